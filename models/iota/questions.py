@@ -1,0 +1,413 @@
+"""What iota is asked about its pictures, in several phrasings, and the right answers.
+
+`conversation` makes a training sample: turns about one or two pictures. `ask` makes one question of a wanted
+kind. Every answer follows from the scene alone, so a generator state fixes the whole sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from .scenes import COLOURS, CORNERS, SHAPES, SIZES, WORDS, Scene, Shape
+
+KINDS = ("describe", "shape", "colour", "size", "place", "count", "yesno", "read")
+ORDINALS = ("first", "second")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer. `pictures` are the indices of the scenes that this turn shows first."""
+
+    kind: str
+    question: str
+    answer: str
+    pictures: tuple[int, ...] = ()
+    about: Shape | None = None  # what "it" means in a follow-up
+
+
+def plural(shape: str) -> str:
+    return shape + ("es" if shape == "cross" else "s")
+
+
+def at(place: str) -> str:
+    return "in the middle" if place == "middle" else f"at the {place}"
+
+
+def article(words: str) -> str:
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+def describe(scene: Scene) -> str:
+    parts = [article(f"{s.size} {s.colour} {s.shape}") + " " + at(s.place) for s in scene.shapes]
+    if scene.text:
+        printed = f"the {scene.text.kind} {scene.text.text} in {scene.text.colour} {at(scene.text.place)}"
+        parts = [printed, *parts] if scene.text.place == "top" else [*parts, printed]
+    if not parts:
+        return "An empty picture."
+    sentence = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+    return sentence[0].upper() + sentence[1:] + "."
+
+
+def _places(scene: Scene) -> tuple[str, ...]:
+    """Places worth asking about: the corners, or the middle where the only shape stands there."""
+    return ("middle",) if any(s.place == "middle" for s in scene.shapes) else CORNERS
+
+
+def _at(scene: Scene, place: str) -> Shape | None:
+    return next((s for s in scene.shapes if s.place == place), None)
+
+
+def _name(scene: Scene, shape: Shape, rng: Random) -> str | None:
+    """A name that fits this shape only: "star", "red star" or "small red star"; None where none does."""
+    names = [shape.shape, f"{shape.colour} {shape.shape}", f"{shape.size} {shape.colour} {shape.shape}"]
+    counts = [
+        sum(s.shape == shape.shape for s in scene.shapes),
+        sum((s.shape, s.colour) == (shape.shape, shape.colour) for s in scene.shapes),
+        sum((s.shape, s.colour, s.size) == (shape.shape, shape.colour, shape.size) for s in scene.shapes),
+    ]
+    fitting = [name for name, count in zip(names, counts, strict=True) if count == 1]
+    return rng.choice(fitting[:2]) if fitting else None
+
+
+def _describe(scene: Scene, rng: Random) -> Turn:
+    question = rng.choice(
+        (
+            "Describe the picture.",
+            "Describe this image.",
+            "What is in the picture?",
+            "What do you see?",
+            "What can you see in this image?",
+            "What is this?",
+            "What is in this image?",
+            "Describe what you see.",
+        )
+    )
+    return Turn("describe", question, describe(scene), about=scene.shapes[0] if len(scene.shapes) == 1 else None)
+
+
+def _shape(scene: Scene, rng: Random) -> Turn | None:
+    place = rng.choice(_places(scene))
+    shape = _at(scene, place)
+    if shape is None and scene.shapes and rng.random() < 0.6:
+        shape = rng.choice(scene.shapes)
+        place = shape.place
+    question = rng.choice(
+        (f"What shape is {at(place)}?", f"Which shape is {at(place)}?", f"What is {at(place)}?", f"What shape do you see {at(place)}?")
+    )
+    if shape is None:
+        if scene.text and place.startswith(scene.text.place):
+            return None
+        return Turn("shape", question, "Nothing")
+    return Turn("shape", question, article(shape.shape).capitalize(), about=shape)
+
+
+def _colour(scene: Scene, rng: Random) -> Turn | None:
+    colour = rng.choice(("colour", "color"))
+    if scene.text and (not scene.shapes or rng.random() < 0.4):
+        kind = scene.text.kind
+        question = rng.choice((f"What {colour} is the {kind}?", f"Which {colour} is the {kind}?", f"What is the {colour} of the {kind}?"))
+        return Turn("colour", question, scene.text.colour.capitalize())
+    if not scene.shapes:
+        return None
+    shape = rng.choice(scene.shapes)
+    which = None
+    if sum(s.shape == shape.shape for s in scene.shapes) == 1 and rng.random() < 0.5:
+        which = shape.shape
+    which = which or f"shape {at(shape.place)}"
+    question = rng.choice((f"What {colour} is the {which}?", f"Which {colour} is the {which}?", f"What is the {colour} of the {which}?"))
+    return Turn("colour", question, shape.colour.capitalize(), about=shape)
+
+
+def _size(scene: Scene, rng: Random) -> Turn | None:
+    if not scene.shapes:
+        return None
+    shape = rng.choice(scene.shapes)
+    which = _name(scene, shape, rng) if rng.random() < 0.5 else None
+    if which and which.startswith(SIZES):
+        which = None
+    which = which or f"shape {at(shape.place)}"
+    question = rng.choice((f"What size is the {which}?", f"How big is the {which}?", f"Is the {which} small or large?"))
+    return Turn("size", question, shape.size.capitalize(), about=shape)
+
+
+def _place(scene: Scene, rng: Random) -> Turn | None:
+    if scene.text and (not scene.shapes or rng.random() < 0.25):
+        kind = scene.text.kind
+        question = rng.choice((f"Where is the {kind}?", f"In which place is the {kind}?"))
+        return Turn("place", question, at(scene.text.place).capitalize())
+    if not scene.shapes:
+        return None
+    shape = rng.choice(scene.shapes)
+    which = _name(scene, shape, rng)
+    if which is None:
+        return None
+    question = rng.choice((f"Where is the {which}?", f"In which place is the {which}?", f"Where do you see the {which}?"))
+    return Turn("place", question, at(shape.place).capitalize(), about=shape)
+
+
+def _count(scene: Scene, rng: Random) -> Turn:
+    what = rng.choice(("all", "all", "shape", "colour", "size"))
+    shapes = scene.shapes
+    if what == "shape":
+        chosen = _pick(rng, [s.shape for s in shapes], list(SHAPES))
+        noun, number = plural(chosen), sum(s.shape == chosen for s in shapes)
+    elif what == "colour":
+        chosen = _pick(rng, [s.colour for s in shapes], list(COLOURS))
+        noun, number = f"{chosen} shapes", sum(s.colour == chosen for s in shapes)
+    elif what == "size":
+        chosen = rng.choice(SIZES)
+        noun, number = f"{chosen} shapes", sum(s.size == chosen for s in shapes)
+    else:
+        noun, number = rng.choice(("shapes", "shapes", "objects")), len(shapes)
+    question = rng.choice(
+        (f"How many {noun} are there?", f"How many {noun} do you see?", f"Count the {noun}.", f"How many {noun} are in the picture?")
+    )
+    return Turn("count", question, str(number))
+
+
+def _pick(rng: Random, present: list[str], every: list[str]) -> str:
+    """Something that is there three times out of four: a coin alone would make "none" the safe answer."""
+    return rng.choice(present) if present and rng.random() < 0.75 else rng.choice(every)
+
+
+def _yesno(scene: Scene, rng: Random) -> Turn | None:
+    truth = rng.random() < 0.5
+    ways: list[Callable[[], str | None]] = [
+        lambda: _is_there_thing(scene, rng, truth),
+        lambda: _is_there_thing(scene, rng, truth),
+        lambda: _is_it_coloured(scene, rng, truth),
+        lambda: _is_it_sized(scene, rng, truth),
+        lambda: _is_it_at(scene, rng, truth),
+        lambda: _are_there_many(scene, rng, truth),
+        lambda: _is_text_there(scene, rng, truth),
+    ]
+    question = rng.choice(ways)()
+    return Turn("yesno", question, "Yes" if truth else "No") if question else None
+
+
+def _is_there_thing(scene: Scene, rng: Random, truth: bool) -> str | None:
+    things = {s.shape for s in scene.shapes} | {f"{s.colour} {s.shape}" for s in scene.shapes}
+    if truth:
+        if not things:
+            return None
+        thing = rng.choice(sorted(things))
+    else:
+        near = [f"{rng.choice(list(COLOURS))} {s.shape}" for s in scene.shapes]
+        near += [f"{s.colour} {rng.choice(SHAPES)}" for s in scene.shapes]
+        absent = sorted({*near, *SHAPES} - things)
+        thing = rng.choice(absent)
+    return rng.choice((f"Is there {article(thing)}?", f"Do you see {article(thing)}?", f"Is there {article(thing)} in the picture?"))
+
+
+def _is_it_coloured(scene: Scene, rng: Random, truth: bool) -> str | None:
+    named = [s for s in scene.shapes if sum(o.shape == s.shape for o in scene.shapes) == 1]
+    if not named:
+        return None
+    shape = rng.choice(named)
+    colour = shape.colour if truth else rng.choice([c for c in COLOURS if c != shape.colour])
+    return f"Is the {shape.shape} {colour}?"
+
+
+def _is_it_sized(scene: Scene, rng: Random, truth: bool) -> str | None:
+    named = [s for s in scene.shapes if sum(o.shape == s.shape for o in scene.shapes) == 1]
+    if not named:
+        return None
+    shape = rng.choice(named)
+    size = shape.size if truth else SIZES[1 - SIZES.index(shape.size)]
+    return f"Is the {shape.shape} {size}?"
+
+
+def _is_it_at(scene: Scene, rng: Random, truth: bool) -> str | None:
+    corners = [s for s in scene.shapes if s.place in CORNERS]
+    if not corners:
+        return None
+    if rng.random() < 0.5:
+        free = [c for c in CORNERS if _at(scene, c) is None and not (scene.text and c.startswith(scene.text.place))]
+        if not truth and not free:
+            return None
+        place = rng.choice(corners).place if truth else rng.choice(free)
+        return rng.choice((f"Is there anything {at(place)}?", f"Is there a shape {at(place)}?"))
+    shape = rng.choice(corners)
+    which = _name(scene, shape, rng)
+    if which is None:
+        return None
+    place = shape.place if truth else rng.choice([c for c in CORNERS if c != shape.place])
+    return f"Is the {which} {at(place)}?"
+
+
+def _are_there_many(scene: Scene, rng: Random, truth: bool) -> str | None:
+    words = ("one", "two", "three", "four")
+    count = len(scene.shapes)
+    if count == 0:
+        return None
+    number = count if truth else rng.choice([n for n in range(1, 5) if n != count])
+    return "Is there one shape?" if number == 1 else f"Are there {words[number - 1]} shapes?"
+
+
+def _is_text_there(scene: Scene, rng: Random, truth: bool) -> str | None:
+    kinds = ["number", "word"]
+    if truth:
+        if not scene.text:
+            return None
+        kind = scene.text.kind
+    else:
+        kind = rng.choice([k for k in kinds if not scene.text or scene.text.kind != k])
+    if scene.text and rng.random() < 0.4:
+        text = scene.text.text
+        if not truth:
+            others = list(WORDS) if scene.text.kind == "word" else [str(n) for n in range(10 ** (len(text) - 1), 10 ** len(text))]
+            text = rng.choice([t for t in others if t != text])
+        return rng.choice((f"Does it say {text}?", f"Is the {scene.text.kind} {text}?"))
+    return rng.choice((f"Is there a {kind}?", f"Do you see a {kind}?", f"Is a {kind} printed in the picture?"))
+
+
+def _read(scene: Scene, rng: Random) -> Turn | None:
+    if scene.text is None:
+        return None
+    kind = scene.text.kind
+    question = rng.choice(
+        (
+            f"What {kind} is printed?",
+            f"Read the {kind}.",
+            f"What is the {kind}?",
+            f"Which {kind} do you see?",
+            "What does it say?",
+            "Read the text.",
+            "What is written here?",
+            "What text is in the picture?",
+        )
+    )
+    return Turn("read", question, scene.text.text)
+
+
+_ASK: dict[str, Callable[[Scene, Random], Turn | None]] = {
+    "describe": _describe,
+    "shape": _shape,
+    "colour": _colour,
+    "size": _size,
+    "place": _place,
+    "count": _count,
+    "yesno": _yesno,
+    "read": _read,
+}
+
+
+def ask(scene: Scene, kind: str, rng: Random) -> Turn | None:
+    """One question of `kind` about `scene`; None where the scene has nothing to ask about."""
+    return _ASK[kind](scene, rng)
+
+
+def follow_up(before: Turn, rng: Random) -> Turn | None:
+    """A question that only the turn before gives a meaning: what "it" is."""
+    it = before.about
+    if it is None:
+        return None
+    colour = rng.choice(("colour", "color"))
+    ways = {
+        "colour": ((f"What {colour} is it?", f"And what {colour} is it?", f"Which {colour} is it?"), it.colour.capitalize()),
+        "size": (("How big is it?", "What size is it?", "Is it small or large?", "And its size?"), it.size.capitalize()),
+        "place": (("Where is it?", "And where is it?"), at(it.place).capitalize()),
+        "shape": (("What shape is it?", "And what shape is it?"), article(it.shape).capitalize()),
+    }
+    ways.pop(before.kind, None)
+    guess = rng.choice(list(COLOURS)) if rng.random() < 0.5 else it.colour
+    ways["yesno"] = ((f"Is it {guess}?",), "Yes" if guess == it.colour else "No")
+    kind = rng.choice(list(ways))
+    questions, answer = ways[kind]
+    return Turn(kind, rng.choice(questions), answer, about=it)
+
+
+def about_two(scenes: tuple[Scene, Scene], rng: Random) -> Turn | None:
+    """A question that only both pictures together answer, or one about the first or the second."""
+    if rng.random() < 0.3:
+        return _which_picture(scenes, rng)
+    index = rng.randrange(2)
+    kind = rng.choice(("shape", "colour", "count", "read", "read", "yesno", "place", "size", "describe"))
+    turn = ask(scenes[index], kind, rng)
+    if turn is None or "in the picture" in turn.question:
+        return None
+    where = f"in the {ORDINALS[index]} picture"
+    if kind == "describe":
+        question = rng.choice((f"Describe the {ORDINALS[index]} picture.", f"What is {where}?", f"What do you see {where}?"))
+    else:
+        question = f"{turn.question[:-1]} {where}{turn.question[-1]}"
+    return Turn(kind, question, turn.answer, about=turn.about)
+
+
+def _which_picture(scenes: tuple[Scene, Scene], rng: Random) -> Turn | None:
+    things = [{s.shape for s in scene.shapes} | {f"{s.colour} {s.shape}" for s in scene.shapes} for scene in scenes]
+    for scene, known in zip(scenes, things, strict=True):
+        if scene.text:
+            known.add(scene.text.kind)
+    if rng.random() < 0.4:
+        counts = [len(scene.shapes) for scene in scenes]
+        if counts[0] == counts[1]:
+            return None
+        return Turn("which", "Which picture has more shapes?", f"The {ORDINALS[counts[1] > counts[0]]} one")
+    index = rng.randrange(2)
+    only = sorted(things[index] - things[1 - index])
+    if not only:
+        return None
+    thing = article(rng.choice(only))
+    question = rng.choice((f"Which picture shows {thing}?", f"In which picture do you see {thing}?", f"Which picture has {thing}?"))
+    return Turn("which", question, f"The {ORDINALS[index]} one")
+
+
+def no_picture(rng: Random) -> Turn:
+    """What iota says when nobody shows it a picture."""
+    if rng.random() < 0.3:
+        question = rng.choice(("Who are you?", "What are you?", "What can you do?"))
+        return Turn("none", question, "I am iota, a small model that looks at pictures.")
+    greeting = rng.choice(("Hello", "Hi", "Hello!", "Hi there", "Good morning", "Can you help me?", "Tell me a story."))
+    scene = Scene((Shape(rng.choice(SHAPES), "red", "large", "top left"),))
+    asked = ask(scene, rng.choice(("describe", "shape", "colour", "count")), rng)
+    question = asked.question if asked and rng.random() < 0.6 else greeting
+    return Turn("none", question, "Show me a picture.")
+
+
+_WEIGHTS = {"describe": 1, "shape": 2, "colour": 2, "size": 2, "place": 2, "count": 3, "yesno": 4, "read": 3}
+
+
+def conversation(scenes: tuple[Scene, ...], rng: Random, turns: int) -> list[Turn]:
+    """About `turns` turns about one picture or two, with follow-ups; no question stands twice.
+
+    Two pictures are shown in the first turn, or the second one later, and are then told apart by number.
+    """
+    made: list[Turn] = []
+    asked: set[str] = set()
+    late = len(scenes) == 2 and rng.random() < 0.35
+    second_at = rng.randint(1, max(1, turns // 2)) if late else 0
+    kinds = list(_WEIGHTS)
+    weights = [_WEIGHTS[k] for k in kinds]
+    for _ in range(turns * 6):
+        if len(made) >= turns:
+            break
+        one_seen = len(scenes) == 1 or (late and len(made) < second_at)
+        turn: Turn | None
+        if made and rng.random() < 0.3:
+            turn = follow_up(made[-1], rng)
+            if turn and made[-1].question == turn.question:
+                continue
+        elif one_seen:
+            turn = ask(scenes[0], rng.choices(kinds, weights)[0], rng)
+            if turn and turn.question in asked:
+                continue
+        elif late and len(made) == second_at and rng.random() < 0.5:
+            turn = ask(scenes[1], rng.choices(kinds, weights)[0], rng)
+        else:
+            turn = about_two((scenes[0], scenes[1]), rng)
+            if turn and turn.question in asked:
+                continue
+        if turn is None:
+            continue
+        pictures: tuple[int, ...] = ()
+        if not made:
+            pictures = (0,) if len(scenes) == 1 or late else (0, 1)
+        elif late and len(made) == second_at:
+            pictures = (1,)
+        asked.add(turn.question)
+        made.append(Turn(turn.kind, turn.question, turn.answer, pictures, turn.about))
+    return made
+

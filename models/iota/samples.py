@@ -1,0 +1,115 @@
+"""Training samples: a drawn conversation as token ids, a mask of what is learned, and the tiles of its pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from pocketvlm.vision.families.smolvlm import SmolVLM
+from pocketvlm.vision.family import RGB, Detail, TileSlot
+
+from .questions import Turn, conversation, no_picture
+from .scenes import Scene, draw, random_scene, random_size
+
+SYSTEM = ("You are a helpful assistant.", "Answer briefly.", "Look at the picture and answer.")
+
+
+@dataclass(frozen=True)
+class Sample:
+    ids: npt.NDArray[np.int32]  # [tokens]
+    learned: npt.NDArray[np.bool_]  # [tokens], true on answers and their end mark
+    kinds: npt.NDArray[np.int8]  # [tokens], index of the turn that a learned token belongs to, else -1
+    turns: tuple[Turn, ...]
+    tiles: RGB  # [tiles, edge, edge, 3]
+
+
+class Sampler:
+    """Sample `index` is always the same; `easy` keeps to one picture of one tile, to begin with."""
+
+    def __init__(self, tokenizer: Tokenizer, family: SmolVLM, seed: int) -> None:
+        self._family = family
+        self._seed = seed
+        self._image = tokenizer.token_to_id("<image>")
+
+        @lru_cache(maxsize=20000)
+        def encode(text: str) -> tuple[int, ...]:
+            return tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+
+        self._encode = encode
+
+    def sample(self, index: int, easy: bool = False) -> Sample:
+        rng = Random(self._seed * 1_000_003 + index)
+        if rng.random() < 0.02:
+            return self._build([no_picture(rng)], (), "low", rng)
+        pictures = 1 if easy or rng.random() < 0.68 else 2
+        scenes = tuple(random_scene(rng) for _ in range(pictures))
+        if pictures == 2 and rng.random() < 0.3:  # two readings to tell apart
+            scenes = tuple(s if s.text else random_scene(rng) for s in scenes)
+        turns = conversation(scenes, rng, rng.choice((3, 6, 8, 10)))
+        chance = rng.random()
+        detail: Detail = "low" if easy or chance < 0.35 else "high" if chance < 0.55 else "auto"
+        return self._build(turns, scenes, detail, rng)
+
+    def _build(self, turns: list[Turn], scenes: tuple[Scene, ...], detail: Detail, rng: Random) -> Sample:
+        ids: list[int] = []
+        owner: list[int] = []
+        tiles: list[RGB] = []
+
+        def say(text: str, turn: int = -1) -> None:
+            new = self._encode(text)
+            ids.extend(new)
+            owner.extend([turn] * len(new))
+
+        def show(picture: int) -> None:
+            pixels = np.asarray(draw(scenes[picture], rng, random_size(rng)))
+            plan = self._family.plan((pixels.shape[1], pixels.shape[0]), detail)
+            tiles.append(self._family.tiles(pixels, plan))
+            for piece in plan.layout:
+                if isinstance(piece, TileSlot):
+                    ids.extend([self._image] * piece.tokens)
+                    owner.extend([-1] * piece.tokens)
+                else:
+                    say(piece)
+
+        say("<|im_start|>")
+        if rng.random() < 0.05:
+            say(f"System: {rng.choice(SYSTEM)}<end_of_utterance>\n")
+        for number, turn in enumerate(turns):
+            text_first = len(turn.pictures) == 1 and rng.random() < 0.3
+            if text_first:
+                say(f"User: {turn.question}")
+            elif turn.pictures:
+                say("User:")
+            for picture in turn.pictures:
+                show(picture)
+            if not text_first:
+                say(turn.question if turn.pictures else f"User: {turn.question}")
+            say("<end_of_utterance>\n")
+            say("Assistant:")
+            say(f" {turn.answer}<end_of_utterance>", number)
+            say("\n")
+        edge = self._family.tile
+        kinds = np.asarray(owner, dtype=np.int8)
+        pixels = np.concatenate(tiles) if tiles else np.zeros((0, edge, edge, 3), np.uint8)
+        return Sample(np.asarray(ids, dtype=np.int32), kinds >= 0, kinds, tuple(turns), pixels)
+
+
+def batches(sampler: Sampler, start: int, size: int, easy_until: int, pool: int = 8) -> Iterator[list[Sample]]:
+    """Batches from step `start` on. Samples of similar length share a batch: `pool` batches are sorted together."""
+    step = start - start % pool
+    while True:
+        first = step * size
+        made = [sampler.sample(first + i, easy=step < easy_until) for i in range(size * pool)]
+        made.sort(key=lambda s: len(s.ids))
+        order = list(range(pool))
+        Random(step).shuffle(order)
+        for number, chosen in enumerate(order):
+            if step + number >= start:
+                yield made[chosen * size : (chosen + 1) * size]
+        step += pool

@@ -1,0 +1,139 @@
+"""SmolVLM, SmolVLM2 and Idefics3: square tiles in a grid, then the whole picture as one more tile.
+
+Same numbers as transformers' Idefics3 image processor (Pillow backend) and prompt layout as its processor.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+
+_LONGEST_ALLOWED = 4096  # transformers: idefics3 MAX_IMAGE_SIZE
+_LANCZOS = Image.Resampling.LANCZOS
+_EDGE = "<fake_token_around_image>"
+
+
+@dataclass(frozen=True)
+class SmolVLM:
+    """`tile` is vision_config.image_size and `longest_edge` preprocessor_config's size.longest_edge, in pixels.
+
+    `tokens_per_side` is image_size / patch_size / scale_factor.
+    """
+
+    tile: int
+    longest_edge: int
+    tokens_per_side: int
+    non_causal: bool = False
+
+    def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:
+        resizes = self._resizes(size, detail)
+        fitted = self._fit(resizes[-1], max_tokens)
+        if fitted != resizes[-1]:
+            resizes = (fitted,)
+        return PicturePlan(original=size, resizes=resizes, layout=self._layout(fitted))
+
+    def tiles(self, image: RGB, plan: PicturePlan) -> RGB:
+        """uint8 [plan.tiles, tile, tile, 3]: the grid row by row, then the whole picture."""
+        picture = Image.fromarray(image)
+        for step in plan.resizes:
+            picture = _resize(picture, step)
+        edge = self.tile
+        crops = []
+        if plan.tiles > 1:
+            for top in range(0, picture.height, edge):
+                for left in range(0, picture.width, edge):
+                    crops.append(picture.crop((left, top, left + edge, top + edge)))
+        crops.append(_resize(picture, (edge, edge)))
+        return np.stack([np.asarray(crop) for crop in crops])
+
+    def _resizes(self, size: tuple[int, int], detail: Detail) -> tuple[tuple[int, int], ...]:
+        """The sizes that the picture takes, the last one a multiple of the tile both ways."""
+        if detail == "low":
+            return ((self.tile, self.tile),)
+        if detail == "high":
+            enlarged = _to_longest_edge(size, self.longest_edge)
+            return (enlarged, self._to_grid(enlarged))
+        longest = max(size)
+        if longest > self.longest_edge:  # down to the model's grid, in proportion; never up
+            size = (
+                max(1, size[0] * self.longest_edge // longest),
+                max(1, size[1] * self.longest_edge // longest),
+            )
+        return ((self._ceil(size[0]), self._ceil(size[1])),)
+
+    def _to_grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The longer edge up to a multiple of the tile, the other in proportion and then up as well."""
+        width, height = size
+        ratio = width / height
+        if width >= height:
+            width = self._ceil(width)
+            return width, self._ceil(int(width / ratio))
+        height = self._ceil(height)
+        return self._ceil(int(height * ratio)), height
+
+    def _ceil(self, pixels: int) -> int:
+        return max(1, math.ceil(pixels / self.tile)) * self.tile
+
+    def _fit(self, size: tuple[int, int], max_tokens: int | None) -> tuple[int, int]:
+        """The largest grid of about the same shape whose tiles fit; one tile is always allowed."""
+        cols, rows = size[0] // self.tile, size[1] // self.tile
+        per_tile = self.tokens_per_side**2
+        while max_tokens is not None and cols * rows > 1 and (cols * rows + 1) * per_tile > max_tokens:
+            if cols >= rows:
+                rows = max(1, round(rows * (cols - 1) / cols))
+                cols -= 1
+            else:
+                cols = max(1, round(cols * (rows - 1) / rows))
+                rows -= 1
+        return cols * self.tile, rows * self.tile
+
+    def _layout(self, used: tuple[int, int]) -> tuple[str | TileSlot, ...]:
+        cols, rows = used[0] // self.tile, used[1] // self.tile
+        grid = (self.tokens_per_side, self.tokens_per_side)
+        if cols * rows == 1:
+            return (f"{_EDGE}<global-img>", TileSlot(0, grid), _EDGE)
+        layout: list[str | TileSlot] = []
+        for row in range(rows):
+            for col in range(cols):
+                newline = "\n" if col == 0 and row > 0 else ""
+                layout += [f"{newline}{_EDGE}<row_{row + 1}_col_{col + 1}>", TileSlot(row * cols + col, grid)]
+        return (*layout, f"\n\n{_EDGE}<global-img>", TileSlot(rows * cols, grid), _EDGE)
+
+
+def matches(metadata: dict[str, Any]) -> bool:
+    return metadata.get("clip.projector_type") == "idefics3"
+
+
+def from_metadata(metadata: dict[str, Any]) -> SmolVLM:
+    tile = int(metadata["clip.vision.image_size"])
+    side = tile // int(metadata["clip.vision.patch_size"]) // int(metadata["clip.vision.projector.scale_factor"])
+    return SmolVLM(tile, int(metadata["clip.vision.preproc_image_size"]), side)
+
+
+def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return picture if picture.size == size else picture.resize(size, _LANCZOS)
+
+
+def _to_longest_edge(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """In proportion; the shorter edge rounds down and then up to an even number, as the reference does."""
+    width, height = size
+    ratio = width / height
+    if width >= height:
+        width, height = longest, int(longest / ratio)
+        height += height % 2
+    else:
+        width, height = int(longest * ratio), longest
+        width += width % 2
+    width, height = max(width, 1), max(height, 1)
+    ratio = width / height
+    if width >= height and width > _LONGEST_ALLOWED:
+        width, height = _LONGEST_ALLOWED, int(_LONGEST_ALLOWED / ratio)
+    elif height > width and height > _LONGEST_ALLOWED:
+        width, height = int(_LONGEST_ALLOWED * ratio), _LONGEST_ALLOWED
+    return max(width, 1), max(height, 1)

@@ -1,0 +1,79 @@
+"""What a vision family states about its pictures: the size it works at, the tiles it cuts, the tokens around them.
+
+A family decides nothing about *who* encodes a tile: libmtmd and onnxruntime get the same tiles, and the engine
+lays the embeddings out as the plan says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+RGB = npt.NDArray[np.uint8]  # [height, width, 3]
+Detail = Literal["low", "high", "auto"]
+
+
+@dataclass(frozen=True)
+class TileSlot:
+    """The place of one tile's embeddings in the prompt. `grid` is (rows, columns) of its tokens."""
+
+    index: int
+    grid: tuple[int, int]
+
+    @property
+    def tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class PicturePlan:
+    """How one picture will be seen; made from its size alone, before any pixel work.
+
+    `layout` holds control text (tokenized with special tokens) and tile slots in prompt order.
+    Sizes are (width, height) in pixels.
+    """
+
+    original: tuple[int, int]
+    resizes: tuple[tuple[int, int], ...]  # one after the other, as the family's reference does; the last is used
+    layout: tuple[str | TileSlot, ...]
+
+    @property
+    def used(self) -> tuple[int, int]:
+        return self.resizes[-1]
+
+    @property
+    def tiles(self) -> int:
+        return sum(isinstance(piece, TileSlot) for piece in self.layout)
+
+    @property
+    def tokens(self) -> int:
+        """Embeddings only; the control text around them is counted with the prompt."""
+        return sum(piece.tokens for piece in self.layout if isinstance(piece, TileSlot))
+
+    @property
+    def shrunk(self) -> bool:
+        """True where the model sees fewer pixels than the picture has, on either axis."""
+        return self.used[0] < self.original[0] or self.used[1] < self.original[1]
+
+
+class Family(Protocol):
+    """One per `vision/families/<name>.py`."""
+
+    non_causal: bool  # the decoder attends both ways within a picture
+
+    def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None) -> PicturePlan: ...
+
+    def tiles(self, image: RGB, plan: PicturePlan) -> RGB:
+        """uint8 [tiles, height, width, 3], in the order of the plan's slots."""
+        ...
+
+
+class FamilyModule(Protocol):
+    """What the module of a family offers: recognise an mmproj by its metadata, and read it."""
+
+    def matches(self, metadata: dict[str, Any]) -> bool: ...
+
+    def from_metadata(self, metadata: dict[str, Any]) -> Family: ...
