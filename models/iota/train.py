@@ -82,7 +82,7 @@ def fast_attention(
     For training only: causal where the module says so, and blind to padding masks.
     """
     batch, heads, length, width = query.shape
-    groups = heads // key.shape[1]
+    groups, dtype = heads // key.shape[1], query.dtype
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     parts = (query * width**-0.5, key, value)
     query, key, value = (x.to(torch.bfloat16).reshape(batch * heads, length, width) for x in parts)
@@ -91,7 +91,7 @@ def fast_attention(
         if module.is_causal:
             scores = scores + torch.full((length, length), float("-inf"), dtype=scores.dtype).triu(1)
         mixed = torch.bmm(torch.softmax(scores, -1), value)
-    return mixed.view(batch, heads, length, width).transpose(1, 2).contiguous(), None
+    return mixed.view(batch, heads, length, width).transpose(1, 2).contiguous().to(dtype), None
 
 
 class _Batches(IterableDataset):  # type: ignore[type-arg]

@@ -1,0 +1,125 @@
+"""A bundle: a folder with a language model, its vision encoders and the manifest that seals them.
+
+The one place that knows paths. Reading verifies sizes always and SHA-256 on request; converters write through
+`Manifest.write`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pocketvlm.errors import BundleError, ModelNotFoundError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+Role = Literal["model", "mmproj", "vision", "data"]
+
+
+class FileEntry(BaseModel):
+    """One file of the bundle. `quantization` is the type as a person names it: Q4_K_M, q8_0, int8."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    role: Role
+    quantization: str
+    size: int
+    sha256: str
+
+
+class Source(BaseModel):
+    """What was converted. `sha256` covers the checkpoint's files, name by name, in sorted order."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    sha256: str
+    files: dict[str, str]
+
+
+class Manifest(BaseModel):
+    """`family` is the name of the modules in vision/families and converters/families."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = FORMAT
+    name: str
+    family: str
+    architecture: str
+    files: tuple[FileEntry, ...]
+    source: Source
+    versions: dict[str, str]
+
+    def entry(self, role: Role) -> FileEntry | None:
+        return next((entry for entry in self.files if entry.role == role), None)
+
+    def write(self, folder: Path) -> None:
+        text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+class Bundle:
+    """A bundle on disk whose manifest was read and whose files are there, with the sizes that it states."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.manifest = _read_manifest(self.path)
+        for entry in self.manifest.files:
+            _check_size(self.path / entry.name, entry)
+
+    def file(self, role: Role) -> Path | None:
+        entry = self.manifest.entry(role)
+        return self.path / entry.name if entry else None
+
+    def verify(self) -> None:
+        """Compare every file with its SHA-256; raises BundleError naming the first that differs."""
+        for entry in self.manifest.files:
+            found = sha256_of(self.path / entry.name)
+            if found != entry.sha256:
+                raise BundleError(
+                    f"does not match the manifest: sha256 {found[:12]}…, expected {entry.sha256[:12]}…",
+                    self.path / entry.name,
+                )
+
+
+def is_bundle(path: Path) -> bool:
+    return (path / MANIFEST).is_file()
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    if not folder.exists():
+        raise ModelNotFoundError("no such bundle", folder)
+    if not path.is_file():
+        raise BundleError(f"not a bundle: it has no {MANIFEST}", folder)
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise BundleError(f"{where}: {first['msg']}" if where else first["msg"], path) from None
+    except OSError as error:
+        raise BundleError(str(error), path) from None
+
+
+def _check_size(path: Path, entry: FileEntry) -> None:
+    if Path(entry.name).name != entry.name:
+        raise BundleError(f"a file of the bundle must lie in its folder, not at {entry.name!r}", path.parent)
+    if not path.is_file():
+        raise BundleError("is listed in the manifest but missing", path)
+    size = path.stat().st_size
+    if size != entry.size:
+        raise BundleError(f"has {size:,} bytes, the manifest says {entry.size:,}: truncated or changed", path)

@@ -1,0 +1,127 @@
+"""Every error that pocketvlm raises on purpose. Each message names the culprit: a file, a field or a picture.
+
+PocketVLMError
+├── RequestError (ValueError)           the request is wrong; `param` is the path of the field
+│   ├── ImageError                      a picture of the request cannot be used
+│   │   ├── ImageNotFoundError (FileNotFoundError)
+│   │   ├── ImageFormatError            not a picture, truncated, or of a kind that is not supported
+│   │   └── ImageTooLargeError          over the pixel limit
+│   └── ContextLengthError              the prompt does not fit the context
+├── ModelError                          a model file or bundle cannot be used; `path` says which
+│   ├── ModelNotFoundError (FileNotFoundError)
+│   ├── ModelFormatError (ValueError)   truncated, not a GGUF, or the wrong kind of GGUF
+│   ├── PairingError (ValueError)       language model and projector do not belong together
+│   └── BundleError (ValueError)        manifest missing or broken, or a file that does not match its hash
+├── ConversionError                     a conversion was refused or failed; nothing was written
+│   ├── CheckpointError (ValueError)    missing shard or tensor, unknown architecture, NaN weights
+│   ├── QuantizationError (ValueError)  a type that is unknown or needs an importance matrix
+│   ├── TokenizerError (ValueError)     unknown pre-tokenizer, or the GGUF vocabulary tokenizes otherwise
+│   └── OutputError (OSError)           the target cannot be written: read-only, full, or already there
+├── EngineError (RuntimeError)          the engine failed or is closed
+│   ├── EngineBusyError                 this thread already has an unfinished stream on this engine
+│   └── EngineClosedError
+└── NativeLibraryError (ImportError)    llama-cpp-python is missing, too old or too new
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class PocketVLMError(Exception):
+    """Base of all errors that a user can act on."""
+
+
+class RequestError(PocketVLMError, ValueError):
+    """`param` is the path of the field, as in `messages.0.content.1.image_url.url`; `code` is machine-readable."""
+
+    code: str | None = None
+
+    def __init__(self, message: str, param: str | None = None) -> None:
+        super().__init__(f"{param}: {message}" if param else message)
+        self.message = message
+        self.param = param
+
+
+class ImageError(RequestError):
+    """A picture of the request cannot be used."""
+
+    code = "invalid_image"
+
+
+class ImageNotFoundError(ImageError, FileNotFoundError):
+    code = "image_not_found"
+
+
+class ImageFormatError(ImageError):
+    code = "invalid_image_format"
+
+
+class ImageTooLargeError(ImageError):
+    code = "image_too_large"
+
+
+class ContextLengthError(RequestError):
+    code = "context_length_exceeded"
+
+
+class ModelError(PocketVLMError):
+    def __init__(self, message: str, path: str | Path | None = None) -> None:
+        super().__init__(f"{path}: {message}" if path is not None else message)
+        self.message = message
+        self.path = Path(path) if path is not None else None
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    pass
+
+
+class ModelFormatError(ModelError, ValueError):
+    pass
+
+
+class PairingError(ModelError, ValueError):
+    pass
+
+
+class BundleError(ModelError, ValueError):
+    pass
+
+
+class ConversionError(PocketVLMError):
+    def __init__(self, message: str, path: str | Path | None = None) -> None:
+        super().__init__(f"{path}: {message}" if path is not None else message)
+        self.message = message
+        self.path = Path(path) if path is not None else None
+
+
+class CheckpointError(ConversionError, ValueError):
+    pass
+
+
+class QuantizationError(ConversionError, ValueError):
+    pass
+
+
+class TokenizerError(ConversionError, ValueError):
+    pass
+
+
+class OutputError(ConversionError, OSError):
+    pass
+
+
+class EngineError(PocketVLMError, RuntimeError):
+    pass
+
+
+class EngineBusyError(EngineError):
+    pass
+
+
+class EngineClosedError(EngineError):
+    pass
+
+
+class NativeLibraryError(PocketVLMError, ImportError):
+    pass
