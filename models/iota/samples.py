@@ -27,6 +27,8 @@ class Sample:
     kinds: npt.NDArray[np.int8]  # [tokens], index of the turn that a learned token belongs to, else -1
     turns: tuple[Turn, ...]
     tiles: RGB  # [tiles, edge, edge, 3]
+    scenes: tuple[Scene, ...]  # the pictures in the order shown
+    overviews: tuple[int, ...]  # each picture's tile that shows it whole
 
 
 class Sampler:
@@ -47,7 +49,7 @@ class Sampler:
         rng = Random(self._seed * 1_000_003 + index)
         if rng.random() < 0.02:
             return self._build([no_picture(rng)], (), "low", rng)
-        pictures = 1 if easy or rng.random() < 0.68 else 2
+        pictures = 1 if easy or rng.random() < 0.75 else 2
         scenes = tuple(random_scene(rng) for _ in range(pictures))
         if pictures == 2 and rng.random() < 0.3:  # two readings to tell apart
             scenes = tuple(s if s.text else random_scene(rng) for s in scenes)
@@ -60,6 +62,8 @@ class Sampler:
         ids: list[int] = []
         owner: list[int] = []
         tiles: list[RGB] = []
+        shown: list[Scene] = []
+        overviews: list[int] = []
 
         def say(text: str, turn: int = -1) -> None:
             new = self._encode(text)
@@ -70,6 +74,8 @@ class Sampler:
             pixels = np.asarray(draw(scenes[picture], rng, random_size(rng)))
             plan = self._family.plan((pixels.shape[1], pixels.shape[0]), detail)
             tiles.append(self._family.tiles(pixels, plan))
+            shown.append(scenes[picture])
+            overviews.append(sum(map(len, tiles)) - 1)
             for piece in plan.layout:
                 if isinstance(piece, TileSlot):
                     ids.extend([self._image] * piece.tokens)
@@ -97,7 +103,7 @@ class Sampler:
         edge = self._family.tile
         kinds = np.asarray(owner, dtype=np.int8)
         pixels = np.concatenate(tiles) if tiles else np.zeros((0, edge, edge, 3), np.uint8)
-        return Sample(np.asarray(ids, dtype=np.int32), kinds >= 0, kinds, tuple(turns), pixels)
+        return Sample(np.asarray(ids, dtype=np.int32), kinds >= 0, kinds, tuple(turns), pixels, tuple(shown), tuple(overviews))
 
 
 def batches(sampler: Sampler, start: int, size: int, easy_until: int, pool: int = 8) -> Iterator[list[Sample]]:

@@ -43,7 +43,10 @@ class Source(BaseModel):
 
 
 class Manifest(BaseModel):
-    """`family` is the name of the modules in vision/families and converters/families."""
+    """`family` is the name of the modules in vision/families and converters/families.
+
+    `notes` are for a person: where a file is not quite what its type says.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,6 +57,7 @@ class Manifest(BaseModel):
     files: tuple[FileEntry, ...]
     source: Source
     versions: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     def entry(self, role: Role) -> FileEntry | None:
         return next((entry for entry in self.files if entry.role == role), None)

@@ -19,7 +19,8 @@ PocketVLMError
 │   └── OutputError (OSError)           the target cannot be written: read-only, full, or already there
 ├── EngineError (RuntimeError)          the engine failed or is closed
 │   ├── EngineBusyError                 this thread already has an unfinished stream on this engine
-│   └── EngineClosedError
+│   ├── EngineClosedError
+│   └── GenerationCancelledError        somebody called cancel()
 └── NativeLibraryError (ImportError)    llama-cpp-python is missing, too old or too new
 """
 
@@ -120,6 +121,10 @@ class EngineBusyError(EngineError):
 
 
 class EngineClosedError(EngineError):
+    pass
+
+
+class GenerationCancelledError(EngineError):
     pass
 
 

@@ -63,6 +63,16 @@ class Family(Protocol):
     """One per `vision/families/<name>.py`."""
 
     non_causal: bool  # the decoder attends both ways within a picture
+    image_token: str  # what the family's chat templates write for a picture
+
+    def control_tokens(self) -> tuple[str, ...]:
+        """Every token of the layout that a vocabulary must have as one: else the pair does not belong together."""
+        ...
+
+    @property
+    def tile_tokens(self) -> int:
+        """Embeddings of the largest tile."""
+        ...
 
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None) -> PicturePlan: ...
 

@@ -30,6 +30,15 @@ class SmolVLM:
     longest_edge: int
     tokens_per_side: int
     non_causal: bool = False
+    image_token: str = "<image>"
+
+    @property
+    def tile_tokens(self) -> int:
+        return self.tokens_per_side**2
+
+    def control_tokens(self) -> tuple[str, ...]:
+        side = range(1, self.longest_edge // self.tile + 1)
+        return (_EDGE, "<global-img>", "\n", "\n\n", *(f"<row_{row}_col_{col}>" for row in side for col in side))
 
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:
         resizes = self._resizes(size, detail)
@@ -83,8 +92,7 @@ class SmolVLM:
     def _fit(self, size: tuple[int, int], max_tokens: int | None) -> tuple[int, int]:
         """The largest grid of about the same shape whose tiles fit; one tile is always allowed."""
         cols, rows = size[0] // self.tile, size[1] // self.tile
-        per_tile = self.tokens_per_side**2
-        while max_tokens is not None and cols * rows > 1 and (cols * rows + 1) * per_tile > max_tokens:
+        while max_tokens is not None and cols * rows > 1 and (cols * rows + 1) * self.tile_tokens > max_tokens:
             if cols >= rows:
                 rows = max(1, round(rows * (cols - 1) / cols))
                 cols -= 1

@@ -1,0 +1,38 @@
+# Everything runs in .venv, which these targets make and keep up to date with pyproject.toml.
+PYTHON ?= python3
+BIN := .venv/bin
+BUNDLE := models/pocketvlm_models/iota
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench train clean
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS=... is passed on by test and train."
+
+demo: .venv/.demo ## ask the model in the box about a picture
+	$(BIN)/pocketvlm chat "What is in the picture?" -i docs/sample.png
+	$(BIN)/pocketvlm chat "How many shapes are there?" -i docs/sample.png
+
+test: .venv/.dev ## all tests, with the network blocked
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/.dev ## lint, format, types, import direction
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+bench: .venv/.bench ## side-by-side measurements
+	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+train: .venv/.dev ## train iota; stop and resume at any step
+	PYTHONPATH=models $(BIN)/python -m iota.train $(ARGS)
+	@echo "To convert it: $(BIN)/pocketvlm convert models/iota/checkpoint -o $(BUNDLE) --quantize Q4_K_M --mmproj q8_0"
+
+clean: ## remove caches and build outputs, not .venv
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.demo .venv/.dev .venv/.bench: pyproject.toml
+	@$(PYTHON) scripts/setup_venv.py $(@F:.%=%)

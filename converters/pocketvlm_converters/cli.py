@@ -1,0 +1,51 @@
+"""`pocketvlm convert`: a checkpoint folder to a bundle, with progress bars."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from pocketvlm_converters.convert import convert as convert_checkpoint
+
+
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder to write; its name names the model.")
+    ],
+    quantize: Annotated[
+        str, typer.Option(metavar="TYPE", help="Type of the language model: Q4_K_M, Q8_0, ... or f32, f16, bf16.")
+    ] = "Q4_K_M",
+    mmproj: Annotated[
+        str, typer.Option(metavar="TYPE", help="Type of the vision encoder: f32, f16, bf16 or q8_0.")
+    ] = "q8_0",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+) -> None:
+    """Convert a checkpoint to a bundle: quantized language model, mmproj, and a manifest that seals them."""
+    bars = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+    tasks: dict[str, TaskID] = {}
+
+    def show(step: str, done: int, total: int) -> None:
+        if step not in tasks:
+            tasks[step] = bars.add_task(step, total=total)
+        bars.update(tasks[step], completed=done, total=total)
+
+    with bars:
+        bundle = convert_checkpoint(checkpoint, output, quantize=quantize, mmproj=mmproj, force=force, progress=show)
+    for note in bundle.manifest.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"wrote {output}")
+    for entry in bundle.manifest.files:
+        typer.echo(f"  {entry.name}  {entry.size / 1e6:,.1f} MB")
+    typer.echo(f'try it: pocketvlm chat "What is this?" -i photo.jpg --model {shlex.quote(str(output))}')

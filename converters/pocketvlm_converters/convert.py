@@ -1,0 +1,194 @@
+"""The whole way from a checkpoint to a bundle. All or nothing: a bundle appears when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import importlib.metadata
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from pocketvlm.bundle import Bundle, FileEntry, Manifest, Role, is_bundle, sha256_of
+from pocketvlm.errors import OutputError, PocketVLMError, QuantizationError
+from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm_converters.family import Family, Part, find_family
+from pocketvlm_converters.gguf import FloatType, Progress, ProjectorType, silent, write_language, write_projector
+from pocketvlm_converters.quantize import FLOAT_TYPES, language_type, projector_type, quantize_language
+from pocketvlm_converters.tokenizer import Vocabulary, check_picture_tokens, prove, read_vocabulary
+
+_PACKAGES = ("pocketvlm", "gguf", "llama-cpp-python")
+_FLOATS: dict[str, FloatType] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_PROBE = 1 << 20  # bytes
+
+
+def convert(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    quantize: str = "Q4_K_M",
+    mmproj: str = "q8_0",
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Convert the checkpoint folder to the new bundle folder `output`, whose name becomes the model's.
+
+    `quantize` is the type of the language model, `mmproj` that of the vision encoder. `force` replaces an existing
+    bundle, at the very end. Raises a ConversionError: CheckpointError, QuantizationError, TokenizerError (also where
+    the proof of the tokenizer fails) or OutputError. Then, and when interrupted, nothing is left behind.
+    """
+    output = Path(output).absolute()
+    language, projector = language_type(quantize), projector_type(mmproj)
+    source = Checkpoint(checkpoint)
+    family = find_family(source)
+    _check_target(output, source, force)
+    with _writing(output):
+        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+        try:
+            folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+            _Conversion(family, folder, output.name, progress or silent).run(language, projector)
+            _publish(folder, output)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    return Bundle(output)
+
+
+class _Conversion:
+    """One conversion into `folder`. Each step writes its file and adds it to `entries`."""
+
+    def __init__(self, family: Family, folder: Path, name: str, progress: Progress) -> None:
+        self.family = family
+        self.checkpoint = family.checkpoint
+        self.folder = folder
+        self.name = name
+        self.progress = progress
+        self.entries: list[FileEntry] = []
+        self.notes: list[str] = []
+
+    def run(self, language: str, projector: ProjectorType) -> None:
+        decoder, vision = self.family.language(), self.family.projector()
+        self.family.check_all_used()
+        rows = next(w.tensor.shape[0] for w in decoder.weights if w.name == "token_embd.weight")
+        vocabulary = read_vocabulary(self.checkpoint, rows, self.family.pre_tokenizers)
+        check_picture_tokens(self.checkpoint, vision.metadata)
+        self._language(self._labelled(decoder, vocabulary), vocabulary, language)
+        self._projector(self._labelled(vision), projector)
+        self._seal()
+
+    def _language(self, part: Part, vocabulary: Vocabulary, kind: str) -> None:
+        path = self.folder / f"model-{kind}.gguf"
+        if kind in FLOAT_TYPES:
+            write_language(part, path, _FLOATS[kind], self.progress)
+        else:
+            # In the checkpoint's own precision first, so that the weights are rounded once.
+            original = self.folder / "original.gguf"
+            write_language(part, original, None, self.progress)
+            try:
+                self.notes += quantize_language(original, path, kind, self.progress)
+            except (QuantizationError, OutputError):
+                _probe(self.folder)
+                raise
+            original.unlink()
+        self.progress("tokenizer", 0, 1)
+        prove(path, self.checkpoint.path, vocabulary)
+        self.progress("tokenizer", 1, 1)
+        self._add(path, "model", kind)
+
+    def _projector(self, part: Part, kind: ProjectorType) -> None:
+        path = self.folder / f"mmproj-{kind}.gguf"
+        self.notes += write_projector(part, path, kind, self.progress)
+        self._add(path, "mmproj", kind)
+
+    def _seal(self) -> None:
+        manifest = Manifest(
+            name=self.name,
+            family=self.family.name,
+            architecture=self._architecture(),
+            files=tuple(self.entries),
+            source=self.checkpoint.source,
+            versions={package: importlib.metadata.version(package) for package in _PACKAGES},
+            notes=tuple(self.notes),
+        )
+        manifest.write(self.folder)
+        for path in self.folder.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    def _labelled(self, part: Part, vocabulary: Vocabulary | None = None) -> Part:
+        """`part` with the keys that pair the two files, and the vocabulary."""
+        labels = {
+            "general.name": self.name,
+            "pocketvlm.family": self.family.name,
+            "pocketvlm.source_sha256": self.checkpoint.source.sha256,
+        }
+        words = vocabulary.metadata() if vocabulary else {}
+        return dataclasses.replace(part, metadata={**labels, **part.metadata, **words})
+
+    def _architecture(self) -> str:
+        named = self.checkpoint.config.values.get("architectures")
+        return str(named[0]) if isinstance(named, list) and named else self.checkpoint.model_type
+
+    def _add(self, path: Path, role: Role, kind: str) -> None:
+        entry = FileEntry(
+            name=path.name, role=role, quantization=kind, size=path.stat().st_size, sha256=sha256_of(path)
+        )
+        self.entries.append(entry)
+
+
+def _check_target(output: Path, source: Checkpoint, force: bool) -> None:
+    if not output.parent.is_dir():
+        raise OutputError("the folder that it should lie in does not exist", output)
+    if not os.path.lexists(output):
+        return
+    if not force:
+        raise OutputError("already exists; --force replaces a bundle", output)
+    checkpoint = source.path.resolve()
+    if output.resolve() in (checkpoint, *checkpoint.parents):
+        raise OutputError("is or holds the checkpoint itself", output)
+    if output.is_symlink() or not output.is_dir() or not (is_bundle(output) or not any(output.iterdir())):
+        raise OutputError("already exists and is not a bundle: it will not be replaced", output)
+
+
+def _publish(folder: Path, output: Path) -> None:
+    """Rename, the one moment in which the bundle appears; an old one steps aside and comes back if that fails."""
+    if not output.exists():
+        folder.rename(output)
+        return
+    aside = folder.with_suffix(".old")
+    output.rename(aside)
+    try:
+        folder.rename(output)
+    except BaseException:
+        aside.rename(output)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """An operating system's error, such as a full disk or a read-only target, as an OutputError that names it."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, PocketVLMError):
+            raise
+        reason = error.strerror or str(error)
+        full = "; nothing was written" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
+        raise OutputError(f"cannot be written: {reason}{full}", output) from error
+
+
+def _probe(folder: Path) -> None:
+    """Raise the OSError that libllama met but does not tell: it reports a full disk badly or not at all."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"\0" * _PROBE)
+        file.flush()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

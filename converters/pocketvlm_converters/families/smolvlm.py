@@ -1,0 +1,93 @@
+"""SmolVLM, SmolVLM2 and Idefics3: SigLIP encoder, pixel shuffle, one linear projector, Llama decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm_converters.checkpoint import Section
+from pocketvlm_converters.family import Family, Part, Value, Weight
+from pocketvlm_converters.llama import llama_decoder
+from pocketvlm_converters.siglip import SigLIP, siglip
+
+# transformers' Idefics3VisionConfig; SmolVLMVisionConfig has the same.
+_VISION_DEFAULTS = {
+    "hidden_size": 1152,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 32,
+}
+# What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
+_PREPROCESSING = {
+    "do_image_splitting": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "do_resize": True,
+    "resample": 1,  # PIL.Image.Resampling.LANCZOS
+}
+
+
+class SmolVLM(Family):
+    model_types: ClassVar[frozenset[str]] = frozenset({"idefics3", "smolvlm"})
+
+    def language(self) -> Part:
+        config = self.checkpoint.config
+        return llama_decoder(
+            _present(config, "text_config"),
+            self.names(("model.text_model.", "text_model.", "model.language_model.", "language_model.")),
+            self.names(("",)),
+            tied=config.flag("tie_word_embeddings", False),
+        )
+
+    def projector(self) -> Part:
+        encoder, shuffle = self._encoder(), self._shuffle()
+        width = _present(self.checkpoint.config, "text_config").integer("hidden_size", 4096)
+        preprocessor = self.checkpoint.preprocessor
+        metadata: dict[str, Value] = {
+            "clip.projector_type": "idefics3",
+            **encoder.metadata(),
+            "clip.vision.projection_dim": width,
+            "clip.vision.projector.scale_factor": shuffle,
+            "clip.vision.preproc_image_size": self._longest_edge(),
+            "clip.vision.image_mean": _rgb(preprocessor, "image_mean"),
+            "clip.vision.image_std": _rgb(preprocessor, "image_std"),
+        }
+        shape = (width, encoder.hidden * shuffle**2)
+        connector = self.names(("model.connector.", "connector."))
+        weights = encoder.weights(self.names(("model.vision_model.", "vision_model.")))
+        weights.append(Weight("mm.model.fc.weight", connector.tensor("modality_projection.proj.weight", shape)))
+        return Part("clip", metadata, tuple(weights))
+
+    def _encoder(self) -> SigLIP:
+        config = _present(self.checkpoint.config, "vision_config")
+        encoder = siglip(config, **_VISION_DEFAULTS)
+        if encoder.image % encoder.patch or encoder.side % self._shuffle():
+            raise CheckpointError("vision_config: image_size, patch_size and scale_factor do not divide", config.path)
+        return encoder
+
+    def _shuffle(self) -> int:
+        return self.checkpoint.config.integer("scale_factor", 2)
+
+    def _longest_edge(self) -> int:
+        """The edge that a picture is enlarged or shrunk to before it is cut into tiles, in pixels."""
+        preprocessor, tile = self.checkpoint.preprocessor, self._encoder().image
+        for key, value in _PREPROCESSING.items():
+            preprocessor.require(key, value, value)
+        preprocessor.section("max_image_size").require("longest_edge", tile, 364)
+        return preprocessor.section("size").integer("longest_edge", 4 * 364)
+
+
+def _present(config: Section, key: str) -> Section:
+    if not isinstance(config.values.get(key), dict):
+        raise CheckpointError(f"{key} is missing", config.path)
+    return config.section(key)
+
+
+def _rgb(preprocessor: Section, key: str) -> Sequence[float]:
+    values = preprocessor.numbers(key, [0.5, 0.5, 0.5])
+    if len(values) != 3:
+        raise CheckpointError(f"{key} must hold three numbers, not {values}", preprocessor.path)
+    return values

@@ -1,0 +1,143 @@
+"""What a family states about its checkpoints, and how the family of a checkpoint is found."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm_converters import families
+from pocketvlm_converters.checkpoint import Checkpoint, Tensor
+
+Value = int | float | bool | str | Sequence[int] | Sequence[float] | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of a GGUF file. `order` is the order in which its rows are written; `exact` keeps it in float32."""
+
+    name: str
+    tensor: Tensor
+    order: npt.NDArray[np.intp] | None = None
+    exact: bool = False
+
+    @property
+    def width(self) -> int:
+        """Length of a row, which is what a type with blocks must divide."""
+        return self.tensor.shape[-1]
+
+    @property
+    def is_matrix(self) -> bool:
+        return len(self.tensor.shape) > 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """A GGUF file to be: `architecture` is general.architecture, `metadata` holds complete GGUF keys.
+
+    An int becomes a uint32, a float a float32, a list an array of its items' type.
+    """
+
+    architecture: str
+    metadata: Mapping[str, Value]
+    weights: tuple[Weight, ...]
+
+
+@dataclass(frozen=True)
+class PreTokenizer:
+    """How text is split before byte-pair encoding, and libllama's name for it (tokenizer.ggml.pre).
+
+    `steps` is the `pre_tokenizer` of tokenizer.json in the short form of `tokenizer.steps_of`. libllama derives from
+    the name whether a whole word that is a token skips the merges.
+    """
+
+    name: str
+    steps: tuple[tuple[str, ...], ...]
+    ignore_merges: bool = False
+
+
+class Family(ABC):
+    """One subclass per module of `families/`; the module's name is the family's, as in the runtime's families."""
+
+    model_types: ClassVar[frozenset[str]]
+    pre_tokenizers: ClassVar[tuple[PreTokenizer, ...]] = ()  # those that no other family has
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.checkpoint = checkpoint
+        self._used: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        return type(self).__module__.rpartition(".")[2]
+
+    @abstractmethod
+    def language(self) -> Part:
+        """The language model, without its vocabulary."""
+
+    @abstractmethod
+    def projector(self) -> Part:
+        """The vision encoder and projector, with the keys that libmtmd wants."""
+
+    def names(self, prefixes: Sequence[str]) -> Names:
+        """The checkpoint's tensors below the first of `prefixes` that occurs: hub naming or transformers' own."""
+        prefix = next((p for p in prefixes if any(name.startswith(p) for name in self.checkpoint.tensors)), prefixes[0])
+        return Names(self.checkpoint, prefix, self._used)
+
+    def check_all_used(self) -> None:
+        """A weight that nobody asked for would be lost without a word; raises CheckpointError naming it."""
+        left = [
+            n for n in self.checkpoint.tensors if n not in self._used and not n.endswith(("inv_freq", "position_ids"))
+        ]
+        if left:
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            raise CheckpointError(
+                f"tensor {left[0]}{more} is not part of a {self.checkpoint.model_type} model", self.checkpoint.path
+            )
+
+
+@dataclass(frozen=True)
+class Names:
+    """Tensors of a checkpoint below a prefix. Remembers which were asked for."""
+
+    checkpoint: Checkpoint
+    prefix: str
+    used: set[str]
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Raises CheckpointError where the tensor is missing or of another shape."""
+        full = self.prefix + name
+        tensor = self.checkpoint.tensors.get(full)
+        if tensor is None:
+            raise CheckpointError(f"tensor {full} is missing", self.checkpoint.path)
+        if tensor.shape != shape:
+            raise CheckpointError(f"tensor {full} is {tensor.shape}, the configuration says {shape}", tensor.path)
+        self.used.add(full)
+        return tensor
+
+    def __contains__(self, name: str) -> bool:
+        return self.prefix + name in self.checkpoint.tensors
+
+
+def find_family(checkpoint: Checkpoint) -> Family:
+    """Raises CheckpointError with the known model types where none fits."""
+    known = {kind: cls for cls in _all_families() for kind in cls.model_types}
+    found = known.get(checkpoint.model_type)
+    if found is None:
+        listed = ", ".join(sorted(known))
+        raise CheckpointError(f"unknown architecture {checkpoint.model_type!r}; known: {listed}", checkpoint.path)
+    return found(checkpoint)
+
+
+def _all_families() -> Iterable[type[Family]]:
+    for info in pkgutil.iter_modules(families.__path__):
+        module = importlib.import_module(f"{families.__name__}.{info.name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, Family) and value.__module__ == module.__name__:
+                yield value

@@ -1,0 +1,232 @@
+"""GGUF files, written tensor by tensor in blocks: neither a file nor a whole tensor is ever in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+from gguf import GGMLQuantizationType as Type
+
+from pocketvlm.errors import CheckpointError, OutputError
+from pocketvlm_converters.family import Part, Value, Weight
+
+FloatType = Literal["f32", "f16", "bf16"]
+ProjectorType = Literal["f32", "f16", "bf16", "q8_0"]
+PROJECTOR_TYPES: tuple[ProjectorType, ...] = ("f32", "f16", "bf16", "q8_0")
+_FILE_TYPES = {Type.F32: 0, Type.F16: 1, Type.Q8_0: 7, Type.BF16: 32}  # llama_ftype
+_QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+_Q8_BLOCK = 32
+
+
+class Progress(Protocol):
+    """Called as the work goes on: `done` of `total`, in bytes or tensors, of the named step."""
+
+    def __call__(self, step: str, done: int, total: int) -> None: ...
+
+
+def silent(step: str, done: int, total: int) -> None:
+    """A Progress that shows nothing."""
+
+
+def write_language(part: Part, path: Path, kind: FloatType | None, progress: Progress = silent) -> None:
+    """Write the language model; `kind` None keeps every matrix in the precision that the checkpoint has.
+
+    Vectors are float32 always: libllama computes norms and biases in it.
+    """
+    wanted = Type[kind.upper()] if kind else None
+
+    def choose(weight: Weight) -> Type:
+        if weight.exact or not weight.is_matrix:
+            return Type.F32
+        return wanted or Type[weight.tensor.dtype]
+
+    main = wanted or choose(max(part.weights, key=lambda weight: weight.tensor.data.size))
+    _write(
+        part,
+        path,
+        choose,
+        {"general.type": "model", "general.file_type": _FILE_TYPES[main]},
+        "language model",
+        progress,
+    )
+
+
+def write_projector(part: Part, path: Path, kind: ProjectorType, progress: Progress = silent) -> list[str]:
+    """Write the mmproj file. Returns one line about what could not be written as `kind`, if anything."""
+    wanted = Type[kind.upper()]
+    fallen: list[Weight] = []
+
+    def choose(weight: Weight) -> Type:
+        if weight.exact or not weight.is_matrix:
+            return Type.F32
+        if wanted is Type.Q8_0 and weight.width % _Q8_BLOCK:
+            fallen.append(weight)
+            return Type.F16
+        return wanted
+
+    extra: dict[str, Value] = {"general.type": "mmproj", "general.file_type": _FILE_TYPES[wanted]}
+    _write(part, path, choose, extra, f"mmproj {kind}", progress)
+    if not fallen:
+        return []
+    widths = ", ".join(str(width) for width in sorted({weight.width for weight in fallen}))
+    return [f"{len(fallen)} mmproj tensors are f16, not {kind}: their rows of {widths} are no multiple of {_Q8_BLOCK}"]
+
+
+def _write(
+    part: Part,
+    path: Path,
+    choose: Callable[[Weight], Type],
+    extra: Mapping[str, Value],
+    step: str,
+    progress: Progress,
+) -> None:
+    writer = gguf.GGUFWriter(path, part.architecture)
+    for key, value in {**extra, "general.quantization_version": _QUANTIZATION_VERSION, **part.metadata}.items():
+        _add(writer, key, value)
+    plan = [(weight, choose(weight)) for weight in part.weights]
+    sizes = [_size(weight.tensor.shape, kind) for weight, kind in plan]
+    for (weight, kind), size in zip(plan, sizes, strict=True):
+        writer.add_tensor_info(weight.name, weight.tensor.shape, np.dtype(np.float32), size, raw_dtype=kind)
+    done, total = 0, sum(sizes)
+    progress(step, 0, total)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        (out,) = writer.fout
+        writer.write_padding(out, out.tell())
+        # Not write_tensor_data: it wants a whole tensor, and a full disk there is an OSError without errno.
+        for (weight, kind), size in zip(plan, sizes, strict=True):
+            for block in weight.tensor.blocks(weight.order):
+                encoded = np.ascontiguousarray(_encode(block, weight, kind))
+                out.write(encoded.data)
+                done += encoded.nbytes
+                progress(step, done, total)
+            writer.write_padding(out, size)
+        writer.flush()
+    except BaseException:
+        with contextlib.suppress(OSError):  # closing writes what is buffered: the first error is the one to tell
+            writer.close()
+        raise
+    writer.close()
+
+
+def _add(writer: Any, key: str, value: Value) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    else:
+        writer.add_array(key, list(value))
+
+
+def _size(shape: tuple[int, ...], kind: Type) -> int:
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    return int(prod(shape) // block * size)
+
+
+def _encode(block: npt.NDArray[Any], weight: Weight, kind: Type) -> npt.NDArray[Any]:
+    """[rows, width] as stored by the checkpoint -> the same rows as stored by ggml."""
+    if weight.tensor.dtype == kind.name:
+        return block
+    values = (block.astype(np.uint32) << 16).view(np.float32) if weight.tensor.dtype == "BF16" else block
+    if kind is Type.F16:
+        with np.errstate(over="ignore"):
+            halves = values.astype(np.float16)
+        if not np.isfinite(halves).all():
+            raise CheckpointError(
+                f"tensor {weight.tensor.name} has weights beyond float16: use bf16 or f32", weight.tensor.path
+            )
+        return halves
+    encoded: npt.NDArray[Any] = gguf.quants.quantize(values.astype(np.float32, copy=False), kind)
+    return encoded
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """A tensor as a GGUF header lists it. `shape` is in numpy's order, `kind` as in Q4_K."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+
+
+def read_tensors(path: Path) -> list[TensorEntry]:
+    """The tensors of a GGUF file, with a check that the file holds all of their data.
+
+    gguf.GGUFReader makes an array of every token: seconds, and hundreds of MB. Raises OutputError.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try:
+            return _read_tensors(data)
+        except (struct.error, ValueError, UnicodeDecodeError) as error:
+            raise OutputError(f"is incomplete: {error}", path) from None
+
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+
+
+def _read_tensors(data: mmap.mmap) -> list[TensorEntry]:
+    at = 0
+
+    def take(format: str) -> Any:
+        nonlocal at
+        values = struct.unpack_from("<" + format, data, at)
+        at += struct.calcsize("<" + format)
+        return values if len(values) > 1 else values[0]
+
+    def text() -> str:
+        nonlocal at
+        length = take("Q")
+        at += length
+        return data[at - length : at].decode()
+
+    def value(kind: int) -> Any:
+        nonlocal at
+        if kind == _STRING:
+            return text()
+        if kind != _ARRAY:
+            return take(_SCALARS[kind])
+        item, count = take("IQ")
+        if item != _STRING:
+            at += count * struct.calcsize("<" + _SCALARS[item])
+        else:
+            for _ in range(count):
+                at += 8 + struct.unpack_from("<Q", data, at)[0]
+        return None
+
+    if data[:4] != b"GGUF":
+        raise ValueError("it does not begin with GGUF")
+    _, _, tensor_count, value_count = take("IIQQ")
+    alignment = 32
+    for _ in range(value_count):
+        key, kind = text(), take("I")
+        found = value(kind)
+        if key == "general.alignment":
+            alignment = found
+    entries, ends = [], [0]
+    for _ in range(tensor_count):
+        name, dimensions = text(), take("I")
+        shape = tuple(take("Q") for _ in range(dimensions))[::-1]
+        number, offset = take("IQ")
+        kind = Type(number)
+        entries.append(TensorEntry(name, shape, kind.name))
+        ends.append(offset + _size(shape, kind))
+    end = -(-at // alignment) * alignment + max(ends)
+    if end > len(data):
+        raise ValueError(f"its last tensor ends at byte {end:,} of {len(data):,}")
+    return entries

@@ -1,0 +1,51 @@
+"""The `pocketvlm` command: one file per sub-command; other packages add theirs by an entry point."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import entry_points
+
+import typer
+
+from pocketvlm.cli.chat import chat
+from pocketvlm.cli.doctor import doctor
+from pocketvlm.cli.inspect import inspect
+from pocketvlm.errors import PocketVLMError
+
+app = typer.Typer(
+    name="pocketvlm",
+    help="Image-text chat with quantized vision-language models on this machine, no network.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(chat)
+app.command()(inspect)
+app.command()(doctor)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        from pocketvlm import __version__
+
+        typer.echo(f"pocketvlm {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Exit codes: 0 done, 1 a check failed, 2 wrong use or input, 130 interrupted."""
+    for point in sorted(entry_points(group="pocketvlm.commands"), key=lambda p: p.name):
+        app.command(point.name)(point.load())
+    try:
+        app(standalone_mode=True)
+    except PocketVLMError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader went away (pocketvlm ... | head); what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)

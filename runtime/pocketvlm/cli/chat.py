@@ -1,0 +1,213 @@
+"""`pocketvlm chat`: one question, or a conversation."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from pocketvlm.errors import ContextLengthError, ImageError, PocketVLMError, RequestError
+
+if TYPE_CHECKING:
+    from pocketvlm.messages import ImageTimings
+    from pocketvlm.vlm import VLM
+
+HELP = "[dim]/image PATH shows a picture, /reset starts again, /save PATH writes the conversation, /quit ends.[/dim]"
+err = Console(stderr=True)
+
+
+def chat(
+    prompt: Annotated[str | None, typer.Argument(help="The question; without one, a conversation.")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option("-i", "--image", help="A picture; may be repeated; - reads standard input.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="A bundle or a .gguf; iota without one.")] = None,
+    mmproj: Annotated[str | None, typer.Option(help="The projector of a .gguf model.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 (the default) always takes the likeliest token.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    detail: Annotated[str, typer.Option(help="low, auto (never enlarge) or high (the model's own full size).")] = "auto",
+    ctx_size: Annotated[int | None, typer.Option(help="Context in tokens; the model's own up to 8192 by default.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
+) -> None:
+    """Ask about a picture, or talk about several."""
+    pictures = [_source(given) for given in image or []]
+    from pocketvlm.vlm import VLM
+
+    options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    target, gguf = (None, model) if model and (mmproj or model.lower().endswith(".gguf")) else (model, None)
+    with VLM.load(target, model=gguf, mmproj=mmproj, context_size=ctx_size, threads=threads) as vlm:
+        conversation = _Conversation(vlm, system, detail, options)
+        if prompt is None:
+            for picture in pictures:
+                conversation.show(picture)
+            _talk(conversation)
+        elif as_json:
+            with _Bar() as bar:
+                answer = vlm.chat(conversation.ask(prompt, pictures), progress=bar, **options)
+            typer.echo(answer.model_dump_json(indent=2))
+        else:
+            conversation.answer(prompt, pictures)
+
+
+def _source(given: str) -> str | bytes:
+    if given != "-":
+        return given
+    data = sys.stdin.buffer.read()
+    if not data:
+        raise ImageError("standard input is empty", "-i -")
+    return data
+
+
+class _Conversation:
+    def __init__(self, vlm: VLM, system: str | None, detail: str, options: dict[str, Any]) -> None:
+        self.vlm = vlm
+        self._system = system
+        self._detail = detail
+        self._options = options
+        self.reset()
+
+    def reset(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        if self._system:
+            self.messages.append({"role": "system", "content": self._system})
+        self._waiting: list[str | bytes] = []
+
+    def show(self, picture: str | bytes) -> None:
+        """Check a picture now, and put it before the next question."""
+        from pocketvlm.images import read_picture
+        from pocketvlm.messages import ImagePart
+
+        read_picture(ImagePart.model_validate(self._part(picture)), "picture")
+        self._waiting.append(picture)
+
+    def ask(self, prompt: str, pictures: list[str | bytes]) -> list[dict[str, Any]]:
+        parts = [self._part(picture) for picture in (*self._waiting, *pictures)]
+        return [*self.messages, {"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
+
+    def answer(self, prompt: str, pictures: list[str | bytes]) -> None:
+        """Print the answer as it comes, and remember both; an interrupted turn is forgotten."""
+        asked = self.ask(prompt, pictures)
+        said: list[str] = []
+        images: list[ImageTimings] = []
+        with _Bar() as bar:
+            for chunk in self.vlm.stream(asked, progress=bar, **self._options):
+                bar.end()
+                said.append(chunk.text)
+                images = chunk.timings.images if chunk.timings else images
+                sys.stdout.write(chunk.text)
+                sys.stdout.flush()
+        sys.stdout.write("\n")
+        for picture in images[len(images) - len(self._waiting) - len(pictures) :]:
+            if picture.shrunk:
+                (width, height), (w, h) = picture.original_size, picture.used_size
+                err.print(f"[dim]The picture of {width}x{height} was seen at {w}x{h} pixels.[/dim]")
+        self._waiting = []
+        self.messages = [*asked, {"role": "assistant", "content": "".join(said).strip()}]
+
+    def save(self, path: Path) -> None:
+        def plain(value: object) -> str:
+            return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
+
+        path.write_text(json.dumps(self.messages, indent=2, ensure_ascii=False, default=plain) + "\n", encoding="utf-8")
+
+    def _part(self, picture: str | bytes) -> dict[str, Any]:
+        if isinstance(picture, bytes):
+            return {"type": "image", "image": picture, "detail": self._detail}
+        kind = "url" if picture.startswith(("data:", "http:", "https:", "file:")) else "path"
+        return {"type": "image", kind: picture, "detail": self._detail}
+
+
+class _Bar:
+    """A progress bar on standard error while tiles are encoded, where somebody looks."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("looking at the picture"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=err, transient=True, disable=not err.is_terminal)
+        self._task = self._progress.add_task("", visible=False)
+        self._on = False
+
+    def __call__(self, done: int, total: int) -> None:
+        if total < 2:
+            return
+        if not self._on:
+            self._progress.start()
+            self._on = True
+        self._progress.update(self._task, completed=done, total=total, visible=True)
+
+    def end(self) -> None:
+        if self._on:
+            self._progress.stop()
+            self._on = False
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+def _talk(conversation: _Conversation) -> None:
+    with suppress(ImportError):
+        import readline  # noqa: F401  # line editing and history for input()
+
+    interactive = sys.stdin.isatty()
+    if interactive:
+        err.print(f"[bold]{conversation.vlm.info.name}[/bold]  {HELP}")
+    while True:
+        try:
+            line = input("> " if interactive else "").strip()
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            err.print()
+            return
+        try:
+            if line.startswith("/"):
+                if not _command(conversation, line):
+                    return
+            elif line:
+                conversation.answer(line, [])
+        except KeyboardInterrupt:
+            err.print("\n[dim]stopped[/dim]")
+        except ContextLengthError as error:
+            err.print(f"[yellow]The conversation no longer fits: {error.message}.[/yellow] /reset starts again.")
+        except (RequestError, OSError) as error:
+            err.print(f"[red]error:[/red] {error}", highlight=False)
+            if not interactive:
+                raise _as_error(error) from None
+
+
+def _as_error(error: Exception) -> PocketVLMError:
+    return error if isinstance(error, PocketVLMError) else PocketVLMError(str(error))
+
+
+def _command(conversation: _Conversation, line: str) -> bool:
+    """Carry out a /command; False ends the conversation."""
+    name, _, rest = line.partition(" ")
+    rest = rest.strip()
+    commands: dict[str, Callable[[], None]] = {
+        "/image": lambda: conversation.show(rest),
+        "/reset": conversation.reset,
+        "/save": lambda: conversation.save(Path(rest)),
+        "/help": lambda: err.print(HELP),
+    }
+    if name in ("/quit", "/exit"):
+        return False
+    if name not in commands:
+        err.print(f"[red]error:[/red] unknown command {name}. {HELP}")
+    elif name in ("/image", "/save") and not rest:
+        err.print(f"[red]error:[/red] {name} needs a path")
+    else:
+        commands[name]()
+    return True

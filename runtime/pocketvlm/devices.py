@@ -1,0 +1,61 @@
+"""What this machine has: cores that this process may use, memory, CPU features."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+
+def allowed_cpus() -> int:
+    """Logical CPUs, limited by affinity and by the cgroup's quota (cgroup v2 cpu.max, v1 cpu.cfs_quota_us)."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota()
+    return max(1, min(count, int(quota))) if quota else max(1, count)
+
+
+def physical_cores() -> int:
+    """Physical cores among the allowed CPUs: two threads of one core only get in each other's way here."""
+    siblings: set[str] = set()
+    if hasattr(os, "sched_getaffinity"):
+        for cpu in os.sched_getaffinity(0):
+            path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+            try:
+                siblings.add(path.read_text().strip())
+            except OSError:
+                return allowed_cpus()
+    return min(allowed_cpus(), len(siblings)) if siblings else allowed_cpus()
+
+
+def memory() -> tuple[int, int] | None:
+    """(total, available) bytes of this machine, None where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.split()[1:]}
+    return values["MemTotal"], values.get("MemAvailable", values["MemTotal"])
+
+
+def processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _cgroup_quota() -> float | None:
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        quota_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text())
+        period_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return quota_us / period_us if quota_us > 0 else None

@@ -1,0 +1,1 @@
+"""What runs a prompt: a request in, events out."""

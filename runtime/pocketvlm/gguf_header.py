@@ -1,0 +1,191 @@
+"""The header of a GGUF file: its metadata and what tensors it must hold, without reading any of them.
+
+The gguf package's reader makes an object of every vocabulary entry, two seconds for a vocabulary of 49,000; here an
+array is stepped over until somebody asks for it. Format: ggml's docs/gguf.md.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pocketvlm.errors import ModelFormatError, ModelNotFoundError
+
+MAGIC = b"GGUF"
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_MOST = 1 << 26  # entries of an array, bytes of a string: above this the file is broken, not large
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """`shape` as ggml orders it, fastest first; `offset` in bytes from the start of the data."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: int
+    offset: int
+
+    @property
+    def type_name(self) -> str:
+        from gguf.constants import GGMLQuantizationType
+
+        return str(GGMLQuantizationType(self.type).name)
+
+    @property
+    def n_bytes(self) -> int:
+        from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        block, size = GGML_QUANT_SIZES[GGMLQuantizationType(self.type)]
+        elements = 1
+        for extent in self.shape:
+            elements *= extent
+        return int(elements // block * size)
+
+
+@dataclass(frozen=True)
+class LazyArray:
+    """An array of the metadata that was stepped over: `count` entries from `offset` on."""
+
+    type: int
+    count: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class GGUFHeader:
+    path: Path
+    version: int
+    metadata: dict[str, Any]
+    tensors: tuple[TensorInfo, ...]
+
+    @property
+    def architecture(self) -> str:
+        return str(self.metadata.get("general.architecture", ""))
+
+    @property
+    def is_projector(self) -> bool:
+        return self.architecture == "clip" or self.metadata.get("general.type") == "mmproj"
+
+    def array(self, key: str) -> list[Any]:
+        """The entries of an array, read now; an empty list where there is none."""
+        lazy = self.metadata.get(key)
+        if not isinstance(lazy, LazyArray):
+            return []
+        with self.path.open("rb") as file:
+            reader = _Reader(file, self.path)
+            file.seek(lazy.offset)
+            return list(reader.entries(lazy.type, lazy.count))
+
+
+def read_header(path: str | Path) -> GGUFHeader:
+    """Read and check a header. ModelFormatError for anything but a complete GGUF file of version 2 or 3."""
+    path = Path(path)
+    if path.is_dir():
+        raise ModelFormatError("is a directory, not a GGUF file", path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            return _Reader(file, path).header(size)
+    except FileNotFoundError:
+        raise ModelNotFoundError("no such file", path) from None
+    except OSError as error:
+        raise ModelFormatError(f"cannot be read: {error.strerror}", path) from None
+
+
+class _Reader:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file = file
+        self._path = path
+
+    def header(self, size: int) -> GGUFHeader:
+        magic = self._file.read(4)
+        if magic != MAGIC:
+            what = "is empty" if size == 0 else "is not a GGUF file"
+            raise ModelFormatError(what, self._path)
+        version, n_tensors, n_metadata = self._unpack("<IQQ")
+        if version not in (2, 3):
+            raise ModelFormatError(f"has GGUF version {version}; 2 and 3 are supported", self._path)
+        if max(n_tensors, n_metadata) > _MOST:
+            raise ModelFormatError("has a broken header", self._path)
+        metadata: dict[str, Any] = {}
+        for _ in range(n_metadata):
+            key = self._string()
+            (kind,) = self._unpack("<I")
+            metadata[key] = self._value(kind)
+        tensors = tuple(self._tensor() for _ in range(n_tensors))
+        alignment = int(metadata.get("general.alignment", 32)) or 32
+        start = (self._file.tell() + alignment - 1) // alignment * alignment
+        self._check_length(tensors, start, size)
+        return GGUFHeader(self._path, version, metadata, tensors)
+
+    def _check_length(self, tensors: tuple[TensorInfo, ...], start: int, size: int) -> None:
+        for tensor in tensors:
+            try:
+                end = start + tensor.offset + tensor.n_bytes
+            except (KeyError, ValueError):
+                raise ModelFormatError(f"tensor {tensor.name} has the unknown type {tensor.type}", self._path) from None
+            if end > size:
+                raise ModelFormatError(
+                    f"is truncated: it has {size:,} bytes, tensor {tensor.name} ends at {end:,}", self._path
+                )
+
+    def entries(self, kind: int, count: int) -> Iterator[Any]:
+        return (self._value(kind) for _ in range(count))
+
+    def _tensor(self) -> TensorInfo:
+        name = self._string()
+        (dimensions,) = self._unpack("<I")
+        if dimensions > 8:
+            raise ModelFormatError("has a broken header", self._path)
+        shape = self._unpack(f"<{dimensions}Q")
+        kind, offset = self._unpack("<IQ")
+        return TensorInfo(name, shape, kind, offset)
+
+    def _value(self, kind: int) -> Any:
+        if kind == _STRING:
+            return self._string()
+        if kind == _ARRAY:
+            return self._array()
+        code = _SCALARS.get(kind)
+        if code is None:
+            raise ModelFormatError(f"has a broken header: value type {kind}", self._path)
+        return self._unpack("<" + code)[0]
+
+    def _array(self) -> LazyArray | list[Any]:
+        kind, count = self._unpack("<IQ")
+        if count > _MOST:
+            raise ModelFormatError("has a broken header", self._path)
+        if kind in _SCALARS and count <= 64:  # means, deviations, layer lists
+            return list(self.entries(kind, count))
+        lazy = LazyArray(kind, count, self._file.tell())
+        if kind in _SCALARS:
+            self._file.seek(struct.calcsize("<" + _SCALARS[kind]) * count, 1)
+        elif kind == _STRING:
+            for _ in range(count):
+                self._file.seek(self._length(), 1)
+        else:
+            for _ in range(count):
+                self._value(kind)
+        return lazy
+
+    def _string(self) -> str:
+        return self._read(self._length()).decode("utf-8", "replace")
+
+    def _length(self) -> int:
+        (length,) = self._unpack("<Q")
+        if length > _MOST:
+            raise ModelFormatError("has a broken header", self._path)
+        return int(length)
+
+    def _unpack(self, form: str) -> tuple[Any, ...]:
+        return struct.unpack(form, self._read(struct.calcsize(form)))
+
+    def _read(self, count: int) -> bytes:
+        data = self._file.read(count)
+        if len(data) != count:
+            raise ModelFormatError("is truncated: its header ends early", self._path)
+        return data

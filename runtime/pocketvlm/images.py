@@ -1,0 +1,395 @@
+"""A picture of a request -> an upright RGB array, within limits. Decides nothing about models.
+
+The file's content says what it is, not its name or its MIME type. The size is read from the header, and compared with
+the limit, before any pixel is decoded. Pillow's readers are called one by one: `Image.open` would also try rare formats
+(one of which runs Ghostscript), and judges sizes by a limit of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import importlib
+import io
+import os
+import re
+import stat
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
+
+from pocketvlm.errors import ImageError, ImageFormatError, ImageNotFoundError, ImageTooLargeError
+from pocketvlm.messages import ImagePart, ImageURLPart
+
+if TYPE_CHECKING:  # numpy and Pillow are imported with the first picture
+    import numpy as np
+    import numpy.typing as npt
+    from PIL import Image
+
+    _Reader = Callable[[IO[bytes]], Image.Image]
+
+MAX_PIXELS = 100_000_000
+FORMATS = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF and HEIC"
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_READERS = (
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "PIL.PngImagePlugin", "PngImageFile"),
+    (re.compile(rb"\xff\xd8\xff"), "PIL.JpegImagePlugin", "jpeg_factory"),
+    (re.compile(rb"GIF8[79]a"), "PIL.GifImagePlugin", "GifImageFile"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "PIL.WebPImagePlugin", "WebPImageFile"),
+    (re.compile(rb"BM"), "PIL.BmpImagePlugin", "BmpImageFile"),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), "PIL.TiffImagePlugin", "TiffImageFile"),
+)
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE)  # two letters at least: C:\ is a drive
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """`pixels` is uint8 [height, width, 3], RGB, C-contiguous and read-only.
+
+    `digest` is the SHA-256 of size and pixels, in hex: equal pictures have equal digests, whatever file they came from.
+    `read_ms` is the time from source to array, in milliseconds.
+    """
+
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
+    digest: str
+    read_ms: float
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a picture comes from: its name for messages and the path of its field."""
+
+    name: str
+    param: str
+
+    def error(self, reason: str, kind: type[ImageError] = ImageFormatError) -> ImageError:
+        return kind(f"{self.name}: {reason}", self.param)
+
+
+def read_picture(
+    part: ImageURLPart | ImagePart, param: str, *, max_pixels: int = MAX_PIXELS, local: bool = True
+) -> Picture:
+    """Read the picture of one message part; `param` is the path of the part, as in `messages.0.content.1`.
+
+    With `local=False`, as over HTTP, paths and file: URIs are refused. http(s): is always refused: nothing here
+    reaches the network. Animations give their first frame, transparency lies on white, EXIF orientation is applied.
+
+    Raises ImageNotFoundError, ImageTooLargeError (over `max_pixels`), ImageFormatError (not a picture, truncated, a
+    kind that is not supported), or ImageError for a source that is refused or cannot be read. `param` of the error is
+    the path of the field.
+    """
+    started = time.perf_counter()
+    source, given = _source(part, param, local)
+    if isinstance(given, bytes):
+        if not given:
+            raise source.error("is empty")
+        image = _decode(io.BytesIO(given), source, max_pixels)
+    elif isinstance(given, Path):
+        with _open_file(given, source) as file:
+            image = _decode(file, source, max_pixels)
+    else:
+        image = _load(_from_memory(given, source), source, max_pixels)
+    pixels = _array(image)
+    digest = hashlib.sha256(b"%dx%d:" % image.size)
+    digest.update(pixels.data)
+    return Picture(pixels, digest.hexdigest(), (time.perf_counter() - started) * 1000)
+
+
+# ---- sources
+
+
+def _source(part: ImageURLPart | ImagePart, param: str, local: bool) -> tuple[_Source, Any]:
+    """The picture's name and field, and a path, bytes, or what the caller holds in memory."""
+    if isinstance(part, ImageURLPart):
+        return _from_url(part.image_url.url, f"{param}.image_url.url", local)
+    if part.url is not None:
+        return _from_url(part.url, f"{param}.url", local)
+    if part.path is not None:
+        return _from_path(part.path, f"{param}.path", local)
+    if part.base64 is not None:
+        source = _Source("base64 text", f"{param}.base64")
+        return source, _from_base64(part.base64, source)
+    param = f"{param}.image"
+    if isinstance(part.image, str):  # transformers takes a path or a URL here as well
+        return _from_url(part.image, param, local)
+    if isinstance(part.image, Path):
+        return _from_path(part.image, param, local)
+    if isinstance(part.image, (bytes, bytearray, memoryview)):
+        return _Source("bytes", param), bytes(part.image)
+    return _Source(f"a picture in memory ({type(part.image).__name__})", param), part.image
+
+
+def _from_url(url: str, param: str, local: bool) -> tuple[_Source, Path | bytes]:
+    scheme, slashes = match.groups() if (match := _SCHEME.match(url)) else ("", None)
+    scheme = scheme.lower()
+    if scheme == "data":
+        source = _Source("data: URI", param)
+        return source, _from_data_uri(url, source)
+    source = _Source(_shortened(url), param)
+    if scheme in ("http", "https"):
+        instead = "give its path" if local else "send it as a data: URI"
+        raise source.error(f"pictures are not fetched from the network; download it first, then {instead}", ImageError)
+    if scheme == "file":
+        return _from_path(_path_of(url, source) if local else "", param, local, url)
+    if slashes:
+        raise source.error(f"{scheme}: is not supported; give a data: URI or a path", ImageError)
+    return _from_path(url, param, local)
+
+
+def _from_path(path: str | Path, param: str, local: bool, shown: str | None = None) -> tuple[_Source, Path]:
+    source = _Source(_shortened(shown or str(path)), param)
+    if not local:
+        raise source.error("files are not read here; send the picture as a data: URI", ImageError)
+    if str(path) in ("", "."):  # Path("") is the working directory
+        raise source.error("is not a file", ImageNotFoundError)
+    return source, Path(path)
+
+
+def _path_of(uri: str, source: _Source) -> str:
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise source.error("only files of this machine can be read", ImageError)
+    path = unquote(parts.path)
+    return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:", path) else path
+
+
+def _from_data_uri(uri: str, source: _Source) -> bytes:
+    header, comma, data = uri.partition(",")
+    if not comma:
+        raise source.error("has no comma before its data")
+    if header.lower().endswith(";base64"):
+        return _from_base64(unquote(data), source)
+    return unquote_to_bytes(data)
+
+
+def _from_base64(text: str, source: _Source) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise source.error(f"bad base64: {error}") from None
+
+
+def _open_file(path: Path, source: _Source) -> IO[bytes]:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise source.error("is a directory, not a picture")
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block, and a device may never end
+            raise source.error("is not a regular file", ImageError)
+        if status.st_size == 0:
+            raise source.error("is empty")
+        return path.open("rb")
+    except ImageError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise source.error("no such file", ImageNotFoundError) from None
+    except PermissionError:
+        raise source.error("permission denied", ImageError) from None
+    except (OSError, ValueError) as error:  # too long a name, a NUL in it
+        reason = getattr(error, "strerror", None) or error
+        raise source.error(f"cannot be opened: {reason}", ImageNotFoundError) from None
+
+
+def _from_memory(given: object, source: _Source) -> Image.Image:
+    import numpy as np
+    from PIL import Image
+
+    if isinstance(given, Image.Image):
+        return given
+    if not isinstance(given, np.ndarray):
+        raise source.error("give bytes, a path, a PIL image or a uint8 array [height, width, 3]")
+    if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
+        raise source.error(f"needs uint8 [height, width, 3], not {given.dtype} {list(given.shape)}")
+    if not given.size:
+        raise source.error("has no pixels")
+    return Image.fromarray(np.ascontiguousarray(given))
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:100]}…{name[-50:]}"
+
+
+# ---- decoding
+
+
+def _decode(file: IO[bytes], source: _Source, max_pixels: int) -> Image.Image:
+    head = file.read(512)
+    size = _webp_canvas(head)
+    if size is not None:  # Pillow's reader allocates it at once
+        _check_size(size, source, max_pixels)
+    reader = _reader(head, source)
+    file.seek(0)
+    try:
+        image = reader(file)
+    except Exception as error:
+        raise _unreadable(error, source) from None
+    return _load(image, source, max_pixels)
+
+
+def _load(image: Image.Image, source: _Source, max_pixels: int) -> Image.Image:
+    """RGB and upright. The header has been read; the pixels are decoded here."""
+    _check_size(image.size, source, max_pixels)
+    try:
+        image.load()
+        rgb = _to_rgb(image)
+    except Exception as error:
+        raise _unreadable(error, source) from None
+    return _upright(rgb, image)
+
+
+def _check_size(size: tuple[int, int], source: _Source, max_pixels: int) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise source.error("has no pixels")
+    if width * height > max_pixels:
+        raise source.error(
+            f"{width}x{height} is {width * height / 1e6:,.1f} megapixels, over the limit of "
+            f"{max_pixels / 1e6:,.1f}; make it smaller or raise max_pixels",
+            ImageTooLargeError,
+        )
+
+
+def _unreadable(error: Exception, source: _Source) -> Exception:
+    from PIL import Image
+
+    if isinstance(error, MemoryError | ImageError):
+        return error
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        # A few readers check again, by Pillow's own limit, which is the whole process's and not ours to change.
+        return source.error(f"{error} (PIL.Image.MAX_IMAGE_PIXELS)", ImageTooLargeError)
+    return source.error(f"damaged or truncated: {str(error).strip() or type(error).__name__}")
+
+
+def _reader(head: bytes, source: _Source) -> _Reader:
+    """The one reader for content that begins so."""
+    if head[4:8] == b"ftyp":
+        return _iso_reader(head, source)
+    for begins, module, name in _READERS:
+        if begins.match(head):
+            reader: _Reader = getattr(importlib.import_module(module), name)
+            return reader
+    raise source.error(f"is not a picture of a supported format ({FORMATS})")
+
+
+def _iso_reader(head: bytes, source: _Source) -> _Reader:
+    """AVIF and HEIC share a container; the brands in its first box tell them apart."""
+    box = head[: int.from_bytes(head[:4], "big")]
+    brands = {box[8:12], *(box[start : start + 4] for start in range(16, len(box), 4))}
+    if brands & _AVIF_BRANDS:
+        try:
+            from PIL.AvifImagePlugin import AvifImageFile
+        except ImportError:
+            raise source.error("this Pillow is too old for AVIF; version 11.3 reads it") from None
+        return AvifImageFile
+    if brands & _HEIF_BRANDS:
+        try:
+            from pillow_heif import HeifImageFile
+        except ImportError:
+            raise source.error('HEIC needs one more package: pip install "pocketvlm[heif]"') from None
+        reader: _Reader = HeifImageFile
+        return reader
+    raise source.error(f"is not a picture of a supported format ({FORMATS})")
+
+
+def _webp_canvas(head: bytes) -> tuple[int, int] | None:
+    """(width, height) of a WebP's first chunk: extended, lossless or lossy (RFC 9649, sections 2.5 to 2.7)."""
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
+        return None
+
+    def number(start: int, size: int) -> int:
+        return int.from_bytes(head[start : start + size], "little")
+
+    if head[12:16] == b"VP8X":
+        return number(24, 3) + 1, number(27, 3) + 1
+    if head[12:16] == b"VP8L":
+        bits = number(21, 4)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return number(26, 2) & 0x3FFF, number(28, 2) & 0x3FFF
+
+
+# ---- pixels
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode that Pillow's readers give -> RGB; transparency lies on white."""
+    from PIL import Image
+
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _to_eight_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
+    rgba = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 or 32 bits, or float, scaled to L; Pillow's own conversion would clip.
+
+    Integers have 16 bits unless a value is larger. Floats have no fixed range: the smallest of 1, 255 and 65535 that
+    holds them all is white, else the largest value.
+    """
+    import numpy as np
+    from PIL import Image
+
+    values = np.asarray(image)
+    key = image.info.get("transparency")
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values)
+        top = float(values.max())
+        white = next((white for white in (1.0, 255.0, 65535.0) if top <= white), top)
+    else:
+        white = max(65535.0, float(values.max()))
+    if white == 65535.0 and values.dtype.kind != "f":  # by table: no float copy of a large picture
+        table = np.round(np.arange(65536) / 257).astype(np.uint8)
+        scaled = table[values.clip(0) if values.dtype.kind == "i" else values]
+    else:
+        scaled = np.round(values.clip(0) * (255 / white)).astype(np.uint8)
+    grey = Image.fromarray(scaled)
+    if isinstance(key, int):  # one grey that is transparent
+        grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
+    """Turned as EXIF says. Asked after decoding: readers that turn by themselves have removed the tag by then."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    try:
+        orientation = original.getexif().get(_ORIENTATION, 1)
+    except Exception:  # broken metadata does not make the picture unusable
+        return rgb
+    turn = turns.get(orientation) if isinstance(orientation, int) else None
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _array(image: Image.Image) -> npt.NDArray[np.uint8]:
+    import numpy as np
+
+    pixels = np.array(image, dtype=np.uint8, order="C")
+    pixels.setflags(write=False)
+    return pixels

@@ -1,0 +1,53 @@
+"""Lifetime of a native object: freed once, children before parents, also at interpreter exit."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+from pocketvlm.errors import EngineClosedError
+
+Self_ = TypeVar("Self_", bound="Handle")
+
+
+class Handle:
+    """A raw pointer, the function that frees it, and the parent that must outlive it.
+
+    A child keeps its parent alive; closing a parent closes its children first. weakref.finalize runs in reverse
+    order of creation at exit, so the same order holds there.
+    """
+
+    def __init__(self, raw: Any, free: Callable[[Any], None], parent: Handle | None = None) -> None:
+        self._raw = raw
+        self._parent = parent
+        self._children: weakref.WeakSet[Handle] = weakref.WeakSet()
+        self._finalizer = weakref.finalize(self, free, raw)
+        if parent is not None:
+            parent._children.add(self)
+
+    @property
+    def raw(self) -> Any:
+        """The pointer; using a closed handle is an EngineClosedError, never a use after free."""
+        if not self._finalizer.alive:
+            raise EngineClosedError(f"{type(self).__name__} is closed")
+        return self._raw
+
+    @property
+    def closed(self) -> bool:
+        return not self._finalizer.alive
+
+    def close(self) -> None:
+        """Free the object and everything that hangs on it. May be called again."""
+        for child in list(self._children):
+            child.close()
+        self._finalizer()
+
+    def __enter__(self: Self_) -> Self_:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,74 @@
+"""Load libllama and libmtmd, and check once that they offer every function that this folder calls."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from functools import cache
+from types import ModuleType
+
+from pocketvlm.errors import NativeLibraryError
+
+WANTED = ">=0.3.36,<0.3.37"
+
+_LLAMA = (
+    "llama_backend_init llama_log_set llama_model_default_params llama_model_load_from_file llama_model_free "
+    "llama_model_get_vocab llama_model_n_embd_inp llama_model_n_ctx_train llama_model_rope_type llama_model_desc "
+    "llama_model_chat_template llama_model_is_recurrent llama_model_is_hybrid llama_model_n_swa llama_model_size "
+    "llama_model_n_params llama_vocab_n_tokens llama_vocab_is_eog llama_vocab_bos llama_vocab_eos llama_vocab_get_text "
+    "llama_vocab_get_add_bos llama_tokenize llama_token_to_piece llama_context_default_params llama_init_from_model "
+    "llama_free llama_batch_init llama_batch_free llama_decode llama_get_memory llama_memory_clear "
+    "llama_memory_seq_rm llama_get_logits_ith llama_set_causal_attn llama_sampler_chain_init llama_sampler_chain_add "
+    "llama_sampler_sample llama_sampler_free llama_print_system_info llama_supports_gpu_offload llama_n_ctx"
+).split()
+_MTMD = (
+    "mtmd_context_params_default mtmd_init_from_file mtmd_free mtmd_support_vision mtmd_decode_use_non_causal "
+    "mtmd_decode_use_mrope mtmd_bitmap_init mtmd_bitmap_free mtmd_input_chunks_init mtmd_input_chunks_free "
+    "mtmd_input_chunks_size mtmd_input_chunks_get mtmd_input_chunk_get_type mtmd_input_chunk_get_n_tokens "
+    "mtmd_input_chunk_get_n_pos mtmd_input_chunk_get_tokens_text mtmd_input_chunk_get_tokens_image "
+    "mtmd_image_tokens_get_decoder_pos mtmd_image_tokens_get_nx mtmd_image_tokens_get_ny mtmd_tokenize_from_parts "
+    "mtmd_encode_chunk mtmd_get_output_embd mtmd_log_set"
+).split()
+
+
+@cache
+def llama() -> ModuleType:
+    """The ctypes module of libllama, checked, its logs going to `logging`."""
+    module = _load("llama_cpp.llama_cpp", _LLAMA)
+    from pocketvlm.native.log import send_to_logging
+
+    send_to_logging(module.llama_log_set)
+    module.llama_backend_init()
+    return module
+
+
+@cache
+def mtmd() -> ModuleType:
+    """The ctypes module of libmtmd, likewise."""
+    llama()
+    module = _load("llama_cpp.mtmd_cpp", _MTMD)
+    from pocketvlm.native.log import send_to_logging
+
+    send_to_logging(module.mtmd_log_set)
+    return module
+
+
+def version() -> str:
+    try:
+        return importlib.metadata.version("llama-cpp-python")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _load(name: str, functions: list[str]) -> ModuleType:
+    try:
+        module = importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise NativeLibraryError(f"cannot load llama-cpp-python ({version()}): {error}; wanted: {WANTED}") from error
+    missing = [function for function in functions if not hasattr(module, function)]
+    if missing:
+        raise NativeLibraryError(
+            f"llama-cpp-python {version()} lacks {', '.join(missing)}; pocketvlm is tested with {WANTED}: "
+            f'pip install "llama-cpp-python{WANTED}"'
+        )
+    return module

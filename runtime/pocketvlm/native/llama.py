@@ -1,0 +1,122 @@
+"""A language model in libllama: vocabulary, tokenization and what the file says about it."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+from pocketvlm.errors import ModelFormatError, ModelNotFoundError, RequestError
+from pocketvlm.native import library, log
+from pocketvlm.native.handle import Handle
+
+_MROPE_TYPES = (8, 40)  # LLAMA_ROPE_TYPE_MROPE, LLAMA_ROPE_TYPE_IMROPE
+
+
+class Model(Handle):
+    """Weights and vocabulary; `vocab_only` loads the latter alone.
+
+    Raises ModelNotFoundError, or ModelFormatError with libllama's own reason.
+    """
+
+    def __init__(self, path: str | Path, *, vocab_only: bool = False, gpu_layers: int = -1) -> None:
+        self._lib = library.llama()
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ModelNotFoundError("is a directory" if self.path.is_dir() else "no such file", self.path)
+        params = self._lib.llama_model_default_params()
+        params.vocab_only = vocab_only
+        params.n_gpu_layers = gpu_layers
+        log.forget_errors()
+        raw = self._lib.llama_model_load_from_file(str(self.path).encode(), params)
+        if not raw:
+            raise ModelFormatError(f"libllama cannot load it: {log.last_error()}", self.path)
+        super().__init__(raw, self._lib.llama_model_free)
+        self._vocab = self._lib.llama_model_get_vocab(raw)
+        self.n_vocab: int = self._lib.llama_vocab_n_tokens(self._vocab)
+        self._pieces: dict[int, bytes] = {}
+
+    @property
+    def vocab(self) -> object:
+        """The vocabulary's pointer, for the other modules of this folder."""
+        self.raw  # noqa: B018  # raises where the model is closed
+        return self._vocab
+
+    @property
+    def n_embd_inp(self) -> int:
+        """Width of one row of input embeddings; deepstack models take more than their hidden size."""
+        return int(self._lib.llama_model_n_embd_inp(self.raw))
+
+    @property
+    def n_ctx_train(self) -> int:
+        return int(self._lib.llama_model_n_ctx_train(self.raw))
+
+    @property
+    def n_params(self) -> int:
+        return int(self._lib.llama_model_n_params(self.raw))
+
+    @property
+    def mrope(self) -> bool:
+        """Positions have four sections (time, height, width, unused) instead of one."""
+        return int(self._lib.llama_model_rope_type(self.raw)) in _MROPE_TYPES
+
+    @property
+    def keeps_prefix(self) -> bool:
+        """Whether the end of the KV cache can be taken back; recurrent states and sliding windows forget."""
+        lib, raw = self._lib, self.raw
+        return not (lib.llama_model_is_recurrent(raw) or lib.llama_model_is_hybrid(raw) or lib.llama_model_n_swa(raw))
+
+    @property
+    def chat_template(self) -> str | None:
+        found = self._lib.llama_model_chat_template(self.raw, None)
+        return found.decode() if found else None
+
+    @property
+    def bos(self) -> int:
+        return int(self._lib.llama_vocab_bos(self.vocab))
+
+    @property
+    def eos(self) -> int:
+        return int(self._lib.llama_vocab_eos(self.vocab))
+
+    @property
+    def adds_bos(self) -> bool:
+        return bool(self._lib.llama_vocab_get_add_bos(self.vocab))
+
+    def is_end(self, token: int) -> bool:
+        """Whether `token` ends a generation (end of turn, end of text and their like)."""
+        return bool(self._lib.llama_vocab_is_eog(self.vocab, token))
+
+    def token_text(self, token: int) -> str:
+        """The vocabulary's own spelling of a token, "" for no token."""
+        if not 0 <= token < self.n_vocab:
+            return ""
+        found = self._lib.llama_vocab_get_text(self.vocab, token)
+        return found.decode("utf-8", "replace") if found else ""
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of `text`, nothing added. With `special`, control tokens spelled in it are parsed."""
+        data = text.encode("utf-8", "surrogatepass")
+        if not data:
+            return []
+        room = len(data) + 8
+        buffer = (ctypes.c_int32 * room)()
+        count = self._lib.llama_tokenize(self.vocab, data, len(data), buffer, room, False, special)
+        if count < 0:
+            room = -count
+            buffer = (ctypes.c_int32 * room)()
+            count = self._lib.llama_tokenize(self.vocab, data, len(data), buffer, room, False, special)
+        if count < 0:
+            raise RequestError(f"the text is too long to tokenize ({len(data):,} bytes)", "messages")
+        return list(buffer[:count])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that `token` adds to the answer; nothing for control tokens."""
+        found = self._pieces.get(token)
+        if found is None:
+            buffer = ctypes.create_string_buffer(256)
+            count = self._lib.llama_token_to_piece(self.vocab, token, buffer, 256, 0, False)
+            if count < 0:
+                buffer = ctypes.create_string_buffer(-count)
+                count = self._lib.llama_token_to_piece(self.vocab, token, buffer, -count, 0, False)
+            found = self._pieces[token] = buffer.raw[: max(count, 0)]
+        return found

@@ -1,0 +1,65 @@
+"""The sampler chain of libllama: one native call draws and accepts a token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pocketvlm.errors import EngineError
+from pocketvlm.native import library
+from pocketvlm.native.context import Context
+from pocketvlm.native.handle import Handle
+from pocketvlm.native.llama import Model
+
+_PENALTY_WINDOW = 64  # llama.cpp's default penalty_last_n
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn, in llama.cpp's terms. Temperature 0 takes the most likely token."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int = 0
+
+
+class Sampler(Handle):
+    """Bias, penalties, top-k, top-p, min-p, temperature, draw: the order of llama.cpp's own tools."""
+
+    def __init__(self, model: Model, sampling: Sampling) -> None:
+        self._lib = lib = library.llama()
+        raw = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        super().__init__(raw, lib.llama_sampler_free, parent=model)
+        if sampling.logit_bias:
+            biases = (lib.llama_logit_bias * len(sampling.logit_bias))(*sampling.logit_bias.items())
+            self._add(lib.llama_sampler_init_logit_bias(model.n_vocab, len(biases), biases))
+        repeat, frequency, presence = sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
+        if (repeat, frequency, presence) != (1.0, 0.0, 0.0):
+            penalties = lib.llama_sampler_init_penalties(model.n_vocab, _PENALTY_WINDOW, repeat, frequency, presence)
+            self._add(penalties)
+        if sampling.temperature == 0.0:
+            self._add(lib.llama_sampler_init_greedy())
+            return
+        if sampling.top_k > 0:
+            self._add(lib.llama_sampler_init_top_k(sampling.top_k))
+        if sampling.top_p < 1.0:
+            self._add(lib.llama_sampler_init_top_p(sampling.top_p, 1))
+        if sampling.min_p > 0.0:
+            self._add(lib.llama_sampler_init_min_p(sampling.min_p, 1))
+        self._add(lib.llama_sampler_init_temp(sampling.temperature))
+        self._add(lib.llama_sampler_init_dist(sampling.seed & 0xFFFFFFFF))
+
+    def sample(self, context: Context) -> int:
+        """Draw from the last logits, and remember the token for the penalties."""
+        return int(self._lib.llama_sampler_sample(self.raw, context.raw, -1))
+
+    def _add(self, part: object) -> None:
+        if not part:
+            raise EngineError("libllama refused a sampler")
+        self._lib.llama_sampler_chain_add(self._raw, part)

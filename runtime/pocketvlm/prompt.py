@@ -1,0 +1,225 @@
+"""Chat template -> ordered spans of text and pictures.
+
+The model's own template runs in a sandbox that traces which characters a user wrote (`sandbox.py`), so nothing is ever
+searched for in user text and nothing in it acts as a delimiter: a special token that a user types stays text, and a
+picture stands where the template wrote its placeholder for it, or where its part stood in the message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from jinja2 import TemplateSyntaxError
+
+from pocketvlm import sandbox
+from pocketvlm.errors import ModelError, RequestError
+from pocketvlm.messages import Message, TextPart
+from pocketvlm.sandbox import Traced
+
+
+@dataclass(frozen=True)
+class TextSpan:
+    """Text to tokenize. With `special`, control tokens in it are parsed; text that a user wrote never has it."""
+
+    text: str
+    special: bool
+
+
+@dataclass(frozen=True)
+class ImageSpan:
+    """The place of the request's picture number `index`, from 0, in the order of the messages."""
+
+    index: int
+
+
+Span: TypeAlias = TextSpan | ImageSpan
+_Piece: TypeAlias = str | ImageSpan
+
+
+class ChatTemplate:
+    """A model's chat template, compiled, and which forms of content it takes.
+
+    `source` is the Jinja text; `bos` and `eos` the texts of those tokens. `image_token` is what the template writes for
+    a picture, as in `<image>`; without it, or if the template does not write it for a picture, pictures stand in the
+    message's text where their parts do. Consecutive text parts are joined with nothing between, for templates that
+    take strings only. `path` names the model in errors.
+
+    Raises ModelError for a template that cannot be compiled. A ChatTemplate does not change: any thread may render.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        bos: str = "",
+        eos: str = "",
+        image_token: str | None = None,
+        path: str | Path | None = None,
+    ) -> None:
+        self._tokens = {"bos_token": bos, "eos_token": eos}
+        self._image_token = image_token
+        self._path = path
+        self._knows_developer = "developer" in source
+        try:
+            self._template = sandbox.compiled(source)
+        except TemplateSyntaxError as error:
+            raise ModelError(f"chat template, line {error.lineno}: {error.message}", path) from None
+        except Exception as error:
+            raise ModelError(f"chat template: {type(error).__name__}: {error}", path) from None
+        # Whether content is taken as a string, and as a list of parts. The other roles are tried beside a user's.
+        self._takes = {"user": (self._tried("user", string=True), self._tried("user", string=False))}
+        for role in ("system", "assistant"):
+            self._takes[role] = (self._tried(role, string=True), self._tried(role, string=False))
+        self._places_pictures = image_token is not None and self._tried_picture()
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> tuple[Span, ...]:
+        """The prompt in order. No text span is empty, and neighbours of one kind are one span.
+
+        Raises RequestError where the template refuses the messages or does not place every picture, and ModelError
+        where the template itself fails.
+        """
+        entries: list[dict[str, Any]] = []
+        pictures = 0
+        for message in messages:
+            role = "system" if message.role == "developer" and not self._knows_developer else message.role
+            pieces: list[_Piece] = []
+            for part in _parts(message):
+                if isinstance(part, str):
+                    pieces.append(Traced(part))
+                else:
+                    pieces.append(ImageSpan(pictures))
+                    pictures += 1
+            entry = {"role": role, "content": self._content(role, pieces, isinstance(message.content, str))}
+            entries.append(entry if message.name is None else {**entry, "name": Traced(message.name)})
+        try:
+            spans = tuple(self._spans(self._run(entries, add_generation_prompt), self._places_pictures))
+        except sandbox.RefusalError as error:
+            raise RequestError(f"the model's chat template refuses the messages: {error}", "messages") from None
+        except Exception as error:
+            raise ModelError(f"the chat template fails: {type(error).__name__}: {error}", self._path) from error
+        placed = [span.index for span in spans if isinstance(span, ImageSpan)]
+        if placed != list(range(pictures)):
+            raise RequestError(
+                f"the model's chat template does not place the pictures: {len(placed)} places for {pictures}",
+                "messages",
+            )
+        return spans
+
+    def _run(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+        return self._template.render(
+            messages=messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            **self._tokens,
+        )
+
+    def _spans(self, rendered: str, find_pictures: bool) -> Iterator[Span]:
+        placed = 0
+        for text, author in sandbox.runs_of(rendered):
+            if author >= 0:
+                yield ImageSpan(author)
+            elif author == sandbox.TEMPLATE and find_pictures and self._image_token:
+                for number, piece in enumerate(text.split(self._image_token)):
+                    if number:
+                        yield ImageSpan(placed)
+                        placed += 1
+                    if piece:
+                        yield TextSpan(piece, special=True)
+            else:
+                yield TextSpan(text, special=author == sandbox.TEMPLATE)
+
+    def _content(self, role: str, pieces: Sequence[_Piece], given_as_string: bool) -> str | list[dict[str, str]]:
+        """As it was given, if the template takes that, else in the form that it takes."""
+        strings, parts = self._takes.get(role, (True, True))
+        has_picture = any(isinstance(piece, ImageSpan) for piece in pieces)
+        if not has_picture or not self._places_pictures:
+            prefers_string = given_as_string or has_picture
+            if strings and (prefers_string or not parts) or prefers_string and not parts:
+                return _flat(pieces)
+            if has_picture:
+                pieces = (_flat(pieces),)
+        return [
+            {"type": "image"} if isinstance(piece, ImageSpan) else {"type": "text", "text": piece} for piece in pieces
+        ]
+
+    def _tried(self, role: str, *, string: bool) -> bool:
+        """Whether content of this form reaches the prompt, from a message of this role."""
+        words = (Traced("pocket"), Traced("vlm"))  # two parts: some templates read only the first
+        message = {"role": role, "content": _flat(words) if string else _text_parts(words)}
+        question = {"role": "user", "content": "?" if role == "user" or self._takes["user"][0] else _text_parts("?")}
+        before = [question] if role == "assistant" else []
+        after = [question] if role != "user" else []
+        try:
+            spans = self._spans(self._run([*before, message, *after]), find_pictures=False)
+            told = "".join(span.text for span in spans if isinstance(span, TextSpan) and not span.special)
+        except Exception:
+            return False
+        return all(word in told for word in words)
+
+    def _tried_picture(self) -> bool:
+        """Whether the template writes its placeholder once for one picture, and the text beside it."""
+        words = [Traced("pocket"), Traced("vlm")]
+        content = [*_text_parts(words[:1]), {"type": "image"}, *_text_parts(words[1:])]
+        try:
+            spans = list(self._spans(self._run([{"role": "user", "content": content}]), find_pictures=True))
+        except Exception:
+            return False
+        told = "".join(span.text for span in spans if isinstance(span, TextSpan) and not span.special)
+        return sum(isinstance(span, ImageSpan) for span in spans) == 1 and all(word in told for word in words)
+
+
+def isolate_control_tokens(spans: Iterable[Span], tokens: Collection[str]) -> tuple[Span, ...]:
+    """Spans with `special` hold control tokens only; all text between two of them is one span without it.
+
+    Splitting text where a user's begins would change its tokens: in "User: What", " What" is one token. Tokenized span
+    by span, the result gives the same ids as the whole prompt does, as long as no user wrote a control token.
+    `tokens` are the texts of the vocabulary's control tokens.
+    """
+    pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
+    isolated: list[Span] = []
+
+    def add(text: str, special: bool) -> None:
+        last = isolated[-1] if isolated else None
+        if isinstance(last, TextSpan) and last.special == special:
+            isolated[-1] = TextSpan(last.text + text, special)
+        elif text:
+            isolated.append(TextSpan(text, special))
+
+    for span in spans:
+        if isinstance(span, ImageSpan):
+            isolated.append(span)
+        elif not span.special:
+            add(span.text, False)
+        else:
+            at = 0
+            for match in pattern.finditer(span.text):
+                add(span.text[at : match.start()], False)
+                add(match[0], True)
+                at = match.end()
+            add(span.text[at:], False)
+    return tuple(isolated)
+
+
+def _parts(message: Message) -> Iterator[str | None]:
+    """Texts, and None for a picture."""
+    if isinstance(message.content, str):
+        yield message.content
+    else:
+        for part in message.content:
+            yield part.text if isinstance(part, TextPart) else None
+
+
+def _flat(pieces: Iterable[_Piece]) -> str:
+    """One string, in which a run of its own stands for each picture."""
+    return sandbox.joined(
+        Traced("\ufffc", ((1, piece.index),)) if isinstance(piece, ImageSpan) else piece for piece in pieces
+    )
+
+
+def _text_parts(texts: Iterable[str]) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text} for text in texts]

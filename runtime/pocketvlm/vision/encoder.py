@@ -1,0 +1,99 @@
+"""The seam between pictures and engine: what encodes a tile, and what a prepared picture looks like in a prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.images import Picture
+from pocketvlm.vision.family import RGB, Detail
+
+Embeddings = npt.NDArray[np.float32]  # [tokens, n_embd_inp]
+
+
+class VisionEncoder(Protocol):
+    """Encodes one tile that already has the size its family says. libmtmd and onnxruntime are both one."""
+
+    name: str
+
+    def encode_tile(self, tile: RGB) -> Embeddings: ...
+
+    def cancel(self) -> None:
+        """Make the running encode raise Aborted soon, from any thread. Holds until `allow`."""
+        ...
+
+    def allow(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """A run of embeddings in the prompt, to be computed by the vision that prepared it.
+
+    `key` names the embeddings: equal keys, equal values. `positions` is int32 [1 or 4, tokens], relative to the
+    slot's start; the text after it goes on at `advance`.
+    """
+
+    key: str
+    index: int
+    positions: npt.NDArray[np.int32]
+    advance: int
+    causal: bool = True
+
+    @property
+    def tokens(self) -> int:
+        return self.positions.shape[1]
+
+
+@dataclass
+class Seen:
+    """A picture as the model will see it: control tokens and slots in prompt order, and what that took.
+
+    Made by a `Vision`, which knows how to `encode` its slots; `close` frees what that needs.
+    """
+
+    pieces: tuple[int | Slot, ...]
+    original: tuple[int, int]  # (width, height)
+    used: tuple[int, int]
+    shrunk: bool
+    preprocess_ms: float = 0.0
+    encode_ms: float = 0.0
+    encoded: int = 0  # slots that were computed now, not found in a cache
+
+    @property
+    def slots(self) -> list[Slot]:
+        return [piece for piece in self.pieces if isinstance(piece, Slot)]
+
+    @property
+    def tokens(self) -> int:
+        return sum(slot.tokens for slot in self.slots)
+
+    def encode(self, slot: Slot) -> Embeddings:
+        """float32 [slot.tokens, n_embd_inp]; Aborted where the vision was cancelled meanwhile."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing to free, unless a subclass says otherwise."""
+
+
+class Vision(Protocol):
+    """Prepares pictures; one per engine."""
+
+    name: str
+    image_token: str | None  # what the chat template writes for a picture; None: nothing is known about it
+
+    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:
+        """From the size alone where the family is known: no pixel work before the prompt is known to fit."""
+        ...
+
+    def cancel(self) -> None:
+        """Make the running encode raise Aborted soon, from any thread. Holds until `allow`."""
+        ...
+
+    def allow(self) -> None: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,102 @@
+"""libmtmd behind the seam: as an encoder of tiles, and whole, for projectors whose family nobody knows."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from pocketvlm.errors import PairingError, RequestError
+from pocketvlm.images import Picture
+from pocketvlm.native.handle import Handle
+from pocketvlm.native.mtmd import ImageChunk, Mtmd, TextChunk
+from pocketvlm.vision.encoder import Embeddings, Seen, Slot
+from pocketvlm.vision.family import RGB, Detail
+
+
+class MtmdEncoder:
+    """A `VisionEncoder` over an mmproj file that was opened for single tiles."""
+
+    name = "libmtmd"
+
+    def __init__(self, mtmd: Mtmd) -> None:
+        self._mtmd = mtmd
+
+    def encode_tile(self, tile: RGB) -> Embeddings:
+        return self._mtmd.encode_tile(tile)
+
+    def cancel(self) -> None:
+        self._mtmd.cancel()
+
+    def allow(self) -> None:
+        self._mtmd.allow()
+
+    def close(self) -> None:
+        self._mtmd.close()
+
+
+class NativeVision:
+    """libmtmd's own preprocessing and layout, as it is. It has no say in `detail`, and says so."""
+
+    name = "libmtmd"
+    image_token: str | None = None
+
+    def __init__(self, mtmd: Mtmd, n_vocab: int) -> None:
+        self._mtmd = mtmd
+        self._n_vocab = n_vocab
+
+    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:
+        if detail == "low" or max_tokens is not None:
+            asked = "detail: low" if detail == "low" else "max_image_tokens"
+            raise RequestError(
+                f"{asked} needs a projector of a known family; libmtmd sizes this one's pictures itself", param
+            )
+        began = time.perf_counter()
+        owner, chunks = self._mtmd.open_chunks(picture.pixels)
+        pieces: list[int | Slot] = []
+        images: list[ImageChunk] = []
+        for chunk in chunks:
+            if isinstance(chunk, TextChunk):
+                self._check(chunk.tokens)
+                pieces.extend(chunk.tokens)
+            else:
+                key = f"{picture.digest}:{len(images)}:{self.name}"
+                causal = not self._mtmd.non_causal
+                pieces.append(Slot(key, len(images), chunk.positions, chunk.advance, causal))
+                images.append(chunk)
+        seen = _NativeSeen(
+            tuple(pieces), picture.size, picture.size, shrunk=False, mtmd=self._mtmd, owner=owner, images=images
+        )
+        seen.preprocess_ms = 1000 * (time.perf_counter() - began)
+        return seen
+
+    def _check(self, tokens: tuple[int, ...]) -> None:
+        # libmtmd writes token -1 where the vocabulary lacks one of its own, and libllama then aborts the process.
+        if any(not 0 <= token < self._n_vocab for token in tokens):
+            raise PairingError(
+                "this projector needs control tokens that the language model's vocabulary lacks", self._mtmd.path
+            )
+
+    def cancel(self) -> None:
+        self._mtmd.cancel()
+
+    def allow(self) -> None:
+        self._mtmd.allow()
+
+    def close(self) -> None:
+        self._mtmd.close()
+
+
+@dataclass(kw_only=True)
+class _NativeSeen(Seen):
+    mtmd: Mtmd
+    owner: Handle
+    images: list[ImageChunk]
+
+    def encode(self, slot: Slot) -> Embeddings:
+        began = time.perf_counter()
+        rows = self.mtmd.encode(self.images[slot.index])
+        self.encode_ms += 1000 * (time.perf_counter() - began)
+        return rows
+
+    def close(self) -> None:
+        self.owner.close()

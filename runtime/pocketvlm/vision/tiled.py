@@ -1,0 +1,84 @@
+"""Pictures of a known family: its preprocessing and layout, with any tile encoder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.images import Picture
+from pocketvlm.vision.encoder import Embeddings, Seen, Slot, VisionEncoder
+from pocketvlm.vision.family import RGB, Detail, Family, PicturePlan, TileSlot
+
+
+class FamilyVision:
+    """`tokenize` turns the layout's control text into token ids. With `mrope`, positions have four sections."""
+
+    def __init__(
+        self, family: Family, encoder: VisionEncoder, tokenize: Callable[[str], list[int]], *, mrope: bool
+    ) -> None:
+        self.name = encoder.name
+        self.image_token: str | None = family.image_token
+        self._family = family
+        self._encoder = encoder
+        self._tokenize = tokenize
+        self._mrope = mrope
+
+    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:  # noqa: ARG002
+        plan = self._family.plan(picture.size, detail, max_tokens)
+        pieces: list[int | Slot] = []
+        for piece in plan.layout:
+            if isinstance(piece, TileSlot):
+                key = f"{picture.digest}:{plan.resizes}:{piece.index}:{self.name}"
+                positions, advance = place(piece.grid, mrope=self._mrope)
+                pieces.append(Slot(key, piece.index, positions, advance, causal=not self._family.non_causal))
+            else:
+                pieces.extend(self._tokenize(piece))
+        return _TiledSeen(
+            tuple(pieces), plan.original, plan.used, plan.shrunk, picture=picture, plan=plan, by=(self._family, self._encoder)
+        )
+
+    def cancel(self) -> None:
+        self._encoder.cancel()
+
+    def allow(self) -> None:
+        self._encoder.allow()
+
+    def close(self) -> None:
+        self._encoder.close()
+
+
+@dataclass(kw_only=True)
+class _TiledSeen(Seen):
+    picture: Picture
+    plan: PicturePlan
+    by: tuple[Family, VisionEncoder]
+    tiles: RGB | None = field(default=None, repr=False)  # [tiles, height, width, 3], cut when first needed
+
+    def encode(self, slot: Slot) -> Embeddings:
+        family, encoder = self.by
+        began = time.perf_counter()
+        if self.tiles is None:
+            self.tiles = family.tiles(self.picture.pixels, self.plan)
+            cut = time.perf_counter()
+            self.preprocess_ms += 1000 * (cut - began)
+            began = cut
+        rows = encoder.encode_tile(self.tiles[slot.index])
+        self.encode_ms += 1000 * (time.perf_counter() - began)
+        return rows
+
+
+def place(grid: tuple[int, int], *, mrope: bool) -> tuple[npt.NDArray[np.int32], int]:
+    """Positions of a tile's tokens, int32 [1 or 4, tokens] from 0, and how far the text after it moves on.
+
+    M-RoPE (Qwen2-VL, arXiv 2409.12191): time stands still, height and width count, and text goes on past the longer.
+    """
+    rows, cols = grid
+    if not mrope:
+        return np.arange(rows * cols, dtype=np.int32)[None], rows * cols
+    y, x = np.divmod(np.arange(rows * cols, dtype=np.int32), cols)
+    zeros = np.zeros_like(y)
+    return np.stack([zeros, y, x, zeros]).astype(np.int32), max(rows, cols)

@@ -1,0 +1,32 @@
+"""What all tests share: no network, the bundle in the box, the sample picture."""
+
+from __future__ import annotations
+
+import os
+import runpy
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OFFLINE = Path(__file__).parent / "offline"
+
+runpy.run_path(str(OFFLINE / "sitecustomize.py"))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
+os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+
+
+@pytest.fixture(scope="session")
+def iota_bundle() -> Path:
+    """The folder of the model in the box."""
+    path = Path(str(files("pocketvlm_models") / "iota"))
+    assert (path / "manifest.json").is_file(), f"no bundle in {path}"
+    return path
+
+
+@pytest.fixture(scope="session")
+def sample_png() -> Path:
+    path = ROOT / "docs" / "sample.png"
+    assert path.is_file(), f"no sample picture at {path}"
+    return path

@@ -1,0 +1,185 @@
+"""Imports point one way, families stay in their folders, files stay small. Also run by `make check`."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = {"pocketvlm": "runtime", "pocketvlm_converters": "converters", "pocketvlm_models": "models"}
+
+# A unit is a module or folder of pocketvlm; "" is the face, __init__.py. Imports point to lower lines only.
+LEVELS = (
+    {"cli"},
+    {"server"},
+    {""},
+    {"vlm"},
+    {"engine"},
+    {"vision"},
+    {"native", "prompt", "images", "text", "devices"},
+    {"messages", "bundle", "gguf_header"},
+    {"errors"},
+)
+LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}
+# What the other packages may take from pocketvlm, and what one of their modules may take besides.
+OUTSIDE = {"pocketvlm_converters": {"bundle", "native", "vision", "errors"}, "pocketvlm_models": {"bundle", "errors"}}
+EXTRA = {"pocketvlm_converters.verify": {""}}
+# The packages of ours that each may import.
+OURS = {
+    "pocketvlm": {"pocketvlm"},
+    "pocketvlm_converters": {"pocketvlm", "pocketvlm_converters", "pocketvlm_models"},
+    "pocketvlm_models": {"pocketvlm", "pocketvlm_models"},
+}
+# Modules that may be imported only below one place; None is nowhere.
+RESERVED = {"llama_cpp": "pocketvlm.native", "torch": None, "transformers": None, "iota": None}
+FAMILIES = (
+    r"smolvlm|idefics|qwen|gemma|llava|internvl|lfm2|pixtral|ministral|mllama|minicpm|moondream|florence|phi[34]|molmo"
+    r"|cogvlm|kimi|glm4|deepseek"
+)
+LINES = 400
+
+
+def modules(package: str) -> Iterator[tuple[str, Path]]:
+    folder = ROOT / SOURCES[package]
+    for path in sorted((folder / package).rglob("*.py")):
+        yield ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__"), path
+
+
+def imports(name: str, source: str, is_package: bool = False) -> Iterator[str]:
+    """Absolute names of all that a module imports: at any depth, for types only, or by import_module("...")."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = name.split(".")[: len(name.split(".")) - node.level + is_package] if node.level else []
+            base = ".".join([*parents, *filter(None, [node.module])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from (arg.value for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str))
+
+
+def unit_of(name: str) -> str:
+    """`pocketvlm.vision.family` -> vision; `pocketvlm` and `pocketvlm.VLM` -> the face."""
+    unit = name.split(".")[1] if "." in name else ""
+    return unit if unit in LEVEL else ""
+
+
+def import_faults(name: str, source: str, is_package: bool = False) -> list[str]:
+    package = name.split(".")[0]
+    faults = []
+    for target in imports(name, source, is_package):
+        root = target.split(".")[0]
+        where = RESERVED.get(root, package)
+        if where is None or not f"{name}.".startswith(f"{where}."):
+            faults.append(f"{name} must not import {target}")
+        elif root in SOURCES and root not in OURS[package]:
+            faults.append(f"{name} must not import {target}: it is above")
+        elif root == "pocketvlm":
+            unit, own = unit_of(target), unit_of(name)
+            if package == "pocketvlm":
+                allowed = unit == own or LEVEL[own] < LEVEL[unit]
+            else:
+                allowed = unit in OUTSIDE[package] | EXTRA.get(name, set())
+            if not allowed:
+                faults.append(f"{name} must not import {target}: imports point down")
+    return faults
+
+
+def family_faults(path: str, source: str) -> list[str]:
+    if "families" in Path(path).parts:
+        return []
+    found = re.finditer(FAMILIES, source, re.IGNORECASE)
+    return [
+        f"{path}:{source.count(chr(10), 0, hit.start()) + 1}: family name {hit[0]!r} outside families/" for hit in found
+    ]
+
+
+def text_faults(path: str, source: str) -> list[str]:
+    hit = re.search(r"(?<![\w.])/" + r"work/|\.\./" + r"shared\b", source)
+    return [f"{path}: mentions {hit[0]}, which exists on one machine only"] if hit else []
+
+
+def report(faults: list[str]) -> None:
+    assert not faults, "\n" + "\n".join(faults)
+
+
+def test_every_unit_has_a_level() -> None:
+    units = {path.stem for path in (ROOT / "runtime/pocketvlm").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert units - {"__init__", "__main__", "__pycache__"} <= set(LEVEL)
+
+
+@pytest.mark.parametrize("package", SOURCES)
+def test_imports_point_one_way(package: str) -> None:
+    faults = []
+    for name, path in modules(package):
+        faults += import_faults(name, path.read_text("utf-8"), path.stem == "__init__")
+    report(faults)
+
+
+@pytest.mark.parametrize("package", ["pocketvlm", "pocketvlm_converters"])
+def test_families_and_sizes(package: str) -> None:
+    faults = []
+    for _, path in modules(package):
+        source, shown = path.read_text("utf-8"), str(path.relative_to(ROOT))
+        faults += family_faults(shown, source)
+        if (lines := source.count("\n")) > LINES:
+            faults.append(f"{shown} has {lines} lines: split it by idea")
+    report(faults)
+
+
+def test_tracked_files_stand_alone() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    faults = []
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file() and b"\0" not in (data := (ROOT / name).read_bytes()):
+            faults += text_faults(name, data.decode("utf-8", errors="replace"))
+    report(faults)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("pocketvlm.native.llama", "from pocketvlm.images import load"),
+        ("pocketvlm.vision.choose", "def f():\n    from ..engine import engine"),
+        ("pocketvlm.messages", "from . import bundle"),
+        ("pocketvlm.engine.engine", "from pocketvlm import VLM"),
+        ("pocketvlm.engine.engine", "import llama_cpp.llama_cpp as native"),
+        ("pocketvlm.vlm", "import pocketvlm_converters"),
+        ("pocketvlm.vlm", "importlib.import_module('pocketvlm_models')"),
+        ("pocketvlm_converters.gguf", "from pocketvlm.images import load"),
+        ("pocketvlm_converters.gguf", "from pocketvlm import VLM"),
+        ("pocketvlm_converters.checkpoint", "if TYPE_CHECKING:\n    import torch"),
+        ("pocketvlm_models", "from pocketvlm.vision import choose"),
+    ],
+)
+def test_bad_imports_are_found(name: str, source: str) -> None:
+    assert import_faults(name, source)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("pocketvlm.native.llama", "import llama_cpp\nfrom .handle import Handle\nfrom pocketvlm import errors"),
+        ("pocketvlm.server.app", "from pocketvlm import VLM"),
+        ("pocketvlm.vision.families.some", "from pocketvlm.vision.family import Family"),
+        ("pocketvlm_converters.verify", "from pocketvlm import VLM"),
+    ],
+)
+def test_good_imports_pass(name: str, source: str) -> None:
+    assert not import_faults(name, source)
+
+
+def test_bad_texts_are_found() -> None:
+    assert family_faults("runtime/pocketvlm/vlm.py", "\n# as SmolVLM does\n")[0].startswith(
+        "runtime/pocketvlm/vlm.py:2"
+    )
+    assert not family_faults("runtime/pocketvlm/vision/families/x.py", "# as SmolVLM does")
+    assert text_faults("README.md", "see /" + "work/main") and text_faults("README.md", "see ../" + "shared/x")
+    assert not text_faults("README.md", "net/work/flow")

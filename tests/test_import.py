@@ -1,0 +1,18 @@
+"""Importing pocketvlm is light: nothing heavy is loaded before it is needed. The time is measured in benchmarks/."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"llama_cpp", "onnxruntime", "onnx", "torch", "transformers", "tokenizers", "gguf"}
+
+
+@pytest.mark.parametrize("package", ["pocketvlm", "pocketvlm_converters", "pocketvlm_models"])
+def test_import_is_light(package: str) -> None:
+    code = f"import {package}, json, sys; print(json.dumps(list(sys.modules)))"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert not HEAVY & set(json.loads(child.stdout))
