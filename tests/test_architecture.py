@@ -21,8 +21,8 @@ LEVELS = (
     {"vlm"},
     {"engine"},
     {"vision"},
-    {"native", "prompt", "images", "text", "devices"},
-    {"messages", "bundle", "gguf_header"},
+    {"native", "prompt", "images", "text", "devices", "locate"},
+    {"messages", "bundle", "gguf_header", "sandbox"},
     {"errors"},
 )
 LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}

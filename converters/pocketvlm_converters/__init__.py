@@ -1,5 +1,1 @@
-"""Turn a Hugging Face checkpoint into a bundle. Needs neither torch nor transformers."""
-
-from pocketvlm_converters.convert import convert
-
-__all__ = ["convert"]
+"""Turn a Hugging Face checkpoint into a bundle: `pocketvlm_converters.convert.convert`. No torch, no transformers."""

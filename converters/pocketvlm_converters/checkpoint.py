@@ -142,7 +142,9 @@ class Checkpoint:
             self.tensors.update((tensor.name, tensor) for tensor in _read_header(shard))
         for name, shard_name in self._index.items():
             if name not in self.tensors:
-                raise CheckpointError(f"tensor {name} is missing: the index says that it is here", self.path / shard_name)
+                raise CheckpointError(
+                    f"tensor {name} is missing: the index says that it is here", self.path / shard_name
+                )
 
     def json(self, name: str, optional: bool = False) -> Section:
         """A JSON file of the folder; empty where it is missing and `optional`."""

@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-from pocketvlm_converters.convert import convert as convert_checkpoint
 
 
 def convert(
@@ -27,6 +23,12 @@ def convert(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Convert a checkpoint to a bundle: quantized language model, mmproj, and a manifest that seals them."""
+    # Imported here: every `pocketvlm` command loads this module to learn the command's name.
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    from pocketvlm_converters.convert import convert as convert_checkpoint
+
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

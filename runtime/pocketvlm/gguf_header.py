@@ -7,7 +7,6 @@ array is stepped over until somebody asks for it. Format: ggml's docs/gguf.md.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,7 +77,7 @@ class GGUFHeader:
         with self.path.open("rb") as file:
             reader = _Reader(file, self.path)
             file.seek(lazy.offset)
-            return list(reader.entries(lazy.type, lazy.count))
+            return reader.entries(lazy.type, lazy.count)
 
 
 def read_header(path: str | Path) -> GGUFHeader:
@@ -133,8 +132,10 @@ class _Reader:
                     f"is truncated: it has {size:,} bytes, tensor {tensor.name} ends at {end:,}", self._path
                 )
 
-    def entries(self, kind: int, count: int) -> Iterator[Any]:
-        return (self._value(kind) for _ in range(count))
+    def entries(self, kind: int, count: int) -> list[Any]:
+        if kind in _SCALARS:
+            return list(self._unpack(f"<{count}{_SCALARS[kind]}"))
+        return [self._value(kind) for _ in range(count)]
 
     def _tensor(self) -> TensorInfo:
         name = self._string()
@@ -160,7 +161,7 @@ class _Reader:
         if count > _MOST:
             raise ModelFormatError("has a broken header", self._path)
         if kind in _SCALARS and count <= 64:  # means, deviations, layer lists
-            return list(self.entries(kind, count))
+            return self.entries(kind, count)
         lazy = LazyArray(kind, count, self._file.tell())
         if kind in _SCALARS:
             self._file.seek(struct.calcsize("<" + _SCALARS[kind]) * count, 1)

@@ -171,7 +171,10 @@ def _from_data_uri(uri: str, source: _Source) -> bytes:
         raise source.error("has no comma before its data")
     if header.lower().endswith(";base64"):
         return _from_base64(unquote(data), source)
-    return unquote_to_bytes(data)
+    try:
+        return unquote_to_bytes(data)
+    except UnicodeEncodeError:
+        raise source.error("holds half of a surrogate pair") from None
 
 
 def _from_base64(text: str, source: _Source) -> bytes:

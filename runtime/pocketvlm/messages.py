@@ -6,12 +6,12 @@ once, by `ChatRequest.parse`; a refusal is a RequestError whose `param` is the p
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -32,8 +32,20 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 MAX_STOPS = 4
 
 
+def _encodable(value: str) -> str:
+    """JSON can escape half of a surrogate pair; no tokenizer takes that."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start} is half of a surrogate pair, not Unicode text") from None
+    return value
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class _Answer(BaseModel):
@@ -68,7 +80,7 @@ _CONTENT = Discriminator(
 
 class TextPart(_Frozen):
     type: Literal["text"]
-    text: str
+    text: Text
 
 
 class ImageURL(_Frozen):
@@ -118,8 +130,8 @@ Part = Annotated[
     | Annotated[ImagePart, Tag("<image>")],
     _choice("type", ("text", "image_url", "image")),
 ]
-Content = Annotated[Annotated[str, Tag("<string>")] | Annotated[tuple[Part, ...], Tag("<parts>")], _CONTENT]
-TextContent = Annotated[Annotated[str, Tag("<string>")] | Annotated[tuple[TextPart, ...], Tag("<parts>")], _CONTENT]
+Content = Annotated[Annotated[Text, Tag("<string>")] | Annotated[tuple[Part, ...], Tag("<parts>")], _CONTENT]
+TextContent = Annotated[Annotated[Text, Tag("<string>")] | Annotated[tuple[TextPart, ...], Tag("<parts>")], _CONTENT]
 
 
 # ---- messages
@@ -128,19 +140,19 @@ TextContent = Annotated[Annotated[str, Tag("<string>")] | Annotated[tuple[TextPa
 class SystemMessage(_Frozen):
     role: Literal["system", "developer"]
     content: TextContent
-    name: str | None = None
+    name: Text | None = None
 
 
 class UserMessage(_Frozen):
     role: Literal["user"]
     content: Content
-    name: str | None = None
+    name: Text | None = None
 
 
 class AssistantMessage(_Frozen):
     role: Literal["assistant"]
     content: TextContent
-    name: str | None = None
+    name: Text | None = None
 
 
 Message = Annotated[
@@ -178,7 +190,7 @@ class ChatRequest(_Frozen):
     top_k: Annotated[int, Field(ge=0)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    stop: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(max_length=MAX_STOPS)] | None = None
+    stop: Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(max_length=MAX_STOPS)] | None = None
     n: Annotated[int, Field(ge=1, le=16)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -190,13 +202,6 @@ class ChatRequest(_Frozen):
     stream_options: StreamOptions | None = None
     user: str | None = None
     metadata: Mapping[str, str] | None = None
-
-    @field_validator("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repeat_penalty")
-    @classmethod
-    def _finite(cls, value: float | None) -> float | None:
-        if value is not None and not math.isfinite(value):
-            raise ValueError("must be a finite number")
-        return value
 
     @field_validator("stop")
     @classmethod
@@ -229,7 +234,9 @@ class ChatRequest(_Frozen):
 
 def _request_error(error: ValidationError) -> RequestError:
     first = error.errors(include_url=False, include_input=False)[0]
-    path = [str(step) for step in first["loc"] if not str(step).startswith("<")]
+    path = [str(step) for step in first["loc"] if not str(step).startswith(("<", "[key]"))]
+    if first["type"].startswith("unknown_"):  # by a discriminator, whose path ends before the field
+        path.append(first["type"].removeprefix("unknown_"))
     if first["type"] == "extra_forbidden":
         return RequestError("unknown field", ".".join(path))
     return RequestError(first["msg"].removeprefix("Value error, "), ".".join(path) or None)

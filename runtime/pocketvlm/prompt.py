@@ -40,12 +40,20 @@ Span: TypeAlias = TextSpan | ImageSpan
 _Piece: TypeAlias = str | ImageSpan
 
 
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+
 class ChatTemplate:
     """A model's chat template, compiled, and which forms of content it takes.
 
-    `source` is the Jinja text; `bos` and `eos` the texts of those tokens. `image_token` is what the template writes for
-    a picture, as in `<image>`; without it, or if the template does not write it for a picture, pictures stand in the
-    message's text where their parts do. Consecutive text parts are joined with nothing between, for templates that
+    `source` is the Jinja text, ChatML where the model has none; `bos` and `eos` the texts of those tokens.
+    `image_token` is what the template writes for a picture, as in `<image>`; without it, or if the template does not
+    write it for a picture, pictures stand in the message's text where their parts do. Consecutive text parts are joined with nothing between, for templates that
     take strings only. `path` names the model in errors.
 
     Raises ModelError for a template that cannot be compiled. A ChatTemplate does not change: any thread may render.
@@ -53,13 +61,14 @@ class ChatTemplate:
 
     def __init__(
         self,
-        source: str,
+        source: str | None,
         *,
         bos: str = "",
         eos: str = "",
         image_token: str | None = None,
         path: str | Path | None = None,
     ) -> None:
+        source = source if source is not None else CHATML
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._image_token = image_token
         self._path = path
@@ -137,12 +146,10 @@ class ChatTemplate:
         """As it was given, if the template takes that, else in the form that it takes."""
         strings, parts = self._takes.get(role, (True, True))
         has_picture = any(isinstance(piece, ImageSpan) for piece in pieces)
-        if not has_picture or not self._places_pictures:
-            prefers_string = given_as_string or has_picture
-            if strings and (prefers_string or not parts) or prefers_string and not parts:
-                return _flat(pieces)
-            if has_picture:
-                pieces = (_flat(pieces),)
+        if has_picture and not self._places_pictures:
+            pieces, has_picture, given_as_string = (_flat(pieces),), False, True
+        if not has_picture and (given_as_string if strings == parts else strings):
+            return _flat(pieces)
         return [
             {"type": "image"} if isinstance(piece, ImageSpan) else {"type": "text", "text": piece} for piece in pieces
         ]

@@ -12,16 +12,18 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from operator import index
 from typing import Any, SupportsIndex
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.compiler import CodeGenerator, Frame
+from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import pass_environment
+from jinja2.utils import Namespace, pass_environment
 
 TEMPLATE = -2  # who wrote a run of characters; 0 and above: it stands for the picture of that number
 USER = -1
@@ -76,7 +78,7 @@ class Traced(str):
         return slices
 
     def strip(self, chars: str | None = None, /) -> str:
-        return self._at([super().lstrip(chars)])[0].rstrip(chars)
+        return self.lstrip(chars).rstrip(chars)
 
     def lstrip(self, chars: str | None = None, /) -> str:
         return self[len(self) - len(super().lstrip(chars)) :]
@@ -146,7 +148,7 @@ def compiled(source: str) -> Template:
 def _bounds(key: SupportsIndex | slice, length: int) -> tuple[int, int, int]:
     if isinstance(key, slice):
         return key.indices(length)
-    at = key.__index__()
+    at = index(key)  # a TypeError for content['type'], as templates ask of strings
     at += length if at < 0 else 0
     return at, at + 1, 1
 
@@ -216,7 +218,7 @@ class _Generation(Extension):
 
 class _Environment(ImmutableSandboxedEnvironment):
     code_generator_class = _CodeGenerator
-    concat = staticmethod(joined)  # type: ignore[assignment]
+    concat = staticmethod(joined)
     intercepted_binops = frozenset({"%", "*"})
 
     def __init__(self) -> None:
@@ -228,9 +230,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         )
         self.filters = {name: _guarded(function) for name, function in self.filters.items()}
         self.filters.update(tojson=_guarded(_tojson), join=_join)
-        self.globals.update(raise_exception=_refuse, strftime_now=_strftime_now)
+        self.globals.update(raise_exception=_refuse, strftime_now=_strftime_now, namespace=_namespace)
 
-    def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str) and getattr(function, "__name__", None) == "join" and len(args) == 1:
             return _between(owner, args[0])
@@ -260,11 +262,27 @@ def _tojson(
 
 
 def _refuse(message: str) -> None:
-    raise RefusalError(str.__str__(message))
+    raise RefusalError(str(message))
 
 
 def _strftime_now(form: str) -> str:
     return datetime.now().strftime(form)
+
+
+class _Namespace(Namespace):
+    """Jinja's, less the names by which a template could pretend that it is an object of another class."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise SecurityError(f"a namespace may not have an attribute {name!r}")
+        super().__setitem__(name, value)
+
+
+def _namespace(*args: Any, **kwargs: Any) -> _Namespace:
+    namespace = _Namespace()
+    for name, value in dict(*args, **kwargs).items():
+        namespace[name] = value
+    return namespace
 
 
 _ENVIRONMENT = _Environment()

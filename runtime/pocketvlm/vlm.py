@@ -13,7 +13,7 @@ from typing import Any
 
 from pocketvlm.engine.engine import Engine, EngineInfo, Finished, Generation, Image, Progress, Score, Started, Text, Token
 from pocketvlm.engine.single import EngineOptions, SingleEngine
-from pocketvlm.images import DEFAULT_MAX_PIXELS, read_picture
+from pocketvlm.images import MAX_PIXELS, read_picture
 from pocketvlm.locate import locate
 from pocketvlm.messages import (
     ChatCompletion,
@@ -35,7 +35,7 @@ from pocketvlm.messages import (
     Usage,
 )
 from pocketvlm.native.sampler import Sampling
-from pocketvlm.prompt import ChatTemplate, ImageSpan
+from pocketvlm.prompt import ChatTemplate, ImageSpan, isolate_control_tokens
 from pocketvlm.text import TextAssembler
 
 ProgressCallback = Callable[[int, int], None]
@@ -48,12 +48,12 @@ class VLM:
     its end or closed; the thread that holds one and asks for another gets EngineBusyError.
     """
 
-    def __init__(self, engine: Engine, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> None:
+    def __init__(self, engine: Engine, *, max_pixels: int = MAX_PIXELS) -> None:
         self._engine = engine
         self._max_pixels = max_pixels
         info = engine.info
         self._template = ChatTemplate(
-            info.chat_template, bos=info.bos, eos=info.eos, image_token=info.image_token, name=info.name
+            info.chat_template, bos=info.bos, eos=info.eos, image_token=info.image_token, path=info.name
         )
 
     @classmethod
@@ -68,7 +68,7 @@ class VLM:
         gpu_layers: int = -1,
         exact: bool = False,
         verify: bool = True,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
+        max_pixels: int = MAX_PIXELS,
     ) -> VLM:
         """Load iota (nothing given), a bundle or a .gguf (`target`), or any GGUF pair (`model`, `mmproj`).
 
@@ -139,7 +139,7 @@ class VLM:
                     given = part.image_url if isinstance(part, ImageURLPart) else part
                     picture = read_picture(part, param, max_pixels=self._max_pixels)
                     images.append(Image(picture, given.detail, given.max_image_tokens, param))
-        spans = self._template.render(request.messages)
+        spans = isolate_control_tokens(self._template.render(request.messages), self.info.control_tokens)
         return tuple(images[s.index] if isinstance(s, ImageSpan) else Text(s.text, s.special) for s in spans)
 
     def _chunks(self, request: ChatRequest, progress: ProgressCallback | None) -> Iterator[ChatCompletionChunk]:

@@ -34,11 +34,18 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
         raise typer.Exit
 
 
+def _add_commands() -> None:
+    """Import another package's command only where it is called or listed: converters would slow every chat down."""
+    wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    for point in sorted(entry_points(group="pocketvlm.commands"), key=lambda p: p.name):
+        if wanted in (None, point.name):
+            app.command(point.name)(point.load())
+
+
 def main() -> None:
     """Exit codes: 0 done, 1 a check failed, 2 wrong use or input, 130 interrupted."""
-    for point in sorted(entry_points(group="pocketvlm.commands"), key=lambda p: p.name):
-        app.command(point.name)(point.load())
     try:
+        _add_commands()
         app(standalone_mode=True)
     except PocketVLMError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)

@@ -103,6 +103,7 @@ class EngineInfo:
     chat_template: str | None
     bos: str
     eos: str
+    control_tokens: frozenset[str]
     image_token: str | None
     has_vision: bool
     vision: str | None

@@ -83,6 +83,7 @@ class SingleEngine:
             chat_template=self._model.chat_template,
             bos=self._model.token_text(self._model.bos),
             eos=self._model.token_text(self._model.eos),
+            control_tokens=self._model.control_tokens(header.array("tokenizer.ggml.token_type")),
             image_token=self._vision.image_token if self._vision else None,
             has_vision=self._vision is not None,
             vision=self._vision.name if self._vision else None,

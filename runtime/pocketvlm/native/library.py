@@ -60,6 +60,18 @@ def version() -> str:
         return "not installed"
 
 
+def features() -> str:
+    """What this build of llama.cpp was compiled for, in its own words."""
+    llama()
+    mtmd()
+    text: bytes = llama().llama_print_system_info()
+    return text.decode().strip().rstrip("|").strip()
+
+
+def offloads() -> bool:
+    return bool(llama().llama_supports_gpu_offload())
+
+
 def _load(name: str, functions: list[str]) -> ModuleType:
     try:
         module = importlib.import_module(name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError, RequestError
 from pocketvlm.native import library, log
 from pocketvlm.native.handle import Handle
 
+_PARSED_ON_DEMAND = (2, 3)  # LLAMA_TOKEN_TYPE_UNKNOWN, LLAMA_TOKEN_TYPE_CONTROL
 _MROPE_TYPES = (8, 40)  # LLAMA_ROPE_TYPE_MROPE, LLAMA_ROPE_TYPE_IMROPE
 
 
@@ -92,6 +94,10 @@ class Model(Handle):
             return ""
         found = self._lib.llama_vocab_get_text(self.vocab, token)
         return found.decode("utf-8", "replace") if found else ""
+
+    def control_tokens(self, types: Sequence[int]) -> frozenset[str]:
+        """Texts of the tokens that `tokenize` parses with `special` only; `types` is tokenizer.ggml.token_type."""
+        return frozenset(self.token_text(token) for token, kind in enumerate(types) if kind in _PARSED_ON_DEMAND) - {""}
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Token ids of `text`, nothing added. With `special`, control tokens spelled in it are parsed."""

@@ -1,0 +1,130 @@
+"""`pocketvlm inspect`: what is in a bundle or a GGUF file, read from its headers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pocketvlm.bundle import Bundle, FileEntry, is_bundle
+from pocketvlm.errors import ModelNotFoundError
+from pocketvlm.gguf_header import GGUFHeader, LazyArray, read_header
+from pocketvlm.vision import families
+
+out = Console(highlight=False)
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A bundle, or a .gguf file.")],
+    template: Annotated[bool, typer.Option(help="Print the whole chat template.")] = False,
+    metadata: Annotated[bool, typer.Option(help="Print every metadata key.")] = False,
+    verify: Annotated[bool, typer.Option(help="Compare a bundle's files with their hashes.")] = True,
+) -> None:
+    """Show what is in a model: architecture, types, sizes, picture tokens, template, hashes."""
+    if not path.exists():
+        raise ModelNotFoundError("no such file or bundle", path)
+    if not (is_bundle(path) or path.is_dir()):
+        _show_gguf(read_header(path), template, metadata)
+        return
+    bundle = Bundle(path)
+    manifest = bundle.manifest
+    if verify:
+        bundle.verify()
+    table = _rows()
+    table.add_row("bundle", f"{manifest.name}  ({manifest.family}, {manifest.architecture})")
+    table.add_row("source", f"{manifest.source.name}  sha256 {manifest.source.sha256}")
+    table.add_row("made with", ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items())))
+    out.print(table)
+    for entry in manifest.files:
+        out.print()
+        _show_entry(entry, verified=verify)
+        if entry.name.endswith(".gguf"):
+            _show_gguf(read_header(path / entry.name), template, metadata)
+
+
+def _show_entry(entry: FileEntry, *, verified: bool) -> None:
+    seal = "sha256 matches" if verified else "sha256 not checked"
+    out.print(f"[bold]{entry.name}[/bold]  {entry.role}, {entry.quantization}, {size_text(entry.size)}, {seal}")
+    out.print(f"  sha256 {entry.sha256}", soft_wrap=True)
+
+
+def _show_gguf(header: GGUFHeader, template: bool, metadata: bool) -> None:
+    data = header.metadata
+    table = _rows()
+    table.add_row("architecture", f"{header.architecture}, {'projector' if header.is_projector else 'language model'}")
+    table.add_row("name", str(data.get("general.name", "-")))
+    table.add_row("weights", f"{_weights(header) / 1e6:,.1f} M in {len(header.tensors)} tensors")
+    kinds: Counter[str] = Counter()
+    for tensor in header.tensors:
+        kinds[tensor.type_name] += tensor.n_bytes
+    table.add_row("types", ", ".join(f"{name} {size_text(size)}" for name, size in kinds.most_common()))
+    (_projector_rows if header.is_projector else _model_rows)(table, header)
+    out.print(table)
+    source = data.get("tokenizer.chat_template")
+    if source and template:
+        out.print("[bold]chat template[/bold]")
+        out.print(str(source), markup=False)
+    if metadata:
+        for key, value in data.items():
+            shown = f"[{value.count:,} entries]" if isinstance(value, LazyArray) else repr(value)
+            out.print(f"{key} = {shown[:200]}", markup=False)
+
+
+def _model_rows(table: Table, header: GGUFHeader) -> None:
+    data, arch = header.metadata, header.architecture
+
+    def of(key: str) -> Any:
+        return data.get(f"{arch}.{key}", "-")
+
+    table.add_row("layers", f"{of('block_count')} of width {of('embedding_length')}, heads {of('attention.head_count')}")
+    table.add_row("context", f"{of('context_length')} tokens")
+    tokens = data.get("tokenizer.ggml.tokens")
+    count = tokens.count if isinstance(tokens, LazyArray) else len(tokens or ())
+    kind = f"{data.get('tokenizer.ggml.model', '-')}, {data.get('tokenizer.ggml.pre', 'no')} pre-tokenizer"
+    table.add_row("vocabulary", f"{count:,} tokens ({kind})")
+    source = str(data.get("tokenizer.chat_template", ""))
+    pictures = "takes picture parts" if "image" in source else "text only"
+    table.add_row("chat template", f"{len(source):,} characters, {pictures}" if source else "none")
+
+
+def _projector_rows(table: Table, header: GGUFHeader) -> None:
+    data = header.metadata
+    found = families.find(data)
+    table.add_row("projector", f"{data.get('clip.projector_type', '-')}, {f'family {found[0]}' if found else 'no family'}")
+    size, patch = data.get("clip.vision.image_size", "-"), data.get("clip.vision.patch_size", "-")
+    table.add_row("tile", f"{size}x{size} pixels, patches of {patch}")
+    table.add_row("embeddings", f"{data.get('clip.vision.projection_dim', '-')} wide")
+    if found:
+        family = found[1]
+        small, photo = family.plan((64, 64), "auto", None), family.plan((4000, 3000), "auto", None)
+        table.add_row("picture tokens", f"{small.tokens} for a small picture, {photo.tokens} for a photo of 4000x3000")
+
+
+def _weights(header: GGUFHeader) -> int:
+    total = 0
+    for tensor in header.tensors:
+        count = 1
+        for extent in tensor.shape:
+            count *= extent
+        total += count
+    return total
+
+
+def _rows() -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    return table
+
+
+def size_text(size: int) -> str:
+    value = float(size)
+    for unit in ("B", "KB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"

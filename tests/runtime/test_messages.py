@@ -1,0 +1,150 @@
+"""What the schema refuses, and the exact field that it names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pocketvlm.errors import RequestError
+from pocketvlm.messages import AssistantMessage, ChatRequest, ImagePart, ImageURLPart, TextPart
+
+HELLO = [{"role": "user", "content": "hello"}]
+NAN = float("nan")
+
+
+def image(**url: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "image_url", "image_url": url}]}]
+
+
+def part(**fields: Any) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [fields]}]
+
+
+@pytest.mark.parametrize(
+    ("messages", "param", "says"),
+    [
+        ([], "messages", "at least 1"),
+        (None, "messages", ""),
+        ("hello", "messages", "list of messages"),
+        ({"role": "user", "content": "hello"}, "messages", ""),
+        (["hello"], "messages.0.role", "user"),
+        ([*HELLO, {"content": "hello"}], "messages.1.role", "user"),
+        ([{"role": "wizard", "content": "hello"}], "messages.0.role", "system, developer, user, assistant"),
+        ([{"role": "user"}], "messages.0.content", "required"),
+        ([{"role": "user", "content": None}], "messages.0.content", "string or a list"),
+        ([{"role": "user", "content": 5}], "messages.0.content", "string or a list"),
+        ([{"role": "user", "content": "a", "colour": "red"}], "messages.0.colour", "unknown field"),
+        ([{"role": "user", "content": "a\ud800"}], "messages.0.content", "surrogate"),
+        ([{"role": "user", "content": "a", "name": 5}], "messages.0.name", "string"),
+        ([{"role": "system", "content": [{"type": "image", "path": "a.png"}]}], "messages.0.content.0.type", "text"),
+        ([{"role": "assistant", "content": [{"type": "image", "path": "a"}]}], "messages.0.content.0.type", "text"),
+        (part(type="text"), "messages.0.content.0.text", "required"),
+        (part(type="text", text="\udfff"), "messages.0.content.0.text", "surrogate"),
+        (part(type="video", video="a.mp4"), "messages.0.content.0.type", "text, image_url, image"),
+        (part(text="hello"), "messages.0.content.0.type", "text, image_url, image"),
+        (image(), "messages.0.content.1.image_url.url", "required"),
+        (image(url=5), "messages.0.content.1.image_url.url", "string"),
+        (image(url="a.png", detail="ultra"), "messages.0.content.1.image_url.detail", "high"),
+        (image(url="a.png", max_image_tokens=0), "messages.0.content.1.image_url.max_image_tokens", "greater"),
+        (image(url="a.png", size=3), "messages.0.content.1.image_url.size", "unknown field"),
+        (part(type="image"), "messages.0.content.0", "exactly one"),
+        (part(type="image", path="a", url="b"), "messages.0.content.0", "exactly one"),
+    ],
+)
+def test_wrong_messages_name_the_field(messages: Any, param: str, says: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        ChatRequest.parse(messages)
+    assert caught.value.param == param
+    assert says in caught.value.message
+    assert str(caught.value).startswith(f"{param}: ")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"stop": list("abcde")}, "stop", "at most 4"),
+        ({"stop": ""}, "stop", "empty"),
+        ({"stop": ["a", 5]}, "stop.1", "string"),
+        ({"temperature": NAN}, "temperature", "finite"),
+        ({"temperature": float("inf")}, "temperature", "finite"),
+        ({"temperature": 2.1}, "temperature", "2"),
+        ({"temperature": -0.1}, "temperature", "0"),
+        ({"temperature": "hot"}, "temperature", "number"),
+        ({"top_p": NAN}, "top_p", "finite"),
+        ({"top_p": 0}, "top_p", "greater"),
+        ({"min_p": 1.5}, "min_p", "1"),
+        ({"top_k": -1}, "top_k", "0"),
+        ({"frequency_penalty": NAN}, "frequency_penalty", "finite"),
+        ({"presence_penalty": 3}, "presence_penalty", "2"),
+        ({"repeat_penalty": 0}, "repeat_penalty", "greater"),
+        ({"logit_bias": {"5": NAN}}, "logit_bias.5", "finite"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5", "100"),
+        ({"logit_bias": {"x": 1}}, "logit_bias.x", "integer"),
+        ({"top_logprobs": 3}, "top_logprobs", "logprobs"),
+        ({"top_logprobs": 3, "logprobs": False}, "top_logprobs", "logprobs"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "20"),
+        ({"max_tokens": 0}, "max_tokens", "greater"),
+        ({"max_tokens": 1.5}, "max_tokens", "integer"),
+        ({"seed": -1}, "seed", "0"),
+        ({"n": 0}, "n", "1"),
+        ({"stream_options": {"include": True}}, "stream_options.include", "unknown field"),
+        ({"temprature": 1}, "temprature", "unknown field"),
+    ],
+)
+def test_wrong_fields_are_named(fields: dict[str, Any], param: str, says: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        ChatRequest.parse(HELLO, **fields)
+    assert caught.value.param == param
+    assert says in caught.value.message
+
+
+def test_null_means_the_default_everywhere() -> None:
+    names = [name for name in ChatRequest.model_fields if name != "messages"]
+    assert len(names) > 15
+    assert ChatRequest.parse(HELLO, **dict.fromkeys(names)) == ChatRequest.parse(HELLO)
+
+
+def test_what_clients_send_is_accepted() -> None:
+    request = ChatRequest.parse(
+        [
+            {"role": "developer", "content": [{"type": "text", "text": "be brief"}]},
+            {
+                "role": "user",
+                "name": "Ada",
+                "content": [
+                    {"type": "image_url", "image_url": "data:image/png;base64,AA=="},
+                    {"type": "image_url", "image_url": {"url": "a.png", "detail": "low", "max_image_tokens": 64}},
+                    {"type": "image", "path": "b.png"},
+                    {"type": "text", "text": "what?"},
+                ],
+            },
+            {"role": "assistant", "content": "a cat"},
+        ],
+        stop="\n",
+        temperature=0,
+        logit_bias={"5": -100},
+        logprobs=True,
+        top_logprobs=0,
+        max_tokens=5,
+        max_completion_tokens=7,
+        user="u",
+        metadata={"k": "v"},
+    )
+    parts = request.messages[1].content
+    assert isinstance(parts, tuple)
+    bare, full, local, text = parts
+    assert isinstance(bare, ImageURLPart)
+    assert (bare.image_url.url, bare.image_url.detail) == ("data:image/png;base64,AA==", "auto")
+    assert isinstance(full, ImageURLPart)
+    assert full.image_url.max_image_tokens == 64
+    assert isinstance(local, ImagePart)
+    assert local.path == "b.png"
+    assert isinstance(text, TextPart)
+    assert isinstance(request.messages[2], AssistantMessage)
+    assert (request.stop, request.logit_bias, request.limit) == (("\n",), {5: -100.0}, 7)
+
+
+def test_values_do_not_change_after_validation() -> None:
+    request = ChatRequest.parse(HELLO)
+    with pytest.raises(ValueError, match="frozen"):
+        request.temperature = 1.0  # type: ignore[misc]
