@@ -78,15 +78,16 @@ def write_weights(path: Path) -> int:
 
 
 def write_checkpoint(folder: Path) -> int:
-    """A byte-level vocabulary of the real size: every word of three bytes that is needed to fill it."""
+    """All but the weights, with a byte-level vocabulary of the real size: two newlines, then pairs of bytes."""
     from tokenizers import Tokenizer, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate(CONTROL + alphabet)}
     merges = []
     room = VOCABULARY - len(PICTURE) - len(TILES)
-    for pair in ((a, b) for a in alphabet for b in alphabet):
-        if len(vocabulary) < room:
+    newline = "\u010a"  # as ByteLevel spells it
+    for pair in [(newline, newline), *((a, b) for a in alphabet for b in alphabet)]:
+        if len(vocabulary) < room and "".join(pair) not in vocabulary:
             vocabulary["".join(pair)] = len(vocabulary)
             merges.append(pair)
     tokens = [*CONTROL, *PICTURE, *TILES]

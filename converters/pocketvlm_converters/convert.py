@@ -182,7 +182,7 @@ def _writing(output: Path) -> Iterator[None]:
 
 
 def _probe(folder: Path) -> None:
-    """Raise the OSError that libllama met but does not tell: it reports a full disk badly or not at all."""
+    """Raise the OSError that libllama met but does not tell: a full disk is an "iostream error" to it."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"\0" * _PROBE)
         file.flush()

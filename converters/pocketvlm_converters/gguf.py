@@ -47,9 +47,9 @@ def write_language(part: Part, path: Path, kind: FloatType | None, progress: Pro
     def choose(weight: Weight) -> Type:
         if weight.exact or not weight.is_matrix:
             return Type.F32
-        return wanted or Type[weight.tensor.dtype]
+        return wanted if wanted is not None else Type[weight.tensor.dtype]  # Type.F32 is 0
 
-    main = wanted or choose(max(part.weights, key=lambda weight: weight.tensor.data.size))
+    main = choose(max(part.weights, key=lambda weight: weight.tensor.data.size))
     _write(
         part,
         path,
@@ -178,6 +178,7 @@ def read_tensors(path: Path) -> list[TensorEntry]:
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_TYPES = frozenset(map(int, gguf.GGML_QUANT_SIZES))  # libllama may be ahead of the gguf package
 
 
 def _read_tensors(data: mmap.mmap) -> list[TensorEntry]:
@@ -223,9 +224,9 @@ def _read_tensors(data: mmap.mmap) -> list[TensorEntry]:
         name, dimensions = text(), take("I")
         shape = tuple(take("Q") for _ in range(dimensions))[::-1]
         number, offset = take("IQ")
-        kind = Type(number)
-        entries.append(TensorEntry(name, shape, kind.name))
-        ends.append(offset + _size(shape, kind))
+        if number in _TYPES:
+            ends.append(offset + _size(shape, Type(number)))
+        entries.append(TensorEntry(name, shape, Type(number).name if number in _TYPES else f"type {number}"))
     end = -(-at // alignment) * alignment + max(ends)
     if end > len(data):
         raise ValueError(f"its last tensor ends at byte {end:,} of {len(data):,}")

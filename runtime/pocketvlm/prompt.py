@@ -53,8 +53,8 @@ class ChatTemplate:
 
     `source` is the Jinja text, ChatML where the model has none; `bos` and `eos` the texts of those tokens.
     `image_token` is what the template writes for a picture, as in `<image>`; without it, or if the template does not
-    write it for a picture, pictures stand in the message's text where their parts do. Consecutive text parts are joined with nothing between, for templates that
-    take strings only. `path` names the model in errors.
+    write it for a picture, pictures stand in the message's text where their parts do. Consecutive text parts are
+    joined with nothing between, for templates that take strings only. `path` names the model in errors.
 
     Raises ModelError for a template that cannot be compiled. A ChatTemplate does not change: any thread may render.
     """
@@ -166,7 +166,8 @@ class ChatTemplate:
             told = "".join(span.text for span in spans if isinstance(span, TextSpan) and not span.special)
         except Exception:
             return False
-        return all(word in told for word in words)
+        # A template for strings may well write out the list itself, as Python shows it.
+        return all(word in told for word in words) and "type" not in told
 
     def _tried_picture(self) -> bool:
         """Whether the template writes its placeholder once for one picture, and the text beside it."""

@@ -48,10 +48,10 @@ class Traced(str):
         return self
 
     def __add__(self, other: str) -> str:
-        return joined((self, other))
+        return joined((self, other)) if isinstance(other, str) else NotImplemented
 
     def __radd__(self, other: str) -> str:
-        return joined((other, self))
+        return joined((other, self)) if isinstance(other, str) else NotImplemented
 
     def __iter__(self) -> Iterator[str]:
         return (self[at] for at in range(len(self)))

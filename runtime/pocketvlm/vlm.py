@@ -101,7 +101,7 @@ class VLM:
     def stream(
         self, messages: Sequence[Any], *, progress: ProgressCallback | None = None, **fields: Any
     ) -> Iterator[ChatCompletionChunk]:
-        """The same answer in pieces. Closing the iterator stops the work within one token.
+        """The same answer in pieces, without white space before it. Closing the iterator stops the work within one token.
 
         `progress(done, total)` is called before each tile of a picture that has to be encoded. The last chunk has
         the timings; usage comes in one more chunk, as OpenAI does, with `stream_options={"include_usage": True}`.
@@ -168,6 +168,7 @@ class VLM:
         assembler = TextAssembler(request.stop or ())
         began = time.perf_counter()
         reason: FinishReason = "stop"
+        begun = False
         with closing(self._engine.generate(generation)) as events:  # type: ignore[type-var]
             for event in events:
                 if isinstance(event, Progress):
@@ -180,6 +181,9 @@ class VLM:
                 elif isinstance(event, Token):
                     answer.tokens += 1
                     text = assembler.push(event.data)
+                    if not begun:  # templates that end in "Assistant:" make the model say the space
+                        text = text.lstrip()
+                        begun = bool(text)
                     scored = _logprobs(event.data, event.score) if event.score else None
                     if text or scored:
                         yield answer.chunk([ChunkChoice(index=index, delta=Delta(content=text), logprobs=scored)])

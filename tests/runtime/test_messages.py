@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import AssistantMessage, ChatRequest, ImagePart, ImageURLPart, TextPart
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pocketvlm.text import TextAssembler
 
 
@@ -12,7 +15,7 @@ def fed(data: bytes, cuts: list[int], stops: tuple[str, ...]) -> tuple[list[str]
     """What comes out when the bytes come in pieces, and whether it stopped."""
     assembler = TextAssembler(stops)
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    deltas = [assembler.push(data[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
+    deltas = [assembler.push(data[start:end]) for start, end in pairwise(edges)]
     return [*deltas, assembler.finish()], assembler.stopped
 
 

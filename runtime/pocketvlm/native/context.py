@@ -92,7 +92,8 @@ class Context(Handle):
             self._lib.llama_set_causal_attn(self.raw, False)
         try:
             for start in range(0, count, self.n_batch):
-                self._run(_embedding_batch(self._lib, rows[start : start + step], positions[:, start : start + step]))
+                part = slice(start, start + self.n_batch)
+                self._run(_embedding_batch(self._lib, rows[part], positions[:, part]))
         finally:
             if not causal:
                 self._lib.llama_set_causal_attn(self.raw, True)

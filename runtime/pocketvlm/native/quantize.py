@@ -21,7 +21,7 @@ from pocketvlm.native import library, log
 _PREFIXES = ("LLAMA_FTYPE_MOSTLY_", "LLAMA_FTYPE_ALL_")
 _BUFFER = 32 << 20  # bytes of one tensor in memory together; libllama's default is 8 GiB
 _TENSOR = re.compile(r"\[ *(\d+)/ *(\d+)\]")
-_REASON = "reason: "
+_REASON = "failed to quantize: "
 
 
 def file_types() -> dict[str, int]:
@@ -40,8 +40,8 @@ def quantize_gguf(
 ) -> None:
     """Write `source`, a GGUF language model of F32, F16 or BF16, as `file_type` to `target`.
 
-    `progress` gets the tensors done and their number. Raises QuantizationError with libllama's reason. A full disk is
-    not always noticed by libllama: check the target.
+    `progress` gets the tensors done and their number. Raises QuantizationError with libllama's reason; that of
+    a full disk is an "iostream error".
     """
     command = [sys.executable, "-m", __name__, str(source), str(target), file_type, str(threads or _cores())]
     last: deque[str] = deque(maxlen=5)
@@ -65,7 +65,7 @@ def quantize_gguf(
             process.kill()
             raise
     if code != 0:
-        reason = next((line.removeprefix(_REASON) for line in last if line.startswith(_REASON)), " / ".join(last))
+        reason = next((line.partition(_REASON)[2] for line in last if _REASON in line), " / ".join(last))
         ended = f"process ended with signal {-code}: " if code < 0 else ""
         raise QuantizationError(f"libllama cannot quantize it to {file_type}: {ended}{reason}", source)
 
@@ -91,9 +91,8 @@ def _main(source: str, target: str, file_type: str, threads: str) -> int:
     log.logger.setLevel(logging.DEBUG)
     try:
         quantize_here(Path(source), Path(target), file_type, int(threads))
-    except QuantizationError as error:
-        print(f"{_REASON}{error.message}", file=sys.stderr)
-        return 1
+    except QuantizationError:
+        return 1  # what libllama has logged says why
     return 0
 
 

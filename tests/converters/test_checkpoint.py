@@ -1,0 +1,220 @@
+"""A checkpoint that cannot be converted is refused with the name of what is wrong, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pocketvlm_converters.checkpoint import Checkpoint, Tensor
+from pocketvlm_converters.convert import convert
+
+from pocketvlm.errors import CheckpointError
+
+Edit = Callable[..., None]
+
+
+def refused(folder: Path, *wanted: str, **options: Any) -> None:
+    before = sorted(folder.parent.iterdir())
+    with pytest.raises(CheckpointError) as caught:
+        convert(folder, folder.parent / "bundle", **options)
+    for text in wanted:
+        assert text in str(caught.value)
+    assert sorted(folder.parent.iterdir()) == before
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any], bytearray], None]) -> None:
+    """Change the header and data of a safetensors file."""
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header, data = json.loads(raw[8:start]), bytearray(raw[start:])
+    change(header, data)
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+@pytest.fixture
+def weights(checkpoint: Path) -> Path:
+    return checkpoint / "model.safetensors"
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere", "nowhere", "no such checkpoint folder")
+
+
+def test_a_file_instead_of_a_folder(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a file"):
+        convert(weights, tmp_path / "bundle")
+
+
+def test_missing_config(checkpoint: Path) -> None:
+    (checkpoint / "config.json").unlink()
+    refused(checkpoint, "config.json")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\udcff"])
+def test_broken_config(checkpoint: Path, text: str) -> None:
+    (checkpoint / "config.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    refused(checkpoint, "config.json")
+
+
+def test_unknown_architecture(checkpoint: Path, edit: Edit) -> None:
+    edit(checkpoint / "config.json", {"model_type": "clippy"})
+    refused(checkpoint, "unknown architecture 'clippy'", "idefics3", "smolvlm")
+
+
+def test_no_weights(weights: Path) -> None:
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    refused(weights.parent, "model.safetensors", "not pytorch_model.bin")
+
+
+def test_missing_shard(tmp_path: Path, make_model: Any, save: Any) -> None:
+    save(make_model(), tmp_path / "checkpoint", max_shard_size="100KB")
+    shard = sorted((tmp_path / "checkpoint").glob("model-*.safetensors"))[1]
+    shard.unlink()
+    refused(tmp_path / "checkpoint", shard.name, "shard is missing")
+
+
+def test_tensor_missing_from_its_shard(tmp_path: Path, make_model: Any, save: Any, edit: Edit) -> None:
+    folder = tmp_path / "checkpoint"
+    save(make_model(), folder, max_shard_size="100KB")
+    index = folder / "model.safetensors.index.json"
+    data = json.loads(index.read_text())
+    data["weight_map"]["model.extra.weight"] = next(iter(data["weight_map"].values()))
+    index.write_text(json.dumps(data))
+    refused(folder, "model.extra.weight is missing")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.text_model.layers.1.self_attn.k_proj.weight",
+        "model.vision_model.encoder.layers.0.layer_norm2.bias",
+        "model.connector.modality_projection.proj.weight",
+        "model.text_model.embed_tokens.weight",
+    ],
+)
+def test_missing_tensor(weights: Path, name: str) -> None:
+    rewrite(weights, lambda header, _: header.pop(name))
+    refused(weights.parent, name, "is missing")
+
+
+def test_untied_without_a_head(checkpoint: Path, edit: Edit) -> None:
+    edit(checkpoint / "config.json", {"tie_word_embeddings": False})
+    refused(checkpoint, "lm_head.weight is missing")
+
+
+def test_a_tensor_that_nobody_asked_for(weights: Path) -> None:
+    def add(header: dict[str, Any], data: bytearray) -> None:
+        header["model.resampler.weight"] = header["model.text_model.norm.weight"]
+
+    rewrite(weights, add)
+    refused(weights.parent, "model.resampler.weight is not part of")
+
+
+def test_wrong_shape(checkpoint: Path, edit: Edit) -> None:
+    edit(checkpoint / "config.json", {"text_config.num_key_value_heads": 4})
+    refused(checkpoint, "self_attn.k_proj.weight is (32, 64)", "(64, 64)")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "name", ["model.text_model.layers.1.mlp.up_proj.weight", "model.vision_model.post_layernorm.bias"]
+)
+def test_weights_that_are_not_numbers(weights: Path, name: str, value: float) -> None:
+    def spoil(header: dict[str, Any], data: bytearray) -> None:
+        end = header[name]["data_offsets"][1]
+        data[end - 4 : end] = np.float32(value).tobytes()
+
+    rewrite(weights, spoil)
+    refused(weights.parent, name, "NaN or infinite")
+
+
+@pytest.mark.parametrize("bits", [0x7F80, 0xFF80, 0x7FC0, 0x7F81])
+def test_bfloat16_that_is_not_a_number(bits: int) -> None:
+    sound = np.full((3, 4), 0x7F7F, np.uint16)  # the largest finite one
+    assert len(list(Tensor("sound", sound).blocks())) == 1
+    sound[2, 3] = bits
+    with pytest.raises(CheckpointError, match="tensor spoilt"):
+        list(Tensor("spoilt", sound).blocks())
+
+
+def test_float16_overflow(weights: Path) -> None:
+    name = "model.text_model.layers.0.mlp.up_proj.weight"
+
+    def enlarge(header: dict[str, Any], data: bytearray) -> None:
+        begin = header[name]["data_offsets"][0]
+        data[begin : begin + 4] = np.float32(70000).tobytes()
+
+    rewrite(weights, enlarge)
+    refused(weights.parent, name, "beyond float16", quantize="f16")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1, -5000])
+def test_truncated_safetensors(weights: Path, keep: int) -> None:
+    weights.write_bytes(weights.read_bytes()[:keep])
+    refused(weights.parent, "model.safetensors")
+
+
+def test_not_safetensors(weights: Path) -> None:
+    weights.write_bytes(b"hello, I am a picture, honestly" * 10)
+    refused(weights.parent, "truncated or not safetensors")
+
+
+def test_unreadable_type(weights: Path) -> None:
+    rewrite(weights, lambda header, _: header["model.text_model.norm.weight"].update(dtype="F8_E4M3"))
+    refused(weights.parent, "model.text_model.norm.weight is F8_E4M3")
+
+
+def test_quantized_checkpoint(checkpoint: Path, edit: Edit) -> None:
+    edit(checkpoint / "config.json", {"quantization_config": {"quant_method": "awq"}})
+    refused(checkpoint, "quantized already")
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"text_config.rope_parameters.rope_type": "yarn"}, "rope scaling 'yarn'"),
+        ({"text_config.rope_parameters.partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"text_config.hidden_act": "gelu"}, "text_config.hidden_act is 'gelu'"),
+        ({"text_config.model_type": "mamba"}, "text_config.model_type is 'mamba'"),
+        ({"text_config.hidden_size": "64"}, "text_config.hidden_size is '64', expected int"),
+        ({"text_config": None}, "text_config is missing"),
+        ({"vision_config.hidden_act": "gelu"}, "vision_config.hidden_act 'gelu'"),
+        ({"vision_config.num_channels": 1}, "vision_config.num_channels is 1"),
+        ({"vision_config.intermediate_size": 64}, "intermediate_size equals hidden_size"),
+        ({"scale_factor": 3}, "do not divide"),
+    ],
+)
+def test_what_the_runtime_cannot_compute(checkpoint: Path, edit: Edit, changes: dict[str, Any], wanted: str) -> None:
+    edit(checkpoint / "config.json", changes)
+    refused(checkpoint, wanted)
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"image_processor.do_image_splitting": False}, "do_image_splitting is False"),
+        ({"image_processor.max_image_size.longest_edge": 64}, "max_image_size.longest_edge is 64"),
+        ({"image_processor.image_mean": [0.5]}, "image_mean must hold three numbers"),
+        ({"image_processor.image_std": [0.5, 0.5, "x"]}, "image_std must be a list of numbers"),
+        ({"image_processor": None}, "preprocessor_config.json"),
+    ],
+)
+def test_other_preprocessing(checkpoint: Path, edit: Edit, changes: dict[str, Any], wanted: str) -> None:
+    edit(checkpoint / "processor_config.json", changes)
+    refused(checkpoint, wanted)
+
+
+def test_source_is_the_listing_of_sha256sum(pristine: Path) -> None:
+    import hashlib
+
+    source = Checkpoint(pristine).source
+    listing = "".join(
+        f"{hashlib.sha256((pristine / name).read_bytes()).hexdigest()}  {name}\n" for name in sorted(source.files)
+    )
+    assert source.sha256 == hashlib.sha256(listing.encode()).hexdigest()
+    assert {"config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja"} <= set(source.files)

@@ -1,0 +1,548 @@
+"""Pictures of every kind, checked by pixel; pictures that cannot be used, each with its error."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketvlm.errors import ImageError, ImageFormatError, ImageNotFoundError, ImageTooLargeError
+from pocketvlm.images import Picture, read_picture
+from pocketvlm.messages import ImagePart, ImageURL, ImageURLPart
+
+RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 0)
+WIDTH, HEIGHT = 48, 32
+
+
+def quarters(mode: str = "RGB") -> Image.Image:
+    """Red, green over blue, yellow: no turn or flip looks like another."""
+    image = Image.new("RGB", (WIDTH, HEIGHT))
+    image.paste(RED, (0, 0, 24, 16))
+    image.paste(GREEN, (24, 0, 48, 16))
+    image.paste(BLUE, (0, 16, 24, 32))
+    image.paste(YELLOW, (24, 16, 48, 32))
+    return image.convert(mode)
+
+
+def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def read(image: object, **options: Any) -> Picture:
+    return read_picture(ImagePart(type="image", image=image), "messages.0.content.1", **options)
+
+
+def read_url(url: str, **options: Any) -> Picture:
+    return read_picture(ImageURLPart(type="image_url", image_url=ImageURL(url=url)), "messages.0.content.1", **options)
+
+
+def data_uri(data: bytes, mime: str = "image/png") -> str:
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+def corners(picture: Picture) -> list[tuple[int, ...]]:
+    """Top left, top right, bottom left, bottom right, a little inside."""
+    width, height = picture.size
+    return [tuple(picture.pixels[y, x].tolist()) for y in (4, height - 5) for x in (4, width - 5)]
+
+
+def assert_colours(picture: Picture, *colours: tuple[int, ...], off_by: int = 0) -> None:
+    found, wanted = np.array(corners(picture)), np.array(colours)
+    assert np.abs(found - wanted).max() <= off_by, f"{found.tolist()} is not {wanted.tolist()}"
+
+
+def png(header: bytes, *rows: bytes, extra: bytes = b"") -> bytes:
+    """A PNG by hand: independent of Pillow's writer."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    data = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+# ---- what a picture is
+
+
+def test_pixels_are_an_rgb_array_that_cannot_change() -> None:
+    picture = read(encoded(quarters(), "PNG"))
+    assert picture.size == (WIDTH, HEIGHT)
+    assert picture.pixels.shape == (HEIGHT, WIDTH, 3)
+    assert picture.pixels.dtype == np.uint8
+    assert picture.pixels.flags.c_contiguous
+    assert not picture.pixels.flags.writeable
+    assert picture.read_ms > 0
+
+
+def test_the_digest_is_that_of_the_pixels_not_of_the_file() -> None:
+    plain, other = encoded(quarters(), "PNG"), encoded(quarters(), "BMP")
+    assert read(plain).digest == read(other).digest
+    changed = quarters()
+    changed.putpixel((47, 31), (255, 255, 1))
+    assert read(encoded(changed, "PNG")).digest != read(plain).digest
+    black = [read(np.zeros((height, 24 // height, 3), np.uint8)).digest for height in (4, 6)]
+    assert black[0] != black[1], "same bytes, other shape"
+
+
+def test_an_array_that_changes_later_does_not_change_the_picture() -> None:
+    array = np.zeros((8, 8, 3), np.uint8)
+    picture = read(array)
+    array[:] = 255
+    assert not picture.pixels.any()
+
+
+# ---- sources
+
+
+def test_every_source_gives_the_same_picture(tmp_path: Path) -> None:
+    data = encoded(quarters(), "PNG")
+    path = tmp_path / "a picture, ü.png"
+    path.write_bytes(data)
+    text = base64.b64encode(data).decode()
+    expected = read(data).digest
+    found = {
+        "bytes": read(data),
+        "bytearray": read(bytearray(data)),
+        "memoryview": read(memoryview(data)),
+        "PIL": read(quarters()),
+        "array": read(np.asarray(quarters())),
+        "strided array": read(np.asarray(quarters())[::-1][::-1]),
+        "data URI": read_url(data_uri(data)),
+        "data URI over HTTP": read_url(data_uri(data), local=False),
+        "data URI in capitals": read_url(f"DATA:image/png;charset=x;BASE64,{text}"),
+        "data URI with line ends": read_url("data:image/png;base64," + "\r\n".join(text[i : i + 76] for i in (0, 76))
+                                            + text[152:]),
+        "data URI, quoted": read_url("data:image/png;base64," + text.replace("+", "%2B").replace("=", "%3D")),
+        "data URI, not base64": read_url("data:image/png," + "".join(f"%{byte:02x}" for byte in data)),
+        "data URI of a wrong type": read_url(data_uri(data, "text/plain")),
+        "path": read_url(str(path)),
+        "file URI": read_url(path.as_uri()),
+        "image: path": read(path),
+        "image: text": read(str(path)),
+    }  # fmt: skip
+    for name, value in (("path", path), ("path", str(path)), ("base64", text), ("url", data_uri(data))):
+        part = ImagePart.model_validate({"type": "image", name: value})
+        found[f"{name}: {type(value).__name__}"] = read_picture(part, "messages.0")
+    assert {name: picture.digest == expected for name, picture in found.items()} == dict.fromkeys(found, True)
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        (ImageURLPart(type="image_url", image_url=ImageURL(url="data:,x")), "image_url.url"),
+        (ImagePart(type="image", url="data:,x"), "url"),
+        (ImagePart(type="image", base64="eHh4"), "base64"),
+        (ImagePart(type="image", path="no-such.png"), "path"),
+        (ImagePart(type="image", image=b"x"), "image"),
+    ],
+)
+def test_errors_name_the_field(part: ImageURLPart | ImagePart, field: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        read_picture(part, "messages.3.content.1")
+    assert caught.value.param == f"messages.3.content.1.{field}"
+
+
+def refused(kind: type[ImageError], *words: str, url: str | None = None, image: object = None, **options: Any) -> None:
+    """The error is exactly of this kind, and says these words."""
+    with pytest.raises(ImageError) as caught:
+        _ = read_url(url, **options) if url is not None else read(image, **options)
+    assert type(caught.value) is kind
+    assert caught.value.param == "messages.0.content.1." + ("image_url.url" if url is not None else "image")
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_fetched() -> None:
+    for url in ("http://example.org/a.png", "HTTPS://example.org/a.png"):
+        refused(ImageError, url, "download it first", url=url)
+        refused(ImageError, "data: URI", url=url, local=False)
+    refused(ImageError, "ftp: is not supported", url="ftp://example.org/a.png")
+    refused(ImageError, "this machine", url="file://example.org/a.png")
+
+
+def test_over_http_no_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(quarters(), "PNG"))
+    for url in (str(path), path.as_uri(), "FILE:" + str(path), "file:a.png"):
+        refused(ImageError, "files are not read here", url=url, local=False)
+    refused(ImageError, "files are not read here", image=str(path), local=False)
+    with pytest.raises(ImageError, match="files are not read here") as caught:
+        read_picture(ImagePart(type="image", path=path), "messages.0", local=False)
+    assert caught.value.param == "messages.0.path"
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    refused(ImageNotFoundError, "missing.png", "no such file", url=str(tmp_path / "missing.png"))
+    refused(ImageNotFoundError, "no such file", url=(tmp_path / "missing.png").as_uri())
+    refused(ImageFormatError, str(tmp_path), "directory", url=str(tmp_path))
+    (tmp_path / "empty.png").touch()
+    refused(ImageFormatError, "empty.png", "is empty", url=str(tmp_path / "empty.png"))
+    refused(ImageNotFoundError, "no such file", url=str(tmp_path / "empty.png" / "below.png"))
+    refused(ImageNotFoundError, "is not a file", url="")
+    refused(ImageNotFoundError, "cannot be opened", url="a\0b.png")
+    refused(ImageNotFoundError, "…", "cannot be opened", url="A" * 100_000)
+    with pytest.raises(FileNotFoundError):
+        read_url(str(tmp_path / "missing.png"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_does_not_block(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    refused(ImageError, "not a regular file", url=str(tmp_path / "pipe.png"))
+
+
+@pytest.fixture
+def ordinary_user() -> Iterator[None]:
+    """Root may read everything."""
+    if not hasattr(os, "geteuid"):
+        pytest.skip("needs POSIX permissions")
+    before = os.geteuid()
+    yield
+    if os.geteuid() != before:
+        os.seteuid(before)
+
+
+@pytest.mark.usefixtures("ordinary_user")
+def test_permission_denied(tmp_path: Path) -> None:
+    path = tmp_path / "secret.png"
+    path.write_bytes(encoded(quarters(), "PNG"))
+    path.chmod(0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    refused(ImageError, "secret.png", "permission denied", url=str(path))
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("data:image/png;base64,@@@@", "bad base64"),
+        ("data:image/png;base64,iVBORw0KGgo", "bad base64"),
+        ("data:image/png;base64,ü", "bad base64"),
+        ("data:image/png;base64", "comma"),
+        ("data:image/png;base64,", "empty"),
+        ("data:,hello", "not a picture"),
+        ("data:,\ud800", "surrogate"),
+    ],
+)
+def test_bad_data_uris(url: str, says: str) -> None:
+    refused(ImageFormatError, "data: URI", says, url=url)
+
+
+def test_bad_base64_in_a_part_of_its_own() -> None:
+    with pytest.raises(ImageFormatError, match=r"messages\.0\.base64: base64 text: bad base64"):
+        read_picture(ImagePart(type="image", base64="@@"), "messages.0")
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (b"", "empty"),
+        (b"Just some text, named .png", "not a picture"),
+        (b"%PDF-1.7\n%\xe2\xe3", "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+        (b"P6 1 1 255 abc", "not a picture"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "not a picture"),
+        (b"BM stands for bitmap, but this is text", "damaged"),
+        (b"\x89PNG\r\n\x1a\n", "damaged"),
+        (b"\xff\xd8\xff", "damaged"),
+        (b"II*\0", "damaged"),
+        (b"RIFF\0\0\0\0WEBP", "damaged"),
+        (Image.new("RGB", (0, 4)), "no pixels"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+        (np.zeros((4, 4, 3), np.float32), "float32"),
+        (np.zeros((3, 4, 4), np.uint8), "[3, 4, 4]"),
+        (np.zeros((4, 4), np.uint8), "[4, 4]"),
+        (object(), "PIL image"),
+        ([1, 2, 3], "PIL image"),
+    ],
+    ids=lambda value: repr(value)[:24],
+)
+@pytest.mark.filterwarnings("ignore:::PIL")
+def test_what_is_not_a_picture(image: object, says: str) -> None:
+    refused(ImageFormatError, says, image=image)
+
+
+def test_text_named_png(tmp_path: Path) -> None:
+    path = tmp_path / "notes.png"
+    path.write_text("Just some text.")
+    refused(ImageFormatError, "notes.png", "not a picture", url=str(path))
+
+
+# ---- formats
+
+FORMATS = {
+    "png": ("PNG", {}, 0),
+    "jpeg": ("JPEG", {"quality": 95}, 4),
+    "progressive jpeg": ("JPEG", {"quality": 95, "progressive": True}, 4),
+    "webp": ("WEBP", {"quality": 95}, 10),
+    "lossless webp": ("WEBP", {"lossless": True}, 0),
+    "gif": ("GIF", {}, 0),
+    "bmp": ("BMP", {}, 0),
+    "tiff": ("TIFF", {}, 0),
+    "lzw tiff": ("TIFF", {"compression": "tiff_lzw"}, 0),
+    "avif": ("AVIF", {"quality": 95}, 12),
+}
+
+
+@pytest.fixture(params=FORMATS)
+def written(request: pytest.FixtureRequest) -> tuple[Callable[[Image.Image], bytes], int]:
+    """A writer of each format, and how far its colours may be off."""
+    form, options, off_by = FORMATS[request.param]
+    Image.init()
+    if form not in Image.SAVE:
+        pytest.skip(f"this Pillow has no {form}")
+    return lambda image: encoded(image, form, **options), off_by
+
+
+def test_every_format_by_pixel(written: tuple[Callable[[Image.Image], bytes], int], tmp_path: Path) -> None:
+    write, off_by = written
+    path = tmp_path / "wrong-name.txt"
+    path.write_bytes(write(quarters()))
+    for picture in (read(path.read_bytes()), read_url(str(path))):
+        assert picture.size == (WIDTH, HEIGHT)
+        assert_colours(picture, RED, GREEN, BLUE, YELLOW, off_by=off_by)
+
+
+@pytest.mark.filterwarnings("ignore:::PIL")
+def test_a_truncated_file_is_an_error_wherever_it_ends(
+    written: tuple[Callable[[Image.Image], bytes], int], tmp_path: Path
+) -> None:
+    """Never a picture with a grey rest. Noise: nearly all of such a file is pixels."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8))
+    data = written[0](noise)
+    path = tmp_path / "cut"
+    for percent in (1, 10, 50, 90, 98):
+        cut = data[: len(data) * percent // 100]
+        refused(ImageFormatError, "damaged or truncated", image=cut)
+        path.write_bytes(cut)
+        refused(ImageFormatError, str(path), url=str(path))
+
+
+def test_animations_give_their_first_frame() -> None:
+    other = Image.new("RGB", (WIDTH, HEIGHT), "black")
+    for form in ("GIF", "WEBP", "PNG"):
+        options = {"lossless": True} if form == "WEBP" else {}
+        data = encoded(quarters(), form, save_all=True, append_images=[other, other], duration=50, **options)
+        assert Image.open(io.BytesIO(data)).n_frames > 1  # type: ignore[attr-defined]
+        assert_colours(read(data), RED, GREEN, BLUE, YELLOW)
+
+
+# ---- HEIC: the brands of the first box (ISO/IEC 23008-12)
+
+HEIC_HEAD = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(64)
+
+
+def test_heic_without_the_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    path = tmp_path / "IMG_0001.HEIC"
+    path.write_bytes(HEIC_HEAD)
+    refused(ImageFormatError, "IMG_0001.HEIC", 'pip install "pocketvlm[heif]"', url=str(path))
+    refused(ImageFormatError, "pocketvlm[heif]", image=HEIC_HEAD.replace(b"ftypheic", b"ftypmif1"))
+
+
+def test_heic_with_the_extra() -> None:
+    heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    heif.from_pillow(quarters()).save(file, quality=95)
+    picture = read(file.getvalue())
+    assert picture.size == (WIDTH, HEIGHT)
+    assert_colours(picture, RED, GREEN, BLUE, YELLOW, off_by=16)
+    refused(ImageFormatError, "damaged", image=file.getvalue()[:-20])
+    refused(ImageTooLargeError, "48x32", image=file.getvalue(), max_pixels=1000)
+
+
+# ---- limits
+
+
+def test_thirty_thousand_square_is_refused_before_decoding() -> None:
+    """The file holds no pixels at all: only its header can have been read."""
+    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    for options in ({}, {"local": False}):
+        refused(ImageTooLargeError, "30000x30000", "900.0", "100.0", "max_pixels", url=data_uri(png(header)), **options)
+
+
+def test_the_limit_is_ours_and_not_that_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for form in ("PNG", "JPEG", "BMP", "GIF"):
+            assert read(encoded(quarters(), form)).size == (WIDTH, HEIGHT)
+        for form in ("WEBP", "TIFF"):  # these readers ask Pillow's limit again: still an error of ours
+            refused(ImageTooLargeError, "MAX_IMAGE_PIXELS", image=encoded(quarters(), form))
+
+
+def test_the_limit_can_be_lowered_to_the_pixel(written: tuple[Callable[[Image.Image], bytes], int]) -> None:
+    data = written[0](quarters())
+    assert read(data, max_pixels=WIDTH * HEIGHT).size == (WIDTH, HEIGHT)
+    refused(ImageTooLargeError, "48x32", image=data, max_pixels=WIDTH * HEIGHT - 1)
+
+
+def test_pictures_in_memory_have_the_same_limit() -> None:
+    for image in (quarters(), np.asarray(quarters())):
+        refused(ImageTooLargeError, "48x32", image=image, max_pixels=1000)
+
+
+@pytest.mark.parametrize("options", [{"quality": 80}, {"lossless": True}, {"exact": True, "alpha_quality": 50}])
+def test_the_canvas_of_a_webp_is_read_before_its_decoder_sees_it(options: dict[str, Any]) -> None:
+    """Each of the three kinds of first chunk; cut so short that a decoder would say `damaged`."""
+    image = Image.new("RGBA" if "exact" in options else "RGB", (1234, 567), (9, 9, 9, 9) if "exact" in options else 0)
+    refused(ImageTooLargeError, "1234x567", image=encoded(image, "WEBP", **options)[:40], max_pixels=1000)
+
+
+# ---- colours
+
+
+def test_transparency_lies_on_white() -> None:
+    image = quarters("RGBA")
+    image.putpixel((4, 4), (255, 0, 0, 0))
+    image.putpixel((43, 4), (0, 0, 0, 128))
+    assert_colours(read(image), (255, 255, 255), (127, 127, 127), BLUE, YELLOW)
+    assert_colours(read(encoded(image, "PNG")), (255, 255, 255), (127, 127, 127), BLUE, YELLOW)
+    assert_colours(read(encoded(image, "WEBP", lossless=True, exact=True)), (255,) * 3, (127,) * 3, BLUE, YELLOW)
+    assert_colours(read(image.convert("RGBa")), (255, 255, 255), (127, 127, 127), BLUE, YELLOW)
+
+
+def test_grey_with_transparency() -> None:
+    image = Image.new("LA", (WIDTH, HEIGHT), (100, 255))
+    image.putpixel((4, 4), (0, 0))
+    assert_colours(read(encoded(image, "PNG")), (255,) * 3, (100,) * 3, (100,) * 3, (100,) * 3)
+    assert_colours(read(image.convert("La")), (255,) * 3, (100,) * 3, (100,) * 3, (100,) * 3)
+
+
+def test_palette_with_transparency() -> None:
+    image = Image.new("P", (WIDTH, HEIGHT), 1)
+    image.putpalette([*RED, *GREEN, *BLUE])
+    image.paste(0, (0, 0, 24, 16))
+    image.paste(2, (0, 16, 24, 32))
+    colours = (RED, GREEN, BLUE, GREEN)
+    assert_colours(read(encoded(image, "PNG")), *colours)
+    assert_colours(read(encoded(image, "PNG", transparency=0)), (255,) * 3, *colours[1:])
+    assert_colours(read(encoded(image, "PNG", transparency=bytes([255, 255, 0]))), RED, GREEN, (255,) * 3, GREEN)
+    assert_colours(read(encoded(image, "GIF", transparency=0)), (255,) * 3, *colours[1:])
+
+
+def test_a_transparent_colour_of_an_rgb_png() -> None:
+    data = encoded(quarters(), "PNG", transparency=BLUE)
+    assert_colours(read(data), RED, GREEN, (255,) * 3, YELLOW)
+
+
+def test_one_bit_and_grey() -> None:
+    one_bit = quarters("L").point(lambda value: 255 if value > 100 else 0).convert("1")  # yellow alone is light
+    for image, dark, light in ((one_bit, 0, 255), (quarters("L"), 29, 226)):  # ITU-R 601: 0.114 B, 1 - 0.114 B
+        picture = read(encoded(image, "PNG"))
+        assert_colours(picture, corners(picture)[0], corners(picture)[1], (dark,) * 3, (light,) * 3)
+
+
+RAMP = tuple(value * 257 for value in (0, 1, 127, 255))  # as 16 bits; 0, 1, 127, 255 as 8
+
+
+def test_sixteen_bit_grey_png_is_scaled() -> None:
+    header = struct.pack(">IIBBBBB", 4, 2, 16, 0, 0, 0, 0)
+    row = struct.pack(">4H", *RAMP)
+    assert read(png(header, row, row)).pixels[1, :, 1].tolist() == [0, 1, 127, 255]
+    key = b"\0\0\0\2tRNS" + struct.pack(">H", RAMP[1])
+    key += struct.pack(">I", zlib.crc32(key[4:]))
+    assert read(png(header, row, row, extra=key)).pixels[1, :, 1].tolist() == [0, 255, 127, 255]
+
+
+def test_sixteen_bit_colour_png_is_scaled() -> None:
+    row = struct.pack(">12H", *(value for value in RAMP for _ in range(3)))
+    picture = read(png(struct.pack(">IIBBBBB", 4, 1, 16, 2, 0, 0, 0), row))
+    assert picture.pixels[0].tolist() == [[value] * 3 for value in (0, 1, 127, 255)]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_sixteen_bit_tiff_is_scaled(order: str) -> None:
+    """A TIFF by hand, in both byte orders."""
+    values = np.array([RAMP], f"{order}u2").tobytes()
+    tags = [(256, 4), (257, 1), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1), (279, len(values))]
+    data = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8 + len(values)) + values
+    data += struct.pack(f"{order}H", len(tags))
+    for tag, value in tags:
+        data += struct.pack(f"{order}HHII", tag, 4, 1, value)
+    assert read(data + bytes(4)).pixels[0, :, 0].tolist() == [0, 1, 127, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "expected"),
+    [
+        ([0, 257, 32639, 65535], np.int32, [0, 1, 127, 255]),
+        ([-5, 0, 1_000_000, 2_000_000], np.int32, [0, 0, 128, 255]),
+        ([0.0, 0.2, 0.6, 1.0], np.float32, [0, 51, 153, 255]),
+        ([0.0, 51.0, 153.0, 255.0], np.float32, [0, 51, 153, 255]),
+        ([0.0, 13107.0, 39321.0, 65535.0], np.float32, [0, 51, 153, 255]),
+        ([float("nan"), -1.0, 0.6, 1.0], np.float32, [0, 0, 153, 255]),
+    ],
+)
+def test_wide_and_float_grey_is_scaled_not_clipped(values: list[float], dtype: Any, expected: list[int]) -> None:
+    image = Image.fromarray(np.array([values], dtype))
+    assert image.mode in ("I", "F")
+    assert read(image).pixels[0, :, 2].tolist() == expected
+    assert read(encoded(image, "TIFF")).pixels[0, :, 2].tolist() == expected
+
+
+def test_cmyk_and_ycbcr() -> None:
+    assert_colours(read(encoded(quarters("CMYK"), "TIFF")), RED, GREEN, BLUE, YELLOW, off_by=1)
+    assert_colours(read(quarters("YCbCr")), RED, GREEN, BLUE, YELLOW, off_by=2)
+    jpeg = encoded(quarters("CMYK"), "JPEG", quality=95)  # Adobe's: stored inverted, marked so
+    assert b"Adobe" in jpeg
+    assert_colours(read(jpeg), RED, GREEN, BLUE, YELLOW, off_by=8)
+
+
+# ---- orientation
+
+TURNED = {  # EXIF 2.32, 4.6.4.A: where the stored first row and column belong
+    1: (RED, GREEN, BLUE, YELLOW),
+    2: (GREEN, RED, YELLOW, BLUE),
+    3: (YELLOW, BLUE, GREEN, RED),
+    4: (BLUE, YELLOW, RED, GREEN),
+    5: (RED, BLUE, GREEN, YELLOW),
+    6: (BLUE, RED, YELLOW, GREEN),
+    7: (YELLOW, GREEN, BLUE, RED),
+    8: (GREEN, YELLOW, RED, BLUE),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied(form: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(form, {})
+    data = encoded(quarters(), form, exif=exif, **options)
+    size = (WIDTH, HEIGHT) if orientation < 5 else (HEIGHT, WIDTH)
+    for image in (data, Image.open(io.BytesIO(data))):
+        picture = read(image)
+        assert picture.size == size
+        assert_colours(picture, *TURNED[orientation], off_by=4)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0II*\0\x08", b"Exif\0\0garbage", b"Exif\0\0" + bytes(20)])
+@pytest.mark.filterwarnings("ignore:::PIL")
+def test_broken_exif_does_not_make_the_picture_unusable(exif: bytes) -> None:
+    assert_colours(read(encoded(quarters(), "JPEG", exif=exif, quality=95)), RED, GREEN, BLUE, YELLOW, off_by=4)
+
+
+# ---- cost
+
+
+def test_importing_loads_neither_pillow_nor_numpy() -> None:
+    code = "import sys, pocketvlm.images; print(sorted({'PIL', 'numpy', 'PIL.Image'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
