@@ -74,8 +74,10 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
     model = data.get("model") or {}
     _check_model(data, model, path)
     pre = _pre_tokenizer(data.get("pre_tokenizer"), bool(model.get("ignore_merges")), extra, path)
-    added: list[dict[str, Any]] = data.get("added_tokens") or []
-    ids: dict[str, int] = {**model["vocab"], **{token["content"]: token["id"] for token in added}}
+    # Asked of the tokenizers package: it numbers added tokens anew where the file leaves a gap before them.
+    reference = _reference(path)
+    ids: dict[str, int] = reference.get_vocab(with_added_tokens=True)
+    added = reference.get_added_tokens_decoder()
     if len(set(ids.values())) != len(ids):
         raise TokenizerError("two tokens have the same id", path)
     if max(ids.values()) >= rows:
@@ -84,18 +86,17 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
     types = [int(TokenType.UNUSED)] * rows
     for text, number in ids.items():
         tokens[number], types[number] = text, int(TokenType.NORMAL)
-    for token in added:
-        types[token["id"]] = int(TokenType.CONTROL if token.get("special") else TokenType.USER_DEFINED)
+    for number, token in added.items():
+        types[number] = int(TokenType.CONTROL if token.special else TokenType.USER_DEFINED)
     if len(set(tokens)) != rows:  # libllama aborts the process on this
         raise TokenizerError("has a token spelled like the padding of the vocabulary", path)
-    reference = _reference(path)
     add_bos, add_eos, special = _special(checkpoint, reference, ids, path)
     return Vocabulary(
         pre=pre,
         tokens=tuple(tokens),
         types=tuple(types),
-        merges=tuple(_merge(merge, path) for merge in model["merges"]),
-        added=tuple(token["content"] for token in added),
+        merges=tuple(merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]),
+        added=tuple(token.content for token in added.values()),
         special=special,
         add_bos=add_bos,
         add_eos=add_eos,
@@ -191,14 +192,6 @@ def _check_model(data: Mapping[str, Any], model: Mapping[str, Any], path: Path) 
             raise TokenizerError(f"model.{key} is {model[key]!r}, which libllama does not have", path)
     if data.get("normalizer"):
         raise TokenizerError(f"normalizer {data['normalizer'].get('type')!r} is not supported: libllama has none", path)
-
-
-def _merge(merge: Any, path: Path) -> str:
-    """Both spellings, "a b" and ["a", "b"], as the first."""
-    parts = merge.split(" ") if isinstance(merge, str) else merge
-    if not isinstance(parts, list) or len(parts) != 2 or any(not part or " " in part for part in parts):
-        raise TokenizerError(f"merge {merge!r} is not a pair", path)
-    return " ".join(parts)
 
 
 def _reference(path: Path) -> Any:

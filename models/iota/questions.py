@@ -94,7 +94,12 @@ def _shape(scene: Scene, rng: Random) -> Turn | None:
         shape = rng.choice(scene.shapes)
         place = shape.place
     question = rng.choice(
-        (f"What shape is {at(place)}?", f"Which shape is {at(place)}?", f"What is {at(place)}?", f"What shape do you see {at(place)}?")
+        (
+            f"What shape is {at(place)}?",
+            f"Which shape is {at(place)}?",
+            f"What is {at(place)}?",
+            f"What shape do you see {at(place)}?",
+        )
     )
     if shape is None:
         if scene.text and place.startswith(scene.text.place):
@@ -107,7 +112,9 @@ def _colour(scene: Scene, rng: Random) -> Turn | None:
     colour = rng.choice(("colour", "color"))
     if scene.text and (not scene.shapes or rng.random() < 0.4):
         kind = scene.text.kind
-        question = rng.choice((f"What {colour} is the {kind}?", f"Which {colour} is the {kind}?", f"What is the {colour} of the {kind}?"))
+        question = rng.choice(
+            (f"What {colour} is the {kind}?", f"Which {colour} is the {kind}?", f"What is the {colour} of the {kind}?")
+        )
         return Turn("colour", question, scene.text.colour.capitalize())
     if not scene.shapes:
         return None
@@ -116,7 +123,9 @@ def _colour(scene: Scene, rng: Random) -> Turn | None:
     if sum(s.shape == shape.shape for s in scene.shapes) == 1 and rng.random() < 0.5:
         which = shape.shape
     which = which or f"shape {at(shape.place)}"
-    question = rng.choice((f"What {colour} is the {which}?", f"Which {colour} is the {which}?", f"What is the {colour} of the {which}?"))
+    question = rng.choice(
+        (f"What {colour} is the {which}?", f"Which {colour} is the {which}?", f"What is the {colour} of the {which}?")
+    )
     return Turn("colour", question, shape.colour.capitalize(), about=shape)
 
 
@@ -143,7 +152,9 @@ def _place(scene: Scene, rng: Random) -> Turn | None:
     which = _name(scene, shape, rng)
     if which is None:
         return None
-    question = rng.choice((f"Where is the {which}?", f"In which place is the {which}?", f"Where do you see the {which}?"))
+    question = rng.choice(
+        (f"Where is the {which}?", f"In which place is the {which}?", f"Where do you see the {which}?")
+    )
     return Turn("place", question, at(shape.place).capitalize(), about=shape)
 
 
@@ -162,7 +173,12 @@ def _count(scene: Scene, rng: Random) -> Turn:
     else:
         noun, number = rng.choice(("shapes", "shapes", "objects")), len(shapes)
     question = rng.choice(
-        (f"How many {noun} are there?", f"How many {noun} do you see?", f"Count the {noun}.", f"How many {noun} are in the picture?")
+        (
+            f"How many {noun} are there?",
+            f"How many {noun} do you see?",
+            f"Count the {noun}.",
+            f"How many {noun} are in the picture?",
+        )
     )
     return Turn("count", question, str(number))
 
@@ -198,7 +214,9 @@ def _is_there_thing(scene: Scene, rng: Random, truth: bool) -> str | None:
         near += [f"{s.colour} {rng.choice(SHAPES)}" for s in scene.shapes]
         absent = sorted({*near, *SHAPES} - things)
         thing = rng.choice(absent)
-    return rng.choice((f"Is there {article(thing)}?", f"Do you see {article(thing)}?", f"Is there {article(thing)} in the picture?"))
+    return rng.choice(
+        (f"Is there {article(thing)}?", f"Do you see {article(thing)}?", f"Is there {article(thing)} in the picture?")
+    )
 
 
 def _is_it_coloured(scene: Scene, rng: Random, truth: bool) -> str | None:
@@ -257,7 +275,11 @@ def _is_text_there(scene: Scene, rng: Random, truth: bool) -> str | None:
     if scene.text and rng.random() < 0.4:
         text = scene.text.text
         if not truth:
-            others = list(WORDS) if scene.text.kind == "word" else [str(n) for n in range(10 ** (len(text) - 1), 10 ** len(text))]
+            others = (
+                list(WORDS)
+                if scene.text.kind == "word"
+                else [str(n) for n in range(10 ** (len(text) - 1), 10 ** len(text))]
+            )
             text = rng.choice([t for t in others if t != text])
         return rng.choice((f"Does it say {text}?", f"Is the {scene.text.kind} {text}?"))
     return rng.choice((f"Is there a {kind}?", f"Do you see a {kind}?", f"Is a {kind} printed in the picture?"))
@@ -306,8 +328,14 @@ def follow_up(before: Turn, rng: Random) -> Turn | None:
         return None
     colour = rng.choice(("colour", "color"))
     ways = {
-        "colour": ((f"What {colour} is it?", f"And what {colour} is it?", f"Which {colour} is it?"), it.colour.capitalize()),
-        "size": (("How big is it?", "What size is it?", "Is it small or large?", "And its size?"), it.size.capitalize()),
+        "colour": (
+            (f"What {colour} is it?", f"And what {colour} is it?", f"Which {colour} is it?"),
+            it.colour.capitalize(),
+        ),
+        "size": (
+            ("How big is it?", "What size is it?", "Is it small or large?", "And its size?"),
+            it.size.capitalize(),
+        ),
         "place": (("Where is it?", "And where is it?"), at(it.place).capitalize()),
         "shape": (("What shape is it?", "And what shape is it?"), article(it.shape).capitalize()),
     }
@@ -330,7 +358,9 @@ def about_two(scenes: tuple[Scene, Scene], rng: Random) -> Turn | None:
         return None
     where = f"in the {ORDINALS[index]} picture"
     if kind == "describe":
-        question = rng.choice((f"Describe the {ORDINALS[index]} picture.", f"What is {where}?", f"What do you see {where}?"))
+        question = rng.choice(
+            (f"Describe the {ORDINALS[index]} picture.", f"What is {where}?", f"What do you see {where}?")
+        )
     else:
         question = f"{turn.question[:-1]} {where}{turn.question[-1]}"
     return Turn(kind, question, turn.answer, about=turn.about)
@@ -351,7 +381,9 @@ def _which_picture(scenes: tuple[Scene, Scene], rng: Random) -> Turn | None:
     if not only:
         return None
     thing = article(rng.choice(only))
-    question = rng.choice((f"Which picture shows {thing}?", f"In which picture do you see {thing}?", f"Which picture has {thing}?"))
+    question = rng.choice(
+        (f"Which picture shows {thing}?", f"In which picture do you see {thing}?", f"Which picture has {thing}?")
+    )
     return Turn("which", question, f"The {ORDINALS[index]} one")
 
 
@@ -410,4 +442,3 @@ def conversation(scenes: tuple[Scene, ...], rng: Random, turns: int) -> list[Tur
         asked.add(turn.question)
         made.append(Turn(turn.kind, turn.question, turn.answer, pictures, turn.about))
     return made
-

@@ -37,7 +37,7 @@ class Sampler:
     def __init__(self, tokenizer: Tokenizer, family: SmolVLM, seed: int) -> None:
         self._family = family
         self._seed = seed
-        self._image = tokenizer.token_to_id("<image>")
+        self._image = int(tokenizer.token_to_id("<image>") or 0)
 
         @lru_cache(maxsize=20000)
         def encode(text: str) -> tuple[int, ...]:
@@ -103,7 +103,9 @@ class Sampler:
         edge = self._family.tile
         kinds = np.asarray(owner, dtype=np.int8)
         pixels = np.concatenate(tiles) if tiles else np.zeros((0, edge, edge, 3), np.uint8)
-        return Sample(np.asarray(ids, dtype=np.int32), kinds >= 0, kinds, tuple(turns), pixels, tuple(shown), tuple(overviews))
+        return Sample(
+            np.asarray(ids, dtype=np.int32), kinds >= 0, kinds, tuple(turns), pixels, tuple(shown), tuple(overviews)
+        )
 
 
 def batches(sampler: Sampler, start: int, size: int, easy_until: int, pool: int = 8) -> Iterator[list[Sample]]:

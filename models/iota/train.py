@@ -98,7 +98,7 @@ def fast_attention(
     return mixed.view(batch, heads, length, width).transpose(1, 2).contiguous().to(dtype), None
 
 
-class _Batches(IterableDataset):  # type: ignore[type-arg]
+class _Batches(IterableDataset[dict[str, Any]]):
     def __init__(self, sampler: Sampler, start: int, size: int, easy_until: int) -> None:
         self._arguments = (sampler, start, size, easy_until)
 
@@ -121,7 +121,9 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
         "ids": torch.from_numpy(ids),
         "owner": torch.from_numpy(owner),
         "tiles": torch.from_numpy(np.concatenate([s.tiles for s in samples])),
-        "overviews": torch.tensor([base + o for s, base in zip(samples, bases, strict=True) for o in s.overviews]).long(),
+        "overviews": torch.tensor(
+            [base + o for s, base in zip(samples, bases, strict=True) for o in s.overviews]
+        ).long(),
         "hints": torch.tensor([targets(scene) for s in samples for scene in s.scenes]).long(),
         "kinds": [[turn.kind for turn in s.turns] for s in samples],
     }
@@ -156,7 +158,8 @@ def forward(
 
 
 def optimizers(model: torch.nn.Module, hints: Hints, rate: float) -> list[torch.optim.Optimizer]:
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, weight in model.named_parameters():
         (matrices if weight.ndim == 2 and "embed" not in name else others).append(weight)
     others += list(hints.parameters())
@@ -233,7 +236,7 @@ def main() -> None:
         new = arguments.state.with_suffix(".new")
         kept = {
             "step": step,
-            "model": model.state_dict(), 
+            "model": model.state_dict(),
             "hints": hints.state_dict(),
             "optimizers": [s.state_dict() for s in steppers],
         }
@@ -262,7 +265,8 @@ def main() -> None:
         step += 1
         if step % 25 == 0:
             pace = (time.time() - began) / len(losses)
-            print(f"step {step}  loss {np.mean(losses[-25:]):.4f}  hints {np.mean(hinted[-25:]):.4f}  {pace:.2f} s a step", flush=True)
+            now = f"loss {np.mean(losses[-25:]):.4f}  hints {np.mean(hinted[-25:]):.4f}"
+            print(f"step {step}  {now}  {pace:.2f} s a step", flush=True)
         if step % 250 == 0:
             save()
         if step % 250 == 0:

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pocketvlm.errors import BundleError, ModelNotFoundError
 
 MANIFEST = "manifest.json"
-FORMAT = 1
 Role = Literal["model", "mmproj", "vision", "data"]
 
 
@@ -50,7 +49,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     name: str
     family: str
     architecture: str

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from secrets import randbits
 from types import TracebackType
 from typing import Any
 
-from pocketvlm.engine.engine import Engine, EngineInfo, Finished, Generation, Image, Progress, Score, Started, Text, Token
+from pocketvlm.engine.engine import (
+    Engine,
+    EngineInfo,
+    Finished,
+    Generation,
+    Image,
+    Progress,
+    Score,
+    Started,
+    Text,
+    Token,
+)
 from pocketvlm.engine.single import EngineOptions, SingleEngine
 from pocketvlm.images import MAX_PIXELS, read_picture
 from pocketvlm.locate import locate
@@ -92,7 +103,9 @@ class VLM:
     def info(self) -> EngineInfo:
         return self._engine.info
 
-    def chat(self, messages: Sequence[Any], *, progress: ProgressCallback | None = None, **fields: Any) -> ChatCompletion:
+    def chat(
+        self, messages: Sequence[Any], *, progress: ProgressCallback | None = None, **fields: Any
+    ) -> ChatCompletion:
         """Answer `messages`; `fields` are those of ChatRequest. Raises RequestError naming the field that is wrong."""
         request = ChatRequest.parse(messages, **fields)
         with closing(self._chunks(request, progress)) as chunks:
@@ -100,8 +113,8 @@ class VLM:
 
     def stream(
         self, messages: Sequence[Any], *, progress: ProgressCallback | None = None, **fields: Any
-    ) -> Iterator[ChatCompletionChunk]:
-        """The same answer in pieces, without white space before it. Closing the iterator stops the work within one token.
+    ) -> Generator[ChatCompletionChunk, None, None]:
+        """The same answer in pieces. Closing the iterator stops the work within one token.
 
         `progress(done, total)` is called before each tile of a picture that has to be encoded. The last chunk has
         the timings; usage comes in one more chunk, as OpenAI does, with `stream_options={"include_usage": True}`.
@@ -142,7 +155,9 @@ class VLM:
         spans = isolate_control_tokens(self._template.render(request.messages), self.info.control_tokens)
         return tuple(images[s.index] if isinstance(s, ImageSpan) else Text(s.text, s.special) for s in spans)
 
-    def _chunks(self, request: ChatRequest, progress: ProgressCallback | None) -> Iterator[ChatCompletionChunk]:
+    def _chunks(
+        self, request: ChatRequest, progress: ProgressCallback | None
+    ) -> Generator[ChatCompletionChunk, None, None]:
         """All choices one after the other, then a chunk without choices that carries usage and timings."""
         answer = _Answer(self.info)
         prompt = self._prompt(request)
@@ -164,12 +179,12 @@ class VLM:
         request: ChatRequest,
         answer: _Answer,
         progress: ProgressCallback | None,
-    ) -> Iterator[ChatCompletionChunk]:
+    ) -> Generator[ChatCompletionChunk, None, None]:
         assembler = TextAssembler(request.stop or ())
         began = time.perf_counter()
         reason: FinishReason = "stop"
         begun = False
-        with closing(self._engine.generate(generation)) as events:  # type: ignore[type-var]
+        with closing(self._engine.generate(generation)) as events:
             for event in events:
                 if isinstance(event, Progress):
                     if progress:
@@ -286,7 +301,7 @@ def _logprobs(data: bytes, score: Score) -> ChoiceLogprobs:
     return ChoiceLogprobs(content=[TokenLogprob(**entry(data), logprob=score.logprob, top_logprobs=top)])
 
 
-def _fold(chunks: Iterator[ChatCompletionChunk], n: int) -> ChatCompletion:
+def _fold(chunks: Iterable[ChatCompletionChunk], n: int) -> ChatCompletion:
     texts: list[list[str]] = [[] for _ in range(n)]
     reasons: list[FinishReason] = ["stop"] * n
     logprobs: list[list[TokenLogprob]] = [[] for _ in range(n)]

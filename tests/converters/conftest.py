@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from iota.tokenizer import save_processor, train_tokenizer
 from tokenizers import Tokenizer
 from transformers import (
     Idefics3Config,
@@ -18,6 +17,8 @@ from transformers import (
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
 )
+
+from iota.tokenizer import save_processor, train_tokenizer
 
 TILE, PATCH, SHUFFLE = 32, 4, 2
 Make = Callable[..., Path]
@@ -68,6 +69,7 @@ def make_model(tokenizer: Tokenizer) -> Callable[..., Any]:
         )
         torch.manual_seed(0)
         model = model_class(config).eval()
+        model.generation_config.eos_token_id = tokenizer.token_to_id("<end_of_utterance>")
         with torch.no_grad():
             for name, weight in model.named_parameters():
                 weight.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, 0.15)

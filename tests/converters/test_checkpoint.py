@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pocketvlm_converters.checkpoint import Checkpoint, Tensor
-from pocketvlm_converters.convert import convert
 
 from pocketvlm.errors import CheckpointError
+from pocketvlm_converters.checkpoint import Checkpoint, Tensor
+from pocketvlm_converters.convert import convert
 
 Edit = Callable[..., None]
 
@@ -78,7 +78,7 @@ def test_missing_shard(tmp_path: Path, make_model: Any, save: Any) -> None:
     refused(tmp_path / "checkpoint", shard.name, "shard is missing")
 
 
-def test_tensor_missing_from_its_shard(tmp_path: Path, make_model: Any, save: Any, edit: Edit) -> None:
+def test_tensor_missing_from_its_shard(tmp_path: Path, make_model: Any, save: Any) -> None:
     folder = tmp_path / "checkpoint"
     save(make_model(), folder, max_shard_size="100KB")
     index = folder / "model.safetensors.index.json"
@@ -108,7 +108,7 @@ def test_untied_without_a_head(checkpoint: Path, edit: Edit) -> None:
 
 
 def test_a_tensor_that_nobody_asked_for(weights: Path) -> None:
-    def add(header: dict[str, Any], data: bytearray) -> None:
+    def add(header: dict[str, Any], _: bytearray) -> None:
         header["model.resampler.weight"] = header["model.text_model.norm.weight"]
 
     rewrite(weights, add)

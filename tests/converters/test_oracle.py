@@ -9,11 +9,11 @@ import llama_cpp
 import numpy as np
 import pytest
 import torch
-from pocketvlm_converters.convert import convert
 
 from pocketvlm.bundle import Bundle
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
+from pocketvlm_converters.convert import convert
 
 pytestmark = pytest.mark.oracle
 
@@ -31,7 +31,14 @@ LINEAR = {"rope_type": "linear", "rope_theta": 5000.0, "factor": 3.0}
 
 def logits_of(bundle: Bundle) -> np.ndarray:
     llm = llama_cpp.Llama(
-        str(bundle.file("model")), n_ctx=64, logits_all=True, verbose=False, flash_attn=False, type_k=0, type_v=0, n_threads=2
+        str(bundle.file("model")),
+        n_ctx=64,
+        logits_all=True,
+        verbose=False,
+        flash_attn=False,
+        type_k=0,
+        type_v=0,
+        n_threads=2,
     )
     try:
         llm.eval(IDS)
@@ -76,7 +83,9 @@ def test_half_precision_checkpoints(dtype: torch.dtype, make_model: Any, save: A
     model = make_model(tied=False).to(dtype)
     save(model, tmp_path / "checkpoint")
     # Read back: .to() has rounded the rotary frequencies as well, which no file holds.
-    same_logits(type(model).from_pretrained(tmp_path / "checkpoint", dtype=torch.float32), tmp_path / "checkpoint", tmp_path)
+    same_logits(
+        type(model).from_pretrained(tmp_path / "checkpoint", dtype=torch.float32), tmp_path / "checkpoint", tmp_path
+    )
 
 
 def test_names_without_the_outer_model(make_model: Any, save: Any, tmp_path: Path) -> None:

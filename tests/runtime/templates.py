@@ -160,6 +160,19 @@ MIXED = (
     "{% endfor %}"
 )
 
+# Blocks on lines of their own, whose line ends and indents must vanish.
+LINES = """{% for message in messages %}
+    {% if loop.first %}
+{{ bos_token }}
+    {% endif %}
+[{{ message['role'] }}]
+    {{ message['content'] }}
+{% endfor %}
+{% if add_generation_prompt %}
+[assistant]
+{% endif %}
+"""
+
 # Name: source, token of a picture, whether text is trimmed.
 TEMPLATES: dict[str, tuple[str, str | None, bool]] = {
     "iota": (CHAT_TEMPLATE, "<image>", False),
@@ -168,6 +181,7 @@ TEMPLATES: dict[str, tuple[str, str | None, bool]] = {
     "headers": (HEADERS, None, True),
     "pictures first": (PICTURES_FIRST, "<image>", False),
     "thinking": (THINKING, "<|image_pad|>", True),
+    "lines": (LINES, None, False),
     "mixed": (MIXED, "[IMG]", False),
 }
 

@@ -286,7 +286,7 @@ def test_text_named_png(tmp_path: Path) -> None:
 
 # ---- formats
 
-FORMATS = {
+FORMATS: dict[str, tuple[str, dict[str, Any], int]] = {
     "png": ("PNG", {}, 0),
     "jpeg": ("JPEG", {"quality": 95}, 4),
     "progressive jpeg": ("JPEG", {"quality": 95, "progressive": True}, 4),
@@ -524,7 +524,7 @@ TURNED = {  # EXIF 2.32, 4.6.4.A: where the stored first row and column belong
 def test_exif_orientation_is_applied(form: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(form, {})
+    options: dict[str, Any] = {"JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(form, {})
     data = encoded(quarters(), form, exif=exif, **options)
     size = (WIDTH, HEIGHT) if orientation < 5 else (HEIGHT, WIDTH)
     for image in (data, Image.open(io.BytesIO(data))):

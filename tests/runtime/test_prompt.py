@@ -70,6 +70,7 @@ CASES = [
     *(("headers", case) for case in (STRINGS, SYSTEM)),
     *(("pictures first", case) for case in ([PICTURES[0]], PARTS[:3])),
     *(("thinking", case) for case in (STRINGS, PICTURES, SYSTEM, PARTS, THOUGHT, THOUGHT[:2])),
+    *(("lines", case) for case in (STRINGS, SYSTEM)),
     *(("mixed", case) for case in (STRINGS, PICTURES, SYSTEM)),
 ]
 
@@ -127,7 +128,9 @@ SOLID = TYPED.map(lambda typed: f"a{typed}z")
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[Conversation, list[str | int]]:
     """Turns in order, and what users gave in the order of the prompt."""
-    conversation, given, pictures = [], [], 0
+    conversation: Conversation = []
+    given: list[str | int] = []
+    pictures = 0
     for turn in range(draw(st.integers(1, 4))):
         role = "user" if turn % 2 == 0 else "assistant"
         content: list[str | dict[str, str]] = []
@@ -137,8 +140,9 @@ def conversations(draw: st.DrawFn) -> tuple[Conversation, list[str | int]]:
                 given.append(pictures)
                 pictures += 1
             else:
-                content.append(draw(SOLID))
-                given.append(content[-1])
+                typed = draw(SOLID)
+                content.append(typed)
+                given.append(typed)
         given.append("|")
         conversation.append({"role": role, "content": say(role, *content)["content"]})
     return conversation, given
@@ -281,6 +285,11 @@ def test_control_tokens_of_the_template_stay_special(operation: str) -> None:
         TextSpan("<t>", False),
         TextSpan("<t>", True),
     )
+
+
+def test_a_part_is_found_where_it_is_and_not_in_the_separator() -> None:
+    template = ChatTemplate("{{ ('x-a' + messages[0].content).split('-a')[1] }}")
+    assert render(template, [say("user", "a")]) == (TextSpan("a", False),)
 
 
 # ---- forms

@@ -33,8 +33,12 @@ def chat(
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 (the default) always takes the likeliest token.")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    detail: Annotated[str, typer.Option(help="low, auto (never enlarge) or high (the model's own full size).")] = "auto",
-    ctx_size: Annotated[int | None, typer.Option(help="Context in tokens; the model's own up to 8192 by default.")] = None,
+    detail: Annotated[
+        str, typer.Option(help="low, auto (never enlarge) or high (the model's own full size).")
+    ] = "auto",
+    ctx_size: Annotated[
+        int | None, typer.Option(help="Context in tokens; the model's own up to 8192 by default.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:

@@ -36,7 +36,9 @@ def doctor() -> None:
     table.add_row("pocketvlm", f"{__version__} ({python})")
     table.add_row("processor", devices.processor())
     threads = devices.physical_cores()
-    table.add_row("threads", f"{threads}: the physical cores of the {devices.allowed_cpus()} CPUs that this process may use")
+    table.add_row(
+        "threads", f"{threads}: the physical cores of the {devices.allowed_cpus()} CPUs that this process may use"
+    )
     memory = devices.memory()
     if memory:
         table.add_row("memory", f"{memory[0] / 1e9:.1f} GB, {memory[1] / 1e9:.1f} GB available")

@@ -80,7 +80,9 @@ def _model_rows(table: Table, header: GGUFHeader) -> None:
     def of(key: str) -> Any:
         return data.get(f"{arch}.{key}", "-")
 
-    table.add_row("layers", f"{of('block_count')} of width {of('embedding_length')}, heads {of('attention.head_count')}")
+    table.add_row(
+        "layers", f"{of('block_count')} of width {of('embedding_length')}, heads {of('attention.head_count')}"
+    )
     table.add_row("context", f"{of('context_length')} tokens")
     tokens = data.get("tokenizer.ggml.tokens")
     count = tokens.count if isinstance(tokens, LazyArray) else len(tokens or ())
@@ -94,7 +96,9 @@ def _model_rows(table: Table, header: GGUFHeader) -> None:
 def _projector_rows(table: Table, header: GGUFHeader) -> None:
     data = header.metadata
     found = families.find(data)
-    table.add_row("projector", f"{data.get('clip.projector_type', '-')}, {f'family {found[0]}' if found else 'no family'}")
+    table.add_row(
+        "projector", f"{data.get('clip.projector_type', '-')}, {f'family {found[0]}' if found else 'no family'}"
+    )
     size, patch = data.get("clip.vision.image_size", "-"), data.get("clip.vision.patch_size", "-")
     table.add_row("tile", f"{size}x{size} pixels, patches of {patch}")
     table.add_row("embeddings", f"{data.get('clip.vision.projection_dim', '-')} wide")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -121,7 +121,7 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
-    def generate(self, request: Generation) -> Iterator[Event]:
+    def generate(self, request: Generation) -> Generator[Event, None, None]:
         """Progress*, Started, Token*, Finished. Closing the iterator stops the work within one token."""
         ...
 

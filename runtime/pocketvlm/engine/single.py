@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,7 +48,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """`context_size` None: the model's own, capped. `exact`: reproducible logits, slower (no flash attention, f32 KV)."""
+    """`context_size` None: the model's own, capped. `exact`: reproducible logits, but slower."""
 
     context_size: int | None = None
     threads: int | None = None
@@ -123,7 +124,7 @@ class SingleEngine:
         self._worker.shutdown()
         self._model.close()  # closes context and vision before itself
 
-    def generate(self, request: Generation) -> Iterator[Event]:
+    def generate(self, request: Generation) -> Generator[Event, None, None]:
         if self._holder == threading.get_ident():
             raise EngineBusyError("this thread has an unfinished stream on this model: read it to its end or close it")
         with self._turn:
@@ -144,7 +145,7 @@ class SingleEngine:
                 for _, picture in seen:
                     picture.close()
 
-    def _generate(self, request: Generation, seen: list[tuple[Image, Seen]]) -> Iterator[Event]:
+    def _generate(self, request: Generation, seen: list[tuple[Image, Seen]]) -> Generator[Event, None, None]:
         began = time.perf_counter()
         for biased in request.sampling.logit_bias:
             if not 0 <= biased < self._model.n_vocab:
@@ -175,7 +176,9 @@ class SingleEngine:
                 units.extend(self._model.tokenize(piece.text, special=piece.special))
                 continue
             if self._vision is None:
-                raise RequestError(f"{self._info.name} is a text-only model: it was loaded without a projector", piece.param)
+                raise RequestError(
+                    f"{self._info.name} is a text-only model: it was loaded without a projector", piece.param
+                )
             picture = self._vision.prepare(piece.picture, piece.detail, piece.max_tokens, piece.param)
             seen.append((piece, picture))
             units.extend(picture.pieces)
@@ -194,7 +197,7 @@ class SingleEngine:
             self._context.truncate(self._cached.keep(0))
         return known
 
-    def _prefill(self, units: Sequence[Unit], known: int, pictures: Sequence[Seen]) -> Iterator[Event]:
+    def _prefill(self, units: Sequence[Unit], known: int, pictures: Sequence[Seen]) -> Generator[Event, None, None]:
         owner = {id(slot): picture for picture in pictures for slot in picture.slots}
         to_encode = sum(isinstance(unit, Slot) for unit in units[known:])
         done = 0
@@ -207,13 +210,11 @@ class SingleEngine:
             tokens = []
             yield Progress(done, to_encode)
             picture = owner[id(unit)]
-            rows = self._away(lambda slot=unit, picture=picture: picture.encode(slot))
+            rows = self._away(partial(picture.encode, unit))
             picture.encoded += 1
             positions = unit.positions + self._cached.position
             positions[3:] = 0  # the fourth section of M-RoPE is unused
-            self._away(
-                lambda slot=unit, rows=rows, at=positions: self._context.decode_embeddings(rows, at, causal=slot.causal)
-            )
+            self._away(partial(self._context.decode_embeddings, rows, positions, causal=unit.causal))
             self._cached.add(unit)
             done += 1
         self._evaluate(tokens)
@@ -221,11 +222,11 @@ class SingleEngine:
     def _evaluate(self, tokens: Sequence[int]) -> None:
         for start in range(0, len(tokens), self._context.n_batch):
             part = tokens[start : start + self._context.n_batch]
-            self._away(lambda part=part: self._context.decode_tokens(part, self._cached.position))
+            self._away(partial(self._context.decode_tokens, part, self._cached.position))
             for token in part:
                 self._cached.add(token)
 
-    def _decode(self, request: Generation, limit: int) -> Iterator[Event]:
+    def _decode(self, request: Generation, limit: int) -> Generator[Event, None, None]:
         model, context, cached = self._model, self._context, self._cached
         made = 0
         with Sampler(model, request.sampling) as sampler:

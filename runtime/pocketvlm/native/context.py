@@ -30,9 +30,7 @@ class Context(Handle):
     `exact` trades speed for reproducible logits: no flash attention and a float32 cache.
     """
 
-    def __init__(
-        self, model: Model, *, n_ctx: int, n_batch: int, threads: int, exact: bool = False
-    ) -> None:
+    def __init__(self, model: Model, *, n_ctx: int, n_batch: int, threads: int, exact: bool = False) -> None:
         self._lib = lib = library.llama()
         self._flag = ctypes.create_string_buffer(2)
         params = lib.llama_context_default_params()
@@ -83,11 +81,15 @@ class Context(Handle):
         """
         count = len(rows)
         if rows.shape != (count, self._width) or rows.dtype != np.float32:
-            raise EngineError(f"embeddings are {rows.dtype} {list(rows.shape)}, the model takes float32 [n, {self._width}]")
+            raise EngineError(
+                f"embeddings are {rows.dtype} {list(rows.shape)}, the model takes float32 [n, {self._width}]"
+            )
         if positions.shape != (self._pos_per_token, count):
             raise EngineError(f"positions are {list(positions.shape)}, the model takes {[self._pos_per_token, count]}")
         if not causal and count > self.n_batch:  # an assert in libllama would end the process
-            raise EngineError(f"a picture of {count} tokens needs a batch of that size, this context has {self.n_batch}")
+            raise EngineError(
+                f"a picture of {count} tokens needs a batch of that size, this context has {self.n_batch}"
+            )
         if not causal:
             self._lib.llama_set_causal_attn(self.raw, False)
         try:
@@ -101,7 +103,8 @@ class Context(Handle):
     def logits(self) -> npt.NDArray[np.float32]:
         """A copy of the last token's logits: float32 [n_vocab]."""
         pointer = self._lib.llama_get_logits_ith(self.raw, -1)
-        return np.ctypeslib.as_array(pointer, shape=(self._vocab_size,)).copy()
+        found: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self._vocab_size,)).copy()
+        return found
 
     def truncate(self, position: int) -> bool:
         """Forget everything from `position` on; False where this model's cache cannot."""

@@ -132,7 +132,8 @@ class Mtmd(Handle):
         if code != 0:
             raise EngineError(f"libmtmd failed to encode a picture: {log.last_error()}")
         output = lib.mtmd_get_output_embd(self.raw)
-        return np.ctypeslib.as_array(output, shape=(chunk.tokens, self._width)).copy()
+        rows: npt.NDArray[np.float32] = np.ctypeslib.as_array(output, shape=(chunk.tokens, self._width)).copy()
+        return rows
 
     def _chunk(self, owner: Handle, raw: Any) -> TextChunk | ImageChunk:
         lib = self._lib

@@ -52,9 +52,7 @@ def open_vision(model: Model, projector: GGUFHeader, *, threads: int) -> Vision:
     _, family = found
     _check_vocabulary(model, family, projector.path)
     mtmd = Mtmd(projector.path, model, threads=threads, tile_tokens=family.tile_tokens)
-    return FamilyVision(
-        family, MtmdEncoder(mtmd), lambda text: model.tokenize(text, special=True), mrope=model.mrope
-    )
+    return FamilyVision(family, MtmdEncoder(mtmd), lambda text: model.tokenize(text, special=True), mrope=model.mrope)
 
 
 def _check_vocabulary(model: Model, family: Family, path: Path) -> None:
@@ -62,6 +60,6 @@ def _check_vocabulary(model: Model, family: Family, path: Path) -> None:
     if lacking:
         named = ", ".join(repr(token) for token in lacking[:4])
         raise PairingError(
-            f"the vocabulary of {model.path.name} lacks control tokens of this projector ({named}): they are not a pair",
+            f"the vocabulary of {model.path.name} lacks {named}, which this projector needs: they are not a pair",
             path,
         )

@@ -46,7 +46,7 @@ class Slot:
 
     @property
     def tokens(self) -> int:
-        return self.positions.shape[1]
+        return int(self.positions.shape[1])
 
 
 @dataclass

