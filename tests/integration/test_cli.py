@@ -1,0 +1,163 @@
+"""The command line as a person meets it: answers, and for every wrong input one line, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()"]
+
+
+def run(*arguments: str | Path, stdin: bytes = b"", timeout: int = 120) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, timeout=timeout, check=False)
+
+
+def refused(*arguments: str | Path, stdin: bytes = b"") -> str:
+    """Standard error of a run that must end with 2 and say why in a line."""
+    done = run(*arguments, stdin=stdin)
+    told = done.stderr.decode()
+    assert done.returncode == 2, told
+    assert "Traceback" not in told
+    assert "error: " in told
+    return told
+
+
+def test_answers(sample_png: Path) -> None:
+    done = run("chat", "How many shapes are there?", "-i", sample_png)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().strip() == "2"
+
+
+def test_picture_from_standard_input_and_json(sample_png: Path) -> None:
+    done = run("chat", "What number is printed?", "-i", "-", "--json", stdin=sample_png.read_bytes())
+    answer = json.loads(done.stdout)
+    assert answer["choices"][0]["message"]["content"] == "42"
+    assert answer["timings"]["images"][0]["original_size"] == [640, 480]
+    assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]
+
+
+def test_conversation(sample_png: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "talk.json"
+    lines = f"/image {sample_png}\nWhat shape is at the top left?\nWhat colour is it?\n/save {saved}\n/reset\n/quit\n"
+    done = run("chat", stdin=lines.encode())
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().split("\n")[:2] == ["A circle", "Red"]
+    messages = json.loads(saved.read_text())
+    assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
+    assert messages[3]["content"] == "Red"
+
+
+def test_inspect_and_doctor(iota_bundle: Path) -> None:
+    shown = run("inspect", iota_bundle)
+    assert shown.returncode == 0
+    text = shown.stdout.decode()
+    for word in ("sha256 matches", "Q4_K", "smollm", "family smolvlm", "picture tokens"):
+        assert word in text
+    for file in iota_bundle.glob("*.gguf"):
+        assert run("inspect", file).returncode == 0
+    doctor = run("doctor")
+    assert doctor.returncode == 0
+    for word in ("threads", "llama-cpp-python", "onnxruntime"):
+        assert word in doctor.stdout.decode()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """The signature and IHDR of a PNG, and an IDAT that holds nothing: no decoder is needed to refuse it."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, sample_png: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.png").write_text("not a picture\n" * 10)
+    (folder / "cut.png").write_bytes(sample_png.read_bytes()[:2000])
+    (folder / "huge.png").write_bytes(png_header(30000, 30000))
+    (folder / "paper.pdf").write_bytes(b"%PDF-1.7\n" + b"x" * 500)
+    (folder / "photo.heic").write_bytes(b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00heicmif1" + b"\x00" * 100)
+    Image.new("RGB", (40, 30), "red").save(folder / "good.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere.png", "nowhere.png"),
+        (".", "director"),
+        ("empty.png", "empty"),
+        ("text.png", "text.png"),
+        ("cut.png", "truncated"),
+        ("huge.png", "30000x30000"),
+        ("paper.pdf", "paper.pdf"),
+        ("photo.heic", "photo.heic"),
+    ],
+)
+def test_wrong_pictures(pictures: Path, name: str, words: str) -> None:
+    assert words in refused("chat", "What is this?", "-i", pictures / name)
+
+
+def test_wrong_standard_input() -> None:
+    assert "standard input" in refused("chat", "What is this?", "-i", "-")
+    assert "not a picture" in refused("chat", "What is this?", "-i", "-", stdin=b"hello")
+
+
+def test_network_is_not_touched() -> None:
+    assert "network" in refused("chat", "What is this?", "-i", "https://example.com/cat.png")
+
+
+def test_wrong_models_and_options(pictures: Path, tmp_path: Path) -> None:
+    good = pictures / "good.png"
+    assert "nowhere" in refused("chat", "Hi", "-m", tmp_path / "nowhere")
+    assert "text.png" in refused("inspect", pictures / "text.png")
+    assert "detail" in refused("chat", "Hi", "-i", good, "--detail", "huge")
+    assert "temperature" in refused("chat", "Hi", "-i", good, "--temperature", "9")
+    assert "context" in refused("chat", "word " * 300, "-i", good, "--ctx-size", "256")
+
+
+def test_a_wrong_picture_does_not_end_an_interactive_conversation(pictures: Path, sample_png: Path) -> None:
+    """Under a terminal the error is shown and the conversation goes on."""
+    import pty
+
+    leader, follower = pty.openpty()
+    process = subprocess.Popen([*COMMAND, "chat"], stdin=follower, stdout=follower, stderr=follower, close_fds=True)
+    os.close(follower)
+    os.write(leader, f"/image {pictures / 'text.png'}\n/image {sample_png}\nHow many shapes are there?\n/quit\n".encode())
+    told = b""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            told += os.read(leader, 4096)
+        except OSError:
+            break
+    assert process.wait(10) == 0
+    os.close(leader)
+    text = told.decode("utf-8", "replace")
+    assert "text.png" in text
+    assert "\n2\r\n" in text
+    assert "Traceback" not in text
+
+
+def test_interrupt_ends_quietly(sample_png: Path) -> None:
+    arguments = ["chat", "Describe the picture.", "-i", str(sample_png), "--temperature", "2", "--max-tokens", "7000"]
+    process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.read(1)  # the answer has begun
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode in (130, 0)
+    assert b"Traceback" not in told
