@@ -187,7 +187,10 @@ class Checkpoint:
         names = sorted(
             {*(name for name in _SIDE_FILES if (self.path / name).is_file()), *(s.name for s in self.shards)}
         )
-        files = {name: sha256_of(self.path / name) for name in names}
+        try:
+            files = {name: sha256_of(self.path / name) for name in names}
+        except OSError as error:
+            raise CheckpointError(f"cannot be read: {error}", self.path) from None
         listing = "".join(f"{digest}  {name}\n" for name, digest in files.items())
         return Source(name=self.path.resolve().name, sha256=hashlib.sha256(listing.encode()).hexdigest(), files=files)
 

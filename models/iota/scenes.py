@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from random import Random
 
@@ -246,6 +246,6 @@ def _font_path(package: str, name: str) -> str:
     return str(files(package) / "files" / name)
 
 
-@cache
+@lru_cache(maxsize=256)
 def _font(package: str, name: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(_font_path(package, name), size)

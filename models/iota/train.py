@@ -110,7 +110,7 @@ class _Batches(IterableDataset[dict[str, Any]]):
 
 def collate(samples: list[Sample]) -> dict[str, Any]:
     """Right-padded: under a causal mask the padding needs no mask of its own. Few lengths, for oneDNN compiles each."""
-    length = -(-max(len(s.ids) for s in samples) // 32) * 32
+    length = -(-max(len(s.ids) for s in samples) // 64) * 64
     ids = np.zeros((len(samples), length), np.int64)
     owner = np.full((len(samples), length), -1, np.int64)
     for row, sample in enumerate(samples):
@@ -221,7 +221,7 @@ def main() -> None:
             stepper.load_state_dict(saved)
         print(f"resumed at step {step}", flush=True)
     validation = Sampler(tokenizer, FAMILY, VALIDATION_SEED)
-    held_out = [collate(chunk) for _, chunk in zip(range(8), batches(validation, 0, 32, 0), strict=False)]
+    held_out = [collate(chunk) for _, chunk in zip(range(4), batches(validation, 0, 32, 0), strict=False)]
     loader = iter(
         DataLoader(
             _Batches(Sampler(tokenizer, FAMILY, 1), step, arguments.batch, arguments.easy),

@@ -17,7 +17,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    PositiveInt,
+    Strict,
     Tag,
     ValidationError,
     ValidationInfo,
@@ -28,6 +28,7 @@ from pydantic import (
 from pocketvlm.errors import RequestError
 
 Detail = Literal["auto", "low", "high"]
+Count = Annotated[int, Strict(), Field(gt=0)]
 FinishReason = Literal["stop", "length", "tool_calls"]
 MAX_STOPS = 4
 
@@ -88,7 +89,7 @@ class ImageURL(_Frozen):
 
     url: str
     detail: Detail = "auto"
-    max_image_tokens: PositiveInt | None = None
+    max_image_tokens: Count | None = None
 
 
 def _bare_url(value: object) -> object:
@@ -114,7 +115,7 @@ class ImagePart(_Frozen):
     base64: str | None = None
     image: Any = None
     detail: Detail = "auto"
-    max_image_tokens: PositiveInt | None = None
+    max_image_tokens: Count | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ImagePart:
@@ -183,22 +184,22 @@ class ChatRequest(_Frozen):
 
     messages: Annotated[tuple[Message, ...], Field(min_length=1)]
     model: str | None = None
-    max_tokens: PositiveInt | None = None
-    max_completion_tokens: PositiveInt | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    temperature: Annotated[float, Strict(), Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Strict(), Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Strict(), Field(ge=0)] | None = None
+    min_p: Annotated[float, Strict(), Field(ge=0, le=1)] | None = None
+    seed: Annotated[int, Strict(), Field(ge=0, lt=2**63)] | None = None
     stop: Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(max_length=MAX_STOPS)] | None = None
-    n: Annotated[int, Field(ge=1, le=16)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repeat_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    logit_bias: Mapping[int, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    stream: bool | None = None
+    n: Annotated[int, Strict(), Field(ge=1, le=16)] | None = None
+    frequency_penalty: Annotated[float, Strict(), Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Strict(), Field(ge=-2, le=2)] | None = None
+    repeat_penalty: Annotated[float, Strict(), Field(gt=0, le=10)] | None = None
+    logit_bias: Mapping[int, Annotated[float, Strict(), Field(ge=-100, le=100)]] | None = None
+    logprobs: Annotated[bool, Strict()] | None = None
+    top_logprobs: Annotated[int, Strict(), Field(ge=0, le=20)] | None = None
+    stream: Annotated[bool, Strict()] | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
     metadata: Mapping[str, str] | None = None
@@ -237,9 +238,22 @@ def _request_error(error: ValidationError) -> RequestError:
     path = [str(step) for step in first["loc"] if not str(step).startswith(("<", "[key]"))]
     if first["type"].startswith("unknown_"):  # by a discriminator, whose path ends before the field
         path.append(first["type"].removeprefix("unknown_"))
-    if first["type"] == "extra_forbidden":
-        return RequestError("unknown field", ".".join(path))
-    return RequestError(first["msg"].removeprefix("Value error, "), ".".join(path) or None)
+    message = _PLAIN.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    return RequestError(message, ".".join(path) or None)
+
+
+# Where pydantic speaks of Python's types, or of "input".
+_PLAIN = {
+    "extra_forbidden": "unknown field",
+    "missing": "is required",
+    "tuple_type": "must be a list",
+    "too_short": "must not be empty",
+    "string_type": "must be a string",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "finite_number": "must be a finite number",
+}
 
 
 # ---- answer

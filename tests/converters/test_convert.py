@@ -20,6 +20,7 @@ from pocketvlm.bundle import Bundle, sha256_of
 from pocketvlm.errors import OutputError, PocketVLMError
 from pocketvlm_converters.cli import convert as command
 from pocketvlm_converters.convert import convert
+from pocketvlm_converters.quantize import quantize_language
 
 STEPS = ["language model", "quantize Q4_K_M", "tokenizer", "mmproj q8_0"]
 
@@ -134,12 +135,15 @@ def test_full_disk(pristine: Path, tmp_path: Path, file_limit: Any, size: int) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_full_disk_under_libllama(pristine: Path, tmp_path: Path, file_limit: Any) -> None:
-    def fill(step: str, done: int, total: int) -> None:
-        if step == STEPS[0] and done == total:
-            file_limit(50_000)
+def test_full_disk_under_libllama(
+    pristine: Path, tmp_path: Path, file_limit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_first(*arguments: Any) -> list[str]:
+        file_limit(50_000)
+        return quantize_language(*arguments)
 
-    refused(pristine, tmp_path / "bundle", "cannot be written", os.strerror(errno.EFBIG), progress=fill)
+    monkeypatch.setattr("pocketvlm_converters.convert.quantize_language", fill_first)
+    refused(pristine, tmp_path / "bundle", "cannot be written", os.strerror(errno.EFBIG))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,7 +18,9 @@ COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()"]
 
 
 def run(*arguments: str | Path, stdin: bytes = b"", timeout: int = 120) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, timeout=timeout, check=False)
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, timeout=timeout, check=False
+    )
 
 
 def refused(*arguments: str | Path, stdin: bytes = b"") -> str:
@@ -136,7 +138,9 @@ def test_a_wrong_picture_does_not_end_an_interactive_conversation(pictures: Path
     leader, follower = pty.openpty()
     process = subprocess.Popen([*COMMAND, "chat"], stdin=follower, stdout=follower, stderr=follower, close_fds=True)
     os.close(follower)
-    os.write(leader, f"/image {pictures / 'text.png'}\n/image {sample_png}\nHow many shapes are there?\n/quit\n".encode())
+    os.write(
+        leader, f"/image {pictures / 'text.png'}\n/image {sample_png}\nHow many shapes are there?\n/quit\n".encode()
+    )
     told = b""
     deadline = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:

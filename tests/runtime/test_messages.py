@@ -24,7 +24,7 @@ def part(**fields: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("messages", "param", "says"),
     [
-        ([], "messages", "at least 1"),
+        ([], "messages", "not be empty"),
         (None, "messages", ""),
         ("hello", "messages", "list of messages"),
         ({"role": "user", "content": "hello"}, "messages", ""),
@@ -86,6 +86,8 @@ def test_wrong_messages_name_the_field(messages: Any, param: str, says: str) -> 
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs", "20"),
         ({"max_tokens": 0}, "max_tokens", "greater"),
         ({"max_tokens": 1.5}, "max_tokens", "integer"),
+        ({"max_tokens": True}, "max_tokens", "integer"),
+        ({"temperature": "1"}, "temperature", "number"),
         ({"seed": -1}, "seed", "0"),
         ({"n": 0}, "n", "1"),
         ({"stream_options": {"include": True}}, "stream_options.include", "unknown field"),
