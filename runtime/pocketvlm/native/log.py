@@ -10,8 +10,8 @@ from typing import Any
 
 logger = logging.getLogger("pocketvlm.native")
 
-# ggml_log_level; 5 continues the line before.
-_LEVELS = {1: logging.DEBUG, 2: logging.WARNING, 3: logging.ERROR, 4: logging.DEBUG}
+# ggml_log_level (ggml.h): DEBUG 1, INFO 2, WARN 3, ERROR 4; 5 continues the line before.
+_LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _recent: deque[str] = deque(maxlen=8)
 _level = logging.DEBUG
 
