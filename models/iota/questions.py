@@ -399,7 +399,7 @@ def no_picture(rng: Random) -> Turn:
     return Turn("none", question, "Show me a picture.")
 
 
-_WEIGHTS = {"describe": 1, "shape": 2, "colour": 2, "size": 2, "place": 2, "count": 3, "yesno": 4, "read": 3}
+_WEIGHTS = {"describe": 1, "shape": 2, "colour": 2, "size": 2, "place": 2, "count": 3, "yesno": 4, "read": 8}
 
 
 def conversation(scenes: tuple[Scene, ...], rng: Random, turns: int) -> list[Turn]:

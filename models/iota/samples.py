@@ -17,6 +17,7 @@ from pocketvlm.vision.family import RGB, Detail, TileSlot
 from .questions import Turn, conversation, no_picture
 from .scenes import Scene, draw, random_scene, random_size
 
+TEXT_SHARE = 0.6  # reading is learned last: more of it than people will ask
 SYSTEM = ("You are a helpful assistant.", "Answer briefly.", "Look at the picture and answer.")
 
 
@@ -50,9 +51,9 @@ class Sampler:
         if rng.random() < 0.02:
             return self._build([no_picture(rng)], (), "low", rng)
         pictures = 1 if easy or rng.random() < 0.75 else 2
-        scenes = tuple(random_scene(rng) for _ in range(pictures))
+        scenes = tuple(random_scene(rng, TEXT_SHARE) for _ in range(pictures))
         if pictures == 2 and rng.random() < 0.3:  # two readings to tell apart
-            scenes = tuple(s if s.text else random_scene(rng) for s in scenes)
+            scenes = tuple(s if s.text else random_scene(rng, TEXT_SHARE) for s in scenes)
         turns = conversation(scenes, rng, rng.choice((3, 6, 8, 10)))
         chance = rng.random()
         detail: Detail = "low" if easy or chance < 0.35 else "high" if chance < 0.55 else "auto"

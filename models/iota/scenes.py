@@ -84,16 +84,18 @@ class Scene:
     text: Text | None = None
 
 
-def random_scene(rng: Random) -> Scene:
-    """One to four shapes (60 %), a text with one or two shapes (22 %), a text alone (16 %), or nothing (2 %)."""
+def random_scene(rng: Random, text_share: float = 0.38) -> Scene:
+    """One to four shapes, or with `text_share` a text: alone, or with one or two shapes. One in fifty is empty."""
     kind = rng.random()
-    if kind < 0.60:
+    if kind < 0.02:
+        return Scene(())
+    if kind < 0.02 + 0.98 * (1 - text_share):
         return Scene(_random_shapes(rng, list(CORNERS), rng.choice((1, 1, 2, 2, 3, 3, 4, 4)), middle=True))
-    if kind < 0.82:
+    if rng.random() < 0.58:
         place = rng.choice(("top", "bottom"))
         free = [c for c in CORNERS if not c.startswith(place)]
         return Scene(_random_shapes(rng, free, rng.choice((1, 2))), random_text(rng, place))
-    return Scene((), random_text(rng, "middle") if kind < 0.98 else None)
+    return Scene((), random_text(rng, "middle"))
 
 
 def random_text(rng: Random, place: str) -> Text:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -96,6 +97,14 @@ def fast_attention(
             scores = scores + torch.full((length, length), float("-inf"), dtype=scores.dtype).triu(1)
         mixed = torch.bmm(torch.softmax(scores, -1), value)
     return mixed.view(batch, heads, length, width).transpose(1, 2).contiguous().to(dtype), None
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of this run: trained at its start, the same when it resumes."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        train_tokenizer().save(str(path))
+    return Tokenizer.from_file(str(path))
 
 
 class _Batches(IterableDataset[dict[str, Any]]):
@@ -203,7 +212,7 @@ def main() -> None:
     arguments = options.parse_args()
 
     torch.set_num_threads(arguments.threads)
-    tokenizer = train_tokenizer()
+    tokenizer = load_tokenizer(arguments.state.with_name("tokenizer.json"))
     model = build_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights", flush=True)
     ALL_ATTENTION_FUNCTIONS.register("fast", fast_attention)

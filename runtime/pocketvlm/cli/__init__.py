@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from importlib.metadata import entry_points
 
 import typer
@@ -44,6 +45,7 @@ def _add_commands() -> None:
 
 def main() -> None:
     """Exit codes: 0 done, 1 a check failed, 2 wrong use or input, 130 interrupted."""
+    warnings.filterwarnings("ignore", module="PIL")  # a broken picture is our error, told once
     try:
         _add_commands()
         app(standalone_mode=True)

@@ -102,11 +102,13 @@ class _Conversation:
         asked = self.ask(prompt, pictures)
         said: list[str] = []
         images: list[ImageTimings] = []
+        cut = False
         with _Bar() as bar:
             for chunk in self.vlm.stream(asked, progress=bar, **self._options):
                 bar.end()
                 said.append(chunk.text)
                 images = chunk.timings.images if chunk.timings else images
+                cut = any(choice.finish_reason == "length" for choice in chunk.choices)
                 sys.stdout.write(chunk.text)
                 sys.stdout.flush()
         sys.stdout.write("\n")
@@ -114,6 +116,9 @@ class _Conversation:
             if picture.shrunk:
                 (width, height), (w, h) = picture.original_size, picture.used_size
                 err.print(f"[dim]The picture of {width}x{height} was seen at {w}x{h} pixels.[/dim]")
+        if cut:
+            why = "--max-tokens" if self._options["max_tokens"] else "the context is full, /reset starts again"
+            err.print(f"[dim]The answer was cut short: {why}.[/dim]")
         self._waiting = []
         self.messages = [*asked, {"role": "assistant", "content": "".join(said).strip()}]
 
