@@ -7,16 +7,17 @@ PocketVLMError
 │   │   ├── ImageFormatError            not a picture, truncated, or of a kind that is not supported
 │   │   └── ImageTooLargeError          over the pixel limit
 │   └── ContextLengthError              the prompt does not fit the context
-├── ModelError                          a model file or bundle cannot be used; `path` says which
-│   ├── ModelNotFoundError (FileNotFoundError)
-│   ├── ModelFormatError (ValueError)   truncated, not a GGUF, or the wrong kind of GGUF
-│   ├── PairingError (ValueError)       language model and projector do not belong together
-│   └── BundleError (ValueError)        manifest missing or broken, or a file that does not match its hash
-├── ConversionError                     a conversion was refused or failed; nothing was written
-│   ├── CheckpointError (ValueError)    missing shard or tensor, unknown architecture, NaN weights
-│   ├── QuantizationError (ValueError)  a type that is unknown or needs an importance matrix
-│   ├── TokenizerError (ValueError)     unknown pre-tokenizer, or the GGUF vocabulary tokenizes otherwise
-│   └── OutputError (OSError)           the target cannot be written: read-only, full, or already there
+├── FileError                           a file cannot be used; `path` says which
+│   ├── ModelError                      a model file or bundle
+│   │   ├── ModelNotFoundError (FileNotFoundError)
+│   │   ├── ModelFormatError (ValueError)   truncated, not a GGUF, or the wrong kind of GGUF
+│   │   ├── PairingError (ValueError)       language model and projector do not belong together
+│   │   └── BundleError (ValueError)        manifest missing or broken, or a file that does not match its hash
+│   └── ConversionError                 a conversion was refused or failed; nothing was written
+│       ├── CheckpointError (ValueError)    missing shard or tensor, unknown architecture, NaN weights
+│       ├── QuantizationError (ValueError)  a type that is unknown or needs an importance matrix
+│       ├── TokenizerError (ValueError)     unknown pre-tokenizer, or the GGUF vocabulary tokenizes otherwise
+│       └── OutputError (OSError)           the target cannot be written: read-only, full, or already there
 ├── EngineError (RuntimeError)          the engine failed or is closed
 │   ├── EngineBusyError                 this thread already has an unfinished stream on this engine
 │   ├── EngineClosedError
@@ -66,11 +67,17 @@ class ContextLengthError(RequestError):
     code = "context_length_exceeded"
 
 
-class ModelError(PocketVLMError):
+class FileError(PocketVLMError):
+    """`path` is the file or folder at fault, where there is one."""
+
     def __init__(self, message: str, path: str | Path | None = None) -> None:
         super().__init__(f"{path}: {message}" if path is not None else message)
         self.message = message
         self.path = Path(path) if path is not None else None
+
+
+class ModelError(FileError):
+    """A model file or bundle cannot be used."""
 
 
 class ModelNotFoundError(ModelError, FileNotFoundError):
@@ -89,11 +96,8 @@ class BundleError(ModelError, ValueError):
     pass
 
 
-class ConversionError(PocketVLMError):
-    def __init__(self, message: str, path: str | Path | None = None) -> None:
-        super().__init__(f"{path}: {message}" if path is not None else message)
-        self.message = message
-        self.path = Path(path) if path is not None else None
+class ConversionError(FileError):
+    """A conversion was refused or failed; nothing was written."""
 
 
 class CheckpointError(ConversionError, ValueError):

@@ -20,7 +20,6 @@ from pocketvlm.engine.engine import (
     Progress,
     Score,
     Started,
-    Text,
     Token,
 )
 from pocketvlm.engine.single import EngineOptions, SingleEngine
@@ -46,7 +45,7 @@ from pocketvlm.messages import (
     Usage,
 )
 from pocketvlm.native.sampler import Sampling
-from pocketvlm.prompt import ChatTemplate, ImageSpan, isolate_control_tokens
+from pocketvlm.prompt import ChatTemplate, ImageSpan, TextSpan, isolate_control_tokens
 from pocketvlm.text import TextAssembler
 
 ProgressCallback = Callable[[int, int], None]
@@ -141,7 +140,7 @@ class VLM:
     ) -> None:
         self.close()
 
-    def _prompt(self, request: ChatRequest) -> tuple[Text | Image, ...]:
+    def _prompt(self, request: ChatRequest) -> tuple[TextSpan | Image, ...]:
         images: list[Image] = []
         for i, message in enumerate(request.messages):
             if isinstance(message.content, str):
@@ -153,7 +152,7 @@ class VLM:
                     picture = read_picture(part, param, max_pixels=self._max_pixels)
                     images.append(Image(picture, given.detail, given.max_image_tokens, param))
         spans = isolate_control_tokens(self._template.render(request.messages), self.info.control_tokens)
-        return tuple(images[s.index] if isinstance(s, ImageSpan) else Text(s.text, s.special) for s in spans)
+        return tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
 
     def _chunks(
         self, request: ChatRequest, progress: ProgressCallback | None

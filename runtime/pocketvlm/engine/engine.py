@@ -8,15 +8,8 @@ from typing import Literal, Protocol
 
 from pocketvlm.images import Picture
 from pocketvlm.native.sampler import Sampling
+from pocketvlm.prompt import TextSpan
 from pocketvlm.vision.family import Detail
-
-
-@dataclass(frozen=True)
-class Text:
-    """Control tokens spelled in the text are parsed where `special` is set; a user's text never is."""
-
-    text: str
-    special: bool
 
 
 @dataclass(frozen=True)
@@ -33,7 +26,7 @@ class Image:
 class Generation:
     """One prompt and how to go on from it. `top_logprobs` None: no log probabilities at all."""
 
-    prompt: tuple[Text | Image, ...]
+    prompt: tuple[TextSpan | Image, ...]
     sampling: Sampling
     max_tokens: int | None = None
     top_logprobs: int | None = None

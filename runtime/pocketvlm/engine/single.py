@@ -25,7 +25,6 @@ from pocketvlm.engine.engine import (
     Progress,
     Score,
     Started,
-    Text,
     Token,
 )
 from pocketvlm.errors import (
@@ -38,6 +37,7 @@ from pocketvlm.errors import (
 from pocketvlm.native.context import Aborted, Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.sampler import Sampler
+from pocketvlm.prompt import TextSpan
 from pocketvlm.vision.choose import check_language_model, check_projector, open_vision
 from pocketvlm.vision.encoder import Seen, Slot, Vision
 
@@ -169,10 +169,10 @@ class SingleEngine:
         )
         yield from self._decode(request, min(request.max_tokens or room, room))
 
-    def _units(self, prompt: Sequence[Text | Image], seen: list[tuple[Image, Seen]]) -> list[Unit]:
+    def _units(self, prompt: Sequence[TextSpan | Image], seen: list[tuple[Image, Seen]]) -> list[Unit]:
         units: list[Unit] = []
         for piece in prompt:
-            if isinstance(piece, Text):
+            if isinstance(piece, TextSpan):
                 units.extend(self._model.tokenize(piece.text, special=piece.special))
                 continue
             if self._vision is None:
