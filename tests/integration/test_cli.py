@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -142,12 +142,9 @@ def test_a_wrong_picture_does_not_end_an_interactive_conversation(pictures: Path
         leader, f"/image {pictures / 'text.png'}\n/image {sample_png}\nHow many shapes are there?\n/quit\n".encode()
     )
     told = b""
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            told += os.read(leader, 4096)
-        except OSError:
-            break
+    with suppress(OSError):  # the terminal's end, as Linux tells it
+        while chunk := os.read(leader, 4096):
+            told += chunk
     assert process.wait(10) == 0
     os.close(leader)
     text = told.decode("utf-8", "replace")

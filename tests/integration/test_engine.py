@@ -231,4 +231,5 @@ def test_detail_is_honoured(vlm: VLM) -> None:
     assert tiles("low") == (1, True)
     assert tiles("auto") == (5, True)
     assert tiles("high") == (5, True)
-    assert tiles("auto", max_image_tokens=48) == (3, True)
+    assert tiles("auto", max_image_tokens=80) == (5, True)
+    assert tiles("auto", max_image_tokens=79) == (1, True)  # the next smaller grid of the same shape

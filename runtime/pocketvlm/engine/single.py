@@ -125,6 +125,8 @@ class SingleEngine:
         self._model.close()  # closes context and vision before itself
 
     def generate(self, request: Generation) -> Generator[Event, None, None]:
+        if self._closed:
+            raise EngineClosedError("the model is closed")
         if self._holder == threading.get_ident():
             raise EngineBusyError("this thread has an unfinished stream on this model: read it to its end or close it")
         with self._turn:
