@@ -18,11 +18,14 @@ def convert(
         str, typer.Option(metavar="TYPE", help="Type of the language model: Q4_K_M, Q8_0, ... or f32, f16, bf16.")
     ] = "Q4_K_M",
     mmproj: Annotated[
-        str, typer.Option(metavar="TYPE", help="Type of the vision encoder: f32, f16, bf16 or q8_0.")
+        str, typer.Option(metavar="TYPE", help="Type of the vision encoder as GGUF: f32, f16, bf16, q8_0 or none.")
     ] = "q8_0",
+    onnx: Annotated[
+        str, typer.Option(metavar="TYPE", help="Type of the vision encoder as ONNX: fp32, fp16, int8, int4 or none.")
+    ] = "int8",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:
-    """Convert a checkpoint to a bundle: quantized language model, mmproj, and a manifest that seals them."""
+    """Convert a checkpoint to a bundle: quantized language model, vision encoders, and a manifest that seals them."""
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -44,7 +47,9 @@ def convert(
         bars.update(tasks[step], completed=done, total=total)
 
     with bars:
-        bundle = convert_checkpoint(checkpoint, output, quantize=quantize, mmproj=mmproj, force=force, progress=show)
+        bundle = convert_checkpoint(
+            checkpoint, output, quantize=quantize, mmproj=mmproj, onnx=onnx, force=force, progress=show
+        )
     for note in bundle.manifest.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"wrote {output}")

@@ -17,10 +17,11 @@ from pocketvlm.errors import OutputError, PocketVLMError, QuantizationError
 from pocketvlm_converters.checkpoint import Checkpoint
 from pocketvlm_converters.family import Family, Part, find_family
 from pocketvlm_converters.gguf import FloatType, Progress, ProjectorType, silent, write_language, write_projector
-from pocketvlm_converters.quantize import FLOAT_TYPES, language_type, projector_type, quantize_language
+from pocketvlm_converters.onnx import Graph, OnnxType
+from pocketvlm_converters.quantize import FLOAT_TYPES, language_type, onnx_type, projector_type, quantize_language
 from pocketvlm_converters.tokenizer import Vocabulary, check_picture_tokens, prove, read_vocabulary
 
-_PACKAGES = ("pocketvlm", "gguf", "llama-cpp-python")
+_PACKAGES = ("pocketvlm", "gguf", "llama-cpp-python", "onnx")
 _FLOATS: dict[str, FloatType] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _PROBE = 1 << 20  # bytes
 
@@ -31,17 +32,21 @@ def convert(
     *,
     quantize: str = "Q4_K_M",
     mmproj: str = "q8_0",
+    onnx: str = "int8",
     force: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
     """Convert the checkpoint folder to the new bundle folder `output`, whose name becomes the model's.
 
-    `quantize` is the type of the language model, `mmproj` that of the vision encoder. `force` replaces an existing
+    `quantize` is the type of the language model, `mmproj` and `onnx` those of the vision encoder in either format;
+    "none" leaves one of them out. `force` replaces an existing
     bundle, at the very end. Raises a ConversionError: CheckpointError, QuantizationError, TokenizerError (also where
     the proof of the tokenizer fails) or OutputError. Then, and when interrupted, nothing is left behind.
     """
     output = Path(output).absolute()
-    language, projector = language_type(quantize), projector_type(mmproj)
+    language, projector, graph = language_type(quantize), projector_type(mmproj), onnx_type(onnx)
+    if projector is None and graph is None:
+        raise QuantizationError("a bundle needs a vision encoder: mmproj and ONNX cannot both be none")
     source = Checkpoint(checkpoint)
     family = find_family(source)
     _check_target(output, source, force)
@@ -49,7 +54,7 @@ def convert(
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
         try:
             folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-            _Conversion(family, folder, output.name, progress or silent).run(language, projector)
+            _Conversion(family, folder, output.name, progress or silent).run(language, projector, graph)
             _publish(folder, output)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -69,14 +74,18 @@ class _Conversion:
         self.entries: list[FileEntry] = []
         self.notes: list[str] = []
 
-    def run(self, language: str, projector: ProjectorType) -> None:
+    def run(self, language: str, projector: ProjectorType | None, graph: OnnxType | None) -> None:
         decoder, vision = self.family.language(), self.family.projector()
         self.family.check_all_used()
         rows = next(w.tensor.shape[0] for w in decoder.weights if w.name == "token_embd.weight")
         vocabulary = read_vocabulary(self.checkpoint, rows, self.family.pre_tokenizers)
         check_picture_tokens(self.checkpoint, vision.metadata)
         self._language(self._labelled(decoder, vocabulary), vocabulary, language)
-        self._projector(self._labelled(vision), projector)
+        vision = self._labelled(vision)
+        if projector:
+            self._projector(vision, projector)
+        if graph:
+            self._encoder(vision, graph)
         self._seal()
 
     def _language(self, part: Part, vocabulary: Vocabulary, kind: str) -> None:
@@ -102,6 +111,17 @@ class _Conversion:
         path = self.folder / f"mmproj-{kind}.gguf"
         self.notes += write_projector(part, path, kind, self.progress)
         self._add(path, "mmproj", kind)
+
+    def _encoder(self, part: Part, kind: OnnxType) -> None:
+        path = self.folder / f"vision-{kind}.onnx"
+        weights = sum(weight.tensor.data.size for weight in part.weights)
+        # The keys of the mmproj file, so that the runtime's families read both alike.
+        metadata = {**part.metadata, "pocketvlm.type": kind}
+        with Graph(path, kind, weights, self.progress) as graph:
+            graph.finish(self.family.vision_graph(graph), metadata)
+        self._add(path, "vision", kind)
+        if graph.data_path:
+            self._add(graph.data_path, "data", kind)
 
     def _seal(self) -> None:
         manifest = Manifest(

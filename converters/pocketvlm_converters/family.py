@@ -7,7 +7,7 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,9 @@ import numpy.typing as npt
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters import families
 from pocketvlm_converters.checkpoint import Checkpoint, Tensor
+
+if TYPE_CHECKING:
+    from pocketvlm_converters.onnx import Graph, GraphOutput
 
 Value = int | float | bool | str | Sequence[int] | Sequence[float] | Sequence[str]
 
@@ -84,6 +87,10 @@ class Family(ABC):
     @abstractmethod
     def projector(self) -> Part:
         """The vision encoder and projector, with the keys that libmtmd wants."""
+
+    def vision_graph(self, graph: Graph) -> GraphOutput:
+        """Add the vision encoder and projector to `graph`, from its input to the embeddings."""
+        raise CheckpointError(f"no ONNX vision encoder for family {self.name} yet; use --onnx none", graph.path)
 
     def names(self, prefixes: Sequence[str]) -> Names:
         """The checkpoint's tensors below the first of `prefixes` that occurs: hub naming or transformers' own."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from pocketvlm.errors import QuantizationError
 from pocketvlm.native.quantize import file_types, quantize_gguf
 from pocketvlm_converters.gguf import PROJECTOR_TYPES, Progress, ProjectorType, TensorEntry, read_tensors, silent
+from pocketvlm_converters.onnx import ONNX_TYPES, OnnxType
 
 FLOAT_TYPES = ("F32", "F16", "BF16")
 # libllama refuses these for ordinary weights without an importance matrix, or their result is noise.
@@ -37,12 +39,25 @@ def language_type(name: str) -> str:
     return wanted
 
 
-def projector_type(name: str) -> ProjectorType:
-    """Likewise for the mmproj file."""
+def projector_type(name: str) -> ProjectorType | None:
+    """Likewise for the mmproj file; None for "none"."""
     for known in PROJECTOR_TYPES:
         if known == name.lower():
             return known
-    raise QuantizationError(f"unknown mmproj type {name!r}; known: {', '.join(PROJECTOR_TYPES)}")
+    return _none("mmproj", name, PROJECTOR_TYPES)
+
+
+def onnx_type(name: str) -> OnnxType | None:
+    """Likewise for the ONNX vision encoder; None for "none"."""
+    for known in ONNX_TYPES:
+        if known == name.lower():
+            return known
+    return _none("ONNX", name, ONNX_TYPES)
+
+
+def _none(what: str, name: str, known: Sequence[str]) -> None:
+    if name.lower() != "none":
+        raise QuantizationError(f"unknown {what} type {name!r}; known: {', '.join(known)}, none")
 
 
 def quantize_language(source: Path, target: Path, file_type: str, progress: Progress = silent) -> list[str]:

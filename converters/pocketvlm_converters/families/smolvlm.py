@@ -9,7 +9,8 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint import Section
 from pocketvlm_converters.family import Family, Part, Value, Weight
 from pocketvlm_converters.llama import llama_decoder
-from pocketvlm_converters.siglip import SigLIP, siglip
+from pocketvlm_converters.onnx import Graph, GraphOutput
+from pocketvlm_converters.siglip import Normalization, SigLIP, siglip
 
 # transformers' Idefics3VisionConfig; SmolVLMVisionConfig has the same.
 _VISION_DEFAULTS = {
@@ -26,8 +27,10 @@ _PREPROCESSING = {
     "do_rescale": True,
     "do_normalize": True,
     "do_resize": True,
+    "rescale_factor": 1 / 255,
     "resample": 1,  # PIL.Image.Resampling.LANCZOS
 }
+_SEEN, _CONNECTOR = ("model.vision_model.", "vision_model."), ("model.connector.", "connector.")
 
 
 class SmolVLM(Family):
@@ -56,10 +59,22 @@ class SmolVLM(Family):
             "clip.vision.image_std": _rgb(preprocessor, "image_std"),
         }
         shape = (width, encoder.hidden * shuffle**2)
-        connector = self.names(("model.connector.", "connector."))
-        weights = encoder.weights(self.names(("model.vision_model.", "vision_model.")))
+        connector = self.names(_CONNECTOR)
+        weights = encoder.weights(self.names(_SEEN))
         weights.append(Weight("mm.model.fc.weight", connector.tensor("modality_projection.proj.weight", shape)))
         return Part("clip", metadata, tuple(weights))
+
+    def vision_graph(self, graph: Graph) -> GraphOutput:
+        encoder, shuffle = self._encoder(), self._shuffle()
+        width = _present(self.checkpoint.config, "text_config").integer("hidden_size", 4096)
+        preprocessor = self.checkpoint.preprocessor
+        pixels = Normalization(_rgb(preprocessor, "image_mean"), _rgb(preprocessor, "image_std"))
+        value = encoder.graph(graph, self.names(_SEEN), pixels, group=shuffle)
+        side, inner = encoder.side // shuffle, encoder.hidden * shuffle**2
+        # Patches come in squares already: this is the whole pixel shuffle.
+        value = graph.reshape(value, -1, side * side, inner)
+        projection = self.names(_CONNECTOR).tensor("modality_projection.proj.weight", (width, inner))
+        return GraphOutput(graph.linear(value, projection), encoder.image, side * side, width)
 
     def _encoder(self) -> SigLIP:
         config = _present(self.checkpoint.config, "vision_config")

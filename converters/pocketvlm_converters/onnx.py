@@ -1,0 +1,230 @@
+"""ONNX graphs, built node by node from a checkpoint's tensors; large weights go to a file beside the graph.
+
+Operators: standard ONNX (opset 17) and onnxruntime's own (com.microsoft), nothing else. One tensor is in memory at a
+time, besides those of a model so small that its weights lie in the graph.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.errors import ConversionError
+from pocketvlm_converters.checkpoint import Tensor
+from pocketvlm_converters.family import Value
+from pocketvlm_converters.gguf import Progress, silent
+from pocketvlm_converters.onnx_weights import Int4, Int8, floats, four_bits, halves, signed_bytes
+
+OnnxType = Literal["fp32", "fp16", "int8", "int4"]
+ONNX_TYPES: tuple[OnnxType, ...] = ("fp32", "fp16", "int8", "int4")
+MICROSOFT = "com.microsoft"
+INPUT, OUTPUT = "pixels", "embeddings"
+FLOAT = 1  # TensorProto.FLOAT
+_OPSET, _IR_VERSION = 17, 8  # LayerNormalization is of 17, and the versions belong together
+_INLINE_LIMIT = 32 << 20  # bytes of weights that the graph itself still holds
+_SMALL = 4096  # bytes of a tensor that is not worth a page of its own
+_PAGE = 4096  # external data is mapped into memory by pages
+_INT8_COMPUTE = 4  # MatMulNBits' accuracy_level: activations become int8 by blocks as well
+_BLOCK = 32  # weights of int4 that share a scale
+
+
+@dataclass(frozen=True)
+class GraphOutput:
+    """What a family's graph gives: `value` is float32 [tiles, tokens, width] of tiles of `tile` pixels squared."""
+
+    value: str
+    tile: int
+    tokens: int
+    width: int
+
+
+class Graph:
+    """A graph from uint8 `pixels` [tiles, height, width, 3] to float32 `embeddings` [tiles, tokens, width].
+
+    Names of values are strings, as in ONNX. `linear` computes in the type of the graph, everything else in float32.
+    Used as a context manager, because weights are written as they come.
+    """
+
+    def __init__(self, path: Path, kind: OnnxType, weights: int, progress: Progress = silent) -> None:
+        """`weights` is how many there will be, roughly: it decides whether they go to `<name>.onnx.data`."""
+        self.path = path
+        self.kind = kind
+        self.data_path: Path | None = None
+        self._nodes: list[Any] = []
+        self._tensors: list[Any] = []
+        self._counts: dict[str, int] = {}
+        self._quantized: dict[str, list[str]] = {}
+        self._progress = progress
+        self._done, self._total = 0, weights
+        self._data: BinaryIO | None = None
+        self._onnx = _package(path)
+        size = weights * {"fp32": 32, "fp16": 16, "int8": 8, "int4": 5}[kind] // 8
+        if size > _INLINE_LIMIT:
+            self.data_path = path.with_name(f"{path.name}.data")
+            self._data = self.data_path.open("wb")
+        progress(f"onnx {kind}", 0, weights)
+
+    def __enter__(self) -> Graph:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._data is not None:
+            self._data.close()
+
+    def op(
+        self, op: str, *inputs: str, domain: str = "", outputs: Sequence[bool] = (True,), **attributes: Any
+    ) -> list[str]:
+        """Add a node; the names of its outputs. "" stands for an optional one, in or out, that is left out."""
+        number = self._counts[op] = self._counts.get(op, -1) + 1
+        name = f"{op}_{number}"
+        made = [(f"{name}_{i}" if i else name) if wanted else "" for i, wanted in enumerate(outputs)]
+        self._nodes.append(self._onnx.helper.make_node(op, inputs, made, name=name, domain=domain, **attributes))
+        return made
+
+    def one(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """`op` for a node of one output."""
+        return self.op(op, *inputs, domain=domain, **attributes)[0]
+
+    def constant(self, name: str, values: npt.NDArray[Any]) -> str:
+        """Values as they are, in the graph or beside it."""
+        values = np.ascontiguousarray(values)
+        proto = self._onnx.TensorProto()
+        proto.name = name
+        proto.dims.extend(values.shape)
+        proto.data_type = self._onnx.helper.np_dtype_to_tensor_dtype(values.dtype)
+        if self._data is None or values.nbytes <= _SMALL:
+            proto.raw_data = values.tobytes()
+        else:
+            self._data.write(b"\0" * (-self._data.tell() % _PAGE))
+            assert self.data_path is not None
+            proto.data_location = self._onnx.TensorProto.EXTERNAL
+            for key, value in (
+                ("location", self.data_path.name),
+                ("offset", str(self._data.tell())),
+                ("length", str(values.nbytes)),
+            ):
+                entry = proto.external_data.add()
+                entry.key, entry.value = key, value
+            self._data.write(values.data)
+        self._tensors.append(proto)
+        return name
+
+    def vector(self, tensor: Tensor) -> str:
+        """A norm's or a bias's weights in float32."""
+        self._count(tensor)
+        return self.constant(tensor.name, floats(tensor))
+
+    def integers(self, *values: int) -> str:
+        """An int64 constant, as Reshape takes it."""
+        name = "shape_" + "_".join(map(str, values)).replace("-1", "any")
+        if all(tensor.name != name for tensor in self._tensors):
+            self.constant(name, np.array(values, np.int64))
+        return name
+
+    def reshape(self, value: str, *shape: int) -> str:
+        return self.one("Reshape", value, self.integers(*shape))
+
+    def linear(self, value: str, weight: Tensor, bias: Tensor | None = None) -> str:
+        """`value` [..., in] times `weight` [out, in] transposed, plus `bias`; in the graph's type."""
+        self._count(weight)
+        added = self.vector(bias) if bias is not None else ""
+        name = weight.name.removesuffix(".weight")
+        if self.kind == "int8":
+            return self._int8(value, name, signed_bytes(weight), added)
+        if self.kind == "int4":
+            found = self._int4(value, name, four_bits(weight, _BLOCK))
+        else:
+            found = self._float(value, name, weight)
+        return self.one("Add", found, added) if added else found
+
+    def _float(self, value: str, name: str, weight: Tensor) -> str:
+        matrix = halves(weight) if self.kind == "fp16" else floats(weight)
+        stored = self.constant(f"{name}.weight", matrix.T)
+        if self.kind == "fp16":  # a file of half the size; onnxruntime folds the cast when it loads
+            stored = self.one("Cast", stored, to=FLOAT)
+        return self.one("MatMul", value, stored)
+
+    def _int8(self, value: str, name: str, weight: Int8, bias: str) -> str:
+        # One quantization serves every matrix that takes this value, such as query, key and value.
+        if value not in self._quantized:
+            self._quantized[value] = self.op("DynamicQuantizeLinear", value, outputs=(True, True, True))
+        quantized, scale, zero = self._quantized[value]
+        return self.one(
+            "MatMulIntegerToFloat",
+            quantized,
+            self.constant(f"{name}.weight", weight.values.T),
+            scale,
+            self.constant(f"{name}.scale", weight.scales),
+            zero,
+            "",
+            bias,
+            domain=MICROSOFT,
+        )
+
+    def _int4(self, value: str, name: str, weight: Int4) -> str:
+        return self.one(
+            "MatMulNBits",
+            value,
+            self.constant(f"{name}.weight", weight.values),
+            self.constant(f"{name}.scale", weight.scales),
+            domain=MICROSOFT,
+            K=weight.width,
+            N=len(weight.values),
+            bits=4,
+            block_size=_BLOCK,
+            accuracy_level=_INT8_COMPUTE,
+        )
+
+    def finish(self, output: GraphOutput, metadata: Mapping[str, Value]) -> None:
+        """Write the file. `metadata` goes to the model's metadata_props, each value as JSON.
+
+        Raises ConversionError where onnx.checker finds a fault.
+        """
+        helper, proto = self._onnx.helper, self._onnx.TensorProto
+        assert self._nodes[-1].output[0] == output.value, "the embeddings come from the last node"
+        self._nodes[-1].output[0] = OUTPUT
+        graph = helper.make_graph(
+            self._nodes,
+            "vision",
+            [helper.make_tensor_value_info(INPUT, proto.UINT8, ["tiles", output.tile, output.tile, 3])],
+            [helper.make_tensor_value_info(OUTPUT, proto.FLOAT, ["tiles", output.tokens, output.width])],
+            self._tensors,
+        )
+        model = helper.make_model(
+            graph,
+            producer_name="pocketvlm",
+            ir_version=_IR_VERSION,
+            opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(MICROSOFT, 1)],
+        )
+        helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+        if self._data is not None:
+            self._data.close()
+        self.path.write_bytes(model.SerializeToString(deterministic=True))
+        try:
+            self._onnx.checker.check_model(str(self.path))
+        except Exception as error:
+            raise ConversionError(f"onnx.checker: {error}", self.path) from error
+        self._progress(f"onnx {self.kind}", self._total, self._total)
+
+    def _count(self, tensor: Tensor) -> None:
+        self._done += tensor.data.size
+        self._progress(f"onnx {self.kind}", min(self._done, self._total), self._total)
+
+
+def _package(path: Path) -> Any:
+    try:
+        import onnx
+        import onnx.checker
+        import onnx.helper
+    except ImportError as error:
+        raise ConversionError("the onnx package is missing: pip install 'pocketvlm[convert]'", path) from error
+    return onnx

@@ -1,0 +1,81 @@
+"""Weights as ONNX graphs hold them: float32, float16, int8 with a scale per row, int4 with a scale per block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm_converters.checkpoint import Tensor
+
+
+@dataclass(frozen=True)
+class Int8:
+    """`values` int8 [out, in], symmetric; `scales` float32 [out]: a weight is value * scale."""
+
+    values: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Int4:
+    """As com.microsoft.MatMulNBits wants it: `values` uint8 [out, blocks, block / 2], low nibble first.
+
+    A weight is (nibble - 8) * scale; `scales` float32 [out * blocks]. `width` is the length of a row in weights; the
+    last block is filled up.
+    """
+
+    values: npt.NDArray[np.uint8]
+    scales: npt.NDArray[np.float32]
+    width: int
+
+
+def floats(tensor: Tensor) -> npt.NDArray[np.float32]:
+    """All weights in float32, in the tensor's shape. Raises CheckpointError for NaN or infinity."""
+    found = np.empty(tensor.shape, np.float32)
+    rows = found.reshape(-1, tensor.shape[-1] if tensor.shape else 1)
+    at = 0
+    for block in tensor.blocks():
+        rows[at : at + len(block)] = _decoded(block, tensor.dtype)
+        at += len(block)
+    return found
+
+
+def halves(tensor: Tensor) -> npt.NDArray[np.float16]:
+    """All weights in float16. Raises CheckpointError for one beyond it."""
+    with np.errstate(over="ignore"):
+        found = floats(tensor).astype(np.float16)
+    if not np.isfinite(found).all():
+        raise CheckpointError(f"tensor {tensor.name} has weights beyond float16: use fp32 or int8", tensor.path)
+    return found
+
+
+def signed_bytes(tensor: Tensor) -> Int8:
+    """Rows quantized one by one, symmetric: zero stays zero, and the integer product needs no correction for it."""
+    weights = floats(tensor)
+    largest = np.abs(weights).max(axis=1)
+    scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    weights /= scales[:, None]
+    return Int8(np.rint(weights).astype(np.int8), scales)
+
+
+def four_bits(tensor: Tensor, block: int) -> Int4:
+    """Blocks along the rows quantized one by one; the weight of the largest size becomes -8, as in ggml's Q4_0."""
+    weights = floats(tensor)
+    rows, width = weights.shape
+    blocks = -(-width // block)
+    if width % block:
+        weights = np.pad(weights, ((0, 0), (0, blocks * block - width)))
+    grouped = weights.reshape(rows, blocks, block)
+    extreme = np.take_along_axis(grouped, np.abs(grouped).argmax(-1, keepdims=True), -1)
+    scales = extreme / -8
+    nibbles = np.clip(np.rint(grouped / np.where(scales == 0, 1, scales)) + 8, 0, 15).astype(np.uint8)
+    packed: npt.NDArray[np.uint8] = nibbles[..., 0::2] | nibbles[..., 1::2] << 4
+    return Int4(packed, scales.reshape(-1).astype(np.float32), width)
+
+
+def _decoded(block: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
+    return (block.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else block
