@@ -22,7 +22,7 @@ LEVELS = (
     {"engine"},
     {"vision"},
     {"native", "prompt", "images", "text", "devices", "locate"},
-    {"messages", "bundle", "gguf_header", "sandbox"},
+    {"messages", "bundle", "gguf_header", "onnx_header", "sandbox"},
     {"errors"},
 )
 LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}

@@ -44,7 +44,8 @@ def projector_type(name: str) -> ProjectorType | None:
     for known in PROJECTOR_TYPES:
         if known == name.lower():
             return known
-    return _none("mmproj", name, PROJECTOR_TYPES)
+    _check_none("mmproj", name, PROJECTOR_TYPES)
+    return None
 
 
 def onnx_type(name: str) -> OnnxType | None:
@@ -52,10 +53,11 @@ def onnx_type(name: str) -> OnnxType | None:
     for known in ONNX_TYPES:
         if known == name.lower():
             return known
-    return _none("ONNX", name, ONNX_TYPES)
+    _check_none("ONNX", name, ONNX_TYPES)
+    return None
 
 
-def _none(what: str, name: str, known: Sequence[str]) -> None:
+def _check_none(what: str, name: str, known: Sequence[str]) -> None:
     if name.lower() != "none":
         raise QuantizationError(f"unknown {what} type {name!r}; known: {', '.join(known)}, none")
 

@@ -16,18 +16,25 @@ _HOME_OF_IOTA = "pocketvlm_models"
 
 @dataclass(frozen=True)
 class Located:
-    """Files to load. `fingerprint` changes when a file does."""
+    """Files to load: `mmproj` and `onnx` hold the vision encoder, each in its format.
+
+    `fingerprint` changes when a file does.
+    """
 
     name: str
     model: Path
     mmproj: Path | None
+    onnx: Path | None
     fingerprint: str
 
 
 def locate(
     target: str | Path | None, *, model: str | Path | None, mmproj: str | Path | None, verify: bool = True
 ) -> Located:
-    """`target` is a bundle or a .gguf; None with no `model` is iota. Bundles are checked against their hashes."""
+    """`target` is a bundle or a .gguf; None with no `model` is iota. Bundles are checked against their hashes.
+
+    `mmproj` may be an ONNX vision encoder as well, told by its name.
+    """
     if target is not None and model is not None:
         raise PairingError("give either a bundle or model=, not both", target)
     if target is None and model is None:
@@ -59,7 +66,7 @@ def _bundle(path: Path, verify: bool) -> Located:
     if model is None:
         raise BundleError("the manifest lists no language model", path)
     seal = "".join(entry.sha256 for entry in bundle.manifest.files)
-    return Located(bundle.manifest.name, model, bundle.file("mmproj"), _short(seal))
+    return Located(bundle.manifest.name, model, bundle.file("mmproj"), bundle.file("vision"), _short(seal))
 
 
 def _pair(model: Path, mmproj: Path | None) -> Located:
@@ -69,7 +76,8 @@ def _pair(model: Path, mmproj: Path | None) -> Located:
         if path is not None and not path.is_file():
             raise ModelNotFoundError("is a directory" if path.is_dir() else "no such file", path)
     marks = [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in (model, mmproj) if p is not None]
-    return Located(model.stem, model, mmproj, _short("|".join(marks)))
+    onnx = mmproj if mmproj and mmproj.suffix.lower() == ".onnx" else None
+    return Located(model.stem, model, None if onnx else mmproj, onnx, _short("|".join(marks)))
 
 
 def _short(text: str) -> str:

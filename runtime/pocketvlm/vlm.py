@@ -47,6 +47,7 @@ from pocketvlm.messages import (
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.prompt import ChatTemplate, ImageSpan, TextSpan, isolate_control_tokens
 from pocketvlm.text import TextAssembler
+from pocketvlm.vision.pair import Wanted
 
 ProgressCallback = Callable[[int, int], None]
 
@@ -77,20 +78,35 @@ class VLM:
         threads: int | None = None,
         gpu_layers: int = -1,
         exact: bool = False,
+        vision: Wanted = "auto",
+        device: str = "auto",
         verify: bool = True,
         max_pixels: int = MAX_PIXELS,
     ) -> VLM:
-        """Load iota (nothing given), a bundle or a .gguf (`target`), or any GGUF pair (`model`, `mmproj`).
+        """Load iota (nothing given), a bundle or a .gguf (`target`), or any pair (`model`, `mmproj`).
 
         `context_size` in tokens: the model's own up to 8192 unless given. `threads`: the physical cores of this
         process unless given. `gpu_layers` -1: all that the build can offload. `exact`: logits that do not depend on
         what is cached, slower. `verify` compares a bundle with its hashes. `max_pixels` is the limit of one picture.
+
+        `mmproj` is a GGUF projector or an ONNX vision encoder. Of several encoders, `vision` takes the `gguf` or the
+        `onnx` one, or (`auto`) the one that is fastest here: measured once, then remembered in the user's cache
+        folder. `device` is where onnxruntime runs: `cpu`, or what this one offers besides (`cuda`, `coreml`,
+        `directml`, `openvino`); `auto` measures them too, and `cpu` also keeps llama.cpp off a GPU.
+
         Raises ModelError leaves, each naming the file.
         """
         found = locate(target, model=model, mmproj=mmproj, verify=verify)
-        options = EngineOptions(context_size=context_size, threads=threads, gpu_layers=gpu_layers, exact=exact)
+        options = EngineOptions(
+            context_size=context_size,
+            threads=threads,
+            gpu_layers=gpu_layers,
+            exact=exact,
+            vision=vision,
+            device=device,
+        )
         engine = SingleEngine(
-            found.model, found.mmproj, name=found.name, fingerprint=found.fingerprint, options=options
+            found.model, found.mmproj, found.onnx, name=found.name, fingerprint=found.fingerprint, options=options
         )
         try:
             return cls(engine, max_pixels=max_pixels)

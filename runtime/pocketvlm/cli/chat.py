@@ -28,7 +28,13 @@ def chat(
         list[str] | None, typer.Option("-i", "--image", help="A picture; may be repeated; - reads standard input.")
     ] = None,
     model: Annotated[str | None, typer.Option("-m", "--model", help="A bundle or a .gguf; iota without one.")] = None,
-    mmproj: Annotated[str | None, typer.Option(help="The projector of a .gguf model.")] = None,
+    mmproj: Annotated[str | None, typer.Option(help="The vision encoder of a .gguf model: .gguf or .onnx.")] = None,
+    vision: Annotated[
+        str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto (the fastest here).")
+    ] = "auto",
+    device: Annotated[
+        str, typer.Option(help="Where the ONNX vision encoder runs: auto, cpu, cuda, coreml, directml, openvino.")
+    ] = "auto",
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 (the default) always takes the likeliest token.")] = None,
@@ -48,7 +54,8 @@ def chat(
 
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     target, gguf = (None, model) if model and (mmproj or model.lower().endswith(".gguf")) else (model, None)
-    with VLM.load(target, model=gguf, mmproj=mmproj, context_size=ctx_size, threads=threads) as vlm:
+    loading: dict[str, Any] = {"context_size": ctx_size, "threads": threads, "vision": vision, "device": device}
+    with VLM.load(target, model=gguf, mmproj=mmproj, **loading) as vlm:
         conversation = _Conversation(vlm, system, detail, options)
         if prompt is None:
             for picture in pictures:

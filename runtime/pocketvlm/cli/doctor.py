@@ -6,6 +6,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,9 +16,11 @@ from pocketvlm import __version__, devices
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.native import library
 from pocketvlm.native.library import WANTED
+from pocketvlm.vision import onnx, speeds
+from pocketvlm.vision.providers import devices_for
 
 out = Console(highlight=False)
-_PACKAGES = ("numpy", "pillow", "onnxruntime", "gguf", "pydantic", "jinja2")
+_PACKAGES = ("numpy", "pillow", "gguf", "pydantic", "jinja2")
 _EXTRAS = {
     "convert": ("safetensors", "onnx", "tokenizers"),
     "server": ("fastapi", "uvicorn"),
@@ -25,10 +28,15 @@ _EXTRAS = {
 }
 
 
-def doctor() -> None:
+def doctor(
+    forget: Annotated[bool, typer.Option("--forget", help="Forget how fast the vision encoders were here.")] = False,
+) -> None:
     """Check devices, library versions and CPU features, and say what would be used and why."""
     from pocketvlm.locate import iota
 
+    if forget:
+        out.print(f"forgotten: {speeds.path()}" if speeds.forget() else "nothing was remembered")
+        return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
@@ -70,7 +78,26 @@ def _native_rows(table: Table) -> PocketVLMError | None:
         table.add_row("device", "GPU: this build of llama.cpp can offload, and all layers go there")
     else:
         table.add_row("device", "CPU: this build of llama.cpp has no GPU support")
-    table.add_row("vision encoder", "libmtmd, with the bundle's mmproj")
+    return _onnx_rows(table)
+
+
+def _onnx_rows(table: Table) -> PocketVLMError | None:
+    """Rows about vision encoders: where onnxruntime can run, and what was measured here."""
+    try:
+        offered = devices_for("auto", onnx.runtime().get_available_providers())
+    except PocketVLMError as error:
+        return error
+    table.add_row("onnxruntime", f"{onnx.version()}, runs on {', '.join(offered)}")
+    table.add_row("vision encoder", "the only one that a bundle has, else the one that measures fastest here")
+    measured = speeds.recall_all()
+    if not measured:
+        table.add_row("measured", "nothing yet: a bundle with two encoders is measured when it is first loaded")
+    for device, found in measured.items():
+        table.add_row("measured on", device)
+        for speed in sorted(found.values(), key=lambda speed: speed.seconds):
+            table.add_row("", f"{speed.seconds:.4g} s a tile: {speed.name}, threads {speed.threads}")
+    if measured:
+        table.add_row("", f"remembered in {speeds.path()}; --forget clears it")
     return None
 
 

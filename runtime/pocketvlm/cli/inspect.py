@@ -1,4 +1,4 @@
-"""`pocketvlm inspect`: what is in a bundle or a GGUF file, read from its headers alone."""
+"""`pocketvlm inspect`: what is in a bundle, a GGUF or an ONNX file, read from its headers alone."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from rich.table import Table
 from pocketvlm.bundle import Bundle, FileEntry, is_bundle
 from pocketvlm.errors import ModelNotFoundError
 from pocketvlm.gguf_header import GGUFHeader, LazyArray, read_header
+from pocketvlm.onnx_header import OnnxHeader, read_onnx
 from pocketvlm.vision import families
 
 out = Console(highlight=False)
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A bundle, or a .gguf file.")],
+    path: Annotated[Path, typer.Argument(help="A bundle, or a .gguf or .onnx file.")],
     template: Annotated[bool, typer.Option(help="Print the whole chat template.")] = False,
     metadata: Annotated[bool, typer.Option(help="Print every metadata key.")] = False,
     verify: Annotated[bool, typer.Option(help="Compare a bundle's files with their hashes.")] = True,
@@ -28,7 +29,7 @@ def inspect(
     if not path.exists():
         raise ModelNotFoundError("no such file or bundle", path)
     if not (is_bundle(path) or path.is_dir()):
-        _show_gguf(read_header(path), template, metadata)
+        _show_file(path, template, metadata)
         return
     bundle = Bundle(path)
     manifest = bundle.manifest
@@ -42,14 +43,35 @@ def inspect(
     for entry in manifest.files:
         out.print()
         _show_entry(entry, verified=verify)
-        if entry.name.endswith(".gguf"):
-            _show_gguf(read_header(path / entry.name), template, metadata)
+        if entry.role != "data":
+            _show_file(path / entry.name, template, metadata)
 
 
 def _show_entry(entry: FileEntry, *, verified: bool) -> None:
     seal = "sha256 matches" if verified else "sha256 not checked"
     out.print(f"[bold]{entry.name}[/bold]  {entry.role}, {entry.quantization}, {size_text(entry.size)}, {seal}")
     out.print(f"  sha256 {entry.sha256}", soft_wrap=True)
+
+
+def _show_file(path: Path, template: bool, metadata: bool) -> None:
+    if path.suffix.lower() == ".onnx":
+        _show_onnx(read_onnx(path), metadata)
+    else:
+        _show_gguf(read_header(path), template, metadata)
+
+
+def _show_onnx(header: OnnxHeader, metadata: bool) -> None:
+    table = _rows()
+    operators = ", ".join(sorted(domain or "ai.onnx" for domain in header.domains))
+    table.add_row("graph", f"{header.nodes} nodes, operators of {operators}, made with {header.producer or '-'}")
+    for value in (*header.inputs, *header.outputs):
+        table.add_row(value.name, " x ".join("any" if extent is None else f"{extent}" for extent in value.shape))
+    if header.data_files:
+        table.add_row("weights in", ", ".join(path.name for path in header.data_files))
+    _picture_rows(table, header.metadata)
+    out.print(table)
+    if metadata:
+        _print_metadata(header.metadata)
 
 
 def _show_gguf(header: GGUFHeader, template: bool, metadata: bool) -> None:
@@ -62,16 +84,23 @@ def _show_gguf(header: GGUFHeader, template: bool, metadata: bool) -> None:
     for tensor in header.tensors:
         kinds[tensor.type_name] += tensor.n_bytes
     table.add_row("types", ", ".join(f"{name} {size_text(size)}" for name, size in kinds.most_common()))
-    (_projector_rows if header.is_projector else _model_rows)(table, header)
+    if header.is_projector:
+        _picture_rows(table, data)
+    else:
+        _model_rows(table, header)
     out.print(table)
     source = data.get("tokenizer.chat_template")
     if source and template:
         out.print("[bold]chat template[/bold]")
         out.print(str(source), markup=False)
     if metadata:
-        for key, value in data.items():
-            shown = f"[{value.count:,} entries]" if isinstance(value, LazyArray) else repr(value)
-            out.print(f"{key} = {shown[:200]}", markup=False)
+        _print_metadata(data)
+
+
+def _print_metadata(data: dict[str, Any]) -> None:
+    for key, value in data.items():
+        shown = f"[{value.count:,} entries]" if isinstance(value, LazyArray) else repr(value)
+        out.print(f"{key} = {shown[:200]}", markup=False)
 
 
 def _model_rows(table: Table, header: GGUFHeader) -> None:
@@ -93,8 +122,8 @@ def _model_rows(table: Table, header: GGUFHeader) -> None:
     table.add_row("chat template", f"{len(source):,} characters, {pictures}" if source else "none")
 
 
-def _projector_rows(table: Table, header: GGUFHeader) -> None:
-    data = header.metadata
+def _picture_rows(table: Table, data: dict[str, Any]) -> None:
+    """What a vision encoder of either format says about itself."""
     found = families.find(data)
     table.add_row(
         "projector", f"{data.get('clip.projector_type', '-')}, {f'family {found[0]}' if found else 'no family'}"

@@ -38,8 +38,10 @@ from pocketvlm.native.context import Aborted, Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.sampler import Sampler
 from pocketvlm.prompt import TextSpan
-from pocketvlm.vision.choose import check_language_model, check_projector, open_vision
+from pocketvlm.vision.choose import open_vision
 from pocketvlm.vision.encoder import Seen, Slot, Vision
+from pocketvlm.vision.pair import Wanted, check_files
+from pocketvlm.vision.providers import CPU, check_device
 
 CONTEXT_LIMIT = 8192  # default cap: the cache of a 2 B model then stays within a few hundred MB
 _BATCH = 512
@@ -48,26 +50,37 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """`context_size` None: the model's own, capped. `exact`: reproducible logits, but slower."""
+    """`context_size` None: the model's own, capped. `exact`: reproducible logits, but slower.
+
+    `vision` says which encoder, `device` where onnxruntime runs it; `cpu` keeps all the rest there, too.
+    """
 
     context_size: int | None = None
     threads: int | None = None
     gpu_layers: int = -1
     exact: bool = False
+    vision: Wanted = "auto"
+    device: str = "auto"
 
 
 class SingleEngine:
     def __init__(
-        self, model: Path, mmproj: Path | None, *, name: str, fingerprint: str, options: EngineOptions
+        self,
+        model: Path,
+        mmproj: Path | None,
+        onnx: Path | None,
+        *,
+        name: str,
+        fingerprint: str,
+        options: EngineOptions,
     ) -> None:
-        header = check_language_model(model)
-        projector = check_projector(mmproj, header) if mmproj else None
+        checked = check_files(model, mmproj, onnx, options.vision)
+        check_device(options.device)
         threads = options.threads or physical_cores()
-        self._model = Model(model, gpu_layers=options.gpu_layers)
+        self._model = Model(model, gpu_layers=0 if options.device == CPU else options.gpu_layers)
         self._vision: Vision | None = None
         try:
-            if projector:
-                self._vision = open_vision(self._model, projector, threads=threads)
+            self._vision = open_vision(self._model, checked, threads=options.threads, device=options.device)
             size = options.context_size or min(self._model.n_ctx_train or CONTEXT_LIMIT, CONTEXT_LIMIT)
             self._context = Context(
                 self._model,
@@ -84,7 +97,7 @@ class SingleEngine:
             chat_template=self._model.chat_template,
             bos=self._model.token_text(self._model.bos),
             eos=self._model.token_text(self._model.eos),
-            control_tokens=self._model.control_tokens(header.array("tokenizer.ggml.token_type")),
+            control_tokens=self._model.control_tokens(checked.model.array("tokenizer.ggml.token_type")),
             image_token=self._vision.image_token if self._vision else None,
             has_vision=self._vision is not None,
             vision=self._vision.name if self._vision else None,
@@ -122,6 +135,8 @@ class SingleEngine:
     def _free(self) -> None:
         self._closed = True
         self._worker.shutdown()
+        if self._vision:
+            self._vision.close()
         self._model.close()  # closes context and vision before itself
 
     def generate(self, request: Generation) -> Generator[Event, None, None]:

@@ -44,10 +44,12 @@ class Mtmd(Handle):
     """An mmproj file, loaded for `model`.
 
     With `tile_tokens`, libmtmd's own limit is set to one tile, so that a tile given at its size passes unchanged.
-    The caller checks the pair first: libmtmd aborts the process on some wrong ones.
+    `gpu` offloads where the build can. The caller checks the pair first: libmtmd aborts the process on some wrong ones.
     """
 
-    def __init__(self, path: str | Path, model: Model, *, threads: int, tile_tokens: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, model: Model, *, threads: int, tile_tokens: int | None = None, gpu: bool = True
+    ) -> None:
         self._lib = lib = library.mtmd()
         self.path = Path(path)
         if not self.path.is_file():
@@ -56,6 +58,7 @@ class Mtmd(Handle):
         params = lib.mtmd_context_params_default()
         params.n_threads = threads
         params.warmup = False
+        params.use_gpu = gpu
         params.print_timings = False
         if tile_tokens is not None:
             params.image_max_tokens = tile_tokens

@@ -1,61 +1,168 @@
-"""Which vision serves a pair of files, after checking that they are a pair.
-
-libmtmd and libllama abort the process on some wrong pairs, so everything that can be read is compared first.
-"""
+"""Which encoder sees for a language model: the one that is there, or of several the one that is fastest here."""
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from pocketvlm.errors import ModelFormatError, PairingError
-from pocketvlm.gguf_header import GGUFHeader, read_header
+import numpy as np
+
+from pocketvlm.devices import physical_cores, processor
+from pocketvlm.errors import PairingError
+from pocketvlm.native import library
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
-from pocketvlm.vision import families
-from pocketvlm.vision.encoder import Vision
-from pocketvlm.vision.family import Family
+from pocketvlm.onnx_header import OnnxHeader
+from pocketvlm.vision import onnx, speeds
+from pocketvlm.vision.encoder import Vision, VisionEncoder
+from pocketvlm.vision.family import RGB, Family
 from pocketvlm.vision.mtmd import MtmdEncoder, NativeVision
+from pocketvlm.vision.pair import Checked, family_of
+from pocketvlm.vision.providers import CPU, check_device, devices_for
+from pocketvlm.vision.speeds import Speed
 from pocketvlm.vision.tiled import FamilyVision
 
-
-def check_language_model(path: Path) -> GGUFHeader:
-    """A complete GGUF that is a language model; ModelFormatError otherwise."""
-    header = read_header(path)
-    if header.is_projector:
-        raise ModelFormatError("is a multimodal projector (mmproj), not a language model; give it as mmproj", path)
-    if not header.architecture or not header.tensors:
-        raise ModelFormatError("is a GGUF file without a model in it", path)
-    return header
+_log = logging.getLogger(__name__)
+_LONG = 0.2  # seconds: a tile that takes less is encoded again, to see past the first run's own cost
+_RUNS = 4
 
 
-def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
-    """A complete GGUF that is a projector for vision, as wide as the language model; else a typed error."""
-    header = read_header(path)
-    if not header.is_projector:
-        raise ModelFormatError("is a language model, not a multimodal projector (mmproj)", path)
-    if not header.metadata.get("clip.has_vision_encoder", True):
-        raise PairingError("this projector does not take pictures", path)
-    width = header.metadata.get("clip.vision.projection_dim")
-    wanted = model.metadata.get(f"{model.architecture}.embedding_length")
-    if width is not None and wanted is not None and width != wanted:
+@dataclass(frozen=True)
+class Candidate:
+    """An encoder that could be used. `key` names file and device for the memory, `open` takes threads."""
+
+    key: str
+    name: str
+    open: Callable[[int], VisionEncoder]
+
+
+def open_vision(model: Model, checked: Checked, *, threads: int | None = None, device: str = "auto") -> Vision | None:
+    """The vision for files that were checked; None where there is no encoder.
+
+    `threads` None: what measures best. More than the physical cores of this process are never used. `device` is where
+    onnxruntime runs; with `cpu`, libmtmd does not offload either. Raises PairingError where the vocabulary lacks a
+    control token, NativeLibraryError for a device that is not there.
+    """
+    check_device(device)
+    most = min(threads or physical_cores(), physical_cores())
+    gpu = device != CPU
+    families: list[Family] = []
+    candidates: list[Candidate] = []
+    if (encoder := checked.encoder) is not None:
+        candidates += [
+            Candidate(
+                f"{speeds.file_hash(encoder.path)}:{where}",
+                f"{encoder.path.name}, onnxruntime, {where}",
+                partial(_open_onnx, encoder, model, where),
+            )
+            for where in devices_for(device, onnx.runtime().get_available_providers())
+        ]
+        families.append(_known(model, encoder.metadata, encoder.path))
+    if (projector := checked.projector) is not None:
+        family = family_of(projector.metadata, projector.path)
+        if family is None and not candidates:
+            return NativeVision(Mtmd(projector.path, model, threads=most, gpu=gpu), model.n_vocab)
+        if family is not None:
+            families.append(_known(model, projector.metadata, projector.path))
+            opened = partial(_open_mtmd, projector.path, model, family.tile_tokens, gpu)
+            candidates.append(Candidate(speeds.file_hash(projector.path), f"{projector.path.name}, libmtmd", opened))
+    if not candidates:
+        return None
+    if any(family != families[0] for family in families):
+        raise PairingError("mmproj and ONNX vision encoder prepare pictures differently: no pair", model.path.parent)
+    tile = partial(_tile, families[0])
+    best, count = choose(candidates, tile, device_name(threads), _counts(most, threads is not None))
+    return FamilyVision(
+        families[0], best.open(count), lambda text: model.tokenize(text, special=True), mrope=model.mrope
+    )
+
+
+def choose(
+    candidates: Sequence[Candidate], tile: Callable[[], RGB], device: str, counts: Sequence[int]
+) -> tuple[Candidate, int]:
+    """The fastest candidate on this device, and its threads: as remembered, else measured on `tile` and remembered.
+
+    `counts` are the numbers of threads to try, the likeliest first; the others are tried with the fastest only.
+    """
+    known = speeds.recall(device)
+    if len(candidates) > 1 and any(candidate.key not in known for candidate in candidates):
+        known = _measure(candidates, tile(), counts)
+        speeds.remember(device, known)
+    best = min(candidates, key=lambda c: known[c.key].seconds if c.key in known else 0.0)
+    return best, min(known[best.key].threads, max(counts)) if best.key in known else counts[0]
+
+
+def device_name(threads: int | None) -> str:
+    """What a measurement holds for: the processor, its share for us, and the libraries."""
+    llama = f"llama-cpp-python {library.version()}{' with a GPU' if library.offloads() else ''}"
+    count = f"{threads} threads" if threads else f"{physical_cores()} cores"
+    return f"{processor()}, {count}, {llama}, onnxruntime {onnx.version()}"
+
+
+def _measure(candidates: Sequence[Candidate], tile: RGB, counts: Sequence[int]) -> dict[str, Speed]:
+    found: dict[str, Speed] = {}
+
+    def time_one(candidate: Candidate, threads: int) -> None:
+        encoder = candidate.open(threads)
+        try:
+            seconds = _seconds(encoder, tile)
+        finally:
+            encoder.close()
+        _log.info("%s, %d threads: %.3f s a tile", candidate.name, threads, seconds)
+        if candidate.key not in found or seconds < found[candidate.key].seconds:
+            found[candidate.key] = Speed(name=candidate.name, threads=threads, seconds=seconds)
+
+    for candidate in candidates:
+        time_one(candidate, counts[0])
+    fastest = min(candidates, key=lambda candidate: found[candidate.key].seconds)
+    for threads in counts[1:]:
+        time_one(fastest, threads)
+    return found
+
+
+def _seconds(encoder: VisionEncoder, tile: RGB) -> float:
+    best = float("inf")
+    for _ in range(_RUNS):
+        began = time.perf_counter()
+        encoder.encode_tile(tile)
+        best = min(best, time.perf_counter() - began)
+        if best > _LONG:
+            break
+    return max(best, 1e-6)
+
+
+def _counts(most: int, exactly: bool) -> tuple[int, ...]:
+    return (most,) if exactly or most == 1 else (most, most // 2)
+
+
+def _tile(family: Family) -> RGB:
+    """A tile of noise: an encoder takes as long for it as for a photo."""
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    tile: RGB = family.tiles(picture, family.plan((64, 64), "low", None))[0]
+    return tile
+
+
+def _open_onnx(header: OnnxHeader, model: Model, device: str, threads: int) -> VisionEncoder:
+    encoder = onnx.OnnxEncoder(header, threads=threads, device=device)
+    if encoder.width != model.n_embd_inp:  # libllama would read out of bounds
         raise PairingError(
-            f"its embeddings are {width} wide, {model.path.name} takes {wanted}: they are not a pair", path
+            f"its embeddings are {encoder.width} wide, {model.path.name} takes {model.n_embd_inp}: they are not a pair",
+            header.path,
         )
-    return header
+    return encoder
 
 
-def open_vision(model: Model, projector: GGUFHeader, *, threads: int) -> Vision:
-    """The vision for a pair whose headers were checked. PairingError where the vocabulary lacks a control token."""
-    found = families.find(projector.metadata)
-    if found is None:
-        return NativeVision(Mtmd(projector.path, model, threads=threads), model.n_vocab)
-    _, family = found
-    _check_vocabulary(model, family, projector.path)
-    mtmd = Mtmd(projector.path, model, threads=threads, tile_tokens=family.tile_tokens)
-    return FamilyVision(family, MtmdEncoder(mtmd), lambda text: model.tokenize(text, special=True), mrope=model.mrope)
+def _open_mtmd(path: Path, model: Model, tile_tokens: int, gpu: bool, threads: int) -> VisionEncoder:
+    return MtmdEncoder(Mtmd(path, model, threads=threads, tile_tokens=tile_tokens, gpu=gpu))
 
 
-def _check_vocabulary(model: Model, family: Family, path: Path) -> None:
+def _known(model: Model, metadata: dict[str, object], path: Path) -> Family:
+    family = family_of(metadata, path)
+    assert family is not None
     lacking = [token for token in family.control_tokens() if len(model.tokenize(token, special=True)) != 1]
     if lacking:
         named = ", ".join(repr(token) for token in lacking[:4])
@@ -63,3 +170,4 @@ def _check_vocabulary(model: Model, family: Family, path: Path) -> None:
             f"the vocabulary of {model.path.name} lacks {named}, which this projector needs: they are not a pair",
             path,
         )
+    return family

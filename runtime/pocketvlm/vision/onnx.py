@@ -1,0 +1,102 @@
+"""onnxruntime behind the seam: a vision encoder that `pocketvlm convert` made, from pixels to embeddings."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from contextlib import suppress
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from pocketvlm.errors import EngineClosedError, EngineError, ModelFormatError, NativeLibraryError
+from pocketvlm.native.context import Aborted
+from pocketvlm.onnx_header import OnnxHeader
+from pocketvlm.vision.encoder import Embeddings
+from pocketvlm.vision.family import RGB
+from pocketvlm.vision.providers import CPU, providers_of
+
+INPUT, OUTPUT = "pixels", "embeddings"
+_PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+_FATAL = 4  # log level; errors are raised, and anything else would go to the terminal
+
+
+@cache
+def runtime() -> ModuleType:
+    """The onnxruntime package, loaded when first needed; NativeLibraryError where that fails."""
+    try:
+        import onnxruntime
+    except (ImportError, OSError) as error:
+        raise NativeLibraryError(f"cannot load onnxruntime: {error}") from error
+    onnxruntime.disable_telemetry_events()
+    module: ModuleType = onnxruntime
+    return module
+
+
+def version() -> str:
+    """Of the onnxruntime that is installed, under whichever name it was packaged, without loading it."""
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return "not installed"
+
+
+class OnnxEncoder:
+    """A `VisionEncoder` over a file whose header was checked.
+
+    Tiles go one by one: int8 activations share one scale a run, so a tile's embeddings would depend on its neighbours.
+    """
+
+    def __init__(self, header: OnnxHeader, *, threads: int, device: str = CPU) -> None:
+        ort = runtime()
+        kind = str(header.metadata.get("pocketvlm.type", ""))
+        self.name = " ".join(filter(None, ("onnxruntime", kind, "" if device == CPU else device)))
+        self.path = header.path
+        self._cancelled = False
+        self._run = ort.RunOptions()
+        self._run.log_severity_level = _FATAL
+        options = ort.SessionOptions()
+        options.log_severity_level = _FATAL
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.enable_mem_pattern = device != "directml"  # which does not support it
+        # Threads that still spin after a run would take the decoder's cores.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        self._session: Any = None
+        try:
+            self._session = ort.InferenceSession(str(header.path), options, providers=providers_of(device))
+        except Exception as error:  # onnxruntime's own classes derive from Exception
+            raise ModelFormatError(f"onnxruntime cannot load it: {_first_line(error)}", header.path) from error
+
+    @property
+    def width(self) -> int:
+        """Of an embedding."""
+        return int(self._session.get_outputs()[0].shape[-1])
+
+    def encode_tile(self, tile: RGB) -> Embeddings:
+        if self._session is None:
+            raise EngineClosedError("the vision encoder is closed")
+        try:
+            (rows,) = self._session.run([OUTPUT], {INPUT: tile[None]}, self._run)
+        except Exception as error:
+            if self._cancelled:
+                raise Aborted from None
+            raise EngineError(f"onnxruntime failed to encode a picture: {_first_line(error)}") from error
+        if self._cancelled:
+            raise Aborted
+        found: Embeddings = rows[0]
+        return found
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._run.terminate = True  # looked at between two operators
+
+    def allow(self) -> None:
+        self._cancelled = False
+        self._run.terminate = False
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,110 @@
+"""Whether files belong together, from their headers alone.
+
+libmtmd and libllama abort the process on some wrong pairs, so everything that can be read is compared first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pocketvlm.errors import ModelFormatError, ModelNotFoundError, PairingError, RequestError
+from pocketvlm.gguf_header import GGUFHeader, read_header
+from pocketvlm.onnx_header import OnnxHeader, read_onnx
+from pocketvlm.vision import families
+from pocketvlm.vision.family import Family
+from pocketvlm.vision.onnx import INPUT, OUTPUT
+
+Wanted = Literal["auto", "gguf", "onnx"]
+WANTED: tuple[Wanted, ...] = ("auto", "gguf", "onnx")
+_FLOAT, _UINT8 = 1, 2  # TensorProto's numbers
+_SOURCE = "pocketvlm.source_sha256"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Files that belong together. `projector` and `encoder` are None where there is none or it is not wanted."""
+
+    model: GGUFHeader
+    projector: GGUFHeader | None
+    encoder: OnnxHeader | None
+
+
+def check_files(model: Path, mmproj: Path | None, onnx: Path | None, wanted: Wanted = "auto") -> Checked:
+    """Read the headers of what may be used. Raises ModelError leaves naming the file that is wrong.
+
+    ModelNotFoundError where the `wanted` encoder is not among the files, RequestError for one that nobody knows.
+    """
+    if wanted not in WANTED:
+        raise RequestError(f"{wanted!r} is unknown; known: {', '.join(WANTED)}", "vision")
+    header = check_language_model(model)
+    for kind, path, name in (("gguf", mmproj, "an mmproj (GGUF)"), ("onnx", onnx, "an ONNX")):
+        if kind == wanted and path is None:
+            raise ModelNotFoundError(f"has no file beside it for {name} vision encoder, which was asked for", model)
+    return Checked(
+        header,
+        check_projector(mmproj, header) if mmproj and wanted != "onnx" else None,
+        check_encoder(onnx, header) if onnx and wanted != "gguf" else None,
+    )
+
+
+def check_language_model(path: Path) -> GGUFHeader:
+    """A complete GGUF that is a language model; ModelFormatError otherwise."""
+    header = read_header(path)
+    if header.is_projector:
+        raise ModelFormatError("is a multimodal projector (mmproj), not a language model; give it as mmproj", path)
+    if not header.architecture or not header.tensors:
+        raise ModelFormatError("is a GGUF file without a model in it", path)
+    return header
+
+
+def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
+    """A complete GGUF that is a projector for vision, as wide as the language model; else a typed error."""
+    header = read_header(path)
+    if not header.is_projector:
+        raise ModelFormatError("is a language model, not a multimodal projector (mmproj)", path)
+    if not header.metadata.get("clip.has_vision_encoder", True):
+        raise PairingError("this projector does not take pictures", path)
+    _check_width(header.metadata, model, path)
+    return header
+
+
+def check_encoder(path: Path, model: GGUFHeader) -> OnnxHeader:
+    """A complete ONNX vision encoder of a known family, made for this language model; else a typed error."""
+    header = read_onnx(path)
+    family = family_of(header.metadata, path)
+    if family is None:
+        raise ModelFormatError(
+            "is not a vision encoder of a known family; `pocketvlm convert --onnx` makes one from a checkpoint", path
+        )
+    given = [(value.name, value.type, len(value.shape)) for value in (*header.inputs, *header.outputs)]
+    if given != [(INPUT, _UINT8, 4), (OUTPUT, _FLOAT, 3)]:
+        raise ModelFormatError(f"is not from uint8 {INPUT} to float32 {OUTPUT}, but {given}", path)
+    _, tokens, width = header.outputs[0].shape
+    if tokens not in (None, family.tile_tokens):
+        raise ModelFormatError(f"gives {tokens} tokens a tile, its family {family.tile_tokens}", path)
+    if width is not None:
+        _check_width(header.metadata | {"clip.vision.projection_dim": width}, model, path)
+    mine, other = header.metadata.get(_SOURCE), model.metadata.get(_SOURCE)
+    if mine is not None and other is not None and mine != other:
+        raise PairingError(f"was made from another checkpoint than {model.path.name}: they are not a pair", path)
+    return header
+
+
+def family_of(metadata: dict[str, Any], path: Path) -> Family | None:
+    """The family that a projector's metadata names; ModelFormatError where what it needs is not there."""
+    try:
+        found = families.find(metadata)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelFormatError(f"its metadata is incomplete: {error}", path) from None
+    return found[1] if found else None
+
+
+def _check_width(metadata: dict[str, Any], model: GGUFHeader, path: Path) -> None:
+    width = metadata.get("clip.vision.projection_dim")
+    wanted = model.metadata.get(f"{model.architecture}.embedding_length")
+    if width is not None and wanted is not None and width != wanted:
+        raise PairingError(
+            f"its embeddings are {width} wide, {model.path.name} takes {wanted}: they are not a pair", path
+        )
