@@ -133,23 +133,26 @@ class Graph:
     def reshape(self, value: str, *shape: int) -> str:
         return self.one("Reshape", value, self.integers(*shape))
 
-    def linear(self, value: str, weight: Tensor, bias: Tensor | None = None) -> str:
-        """`value` [..., in] times `weight` [out, in] transposed, plus `bias`; in the graph's type."""
+    def linear(self, value: str, weight: Tensor, bias: Tensor | None = None, sensitive: bool = False) -> str:
+        """`value` [..., in] times `weight` [out, in] transposed, plus `bias`; in the graph's type.
+
+        A `sensitive` matrix is never quantized further than to float16.
+        """
         self._count(weight)
         added = self.vector(bias) if bias is not None else ""
         name = weight.name.removesuffix(".weight")
-        if self.kind == "int8":
+        if self.kind == "int8" and not sensitive:
             return self._int8(value, name, signed_bytes(weight), added)
-        if self.kind == "int4":
+        if self.kind == "int4" and not sensitive:
             found = self._int4(value, name, four_bits(weight, _BLOCK))
         else:
             found = self._float(value, name, weight)
         return self.one("Add", found, added) if added else found
 
     def _float(self, value: str, name: str, weight: Tensor) -> str:
-        matrix = halves(weight) if self.kind == "fp16" else floats(weight)
+        matrix = floats(weight) if self.kind == "fp32" else halves(weight)
         stored = self.constant(f"{name}.weight", matrix.T)
-        if self.kind == "fp16":  # a file of half the size; onnxruntime folds the cast when it loads
+        if self.kind != "fp32":  # a file of half the size; onnxruntime folds the cast when it loads
             stored = self.one("Cast", stored, to=FLOAT)
         return self.one("MatMul", value, stored)
 

@@ -49,7 +49,7 @@ def halves(tensor: Tensor) -> npt.NDArray[np.float16]:
     with np.errstate(over="ignore"):
         found = floats(tensor).astype(np.float16)
     if not np.isfinite(found).all():
-        raise CheckpointError(f"tensor {tensor.name} has weights beyond float16: use fp32 or int8", tensor.path)
+        raise CheckpointError(f"tensor {tensor.name} has weights beyond float16: use fp32", tensor.path)
     return found
 
 

@@ -74,7 +74,9 @@ class SmolVLM(Family):
         # Patches come in squares already: this is the whole pixel shuffle.
         value = graph.reshape(value, -1, side * side, inner)
         projection = self.names(_CONNECTOR).tensor("modality_projection.proj.weight", (width, inner))
-        return GraphOutput(graph.linear(value, projection), encoder.image, side * side, width)
+        # One scale for all activations after the last norm, outliers among them, costs more than all layers together.
+        value = graph.linear(value, projection, sensitive=True)
+        return GraphOutput(value, encoder.image, side * side, width)
 
     def _encoder(self) -> SigLIP:
         config = _present(self.checkpoint.config, "vision_config")
