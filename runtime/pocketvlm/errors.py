@@ -10,8 +10,8 @@ PocketVLMError
 ├── FileError                           a file cannot be used; `path` says which
 │   ├── ModelError                      a model file or bundle
 │   │   ├── ModelNotFoundError (FileNotFoundError)
-│   │   ├── ModelFormatError (ValueError)   truncated, not a GGUF, or the wrong kind of GGUF
-│   │   ├── PairingError (ValueError)       language model and projector do not belong together
+│   │   ├── ModelFormatError (ValueError)   truncated, of another format, or the wrong kind of model
+│   │   ├── PairingError (ValueError)       language model and vision encoder are no pair
 │   │   └── BundleError (ValueError)        manifest missing or broken, or a file that does not match its hash
 │   └── ConversionError                 a conversion was refused or failed; nothing was written
 │       ├── CheckpointError (ValueError)    missing shard or tensor, unknown architecture, NaN weights
@@ -22,7 +22,7 @@ PocketVLMError
 │   ├── EngineBusyError                 this thread already has an unfinished stream on this engine
 │   ├── EngineClosedError
 │   └── GenerationCancelledError        somebody called cancel()
-└── NativeLibraryError (ImportError)    llama-cpp-python is missing, too old or too new
+└── NativeLibraryError (ImportError)    llama-cpp-python or onnxruntime is missing, or lacks what is needed
 """
 
 from __future__ import annotations
