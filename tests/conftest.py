@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,6 +15,8 @@ OFFLINE = Path(__file__).parent / "offline"
 
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
+_CACHE = tempfile.TemporaryDirectory(prefix="pocketvlm-cache-")  # what tests measure is nobody's business
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 
 
@@ -23,6 +26,16 @@ def iota_bundle() -> Path:
     path = Path(str(files("pocketvlm_models") / "iota"))
     assert (path / "manifest.json").is_file(), f"no bundle in {path}"
     return path
+
+
+@pytest.fixture(scope="session")
+def iota_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of iota with every encoder in float32: mmproj and ONNX."""
+    from pocketvlm_converters.convert import convert
+
+    checkpoint = ROOT / "models" / "iota" / "checkpoint"
+    assert checkpoint.is_dir(), f"no checkpoint at {checkpoint}"
+    return convert(checkpoint, tmp_path_factory.mktemp("iota") / "both", quantize="F32", mmproj="f32", onnx="fp32").path
 
 
 @pytest.fixture(scope="session")

@@ -51,14 +51,16 @@ def read_onnx(path: str | Path) -> OnnxHeader:
     path = Path(path)
     if path.is_dir():
         raise ModelFormatError("is a directory, not an ONNX file", path)
+    if not path.is_file():
+        raise ModelNotFoundError("no such file", path)
     try:
         with path.open("rb") as file:
             if not path.stat().st_size:
                 raise ModelFormatError("is empty", path)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Model(data, path).header()
-    except FileNotFoundError:
-        raise ModelNotFoundError("no such file", path) from None
+    except ModelNotFoundError:  # is an OSError as well
+        raise
     except OSError as error:
         raise ModelFormatError(f"cannot be read: {error.strerror}", path) from None
 

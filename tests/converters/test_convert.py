@@ -22,7 +22,7 @@ from pocketvlm_converters.cli import convert as command
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.quantize import quantize_language
 
-STEPS = ["language model", "quantize Q4_K_M", "tokenizer", "mmproj q8_0"]
+STEPS = ["language model", "quantize Q4_K_M", "tokenizer", "mmproj q8_0", "onnx int8"]
 
 
 @pytest.fixture
@@ -50,14 +50,15 @@ def test_bundle(pristine: Path, tmp_path: Path) -> None:
     bundle = Bundle(tmp_path / "mine")
     bundle.verify()
     manifest = bundle.manifest
-    names = {"model-Q4_K_M.gguf", "mmproj-q8_0.gguf"}
+    names = {"model-Q4_K_M.gguf", "mmproj-q8_0.gguf", "vision-int8.onnx"}
     assert {path.name for path in bundle.path.iterdir()} == {*names, "manifest.json"}
     assert {entry.name for entry in manifest.files} == names
     assert (manifest.name, manifest.family) == ("mine", "smolvlm")
     assert manifest.architecture == "Idefics3ForConditionalGeneration"
-    assert {entry.role: entry.quantization for entry in manifest.files} == {"model": "Q4_K_M", "mmproj": "q8_0"}
+    types = {entry.role: entry.quantization for entry in manifest.files}
+    assert types == {"model": "Q4_K_M", "mmproj": "q8_0", "vision": "int8"}
     assert manifest.source.files["model.safetensors"] == sha256_of(pristine / "model.safetensors")
-    assert set(manifest.versions) == {"pocketvlm", "gguf", "llama-cpp-python"}
+    assert set(manifest.versions) == {"pocketvlm", "gguf", "llama-cpp-python", "onnx"}
     assert "no multiple of 256" in manifest.notes[0]
 
 

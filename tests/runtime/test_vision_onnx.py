@@ -1,0 +1,365 @@
+"""The ONNX encoder's files: what is read from them, what is refused, and who is chosen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from pocketvlm import devices
+from pocketvlm.errors import (
+    BundleError,
+    EngineClosedError,
+    ModelFormatError,
+    ModelNotFoundError,
+    NativeLibraryError,
+    PairingError,
+    RequestError,
+)
+from pocketvlm.native.context import Aborted
+from pocketvlm.onnx_header import read_onnx
+from pocketvlm.vision import speeds
+from pocketvlm.vision.choose import device_name
+from pocketvlm.vision.onnx import OnnxEncoder
+from pocketvlm.vision.pair import check_files
+from pocketvlm.vision.providers import devices_for, providers_of
+from pocketvlm.vision.speeds import Speed
+
+MODEL, MMPROJ, VISION = "model-F32.gguf", "mmproj-f32.gguf", "vision-fp32.onnx"
+
+
+@pytest.fixture
+def bundle(iota_onnx: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(iota_onnx, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "pocketvlm" / "encoders.json"
+
+
+def check(bundle: Path) -> None:
+    check_files(bundle / MODEL, None, bundle / VISION)
+
+
+def edit(path: Path, change: Callable[[Any], object]) -> None:
+    model = onnx.load(path, load_external_data=False)
+    change(model)
+    path.write_bytes(model.SerializeToString())
+
+
+def set_metadata(model: Any, **values: Any) -> None:
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    kept |= {key.replace("__", "."): json.dumps(value) for key, value in values.items()}
+    del model.metadata_props[:]
+    helper.set_model_props(model, kept)
+
+
+# ---- reading
+
+
+def test_header(iota_onnx: Path) -> None:
+    header = read_onnx(iota_onnx / VISION)
+    wanted = onnx.load(iota_onnx / VISION)
+    assert header.producer == "pocketvlm" and header.domains == {"", "com.microsoft"}
+    assert header.nodes == len(wanted.graph.node)
+    assert [(value.name, value.shape) for value in header.inputs] == [("pixels", (None, 96, 96, 3))]
+    assert [(value.name, value.shape) for value in header.outputs] == [("embeddings", (None, 16, 256))]
+    assert header.metadata == {entry.key: json.loads(entry.value) for entry in wanted.metadata_props}
+    assert header.data_files == ()
+
+
+@pytest.mark.parametrize("keep", [0.999999, 0.99, 0.5, 0.1, 0.001, 10, 1, 0])
+def test_truncated(bundle: Path, keep: float) -> None:
+    path = bundle / VISION
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if keep < 1 else int(keep)])
+    with pytest.raises(ModelFormatError, match=f"{VISION}.*(truncated|empty)") as caught:
+        check(bundle)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize("spoil", [lambda _: b"GGUF" + b"\0" * 5000, lambda _: b"a page about ONNX\n" * 100])
+def test_of_another_format(bundle: Path, spoil: Callable[[bytes], bytes]) -> None:
+    (bundle / VISION).write_bytes(spoil(b""))
+    with pytest.raises(ModelFormatError, match="not an ONNX file"):
+        check(bundle)
+
+
+def test_every_cut_is_a_typed_error(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+    )
+    data = helper.make_model(graph).SerializeToString()
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(data)
+    assert read_onnx(path).inputs[0].shape == (None, 3)
+    for end in range(len(data)):
+        path.write_bytes(data[:end])
+        with pytest.raises(ModelFormatError):
+            read_onnx(path)
+
+
+def test_missing_or_a_folder(bundle: Path) -> None:
+    (bundle / VISION).unlink()
+    with pytest.raises(ModelNotFoundError):
+        check(bundle)
+    (bundle / VISION).mkdir()
+    with pytest.raises(ModelFormatError, match="directory"):
+        check(bundle)
+
+
+# ---- what does not belong here
+
+
+def test_another_model(bundle: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "classifier",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
+    )
+    (bundle / VISION).write_bytes(helper.make_model(graph).SerializeToString())
+    with pytest.raises(ModelFormatError, match="not a vision encoder of a known family"):
+        check(bundle)
+
+
+def test_another_checkpoint(bundle: Path) -> None:
+    edit(bundle / VISION, lambda model: set_metadata(model, pocketvlm__source_sha256="0" * 64))
+    with pytest.raises(PairingError, match="another checkpoint"):
+        check(bundle)
+
+
+def test_another_interface(bundle: Path) -> None:
+    edit(bundle / VISION, lambda model: setattr(model.graph.input[0], "name", "image"))
+    with pytest.raises(ModelFormatError, match="pixels"):
+        check(bundle)
+
+
+def test_metadata_without_what_the_family_needs(bundle: Path) -> None:
+    edit(bundle / VISION, lambda model: set_metadata(model, clip__vision__patch_size=None))
+    with pytest.raises(ModelFormatError, match="incomplete"):
+        check(bundle)
+
+
+def test_declared_width(bundle: Path) -> None:
+    edit(
+        bundle / VISION,
+        lambda model: setattr(model.graph.output[0].type.tensor_type.shape.dim[2], "dim_value", 512),
+    )
+    with pytest.raises(PairingError, match=r"512 wide.*256"):
+        check(bundle)
+
+
+@pytest.mark.parametrize("domain", ["ai.onnx.ml", "com.example"])
+def test_foreign_domain(bundle: Path, domain: str) -> None:
+    def change(model: Any) -> None:
+        model.graph.node[3].domain = domain
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+
+    edit(bundle / VISION, change)
+    with pytest.raises(ModelFormatError, match=f"domain '{domain}'"):
+        check(bundle)
+
+
+def test_foreign_domain_within_a_branch(bundle: Path) -> None:
+    def change(model: Any) -> None:
+        inner = helper.make_node("Secret", [], ["z"], domain="com.example")
+        branch = helper.make_graph([inner], "b", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, [1])])
+        model.graph.node.append(helper.make_node("If", ["c"], ["w"], then_branch=branch, else_branch=branch))
+
+    edit(bundle / VISION, change)
+    with pytest.raises(ModelFormatError, match=r"com\.example"):
+        check(bundle)
+
+
+def test_external_data(bundle: Path) -> None:
+    path, data = bundle / VISION, bundle / f"{VISION}.data"
+    onnx.save_model(onnx.load(path), path, save_as_external_data=True, location=data.name, size_threshold=100)
+    check(bundle)
+    whole = data.read_bytes()
+    data.write_bytes(whole[:-1000])
+    with pytest.raises(ModelFormatError, match="truncated") as cut:
+        check(bundle)
+    data.unlink()
+    with pytest.raises(ModelNotFoundError, match=f"{data.name}.*missing") as missing:
+        check(bundle)
+    assert cut.value.path == missing.value.path == data
+    (bundle.parent / data.name).write_bytes(whole)
+
+    def point_outside(model: Any) -> None:
+        for tensor in model.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = f"../{data.name}" if entry.key == "location" else entry.value
+
+    edit(path, point_outside)
+    with pytest.raises(ModelFormatError, match="beside it"):
+        check(bundle)
+
+
+def test_a_graph_that_onnxruntime_refuses(bundle: Path) -> None:
+    """All that the header tells is in order; the rest is onnxruntime's to say, and stays a typed error."""
+    edit(bundle / VISION, lambda model: setattr(model.graph.node[1], "op_type", "Nonsense"))
+    with pytest.raises(ModelFormatError, match="onnxruntime cannot load it"):
+        OnnxEncoder(read_onnx(bundle / VISION), threads=1)
+
+
+def test_a_wanted_encoder_that_is_not_there(bundle: Path) -> None:
+    model, mmproj, vision = (bundle / name for name in (MODEL, MMPROJ, VISION))
+    with pytest.raises(ModelNotFoundError, match="ONNX"):
+        check_files(model, mmproj, None, "onnx")
+    with pytest.raises(ModelNotFoundError, match="mmproj"):
+        check_files(model, None, vision, "gguf")
+    with pytest.raises(RequestError, match="known: auto, gguf, onnx"):
+        check_files(model, mmproj, vision, "tflite")  # type: ignore[arg-type]
+    assert check_files(model, None, None).encoder is None
+
+
+def test_what_is_not_wanted_is_not_read(bundle: Path) -> None:
+    (bundle / VISION).write_bytes(b"")
+    assert check_files(bundle / MODEL, bundle / MMPROJ, bundle / VISION, "gguf").encoder is None
+
+
+def test_a_bundle_that_lacks_what_it_lists(bundle: Path) -> None:
+    from pocketvlm import VLM
+
+    (bundle / VISION).unlink()
+    with pytest.raises(BundleError, match=VISION):
+        VLM.load(bundle)
+
+
+# ---- running
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph of many products: seconds of work, in small steps."""
+    nodes = [helper.make_node("Cast", ["pixels"], ["v0"], to=TensorProto.FLOAT)]
+    nodes += [helper.make_node("MatMul", [f"v{i}", "w"], [f"v{i + 1}"]) for i in range(3000)]
+    nodes.append(helper.make_node("Identity", ["v3000"], ["embeddings"]))
+    graph = helper.make_graph(
+        nodes,
+        "slow",
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, [1, 512, 512])],
+        [helper.make_tensor_value_info("embeddings", TensorProto.FLOAT, [1, 512, 512])],
+        [numpy_helper.from_array(np.eye(512, dtype=np.float32), "w")],
+    )
+    path = tmp_path_factory.mktemp("slow") / "slow.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
+    return path
+
+
+def test_cancelling_a_run(slow: Path) -> None:
+    encoder = OnnxEncoder(read_onnx(slow), threads=1)
+    picture = np.zeros((512, 512), np.uint8)
+    timer = threading.Timer(0.1, encoder.cancel)
+    timer.start()
+    with pytest.raises(Aborted):
+        encoder.encode_tile(picture)
+    with pytest.raises(Aborted):
+        encoder.encode_tile(picture)  # until it is allowed again
+    timer.join()
+    encoder.close()
+    with pytest.raises(EngineClosedError):
+        encoder.encode_tile(picture)
+
+
+def test_running_again_after_cancelling(iota_onnx: Path) -> None:
+    encoder = OnnxEncoder(read_onnx(iota_onnx / VISION), threads=1)
+    tile = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
+    before = encoder.encode_tile(tile)
+    assert before.shape == (16, encoder.width) == (16, 256) and before.dtype == np.float32
+    encoder.cancel()
+    with pytest.raises(Aborted):
+        encoder.encode_tile(tile)
+    encoder.allow()
+    assert np.array_equal(encoder.encode_tile(tile), before)
+
+
+# ---- devices
+
+
+CPU_ONLY = ["AzureExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_devices() -> None:
+    everything = ["CUDAExecutionProvider", "DmlExecutionProvider", *CPU_ONLY]
+    assert devices_for("auto", CPU_ONLY) == ("cpu",)
+    assert devices_for("auto", everything) == ("cuda", "directml", "cpu")
+    assert devices_for("cpu", everything) == ("cpu",)
+    assert devices_for("cuda", everything) == ("cuda",)
+    with pytest.raises(NativeLibraryError, match=r"offers cpu only.*CoreMLExecutionProvider"):
+        devices_for("coreml", CPU_ONLY)
+    with pytest.raises(RequestError, match="known: auto, cuda"):
+        devices_for("abacus", everything)
+
+
+def test_what_a_device_cannot_do_is_left_to_the_cpu() -> None:
+    assert providers_of("cpu") == ["CPUExecutionProvider"]
+    assert providers_of("openvino") == ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
+
+
+# ---- remembering
+
+
+def test_speeds_are_remembered_by_device(cache: Path) -> None:
+    assert speeds.recall("here") == {} and not speeds.forget()
+    one, two = Speed(name="a", threads=2, seconds=0.5), Speed(name="b", threads=1, seconds=0.25)
+    speeds.remember("here", {"x": one})
+    speeds.remember("there", {"x": two})
+    speeds.remember("here", {"y": two})
+    assert speeds.recall("here") == {"x": one, "y": two}
+    assert [path.name for path in cache.parent.iterdir()] == [cache.name]
+    assert speeds.forget() and speeds.recall_all() == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', '{"devices": {"here": {"x": {"seconds": -1}}}}'])
+def test_a_corrupt_memory_is_none(cache: Path, text: str) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_text(text)
+    assert speeds.recall("here") == {}
+    speeds.remember("here", {"x": Speed(name="a", threads=2, seconds=0.5)})
+    assert set(speeds.recall("here")) == {"x"}
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    speeds.remember("here", {"x": Speed(name="a", threads=2, seconds=0.5)})
+    assert speeds.recall("here") == {}
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert devices.cache_folder() == tmp_path / "pocketvlm"
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")  # the specification says to ignore it
+    assert devices.cache_folder() != Path("not/absolute/pocketvlm")
+
+
+def test_file_hash(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    found = set()
+    for data in (b"", b"a", b"b", b"a" * (3 << 20), b"a" * (3 << 20) + b"b"):
+        path.write_bytes(data)
+        found.add(speeds.file_hash(path))
+    assert len(found) == 5
+
+
+def test_the_device_is_named_by_what_matters() -> None:
+    assert device_name(None) != device_name(1)
+    assert "onnxruntime 1." in device_name(None) and "llama-cpp-python 0." in device_name(None)
