@@ -251,7 +251,9 @@ def test_a_width_that_the_header_hides(bundle: Path) -> None:
         ((100, 90), {}, (192, 96), 3, False),
         ((640, 480), {}, (192, 192), 5, True),
         ((50, 40), {"detail": "high"}, (192, 192), 5, False),
-        ((640, 480), {"max_image_tokens": 50}, (96, 96), 1, True),
+        ((640, 480), {"max_image_tokens": 50}, (192, 96), 3, True),
+        ((480, 640), {"max_image_tokens": 50}, (96, 192), 3, True),
+        ((640, 480), {"max_image_tokens": 47}, (96, 96), 1, True),
     ],
 )
 def test_detail_is_the_same_for_both(
@@ -269,6 +271,12 @@ def test_detail_is_the_same_for_both(
         assert (tuple(seen.original_size), tuple(seen.used_size), seen.shrunk) == (size, used, shrunk)
         assert (seen.tiles, seen.tokens) == (tiles, 16 * tiles)
         assert seen.encode_ms > 0 and seen.preprocess_ms > 0
+
+
+def test_fewer_tokens_than_a_tile_has(through_onnx: VLM) -> None:
+    with pytest.raises(RequestError, match="max_image_tokens is 15; this model needs 16") as caught:
+        through_onnx.chat(asked("What is this?", Image.new("RGB", (640, 480), "red"), max_image_tokens=15))
+    assert caught.value.param == "messages.0.content.0"
 
 
 def test_caches_know_the_encoder(through_onnx: VLM, through_gguf: VLM) -> None:

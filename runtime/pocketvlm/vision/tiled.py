@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.errors import RequestError
 from pocketvlm.images import Picture
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot, VisionEncoder
 from pocketvlm.vision.family import RGB, Detail, Family, PicturePlan, TileSlot
@@ -27,8 +28,10 @@ class FamilyVision:
         self._tokenize = tokenize
         self._mrope = mrope
 
-    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:  # noqa: ARG002
+    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:
         plan = self._family.plan(picture.size, detail, max_tokens)
+        if max_tokens is not None and plan.tokens > max_tokens:
+            raise RequestError(f"max_image_tokens is {max_tokens}; this model needs {plan.tokens} for a picture", param)
         pieces: list[int | Slot] = []
         for piece in plan.layout:
             if isinstance(piece, TileSlot):

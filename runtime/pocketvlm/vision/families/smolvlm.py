@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class SmolVLM:
 
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:
         resizes = self._resizes(size, detail)
-        fitted = self._fit(resizes[-1], max_tokens)
+        fitted = self._fit(resizes[-1], max_tokens, wide=size[0] >= size[1])
         if fitted != resizes[-1]:
             resizes = (fitted,)
         return PicturePlan(original=size, resizes=resizes, layout=self._layout(fitted))
@@ -89,16 +90,14 @@ class SmolVLM:
     def _ceil(self, pixels: int) -> int:
         return max(1, math.ceil(pixels / self.tile)) * self.tile
 
-    def _fit(self, size: tuple[int, int], max_tokens: int | None) -> tuple[int, int]:
-        """The largest grid of about the same shape whose tiles fit; one tile is always allowed."""
+    def _fit(self, size: tuple[int, int], max_tokens: int | None, wide: bool) -> tuple[int, int]:
+        """`size` cut down to a grid whose tiles fit, losing as little as it can on either axis; one tile if need be."""
         cols, rows = size[0] // self.tile, size[1] // self.tile
-        while max_tokens is not None and cols * rows > 1 and (cols * rows + 1) * self.tile_tokens > max_tokens:
-            if cols >= rows:
-                rows = max(1, round(rows * (cols - 1) / cols))
-                cols -= 1
-            else:
-                cols = max(1, round(cols * (rows - 1) / rows))
-                rows -= 1
+        grids = [(1, 1)]
+        for c, r in product(range(1, cols + 1), range(1, rows + 1)):
+            if max_tokens is None or (c * r + 1) * self.tile_tokens <= max_tokens:
+                grids.append((c, r))
+        cols, rows = max(grids, key=lambda g: (min(g[0] / cols, g[1] / rows), g[0] * g[1], g[0] if wide else g[1]))
         return cols * self.tile, rows * self.tile
 
     def _layout(self, used: tuple[int, int]) -> tuple[str | TileSlot, ...]:
