@@ -91,14 +91,18 @@ class SmolVLM:
         return max(1, math.ceil(pixels / self.tile)) * self.tile
 
     def _fit(self, size: tuple[int, int], max_tokens: int | None, wide: bool) -> tuple[int, int]:
-        """`size` cut down to a grid whose tiles fit, losing as little as it can on either axis; one tile if need be."""
+        """`size` cut down to the grid that loses least of either axis, at most twice as much of one as of the other.
+
+        One tile where no grid's tiles fit.
+        """
         cols, rows = size[0] // self.tile, size[1] // self.tile
-        grids = [(1, 1)]
+        fitting = [(1, 1)]
         for c, r in product(range(1, cols + 1), range(1, rows + 1)):
-            if max_tokens is None or (c * r + 1) * self.tile_tokens <= max_tokens:
-                grids.append((c, r))
-        cols, rows = max(grids, key=lambda g: (min(g[0] / cols, g[1] / rows), g[0] * g[1], g[0] if wide else g[1]))
-        return cols * self.tile, rows * self.tile
+            fits = max_tokens is None or (c * r + 1) * self.tile_tokens <= max_tokens
+            if fits and 0.5 <= (c * rows) / (r * cols) <= 2:
+                fitting.append((c, r))
+        best = max(fitting, key=lambda g: (min(g[0] / cols, g[1] / rows), g[0] * g[1], g[0] if wide else g[1]))
+        return best[0] * self.tile, best[1] * self.tile
 
     def _layout(self, used: tuple[int, int]) -> tuple[str | TileSlot, ...]:
         cols, rows = used[0] // self.tile, used[1] // self.tile
