@@ -27,7 +27,7 @@ from pocketvlm.errors import (
 from pocketvlm.native.context import Aborted
 from pocketvlm.onnx_header import read_onnx
 from pocketvlm.vision import speeds
-from pocketvlm.vision.choose import device_name
+from pocketvlm.vision.choose import Candidate, choose, device_name
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm.vision.pair import check_files
 from pocketvlm.vision.providers import devices_for, providers_of
@@ -358,6 +358,22 @@ def test_file_hash(tmp_path: Path) -> None:
         path.write_bytes(data)
         found.add(speeds.file_hash(path))
     assert len(found) == 5
+
+
+def test_remembered_threads_stay_within_the_cores(cache: Path, iota_onnx: Path) -> None:
+    """The memory may come from a day on which this process was allowed more."""
+    candidates = [
+        Candidate(key, key, lambda threads: OnnxEncoder(read_onnx(iota_onnx / VISION), threads=threads))
+        for key in ("x", "y")
+    ]
+    for key, seconds in (("x", 0.2), ("y", 0.1)):
+        speeds.remember("here", {key: Speed(name=key, threads=64, seconds=seconds)})
+    best, threads = choose(candidates, lambda: np.zeros((96, 96, 3), np.uint8), "here", (2, 1))
+    assert (best.key, threads) == ("y", 2)
+    best, threads = choose(candidates, lambda: np.zeros((96, 96, 3), np.uint8), "elsewhere", (2, 1))
+    assert set(speeds.recall("elsewhere")) == {"x", "y"} and threads in (1, 2)
+    best, threads = choose(candidates[:1], lambda: np.zeros((96, 96, 3), np.uint8), "nowhere", (2, 1))
+    assert (best.key, threads, speeds.recall("nowhere")) == ("x", 2, {})
 
 
 def test_the_device_is_named_by_what_matters() -> None:

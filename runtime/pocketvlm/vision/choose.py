@@ -104,6 +104,7 @@ def device_name(threads: int | None) -> str:
 
 
 def _measure(candidates: Sequence[Candidate], tile: RGB, counts: Sequence[int]) -> dict[str, Speed]:
+    _log.info("measuring %d vision encoders, once on this device", len(candidates))
     found: dict[str, Speed] = {}
 
     def time_one(candidate: Candidate, threads: int) -> None:
