@@ -217,6 +217,21 @@ def test_doctor_shows_and_forgets(bundle: Path) -> None:
     assert "nothing was remembered" in told("--forget") and "nothing yet" in told()
 
 
+def test_command_line(bundle: Path, sample_png: Path) -> None:
+    def told(*arguments: str) -> str:
+        result = CliRunner().invoke(app, [*arguments])
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    asking = ("chat", "How many shapes are there?", "-i", str(sample_png), "-m", str(bundle))
+    for wanted in ("onnx", "gguf"):
+        assert told(*asking, "--vision", wanted, "--device", "cpu").strip().isdigit()
+    shown = told("inspect", str(bundle))
+    assert "vision-fp32.onnx  vision, fp32" in shown and "ai.onnx, com.microsoft" in shown
+    assert "any x 96 x 96 x 3" in shown and "16 for a small picture" in shown
+    assert "clip.projector_type = 'idefics3'" in told("inspect", "--metadata", str(bundle / VISION))
+
+
 def test_devices_and_names_that_are_not_there(bundle: Path) -> None:
     with pytest.raises(NativeLibraryError, match="offers cpu only"):
         VLM.load(bundle, device="coreml")

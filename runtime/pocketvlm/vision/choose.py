@@ -22,7 +22,7 @@ from pocketvlm.vision.encoder import Vision, VisionEncoder
 from pocketvlm.vision.family import RGB, Family
 from pocketvlm.vision.mtmd import MtmdEncoder, NativeVision
 from pocketvlm.vision.pair import Checked, family_of
-from pocketvlm.vision.providers import CPU, check_device, devices_for
+from pocketvlm.vision.providers import CPU, devices_for
 from pocketvlm.vision.speeds import Speed
 from pocketvlm.vision.tiled import FamilyVision
 
@@ -47,7 +47,6 @@ def open_vision(model: Model, checked: Checked, *, threads: int | None = None, d
     onnxruntime runs; with `cpu`, libmtmd does not offload either. Raises PairingError where the vocabulary lacks a
     control token, NativeLibraryError for a device that is not there.
     """
-    check_device(device)
     most = min(threads or physical_cores(), physical_cores())
     gpu = device != CPU
     families: list[Family] = []
