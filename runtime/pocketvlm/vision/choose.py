@@ -71,10 +71,10 @@ def open_vision(model: Model, checked: Checked, *, threads: int | None = None, d
             candidates.append(Candidate(speeds.file_hash(projector.path), f"{projector.path.name}, libmtmd", opened))
     if not candidates:
         return None
-    if any(family != families[0] for family in families):
-        raise PairingError("mmproj and ONNX vision encoder prepare pictures differently: no pair", model.path.parent)
+    if encoder is not None and any(family != families[0] for family in families):
+        raise PairingError("prepares pictures otherwise than the mmproj beside it: they are not a pair", encoder.path)
     tile = partial(_tile, families[0])
-    best, count = choose(candidates, tile, device_name(threads), _counts(most, threads is not None))
+    best, count = choose(candidates, tile, device_name(threads, device), _counts(most, threads is not None))
     return FamilyVision(
         families[0], best.open(count), lambda text: model.tokenize(text, special=True), mrope=model.mrope
     )
@@ -95,9 +95,9 @@ def choose(
     return best, min(known[best.key].threads, max(counts)) if best.key in known else counts[0]
 
 
-def device_name(threads: int | None) -> str:
+def device_name(threads: int | None, device: str = "auto") -> str:
     """What a measurement holds for: the processor, its share for us, and the libraries."""
-    llama = f"llama-cpp-python {library.version()}{' with a GPU' if library.offloads() else ''}"
+    llama = f"llama-cpp-python {library.version()}{' with a GPU' if device != CPU and library.offloads() else ''}"
     count = f"{threads} threads" if threads else f"{physical_cores()} cores"
     return f"{processor()}, {count}, {llama}, onnxruntime {onnx.version()}"
 
