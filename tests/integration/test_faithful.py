@@ -64,9 +64,8 @@ def test_pixels_and_layout(processor: Any, size: tuple[int, int], split: bool) -
     plan = family.plan(size, "high" if split else "low")
     tiles = family.tiles(np.asarray(picture), plan)
     pixels = tiles.transpose(0, 3, 1, 2) / 127.5 - 1.0
-    if split:
-        assert pixels.shape == expected["pixel_values"][0].shape
-        assert np.abs(pixels - expected["pixel_values"][0]).max() <= 2 / 255  # one step of 255, on a scale of 2
+    assert pixels.shape == expected["pixel_values"][0].shape
+    assert np.abs(pixels - expected["pixel_values"][0]).max() <= 2 / 255  # one step of 255, on a scale of 2
     assert plan.tokens == int((expected["input_ids"][0] == processor.image_token_id).sum())
     spelled = "".join(piece if isinstance(piece, str) else "<image>" * piece.tokens for piece in plan.layout)
     assert spelled in processor.tokenizer.decode(expected["input_ids"][0])

@@ -64,11 +64,9 @@ class SmolVLM:
 
     def _resizes(self, size: tuple[int, int], detail: Detail) -> tuple[tuple[int, int], ...]:
         """The sizes that the picture takes, the last one a multiple of the tile both ways."""
-        if detail == "low":
-            return ((self.tile, self.tile),)
-        if detail == "high":
+        if detail != "auto":  # the reference's two procedures, with splitting and without: both go by the longest edge
             enlarged = _to_longest_edge(size, self.longest_edge)
-            return (enlarged, self._to_grid(enlarged))
+            return (enlarged, (self.tile, self.tile) if detail == "low" else self._to_grid(enlarged))
         longest = max(size)
         if longest > self.longest_edge:  # down to the model's grid, in proportion; never up
             size = (
