@@ -360,7 +360,8 @@ def test_file_hash(tmp_path: Path) -> None:
     assert len(found) == 5
 
 
-def test_remembered_threads_stay_within_the_cores(cache: Path, iota_onnx: Path) -> None:
+@pytest.mark.usefixtures("cache")
+def test_remembered_threads_stay_within_the_cores(iota_onnx: Path) -> None:
     """The memory may come from a day on which this process was allowed more."""
     candidates = [
         Candidate(key, key, lambda threads: OnnxEncoder(read_onnx(iota_onnx / VISION), threads=threads))
