@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -17,8 +17,20 @@ from pocketvlm.vision.family import RGB, Detail, TileSlot
 from .questions import Turn, conversation, no_picture
 from .scenes import Scene, draw, random_scene, random_size
 
-TEXT_SHARE = 0.6  # reading is learned last: more of it than people will ask
 SYSTEM = ("You are a helpful assistant.", "Answer briefly.", "Look at the picture and answer.")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What is drawn until step `until`. Shares: `pairs` of conversations about two pictures, `text` of scenes with a
+    printed text (more than people will ask, for reading is learned last), `low` and `high` of those details; the
+    rest is auto."""
+
+    until: int
+    pairs: float
+    text: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -33,7 +45,7 @@ class Sample:
 
 
 class Sampler:
-    """Sample `index` is always the same; `easy` keeps to one picture of one tile, to begin with."""
+    """Sample `index` of a phase is always the same."""
 
     def __init__(self, tokenizer: Tokenizer, family: SmolVLM, seed: int) -> None:
         self._family = family
@@ -46,17 +58,17 @@ class Sampler:
 
         self._encode = encode
 
-    def sample(self, index: int, easy: bool = False) -> Sample:
+    def sample(self, index: int, phase: Phase) -> Sample:
         rng = Random(self._seed * 1_000_003 + index)
         if rng.random() < 0.02:
             return self._build([no_picture(rng)], (), "low", rng)
-        pictures = 1 if easy or rng.random() < 0.75 else 2
-        scenes = tuple(random_scene(rng, TEXT_SHARE) for _ in range(pictures))
+        pictures = 2 if rng.random() < phase.pairs else 1
+        scenes = tuple(random_scene(rng, phase.text) for _ in range(pictures))
         if pictures == 2 and rng.random() < 0.3:  # two readings to tell apart
-            scenes = tuple(s if s.text else random_scene(rng, TEXT_SHARE) for s in scenes)
+            scenes = tuple(s if s.text else random_scene(rng, phase.text) for s in scenes)
         turns = conversation(scenes, rng, rng.choice((3, 6, 8, 10)))
         chance = rng.random()
-        detail: Detail = "low" if easy or chance < 0.35 else "high" if chance < 0.55 else "auto"
+        detail: Detail = "low" if chance < phase.low else "high" if chance < phase.low + phase.high else "auto"
         return self._build(turns, scenes, detail, rng)
 
     def _build(self, turns: list[Turn], scenes: tuple[Scene, ...], detail: Detail, rng: Random) -> Sample:
@@ -109,12 +121,12 @@ class Sampler:
         )
 
 
-def batches(sampler: Sampler, start: int, size: int, easy_until: int, pool: int = 8) -> Iterator[list[Sample]]:
+def batches(sampler: Sampler, start: int, size: int, phases: Sequence[Phase], pool: int = 8) -> Iterator[list[Sample]]:
     """Batches from step `start` on. Samples of similar length share a batch: `pool` batches are sorted together."""
     step = start - start % pool
     while True:
-        first = step * size
-        made = [sampler.sample(first + i, easy=step < easy_until) for i in range(size * pool)]
+        phase = next((p for p in phases if step < p.until), phases[-1])
+        made = [sampler.sample(step * size + i, phase) for i in range(size * pool)]
         made.sort(key=lambda s: len(s.ids))
         order = list(range(pool))
         Random(step).shuffle(order)

@@ -16,13 +16,14 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from iota.questions import ask
 from iota.scenes import draw, random_scene
+from iota.train import CHECKPOINT
 from pocketvlm import VLM
 from pocketvlm.messages import ChatRequest
 from pocketvlm.vision.families.smolvlm import SmolVLM
 from pocketvlm_converters.convert import convert
 
 pytestmark = pytest.mark.oracle
-CHECKPOINT = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"
+
 SCENES = 30
 SIZES = [
     *[(96, 96), (64, 48), (97, 96), (192, 96), (96, 192), (193, 97), (640, 480), (480, 640), (1000, 200), (200, 1000)],
@@ -41,10 +42,15 @@ def reference() -> Any:
 
 
 @pytest.fixture(scope="module")
-def vlm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLM]:
-    bundle = tmp_path_factory.mktemp("f32") / "bundle"
-    convert(CHECKPOINT, bundle, quantize="F32", mmproj="f32")
-    with VLM.load(bundle, exact=True) as loaded:
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("f32") / "bundle"
+    convert(CHECKPOINT, path, quantize="F32", mmproj="f32", onnx="fp32")
+    return path
+
+
+@pytest.fixture(scope="module", params=["gguf", "onnx"])
+def vlm(bundle: Path, request: pytest.FixtureRequest) -> Iterator[VLM]:
+    with VLM.load(bundle, exact=True, vision=request.param) as loaded:
         yield loaded
 
 
