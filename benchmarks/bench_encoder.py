@@ -66,7 +66,8 @@ def open_mtmd(folder: Path, file: str, flash: str, threads: int) -> Any:
         return found
 
     module.mtmd_context_params_default = params
-    model = Model(folder / "model-Q8_0.gguf")
+    # Width and vocabulary are all that it asks; the weights would count as its memory.
+    model = Model(folder / "model-Q8_0.gguf", vocab_only=True)
     return Mtmd(folder / file, model, threads=threads, tile_tokens=PATCHES // shapes.SHUFFLE**2)
 
 
