@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,21 @@ def edit() -> Callable[..., None]:
         path.write_text(json.dumps(data))
 
     return edit
+
+
+@pytest.fixture
+def file_limit() -> Callable[[], AbstractContextManager[Callable[[int], None]]]:
+    """Writing beyond a size fails with an OSError, here and in children, as on a full disk.
+
+    Within the `with` only: a log that pytest writes must not meet the limit.
+    """
+
+    @contextmanager
+    def limits() -> Iterator[Callable[[int], None]]:
+        old = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+    return limits

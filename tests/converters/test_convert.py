@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +21,6 @@ from pocketvlm_converters.convert import convert
 from pocketvlm_converters.quantize import quantize_language
 
 STEPS = ["language model", "quantize Q4_K_M", "tokenizer", "mmproj q8_0", "onnx int8"]
-
-
-@pytest.fixture
-def file_limit() -> Iterator[Any]:
-    """Writing beyond a size fails with an OSError, here and in children, as on a full disk."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def refused(checkpoint: Path, output: Path, *wanted: str, **options: Any) -> OutputError:
@@ -130,8 +120,9 @@ def test_read_only_target(pristine: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, 100, 30_000, 200_000, 400_000])
 def test_full_disk(pristine: Path, tmp_path: Path, file_limit: Any, size: int) -> None:
-    file_limit(size)
-    error = refused(pristine, tmp_path / "bundle", "cannot be written", os.strerror(errno.EFBIG))
+    with file_limit() as limit:
+        limit(size)
+        error = refused(pristine, tmp_path / "bundle", "cannot be written", os.strerror(errno.EFBIG))
     assert error.path == tmp_path / "bundle"
     assert list(tmp_path.iterdir()) == []
 
@@ -139,12 +130,14 @@ def test_full_disk(pristine: Path, tmp_path: Path, file_limit: Any, size: int) -
 def test_full_disk_under_libllama(
     pristine: Path, tmp_path: Path, file_limit: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill_first(*arguments: Any) -> list[str]:
-        file_limit(50_000)
-        return quantize_language(*arguments)
+    with file_limit() as limit:
 
-    monkeypatch.setattr("pocketvlm_converters.convert.quantize_language", fill_first)
-    refused(pristine, tmp_path / "bundle", "cannot be written", os.strerror(errno.EFBIG))
+        def fill_first(*arguments: Any) -> list[str]:
+            limit(50_000)
+            return quantize_language(*arguments)
+
+        monkeypatch.setattr("pocketvlm_converters.convert.quantize_language", fill_first)
+        refused(pristine, tmp_path / "bundle", "cannot be written", os.strerror(errno.EFBIG))
     assert list(tmp_path.iterdir()) == []
 
 

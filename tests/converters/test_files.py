@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +42,6 @@ def wide(tmp_path_factory: pytest.TempPathFactory, make_model: Any, save: Any) -
 def narrow(pristine: Path, tmp_path: Path) -> Path:
     bundle = convert(pristine, tmp_path / "narrow", quantize="f32")
     return bundle.path / "model-F32.gguf"
-
-
-@pytest.fixture
-def file_limit() -> Iterator[Any]:
-    """Writing beyond a size fails with an OSError, here and in children, as on a full disk."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def test_every_type_that_is_offered_works(wide: Path, tmp_path: Path) -> None:
@@ -106,8 +96,8 @@ def test_widths_that_do_not_fit_are_told(narrow: Path, tmp_path: Path) -> None:
 
 
 def test_a_full_disk_under_libllama(wide: Path, tmp_path: Path, file_limit: Any) -> None:
-    file_limit(300_000)
-    with pytest.raises(QuantizationError, match="iostream error"):
+    with file_limit() as limit, pytest.raises(QuantizationError, match="iostream error"):
+        limit(300_000)
         quantize_language(wide, tmp_path / "out.gguf", "Q8_0")
 
 
