@@ -66,9 +66,11 @@ def open_mtmd(folder: Path, file: str, flash: str, threads: int) -> Any:
         return found
 
     module.mtmd_context_params_default = params
-    # Width and vocabulary are all that it asks; the weights would count as its memory.
+    # The language model's weights would count as the encoder's memory. Without them it does not know its width.
     model = Model(folder / "model-Q8_0.gguf", vocab_only=True)
-    return Mtmd(folder / file, model, threads=threads, tile_tokens=PATCHES // shapes.SHUFFLE**2)
+    encoder = Mtmd(folder / file, model, threads=threads, tile_tokens=PATCHES // shapes.SHUFFLE**2)
+    encoder._width = shapes.HIDDEN
+    return encoder
 
 
 def open_onnx(folder: Path, file: str, threads: int) -> Any:
@@ -251,7 +253,12 @@ def report(folder: Path, threads: int, rounds: int) -> int:
         shares = [f"{operator} {share:.0%}" for operator, share in profile(folder, file, threads) if share >= 0.01]
         print(f"{file}, time by operator: {', '.join(shares)}")
     ratio = medians["onnxruntime int8"] / best
-    print(f"int8 against libmtmd's best: ratio {ratio:.2f} (aim {TARGET}, limit {LIMIT})")
+    fastest = {name: min(seconds) for name, (seconds, _) in measured.items()}
+    quiet = fastest["onnxruntime int8"] / min(value for name, value in fastest.items() if name.startswith("libmtmd"))
+    print(
+        f"int8 against libmtmd's best: ratio {ratio:.2f}, of the fastest rounds {quiet:.2f} "
+        f"(aim {TARGET}, limit {LIMIT})"
+    )
     return int(ratio > LIMIT)
 
 
