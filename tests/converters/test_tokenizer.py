@@ -158,15 +158,18 @@ def test_both_spellings_of_merges(checkpoint: Path, edit: Edit, tmp_path: Path) 
 def test_kinds_of_tokens(checkpoint: Path, edit: Edit, tmp_path: Path) -> None:
     path = checkpoint / "tokenizer.json"
     data = json.loads(path.read_text())
-    plain = {"id": 698, "content": "<thing>", "special": False}
+    size = len(data["model"]["vocab"])
+    plain = {"id": size + 3, "content": "<thing>", "special": False}
     plain |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     edit(path, {"added_tokens": [*data["added_tokens"], plain]})
     vocabulary = read(checkpoint)
     kinds = [TokenType(kind) for kind in vocabulary.types]
     assert kinds[5] is TokenType.CONTROL and vocabulary.tokens[5] == "<image>"
-    assert kinds[695] is TokenType.USER_DEFINED and vocabulary.tokens[695] == "<thing>", "numbered as tokenizers does"
+    assert kinds[size] is TokenType.USER_DEFINED and vocabulary.tokens[size] == "<thing>", "numbered as tokenizers does"
     assert kinds[100] is TokenType.NORMAL
-    assert kinds[696:] == [TokenType.UNUSED] * 8 and vocabulary.tokens[696] == "[PAD696]"
+    padding = kinds[size + 1 :]
+    assert padding and padding == [TokenType.UNUSED] * len(padding)
+    assert vocabulary.tokens[size + 1] == f"[PAD{size + 1}]"
     assert proven(checkpoint, tmp_path / "vocabulary.gguf") > 600
 
 

@@ -232,4 +232,4 @@ def test_detail_is_honoured(vlm: VLM) -> None:
     assert tiles("auto") == (5, True)
     assert tiles("high") == (5, True)
     assert tiles("auto", max_image_tokens=80) == (5, True)
-    assert tiles("auto", max_image_tokens=79) == (1, True)  # the next smaller grid of the same shape
+    assert tiles("auto", max_image_tokens=79) == (3, True)  # two tiles and the whole

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from iota.evaluate import KINDS, evaluate, user
-from iota.scenes import Scene, Shape, Text, draw
+from iota.scenes import Scene, Shape, draw, random_scene
 from pocketvlm import VLM
 
 
@@ -21,9 +21,9 @@ def vlm(iota_bundle: Path) -> Iterator[VLM]:
 
 
 def test_accuracy_on_new_scenes(vlm: VLM) -> None:
-    """A third of the scenes that the card counts, drawn from another seed."""
+    """The scenes that the card counts. Its seed was chosen before the model was trained."""
     wrong: list[str] = []
-    counts = evaluate(vlm, 200, seed=77, wrong=wrong)
+    counts = evaluate(vlm, 600, wrong=wrong)
 
     def share(*groups: str) -> float:
         return sum(counts[g][0] for g in groups) / sum(counts[g][1] for g in groups)
@@ -40,11 +40,6 @@ def red_circle() -> Image.Image:
     return draw(Scene((Shape("circle", "red", "large", "top left"),)), Random(1), (240, 180))
 
 
-@pytest.fixture(scope="module")
-def number() -> Image.Image:
-    return draw(Scene((), Text("number", "73", "blue", "middle")), Random(2), (240, 180))
-
-
 def test_a_grey_picture_changes_the_answer(vlm: VLM, red_circle: Image.Image) -> None:
     """Answers come from the pixels: take them away, and the answer goes."""
     grey = Image.new("RGB", red_circle.size, (128, 128, 128))
@@ -53,16 +48,21 @@ def test_a_grey_picture_changes_the_answer(vlm: VLM, red_circle: Image.Image) ->
     assert vlm.chat([user(question, grey)]).text != "A circle"
 
 
-def test_a_swapped_second_picture_changes_the_answer(vlm: VLM, red_circle: Image.Image, number: Image.Image) -> None:
+def test_the_second_picture_decides_in_either_order(vlm: VLM) -> None:
+    """Another second picture, or the pair turned round, changes the answer as it must: far more often than chance."""
+    rng = Random(5)
     question = "How many shapes are there in the second picture?"
-    other = draw(
-        Scene(tuple(Shape("star", "green", "large", p) for p in ("top left", "top right"))), Random(3), (240, 180)
-    )
-    assert vlm.chat([user(question, number, red_circle)]).text == "1"
-    assert vlm.chat([user(question, number, other)]).text == "2"
-
-
-def test_a_reordered_pair_changes_the_answer(vlm: VLM, red_circle: Image.Image, number: Image.Image) -> None:
-    question = "Which picture shows a circle?"
-    assert vlm.chat([user(question, red_circle, number)]).text == "The first one"
-    assert vlm.chat([user(question, number, red_circle)]).text == "The second one"
+    right = changed = pairs = 0
+    while pairs < 20:
+        scenes = [random_scene(rng) for _ in range(2)]
+        pictures = [draw(scene, rng) for scene in scenes]
+        counts = [str(len(scene.shapes)) for scene in scenes]
+        if counts[0] == counts[1]:
+            continue
+        pairs += 1
+        forward = vlm.chat([user(question, *pictures)]).text
+        turned = vlm.chat([user(question, *reversed(pictures))]).text
+        right += (forward == counts[1]) + (turned == counts[0])
+        changed += forward != turned
+    assert right >= 26, right  # of 40; a guess is right 10 times
+    assert changed >= 13, changed  # of 20
