@@ -16,6 +16,7 @@ from PIL import Image
 
 from pocketvlm import VLM
 from pocketvlm.devices import physical_cores
+from pocketvlm.native import library
 
 SAMPLE = Path(__file__).parent.parent / "docs" / "sample.png"
 PROMPT = [{"role": "user", "content": "Write a long story about a small dog that finds a map."}]
@@ -33,7 +34,7 @@ class BareLoop:
     """llama_decode and a greedy sampler over llama-cpp-python's ctypes, and nothing else."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        import llama_cpp.llama_cpp as lib
+        lib = library.llama()  # its logs go to logging
 
         self.lib = lib
         self.model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
