@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from .scenes import COLOURS, CORNERS, SHAPES, SIZES, WORDS, Scene, Shape
+from .scenes import COLOURS, CORNERS, SHAPES, SIZES, Scene, Shape
+from .words import article, at, name_of, plural, shape_at
+from .yes_no import yes_or_no
 
 KINDS = ("describe", "shape", "colour", "size", "place", "count", "yesno", "read")
 ORDINALS = ("first", "second")
@@ -27,18 +29,6 @@ class Turn:
     about: Shape | None = None  # what "it" means in a follow-up
 
 
-def plural(shape: str) -> str:
-    return shape + ("es" if shape == "cross" else "s")
-
-
-def at(place: str) -> str:
-    return "in the middle" if place == "middle" else f"at the {place}"
-
-
-def article(words: str) -> str:
-    return ("an " if words[0] in "aeiou" else "a ") + words
-
-
 def describe(scene: Scene) -> str:
     parts = [article(f"{s.size} {s.colour} {s.shape}") + " " + at(s.place) for s in scene.shapes]
     if scene.text:
@@ -53,22 +43,6 @@ def describe(scene: Scene) -> str:
 def _places(scene: Scene) -> tuple[str, ...]:
     """Places worth asking about: the corners, or the middle where the only shape stands there."""
     return ("middle",) if any(s.place == "middle" for s in scene.shapes) else CORNERS
-
-
-def _at(scene: Scene, place: str) -> Shape | None:
-    return next((s for s in scene.shapes if s.place == place), None)
-
-
-def _name(scene: Scene, shape: Shape, rng: Random) -> str | None:
-    """A name that fits this shape only: "star", "red star" or "small red star"; None where none does."""
-    names = [shape.shape, f"{shape.colour} {shape.shape}", f"{shape.size} {shape.colour} {shape.shape}"]
-    counts = [
-        sum(s.shape == shape.shape for s in scene.shapes),
-        sum((s.shape, s.colour) == (shape.shape, shape.colour) for s in scene.shapes),
-        sum((s.shape, s.colour, s.size) == (shape.shape, shape.colour, shape.size) for s in scene.shapes),
-    ]
-    fitting = [name for name, count in zip(names, counts, strict=True) if count == 1]
-    return rng.choice(fitting[:2]) if fitting else None
 
 
 def _describe(scene: Scene, rng: Random) -> Turn:
@@ -89,7 +63,7 @@ def _describe(scene: Scene, rng: Random) -> Turn:
 
 def _shape(scene: Scene, rng: Random) -> Turn | None:
     place = rng.choice(_places(scene))
-    shape = _at(scene, place)
+    shape = shape_at(scene, place)
     if shape is None and scene.shapes and rng.random() < 0.6:
         shape = rng.choice(scene.shapes)
         place = shape.place
@@ -133,7 +107,7 @@ def _size(scene: Scene, rng: Random) -> Turn | None:
     if not scene.shapes:
         return None
     shape = rng.choice(scene.shapes)
-    which = _name(scene, shape, rng) if rng.random() < 0.5 else None
+    which = name_of(scene, shape, rng) if rng.random() < 0.5 else None
     if which and which.startswith(SIZES):
         which = None
     which = which or f"shape {at(shape.place)}"
@@ -149,7 +123,7 @@ def _place(scene: Scene, rng: Random) -> Turn | None:
     if not scene.shapes:
         return None
     shape = rng.choice(scene.shapes)
-    which = _name(scene, shape, rng)
+    which = name_of(scene, shape, rng)
     if which is None:
         return None
     question = rng.choice(
@@ -189,100 +163,8 @@ def _pick(rng: Random, present: list[str], every: list[str]) -> str:
 
 
 def _yesno(scene: Scene, rng: Random) -> Turn | None:
-    truth = rng.random() < 0.5
-    ways: list[Callable[[], str | None]] = [
-        lambda: _is_there_thing(scene, rng, truth),
-        lambda: _is_there_thing(scene, rng, truth),
-        lambda: _is_it_coloured(scene, rng, truth),
-        lambda: _is_it_sized(scene, rng, truth),
-        lambda: _is_it_at(scene, rng, truth),
-        lambda: _are_there_many(scene, rng, truth),
-        lambda: _is_text_there(scene, rng, truth),
-    ]
-    question = rng.choice(ways)()
-    return Turn("yesno", question, "Yes" if truth else "No") if question else None
-
-
-def _is_there_thing(scene: Scene, rng: Random, truth: bool) -> str | None:
-    things = {s.shape for s in scene.shapes} | {f"{s.colour} {s.shape}" for s in scene.shapes}
-    if truth:
-        if not things:
-            return None
-        thing = rng.choice(sorted(things))
-    else:
-        near = [f"{rng.choice(list(COLOURS))} {s.shape}" for s in scene.shapes]
-        near += [f"{s.colour} {rng.choice(SHAPES)}" for s in scene.shapes]
-        absent = sorted({*near, *SHAPES} - things)
-        thing = rng.choice(absent)
-    return rng.choice(
-        (f"Is there {article(thing)}?", f"Do you see {article(thing)}?", f"Is there {article(thing)} in the picture?")
-    )
-
-
-def _is_it_coloured(scene: Scene, rng: Random, truth: bool) -> str | None:
-    named = [s for s in scene.shapes if sum(o.shape == s.shape for o in scene.shapes) == 1]
-    if not named:
-        return None
-    shape = rng.choice(named)
-    colour = shape.colour if truth else rng.choice([c for c in COLOURS if c != shape.colour])
-    return f"Is the {shape.shape} {colour}?"
-
-
-def _is_it_sized(scene: Scene, rng: Random, truth: bool) -> str | None:
-    named = [s for s in scene.shapes if sum(o.shape == s.shape for o in scene.shapes) == 1]
-    if not named:
-        return None
-    shape = rng.choice(named)
-    size = shape.size if truth else SIZES[1 - SIZES.index(shape.size)]
-    return f"Is the {shape.shape} {size}?"
-
-
-def _is_it_at(scene: Scene, rng: Random, truth: bool) -> str | None:
-    corners = [s for s in scene.shapes if s.place in CORNERS]
-    if not corners:
-        return None
-    if rng.random() < 0.5:
-        free = [c for c in CORNERS if _at(scene, c) is None and not (scene.text and c.startswith(scene.text.place))]
-        if not truth and not free:
-            return None
-        place = rng.choice(corners).place if truth else rng.choice(free)
-        return rng.choice((f"Is there anything {at(place)}?", f"Is there a shape {at(place)}?"))
-    shape = rng.choice(corners)
-    which = _name(scene, shape, rng)
-    if which is None:
-        return None
-    place = shape.place if truth else rng.choice([c for c in CORNERS if c != shape.place])
-    return f"Is the {which} {at(place)}?"
-
-
-def _are_there_many(scene: Scene, rng: Random, truth: bool) -> str | None:
-    words = ("one", "two", "three", "four")
-    count = len(scene.shapes)
-    if count == 0:
-        return None
-    number = count if truth else rng.choice([n for n in range(1, 5) if n != count])
-    return "Is there one shape?" if number == 1 else f"Are there {words[number - 1]} shapes?"
-
-
-def _is_text_there(scene: Scene, rng: Random, truth: bool) -> str | None:
-    kinds = ["number", "word"]
-    if truth:
-        if not scene.text:
-            return None
-        kind = scene.text.kind
-    else:
-        kind = rng.choice([k for k in kinds if not scene.text or scene.text.kind != k])
-    if scene.text and rng.random() < 0.4:
-        text = scene.text.text
-        if not truth:
-            others = (
-                list(WORDS)
-                if scene.text.kind == "word"
-                else [str(n) for n in range(10 ** (len(text) - 1), 10 ** len(text))]
-            )
-            text = rng.choice([t for t in others if t != text])
-        return rng.choice((f"Does it say {text}?", f"Is the {scene.text.kind} {text}?"))
-    return rng.choice((f"Is there a {kind}?", f"Do you see a {kind}?", f"Is a {kind} printed in the picture?"))
+    found = yes_or_no(scene, rng)
+    return Turn("yesno", *found) if found else None
 
 
 def _read(scene: Scene, rng: Random) -> Turn | None:
