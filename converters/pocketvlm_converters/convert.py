@@ -9,13 +9,13 @@ import importlib.metadata
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pocketvlm.bundle import Bundle, FileEntry, Manifest, Role, is_bundle, sha256_of
 from pocketvlm.errors import OutputError, PocketVLMError, QuantizationError
 from pocketvlm_converters.checkpoint import Checkpoint
-from pocketvlm_converters.family import Family, Part, find_family
+from pocketvlm_converters.family import Family, Part, Value, find_family, weights_sha256
 from pocketvlm_converters.gguf import FloatType, Progress, ProjectorType, silent, write_language, write_projector
 from pocketvlm_converters.onnx import Graph, OnnxType
 from pocketvlm_converters.quantize import FLOAT_TYPES, language_type, onnx_type, projector_type, quantize_language
@@ -80,8 +80,15 @@ class _Conversion:
         rows = next(w.tensor.shape[0] for w in decoder.weights if w.name == "token_embd.weight")
         vocabulary = read_vocabulary(self.checkpoint, rows, self.family.pre_tokenizers)
         check_picture_tokens(self.checkpoint, vision.metadata)
-        self._language(self._labelled(decoder, vocabulary), vocabulary, language)
-        vision = self._labelled(vision)
+        labels = {
+            "general.name": self.name,
+            "pocketvlm.family": self.family.name,
+            # Pairs the files. Not the checkpoint's own hash: that differs where only names or shards do.
+            "pocketvlm.weights_sha256": weights_sha256((decoder, vision)),
+        }
+        decoder = _with_metadata(decoder, {**labels, **decoder.metadata, **vocabulary.metadata()})
+        vision = _with_metadata(vision, {**labels, **vision.metadata})
+        self._language(decoder, vocabulary, language)
         if projector:
             self._projector(vision, projector)
         if graph:
@@ -138,16 +145,6 @@ class _Conversion:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
 
-    def _labelled(self, part: Part, vocabulary: Vocabulary | None = None) -> Part:
-        """`part` with the keys that pair the two files, and the vocabulary."""
-        labels = {
-            "general.name": self.name,
-            "pocketvlm.family": self.family.name,
-            "pocketvlm.source_sha256": self.checkpoint.source.sha256,
-        }
-        words = vocabulary.metadata() if vocabulary else {}
-        return dataclasses.replace(part, metadata={**labels, **part.metadata, **words})
-
     def _architecture(self) -> str:
         named = self.checkpoint.config.values.get("architectures")
         return str(named[0]) if isinstance(named, list) and named else self.checkpoint.model_type
@@ -157,6 +154,10 @@ class _Conversion:
             name=path.name, role=role, quantization=kind, size=path.stat().st_size, sha256=sha256_of(path)
         )
         self.entries.append(entry)
+
+
+def _with_metadata(part: Part, metadata: Mapping[str, Value]) -> Part:
+    return dataclasses.replace(part, metadata=metadata)
 
 
 def _check_target(output: Path, source: Checkpoint, force: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
@@ -51,6 +52,19 @@ class Part:
     architecture: str
     metadata: Mapping[str, Value]
     weights: tuple[Weight, ...]
+
+
+def weights_sha256(parts: Iterable[Part]) -> str:
+    """Of all names, types, shapes and values: the same for one model in whatever files, under whichever naming.
+
+    Raises CheckpointError where a weight is NaN or infinite.
+    """
+    digest = hashlib.sha256()
+    for weight in (weight for part in parts for weight in part.weights):
+        digest.update(f"{weight.name} {weight.tensor.dtype} {weight.tensor.shape}\n".encode())
+        for block in weight.tensor.blocks(weight.order):
+            digest.update(np.ascontiguousarray(block).data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

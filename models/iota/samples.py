@@ -86,9 +86,9 @@ class Sampler:
         def show(picture: int) -> None:
             pixels = np.asarray(draw(scenes[picture], rng, random_size(rng)))
             plan = self._family.plan((pixels.shape[1], pixels.shape[0]), detail)
-            tiles.append(self._family.tiles(pixels, plan))
+            tiles.extend(self._family.tiles(pixels, plan))
             shown.append(scenes[picture])
-            overviews.append(sum(map(len, tiles)) - 1)
+            overviews.append(len(tiles) - 1)
             for piece in plan.layout:
                 if isinstance(piece, TileSlot):
                     ids.extend([self._image] * piece.tokens)
@@ -115,7 +115,7 @@ class Sampler:
             say("\n")
         edge = self._family.tile
         kinds = np.asarray(owner, dtype=np.int8)
-        pixels = np.concatenate(tiles) if tiles else np.zeros((0, edge, edge, 3), np.uint8)
+        pixels = np.stack(tiles) if tiles else np.zeros((0, edge, edge, 3), np.uint8)
         return Sample(
             np.asarray(ids, dtype=np.int32), kinds >= 0, kinds, tuple(turns), pixels, tuple(shown), tuple(overviews)
         )

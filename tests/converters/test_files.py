@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from pocketvlm.errors import OutputError, QuantizationError
+from pocketvlm.gguf_header import read_header
 from pocketvlm.native.quantize import file_types, quantize_gguf, quantize_here
 from pocketvlm_converters.checkpoint import Checkpoint, Tensor
 from pocketvlm_converters.convert import convert
@@ -132,7 +133,7 @@ def test_projector_metadata(pristine: Path, tmp_path: Path) -> None:
         "general.file_type": 7,
         "general.quantization_version": 2,
         "pocketvlm.family": "smolvlm",
-        "pocketvlm.source_sha256": bundle.manifest.source.sha256,
+        "pocketvlm.weights_sha256": read_header(bundle.file("model")).metadata["pocketvlm.weights_sha256"],
         "clip.projector_type": "idefics3",
         "clip.has_vision_encoder": True,
         "clip.use_gelu": True,

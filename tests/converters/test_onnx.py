@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import pocketvlm_converters.onnx
 from pocketvlm.bundle import Bundle
 from pocketvlm.errors import CheckpointError, QuantizationError
+from pocketvlm.gguf_header import read_header
 from pocketvlm.onnx_header import DOMAINS, read_onnx
 from pocketvlm_converters.checkpoint import Tensor
 from pocketvlm_converters.convert import convert
@@ -127,7 +128,8 @@ def test_metadata_is_that_of_the_mmproj(pristine: Path, tmp_path: Path) -> None:
     bundle = convert(pristine, tmp_path / "bundle", quantize="f16", mmproj="none")
     data = read_onnx(bundle.path / "vision-int8.onnx").metadata
     assert data["pocketvlm.family"] == bundle.manifest.family
-    assert data["pocketvlm.source_sha256"] == bundle.manifest.source.sha256
+    model = read_header(bundle.file("model")).metadata
+    assert data["pocketvlm.weights_sha256"] == model["pocketvlm.weights_sha256"]
     assert data["pocketvlm.type"] == "int8"
     assert (data["clip.vision.image_size"], data["clip.vision.projector.scale_factor"]) == (32, 2)
     assert [entry.role for entry in bundle.manifest.files] == ["model", "vision"]

@@ -68,7 +68,7 @@ def test_pixels_and_layout(processor: Any, size: tuple[int, int], split: bool) -
     expected = processor(text=text, images=[picture], do_image_splitting=split, return_tensors="np")
     family = SmolVLM(tile=96, longest_edge=192, tokens_per_side=4)
     plan = family.plan(size, "high" if split else "low")
-    tiles = family.tiles(np.asarray(picture), plan)
+    tiles = np.stack(family.tiles(np.asarray(picture), plan))
     pixels = tiles.transpose(0, 3, 1, 2) / 127.5 - 1.0
     assert pixels.shape == expected["pixel_values"][0].shape
     assert np.abs(pixels - expected["pixel_values"][0]).max() <= 2 / 255  # one step of 255, on a scale of 2
@@ -85,7 +85,7 @@ def test_auto_is_the_processor_without_its_resize(processor: Any, size: tuple[in
     plan = family.plan(size, "auto")
     resized = picture.resize(plan.used, Image.Resampling.LANCZOS)
     expected = processor(text="<image>", images=[resized], do_resize=False, return_tensors="np")["pixel_values"][0]
-    pixels = family.tiles(np.asarray(picture), plan).transpose(0, 3, 1, 2) / 127.5 - 1.0
+    pixels = np.stack(family.tiles(np.asarray(picture), plan)).transpose(0, 3, 1, 2) / 127.5 - 1.0
     assert np.abs(pixels - expected).max() <= 2 / 255
 
 

@@ -138,7 +138,7 @@ def test_another_model(bundle: Path) -> None:
 
 
 def test_another_checkpoint(bundle: Path) -> None:
-    edit(bundle / VISION, lambda model: set_metadata(model, pocketvlm__source_sha256="0" * 64))
+    edit(bundle / VISION, lambda model: set_metadata(model, pocketvlm__weights_sha256="0" * 64))
     with pytest.raises(PairingError, match="another checkpoint"):
         check(bundle)
 

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint import Section
+from pocketvlm_converters.decoder import Style, decoder, head_width
 from pocketvlm_converters.family import Family, Part, Value, Weight
-from pocketvlm_converters.llama import llama_decoder
 from pocketvlm_converters.onnx import Graph, GraphOutput
+from pocketvlm_converters.rope import read_rope
 from pocketvlm_converters.siglip import Normalization, SigLIP, siglip
 
 # transformers' Idefics3VisionConfig; SmolVLMVisionConfig has the same.
@@ -30,6 +31,7 @@ _PREPROCESSING = {
     "rescale_factor": 1 / 255,
     "resample": 1,  # PIL.Image.Resampling.LANCZOS
 }
+_LLAMA = Style("llama", rotates_neighbours=True)
 _SEEN, _CONNECTOR = ("model.vision_model.", "vision_model."), ("model.connector.", "connector.")
 
 
@@ -38,11 +40,16 @@ class SmolVLM(Family):
 
     def language(self) -> Part:
         config = self.checkpoint.config
-        return llama_decoder(
-            _present(config, "text_config"),
+        text = _present(config, "text_config")
+        text.require("model_type", "llama", "llama")
+        text.require("hidden_act", "silu", "silu")
+        return decoder(
+            text,
             self.names(("model.text_model.", "text_model.", "model.language_model.", "language_model.")),
             self.names(("",)),
             tied=config.flag("tie_word_embeddings", False),
+            style=_LLAMA,
+            rope=read_rope(text, head_width(text, _LLAMA)),
         )
 
     def projector(self) -> Part:

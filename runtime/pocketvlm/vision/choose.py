@@ -142,8 +142,7 @@ def _counts(most: int, exactly: bool) -> tuple[int, ...]:
 def _tile(family: Family) -> RGB:
     """A tile of noise: an encoder takes as long for it as for a photo."""
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    tile: RGB = family.tiles(picture, family.plan((64, 64), "low", None))[0]
-    return tile
+    return family.tiles(picture, family.plan((64, 64), "low", None))[0]
 
 
 def _open_onnx(header: OnnxHeader, model: Model, device: str, threads: int) -> VisionEncoder:

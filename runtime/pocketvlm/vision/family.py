@@ -6,6 +6,7 @@ lays the embeddings out as the plan says.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -71,13 +72,13 @@ class Family(Protocol):
 
     @property
     def tile_tokens(self) -> int:
-        """Embeddings of the largest tile."""
+        """Embeddings of the largest tile that `plan` may ask for."""
         ...
 
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None) -> PicturePlan: ...
 
-    def tiles(self, image: RGB, plan: PicturePlan) -> RGB:
-        """uint8 [tiles, height, width, 3], in the order of the plan's slots."""
+    def tiles(self, image: RGB, plan: PicturePlan) -> Sequence[RGB]:
+        """uint8 [height, width, 3] each, in the order of the plan's slots; not all of one size in every family."""
         ...
 
 

@@ -19,7 +19,7 @@ from pocketvlm.vision.onnx import INPUT, OUTPUT
 Wanted = Literal["auto", "gguf", "onnx"]
 WANTED: tuple[Wanted, ...] = ("auto", "gguf", "onnx")
 _FLOAT, _UINT8 = 1, 2  # TensorProto's numbers
-_SOURCE = "pocketvlm.source_sha256"
+_SOURCE = "pocketvlm.weights_sha256"
 
 
 @dataclass(frozen=True)

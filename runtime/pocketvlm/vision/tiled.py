@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,7 +65,7 @@ class _TiledSeen(Seen):
     picture: Picture
     plan: PicturePlan
     by: tuple[Family, VisionEncoder]
-    tiles: RGB | None = field(default=None, repr=False)  # [tiles, height, width, 3], cut when first needed
+    tiles: Sequence[RGB] | None = field(default=None, repr=False)  # cut when first needed
 
     def encode(self, slot: Slot) -> Embeddings:
         family, encoder = self.by

@@ -48,8 +48,8 @@ class SmolVLM:
             resizes = (fitted,)
         return PicturePlan(original=size, resizes=resizes, layout=self._layout(fitted))
 
-    def tiles(self, image: RGB, plan: PicturePlan) -> RGB:
-        """uint8 [plan.tiles, tile, tile, 3]: the grid row by row, then the whole picture."""
+    def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
+        """uint8 [tile, tile, 3] each: the grid row by row, then the whole picture."""
         picture = Image.fromarray(image)
         for step in plan.resizes:
             picture = _resize(picture, step)
@@ -60,7 +60,7 @@ class SmolVLM:
                 for left in range(0, picture.width, edge):
                     crops.append(picture.crop((left, top, left + edge, top + edge)))
         crops.append(_resize(picture, (edge, edge)))
-        return np.stack([np.asarray(crop) for crop in crops])
+        return [np.asarray(crop) for crop in crops]
 
     def _resizes(self, size: tuple[int, int], detail: Detail) -> tuple[tuple[int, int], ...]:
         """The sizes that the picture takes, the last one a multiple of the tile both ways."""

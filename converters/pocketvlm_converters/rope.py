@@ -1,0 +1,58 @@
+"""Rotary position embeddings as configurations describe them -> GGUF keys and frequency factors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm_converters.checkpoint import Section
+from pocketvlm_converters.family import Value
+
+
+@dataclass(frozen=True)
+class Rope:
+    """`metadata`: GGUF keys without the architecture; `factors` float32 [width / 2] divide frequencies."""
+
+    metadata: Mapping[str, Value]
+    factors: npt.NDArray[np.float32] | None = None
+
+
+def section_of(config: Section) -> Section:
+    """Transformers 5 writes `rope_parameters`; before that there were `rope_theta` and `rope_scaling`."""
+    rope = config.section("rope_parameters")
+    return rope if rope.values else config.section("rope_scaling")
+
+
+def read_rope(config: Section, width: int, theta: float = 10000.0) -> Rope:
+    """`width` is that of a head, `theta` the configuration class's default.
+
+    Raises CheckpointError for a scaling that is not known.
+    """
+    rope = section_of(config)
+    theta = rope.number("rope_theta", config.number("rope_theta", theta))
+    rope.require("partial_rotary_factor", 1.0, 1.0)
+    kind = rope.text("rope_type", rope.text("type", "default"))
+    metadata: dict[str, Value] = {"rope.freq_base": theta}
+    if kind == "default":
+        return Rope(metadata)
+    if kind == "linear":
+        return Rope(
+            metadata | {"rope.scaling.type": "linear", "rope.scaling.factor": rope.number("factor")},
+        )
+    if kind == "llama3":
+        return Rope(metadata, _llama3_factors(rope, theta, width))
+    raise CheckpointError(f"rope scaling {kind!r} is not known; default, linear and llama3 are", config.path)
+
+
+def _llama3_factors(rope: Section, theta: float, width: int) -> npt.NDArray[np.float32]:
+    """By how much each frequency is divided: long waves by `factor`, short ones not at all, smoothly between."""
+    factor, low, high = (rope.number(key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    context = rope.number("original_max_position_embeddings")
+    waves = 2 * math.pi * theta ** (np.arange(0, width, 2, dtype=np.float64) / width)
+    smooth = np.clip((context / waves - low) / (high - low), 0.0, 1.0)
+    return (1.0 / ((1.0 - smooth) / factor + smooth)).astype(np.float32)
