@@ -145,7 +145,7 @@ def test_projector_metadata(pristine: Path, tmp_path: Path) -> None:
         "clip.vision.attention.head_count": 4,
         "clip.vision.projection_dim": 64,
         "clip.vision.projector.scale_factor": 2,
-        "clip.vision.preproc_image_size": 64,
+        "clip.vision.preproc_image_size": 96,
         "clip.vision.image_mean": [0.5, 0.5, 0.5],
         "clip.vision.image_std": [0.5, 0.5, 0.5],
     }

@@ -1,0 +1,151 @@
+"""Every family, converted in float32: same tokens, same embeddings, same logits, same answers as transformers.
+
+Both encoders on every picture. The conversations run over the shapes and sizes that layouts go wrong with.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from pocketvlm import VLM
+from pocketvlm.engine.engine import Generation, Token
+from pocketvlm.messages import ChatRequest
+from pocketvlm.native.sampler import Sampling
+from pocketvlm.vision.encoder import Slot
+from pocketvlm_converters.convert import convert
+from tiny import Tiny, families
+
+pytestmark = pytest.mark.oracle
+
+Array = npt.NDArray[Any]
+CASES = [(name, variant) for name, tiny in families().items() for variant in tiny.VARIANTS]
+ANSWER = 16  # tokens
+NEXT = "And what else?"
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """Coarse and fine noise: neither a resize nor a shifted patch goes unnoticed."""
+    rng = np.random.default_rng(width * 10000 + height)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((width, height), Image.BICUBIC)
+    fine = rng.integers(-40, 41, (height, width, 3))
+    return Image.fromarray(np.clip(np.asarray(coarse, dtype=np.int64) + fine, 0, 255).astype(np.uint8))
+
+
+def turn(text: str, *pictures: Image.Image) -> dict[str, Any]:
+    parts = [{"type": "image", "image": picture} for picture in pictures]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
+
+
+def answer(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
+    "one picture": [turn("What is in the picture?", noise(90, 70))],
+    "three pictures": [turn("Compare them.", noise(64, 64), noise(120, 50), noise(33, 71))],
+    "wide": [turn("Read the line.", noise(300, 60))],
+    "tall": [turn("Read the column.", noise(60, 300))],
+    "tiny": [turn("What is it?", noise(7, 5))],
+    "large": [turn("Count.", noise(1100, 800))],
+    "text only": [turn("Say the numbers from one to nine, please: 1, 2, 3")],
+    "two turns": [turn("What is it?", noise(90, 70)), answer("A red circle."), turn(NEXT, noise(50, 80)), ],
+}  # fmt: skip
+
+
+@dataclass
+class Pair:
+    """A checkpoint in transformers, and the bundle made of it."""
+
+    reference: Any
+    processor: Any
+    bundle: Path
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case[1])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    name, variant = request.param
+    tiny: Tiny = families()[name]
+    folder = tmp_path_factory.mktemp(name)
+    reference = tiny.model(**tiny.VARIANTS[variant])
+    tiny.save(reference, folder / "checkpoint")
+    convert(folder / "checkpoint", folder / "bundle", quantize="F32", mmproj="f32", onnx="fp32")
+    return Pair(reference, tiny.processor(folder / "checkpoint"), folder / "bundle")
+
+
+@pytest.fixture(scope="module", params=["gguf", "onnx"])
+def vlm(pair: Pair, request: pytest.FixtureRequest) -> Iterator[VLM]:
+    with VLM.load(pair.bundle, exact=True, vision=request.param) as loaded:
+        yield loaded
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_conversation(pair: Pair, vlm: VLM, name: str) -> None:
+    messages = CONVERSATIONS[name]
+    inputs = pair.processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    engine: Any = vlm._engine
+    prompt = vlm._prompt(ChatRequest.parse(in_full_detail(messages)))
+    seen: list[Any] = []
+    units = engine._units(prompt, seen)
+    image = pair.reference.config.image_token_id
+    ids = [i for unit in units for i in ([unit] if isinstance(unit, int) else [image] * unit.tokens)]
+    assert ids == inputs["input_ids"][0].tolist()
+
+    if seen:
+        rows = np.concatenate([by.encode(slot) for _, by in seen for slot in by.pieces if isinstance(slot, Slot)])
+        wanted = embeddings(pair.reference, inputs)
+        assert rows.shape == wanted.shape
+        assert cosines(rows, wanted).min() >= 0.9999
+        assert np.abs(rows - wanted).max() <= 0.01 * np.abs(wanted).max()
+
+    with torch.no_grad():
+        logits = pair.reference(**inputs).logits[0, -1].double().numpy()
+        made = pair.reference.generate(**inputs, max_new_tokens=ANSWER, do_sample=False)[0, len(ids) :].tolist()
+    assert logits.std() > 0.1, "the model must say something"
+    events = list(engine.generate(Generation(prompt, Sampling(), max_tokens=1)))
+    assert events
+    assert divergence(logits, engine._context.logits().astype(np.float64)) <= 1e-4
+    tokens = [e.id for e in engine.generate(Generation(prompt, Sampling(), max_tokens=ANSWER)) if isinstance(e, Token)]
+    ends = {token for token in made if engine._model.is_end(token)}
+    assert tokens == [token for token in made if token not in ends]
+
+
+def in_full_detail(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`detail` high is the reference's own procedure."""
+    return [
+        {**m, "content": [{**part, "detail": "high"} if part["type"] == "image" else part for part in m["content"]]}
+        for m in messages
+    ]
+
+
+def embeddings(model: Any, inputs: Any) -> Array:
+    """Rows of all pictures, float32 [tokens, width], in the order of the prompt."""
+    accepted = inspect.signature(model.get_image_features).parameters
+    with torch.no_grad():
+        found = model.get_image_features(**{key: value for key, value in inputs.items() if key in accepted})
+    rows = getattr(found, "pooler_output", found)
+    rows = torch.cat(list(rows)) if isinstance(rows, list | tuple) else rows
+    return rows.reshape(-1, rows.shape[-1]).float().numpy()  # type: ignore[no-any-return]
+
+
+def cosines(one: Array, other: Array) -> Array:
+    norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
+    found: Array = (one * other).sum(1) / norms
+    return found
+
+
+def divergence(wanted: Array, found: Array) -> float:
+    """KL(wanted || found) of two vectors of logits, in nats."""
+    p, q = (x - x.max() - np.log(np.exp(x - x.max()).sum()) for x in (wanted, found))
+    return float((np.exp(p) * (p - q)).sum())

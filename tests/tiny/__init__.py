@@ -1,0 +1,43 @@
+"""Tiny checkpoints of random weights with the true structure of their family, made with transformers.
+
+One module a family, named as its converter: found by looking, as the families themselves are. A module offers
+
+- `VARIANTS`: keyword arguments of `model` by a name for each; the first is the family as people have it
+- `model(**variant)`: the model in float32, in evaluation mode, no two tensors alike
+- `save(model, folder, **options)`: a checkpoint as transformers 5 saves it, with tokenizer, processor and template;
+  `options` go to `save_pretrained`
+- `processor(folder)`: what transformers reads the checkpoint's prompts and pictures with
+- `hub_name(name)`: a tensor's name as checkpoints on the hub have it, from that of the model in memory
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+
+class Tiny(Protocol):
+    VARIANTS: dict[str, dict[str, Any]]
+    model: Callable[..., Any]
+    save: Callable[..., None]
+    processor: Callable[[Path], Any]
+    hub_name: Callable[[str], str]
+
+
+def families() -> dict[str, Tiny]:
+    return {found.name: import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)}
+
+
+def randomize(model: Any, seed: int = 0, spread: float = 0.15) -> Any:
+    """Every tensor different from every other, norms and biases too; norms scattered around their neutral value."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            neutral = weight.mean().item() if "norm" in name and name.endswith("weight") else 0.0
+            weight.normal_(neutral, spread)
+    return model.eval()
