@@ -24,6 +24,7 @@ _DEFAULTS = {  # transformers' LlamaConfig
     "vocab_size": 32000,
     "max_position_embeddings": 2048,
 }
+_WIDEST_HEAD = 1 << 16
 _NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 
 
@@ -57,6 +58,8 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style
     kv_heads = config.integer("num_key_value_heads", style.defaults.get("num_key_value_heads", heads))
     width = head_width(config, style)
     queries, keys = heads * width, kv_heads * width
+    if heads % kv_heads:
+        raise config.wrong("num_key_value_heads", f"num_attention_heads {heads} is no multiple of it")
     bias = style.qkv_bias if style.qkv_bias is not None else config.flag("attention_bias", False)
     output_bias = style.qkv_bias is None and bias
     mlp_bias = config.flag("mlp_bias", False)
@@ -74,8 +77,9 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style
         weights.append(Weight(f"{gguf}.weight", tensor, exact=True))
 
     def linear(gguf: str, name: str, shape: tuple[int, int], biased: bool, rotary_heads: int = 0) -> None:
+        tensor = names.tensor(f"{name}.weight", shape)  # first: a configuration can ask for any size
         order = _rotary_order(rotary_heads, width) if rotary_heads and style.rotates_neighbours else None
-        weights.append(Weight(f"{gguf}.weight", names.tensor(f"{name}.weight", shape), order))
+        weights.append(Weight(f"{gguf}.weight", tensor, order))
         if biased:
             flat = names.tensor(f"{name}.bias", shape[:1])
             if order is not None:
@@ -108,7 +112,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style
         "attention.head_count_kv": kv_heads,
         "attention.key_length": width,
         "attention.value_length": width,
-        "attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", 1e-6),
+        "attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", 1e-6, positive=True),
         "vocab_size": vocabulary,
         "rope.dimension_count": width,
         **rope.metadata,
@@ -118,10 +122,16 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style
 
 
 def head_width(config: Section, style: Style) -> int:
-    """`head_dim`, or the hidden size divided by the heads."""
+    """`head_dim`, or the hidden size divided by the heads. Raises CheckpointError where that is no even number."""
     defaults = {**_DEFAULTS, **style.defaults}
     hidden, heads = (config.integer(key, defaults[key]) for key in ("hidden_size", "num_attention_heads"))
-    return config.integer("head_dim", style.defaults.get("head_dim", hidden // heads))
+    default = style.defaults.get("head_dim", 0)
+    if not default and hidden % heads and config.values.get("head_dim") is None:
+        raise config.wrong("num_attention_heads", f"hidden_size {hidden} is no multiple of it")
+    width = config.integer("head_dim", default or hidden // heads, most=_WIDEST_HEAD)
+    if width % 2:
+        raise config.wrong("head_dim", f"heads of {width} values cannot be rotated in pairs")
+    return width
 
 
 def _embeddings(names: Names, head: Names, tied: bool, shape: tuple[int, int]) -> tuple[Tensor, Tensor | None]:

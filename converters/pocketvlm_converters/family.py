@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters import families
 from pocketvlm_converters.checkpoint import Checkpoint, Tensor
+from pocketvlm_converters.config import short
 
 if TYPE_CHECKING:
     from pocketvlm_converters.onnx import Graph, GraphOutput
@@ -113,9 +114,7 @@ class Family(ABC):
 
     def check_all_used(self) -> None:
         """A weight that nobody asked for would be lost without a word; raises CheckpointError naming it."""
-        left = [
-            n for n in self.checkpoint.tensors if n not in self._used and not n.endswith(("inv_freq", "position_ids"))
-        ]
+        left = [name for name in self.checkpoint.tensors if name not in self._used]
         if left:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""
             raise CheckpointError(
@@ -152,7 +151,9 @@ def find_family(checkpoint: Checkpoint) -> Family:
     found = known.get(checkpoint.model_type)
     if found is None:
         listed = ", ".join(sorted(known))
-        raise CheckpointError(f"unknown architecture {checkpoint.model_type!r}; known: {listed}", checkpoint.path)
+        raise CheckpointError(
+            f"unknown architecture {short(checkpoint.model_type)}; known: {listed}", checkpoint.config.path
+        )
     return found(checkpoint)
 
 

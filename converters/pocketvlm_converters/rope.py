@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint import Section
+from pocketvlm_converters.config import short
 from pocketvlm_converters.family import Value
 
 
@@ -34,7 +35,7 @@ def read_rope(config: Section, width: int, theta: float = 10000.0) -> Rope:
     Raises CheckpointError for a scaling that is not known.
     """
     rope = section_of(config)
-    theta = rope.number("rope_theta", config.number("rope_theta", theta))
+    theta = rope.number("rope_theta", config.number("rope_theta", theta, positive=True), positive=True)
     rope.require("partial_rotary_factor", 1.0, 1.0)
     kind = rope.text("rope_type", rope.text("type", "default"))
     metadata: dict[str, Value] = {"rope.freq_base": theta}
@@ -42,17 +43,19 @@ def read_rope(config: Section, width: int, theta: float = 10000.0) -> Rope:
         return Rope(metadata)
     if kind == "linear":
         return Rope(
-            metadata | {"rope.scaling.type": "linear", "rope.scaling.factor": rope.number("factor")},
+            metadata | {"rope.scaling.type": "linear", "rope.scaling.factor": rope.number("factor", positive=True)},
         )
     if kind == "llama3":
         return Rope(metadata, _llama3_factors(rope, theta, width))
-    raise CheckpointError(f"rope scaling {kind!r} is not known; default, linear and llama3 are", config.path)
+    raise CheckpointError(f"rope scaling {short(kind)} is not known; default, linear and llama3 are", config.path)
 
 
 def _llama3_factors(rope: Section, theta: float, width: int) -> npt.NDArray[np.float32]:
     """By how much each frequency is divided: long waves by `factor`, short ones not at all, smoothly between."""
-    factor, low, high = (rope.number(key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
-    context = rope.number("original_max_position_embeddings")
+    keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    factor, low, high, context = (rope.number(key, positive=True) for key in keys)
+    if low >= high:
+        raise rope.wrong("low_freq_factor", f"it must be below high_freq_factor, {high}")
     waves = 2 * math.pi * theta ** (np.arange(0, width, 2, dtype=np.float64) / width)
     smooth = np.clip((context / waves - low) / (high - low), 0.0, 1.0)
     return (1.0 / ((1.0 - smooth) / factor + smooth)).astype(np.float32)

@@ -183,7 +183,7 @@ def siglip(config: Section, **defaults: int) -> SigLIP:
     activation = config.text("hidden_act", "gelu_pytorch_tanh")
     if activation not in _ACTIVATIONS:
         known = ", ".join(_ACTIVATIONS)
-        raise CheckpointError(f"vision_config.hidden_act {activation!r} is not in libmtmd; {known} are", config.path)
+        raise config.wrong("hidden_act", f"libmtmd has {known}")
     found = SigLIP(
         hidden=config.integer("hidden_size", defaults["hidden_size"]),
         inner=config.integer("intermediate_size", defaults["intermediate_size"]),
@@ -191,9 +191,13 @@ def siglip(config: Section, **defaults: int) -> SigLIP:
         heads=config.integer("num_attention_heads", defaults["num_attention_heads"]),
         image=config.integer("image_size", defaults["image_size"]),
         patch=config.integer("patch_size", defaults["patch_size"]),
-        epsilon=config.number("layer_norm_eps", 1e-6),
+        epsilon=config.number("layer_norm_eps", 1e-6, positive=True),
         activation=activation,
     )
+    if found.hidden % found.heads:
+        raise config.wrong("num_attention_heads", f"hidden_size {found.hidden} is no multiple of it")
+    if found.patch > found.image:
+        raise config.wrong("patch_size", f"image_size is {found.image}")
     if found.inner == found.hidden:
         # libmtmd takes a square ffn_down for the work of an old converter and swaps it with ffn_up.
         raise CheckpointError(

@@ -98,7 +98,14 @@ def test_tensor_missing_from_its_shard(tmp_path: Path, make_model: Any, save: An
     ],
 )
 def test_missing_tensor(weights: Path, name: str) -> None:
-    rewrite(weights, lambda header, _: header.pop(name))
+    def drop(header: dict[str, Any], data: bytearray) -> None:
+        begin, end = header.pop(name)["data_offsets"]
+        del data[begin:end]
+        for entry in header.values():
+            if "data_offsets" in entry and entry["data_offsets"][0] >= end:
+                entry["data_offsets"] = [at - (end - begin) for at in entry["data_offsets"]]
+
+    rewrite(weights, drop)
     refused(weights.parent, name, "is missing")
 
 
@@ -108,8 +115,9 @@ def test_untied_without_a_head(checkpoint: Path, edit: Edit) -> None:
 
 
 def test_a_tensor_that_nobody_asked_for(weights: Path) -> None:
-    def add(header: dict[str, Any], _: bytearray) -> None:
-        header["model.resampler.weight"] = header["model.text_model.norm.weight"]
+    def add(header: dict[str, Any], data: bytearray) -> None:
+        data += bytes(4)
+        header["model.resampler.weight"] = {"dtype": "F32", "shape": [1], "data_offsets": [len(data) - 4, len(data)]}
 
     rewrite(weights, add)
     refused(weights.parent, "model.resampler.weight is not part of")
@@ -181,9 +189,9 @@ def test_quantized_checkpoint(checkpoint: Path, edit: Edit) -> None:
         ({"text_config.rope_parameters.partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"text_config.hidden_act": "gelu"}, "text_config.hidden_act is 'gelu'"),
         ({"text_config.model_type": "mamba"}, "text_config.model_type is 'mamba'"),
-        ({"text_config.hidden_size": "64"}, "text_config.hidden_size is '64', expected int"),
+        ({"text_config.hidden_size": "64"}, "text_config.hidden_size is '64'; expected int"),
         ({"text_config": None}, "text_config is missing"),
-        ({"vision_config.hidden_act": "gelu"}, "vision_config.hidden_act 'gelu'"),
+        ({"vision_config.hidden_act": "gelu"}, "vision_config.hidden_act is 'gelu'"),
         ({"vision_config.num_channels": 1}, "vision_config.num_channels is 1"),
         ({"vision_config.intermediate_size": 64}, "intermediate_size equals hidden_size"),
         ({"scale_factor": 3}, "do not divide"),
@@ -200,7 +208,7 @@ def test_what_the_runtime_cannot_compute(checkpoint: Path, edit: Edit, changes: 
         ({"image_processor.do_image_splitting": False}, "do_image_splitting is False"),
         ({"image_processor.max_image_size.longest_edge": 64}, "max_image_size.longest_edge is 64"),
         ({"image_processor.image_mean": [0.5]}, "image_mean must hold three numbers"),
-        ({"image_processor.image_std": [0.5, 0.5, "x"]}, "image_std must be a list of numbers"),
+        ({"image_processor.image_std": [0.5, 0.5, "x"]}, "image_std is [0.5, 0.5, 'x']; must be a list of numbers"),
         ({"image_processor": None}, "preprocessor_config.json"),
     ],
 )

@@ -32,6 +32,7 @@ _PREPROCESSING = {
     "resample": 1,  # PIL.Image.Resampling.LANCZOS
 }
 _LLAMA = Style("llama", rotates_neighbours=True)
+_MOST_TILES = 64  # along an edge; each place in the grid has a token of its own
 _SEEN, _CONNECTOR = ("model.vision_model.", "vision_model."), ("model.connector.", "connector.")
 
 
@@ -40,7 +41,7 @@ class SmolVLM(Family):
 
     def language(self) -> Part:
         config = self.checkpoint.config
-        text = _present(config, "text_config")
+        text = config.present("text_config")
         text.require("model_type", "llama", "llama")
         text.require("hidden_act", "silu", "silu")
         return decoder(
@@ -54,7 +55,7 @@ class SmolVLM(Family):
 
     def projector(self) -> Part:
         encoder, shuffle = self._encoder(), self._shuffle()
-        width = _present(self.checkpoint.config, "text_config").integer("hidden_size", 4096)
+        width = self.checkpoint.config.present("text_config").integer("hidden_size", 4096)
         preprocessor = self.checkpoint.preprocessor
         metadata: dict[str, Value] = {
             "clip.projector_type": "idefics3",
@@ -73,7 +74,7 @@ class SmolVLM(Family):
 
     def vision_graph(self, graph: Graph) -> GraphOutput:
         encoder, shuffle = self._encoder(), self._shuffle()
-        width = _present(self.checkpoint.config, "text_config").integer("hidden_size", 4096)
+        width = self.checkpoint.config.present("text_config").integer("hidden_size", 4096)
         preprocessor = self.checkpoint.preprocessor
         pixels = Normalization(_rgb(preprocessor, "image_mean"), _rgb(preprocessor, "image_std"))
         value = encoder.graph(graph, self.names(_SEEN), pixels, group=shuffle)
@@ -86,7 +87,7 @@ class SmolVLM(Family):
         return GraphOutput(value, encoder.image, side * side, width)
 
     def _encoder(self) -> SigLIP:
-        config = _present(self.checkpoint.config, "vision_config")
+        config = self.checkpoint.config.present("vision_config")
         encoder = siglip(config, **_VISION_DEFAULTS)
         if encoder.image % encoder.patch or encoder.side % self._shuffle():
             raise CheckpointError("vision_config: image_size, patch_size and scale_factor do not divide", config.path)
@@ -101,13 +102,11 @@ class SmolVLM(Family):
         for key, value in _PREPROCESSING.items():
             preprocessor.require(key, value, value)
         preprocessor.section("max_image_size").require("longest_edge", tile, 364)
-        return preprocessor.section("size").integer("longest_edge", 4 * 364)
-
-
-def _present(config: Section, key: str) -> Section:
-    if not isinstance(config.values.get(key), dict):
-        raise CheckpointError(f"{key} is missing", config.path)
-    return config.section(key)
+        size = preprocessor.section("size")
+        longest = size.integer("longest_edge", 4 * 364)
+        if longest > _MOST_TILES * tile:
+            raise size.wrong("longest_edge", f"more than {_MOST_TILES} tiles of {tile} pixels along an edge")
+        return longest
 
 
 def _rgb(preprocessor: Section, key: str) -> Sequence[float]:

@@ -1,0 +1,121 @@
+"""JSON of strangers: parsed within limits, and read with types."""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.errors import CheckpointError
+
+_LARGEST_INT = 2**31 - 1  # GGUF and libllama hold sizes in 32 bits
+_LARGEST_FLOAT = 3.4e38  # and numbers in float32
+
+
+def short(value: Any) -> str:
+    """A value of any size for an error of one line."""
+    return reprlib.repr(value)
+
+
+def parse_object(raw: bytes, path: Path, what: str = "file") -> dict[str, Any]:
+    """A JSON object in UTF-8. Raises CheckpointError: not JSON, nested too deep, a key twice, half a surrogate pair."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise CheckpointError(f"names {short(twice)} twice", path)
+        return found
+
+    try:
+        text = raw.decode("utf-8")
+        values = json.loads(text, object_pairs_hook=unique)
+        if "\\ud" in text.lower():
+            json.dumps(values, ensure_ascii=False).encode("utf-8")
+    except CheckpointError:
+        raise
+    except RecursionError:
+        raise CheckpointError(f"is no usable {what}: its JSON is nested too deep", path) from None
+    except UnicodeError as error:
+        raise CheckpointError(f"is no usable {what}: its JSON is not UTF-8 ({error})", path) from None
+    except ValueError as error:
+        raise CheckpointError(f"is no usable {what}: not valid JSON ({error})", path) from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"is no usable {what}: it must hold a JSON object", path)
+    return values
+
+
+class Section:
+    """One JSON object of the configuration, read with types. Errors name the field, as in `text_config.hidden_size`."""
+
+    def __init__(self, values: Mapping[str, Any], path: Path, where: str = "") -> None:
+        self.values = values
+        self.path = path
+        self._where = where
+
+    def section(self, key: str) -> Section:
+        return Section(self._get(key, dict, {}), self.path, f"{self._where}{key}.")
+
+    def present(self, key: str) -> Section:
+        """A section that must be there."""
+        if self.values.get(key) is None:
+            raise CheckpointError(f"{self._where}{key} is missing", self.path)
+        return self.section(key)
+
+    def integer(self, key: str, default: int | None = None, least: int = 1, most: int = _LARGEST_INT) -> int:
+        value = int(self._get(key, int, default))
+        if not least <= value <= most:
+            raise self.wrong(key, f"must be {least} to {most}")
+        return value
+
+    def number(self, key: str, default: float | None = None, positive: bool = False) -> float:
+        value = self._get(key, (int, float), default)
+        if not _is_number(value):
+            raise self.wrong(key, "must be a number that float32 can hold")
+        if positive and value <= 0:
+            raise self.wrong(key, "must be above 0")
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        return bool(self._get(key, bool, default))
+
+    def text(self, key: str, default: str | None = None) -> str:
+        return str(self._get(key, str, default))
+
+    def numbers(self, key: str, default: list[float] | None = None) -> list[float]:
+        values = self._get(key, list, default)
+        if not all(_is_number(value) for value in values):
+            raise self.wrong(key, "must be a list of numbers")
+        return [float(value) for value in values]
+
+    def require(self, key: str, expected: Any, default: Any) -> None:
+        """Refuse a checkpoint whose `key` is not the one value that the runtime knows."""
+        value = self.values.get(key)
+        if (default if value is None else value) != expected:
+            raise self.wrong(key, f"only {expected!r} is supported")
+
+    def wrong(self, key: str, reason: str) -> CheckpointError:
+        """The error that names a field and its value."""
+        return CheckpointError(f"{self._where}{key} is {short(self.values.get(key))}; {reason}", self.path)
+
+    def _get(self, key: str, kind: Any, default: Any) -> Any:
+        value = self.values.get(key)
+        if value is None:
+            if default is None:
+                raise CheckpointError(f"{self._where}{key} is missing", self.path)
+            return default
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise self.wrong(key, f"expected {' or '.join(one.__name__ for one in kinds)}")
+        return value
+
+
+def _is_number(value: Any) -> bool:
+    """Told apart from a truth value, NaN, infinity, and integers of a thousand digits."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= _LARGEST_FLOAT and not math.isnan(value)
