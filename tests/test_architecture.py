@@ -28,7 +28,15 @@ LEVELS = (
 LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}
 # What the other packages may take from pocketvlm, and what one of their modules may take besides.
 OUTSIDE = {"pocketvlm_converters": {"bundle", "native", "vision", "errors"}, "pocketvlm_models": {"bundle", "errors"}}
-EXTRA = {"pocketvlm_converters.verify": {""}}
+EXTRA = {
+    "pocketvlm_converters.forward": {
+        "devices",
+        "images",
+        "messages",
+        "prompt",
+    },  # puts pictures before a model as a chat does
+    "pocketvlm_converters.verify": {""},
+}
 # The packages of ours that each may import.
 OURS = {
     "pocketvlm": {"pocketvlm"},

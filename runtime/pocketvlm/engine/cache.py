@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pocketvlm.vision.encoder import Slot
-
-Unit = int | Slot
+from pocketvlm.vision.units import Unit
 
 
 def key_of(unit: Unit) -> int | str:

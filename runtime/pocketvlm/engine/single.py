@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from pocketvlm.devices import physical_cores
-from pocketvlm.engine.cache import CacheContent, Unit, length_of
+from pocketvlm.engine.cache import CacheContent, length_of
 from pocketvlm.engine.engine import (
     EngineInfo,
     Event,
@@ -42,6 +42,7 @@ from pocketvlm.vision.choose import open_vision
 from pocketvlm.vision.encoder import Seen, Slot, Vision
 from pocketvlm.vision.pair import Wanted, check_files
 from pocketvlm.vision.providers import CPU, check_device
+from pocketvlm.vision.units import Unit, units_of
 
 CONTEXT_LIMIT = 8192  # default cap: the cache of a 2 B model then stays within a few hundred MB
 _BATCH = 512
@@ -187,10 +188,10 @@ class SingleEngine:
         yield from self._decode(request, min(request.max_tokens or room, room))
 
     def _units(self, prompt: Sequence[TextSpan | Image], seen: list[tuple[Image, Seen]]) -> list[Unit]:
-        units: list[Unit] = []
+        pieces: list[TextSpan | Seen] = []
         for piece in prompt:
             if isinstance(piece, TextSpan):
-                units.extend(self._model.tokenize(piece.text, special=piece.special))
+                pieces.append(piece)
                 continue
             if self._vision is None:
                 raise RequestError(
@@ -198,11 +199,8 @@ class SingleEngine:
                 )
             picture = self._vision.prepare(piece.picture, piece.detail, piece.max_tokens, piece.param)
             seen.append((piece, picture))
-            units.extend(picture.pieces)
-        # Some templates spell the first token, others leave it to the tokenizer.
-        if self._model.adds_bos and (not units or units[0] != self._model.bos):
-            units.insert(0, self._model.bos)
-        return units
+            pieces.append(picture)
+        return units_of(self._model, pieces)
 
     def _recall(self, units: Sequence[Unit]) -> int:
         """Cut the cache back to what this prompt shares with it; the number of units shared."""
@@ -229,8 +227,7 @@ class SingleEngine:
             picture = owner[id(unit)]
             rows = self._away(partial(picture.encode, unit))
             picture.encoded += 1
-            positions = unit.positions + self._cached.position
-            positions[3:] = 0  # the fourth section of M-RoPE is unused
+            positions = unit.at(self._cached.position)
             self._away(partial(self._context.decode_embeddings, rows, positions, causal=unit.causal))
             self._cached.add(unit)
             done += 1

@@ -52,7 +52,7 @@ class Context(Handle):
         self.n_batch = n_batch
         self._width = model.n_embd_inp
         self._pos_per_token = 4 if model.mrope else 1
-        self._vocab_size = model.n_vocab
+        self.n_vocab = model.n_vocab
         self._batch = _TokenBatch(n_batch, parent=self)
 
     def abort(self) -> None:
@@ -67,9 +67,9 @@ class Context(Handle):
         self._batch.one(token, position)
         self._run(self._batch.raw)
 
-    def decode_tokens(self, tokens: Sequence[int], position: int) -> None:
-        """Evaluate up to `n_batch` tokens from `position` on; logits for the last."""
-        self._batch.many(tokens, position)
+    def decode_tokens(self, tokens: Sequence[int], position: int, *, every: bool = False) -> None:
+        """Evaluate up to `n_batch` tokens from `position` on; logits for the last, or for `every` one."""
+        self._batch.many(tokens, position, every)
         self._run(self._batch.raw)
 
     def decode_embeddings(
@@ -100,10 +100,10 @@ class Context(Handle):
             if not causal:
                 self._lib.llama_set_causal_attn(self.raw, True)
 
-    def logits(self) -> npt.NDArray[np.float32]:
-        """A copy of the last token's logits: float32 [n_vocab]."""
-        pointer = self._lib.llama_get_logits_ith(self.raw, -1)
-        found: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self._vocab_size,)).copy()
+    def logits(self, index: int = -1) -> npt.NDArray[np.float32]:
+        """A copy of the logits of one token of the last batch: float32 [n_vocab]."""
+        pointer = self._lib.llama_get_logits_ith(self.raw, index)
+        found: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).copy()
         return found
 
     def truncate(self, position: int) -> bool:
@@ -149,12 +149,12 @@ class _TokenBatch(Handle):
         self._positions[0] = position
         self._outputs[0] = 1
 
-    def many(self, tokens: Sequence[int], position: int) -> None:
+    def many(self, tokens: Sequence[int], position: int, every: bool = False) -> None:
         count = len(tokens)
         self._raw.n_tokens = count
         self._tokens[:count] = tokens
         self._positions[:count] = np.arange(position, position + count)
-        self._outputs[:count] = 0
+        self._outputs[:count] = every
         self._outputs[count - 1] = 1
 
 

@@ -17,10 +17,14 @@ _MROPE_TYPES = (8, 40)  # LLAMA_ROPE_TYPE_MROPE, LLAMA_ROPE_TYPE_IMROPE
 class Model(Handle):
     """Weights and vocabulary; `vocab_only` loads the latter alone.
 
+    `mapped` leaves all weights in the mapped file, instead of a copy of some in an order that this CPU likes better.
+
     Raises ModelNotFoundError, or ModelFormatError with libllama's own reason.
     """
 
-    def __init__(self, path: str | Path, *, vocab_only: bool = False, gpu_layers: int = -1) -> None:
+    def __init__(
+        self, path: str | Path, *, vocab_only: bool = False, gpu_layers: int = -1, mapped: bool = False
+    ) -> None:
         self._lib = library.llama()
         self.path = Path(path)
         if not self.path.is_file():
@@ -28,6 +32,7 @@ class Model(Handle):
         params = self._lib.llama_model_default_params()
         params.vocab_only = vocab_only
         params.n_gpu_layers = gpu_layers
+        params.use_extra_bufts = not mapped
         log.forget_errors()
         raw = self._lib.llama_model_load_from_file(str(self.path).encode(), params)
         if not raw:

@@ -48,6 +48,12 @@ class Slot:
     def tokens(self) -> int:
         return int(self.positions.shape[1])
 
+    def at(self, start: int) -> npt.NDArray[np.int32]:
+        """The positions of a slot that begins at `start`."""
+        positions: npt.NDArray[np.int32] = self.positions + np.int32(start)
+        positions[3:] = 0  # the fourth section of M-RoPE is unused
+        return positions
+
 
 @dataclass
 class Seen:
