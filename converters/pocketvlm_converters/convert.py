@@ -88,11 +88,12 @@ class _Conversion:
         }
         decoder = _with_metadata(decoder, {**labels, **decoder.metadata, **vocabulary.metadata()})
         vision = _with_metadata(vision, {**labels, **vision.metadata})
-        self._language(decoder, vocabulary, language)
+        # Pictures first: who looks at the language model in its original precision may show it some.
         if projector:
             self._projector(vision, projector)
         if graph:
             self._encoder(vision, graph)
+        self._language(decoder, vocabulary, language)
         self._seal()
 
     def _language(self, part: Part, vocabulary: Vocabulary, kind: str) -> None:
@@ -135,7 +136,7 @@ class _Conversion:
             name=self.name,
             family=self.family.name,
             architecture=self._architecture(),
-            files=tuple(self.entries),
+            files=tuple(sorted(self.entries, key=lambda entry: entry.role != "model")),
             source=self.checkpoint.source,
             versions={package: importlib.metadata.version(package) for package in _PACKAGES},
             notes=tuple(self.notes),

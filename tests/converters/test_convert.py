@@ -20,7 +20,7 @@ from pocketvlm_converters.cli import convert as command
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.quantize import quantize_language
 
-STEPS = ["language model", "quantize Q4_K_M", "tokenizer", "mmproj q8_0", "onnx int8"]
+STEPS = ["mmproj q8_0", "onnx int8", "language model", "quantize Q4_K_M", "tokenizer"]
 
 
 def refused(checkpoint: Path, output: Path, *wanted: str, **options: Any) -> OutputError:
