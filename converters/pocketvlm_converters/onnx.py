@@ -37,12 +37,15 @@ _BLOCK = 32  # weights of int4 that share a scale
 
 @dataclass(frozen=True)
 class GraphOutput:
-    """What a family's graph gives: `value` is float32 [tiles, tokens, width] of tiles of `tile` pixels squared."""
+    """What a family's graph gives: `value` is float32 [tiles, tokens, width] of tiles of `tile` pixels squared.
+
+    Without `tile` and `tokens`, a tile may have any size that the family plans.
+    """
 
     value: str
-    tile: int
-    tokens: int
     width: int
+    tile: int | None = None
+    tokens: int | None = None
 
 
 class Graph:
@@ -96,7 +99,7 @@ class Graph:
 
     def constant(self, name: str, values: npt.NDArray[Any]) -> str:
         """Values as they are, in the graph or beside it."""
-        values = np.ascontiguousarray(values)
+        values = np.asarray(values, order="C")
         proto = self._onnx.TensorProto()
         proto.name = name
         proto.dims.extend(values.shape)
@@ -126,12 +129,26 @@ class Graph:
     def integers(self, *values: int) -> str:
         """An int64 constant, as Reshape takes it."""
         name = "shape_" + "_".join(map(str, values)).replace("-1", "any")
-        if all(tensor.name != name for tensor in self._tensors):
-            self.constant(name, np.array(values, np.int64))
-        return name
+        return self._shared(name, np.array(values, np.int64))
 
-    def reshape(self, value: str, *shape: int) -> str:
-        return self.one("Reshape", value, self.integers(*shape))
+    def number(self, value: float) -> str:
+        """A float32 constant without dimensions."""
+        return self._shared(f"number_{value}", np.array(value, np.float32))
+
+    def extents(self, *shape: int | str) -> str:
+        """A shape. Where an extent is known only when the graph runs, the name of its int64 [1] value stands for it."""
+        known = [extent for extent in shape if isinstance(extent, int)]
+        if len(known) == len(shape):
+            return self.integers(*known)
+        parts = (extent if isinstance(extent, str) else self.integers(extent) for extent in shape)
+        return self.one("Concat", *parts, axis=0)
+
+    def reshape(self, value: str, *shape: int | str) -> str:
+        return self.one("Reshape", value, self.extents(*shape))
+
+    def _shared(self, name: str, values: npt.NDArray[Any]) -> str:
+        known = any(tensor.name == name for tensor in self._tensors)
+        return name if known else self.constant(name, values)
 
     def linear(self, value: str, weight: Tensor, bias: Tensor | None = None, sensitive: bool = False) -> str:
         """`value` [..., in] times `weight` [out, in] transposed, plus `bias`; in the graph's type.
@@ -195,11 +212,12 @@ class Graph:
         helper, proto = self._onnx.helper, self._onnx.TensorProto
         assert self._nodes[-1].output[0] == output.value, "the embeddings come from the last node"
         self._nodes[-1].output[0] = OUTPUT
+        size = (output.tile or "height", output.tile or "width")
         graph = helper.make_graph(
             self._nodes,
             "vision",
-            [helper.make_tensor_value_info(INPUT, proto.UINT8, ["tiles", output.tile, output.tile, 3])],
-            [helper.make_tensor_value_info(OUTPUT, proto.FLOAT, ["tiles", output.tokens, output.width])],
+            [helper.make_tensor_value_info(INPUT, proto.UINT8, ["tiles", *size, 3])],
+            [helper.make_tensor_value_info(OUTPUT, proto.FLOAT, ["tiles", output.tokens or "tokens", output.width])],
             self._tensors,
         )
         model = helper.make_model(

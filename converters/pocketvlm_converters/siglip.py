@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +10,10 @@ import numpy.typing as npt
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint import Section
 from pocketvlm_converters.family import Names, Value, Weight
-from pocketvlm_converters.onnx import FLOAT, INPUT, MICROSOFT, Graph
+from pocketvlm_converters.layers import add_norm
+from pocketvlm_converters.onnx import MICROSOFT, Graph
 from pocketvlm_converters.onnx_weights import floats
+from pocketvlm_converters.patches import Normalization, cut, folded
 
 # libmtmd's keys for an activation. Without a key it takes the sigmoid approximation ("quick").
 _ACTIVATIONS: dict[str, dict[str, Value]] = {
@@ -28,14 +29,6 @@ _OPERATORS: dict[str, tuple[str, dict[str, float]]] = {
     "silu": ("QuickGelu", {"alpha": 1.0}),
     "quick_gelu": ("QuickGelu", {"alpha": 1.702}),
 }
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """A pixel of 0 to 1 becomes (pixel - mean) / std, channel by channel."""
-
-    mean: Sequence[float]
-    std: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -103,14 +96,10 @@ class SigLIP:
     def graph(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
         """Add the encoder to `graph`; its output [tiles, side * side, hidden], after the last norm.
 
-        Patches come in squares of `group` x `group`, row by row within a square and square by square: attention does
-        not mind their order as long as the position table has the same, and a pixel shuffle is then a mere reshape.
+        Patches come in squares of `group` x `group`, as `cut` says: attention does not mind their order as long as
+        the position table has the same.
         """
-        side, outer = self.side, self.side // group
-        value = graph.reshape(INPUT, -1, outer, group, self.patch, outer, group, self.patch * 3)
-        value = graph.one("Transpose", value, perm=[0, 1, 4, 2, 5, 3, 6])
-        value = graph.reshape(value, -1, side * side, self.patch**2 * 3)
-        value = graph.one("Cast", value, to=FLOAT)
+        value = cut(graph, self.patch, group, self.side // group, self.side // group)
         matrix, table = self._patches(names, pixels, group)
         value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
         value = graph.one("Add", value, graph.constant("position_embedding", table))
@@ -132,49 +121,30 @@ class SigLIP:
             queries, keys, values = (linear(normed, f"{at}self_attn.{x}_proj", square) for x in "qkv")
             mixed = graph.one("MultiHeadAttention", queries, keys, values, domain=MICROSOFT, num_heads=self.heads)
             mixed = linear(mixed, f"{at}self_attn.out_proj", square)
-            normed, value = self._add_norm(graph, value, mixed, norm(f"{at}layer_norm2"))
+            normed, value = add_norm(graph, value, mixed, *norm(f"{at}layer_norm2"), epsilon=self.epsilon)
             inner = linear(normed, f"{at}mlp.fc1", up)
             inner = graph.one(operator, inner, domain=MICROSOFT, **attributes)
             # Trained activations have outliers here: 8 bits for them, or for their weights, cost most of int8's loss.
             inner = linear(inner, f"{at}mlp.fc2", down, sensitive=graph.kind == "int8")
             last = layer + 1 == self.layers
             following = "post_layernorm" if last else f"encoder.layers.{layer + 1}.layer_norm1"
-            normed, value = self._add_norm(graph, value, inner, norm(following), keep=not last)
+            normed, value = add_norm(graph, value, inner, *norm(following), epsilon=self.epsilon, keep=not last)
         return normed
-
-    def _add_norm(
-        self, graph: Graph, value: str, change: str, norm: tuple[str, str], keep: bool = True
-    ) -> tuple[str, str]:
-        """(norm(value + change), value + change); the sum only if it is to be kept."""
-        made = graph.op(
-            "SkipLayerNormalization",
-            change,
-            value,
-            *norm,
-            domain=MICROSOFT,
-            outputs=(True, False, False, True) if keep else (True,),
-            epsilon=self.epsilon,
-        )
-        return made[0], made[-1]
 
     def _patches(
         self, names: Names, pixels: Normalization, group: int
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """The patch convolution as a matrix float32 [patch * patch * 3, hidden] over raw bytes, and what is added.
 
-        (byte / 255 - mean) / std is linear: its factor goes into the matrix, its offset, with the bias, into the
-        position table float32 [1, side * side, hidden].
+        That is the position table float32 [1, side * side, hidden] with everything constant in it.
         """
         shape = (self.hidden, 3, self.patch, self.patch)
-        kernel = floats(names.tensor("embeddings.patch_embedding.weight", shape)).astype(np.float64)
-        kernel /= np.array(pixels.std)[:, None, None]
-        offset = -np.einsum("hcyx,c->h", kernel, np.array(pixels.mean))
+        matrix, offset = folded(floats(names.tensor("embeddings.patch_embedding.weight", shape)), pixels)
         offset += floats(names.tensor("embeddings.patch_embedding.bias", shape[:1]))
         table = floats(names.tensor("embeddings.position_embedding.weight", (self.side**2, self.hidden))) + offset
         outer = self.side // group
         table = table.reshape(outer, group, outer, group, self.hidden).transpose(0, 2, 1, 3, 4)
-        matrix = kernel.transpose(2, 3, 1, 0).reshape(-1, self.hidden) / 255
-        return matrix.astype(np.float32), table.reshape(1, -1, self.hidden).astype(np.float32)
+        return matrix, table.reshape(1, -1, self.hidden).astype(np.float32)
 
 
 def siglip(config: Section, **defaults: int) -> SigLIP:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.checkpoint import Section
 from pocketvlm_converters.decoder import Style, decoder, head_width
 from pocketvlm_converters.family import Family, Part, Value, Weight
 from pocketvlm_converters.onnx import Graph, GraphOutput
+from pocketvlm_converters.patches import Normalization, read_normalization
 from pocketvlm_converters.rope import read_rope
-from pocketvlm_converters.siglip import Normalization, SigLIP, siglip
+from pocketvlm_converters.siglip import SigLIP, siglip
 
 # transformers' Idefics3VisionConfig; SmolVLMVisionConfig has the same.
 _VISION_DEFAULTS = {
@@ -56,15 +55,15 @@ class SmolVLM(Family):
     def projector(self) -> Part:
         encoder, shuffle = self._encoder(), self._shuffle()
         width = self.checkpoint.config.present("text_config").integer("hidden_size", 4096)
-        preprocessor = self.checkpoint.preprocessor
+        pixels = self._normalization()
         metadata: dict[str, Value] = {
             "clip.projector_type": "idefics3",
             **encoder.metadata(),
             "clip.vision.projection_dim": width,
             "clip.vision.projector.scale_factor": shuffle,
             "clip.vision.preproc_image_size": self._longest_edge(),
-            "clip.vision.image_mean": _rgb(preprocessor, "image_mean"),
-            "clip.vision.image_std": _rgb(preprocessor, "image_std"),
+            "clip.vision.image_mean": pixels.mean,
+            "clip.vision.image_std": pixels.std,
         }
         shape = (width, encoder.hidden * shuffle**2)
         connector = self.names(_CONNECTOR)
@@ -75,16 +74,14 @@ class SmolVLM(Family):
     def vision_graph(self, graph: Graph) -> GraphOutput:
         encoder, shuffle = self._encoder(), self._shuffle()
         width = self.checkpoint.config.present("text_config").integer("hidden_size", 4096)
-        preprocessor = self.checkpoint.preprocessor
-        pixels = Normalization(_rgb(preprocessor, "image_mean"), _rgb(preprocessor, "image_std"))
-        value = encoder.graph(graph, self.names(_SEEN), pixels, group=shuffle)
+        value = encoder.graph(graph, self.names(_SEEN), self._normalization(), group=shuffle)
         side, inner = encoder.side // shuffle, encoder.hidden * shuffle**2
         # Patches come in squares already: this is the whole pixel shuffle.
         value = graph.reshape(value, -1, side * side, inner)
         projection = self.names(_CONNECTOR).tensor("modality_projection.proj.weight", (width, inner))
         # One scale for all activations after the last norm, outliers among them, costs more than all layers together.
         value = graph.linear(value, projection, sensitive=True)
-        return GraphOutput(value, encoder.image, side * side, width)
+        return GraphOutput(value, width, tile=encoder.image, tokens=side * side)
 
     def _encoder(self) -> SigLIP:
         config = self.checkpoint.config.present("vision_config")
@@ -92,6 +89,9 @@ class SmolVLM(Family):
         if encoder.image % encoder.patch or encoder.side % self._shuffle():
             raise CheckpointError("vision_config: image_size, patch_size and scale_factor do not divide", config.path)
         return encoder
+
+    def _normalization(self) -> Normalization:
+        return read_normalization(self.checkpoint.preprocessor, (0.5,) * 3, (0.5,) * 3)
 
     def _shuffle(self) -> int:
         return self.checkpoint.config.integer("scale_factor", 2)
@@ -107,10 +107,3 @@ class SmolVLM(Family):
         if longest > _MOST_TILES * tile:
             raise size.wrong("longest_edge", f"more than {_MOST_TILES} tiles of {tile} pixels along an edge")
         return longest
-
-
-def _rgb(preprocessor: Section, key: str) -> Sequence[float]:
-    values = preprocessor.numbers(key, [0.5, 0.5, 0.5])
-    if len(values) != 3:
-        raise CheckpointError(f"{key} must hold three numbers, not {values}", preprocessor.path)
-    return values

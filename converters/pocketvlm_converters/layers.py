@@ -1,0 +1,31 @@
+"""Pieces of transformer layers in onnxruntime's fused operators, shared by the encoders that have them."""
+
+from __future__ import annotations
+
+from pocketvlm_converters.onnx import MICROSOFT, Graph
+
+
+def add_norm(
+    graph: Graph, value: str, change: str, *weights: str, epsilon: float, keep: bool = True
+) -> tuple[str, str]:
+    """(norm(value + change), value + change); the sum only if it is to be kept.
+
+    `weights` are the norm's: scale and shift, or only a scale for one by the root of the mean square.
+    """
+    made = graph.op(
+        "SkipLayerNormalization" if len(weights) > 1 else "SkipSimplifiedLayerNormalization",
+        change,
+        value,
+        *weights,
+        domain=MICROSOFT,
+        outputs=(True, False, False, True) if keep else (True,),
+        epsilon=epsilon,
+    )
+    return made[0], made[-1]
+
+
+def rms_norm(graph: Graph, value: str, scale: str, epsilon: float) -> str:
+    """Division by the root of the mean square along the last axis, times `scale`."""
+    mean = graph.one("ReduceMean", graph.one("Mul", value, value), axes=[-1])
+    root = graph.one("Sqrt", graph.one("Add", mean, graph.number(epsilon)))
+    return graph.one("Mul", graph.one("Div", value, root), scale)
