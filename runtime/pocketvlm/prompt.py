@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from jinja2 import TemplateSyntaxError
 
@@ -38,6 +38,7 @@ class ImageSpan:
 
 Span: TypeAlias = TextSpan | ImageSpan
 _Piece: TypeAlias = str | ImageSpan
+T = TypeVar("T")
 
 
 CHATML = (
@@ -181,7 +182,7 @@ class ChatTemplate:
         return sum(isinstance(span, ImageSpan) for span in spans) == 1 and all(word in told for word in words)
 
 
-def isolate_control_tokens(spans: Iterable[Span], tokens: Collection[str]) -> tuple[Span, ...]:
+def isolate_control_tokens(spans: Iterable[TextSpan | T], tokens: Collection[str]) -> tuple[TextSpan | T, ...]:
     """Spans with `special` hold control tokens only; all text between two of them is one span without it.
 
     Splitting text where a user's begins would change its tokens: in "User: What", " What" is one token. Tokenized span
@@ -189,28 +190,37 @@ def isolate_control_tokens(spans: Iterable[Span], tokens: Collection[str]) -> tu
     `tokens` are the texts of the vocabulary's control tokens.
     """
     pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
-    isolated: list[Span] = []
 
-    def add(text: str, special: bool) -> None:
-        last = isolated[-1] if isolated else None
-        if isinstance(last, TextSpan) and last.special == special:
-            isolated[-1] = TextSpan(last.text + text, special)
-        elif text:
-            isolated.append(TextSpan(text, special))
+    def split(span: TextSpan | T) -> Iterator[TextSpan | T]:
+        if not isinstance(span, TextSpan) or not span.special:
+            yield span
+            return
+        at = 0
+        for match in pattern.finditer(span.text):
+            yield TextSpan(span.text[at : match.start()], False)
+            yield TextSpan(match[0], True)
+            at = match.end()
+        yield TextSpan(span.text[at:], False)
 
-    for span in spans:
-        if isinstance(span, ImageSpan):
-            isolated.append(span)
-        elif not span.special:
-            add(span.text, False)
-        else:
-            at = 0
-            for match in pattern.finditer(span.text):
-                add(span.text[at : match.start()], False)
-                add(match[0], True)
-                at = match.end()
-            add(span.text[at:], False)
-    return tuple(isolated)
+    return tuple(joined(part for span in spans for part in split(span)))
+
+
+def joined(pieces: Iterable[TextSpan | T]) -> Iterator[TextSpan | T]:
+    """Neighbouring texts of one kind as one, none of them empty; anything else as it is."""
+    text: TextSpan | None = None
+    for piece in pieces:
+        if isinstance(piece, TextSpan) and text is not None and text.special == piece.special:
+            text = TextSpan(text.text + piece.text, text.special)
+            continue
+        if isinstance(piece, TextSpan) and not piece.text:
+            continue
+        if text is not None:
+            yield text
+        text = piece if isinstance(piece, TextSpan) else None
+        if not isinstance(piece, TextSpan):
+            yield piece
+    if text is not None:
+        yield text
 
 
 def _parts(message: Message) -> Iterator[str | None]:

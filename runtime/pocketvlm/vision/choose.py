@@ -75,9 +75,7 @@ def open_vision(model: Model, checked: Checked, *, threads: int | None = None, d
         raise PairingError("prepares pictures otherwise than the mmproj beside it: they are not a pair", encoder.path)
     tile = partial(_tile, families[0])
     best, count = choose(candidates, tile, device_name(threads, device), _counts(most, threads is not None))
-    return FamilyVision(
-        families[0], best.open(count), lambda text: model.tokenize(text, special=True), mrope=model.mrope
-    )
+    return FamilyVision(families[0], best.open(count), mrope=model.mrope)
 
 
 def choose(

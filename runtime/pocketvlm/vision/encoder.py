@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.images import Picture
+from pocketvlm.prompt import TextSpan
 from pocketvlm.vision.family import RGB, Detail
 
 Embeddings = npt.NDArray[np.float32]  # [tokens, n_embd_inp]
@@ -57,12 +58,14 @@ class Slot:
 
 @dataclass
 class Seen:
-    """A picture as the model will see it: control tokens and slots in prompt order, and what that took.
+    """A picture as the model will see it: texts, tokens and slots in prompt order, and what that took.
+
+    Texts at the edges are not tokens yet: beside other text they may be part of longer ones.
 
     Made by a `Vision`, which knows how to `encode` its slots; `close` frees what that needs.
     """
 
-    pieces: tuple[int | Slot, ...]
+    pieces: tuple[TextSpan | int | Slot, ...]
     original: tuple[int, int]  # (width, height)
     used: tuple[int, int]
     shrunk: bool

@@ -33,7 +33,8 @@ class TileSlot:
 class PicturePlan:
     """How one picture will be seen; made from its size alone, before any pixel work.
 
-    `layout` holds control text (tokenized with special tokens) and tile slots in prompt order.
+    `layout` holds control text and tile slots in prompt order. Only `control_tokens` are parsed in the text; the rest
+    is tokenized together with the text beside it.
     Sizes are (width, height) in pixels.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,35 +11,35 @@ import numpy.typing as npt
 
 from pocketvlm.errors import RequestError
 from pocketvlm.images import Picture
+from pocketvlm.prompt import TextSpan, isolate_control_tokens
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot, VisionEncoder
 from pocketvlm.vision.family import RGB, Detail, Family, PicturePlan, TileSlot
 
 
 class FamilyVision:
-    """`tokenize` turns the layout's control text into token ids. With `mrope`, positions have four sections."""
+    """With `mrope`, positions have four sections."""
 
-    def __init__(
-        self, family: Family, encoder: VisionEncoder, tokenize: Callable[[str], list[int]], *, mrope: bool
-    ) -> None:
+    def __init__(self, family: Family, encoder: VisionEncoder, *, mrope: bool) -> None:
         self.name = encoder.name
         self.image_token: str | None = family.image_token
         self._family = family
         self._encoder = encoder
-        self._tokenize = tokenize
+        self._control_tokens = family.control_tokens()
         self._mrope = mrope
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:
         plan = self._family.plan(picture.size, detail, max_tokens)
         if max_tokens is not None and plan.tokens > max_tokens:
             raise RequestError(f"max_image_tokens is {max_tokens}; this model needs {plan.tokens} for a picture", param)
-        pieces: list[int | Slot] = []
-        for piece in plan.layout:
+        pieces: list[TextSpan | Slot] = []
+        spans = [TextSpan(piece, special=True) if isinstance(piece, str) else piece for piece in plan.layout]
+        for piece in isolate_control_tokens(spans, self._control_tokens):
             if isinstance(piece, TileSlot):
                 key = f"{picture.digest}:{plan.resizes}:{piece.index}:{self.name}"
                 positions, advance = place(piece.grid, mrope=self._mrope)
                 pieces.append(Slot(key, piece.index, positions, advance, causal=not self._family.non_causal))
             else:
-                pieces.extend(self._tokenize(piece))
+                pieces.append(piece)
         return _TiledSeen(
             tuple(pieces),
             plan.original,

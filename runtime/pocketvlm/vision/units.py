@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pocketvlm.native.llama import Model
-from pocketvlm.prompt import TextSpan
+from pocketvlm.prompt import TextSpan, joined
 from pocketvlm.vision.encoder import Seen, Slot
 
 Unit = int | Slot
@@ -13,12 +13,16 @@ Unit = int | Slot
 
 def units_of(model: Model, pieces: Iterable[TextSpan | Seen]) -> list[Unit]:
     """`pieces` in prompt order; pictures are prepared already."""
-    units: list[Unit] = []
+    flat: list[TextSpan | Unit] = []
     for piece in pieces:
-        if isinstance(piece, TextSpan):
-            units.extend(model.tokenize(piece.text, special=piece.special))
+        flat += piece.pieces if isinstance(piece, Seen) else (piece,)
+    parts: Iterable[TextSpan | Unit] = joined(flat)
+    units: list[Unit] = []
+    for part in parts:
+        if isinstance(part, TextSpan):
+            units.extend(model.tokenize(part.text, special=part.special))
         else:
-            units.extend(piece.pieces)
+            units.append(part)
     # Some templates spell the first token, others leave it to the tokenizer.
     if model.adds_bos and (not units or units[0] != model.bos):
         units.insert(0, model.bos)
