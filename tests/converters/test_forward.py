@@ -16,7 +16,7 @@ from pocketvlm_converters.samples import Sample, calibration_samples, proof_samp
 
 def logits_of(model: Path, exchange: Exchange, block: int) -> np.ndarray[Any, Any]:
     with Model(model, gpu_layers=0, mapped=True) as loaded, context_for(loaded, [exchange]) as context:
-        blocks = list((tokens, rows.copy()) for tokens, rows in answers(context, exchange, block))
+        blocks = [(tokens, rows.copy()) for tokens, rows in answers(context, exchange, block)]
     assert sum((tokens for tokens, _ in blocks), ()) == exchange.answer
     return np.concatenate([rows for _, rows in blocks])
 
