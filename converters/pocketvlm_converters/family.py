@@ -141,6 +141,10 @@ class Names:
         self.used.add(full)
         return tensor
 
+    def ignore(self, below: str) -> None:
+        """Tensors that the reference does not use either."""
+        self.used.update(name for name in self.checkpoint.tensors if name.startswith(self.prefix + below))
+
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self.checkpoint.tensors
 

@@ -1,0 +1,53 @@
+"""Gemma 3: every picture is one square tile, as transformers' Gemma3Processor lays it out without pan and scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+
+_BEGIN, _END = "<start_of_image>", "<end_of_image>"
+_BILINEAR = Image.Resampling.BILINEAR
+_POOLED = 4  # libmtmd's, where the file is silent
+
+
+@dataclass(frozen=True)
+class Gemma3:
+    """`tile` is vision_config.image_size in pixels; `tokens_per_side` is image_size / patch_size / scale_factor."""
+
+    tile: int
+    tokens_per_side: int
+    non_causal: bool = True
+    image_token: str = _BEGIN
+
+    @property
+    def tile_tokens(self) -> int:
+        return self.tokens_per_side**2
+
+    def control_tokens(self) -> tuple[str, ...]:
+        return (_BEGIN, _END)
+
+    def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:  # noqa: ARG002
+        """The same for every `detail`: a picture costs what it costs."""
+        grid = (self.tokens_per_side, self.tokens_per_side)
+        layout = (f"\n\n{_BEGIN}", TileSlot(0, grid), f"{_END}\n\n")
+        return PicturePlan(original=size, resizes=((self.tile, self.tile),), layout=layout)
+
+    def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
+        """One, uint8 [tile, tile, 3]; the proportions of the picture are not kept."""
+        picture = Image.fromarray(image)
+        return [np.asarray(picture if picture.size == plan.used else picture.resize(plan.used, _BILINEAR))]
+
+
+def matches(metadata: dict[str, Any]) -> bool:
+    return metadata.get("clip.projector_type") == "gemma3"
+
+
+def from_metadata(metadata: dict[str, Any]) -> Gemma3:
+    tile = int(metadata["clip.vision.image_size"])
+    pooled = int(metadata.get("clip.vision.projector.scale_factor", _POOLED))
+    return Gemma3(tile, tile // int(metadata["clip.vision.patch_size"]) // pooled)

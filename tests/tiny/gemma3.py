@@ -1,0 +1,148 @@
+"""Gemma 3: eight layers, the sixth without a window; pictures wider than it, grouped heads, average pooling."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessorPil,
+    Gemma3Processor,
+    PreTrainedTokenizerFast,
+)
+
+from iota.tokenizer import corpus
+from tiny import randomize
+
+TILE, PATCH, POOLED = 112, 14, 2
+VARIANTS: dict[str, dict[str, Any]] = {
+    "gemma3": {},
+    "gemma3-odd": {  # what no checkpoint of Google's has, and libllama does have
+        "tied": False,
+        "pooled": 4,
+        "sliding_window": 40,
+        "layer_types": ["full_attention", *["sliding_attention"] * 3] * 2,
+        "rope_parameters": None,
+    },
+}
+TEXT: dict[str, Any] = {
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+    "sliding_window": 12,
+    "max_position_embeddings": 2048,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+    },
+}
+VISION: dict[str, Any] = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 64,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": TILE,
+    "patch_size": PATCH,
+    "vision_use_head": False,
+}
+CONTROL = (
+    *("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"),
+    *("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
+)
+TEMPLATE = (
+    "{{ bos_token }}"
+    "{% set ns = namespace(before='', rest=messages) %}"
+    "{% if messages[0]['role'] == 'system' %}"
+    "{% set first = messages[0]['content'] %}"
+    "{% set ns.before = (first if first is string else first[0]['text']) + '\n\n' %}"
+    "{% set ns.rest = messages[1:] %}"
+    "{% endif %}"
+    "{% for message in ns.rest %}"
+    "{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' else message['role']) + '\n' }}"
+    "{{ ns.before if loop.first else '' }}"
+    "{% if message['content'] is string %}{{ message['content'] | trim }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}{{ '<start_of_image>' }}{% else %}{{ part['text'] | trim }}{% endif %}"
+    "{% endfor %}{% endif %}"
+    "{{ '<end_of_turn>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in CONTROL],
+        show_progress=False,
+    )
+    made.train_from_iterator(corpus(1000), trainer)
+    return made
+
+
+def model(tied: bool = True, pooled: int = POOLED, vision: dict[str, Any] | None = None, **text: Any) -> Any:
+    """`vision` and `text` change the configurations."""
+    words = tokenizer()
+    config = Gemma3Config(
+        vision_config=VISION | (vision or {}),
+        text_config=TEXT | {"vocab_size": words.get_vocab_size() + 7, "tie_word_embeddings": tied} | text,
+        mm_tokens_per_image=(TILE // PATCH // pooled) ** 2,
+        boi_token_index=words.token_to_id("<start_of_image>"),
+        eoi_token_index=words.token_to_id("<end_of_image>"),
+        image_token_index=words.token_to_id("<image_soft_token>"),
+        tie_word_embeddings=tied,
+    )
+    made = randomize(Gemma3ForConditionalGeneration(config))
+    made.generation_config.eos_token_id = [words.token_to_id("<eos>"), words.token_to_id("<end_of_turn>")]
+    return made
+
+
+def save(model: Any, folder: Path, **options: Any) -> None:
+    model.save_pretrained(folder, **options)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer(),
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        extra_special_tokens={
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+            "image_token": "<image_soft_token>",
+        },
+        clean_up_tokenization_spaces=False,
+    )
+    side = model.config.vision_config.image_size
+    images = Gemma3ImageProcessorPil(size={"height": side, "width": side})
+    tokens = model.config.mm_tokens_per_image
+    Gemma3Processor(images, fast, chat_template=TEMPLATE, image_seq_length=tokens).save_pretrained(folder)
+
+
+def processor(folder: Path) -> Any:
+    return Gemma3Processor.from_pretrained(folder)
+
+
+def hub_name(name: str) -> str:
+    for here, hub in (
+        ("model.language_model.", "language_model.model."),
+        ("model.vision_tower.", "vision_tower.vision_model."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+        ("lm_head.", "language_model.lm_head."),
+    ):
+        if name.startswith(here):
+            return hub + name.removeprefix(here)
+    return name
