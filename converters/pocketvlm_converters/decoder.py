@@ -35,7 +35,8 @@ class Style:
     `rotates_neighbours`: it rotates values (0, 1), (2, 3), ..., so that rows of queries and keys change places; else
     halves, as transformers does. `qkv_bias` None goes by `attention_bias` of the configuration, for the output too.
     `norms` are a layer's, as GGUF and the checkpoint call them; `head_norms` those of single heads. `norm_offset` is
-    added to the weights of all norms. `defaults` are what the configuration class fills in.
+    added to the weights of all norms. `defaults` and `epsilon` (rms_norm_eps) are what the configuration class fills
+    in.
     """
 
     architecture: str
@@ -45,6 +46,7 @@ class Style:
     head_norms: Mapping[str, str] = field(default_factory=dict)
     norm_offset: float = 0.0
     defaults: Mapping[str, int] = field(default_factory=dict)
+    epsilon: float = 1e-6
 
 
 def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style, rope: Rope) -> Part:
@@ -112,7 +114,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style
         "attention.head_count_kv": kv_heads,
         "attention.key_length": width,
         "attention.value_length": width,
-        "attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", 1e-6, positive=True),
+        "attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", style.epsilon, positive=True),
         "vocab_size": vocabulary,
         "rope.dimension_count": width,
         **rope.metadata,

@@ -32,13 +32,18 @@ def section_of(config: Section) -> Section:
 def read_rope(config: Section, width: int, theta: float = 10000.0) -> Rope:
     """`width` is that of a head, `theta` the configuration class's default.
 
-    Raises CheckpointError for a scaling that is not known.
+    With `mrope_section` (M-RoPE, arXiv 2409.12191), positions have sections; libllama then takes no scaling. Raises
+    CheckpointError for a scaling that is not known.
     """
     rope = section_of(config)
     theta = rope.number("rope_theta", config.number("rope_theta", theta, positive=True), positive=True)
     rope.require("partial_rotary_factor", 1.0, 1.0)
     kind = rope.text("rope_type", rope.text("type", "default"))
     metadata: dict[str, Value] = {"rope.freq_base": theta}
+    if rope.values.get("mrope_section") is not None:
+        if kind not in ("default", "mrope"):  # older configurations call it by its own name
+            raise CheckpointError(f"rope scaling {short(kind)} with mrope_section is not in libllama", config.path)
+        return Rope(metadata | {"rope.dimension_sections": _sections(rope, width)})
     if kind == "default":
         return Rope(metadata)
     if kind == "linear":
@@ -48,6 +53,14 @@ def read_rope(config: Section, width: int, theta: float = 10000.0) -> Rope:
     if kind == "llama3":
         return Rope(metadata, _llama3_factors(rope, theta, width))
     raise CheckpointError(f"rope scaling {short(kind)} is not known; default, linear and llama3 are", config.path)
+
+
+def _sections(rope: Section, width: int) -> list[int]:
+    """How many frequencies go by time, height and width; the fourth that GGUF has is unused."""
+    sections = [int(value) for value in rope.numbers("mrope_section")]
+    if len(sections) != 3 or min(sections) < 0 or 2 * sum(sections) != width:
+        raise rope.wrong("mrope_section", f"three numbers are needed, {width // 2} together: half of a head's width")
+    return [*sections, 0]
 
 
 def _llama3_factors(rope: Section, theta: float, width: int) -> npt.NDArray[np.float32]:

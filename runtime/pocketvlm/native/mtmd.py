@@ -43,7 +43,7 @@ class TextChunk:
 class Mtmd(Handle):
     """An mmproj file, loaded for `model`.
 
-    With `tile_tokens`, libmtmd's own limit is set to one tile, so that a tile given at its size passes unchanged.
+    With `tile_tokens`, libmtmd's own limits are set to one tile, so that a tile given at its size passes unchanged.
     `gpu` offloads where the build can. The caller checks the pair first: libmtmd aborts the process on some wrong ones.
     """
 
@@ -61,7 +61,7 @@ class Mtmd(Handle):
         params.use_gpu = gpu
         params.print_timings = False
         if tile_tokens is not None:
-            params.image_max_tokens = tile_tokens
+            params.image_min_tokens, params.image_max_tokens = 1, tile_tokens
         self._eval = type(params.cb_eval)(_make_eval(self))
         params.cb_eval = self._eval
         log.forget_errors()

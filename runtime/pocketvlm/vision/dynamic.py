@@ -1,0 +1,96 @@
+"""Pictures at about their own size: one tile, its edges multiples of what one embedding sees."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from pocketvlm.errors import RequestError
+from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+
+LEAST_PIXELS, MOST_PIXELS = 56 * 56, 16384 * 28 * 28  # as most published checkpoints of this kind have them
+_AUTO, _LOW = 1024, 256  # embeddings
+_LONGEST = 200  # times the short edge: more is refused, as the reference does
+
+
+@dataclass(frozen=True)
+class DynamicSize:
+    """`factor` is patch_size * merge_size, in pixels; a picture has `least` to `most` pixels, as trained.
+
+    `around` are the control tokens that the chat template itself writes around `image_token`. The reference are the
+    image processors of transformers that have a `smart_resize` (Pillow backend).
+
+    Attention costs the square of the patches (4 an embedding). So `auto` stops at 1024 embeddings: about 0.8 megapixels
+    with a factor of 28.
+    """
+
+    factor: int
+    least: int
+    most: int
+    image_token: str
+    around: tuple[str, ...]
+    non_causal: bool = False
+
+    def __post_init__(self) -> None:
+        if self.factor < 1 or not 1 <= self.least <= self.most:
+            raise ValueError(f"pictures of {self.least} to {self.most} pixels in steps of {self.factor}")
+
+    @property
+    def tile_tokens(self) -> int:
+        """A bound; only tiny pictures of extreme shape come near it where `least` and `most` are close."""
+        edges = math.sqrt(self.least) * (math.sqrt(_LONGEST) + 1) / self.factor
+        return max(self.most // self.factor**2, math.ceil(self.least / self.factor**2 + edges + 1), _LONGEST + 1)
+
+    def control_tokens(self) -> tuple[str, ...]:
+        return self.around
+
+    def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:
+        used = smart_resize(size, self.factor, self.least, self.most)
+        limits = [max_tokens] if max_tokens is not None else []
+        if detail == "low":
+            limits.append(_LOW)
+        if detail == "auto":
+            limits.append(max(_AUTO, self.least // self.factor**2))
+        if limits:
+            used = self._within(size, used, min(limits))
+        slot = TileSlot(0, (used[1] // self.factor, used[0] // self.factor))
+        return PicturePlan(original=size, resizes=(used,), layout=(slot,))
+
+    def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
+        """One uint8 [height, width, 3]."""
+        picture = Image.fromarray(image)
+        if picture.size != plan.used:
+            picture = picture.resize(plan.used, Image.Resampling.BICUBIC)
+        return [np.asarray(picture)]
+
+    def _within(self, size: tuple[int, int], used: tuple[int, int], tokens: int) -> tuple[int, int]:
+        """`used`, or the largest grid of at most `tokens` in the proportions of `size`."""
+        if used[0] * used[1] <= tokens * self.factor**2:
+            return used
+        scale = math.sqrt(tokens / (size[0] * size[1]))
+        short, long = (max(1, math.floor(edge * scale)) for edge in sorted(size))
+        long = min(long, max(1, tokens // short))
+        cols, rows = (long, short) if size[0] >= size[1] else (short, long)
+        return cols * self.factor, rows * self.factor
+
+
+def smart_resize(size: tuple[int, int], factor: int, least: int, most: int) -> tuple[int, int]:
+    """(width, height) -> the nearest multiples of `factor` with `least` to `most` pixels, in about its proportions.
+
+    The same numbers as transformers' function of this name. Raises RequestError for a picture more than 200 times as
+    long as wide.
+    """
+    if max(size) > _LONGEST * min(size):
+        raise RequestError(f"a picture of {size[0]}x{size[1]} is more than {_LONGEST} times as long as wide")
+    area = size[0] * size[1]
+    width, height = (round(edge / factor) * factor for edge in size)
+    if width * height > most:
+        shrink = math.sqrt(area / most)
+        width, height = (max(factor, math.floor(edge / shrink / factor) * factor) for edge in size)
+    elif width * height < least:
+        grow = math.sqrt(least / area)
+        width, height = (math.ceil(edge * grow / factor) * factor for edge in size)
+    return width, height
