@@ -18,11 +18,18 @@ def convert(
         str, typer.Option(metavar="TYPE", help="Type of the language model: Q4_K_M, Q8_0, ... or f32, f16, bf16.")
     ] = "Q4_K_M",
     mmproj: Annotated[
-        str, typer.Option(metavar="TYPE", help="Type of the vision encoder as GGUF: f32, f16, bf16, q8_0 or none.")
+        str,
+        typer.Option(
+            metavar="TYPE", help="Type of the vision encoder as GGUF: q8_0, mixed, q5_1, q4_0, f32, f16, bf16, none."
+        ),
     ] = "q8_0",
     onnx: Annotated[
         str, typer.Option(metavar="TYPE", help="Type of the vision encoder as ONNX: fp32, fp16, int8, int4 or none.")
     ] = "int8",
+    imatrix: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Importance matrix for the language model: a file, or auto to compute one."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
 ) -> None:
     """Convert a checkpoint to a bundle: quantized language model, vision encoders, and a manifest that seals them."""
@@ -48,7 +55,14 @@ def convert(
 
     with bars:
         bundle = convert_checkpoint(
-            checkpoint, output, quantize=quantize, mmproj=mmproj, onnx=onnx, force=force, progress=show
+            checkpoint,
+            output,
+            quantize=quantize,
+            mmproj=mmproj,
+            onnx=onnx,
+            imatrix=imatrix,
+            force=force,
+            progress=show,
         )
     for note in bundle.manifest.notes:
         typer.echo(f"note: {note}", err=True)

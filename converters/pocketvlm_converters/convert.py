@@ -12,11 +12,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pocketvlm.bundle import Bundle, FileEntry, Manifest, Role, is_bundle, sha256_of
+from pocketvlm.bundle import Bundle, FileEntry, ImportanceMatrix, Manifest, Role, is_bundle, sha256_of
 from pocketvlm.errors import OutputError, PocketVLMError, QuantizationError
+from pocketvlm_converters.calibrate import AUTO, compute_matrix
 from pocketvlm_converters.checkpoint import Checkpoint
 from pocketvlm_converters.family import Family, Part, Value, find_family, weights_sha256
 from pocketvlm_converters.gguf import FloatType, Progress, ProjectorType, silent, write_language, write_projector
+from pocketvlm_converters.imatrix import Matrix, read_matrix
 from pocketvlm_converters.onnx import Graph, OnnxType
 from pocketvlm_converters.quantize import FLOAT_TYPES, language_type, onnx_type, projector_type, quantize_language
 from pocketvlm_converters.tokenizer import Vocabulary, check_picture_tokens, prove, read_vocabulary
@@ -33,18 +35,22 @@ def convert(
     quantize: str = "Q4_K_M",
     mmproj: str = "q8_0",
     onnx: str = "int8",
+    imatrix: str | Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
     """Convert the checkpoint folder to the new bundle folder `output`, whose name becomes the model's.
 
     `quantize` is the type of the language model, `mmproj` and `onnx` those of the vision encoder in either format;
-    "none" leaves one of them out. `force` replaces an existing
-    bundle, at the very end. Raises a ConversionError: CheckpointError, QuantizationError, TokenizerError (also where
-    the proof of the tokenizer fails) or OutputError. Then, and when interrupted, nothing is left behind.
+    "none" leaves one of them out. `imatrix` is a file with an importance matrix for the language model, or "auto": one
+    is computed, on texts and pictures of our own. `force` replaces an existing bundle, at the very end.
+
+    Raises a ConversionError: CheckpointError, QuantizationError, TokenizerError (also where the proof of the tokenizer
+    fails) or OutputError. Then, and when interrupted, nothing is left behind.
     """
     output = Path(output).absolute()
-    language, projector, graph = language_type(quantize), projector_type(mmproj), onnx_type(onnx)
+    language = language_type(quantize, with_matrix=imatrix is not None)
+    projector, graph = projector_type(mmproj), onnx_type(onnx)
     if projector is None and graph is None:
         raise QuantizationError("a bundle needs a vision encoder: mmproj and ONNX cannot both be none")
     source = Checkpoint(checkpoint)
@@ -54,7 +60,8 @@ def convert(
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
         try:
             folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-            _Conversion(family, folder, output.name, progress or silent).run(language, projector, graph)
+            conversion = _Conversion(family, folder, output.name, progress or silent)
+            conversion.run(language, projector, graph, imatrix)
             _publish(folder, output)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -73,10 +80,20 @@ class _Conversion:
         self.progress = progress
         self.entries: list[FileEntry] = []
         self.notes: list[str] = []
+        self.matrix: Matrix | None = None
+        self.imatrix: ImportanceMatrix | None = None  # as the manifest tells it
 
-    def run(self, language: str, projector: ProjectorType | None, graph: OnnxType | None) -> None:
+    def run(
+        self,
+        language: str,
+        projector: ProjectorType | None,
+        graph: OnnxType | None,
+        imatrix: str | Path | None,
+    ) -> None:
         decoder, vision = self.family.language(), self.family.projector()
         self.family.check_all_used()
+        if imatrix is not None and imatrix != AUTO:
+            self._read_matrix(Path(imatrix), decoder)
         rows = next(w.tensor.shape[0] for w in decoder.weights if w.name == "token_embd.weight")
         vocabulary = read_vocabulary(self.checkpoint, rows, self.family.pre_tokenizers)
         check_picture_tokens(self.checkpoint, vision.metadata)
@@ -93,10 +110,10 @@ class _Conversion:
             self._projector(vision, projector)
         if graph:
             self._encoder(vision, graph)
-        self._language(decoder, vocabulary, language)
+        self._language(decoder, vocabulary, language, computed=imatrix == AUTO)
         self._seal()
 
-    def _language(self, part: Part, vocabulary: Vocabulary, kind: str) -> None:
+    def _language(self, part: Part, vocabulary: Vocabulary, kind: str, computed: bool) -> None:
         path = self.folder / f"model-{kind}.gguf"
         if kind in FLOAT_TYPES:
             write_language(part, path, _FLOATS[kind], self.progress)
@@ -105,7 +122,9 @@ class _Conversion:
             original = self.folder / "original.gguf"
             write_language(part, original, None, self.progress)
             try:
-                self.notes += quantize_language(original, path, kind, self.progress)
+                if computed:
+                    self._compute_matrix(original)
+                self.notes += quantize_language(original, path, kind, self.progress, self.matrix)
             except (QuantizationError, OutputError):
                 _probe(self.folder)
                 raise
@@ -114,6 +133,19 @@ class _Conversion:
         prove(path, self.checkpoint.path, vocabulary)
         self.progress("tokenizer", 1, 1)
         self._add(path, "model", kind)
+
+    def _read_matrix(self, path: Path, decoder: Part) -> None:
+        self.matrix = read_matrix(path)
+        self.matrix.check_fits(decoder.weights)
+        self.imatrix = ImportanceMatrix(name=path.name, sha256=self.matrix.sha256)
+
+    def _compute_matrix(self, original: Path) -> None:
+        """With the encoder that was just written: it is what the language model will get its pictures from."""
+        encoder = next(self.folder / entry.name for entry in self.entries if entry.role in ("mmproj", "vision"))
+        target = self.folder / "imatrix.gguf"
+        self.matrix = compute_matrix(original, encoder, target, self.progress)
+        self.imatrix = ImportanceMatrix(name=AUTO, sha256=self.matrix.sha256)
+        target.unlink()
 
     def _projector(self, part: Part, kind: ProjectorType) -> None:
         path = self.folder / f"mmproj-{kind}.gguf"
@@ -140,6 +172,7 @@ class _Conversion:
             source=self.checkpoint.source,
             versions={package: importlib.metadata.version(package) for package in _PACKAGES},
             notes=tuple(self.notes),
+            imatrix=self.imatrix,
         )
         manifest.write(self.folder)
         for path in self.folder.iterdir():

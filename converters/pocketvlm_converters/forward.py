@@ -26,6 +26,7 @@ from pocketvlm.errors import ModelError, PairingError
 from pocketvlm.images import Picture, read_picture
 from pocketvlm.messages import ChatRequest, ImagePart
 from pocketvlm.native.context import Context
+from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
 from pocketvlm.prompt import ChatTemplate, ImageSpan, isolate_control_tokens
 from pocketvlm.vision.choose import open_vision
@@ -143,13 +144,14 @@ class Loaded:
         self.close()
 
 
-def context_for(model: Model, exchanges: Iterable[Exchange]) -> Context:
-    """A context that holds any one of them; its logits can be reproduced."""
+def context_for(model: Model, exchanges: Iterable[Exchange], collector: Collector | None = None) -> Context:
+    """A context that holds any one of them; its logits can be reproduced. `collector` sees what goes on in it."""
     exchanges = tuple(exchanges)
     largest = max((len(slot.rows) for exchange in exchanges for slot in exchange.slots), default=1)
     cells = max(exchange.cells for exchange in exchanges)
     # A picture with non-causal attention must fit one batch.
-    return Context(model, n_ctx=cells, n_batch=max(_BATCH, largest), threads=_threads(model), exact=True)
+    batch = max(_BATCH, largest)
+    return Context(model, n_ctx=cells, n_batch=batch, threads=_threads(model), exact=True, collector=collector)
 
 
 def answers(

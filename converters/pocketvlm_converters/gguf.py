@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import mmap
+import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import gguf
 import numpy as np
@@ -20,11 +21,12 @@ from pocketvlm.errors import CheckpointError, OutputError
 from pocketvlm_converters.family import Part, Value, Weight
 
 FloatType = Literal["f32", "f16", "bf16"]
-ProjectorType = Literal["f32", "f16", "bf16", "q8_0"]
-PROJECTOR_TYPES: tuple[ProjectorType, ...] = ("f32", "f16", "bf16", "q8_0")
-_FILE_TYPES = {Type.F32: 0, Type.F16: 1, Type.Q8_0: 7, Type.BF16: 32}  # llama_ftype
+ProjectorType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q4_0", "mixed"]
+PROJECTOR_TYPES: tuple[ProjectorType, ...] = get_args(ProjectorType)
+_FILE_TYPES = {Type.F32: 0, Type.F16: 1, Type.Q4_0: 2, Type.Q8_0: 7, Type.Q5_1: 9, Type.BF16: 32}  # llama_ftype
+_PROJECTOR = "mm."  # where libmtmd's names of its matrices begin
+_LAYER = re.compile(r"v\.blk\.(\d+)\.")
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
-_Q8_BLOCK = 32
 
 
 class Progress(Protocol):
@@ -62,23 +64,44 @@ def write_language(part: Part, path: Path, kind: FloatType | None, progress: Pro
 
 def write_projector(part: Part, path: Path, kind: ProjectorType, progress: Progress = silent) -> list[str]:
     """Write the mmproj file. Returns one line about what could not be written as `kind`, if anything."""
-    wanted = Type[kind.upper()]
     fallen: list[Weight] = []
+    last = max((number for weight in part.weights if (number := _layer(weight)) is not None), default=0)
 
     def choose(weight: Weight) -> Type:
-        if weight.exact or not weight.is_matrix:
-            return Type.F32
-        if wanted is Type.Q8_0 and weight.width % _Q8_BLOCK:
+        wanted = _projector_type(weight, kind, last)
+        if weight.width % gguf.GGML_QUANT_SIZES[wanted][0]:
             fallen.append(weight)
             return Type.F16
         return wanted
 
-    extra: dict[str, Value] = {"general.type": "mmproj", "general.file_type": _FILE_TYPES[wanted]}
+    main = _FILE_TYPES[Type.Q5_1 if kind == "mixed" else Type[kind.upper()]]
+    extra: dict[str, Value] = {"general.type": "mmproj", "general.file_type": main}
     _write(part, path, choose, extra, f"mmproj {kind}", progress)
     if not fallen:
         return []
     widths = ", ".join(str(width) for width in sorted({weight.width for weight in fallen}))
-    return [f"{len(fallen)} mmproj tensors are f16, not {kind}: their rows of {widths} are no multiple of {_Q8_BLOCK}"]
+    return [f"{len(fallen)} mmproj tensors are f16, not {kind}: their rows of {widths} are no multiple of 32"]
+
+
+def _projector_type(weight: Weight, kind: ProjectorType, last: int) -> Type:
+    """By what errors cost on a trained model: most in the projector, then in the first, the last and each down matrix.
+
+    `last` is the number of the last layer.
+    """
+    if weight.exact or not weight.is_matrix:
+        return Type.F32
+    if kind in get_args(FloatType):
+        return Type[kind.upper()]
+    if weight.name.startswith(_PROJECTOR):
+        return Type.F16
+    if kind != "mixed":
+        return Type[kind.upper()]
+    return Type.Q8_0 if _layer(weight) in (0, last) or "ffn_down" in weight.name else Type.Q5_1
+
+
+def _layer(weight: Weight) -> int | None:
+    found = _LAYER.match(weight.name)
+    return int(found[1]) if found else None
 
 
 def _write(
@@ -157,11 +180,12 @@ def _encode(block: npt.NDArray[Any], weight: Weight, kind: Type) -> npt.NDArray[
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor as a GGUF header lists it. `shape` is in numpy's order, `kind` as in Q4_K."""
+    """A tensor as a GGUF header lists it. `shape` is in numpy's order, `kind` as in Q4_K, `offset` from byte 0 on."""
 
     name: str
     shape: tuple[int, ...]
     kind: str
+    offset: int
 
 
 def read_tensors(path: Path) -> list[TensorEntry]:
@@ -219,15 +243,15 @@ def _read_tensors(data: mmap.mmap) -> list[TensorEntry]:
         found = value(kind)
         if key == "general.alignment":
             alignment = found
-    entries, ends = [], [0]
+    found, ends = [], [0]
     for _ in range(tensor_count):
         name, dimensions = text(), take("I")
         shape = tuple(take("Q") for _ in range(dimensions))[::-1]
         number, offset = take("IQ")
         if number in _TYPES:
             ends.append(offset + _size(shape, Type(number)))
-        entries.append(TensorEntry(name, shape, Type(number).name if number in _TYPES else f"type {number}"))
-    end = -(-at // alignment) * alignment + max(ends)
-    if end > len(data):
-        raise ValueError(f"its last tensor ends at byte {end:,} of {len(data):,}")
-    return entries
+        found.append((name, shape, Type(number).name if number in _TYPES else f"type {number}", offset))
+    begin = -(-at // alignment) * alignment
+    if begin + max(ends) > len(data):
+        raise ValueError(f"its last tensor ends at byte {begin + max(ends):,} of {len(data):,}")
+    return [TensorEntry(name, shape, kind, begin + offset) for name, shape, kind, offset in found]

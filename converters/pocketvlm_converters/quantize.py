@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pocketvlm.errors import QuantizationError
 from pocketvlm.native.quantize import file_types, quantize_gguf
 from pocketvlm_converters.gguf import PROJECTOR_TYPES, Progress, ProjectorType, TensorEntry, read_tensors, silent
+from pocketvlm_converters.imatrix import Matrix
 from pocketvlm_converters.onnx import ONNX_TYPES, OnnxType
 
+T = TypeVar("T", bound=str)
 FLOAT_TYPES = ("F32", "F16", "BF16")
 # libllama refuses these for ordinary weights without an importance matrix, or their result is noise.
 NEED_IMPORTANCE_MATRIX = frozenset(
@@ -21,59 +25,75 @@ _BLOCK = 256  # weights in a block of the k- and most i-quants
 _SMALL_BLOCKS = frozenset({"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4_MOE", "Q1_0", "Q2_0"})
 
 
-def language_types() -> tuple[str, ...]:
+def language_types(with_matrix: bool = False) -> tuple[str, ...]:
     """Every type that `--quantize` takes."""
-    others = sorted(set(file_types()) - NEED_IMPORTANCE_MATRIX - _NO_QUANTIZER - set(FLOAT_TYPES))
-    return (*FLOAT_TYPES, *others)
+    refused = {*_NO_QUANTIZER, *FLOAT_TYPES, *(() if with_matrix else NEED_IMPORTANCE_MATRIX)}
+    return (*FLOAT_TYPES, *sorted(set(file_types()) - refused))
 
 
-def language_type(name: str) -> str:
-    """`name` in any case -> as it is spelled. Raises QuantizationError: unknown, or needs an importance matrix."""
+def language_type(name: str, with_matrix: bool = False) -> str:
+    """`name` in any case -> as it is spelled.
+
+    Raises QuantizationError: unknown, needs an importance matrix and has none, or has no use for one.
+    """
     wanted = name.upper()
-    if wanted in NEED_IMPORTANCE_MATRIX:
+    if wanted in NEED_IMPORTANCE_MATRIX and not with_matrix:
         raise QuantizationError(
-            f"{wanted} needs an importance matrix, which this converter does not make: its answers would be noise"
+            f"{wanted} needs an importance matrix (--imatrix auto, or a file): without one its answers are noise"
         )
-    if wanted not in (known := language_types()):
+    if wanted not in (known := language_types(with_matrix)):
         raise QuantizationError(f"unknown quantization {name!r}; known: {', '.join(known)}")
+    if wanted in FLOAT_TYPES and with_matrix:
+        raise QuantizationError(f"{wanted} is not quantized: it has no use for an importance matrix")
     return wanted
 
 
 def projector_type(name: str) -> ProjectorType | None:
     """Likewise for the mmproj file; None for "none"."""
-    for known in PROJECTOR_TYPES:
-        if known == name.lower():
-            return known
-    _check_none("mmproj", name, PROJECTOR_TYPES)
-    return None
+    return _one_of("mmproj", name, PROJECTOR_TYPES)
 
 
 def onnx_type(name: str) -> OnnxType | None:
     """Likewise for the ONNX vision encoder; None for "none"."""
-    for known in ONNX_TYPES:
-        if known == name.lower():
-            return known
-    _check_none("ONNX", name, ONNX_TYPES)
-    return None
+    return _one_of("ONNX", name, ONNX_TYPES)
 
 
-def _check_none(what: str, name: str, known: Sequence[str]) -> None:
-    if name.lower() != "none":
-        raise QuantizationError(f"unknown {what} type {name!r}; known: {', '.join(known)}, none")
+def _one_of(what: str, name: str, known: tuple[T, ...]) -> T | None:
+    found = next((one for one in known if one == name.lower()), None)
+    if found is None and name.lower() != "none":
+        raise QuantizationError(f"unknown {what} type {name!r}; known: {', '.join(map(str, known))}, none")
+    return found
 
 
-def quantize_language(source: Path, target: Path, file_type: str, progress: Progress = silent) -> list[str]:
+def quantize_language(
+    source: Path, target: Path, file_type: str, progress: Progress = silent, matrix: Matrix | None = None
+) -> list[str]:
     """Quantize with libllama. Returns a line about tensors that had to take another type, if any did.
 
     Raises QuantizationError with libllama's reason, OutputError where the written file is not whole.
     """
-    quantize_gguf(
-        source, target, file_type, progress=lambda done, total: progress(f"quantize {file_type}", done, total)
-    )
-    return _fallbacks(read_tensors(target), file_type)
+    step = f"quantize {file_type}"
+    with _saved(matrix, target) as saved:
+        quantize_gguf(source, target, file_type, matrix=saved, progress=lambda done, all: progress(step, done, all))
+    return fallbacks(read_tensors(target), file_type)
 
 
-def _fallbacks(tensors: list[TensorEntry], file_type: str) -> list[str]:
+@contextlib.contextmanager
+def _saved(matrix: Matrix | None, target: Path) -> Iterator[Path | None]:
+    """The matrix as a file beside `target`, while libllama works."""
+    if matrix is None:
+        yield None
+        return
+    path = target.with_suffix(".npz")
+    try:
+        matrix.save(path)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def fallbacks(tensors: Sequence[TensorEntry], file_type: str) -> list[str]:
+    """A line about matrices whose rows no block of `file_type` fits."""
     matrices = [t for t in tensors if len(t.shape) > 1]
     odd = [t for t in matrices if t.shape[-1] % _BLOCK and t.kind not in FLOAT_TYPES]
     if not odd or file_type in _SMALL_BLOCKS:

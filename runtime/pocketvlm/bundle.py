@@ -41,6 +41,15 @@ class Source(BaseModel):
     files: dict[str, str]
 
 
+class ImportanceMatrix(BaseModel):
+    """What the language model was quantized with: `auto`, or the name of a file, and the SHA-256 of that file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    sha256: str
+
+
 class Manifest(BaseModel):
     """`family` is the name of the modules in vision/families and converters/families.
 
@@ -57,6 +66,7 @@ class Manifest(BaseModel):
     source: Source
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
+    imatrix: ImportanceMatrix | None = None
 
     def entry(self, role: Role) -> FileEntry | None:
         return next((entry for entry in self.files if entry.role == role), None)

@@ -12,13 +12,13 @@ import numpy.typing as npt
 from pocketvlm.errors import EngineError
 from pocketvlm.native import library, log
 from pocketvlm.native.handle import Handle
+from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
 
 # llama.cpp asks between graph nodes whether to stop, by calling bool f(void *). libc's strlen on our two-byte flag
 # is such a function ("" is false, "x" is true), and it needs neither Python nor its lock.
 _libc = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
 _ABORTED = 2  # llama_decode
-_CELLS = 256
 
 
 class Aborted(Exception):  # noqa: N818  # a control signal, not an error
@@ -28,22 +28,33 @@ class Aborted(Exception):  # noqa: N818  # a control signal, not an error
 class Context(Handle):
     """`n_ctx` cells, batches of `n_batch` tokens; a picture with non-causal attention must fit one batch.
 
-    libllama makes cells by the 256, and batches no larger than all of them; the attributes tell.
-
-    `exact` trades speed for reproducible logits: no flash attention and a float32 cache.
+    `exact` trades speed for reproducible logits: no flash attention and a float32 cache. `collector` sees what is
+    evaluated; then nothing is offloaded.
     """
 
-    def __init__(self, model: Model, *, n_ctx: int, n_batch: int, threads: int, exact: bool = False) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        n_ctx: int,
+        n_batch: int,
+        threads: int,
+        exact: bool = False,
+        collector: Collector | None = None,
+    ) -> None:
         self._lib = lib = library.llama()
         self._flag = ctypes.create_string_buffer(2)
         params = lib.llama_context_default_params()
-        params.n_ctx = -(-n_ctx // _CELLS) * _CELLS  # as libllama rounds it, but before it cuts the batch to it
-        params.n_batch = params.n_ubatch = n_batch
+        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
         params.n_threads = params.n_threads_batch = threads
         params.no_perf = True
         if exact:
             params.flash_attn_type = 0
             params.type_k = params.type_v = 0  # GGML_TYPE_F32
+        if collector is not None:
+            self._collector = collector  # libllama keeps no reference to its callback
+            params.cb_eval = collector.callback
+            params.offload_kqv = params.op_offload = False
         params.abort_callback = ctypes.cast(_libc.strlen, type(params.abort_callback))
         params.abort_callback_data = ctypes.addressof(self._flag)
         log.forget_errors()
@@ -53,11 +64,11 @@ class Context(Handle):
         super().__init__(raw, lib.llama_free, parent=model)
         self._memory = lib.llama_get_memory(raw)
         self.n_ctx = int(lib.llama_n_ctx(raw))
-        self.n_batch = int(lib.llama_n_batch(raw))
+        self.n_batch = n_batch
         self._width = model.n_embd_inp
         self._pos_per_token = 4 if model.mrope else 1
         self.n_vocab = model.n_vocab
-        self._batch = _TokenBatch(self.n_batch, parent=self)
+        self._batch = _TokenBatch(n_batch, parent=self)
 
     def abort(self) -> None:
         """Stop the running evaluation, from any thread. Holds until `allow`."""

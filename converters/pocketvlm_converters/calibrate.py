@@ -1,0 +1,79 @@
+"""An importance matrix of our own: the calibration samples, pictures in the prompt, through the unquantized model.
+
+`python -m pocketvlm_converters.calibrate MODEL ENCODER TARGET` is a process of its own: it can be stopped, and an
+abort in native code ends nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from pocketvlm.errors import PocketVLMError, QuantizationError
+from pocketvlm.native import child
+from pocketvlm.native.imatrix import Collector
+from pocketvlm.native.llama import Model
+from pocketvlm_converters.forward import Loaded, answers, context_for
+from pocketvlm_converters.gguf import Progress, silent
+from pocketvlm_converters.imatrix import Matrix, read_matrix, write_matrix
+from pocketvlm_converters.samples import calibration_samples
+
+AUTO = "auto"  # what asks for such a matrix
+_STEP = "importance matrix"
+_DONE = re.compile(r"\[(\d+)/(\d+)\]$")
+_DATASET = "pocketvlm calibration samples"
+
+
+def compute_matrix(model: Path, encoder: Path, target: Path, progress: Progress = silent) -> Matrix:
+    """Of `model`, a GGUF file, with pictures encoded by `encoder`; `target` is written in GGUF form.
+
+    Raises QuantizationError with the reason where it cannot be computed.
+    """
+
+    def take(line: str) -> bool:
+        found = _DONE.match(line.strip())
+        if found:
+            progress(_STEP, int(found[1]), int(found[2]))
+        return found is not None
+
+    progress(_STEP, 0, 2 * len(calibration_samples()))
+    ended = child.run(__name__, str(model), str(encoder), str(target), take=take)
+    if ended.code != 0:
+        raise QuantizationError(f"no importance matrix: {ended.signal}{' / '.join(ended.lines[-1:])}", model)
+    return read_matrix(target)
+
+
+def compute_here(model: Path, encoder: Path, target: Path, progress: Progress = silent) -> None:
+    """The same in this process, without reading what was written."""
+    samples = calibration_samples()
+    total = 2 * len(samples)
+    exchanges = []
+    with Loaded(model, encoder) as loaded:
+        for number, sample in enumerate(samples, 1):
+            exchanges.append(loaded.exchange(sample))
+            progress(_STEP, number, total)
+    collector = Collector()
+    with Model(model, gpu_layers=0, mapped=True) as language, context_for(language, exchanges, collector) as context:
+        for number, exchange in enumerate(exchanges, len(samples) + 1):
+            for _ in answers(context, exchange):
+                pass
+            collector.check()
+            progress(_STEP, number, total)
+    write_matrix(target, collector.sums, collector.counts, _DATASET, len(samples))
+
+
+def _main(model: str, encoder: str, target: str) -> int:
+    def show(step: str, done: int, total: int) -> None:  # noqa: ARG001
+        print(f"[{done}/{total}]", file=sys.stderr, flush=True)
+
+    try:
+        compute_here(Path(model), Path(encoder), Path(target), show)
+    except PocketVLMError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))

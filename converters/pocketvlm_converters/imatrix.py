@@ -1,0 +1,164 @@
+"""Importance matrices: how much each column of a matrix matters, as the mean of its squared inputs.
+
+Reads the two formats of llama.cpp's tools/imatrix: GGUF, and the older one, which most files on the hub have. Writes
+the first.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.bundle import sha256_of
+from pocketvlm.errors import OutputError, QuantizationError
+from pocketvlm_converters.family import Weight
+from pocketvlm_converters.gguf import read_tensors
+
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+_LAYERS = "blk."
+_MOST_ENTRIES, _LONGEST_NAME, _MOST_VALUES = 1 << 17, 255, 1 << 26  # of the older format, which has no other marks
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """`means` are float32 [in], or [experts * in], by the names of a GGUF file's tensors; `sha256` is the file's."""
+
+    path: Path
+    sha256: str
+    means: Mapping[str, npt.NDArray[np.float32]]
+
+    def check_fits(self, weights: Iterable[Weight]) -> None:
+        """Raises QuantizationError naming the tensor where this is the matrix of another model."""
+        matrices = {w.name: w for w in weights if w.is_matrix and not w.exact and w.name.startswith(_LAYERS)}
+        for name, values in self.means.items():
+            if name not in matrices:
+                if name.startswith(_LAYERS):
+                    raise self._other(f"it is about {name}, which this model does not have")
+                continue
+            shape = matrices[name].tensor.shape
+            wanted = shape[-1] * (shape[0] if len(shape) > 2 else 1)
+            if values.size != wanted:
+                raise self._other(f"its {name} has {values.size:,} columns, the model's {wanted:,}")
+        left = next((name for name in matrices if name not in self.means), None)
+        if left is not None:
+            raise self._other(f"it says nothing about {left}")
+
+    def save(self, path: Path) -> None:
+        """As `quantize_gguf` takes it."""
+        with path.open("wb") as file:
+            np.savez(file, allow_pickle=False, **self.means)
+
+    def _other(self, reason: str) -> QuantizationError:
+        return QuantizationError(f"is the importance matrix of another model: {reason}", self.path)
+
+
+def read_matrix(path: Path) -> Matrix:
+    """Either format. Raises QuantizationError where it is no importance matrix, truncated, or has impossible values."""
+    try:
+        with path.open("rb") as file:
+            is_gguf = file.read(4) == b"GGUF"
+        means = _read_gguf(path) if is_gguf else _read_old(path)
+        digest = sha256_of(path)
+    except OSError as error:
+        if isinstance(error, OutputError):  # of the GGUF reader
+            raise QuantizationError(error.message, path) from None
+        raise QuantizationError(f"the importance matrix cannot be read: {error.strerror}", path) from None
+    for name, values in means.items():
+        if not np.isfinite(values).all() or (values < 0).any():
+            raise QuantizationError(f"the importance matrix has impossible values for {name}", path)
+    return Matrix(path, digest, means)
+
+
+def write_matrix(
+    path: Path, sums: Mapping[str, npt.NDArray[Any]], counts: Mapping[str, npt.NDArray[Any]], dataset: str, chunks: int
+) -> None:
+    """The GGUF form: `sums` [matrices, in] of squared inputs and `counts` [matrices] of them, by tensor.
+
+    `dataset` names what it was computed on, `chunks` is how many pieces that had.
+    """
+    writer = gguf.GGUFWriter(path, "")
+    writer.kv_data[0].clear()  # such files have no general.architecture
+    writer.add_type(gguf.GGUFType.IMATRIX)
+    writer.add_array(gguf.Keys.IMatrix.DATASETS, [dataset])
+    writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, chunks)
+    longest = max((int(count.max()) for count in counts.values()), default=0)
+    writer.add_uint32(gguf.Keys.IMatrix.CHUNK_SIZE, max(1, longest // max(1, chunks)))
+    for name in sorted(sums):
+        writer.add_tensor(name + _SUMS, sums[name].astype(np.float32))
+        writer.add_tensor(name + _COUNTS, counts[name].astype(np.float32).reshape(-1, 1))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _read_gguf(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    entries = {tensor.name: tensor for tensor in read_tensors(path)}
+    names = [name.removesuffix(_SUMS) for name in entries if name.endswith(_SUMS)]
+    if not names:
+        raise QuantizationError("is a GGUF file, but not an importance matrix", path)
+    data = np.memmap(path, np.uint8, "r")
+
+    def values(name: str) -> npt.NDArray[np.float32]:
+        entry = entries.get(name)
+        if entry is None or entry.kind != "F32" or not all(entry.shape):
+            raise QuantizationError(f"the importance matrix lacks {name} in float32", path)
+        size = 4 * int(np.prod(entry.shape))
+        return np.frombuffer(data[entry.offset : entry.offset + size].tobytes(), "<f4").reshape(entry.shape)
+
+    means = {}
+    for name in names:
+        sums, counts = values(name + _SUMS), values(name + _COUNTS).reshape(-1)
+        if sums.size % counts.size:
+            raise QuantizationError(f"the importance matrix has {counts.size} counts for {name}", path)
+        counts = counts[:, None]
+        # An expert that nothing was sent to: all its columns matter alike.
+        mean = np.where(counts > 0, sums.reshape(len(counts), -1) / np.maximum(counts, 1), 1)
+        means[name] = mean.reshape(-1).astype(np.float32)
+    return means
+
+
+def _read_old(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """int32 number of entries; each an int32 length, a name, int32 calls, int32 length and float32 mean * calls."""
+    data = path.read_bytes()
+    at, means = 0, {}
+
+    def number() -> int:
+        nonlocal at
+        (value,) = struct.unpack_from("<i", data, at)
+        at += 4
+        return int(value)
+
+    try:
+        entries = number()
+        _plausible(0 < entries <= _MOST_ENTRIES)
+        for _ in range(entries):
+            length = number()
+            _plausible(0 < length <= _LONGEST_NAME)
+            name = data[at : at + length].decode()
+            _plausible(name.isprintable())
+            at += length
+            calls, size = number(), number()
+            _plausible(0 < size <= _MOST_VALUES)
+            values = np.frombuffer(data, "<f4", size, at)  # ValueError beyond the end
+            at += 4 * size
+            means[name] = (values / max(calls, 1)).astype(np.float32)
+    except (struct.error, ValueError):
+        if not means:
+            raise QuantizationError("is not an importance matrix", path) from None
+        raise QuantizationError(
+            f"the importance matrix is truncated or damaged after {len(means)} of {entries} tensors", path
+        ) from None
+    return means
+
+
+def _plausible(condition: bool) -> None:
+    if not condition:
+        raise ValueError

@@ -1,0 +1,116 @@
+"""What goes into each matrix of a language model while it is evaluated: the numbers of an importance matrix.
+
+Same sums and counts as llama.cpp's tools/imatrix for the tensors of the layers, with two differences: batches of less
+than 16 tokens count too, and sums are float64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.errors import EngineError
+from pocketvlm.native import library
+
+_F32 = 0  # GGML_TYPE_F32
+_LAYERS = "blk."
+_ROWS = 64  # of inputs in float64 together
+_PLAIN, _ROUTED = b"MUL_MAT", b"MUL_MAT_ID"
+
+
+class GGMLTensor(ctypes.Structure):
+    """ggml_tensor of ggml.h, up to its name. `ne` counts elements and `nb` is in bytes, the innermost axis first."""
+
+
+GGMLTensor._fields_ = [
+    ("type", ctypes.c_int),
+    ("buffer", ctypes.c_void_p),
+    ("ne", ctypes.c_int64 * 4),
+    ("nb", ctypes.c_size_t * 4),
+    ("op", ctypes.c_int),
+    ("op_params", ctypes.c_int32 * 16),
+    ("flags", ctypes.c_int32),
+    ("src", ctypes.POINTER(GGMLTensor) * 10),
+    ("view_src", ctypes.c_void_p),
+    ("view_offs", ctypes.c_size_t),
+    ("data", ctypes.c_void_p),
+    ("name", ctypes.c_char * 64),
+]
+
+
+class Collector:
+    """Sums of squared inputs of every matrix in a layer, by the names of the GGUF file.
+
+    Given to a `Context`, it sees all that this evaluates; weights and activations must lie in the CPU's memory.
+    `sums` are float64 [matrices, in] and `counts` int64 [matrices]: more than one matrix where there are experts.
+    """
+
+    def __init__(self) -> None:
+        lib = library.llama()
+        self.sums: dict[str, npt.NDArray[np.float64]] = {}
+        self.counts: dict[str, npt.NDArray[np.int64]] = {}
+        self.callback = lib.ggml_backend_sched_eval_callback(self._look)
+        self._error: BaseException | None = None
+        self._describe = lib._lib.ggml_op_desc
+        self._describe.argtypes, self._describe.restype = [ctypes.c_void_p], ctypes.c_char_p
+        self._name = lib._lib.ggml_get_name
+        self._name.argtypes, self._name.restype = [ctypes.c_void_p], ctypes.c_char_p
+
+    def check(self) -> None:
+        """Raise what went wrong while libllama was calling: nothing can be raised through it."""
+        if self._error is not None:
+            raise EngineError(f"cannot look at activations: {self._error}") from self._error
+
+    def add(self, node: GGMLTensor, routed: bool) -> None:
+        """Take in the inputs of one evaluated node: `routed` to experts (MUL_MAT_ID), else MUL_MAT."""
+        weight, inputs = node.src[0].contents, node.src[1].contents
+        matrices = weight.ne[2] * weight.ne[3]
+        name = weight.name.decode()
+        values = _view(inputs, ctypes.c_float, np.float32)  # [i3, i2, rows, in]
+        sums = self.sums.setdefault(name, np.zeros((matrices, inputs.ne[0])))
+        counts = self.counts.setdefault(name, np.zeros(matrices, np.int64))
+        if sums.shape != (matrices, inputs.ne[0]):
+            raise ValueError(f"{name} takes {inputs.ne[0]} values now, {sums.shape[1]} before")
+        if not routed:
+            # Inputs of more axes than the matrix has are more rows of it.
+            for i3, i2 in np.ndindex(values.shape[:2]):
+                number = (i3 % weight.ne[3]) * weight.ne[2] + i2 % weight.ne[2]
+                for start in range(0, values.shape[2], _ROWS):
+                    rows = values[i3, i2, start : start + _ROWS].astype(np.float64)
+                    sums[number] += np.einsum("ij,ij->j", rows, rows)
+            counts += values.shape[0] * values.shape[1] * values.shape[2] // matrices
+            return
+        chosen = _view(node.src[2].contents, ctypes.c_int32, np.int32)[0, 0]  # [tokens, experts used]
+        for token, expert in np.ndindex(chosen.shape):
+            number = chosen[token, expert]
+            sums[number] += values[0, token, expert % values.shape[2]].astype(np.float64) ** 2
+            counts[number] += 1
+
+    def _look(self, address: int, ask: bool, _data: object) -> bool:
+        try:
+            node = GGMLTensor.from_address(address)
+            described = self._describe(address)
+            if ask:
+                return described in (_PLAIN, _ROUTED) and self._wanted(node)
+            self.add(node, described == _ROUTED)
+        except BaseException as error:
+            self._error = self._error or error
+            return not ask  # False would end the evaluation in the middle
+        return True
+
+    def _wanted(self, node: GGMLTensor) -> bool:
+        weight = node.src[0].contents
+        if self._name(ctypes.addressof(weight)) != weight.name:  # the layout of ggml_tensor has changed
+            raise ValueError("ggml_tensor is not as this version of pocketvlm knows it")
+        return bool(weight.name.startswith(_LAYERS.encode()) and node.src[1].contents.type == _F32)
+
+
+def _view(tensor: GGMLTensor, item: Any, dtype: Any) -> npt.NDArray[Any]:
+    shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
+    span = sum((count - 1) * stride for count, stride in zip(shape, strides, strict=True)) + ctypes.sizeof(item)
+    memory = (ctypes.c_uint8 * span).from_address(tensor.data)
+    found: npt.NDArray[Any] = np.ndarray(shape, dtype, buffer=memory, strides=strides)
+    return found
