@@ -100,7 +100,10 @@ class Section:
 
     def wrong(self, key: str, reason: str) -> CheckpointError:
         """The error that names a field and its value."""
-        return CheckpointError(f"{self._where}{key} is {short(self.values.get(key))}; {reason}", self.path)
+        value = self.values.get(key)
+        return CheckpointError(
+            f"{self._where}{key} is {'missing' if value is None else short(value)}; {reason}", self.path
+        )
 
     def _get(self, key: str, kind: Any, default: Any) -> Any:
         value = self.values.get(key)

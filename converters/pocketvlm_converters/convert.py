@@ -164,6 +164,7 @@ class _Conversion:
             self._add(graph.data_path, "data", kind)
 
     def _seal(self) -> None:
+        self.checkpoint.check_unchanged()
         manifest = Manifest(
             name=self.name,
             family=self.family.name,
@@ -195,6 +196,10 @@ def _with_metadata(part: Part, metadata: Mapping[str, Value]) -> Part:
 
 
 def _check_target(output: Path, source: Checkpoint, force: bool) -> None:
+    try:
+        str(output).encode()
+    except UnicodeEncodeError:
+        raise OutputError("its path is not UTF-8, which the name of a model must be", output) from None
     if not output.parent.is_dir():
         raise OutputError("the folder that it should lie in does not exist", output)
     if not os.path.lexists(output):

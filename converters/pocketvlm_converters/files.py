@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -49,12 +50,12 @@ def read_limited(path: Path, limit: int) -> bytes:
     """All of a file of at most `limit` bytes. Raises CheckpointError."""
     with open_file(path) as file:
         try:
-            raw = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise CheckpointError(f"has {size:,} bytes; {limit >> 20} MiB are plenty for such a file", path)
+            return file.read(size)
         except OSError as error:
             raise CheckpointError(f"cannot be read: {error}", path) from None
-    if len(raw) > limit:
-        raise CheckpointError(f"has more than {limit >> 20} MiB, which no such file needs", path)
-    return raw
 
 
 def _check_kind(file: BinaryIO, path: Path) -> None:

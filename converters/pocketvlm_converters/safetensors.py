@@ -86,11 +86,11 @@ def read_tensors(path: Path) -> list[Tensor]:
         raise CheckpointError("holds no tensors", path)
     entries = sorted((_entry(name, entry, path) for name, entry in header.items()), key=lambda e: (e.begin, e.end))
     at, size = 0, len(buffer) - start
+    if cut := next((entry for entry in entries if entry.end > size), None):
+        raise CheckpointError(
+            f"is truncated: tensor {cut.name} ends at byte {start + cut.end:,} of {len(buffer):,}", path
+        )
     for entry in entries:
-        if entry.end > size:
-            raise CheckpointError(
-                f"is truncated: tensor {entry.name} ends at byte {start + entry.end:,} of {len(buffer):,}", path
-            )
         if entry.begin != at:
             overlaps = "overlaps the one before" if entry.begin < at else "leaves a gap before it"
             raise CheckpointError(f"tensor {entry.name} {overlaps}: its header is damaged", path)
