@@ -38,6 +38,7 @@ def convert(
     from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     from pocketvlm_converters.convert import convert as convert_checkpoint
+    from pocketvlm_converters.signals import ending_cleanly
 
     bars = Progress(
         TextColumn("{task.description}"),
@@ -53,7 +54,7 @@ def convert(
             tasks[step] = bars.add_task(step, total=total)
         bars.update(tasks[step], completed=done, total=total)
 
-    with bars:
+    with ending_cleanly(), bars:
         bundle = convert_checkpoint(
             checkpoint,
             output,

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from pocketvlm_converters.cli import convert as command
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.quantize import quantize_language
 
+ROOT = Path(__file__).parents[2]
 STEPS = ["mmproj q8_0", "onnx int8", "language model", "quantize Q4_K_M", "tokenizer"]
 
 
@@ -158,6 +160,25 @@ def test_interrupted(pristine: Path, tmp_path: Path, step: str, existing: bool) 
         convert(pristine, output, force=True, progress=interrupt)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
     assert list(tmp_path.iterdir()) == ([output] if existing else [])
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_command_ended_by_a_signal(number: signal.Signals, tmp_path: Path) -> None:
+    """A service manager, a closed terminal, Ctrl-C: no hidden folder is left."""
+    code = "from pocketvlm.cli import main; main()"
+    checkpoint = ROOT / "models" / "iota" / "checkpoint"  # large enough to be met at work
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "convert", str(checkpoint), "-o", str(tmp_path / "bundle")], stderr=subprocess.PIPE
+    )
+    while not any(tmp_path.iterdir()):
+        assert process.poll() is None, "it must get to work"
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in told
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_command(pristine: Path, tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ NORM = "model.text_model.norm.weight"
 QUERY = "model.text_model.layers.1.self_attn.q_proj.weight"
 SINGLE, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 DEEP = 100_000
-LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca2\n"
+LFS = (
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca2\n"
+)
 
 Damage = Callable[[Path], object]
 Header = dict[str, Any]
@@ -252,7 +254,10 @@ SINGLE_FILE: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "config a pointer": (file(CONFIG, LFS), (CONFIG, "git-lfs pointer")),
     "config huge": (file(CONFIG, b" " * (17 << 20)), (CONFIG, "17,825,792 bytes")),
     "config nested deep": (file(CONFIG, b'{"a":' * DEEP), (CONFIG, "nested too deep")),
-    "config with a key twice": (file(CONFIG, b'{"model_type": "a", "model_type": "b"}'), (CONFIG, "'model_type' twice")),
+    "config with a key twice": (
+        file(CONFIG, b'{"model_type": "a", "model_type": "b"}'),
+        (CONFIG, "'model_type' twice"),
+    ),
     "config a FIFO": (instead(CONFIG, os.mkfifo), (CONFIG, "not a regular file")),
     "config a link to nothing": (instead(CONFIG, lambda path: path.symlink_to("gone")), (CONFIG, "is gone")),
     "model_type missing": (settings(model_type=...), (CONFIG, "model_type is missing")),

@@ -18,8 +18,9 @@ from pocketvlm_converters.checkpoint import Checkpoint
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.family import find_family
 
+EXAMPLES = 100
 FUZZ = settings(
-    max_examples=150,
+    max_examples=EXAMPLES,
     deadline=5000,  # ms
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -51,13 +52,14 @@ def original(victim: Path, pristine: Path) -> Iterator[Path]:
     shutil.copytree(pristine, victim)
 
 
-def attempt(folder: Path) -> None:
-    """All that reads the checkpoint's description, and the whole conversion where nothing is wrong with it."""
+def attempt(folder: Path, whole: bool = False) -> None:
+    """All that reads the checkpoint's description; the `whole` conversion where nothing is wrong with it."""
     try:
         family = find_family(Checkpoint(folder))
         family.language(), family.projector()
         family.check_all_used()
-        convert(folder, folder.parent / "bundle", quantize="f32", mmproj="f32", onnx="fp32", force=True)
+        if whole:
+            convert(folder, folder.parent / "bundle", quantize="f32", mmproj="f32", onnx="fp32", force=True)
     except ConversionError as error:
         str(error).encode()  # it can be printed
 
@@ -87,16 +89,14 @@ def changed(data: st.DataObject, document: Any, places: list[tuple[Any, ...]]) -
     return found
 
 
-@FUZZ
+@settings(FUZZ, max_examples=EXAMPLES // 4)
 @given(data=st.data())
-@pytest.mark.parametrize(
-    "name", ["config.json", "processor_config.json", "generation_config.json", "tokenizer_config.json"]
-)
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json"])
 def test_settings(data: st.DataObject, name: str, victim: Path, original: Path) -> None:
     document = json.loads((original / name).read_text())
     made = changed(data, document, list(paths(document)))
     (victim / name).write_text(json.dumps(made))
-    attempt(victim)
+    attempt(victim, whole=True)
 
 
 @FUZZ
