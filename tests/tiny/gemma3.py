@@ -96,11 +96,11 @@ def tokenizer() -> Tokenizer:
 
 def model(tied: bool = True, pooled: int = POOLED, vision: dict[str, Any] | None = None, **text: Any) -> Any:
     """`vision` and `text` change the configurations."""
-    words = tokenizer()
+    words, seen = tokenizer(), VISION | (vision or {})
     config = Gemma3Config(
-        vision_config=VISION | (vision or {}),
+        vision_config=seen,
         text_config=TEXT | {"vocab_size": words.get_vocab_size() + 7, "tie_word_embeddings": tied} | text,
-        mm_tokens_per_image=(TILE // PATCH // pooled) ** 2,
+        mm_tokens_per_image=(seen["image_size"] // PATCH // pooled) ** 2,
         boi_token_index=words.token_to_id("<start_of_image>"),
         eoi_token_index=words.token_to_id("<end_of_image>"),
         image_token_index=words.token_to_id("<image_soft_token>"),

@@ -86,7 +86,7 @@ class SingleEngine:
             self._context = Context(
                 self._model,
                 n_ctx=size,
-                n_batch=min(_BATCH, size),
+                n_batch=max(_BATCH, self._vision.at_once if self._vision else 0),
                 threads=threads,
                 exact=options.exact,
             )

@@ -19,6 +19,7 @@ from pocketvlm.native.llama import Model
 # is such a function ("" is false, "x" is true), and it needs neither Python nor its lock.
 _libc = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
 _ABORTED = 2  # llama_decode
+_CELLS = 256
 
 
 class Aborted(Exception):  # noqa: N818  # a control signal, not an error
@@ -27,6 +28,8 @@ class Aborted(Exception):  # noqa: N818  # a control signal, not an error
 
 class Context(Handle):
     """`n_ctx` cells, batches of `n_batch` tokens; a picture with non-causal attention must fit one batch.
+
+    libllama makes cells by the 256, and batches no larger than all of them; the attributes tell.
 
     `exact` trades speed for reproducible logits: no flash attention and a float32 cache. `collector` sees what is
     evaluated; then nothing is offloaded.
@@ -45,7 +48,8 @@ class Context(Handle):
         self._lib = lib = library.llama()
         self._flag = ctypes.create_string_buffer(2)
         params = lib.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
+        params.n_ctx = -(-n_ctx // _CELLS) * _CELLS  # as libllama rounds it, but before it cuts the batch to it
+        params.n_batch = params.n_ubatch = n_batch
         params.n_threads = params.n_threads_batch = threads
         params.no_perf = True
         if exact:
@@ -64,11 +68,11 @@ class Context(Handle):
         super().__init__(raw, lib.llama_free, parent=model)
         self._memory = lib.llama_get_memory(raw)
         self.n_ctx = int(lib.llama_n_ctx(raw))
-        self.n_batch = n_batch
+        self.n_batch = int(lib.llama_n_batch(raw))
         self._width = model.n_embd_inp
         self._pos_per_token = 4 if model.mrope else 1
         self.n_vocab = model.n_vocab
-        self._batch = _TokenBatch(n_batch, parent=self)
+        self._batch = _TokenBatch(self.n_batch, parent=self)
 
     def abort(self) -> None:
         """Stop the running evaluation, from any thread. Holds until `allow`."""

@@ -94,6 +94,7 @@ class Vision(Protocol):
 
     name: str
     image_token: str | None  # what the chat template writes for a picture; None: nothing is known about it
+    at_once: int  # embeddings that the decoder must get in one batch; 0: they may be parted
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:
         """From the size alone where the family is known: no pixel work before the prompt is known to fit."""

@@ -39,6 +39,7 @@ class NativeVision:
 
     name = "libmtmd"
     image_token: str | None = None
+    at_once = 0  # libmtmd does not tell before it has a picture
 
     def __init__(self, mtmd: Mtmd, n_vocab: int) -> None:
         self._mtmd = mtmd

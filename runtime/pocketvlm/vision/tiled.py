@@ -22,6 +22,7 @@ class FamilyVision:
     def __init__(self, family: Family, encoder: VisionEncoder, *, mrope: bool) -> None:
         self.name = encoder.name
         self.image_token: str | None = family.image_token
+        self.at_once = family.tile_tokens if family.non_causal else 0
         self._family = family
         self._encoder = encoder
         self._control_tokens = family.control_tokens()
