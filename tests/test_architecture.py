@@ -35,6 +35,7 @@ EXTRA = {
         "messages",
         "prompt",
     },  # puts pictures before a model as a chat does
+    "pocketvlm_converters.tokenizer.proof": {"prompt"},  # compares what a chat does with a text
     "pocketvlm_converters.verify": {""},
 }
 # The packages of ours that each may import.
@@ -101,6 +102,8 @@ def import_faults(name: str, source: str, is_package: bool = False) -> list[str]
 def family_faults(path: str, source: str) -> list[str]:
     if "families" in Path(path).parts:
         return []
+    # libllama names ways to split a text after the family that had it first; others share it.
+    source = re.sub(r'PreTokenizer\("[^"]*"', "", source)
     found = re.finditer(FAMILIES, source, re.IGNORECASE)
     return [
         f"{path}:{source.count(chr(10), 0, hit.start()) + 1}: family name {hit[0]!r} outside families/" for hit in found

@@ -97,6 +97,7 @@ class _Conversion:
         rows = next(w.tensor.shape[0] for w in decoder.weights if w.name == "token_embd.weight")
         vocabulary = read_vocabulary(self.checkpoint, rows, self.family.pre_tokenizers)
         check_picture_tokens(self.checkpoint, vision.metadata)
+        self.notes += vocabulary.notes
         labels = {
             "general.name": self.name,
             "pocketvlm.family": self.family.name,

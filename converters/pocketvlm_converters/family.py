@@ -72,8 +72,8 @@ def weights_sha256(parts: Iterable[Part]) -> str:
 class PreTokenizer:
     """How text is split before byte-pair encoding, and libllama's name for it (tokenizer.ggml.pre).
 
-    `steps` is the `pre_tokenizer` of tokenizer.json in the short form of `tokenizer.steps_of`. libllama derives from
-    the name whether a whole word that is a token skips the merges.
+    `steps` is the `pre_tokenizer` of tokenizer.json in the short form of `tokenizer.byte_bpe.steps_of`. libllama
+    derives from the name whether a whole word that is a token skips the merges.
     """
 
     name: str

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import gguf
 import pytest
 from gguf import GGUFReader, TokenType
+from tokenizers import Tokenizer
 
-from pocketvlm.errors import TokenizerError
+from pocketvlm.errors import ModelFormatError, TokenizerError
 from pocketvlm.native.llama import Model
 from pocketvlm_converters.checkpoint import Checkpoint
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.corpus import corpus
 from pocketvlm_converters.family import PreTokenizer
-from pocketvlm_converters.tokenizer import Vocabulary, prove, read_vocabulary, steps_of
+from pocketvlm_converters.tokenizer import Vocabulary, prove, read_vocabulary
+from pocketvlm_converters.tokenizer.byte_bpe import steps_of
+from pocketvlm_converters.tokenizer.corpus import corpus
 
 Edit = Callable[..., None]
 ROWS = 704
@@ -40,10 +43,10 @@ def read(folder: Path, rows: int = ROWS) -> Vocabulary:
     return read_vocabulary(Checkpoint(folder), rows)
 
 
-def write(vocabulary: Vocabulary, path: Path) -> Path:
+def write(vocabulary: Vocabulary, path: Path, changes: Mapping[str, Any] | None = None) -> Path:
     """A GGUF file of a vocabulary alone."""
     writer = gguf.GGUFWriter(path, "llama")
-    for key, value in vocabulary.metadata().items():
+    for key, value in {**vocabulary.metadata(), **(changes or {})}.items():
         if isinstance(value, tuple):
             writer.add_array(key, value)
         elif isinstance(value, bool):
@@ -72,13 +75,14 @@ def proven(folder: Path, path: Path) -> int:
         (sequence(LEVEL), False, "gpt-2"),
         (sequence(SPLIT, BYTES), True, "llama-bpe"),
         (sequence(SPLIT, BYTES), False, "smaug-bpe"),
+        (sequence({**SPLIT, "pattern": {"Regex": WORDS.replace("{1,3}", "")}}, BYTES), False, "qwen2"),
     ],
 )
 def test_known_pre_tokenizers(
     checkpoint: Path, edit: Edit, tmp_path: Path, pre_tokenizer: Any, ignore_merges: bool, name: str
 ) -> None:
     edit(checkpoint / "tokenizer.json", {"pre_tokenizer": pre_tokenizer, "model.ignore_merges": ignore_merges})
-    assert read(checkpoint).pre == name
+    assert read(checkpoint).model["tokenizer.ggml.pre"] == name
     assert proven(checkpoint, tmp_path / "vocabulary.gguf") > 600
 
 
@@ -108,7 +112,7 @@ def test_a_family_may_bring_its_own(checkpoint: Path, edit: Edit) -> None:
     split = {**SPLIT, "pattern": {"Regex": "."}}
     edit(checkpoint / "tokenizer.json", {"pre_tokenizer": split})
     own = PreTokenizer("its-own", steps_of(split))
-    assert read_vocabulary(Checkpoint(checkpoint), ROWS, [own]).pre == "its-own"
+    assert read_vocabulary(Checkpoint(checkpoint), ROWS, [own]).model["tokenizer.ggml.pre"] == "its-own"
 
 
 def test_proof_names_the_text_the_place_and_both_ids(checkpoint: Path, edit: Edit, tmp_path: Path) -> None:
@@ -135,15 +139,73 @@ def test_proof_fails_on_merges_that_were_altered(checkpoint: Path, tmp_path: Pat
 
 
 def test_conversion_fails_with_the_proof(checkpoint: Path, edit: Edit) -> None:
-    """A token that takes the spaces around it along, which libllama does not know."""
+    """A token that libllama matches in every text, because of its spelling."""
     path = checkpoint / "tokenizer.json"
-    added = json.loads(path.read_text())["added_tokens"]
-    added[5]["lstrip"] = True
-    edit(path, {"added_tokens": added})
+    data = json.loads(path.read_text())
+    token = {**data["added_tokens"][0], "id": len(data["model"]["vocab"]), "content": "<|channel|>"}
+    edit(path, {"added_tokens": [*data["added_tokens"], token]})
     before = sorted(checkpoint.parent.iterdir())
-    with pytest.raises(TokenizerError, match="<image>"):
+    with pytest.raises(TokenizerError, match="channel"):
         convert(checkpoint, checkpoint.parent / "bundle")
     assert sorted(checkpoint.parent.iterdir()) == before
+
+
+def add_tokens(path: Path, *contents: str, **flags: bool) -> int:
+    """Add tokens that are not special at the end of the vocabulary of a tokenizer.json; the id of the first."""
+    data = json.loads(path.read_text())
+    first = len(data["model"]["vocab"])
+    flags = dict.fromkeys(("special", "single_word", "lstrip", "rstrip", "normalized"), False) | flags
+    data["added_tokens"] += [{"id": first + i, "content": content, **flags} for i, content in enumerate(contents)]
+    path.write_text(json.dumps(data))
+    return first
+
+
+def test_text_is_normalized_as_the_original_does(checkpoint: Path, edit: Edit, tmp_path: Path) -> None:
+    """libllama has no normalizer: the runtime composes what is not NFC, but not across a token."""
+    pieces = (*"aeoAZ1 <>;|x", "\u0301", "\u0308", "\u0323", "\u0338", "\u1100", "\u1161", "\u11a8", "\u212b", "\u037e",
+              "<thing>", "<|im_end|>")  # fmt: skip
+    edit(checkpoint / "tokenizer.json", {"normalizer": {"type": "NFC"}})
+    add_tokens(checkpoint / "tokenizer.json", "<thing>")
+    vocabulary, path = read(checkpoint), tmp_path / "vocabulary.gguf"
+    assert prove(write(vocabulary, path), checkpoint, vocabulary) > 600
+    reference, rng = Tokenizer.from_file(str(checkpoint / "tokenizer.json")), Random(0)
+    texts = ["".join(rng.choice(pieces) for _ in range(12)) for _ in range(500)]
+    with Model(path, vocab_only=True) as model:
+        for special in (True, False):
+            reference.encode_special_tokens = not special
+            for text in texts:
+                assert model.tokenize(text, special=special) == reference.encode(text).ids, (text, special)
+    write(vocabulary, path, {"pocketvlm.normalizer": ""})
+    with pytest.raises(TokenizerError, match="tokenizes otherwise"):
+        prove(path, checkpoint, vocabulary)
+
+
+def test_unknown_normalizer_in_the_file(checkpoint: Path, tmp_path: Path) -> None:
+    vocabulary = read(checkpoint)
+    for change in ({"pocketvlm.normalizer": "NFKC"}, {"pocketvlm.end_token_ids": "3,4"}):
+        path = write(vocabulary, tmp_path / "vocabulary.gguf", change)
+        with pytest.raises(ModelFormatError, match="normalizer"):
+            Model(path, vocab_only=True)
+
+
+def test_tokens_that_libllama_takes_for_control_tokens(checkpoint: Path, edit: Edit, tmp_path: Path) -> None:
+    """By their spelling. In the runtime they are what the file says: text that can be typed, and said."""
+    first = add_tokens(checkpoint / "tokenizer.json", "</s>", "<|fim_pad|>")
+    data = json.loads((checkpoint / "tokenizer.json").read_text())
+    size = len(data["model"]["vocab"])
+    edit(checkpoint / "tokenizer.json", {"model.vocab": {**data["model"]["vocab"], "<EOT>": size}})
+    edit(checkpoint / "tokenizer.json", {"added_tokens": [
+        {**token, "id": token["id"] + (token["id"] >= first)} for token in data["added_tokens"]
+    ]})  # fmt: skip
+    vocabulary, path = read(checkpoint), tmp_path / "vocabulary.gguf"
+    assert [vocabulary.types[size + i] for i in range(3)] == [TokenType.NORMAL, *[TokenType.USER_DEFINED] * 2]
+    assert "<EOT>" in vocabulary.notes[0]
+    assert prove(write(vocabulary, path), checkpoint, vocabulary) > 600
+    with Model(path, vocab_only=True) as model:
+        assert model.tokenize("a</s>", special=False)[-1] == size + 1
+        for token, text in enumerate((b"<EOT>", b"</s>", b"<|fim_pad|>"), size):
+            assert model.piece(token) == text and not model.is_end(token)
+        assert model.is_end(3) and model.piece(3) == b""
 
 
 def test_both_spellings_of_merges(checkpoint: Path, edit: Edit, tmp_path: Path) -> None:
@@ -188,7 +250,9 @@ def test_several_ends(checkpoint: Path, edit: Edit) -> None:
     edit(checkpoint / "generation_config.json", {"eos_token_id": [0, 3, 2]})
     assert {name: read(checkpoint).special[name] for name in ("eos", "eot", "eom")} == {"eos": 3, "eot": 0, "eom": 2}
     edit(checkpoint / "generation_config.json", {"eos_token_id": [0, 1, 2, 3]})
-    with pytest.raises(TokenizerError, match="4 ends"):
+    assert read(checkpoint).ends == (3, 0, 1, 2), "libllama knows three, the runtime all"
+    edit(checkpoint / "generation_config.json", {"eos_token_id": [3, 9999]})
+    with pytest.raises(TokenizerError, match="9999"):
         read(checkpoint)
 
 
@@ -232,15 +296,15 @@ def test_places_of_the_chat_template(checkpoint: Path, file: str, content: Any) 
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"normalizer": {"type": "NFC"}}, "normalizer 'NFC'"),
-        ({"model.byte_fallback": True}, "byte_fallback"),
+        ({"normalizer": {"type": "NFKC"}}, "normalizer 'NFKC'"),
+        ({"model.byte_fallback": True}, "no token <0x00>"),
         ({"model.continuing_subword_prefix": "##"}, "continuing_subword_prefix"),
         ({"model.type": "Unigram"}, "'Unigram' is not supported"),
         ({"model.merges": ["a b c"]}, "cannot be loaded"),
         ({"model.merges": [["zz", "qq"]]}, "cannot be loaded"),
         ({"model.vocab.twice": 300}, "same id"),
         ({"model.vocab.far": 704}, "only 704 rows"),
-        ({"model.vocab": {}}, "byte-level BPE"),
+        ({"model.vocab": {}}, "is not supported"),
     ],
 )
 def test_tokenizers_that_are_refused(checkpoint: Path, edit: Edit, changes: dict[str, Any], wanted: str) -> None:
@@ -308,12 +372,12 @@ def test_a_real_vocabulary(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "tokenizer.json").write_text(json.dumps(data))
     metadata = Vocabulary(
-        pre="smollm",
+        model={"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "smollm", "tokenizer.ggml.merges": tuple(merges)},
         tokens=tuple(tokens),
         types=tuple(kinds),
-        merges=tuple(merges),
         added=tuple(token["content"] for token in added),
         special={"bos": 1, "eos": 2},
+        ends=(2,),
         add_bos=False,
         add_eos=False,
         chat_template=None,

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
+from unicodedata import is_normalized, normalize
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError, RequestError
 from pocketvlm.native import library, log
 from pocketvlm.native.handle import Handle
 
 _PARSED_ON_DEMAND = (2, 3)  # LLAMA_TOKEN_TYPE_UNKNOWN, LLAMA_TOKEN_TYPE_CONTROL
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 4, 1, 8, 16  # llama_token_attr
+_NORMALIZERS = ("", "NFC")
+_Spelled = tuple[re.Pattern[str], dict[str, int]]  # tokens: where they stand in a text, and their ids
 _MROPE_TYPES = (8, 40)  # LLAMA_ROPE_TYPE_MROPE, LLAMA_ROPE_TYPE_IMROPE
 
 
@@ -41,6 +47,12 @@ class Model(Handle):
         self._vocab = self._lib.llama_model_get_vocab(raw)
         self.n_vocab: int = self._lib.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
+        self._normalizer, ends = self._text_of("pocketvlm.normalizer"), self._text_of("pocketvlm.end_token_ids")
+        if self._normalizer not in _NORMALIZERS or not re.fullmatch(r"[0-9 ]*", ends):
+            self.close()
+            raise ModelFormatError(f"has an unknown normalizer or broken ends: {self._normalizer}; {ends}", self.path)
+        # What the original stops at. libllama goes by the spelling of tokens, `</s>` for one, as well.
+        self._ends = frozenset(map(int, ends.split()))
 
     @property
     def vocab(self) -> object:
@@ -91,6 +103,8 @@ class Model(Handle):
 
     def is_end(self, token: int) -> bool:
         """Whether `token` ends a generation (end of turn, end of text and their like)."""
+        if self._ends:
+            return token in self._ends
         return bool(self._lib.llama_vocab_is_eog(self.vocab, token))
 
     def token_text(self, token: int) -> str:
@@ -105,7 +119,28 @@ class Model(Handle):
         return frozenset(self.token_text(token) for token, kind in enumerate(types) if kind in _PARSED_ON_DEMAND) - {""}
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of `text`, nothing added. With `special`, control tokens spelled in it are parsed."""
+        """Token ids of `text`, nothing added. With `special`, control tokens spelled in it are parsed.
+
+        What libllama gets wrong is made good here: it has no normalizers (the text between the tokens that are taken as
+        they are spelled is normalized), and it takes some tokens for control tokens that the file says are none.
+        """
+        if self._normalizer == "NFC" and not is_normalized("NFC", text):
+            return self._tokenize_parts(text, special)
+        if not special and self._mistaken and self._mistaken.search(text):
+            return self._tokenize_parts(text, special)
+        return self._tokenize(text, special)
+
+    def _tokenize_parts(self, text: str, special: bool) -> list[int]:
+        pattern, numbers = self._spelled[special]
+        ids: list[int] = []
+        for number, part in enumerate(pattern.split(text)):
+            if number % 2:
+                ids.append(numbers[part])
+            else:
+                ids += self._tokenize(normalize("NFC", part) if self._normalizer else part, False)
+        return ids
+
+    def _tokenize(self, text: str, special: bool) -> list[int]:
         data = text.encode("utf-8", "surrogatepass")
         if not data:
             return []
@@ -124,10 +159,50 @@ class Model(Handle):
         """The bytes that `token` adds to the answer; nothing for control tokens."""
         found = self._pieces.get(token)
         if found is None:
+            mistaken = bool(self._ends) and _is_mistaken(self._lib.llama_vocab_get_attr(self.vocab, token))
             buffer = ctypes.create_string_buffer(256)
-            count = self._lib.llama_token_to_piece(self.vocab, token, buffer, 256, 0, False)
+            count = self._lib.llama_token_to_piece(self.vocab, token, buffer, 256, 0, mistaken)
             if count < 0:
                 buffer = ctypes.create_string_buffer(-count)
-                count = self._lib.llama_token_to_piece(self.vocab, token, buffer, -count, 0, False)
+                count = self._lib.llama_token_to_piece(self.vocab, token, buffer, -count, 0, mistaken)
             found = self._pieces[token] = buffer.raw[: max(count, 0)]
         return found
+
+    @cached_property
+    def _spelled(self) -> tuple[_Spelled, _Spelled]:
+        """The tokens that are found in a text before it is split, without and with `special`."""
+        return self._matched(_USER_DEFINED), self._matched(_USER_DEFINED | _CONTROL | _UNKNOWN)
+
+    @cached_property
+    def _mistaken(self) -> re.Pattern[str] | None:
+        """User-defined tokens that libllama took for control tokens, where the file can be trusted to know better."""
+        if not self._ends:
+            return None
+        found = {text for text, token in self._spelled[False][1].items() if _is_mistaken(self._attributes[token])}
+        return _any_of(found) if found else None
+
+    def _matched(self, wanted: int) -> _Spelled:
+        kinds = enumerate(self._attributes)
+        numbers = {self.token_text(token): token for token, kind in kinds if kind & wanted and not kind & _NORMAL}
+        return _any_of(numbers), numbers
+
+    @cached_property
+    def _attributes(self) -> list[int]:
+        get, vocab = self._lib.llama_vocab_get_attr, self.vocab
+        return [get(vocab, token) for token in range(self.n_vocab)]
+
+    def _text_of(self, key: str) -> str:
+        """A value of the file's metadata that is no array, "" where there is none."""
+        buffer = ctypes.create_string_buffer(4096)
+        length = self._lib.llama_model_meta_val_str(self.raw, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if length >= 0 else ""
+
+
+def _is_mistaken(attributes: int) -> bool:
+    """libllama adds to the type that the file gives a token, so both are there."""
+    return bool(attributes & _CONTROL and attributes & (_NORMAL | _USER_DEFINED))
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """The longest one first, in a group, so that `split` keeps them."""
+    return re.compile("(" + ("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)") + ")")

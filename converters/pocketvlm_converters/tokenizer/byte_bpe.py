@@ -1,0 +1,69 @@
+"""Byte-level BPE: GGUF model `gpt2`. libllama knows a split of the text by name, tokenizer.json by regex."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.errors import TokenizerError
+from pocketvlm_converters.family import PreTokenizer, Value
+
+_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORD, _REST = r"[^\r\n\p{L}\p{N}]?\p{L}+", r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_DIGITS_3 = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1,3}}|{_REST}"
+_DIGITS_1 = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}|{_REST}"
+_BYTES = ("ByteLevel", "bytes")
+# Splits that many families share. An unknown one is refused: a wrong split answers worse, and nobody notices.
+_PRE_TOKENIZERS = (
+    PreTokenizer("gpt-2", (("ByteLevel", "words"),)),
+    PreTokenizer("smollm", (("Digits", "single"), ("ByteLevel", "words"))),
+    PreTokenizer("llama-bpe", (("Split", _DIGITS_3, "Isolated"), _BYTES), ignore_merges=True),
+    PreTokenizer("smaug-bpe", (("Split", _DIGITS_3, "Isolated"), _BYTES)),
+    PreTokenizer("qwen2", (("Split", _DIGITS_1, "Isolated"), _BYTES)),
+)
+# What the runtime can do to a text beforehand; libllama does nothing.
+_NORMALIZERS = ("NFC",)
+
+
+def read_byte_bpe(
+    data: Mapping[str, Any], model: Mapping[str, Any], extra: Iterable[PreTokenizer], path: Path
+) -> dict[str, Value]:
+    """GGUF keys of the model. Raises TokenizerError for what neither libllama nor the runtime can reproduce."""
+    metadata: dict[str, Value] = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": _pre_tokenizer(data.get("pre_tokenizer"), bool(model.get("ignore_merges")), extra, path),
+        "tokenizer.ggml.merges": tuple(m if isinstance(m, str) else " ".join(m) for m in model["merges"]),
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+    if normalizer := data.get("normalizer"):
+        if normalizer.get("type") not in _NORMALIZERS:
+            raise TokenizerError(f"normalizer {normalizer.get('type')!r} is not supported: libllama has none", path)
+        metadata["pocketvlm.normalizer"] = normalizer["type"]
+    return metadata
+
+
+def steps_of(pre_tokenizer: Any) -> tuple[tuple[str, ...], ...]:
+    """The `pre_tokenizer` of a tokenizer.json, flattened: one tuple a step, its settings as words."""
+    if not isinstance(pre_tokenizer, dict):
+        return ()
+    kind = str(pre_tokenizer.get("type"))
+    if kind == "Sequence":
+        return tuple(step for one in pre_tokenizer.get("pretokenizers", ()) for step in steps_of(one))
+    if kind == "ByteLevel" and not pre_tokenizer.get("add_prefix_space", True):
+        return ((kind, "words" if pre_tokenizer.get("use_regex", True) else "bytes"),)
+    if kind == "Digits":
+        return ((kind, "single" if pre_tokenizer.get("individual_digits") else "runs"),)
+    if kind == "Split" and "Regex" in pre_tokenizer.get("pattern", {}) and not pre_tokenizer.get("invert"):
+        return ((kind, pre_tokenizer["pattern"]["Regex"], str(pre_tokenizer.get("behavior"))),)
+    return ((kind, json.dumps(pre_tokenizer, sort_keys=True)),)
+
+
+def _pre_tokenizer(described: Any, ignore_merges: bool, extra: Iterable[PreTokenizer], path: Path) -> str:
+    steps = steps_of(described)
+    for known in (*extra, *_PRE_TOKENIZERS):
+        if known.steps == steps and known.ignore_merges == ignore_merges:
+            return known.name
+    shown = json.dumps(described, ensure_ascii=False)
+    raise TokenizerError(f"unknown pre_tokenizer (ignore_merges {str(ignore_merges).lower()}): {shown[:500]}", path)

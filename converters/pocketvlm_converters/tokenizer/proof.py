@@ -1,0 +1,76 @@
+"""The proof that the runtime, with the GGUF vocabulary, reads and writes text as tokenizer.json does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gguf import TokenType
+
+from pocketvlm.errors import ModelError, TokenizerError
+from pocketvlm.native.llama import Model
+from pocketvlm.prompt import TextSpan, isolate_control_tokens
+from pocketvlm_converters.tokenizer.corpus import corpus
+from pocketvlm_converters.tokenizer.reference import FILE, load_reference
+from pocketvlm_converters.tokenizer.sentencepiece import SPACE
+from pocketvlm_converters.tokenizer.vocabulary import Vocabulary
+
+_HIDDEN = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED)  # no part of an answer
+
+
+def prove(gguf: Path, checkpoint: Path, vocabulary: Vocabulary) -> int:
+    """Compare the runtime, loading the vocabulary of `gguf`, with tokenizer.json on the whole corpus.
+
+    Text to tokens, with special tokens once parsed and once as plain text, and every token to text. Returns the number
+    of comparisons; raises TokenizerError with the text, the position and both id lists where they first differ.
+    """
+    path = checkpoint / FILE
+    reference = load_reference(path)
+    compared = 0
+    try:
+        with Model(gguf, vocab_only=True) as model:
+            if model.n_vocab != len(vocabulary.tokens):
+                raise TokenizerError(f"libllama sees {model.n_vocab} tokens of {len(vocabulary.tokens)}", path)
+            control = model.control_tokens(vocabulary.types)
+            for special in (True, False):
+                reference.encode_special_tokens = not special
+                for text in corpus(vocabulary.added):
+                    if vocabulary.marks_spaces and SPACE in text:
+                        continue
+                    wanted = reference.encode(text, add_special_tokens=False)
+                    found: list[int] = []
+                    for span in isolate_control_tokens([TextSpan(text, special)], control):
+                        found += model.tokenize(span.text, special=span.special)
+                    if found != wanted.ids:
+                        raise TokenizerError(_difference(text, special, wanted, found), path)
+                    compared += 1
+            return compared + _prove_pieces(model, reference, vocabulary, path)
+    except ModelError as error:
+        raise TokenizerError(f"libllama cannot load the vocabulary made of it: {error.message}", path) from error
+
+
+def _prove_pieces(model: Model, reference: Any, vocabulary: Vocabulary, path: Path) -> int:
+    compared = 0
+    for token, kind in enumerate(vocabulary.types):
+        if kind in _HIDDEN:
+            continue
+        wanted = reference.decode([token], skip_special_tokens=False)
+        found = model.piece(token).decode("utf-8", "replace")
+        if found not in (wanted, " " + wanted):  # some decoders take a text's first space away
+            raise TokenizerError(
+                f"token {token} is written as {found!r} by libllama, as {wanted!r} by tokenizer.json", path
+            )
+        compared += 1
+    return compared
+
+
+def _difference(text: str, special: bool, wanted: Any, found: list[int]) -> str:
+    ids: list[int] = wanted.ids
+    at = next((i for i, (a, b) in enumerate(zip(ids, found, strict=False)) if a != b), min(len(ids), len(found)))
+    position = wanted.offsets[at][0] if at < len(ids) else len(text)
+    near = slice(max(0, at - 2), at + 6)
+    return (
+        f"the GGUF vocabulary tokenizes otherwise ({'parsing' if special else 'not parsing'} special tokens) "
+        f"at character {position} of {text!r}, before {text[position : position + 20]!r}: "
+        f"tokenizer.json gives {ids[near]}, libllama {found[near]} (from token {near.start} on)"
+    )

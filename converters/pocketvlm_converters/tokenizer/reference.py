@@ -1,0 +1,27 @@
+"""tokenizer.json in the tokenizers package: what every vocabulary made of it is compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.errors import TokenizerError
+
+FILE = "tokenizer.json"
+
+
+def load_reference(path: Path) -> Any:
+    """A tokenizers.Tokenizer that neither truncates nor pads. Raises TokenizerError."""
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise TokenizerError("the tokenizers package is missing: pip install 'pocketvlm[convert]'", path) from error
+    try:
+        reference = Tokenizer.from_file(str(path))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the package raises plain Exception, and BaseException where its Rust panics
+        raise TokenizerError(f"cannot be loaded: {error}", path) from None
+    reference.no_truncation()
+    reference.no_padding()
+    return reference

@@ -1,0 +1,66 @@
+"""BPE over characters with a fallback to bytes, as SentencePiece makes it: GGUF model `llama`.
+
+libllama merges two neighbours when both together are a token, highest score first, and knows no list of merges. So
+the score of a token is that of its first merge. Merges that no order of tokens can express fail the proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gguf import TokenType
+
+from pocketvlm.errors import TokenizerError
+from pocketvlm_converters.family import Value
+
+SPACE = "\u2581"  # stands for a space within tokens
+_BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+_PREPEND = {"type": "Prepend", "prepend": SPACE}
+_SCORE_OF_UNMERGED = -1e9  # below every merge: libllama joins such a token only where nothing else can be joined
+
+
+def read_sentencepiece(
+    data: Mapping[str, Any], model: Mapping[str, Any], tokens: tuple[str, ...], path: Path
+) -> dict[str, Value]:
+    """GGUF keys of the model; `tokens` by id. Raises TokenizerError for what libllama cannot reproduce."""
+    if model.get("ignore_merges"):
+        raise TokenizerError("model.ignore_merges is true, which libllama does not have with byte_fallback", path)
+    missing = [token for token in _BYTES if token not in model["vocab"]]
+    if missing:  # libllama ends the process where it looks for one
+        raise TokenizerError(f"falls back to bytes but has no token {missing[0]}", path)
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.scores": _scores(model["merges"], tokens),
+        "tokenizer.ggml.add_space_prefix": _adds_prefix(data, path),
+    }
+
+
+def type_of(token: str, unknown: str | None) -> int:
+    """TokenType of a token that is in the model, not an added one."""
+    if token == unknown:
+        return int(TokenType.UNKNOWN)
+    return int(TokenType.BYTE if token in _BYTES else TokenType.NORMAL)
+
+
+def _scores(merges: list[Any], tokens: tuple[str, ...]) -> tuple[float, ...]:
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(merges):
+        first, second = merge.split(" ") if isinstance(merge, str) else merge
+        ranks.setdefault(first + second, rank)
+    return tuple(-float(ranks[token]) if token in ranks else _SCORE_OF_UNMERGED for token in tokens)
+
+
+def _adds_prefix(data: Mapping[str, Any], path: Path) -> bool:
+    """Whether a space is put before a text. Spaces must become tokens' own mark for them, and nothing else happen."""
+    normalizer, pre_tokenizer = data.get("normalizer") or {}, data.get("pre_tokenizer") or {}
+    steps = normalizer.get("normalizers", []) if normalizer.get("type") == "Sequence" else [normalizer]
+    if steps not in ([_REPLACE], [_PREPEND, _REPLACE]):
+        raise TokenizerError(f"normalizer {str(normalizer)[:300]} is not supported with byte_fallback", path)
+    # A split at spaces does nothing: the normalizer has left none.
+    if pre_tokenizer and (pre_tokenizer.get("type"), pre_tokenizer.get("pattern")) != ("Split", {"String": " "}):
+        raise TokenizerError(f"unknown pre_tokenizer with byte_fallback: {str(pre_tokenizer)[:300]}", path)
+    return len(steps) == 2

@@ -1,0 +1,126 @@
+"""Tokens with a role: beginning and end, infilling, padding; and the chat template that writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import TokenType
+
+from pocketvlm.errors import TokenizerError
+from pocketvlm_converters.checkpoint import Checkpoint
+
+_FLAGS = ("lstrip", "rstrip", "single_word")
+# Where GGUF names no token for one of these roles, libllama takes the one with such a spelling, and makes it a
+# control token that it then misses in a user's text.
+_INFILL = {
+    "fim_pre": (
+        "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
+        "<|prefix|>",
+    ),
+    "fim_suf": (
+        "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>",
+        "<|suffix|>",
+    ),
+    "fim_mid": (
+        "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>",
+        "<|middle|>",
+    ),
+    "fim_pad": ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
+    "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
+    "fim_sep": ("<|file_sep|>",),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Special:
+    """`ids` by GGUF's name for them; `ends` all that end an answer; what is put around a text."""
+
+    ids: dict[str, int]
+    ends: tuple[int, ...]
+    add_bos: bool
+    add_eos: bool
+
+
+def special(checkpoint: Checkpoint, reference: Any, ids: Mapping[str, int], path: Path) -> Special:
+    """From tokenizer_config.json, special_tokens_map.json, generation_config.json and the tokenizer's post_processor.
+
+    Raises TokenizerError where they contradict each other or GGUF cannot say it.
+    """
+    config = checkpoint.json("tokenizer_config.json", optional=True).values
+    named = checkpoint.json("special_tokens_map.json", optional=True).values
+    generation = checkpoint.json("generation_config.json", optional=True).values
+    text_config = checkpoint.config.section("text_config").values
+
+    def token(name: str) -> int | None:
+        spelled = config.get(f"{name}_token", named.get(f"{name}_token"))
+        content = spelled.get("content") if isinstance(spelled, dict) else spelled
+        if content is None:
+            number = next((s[f"{name}_token_id"] for s in (generation, text_config) if f"{name}_token_id" in s), None)
+            return number[0] if isinstance(number, list) else number
+        if content not in ids:
+            raise TokenizerError(f"{name}_token {content!r} is not in the vocabulary", path)
+        return ids[content]
+
+    eos, bos = token("eos"), token("bos")
+    if eos is None:
+        raise TokenizerError("no eos_token: nothing would end an answer", path)
+    stops = generation.get("eos_token_id", text_config.get("eos_token_id"))
+    others = [n for n in (stops if isinstance(stops, list) else [stops]) if n is not None and n != eos]
+    ends = (eos, *others)
+    if unknown := [number for number in ends if number not in ids.values()]:
+        raise TokenizerError(f"eos_token_id {unknown[0]} is not in the vocabulary", path)
+    # libllama guesses a missing end of turn from the spelling, and takes token 11 for a missing beginning.
+    found = {"bos": eos if bos is None else bos, "eos": eos, "eot": (others or [eos])[0]}
+    if len(others) > 1:
+        found["eom"] = others[1]
+    found |= {gguf: n for gguf, name in (("unknown", "unk"), ("padding", "pad")) if (n := token(name)) is not None}
+
+    plain = reference.encode("a", add_special_tokens=False).ids
+    full = reference.encode("a", add_special_tokens=True).ids
+    add_bos, add_eos = full == [bos, *plain] or full == [bos, *plain, eos], full in ([*plain, eos], [bos, *plain, eos])
+    if full != [*[bos] * add_bos, *plain, *[eos] * add_eos]:
+        raise TokenizerError(f"its post_processor turns {plain} into {full}; only bos and eos can be added", path)
+    return Special(found, ends, bool(config.get("add_bos_token", add_bos)), bool(config.get("add_eos_token", add_eos)))
+
+
+def infill(ids: Mapping[str, int], types: Sequence[int]) -> dict[str, int]:
+    """Named where libllama would otherwise take one for a control token that is none."""
+    found = {role: [ids[text] for text in spellings if text in ids] for role, spellings in _INFILL.items()}
+    return {
+        role: numbers[0]
+        for role, numbers in found.items()
+        if any(types[number] != TokenType.CONTROL for number in numbers)
+    }
+
+
+def check_decoder(checkpoint: Checkpoint, added: Mapping[int, Any], path: Path) -> None:
+    """Added tokens, against what tokenizer_config.json says of them and what libllama can do with them."""
+    for token in added.values():
+        if flag := next((name for name in _FLAGS if getattr(token, name)), None):
+            raise TokenizerError(f"added token {token.content!r} has {flag}, which libllama does not have", path)
+    listed = checkpoint.json("tokenizer_config.json", optional=True).section("added_tokens_decoder").values
+    for number, entry in listed.items():
+        token = added.get(int(number)) if number.isdigit() else None
+        found = token and {"content": token.content, "special": token.special}
+        if found != {"content": entry.get("content"), "special": bool(entry.get("special"))}:
+            raise TokenizerError(
+                f"tokenizer_config.json has added token {number} as {entry.get('content')!r} "
+                f"(special: {bool(entry.get('special'))}), tokenizer.json has {found}",
+                path,
+            )
+
+
+def chat_template(checkpoint: Checkpoint) -> str | None:
+    """Where transformers looks, in its order."""
+    template: Any = checkpoint.text("chat_template.jinja")
+    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
+        template = template or checkpoint.json(name, optional=True).values.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+        template = named.get("default")
+    if isinstance(template, dict):
+        template = template.get("default")
+    return template if isinstance(template, str) and template else None
