@@ -7,7 +7,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -110,7 +110,7 @@ class Family(ABC):
     def names(self, prefixes: Sequence[str]) -> Names:
         """The checkpoint's tensors below the first of `prefixes` that occurs: hub naming or transformers' own."""
         prefix = next((p for p in prefixes if any(name.startswith(p) for name in self.checkpoint.tensors)), prefixes[0])
-        return Names(self.checkpoint, prefix, self._used)
+        return Names(self.checkpoint, prefix, self._used, prefixes[0])
 
     def check_all_used(self) -> None:
         """A weight that nobody asked for would be lost without a word; raises CheckpointError naming it."""
@@ -124,11 +124,12 @@ class Family(ABC):
 
 @dataclass(frozen=True)
 class Names:
-    """Tensors of a checkpoint below a prefix. Remembers which were asked for."""
+    """Tensors of a checkpoint below a prefix, labelled as under `first`. Remembers which were asked for."""
 
     checkpoint: Checkpoint
     prefix: str
     used: set[str]
+    first: str
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Raises CheckpointError where the tensor is missing or of another shape."""
@@ -139,7 +140,7 @@ class Names:
         if tensor.shape != shape:
             raise CheckpointError(f"tensor {full} is {tensor.shape}, the configuration says {shape}", tensor.path)
         self.used.add(full)
-        return tensor
+        return replace(tensor, given_label=self.first + name)
 
     def ignore(self, below: str) -> None:
         """Tensors that the reference does not use either."""

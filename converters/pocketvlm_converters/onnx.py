@@ -124,7 +124,7 @@ class Graph:
     def vector(self, tensor: Tensor) -> str:
         """A norm's or a bias's weights in float32."""
         self._count(tensor)
-        return self.constant(tensor.name, floats(tensor))
+        return self.constant(tensor.label, floats(tensor))
 
     def integers(self, *values: int) -> str:
         """An int64 constant, as Reshape takes it."""
@@ -157,7 +157,7 @@ class Graph:
         """
         self._count(weight)
         added = self.vector(bias) if bias is not None else ""
-        name = weight.name.removesuffix(".weight")
+        name = weight.label.removesuffix(".weight")
         if self.kind == "int8" and not sensitive:
             return self._int8(value, name, signed_bytes(weight), added)
         if self.kind == "int4" and not sensitive:

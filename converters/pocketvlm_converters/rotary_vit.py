@@ -5,7 +5,7 @@ Norms by the root of the mean square, gated MLPs, neighbouring patches merged by
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,7 +71,7 @@ class RotaryViT:
 
         kernel = self._kernel(names)
         for frame, gguf in enumerate(("v.patch_embd.weight", "v.patch_embd.weight.1")):
-            exact(gguf, Tensor(kernel.name, kernel.data[:, :, frame], kernel.path))
+            exact(gguf, replace(kernel, data=kernel.data[:, :, frame]))
         for layer in range(self.layers):
             here, there = f"blocks.{layer}.", f"v.blk.{layer}."
             for gguf, name in (("ln1", "norm1"), ("ln2", "norm2")):
@@ -80,8 +80,8 @@ class RotaryViT:
             shifts = names.tensor(f"{here}attn.qkv.bias", (3 * hidden,))
             for gguf, at in (("attn_q", 0), ("attn_k", hidden), ("attn_v", 2 * hidden)):
                 rows = slice(at, at + hidden)
-                found.append(Weight(f"{there}{gguf}.weight", Tensor(together.name, together.data[rows], together.path)))
-                exact(f"{there}{gguf}.bias", Tensor(shifts.name, shifts.data[rows], shifts.path))
+                found.append(Weight(f"{there}{gguf}.weight", replace(together, data=together.data[rows])))
+                exact(f"{there}{gguf}.bias", replace(shifts, data=shifts.data[rows]))
             linear(f"{there}attn_out", f"{here}attn.proj", (hidden, hidden))
             linear(f"{there}ffn_gate", f"{here}mlp.gate_proj", (inner, hidden))
             linear(f"{there}ffn_up", f"{here}mlp.up_proj", (inner, hidden))

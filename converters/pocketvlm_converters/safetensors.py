@@ -31,12 +31,20 @@ BUFFERS = ("inv_freq", "position_ids")  # computed by the model, and of any type
 
 @dataclass(frozen=True)
 class Tensor:
-    """Weights in row-major order: float32, float16, or bfloat16 as uint16. `data` is a view of `mapped`, the file."""
+    """Weights in row-major order: float32, float16, or bfloat16 as uint16. `data` is a view of `mapped`, the file.
+
+    `label` is the name under one naming, whichever the checkpoint has; the name itself where nobody gave one.
+    """
 
     name: str
     data: npt.NDArray[Any]
     path: Path | None = None
     mapped: mmap.mmap | None = field(default=None, repr=False, compare=False)
+    given_label: str = ""
+
+    @property
+    def label(self) -> str:
+        return self.given_label or self.name
 
     @property
     def shape(self) -> tuple[int, ...]:
