@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -58,6 +58,8 @@ CONTROL = (
     *("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"),
     *("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
 )
+SPACE = "\u2581"
+NEWLINES = tuple("\n" * count for count in range(1, 9))
 TEMPLATE = (
     "{{ bos_token }}"
     "{% set ns = namespace(before='', rest=messages) %}"
@@ -81,16 +83,26 @@ TEMPLATE = (
 
 @cache
 def tokenizer() -> Tokenizer:
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=[AddedToken(token, special=True, normalized=False) for token in CONTROL],
-        show_progress=False,
-    )
-    made.train_from_iterator(corpus(1000), trainer)
+    """In the shape of Gemma's: BPE over characters with a fallback to bytes, runs of newlines as added tokens.
+
+    Every way to part a token in two is a merge, in the order of the tokens.
+    """
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Split(SPACE, "merged_with_next")
+    lines = (line.replace(" ", SPACE).replace("\n", "") for line in corpus(1000))
+    trained.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=500, show_progress=False))
+    learnt = sorted(trained.get_vocab(), key=lambda piece: (len(piece) == 1, trained.token_to_id(piece)))
+    pieces = [*CONTROL, *NEWLINES, *(f"<0x{byte:02X}>" for byte in range(256)), *learnt]
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    parted = ((piece[:at], piece[at:]) for piece in learnt for at in range(1, len(piece)))
+    merges = [(one, other) for one, other in parted if one in ids and other in ids]
+    made = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    made.normalizer = normalizers.Replace(" ", SPACE)
+    made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
+    made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])])
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
+    made.add_tokens([AddedToken(token, normalized=False) for token in NEWLINES])
     return made
 
 
