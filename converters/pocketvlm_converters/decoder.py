@@ -6,7 +6,7 @@ Shared by every family that has one; a `Style` says how it differs from the firs
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ _DEFAULTS = {  # transformers' LlamaConfig
     "vocab_size": 32000,
     "max_position_embeddings": 2048,
 }
+MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
 _WIDEST_HEAD = 1 << 16
 _NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 
@@ -75,7 +76,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style
     def norm(gguf: str, name: str, size: int) -> None:
         tensor = names.tensor(f"{name}.weight", (size,))
         if style.norm_offset:
-            tensor = Tensor(tensor.name, floats(tensor) + np.float32(style.norm_offset), tensor.path)
+            tensor = replace(tensor, data=floats(tensor) + np.float32(style.norm_offset))
         weights.append(Weight(f"{gguf}.weight", tensor, exact=True))
 
     def linear(gguf: str, name: str, shape: tuple[int, int], biased: bool, rotary_heads: int = 0) -> None:
@@ -85,7 +86,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style
         if biased:
             flat = names.tensor(f"{name}.bias", shape[:1])
             if order is not None:
-                flat = Tensor(flat.name, flat.data[order], flat.path)
+                flat = replace(flat, data=flat.data[order])
             weights.append(Weight(f"{gguf}.bias", flat, exact=True))
 
     for layer in range(layers):

@@ -8,6 +8,7 @@ One module a family, named as its converter: found by looking, as the families t
   `options` go to `save_pretrained`
 - `processor(folder)`: what transformers reads the checkpoint's prompts and pictures with
 - `hub_name(name)`: a tensor's name as checkpoints on the hub have it, from that of the model in memory
+- `hub_config(config)`: config.json as checkpoints on the hub have it, from what transformers 5 saves
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Tiny(Protocol):
     save: Callable[..., None]
     processor: Callable[[Path], Any]
     hub_name: Callable[[str], str]
+    hub_config: Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def families() -> dict[str, Tiny]:

@@ -158,3 +158,22 @@ def hub_name(name: str) -> str:
         if name.startswith(here):
             return hub + name.removeprefix(here)
     return name
+
+
+def hub_config(config: dict[str, Any]) -> dict[str, Any]:
+    """What is the default of its class is left out; layers with windows are told by a pattern if at all."""
+    text = dict(config["text_config"])
+    rope = text.pop("rope_parameters")
+    full, around = rope["full_attention"], rope["sliding_attention"]
+    text |= {"rope_theta": full["rope_theta"], "rope_local_base_freq": around["rope_theta"], "rope_scaling": None}
+    if "factor" in full:
+        text["rope_scaling"] = {"rope_type": full["rope_type"], "factor": full["factor"]}
+    pattern = text.pop("_sliding_window_pattern")
+    if text["layer_types"] == [
+        "sliding_attention" if (layer + 1) % pattern else "full_attention" for layer in range(text["num_hidden_layers"])
+    ]:
+        del text["layer_types"]
+    for same in ("attention_bias", "attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"):
+        del text[same]
+    rest = {key: value for key, value in config.items() if key != "tie_word_embeddings" or not value}
+    return rest | {"text_config": text}

@@ -135,3 +135,16 @@ class _Processor(Qwen2_5_VLProcessor):
 
 def hub_name(name: str) -> str:
     return name.replace("model.visual.", "visual.").replace("model.language_model.", "model.")
+
+
+def hub_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Without a text_config: its keys lie beside the others."""
+    text, vision = dict(config["text_config"]), dict(config["vision_config"])
+    rope = text.pop("rope_parameters")
+    old = {"rope_theta": rope["rope_theta"], "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]}}
+    for new in ("layer_types", "model_type"):
+        del text[new]
+    del vision["rope_parameters"], vision["model_type"]
+    vision["in_chans"] = vision.pop("in_channels")
+    rest = {key: value for key, value in config.items() if key != "text_config"}
+    return text | old | rest | {"vision_config": vision}

@@ -81,3 +81,11 @@ def processor(folder: Path) -> Any:
 
 def hub_name(name: str) -> str:
     return name
+
+
+def hub_config(config: dict[str, Any]) -> dict[str, Any]:
+    text = dict(config["text_config"])
+    rope = text.pop("rope_parameters")
+    old = {"rope_theta": rope["rope_theta"], "rope_scaling": None, "rope_interleaved": False, "qk_layer_norms": False}
+    sizes = {"size": {"longest_edge": EDGES * TILE}, "max_image_size": {"longest_edge": TILE}}
+    return config | {"text_config": text | old, "vision_config": config["vision_config"] | sizes}

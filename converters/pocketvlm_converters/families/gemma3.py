@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isqrt
 from typing import Any, ClassVar
 
 from pocketvlm_converters.checkpoint import Section, Tensor
-from pocketvlm_converters.decoder import Style, decoder, head_width
+from pocketvlm_converters.decoder import MOST_LAYERS, Style, decoder, head_width
 from pocketvlm_converters.family import Family, Part, Value, Weight
 from pocketvlm_converters.layers import rms_norm
 from pocketvlm_converters.onnx import Graph, GraphOutput
@@ -117,7 +118,7 @@ class Gemma3(Family):
         value = graph.one("ReduceMean", value, axes=[2], keepdims=0)
         norm, projection = self._connector(encoder, width)
         value = rms_norm(graph, value, graph.vector(norm), encoder.epsilon)
-        transposed = Tensor(projection.name, projection.data.T, projection.path)
+        transposed = replace(projection, data=projection.data.T)
         value = graph.linear(value, transposed, sensitive=True)
         return GraphOutput(value, width, tile=encoder.image, tokens=tokens)
 
@@ -125,7 +126,7 @@ class Gemma3(Family):
         """The norm's weights with their offset, [hidden], and the projection [hidden, width]."""
         names = self.names(_CONNECTOR)
         norm = names.tensor("mm_soft_emb_norm.weight", (encoder.hidden,))
-        shifted = Tensor(norm.name, floats(norm) + 1, norm.path)
+        shifted = replace(norm, data=floats(norm) + 1)
         return shifted, names.tensor("mm_input_projection_weight", (encoder.hidden, width))
 
     def _encoder(self) -> SigLIP:
@@ -168,7 +169,7 @@ def _check_scale(text: Section) -> None:
 
 def _layer_types(text: Section) -> list[str]:
     """Which layers have a window: `layer_types`, or before transformers 5 every one but each n-th."""
-    layers = text.integer("num_hidden_layers", _GEMMA.defaults["num_hidden_layers"])
+    layers = text.integer("num_hidden_layers", _GEMMA.defaults["num_hidden_layers"], most=MOST_LAYERS)
     types = text.values.get("layer_types")
     if types is None:
         pattern = text.integer("sliding_window_pattern", _PATTERN)

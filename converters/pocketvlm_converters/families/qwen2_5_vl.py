@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint import Section
-from pocketvlm_converters.decoder import Style, decoder, head_width
+from pocketvlm_converters.decoder import MOST_LAYERS, Style, decoder, head_width
 from pocketvlm_converters.family import Family, Names, Part, PreTokenizer, Value
 from pocketvlm_converters.onnx import Graph, GraphOutput
 from pocketvlm_converters.patches import Normalization, read_normalization
@@ -163,7 +163,7 @@ class Qwen25VL(Family):
 
 def _every(config: Section) -> int:
     """`fullatt_block_indexes` as the one number that libmtmd knows: every so many layers see the whole picture."""
-    layers = config.integer("depth", 32)
+    layers = config.integer("depth", 32, most=MOST_LAYERS)
     listed = {int(index) for index in config.numbers("fullatt_block_indexes", [7, 15, 23, 31])}
     full = sorted(index for index in listed if index < layers)
     for step in range(1, layers + 2):

@@ -1,0 +1,90 @@
+"""One model under every naming, in one file or several, with its configuration old or new: the same bytes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import save_file
+
+from pocketvlm.bundle import Bundle
+from pocketvlm_converters.convert import convert
+from tiny import Tiny, families
+
+CASES = [(name, variant) for name, tiny in families().items() for variant in tiny.VARIANTS]
+SINGLE, SHARDS = "model.safetensors", 3
+
+
+def write(tensors: dict[str, Any], folder: Path, shards: int = 1) -> None:
+    """In place of the folder's weights; shards hold tensors from everywhere, the last names first."""
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    if shards == 1:
+        save_file(tensors, folder / SINGLE)
+        return
+    names = sorted(tensors, reverse=True)
+    placed = {name: f"model-{at % shards + 1:05}-of-{shards:05}.safetensors" for at, name in enumerate(names)}
+    for shard in set(placed.values()):
+        save_file({name: tensors[name] for name in names if placed[name] == shard}, folder / shard)
+    (folder / f"{SINGLE}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+
+
+def in_old_files(folder: Path, hub_config: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """config.json of the hub, the image processor in a file of its own, the template with the tokenizer."""
+
+    def edit(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        path = folder / name
+        path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+    edit("config.json", hub_config)
+    if (folder / "processor_config.json").exists():
+        processor = json.loads((folder / "processor_config.json").read_text())
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor.pop("image_processor")))
+        (folder / "processor_config.json").write_text(json.dumps(processor))
+    template = (folder / "chat_template.jinja").read_text()
+    (folder / "chat_template.jinja").unlink()
+    edit("tokenizer_config.json", lambda found: found | {"chat_template": template})
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case[1])
+def test_the_same_bytes(case: tuple[str, str], tmp_path: Path) -> None:
+    tiny: Tiny = families()[case[0]]
+    model = tiny.model(**tiny.VARIANTS[case[1]])
+    saved = tmp_path / "saved"
+    tiny.save(model, saved)
+    memory = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    tied = model.config.tie_word_embeddings
+    without_head = {name: tensor for name, tensor in memory.items() if not tied or name != "lm_head.weight"}
+    on_hub = {tiny.hub_name(name): tensor for name, tensor in memory.items()}
+    assert len(on_hub) == len(memory)
+
+    def variant(name: str, tensors: dict[str, Any], shards: int, old: bool) -> Path:
+        folder = Path(shutil.copytree(saved, tmp_path / name))
+        write(tensors, folder, shards)
+        if old:
+            in_old_files(folder, tiny.hub_config)
+        return folder
+
+    made = [
+        converted(folder)
+        for folder in (
+            saved,
+            variant("memory", without_head, 1, old=False),
+            variant("hub", on_hub, 1, old=True),
+            variant("hub-sharded-head", on_hub, SHARDS, old=True),
+            variant("memory-sharded-old", without_head, SHARDS, old=True),
+        )
+    ]
+    assert set(made[0]) == {"model-F32.gguf", "mmproj-f32.gguf", "vision-fp32.onnx"}
+    for other in made[1:]:
+        assert other == made[0]
+
+
+def converted(folder: Path) -> dict[str, bytes]:
+    bundle = convert(folder, folder / "bundle", quantize="f32", mmproj="f32", onnx="fp32")
+    return {path.name: path.read_bytes() for path in Bundle(bundle.path).path.iterdir() if path.name != "manifest.json"}
