@@ -35,6 +35,7 @@ EXTRA = {
         "messages",
         "prompt",
     },  # puts pictures before a model as a chat does
+    "pocketvlm_converters.stages": {"prompt"},  # counts the pictures that a template places
     "pocketvlm_converters.tokenizer.proof": {"prompt"},  # compares what a chat does with a text
     "pocketvlm_converters.verify": {""},
 }
@@ -45,7 +46,9 @@ OURS = {
     "pocketvlm_models": {"pocketvlm", "pocketvlm_models"},
 }
 # Modules that may be imported only below one place; None is nowhere.
-RESERVED = {"llama_cpp": "pocketvlm.native", "torch": None, "transformers": None, "iota": None}
+RESERVED = {"llama_cpp": "pocketvlm.native", "iota": None} | dict.fromkeys(
+    ("torch", "transformers"), "pocketvlm_converters.reference"
+)
 FAMILIES = (
     r"smolvlm|idefics|qwen|gemma|llava|internvl|lfm2|pixtral|ministral|mllama|minicpm|moondream|florence|phi[34]|molmo"
     r"|cogvlm|kimi|glm4|deepseek"

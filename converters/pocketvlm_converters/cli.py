@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from pocketvlm.errors import ProofError
+
+if TYPE_CHECKING:
+    from pocketvlm.bundle import Bundle
 
 
 def convert(
@@ -31,43 +36,49 @@ def convert(
         typer.Option(metavar="FILE", help="Importance matrix for the language model: a file, or auto to compute one."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    verify: Annotated[bool, typer.Option(help="Prove the finished bundle against the checkpoint.")] = True,
+    keep_unproven: Annotated[
+        bool, typer.Option("--keep-unproven", help="Keep a bundle whose proof fails; its manifest says so.")
+    ] = False,
 ) -> None:
     """Convert a checkpoint to a bundle: quantized language model, vision encoders, and a manifest that seals them."""
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
     from pocketvlm_converters.convert import convert as convert_checkpoint
+    from pocketvlm_converters.progress import bars
     from pocketvlm_converters.signals import ending_cleanly
 
-    bars = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-    )
-    tasks: dict[str, TaskID] = {}
-
-    def show(step: str, done: int, total: int) -> None:
-        if step not in tasks:
-            tasks[step] = bars.add_task(step, total=total)
-        bars.update(tasks[step], completed=done, total=total)
-
-    with ending_cleanly(), bars:
-        bundle = convert_checkpoint(
-            checkpoint,
-            output,
-            quantize=quantize,
-            mmproj=mmproj,
-            onnx=onnx,
-            imatrix=imatrix,
-            force=force,
-            progress=show,
-        )
+    try:
+        with ending_cleanly(), bars() as show:
+            bundle = convert_checkpoint(
+                checkpoint,
+                output,
+                quantize=quantize,
+                mmproj=mmproj,
+                onnx=onnx,
+                imatrix=imatrix,
+                force=force,
+                verify=verify,
+                keep_unproven=keep_unproven,
+                progress=show,
+            )
+    except ProofError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
     for note in bundle.manifest.notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"wrote {output}")
     for entry in bundle.manifest.files:
         typer.echo(f"  {entry.name}  {entry.size / 1e6:,.1f} MB")
+    typer.echo(_proven(bundle))
     typer.echo(f'try it: pocketvlm chat "What is this?" -i photo.jpg --model {shlex.quote(str(output))}')
+
+
+def _proven(bundle: Bundle) -> str:
+    """What the manifest says, in a line."""
+    proof = bundle.manifest.proof
+    if proof is None:
+        return "  nothing was proven"
+    run = proof.runs[0]
+    if run.deviation:
+        return f"  UNPROVEN: {run.deviation.stage}: {run.deviation.measured}: {run.deviation.shown}"
+    return f"  proven: {run.summary}"

@@ -12,19 +12,23 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pocketvlm.bundle import Bundle, FileEntry, ImportanceMatrix, Manifest, Role, is_bundle, sha256_of
-from pocketvlm.errors import OutputError, PocketVLMError, QuantizationError
+from pocketvlm.bundle import Bundle, Check, FileEntry, ImportanceMatrix, Manifest, Role, is_bundle, sha256_of
+from pocketvlm.errors import OutputError, PocketVLMError, ProofError, QuantizationError
 from pocketvlm_converters.calibrate import AUTO, compute_matrix
 from pocketvlm_converters.checkpoint import Checkpoint
 from pocketvlm_converters.family import Family, Part, Value, find_family, weights_sha256
+from pocketvlm_converters.forward import Asked
 from pocketvlm_converters.gguf import FloatType, Progress, ProjectorType, silent, write_language, write_projector
 from pocketvlm_converters.imatrix import Matrix, read_matrix
 from pocketvlm_converters.onnx import Graph, OnnxType
 from pocketvlm_converters.quantize import FLOAT_TYPES, language_type, onnx_type, projector_type, quantize_language
+from pocketvlm_converters.stages import ENCODERS
 from pocketvlm_converters.tokenizer import Vocabulary, check_picture_tokens, prove, read_vocabulary
+from pocketvlm_converters.verify import advice, prove_conversion, record
 
 _PACKAGES = ("pocketvlm", "gguf", "llama-cpp-python", "onnx")
 _FLOATS: dict[str, FloatType] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
+_PROOF = "proof.npz"
 _PROBE = 1 << 20  # bytes
 
 
@@ -37,16 +41,20 @@ def convert(
     onnx: str = "int8",
     imatrix: str | Path | None = None,
     force: bool = False,
+    verify: bool = True,
+    keep_unproven: bool = False,
     progress: Progress | None = None,
 ) -> Bundle:
     """Convert the checkpoint folder to the new bundle folder `output`, whose name becomes the model's.
 
     `quantize` is the type of the language model, `mmproj` and `onnx` those of the vision encoder in either format;
     "none" leaves one of them out. `imatrix` is a file with an importance matrix for the language model, or "auto": one
-    is computed, on texts and pictures of our own. `force` replaces an existing bundle, at the very end.
+    is computed, on texts and pictures of our own. `force` replaces an existing bundle, at the very end. `verify` proves
+    the finished bundle against the checkpoint's own precision and writes the result into the manifest; `keep_unproven`
+    keeps a bundle whose proof fails.
 
     Raises a ConversionError: CheckpointError, QuantizationError, TokenizerError (also where the proof of the tokenizer
-    fails) or OutputError. Then, and when interrupted, nothing is left behind.
+    fails), ProofError or OutputError. Then, and when interrupted, nothing is left behind.
     """
     output = Path(output).absolute()
     language = language_type(quantize, with_matrix=imatrix is not None)
@@ -60,8 +68,12 @@ def convert(
         folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
         try:
             folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-            conversion = _Conversion(family, folder, output.name, progress or silent)
+            conversion = _Conversion(family, folder, output.name, progress or silent, verify)
             conversion.run(language, projector, graph, imatrix)
+            if conversion.deviation and not keep_unproven:
+                raise ProofError(
+                    f"{advice(conversion.deviation)}. Nothing was written; --keep-unproven keeps it", output
+                )
             _publish(folder, output)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
@@ -72,7 +84,9 @@ def convert(
 class _Conversion:
     """One conversion into `folder`. Each step writes its file and adds it to `entries`."""
 
-    def __init__(self, family: Family, folder: Path, name: str, progress: Progress) -> None:
+    def __init__(self, family: Family, folder: Path, name: str, progress: Progress, verify: bool) -> None:
+        self.verify = verify
+        self.deviation: Check | None = None
         self.family = family
         self.checkpoint = family.checkpoint
         self.folder = folder
@@ -82,6 +96,7 @@ class _Conversion:
         self.notes: list[str] = []
         self.matrix: Matrix | None = None
         self.imatrix: ImportanceMatrix | None = None  # as the manifest tells it
+        self.asked: list[Asked] = []
 
     def run(
         self,
@@ -115,12 +130,13 @@ class _Conversion:
         self._seal()
 
     def _language(self, part: Part, vocabulary: Vocabulary, kind: str, computed: bool) -> None:
-        path = self.folder / f"model-{kind}.gguf"
+        path, original = self.folder / f"model-{kind}.gguf", self.folder / "original.gguf"
         if kind in FLOAT_TYPES:
             write_language(part, path, _FLOATS[kind], self.progress)
+            if self.verify and _loses(part, kind):
+                write_language(part, original, None, self.progress)
         else:
             # In the checkpoint's own precision first, so that the weights are rounded once.
-            original = self.folder / "original.gguf"
             write_language(part, original, None, self.progress)
             try:
                 if computed:
@@ -129,11 +145,19 @@ class _Conversion:
             except (QuantizationError, OutputError):
                 _probe(self.folder)
                 raise
-            original.unlink()
         self.progress("tokenizer", 0, 1)
         prove(path, self.checkpoint.path, vocabulary)
         self.progress("tokenizer", 1, 1)
         self._add(path, "model", kind)
+        if self.verify:
+            self._record(original if original.exists() else path)
+        original.unlink(missing_ok=True)
+
+    def _record(self, original: Path) -> None:
+        encoder = next(entry.name for role in ENCODERS for entry in self.entries if entry.role == role)
+        path = self.folder / _PROOF
+        self.asked = record(original, self.folder / encoder, path, self.progress)
+        self._add(path, "proof", "f32")
 
     def _read_matrix(self, path: Path, decoder: Part) -> None:
         self.matrix = read_matrix(path)
@@ -177,6 +201,10 @@ class _Conversion:
             imatrix=self.imatrix,
         )
         manifest.write(self.folder)
+        if self.verify:
+            proof = prove_conversion(Bundle(self.folder), self.asked, self.progress)
+            self.deviation = proof.runs[0].deviation
+            manifest.model_copy(update={"proof": proof}).write(self.folder)
         for path in self.folder.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -190,6 +218,11 @@ class _Conversion:
             name=path.name, role=role, quantization=kind, size=path.stat().st_size, sha256=sha256_of(path)
         )
         self.entries.append(entry)
+
+
+def _loses(part: Part, kind: str) -> bool:
+    """Whether writing the matrices as `kind` rounds any of them."""
+    return kind != "F32" and any(weight.is_matrix and weight.tensor.dtype != kind for weight in part.weights)
 
 
 def _with_metadata(part: Part, metadata: Mapping[str, Value]) -> Part:

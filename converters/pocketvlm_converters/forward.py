@@ -28,12 +28,14 @@ from pocketvlm.messages import ChatRequest, ImagePart
 from pocketvlm.native.context import Context
 from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
-from pocketvlm.prompt import ChatTemplate, ImageSpan, isolate_control_tokens
+from pocketvlm.prompt import ChatTemplate, ImageSpan, Span, isolate_control_tokens
 from pocketvlm.vision.choose import open_vision
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot
+from pocketvlm.vision.family import Detail
 from pocketvlm.vision.pair import check_files
 from pocketvlm.vision.units import Unit, units_of
 from pocketvlm_converters.drawing import RGB
+from pocketvlm_converters.gguf import Progress, silent
 from pocketvlm_converters.samples import Sample
 
 ANSWER = 64  # tokens of an answer that are looked at: bounds time, and the size of what a proof keeps
@@ -45,8 +47,9 @@ _CPU = "cpu"  # the same on every machine that has no other device
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """A slot of the prompt with its embeddings, float32 [tokens, n_embd_inp]."""
+    """A slot of the prompt with its embeddings, float32 [tokens, n_embd_inp]; `picture` is its number in the sample."""
 
+    picture: int
     slot: Slot
     rows: Embeddings
 
@@ -66,6 +69,9 @@ class Exchange:
     def cells(self) -> int:
         """Of the KV cache."""
         return sum(len(slot.rows) for slot in self.slots) + sum(isinstance(p, int) for p in self.prompt) + ANSWER
+
+
+Asked = tuple[Sample, Exchange]
 
 
 class Loaded:
@@ -95,41 +101,49 @@ class Loaded:
             self.model.close()
             raise
 
-    def encode(self, picture: RGB) -> list[Embeddings]:
-        """The embeddings of a picture, slot by slot."""
-        seen = self._prepare(_picture(picture))
-        try:
-            return [seen.encode(slot) for slot in seen.slots]
-        finally:
-            seen.close()
-
-    def exchange(self, sample: Sample) -> Exchange:
+    def exchange(self, sample: Sample, detail: Detail = "auto") -> Exchange:
         """The prompt is what a chat would evaluate; the answer is what the template makes of it, its end included."""
         parts = [{"type": "image", "image": picture} for picture in sample.pictures]
         user = {"role": "user", "content": [*parts, {"type": "text", "text": sample.question}]}
-        pictures = [self._prepare(_picture(picture)) for picture in sample.pictures]
+        pictures = [self.vision.prepare(_picture(p), detail, None, "picture") for p in sample.pictures]
         try:
             asked = self._units([user], pictures)
             told = self._units([user, {"role": "assistant", "content": sample.answer}], pictures, asking=False)
             begin = _common(asked, told)
             if any(isinstance(unit, Slot) for unit in told[begin - 1 :]):
                 raise ModelError("its chat template writes a question otherwise once it is answered", self.model.path)
-            owner = {id(slot): seen for seen in pictures for slot in seen.slots}
+            owner = {id(slot): number for number, seen in enumerate(pictures) for slot in seen.slots}
+
+            def embedded(slot: Slot) -> Embedded:
+                return Embedded(number := owner[id(slot)], slot, pictures[number].encode(slot))
+
             return Exchange(
-                tuple(u if isinstance(u, int) else Embedded(u, owner[id(u)].encode(u)) for u in told[:begin]),
+                tuple(unit if isinstance(unit, int) else embedded(unit) for unit in told[:begin]),
                 tuple(unit for unit in told[begin : begin + ANSWER] if isinstance(unit, int)),
             )
         finally:
             for seen in pictures:
                 seen.close()
 
-    def _units(self, messages: Sequence[object], pictures: Sequence[Seen], asking: bool = True) -> list[Unit]:
-        rendered = self.template.render(ChatRequest.parse(messages).messages, add_generation_prompt=asking)
-        spans = isolate_control_tokens(rendered, self._control)
-        return units_of(self.model, [pictures[s.index] if isinstance(s, ImageSpan) else s for s in spans])
+    def asked(self, samples: Iterable[Sample], progress: Progress = silent, detail: Detail = "auto") -> list[Asked]:
+        """The samples whose exchanges fit the model's context."""
+        samples = tuple(samples)
+        found = []
+        for number, sample in enumerate(samples):
+            progress("pictures", number, len(samples))
+            exchange = self.exchange(sample, detail)
+            if exchange.cells <= (self.model.n_ctx_train or exchange.cells):
+                found.append((sample, exchange))
+        progress("pictures", len(samples), len(samples))
+        return found
 
-    def _prepare(self, picture: Picture) -> Seen:
-        return self.vision.prepare(picture, "auto", None, "picture")
+    def render(self, messages: Sequence[object], asking: bool = True) -> tuple[Span, ...]:
+        """What the chat template makes of messages; `asking` ends it where an answer begins."""
+        return self.template.render(ChatRequest.parse(messages).messages, add_generation_prompt=asking)
+
+    def _units(self, messages: Sequence[object], pictures: Sequence[Seen], asking: bool = True) -> list[Unit]:
+        spans = isolate_control_tokens(self.render(messages, asking), self._control)
+        return units_of(self.model, [pictures[s.index] if isinstance(s, ImageSpan) else s for s in spans])
 
     def close(self) -> None:
         self.vision.close()
@@ -161,6 +175,32 @@ def answers(
 
     Row i is what the model expected where token i stands. The array is used again for the next block.
     """
+    position, last = _prefill(context, exchange)
+    rows = np.empty((block, context.n_vocab), np.float32)
+    for start in range(0, len(exchange.answer), block):
+        tokens = exchange.answer[start : start + block]
+        context.decode_tokens([last, *tokens[:-1]], position, every=True)
+        position, last = position + len(tokens), tokens[-1]
+        for row in range(len(tokens)):
+            rows[row] = context.logits(row)
+        yield tokens, rows[: len(tokens)]
+
+
+def continuation(context: Context, model: Model, exchange: Exchange, count: int = ANSWER) -> list[int]:
+    """The likeliest tokens after the prompt, one by one, until the end of the turn or `count` of them."""
+    position, token = _prefill(context, exchange)
+    found: list[int] = []
+    while len(found) < count:
+        context.decode_token(token, position)
+        position, token = position + 1, int(context.logits().argmax())
+        if model.is_end(token):
+            break
+        found.append(token)
+    return found
+
+
+def _prefill(context: Context, exchange: Exchange) -> tuple[int, int]:
+    """Evaluate the prompt but for its last token; that token, which predicts the first of the answer, and its place."""
     context.clear()
     position = 0
     waiting: list[int] = []
@@ -170,23 +210,9 @@ def answers(
             continue
         position = _evaluate(context, waiting, position)
         waiting = []
-        slot = piece.slot
-        context.decode_embeddings(piece.rows, slot.at(position), causal=slot.causal)
-        position += slot.advance
-    # The last token of the prompt predicts the first of the answer.
-    last = waiting[-1:]
-    position = _evaluate(context, waiting[:-1], position)
-    row, rows = 0, np.empty((0, 0), np.float32)
-    for start in range(0, len(exchange.answer), block):
-        tokens = exchange.answer[start : start + block]
-        context.decode_tokens([*last, *tokens][: len(tokens)], position, every=True)
-        position += len(tokens)
-        last = list(tokens[-1:])
-        if not rows.size:
-            rows = np.empty((block, context.n_vocab), np.float32)
-        for row in range(len(tokens)):
-            rows[row] = context.logits(row)
-        yield tokens, rows[: len(tokens)]
+        context.decode_embeddings(piece.rows, piece.slot.at(position), causal=piece.slot.causal)
+        position += piece.slot.advance
+    return _evaluate(context, waiting[:-1], position), waiting[-1]
 
 
 def _evaluate(context: Context, tokens: Sequence[int], position: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pocketvlm.errors import BundleError, ModelNotFoundError
 
 MANIFEST = "manifest.json"
-Role = Literal["model", "mmproj", "vision", "data"]
+Role = Literal["model", "mmproj", "vision", "data", "proof"]
 
 
 class FileEntry(BaseModel):
@@ -50,10 +51,86 @@ class ImportanceMatrix(BaseModel):
     sha256: str
 
 
+class Check(BaseModel):
+    """One row of a proof: what was measured in a stage, on which files (by SHA-256), and the limits that it kept.
+
+    `passed` is None where nothing limits the value: it is told, not judged.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    measured: str
+    value: float | str
+    at_least: float | None = None
+    at_most: float | None = None
+    passed: bool | None
+    files: tuple[str, ...] = ()
+
+    @property
+    def limit(self) -> str:
+        """For a person; "" where there is none."""
+        if self.at_least is not None:
+            return f">= {self.at_least:.4g}"
+        return f"<= {self.at_most:.4g}" if self.at_most is not None else ""
+
+    @property
+    def shown(self) -> str:
+        """`value` for a person: as many digits of a share near 1 as tell it from 1."""
+        if isinstance(self.value, str):
+            return self.value
+        return f"{self.value:.6f}" if self.at_least is not None else f"{self.value:.3g}"
+
+
+class Run(BaseModel):
+    """The checks of one run of `pocketvlm verify`, in their order. `against` is what the bundle was held against.
+
+    `reference` is the SHA-256 of the checkpoint where that was one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    against: Literal["itself", "reference"]
+    versions: dict[str, str]
+    checks: tuple[Check, ...]
+    reference: str | None = None
+
+    @property
+    def deviation(self) -> Check | None:
+        """The first check that failed."""
+        return next((check for check in self.checks if check.passed is False), None)
+
+    @property
+    def summary(self) -> str:
+        """For a person: how many checks there were, and how many held."""
+        judged = [check.passed for check in self.checks if check.passed is not None]
+        return f"{sum(judged)} of {len(judged)} checks hold"
+
+
+class Proof(BaseModel):
+    """What was proven of a bundle, and what was written down at its conversion to prove it again.
+
+    `tokens_sha256` covers the original tokenizer's ids of a corpus, `renders_sha256` what the chat template made of
+    some conversations, `divergence` is the language model's from its original then (mean KL in nats).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens_sha256: str | None
+    renders_sha256: str | None
+    divergence: float | None
+    runs: tuple[Run, ...] = ()
+
+    def with_run(self, run: Run) -> Proof:
+        """A run replaces the one before it against the same."""
+        others = tuple(old for old in self.runs if old.against != run.against)
+        return self.model_copy(update={"runs": tuple(sorted((*others, run), key=lambda r: r.against))})
+
+
 class Manifest(BaseModel):
     """`family` is the name of the modules in vision/families and converters/families.
 
-    `notes` are for a person: where a file is not quite what its type says.
+    `notes` are for a person: where a file is not quite what its type says. Without a `proof`, nothing was proven.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,22 +144,36 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
     imatrix: ImportanceMatrix | None = None
+    proof: Proof | None = None
 
     def entry(self, role: Role) -> FileEntry | None:
         return next((entry for entry in self.files if entry.role == role), None)
 
     def write(self, folder: Path) -> None:
+        """Written beside its place and renamed: a reader sees the old one or the new one."""
         text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        partial = folder / f".{MANIFEST}.partial"
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(folder / MANIFEST)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
 
 class Bundle:
-    """A bundle on disk whose manifest was read and whose files are there, with the sizes that it states."""
+    """A bundle on disk whose manifest was read and whose files are there, with the sizes that it states.
 
-    def __init__(self, path: str | Path) -> None:
+    Without `check`, only the manifest is known to be good.
+    """
+
+    def __init__(self, path: str | Path, *, check: bool = True) -> None:
         self.path = Path(path)
         self.manifest = _read_manifest(self.path)
-        for entry in self.manifest.files:
+        for entry in self.manifest.files if check else ():
             _check_size(self.path / entry.name, entry)
 
     def file(self, role: Role) -> Path | None:
@@ -92,6 +183,7 @@ class Bundle:
     def verify(self) -> None:
         """Compare every file with its SHA-256; raises BundleError naming the first that differs."""
         for entry in self.manifest.files:
+            _check_size(self.path / entry.name, entry)
             found = sha256_of(self.path / entry.name)
             if found != entry.sha256:
                 raise BundleError(

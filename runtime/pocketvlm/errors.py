@@ -17,6 +17,7 @@ PocketVLMError
 │       ├── CheckpointError (ValueError)    missing shard or tensor, unknown architecture, NaN weights
 │       ├── QuantizationError (ValueError)  a type that is unknown or needs an importance matrix
 │       ├── TokenizerError (ValueError)     unknown pre-tokenizer, or the GGUF vocabulary tokenizes otherwise
+│       ├── ProofError (ValueError)     the finished bundle does not do what the checkpoint does
 │       └── OutputError (OSError)           the target cannot be written: read-only, full, or already there
 ├── EngineError (RuntimeError)          the engine failed or is closed
 │   ├── EngineBusyError                 this thread already has an unfinished stream on this engine
@@ -109,6 +110,10 @@ class QuantizationError(ConversionError, ValueError):
 
 
 class TokenizerError(ConversionError, ValueError):
+    pass
+
+
+class ProofError(ConversionError, ValueError):
     pass
 
 

@@ -43,7 +43,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory, make_model: Any, save: Any) -
 
 @pytest.fixture
 def narrow(pristine: Path, tmp_path: Path) -> Path:
-    bundle = convert(pristine, tmp_path / "narrow", quantize="f32")
+    bundle = convert(pristine, tmp_path / "narrow", quantize="f32", verify=False)
     return bundle.path / "model-F32.gguf"
 
 
@@ -106,7 +106,7 @@ def test_a_full_disk_under_libllama(wide: Path, tmp_path: Path, file_limit: Any)
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "q8_0", "q5_1", "q4_0"])
 def test_projector_types(pristine: Path, tmp_path: Path, kind: Any) -> None:
-    bundle = convert(pristine, tmp_path / "bundle", quantize="f16", mmproj=kind)
+    bundle = convert(pristine, tmp_path / "bundle", quantize="f16", mmproj=kind, verify=False)
     assert bundle.manifest.notes == ()
     kinds = {tensor.name: tensor.kind for tensor in read_tensors(bundle.path / f"mmproj-{kind}.gguf")}
     floats = {name for name, found in kinds.items() if found == "F32"}
@@ -148,14 +148,14 @@ def test_projector_types_in_libmtmd(iota_onnx: Path, tmp_path: Path, kind: Any) 
 
 def test_projector_rows_that_do_not_fit(tmp_path: Path, make_model: Any, save: Any) -> None:
     save(make_model(vision={"intermediate_size": 80}), tmp_path / "checkpoint")
-    bundle = convert(tmp_path / "checkpoint", tmp_path / "bundle", quantize="f16")
+    bundle = convert(tmp_path / "checkpoint", tmp_path / "bundle", quantize="f16", verify=False)
     assert bundle.manifest.notes == ("2 mmproj tensors are f16, not q8_0: their rows of 80 are no multiple of 32",)
     kinds = {tensor.name: tensor.kind for tensor in read_tensors(bundle.path / "mmproj-q8_0.gguf")}
     assert kinds["v.blk.1.ffn_down.weight"] == "F16" and kinds["v.blk.1.ffn_up.weight"] == "Q8_0"
 
 
 def test_projector_metadata(pristine: Path, tmp_path: Path) -> None:
-    bundle = convert(pristine, tmp_path / "bundle", quantize="f16")
+    bundle = convert(pristine, tmp_path / "bundle", quantize="f16", verify=False)
     fields = gguf.GGUFReader(bundle.file("mmproj")).fields
     found = {key: field.contents() for key, field in fields.items() if not key.startswith("GGUF.")}
     eps = found.pop("clip.vision.attention.layer_norm_epsilon")

@@ -32,7 +32,8 @@ def test_as_a_chat(iota_onnx: Path, encoder: str, number: int) -> None:
     logits = logits_of(iota_onnx / "model-F32.gguf", exchange, 32)
     np.testing.assert_allclose(logits_of(iota_onnx / "model-F32.gguf", exchange, 7), logits, atol=1e-4)
     user = [*({"type": "image", "image": p} for p in sample.pictures), {"type": "text", "text": sample.question}]
-    with VLM.load(iota_onnx, exact=True, vision="onnx" if encoder.endswith("onnx") else "gguf") as vlm:
+    vision: Any = "onnx" if encoder.endswith("onnx") else "gguf"
+    with VLM.load(iota_onnx, exact=True, vision=vision, threads=1) as vlm:
         vlm.chat([{"role": "user", "content": user}], max_tokens=1)
         engine: Any = vlm._engine
         np.testing.assert_allclose(engine._context.logits(), logits[0], atol=1e-4)

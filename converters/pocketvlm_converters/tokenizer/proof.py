@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from gguf import TokenType
 
 from pocketvlm.errors import ModelError, TokenizerError
 from pocketvlm.native.llama import Model
 from pocketvlm.prompt import TextSpan, isolate_control_tokens
+from pocketvlm.vision.pair import check_files
 from pocketvlm_converters.tokenizer.corpus import corpus
 from pocketvlm_converters.tokenizer.reference import FILE, load_reference
 from pocketvlm_converters.tokenizer.sentencepiece import SPACE
 from pocketvlm_converters.tokenizer.vocabulary import Vocabulary
 
+_MATCHED_FIRST = (TokenType.CONTROL, TokenType.USER_DEFINED)  # found before the text is split
 _HIDDEN = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED)  # no part of an answer
 
 
@@ -38,15 +43,35 @@ def prove(gguf: Path, checkpoint: Path, vocabulary: Vocabulary) -> int:
                     if vocabulary.marks_spaces and SPACE in text:
                         continue
                     wanted = reference.encode(text, add_special_tokens=False)
-                    found: list[int] = []
-                    for span in isolate_control_tokens([TextSpan(text, special)], control):
-                        found += model.tokenize(span.text, special=span.special)
+                    found = _tokens(model, text, special, control)
                     if found != wanted.ids:
                         raise TokenizerError(_difference(text, special, wanted, found), path)
                     compared += 1
             return compared + _prove_pieces(model, reference, vocabulary, path)
     except ModelError as error:
         raise TokenizerError(f"libllama cannot load the vocabulary made of it: {error.message}", path) from error
+
+
+def tokens_sha256(gguf: Path) -> str:
+    """Of the token ids of every text of the corpus. Where `prove` passed, they are the original tokenizer's."""
+    types: list[int] = check_files(gguf, None, None).model.array("tokenizer.ggml.token_type")
+    digest = hashlib.sha256()
+    with Model(gguf, vocab_only=True) as model:
+        control = model.control_tokens(types)
+        added = [model.token_text(token) for token, kind in enumerate(types) if kind in _MATCHED_FIRST]
+        for text in corpus(added):
+            for special in (True, False):
+                ids = np.array(_tokens(model, text, special, control), "<i4")
+                digest.update(len(ids).to_bytes(4, "little") + ids.tobytes())
+    return digest.hexdigest()
+
+
+def _tokens(model: Model, text: str, special: bool, control: Collection[str]) -> list[int]:
+    """As a chat does it."""
+    found: list[int] = []
+    for span in isolate_control_tokens([TextSpan(text, special)], control):
+        found += model.tokenize(span.text, special=span.special)
+    return found
 
 
 def _prove_pieces(model: Model, reference: Any, vocabulary: Vocabulary, path: Path) -> int:

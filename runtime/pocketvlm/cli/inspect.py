@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pocketvlm.bundle import Bundle, FileEntry, is_bundle
+from pocketvlm.bundle import Bundle, FileEntry, Proof, is_bundle
 from pocketvlm.errors import ModelNotFoundError
 from pocketvlm.gguf_header import GGUFHeader, LazyArray, read_header
 from pocketvlm.onnx_header import OnnxHeader, read_onnx
@@ -40,11 +40,29 @@ def inspect(
     table.add_row("source", f"{manifest.source.name}  sha256 {manifest.source.sha256}")
     table.add_row("made with", ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items())))
     out.print(table)
+    _show_proof(manifest.proof)
     for entry in manifest.files:
         out.print()
         _show_entry(entry, verified=verify)
-        if entry.role != "data":
+        if entry.role not in ("data", "proof"):
             _show_file(path / entry.name, template, metadata)
+
+
+def _show_proof(proof: Proof | None) -> None:
+    """What was proven, a line for each stage with its worst check."""
+    if proof is None or not proof.runs:
+        out.print("[yellow]nothing was proven[/yellow]; `pocketvlm verify` does")
+    for run in proof.runs if proof else ():
+        against = "transformers" if run.against == "reference" else "its original"
+        used = ", ".join(f"{name} {version}" for name, version in run.versions.items())
+        out.print(f"\n[bold]proof[/bold]  against {against}: {run.summary}, with {used}", soft_wrap=True)
+        table = _rows()
+        for stage in dict.fromkeys(check.stage for check in run.checks):
+            checks = [check for check in run.checks if check.stage == stage]
+            check = next((check for check in checks if check.passed is False), checks[0])
+            verdict = {True: "ok", False: "FAILED", None: "-"}[check.passed]
+            table.add_row(f"  {stage}", f"{verdict}  {check.measured}: {check.shown} {check.limit}".rstrip())
+        out.print(table)
 
 
 def _show_entry(entry: FileEntry, *, verified: bool) -> None:

@@ -1,0 +1,67 @@
+"""`pocketvlm verify`: a table of what a bundle was held against, and a verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pocketvlm.bundle import Run
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    reference: Annotated[
+        Path | None,
+        typer.Option(metavar="CHECKPOINT", help="Compare with transformers running this checkpoint as well."),
+    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="Put the result into the bundle's manifest.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
+) -> None:
+    """Check that a bundle still does what its checkpoint does. Exit code 1 where it does not."""
+    # Imported here: every `pocketvlm` command loads this module to learn the command's name.
+    from pocketvlm_converters import verify as proof
+    from pocketvlm_converters.progress import bars
+
+    with bars() as show:
+        runs = proof.verify(bundle, reference, progress=show)
+    for run in runs:
+        if write:
+            proof.write(bundle, run)
+        if not as_json:
+            _print(run)
+    deviation = next((run.deviation for run in runs if run.deviation), None)
+    if as_json:
+        import json
+
+        told = {"passed": deviation is None, "runs": [run.model_dump(mode="json") for run in runs]}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    if deviation:
+        typer.secho(f"deviates: {proof.advice(deviation)}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1)
+    if not as_json:
+        typer.secho("the bundle does what its checkpoint does, as far as was measured", fg=typer.colors.GREEN)
+
+
+def _print(run: Run) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(table(run))
+
+
+def table(run: Run) -> Table:
+    """All checks of a run."""
+    from rich.table import Table
+
+    shown = Table("stage", "measured", "value", "limit", "", box=None, pad_edge=False, header_style="dim")
+    stage = ""
+    for check in run.checks:
+        verdict = {True: "[green]ok[/green]", False: "[bold red]FAILED[/bold red]", None: "[dim]-[/dim]"}[check.passed]
+        cells = (check.stage if check.stage != stage else "", check.measured, check.shown, check.limit)
+        shown.add_row(*(cell.replace("[", r"\[") for cell in cells), verdict)
+        stage = check.stage
+    return shown

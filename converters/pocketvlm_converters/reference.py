@@ -1,0 +1,244 @@
+"""A bundle beside transformers running its checkpoint in float32: pixels, tokens, embeddings, logits, answers.
+
+The one module that imports torch and transformers, when it is used; nothing else needs them. It knows no family:
+transformers finds its classes by the checkpoint's configuration.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.bundle import Bundle, Check, Role
+from pocketvlm.errors import CheckpointError, NativeLibraryError
+from pocketvlm.native.llama import Model
+from pocketvlm.vision.pair import check_files, family_of
+from pocketvlm_converters import thresholds
+from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm_converters.distributions import Distributions, log_softmax
+from pocketvlm_converters.forward import Exchange, Loaded, context_for, continuation
+from pocketvlm_converters.gguf import Progress
+from pocketvlm_converters.samples import Sample, proof_samples
+from pocketvlm_converters.stages import ENCODERS, at_least, at_most, compare, hashes
+
+_GREEDY = 32  # tokens
+_NAMES: dict[Role, str] = {"mmproj": "libmtmd", "vision": "onnxruntime"}
+
+
+class Reference:
+    """The checkpoint in transformers. Raises NativeLibraryError where it or torch is missing, CheckpointError where
+    it cannot load the checkpoint. Nothing is downloaded, and no code of the checkpoint runs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import torch
+            import transformers
+        except ImportError as error:
+            raise NativeLibraryError(
+                f"--reference needs torch and transformers; {error.name} is missing: pip install 'pocketvlm[oracle]'"
+            ) from error
+        self._torch = torch
+        source = Checkpoint(path).source
+        self.sha256 = source.sha256
+        here = {"local_files_only": True}
+        try:
+            self.processor: Any = transformers.AutoProcessor.from_pretrained(path, **here)
+            automatic: Any = transformers.AutoModelForImageTextToText
+            self.model: Any = automatic.from_pretrained(path, dtype=torch.float32, **here).eval()
+        except Exception as error:  # it raises whatever its many parts raise
+            raise CheckpointError(f"transformers cannot load it: {error}", path) from error
+
+    def inputs(self, sample: Sample) -> Any:
+        """What its processor makes of the sample's question: token ids, pixels, and what else the model takes."""
+        parts = [{"type": "image", "image": self._image(picture)} for picture in sample.pictures]
+        user = {"role": "user", "content": [*parts, {"type": "text", "text": sample.question}]}
+        return self.processor.apply_chat_template(
+            [user], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+
+    def pixels(self, tiles: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        """Tiles at their final size, normalised and cut into patches as the model wants them, in one row."""
+        made = [
+            self.processor.image_processor(images=[self._image(tile)], do_resize=False, return_tensors="np")
+            for tile in tiles
+        ]
+        return np.concatenate([np.asarray(one["pixel_values"], np.float32).ravel() for one in made])
+
+    @property
+    def grey(self) -> float:
+        """How much of a normalised pixel value is one of 255 grey levels."""
+        return 1 / 255 / float(max(getattr(self.processor.image_processor, "image_std", None) or [1.0]))
+
+    @property
+    def image_token(self) -> int:
+        return int(self.model.config.image_token_id)
+
+    def embeddings(self, inputs: Any) -> npt.NDArray[np.float32]:
+        """Of all pictures, [tokens, width], in the order of the prompt."""
+        accepted = inspect.signature(self.model.get_image_features).parameters
+        with self._torch.no_grad():
+            found = self.model.get_image_features(**{k: v for k, v in inputs.items() if k in accepted})
+        rows = getattr(found, "pooler_output", found)
+        rows = self._torch.cat(list(rows)) if isinstance(rows, list | tuple) else rows
+        array: npt.NDArray[np.float32] = rows.reshape(-1, rows.shape[-1]).float().numpy()
+        return array
+
+    def logs(self, inputs: Any, answer: Sequence[int]) -> npt.NDArray[np.float64]:
+        """Log probabilities where each token of the answer stands, [tokens, n_vocab]."""
+        torch, ids = self._torch, inputs["input_ids"]
+        extended = dict(inputs)
+        for key, value in inputs.items():
+            if value.shape == ids.shape:  # kinds of tokens, masks: the answer is text that is looked at
+                more = torch.full((1, len(answer)), int(key == "attention_mask"), dtype=value.dtype)
+                extended[key] = torch.cat([value, more], dim=1)
+        extended["input_ids"] = torch.cat([ids, torch.tensor([list(answer)], dtype=ids.dtype)], dim=1)
+        with torch.no_grad():
+            logits = self.model(**extended, logits_to_keep=len(answer) + 1).logits[0, -len(answer) - 1 : -1]
+        return log_softmax(logits.float().numpy())
+
+    def greedy(self, inputs: Any, count: int, ends: set[int]) -> list[int]:
+        """The likeliest tokens after the prompt, whatever the checkpoint's own generation settings are."""
+        config = type(self.model.generation_config)(
+            do_sample=False, max_new_tokens=count, eos_token_id=sorted(ends), pad_token_id=min(ends)
+        )
+        with self._torch.no_grad():
+            made = self.model.generate(**inputs, generation_config=config)[0, inputs["input_ids"].shape[1] :].tolist()
+        return [token for token in made if token not in ends]
+
+    def _image(self, picture: npt.NDArray[np.uint8]) -> Any:
+        from PIL import Image
+
+        return Image.fromarray(picture)
+
+
+def checks(bundle: Bundle, reference: Reference, progress: Progress) -> Iterator[Check]:
+    """Every stage, on the whole set of proof samples in full detail, which is the reference's own procedure."""
+    samples = proof_samples()
+    model, entry = bundle.file("model"), bundle.manifest.entry("model")
+    assert model is not None and entry is not None
+    prepared = []
+    for number, sample in enumerate(samples):
+        progress("transformers", number, len(samples))
+        prepared.append(reference.inputs(sample))
+    progress("transformers", len(samples), len(samples))
+    exchanges: list[Exchange] = []
+    late: list[Check] = []
+    for role in ENCODERS:
+        if (path := bundle.file(role)) is None:
+            continue
+        with Loaded(model, path) as loaded:
+            found = []
+            for number, sample in enumerate(samples):
+                progress(f"pictures, {_NAMES[role]}", number, len(samples))
+                found.append(loaded.exchange(sample, "high"))
+            progress(f"pictures, {_NAMES[role]}", len(samples), len(samples))
+        if not exchanges:
+            exchanges = found
+            yield from _preprocessing(bundle, reference, prepared, exchanges, samples)
+        late += _embeddings(bundle, role, reference, prepared, found)
+    yield from late
+    yield from _logits(bundle, reference, prepared, exchanges, progress)
+    yield from _answers(bundle, reference, prepared, exchanges, progress)
+
+
+def _preprocessing(
+    bundle: Bundle,
+    reference: Reference,
+    prepared: Sequence[Any],
+    exchanges: Sequence[Exchange],
+    samples: Sequence[Sample],
+) -> Iterator[Check]:
+    sealed = hashes(bundle, "model", *ENCODERS)
+    model = bundle.file("model")
+    assert model is not None
+    checked = check_files(model, bundle.file("mmproj"), bundle.file("vision"))
+    header = checked.projector or checked.encoder
+    family = family_of(header.metadata, header.path) if header else None
+    assert family is not None
+    worst = 0.0
+    for inputs, sample in zip(prepared, samples, strict=True):
+        tiles = [
+            tile
+            for picture in sample.pictures
+            for tile in family.tiles(picture, family.plan((picture.shape[1], picture.shape[0]), "high", None))
+        ]
+        mine, wanted = reference.pixels(tiles), np.asarray(inputs["pixel_values"], np.float32).ravel()
+        off = float(np.abs(mine - wanted).max()) / reference.grey if mine.shape == wanted.shape else 255.0
+        worst = max(worst, off)
+    yield at_most("preprocessing", "pixels, grey levels off by", worst, thresholds.PIXEL, sealed)
+    same = 0
+    for inputs, exchange in zip(prepared, exchanges, strict=True):
+        ids: list[int] = []
+        for piece in exchange.prompt:
+            ids += [piece] if isinstance(piece, int) else [reference.image_token] * len(piece.rows)
+        same += ids == inputs["input_ids"][0].tolist()
+    yield at_least("preprocessing", "prompts of the same tokens", same / len(samples), 1.0, sealed)
+
+
+def _embeddings(
+    bundle: Bundle, role: Role, reference: Reference, prepared: Sequence[Any], found: Sequence[Exchange]
+) -> Iterator[Check]:
+    entry, sealed = bundle.manifest.entry(role), hashes(bundle, role)
+    assert entry is not None
+    stage, cosines, lengths = "reference encoders", [], []
+    for inputs, exchange in zip(prepared, found, strict=True):
+        mine, wanted = np.concatenate([slot.rows for slot in exchange.slots]), reference.embeddings(inputs)
+        if mine.shape != wanted.shape:
+            told = f"{list(mine.shape)}, transformers has {list(wanted.shape)}"
+            yield Check(stage=stage, measured=f"shape, {_NAMES[role]}", value=told, passed=False, files=sealed)
+            return
+        cosine, ratio = compare(mine, wanted)
+        cosines.append(cosine)
+        lengths.append(ratio)
+    limit = thresholds.encoder_limit(entry.quantization)
+    worst, off = float(np.concatenate(cosines).min()), float(np.median(np.abs(np.concatenate(lengths) - 1)))
+    yield at_least(stage, f"worst cosine, {_NAMES[role]} {entry.quantization}", worst, limit, sealed)
+    yield at_most(stage, f"lengths, {_NAMES[role]}, median off by", off, thresholds.SCALE, sealed)
+
+
+def _logits(
+    bundle: Bundle, reference: Reference, prepared: Sequence[Any], exchanges: Sequence[Exchange], progress: Progress
+) -> Iterator[Check]:
+    path, kinds = bundle.file("model"), _kinds(bundle)
+    assert path is not None
+    logs = (reference.logs(i, e.answer) for i, e in zip(prepared, exchanges, strict=True))
+    found = Distributions.made_of(exchanges, logs).divergence(path, exchanges, progress)
+    sealed, stage = hashes(bundle, "model", *ENCODERS[:1]), "reference logits"
+    yield at_most(stage, f"mean KL, {' and '.join(kinds)}", found.mean, thresholds.reference_limit(*kinds), sealed)
+    yield at_most(stage, "largest KL", found.largest, None, sealed)
+    yield at_least(stage, "same likeliest token", found.same_top, None, sealed)
+
+
+def _answers(
+    bundle: Bundle, reference: Reference, prepared: Sequence[Any], exchanges: Sequence[Exchange], progress: Progress
+) -> Iterator[Check]:
+    path = bundle.file("model")
+    assert path is not None
+    shares = []
+    with Model(path, gpu_layers=0, mapped=True) as model, context_for(model, exchanges) as context:
+        ends = {token for token in range(model.n_vocab) if model.is_end(token)}
+        for number, (inputs, exchange) in enumerate(zip(prepared, exchanges, strict=True)):
+            progress("greedy answers", number, len(exchanges))
+            mine, wanted = continuation(context, model, exchange, _GREEDY), reference.greedy(inputs, _GREEDY, ends)
+            same = next((i for i, (a, b) in enumerate(zip(mine, wanted, strict=False)) if a != b), None)
+            whole = max(len(mine), len(wanted), 1)
+            shares.append(1.0 if mine == wanted else (min(len(mine), len(wanted)) if same is None else same) / whole)
+        progress("greedy answers", len(exchanges), len(exchanges))
+    exact = 1.0 if thresholds.is_exact(*_kinds(bundle)) else None
+    share = sum(shares) / len(shares)
+    sealed = hashes(bundle, "model", *ENCODERS[:1])
+    yield at_least("reference answers", f"same of {_GREEDY} greedy tokens", share, exact, sealed)
+
+
+def _kinds(bundle: Bundle) -> tuple[str, str]:
+    """Types of the language model and of the encoder that looks for it."""
+    model = bundle.manifest.entry("model")
+    encoder = next(entry for role in ENCODERS if (entry := bundle.manifest.entry(role)))
+    assert model is not None
+    return model.quantization, encoder.quantization

@@ -1,0 +1,143 @@
+"""What a bundle is worth: does it still do what the checkpoint does? Stage by stage, into one table."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from pocketvlm.bundle import Bundle, Check, Proof, Run
+from pocketvlm.errors import PocketVLMError
+from pocketvlm.vision import onnx
+from pocketvlm_converters import stages
+from pocketvlm_converters.distributions import Distributions
+from pocketvlm_converters.forward import Asked, Loaded
+from pocketvlm_converters.gguf import Progress, silent
+from pocketvlm_converters.samples import proof_samples
+from pocketvlm_converters.tokenizer import tokens_sha256
+
+# Where these fail, native code must not see the files, and what it would measure means nothing.
+_FIRST = ("files", "pairing")
+_NOTHING = Proof(tokens_sha256=None, renders_sha256=None, divergence=None)  # of a bundle that was never proven
+_PACKAGES = ("pocketvlm", "llama-cpp-python", "gguf")
+_ADVICE = {
+    "files": "a file is damaged or was replaced: get the bundle again",
+    "pairing": "a file was made from another checkpoint: convert all of them together",
+    "tokenizer": "this libllama splits text otherwise, or the vocabulary was changed: convert again with it",
+    "template": "the chat template was changed, or the runtime reads it otherwise: convert again",
+    "encoders": "the two vision encoders disagree: convert with --mmproj f16 or --onnx fp32 to see which is wrong",
+    "preprocessing": "pictures or prompts reach the model otherwise than in transformers",
+    "reference encoders": "vision encoder or projector deviate: see whether --mmproj f32 --onnx fp32 do, too",
+    "reference logits": "the language model deviates: see whether --quantize f32 does, too",
+    "reference answers": "the answers deviate: see whether --quantize f32 --mmproj f32 do, too",
+    "language": "quantization costs too much: take a larger type, or the file is not the one that was converted",
+}
+
+
+def verify(path: str | Path, reference: str | Path | None = None, *, progress: Progress = silent) -> list[Run]:
+    """Check a bundle against its manifest and what its conversion wrote down, then against transformers running the
+    checkpoint at `reference`, if that is given and the first run finds nothing. Writes nothing.
+
+    Raises ModelError leaves where there is no bundle to check, NativeLibraryError where transformers or torch is
+    missing; what is wrong with a bundle is in the checks.
+    """
+    bundle = Bundle(path, check=False)
+    if reference is not None:
+        from pocketvlm_converters.reference import Reference, checks
+
+        original = Reference(Path(reference))
+    runs = [_run(bundle, None, progress)]
+    if reference is not None and runs[0].deviation is None:
+        found = tuple(_guarded("preprocessing", checks(bundle, original, progress)))
+        more = versions("torch", "transformers")
+        runs.append(Run(against="reference", versions=more, checks=found, reference=original.sha256))
+    return runs
+
+
+def write(path: str | Path, run: Run) -> None:
+    """Put a run into the manifest, in place of an earlier one of its kind."""
+    bundle = Bundle(path, check=False)
+    proof = bundle.manifest.proof or _NOTHING
+    bundle.manifest.model_copy(update={"proof": proof.with_run(run)}).write(bundle.path)
+
+
+def record(original: Path, encoder: Path, target: Path, progress: Progress = silent) -> list[Asked]:
+    """Write down what the language model in its original precision expects, looking through `encoder`."""
+    with Loaded(original, encoder) as loaded:
+        asked = loaded.asked(proof_samples(), progress)
+    Distributions.of(original, [exchange for _, exchange in asked], progress).save(target)
+    return asked
+
+
+def prove_conversion(bundle: Bundle, asked: list[Asked], progress: Progress = silent) -> Proof:
+    """The proof of a bundle whose tokenizer was just compared with the original's; `asked` comes from `record`."""
+    model, encoder = bundle.file("model"), _encoder(bundle)
+    assert model is not None and encoder is not None
+    with Loaded(model, encoder) as loaded:
+        renders = stages.renders_sha256(loaded)
+    proof = Proof(tokens_sha256=tokens_sha256(model), renders_sha256=renders, divergence=None)
+    bundle.manifest = bundle.manifest.model_copy(update={"proof": proof})
+    run = _run(bundle, asked, progress)
+    means = [c.value for c in run.checks if c.stage == "language" and isinstance(c.value, float)]
+    return proof.model_copy(update={"divergence": means[0] if means else None, "runs": (run,)})
+
+
+def advice(check: Check) -> str:
+    """What deviates and what to do about it, in a line."""
+    limit = f", must be {check.limit}" if check.limit else ""
+    return f"{check.stage}: {check.measured}: {check.shown}{limit}; {_ADVICE[check.stage]}"
+
+
+def versions(*more: str) -> dict[str, str]:
+    """Of the packages that a result depends on."""
+    found = {"onnxruntime": onnx.version()}
+    for package in (*_PACKAGES, *more):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return dict(sorted(found.items()))
+
+
+def _run(bundle: Bundle, asked: list[Asked] | None, progress: Progress) -> Run:
+    return Run(against="itself", versions=versions(), checks=tuple(_checks(bundle, asked, progress)))
+
+
+def _checks(bundle: Bundle, asked: list[Asked] | None, progress: Progress) -> Iterator[Check]:
+    progress("files", 0, 1)
+    for stage in (stages.files, stages.pairing):
+        for check in stage(bundle):
+            yield check
+            if check.passed is False:
+                return
+    progress("files", 1, 1)
+    proof = bundle.manifest.proof or _NOTHING
+    yield from _guarded("tokenizer", stages.tokenizer(bundle, proof.tokens_sha256))
+    model, encoder = bundle.file("model"), _encoder(bundle)
+    assert model is not None
+    if encoder is None:
+        return
+    try:
+        with Loaded(model, encoder) as loaded:
+            yield from _guarded("template", stages.template(bundle, loaded, proof.renders_sha256))
+            asked = loaded.asked(proof_samples(), progress) if asked is None else asked
+    except PocketVLMError as error:
+        yield _failed("encoders", error)
+        return
+    yield from _guarded("encoders", stages.encoders(bundle, asked, progress))
+    yield from _guarded("language", stages.language(bundle, asked, proof.divergence, progress))
+
+
+def _guarded(stage: str, checks: Iterator[Check]) -> Iterator[Check]:
+    """A stage that cannot run has failed; those after it may tell more."""
+    try:
+        yield from checks
+    except PocketVLMError as error:
+        yield _failed(stage, error)
+
+
+def _failed(stage: str, error: PocketVLMError) -> Check:
+    return Check(stage=stage, measured="can be run", value=str(error), passed=False)
+
+
+def _encoder(bundle: Bundle) -> Path | None:
+    return next((path for role in stages.ENCODERS if (path := bundle.file(role))), None)
