@@ -13,6 +13,7 @@ import numpy as np
 
 from pocketvlm.devices import physical_cores, processor
 from pocketvlm.errors import PairingError
+from pocketvlm.gguf_header import GGUFHeader
 from pocketvlm.native import library
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
@@ -29,6 +30,7 @@ from pocketvlm.vision.tiled import FamilyVision
 _log = logging.getLogger(__name__)
 _LONG = 0.2  # seconds: a tile that takes less is encoded again, to see past the first run's own cost
 _RUNS = 4
+_EDGE = 224  # pixels of the tile that encoders are measured with, unless the family wants another size
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def open_vision(model: Model, checked: Checked, *, threads: int | None = None, d
             return NativeVision(Mtmd(projector.path, model, threads=most, gpu=gpu), model.n_vocab)
         if family is not None:
             families.append(_known(model, projector.metadata, projector.path))
-            opened = partial(_open_mtmd, projector.path, model, family.tile_tokens, gpu)
+            opened = partial(_open_mtmd, projector, model, family.tile_tokens, gpu)
             candidates.append(Candidate(speeds.file_hash(projector.path), f"{projector.path.name}, libmtmd", opened))
     if not candidates:
         return None
@@ -138,9 +140,9 @@ def _counts(most: int, exactly: bool) -> tuple[int, ...]:
 
 
 def _tile(family: Family) -> RGB:
-    """A tile of noise: an encoder takes as long for it as for a photo."""
-    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    return family.tiles(picture, family.plan((64, 64), "low", None))[0]
+    """A tile of noise: an encoder takes as long for it as for a photo. Small, where a family's tiles have any size."""
+    picture = np.random.default_rng(0).integers(0, 256, (_EDGE, _EDGE, 3), dtype=np.uint8)
+    return family.tiles(picture, family.plan((_EDGE, _EDGE), "low", None))[0]
 
 
 def _open_onnx(header: OnnxHeader, model: Model, device: str, threads: int) -> VisionEncoder:
@@ -153,8 +155,9 @@ def _open_onnx(header: OnnxHeader, model: Model, device: str, threads: int) -> V
     return encoder
 
 
-def _open_mtmd(path: Path, model: Model, tile_tokens: int, gpu: bool, threads: int) -> VisionEncoder:
-    return MtmdEncoder(Mtmd(path, model, threads=threads, tile_tokens=tile_tokens, gpu=gpu))
+def _open_mtmd(header: GGUFHeader, model: Model, tile_tokens: int, gpu: bool, threads: int) -> VisionEncoder:
+    mtmd = Mtmd(header.path, model, threads=threads, tile_tokens=tile_tokens, gpu=gpu)
+    return MtmdEncoder(mtmd, header.metadata)
 
 
 def _known(model: Model, metadata: dict[str, object], path: Path) -> Family:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import ImageError
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
 
 LEAST_PIXELS, MOST_PIXELS = 56 * 56, 16384 * 28 * 28  # as most published checkpoints of this kind have them
@@ -48,12 +48,11 @@ class DynamicSize:
         return self.around
 
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:
-        used = smart_resize(size, self.factor, self.least, self.most)
-        limits = [max_tokens] if max_tokens is not None else []
-        if detail == "low":
-            limits.append(_LOW)
+        area, most = self.factor**2, self.most
         if detail == "auto":
-            limits.append(max(_AUTO, self.least // self.factor**2))
+            most = min(most, max(_AUTO * area, self.least))
+        used = smart_resize(size, self.factor, self.least, most)
+        limits = [limit for limit in (max_tokens, _LOW if detail == "low" else None) if limit is not None]
         if limits:
             used = self._within(size, used, min(limits))
         slot = TileSlot(0, (used[1] // self.factor, used[0] // self.factor))
@@ -80,11 +79,11 @@ class DynamicSize:
 def smart_resize(size: tuple[int, int], factor: int, least: int, most: int) -> tuple[int, int]:
     """(width, height) -> the nearest multiples of `factor` with `least` to `most` pixels, in about its proportions.
 
-    The same numbers as transformers' function of this name. Raises RequestError for a picture more than 200 times as
+    The same numbers as transformers' function of this name. Raises ImageError for a picture more than 200 times as
     long as wide.
     """
     if max(size) > _LONGEST * min(size):
-        raise RequestError(f"a picture of {size[0]}x{size[1]} is more than {_LONGEST} times as long as wide")
+        raise ImageError(f"a picture of {size[0]}x{size[1]} is more than {_LONGEST} times as long as wide")
     area = size[0] * size[1]
     width, height = (round(edge / factor) * factor for edge in size)
     if width * height > most:

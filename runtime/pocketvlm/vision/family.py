@@ -76,7 +76,9 @@ class Family(Protocol):
         """Embeddings of the largest tile that `plan` may ask for."""
         ...
 
-    def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None) -> PicturePlan: ...
+    def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None) -> PicturePlan:
+        """Raises ImageError where the family's reference refuses a picture of this size."""
+        ...
 
     def tiles(self, image: RGB, plan: PicturePlan) -> Sequence[RGB]:
         """uint8 [height, width, 3] each, in the order of the plan's slots; not all of one size in every family."""

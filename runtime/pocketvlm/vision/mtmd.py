@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pocketvlm.errors import PairingError, RequestError
+from pocketvlm.devices import memory
+from pocketvlm.errors import EngineError, PairingError, RequestError
 from pocketvlm.images import Picture
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.mtmd import ImageChunk, Mtmd, TextChunk
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot
 from pocketvlm.vision.family import RGB, Detail
 
+_WINDOWS = "clip.vision.n_wa_pattern"
+_MASK_BYTES = 12  # a pair: in float32 twice, in float16 twice
+
 
 class MtmdEncoder:
-    """A `VisionEncoder` over an mmproj file that was opened for single tiles."""
+    """A `VisionEncoder` over an mmproj file that was opened for single tiles; `metadata` is that file's."""
 
     name = "libmtmd"
 
-    def __init__(self, mtmd: Mtmd) -> None:
+    def __init__(self, mtmd: Mtmd, metadata: Mapping[str, object]) -> None:
         self._mtmd = mtmd
+        patch = metadata.get("clip.vision.patch_size")
+        self._masked = patch if isinstance(patch, int) and metadata.get(_WINDOWS) else None
 
     def encode_tile(self, tile: RGB) -> Embeddings:
+        """Raises EngineError where libmtmd could not, or not without taking more memory than there is."""
+        if self._masked:
+            _check_mask(tile.shape[1] // self._masked * (tile.shape[0] // self._masked))
         return self._mtmd.encode_tile(tile)
 
     def cancel(self) -> None:
@@ -32,6 +42,16 @@ class MtmdEncoder:
 
     def close(self) -> None:
         self._mtmd.close()
+
+
+def _check_mask(patches: int) -> None:
+    """For windows, libmtmd fills a mask of all pairs of patches, counts its places in 32 bits, and copies it."""
+    needed, known = patches**2 * _MASK_BYTES, memory()
+    if patches**2 >= 2**31 or (known and needed > known[1]):
+        raise EngineError(
+            f"a picture of {patches:,} patches takes libmtmd {needed / 2**30:.1f} GiB for their windows; lower detail "
+            "or max_image_tokens take less, an ONNX vision encoder much less"
+        )
 
 
 class NativeVision:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import ImageError, RequestError
 from pocketvlm.images import Picture
 from pocketvlm.prompt import TextSpan, isolate_control_tokens
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot, VisionEncoder
@@ -29,7 +29,10 @@ class FamilyVision:
         self._mrope = mrope
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:
-        plan = self._family.plan(picture.size, detail, max_tokens)
+        try:
+            plan = self._family.plan(picture.size, detail, max_tokens)
+        except ImageError as error:
+            raise ImageError(error.message, param) from None
         if max_tokens is not None and plan.tokens > max_tokens:
             raise RequestError(f"max_image_tokens is {max_tokens}; this model needs {plan.tokens} for a picture", param)
         pieces: list[TextSpan | Slot] = []

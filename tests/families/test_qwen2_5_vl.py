@@ -1,0 +1,253 @@
+"""What is Qwen2.5-VL's own: sizes, types, configurations of other layouts, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import pocketvlm.vision.mtmd
+from pocketvlm.errors import CheckpointError, EngineError, ModelFormatError
+from pocketvlm.gguf_header import read_header
+from pocketvlm.native.llama import Model
+from pocketvlm.native.mtmd import Mtmd
+from pocketvlm.onnx_header import read_onnx
+from pocketvlm.vision import families
+from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm.vision.mtmd import MtmdEncoder
+from pocketvlm.vision.onnx import OnnxEncoder
+from pocketvlm.vision.pair import check_encoder, check_language_model
+from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm_converters.convert import convert
+from pocketvlm_converters.family import find_family
+from tiny import qwen2_5_vl as tiny
+
+pytestmark = pytest.mark.oracle
+
+Array = npt.NDArray[Any]
+Edit = Callable[[dict[str, Any]], Any]
+# Rows and columns of embeddings: the fewest, whole windows (4 x 4), windows cut at either edge or both, the most.
+GRIDS = [(2, 2), (1, 4), (4, 4), (8, 4), (5, 4), (4, 7), (9, 6), (1, 200), (100, 4), (20, 20)]
+LEAST = {"fp32": 0.9999, "fp16": 0.9999, "int8": 0.999, "int4": 0.95}
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    return tiny.model()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("qwen") / "checkpoint"
+    tiny.save(reference, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path) -> Path:
+    return convert(checkpoint, checkpoint.parent / "bundle", quantize="F32", mmproj="f32", onnx="fp32").path
+
+
+@pytest.fixture(scope="module", params=["gguf", "onnx"])
+def encoder(bundle: Path, request: pytest.FixtureRequest) -> Iterator[VisionEncoder]:
+    header = read_header(bundle / "mmproj-f32.gguf")
+    found = families.find(header.metadata)
+    assert found is not None
+    with Model(bundle / "model-F32.gguf") as model:
+        if request.param == "onnx":
+            yield OnnxEncoder(read_onnx(bundle / "vision-fp32.onnx"), threads=1)
+        else:
+            mtmd = Mtmd(header.path, model, threads=1, tile_tokens=found[1].tile_tokens)
+            yield MtmdEncoder(mtmd, header.metadata)
+
+
+def tile_of(rows: int, cols: int) -> Array:
+    return np.random.default_rng(rows * 1000 + cols).integers(0, 256, (rows * 28, cols * 28, 3), np.uint8)
+
+
+def wanted(model: Any, folder: Path, tile: Array) -> Array:
+    images = tiny.processor(folder).image_processor
+    inputs = images(images=[Image.fromarray(tile)], do_resize=False, return_tensors="pt")
+    with torch.no_grad():
+        return torch.cat(list(model.get_image_features(**inputs).pooler_output)).numpy()
+
+
+def worst_cosine(found: Array, seen: Array) -> float:
+    assert found.shape == seen.shape
+    return float(((found * seen).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(seen, axis=-1)).min())
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_a_tile_of_any_size_passes_as_it_is(
+    grid: tuple[int, int], reference: Any, checkpoint: Path, encoder: VisionEncoder
+) -> None:
+    tile = tile_of(*grid)
+    assert worst_cosine(encoder.encode_tile(tile), wanted(reference, checkpoint, tile)) >= 0.9999
+
+
+@pytest.mark.parametrize("kind", LEAST)
+def test_onnx_types(kind: str, reference: Any, checkpoint: Path, tmp_path: Path) -> None:
+    convert(checkpoint, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind)
+    made = OnnxEncoder(read_onnx(tmp_path / "bundle" / f"vision-{kind}.onnx"), threads=1)
+    for grid in ((4, 4), (5, 7)):
+        tile = tile_of(*grid)
+        assert worst_cosine(made.encode_tile(tile), wanted(reference, checkpoint, tile)) >= LEAST[kind]
+
+
+def test_several_tiles_at_once(bundle: Path) -> None:
+    made = OnnxEncoder(read_onnx(bundle / "vision-fp32.onnx"), threads=1)
+    tiles = np.stack([tile_of(5, 6), tile_of(6, 5).transpose(1, 0, 2)])
+    (together,) = made._session.run(None, {"pixels": tiles})
+    for tile, rows in zip(tiles, together, strict=True):
+        assert np.abs(made.encode_tile(tile) - rows).max() < 1e-4 * np.abs(rows).max()
+
+
+def test_the_header_says_that_sizes_vary(bundle: Path) -> None:
+    header = check_encoder(bundle / "vision-fp32.onnx", check_language_model(bundle / "model-F32.gguf"))
+    assert header.inputs[0].shape == (None, None, None, 3) and header.outputs[0].shape == (None, None, 64)
+
+
+def test_what_memory_does_not_hold_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    header = read_header(bundle / "mmproj-f32.gguf")
+    with Model(bundle / "model-F32.gguf") as model:
+        made = MtmdEncoder(Mtmd(header.path, model, threads=1, tile_tokens=100000), header.metadata)
+        made.encode_tile(tile_of(4, 4))
+        monkeypatch.setattr(pocketvlm.vision.mtmd, "memory", lambda: (2**30, 10**6))
+        with pytest.raises(EngineError, match="1,024 patches takes libmtmd"):
+            made.encode_tile(tile_of(16, 16))
+        monkeypatch.setattr(pocketvlm.vision.mtmd, "memory", lambda: None)
+        with pytest.raises(EngineError, match="67,600 patches"):
+            made.encode_tile(np.zeros((130 * 28, 130 * 28, 3), np.uint8))
+
+
+def test_files_of_another_converter(bundle: Path) -> None:
+    metadata = read_header(bundle / "mmproj-f32.gguf").metadata
+    for key in ("spatial_merge_size", "image_min_pixels", "image_max_pixels"):
+        del metadata[f"clip.vision.{key}"]
+    found = families.find(metadata)
+    assert found is not None and found[0] == "qwen2_5_vl"
+    assert found[1].plan((4032, 3024), "high", None).used == (4032, 3024)
+    del metadata["clip.vision.patch_size"]
+    with pytest.raises(ModelFormatError, match="patch_size"):
+        pocketvlm.vision.pair.family_of(metadata, bundle)
+
+
+def hub_layout(folder: Path) -> None:
+    """As published: one flat configuration, older names for keys."""
+    config = json.loads((folder / "config.json").read_text())
+    text = config.pop("text_config")
+    rope = text.pop("rope_parameters")
+    del text["model_type"], text["layer_types"]
+    config |= text | {"rope_theta": rope["rope_theta"], "use_sliding_window": False, "sliding_window": 32768}
+    config["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    vision = config["vision_config"]
+    del vision["rope_parameters"]
+    vision |= {"model_type": "qwen2_5_vl", "in_chans": vision.pop("in_channels"), "spatial_patch_size": 14}
+    (folder / "config.json").write_text(json.dumps(config))
+    images = json.loads((folder / "preprocessor_config.json").read_text())
+    size = images.pop("size")
+    images |= {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
+    del images["resample"]
+    (folder / "preprocessor_config.json").write_text(json.dumps(images))
+
+
+def memory_naming(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    names = {
+        name: "model." + (name if "visual" in name else name.replace("model.", "language_model.")) for name in tensors
+    }
+    assert {tiny.hub_name(name) for name in names.values()} == set(tensors)
+    save_file({names[name]: tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("change", [hub_layout, memory_naming])
+def test_other_layouts_give_the_same_files(change: Callable[[Path], None], checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "other")
+    change(tmp_path / "other")
+    hashes = []
+    for number, source in enumerate((checkpoint, tmp_path / "other")):
+        target = tmp_path / str(number) / "bundle"
+        target.parent.mkdir()
+        convert(source, target, quantize="Q8_0", mmproj="q8_0", onnx="int8")
+        files = sorted(path for path in target.iterdir() if path.name != "manifest.json")
+        hashes.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files})
+    assert hashes[0] == hashes[1] and len(hashes[0]) == 3
+
+
+def rope(**values: Any) -> Edit:
+    return lambda config: config["text_config"].update(rope_parameters={"rope_theta": 1e6, **values})
+
+
+SECTIONS = [2, 3, 3]
+REFUSED: dict[str, tuple[Edit, str]] = {
+    "window": (lambda c: c["vision_config"].update(window_size=56), "window_size is 56"),
+    "merge": (lambda c: c["vision_config"].update(spatial_merge_size=1), "spatial_merge_size is 1"),
+    "frames": (lambda c: c["vision_config"].update(temporal_patch_size=1), "temporal_patch_size is 1"),
+    "channels": (lambda c: c["vision_config"].update(in_channels=1), "in_channels is 1"),
+    "activation": (lambda c: c["vision_config"].update(hidden_act="gelu"), "hidden_act is 'gelu'"),
+    "patch": (lambda c: c["vision_config"].update(patch_size=112), "patch_size is 112"),
+    "irregular": (lambda c: c["vision_config"].update(fullatt_block_indexes=[0, 3]), "every n-th of the 4 layers"),
+    "not to the end": (lambda c: c["vision_config"].update(fullatt_block_indexes=[1]), "every n-th"),
+    "square": (lambda c: c["vision_config"].update(intermediate_size=64), "libmtmd misreads"),
+    "heads": (lambda c: c["vision_config"].update(num_heads=32), "multiple of 4"),
+    "width": (lambda c: c["vision_config"].update(out_hidden_size=32), "the language model takes 64"),
+    "axial": (lambda c: c["vision_config"]["rope_parameters"].update(rope_theta=5.0), "rope_theta is 5.0"),
+    "sliding": (lambda c: c["text_config"].update(use_sliding_window=True), "use_sliding_window is True"),
+    "layers": (lambda c: c["text_config"].update(layer_types=["sliding_attention"] * 2), "layer_types"),
+    "text activation": (lambda c: c["text_config"].update(hidden_act="gelu"), "hidden_act is 'gelu'"),
+    "head_dim": (
+        lambda c: c["text_config"].update(head_dim=32, rope_parameters={"mrope_section": [8, 4, 4]}),
+        "head_dim",
+    ),
+    "yarn": (rope(rope_type="yarn", factor=4.0, mrope_section=SECTIONS), "'yarn' with mrope_section"),
+    "linear": (rope(rope_type="linear", factor=4.0, mrope_section=SECTIONS), "'linear' with mrope_section"),
+    "sections": (rope(rope_type="default", mrope_section=[2, 3, 4]), "8 together"),
+    "no sections": (rope(rope_type="default"), "mrope_section is missing"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str, checkpoint: Path, tmp_path: Path) -> None:
+    change, message = REFUSED[name]
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / "config.json"
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+    family = find_family(Checkpoint(tmp_path / "checkpoint"))
+    with pytest.raises(CheckpointError) as error:
+        family.language()
+        family.projector()
+    assert message in str(error.value) and "config.json" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"merge_size": 1}, "merge_size is 1"),
+        ({"patch_size": 16}, "patch_size is 16"),
+        ({"resample": 2}, "resample is 2"),
+        ({"do_rescale": False}, "do_rescale is False"),
+        ({"image_std": [0.5, 0.5]}, "three numbers"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "nothing can be divided by 0"),
+        ({"min_pixels": 4000, "max_pixels": 3000}, "at least 4000 pixels, but at most 3000"),
+        ({"min_pixels": 0}, "min_pixels is 0"),
+    ],
+)
+def test_refused_preprocessing(change: dict[str, Any], message: str, checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError) as error:
+        find_family(Checkpoint(tmp_path / "checkpoint")).projector()
+    assert message in str(error.value) and "preprocessor_config.json" in str(error.value)
