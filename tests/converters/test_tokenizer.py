@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import gguf
 import pytest
 from gguf import GGUFReader, TokenType
 from tokenizers import Tokenizer
@@ -22,6 +21,8 @@ from pocketvlm_converters.family import PreTokenizer
 from pocketvlm_converters.tokenizer import Vocabulary, prove, read_vocabulary
 from pocketvlm_converters.tokenizer.byte_bpe import steps_of
 from pocketvlm_converters.tokenizer.corpus import corpus
+
+from .vocabulary_file import write
 
 Edit = Callable[..., None]
 ROWS = 704
@@ -41,25 +42,6 @@ def sequence(*steps: Any) -> dict[str, Any]:
 
 def read(folder: Path, rows: int = ROWS) -> Vocabulary:
     return read_vocabulary(Checkpoint(folder), rows)
-
-
-def write(vocabulary: Vocabulary, path: Path, changes: Mapping[str, Any] | None = None) -> Path:
-    """A GGUF file of a vocabulary alone."""
-    writer = gguf.GGUFWriter(path, "llama")
-    for key, value in {**vocabulary.metadata(), **(changes or {})}.items():
-        if isinstance(value, tuple):
-            writer.add_array(key, value)
-        elif isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        else:
-            writer.add_string(key, value)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def proven(folder: Path, path: Path) -> int:

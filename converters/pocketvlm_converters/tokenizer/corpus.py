@@ -34,7 +34,15 @@ TEXTS = (
     "e\u0301 o\u0308 n\u0303 \u0041\u030a ﬁ ﬂ Ⅳ ㎏ ｆｕｌｌ　ｗｉｄｔｈ Ａ１",
     "zero\u200bwidth soft\u00adhyphen nb\u00a0space thin\u2009space ideographic\u3000space line\u2028sep \ufeffbom",
     "<s> </s> <unk> <pad> <PAD> <eos> [EOS] [EOT] <EOT> <mask> [INST] <|end|> <image> <|image|>",
-    "<row_1_col_1> <global-img> <row_1_col_1",
+    "<row_1_col_1> <global-img> <row_1_col_1", "<0x0A> <0xFF> a<0x41>b <0x0a>", "[PAD1] [PAD99999] </s </s> <s>x</s>",
+    "\u1112\u1161\u11ab\u1100\u116e\u11a8 \u3131\u314f \u1112 \u1161\u11ab ガ \u30ab\u3099 \u212b \u2126 \u037e \u1fef",
+    "a\u0323\u0301 a\u0301\u0323 \u0301 x\n\u0308 ṩ s\u0307\u0323 q\u0307\u0323 \u0344 \u0f73 1\u0301 \u0958",
+    "nul\0in \x01\x02\x07\x08\x0b\x0c\x1b[0m\x1c\x1d\x1e\x1f\x7f \x80\x85\x9f end", "\0", "\x85", "\x0b\x0c \x0b",
+    "𐍈 𒀀 𓂀 𝒜𝓑 ꙮ ﷽ ‱ ⁂ ℵ \U0001f9ff \U0010ffff \ue000 \ufffd \ufffe 𞤀 ߊ ⠓⠑ ㋿ \U000e0041 \u180e \u2060 \u202eabc\u202c",
+    "\u2581 a\u2581b \u2581x", "\u2581\u2581 a \u2581\u2581", "ǅ ᾼ ʰ ˢᵗ ª º Ⅻ ² ٠ ० 〇 ൰ 𝟘 ⒈ 🄁 a̲ x⃝ ß ẞ ſ ŉ Ǆ",
+    "pneumonoultramicroscopicsilicovolcanoconiosis" * 8, "Flußdampfschifffahrtskapitän" * 5, "的一是不了人我在有" * 40,
+    "ACGT" * 100, "0123456789abcdef" * 40, "_" * 90, "-" * 33 + "\n" + "*" * 65, "\t" * 35, "\r\n" * 20, " \t" * 20,
+    "x  \n  y\n   \n\tz \n\n\n w   ", "a\n b\n  c\n   d", "if a:\n    b\n\n\n    c\n        d\n", "(a) [b] {c} `f`",
     "User: Read the number.\nAssistant: 407\n\nUser: and the word?\nAssistant: harbour<end_of_utterance>\n",
     "a" * 100, " " * 70, "\n" * 40, "9" * 40, "ab " * 50, "=" * 80, "é" * 30, "字" * 30, "😀" * 10, "'s" * 20,
 )  # fmt: skip
@@ -52,8 +60,10 @@ def corpus(tokens: Sequence[str]) -> Iterator[str]:
     rng = Random(0)
     for _ in range(300):
         yield "".join(rng.choice(_PIECES) for _ in range(rng.randint(2, 60)))
-    for token in tokens:
-        yield f"{token}"
-        yield f"a{token}b {token} {token}{token}\n{token}\n\n1{token}2. {token[:-1]} {token[1:]}"
+    for start in range(0, len(tokens), 16):  # several in one text: a vocabulary may have thousands
+        few = tokens[start : start + 16]
+        yield "".join(few)
+        yield "".join(f"a{t}b {t} {t}{t}\n{t}\n\n1{t}2. {t[:-1]} {t[1:]}" for t in few)
+    yield from rng.sample(tokens, min(len(tokens), 200))
     for _ in range(50 if tokens else 0):
         yield "".join(rng.choice((rng.choice(tokens), rng.choice(_PIECES))) for _ in range(30))

@@ -1,7 +1,8 @@
 """BPE over characters with a fallback to bytes, as SentencePiece makes it: GGUF model `llama`.
 
 libllama merges two neighbours when both together are a token, highest score first, and knows no list of merges. So
-the score of a token is that of its first merge. Merges that no order of tokens can express fail the proof.
+the score of a token is that of its first merge. A vocabulary whose merges leave out a way to join two tokens is
+refused, and merges that no order of tokens can express fail the proof.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def read_sentencepiece(
     return {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.scores": _scores(model["merges"], tokens),
+        "tokenizer.ggml.scores": _scores(model["merges"], tokens, path),
         "tokenizer.ggml.add_space_prefix": _adds_prefix(data, path),
     }
 
@@ -46,11 +47,18 @@ def type_of(token: str, unknown: str | None) -> int:
     return int(TokenType.BYTE if token in _BYTES else TokenType.NORMAL)
 
 
-def _scores(merges: list[Any], tokens: tuple[str, ...]) -> tuple[float, ...]:
+def _scores(merges: list[Any], tokens: tuple[str, ...], path: Path) -> tuple[float, ...]:
     ranks: dict[str, int] = {}
-    for rank, merge in enumerate(merges):
-        first, second = merge.split(" ") if isinstance(merge, str) else merge
+    pairs = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in merges]
+    for rank, (first, second) in enumerate(pairs):
         ranks.setdefault(first + second, rank)
+    allowed, known = set(pairs), set(tokens)
+    for token in tokens:
+        for at in range(1, len(token)):
+            pair = token[:at], token[at:]
+            # Among them what somebody types that is spelled like a control token.
+            if pair[0] in known and pair[1] in known and pair not in allowed:
+                raise TokenizerError(f"libllama would join {pair[0]!r} and {pair[1]!r}, which no merge does", path)
     return tuple(-float(ranks[token]) if token in ranks else _SCORE_OF_UNMERGED for token in tokens)
 
 

@@ -26,7 +26,8 @@ class Vocabulary:
 
     `model` holds the keys of the tokenizer's own kind. `special` maps bos, eos, eot, eom, unknown, padding and the
     like to ids; `ends` are all ids that end an answer. `added` are the tokens matched before the text is split,
-    spelled as themselves. `notes` say what a user should know.
+    spelled as themselves. `merged` are added ones that only merges make here: they stand for spaces, and libllama would
+    write them out otherwise. `notes` say what a user should know.
     """
 
     model: Mapping[str, Value]
@@ -38,12 +39,8 @@ class Vocabulary:
     add_bos: bool
     add_eos: bool
     chat_template: str | None
+    merged: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def marks_spaces(self) -> bool:
-        """U+2581 stands for a space, so a text that holds it cannot be told from one that holds spaces."""
-        return self.model["tokenizer.ggml.model"] != "gpt2"
 
     def metadata(self) -> dict[str, Value]:
         found: dict[str, Value] = {
@@ -87,12 +84,10 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
     for text, number in ids.items():
         tokens[number] = text
         types[number] = type_of(text, model.get("unk_token")) if characters else int(TokenType.NORMAL)
-    matched = []
+    merged = tuple(token.content for token in added.values() if characters and not token.content.strip(SPACE))
+    matched = tuple(token.content for token in added.values() if token.content not in merged)
     for number, token in added.items():
-        if characters and SPACE in token.content:
-            continue  # matched where a text holds the mark itself; spaces become this token by merges
-        matched.append(token.content)
-        if types[number] != TokenType.UNKNOWN:
+        if types[number] != TokenType.UNKNOWN and token.content not in merged:
             types[number] = int(TokenType.CONTROL if token.special else TokenType.USER_DEFINED)
     if len(set(tokens)) != rows:  # libllama aborts the process on this
         raise TokenizerError("has a token spelled like the padding of the vocabulary", path)
@@ -103,20 +98,21 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
         else read_byte_bpe(data, model, extra, path),
         tokens=tuple(tokens),
         types=tuple(types),
-        added=tuple(matched),
+        added=matched,
         special=found.ids | infill(ids, types),
         ends=found.ends,
         add_bos=found.add_bos,
         add_eos=found.add_eos,
         chat_template=chat_template(checkpoint),
-        notes=_notes(ids, types, characters),
+        merged=merged,
+        notes=_notes(ids, types, merged),
     )
 
 
-def _notes(ids: Mapping[str, int], types: list[int], characters: bool) -> tuple[str, ...]:
+def _notes(ids: Mapping[str, int], types: list[int], merged: tuple[str, ...]) -> tuple[str, ...]:
     notes = []
-    if characters:
-        notes.append(f"the vocabulary writes spaces as {SPACE}: a text that holds this character itself may differ")
+    if merged:
+        notes.append(f"tokens write spaces as {SPACE}: a text that holds {merged[0]} itself may be read otherwise")
     ordinary = [token for token in _ENDS if token in ids and types[ids[token]] == TokenType.NORMAL]
     if ordinary:
         notes.append(
