@@ -17,6 +17,7 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from pocketvlm import VLM
 from pocketvlm.errors import CheckpointError, ContextLengthError, RequestError
+from pocketvlm.messages import ChatRequest
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
 from pocketvlm.onnx_header import read_onnx
@@ -249,6 +250,37 @@ def bundle(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def message(**options: Any) -> list[dict[str, Any]]:
     picture = {"type": "image", "image": Image.fromarray(noise()), **options}
     return [{"role": "user", "content": [picture, {"type": "text", "text": "What?"}]}]
+
+
+SYSTEM = {"role": "system", "content": [{"type": "text", "text": "Be brief."}]}
+PICTURE = {"type": "image", "image": Image.fromarray(noise())}
+
+
+def text(words: str) -> dict[str, str]:
+    return {"type": "text", "text": words}
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [SYSTEM, {"role": "user", "content": [PICTURE, text("What?")]}],
+        [SYSTEM, {"role": "user", "content": [text("First\n"), PICTURE, text("\n\nlast"), PICTURE, PICTURE]}],
+        [{"role": "user", "content": [text("Left"), PICTURE]}, {"role": "assistant", "content": [text("Yes.")]},
+         {"role": "user", "content": [PICTURE, PICTURE, text("now?")]}],
+    ],
+    ids=["system", "between", "turns"],
+)  # fmt: skip
+def test_newlines_around_pictures_join_others(pristine: Path, bundle: Path, messages: list[dict[str, Any]]) -> None:
+    """The blank lines of a picture's layout make longer tokens with those of template and text."""
+    processor = tiny.processor(pristine)
+    wanted = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+    with VLM.load(bundle) as vlm:
+        units = vlm._engine._units(vlm._prompt(ChatRequest.parse(messages)), [])  # type: ignore[attr-defined]
+    soft = processor.tokenizer.image_token_id
+    ids = [i for unit in units for i in ([unit] if isinstance(unit, int) else [soft] * unit.tokens)]
+    assert ids == wanted["input_ids"][0]
+    newlines = {"\n" * count for count in range(3, 9)}
+    assert newlines & set(processor.tokenizer.convert_ids_to_tokens(ids))
 
 
 def test_a_picture_must_fit_the_context(bundle: Path) -> None:
