@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder to write; its name names the model.")
-    ],
+        Path | None, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder to write; its name names the model.")
+    ] = None,
     quantize: Annotated[
         str, typer.Option(metavar="TYPE", help="Type of the language model: Q4_K_M, Q8_0, ... or f32, f16, bf16.")
     ] = "Q4_K_M",
@@ -40,6 +40,10 @@ def convert(
     keep_unproven: Annotated[
         bool, typer.Option("--keep-unproven", help="Keep a bundle whose proof fails; its manifest says so.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell tensors, types, sizes and memory; write nothing.")
+    ] = False,
+    every: Annotated[bool, typer.Option("--all", help="With --dry-run: each tensor in a line of its own.")] = False,
 ) -> None:
     """Convert a checkpoint to a bundle: quantized language model, vision encoders, and a manifest that seals them."""
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
@@ -47,6 +51,14 @@ def convert(
     from pocketvlm_converters.progress import bars
     from pocketvlm_converters.signals import ending_cleanly
 
+    if dry_run:
+        from pocketvlm_converters.cli_plan import show as show_plan
+
+        with ending_cleanly():
+            show_plan(checkpoint, output, every=every, quantize=quantize, mmproj=mmproj, onnx=onnx, imatrix=imatrix)
+        return
+    if output is None:
+        raise typer.BadParameter("missing; it names the folder to write", param_hint="--output")
     try:
         with ending_cleanly(), bars() as show:
             bundle = convert_checkpoint(

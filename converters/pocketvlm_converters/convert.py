@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import importlib.metadata
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from pocketvlm.bundle import Bundle, Check, FileEntry, ImportanceMatrix, Manifest, Role, is_bundle, sha256_of
 from pocketvlm.errors import OutputError, PocketVLMError, ProofError, QuantizationError
 from pocketvlm_converters.calibrate import AUTO, compute_matrix
 from pocketvlm_converters.checkpoint import Checkpoint
-from pocketvlm_converters.family import Family, Part, Value, find_family, weights_sha256
+from pocketvlm_converters.family import Family, Part, find_family
 from pocketvlm_converters.forward import Asked
-from pocketvlm_converters.gguf import FloatType, Progress, ProjectorType, silent, write_language, write_projector
+from pocketvlm_converters.gguf import Progress, ProjectorType, silent, write_language, write_projector
 from pocketvlm_converters.imatrix import Matrix, read_matrix
-from pocketvlm_converters.onnx import Graph, OnnxType
+from pocketvlm_converters.onnx import OnnxType
+from pocketvlm_converters.parts import parts_of, write_encoder
 from pocketvlm_converters.quantize import FLOAT_TYPES, language_type, onnx_type, projector_type, quantize_language
 from pocketvlm_converters.stages import ENCODERS
-from pocketvlm_converters.tokenizer import Vocabulary, check_picture_tokens, prove, read_vocabulary
+from pocketvlm_converters.tokenizer import Vocabulary, prove
 from pocketvlm_converters.verify import advice, prove_conversion, record
 
 _PACKAGES = ("pocketvlm", "gguf", "llama-cpp-python", "onnx")
-_FLOATS: dict[str, FloatType] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 _PROOF = "proof.npz"
 _PROBE = 1 << 20  # bytes
 
@@ -105,34 +104,25 @@ class _Conversion:
         graph: OnnxType | None,
         imatrix: str | Path | None,
     ) -> None:
-        decoder, vision = self.family.language(), self.family.projector()
-        self.family.check_all_used()
         if imatrix is not None and imatrix != AUTO:
-            self._read_matrix(Path(imatrix), decoder)
-        rows = next(w.tensor.shape[0] for w in decoder.weights if w.name == "token_embd.weight")
-        vocabulary = read_vocabulary(self.checkpoint, rows, self.family.pre_tokenizers)
-        check_picture_tokens(self.checkpoint, vision.metadata)
-        self.notes += vocabulary.notes
-        labels = {
-            "general.name": self.name,
-            "pocketvlm.family": self.family.name,
-            # Pairs the files. Not the checkpoint's own hash: that differs where only names or shards do.
-            "pocketvlm.weights_sha256": weights_sha256((decoder, vision)),
-        }
-        decoder = _with_metadata(decoder, {**labels, **decoder.metadata, **vocabulary.metadata()})
-        vision = _with_metadata(vision, {**labels, **vision.metadata})
+            self.matrix = read_matrix(Path(imatrix))
+        parts = parts_of(self.family, self.name)
+        self.notes += parts.vocabulary.notes
+        if self.matrix is not None:
+            self.matrix.check_fits(parts.language.weights)
+            self.imatrix = ImportanceMatrix(name=self.matrix.path.name, sha256=self.matrix.sha256)
         # Pictures first: who looks at the language model in its original precision may show it some.
         if projector:
-            self._projector(vision, projector)
+            self._projector(parts.vision, projector)
         if graph:
-            self._encoder(vision, graph)
-        self._language(decoder, vocabulary, language, computed=imatrix == AUTO)
+            self._encoder(parts.vision, graph)
+        self._language(parts.language, parts.vocabulary, language, computed=imatrix == AUTO)
         self._seal()
 
     def _language(self, part: Part, vocabulary: Vocabulary, kind: str, computed: bool) -> None:
         path, original = self.folder / f"model-{kind}.gguf", self.folder / "original.gguf"
         if kind in FLOAT_TYPES:
-            write_language(part, path, _FLOATS[kind], self.progress)
+            write_language(part, path, FLOAT_TYPES[kind], self.progress)
             if self.verify and _loses(part, kind):
                 write_language(part, original, None, self.progress)
         else:
@@ -159,11 +149,6 @@ class _Conversion:
         self.asked = record(original, self.folder / encoder, path, self.progress)
         self._add(path, "proof", "f32")
 
-    def _read_matrix(self, path: Path, decoder: Part) -> None:
-        self.matrix = read_matrix(path)
-        self.matrix.check_fits(decoder.weights)
-        self.imatrix = ImportanceMatrix(name=path.name, sha256=self.matrix.sha256)
-
     def _compute_matrix(self, original: Path) -> None:
         """With the encoder that was just written: it is what the language model will get its pictures from."""
         encoder = next(self.folder / entry.name for entry in self.entries if entry.role in ("mmproj", "vision"))
@@ -179,14 +164,10 @@ class _Conversion:
 
     def _encoder(self, part: Part, kind: OnnxType) -> None:
         path = self.folder / f"vision-{kind}.onnx"
-        weights = sum(weight.tensor.data.size for weight in part.weights)
-        # The keys of the mmproj file, so that the runtime's families read both alike.
-        metadata = {**part.metadata, "pocketvlm.type": kind}
-        with Graph(path, kind, weights, self.progress) as graph:
-            graph.finish(self.family.vision_graph(graph), metadata)
+        data = write_encoder(self.family, part, path, kind, self.progress)
         self._add(path, "vision", kind)
-        if graph.data_path:
-            self._add(graph.data_path, "data", kind)
+        if data:
+            self._add(data, "data", kind)
 
     def _seal(self) -> None:
         self.checkpoint.check_unchanged()
@@ -223,10 +204,6 @@ class _Conversion:
 def _loses(part: Part, kind: str) -> bool:
     """Whether writing the matrices as `kind` rounds any of them."""
     return kind != "F32" and any(weight.is_matrix and weight.tensor.dtype != kind for weight in part.weights)
-
-
-def _with_metadata(part: Part, metadata: Mapping[str, Value]) -> Part:
-    return dataclasses.replace(part, metadata=metadata)
 
 
 def _check_target(output: Path, source: Checkpoint, force: bool) -> None:

@@ -39,10 +39,13 @@ def silent(step: str, done: int, total: int) -> None:
     """A Progress that shows nothing."""
 
 
-def write_language(part: Part, path: Path, kind: FloatType | None, progress: Progress = silent) -> None:
+def write_language(
+    part: Part, path: Path, kind: FloatType | None, progress: Progress = silent, *, hollow: bool = False
+) -> None:
     """Write the language model; `kind` None keeps every matrix in the precision that the checkpoint has.
 
-    Vectors are float32 always: libllama computes norms and biases in it.
+    Vectors are float32 always: libllama computes norms and biases in it. A `hollow` file has the size of the true one,
+    and its header, but no weights: a hole, which takes no room on the disk.
     """
     wanted = Type[kind.upper()] if kind else None
 
@@ -59,11 +62,14 @@ def write_language(part: Part, path: Path, kind: FloatType | None, progress: Pro
         {"general.type": "model", "general.file_type": _FILE_TYPES[main]},
         "language model",
         progress,
+        hollow,
     )
 
 
-def write_projector(part: Part, path: Path, kind: ProjectorType, progress: Progress = silent) -> list[str]:
-    """Write the mmproj file. Returns one line about what could not be written as `kind`, if anything."""
+def write_projector(
+    part: Part, path: Path, kind: ProjectorType, progress: Progress = silent, *, hollow: bool = False
+) -> list[str]:
+    """Write the mmproj file, likewise. Returns one line about what could not be written as `kind`, if anything."""
     fallen: list[Weight] = []
     last = max((number for weight in part.weights if (number := _layer(weight)) is not None), default=0)
 
@@ -76,7 +82,7 @@ def write_projector(part: Part, path: Path, kind: ProjectorType, progress: Progr
 
     main = _FILE_TYPES[Type.Q5_1 if kind == "mixed" else Type[kind.upper()]]
     extra: dict[str, Value] = {"general.type": "mmproj", "general.file_type": main}
-    _write(part, path, choose, extra, f"mmproj {kind}", progress)
+    _write(part, path, choose, extra, f"mmproj {kind}", progress, hollow)
     if not fallen:
         return []
     widths = ", ".join(str(width) for width in sorted({weight.width for weight in fallen}))
@@ -111,6 +117,7 @@ def _write(
     extra: Mapping[str, Value],
     step: str,
     progress: Progress,
+    hollow: bool,
 ) -> None:
     writer = gguf.GGUFWriter(path, part.architecture)
     for key, value in {**extra, "general.quantization_version": _QUANTIZATION_VERSION, **part.metadata}.items():
@@ -127,6 +134,9 @@ def _write(
         writer.write_ti_data_to_file()
         (out,) = writer.fout
         writer.write_padding(out, out.tell())
+        if hollow:
+            out.truncate(out.tell() + sum(writer.ggml_pad(size, writer.data_alignment) for size in sizes))
+            plan, sizes = [], []
         # Not write_tensor_data: it wants a whole tensor, and a full disk there is an OSError without errno.
         for (weight, kind), size in zip(plan, sizes, strict=True):
             for block in weight.tensor.blocks(weight.order):

@@ -36,17 +36,14 @@ class Matrix:
 
     def check_fits(self, weights: Iterable[Weight]) -> None:
         """Raises QuantizationError naming the tensor where this is the matrix of another model."""
-        matrices = {w.name: w for w in weights if w.is_matrix and not w.exact and w.name.startswith(_LAYERS)}
+        counts = column_counts(weights)
         for name, values in self.means.items():
-            if name not in matrices:
+            if name not in counts:
                 if name.startswith(_LAYERS):
                     raise self._other(f"it is about {name}, which this model does not have")
-                continue
-            shape = matrices[name].tensor.shape
-            wanted = shape[-1] * (shape[0] if len(shape) > 2 else 1)
-            if values.size != wanted:
-                raise self._other(f"its {name} has {values.size:,} columns, the model's {wanted:,}")
-        left = next((name for name in matrices if name not in self.means), None)
+            elif values.size != counts[name]:
+                raise self._other(f"its {name} has {values.size:,} columns, the model's {counts[name]:,}")
+        left = next((name for name in counts if name not in self.means), None)
         if left is not None:
             raise self._other(f"it says nothing about {left}")
 
@@ -57,6 +54,12 @@ class Matrix:
 
     def _other(self, reason: str) -> QuantizationError:
         return QuantizationError(f"is the importance matrix of another model: {reason}", self.path)
+
+
+def column_counts(weights: Iterable[Weight]) -> dict[str, int]:
+    """The matrices that an importance matrix is about, and how many columns each has, those of all experts."""
+    found = {w.name: w.tensor.shape for w in weights if w.is_matrix and not w.exact and w.name.startswith(_LAYERS)}
+    return {name: shape[-1] * (shape[0] if len(shape) > 2 else 1) for name, shape in found.items()}
 
 
 def read_matrix(path: Path) -> Matrix:

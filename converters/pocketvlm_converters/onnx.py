@@ -7,6 +7,7 @@ time, besides those of a model so small that its weights lie in the graph.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,13 @@ class Graph:
     Used as a context manager, because weights are written as they come.
     """
 
-    def __init__(self, path: Path, kind: OnnxType, weights: int, progress: Progress = silent) -> None:
-        """`weights` is how many there will be, roughly: it decides whether they go to `<name>.onnx.data`."""
+    def __init__(
+        self, path: Path, kind: OnnxType, weights: int, progress: Progress = silent, *, hollow: bool = False
+    ) -> None:
+        """`weights` is how many there will be, roughly: it decides whether they go to `<name>.onnx.data`.
+
+        With `hollow`, that file gets its size but no weights: a hole, which takes no room on the disk.
+        """
         self.path = path
         self.kind = kind
         self.data_path: Path | None = None
@@ -65,6 +71,7 @@ class Graph:
         self._counts: dict[str, int] = {}
         self._quantized: dict[str, list[str]] = {}
         self._progress = progress
+        self._hollow = hollow
         self._done, self._total = 0, weights
         self._data: BinaryIO | None = None
         self._onnx = _package(path)
@@ -117,7 +124,10 @@ class Graph:
             ):
                 entry = proto.external_data.add()
                 entry.key, entry.value = key, value
-            self._data.write(values.data)
+            if self._hollow:
+                self._data.truncate(self._data.seek(values.nbytes, os.SEEK_CUR))
+            else:
+                self._data.write(values.data)
         self._tensors.append(proto)
         return name
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from pocketvlm.errors import QuantizationError
 from pocketvlm.native.quantize import file_types, quantize_gguf
-from pocketvlm_converters.gguf import PROJECTOR_TYPES, Progress, ProjectorType, TensorEntry, read_tensors, silent
+from pocketvlm_converters.gguf import (
+    PROJECTOR_TYPES,
+    FloatType,
+    Progress,
+    ProjectorType,
+    TensorEntry,
+    read_tensors,
+    silent,
+)
 from pocketvlm_converters.imatrix import Matrix
 from pocketvlm_converters.onnx import ONNX_TYPES, OnnxType
 
 T = TypeVar("T", bound=str)
-FLOAT_TYPES = ("F32", "F16", "BF16")
+FLOAT_TYPES: Mapping[str, FloatType] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
 # libllama refuses these for ordinary weights without an importance matrix, or their result is noise.
 NEED_IMPORTANCE_MATRIX = frozenset(
     {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S"}
@@ -73,13 +81,13 @@ def quantize_language(
     Raises QuantizationError with libllama's reason, OutputError where the written file is not whole.
     """
     step = f"quantize {file_type}"
-    with _saved(matrix, target) as saved:
-        quantize_gguf(source, target, file_type, matrix=saved, progress=lambda done, all: progress(step, done, all))
+    with saved(matrix, target) as stored:
+        quantize_gguf(source, target, file_type, matrix=stored, progress=lambda done, all: progress(step, done, all))
     return fallbacks(read_tensors(target), file_type)
 
 
 @contextlib.contextmanager
-def _saved(matrix: Matrix | None, target: Path) -> Iterator[Path | None]:
+def saved(matrix: Matrix | None, target: Path) -> Iterator[Path | None]:
     """The matrix as a file beside `target`, while libllama works."""
     if matrix is None:
         yield None

@@ -46,7 +46,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory, make_model: Any, save: Any) -
 
 @pytest.fixture(scope="module")
 def wide_bundle(wide: Path) -> Path:
-    return convert(wide, wide.parent / "plain", quantize="f32", mmproj="f32", onnx="none").path
+    return convert(wide, wide.parent / "plain", quantize="f32", mmproj="f32", onnx="none", verify=False).path
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +223,10 @@ def test_the_matrix_of_another_model(automatic: Path, pristine: Path, wide: Path
 def test_every_type_that_needs_a_matrix_works_with_one(tmp_path: Path, make_model: Any, save: Any) -> None:
     """In this process: libllama computes its grids once for each, which takes longer than the work."""
     save(make_model(hidden_size=256, intermediate_size=256, num_hidden_layers=1), tmp_path / "checkpoint")
-    source = convert(tmp_path / "checkpoint", tmp_path / "b", quantize="f32", onnx="none").path / "model-F32.gguf"
+    source = (
+        convert(tmp_path / "checkpoint", tmp_path / "b", quantize="f32", onnx="none", verify=False).path
+        / "model-F32.gguf"
+    )
     rng = np.random.default_rng(0)
     matrix = {
         w.name: rng.random(256, np.float32) for w in weights_of(tmp_path / "checkpoint") if w.name.startswith("blk.")
@@ -270,6 +273,7 @@ def test_convert(wide: Path, tmp_path: Path) -> None:
         quantize="iq3_xxs",
         onnx="none",
         imatrix="auto",
+        verify=False,
         progress=lambda *at: steps.append(at[0]),
     )
     assert list(dict.fromkeys(steps))[:4] == ["mmproj q8_0", "language model", "importance matrix", "quantize IQ3_XXS"]
@@ -279,7 +283,7 @@ def test_convert(wide: Path, tmp_path: Path) -> None:
 
 
 def test_convert_with_a_file(wide: Path, automatic: Path, tmp_path: Path) -> None:
-    bundle = convert(wide, tmp_path / "bundle", onnx="none", imatrix=automatic)
+    bundle = convert(wide, tmp_path / "bundle", onnx="none", imatrix=automatic, verify=False)
     found = bundle.manifest.imatrix
     assert found is not None and (found.name, found.sha256) == ("wide.gguf", sha256_of(automatic))
 

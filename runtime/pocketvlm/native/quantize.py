@@ -35,6 +35,16 @@ def file_types() -> dict[str, int]:
     return {name.removeprefix(p): value for name, value in constants.items() for p in _PREFIXES if name.startswith(p)}
 
 
+def row_bytes(kind: str, width: int) -> int:
+    """What a row of `width` weights takes as `kind`, as in Q4_K; also of types that the gguf package does not know."""
+    lib = library.llama()
+    functions = lib._lib
+    functions.ggml_type_name.restype = ctypes.c_char_p
+    functions.ggml_row_size.restype, functions.ggml_row_size.argtypes = ctypes.c_size_t, [ctypes.c_int, ctypes.c_int64]
+    names = [(functions.ggml_type_name(number) or b"").decode().upper() for number in range(lib.GGML_TYPE_COUNT)]
+    return int(functions.ggml_row_size(names.index(kind), width))
+
+
 def quantize_gguf(
     source: Path,
     target: Path,
