@@ -8,7 +8,7 @@ from typing import ClassVar
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint import Section
 from pocketvlm_converters.decoder import MOST_LAYERS, Style, decoder, head_width
-from pocketvlm_converters.family import Family, Names, Part, PreTokenizer, Value
+from pocketvlm_converters.family import Family, Names, Part, Value
 from pocketvlm_converters.onnx import Graph, GraphOutput
 from pocketvlm_converters.patches import Normalization, read_normalization
 from pocketvlm_converters.rope import Rope, read_rope
@@ -27,9 +27,6 @@ _STYLE = Style(  # defaults are those of transformers' Qwen2_5_VLTextConfig
         "vocab_size": 152064,
         "max_position_embeddings": 32768,
     },
-)
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _THETA = 1000000.0
 _WINDOW = 112  # pixels; libmtmd has no key for it
@@ -51,7 +48,6 @@ _PREPROCESSING = {
 
 class Qwen25VL(Family):
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_5_vl"})
-    pre_tokenizers = (PreTokenizer("qwen2", (("Split", _WORDS, "Isolated"), ("ByteLevel", "bytes"))),)
 
     def language(self) -> Part:
         text = self._text
