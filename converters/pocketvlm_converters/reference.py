@@ -46,11 +46,10 @@ class Reference:
         self._torch = torch
         source = Checkpoint(path).source
         self.sha256 = source.sha256
-        here = {"local_files_only": True}
         try:
-            self.processor: Any = transformers.AutoProcessor.from_pretrained(path, **here)
             automatic: Any = transformers.AutoModelForImageTextToText
-            self.model: Any = automatic.from_pretrained(path, dtype=torch.float32, **here).eval()
+            self.model: Any = automatic.from_pretrained(path, dtype=torch.float32, local_files_only=True).eval()
+            self.processor = _processor(path, self.model.config.model_type)
         except Exception as error:  # it raises whatever its many parts raise
             raise CheckpointError(f"transformers cannot load it: {error}", path) from error
 
@@ -115,6 +114,25 @@ class Reference:
         from PIL import Image
 
         return Image.fromarray(picture)
+
+
+def _processor(path: Path, model_type: str) -> Any:
+    """The checkpoint's processor; without its videos where torchvision is not there, which only they need."""
+    import transformers
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+
+    try:
+        return transformers.AutoProcessor.from_pretrained(path, local_files_only=True)
+    except ImportError:
+        base: Any = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])
+
+    class WithoutVideos(base):  # type: ignore[misc]  # transformers takes the parts from the names of the arguments
+        def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
+            super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    words = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+    images = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True)
+    return WithoutVideos(images, words, words.chat_template)
 
 
 def checks(bundle: Bundle, reference: Reference, progress: Progress) -> Iterator[Check]:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.bundle import Bundle, Check, Role
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import PairingError, PocketVLMError
 from pocketvlm.prompt import ImageSpan
-from pocketvlm.vision.pair import check_files
+from pocketvlm.vision.pair import check_files, family_of
 from pocketvlm_converters import thresholds
 from pocketvlm_converters.distributions import Distributions
 from pocketvlm_converters.forward import Asked, Loaded
@@ -19,6 +19,7 @@ from pocketvlm_converters.gguf import Progress
 from pocketvlm_converters.tokenizer import tokens_sha256
 
 ENCODERS: tuple[Role, ...] = ("mmproj", "vision")  # the first that is there looks at the pictures of the prompts
+_UNKNOWN = "not recorded"
 _SOURCE = "pocketvlm.weights_sha256"
 _USER: dict[str, object] = {"role": "user", "content": "What is this?"}
 _ANSWER: dict[str, object] = {"role": "assistant", "content": "A boat."}
@@ -55,22 +56,11 @@ def files(bundle: Bundle) -> Iterator[Check]:
 
 def pairing(bundle: Bundle) -> Iterator[Check]:
     """The headers fit, and all files were made from the same weights."""
-    model = bundle.file("model")
-    found: dict[str, object] = {}
-    passed = True
+    passed: bool | None = True
     try:
-        assert model is not None, "the manifest lists no language model"
-        checked = check_files(model, bundle.file("mmproj"), bundle.file("vision"))
-        found[model.name] = checked.model.metadata.get(_SOURCE)
-        for header in (checked.projector, checked.encoder):
-            if header is None:
-                continue
-            found[header.path.name] = header.metadata.get(_SOURCE)
-        marks = set(found.values())
-        value = str(next(iter(marks)))[:12]
-        if len(marks) != 1 or None in marks:
-            passed, value = False, "; ".join(f"{name} from weights {str(mark)[:12]}" for name, mark in found.items())
-    except (PocketVLMError, AssertionError) as error:
+        value = _pair(bundle)
+        passed = None if value == _UNKNOWN else True
+    except PocketVLMError as error:
         value, passed = str(error), False
     yield Check(
         stage="pairing",
@@ -79,6 +69,27 @@ def pairing(bundle: Bundle) -> Iterator[Check]:
         passed=passed,
         files=hashes(bundle, "model", *ENCODERS),
     )
+
+
+def _pair(bundle: Bundle) -> str:
+    """The hash of the weights that all files were made from; raises PairingError where they differ."""
+    model = bundle.file("model")
+    if model is None:
+        raise PairingError("the manifest lists no language model", bundle.path)
+    checked = check_files(model, bundle.file("mmproj"), bundle.file("vision"))
+    found = {model.name: checked.model.metadata.get(_SOURCE)}
+    layouts = []
+    for header in (checked.projector, checked.encoder):
+        if header is not None:
+            found[header.path.name] = header.metadata.get(_SOURCE)
+            layouts.append(family_of(header.metadata, header.path))
+    if len(set(found.values())) != 1:
+        told = "; ".join(f"{name} from weights {str(mark)[:12]}" for name, mark in found.items())
+        raise PairingError(told, bundle.path)
+    if layouts[1:] and layouts[0] != layouts[1]:
+        raise PairingError("its two vision encoders prepare pictures otherwise", bundle.path)
+    mark = found[model.name]
+    return str(mark)[:12] if mark else _UNKNOWN
 
 
 def tokenizer(bundle: Bundle, wanted: str | None) -> Iterator[Check]:
@@ -160,7 +171,7 @@ def language(bundle: Bundle, asked: Sequence[Asked], before: float | None, progr
     sealed = hashes(bundle, "model", "proof", *ENCODERS)
     measured = f"mean KL, {entry.quantization}"
     if original is None:
-        yield Check(stage="language", measured=measured, value="not recorded", passed=None, files=sealed)
+        yield Check(stage="language", measured=measured, value=_UNKNOWN, passed=None, files=sealed)
         return
     try:
         found = Distributions.load(original).divergence(path, [e for _, e in asked], progress)
@@ -203,7 +214,7 @@ def hashes(bundle: Bundle, *roles: Role) -> tuple[str, ...]:
 
 def _same(stage: str, measured: str, found: str, wanted: str | None, sealed: tuple[str, ...]) -> Check:
     passed = None if wanted is None else found == wanted
-    value = {None: "not recorded", True: "as converted", False: "other than converted"}[passed]
+    value = {None: _UNKNOWN, True: "as converted", False: "other than converted"}[passed]
     return Check(stage=stage, measured=measured, value=value, passed=passed, files=sealed)
 
 
