@@ -76,7 +76,7 @@ def main() -> None:
         folder = Path(name)
         (folder / "checkpoint").mkdir()
         write_checkpoint(folder / "checkpoint")
-        bundle = convert(folder / "checkpoint", folder / "bundle", quantize="Q8_0", mmproj="f16")
+        bundle = convert(folder / "checkpoint", folder / "bundle", quantize="Q8_0", mmproj="f16", verify=False)
         with VLM.load(bundle.path, threads=arguments.threads, context_size=4096, vision="onnx") as vlm:
             measure(bundle, vlm, arguments.threads, arguments.rounds)
 
