@@ -23,6 +23,7 @@ _SIDE_FILES = (
     "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",

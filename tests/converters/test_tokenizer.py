@@ -30,6 +30,12 @@ WORDS = (
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
     "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 )
+THREE = (
+    r"\p{N}{1,3}",
+    "[一-龥\u3040-ゟ゠-ヿ]+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"""
+    "[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+)
 DIGITS = {"type": "Digits", "individual_digits": True}
 LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 BYTES = {**LEVEL, "use_regex": False}
@@ -58,6 +64,7 @@ def proven(folder: Path, path: Path) -> int:
         (sequence(SPLIT, BYTES), True, "llama-bpe"),
         (sequence(SPLIT, BYTES), False, "smaug-bpe"),
         (sequence({**SPLIT, "pattern": {"Regex": WORDS.replace("{1,3}", "")}}, BYTES), False, "qwen2"),
+        (sequence(*({**SPLIT, "pattern": {"Regex": regex}} for regex in THREE), BYTES), False, "deepseek-v3"),
     ],
 )
 def test_known_pre_tokenizers(
@@ -250,6 +257,44 @@ def test_beginning_of_text(checkpoint: Path, edit: Edit) -> None:
     edit(checkpoint / "tokenizer_config.json", {"bos_token": "<|im_end|>"})
     with pytest.raises(TokenizerError, match="post_processor"):
         read(checkpoint)
+
+
+def test_special_tokens_map(checkpoint: Path, edit: Edit) -> None:
+    """Where older checkpoints name them."""
+    edit(checkpoint / "tokenizer_config.json", {"eos_token": None})
+    (checkpoint / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "<|im_end|>"}}))
+    assert read(checkpoint).special["eos"] == 2
+
+
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
+def test_flags_of_added_tokens(checkpoint: Path, flag: str) -> None:
+    add_tokens(checkpoint / "tokenizer.json", "<thing>", **{flag: True})
+    with pytest.raises(TokenizerError, match=f"'<thing>' has {flag}"):
+        read(checkpoint)
+
+
+def test_added_tokens_that_the_files_tell_otherwise(checkpoint: Path, edit: Edit) -> None:
+    """transformers would add or change them; tokenizer.json alone would not tell."""
+    first = add_tokens(checkpoint / "tokenizer.json", "<thing>")
+    path = checkpoint / "tokenizer_config.json"
+    edit(path, {"added_tokens_decoder": {str(first): {"content": "<thing>", "special": False}}})
+    assert read(checkpoint).tokens[first] == "<thing>"
+    for number, entry in (
+        (first, {"content": "<thing>", "special": True}),
+        (first, {"content": "<other>", "special": False}),
+        (first + 1, {"content": "<more>", "special": True}),
+        ("x", {"content": "<more>", "special": True}),
+    ):
+        edit(path, {"added_tokens_decoder": {str(number): entry}})
+        with pytest.raises(TokenizerError, match=f"added token {number} as"):
+            read(checkpoint)
+
+
+def test_added_tokens_matched_in_normalized_text(checkpoint: Path, edit: Edit, tmp_path: Path) -> None:
+    """libllama matches them in the text as it is; the proof tells whether that is the same."""
+    add_tokens(checkpoint / "tokenizer.json", "<thing>", normalized=True)
+    edit(checkpoint / "tokenizer.json", {"normalizer": {"type": "NFC"}})
+    assert proven(checkpoint, tmp_path / "vocabulary.gguf") > 600
 
 
 @pytest.mark.parametrize(

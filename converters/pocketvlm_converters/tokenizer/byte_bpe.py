@@ -21,6 +21,20 @@ _PRE_TOKENIZERS = (
     PreTokenizer("smollm", (("Digits", "single"), ("ByteLevel", "words"))),
     PreTokenizer("llama-bpe", (("Split", _DIGITS_3, "Isolated"), _BYTES), ignore_merges=True),
     PreTokenizer("smaug-bpe", (("Split", _DIGITS_3, "Isolated"), _BYTES)),
+    PreTokenizer(
+        "deepseek-v3",
+        (
+            ("Split", r"\p{N}{1,3}", "Isolated"),
+            ("Split", "[一-龥\u3040-ゟ゠-ヿ]+", "Isolated"),
+            (
+                "Split",
+                "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
+                "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
+                "Isolated",
+            ),
+            _BYTES,
+        ),
+    ),
     PreTokenizer("qwen2", (("Split", _DIGITS_1, "Isolated"), _BYTES)),
 )
 # What the runtime can do to a text beforehand; libllama does nothing.
@@ -37,7 +51,8 @@ def read_byte_bpe(
         "tokenizer.ggml.merges": tuple(m if isinstance(m, str) else " ".join(m) for m in model["merges"]),
         "tokenizer.ggml.add_space_prefix": False,
     }
-    if normalizer := data.get("normalizer"):
+    normalizer = data.get("normalizer")
+    if normalizer and normalizer != {"type": "Sequence", "normalizers": []}:
         if normalizer.get("type") not in _NORMALIZERS:
             raise TokenizerError(f"normalizer {normalizer.get('type')!r} is not supported: libllama has none", path)
         metadata["pocketvlm.normalizer"] = normalizer["type"]

@@ -17,7 +17,7 @@ from pocketvlm.errors import TokenizerError
 from pocketvlm_converters.family import Value
 
 SPACE = "\u2581"  # stands for a space within tokens
-_BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+_BYTES = {f"<0x{byte:02X}>": byte for byte in range(256)}
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PREPEND = {"type": "Prepend", "prepend": SPACE}
 _SCORE_OF_UNMERGED = -1e9  # below every merge: libllama joins such a token only where nothing else can be joined

@@ -74,6 +74,8 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
     ids: dict[str, int] = reference.get_vocab(with_added_tokens=True)
     added = reference.get_added_tokens_decoder()
     check_decoder(checkpoint, added, path)
+    if cut := next((text for text in ids if "\0" in text), None):
+        raise TokenizerError(f"token {cut!r} holds a NUL, at which libllama cuts it", path)
     if len(set(ids.values())) != len(ids):
         raise TokenizerError("two tokens have the same id", path)
     if max(ids.values()) >= rows:

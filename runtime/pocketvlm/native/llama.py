@@ -16,7 +16,6 @@ from pocketvlm.native.handle import Handle
 _PARSED_ON_DEMAND = (2, 3)  # LLAMA_TOKEN_TYPE_UNKNOWN, LLAMA_TOKEN_TYPE_CONTROL
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 4, 1, 8, 16  # llama_token_attr
 _NORMALIZERS = ("", "NFC")
-_Spelled = tuple[re.Pattern[str], dict[str, int]]  # tokens: where they stand in a text, and their ids
 _MROPE_TYPES = (8, 40)  # LLAMA_ROPE_TYPE_MROPE, LLAMA_ROPE_TYPE_IMROPE
 
 
@@ -47,6 +46,7 @@ class Model(Handle):
         self._vocab = self._lib.llama_model_get_vocab(raw)
         self.n_vocab: int = self._lib.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}
+        self._matched: dict[bool, tuple[re.Pattern[str], dict[str, int]]] = {}
         self._normalizer, ends = self._text_of("pocketvlm.normalizer"), self._text_of("pocketvlm.end_token_ids")
         if self._normalizer not in _NORMALIZERS or not re.fullmatch(r"[0-9 ]*", ends):
             self.close()
@@ -131,7 +131,7 @@ class Model(Handle):
         return self._tokenize(text, special)
 
     def _tokenize_parts(self, text: str, special: bool) -> list[int]:
-        pattern, numbers = self._spelled[special]
+        pattern, numbers = self._spelled(special)
         ids: list[int] = []
         for number, part in enumerate(pattern.split(text)):
             if number % 2:
@@ -168,23 +168,23 @@ class Model(Handle):
             found = self._pieces[token] = buffer.raw[: max(count, 0)]
         return found
 
-    @cached_property
-    def _spelled(self) -> tuple[_Spelled, _Spelled]:
-        """The tokens that are found in a text before it is split, without and with `special`."""
-        return self._matched(_USER_DEFINED), self._matched(_USER_DEFINED | _CONTROL | _UNKNOWN)
+    def _spelled(self, special: bool) -> tuple[re.Pattern[str], dict[str, int]]:
+        """The tokens that are found in a text before it is split: where they stand, and their ids."""
+        if special not in self._matched:
+            wanted = _USER_DEFINED | (_CONTROL | _UNKNOWN) * special
+            kinds = enumerate(self._attributes)
+            numbers = {self.token_text(token): token for token, kind in kinds if kind & wanted and not kind & _NORMAL}
+            self._matched[special] = _any_of(numbers), numbers
+        return self._matched[special]
 
     @cached_property
     def _mistaken(self) -> re.Pattern[str] | None:
         """User-defined tokens that libllama took for control tokens, where the file can be trusted to know better."""
         if not self._ends:
             return None
-        found = {text for text, token in self._spelled[False][1].items() if _is_mistaken(self._attributes[token])}
+        both = _USER_DEFINED | _CONTROL
+        found = [self.token_text(token) for token, kind in enumerate(self._attributes) if kind & both == both]
         return _any_of(found) if found else None
-
-    def _matched(self, wanted: int) -> _Spelled:
-        kinds = enumerate(self._attributes)
-        numbers = {self.token_text(token): token for token, kind in kinds if kind & wanted and not kind & _NORMAL}
-        return _any_of(numbers), numbers
 
     @cached_property
     def _attributes(self) -> list[int]:
