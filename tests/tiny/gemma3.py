@@ -94,7 +94,7 @@ def tokenizer() -> Tokenizer:
     learnt = sorted(trained.get_vocab(), key=lambda piece: (len(piece) == 1, trained.token_to_id(piece)))
     pieces = [*CONTROL, *NEWLINES, *(f"<0x{byte:02X}>" for byte in range(256)), *learnt]
     ids = {piece: number for number, piece in enumerate(pieces)}
-    parted = ((piece[:at], piece[at:]) for piece in learnt for at in range(1, len(piece)))
+    parted = ((piece[:at], piece[at:]) for piece in (*NEWLINES, *learnt) for at in range(1, len(piece)))
     merges = [(one, other) for one, other in parted if one in ids and other in ids]
     made = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     made.normalizer = normalizers.Replace(" ", SPACE)
