@@ -92,8 +92,10 @@ class RotaryViT:
         return found
 
     def graph(self, graph: Graph, names: Names, pixels: Normalization) -> str:
-        """Add encoder and projector to `graph`; its output [tiles, embeddings, width]. Any height and width that
-        patch * merge divides; linear layers see real patches only."""
+        """Add encoder and projector to `graph`; its output [tiles, embeddings, width].
+
+        A tile may have any height and width that patch * merge divides. Linear layers see real patches only.
+        """
         grid = Grid(graph, self.patch, self.merge)
         turns = (graph.integers(0), *grid.angles(self.hidden // self.heads))
         windows = grid.windows(self.window)
