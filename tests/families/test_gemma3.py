@@ -177,6 +177,7 @@ LLAMA3 = {
         ("config", "text_config.use_bidirectional_attention", True, "use_bidirectional_attention is True"),
         ("config", "text_config.hidden_activation", "silu", "hidden_activation is 'silu'"),
         ("config", "text_config.layer_types", ["chunked_attention"] * 8, "layer_types is"),
+        ("config", "text_config.layer_types", [["full_attention"]] * 8, "layer_types is"),
         ("config", "text_config.layer_types", ["full_attention"] * 7, "for each of 8 layers"),
         ("config", "text_config.sliding_window", 0, "sliding_window is 0"),
         ("config", "text_config.rope_parameters.sliding_attention", {"rope_type": "linear", "factor": 2.0}, "scales"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import isqrt
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pocketvlm_converters.checkpoint import Section, Tensor
 from pocketvlm_converters.decoder import MOST_LAYERS, Style, decoder, head_width
@@ -47,13 +47,13 @@ _VISION_DEFAULTS = {  # transformers' SiglipVisionConfig
     "patch_size": 16,
 }
 # What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
-_PREPROCESSING: dict[str, tuple[Any, Any]] = {
-    "do_resize": (True, True),
-    "do_rescale": (True, True),
-    "do_normalize": (True, True),
-    "rescale_factor": (1 / 255, 1 / 255),
-    "resample": (2, 2),  # PIL.Image.Resampling.BILINEAR
-    "do_pan_and_scan": (False, False),
+_PREPROCESSING = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "rescale_factor": 1 / 255,
+    "resample": 2,  # PIL.Image.Resampling.BILINEAR
+    "do_pan_and_scan": False,
 }
 _WINDOW, _FULL = "sliding_attention", "full_attention"
 _PATTERN = 6  # of these layers the last has no window, where neither file says otherwise: transformers and libllama
@@ -134,8 +134,8 @@ class Gemma3(Family):
         config.require("model_type", "siglip_vision_model", "siglip_vision_model")
         encoder = siglip(config, **_VISION_DEFAULTS)
         preprocessor = self.checkpoint.preprocessor
-        for key, (value, default) in _PREPROCESSING.items():
-            preprocessor.require(key, value, default)
+        for key, value in _PREPROCESSING.items():
+            preprocessor.require(key, value, value)
         for key in ("height", "width"):
             preprocessor.section("size").require(key, encoder.image, 224)
         return encoder
@@ -174,7 +174,7 @@ def _layer_types(text: Section) -> list[str]:
     if types is None:
         pattern = text.integer("sliding_window_pattern", _PATTERN)
         return [_WINDOW if (layer + 1) % pattern else _FULL for layer in range(layers)]
-    if not isinstance(types, list) or len(types) != layers or not set(types) <= {_WINDOW, _FULL}:
+    if not isinstance(types, list) or len(types) != layers or any(kind not in (_WINDOW, _FULL) for kind in types):
         raise text.wrong("layer_types", f"{_WINDOW} or {_FULL} is needed for each of {layers} layers")
     return types
 
