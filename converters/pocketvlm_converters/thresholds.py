@@ -17,10 +17,12 @@ _ENCODER = {
     "f16": 5e-4,  # 2e-5
     "fp16": 5e-4,  # 7e-6
     "bf16": 0.01,  # 9e-4: 8 bits of mantissa
-    "q8_0": 0.03,  # 1e-2: the activations are rounded to 8 bits as well
+    "q8_0": 0.01,  # 1e-3: the activations are rounded to 8 bits as well
+    "mixed": 0.03,  # 4e-3
+    "q5_1": 0.1,  # 2e-2
     "int8": 0.01,  # 2e-3: one scale for the activations of a tile, but sensitive matrices stay float
 }
-_ENCODER_ELSE = 0.4  # int4 0.10, and the types below 8 bits
+_ENCODER_ELSE = 0.4  # q4_0 and int4: 0.1
 # Whether embeddings are as long as they must be, which a cosine does not see: median over all tokens of |ratio - 1|.
 SCALE = 0.05  # measured 2e-3 with q8_0, 1e-2 with int4
 
@@ -46,7 +48,16 @@ PIXEL = 1.01  # grey levels: a resize may round the other way
 REFERENCE_KL = 1e-4  # measured 1e-7 with f32 and fp32 encoders
 _EXACT = ("f32", "fp32")
 # What the embeddings of an encoder's type add to it, in nats.
-_ENCODER_COST = {"f32": 0.0, "fp32": 0.0, "f16": 1e-3, "fp16": 1e-3, "bf16": 0.02, "q8_0": 0.1, "int8": 0.1}
+_ENCODER_COST = {
+    "f32": 0.0,
+    "fp32": 0.0,
+    "f16": 1e-3,
+    "fp16": 1e-3,
+    "bf16": 0.02,
+    "q8_0": 0.1,
+    "mixed": 0.1,
+    "int8": 0.1,
+}
 
 
 def is_exact(*kinds: str) -> bool:
