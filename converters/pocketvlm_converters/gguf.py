@@ -120,7 +120,12 @@ def _write(
     hollow: bool,
 ) -> None:
     writer = gguf.GGUFWriter(path, part.architecture)
-    for key, value in {**extra, "general.quantization_version": _QUANTIZATION_VERSION, **part.metadata}.items():
+    count = sum(prod(weight.tensor.shape) for weight in part.weights)
+    general: dict[str, Value] = {
+        "general.size_label": gguf.size_label(count, count, 0, 0),
+        "general.quantization_version": _QUANTIZATION_VERSION,
+    }
+    for key, value in {**general, **extra, **part.metadata}.items():
         _add(writer, key, value)
     plan = [(weight, choose(weight)) for weight in part.weights]
     sizes = [_size(weight.tensor.shape, kind) for weight, kind in plan]

@@ -17,8 +17,9 @@ from pocketvlm.errors import ConversionError
 from pocketvlm_converters.checkpoint import Checkpoint
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.family import find_family
+from tiny import families
 
-EXAMPLES = 100
+EXAMPLES = 32
 FUZZ = settings(
     max_examples=EXAMPLES,
     deadline=5000,  # ms
@@ -40,16 +41,17 @@ ODD = st.one_of(
 )
 
 
-@pytest.fixture(scope="module")
-def victim(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Path(shutil.copytree(pristine, tmp_path_factory.mktemp("fuzz") / "checkpoint"))
+@pytest.fixture(scope="module", params=families())
+def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tiny = families()[request.param]
+    folder = tmp_path_factory.mktemp("sound") / "checkpoint"
+    tiny.save(tiny.model(), folder)
+    return folder
 
 
 @pytest.fixture
-def original(victim: Path, pristine: Path) -> Iterator[Path]:
-    yield pristine
-    shutil.rmtree(victim)
-    shutil.copytree(pristine, victim)
+def victim(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "checkpoint"))
 
 
 def attempt(folder: Path, whole: bool = False) -> None:
@@ -93,8 +95,20 @@ def changed(data: st.DataObject, document: Any, places: list[tuple[Any, ...]]) -
 
 @settings(FUZZ, max_examples=EXAMPLES // 4)
 @given(data=st.data())
-@pytest.mark.parametrize("name", ["config.json", "processor_config.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "generation_config.json",
+        "tokenizer_config.json",
+        "tokenizer.json",
+    ],
+)
 def test_settings(data: st.DataObject, name: str, victim: Path, original: Path) -> None:
+    if not (original / name).exists():
+        return
     document = json.loads((original / name).read_text())
     made = changed(data, document, list(paths(document)))
     (victim / name).write_text(json.dumps(made))

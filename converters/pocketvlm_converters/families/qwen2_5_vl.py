@@ -54,7 +54,7 @@ class Qwen25VL(Family):
         text.require("hidden_act", "silu", "silu")
         text.require("use_sliding_window", False, False)
         kinds = text.values.get("layer_types") or []
-        if any(kind != "full_attention" for kind in kinds):
+        if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
             raise text.wrong("layer_types", "only full_attention is supported")
         width = head_width(text, _STYLE)
         if width * text.integer("num_attention_heads", 64) != text.integer("hidden_size", 8192):

@@ -11,6 +11,7 @@ from gguf import TokenType
 
 from pocketvlm.errors import TokenizerError
 from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm_converters.config import short
 
 _FLAGS = ("lstrip", "rstrip", "single_word")
 # Where GGUF names no token for one of these roles, libllama takes the one with such a spelling, and makes it a
@@ -54,14 +55,19 @@ def special(checkpoint: Checkpoint, reference: Any, ids: Mapping[str, int], path
     generation = checkpoint.json("generation_config.json", optional=True).values
     text_config = checkpoint.config.section("text_config").values
 
+    known = frozenset(ids.values())
+
     def token(name: str) -> int | None:
         spelled = config.get(f"{name}_token", named.get(f"{name}_token"))
         content = spelled.get("content") if isinstance(spelled, dict) else spelled
         if content is None:
             number = next((s[f"{name}_token_id"] for s in (generation, text_config) if f"{name}_token_id" in s), None)
-            return number[0] if isinstance(number, list) else number
-        if content not in ids:
-            raise TokenizerError(f"{name}_token {content!r} is not in the vocabulary", path)
+            number = number[0] if isinstance(number, list) and number else number
+            if number is not None and (type(number) is not int or number not in known):
+                raise TokenizerError(f"{name}_token_id {short(number)} is not in the vocabulary", path)
+            return number
+        if not isinstance(content, str) or content not in ids:
+            raise TokenizerError(f"{name}_token {short(content)} is not in the vocabulary", path)
         return ids[content]
 
     eos, bos = token("eos"), token("bos")
@@ -70,8 +76,8 @@ def special(checkpoint: Checkpoint, reference: Any, ids: Mapping[str, int], path
     stops = generation.get("eos_token_id", text_config.get("eos_token_id"))
     others = [n for n in (stops if isinstance(stops, list) else [stops]) if n is not None and n != eos]
     ends = (eos, *others)
-    if unknown := [number for number in ends if number not in ids.values()]:
-        raise TokenizerError(f"eos_token_id {unknown[0]} is not in the vocabulary", path)
+    if unknown := [number for number in ends if type(number) is not int or number not in known]:
+        raise TokenizerError(f"eos_token_id {short(unknown[0])} is not in the vocabulary", path)
     # libllama guesses a missing end of turn from the spelling, and takes token 11 for a missing beginning.
     found = {"bos": eos if bos is None else bos, "eos": eos, "eot": (others or [eos])[0]}
     if len(others) > 1:
@@ -101,9 +107,10 @@ def check_decoder(checkpoint: Checkpoint, added: Mapping[int, Any], path: Path) 
     for token in added.values():
         if flag := next((name for name in _FLAGS if getattr(token, name)), None):
             raise TokenizerError(f"added token {token.content!r} has {flag}, which libllama does not have", path)
-    listed = checkpoint.json("tokenizer_config.json", optional=True).section("added_tokens_decoder").values
-    for number, entry in listed.items():
-        token = added.get(int(number)) if number.isdigit() else None
+    listed = checkpoint.json("tokenizer_config.json", optional=True).section("added_tokens_decoder")
+    for number in listed.values:
+        entry = listed.section(number).values
+        token = next((token for known, token in added.items() if str(known) == number), None)
         found = token and {"content": token.content, "special": token.special}
         if found != {"content": entry.get("content"), "special": bool(entry.get("special"))}:
             raise TokenizerError(
@@ -119,8 +126,9 @@ def chat_template(checkpoint: Checkpoint) -> str | None:
     for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
         template = template or checkpoint.json(name, optional=True).values.get("chat_template")
     if isinstance(template, list):  # several, by name
-        named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
-        template = named.get("default")
+        template = next(
+            (one.get("template") for one in template if isinstance(one, dict) and one.get("name") == "default"), None
+        )
     if isinstance(template, dict):
         template = template.get("default")
     return template if isinstance(template, str) and template else None

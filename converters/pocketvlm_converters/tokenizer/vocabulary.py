@@ -63,13 +63,16 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
     """
     path = checkpoint.path / FILE
     data = checkpoint.json(FILE).values
-    model = data.get("model") or {}
+    model = data.get("model")
+    if not isinstance(model, dict):
+        raise TokenizerError("model is missing", path)
     if model.get("type", "BPE") != "BPE" or not model.get("vocab") or not model.get("merges"):
         raise TokenizerError(f"model {model.get('type')!r} is not supported; BPE is, over bytes or characters", path)
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             raise TokenizerError(f"model.{key} is {model[key]!r}, which libllama does not have", path)
-    # Asked of the tokenizers package: it numbers added tokens anew where the file leaves a gap before them.
+    # The package checks the types of all that is read below. It is asked for ids: it numbers added tokens anew where
+    # the file leaves a gap before them.
     reference = load_reference(path)
     ids: dict[str, int] = reference.get_vocab(with_added_tokens=True)
     added = reference.get_added_tokens_decoder()
