@@ -147,7 +147,8 @@ class _Conversion:
         encoder = next(entry.name for role in ENCODERS for entry in self.entries if entry.role == role)
         path = self.folder / _PROOF
         self.asked = record(original, self.folder / encoder, path, self.progress)
-        self._add(path, "proof", "f32")
+        if self.asked:
+            self._add(path, "proof", "f32")
 
     def _compute_matrix(self, original: Path) -> None:
         """With the encoder that was just written: it is what the language model will get its pictures from."""

@@ -64,6 +64,8 @@ class Distributions:
             raise BundleError("the answers have other tokens than at the conversion", model)
         kls, same, at = [], 0, 0
         for logs in _logs(model, exchanges, progress, "answers"):
+            if self.ids.max() >= logs.shape[1]:
+                raise BundleError("has another vocabulary than at the conversion", model)
             rows = slice(at, at + len(logs))
             at += len(logs)
             mine, other = self.logprobs[rows].astype(np.float64), np.take_along_axis(logs, self.ids[rows], 1)

@@ -19,7 +19,7 @@ from pocketvlm_converters.gguf import Progress
 from pocketvlm_converters.tokenizer import tokens_sha256
 
 ENCODERS: tuple[Role, ...] = ("mmproj", "vision")  # the first that is there looks at the pictures of the prompts
-_UNKNOWN = "not recorded"
+_UNKNOWN, _TOO_LONG = "not recorded", "no sample fits the context"
 _SOURCE = "pocketvlm.weights_sha256"
 _USER: dict[str, object] = {"role": "user", "content": "What is this?"}
 _ANSWER: dict[str, object] = {"role": "assistant", "content": "A boat."}
@@ -138,8 +138,8 @@ def encoders(bundle: Bundle, asked: Sequence[Asked], progress: Progress) -> Iter
     """Both encoders see the same, for every size of picture. `asked` holds what the first one saw."""
     paths = [path for role in ENCODERS if (path := bundle.file(role))]
     sealed = hashes(bundle, *ENCODERS)
-    if len(paths) < 2:
-        value = f"{paths[0].name} is the only one" if paths else "there is none"
+    if len(paths) < 2 or not asked:
+        value = _TOO_LONG if paths[1:] else f"{paths[0].name} is the only one" if paths else "there is none"
         yield Check(stage="encoders", measured="libmtmd against onnxruntime", value=value, passed=None, files=sealed)
         return
     model = bundle.file("model")
@@ -170,8 +170,9 @@ def language(bundle: Bundle, asked: Sequence[Asked], before: float | None, progr
     assert path is not None and entry is not None
     sealed = hashes(bundle, "model", "proof", *ENCODERS)
     measured = f"mean KL, {entry.quantization}"
-    if original is None:
-        yield Check(stage="language", measured=measured, value=_UNKNOWN, passed=None, files=sealed)
+    if original is None or not asked:
+        told = _UNKNOWN if asked else _TOO_LONG
+        yield Check(stage="language", measured=measured, value=told, passed=None, files=sealed)
         return
     try:
         found = Distributions.load(original).divergence(path, [e for _, e in asked], progress)

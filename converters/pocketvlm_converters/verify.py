@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pocketvlm.bundle import Bundle, Check, Proof, Run
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import OutputError, PocketVLMError
 from pocketvlm.vision import onnx
 from pocketvlm_converters import stages
 from pocketvlm_converters.distributions import Distributions
@@ -56,17 +56,24 @@ def verify(path: str | Path, reference: str | Path | None = None, *, progress: P
 
 
 def write(path: str | Path, run: Run) -> None:
-    """Put a run into the manifest, in place of an earlier one of its kind."""
+    """Put a run into the manifest, in place of an earlier one of its kind. Raises OutputError."""
     bundle = Bundle(path, check=False)
     proof = bundle.manifest.proof or _NOTHING
-    bundle.manifest.model_copy(update={"proof": proof.with_run(run)}).write(bundle.path)
+    try:
+        bundle.manifest.model_copy(update={"proof": proof.with_run(run)}).write(bundle.path)
+    except OSError as error:
+        raise OutputError(f"the manifest cannot be written: {error.strerror}", bundle.path) from error
 
 
 def record(original: Path, encoder: Path, target: Path, progress: Progress = silent) -> list[Asked]:
-    """Write down what the language model in its original precision expects, looking through `encoder`."""
+    """Write down what the language model in its original precision expects, looking through `encoder`.
+
+    Nothing is written where no sample fits the model's context.
+    """
     with Loaded(original, encoder) as loaded:
         asked = loaded.asked(proof_samples(), progress)
-    Distributions.of(original, [exchange for _, exchange in asked], progress).save(target)
+    if asked:
+        Distributions.of(original, [exchange for _, exchange in asked], progress).save(target)
     return asked
 
 

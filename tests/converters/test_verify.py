@@ -21,13 +21,13 @@ from typer.testing import CliRunner, Result
 
 from pocketvlm.bundle import Bundle, Manifest, sha256_of
 from pocketvlm.cli.inspect import inspect
-from pocketvlm.errors import ModelNotFoundError, ProofError
+from pocketvlm.errors import ModelNotFoundError, OutputError, ProofError
 from pocketvlm_converters import thresholds
 from pocketvlm_converters.checkpoint import Checkpoint
 from pocketvlm_converters.cli import convert as convert_command
 from pocketvlm_converters.cli_verify import verify as verify_command
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.verify import verify
+from pocketvlm_converters.verify import verify, write
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["files", "pairing", "tokenizer", "template", "encoders", "language"]
@@ -252,6 +252,34 @@ def test_what_was_written_down_is_gone(bundle: Path) -> None:
     (bundle / "proof.npz").write_bytes(b"PK\3\4 not really")
     reseal(bundle)
     deviates(bundle, "language", "proof.npz")
+
+
+def test_a_context_that_holds_no_sample(make_model: Any, save: Any, tmp_path: Path) -> None:
+    save(make_model(max_position_embeddings=64), tmp_path / "checkpoint")
+    made = convert(tmp_path / "checkpoint", tmp_path / "bundle", quantize="f16")
+    (found,) = verify(made.path)
+    assert found.deviation is None
+    assert {check.stage for check in found.checks if "no sample fits" in check.shown} == {"encoders", "language"}
+
+
+def test_ids_beyond_the_vocabulary(bundle: Path) -> None:
+    with np.load(bundle / "proof.npz") as file:
+        arrays = dict(file)
+    arrays["ids"][0, 0] = 1 << 20
+    np.savez(bundle / "proof.npz", **arrays)
+    reseal(bundle)
+    deviates(bundle, "language", "vocabulary")
+
+
+def test_a_full_disk_leaves_the_manifest_as_it_was(bundle: Path, file_limit: Any) -> None:
+    before = (bundle / "manifest.json").read_bytes()
+    (found,) = verify(bundle)
+    with file_limit() as limit:
+        limit(100)
+        with pytest.raises(OutputError, match="cannot be written"):
+            write(bundle, found)
+    assert (bundle / "manifest.json").read_bytes() == before
+    assert {path.name for path in bundle.iterdir()} == {MODEL, MMPROJ, VISION, "proof.npz", "manifest.json"}
 
 
 def test_no_bundle(tmp_path: Path) -> None:
