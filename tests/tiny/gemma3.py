@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     Gemma3Config,
@@ -119,6 +120,8 @@ def model(tied: bool = True, pooled: int = POOLED, vision: dict[str, Any] | None
         tie_word_embeddings=tied,
     )
     made = randomize(Gemma3ForConditionalGeneration(config))
+    with torch.no_grad():  # with a tied head, a token as large as the layers' work would only repeat itself
+        made.get_input_embeddings().weight.mul_(0.2)
     made.generation_config.eos_token_id = [words.token_to_id("<eos>"), words.token_to_id("<end_of_turn>")]
     return made
 
