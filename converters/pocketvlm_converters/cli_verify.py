@@ -26,6 +26,7 @@ def verify(
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
     from pocketvlm_converters import verify as proof
     from pocketvlm_converters.progress import bars
+    from pocketvlm_converters.stages import UNKNOWN
 
     with bars() as show:
         runs = proof.verify(bundle, reference, progress=show)
@@ -44,7 +45,12 @@ def verify(
         typer.secho(f"deviates: {proof.advice(deviation)}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1)
     if not as_json:
-        typer.secho("the bundle does what its checkpoint does, as far as was measured", fg=typer.colors.GREEN)
+        missing = dict.fromkeys(check.stage for check in runs[0].checks if check.value == UNKNOWN)
+        if missing:
+            verdict = f"nothing deviates, but its conversion left nothing to compare with for {', '.join(missing)}"
+            typer.secho(verdict, fg=typer.colors.YELLOW)
+        else:
+            typer.secho("the bundle does what its checkpoint does, as far as was measured", fg=typer.colors.GREEN)
 
 
 def _print(run: Run) -> None:

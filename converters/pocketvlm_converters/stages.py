@@ -19,7 +19,8 @@ from pocketvlm_converters.gguf import Progress
 from pocketvlm_converters.tokenizer import tokens_sha256
 
 ENCODERS: tuple[Role, ...] = ("mmproj", "vision")  # the first that is there looks at the pictures of the prompts
-_UNKNOWN, _TOO_LONG = "not recorded", "no sample fits the context"
+UNKNOWN = "not recorded"
+_TOO_LONG = "no sample fits the context"
 _SOURCE = "pocketvlm.weights_sha256"
 _USER: dict[str, object] = {"role": "user", "content": "What is this?"}
 _ANSWER: dict[str, object] = {"role": "assistant", "content": "A boat."}
@@ -59,7 +60,7 @@ def pairing(bundle: Bundle) -> Iterator[Check]:
     passed: bool | None = True
     try:
         value = _pair(bundle)
-        passed = None if value == _UNKNOWN else True
+        passed = None if value == UNKNOWN else True
     except PocketVLMError as error:
         value, passed = str(error), False
     yield Check(
@@ -89,7 +90,7 @@ def _pair(bundle: Bundle) -> str:
     if layouts[1:] and layouts[0] != layouts[1]:
         raise PairingError("its two vision encoders prepare pictures otherwise", bundle.path)
     mark = found[model.name]
-    return str(mark)[:12] if mark else _UNKNOWN
+    return str(mark)[:12] if mark else UNKNOWN
 
 
 def tokenizer(bundle: Bundle, wanted: str | None) -> Iterator[Check]:
@@ -171,7 +172,7 @@ def language(bundle: Bundle, asked: Sequence[Asked], before: float | None, progr
     sealed = hashes(bundle, "model", "proof", *ENCODERS)
     measured = f"mean KL, {entry.quantization}"
     if original is None or not asked:
-        told = _UNKNOWN if asked else _TOO_LONG
+        told = UNKNOWN if asked else _TOO_LONG
         yield Check(stage="language", measured=measured, value=told, passed=None, files=sealed)
         return
     try:
@@ -215,7 +216,7 @@ def hashes(bundle: Bundle, *roles: Role) -> tuple[str, ...]:
 
 def _same(stage: str, measured: str, found: str, wanted: str | None, sealed: tuple[str, ...]) -> Check:
     passed = None if wanted is None else found == wanted
-    value = {None: _UNKNOWN, True: "as converted", False: "other than converted"}[passed]
+    value = {None: UNKNOWN, True: "as converted", False: "other than converted"}[passed]
     return Check(stage=stage, measured=measured, value=value, passed=passed, files=sealed)
 
 

@@ -17,8 +17,6 @@ from pocketvlm_converters.gguf import Progress, silent
 from pocketvlm_converters.samples import proof_samples
 from pocketvlm_converters.tokenizer import tokens_sha256
 
-# Where these fail, native code must not see the files, and what it would measure means nothing.
-_FIRST = ("files", "pairing")
 _NOTHING = Proof(tokens_sha256=None, renders_sha256=None, divergence=None)  # of a bundle that was never proven
 _PACKAGES = ("pocketvlm", "llama-cpp-python", "gguf")
 _ADVICE = {
@@ -111,6 +109,7 @@ def _run(bundle: Bundle, asked: list[Asked] | None, progress: Progress) -> Run:
 
 def _checks(bundle: Bundle, asked: list[Asked] | None, progress: Progress) -> Iterator[Check]:
     progress("files", 0, 1)
+    # Where these fail, native code must not see the files, and what it would measure means nothing.
     for stage in (stages.files, stages.pairing):
         for check in stage(bundle):
             yield check
