@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 VOCABULARY, HIDDEN, INNER, LAYERS, KEYS = 49280, 576, 1536, 30, 192
+HEADS, KV_HEADS, VISION_HEADS = 9, 3, 12
 VISION, VISION_INNER, VISION_LAYERS, TILE, PATCH, SHUFFLE = 768, 3072, 12, 512, 16, 4
 TEXT, SEEN = "model.text_model.", "model.vision_model."
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<end_of_utterance>"]
@@ -108,9 +109,10 @@ def write_checkpoint(folder: Path) -> int:
         "num_hidden_layers": LAYERS,
         "vocab_size": VOCABULARY,
     }
-    text_config |= {"num_attention_heads": 9, "num_key_value_heads": 3, "model_type": "llama", "rope_theta": 100000.0}
+    text_config |= {"num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS}
+    text_config |= {"model_type": "llama", "rope_theta": 100000.0}
     vision = {"hidden_size": VISION, "intermediate_size": VISION_INNER, "num_hidden_layers": VISION_LAYERS}
-    vision |= {"num_attention_heads": 12, "image_size": TILE, "patch_size": PATCH}
+    vision |= {"num_attention_heads": VISION_HEADS, "image_size": TILE, "patch_size": PATCH}
     config = {"model_type": "idefics3", "scale_factor": SHUFFLE, "text_config": text_config, "vision_config": vision}
     config["image_token_id"] = vocabulary["<image>"]
     files = {

@@ -48,11 +48,11 @@ def compute_here(model: Path, encoder: Path, target: Path, progress: Progress = 
     """The same in this process, without reading what was written."""
     samples = calibration_samples()
     total = 2 * len(samples)
-    exchanges = []
     with Loaded(model, encoder) as loaded:
-        for number, sample in enumerate(samples, 1):
-            exchanges.append(loaded.exchange(sample))
-            progress(_STEP, number, total)
+        asked = loaded.asked(samples, lambda _step, done, _total: progress(_STEP, done, total))
+    if not asked:
+        raise QuantizationError("no importance matrix: no calibration sample fits its context", model)
+    exchanges = [exchange for _, exchange in asked]
     collector = Collector()
     with Model(model, gpu_layers=0, mapped=True) as language, context_for(language, exchanges, collector) as context:
         for number, exchange in enumerate(exchanges, len(samples) + 1):
@@ -60,7 +60,7 @@ def compute_here(model: Path, encoder: Path, target: Path, progress: Progress = 
                 pass
             collector.check()
             progress(_STEP, number, total)
-    write_matrix(target, collector.sums, collector.counts, _DATASET, len(samples))
+    write_matrix(target, collector.sums, collector.counts, _DATASET, len(exchanges))
 
 
 def _main(model: str, encoder: str, target: str) -> int:

@@ -1,0 +1,98 @@
+"""Peak anonymous memory and time of converting a checkpoint of 4 GB in shards: Qwen2.5-VL-3B's shapes.
+
+The limit is twice the largest tensor + 400 MB, for the converting process and its children together. Mapped files are
+not counted (RssAnon of /proc/PID/status), because the system can drop their pages at any time. Linux only.
+
+    bench_convert_large.py [--upstream LLAMA_CPP] [--verify]
+
+With the sources of llama.cpp, its convert_hf_to_gguf.py (which needs torch and transformers) and libllama's own
+quantization run beside it, for the same language model and mmproj. About 12 GB of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench_convert_memory import anonymous_kb
+from large_checkpoint import write_checkpoint
+
+OURS = """
+import sys
+from pathlib import Path
+from pocketvlm_converters.convert import convert
+folder = Path(sys.argv[1])
+onnx, verify = sys.argv[2:]
+convert(folder / "checkpoint", folder / "bundle", quantize="Q4_K_M", mmproj="q8_0", onnx=onnx, verify=verify == "yes")
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+# Its list of tokenizers that it knows by hash cannot have one that was made up here.
+UPSTREAM = """
+import sys
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
+import conversion.base as base
+base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen2"
+import convert_hf_to_gguf as upstream
+folder = sys.argv[2]
+for more in (["--outtype", "bf16", "--outfile", folder + "/bf16.gguf"],
+             ["--outtype", "q8_0", "--mmproj", "--outfile", folder + "/mmproj.gguf"]):
+    sys.argv = ["convert_hf_to_gguf.py", folder + "/checkpoint", *more]
+    upstream.main()
+"""
+QUANTIZE = """
+import sys
+from llama_cpp import llama_cpp as lib
+params = lib.llama_model_quantize_default_params()
+params.ftype = lib.LLAMA_FTYPE_MOSTLY_Q4_K_M
+folder = sys.argv[1].encode()
+sys.exit(lib.llama_model_quantize(folder + b"/bf16.gguf", folder + b"/q4.gguf", params))
+"""
+
+
+def watched(code: str, *arguments: str) -> tuple[float, float]:
+    """Seconds, and the peak of anonymous memory in MB."""
+    began, peak = time.perf_counter(), 0
+    with subprocess.Popen([sys.executable, "-c", code, *arguments]) as process:
+        while process.poll() is None:
+            peak = max(peak, anonymous_kb(process.pid))
+            time.sleep(0.02)
+    if process.returncode:
+        sys.exit(process.returncode)
+    return time.perf_counter() - began, peak * 1024 / 1e6
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--upstream", type=Path, help="the sources of llama.cpp")
+    parser.add_argument("--verify", action="store_true", help="with the proof at the end: minutes more")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="pocketvlm-bench-") as name:
+        (Path(name) / "checkpoint").mkdir()
+        size, largest = write_checkpoint(Path(name) / "checkpoint")
+        limit = 2 * largest / 1e6 + 400
+        print(
+            f"checkpoint {size / 1e9:.2f} GB, largest tensor {largest / 1e6:.0f} MB, limit {limit:.0f} MB", flush=True
+        )
+        worst = ours = 0.0
+        for onnx in ("none", "int8"):
+            seconds, peak = watched(OURS, name, onnx, "yes" if given.verify else "no")
+            worst = max(worst, peak)
+            print(f"ours, ONNX {onnx}: {seconds:.0f} s, peak {peak:.0f} MB, ratio {peak / limit:.2f}", flush=True)
+            ours = ours or seconds
+            shutil.rmtree(Path(name) / "bundle")
+        if given.upstream:
+            converted, peak = watched(UPSTREAM, str(given.upstream), name)
+            print(f"upstream's converter: {converted:.0f} s, peak {peak:.0f} MB", flush=True)
+            quantized, peak = watched(QUANTIZE, name)
+            print(f"upstream's quantization: {quantized:.0f} s, peak {peak:.0f} MB", flush=True)
+            print(f"time, ours without ONNX to upstream's: {ours / (converted + quantized):.2f}")
+    return int(worst >= limit)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

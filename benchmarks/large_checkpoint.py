@@ -1,0 +1,219 @@
+"""A checkpoint of Qwen2.5-VL-3B's shapes with random bfloat16 weights in shards of 1 GB, made without torch.
+
+Fewer decoder layers than the 36 of the model, so that it is about 4 GB; every tensor has its true shape.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+VOCABULARY, HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = 151936, 2048, 11008, 14, 16, 2
+VISION, VISION_INNER, VISION_LAYERS, VISION_HEADS, PATCH = 1280, 3420, 32, 16, 14
+SHARD = 1 << 30  # bytes
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+           "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for p in m['content'] %}{% if p['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}"
+    "{{ p['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
+    keys = HIDDEN // HEADS * KV_HEADS
+    for layer in range(LAYERS):
+        at = f"model.layers.{layer}."
+        for name, rows in {"q": HIDDEN, "k": keys, "v": keys}.items():
+            found |= {
+                f"{at}self_attn.{name}_proj.weight": (rows, HIDDEN),
+                f"{at}self_attn.{name}_proj.bias": (rows,),
+            }
+        found[f"{at}self_attn.o_proj.weight"] = (HIDDEN, HIDDEN)
+        found |= {f"{at}mlp.{name}_proj.weight": (INNER, HIDDEN) for name in ("gate", "up")}
+        found[f"{at}mlp.down_proj.weight"] = (HIDDEN, INNER)
+        found |= {f"{at}{name}_layernorm.weight": (HIDDEN,) for name in ("input", "post_attention")}
+    found["model.norm.weight"] = (HIDDEN,)
+    found["visual.patch_embed.proj.weight"] = (VISION, 3, 2, PATCH, PATCH)
+
+    def linear(name: str, rows: int, width: int) -> None:
+        found.update({f"{name}.weight": (rows, width), f"{name}.bias": (rows,)})
+
+    for layer in range(VISION_LAYERS):
+        at = f"visual.blocks.{layer}."
+        found |= {f"{at}{name}.weight": (VISION,) for name in ("norm1", "norm2")}
+        linear(f"{at}attn.qkv", 3 * VISION, VISION)
+        linear(f"{at}attn.proj", VISION, VISION)
+        linear(f"{at}mlp.gate_proj", VISION_INNER, VISION)
+        linear(f"{at}mlp.up_proj", VISION_INNER, VISION)
+        linear(f"{at}mlp.down_proj", VISION, VISION_INNER)
+    found["visual.merger.ln_q.weight"] = (VISION,)
+    linear("visual.merger.mlp.0", 4 * VISION, 4 * VISION)
+    linear("visual.merger.mlp.2", HIDDEN, 4 * VISION)
+    return found
+
+
+def write_checkpoint(folder: Path) -> tuple[int, int]:
+    """The bytes of all weights, and of the largest tensor."""
+    _write_settings(folder)
+    sizes = {name: 2 * math.prod(shape) for name, shape in shapes().items()}
+    shards: list[list[str]] = [[]]
+    room = SHARD
+    for name, size in sizes.items():
+        if size > room and shards[-1]:
+            shards.append([])
+            room = SHARD
+        shards[-1].append(name)
+        room -= size
+    index = {}
+    rng = np.random.default_rng(0)
+    pool = _bfloat16(rng.standard_normal(1 << 22, np.float32) * np.float32(0.02))
+    for number, names in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        index |= dict.fromkeys(names, file)
+        _write_shard(folder / file, names, rng, pool)
+    _dump(
+        folder / "model.safetensors.index.json", {"metadata": {"total_size": sum(sizes.values())}, "weight_map": index}
+    )
+    return sum(sizes.values()), max(sizes.values())
+
+
+def _write_shard(path: Path, names: list[str], rng: np.random.Generator, pool: np.ndarray) -> None:
+    header, end = {}, 0
+    for name in names:
+        shape = shapes()[name]
+        begin, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            for block in _values(name, rng, pool):
+                file.write(block.data)
+
+
+def _values(name: str, rng: np.random.Generator, pool: np.ndarray) -> Iterator[np.ndarray]:
+    """Random values block by block: pieces of `pool`, each from a place of its own; norms are about 1."""
+    left = math.prod(shapes()[name])
+    if "norm" in name or "ln_q" in name:
+        yield _bfloat16(1 + rng.standard_normal(left, np.float32) * np.float32(0.02))
+        return
+    while left:
+        at = int(rng.integers(len(pool) // 2))
+        block = pool[at : at + left]
+        left -= len(block)
+        yield block
+
+
+def _bfloat16(values: np.ndarray) -> np.ndarray:
+    return (values.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def _write_settings(folder: Path) -> None:
+    """Configuration and a byte-level vocabulary: pairs of bytes, then tokens of three."""
+    from tokenizers import pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(alphabet)}
+    merges: list[tuple[str, str]] = []
+    room = VOCABULARY - len(CONTROL)
+    for pair in [(a, b) for a in alphabet for b in alphabet] + [
+        (a + b, c) for a in alphabet[:64] for b in alphabet[:64] for c in alphabet
+    ]:
+        if len(vocabulary) == room:
+            break
+        vocabulary["".join(pair)] = len(vocabulary)
+        merges.append(pair)
+    for token in CONTROL:
+        vocabulary[token] = len(vocabulary)
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    added = [{"id": vocabulary[token], "content": token, "special": True} | flags for token in CONTROL]
+    split = {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    _dump(
+        folder / "tokenizer.json",
+        {
+            "version": "1.0",
+            "added_tokens": added,
+            "normalizer": {"type": "NFC"},
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
+            "decoder": level,
+            "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
+        },
+    )
+    _dump(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+            "chat_template": TEMPLATE,
+        },
+    )
+    _dump(
+        folder / "preprocessor_config.json",
+        {
+            "min_pixels": 3136,
+            "max_pixels": 12845056,
+            "patch_size": PATCH,
+            "temporal_patch_size": 2,
+            "merge_size": 2,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073],
+            "image_std": [0.26862954, 0.26130258, 0.27577711],
+            "image_processor_type": "Qwen2VLImageProcessor",
+        },
+    )
+    _dump(
+        folder / "config.json",
+        {
+            "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+            "model_type": "qwen2_5_vl",
+            "hidden_act": "silu",
+            "hidden_size": HIDDEN,
+            "intermediate_size": INNER,
+            "num_hidden_layers": LAYERS,
+            "num_attention_heads": HEADS,
+            "num_key_value_heads": KV_HEADS,
+            "vocab_size": VOCABULARY,
+            "max_position_embeddings": 128000,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 1000000.0,
+            "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+            "tie_word_embeddings": True,
+            "use_sliding_window": False,
+            "torch_dtype": "bfloat16",
+            "image_token_id": vocabulary["<|image_pad|>"],
+            "video_token_id": vocabulary["<|video_pad|>"],
+            "vision_start_token_id": vocabulary["<|vision_start|>"],
+            "vision_end_token_id": vocabulary["<|vision_end|>"],
+            "vision_config": {
+                "depth": VISION_LAYERS,
+                "hidden_act": "silu",
+                "hidden_size": VISION,
+                "intermediate_size": VISION_INNER,
+                "num_heads": VISION_HEADS,
+                "in_chans": 3,
+                "out_hidden_size": HIDDEN,
+                "patch_size": PATCH,
+                "spatial_merge_size": 2,
+                "spatial_patch_size": PATCH,
+                "temporal_patch_size": 2,
+                "window_size": 112,
+                "fullatt_block_indexes": [7, 15, 23, 31],
+            },
+        },
+    )
+
+
+def _dump(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content), encoding="utf-8")
