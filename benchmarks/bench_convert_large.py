@@ -31,12 +31,15 @@ onnx, verify = sys.argv[2:]
 convert(folder / "checkpoint", folder / "bundle", quantize="Q4_K_M", mmproj="q8_0", onnx=onnx, verify=verify == "yes")
 assert not {"torch", "transformers"} & set(sys.modules)
 """
-# Its list of tokenizers that it knows by hash cannot have one that was made up here.
+# Its list of tokenizers that it knows by hash cannot have one that was made up here, and that there is no file of
+# SentencePiece it would find out only with that package.
 UPSTREAM = """
 import sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
 import conversion.base as base
+def missing(self): raise FileNotFoundError
 base.TextModel.get_vocab_base_pre = lambda self, tokenizer: "qwen2"
+base.TextModel._set_vocab_sentencepiece = missing
 import convert_hf_to_gguf as upstream
 folder = sys.argv[2]
 for more in (["--outtype", "bf16", "--outfile", folder + "/bf16.gguf"],
@@ -55,14 +58,16 @@ sys.exit(lib.llama_model_quantize(folder + b"/bf16.gguf", folder + b"/q4.gguf", 
 
 
 def watched(code: str, *arguments: str) -> tuple[float, float]:
-    """Seconds, and the peak of anonymous memory in MB."""
+    """Seconds, and the peak of anonymous memory in MB. What the process logs is shown only if it fails."""
     began, peak = time.perf_counter(), 0
-    with subprocess.Popen([sys.executable, "-c", code, *arguments]) as process:
-        while process.poll() is None:
-            peak = max(peak, anonymous_kb(process.pid))
-            time.sleep(0.02)
-    if process.returncode:
-        sys.exit(process.returncode)
+    with tempfile.TemporaryFile("w+") as log:
+        with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=log, stderr=log) as process:
+            while process.poll() is None:
+                peak = max(peak, anonymous_kb(process.pid))
+                time.sleep(0.02)
+        if process.returncode:
+            log.seek(0)
+            sys.exit(log.read()[-2000:])
     return time.perf_counter() - began, peak * 1024 / 1e6
 
 
