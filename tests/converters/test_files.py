@@ -141,8 +141,8 @@ def test_projector_types_in_libmtmd(iota_onnx: Path, tmp_path: Path, kind: Any) 
     found = []
     for encoder in (iota_onnx / "mmproj-f32.gguf", tmp_path / "mmproj.gguf"):
         with Loaded(iota_onnx / "model-F32.gguf", encoder) as loaded:
-            pictures = [picture for sample in proof_samples(4) for picture in sample.pictures]
-            found.append(np.concatenate([rows for picture in pictures for rows in loaded.encode(picture)]))
+            slots = [slot for sample in proof_samples(4) for slot in loaded.exchange(sample).slots]
+            found.append(np.concatenate([slot.rows for slot in slots]))
     exact, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in found)
     cosine = (exact * other).sum(1).mean()
     assert FAITHFUL[kind] < cosine < 1 - 1e-7, cosine
