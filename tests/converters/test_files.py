@@ -166,6 +166,7 @@ def test_projector_metadata(pristine: Path, tmp_path: Path) -> None:
         "general.architecture": "clip",
         "general.type": "mmproj",
         "general.name": "bundle",
+        "general.size_label": "82K",
         "general.file_type": 7,
         "general.quantization_version": 2,
         "pocketvlm.family": "smolvlm",
