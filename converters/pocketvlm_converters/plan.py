@@ -29,8 +29,9 @@ from pocketvlm_converters.quantize import FLOAT_TYPES, fallbacks, language_type,
 
 CONTEXT = 8192  # tokens that `pocketvlm chat` makes room for, unless it is told otherwise or the model has fewer
 _ALIGNMENT = 32  # bytes, of a GGUF file's tensors
-_PROGRAM = 180 << 20  # bytes of a converting process and its child without any weights, measured
-_COPIES = 12  # bytes for each weight of the matrix that is being quantized for ONNX: float32, its copy, the result
+# Anonymous memory of a conversion in bytes, rough, so that it lies above the peaks of bench_convert_large.py: the program
+# alone, with the child that quantizes, a token of the vocabulary, a weight of the largest matrix on its way to ONNX.
+_PROGRAM, _WITH_CHILD, _TOKEN, _WEIGHT = 60 << 20, 180 << 20, 1000, 8
 _LAYER = re.compile(r"(\bblk\.|\blayers\.|\bblocks\.)\d+\.")
 
 
@@ -125,7 +126,7 @@ def plan_conversion(
     return Plan(
         tuple(files),
         tuple(notes),
-        _converting(parts.vision, graph),
+        _converting(parts.language, parts.vision, graph),
         context,
         _cache(parts.language, context),
         _scratch(parts.language, parts.vision),
@@ -193,10 +194,13 @@ def _initializers(path: Path) -> Iterator[PlannedTensor]:
         yield PlannedTensor(tensor.name, shape, dtype.name.upper(), prod(shape) * dtype.itemsize)
 
 
-def _converting(vision: Part, graph: str | None) -> int:
-    if graph is None:
-        return _PROGRAM
-    return _PROGRAM + _COPIES * max(weight.tensor.data.size for weight in vision.weights)
+def _converting(language: Part, vision: Part, graph: str | None) -> int:
+    largest = max(weight.tensor.data.size for weight in vision.weights) if graph else 0
+    return max(_WITH_CHILD, _PROGRAM + _WEIGHT * largest) + _TOKEN * _tokens(language)
+
+
+def _tokens(part: Part) -> int:
+    return next(weight.tensor.shape[0] for weight in part.weights if weight.name == "token_embd.weight")
 
 
 def _cache(part: Part, context: int) -> int:
@@ -209,8 +213,7 @@ def _scratch(language: Part, vision: Part) -> int:
     keys = ("image_size", "patch_size", "attention.head_count", "embedding_length", "feed_forward_length")
     image, patch, heads, hidden, inner = (_key(vision, f"vision.{key}") for key in keys)
     patches = (image // patch) ** 2
-    vocabulary = next(w.tensor.shape[0] for w in language.weights if w.name == "token_embd.weight")
-    return 4 * (512 * vocabulary + patches * (heads * patches + 4 * hidden + 2 * inner))
+    return 4 * (512 * _tokens(language) + patches * (heads * patches + 4 * hidden + 2 * inner))
 
 
 def _key(part: Part, name: str) -> int:
