@@ -15,12 +15,12 @@ from random import Random
 import checkpoint as random_weights
 import numpy as np
 
-from pocketvlm_converters.calibrate import compute_matrix
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.distributions import Distributions
-from pocketvlm_converters.forward import Loaded
-from pocketvlm_converters.quantize import NEED_IMPORTANCE_MATRIX, quantize_language
-from pocketvlm_converters.samples import Sample, proof_samples
+from pocketvlm_converters.proof.distributions import Distributions
+from pocketvlm_converters.quantization.calibrate import compute_matrix
+from pocketvlm_converters.quantization.quantize import NEED_IMPORTANCE_MATRIX, quantize_language
+from pocketvlm_converters.samples.forward import Loaded
+from pocketvlm_converters.samples.sets import Sample, proof_samples
 
 ROOT = Path(__file__).parent.parent
 TYPES = ("Q4_K_M", "Q4_K_S", "Q3_K_M", "Q2_K", "IQ3_XXS", "IQ2_M", "IQ1_M")

@@ -29,15 +29,15 @@ LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}
 # What the other packages may take from pocketvlm, and what one of their modules may take besides.
 OUTSIDE = {"pocketvlm_converters": {"bundle", "native", "vision", "errors"}, "pocketvlm_models": {"bundle", "errors"}}
 EXTRA = {
-    "pocketvlm_converters.forward": {
+    "pocketvlm_converters.samples.forward": {
         "devices",
         "images",
         "messages",
         "prompt",
     },  # puts pictures before a model as a chat does
-    "pocketvlm_converters.stages": {"prompt"},  # counts the pictures that a template places
+    "pocketvlm_converters.proof.stages": {"prompt"},  # counts the pictures that a template places
     "pocketvlm_converters.tokenizer.proof": {"prompt"},  # compares what a chat does with a text
-    "pocketvlm_converters.verify": {""},
+    "pocketvlm_converters.proof.verify": {""},
 }
 # The packages of ours that each may import.
 OURS = {
@@ -47,7 +47,7 @@ OURS = {
 }
 # Modules that may be imported only below one place; None is nowhere.
 RESERVED = {"llama_cpp": "pocketvlm.native", "iota": None} | dict.fromkeys(
-    ("torch", "transformers"), "pocketvlm_converters.reference"
+    ("torch", "transformers"), "pocketvlm_converters.proof.reference"
 )
 FAMILIES = (
     r"smolvlm|idefics|qwen|gemma|llava|internvl|lfm2|pixtral|ministral|mllama|minicpm|moondream|florence|phi[34]|molmo"
@@ -169,7 +169,7 @@ def test_tracked_files_stand_alone() -> None:
         ("pocketvlm.vlm", "importlib.import_module('pocketvlm_models')"),
         ("pocketvlm_converters.gguf", "from pocketvlm.images import load"),
         ("pocketvlm_converters.gguf", "from pocketvlm import VLM"),
-        ("pocketvlm_converters.checkpoint", "if TYPE_CHECKING:\n    import torch"),
+        ("pocketvlm_converters.checkpoint.folder", "if TYPE_CHECKING:\n    import torch"),
         ("pocketvlm_models", "from pocketvlm.vision import choose"),
     ],
 )
@@ -183,7 +183,7 @@ def test_bad_imports_are_found(name: str, source: str) -> None:
         ("pocketvlm.native.llama", "import llama_cpp\nfrom .handle import Handle\nfrom pocketvlm import errors"),
         ("pocketvlm.server.app", "from pocketvlm import VLM"),
         ("pocketvlm.vision.families.some", "from pocketvlm.vision.family import Family"),
-        ("pocketvlm_converters.verify", "from pocketvlm import VLM"),
+        ("pocketvlm_converters.proof.verify", "from pocketvlm import VLM"),
     ],
 )
 def test_good_imports_pass(name: str, source: str) -> None:

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import importlib.metadata
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-from pocketvlm.bundle import Bundle, Check, FileEntry, ImportanceMatrix, Manifest, Role, is_bundle, sha256_of
-from pocketvlm.errors import OutputError, PocketVLMError, ProofError, QuantizationError
-from pocketvlm_converters.calibrate import AUTO, compute_matrix
-from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm.bundle import Bundle, Check, FileEntry, ImportanceMatrix, Manifest, Role, sha256_of
+from pocketvlm.errors import OutputError, ProofError, QuantizationError
+from pocketvlm_converters.atomic import check_target, new_folder, probe
+from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.family import Family, Part, find_family
-from pocketvlm_converters.forward import Asked
 from pocketvlm_converters.gguf import Progress, ProjectorType, silent, write_language, write_projector
-from pocketvlm_converters.imatrix import Matrix, read_matrix
-from pocketvlm_converters.onnx import OnnxType
+from pocketvlm_converters.onnx.graph import OnnxType
 from pocketvlm_converters.parts import parts_of, write_encoder
-from pocketvlm_converters.quantize import FLOAT_TYPES, language_type, onnx_type, projector_type, quantize_language
-from pocketvlm_converters.stages import ENCODERS
+from pocketvlm_converters.proof.conversion import prove_conversion
+from pocketvlm_converters.proof.verify import advice
+from pocketvlm_converters.quantization.calibrate import AUTO, compute_matrix
+from pocketvlm_converters.quantization.imatrix import Matrix, read_matrix
+from pocketvlm_converters.quantization.quantize import (
+    FLOAT_TYPES,
+    language_type,
+    onnx_type,
+    projector_type,
+    quantize_language,
+)
 from pocketvlm_converters.tokenizer import Vocabulary, prove
-from pocketvlm_converters.verify import advice, prove_conversion, record
 
 _PACKAGES = ("pocketvlm", "gguf", "llama-cpp-python", "onnx")
-_PROOF = "proof.npz"
-_PROBE = 1 << 20  # bytes
+_ORIGINAL = "original.gguf"  # the language model in the checkpoint's own precision, for a while
 
 
 def convert(
@@ -62,21 +62,12 @@ def convert(
         raise QuantizationError("a bundle needs a vision encoder: mmproj and ONNX cannot both be none")
     source = Checkpoint(checkpoint)
     family = find_family(source)
-    _check_target(output, source, force)
-    with _writing(output):
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
-        try:
-            folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
-            conversion = _Conversion(family, folder, output.name, progress or silent, verify)
-            conversion.run(language, projector, graph, imatrix)
-            if conversion.deviation and not keep_unproven:
-                raise ProofError(
-                    f"{advice(conversion.deviation)}. Nothing was written; --keep-unproven keeps it", output
-                )
-            _publish(folder, output)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
+    check_target(output, source, force)
+    with new_folder(output) as folder:
+        conversion = _Conversion(family, folder, output.name, progress or silent, verify)
+        conversion.run(language, projector, graph, imatrix)
+        if conversion.deviation and not keep_unproven:
+            raise ProofError(f"{advice(conversion.deviation)}. Nothing was written; --keep-unproven keeps it", output)
     return Bundle(output)
 
 
@@ -95,7 +86,6 @@ class _Conversion:
         self.notes: list[str] = []
         self.matrix: Matrix | None = None
         self.imatrix: ImportanceMatrix | None = None  # as the manifest tells it
-        self.asked: list[Asked] = []
 
     def run(
         self,
@@ -120,7 +110,7 @@ class _Conversion:
         self._seal()
 
     def _language(self, part: Part, vocabulary: Vocabulary, kind: str, computed: bool) -> None:
-        path, original = self.folder / f"model-{kind}.gguf", self.folder / "original.gguf"
+        path, original = self.folder / f"model-{kind}.gguf", self.folder / _ORIGINAL
         if kind in FLOAT_TYPES:
             write_language(part, path, FLOAT_TYPES[kind], self.progress)
             if self.verify and _loses(part, kind):
@@ -133,22 +123,12 @@ class _Conversion:
                     self._compute_matrix(original)
                 self.notes += quantize_language(original, path, kind, self.progress, self.matrix)
             except (QuantizationError, OutputError):
-                _probe(self.folder)
+                probe(self.folder)
                 raise
         self.progress("tokenizer", 0, 1)
         prove(path, self.checkpoint.path, vocabulary)
         self.progress("tokenizer", 1, 1)
         self._add(path, "model", kind)
-        if self.verify:
-            self._record(original if original.exists() else path)
-        original.unlink(missing_ok=True)
-
-    def _record(self, original: Path) -> None:
-        encoder = next(entry.name for role in ENCODERS for entry in self.entries if entry.role == role)
-        path = self.folder / _PROOF
-        self.asked = record(original, self.folder / encoder, path, self.progress)
-        if self.asked:
-            self._add(path, "proof", "f32")
 
     def _compute_matrix(self, original: Path) -> None:
         """With the encoder that was just written: it is what the language model will get its pictures from."""
@@ -183,10 +163,14 @@ class _Conversion:
             imatrix=self.imatrix,
         )
         manifest.write(self.folder)
+        original = self.folder / _ORIGINAL
         if self.verify:
-            proof = prove_conversion(Bundle(self.folder), self.asked, self.progress)
-            self.deviation = proof.runs[0].deviation
-            manifest.model_copy(update={"proof": proof}).write(self.folder)
+            try:
+                self.deviation = prove_conversion(self.folder, original, self.progress)
+            except ProofError:
+                probe(self.folder)
+                raise
+        original.unlink(missing_ok=True)
         for path in self.folder.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -205,62 +189,3 @@ class _Conversion:
 def _loses(part: Part, kind: str) -> bool:
     """Whether writing the matrices as `kind` rounds any of them."""
     return kind != "F32" and any(weight.is_matrix and weight.tensor.dtype != kind for weight in part.weights)
-
-
-def _check_target(output: Path, source: Checkpoint, force: bool) -> None:
-    try:
-        str(output).encode()
-    except UnicodeEncodeError:
-        raise OutputError("its path is not UTF-8, which the name of a model must be", output) from None
-    if not output.parent.is_dir():
-        raise OutputError("the folder that it should lie in does not exist", output)
-    if not os.path.lexists(output):
-        return
-    if not force:
-        raise OutputError("already exists; --force replaces a bundle", output)
-    checkpoint = source.path.resolve()
-    if output.resolve() in (checkpoint, *checkpoint.parents):
-        raise OutputError("is or holds the checkpoint itself", output)
-    if output.is_symlink() or not output.is_dir() or not (is_bundle(output) or not any(output.iterdir())):
-        raise OutputError("already exists and is not a bundle: it will not be replaced", output)
-
-
-def _publish(folder: Path, output: Path) -> None:
-    """Rename, the one moment in which the bundle appears; an old one steps aside and comes back if that fails."""
-    if not output.exists():
-        folder.rename(output)
-        return
-    aside = folder.with_suffix(".old")
-    output.rename(aside)
-    try:
-        folder.rename(output)
-    except BaseException:
-        aside.rename(output)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _writing(output: Path) -> Iterator[None]:
-    """An operating system's error, such as a full disk or a read-only target, as an OutputError that names it."""
-    try:
-        yield
-    except OSError as error:
-        if isinstance(error, PocketVLMError):
-            raise
-        reason = error.strerror or str(error)
-        full = "; nothing was written" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else ""
-        raise OutputError(f"cannot be written: {reason}{full}", output) from error
-
-
-def _probe(folder: Path) -> None:
-    """Raise the OSError that libllama met but does not tell: a full disk is an "iostream error" to it."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        file.write(b"\0" * _PROBE)
-        file.flush()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

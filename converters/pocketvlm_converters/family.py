@@ -15,11 +15,11 @@ import numpy.typing as npt
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters import families
-from pocketvlm_converters.checkpoint import Checkpoint, Tensor
-from pocketvlm_converters.config import short
+from pocketvlm_converters.checkpoint.config import short
+from pocketvlm_converters.checkpoint.folder import Checkpoint, Tensor
 
 if TYPE_CHECKING:
-    from pocketvlm_converters.onnx import Graph, GraphOutput
+    from pocketvlm_converters.onnx.graph import Graph, GraphOutput
 
 Value = int | float | bool | str | Sequence[int] | Sequence[float] | Sequence[str]
 

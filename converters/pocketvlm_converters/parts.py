@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pocketvlm_converters.family import Family, Part, weights_sha256
 from pocketvlm_converters.gguf import Progress, silent
-from pocketvlm_converters.onnx import Graph, OnnxType
+from pocketvlm_converters.onnx.graph import Graph, OnnxType
 from pocketvlm_converters.tokenizer import Vocabulary, check_picture_tokens, read_vocabulary
 
 

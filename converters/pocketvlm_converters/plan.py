@@ -19,13 +19,20 @@ import numpy as np
 from pocketvlm.bundle import Role
 from pocketvlm.errors import ConversionError, QuantizationError
 from pocketvlm.native.quantize import planned_types, row_bytes
-from pocketvlm_converters.calibrate import AUTO
-from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.family import Part, find_family
 from pocketvlm_converters.gguf import TensorEntry, read_tensors, write_language, write_projector
-from pocketvlm_converters.imatrix import Matrix, column_counts, read_matrix
 from pocketvlm_converters.parts import parts_of, write_encoder
-from pocketvlm_converters.quantize import FLOAT_TYPES, fallbacks, language_type, onnx_type, projector_type, saved
+from pocketvlm_converters.quantization.calibrate import AUTO
+from pocketvlm_converters.quantization.imatrix import Matrix, column_counts, read_matrix
+from pocketvlm_converters.quantization.quantize import (
+    FLOAT_TYPES,
+    fallbacks,
+    language_type,
+    onnx_type,
+    projector_type,
+    saved,
+)
 
 CONTEXT = 8192  # tokens that `pocketvlm chat` makes room for, unless it is told otherwise or the model has fewer
 _ALIGNMENT = 32  # bytes, of a GGUF file's tensors

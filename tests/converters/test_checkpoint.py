@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.checkpoint import Checkpoint, Tensor
+from pocketvlm_converters.checkpoint.folder import Checkpoint, Tensor
 from pocketvlm_converters.convert import convert
 
 Edit = Callable[..., None]

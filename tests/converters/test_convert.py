@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from pocketvlm.bundle import Bundle, sha256_of
 from pocketvlm.errors import OutputError, PocketVLMError
-from pocketvlm_converters.cli import convert as command
+from pocketvlm_converters.cli.convert import convert as command
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.quantize import quantize_language
+from pocketvlm_converters.quantization.quantize import quantize_language
 
 ROOT = Path(__file__).parents[2]
 STEPS = ["mmproj q8_0", "onnx int8", "language model", "quantize Q4_K_M", "tokenizer"]

@@ -17,7 +17,7 @@ import pytest
 
 from pocketvlm.cli import main
 from pocketvlm.errors import CheckpointError, OutputError, TokenizerError
-from pocketvlm_converters.checkpoint import Checkpoint, Tensor
+from pocketvlm_converters.checkpoint.folder import Checkpoint, Tensor
 from pocketvlm_converters.convert import convert
 
 NORM = "model.text_model.norm.weight"

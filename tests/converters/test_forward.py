@@ -10,8 +10,8 @@ import pytest
 
 from pocketvlm import VLM
 from pocketvlm.native.llama import Model
-from pocketvlm_converters.forward import ANSWER, Exchange, Loaded, answers, context_for
-from pocketvlm_converters.samples import Sample, calibration_samples, proof_samples
+from pocketvlm_converters.samples.forward import ANSWER, Exchange, Loaded, answers, context_for
+from pocketvlm_converters.samples.sets import Sample, calibration_samples, proof_samples
 
 
 def logits_of(model: Path, exchange: Exchange, block: int) -> np.ndarray[Any, Any]:

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pocketvlm.errors import ConversionError
-from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.family import find_family
 from tiny import families

@@ -18,12 +18,12 @@ from pocketvlm.native.context import Context
 from pocketvlm.native.imatrix import Collector, GGMLTensor
 from pocketvlm.native.llama import Model
 from pocketvlm.native.quantize import quantize_here
-from pocketvlm_converters.calibrate import compute_matrix
-from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.family import Weight, find_family
-from pocketvlm_converters.imatrix import read_matrix, write_matrix
-from pocketvlm_converters.quantize import NEED_IMPORTANCE_MATRIX, quantize_language
+from pocketvlm_converters.quantization.calibrate import compute_matrix
+from pocketvlm_converters.quantization.imatrix import read_matrix, write_matrix
+from pocketvlm_converters.quantization.quantize import NEED_IMPORTANCE_MATRIX, quantize_language
 
 NAMES = {
     "attn_q": "self_attn.q_proj",

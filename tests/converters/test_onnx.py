@@ -15,14 +15,14 @@ import torch
 from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 
-import pocketvlm_converters.onnx
+import pocketvlm_converters.onnx.graph
 from pocketvlm.bundle import Bundle
 from pocketvlm.errors import CheckpointError, QuantizationError
 from pocketvlm.gguf_header import read_header
 from pocketvlm.onnx_header import DOMAINS, read_onnx
-from pocketvlm_converters.checkpoint import Tensor
+from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.onnx_weights import four_bits, signed_bytes
+from pocketvlm_converters.onnx.weights import four_bits, signed_bytes
 
 IOTA = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"
 LEAST = {"fp32": 0.9999, "fp16": 0.9999, "int8": 0.999, "int4": 0.95}
@@ -138,7 +138,7 @@ def test_metadata_is_that_of_the_mmproj(pristine: Path, tmp_path: Path) -> None:
 
 def test_large_weights_lie_beside(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inline = encoded(made(pristine, tmp_path, "int8"), noise(32))
-    monkeypatch.setattr(pocketvlm_converters.onnx, "_INLINE_LIMIT", 1 << 10)
+    monkeypatch.setattr(pocketvlm_converters.onnx.graph, "_INLINE_LIMIT", 1 << 10)
     bundle = convert(pristine, tmp_path / "bundle", quantize="f16", mmproj="none", verify=False)
     assert [entry.name for entry in bundle.manifest.files][1:] == ["vision-int8.onnx", "vision-int8.onnx.data"]
     assert [entry.role for entry in bundle.manifest.files][1:] == ["vision", "data"]
@@ -202,7 +202,7 @@ def test_int4_blocks() -> None:
 def test_command(pristine: Path, tmp_path: Path) -> None:
     import typer
 
-    from pocketvlm_converters.cli import convert as command
+    from pocketvlm_converters.cli.convert import convert as command
 
     app = typer.Typer()
     app.command()(command)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from pocketvlm.engine.single import CONTEXT_LIMIT
 from pocketvlm.errors import CheckpointError, QuantizationError
-from pocketvlm_converters.cli import convert as command
+from pocketvlm_converters.cli.convert import convert as command
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.gguf import read_tensors
 from pocketvlm_converters.plan import CONTEXT, Plan, PlannedTensor, condensed, plan_conversion
@@ -58,7 +58,7 @@ def test_sizes_and_types_are_the_true_ones(wide: Path, tmp_path: Path, options: 
 
 
 def test_weights_beside_the_graph(wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pocketvlm_converters.onnx._INLINE_LIMIT", 1000)
+    monkeypatch.setattr("pocketvlm_converters.onnx.graph._INLINE_LIMIT", 1000)
     plan = compare(wide, tmp_path, quantize="F16", onnx="fp32")
     assert [file.role for file in plan.files] == ["model", "mmproj", "vision", "data"]
 

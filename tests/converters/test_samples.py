@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from pocketvlm_converters.samples import Sample, calibration_samples, proof_samples
+from pocketvlm_converters.samples.sets import Sample, calibration_samples, proof_samples
 
 SETS = {"proof": proof_samples, "calibration": calibration_samples}
 # A change here makes proofs and importance matrices of before and after incomparable.

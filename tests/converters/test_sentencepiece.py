@@ -14,7 +14,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from pocketvlm.errors import TokenizerError
 from pocketvlm.native.llama import Model
-from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.tokenizer import Vocabulary, prove, read_vocabulary
 from pocketvlm_converters.tokenizer.corpus import TEXTS
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from pocketvlm.errors import ModelFormatError, TokenizerError
 from pocketvlm.native.llama import Model
-from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.family import PreTokenizer
 from pocketvlm_converters.tokenizer import Vocabulary, prove, read_vocabulary

@@ -22,12 +22,12 @@ from typer.testing import CliRunner, Result
 from pocketvlm.bundle import Bundle, Manifest, sha256_of
 from pocketvlm.cli.inspect import inspect
 from pocketvlm.errors import ModelNotFoundError, OutputError, ProofError
-from pocketvlm_converters import thresholds
-from pocketvlm_converters.checkpoint import Checkpoint
-from pocketvlm_converters.cli import convert as convert_command
-from pocketvlm_converters.cli_verify import verify as verify_command
+from pocketvlm_converters.checkpoint.folder import Checkpoint
+from pocketvlm_converters.cli.convert import convert as convert_command
+from pocketvlm_converters.cli.verify import verify as verify_command
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.verify import verify, write
+from pocketvlm_converters.proof import thresholds
+from pocketvlm_converters.proof.verify import verify, write
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["files", "pairing", "tokenizer", "template", "encoders", "language"]
@@ -333,7 +333,7 @@ def test_without_transformers(sound: Path, pristine: Path) -> None:
         "import sys\n"
         "sys.modules['transformers'] = None\n"
         "from pocketvlm.cli import app, main\n"
-        "from pocketvlm_converters.cli_verify import verify\n"
+        "from pocketvlm_converters.cli.verify import verify\n"
         "app.command('verify')(verify)\n"
         "main()\n"
     )

@@ -22,7 +22,7 @@ from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
 from pocketvlm.onnx_header import read_onnx
 from pocketvlm.vision.onnx import OnnxEncoder
-from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.family import Part, find_family, weights_sha256
 from tiny import gemma3 as tiny

@@ -25,7 +25,7 @@ from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.mtmd import MtmdEncoder
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm.vision.pair import check_encoder, check_language_model
-from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.family import find_family
 from tiny import qwen2_5_vl as tiny

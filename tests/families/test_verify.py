@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.verify import verify
+from pocketvlm_converters.proof.verify import verify
 from tiny import families
 
 

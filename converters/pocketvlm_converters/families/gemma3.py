@@ -6,15 +6,15 @@ from dataclasses import replace
 from math import isqrt
 from typing import ClassVar
 
-from pocketvlm_converters.checkpoint import Section, Tensor
-from pocketvlm_converters.decoder import MOST_LAYERS, Style, decoder, head_width
+from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.family import Family, Part, Value, Weight
-from pocketvlm_converters.layers import rms_norm
-from pocketvlm_converters.onnx import Graph, GraphOutput
-from pocketvlm_converters.onnx_weights import floats
-from pocketvlm_converters.patches import Normalization, read_normalization
-from pocketvlm_converters.rope import Rope, read_rope
-from pocketvlm_converters.siglip import SigLIP, siglip
+from pocketvlm_converters.networks.decoder import MOST_LAYERS, Style, decoder, head_width
+from pocketvlm_converters.networks.rope import Rope, read_rope
+from pocketvlm_converters.networks.siglip import SigLIP, siglip
+from pocketvlm_converters.onnx.graph import Graph, GraphOutput
+from pocketvlm_converters.onnx.layers import rms_norm
+from pocketvlm_converters.onnx.patches import Normalization, read_normalization
+from pocketvlm_converters.onnx.weights import floats
 
 _GEMMA = Style(
     "gemma3",

@@ -6,13 +6,13 @@ from functools import cached_property
 from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.checkpoint import Section
-from pocketvlm_converters.decoder import MOST_LAYERS, Style, decoder, head_width
+from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.family import Family, Names, Part, Value
-from pocketvlm_converters.onnx import Graph, GraphOutput
-from pocketvlm_converters.patches import Normalization, read_normalization
-from pocketvlm_converters.rope import Rope, read_rope
-from pocketvlm_converters.rotary_vit import RotaryViT
+from pocketvlm_converters.networks.decoder import MOST_LAYERS, Style, decoder, head_width
+from pocketvlm_converters.networks.rope import Rope, read_rope
+from pocketvlm_converters.networks.rotary_vit import RotaryViT
+from pocketvlm_converters.onnx.graph import Graph, GraphOutput
+from pocketvlm_converters.onnx.patches import Normalization, read_normalization
 
 _STYLE = Style(  # defaults are those of transformers' Qwen2_5_VLTextConfig
     "qwen2vl",

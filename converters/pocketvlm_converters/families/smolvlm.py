@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.decoder import Style, decoder, head_width
 from pocketvlm_converters.family import Family, Part, Value, Weight
-from pocketvlm_converters.onnx import Graph, GraphOutput
-from pocketvlm_converters.patches import Normalization, read_normalization
-from pocketvlm_converters.rope import read_rope
-from pocketvlm_converters.siglip import SigLIP, siglip
+from pocketvlm_converters.networks.decoder import Style, decoder, head_width
+from pocketvlm_converters.networks.rope import read_rope
+from pocketvlm_converters.networks.siglip import SigLIP, siglip
+from pocketvlm_converters.onnx.graph import Graph, GraphOutput
+from pocketvlm_converters.onnx.patches import Normalization, read_normalization
 
 # transformers' Idefics3VisionConfig; SmolVLMVisionConfig has the same.
 _VISION_DEFAULTS = {

@@ -10,8 +10,8 @@ from typing import Any
 from gguf import TokenType
 
 from pocketvlm.errors import TokenizerError
-from pocketvlm_converters.checkpoint import Checkpoint
-from pocketvlm_converters.config import short
+from pocketvlm_converters.checkpoint.config import short
+from pocketvlm_converters.checkpoint.folder import Checkpoint
 
 _FLAGS = ("lstrip", "rstrip", "single_word")
 # Where GGUF names no token for one of these roles, libllama takes the one with such a spelling, and makes it a

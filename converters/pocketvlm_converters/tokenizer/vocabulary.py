@@ -10,7 +10,7 @@ from gguf import TokenType
 
 from pocketvlm.errors import TokenizerError
 from pocketvlm.vision import families
-from pocketvlm_converters.checkpoint import Checkpoint
+from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.family import PreTokenizer, Value
 from pocketvlm_converters.tokenizer.byte_bpe import read_byte_bpe
 from pocketvlm_converters.tokenizer.reference import FILE, load_reference

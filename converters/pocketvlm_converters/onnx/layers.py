@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pocketvlm_converters.onnx import MICROSOFT, Graph
+from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 
 
 def add_norm(

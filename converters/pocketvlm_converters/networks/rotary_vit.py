@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pocketvlm_converters.checkpoint import Tensor
+from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.family import Names, Value, Weight
-from pocketvlm_converters.grid import Grid, Windows
-from pocketvlm_converters.layers import add_norm, rms_norm
-from pocketvlm_converters.onnx import MICROSOFT, Graph
-from pocketvlm_converters.onnx_weights import floats
-from pocketvlm_converters.patches import Normalization, cut, folded
+from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
+from pocketvlm_converters.onnx.grid import Grid, Windows
+from pocketvlm_converters.onnx.layers import add_norm, rms_norm
+from pocketvlm_converters.onnx.patches import Normalization, cut, folded
+from pocketvlm_converters.onnx.weights import floats
 
 _FRAMES = 2  # of a video that the patch convolution takes together; a picture is the same frame twice
 

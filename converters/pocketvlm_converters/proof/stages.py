@@ -12,10 +12,10 @@ from pocketvlm.bundle import Bundle, Check, Role
 from pocketvlm.errors import PairingError, PocketVLMError
 from pocketvlm.prompt import ImageSpan
 from pocketvlm.vision.pair import check_files, family_of
-from pocketvlm_converters import thresholds
-from pocketvlm_converters.distributions import Distributions
-from pocketvlm_converters.forward import Asked, Loaded
 from pocketvlm_converters.gguf import Progress
+from pocketvlm_converters.proof import thresholds
+from pocketvlm_converters.proof.distributions import Distributions
+from pocketvlm_converters.samples.forward import Asked, Loaded
 from pocketvlm_converters.tokenizer import tokens_sha256
 
 ENCODERS: tuple[Role, ...] = ("mmproj", "vision")  # the first that is there looks at the pictures of the prompts

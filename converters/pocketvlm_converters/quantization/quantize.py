@@ -19,8 +19,8 @@ from pocketvlm_converters.gguf import (
     read_tensors,
     silent,
 )
-from pocketvlm_converters.imatrix import Matrix
-from pocketvlm_converters.onnx import ONNX_TYPES, OnnxType
+from pocketvlm_converters.onnx.graph import ONNX_TYPES, OnnxType
+from pocketvlm_converters.quantization.imatrix import Matrix
 
 T = TypeVar("T", bound=str)
 FLOAT_TYPES: Mapping[str, FloatType] = {"F32": "f32", "F16": "f16", "BF16": "bf16"}

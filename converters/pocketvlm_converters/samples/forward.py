@@ -34,9 +34,9 @@ from pocketvlm.vision.encoder import Embeddings, Seen, Slot
 from pocketvlm.vision.family import Detail
 from pocketvlm.vision.pair import check_files
 from pocketvlm.vision.units import Unit, units_of
-from pocketvlm_converters.drawing import RGB
 from pocketvlm_converters.gguf import Progress, silent
-from pocketvlm_converters.samples import Sample
+from pocketvlm_converters.samples.drawing import RGB
+from pocketvlm_converters.samples.sets import Sample
 
 ANSWER = 64  # tokens of an answer that are looked at: bounds time, and the size of what a proof keeps
 _BATCH = 512

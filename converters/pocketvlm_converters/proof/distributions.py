@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from pocketvlm.errors import BundleError
 from pocketvlm.native.llama import Model
-from pocketvlm_converters.forward import Exchange, answers, context_for
 from pocketvlm_converters.gguf import Progress, silent
+from pocketvlm_converters.samples.forward import Exchange, answers, context_for
 
 _MOST = 64  # likeliest tokens that are kept of a position: 240 KB in all, whatever the vocabulary
 _FLOOR = 1e-12  # of the rest's mass, so that its logarithm exists

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pocketvlm_converters.onnx import FLOAT, INPUT, Graph
+from pocketvlm_converters.onnx.graph import FLOAT, INPUT, Graph
 
 _INT32 = 6  # TensorProto.INT32
 

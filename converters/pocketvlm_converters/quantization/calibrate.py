@@ -1,7 +1,7 @@
 """An importance matrix of our own: the calibration samples, pictures in the prompt, through the unquantized model.
 
-`python -m pocketvlm_converters.calibrate MODEL ENCODER TARGET` is a process of its own: it can be stopped, and an
-abort in native code ends nothing else.
+`python -m pocketvlm_converters.quantization.calibrate MODEL ENCODER TARGET` is a process of its own: it can be
+stopped, and an abort in native code ends nothing else.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pocketvlm.errors import PocketVLMError, QuantizationError
 from pocketvlm.native import child
 from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
-from pocketvlm_converters.forward import Loaded, answers, context_for
 from pocketvlm_converters.gguf import Progress, silent
-from pocketvlm_converters.imatrix import Matrix, read_matrix, write_matrix
-from pocketvlm_converters.samples import calibration_samples
+from pocketvlm_converters.quantization.imatrix import Matrix, read_matrix, write_matrix
+from pocketvlm_converters.samples.forward import Loaded, answers, context_for
+from pocketvlm_converters.samples.sets import calibration_samples
 
 AUTO = "auto"  # what asks for such a matrix
 _STEP = "importance matrix"

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.checkpoint import Section
-from pocketvlm_converters.config import short
+from pocketvlm_converters.checkpoint.config import short
+from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.family import Value
 
 

@@ -24,9 +24,9 @@ def verify(
 ) -> None:
     """Check that a bundle still does what its checkpoint does. Exit code 1 where it does not."""
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
-    from pocketvlm_converters import verify as proof
-    from pocketvlm_converters.progress import bars
-    from pocketvlm_converters.stages import UNKNOWN
+    from pocketvlm_converters.cli.progress import bars
+    from pocketvlm_converters.proof import verify as proof
+    from pocketvlm_converters.proof.stages import UNKNOWN
 
     with bars() as show:
         runs = proof.verify(bundle, reference, progress=show)

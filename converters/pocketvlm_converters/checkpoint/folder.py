@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pocketvlm.bundle import Source, sha256_of
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.config import Section, parse_object, short
-from pocketvlm_converters.files import read_limited
-from pocketvlm_converters.safetensors import BUFFERS, Tensor, read_tensors
+from pocketvlm_converters.checkpoint.config import Section, parse_object, short
+from pocketvlm_converters.checkpoint.files import read_limited
+from pocketvlm_converters.checkpoint.safetensors import BUFFERS, Tensor, read_tensors
 
 __all__ = ["Checkpoint", "Section", "Tensor"]  # what a family needs
 

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.checkpoint import Section
+from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.family import Names, Value, Weight
-from pocketvlm_converters.layers import add_norm
-from pocketvlm_converters.onnx import MICROSOFT, Graph
-from pocketvlm_converters.onnx_weights import floats
-from pocketvlm_converters.patches import Normalization, cut, folded
+from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
+from pocketvlm_converters.onnx.layers import add_norm
+from pocketvlm_converters.onnx.patches import Normalization, cut, folded
+from pocketvlm_converters.onnx.weights import floats
 
 # libmtmd's keys for an activation. Without a key it takes the sigmoid approximation ("quick").
 _ACTIVATIONS: dict[str, dict[str, Value]] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from pocketvlm_converters.drawing import RGB, chart, landscape, noise, page, shapes, stripes, texture
+from pocketvlm_converters.samples.drawing import RGB, chart, landscape, noise, page, shapes, stripes, texture
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,13 +18,13 @@ from pocketvlm.bundle import Bundle, Check, Role
 from pocketvlm.errors import CheckpointError, NativeLibraryError
 from pocketvlm.native.llama import Model
 from pocketvlm.vision.pair import check_files, family_of
-from pocketvlm_converters import thresholds
-from pocketvlm_converters.checkpoint import Checkpoint
-from pocketvlm_converters.distributions import Distributions, log_softmax
-from pocketvlm_converters.forward import Exchange, Loaded, context_for, continuation
+from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.gguf import Progress
-from pocketvlm_converters.samples import Sample, proof_samples
-from pocketvlm_converters.stages import ENCODERS, at_least, at_most, compare, hashes
+from pocketvlm_converters.proof import thresholds
+from pocketvlm_converters.proof.distributions import Distributions, log_softmax
+from pocketvlm_converters.proof.stages import ENCODERS, at_least, at_most, compare, hashes
+from pocketvlm_converters.samples.forward import Exchange, Loaded, context_for, continuation
+from pocketvlm_converters.samples.sets import Sample, proof_samples
 
 _GREEDY = 32  # tokens
 _NAMES: dict[Role, str] = {"mmproj": "libmtmd", "vision": "onnxruntime"}

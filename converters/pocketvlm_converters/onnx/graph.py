@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import ConversionError
-from pocketvlm_converters.checkpoint import Tensor
+from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.family import Value
 from pocketvlm_converters.gguf import Progress, silent
-from pocketvlm_converters.onnx_weights import Int4, Int8, floats, four_bits, halves, signed_bytes
+from pocketvlm_converters.onnx.weights import Int4, Int8, floats, four_bits, halves, signed_bytes
 
 OnnxType = Literal["fp32", "fp16", "int8", "int4"]
 ONNX_TYPES: tuple[OnnxType, ...] = ("fp32", "fp16", "int8", "int4")

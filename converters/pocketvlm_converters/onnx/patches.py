@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.checkpoint import Section
-from pocketvlm_converters.onnx import FLOAT, INPUT, Graph
+from pocketvlm_converters.checkpoint.folder import Section
+from pocketvlm_converters.onnx.graph import FLOAT, INPUT, Graph
 
 
 @dataclass(frozen=True)

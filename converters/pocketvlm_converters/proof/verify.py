@@ -10,12 +10,10 @@ from pathlib import Path
 from pocketvlm.bundle import Bundle, Check, Proof, Run
 from pocketvlm.errors import OutputError, PocketVLMError
 from pocketvlm.vision import onnx
-from pocketvlm_converters import stages
-from pocketvlm_converters.distributions import Distributions
-from pocketvlm_converters.forward import Asked, Loaded
 from pocketvlm_converters.gguf import Progress, silent
-from pocketvlm_converters.samples import proof_samples
-from pocketvlm_converters.tokenizer import tokens_sha256
+from pocketvlm_converters.proof import stages
+from pocketvlm_converters.samples.forward import Asked, Loaded
+from pocketvlm_converters.samples.sets import proof_samples
 
 _NOTHING = Proof(tokens_sha256=None, renders_sha256=None, divergence=None)  # of a bundle that was never proven
 _PACKAGES = ("pocketvlm", "llama-cpp-python", "gguf")
@@ -42,10 +40,10 @@ def verify(path: str | Path, reference: str | Path | None = None, *, progress: P
     """
     bundle = Bundle(path, check=False)
     if reference is not None:
-        from pocketvlm_converters.reference import Reference, checks
+        from pocketvlm_converters.proof.reference import Reference, checks
 
         original = Reference(Path(reference))
-    runs = [_run(bundle, None, progress)]
+    runs = [examine(bundle, None, progress)]
     if reference is not None and runs[0].deviation is None:
         found = tuple(_guarded("preprocessing", checks(bundle, original, progress)))
         more = versions("torch", "transformers")
@@ -63,31 +61,6 @@ def write(path: str | Path, run: Run) -> None:
         raise OutputError(f"the manifest cannot be written: {error.strerror}", bundle.path) from error
 
 
-def record(original: Path, encoder: Path, target: Path, progress: Progress = silent) -> list[Asked]:
-    """Write down what the language model in its original precision expects, looking through `encoder`.
-
-    Nothing is written where no sample fits the model's context.
-    """
-    with Loaded(original, encoder) as loaded:
-        asked = loaded.asked(proof_samples(), progress)
-    if asked:
-        Distributions.of(original, [exchange for _, exchange in asked], progress).save(target)
-    return asked
-
-
-def prove_conversion(bundle: Bundle, asked: list[Asked], progress: Progress = silent) -> Proof:
-    """The proof of a bundle whose tokenizer was just compared with the original's; `asked` comes from `record`."""
-    model, encoder = bundle.file("model"), _encoder(bundle)
-    assert model is not None and encoder is not None
-    with Loaded(model, encoder) as loaded:
-        renders = stages.renders_sha256(loaded)
-    proof = Proof(tokens_sha256=tokens_sha256(model), renders_sha256=renders, divergence=None)
-    bundle.manifest = bundle.manifest.model_copy(update={"proof": proof})
-    run = _run(bundle, asked, progress)
-    means = [c.value for c in run.checks if c.stage == "language" and isinstance(c.value, float)]
-    return proof.model_copy(update={"divergence": means[0] if means else None, "runs": (run,)})
-
-
 def advice(check: Check) -> str:
     """What deviates and what to do about it, in a line."""
     limit = f", must be {check.limit}" if check.limit else ""
@@ -103,7 +76,8 @@ def versions(*more: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _run(bundle: Bundle, asked: list[Asked] | None, progress: Progress) -> Run:
+def examine(bundle: Bundle, asked: list[Asked] | None = None, progress: Progress = silent) -> Run:
+    """All checks that need no original; `asked` are the proof samples, where they are at hand."""
     return Run(against="itself", versions=versions(), checks=tuple(_checks(bundle, asked, progress)))
 
 
@@ -118,7 +92,7 @@ def _checks(bundle: Bundle, asked: list[Asked] | None, progress: Progress) -> It
     progress("files", 1, 1)
     proof = bundle.manifest.proof or _NOTHING
     yield from _guarded("tokenizer", stages.tokenizer(bundle, proof.tokens_sha256))
-    model, encoder = bundle.file("model"), _encoder(bundle)
+    model, encoder = bundle.file("model"), encoder_of(bundle)
     assert model is not None
     if encoder is None:
         return
@@ -145,5 +119,6 @@ def _failed(stage: str, error: PocketVLMError) -> Check:
     return Check(stage=stage, measured="can be run", value=str(error), passed=False)
 
 
-def _encoder(bundle: Bundle) -> Path | None:
+def encoder_of(bundle: Bundle) -> Path | None:
+    """The one that looks at the pictures of the prompts."""
     return next((path for role in stages.ENCODERS if (path := bundle.file(role))), None)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm_converters.checkpoint import Section, Tensor
+from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.family import Names, Part, Value, Weight
-from pocketvlm_converters.onnx_weights import floats
-from pocketvlm_converters.rope import Rope
+from pocketvlm_converters.networks.rope import Rope
+from pocketvlm_converters.onnx.weights import floats
 
 _DEFAULTS = {  # transformers' LlamaConfig
     "hidden_size": 4096,

@@ -47,12 +47,12 @@ def convert(
 ) -> None:
     """Convert a checkpoint to a bundle: quantized language model, vision encoders, and a manifest that seals them."""
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
+    from pocketvlm_converters.cli.progress import bars
+    from pocketvlm_converters.cli.signals import ending_cleanly
     from pocketvlm_converters.convert import convert as convert_checkpoint
-    from pocketvlm_converters.progress import bars
-    from pocketvlm_converters.signals import ending_cleanly
 
     if dry_run:
-        from pocketvlm_converters.cli_plan import show as show_plan
+        from pocketvlm_converters.cli.plan import show as show_plan
 
         with ending_cleanly():
             show_plan(checkpoint, output, every=every, quantize=quantize, mmproj=mmproj, onnx=onnx, imatrix=imatrix)

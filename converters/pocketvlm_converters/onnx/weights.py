@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.checkpoint import Tensor
+from pocketvlm_converters.checkpoint.folder import Tensor
 
 
 @dataclass(frozen=True)

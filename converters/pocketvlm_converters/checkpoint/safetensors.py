@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.config import parse_object, short
-from pocketvlm_converters.files import open_file
+from pocketvlm_converters.checkpoint.config import parse_object, short
+from pocketvlm_converters.checkpoint.files import open_file
 
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 # The format's library takes 100 MB; parsed, that is a gigabyte. Headers of the largest models are below 10 MB.

@@ -1,0 +1,1 @@
+"""The `pocketvlm` commands of the converters, a file per command."""

@@ -1,0 +1,1 @@
+"""Whether a bundle still does what its checkpoint does."""

@@ -1,0 +1,1 @@
+"""Types of the weights, and the importance matrices that some of them need."""

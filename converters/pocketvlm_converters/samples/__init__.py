@@ -1,0 +1,1 @@
+"""The fixed picture-text sets, and how libllama evaluates them."""
