@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,9 +25,10 @@ def new_folder(output: Path) -> Iterator[Path]:
     An operating system's error, such as a full disk or a read-only target, becomes an OutputError that names `output`.
     """
     with _writing(output):
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+        # Named before it is made: a signal between the two would leave it behind.
+        folder = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
         try:
-            folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+            folder.mkdir()
             yield folder
             _publish(folder, output)
         except BaseException:
@@ -85,9 +87,3 @@ def probe(folder: Path) -> None:
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"\0" * _PROBE)
         file.flush()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -36,8 +36,8 @@ from pocketvlm_converters.quantization.quantize import (
 
 CONTEXT = 8192  # tokens that `pocketvlm chat` makes room for, unless it is told otherwise or the model has fewer
 _ALIGNMENT = 32  # bytes, of a GGUF file's tensors
-# Anonymous memory of a conversion in bytes, rough, so that it lies above the peaks of bench_convert_large.py: the program
-# alone, with the child that quantizes, a token of the vocabulary, a weight of the largest matrix on its way to ONNX.
+# Anonymous memory of a conversion in bytes, rough, so that it lies above the peaks of bench_convert_large.py: the
+# program alone, with the child that quantizes, a token of the vocabulary, a weight of the largest matrix for ONNX.
 _PROGRAM, _WITH_CHILD, _TOKEN, _WEIGHT = 60 << 20, 180 << 20, 1000, 8
 _LAYER = re.compile(r"(\bblk\.|\blayers\.|\bblocks\.)\d+\.")
 
