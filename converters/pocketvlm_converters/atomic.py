@@ -60,13 +60,17 @@ def _publish(folder: Path, output: Path) -> None:
         folder.rename(output)
         return
     aside = folder.with_suffix(".old")
-    output.rename(aside)
     try:
+        output.rename(aside)
         folder.rename(output)
     except BaseException:
-        aside.rename(output)
+        # A signal comes between any two calls, right after either rename too.
+        if aside.exists() and not output.exists():
+            aside.rename(output)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        if output.exists():
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager

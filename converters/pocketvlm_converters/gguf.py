@@ -211,7 +211,7 @@ def read_tensors(path: Path) -> list[TensorEntry]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
             return _read_tensors(data)
-        except (struct.error, ValueError, UnicodeDecodeError) as error:
+        except (struct.error, ValueError, OverflowError) as error:
             raise OutputError(f"is incomplete: {error}", path) from None
 
 
@@ -235,15 +235,20 @@ def _read_tensors(data: mmap.mmap) -> list[TensorEntry]:
         at += length
         return data[at - length : at].decode()
 
+    def scalar(kind: int) -> str:
+        if kind not in _SCALARS:
+            raise ValueError(f"a value of its header has the unknown type {kind}")
+        return _SCALARS[kind]
+
     def value(kind: int) -> Any:
         nonlocal at
         if kind == _STRING:
             return text()
         if kind != _ARRAY:
-            return take(_SCALARS[kind])
+            return take(scalar(kind))
         item, count = take("IQ")
         if item != _STRING:
-            at += count * struct.calcsize("<" + _SCALARS[item])
+            at += count * struct.calcsize("<" + scalar(item))
         else:
             for _ in range(count):
                 at += 8 + struct.unpack_from("<Q", data, at)[0]
@@ -257,6 +262,8 @@ def _read_tensors(data: mmap.mmap) -> list[TensorEntry]:
         key, kind = text(), take("I")
         found = value(kind)
         if key == "general.alignment":
+            if not isinstance(found, int) or found < 1:
+                raise ValueError(f"its data cannot be aligned to {found!r}")
             alignment = found
     found, ends = [], [0]
     for _ in range(tensor_count):

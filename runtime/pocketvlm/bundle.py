@@ -184,7 +184,10 @@ class Bundle:
         """Compare every file with its SHA-256; raises BundleError naming the first that differs."""
         for entry in self.manifest.files:
             _check_size(self.path / entry.name, entry)
-            found = sha256_of(self.path / entry.name)
+            try:
+                found = sha256_of(self.path / entry.name)
+            except OSError as error:
+                raise BundleError(f"cannot be read: {error.strerror}", self.path / entry.name) from None
             if found != entry.sha256:
                 raise BundleError(
                     f"does not match the manifest: sha256 {found[:12]}…, expected {entry.sha256[:12]}…",

@@ -199,6 +199,16 @@ def test_files_that_cannot_be_used(automatic: Path, wide_bundle: Path, tmp_path:
     refused(old_format(means | {first: np.full(256, np.nan)}), f"impossible values for {first}")
     refused(old_format(means | {first: np.full(256, -1.0)}), f"impossible values for {first}")
     refused(whole.replace(b".counts", b".caunts", 1), "lacks blk.*counts in float32")
+    text = lambda value: struct.pack("<Q", len(value)) + value  # noqa: E731
+    for broken in (
+        text(b"k") + struct.pack("<I", 99),
+        text(b"k") + struct.pack("<IIQ", 9, 9, 5),
+        text(b"k") + struct.pack("<IIQ", 9, 8, 2) + struct.pack("<Q", 2**63),
+        text(b"general.alignment") + struct.pack("<II", 4, 0),
+        text(b"general.alignment") + struct.pack("<I", 8) + text(b"32"),
+        struct.pack("<Q", 2**64 - 1),
+    ):
+        refused(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + broken + bytes(64), "is incomplete")
     with pytest.raises(QuantizationError, match="is a GGUF file, but not an importance matrix"):
         read_matrix(wide_bundle / "model-F32.gguf")
     with pytest.raises(QuantizationError, match="cannot be read: No such file"):
@@ -287,6 +297,10 @@ def test_convert_with_a_file(wide: Path, automatic: Path, tmp_path: Path) -> Non
     bundle = convert(wide, tmp_path / "bundle", onnx="none", imatrix=automatic, verify=False)
     found = bundle.manifest.imatrix
     assert found is not None and (found.name, found.sha256) == ("wide.gguf", sha256_of(automatic))
+    # Entries that are about no matrix play no part, whatever they are called.
+    (tmp_path / "x.dat").write_bytes(old_format(read_matrix(automatic).means | {"file": np.ones(2)}))
+    more = convert(wide, tmp_path / "more", onnx="none", imatrix=tmp_path / "x.dat", verify=False)
+    assert more.manifest.imatrix is not None and more.manifest.imatrix.name == "x.dat"
 
 
 def test_interrupted(wide: Path, tmp_path: Path) -> None:

@@ -267,6 +267,38 @@ def test_ids_beyond_the_vocabulary(bundle: Path) -> None:
     deviates(bundle, "language", "vocabulary")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ids": np.full((1, 1), 0.5)},
+        {"logprobs": np.array([["x"]])},
+        {"logprobs": np.full((1, 1), np.nan, np.float32)},
+        {name: np.empty((0, 0)[: 1 + (name != "answers")], np.uint32) for name in ("answers", "ids")},
+    ],
+)
+def test_expectations_that_somebody_made_up(bundle: Path, change: dict[str, Any]) -> None:
+    with np.load(bundle / "proof.npz") as file:
+        arrays = dict(file)
+    np.savez(bundle / "proof.npz", **arrays | change)
+    reseal(bundle)
+    deviates(bundle, "language", "is not a file of expected answers")
+
+
+def test_a_language_model_that_computes_no_numbers(bundle: Path) -> None:
+    """NaN is neither above a limit nor below it."""
+    tensor(bundle / MODEL, "output_norm.weight")[:] = np.nan
+    reseal(bundle)
+    deviates(bundle, "language", "NaN")
+
+
+def test_an_encoder_that_computes_no_numbers(bundle: Path) -> None:
+    tensor(bundle / MMPROJ, "mm.model.fc.weight")[:] = np.nan
+    reseal(bundle)
+    deviates(bundle, "encoders", "cosine", "nan")
+    told = json.loads(run("verify", bundle, "--json").stdout, parse_constant=pytest.fail)
+    assert "nan" in [check["value"] for check in told["runs"][0]["checks"]]
+
+
 def test_a_full_disk_leaves_the_manifest_as_it_was(bundle: Path, file_limit: Any) -> None:
     before = (bundle / "manifest.json").read_bytes()
     (found,) = verify(bundle)
@@ -333,12 +365,7 @@ def test_a_bundle_of_another_checkpoint_beside_transformers(sound: Path, other: 
 
 
 def test_without_transformers(sound: Path, pristine: Path) -> None:
-    code = (
-        "import sys\n"
-        "sys.modules['transformers'] = None\n"
-        "from pocketvlm.cli import main\n"
-        "main()\n"
-    )
+    code = "import sys\nsys.modules['transformers'] = None\nfrom pocketvlm.cli import main\nmain()\n"
     arguments = [sys.executable, "-c", code, "verify", str(sound), "--reference", str(pristine)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr

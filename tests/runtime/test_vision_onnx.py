@@ -151,7 +151,7 @@ def test_another_interface(bundle: Path) -> None:
 
 def test_metadata_without_what_the_family_needs(bundle: Path) -> None:
     edit(bundle / VISION, lambda model: set_metadata(model, clip__vision__patch_size=None))
-    with pytest.raises(ModelFormatError, match="incomplete"):
+    with pytest.raises(ModelFormatError, match=r"metadata is wrong: clip\.vision\.patch_size is None"):
         check(bundle)
 
 

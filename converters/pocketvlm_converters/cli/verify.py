@@ -25,10 +25,11 @@ def verify(
     """Check that a bundle still does what its checkpoint does. Exit code 1 where it does not."""
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
     from pocketvlm_converters.cli.progress import bars
+    from pocketvlm_converters.cli.signals import ending_cleanly
     from pocketvlm_converters.proof import verify as proof
     from pocketvlm_converters.proof.stages import UNKNOWN
 
-    with bars() as show:
+    with ending_cleanly(), bars() as show:
         runs = proof.verify(bundle, reference, progress=show)
     for run in runs:
         if write:
@@ -43,6 +44,8 @@ def verify(
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
     if deviation:
         typer.secho(f"deviates: {proof.advice(deviation)}", fg=typer.colors.RED, err=True)
+        if reference is not None and len(runs) == 1:
+            typer.echo("not compared with transformers: what deviates by itself comes first", err=True)
         raise typer.Exit(1)
     if not as_json:
         missing = dict.fromkeys(check.stage for check in runs[0].checks if check.value == UNKNOWN)

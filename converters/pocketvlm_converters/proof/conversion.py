@@ -40,7 +40,8 @@ def prove_conversion(folder: Path, original: Path, progress: Progress = silent) 
 
     ended = child.run(__name__, str(folder), str(original), take=take)
     if ended.code != 0:
-        raise ProofError(f"cannot be proven: {ended.signal}{' / '.join(ended.lines[-1:])}", folder)
+        reason = f"{ended.signal}{' / '.join(ended.lines[-1:])}"
+        raise ProofError(f"cannot be proven: {reason}; --no-verify converts without a proof", folder)
     proof = Bundle(folder).manifest.proof
     assert proof is not None
     return proof.runs[0].deviation

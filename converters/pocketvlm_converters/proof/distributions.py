@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +11,18 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import BundleError
+from pocketvlm.errors import BundleError, EngineError
 from pocketvlm.native.llama import Model
 from pocketvlm_converters.gguf import Progress, silent
 from pocketvlm_converters.samples.forward import Exchange, answers, context_for
 
 _MOST = 64  # likeliest tokens that are kept of a position: 240 KB in all, whatever the vocabulary
 _FLOOR = 1e-12  # of the rest's mass, so that its logarithm exists
+# What numpy and zipfile raise for files that somebody made up.
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error),
+    *(RuntimeError, MemoryError, TypeError, AttributeError),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +80,8 @@ class Distributions:
             kls.append((np.exp(mine) * (mine - other)).sum(axis=1))
             same += int((logs.argmax(axis=1) == self.ids[rows, 0]).sum())
         kl = np.concatenate(kls)
-        return Divergence(max(0.0, float(kl.mean())), max(0.0, float(kl.max())), same / len(kl))
+        mean, largest = (float(np.maximum(value, 0)) for value in (kl.mean(), kl.max()))  # NaN stays NaN
+        return Divergence(mean, largest, same / len(kl))
 
     def save(self, path: Path) -> None:
         np.savez(path, answers=self.answers, ids=self.ids, logprobs=self.logprobs)
@@ -85,12 +92,18 @@ class Distributions:
         try:
             with np.load(path, allow_pickle=False) as file:
                 found = cls(file["answers"], file["ids"], file["logprobs"])
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        except _UNREADABLE as error:
             raise BundleError(f"is not a file of expected answers: {error}", path) from None
-        count = found.ids.shape[:1]
-        if found.answers.shape != count or found.logprobs.shape != found.ids.shape or found.ids.ndim != 2:
+        if not found._fits():
             raise BundleError("is not a file of expected answers: its arrays do not fit", path)
         return found
+
+    def _fits(self) -> bool:
+        arrays = (self.answers, self.ids, self.logprobs)
+        if [getattr(array, "dtype", None) for array in arrays] != [np.uint32, np.uint32, np.float32]:
+            return False
+        same = self.answers.shape == self.ids.shape[:1] and self.logprobs.shape == self.ids.shape
+        return same and self.ids.ndim == 2 and self.ids.size > 0 and bool(np.isfinite(self.logprobs).all())
 
 
 def _logs(
@@ -106,6 +119,9 @@ def _logs(
 
 
 def log_softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Along the last axis. Raises EngineError for logits that are no numbers: every comparison with them is false."""
+    if np.isnan(logits).any() or np.isposinf(logits).any():
+        raise EngineError("the language model computes NaN or infinity")
     logs = logits.astype(np.float64)
     logs -= logs.max(axis=1, keepdims=True)
     logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))

@@ -27,6 +27,8 @@ from pocketvlm_converters.samples.forward import Exchange, Loaded, context_for, 
 from pocketvlm_converters.samples.sets import Sample, proof_samples
 
 _GREEDY = 32  # tokens
+# Else transformers asks the user whether to run code that a checkpoint brings along.
+_CLOSED: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _NAMES: dict[Role, str] = {"mmproj": "libmtmd", "vision": "onnxruntime"}
 
 
@@ -48,7 +50,9 @@ class Reference:
         self.sha256 = source.sha256
         try:
             automatic: Any = transformers.AutoModelForImageTextToText
-            self.model: Any = automatic.from_pretrained(path, dtype=torch.float32, local_files_only=True).eval()
+            self.model: Any = automatic.from_pretrained(
+                path, dtype=torch.float32, use_safetensors=True, **_CLOSED
+            ).eval()
             self.processor = _processor(path, self.model.config.model_type)
         except Exception as error:  # it raises whatever its many parts raise
             raise CheckpointError(f"transformers cannot load it: {error}", path) from error
@@ -122,7 +126,7 @@ def _processor(path: Path, model_type: str) -> Any:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     try:
-        return transformers.AutoProcessor.from_pretrained(path, local_files_only=True)
+        return transformers.AutoProcessor.from_pretrained(path, **_CLOSED)
     except ImportError:
         base: Any = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])
 
@@ -130,8 +134,8 @@ def _processor(path: Path, model_type: str) -> Any:
         def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
             super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
-    words = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
-    images = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True)
+    words = transformers.AutoTokenizer.from_pretrained(path, **_CLOSED)
+    images = transformers.AutoImageProcessor.from_pretrained(path, **_CLOSED)
     return WithoutVideos(images, words, words.chat_template)
 
 
@@ -188,7 +192,7 @@ def _preprocessing(
         ]
         mine, wanted = reference.pixels(tiles), np.asarray(inputs["pixel_values"], np.float32).ravel()
         off = float(np.abs(mine - wanted).max()) / reference.grey if mine.shape == wanted.shape else 255.0
-        worst = max(worst, off)
+        worst = float(np.maximum(worst, off))  # NaN stays NaN
     yield at_most("preprocessing", "pixels, grey levels off by", worst, thresholds.PIXEL, sealed)
     same = 0
     for inputs, exchange in zip(prepared, exchanges, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -156,7 +157,7 @@ def encoders(bundle: Bundle, asked: Sequence[Asked], progress: Progress) -> Iter
                 height, width = sample.pictures[one.picture].shape[:2]
                 size = f"{width}x{height}"
                 cosines, lengths = compare(one.rows, two.rows)
-                worst[size] = min(worst.get(size, 1.0), float(cosines.min()))
+                worst[size] = float(np.minimum(worst.get(size, 1.0), cosines.min()))  # NaN stays NaN
                 ratios.append(lengths)
         progress("encoders", len(asked), len(asked))
     for size, cosine in worst.items():
@@ -220,6 +221,6 @@ def _same(stage: str, measured: str, found: str, wanted: str | None, sealed: tup
     return Check(stage=stage, measured=measured, value=value, passed=passed, files=sealed)
 
 
-def _short(value: float) -> float:
-    """Six digits: more would tell two runs of the same files apart."""
-    return float(f"{value:.6g}")
+def _short(value: float) -> float | str:
+    """Six digits: more would tell two runs of the same files apart. JSON has no NaN and no infinity."""
+    return float(f"{value:.6g}") if math.isfinite(value) else str(value)

@@ -48,9 +48,10 @@ class Matrix:
             raise self._other(f"it says nothing about {left}")
 
     def save(self, path: Path) -> None:
-        """As `quantize_gguf` takes it."""
+        """As `quantize_gguf` takes it. What is about no matrix is left out; numpy has arguments of its own by name."""
         with path.open("wb") as file:
-            np.savez(file, allow_pickle=False, **self.means)
+            weights = {name: values for name, values in self.means.items() if name.endswith(".weight")}
+            np.savez(file, allow_pickle=False, **weights)
 
     def _other(self, reason: str) -> QuantizationError:
         return QuantizationError(f"is the importance matrix of another model: {reason}", self.path)

@@ -84,6 +84,7 @@ class Loaded:
         onnx = encoder.suffix == ".onnx"
         checked = check_files(model, None if onnx else encoder, encoder if onnx else None, "onnx" if onnx else "gguf")
         self.model = Model(model, gpu_layers=0, mapped=True)
+        vision = None
         try:
             vision = open_vision(self.model, checked, threads=_threads(self.model), device=_CPU)
             if vision is None or vision.image_token is None:
@@ -98,6 +99,8 @@ class Loaded:
                 path=model,
             )
         except BaseException:
+            if vision is not None:
+                vision.close()
             self.model.close()
             raise
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gguf import TokenType
 
-from pocketvlm.errors import TokenizerError
+from pocketvlm.errors import CheckpointError, TokenizerError
 from pocketvlm.vision import families
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.family import PreTokenizer, Value
@@ -138,10 +138,13 @@ _ENDS = (
 def check_picture_tokens(checkpoint: Checkpoint, metadata: Mapping[str, Value]) -> None:
     """What the runtime writes around a picture must be single tokens: libmtmd aborts the process where one is not.
 
-    `metadata` is that of the mmproj file. Raises TokenizerError.
+    `metadata` is that of the mmproj file. Raises TokenizerError, CheckpointError for sizes that the runtime refuses.
     """
     path = checkpoint.path / FILE
-    found = families.find(dict(metadata))
+    try:
+        found = families.find(dict(metadata))
+    except ValueError as error:
+        raise CheckpointError(f"the runtime takes no such pictures: {error}", checkpoint.path) from None
     if found is None:
         raise TokenizerError("the runtime has no layout for this projector", path)
     layout, reference = found[1], load_reference(path)

@@ -14,9 +14,9 @@ from pocketvlm.bundle import Bundle, FileEntry, Proof, is_bundle
 from pocketvlm.errors import ModelNotFoundError
 from pocketvlm.gguf_header import GGUFHeader, LazyArray, read_header
 from pocketvlm.onnx_header import OnnxHeader, read_onnx
-from pocketvlm.vision import families
+from pocketvlm.vision.pair import named_family
 
-out = Console(highlight=False)
+out = Console(highlight=False, markup=False)  # a model file may hold anything, brackets too
 
 
 def inspect(
@@ -39,6 +39,10 @@ def inspect(
     table.add_row("bundle", f"{manifest.name}  ({manifest.family}, {manifest.architecture})")
     table.add_row("source", f"{manifest.source.name}  sha256 {manifest.source.sha256}")
     table.add_row("made with", ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items())))
+    if manifest.imatrix:
+        table.add_row("importance", f"{manifest.imatrix.name}  sha256 {manifest.imatrix.sha256}")
+    for note in manifest.notes:
+        table.add_row("note", note)
     out.print(table)
     _show_proof(manifest.proof)
     for entry in manifest.files:
@@ -51,11 +55,11 @@ def inspect(
 def _show_proof(proof: Proof | None) -> None:
     """What was proven, a line for each stage with its worst check."""
     if proof is None or not proof.runs:
-        out.print("[yellow]nothing was proven[/yellow]; `pocketvlm verify` does")
+        out.print("nothing was proven; `pocketvlm verify` does", style="yellow")
     for run in proof.runs if proof else ():
         against = "transformers" if run.against == "reference" else "its original"
         used = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-        out.print(f"\n[bold]proof[/bold]  against {against}: {run.summary}, with {used}", soft_wrap=True)
+        out.print(f"\nproof  against {against}: {run.summary}, with {used}", soft_wrap=True)
         table = _rows()
         for stage in dict.fromkeys(check.stage for check in run.checks):
             checks = [check for check in run.checks if check.stage == stage]
@@ -67,7 +71,7 @@ def _show_proof(proof: Proof | None) -> None:
 
 def _show_entry(entry: FileEntry, *, verified: bool) -> None:
     seal = "sha256 matches" if verified else "sha256 not checked"
-    out.print(f"[bold]{entry.name}[/bold]  {entry.role}, {entry.quantization}, {size_text(entry.size)}, {seal}")
+    out.print(f"{entry.name}  {entry.role}, {entry.quantization}, {size_text(entry.size)}, {seal}", style="bold")
     out.print(f"  sha256 {entry.sha256}", soft_wrap=True)
 
 
@@ -86,7 +90,7 @@ def _show_onnx(header: OnnxHeader, metadata: bool) -> None:
         table.add_row(value.name, " x ".join("any" if extent is None else f"{extent}" for extent in value.shape))
     if header.data_files:
         table.add_row("weights in", ", ".join(path.name for path in header.data_files))
-    _picture_rows(table, header.metadata)
+    _picture_rows(table, header.metadata, header.path)
     out.print(table)
     if metadata:
         _print_metadata(header.metadata)
@@ -103,14 +107,14 @@ def _show_gguf(header: GGUFHeader, template: bool, metadata: bool) -> None:
         kinds[tensor.type_name] += tensor.n_bytes
     table.add_row("types", ", ".join(f"{name} {size_text(size)}" for name, size in kinds.most_common()))
     if header.is_projector:
-        _picture_rows(table, data)
+        _picture_rows(table, data, header.path)
     else:
         _model_rows(table, header)
     out.print(table)
     source = data.get("tokenizer.chat_template")
     if source and template:
-        out.print("[bold]chat template[/bold]")
-        out.print(str(source), markup=False)
+        out.print("chat template", style="bold")
+        out.print(str(source))
     if metadata:
         _print_metadata(data)
 
@@ -118,7 +122,7 @@ def _show_gguf(header: GGUFHeader, template: bool, metadata: bool) -> None:
 def _print_metadata(data: dict[str, Any]) -> None:
     for key, value in data.items():
         shown = f"[{value.count:,} entries]" if isinstance(value, LazyArray) else repr(value)
-        out.print(f"{key} = {shown[:200]}", markup=False)
+        out.print(f"{key} = {shown[:200]}")
 
 
 def _model_rows(table: Table, header: GGUFHeader) -> None:
@@ -140,9 +144,9 @@ def _model_rows(table: Table, header: GGUFHeader) -> None:
     table.add_row("chat template", f"{len(source):,} characters, {pictures}" if source else "none")
 
 
-def _picture_rows(table: Table, data: dict[str, Any]) -> None:
+def _picture_rows(table: Table, data: dict[str, Any], path: Path) -> None:
     """What a vision encoder of either format says about itself."""
-    found = families.find(data)
+    found = named_family(data, path)
     table.add_row(
         "projector", f"{data.get('clip.projector_type', '-')}, {f'family {found[0]}' if found else 'no family'}"
     )

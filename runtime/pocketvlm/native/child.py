@@ -9,6 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _KEPT = 5  # lines
+# `python -m` looks for modules in the working directory first, which may be a folder that was downloaded.
+_START = (
+    "import sys; sys.path = [folder for folder in sys.path if folder]; import runpy; "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
 
 
 @dataclass(frozen=True)
@@ -25,13 +30,14 @@ class Ended:
 
 
 def run(module: str, *arguments: str, take: Callable[[str], bool]) -> Ended:
-    """Run `python -m module arguments` to its end. `take` gets each line of its standard error; True: it was for it.
+    """Run `python -m module arguments` to its end, without the modules of the working directory.
 
-    Whatever is raised meanwhile, Ctrl-C too, kills the process first.
+    `take` gets each line of its standard error; True: it was for it. Whatever is raised meanwhile, Ctrl-C
+    too, kills the process first.
     """
     last: deque[str] = deque(maxlen=_KEPT)
     with subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-c", _START, module, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

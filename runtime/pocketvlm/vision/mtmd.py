@@ -18,21 +18,13 @@ _WINDOWS = "clip.vision.n_wa_pattern"
 _MASK_BYTES = 12  # a pair: in float32 twice, in float16 twice
 
 
-class MtmdEncoder:
-    """A `VisionEncoder` over an mmproj file that was opened for single tiles; `metadata` is that file's."""
+class _Opened:
+    """What stops and frees an mmproj file."""
 
     name = "libmtmd"
 
-    def __init__(self, mtmd: Mtmd, metadata: Mapping[str, object]) -> None:
+    def __init__(self, mtmd: Mtmd) -> None:
         self._mtmd = mtmd
-        patch = metadata.get("clip.vision.patch_size")
-        self._masked = patch if isinstance(patch, int) and metadata.get(_WINDOWS) else None
-
-    def encode_tile(self, tile: RGB) -> Embeddings:
-        """Raises EngineError where libmtmd could not, or not without taking more memory than there is."""
-        if self._masked:
-            _check_mask(tile.shape[1] // self._masked * (tile.shape[0] // self._masked))
-        return self._mtmd.encode_tile(tile)
 
     def cancel(self) -> None:
         self._mtmd.cancel()
@@ -42,6 +34,21 @@ class MtmdEncoder:
 
     def close(self) -> None:
         self._mtmd.close()
+
+
+class MtmdEncoder(_Opened):
+    """A `VisionEncoder` over an mmproj file that was opened for single tiles; `metadata` is that file's."""
+
+    def __init__(self, mtmd: Mtmd, metadata: Mapping[str, object]) -> None:
+        super().__init__(mtmd)
+        patch = metadata.get("clip.vision.patch_size")
+        self._masked = patch if isinstance(patch, int) and metadata.get(_WINDOWS) else None
+
+    def encode_tile(self, tile: RGB) -> Embeddings:
+        """Raises EngineError where libmtmd could not, or not without taking more memory than there is."""
+        if self._masked:
+            _check_mask(tile.shape[1] // self._masked * (tile.shape[0] // self._masked))
+        return self._mtmd.encode_tile(tile)
 
 
 def _check_mask(patches: int) -> None:
@@ -54,15 +61,14 @@ def _check_mask(patches: int) -> None:
         )
 
 
-class NativeVision:
+class NativeVision(_Opened):
     """libmtmd's own preprocessing and layout, as it is. It has no say in `detail`, and says so."""
 
-    name = "libmtmd"
     image_token: str | None = None
     at_once = 0  # libmtmd does not tell before it has a picture
 
     def __init__(self, mtmd: Mtmd, n_vocab: int) -> None:
-        self._mtmd = mtmd
+        super().__init__(mtmd)
         self._n_vocab = n_vocab
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:
@@ -96,15 +102,6 @@ class NativeVision:
             raise PairingError(
                 "this projector needs control tokens that the language model's vocabulary lacks", self._mtmd.path
             )
-
-    def cancel(self) -> None:
-        self._mtmd.cancel()
-
-    def allow(self) -> None:
-        self._mtmd.allow()
-
-    def close(self) -> None:
-        self._mtmd.close()
 
 
 @dataclass(kw_only=True)

@@ -93,12 +93,19 @@ def check_encoder(path: Path, model: GGUFHeader) -> OnnxHeader:
 
 
 def family_of(metadata: dict[str, Any], path: Path) -> Family | None:
-    """The family that a projector's metadata names; ModelFormatError where what it needs is not there."""
-    try:
-        found = families.find(metadata)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ModelFormatError(f"its metadata is incomplete: {error}", path) from None
+    """The family that a projector's metadata names; ModelFormatError where what it needs is not there, or nonsense."""
+    found = named_family(metadata, path)
     return found[1] if found else None
+
+
+def named_family(metadata: dict[str, Any], path: Path) -> tuple[str, Family] | None:
+    """Likewise, with the family's name."""
+    try:
+        return families.find(metadata)
+    except KeyError as error:
+        raise ModelFormatError(f"its metadata is incomplete: {error}", path) from None
+    except ValueError as error:
+        raise ModelFormatError(f"its metadata is wrong: {error}", path) from None
 
 
 def _check_width(metadata: dict[str, Any], model: GGUFHeader, path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.square import read_square
 
 _BEGIN, _END = "<start_of_image>", "<end_of_image>"
 _BILINEAR = Image.Resampling.BILINEAR
@@ -48,6 +49,4 @@ def matches(metadata: dict[str, Any]) -> bool:
 
 
 def from_metadata(metadata: dict[str, Any]) -> Gemma3:
-    tile = int(metadata["clip.vision.image_size"])
-    pooled = int(metadata.get("clip.vision.projector.scale_factor", _POOLED))
-    return Gemma3(tile, tile // int(metadata["clip.vision.patch_size"]) // pooled)
+    return Gemma3(*read_square(metadata, _POOLED))

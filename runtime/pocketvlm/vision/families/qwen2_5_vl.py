@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pocketvlm.vision.dynamic import LEAST_PIXELS, MOST_PIXELS, DynamicSize
+from pocketvlm.vision.square import positive
+
+# In pixels, far above what models have: a small picture is enlarged to at least these.
+_LARGEST, _LARGEST_LEAST = 64, 1 << 26
 
 
 def matches(metadata: dict[str, Any]) -> bool:
@@ -13,11 +17,11 @@ def matches(metadata: dict[str, Any]) -> bool:
 
 def from_metadata(metadata: dict[str, Any]) -> DynamicSize:
     """Files of llama.cpp's own converter lack the last three keys."""
-    merge = int(metadata.get("clip.vision.spatial_merge_size", 2))
+    merge = positive(metadata, "clip.vision.spatial_merge_size", 2, most=_LARGEST)
     return DynamicSize(
-        factor=int(metadata["clip.vision.patch_size"]) * merge,
-        least=int(metadata.get("clip.vision.image_min_pixels", LEAST_PIXELS)),
-        most=int(metadata.get("clip.vision.image_max_pixels", MOST_PIXELS)),
+        factor=positive(metadata, "clip.vision.patch_size", most=_LARGEST) * merge,
+        least=positive(metadata, "clip.vision.image_min_pixels", LEAST_PIXELS, most=_LARGEST_LEAST),
+        most=positive(metadata, "clip.vision.image_max_pixels", MOST_PIXELS, most=2**31 - 1),
         image_token="<|image_pad|>",
         around=("<|vision_start|>", "<|vision_end|>"),
     )

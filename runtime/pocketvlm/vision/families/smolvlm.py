@@ -14,8 +14,10 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.square import positive, read_square
 
 _LONGEST_ALLOWED = 4096  # transformers: idefics3 MAX_IMAGE_SIZE
+_MOST_TILES = 64  # along an edge; each place in the grid has a token of its own
 _LANCZOS = Image.Resampling.LANCZOS
 _EDGE = "<fake_token_around_image>"
 
@@ -38,7 +40,7 @@ class SmolVLM:
         return self.tokens_per_side**2
 
     def control_tokens(self) -> tuple[str, ...]:
-        side = range(1, self.longest_edge // self.tile + 1)
+        side = range(1, math.ceil(self.longest_edge / self.tile) + 1)
         return (_EDGE, "<global-img>", "\n", "\n\n", *(f"<row_{row}_col_{col}>" for row in side for col in side))
 
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:
@@ -120,9 +122,8 @@ def matches(metadata: dict[str, Any]) -> bool:
 
 
 def from_metadata(metadata: dict[str, Any]) -> SmolVLM:
-    tile = int(metadata["clip.vision.image_size"])
-    side = tile // int(metadata["clip.vision.patch_size"]) // int(metadata["clip.vision.projector.scale_factor"])
-    return SmolVLM(tile, int(metadata["clip.vision.preproc_image_size"]), side)
+    tile, side = read_square(metadata)
+    return SmolVLM(tile, positive(metadata, "clip.vision.preproc_image_size", most=_MOST_TILES * tile), side)
 
 
 def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -1,0 +1,43 @@
+"""A folder that takes another's place, wherever a signal comes; and processes of our own, wherever they start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pocketvlm.native import child
+from pocketvlm_converters.atomic import new_folder
+
+
+@pytest.mark.parametrize(("renames", "left"), [(1, "old"), (2, "new")])
+def test_interrupted_right_after_a_rename(
+    renames: int, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, rename, count = tmp_path / "bundle", Path.rename, 0
+    output.mkdir()
+    (output / "old").touch()
+
+    def interrupted(self: Path, target: Path) -> Path:
+        nonlocal count
+        made, count = rename(self, target), count + 1
+        if count == renames:
+            raise KeyboardInterrupt
+        return made
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), new_folder(output) as folder:
+        (folder / "new").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert [path.name for path in output.iterdir()] == [left]
+
+
+def test_no_module_of_the_working_directory_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpoints bring Python files along, and people convert them where they lie."""
+    for name in ("numpy", "argparse", "pocketvlm", "runpy"):
+        (tmp_path / f"{name}.py").write_text(f"open({name!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    ended = child.run("pocketvlm.native.quantize", "nothing", "out", "Q8_0", take=lambda _: False)
+    assert ended.code == 1 and any("nothing" in line for line in ended.lines)
+    assert sorted(tmp_path.iterdir()) == before
