@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from pocketvlm.bundle import Bundle, Check, FileEntry, ImportanceMatrix, Manifest, Role, sha256_of
@@ -65,7 +67,9 @@ def convert(
     check_target(output, source, force)
     with new_folder(output) as folder:
         conversion = _Conversion(family, folder, output.name, progress or silent, verify)
-        conversion.run(language, projector, graph, imatrix)
+        conversion.write(language, projector, graph, imatrix)
+        _give_back()
+        conversion.seal()
         if conversion.deviation and not keep_unproven:
             raise ProofError(f"{advice(conversion.deviation)}. Nothing was written; --keep-unproven keeps it", output)
     return Bundle(output)
@@ -87,7 +91,7 @@ class _Conversion:
         self.matrix: Matrix | None = None
         self.imatrix: ImportanceMatrix | None = None  # as the manifest tells it
 
-    def run(
+    def write(
         self,
         language: str,
         projector: ProjectorType | None,
@@ -107,7 +111,6 @@ class _Conversion:
         if graph:
             self._encoder(parts.vision, graph)
         self._language(parts.language, parts.vocabulary, language, computed=imatrix == AUTO)
-        self._seal()
 
     def _language(self, part: Part, vocabulary: Vocabulary, kind: str, computed: bool) -> None:
         path, original = self.folder / f"model-{kind}.gguf", self.folder / _ORIGINAL
@@ -150,7 +153,8 @@ class _Conversion:
         if data:
             self._add(data, "data", kind)
 
-    def _seal(self) -> None:
+    def seal(self) -> None:
+        """Manifest and proof."""
         self.checkpoint.check_unchanged()
         manifest = Manifest(
             name=self.name,
@@ -184,6 +188,12 @@ class _Conversion:
             name=path.name, role=role, quantization=kind, size=path.stat().st_size, sha256=sha256_of(path)
         )
         self.entries.append(entry)
+
+
+def _give_back() -> None:
+    """Memory that is free by now, to the system: the proof is another process, and glibc keeps what it has had."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _loses(part: Part, kind: str) -> bool:
