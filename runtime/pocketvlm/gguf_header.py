@@ -116,7 +116,9 @@ class _Reader:
             (kind,) = self._unpack("<I")
             metadata[key] = self._value(kind)
         tensors = tuple(self._tensor() for _ in range(n_tensors))
-        alignment = int(metadata.get("general.alignment", 32)) or 32
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1:
+            raise ModelFormatError(f"has a broken header: general.alignment is {alignment!r}", self._path)
         start = (self._file.tell() + alignment - 1) // alignment * alignment
         self._check_length(tensors, start, size)
         return GGUFHeader(self._path, version, metadata, tensors)
@@ -158,7 +160,7 @@ class _Reader:
 
     def _array(self) -> LazyArray | list[Any]:
         kind, count = self._unpack("<IQ")
-        if count > _MOST:
+        if count > _MOST or kind == _ARRAY:  # ggml reads no array of arrays either
             raise ModelFormatError("has a broken header", self._path)
         if kind in _SCALARS and count <= 64:  # means, deviations, layer lists
             return self.entries(kind, count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,12 @@ def patch(path: Path, old: bytes, new: bytes) -> None:
     assert len(old) == len(new)
     assert data.count(old) == 1, data.count(old)
     path.write_bytes(data.replace(old, new))
+
+
+def first(data: bytes, key: str, value: bytes) -> bytes:
+    """A GGUF file with one more key in front of the others, its value with its type."""
+    (count,) = struct.unpack_from("<Q", data, 16)
+    return data[:16] + struct.pack("<QQ", count + 1, len(key)) + key.encode() + value + data[24:]
 
 
 def test_a_good_pair_loads(pair: tuple[Path, Path]) -> None:
@@ -97,8 +104,24 @@ def test_picture_for_a_text_only_model(pair: tuple[Path, Path]) -> None:
         (lambda _: b"just some text, not a model\n" * 50, "not a GGUF"),
         (lambda data: data[:4] + b"\x09" + data[5:], "version 9"),
         (lambda data: data[:16] + b"\xff" * 8 + data[24:], "broken header"),
+        (lambda data: first(data, "general.alignment", struct.pack("<II", 4, 0)), "alignment is 0"),
+        (lambda data: first(data, "general.alignment", struct.pack("<IQ", 8, 2) + b"32"), "alignment is '32'"),
+        (lambda data: first(data, "x", struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000), "broken header"),
     ],
-    ids=["tail", "half", "header", "stub", "empty", "magic", "text", "version", "count"],
+    ids=[
+        "tail",
+        "half",
+        "header",
+        "stub",
+        "empty",
+        "magic",
+        "text",
+        "version",
+        "count",
+        "alignment",
+        "text-alignment",
+        "nested",
+    ],
 )
 def test_broken_files(pair: tuple[Path, Path], which: int, spoil: Callable[[bytes], bytes], words: str) -> None:
     path = pair[which]

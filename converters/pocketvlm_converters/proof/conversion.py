@@ -6,13 +6,11 @@ nothing else, and what the encoders hold is given back.
 
 from __future__ import annotations
 
-import re
-import sys
 from pathlib import Path
 
 from pocketvlm.bundle import Bundle, Check, FileEntry, Proof, sha256_of
-from pocketvlm.errors import PocketVLMError, ProofError
-from pocketvlm.native import child
+from pocketvlm.errors import ProofError
+from pocketvlm_converters import apart
 from pocketvlm_converters.gguf import Progress, silent
 from pocketvlm_converters.proof import stages
 from pocketvlm_converters.proof.distributions import Distributions
@@ -22,7 +20,6 @@ from pocketvlm_converters.samples.sets import proof_samples
 from pocketvlm_converters.tokenizer import tokens_sha256
 
 _EXPECTED = "proof.npz"
-_DONE = re.compile(r"\[(\d+)/(\d+)\] (.+)$")
 
 
 def prove_conversion(folder: Path, original: Path, progress: Progress = silent) -> Check | None:
@@ -31,16 +28,8 @@ def prove_conversion(folder: Path, original: Path, progress: Progress = silent) 
     `original` is the language model in the checkpoint's precision; where it is missing, the bundle's own has lost
     nothing. What it expects goes into the bundle, the proof into the manifest. Raises ProofError where it cannot run.
     """
-
-    def take(line: str) -> bool:
-        found = _DONE.match(line.strip())
-        if found:
-            progress(found[3], int(found[1]), int(found[2]))
-        return found is not None
-
-    ended = child.run(__name__, str(folder), str(original), take=take)
-    if ended.code != 0:
-        reason = f"{ended.signal}{' / '.join(ended.lines[-1:])}"
+    reason = apart.run(__name__, folder, original, progress=progress)
+    if reason is not None:
         raise ProofError(f"cannot be proven: {reason}; --no-verify converts without a proof", folder)
     proof = Bundle(folder).manifest.proof
     assert proof is not None
@@ -72,17 +61,5 @@ def prove_here(folder: Path, original: Path, progress: Progress = silent) -> Non
     bundle.manifest.model_copy(update={"proof": proof}).write(folder)
 
 
-def _main(folder: str, original: str) -> int:
-    def show(step: str, done: int, total: int) -> None:
-        print(f"[{done}/{total}] {step}", file=sys.stderr, flush=True)
-
-    try:
-        prove_here(Path(folder), Path(original), show)
-    except PocketVLMError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))
+    apart.main(prove_here)

@@ -6,14 +6,12 @@ stopped, and an abort in native code ends nothing else.
 
 from __future__ import annotations
 
-import re
-import sys
 from pathlib import Path
 
-from pocketvlm.errors import PocketVLMError, QuantizationError
-from pocketvlm.native import child
+from pocketvlm.errors import QuantizationError
 from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
+from pocketvlm_converters import apart
 from pocketvlm_converters.gguf import Progress, silent
 from pocketvlm_converters.quantization.imatrix import Matrix, read_matrix, write_matrix
 from pocketvlm_converters.samples.forward import Loaded, answers, context_for
@@ -21,7 +19,6 @@ from pocketvlm_converters.samples.sets import calibration_samples
 
 AUTO = "auto"  # what asks for such a matrix
 _STEP = "importance matrix"
-_DONE = re.compile(r"\[(\d+)/(\d+)\]$")
 _DATASET = "pocketvlm calibration samples"
 
 
@@ -30,17 +27,10 @@ def compute_matrix(model: Path, encoder: Path, target: Path, progress: Progress 
 
     Raises QuantizationError with the reason where it cannot be computed.
     """
-
-    def take(line: str) -> bool:
-        found = _DONE.match(line.strip())
-        if found:
-            progress(_STEP, int(found[1]), int(found[2]))
-        return found is not None
-
     progress(_STEP, 0, 2 * len(calibration_samples()))
-    ended = child.run(__name__, str(model), str(encoder), str(target), take=take)
-    if ended.code != 0:
-        raise QuantizationError(f"no importance matrix: {ended.signal}{' / '.join(ended.lines[-1:])}", model)
+    reason = apart.run(__name__, model, encoder, target, progress=progress)
+    if reason is not None:
+        raise QuantizationError(f"no importance matrix: {reason}", model)
     return read_matrix(target)
 
 
@@ -63,17 +53,5 @@ def compute_here(model: Path, encoder: Path, target: Path, progress: Progress = 
     write_matrix(target, collector.sums, collector.counts, _DATASET, len(exchanges))
 
 
-def _main(model: str, encoder: str, target: str) -> int:
-    def show(step: str, done: int, total: int) -> None:  # noqa: ARG001
-        print(f"[{done}/{total}]", file=sys.stderr, flush=True)
-
-    try:
-        compute_here(Path(model), Path(encoder), Path(target), show)
-    except PocketVLMError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(_main(*sys.argv[1:]))
+    apart.main(compute_here)

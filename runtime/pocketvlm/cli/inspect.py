@@ -53,7 +53,7 @@ def inspect(
 
 
 def _show_proof(proof: Proof | None) -> None:
-    """What was proven, a line for each stage with its worst check."""
+    """What was proven, a line for each stage: the check that failed, or the first."""
     if proof is None or not proof.runs:
         out.print("nothing was proven; `pocketvlm verify` does", style="yellow")
     for run in proof.runs if proof else ():
