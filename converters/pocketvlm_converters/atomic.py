@@ -24,7 +24,7 @@ def new_folder(output: Path) -> Iterator[Path]:
 
     An operating system's error, such as a full disk or a read-only target, becomes an OutputError that names `output`.
     """
-    with _writing(output):
+    with writing(output):
         # Named before it is made: a signal between the two would leave it behind.
         folder = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
         try:
@@ -74,7 +74,7 @@ def _publish(folder: Path, output: Path) -> None:
 
 
 @contextlib.contextmanager
-def _writing(output: Path) -> Iterator[None]:
+def writing(output: Path) -> Iterator[None]:
     """An operating system's error, such as a full disk or a read-only target, as an OutputError that names it."""
     try:
         yield

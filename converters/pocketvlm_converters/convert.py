@@ -104,7 +104,8 @@ class _Conversion:
         self.notes += parts.vocabulary.notes
         if self.matrix is not None:
             self.matrix.check_fits(parts.language.weights)
-            self.imatrix = ImportanceMatrix(name=self.matrix.path.name, sha256=self.matrix.sha256)
+            name = os.fsencode(self.matrix.path.name).decode("utf-8", "replace")  # a file may be named in any bytes
+            self.imatrix = ImportanceMatrix(name=name, sha256=self.matrix.sha256)
         # Pictures first: who looks at the language model in its original precision may show it some.
         if projector:
             self._projector(parts.vision, projector)

@@ -19,6 +19,7 @@ import numpy as np
 from pocketvlm.bundle import Role
 from pocketvlm.errors import ConversionError, QuantizationError
 from pocketvlm.native.quantize import planned_types, row_bytes
+from pocketvlm_converters.atomic import writing
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.family import Part, find_family
 from pocketvlm_converters.gguf import TensorEntry, read_tensors, write_language, write_projector
@@ -101,7 +102,8 @@ def plan_conversion(
     onnx: str = "int8",
     imatrix: str | Path | None = None,
 ) -> Plan:
-    """What `convert` with the same arguments would write to a bundle called `name`. Raises what that would raise.
+    """What `convert` with the same arguments would write to a bundle called `name`. Raises what that would raise,
+    OutputError also where there is no room for the temporary folder.
 
     Weights are looked at for the ONNX file only, so NaN elsewhere goes unnoticed, and no tokenizer is proven.
     """
@@ -113,7 +115,8 @@ def plan_conversion(
     parts = parts_of(family, name, hashed=False)
     files: list[PlannedFile] = []
     notes = [*parts.vocabulary.notes]
-    with tempfile.TemporaryDirectory(prefix="pocketvlm-") as where:
+    scratch = Path(tempfile.gettempdir())
+    with writing(scratch), tempfile.TemporaryDirectory(prefix="pocketvlm-", dir=scratch) as where:
         folder = Path(where)
         if projector:
             path = folder / f"mmproj-{projector}.gguf"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -298,9 +299,10 @@ def test_convert_with_a_file(wide: Path, automatic: Path, tmp_path: Path) -> Non
     found = bundle.manifest.imatrix
     assert found is not None and (found.name, found.sha256) == ("wide.gguf", sha256_of(automatic))
     # Entries that are about no matrix play no part, whatever they are called.
-    (tmp_path / "x.dat").write_bytes(old_format(read_matrix(automatic).means | {"file": np.ones(2)}))
-    more = convert(wide, tmp_path / "more", onnx="none", imatrix=tmp_path / "x.dat", verify=False)
-    assert more.manifest.imatrix is not None and more.manifest.imatrix.name == "x.dat"
+    odd = tmp_path / os.fsdecode(b"x\xff.dat")
+    odd.write_bytes(old_format(read_matrix(automatic).means | {"file": np.ones(2)}))
+    more = convert(wide, tmp_path / "more", onnx="none", imatrix=odd, verify=False)
+    assert more.manifest.imatrix is not None and more.manifest.imatrix.name == "x\ufffd.dat"
 
 
 def test_interrupted(wide: Path, tmp_path: Path) -> None:

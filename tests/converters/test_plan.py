@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from pocketvlm.engine.single import CONTEXT_LIMIT
-from pocketvlm.errors import CheckpointError, QuantizationError
+from pocketvlm.errors import CheckpointError, OutputError, QuantizationError
 from pocketvlm_converters.cli.convert import convert as command
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.gguf import read_tensors
@@ -115,3 +115,10 @@ def test_command(wide: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     assert CliRunner().invoke(app, [str(wide), "--dry-run"]).exit_code == 0
     assert CliRunner().invoke(app, [str(wide)]).exit_code == 2
+
+
+def test_no_room_for_the_rehearsal(wide: Path, file_limit: Any) -> None:
+    with file_limit() as limit:
+        limit(1000)
+        with pytest.raises(OutputError, match=r"cannot be written: .*nothing was written"):
+            plan_conversion(wide, "bundle", quantize="f16", onnx="none")
