@@ -22,6 +22,8 @@ PocketVLMError
 ├── EngineError (RuntimeError)          the engine failed or is closed
 │   ├── EngineBusyError                 this thread already has an unfinished stream on this engine
 │   ├── EngineClosedError
+│   ├── EngineCrashedError              native code died with this request; the engine restarts by itself
+│   ├── QueueFullError                  too many requests wait; `retry_after` says in how many seconds to try again
 │   └── GenerationCancelledError        somebody called cancel()
 └── NativeLibraryError (ImportError)    llama-cpp-python or onnxruntime is missing, or lacks what is needed
 """
@@ -131,6 +133,20 @@ class EngineBusyError(EngineError):
 
 class EngineClosedError(EngineError):
     pass
+
+
+class EngineCrashedError(EngineError):
+    code = "engine_crashed"
+
+
+class QueueFullError(EngineError):
+    """`retry_after` in seconds, a guess from how long the last requests took."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class GenerationCancelledError(EngineError):

@@ -14,6 +14,7 @@ from typing import Any
 from pocketvlm.engine.engine import (
     Engine,
     EngineInfo,
+    EngineOptions,
     Finished,
     Generation,
     Image,
@@ -22,7 +23,7 @@ from pocketvlm.engine.engine import (
     Started,
     Token,
 )
-from pocketvlm.engine.single import EngineOptions, SingleEngine
+from pocketvlm.engine.local import LocalEngine
 from pocketvlm.images import MAX_PIXELS, read_picture
 from pocketvlm.locate import locate
 from pocketvlm.messages import (
@@ -55,8 +56,8 @@ ProgressCallback = Callable[[int, int], None]
 class VLM:
     """A loaded model.
 
-    Threads: calls from several threads are served one after another. A stream holds the model until it is read to
-    its end or closed; the thread that holds one and asks for another gets EngineBusyError.
+    Threads: calls may come from any number of them; `parallel` run together, the others wait for their turn. A thread
+    that holds as many streams, neither read to their end nor closed, and asks for another gets EngineBusyError.
     """
 
     def __init__(self, engine: Engine, *, max_pixels: int = MAX_PIXELS) -> None:
@@ -80,6 +81,7 @@ class VLM:
         exact: bool = False,
         vision: Wanted = "auto",
         device: str = "auto",
+        parallel: int = 1,
         verify: bool = True,
         max_pixels: int = MAX_PIXELS,
     ) -> VLM:
@@ -87,7 +89,8 @@ class VLM:
 
         `context_size` in tokens: the model's own up to 8192 unless given. `threads`: the physical cores of this
         process unless given. `gpu_layers` -1: all that the build can offload. `exact`: logits that do not depend on
-        what is cached, slower. `verify` compares a bundle with its hashes. `max_pixels` is the limit of one picture.
+        what is cached, slower. `parallel` requests run together, each with a context of that size. `verify` compares a
+        bundle with its hashes. `max_pixels` is the limit of one picture.
 
         `mmproj` is a GGUF projector or an ONNX vision encoder. Of several encoders, `vision` takes the `gguf` or the
         `onnx` one, or (`auto`) the one that is fastest here: measured once, then remembered in the user's cache
@@ -104,8 +107,9 @@ class VLM:
             exact=exact,
             vision=vision,
             device=device,
+            parallel=parallel,
         )
-        engine = SingleEngine(
+        engine = LocalEngine(
             found.model, found.mmproj, found.onnx, name=found.name, fingerprint=found.fingerprint, options=options
         )
         try:
@@ -142,7 +146,7 @@ class VLM:
                     yield chunk
 
     def cancel(self) -> None:
-        """Stop the running request, from any thread; it raises GenerationCancelledError."""
+        """Stop the running requests, from any thread; they raise GenerationCancelledError."""
         self._engine.cancel()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a KV cache holds, in order, and how much of a new prompt it already knows. Pure bookkeeping."""
+"""What the KV cache holds for each sequence, how much of a new prompt is known, and where it should go. Bookkeeping."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pocketvlm.vision.units import Unit
+
+_WORTH = 0.5  # of a cache or prompt: what must be shared before a cache is cut back for a new prompt
 
 
 def key_of(unit: Unit) -> int | str:
@@ -50,3 +52,40 @@ class CacheContent:
     def add(self, unit: Unit) -> None:
         self.ends.append(self.position + advance_of(unit))
         self.keys.append(key_of(unit))
+
+
+@dataclass(eq=False)
+class Lane:
+    """One sequence of the context: what it holds, and when a request last had it."""
+
+    id: int
+    content: CacheContent = field(default_factory=CacheContent)
+    used: int = 0
+    busy: bool = False
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Run in `lane`, of which the first `known` units stay; with `source`, they are shared from that lane instead."""
+
+    lane: Lane
+    known: int
+    source: Lane | None = None
+
+
+def place(lanes: Sequence[Lane], units: Sequence[Unit], *, keeps_prefix: bool) -> Placement:
+    """Where a prompt runs; at least one lane must be free.
+
+    The free lane that knows most of it, unless that would throw away a long cache for a short beginning; else the one
+    that was not used for longest. With `sharing`, a beginning that another lane knows better is taken from there.
+    """
+    # The last unit is evaluated again, for its logits.
+    known = {lane.id: min(lane.content.common(units), len(units) - 1) for lane in lanes}
+    free = [lane for lane in lanes if not lane.busy]
+    best = max(free, key=lambda lane: (known[lane.id], -lane.used))
+    if known[best.id] < _WORTH * min(len(best.content.keys), len(units)):
+        best = min(free, key=lambda lane: lane.used)
+    source = max(lanes, key=lambda lane: known[lane.id])
+    if keeps_prefix and known[source.id] > known[best.id]:
+        return Placement(best, known[source.id], source)
+    return Placement(best, known[best.id])

@@ -1,4 +1,4 @@
-"""The Engine protocol: a request in, events out, cancel. `VLM` knows nothing else about how tokens are made."""
+"""The Engine protocol: requests in, events out, cancel. `VLM` knows nothing else about how tokens are made."""
 
 from __future__ import annotations
 
@@ -10,6 +10,25 @@ from pocketvlm.images import Picture
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.prompt import TextSpan
 from pocketvlm.vision.family import Detail
+from pocketvlm.vision.pair import Wanted
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """`context_size` of each request; None: the model's own, capped. `exact`: reproducible logits, but slower.
+
+    `parallel` requests run together, and `queue_size` more may wait. `vision` says which encoder, `device` where
+    onnxruntime runs it; `cpu` keeps all the rest there, too.
+    """
+
+    context_size: int | None = None
+    threads: int | None = None
+    gpu_layers: int = -1
+    exact: bool = False
+    vision: Wanted = "auto"
+    device: str = "auto"
+    parallel: int = 1
+    queue_size: int = 256
 
 
 @dataclass(frozen=True)
@@ -63,6 +82,7 @@ class Started:
     cached_tokens: int
     images: tuple[ImageReport, ...]
     prefill_ms: float
+    queue_ms: float = 0.0  # before that, until it could run
 
 
 @dataclass(frozen=True)
@@ -104,22 +124,51 @@ class EngineInfo:
     fingerprint: str
 
 
-class Engine(Protocol):
-    """Serves one generation at a time; a second thread waits for its turn.
+@dataclass(frozen=True)
+class Statistics:
+    """Gauges of this moment, and totals since the engine was made, restarts included.
 
-    A thread that starts a generation before its last one ended or was closed gets EngineBusyError: it would wait
-    for itself.
+    `state`: "ok"; "restarting" while a child process is started again; "failing" when it crashed again and again, and
+    requests are refused until it lives. `child` is its process id, where there is one.
     """
+
+    state: Literal["ok", "restarting", "failing"] = "ok"
+    parallel: int = 1
+    running: int = 0
+    queued: int = 0
+    encoding: int = 0  # requests with tiles to encode
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    restarts: int = 0
+    child: int | None = None
+
+
+class Engine(Protocol):
+    """Serves many generations at once; as many as `parallel` run together, others wait for their turn."""
 
     @property
     def info(self) -> EngineInfo: ...
 
     def generate(self, request: Generation) -> Generator[Event, None, None]:
-        """Progress*, Started, Token*, Finished. Closing the iterator stops the work within one token."""
+        """Progress*, Started, Token*, Finished. Closing the iterator cancels this one generation, at any stage.
+
+        Any number of threads may call. Nothing happens before the first `next`, which raises what is wrong:
+        RequestError; QueueFullError; EngineBusyError in a thread that would wait for itself, as it has `parallel`
+        iterators that it has neither read to their end nor closed (engines in this process only). Later come
+        EngineCrashedError, where native code died, and EngineClosedError.
+        """
         ...
 
     def cancel(self) -> None:
-        """Stop the running generation, from any thread: its iterator raises GenerationCancelledError."""
+        """Stop all running generations, from any thread: their iterators raise GenerationCancelledError."""
         ...
 
-    def close(self) -> None: ...
+    def statistics(self) -> Statistics: ...
+
+    def close(self) -> None:
+        """Free the model. What still runs ends with EngineClosedError; closing twice is harmless."""
+        ...

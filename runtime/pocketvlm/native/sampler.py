@@ -55,9 +55,9 @@ class Sampler(Handle):
         self._add(lib.llama_sampler_init_temp(sampling.temperature))
         self._add(lib.llama_sampler_init_dist(sampling.seed & 0xFFFFFFFF))
 
-    def sample(self, context: Context) -> int:
-        """Draw from the last logits, and remember the token for the penalties."""
-        return int(self._lib.llama_sampler_sample(self.raw, context.raw, -1))
+    def sample(self, context: Context, index: int = -1) -> int:
+        """Draw from the logits of one token of the last batch, and remember what was drawn for the penalties."""
+        return int(self._lib.llama_sampler_sample(self.raw, context.raw, index))
 
     def _add(self, part: object) -> None:
         if not part:

@@ -1,0 +1,89 @@
+"""One request on its way through the scheduler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pocketvlm.engine.cache import Lane, length_of
+from pocketvlm.engine.encoding import Encoding
+from pocketvlm.engine.engine import Event, Generation, Image, ImageReport, Started
+from pocketvlm.engine.sampling import Drawer
+from pocketvlm.vision.encoder import Embeddings, Seen, Slot
+from pocketvlm.vision.units import Unit
+
+Sink = Callable[[Event | BaseException], None]
+
+
+@dataclass(eq=False)
+class Job:
+    """`sink` gets its events, and an error as the last; `unread` counts those that nobody has taken yet.
+
+    Only the scheduler's thread changes it, but for `cancelled`.
+    """
+
+    request: Generation
+    units: list[Unit]
+    seen: list[tuple[Image, Seen]]
+    limit: int  # tokens that may be made
+    sink: Sink
+    unread: Callable[[], int] = lambda: 0
+    cancelled: bool = False
+    over: bool = False
+    submitted: float = field(default_factory=time.perf_counter)
+    # From here on: since it runs.
+    lane: Lane | None = None
+    drawer: Drawer | None = None
+    encoding: Encoding | None = None
+    rows: dict[Slot, Embeddings] = field(default_factory=dict)  # encoded, not yet evaluated
+    next: int = 0  # unit to be evaluated
+    offset: int = 0  # rows of it that are
+    token: int | None = None  # drawn, to be evaluated; None before the answer
+    made: int = 0
+    cached_tokens: int = 0
+    began: float = 0.0
+
+    @property
+    def total(self) -> int:
+        return sum(map(length_of, self.units))
+
+    @property
+    def in_prompt(self) -> bool:
+        return self.next < len(self.units)
+
+    def text(self, most: int) -> list[int]:
+        """The tokens that come next, up to a picture."""
+        found: list[int] = []
+        for unit in self.units[self.next : self.next + most]:
+            if not isinstance(unit, int):
+                break
+            found.append(unit)
+        return found
+
+    def start_of_answer(self) -> Started:
+        return Started(
+            prompt_tokens=self.total,
+            cached_tokens=self.cached_tokens,
+            images=tuple(_report(image, picture) for image, picture in self.seen),
+            prefill_ms=1000 * (time.perf_counter() - self.began),
+            queue_ms=1000 * (self.began - self.submitted),
+        )
+
+    def close_pictures(self) -> None:
+        for _, picture in self.seen:
+            picture.close()
+
+
+def _report(image: Image, seen: Seen) -> ImageReport:
+    return ImageReport(
+        original=seen.original,
+        used=seen.used,
+        tiles=len(seen.slots),
+        tokens=seen.tokens,
+        shrunk=seen.shrunk,
+        cached=seen.encoded == 0,
+        read_ms=image.picture.read_ms,
+        preprocess_ms=seen.preprocess_ms,
+        encode_ms=seen.encode_ms,
+    )

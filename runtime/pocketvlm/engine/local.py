@@ -1,0 +1,212 @@
+"""The engine in this process: a model, its vision, one context, and the scheduler that shares them out."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+
+from pocketvlm.devices import physical_cores
+from pocketvlm.engine.cache import length_of
+from pocketvlm.engine.engine import EngineInfo, EngineOptions, Event, Finished, Generation, Image, Statistics
+from pocketvlm.engine.job import Job, Sink
+from pocketvlm.engine.sampling import check_sampling
+from pocketvlm.engine.scheduler import UNREAD, Scheduler, Threads
+from pocketvlm.errors import (
+    ContextLengthError,
+    EngineBusyError,
+    EngineClosedError,
+    GenerationCancelledError,
+    RequestError,
+)
+from pocketvlm.native.context import Context
+from pocketvlm.native.llama import Model
+from pocketvlm.prompt import TextSpan
+from pocketvlm.vision.choose import open_vision
+from pocketvlm.vision.encoder import Seen, Vision
+from pocketvlm.vision.pair import check_files
+from pocketvlm.vision.providers import CPU, check_device
+from pocketvlm.vision.units import Unit, units_of
+
+CONTEXT_LIMIT = 8192  # default cap: the cache of a 2 B model then stays within a few hundred MB
+_BATCH = 512
+
+
+class LocalEngine:
+    """Loads the files; raises ModelError leaves, each naming the file.
+
+    Alone (`parallel` 1), decoder and encoder take turns, with all threads each. With several requests they work at
+    the same time: the encoder has half of the threads, and the decoder the rest of them while a tile is encoded.
+    Twice as many threads as cores, or a count that changes under way, would stall both (an encoder's is fixed).
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        mmproj: Path | None,
+        onnx: Path | None,
+        *,
+        name: str,
+        fingerprint: str,
+        options: EngineOptions,
+    ) -> None:
+        if options.parallel < 1:
+            raise RequestError("must be at least 1", "parallel")
+        checked = check_files(model, mmproj, onnx, options.vision)
+        check_device(options.device)
+        threads = options.threads or physical_cores()
+        encoding = options.threads
+        if options.parallel > 1:
+            encoding = max(1, threads // 2)
+        self._model = Model(model, gpu_layers=0 if options.device == CPU else options.gpu_layers)
+        self._vision: Vision | None = None
+        try:
+            self._vision = open_vision(self._model, checked, threads=encoding, device=options.device)
+            size = options.context_size or min(self._model.n_ctx_train or CONTEXT_LIMIT, CONTEXT_LIMIT)
+            self._context = Context(
+                self._model,
+                n_ctx=size,
+                n_batch=max(_BATCH, self._vision.at_once if self._vision else 0),
+                threads=threads,
+                exact=options.exact,
+                sequences=options.parallel,
+            )
+        except BaseException:
+            self._model.close()
+            raise
+        self._info = EngineInfo(
+            name=name,
+            chat_template=self._model.chat_template,
+            bos=self._model.token_text(self._model.bos),
+            eos=self._model.token_text(self._model.eos),
+            control_tokens=self._model.control_tokens(checked.model.array("tokenizer.ggml.token_type")),
+            image_token=self._vision.image_token if self._vision else None,
+            has_vision=self._vision is not None,
+            vision=self._vision.name if self._vision else None,
+            context_size=self._context.n_ctx,
+            fingerprint=fingerprint,
+        )
+        self._scheduler = Scheduler(
+            self._model,
+            self._vision,
+            self._context,
+            lanes=options.parallel,
+            queue_size=options.queue_size,
+            threads=Threads(threads, max(1, threads - encoding) if options.parallel > 1 and encoding else threads),
+        )
+        self._parallel = options.parallel
+        self._open: dict[Job, SimpleQueue[Event | BaseException]] = {}
+        self._owners: Counter[int] = Counter()
+        self._lock = threading.Lock()
+        # Its thread would keep the scheduler, and so the model, alive for ever.
+        self._finalizer = weakref.finalize(self, _free, self._scheduler, self._vision, self._model)
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def statistics(self) -> Statistics:
+        return self._scheduler.statistics()
+
+    def cancel(self) -> None:
+        with self._lock:
+            running = [(job, channel) for job, channel in self._open.items() if job.lane is not None]
+        for job, channel in running:
+            self._scheduler.cancel(job)
+            channel.put(GenerationCancelledError(_CANCELLED))
+
+    def close(self) -> None:
+        self._finalizer()
+
+    def generate(self, request: Generation) -> Generator[Event, None, None]:
+        self._check_open()
+        thread = threading.get_ident()
+        if self._owners[thread] >= self._parallel:
+            raise EngineBusyError("this thread has unfinished streams on this model: read one to its end or close it")
+        channel: SimpleQueue[Event | BaseException] = SimpleQueue()
+        job = self.submit(request, channel.put, channel.qsize)
+        with self._lock:
+            self._open[job] = channel
+            self._owners[thread] += 1
+        event: Event | BaseException | None = None
+        try:
+            while not isinstance(event, Finished):
+                event = channel.get()
+                if job.cancelled:
+                    raise GenerationCancelledError(_CANCELLED)
+                self._check_open()
+                if isinstance(event, BaseException):
+                    raise event
+                if channel.qsize() == UNREAD - 1:
+                    self._scheduler.wake()
+                yield event
+        finally:
+            with self._lock:
+                del self._open[job]
+                self._owners[thread] -= 1
+                if not self._owners[thread]:
+                    del self._owners[thread]
+            if not isinstance(event, Finished):
+                self._scheduler.cancel(job)
+
+    def submit(self, request: Generation, sink: Sink, unread: Callable[[], int] = lambda: 0) -> Job:
+        """The same without an iterator: events go to `sink` from other threads; an error, then, is the last.
+
+        What is wrong with the request is raised here.
+        """
+        check_sampling(self._model, request)
+        seen: list[tuple[Image, Seen]] = []
+        try:
+            units = self._units(request.prompt, seen)
+            total = sum(map(length_of, units))
+            room = self._context.n_ctx - total
+            if room < 1:
+                raise ContextLengthError(
+                    f"the prompt has {total:,} tokens ({sum(s.tokens for _, s in seen):,} of them pictures), "
+                    f"the context holds {self._context.n_ctx:,}",
+                    "messages",
+                )
+            limit = min(request.max_tokens or room, room)
+            job = Job(request, units, seen, limit, sink, unread)
+            self._scheduler.submit(job)
+        except BaseException:
+            for _, picture in seen:
+                picture.close()
+            raise
+        return job
+
+    def withdraw(self, job: Job) -> None:
+        """Forget what was submitted."""
+        self._scheduler.cancel(job)
+
+    def _check_open(self) -> None:
+        if not self._finalizer.alive:
+            raise EngineClosedError("the model is closed")
+
+    def _units(self, prompt: Sequence[TextSpan | Image], seen: list[tuple[Image, Seen]]) -> list[Unit]:
+        pieces: list[TextSpan | Seen] = []
+        for piece in prompt:
+            if isinstance(piece, TextSpan):
+                pieces.append(piece)
+                continue
+            if self._vision is None:
+                raise RequestError(
+                    f"{self._info.name} is a text-only model: it was loaded without a projector", piece.param
+                )
+            picture = self._vision.prepare(piece.picture, piece.detail, piece.max_tokens, piece.param)
+            seen.append((piece, picture))
+            pieces.append(picture)
+        return units_of(self._model, pieces)
+
+
+_CANCELLED = "the generation was cancelled"
+
+
+def _free(scheduler: Scheduler, vision: Vision | None, model: Model) -> None:
+    scheduler.close()
+    if vision is not None:
+        vision.close()
+    model.close()  # closes context and vision before itself

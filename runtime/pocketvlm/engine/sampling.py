@@ -1,0 +1,50 @@
+"""What follows a prompt: a token drawn from the logits of a step, and how likely it was."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from pocketvlm.engine.engine import Generation, Score, Token
+from pocketvlm.errors import RequestError
+from pocketvlm.native.context import Context
+from pocketvlm.native.llama import Model
+from pocketvlm.native.sampler import Sampler
+
+
+def check_sampling(model: Model, request: Generation) -> None:
+    """RequestError where the vocabulary lacks what the request names."""
+    for biased in request.sampling.logit_bias:
+        if not 0 <= biased < model.n_vocab:
+            raise RequestError(f"token {biased} is not in the vocabulary of {model.n_vocab:,}", "logit_bias")
+
+
+class Drawer:
+    """Draws the tokens of one generation. `close` frees what it holds."""
+
+    def __init__(self, model: Model, request: Generation) -> None:
+        self._model = model
+        self._sampler = Sampler(model, request.sampling)
+        self._top = request.top_logprobs
+
+    def draw(self, context: Context, index: int) -> Token | None:
+        """From the logits at `index` of the last batch; None at the end of the answer."""
+        token = self._sampler.sample(context, index)
+        if self._model.is_end(token):
+            return None
+        score = None if self._top is None else self._score(token, context.logits(index))
+        return Token(token, self._model.piece(token), score)
+
+    def close(self) -> None:
+        self._sampler.close()
+
+    def _score(self, token: int, raw: npt.NDArray[np.float32]) -> Score:
+        assert self._top is not None
+        logits = raw.astype(np.float64)
+        logits -= logits.max()
+        logprobs = logits - np.log(np.exp(logits).sum())
+        count = min(self._top, len(logprobs))
+        best = np.argpartition(-logprobs, count - 1)[:count] if count else np.empty(0, np.int64)
+        best = best[np.argsort(-logprobs[best], kind="stable")]
+        top = tuple((int(i), self._model.piece(int(i)), min(0.0, float(logprobs[i]))) for i in best)
+        return Score(min(0.0, float(logprobs[token])), top)
