@@ -77,10 +77,15 @@ def place(lanes: Sequence[Lane], units: Sequence[Unit], *, keeps_prefix: bool) -
     """Where a prompt runs; at least one lane must be free.
 
     The free lane that knows most of it, unless that would throw away a long cache for a short beginning; else the one
-    that was not used for longest. With `sharing`, a beginning that another lane knows better is taken from there.
+    that was not used for longest. A beginning that another lane knows better is shared from there. A model without
+    `keeps_prefix` can only go on where a lane ends.
     """
-    # The last unit is evaluated again, for its logits.
-    known = {lane.id: min(lane.content.common(units), len(units) - 1) for lane in lanes}
+
+    def known_in(lane: Lane) -> int:
+        known = min(lane.content.common(units), len(units) - 1)  # the last one is evaluated again, for its logits
+        return known if keeps_prefix or known == len(lane.content.keys) else 0
+
+    known = {lane.id: known_in(lane) for lane in lanes}
     free = [lane for lane in lanes if not lane.busy]
     best = max(free, key=lambda lane: (known[lane.id], -lane.used))
     if known[best.id] < _WORTH * min(len(best.content.keys), len(units)):

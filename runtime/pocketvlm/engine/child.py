@@ -1,0 +1,318 @@
+"""The engine in a process of its own, which is started again when native code ends it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal
+
+from pocketvlm.engine import wire
+from pocketvlm.engine.engine import EngineInfo, EngineOptions, Event, Finished, Generation, Statistics
+from pocketvlm.errors import EngineClosedError, EngineCrashedError, GenerationCancelledError
+
+_log = logging.getLogger(__name__)
+_FAILING = 3  # crashes in a row, no answer between them
+_PAUSES = (0.0, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before the next start, by crashes in a row
+_PATIENCE = 5.0  # seconds for a process that was asked to end
+_ANSWER = 1.0  # seconds for its statistics
+_START = "import sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine.worker import main; main()"
+_TOTALS = ("finished", "cancelled", "failed", "prompt_tokens", "cached_tokens", "generated_tokens")
+
+Channel = SimpleQueue[Event | Exception]
+
+
+class ChildEngine:
+    """Takes what `LocalEngine` takes, and raises the same; EngineCrashedError where native code dies while loading.
+
+    When the process dies, all its requests get EngineCrashedError at once and it is started again; requests that come
+    meanwhile wait for it. After some crashes in a row the pauses between two starts grow, and requests that come in
+    such a pause are refused with EngineCrashedError.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        mmproj: Path | None,
+        onnx: Path | None,
+        *,
+        name: str,
+        fingerprint: str,
+        options: EngineOptions,
+    ) -> None:
+        made_from = wire.engine_out(model, mmproj, onnx, name=name, fingerprint=fingerprint, options=options)
+        self._supervisor = _Supervisor(made_from, options.parallel)
+        self._numbers = itertools.count()
+        # Its thread would keep the supervisor alive for ever; this also ends the process at exit.
+        self._finalizer = weakref.finalize(self, self._supervisor.close)
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._supervisor.info
+
+    def generate(self, request: Generation) -> Generator[Event, None, None]:
+        message, blobs = wire.generation_out(request)
+        number = next(self._numbers)
+        channel: Channel = SimpleQueue()
+        process = self._supervisor.running()
+        process.ask({"kind": "generate", "id": number, **message}, blobs, number, channel)
+        event: Event | Exception | None = None
+        try:
+            while not isinstance(event, Finished | Exception):
+                event = channel.get()
+                if isinstance(event, Exception):
+                    raise event
+                if isinstance(event, Finished):
+                    self._supervisor.answered()
+                yield event
+        finally:
+            process.forget(number)
+            if not isinstance(event, Finished | Exception):
+                process.ask({"kind": "cancel", "id": number})
+
+    def cancel(self) -> None:
+        self._supervisor.cancel()
+
+    def statistics(self) -> Statistics:
+        return self._supervisor.statistics()
+
+    def close(self) -> None:
+        self._finalizer()
+
+
+class _Process:
+    """One life of the child: started, asked and read; `finish` leaves nothing of it."""
+
+    def __init__(self, made_from: Mapping[str, Any]) -> None:
+        paths = [str(Path(path).absolute()) for path in sys.path if path]
+        self._popen = subprocess.Popen(
+            [sys.executable, "-c", _START, *paths],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # an abort would first look for a debugger
+            start_new_session=True,  # a terminal's Ctrl-C is for the parent
+        )
+        self.pid = self._popen.pid
+        self.channels: dict[int, Channel] = {}
+        self._dead = False
+        self._changing = threading.Lock()
+        self._outbox: SimpleQueue[Sequence[bytes | memoryview] | None] = SimpleQueue()
+        # Written by a thread of its own: a Ctrl-C would cut a frame, and a big picture would hold up its request.
+        self._writer = threading.Thread(target=self._write, name="pocketvlm-to-engine", daemon=True)
+        self._writer.start()
+        self.ask(made_from)
+
+    def ask(
+        self,
+        message: Mapping[str, Any],
+        blobs: Sequence[memoryview] = (),
+        number: int | None = None,
+        channel: Channel | None = None,
+    ) -> None:
+        """Send a frame; answers to `number` go to `channel`, also that there will be none."""
+        frame = wire.pack(message, blobs)
+        with self._changing:
+            if number is not None and channel is not None:
+                self.channels[number] = channel
+                if self._dead:
+                    channel.put(_crashed(self._popen.returncode))
+            self._outbox.put(frame)
+
+    def forget(self, number: int) -> None:
+        with self._changing:
+            self.channels.pop(number, None)
+
+    def read(self) -> wire.Frame | None:
+        assert self._popen.stdout is not None
+        return wire.read(self._popen.stdout)
+
+    def give(self, message: dict[str, Any]) -> None:
+        """Hand an event to the request that it answers."""
+        channel = self.channels.get(message.pop("id"))
+        if channel is not None:
+            channel.put(wire.event_in(message))
+
+    def finish(self, error: Exception | None = None) -> int:
+        """Reap it, killing it if need be, and tell those who wait; its exit status."""
+        self._popen.kill()
+        code = self._popen.wait()
+        self._outbox.put(None)
+        self._writer.join()
+        assert self._popen.stdout is not None
+        self._popen.stdout.close()
+        with self._changing:
+            self._dead = True
+            for channel in self.channels.values():
+                channel.put(error or _crashed(code))
+        return code
+
+    def stop(self) -> None:
+        """Ask it to end, then make it."""
+        self.ask({"kind": "close"})
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(_PATIENCE)
+        self._popen.kill()
+
+    def _write(self) -> None:
+        assert self._popen.stdin is not None
+        pipe = self._popen.stdin
+        with suppress(OSError), pipe:  # who reads the answers sees its end
+            while (frame := self._outbox.get()) is not None:
+                for part in frame:
+                    pipe.write(part)
+                pipe.flush()
+
+
+class _Supervisor:
+    """Starts a process, reads it to its end on a thread of its own, and starts the next."""
+
+    def __init__(self, made_from: Mapping[str, Any], parallel: int) -> None:
+        self._made_from = made_from
+        self._changed = threading.Condition()
+        self._closed = False
+        self._state: Literal["ok", "restarting", "failing"] = "ok"
+        self._crashes = 0  # since the last answer
+        self._restarts = 0
+        self._latest = Statistics(parallel=parallel)
+        self._before = Statistics()  # totals of the processes that died
+        self._numbers = itertools.count(-1, -1)
+        self._process = _Process(made_from)
+        try:
+            self.info = self._ready(self._process)
+        except BaseException:
+            self._process.finish()
+            raise
+        self._thread = threading.Thread(target=self._supervise, name="pocketvlm-supervisor", daemon=True)
+        self._thread.start()
+
+    def running(self) -> _Process:
+        """The process that takes requests; waits while it is started again."""
+        with self._changed:
+            while self._state == "restarting" and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                raise EngineClosedError("the model is closed")
+            if self._state == "failing":
+                raise EngineCrashedError(f"the engine crashed {self._crashes} times in a row; it is tried again soon")
+            return self._process
+
+    def answered(self) -> None:
+        self._crashes = 0
+
+    def cancel(self) -> None:
+        process = self._process
+        for number, channel in list(process.channels.items()):
+            process.ask({"kind": "cancel", "id": number})
+            channel.put(GenerationCancelledError("the generation was cancelled"))
+
+    def statistics(self) -> Statistics:
+        process = self._process
+        if self._state == "ok" and not self._closed:
+            channel: Channel = SimpleQueue()
+            number = next(self._numbers)
+            process.ask({"kind": "statistics", "id": number}, (), number, channel)
+            with suppress(Exception):  # it is busy, or died: what it said last must do
+                channel.get(timeout=_ANSWER)
+            process.forget(number)
+        latest, before = self._latest, self._before
+        totals = {name: getattr(latest, name) + getattr(before, name) for name in _TOTALS}
+        alive = self._state == "ok" and not self._closed
+        gauges = {} if alive else {"running": 0, "queued": 0, "encoding": 0}
+        return replace(
+            latest, **totals, **gauges, state=self._state, restarts=self._restarts, child=process.pid if alive else None
+        )
+
+    def close(self) -> None:
+        with self._changed:
+            if self._closed:
+                return
+            self._closed = True
+            self._changed.notify_all()
+        self._process.stop()
+        self._thread.join()
+
+    def _supervise(self) -> None:
+        while True:
+            process = self._process
+            while (frame := process.read()) is not None:
+                self._take(process, frame[0])
+            if self._closed:
+                process.finish(EngineClosedError("the model is closed"))
+                return
+            with self._changed:
+                self._state = "restarting"
+            code = process.finish()
+            _log.error("the engine's process %d %s", process.pid, _ended(code))
+            if not self._restart():
+                return
+
+    def _restart(self) -> bool:
+        """Until a process is ready; False where the engine was closed meanwhile."""
+        while True:
+            self._crashes += 1
+            self._bury()
+            pause = _PAUSES[min(self._crashes, len(_PAUSES) - 1)]
+            with self._changed:
+                if self._crashes >= _FAILING:
+                    self._state = "failing"
+                    self._changed.notify_all()
+                self._changed.wait_for(lambda: self._closed, pause)
+                if self._closed:
+                    return False
+                self._state = "restarting"
+                self._process = process = _Process(self._made_from)
+            self._restarts += 1
+            try:
+                self._ready(process)
+            except Exception as error:
+                process.finish()
+                _log.error("the engine cannot be started again: %s", error)
+                if self._closed:
+                    return False
+                continue
+            with self._changed:
+                self._state = "ok"
+                self._changed.notify_all()
+            return True
+
+    def _bury(self) -> None:
+        """Add the totals of a dead process to those of its forerunners."""
+        totals = {name: getattr(self._latest, name) + getattr(self._before, name) for name in _TOTALS}
+        self._before = Statistics(**totals)
+        self._latest = Statistics(parallel=self._latest.parallel)
+
+    def _ready(self, process: _Process) -> EngineInfo:
+        frame = process.read()
+        if frame is None:
+            raise _crashed(process.finish(), "while the model was loaded")
+        if "refused" in frame[0]:
+            raise wire.error_in(frame[0]["refused"])
+        return wire.info_in(frame[0]["ready"])
+
+    def _take(self, process: _Process, message: dict[str, Any]) -> None:
+        if "statistics" in message:
+            self._latest = Statistics(**message["statistics"])
+            message = {"id": message["id"], "finished": "stop"}  # it is there: nothing more is said
+        process.give(message)
+
+
+def _crashed(code: int | None, when: str = "") -> EngineCrashedError:
+    return EngineCrashedError(" ".join(filter(None, ("the engine's process", _ended(code), when))))
+
+
+def _ended(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"ended with status {code}"
+    with suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"

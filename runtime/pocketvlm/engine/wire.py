@@ -1,0 +1,189 @@
+"""What travels between an engine's process and ours: frames of JSON with arrays beside it. No code travels.
+
+A frame is a uint32 and a uint64, little-endian: the bytes of the JSON and of what follows it; then both.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from pocketvlm import errors
+from pocketvlm.engine.engine import (
+    EngineInfo,
+    EngineOptions,
+    Event,
+    Finished,
+    Generation,
+    Image,
+    ImageReport,
+    Progress,
+    Score,
+    Started,
+    Token,
+)
+from pocketvlm.images import Picture
+from pocketvlm.native.sampler import Sampling
+from pocketvlm.prompt import TextSpan
+
+_HEAD = struct.Struct("<IQ")
+Frame = tuple[dict[str, Any], memoryview]
+
+
+def pack(message: Mapping[str, Any], blobs: Sequence[memoryview] = ()) -> list[bytes | memoryview]:
+    """A frame, in parts to be written one after another."""
+    text = json.dumps(message, separators=(",", ":")).encode("ascii")
+    return [_HEAD.pack(len(text), sum(blob.nbytes for blob in blobs)) + text, *blobs]
+
+
+def read(stream: IO[bytes]) -> Frame | None:
+    """The next frame; None where the other side has gone, be it within a frame."""
+    if len(head := stream.read(_HEAD.size)) < _HEAD.size:
+        return None
+    size, more = _HEAD.unpack(head)
+    text, blob = stream.read(size), stream.read(more)
+    if len(text) < size or len(blob) < more:
+        return None
+    return json.loads(text), memoryview(blob)
+
+
+# --- requests
+
+
+def generation_out(request: Generation) -> tuple[dict[str, Any], list[memoryview]]:
+    blobs: list[memoryview] = []
+    prompt: list[dict[str, Any]] = []
+    for piece in request.prompt:
+        if isinstance(piece, TextSpan):
+            prompt.append({"text": piece.text, "special": piece.special})
+            continue
+        picture = piece.picture
+        blobs.append(np.ascontiguousarray(picture.pixels).data.cast("B"))
+        prompt.append(
+            {
+                "shape": picture.pixels.shape,
+                "digest": picture.digest,
+                "read_ms": picture.read_ms,
+                "detail": piece.detail,
+                "max_tokens": piece.max_tokens,
+                "param": piece.param,
+            }
+        )
+    sampling = {field.name: getattr(request.sampling, field.name) for field in fields(Sampling)}
+    sampling["logit_bias"] = list(request.sampling.logit_bias.items())
+    rest = {f.name: getattr(request, f.name) for f in fields(Generation) if f.name not in ("prompt", "sampling")}
+    return {"prompt": prompt, "sampling": sampling, **rest}, blobs
+
+
+def generation_in(message: Mapping[str, Any], blob: memoryview) -> Generation:
+    prompt: list[TextSpan | Image] = []
+    at = 0
+    for piece in message["prompt"]:
+        if "text" in piece:
+            prompt.append(TextSpan(**piece))
+            continue
+        height, width, channels = piece["shape"]
+        size = height * width * channels
+        pixels = np.frombuffer(blob[at : at + size], np.uint8).reshape(height, width, channels)
+        at += size
+        picture = Picture(pixels, piece["digest"], piece["read_ms"])
+        prompt.append(Image(picture, piece["detail"], piece["max_tokens"], piece["param"]))
+    sampling = dict(message["sampling"])
+    sampling["logit_bias"] = dict(sampling["logit_bias"])
+    rest = {name: value for name, value in message.items() if name not in ("prompt", "sampling")}
+    return Generation(tuple(prompt), Sampling(**sampling), **rest)
+
+
+# --- events and errors
+
+
+def event_out(event: Event | BaseException) -> dict[str, Any]:
+    """One key, the kind of event; bytes become characters of the same number."""
+    if isinstance(event, Token):
+        score = event.score
+        scored = score and [score.logprob, [[id, data.decode("latin-1"), value] for id, data, value in score.top]]
+        return {"token": [event.id, event.data.decode("latin-1"), scored]}
+    if isinstance(event, Progress):
+        return {"progress": [event.done, event.total]}
+    if isinstance(event, Started):
+        return {"started": asdict(event)}
+    if isinstance(event, Finished):
+        return {"finished": event.reason}
+    return {"error": error_out(event)}
+
+
+def event_in(message: Mapping[str, Any]) -> Event | Exception:
+    kind, value = next(iter(message.items()))
+    if kind == "token":
+        id, data, scored = value
+        score = None
+        if scored is not None:
+            score = Score(
+                scored[0], tuple((token, text.encode("latin-1"), logprob) for token, text, logprob in scored[1])
+            )
+        return Token(id, data.encode("latin-1"), score)
+    if kind == "progress":
+        return Progress(*value)
+    if kind == "started":
+        images = tuple(
+            ImageReport(**{**image, "original": tuple(image["original"]), "used": tuple(image["used"])})
+            for image in value["images"]
+        )
+        return Started(**{**value, "images": images})
+    if kind == "finished":
+        return Finished(value)
+    return error_in(value)
+
+
+def error_out(error: BaseException) -> dict[str, Any]:
+    """Errors of ours by name, with what they carry; others as an EngineError that says what they were."""
+    if not isinstance(error, errors.PocketVLMError):
+        return {"name": "EngineError", "arguments": [f"the engine failed: {error!r}"]}
+    arguments: list[Any] = [str(error)]
+    if isinstance(error, errors.RequestError):
+        arguments = [error.message, error.param]
+    elif isinstance(error, errors.FileError):
+        arguments = [error.message, None if error.path is None else str(error.path)]
+    elif isinstance(error, errors.QueueFullError):
+        arguments = [str(error), error.retry_after]
+    return {"name": type(error).__name__, "arguments": arguments}
+
+
+def error_in(message: Mapping[str, Any]) -> Exception:
+    kind = getattr(errors, str(message["name"]), None)
+    if not (isinstance(kind, type) and issubclass(kind, errors.PocketVLMError)):
+        kind = errors.EngineError
+    found: Exception = kind(*message["arguments"])
+    return found
+
+
+# --- an engine
+
+
+def info_out(info: EngineInfo) -> dict[str, Any]:
+    return {**asdict(info), "control_tokens": sorted(info.control_tokens)}
+
+
+def info_in(message: Mapping[str, Any]) -> EngineInfo:
+    return EngineInfo(**{**message, "control_tokens": frozenset(message["control_tokens"])})
+
+
+def engine_out(
+    model: Path, mmproj: Path | None, onnx: Path | None, *, name: str, fingerprint: str, options: EngineOptions
+) -> dict[str, Any]:
+    """What an engine is made from; relative paths become absolute."""
+    files = [None if path is None else str(path.absolute()) for path in (model, mmproj, onnx)]
+    return {"files": files, "name": name, "fingerprint": fingerprint, "options": asdict(options)}
+
+
+def engine_in(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of an engine."""
+    model, mmproj, onnx = (None if path is None else Path(path) for path in message["files"])
+    named = {"name": message["name"], "fingerprint": message["fingerprint"]}
+    return {"model": model, "mmproj": mmproj, "onnx": onnx, **named, "options": EngineOptions(**message["options"])}

@@ -1,0 +1,100 @@
+"""The process of a `ChildEngine`: frames on standard input are requests, frames on standard output are events.
+
+It ends with its parent, however that ends: the pipe closes, and to be sure it looks who its parent is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import IO, Any
+
+from pocketvlm.engine import wire
+from pocketvlm.engine.engine import Event, Finished
+from pocketvlm.engine.job import Job
+from pocketvlm.engine.local import LocalEngine
+from pocketvlm.errors import PocketVLMError
+
+_LOOK = 1.0  # seconds between two looks at the parent
+_AT_ONCE = 64  # frames in one write
+
+
+def main() -> None:
+    parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the parent
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # whatever prints must not print into the frames
+    outbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
+    threading.Thread(target=_write, args=(answers, outbox, parent), daemon=True).start()
+    serve(requests, outbox)
+    os._exit(0)  # at once: the parent has gone or has said so, and nothing here outlives it
+
+
+def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
+    """Until the parent goes or says `close`."""
+    first = wire.read(requests)
+    if first is None:
+        return
+    try:
+        engine = LocalEngine(**wire.engine_in(first[0]))
+    except PocketVLMError as error:
+        outbox.put({"refused": wire.error_out(error)})
+        wire.read(requests)  # the parent has read it and closes
+        return
+    outbox.put({"ready": wire.info_out(engine.info)})
+    jobs: dict[int, Job | None] = {}  # None: not submitted yet
+    changing = threading.Lock()
+
+    def sink(number: int, event: Event | BaseException) -> None:
+        outbox.put({**wire.event_out(event), "id": number})
+        if isinstance(event, Finished | BaseException):
+            with changing:
+                jobs.pop(number, None)
+
+    while (frame := wire.read(requests)) is not None:
+        message, blob = frame
+        kind = message.pop("kind")
+        if kind == "generate":
+            number = message.pop("id")
+            jobs[number] = None
+            try:
+                job = engine.submit(wire.generation_in(message, blob), partial(sink, number))
+            except Exception as error:
+                sink(number, error)
+                continue
+            with changing:
+                if number in jobs:  # else it is over already
+                    jobs[number] = job
+        elif kind == "cancel":
+            with changing:
+                unwanted = jobs.pop(message["id"], None)
+            if unwanted is not None:
+                engine.withdraw(unwanted)
+        elif kind == "statistics":
+            outbox.put({"statistics": asdict(engine.statistics()), "id": message["id"]})
+        else:
+            return
+
+
+def _write(stream: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]], parent: int) -> None:
+    while True:
+        try:
+            frames = [outbox.get(timeout=_LOOK)]
+        except Empty:
+            if os.getppid() != parent:
+                os._exit(1)
+            continue
+        while not outbox.empty() and len(frames) < _AT_ONCE:
+            frames.append(outbox.get())
+        data = memoryview(b"".join(part for frame in frames for part in wire.pack(frame)))
+        try:
+            while data:
+                data = data[stream.write(data) :]
+        except OSError:
+            os._exit(1)

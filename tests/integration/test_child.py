@@ -1,0 +1,328 @@
+"""The engine in a process of its own: the same answers, and what happens when that process dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageDraw
+
+from pocketvlm import VLM
+from pocketvlm.engine import child
+from pocketvlm.engine.child import ChildEngine
+from pocketvlm.engine.engine import EngineOptions, Generation, Token
+from pocketvlm.errors import (
+    ContextLengthError,
+    EngineClosedError,
+    EngineCrashedError,
+    GenerationCancelledError,
+    ModelFormatError,
+    QueueFullError,
+)
+from pocketvlm.locate import locate
+from pocketvlm.messages import ChatRequest
+from pocketvlm.native.sampler import Sampling
+
+COLOURS = ("red", "green", "blue", "yellow")
+KILLS = int(os.environ.get("POCKETVLM_KILLS", "3"))
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals")
+
+
+def start(bundle: Path, **options: Any) -> VLM:
+    found = locate(bundle, model=None, mmproj=None)
+    made = EngineOptions(**{"parallel": 4, "context_size": 1024, "threads": 2, **options})
+    engine = ChildEngine(
+        found.model, found.mmproj, found.onnx, name=found.name, fingerprint=found.fingerprint, options=made
+    )
+    return VLM(engine)
+
+
+@pytest.fixture(scope="module")
+def vlm(iota_bundle: Path) -> Iterator[VLM]:
+    with start(iota_bundle) as loaded:
+        yield loaded
+
+
+def disc(colour: str, seed: int = 0) -> Image.Image:
+    picture = Image.new("RGB", (96, 96), "white")
+    ImageDraw.Draw(picture).ellipse((12, 12, 84, 84), colour)
+    picture.putpixel((0, 0), (seed % 256, seed // 256, 0))
+    return picture
+
+
+def asked(question: str, *pictures: Any) -> list[Any]:
+    parts = [{"type": "image", "image": picture} for picture in pictures]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+
+
+def endless(vlm: VLM, tokens: int = 700) -> Generation:
+    """One that goes on for `tokens` tokens."""
+    ends = 4  # iota has its ends of text and turn among the first four tokens
+    prompt = vlm._prompt(ChatRequest.parse(asked("Describe the picture.")))
+    return Generation(prompt, Sampling(logit_bias=dict.fromkeys(range(ends), -100.0)), max_tokens=tokens)
+
+
+def pid_of(vlm: VLM) -> int:
+    pid = vlm._engine.statistics().child
+    assert pid is not None
+    return pid
+
+
+def settle(vlm: VLM) -> None:
+    until = time.monotonic() + 30
+    while (now := vlm._engine.statistics()).running or now.queued or now.state != "ok":
+        assert time.monotonic() < until, now
+        time.sleep(0.01)
+
+
+def colour_is_right(vlm: VLM, number: int) -> bool:
+    colour = COLOURS[number % 4]
+    return vlm.chat(asked("What colour is the circle?", disc(colour, number))).text.lower() == colour
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+
+
+def test_answers_and_scores_are_those_of_this_process(iota_bundle: Path, sample_png: Path) -> None:
+    picture = Image.open(sample_png).convert("RGB")
+    asks: list[dict[str, Any]] = [
+        {"messages": asked("Describe the picture.", picture), "logprobs": True, "top_logprobs": 3},
+        {"messages": asked("Describe the picture.", picture), "temperature": 2.0, "seed": 3, "logit_bias": {"9": -5}},
+        {"messages": asked("How many shapes are there?", picture)},
+    ]
+
+    def answers(vlm: VLM) -> list[Any]:
+        found = []
+        for ask in asks:
+            answer = vlm.chat(**ask)
+            found.append((answer.choices, answer.usage, [image.tokens for image in answer.timings.images]))
+        return found
+
+    with VLM.load(iota_bundle, exact=True, context_size=1024) as here:
+        expected, info = answers(here), here.info
+    with start(iota_bundle, exact=True, parallel=1, threads=None) as there:
+        assert there.info == info
+        assert answers(there) == expected
+
+
+def test_each_client_is_told_about_its_own_picture(vlm: VLM) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(lambda number: colour_is_right(vlm, number), range(32)))
+
+
+def test_errors_are_those_of_this_process(vlm: VLM, iota_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(ContextLengthError, match="the context holds 1,024") as caught:
+        vlm.chat(asked("word " * 1200))
+    assert caught.value.param == "messages"
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(100))
+    with pytest.raises(ModelFormatError) as refused:
+        ChildEngine(
+            tmp_path / "broken.gguf", None, None, name="broken", fingerprint="", options=EngineOptions(parallel=2)
+        )
+    assert refused.value.path == tmp_path / "broken.gguf"
+    with start(iota_bundle, parallel=1, queue_size=0) as small:
+        with closing(small._engine.generate(endless(small))) as stream:
+            next(stream)
+            with pytest.raises(QueueFullError) as full:
+                small.chat(asked("What is this?"))
+        assert full.value.retry_after >= 1
+
+
+def test_closing_a_stream_frees_its_lane(vlm: VLM) -> None:
+    ask = endless(vlm)
+    before = vlm._engine.statistics()
+    for count in range(40):
+        with closing(vlm._engine.generate(ask)) as stream:
+            for _ in range(count % 4):
+                next(stream)
+    settle(vlm)
+    assert vlm._engine.statistics().cancelled - before.cancelled >= 30
+    assert colour_is_right(vlm, 1)
+
+
+def test_cancel_reaches_all(vlm: VLM) -> None:
+    def read() -> None:
+        for event in vlm._engine.generate(endless(vlm)):
+            if isinstance(event, Token):
+                reading.release()
+
+    reading = threading.Semaphore(0)
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(read) for _ in range(2)]
+        reading.acquire()
+        vlm.cancel()
+        for one in waiting:
+            assert isinstance(one.exception(30), GenerationCancelledError)
+    settle(vlm)
+
+
+@posix
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGABRT])
+def test_killed_under_load(vlm: VLM, how: signal.Signals) -> None:
+    """All that run or wait are told, the next is right, and nothing is left of the dead."""
+    settle(vlm)
+    assert colour_is_right(vlm, 0)
+    files, threads, restarts = open_files(), threading.active_count(), vlm._engine.statistics().restarts
+    for round in range(KILLS):
+        pid = pid_of(vlm)
+        started = threading.Semaphore(0)
+
+        def read(started: threading.Semaphore = started) -> None:
+            for event in vlm._engine.generate(endless(vlm)):
+                if isinstance(event, Token):
+                    started.release()
+
+        with ThreadPoolExecutor(8) as pool:
+            waiting = [pool.submit(read) for _ in range(8)]  # four run, four wait
+            for _ in range(4):
+                started.acquire()
+            os.kill(pid, how)
+            began = time.monotonic()
+            for one in waiting:
+                error = one.exception(10)
+                assert isinstance(error, EngineCrashedError), error
+                assert how.name in str(error)
+                assert error.code == "engine_crashed"
+            assert time.monotonic() - began < 2
+        assert colour_is_right(vlm, round)
+        assert pid_of(vlm) != pid
+        with pytest.raises(ProcessLookupError):  # reaped: not even a zombie
+            os.kill(pid, 0)
+    assert open_files() == files
+    assert threading.active_count() == threads
+    assert vlm._engine.statistics().restarts == restarts + KILLS
+    assert vlm._engine.statistics().state == "ok"
+
+
+@posix
+def test_killed_while_encoding_or_idle(vlm: VLM) -> None:
+    for number in range(2):
+        with closing(vlm._engine.generate(endless(vlm))) as stream:
+            next(stream)
+        os.kill(pid_of(vlm), signal.SIGKILL)
+        time.sleep(0.05 * number)
+        try:
+            assert colour_is_right(vlm, number)
+        except EngineCrashedError:  # sent before the death was known
+            assert colour_is_right(vlm, number)
+
+
+@posix
+def test_a_crash_loop_backs_off_and_says_so(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_PAUSES", (0.0, 0.0, 0.0, 0.6))
+    with start(iota_bundle) as vlm:
+        good = child._START
+        monkeypatch.setattr(child, "_START", "import os; os.abort()")
+        os.kill(pid_of(vlm), signal.SIGKILL)
+        until = time.monotonic() + 20
+        while vlm._engine.statistics().state != "failing":
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        for _ in range(100):
+            try:
+                with pytest.raises(EngineCrashedError, match="in a row"):
+                    colour_is_right(vlm, 0)
+                break
+            except AssertionError:
+                time.sleep(0.01)
+        assert vlm._engine.statistics().child is None
+        monkeypatch.setattr(child, "_START", good)
+        while vlm._engine.statistics().state != "ok":
+            assert time.monotonic() < until + 20
+            time.sleep(0.01)
+        assert colour_is_right(vlm, 2)
+        assert vlm._engine.statistics().restarts >= 3
+
+
+def test_closed(iota_bundle: Path) -> None:
+    vlm = start(iota_bundle)
+    pid = pid_of(vlm)
+    stream = vlm._engine.generate(endless(vlm))
+    next(stream)
+    vlm.close()
+    vlm.close()
+    with pytest.raises(EngineClosedError):
+        list(stream)
+    with pytest.raises(EngineClosedError):
+        vlm.chat(asked("What is this?"))
+    assert vlm._engine.statistics().child is None
+    if sys.platform != "win32":
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@posix
+@pytest.mark.parametrize("how", ["kill", "exit", "drop"])
+def test_the_child_goes_with_its_parent(iota_bundle: Path, how: str) -> None:
+    end = {
+        "kill": "import time; time.sleep(60)",
+        "exit": "",
+        "drop": "del vlm, engine, stream; import time; time.sleep(60)",
+    }
+    script = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from test_child_helper import start, endless
+from pathlib import Path
+vlm = start(Path({str(iota_bundle)!r}))
+engine = vlm._engine
+stream = engine.generate(endless(vlm))
+next(stream)
+print(engine.statistics().child, flush=True)
+{end[how]}
+""".replace(
+        "from test_child_helper import", f"sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_child import"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        try:
+            if how == "kill":
+                parent.kill()
+            until = time.monotonic() + 10
+            while alive(pid):
+                assert time.monotonic() < until, "the child outlived its parent"
+                time.sleep(0.02)
+        finally:
+            parent.kill()
+
+
+def alive(pid: int) -> bool:
+    """Not counting a zombie whose parent, some init, has not looked yet."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@posix
+def test_interrupt_stops_the_caller_only(iota_bundle: Path) -> None:
+    """Ctrl-C in a terminal goes to the whole group: the child lives on, and the lane is free again."""
+    with start(iota_bundle) as vlm:
+        pid = pid_of(vlm)
+        timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            for _ in range(1000):
+                list(vlm._engine.generate(endless(vlm)))
+        timer.join()
+        assert os.getsid(pid) != os.getsid(0)
+        assert colour_is_right(vlm, 3)
+        settle(vlm)
+        assert pid_of(vlm) == pid

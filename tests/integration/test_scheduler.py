@@ -1,0 +1,343 @@
+"""Many requests on one engine in this process: batching, fairness, cancelling, shared prefixes, memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketvlm import VLM
+from pocketvlm.engine.engine import Generation, Progress, Started, Token
+from pocketvlm.engine.local import LocalEngine
+from pocketvlm.errors import EngineBusyError, GenerationCancelledError, QueueFullError
+from pocketvlm.messages import ChatRequest
+from pocketvlm.native.sampler import Sampling
+
+COLOURS = ("red", "green", "blue", "yellow")
+
+
+@pytest.fixture(scope="module")
+def vlm(iota_bundle: Path) -> Iterator[VLM]:
+    with VLM.load(iota_bundle, parallel=4, context_size=1024, threads=2) as loaded:
+        yield loaded
+
+
+@pytest.fixture
+def engine(vlm: VLM) -> Iterator[LocalEngine]:
+    """The engine of `vlm`, which must be idle before and after."""
+    found = vlm._engine
+    assert isinstance(found, LocalEngine)
+    settle(found)
+    yield found
+    settle(found)
+
+
+def settle(engine: Any, seconds: float = 20) -> None:
+    """Wait until nothing runs; every lane is free then."""
+    until = time.monotonic() + seconds
+    while (now := engine.statistics()).running or now.queued or now.encoding:
+        assert time.monotonic() < until, now
+        time.sleep(0.005)
+
+
+def disc(colour: str, seed: int = 0, size: tuple[int, int] = (96, 96)) -> Image.Image:
+    """A circle on white; no two seeds give the same pixels."""
+    from PIL import ImageDraw
+
+    picture = Image.new("RGB", size, "white")
+    width, height = size
+    ImageDraw.Draw(picture).ellipse((width // 8, height // 8, width * 7 // 8, height * 7 // 8), colour)
+    picture.putpixel((0, 0), (seed % 256, seed // 256 % 256, seed // 65536))
+    return picture
+
+
+def asked(question: str, *pictures: Any) -> list[Any]:
+    parts = [{"type": "image", "image": picture} for picture in pictures]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+
+
+def generation(vlm: VLM, messages: list[Any], max_tokens: int | None = None, endless: bool = False) -> Generation:
+    prompt = vlm._prompt(ChatRequest.parse(messages))
+    engine: Any = vlm._engine
+    bias = {engine._model.eos: -100.0}
+    return Generation(prompt, Sampling(logit_bias=bias if endless else {}), max_tokens=max_tokens)
+
+
+@pytest.mark.usefixtures("engine")
+def test_each_client_is_told_about_its_own_picture(vlm: VLM) -> None:
+    def ask(number: int) -> tuple[str, str]:
+        colour = COLOURS[number % len(COLOURS)]
+        return colour, vlm.chat(asked("What colour is the circle?", disc(colour, number))).text
+
+    with ThreadPoolExecutor(16) as pool:
+        for colour, answer in pool.map(ask, range(48)):
+            assert answer.lower() == colour
+
+
+def test_together_as_alone(iota_bundle: Path) -> None:
+    """Answers do not depend on who else is served."""
+    questions = [asked("Describe the picture.", disc(COLOURS[i % 4], i, (200 + 30 * i, 150))) for i in range(6)]
+    with VLM.load(iota_bundle, exact=True) as alone:
+        expected = [alone.chat(question).text for question in questions]
+    with VLM.load(iota_bundle, exact=True, parallel=3, context_size=1024) as many, ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(lambda question: many.chat(question).text, questions)) == expected
+
+
+def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: LocalEngine) -> None:
+    encoding = threading.Event()
+    release = threading.Event()
+    original = engine._vision.prepare  # type: ignore[union-attr]
+
+    def slow(*arguments: Any) -> Any:
+        seen = original(*arguments)
+        encode = seen.encode
+
+        def wait(slot: Any) -> Any:
+            encoding.set()
+            release.wait(20)
+            return encode(slot)
+
+        seen.encode = wait  # type: ignore[method-assign]
+        return seen
+
+    with closing(
+        engine.generate(generation(vlm, asked("Describe the picture.", disc("red")), 400, endless=True))
+    ) as one:
+        while not isinstance(next(one), Token):
+            pass
+        engine._vision.prepare = slow  # type: ignore[union-attr,method-assign]
+        try:
+            answers: list[str] = []
+            question = asked("What colour is the circle?", disc("blue", 7))
+            other = threading.Thread(target=lambda: answers.append(vlm.chat(question).text))
+            other.start()
+            assert encoding.wait(20)
+            assert sum(isinstance(next(one), Token) for _ in range(100)) == 100
+            assert not answers
+        finally:
+            engine._vision.prepare = original  # type: ignore[union-attr,method-assign]
+            release.set()
+        other.join()
+    assert answers == ["Blue"]
+
+
+def test_cancelling_at_any_stage_loses_no_lane(vlm: VLM, engine: LocalEngine) -> None:
+    """Queued, encoding, in the prompt, answering: the lanes come back, and what is kept of the cache is right."""
+    rng = Random(1)
+    before = engine.statistics()
+    asks = [generation(vlm, asked("word " * 200, disc("red", i, (300, 200))), 50, endless=True) for i in range(12)]
+    stages = {"queued": 0, "encoding": 0, "prompt": 0, "answer": 0}
+
+    def disturb(number: int) -> str:
+        events = engine.generate(asks[rng.randrange(len(asks))])
+        stage = "queued"
+        wanted = number % 12
+        with closing(events):
+            for count, event in enumerate(events):
+                stage = {Progress: "encoding", Started: "prompt", Token: "answer"}[type(event)]
+                if count >= wanted:
+                    break
+        return stage
+
+    def leave_queue(_: int) -> str:
+        """Withdrawn before any event."""
+        job = engine.submit(asks[0], lambda _: None)
+        engine.withdraw(job)
+        return "queued"
+
+    with ThreadPoolExecutor(12) as pool:
+        for stage in pool.map(lambda i: leave_queue(i) if i % 5 == 0 else disturb(i), range(300)):
+            stages[stage] += 1
+    settle(engine)
+    assert all(stages.values()), stages
+    assert not any(lane.busy for lane in engine._scheduler._lanes)
+    after = engine.statistics()
+    assert after.cancelled - before.cancelled + after.finished - before.finished == 300
+    for colour in COLOURS:
+        assert vlm.chat(asked("What colour is the circle?", disc(colour))).text.lower() == colour
+
+
+def test_a_cancelled_encode_does_not_spoil_the_next(vlm: VLM, engine: LocalEngine) -> None:
+    for seed in range(30):
+        with closing(engine.generate(generation(vlm, asked("?", disc("red", 100 + seed, (640, 480)))))) as events:
+            assert isinstance(next(events), Progress)
+        colour = COLOURS[seed % 4]
+        assert vlm.chat(asked("What colour is the circle?", disc(colour, 100 + seed))).text.lower() == colour
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_prefix_is_found_in_any_lane(vlm: VLM) -> None:
+    picture = disc("green", 4242, (200, 150))
+    first = vlm.chat(asked("What colour is the circle?", picture))
+    assert first.timings.images[0].cache == "none"
+    # Other chats come between, each in a lane of its own.
+    for seed in range(3):
+        vlm.chat(asked("What colour is the circle?", disc("red", 4300 + seed)))
+    again = vlm.chat(asked("What colour is the circle?", picture))
+    assert again.timings.images[0].cache == "kv"
+    assert again.text == first.text == "Green"
+
+
+def test_a_prefix_is_shared_with_a_lane_that_is_busy(vlm: VLM, engine: LocalEngine) -> None:
+    picture = disc("yellow", 777, (200, 150))
+    ask = generation(vlm, asked("Describe the picture.", picture), 600, endless=True)
+    with closing(engine.generate(ask)) as stream:
+        while not isinstance(next(stream), Token):
+            pass
+        answer = vlm.chat(asked("What colour is the circle?", picture))
+        assert engine.statistics().running == 1, "the first stream must still run"
+    assert answer.timings.images[0].cache == "kv"
+    assert answer.timings.images[0].encode_ms == 0
+    assert answer.text == "Yellow"
+
+
+def test_full_queue(iota_bundle: Path) -> None:
+    with VLM.load(iota_bundle, parallel=2, context_size=512) as vlm:
+        engine: Any = vlm._engine
+        engine._scheduler._most = 3
+        ask = generation(vlm, asked("Describe the picture."), 300, endless=True)
+        streams = []
+        threads = ThreadPoolExecutor(3)  # each stream is opened by a thread of its own
+
+        def start() -> None:
+            stream = engine.generate(ask)
+            streams.append(stream)
+            if len(streams) < 3:
+                next(stream)
+
+        for _ in range(2):
+            threads.submit(start).result()
+        job = engine.submit(ask, lambda _: None)
+        with pytest.raises(QueueFullError) as caught:
+            vlm.chat(asked("What is this?"))
+        assert caught.value.retry_after >= 1
+        assert caught.value.code == "queue_full"
+        assert engine.statistics().queued == 1
+        engine.withdraw(job)
+        for stream in streams:
+            stream.close()
+        settle(engine)
+        assert vlm.chat(asked("What is this?"), max_tokens=2).text
+
+
+def test_a_thread_does_not_wait_for_itself(vlm: VLM, engine: LocalEngine) -> None:
+    ask = generation(vlm, asked("Describe the picture."), 200, endless=True)
+    streams = [engine.generate(ask) for _ in range(4)]
+    for stream in streams:
+        assert isinstance(next(stream), Started)
+    with pytest.raises(EngineBusyError):
+        next(engine.generate(ask))
+    streams[0].close()
+    with closing(engine.generate(ask)) as fifth:
+        next(fifth)
+    for stream in streams:
+        stream.close()
+
+
+def test_a_reader_that_sleeps_makes_only_itself_wait(vlm: VLM, engine: LocalEngine) -> None:
+    ask = generation(vlm, asked("Describe the picture."), 300, endless=True)
+    with closing(engine.generate(ask)) as sleeper:
+        next(sleeper)
+        assert len([e for e in engine.generate(ask) if isinstance(e, Token)]) == 300
+        assert engine.statistics().running == 1
+        time.sleep(0.2)
+        assert engine._open and max(channel.qsize() for channel in engine._open.values()) < 60
+        assert len([e for e in sleeper if isinstance(e, Token)]) == 300
+
+
+def test_cancel_reaches_all_that_run(vlm: VLM, engine: LocalEngine) -> None:
+    ask = generation(vlm, asked("Describe the picture."), 900, endless=True)
+
+    def read() -> None:
+        for _ in engine.generate(ask):
+            pass
+
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [pool.submit(read) for _ in range(3)]
+        while engine.statistics().running < 3:
+            time.sleep(0.001)
+        vlm.cancel()
+        for one in waiting:
+            assert isinstance(one.exception(30), GenerationCancelledError)
+
+
+@pytest.mark.usefixtures("engine")
+def test_memory_after_many_pictures(vlm: VLM) -> None:
+    def anonymous() -> int:
+        """Bytes of this process that no file backs."""
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+
+    if not Path("/proc/self/status").is_file():
+        pytest.skip("needs /proc")
+
+    def ask(seed: int) -> None:
+        vlm.chat(asked("What colour is the circle?", disc("red", 10_000 + seed, (300, 200))), max_tokens=2)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(60)))
+        warm = anonymous()
+        list(pool.map(ask, range(60, 260)))
+    assert anonymous() < 1.05 * warm
+
+
+def test_non_causal_pictures_and_long_text_together(vlm: VLM, engine: LocalEngine) -> None:
+    """Rows of a picture go in calls of their own, in pieces: the answer is that of one piece."""
+    engine_: Any = engine
+    colour_of = lambda seed: COLOURS[seed % 4]  # noqa: E731
+    ask = generation(vlm, asked("Describe the picture."), 600, endless=True)
+    with closing(engine.generate(ask)) as stream:  # somebody who reads: prompts are cut small
+        while not isinstance(next(stream), Token):
+            pass
+        for seed in range(4):
+            picture = disc(colour_of(seed), 900 + seed, (320, 240))
+            assert vlm.chat(asked("What colour is the circle?", picture)).text.lower() == colour_of(seed)
+    assert engine_._scheduler._pace._usual is not None
+
+
+def test_placement_prefers_a_free_lane_to_throwing_a_chat_away() -> None:
+    from pocketvlm.engine.cache import CacheContent, Lane, place
+
+    def lane(number: int, tokens: range, used: int, busy: bool = False) -> Lane:
+        content = CacheContent()
+        for token in tokens:
+            content.add(token)
+        return Lane(number, content, used, busy)
+
+    lanes = [lane(0, range(100), 5), lane(1, range(0), 0), lane(2, range(50, 80), 3)]
+    chosen = place(lanes, [*range(10), *range(500, 600)], keeps_prefix=True)
+    assert (chosen.lane.id, chosen.known, chosen.source) == (1, 10, lanes[0])
+    chosen = place(lanes, [*range(100), 7, 8], keeps_prefix=True)
+    assert (chosen.lane.id, chosen.known, chosen.source) == (0, 100, None)
+    chosen = place(lanes, list(range(90)), keeps_prefix=False)  # cannot be cut back
+    assert (chosen.lane.id, chosen.known) == (1, 0)
+    chosen = place([replace(lanes[0], busy=True), *lanes[1:]], list(range(80)), keeps_prefix=True)
+    assert (chosen.lane.id, chosen.known, chosen.source and chosen.source.id) == (1, 79, 0)
+
+
+def test_pace_shrinks_and_recovers() -> None:
+    from pocketvlm.engine.pace import Pace
+
+    pace = Pace(512)
+    assert pace.rows(0, False) == 512
+    for _ in range(20):
+        pace.note(0.010, 1, 0, False)
+    cost = 0.001  # seconds a row
+    longest = []
+    for _ in range(200):
+        rows = pace.rows(1, False)
+        seconds = 0.010 + cost * rows
+        longest.append(seconds)
+        pace.note(seconds, 1, rows, False)
+    assert max(longest[20:]) < 0.031
+    assert np.mean(longest[20:]) > 0.015  # but the prompt does go on
