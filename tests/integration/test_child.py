@@ -40,7 +40,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 def start(bundle: Path, **options: Any) -> VLM:
     found = locate(bundle, model=None, mmproj=None)
-    made = EngineOptions(**{"parallel": 4, "context_size": 1024, "threads": 2, **options})
+    made = EngineOptions(**{"parallel": 4, "context_size": 1024, "threads": 1, **options})
     engine = ChildEngine(
         found.model, found.mmproj, found.onnx, name=found.name, fingerprint=found.fingerprint, options=made
     )

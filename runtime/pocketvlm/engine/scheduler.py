@@ -218,8 +218,12 @@ class Scheduler:
         encoding = self._encoder is not None and self._encoder.load > 0
         self._context.set_threads(self._threads.beside if encoding else self._threads.all)
         answers = [job for job in self._running if not job.in_prompt and job.unread() < UNREAD]
-        room = budget = self._pace.rows(len(answers), encoding)
         prompts = [job for job in self._running if job.in_prompt]
+        room = budget = self._pace.rows(len(answers), encoding)
+        if not room:
+            # Who waits for tiles of its own loses little by waiting; the others must get on.
+            prompts = [job for job in prompts if job.encoding is None or not job.encoding.todo]
+            room = budget = min(1, len(prompts))
         self._deliver()
         for job in prompts:
             if isinstance(slot := job.units[job.next], Slot) and slot in job.rows:

@@ -1,0 +1,229 @@
+"""Many streams at once: tokens per second against a bare loop, and how long a stream pauses for another's picture.
+
+1. 1, 2, 4 and 8 clients of `VLM.stream`, against a loop over llama_decode that steps as many sequences in one batch;
+   alternating in one run. Language model: SmolLM2-135M Q4_1.
+2. One stream goes on while another request brings a picture of 17 tiles. SmolVLM-256M's shapes, random weights, Q8_0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_speed import smollm2
+from checkpoint import write_checkpoint
+from PIL import Image
+
+from pocketvlm import VLM
+from pocketvlm.devices import physical_cores, processor
+from pocketvlm.engine.child import ChildEngine
+from pocketvlm.engine.engine import EngineOptions, Generation, Started, Token
+from pocketvlm.locate import locate
+from pocketvlm.messages import ChatRequest
+from pocketvlm.native import library
+from pocketvlm.native.context import Batch, Context
+from pocketvlm.native.llama import Model
+from pocketvlm.native.sampler import Sampler, Sampling
+
+QUESTION = "Write a long story about a small dog that finds a map."
+CLIENTS = (1, 2, 4, 8)
+AIMS = {1: 0.95, 4: 0.9}
+ENCODERS_SHARE = 17  # tiles of a square picture in full detail
+
+
+class BareLoop:
+    """llama_decode and a greedy sampler for each sequence, and nothing else."""
+
+    def __init__(self, path: Path, threads: int, sequences: int, cells: int) -> None:
+        self.model = Model(path)
+        self.context = Context(self.model, n_ctx=cells, n_batch=512, threads=threads, sequences=sequences)
+        self.prompt = self.model.tokenize(QUESTION, special=True)
+
+    def run(self, count: int, clients: int) -> float:
+        """Tokens per second of all together, after the prompts."""
+        lib, context, batch = library.llama(), self.context, Batch(512)
+        context.clear()
+        tokens = []
+        for sequence in range(clients):
+            batch.clear()
+            batch.extend(self.prompt, 0, sequence)
+            context.decode(batch)
+            tokens.append(self.prompt[0])
+        samplers = [Sampler(self.model, Sampling()) for _ in range(clients)]
+        began = time.perf_counter()
+        for at in range(len(self.prompt), len(self.prompt) + count):
+            batch.clear()
+            for sequence, token in enumerate(tokens):
+                batch.add(token, at, sequence)
+            context.decode(batch)
+            tokens = [lib.llama_sampler_sample(sampler.raw, context.raw, i) for i, sampler in enumerate(samplers)]
+        return count * clients / (time.perf_counter() - began)
+
+
+@contextmanager
+def opened(path: Path, child: bool, **options: Any) -> Iterator[VLM]:
+    if not child:
+        with VLM.load(path, **options) as vlm:
+            yield vlm
+        return
+    found = locate(path, model=None, mmproj=None)
+    engine = ChildEngine(
+        found.model,
+        found.mmproj,
+        found.onnx,
+        name=found.name,
+        fingerprint=found.fingerprint,
+        options=EngineOptions(**options),
+    )
+    with VLM(engine) as vlm:
+        yield vlm
+
+
+def ours(vlm: VLM, count: int, clients: int) -> float:
+    """The same from the first token that all have to the last."""
+    ready = threading.Barrier(clients + 1)
+
+    def read() -> int:
+        made = 0
+        messages = [{"role": "user", "content": QUESTION}]
+        bias = {str(token): -100.0 for token in (0, 2)}  # SmolLM2's ends: the story goes on
+        for chunk in vlm.stream(messages, max_tokens=count, logit_bias=bias, stream_options={"include_usage": True}):
+            if not made and not chunk.usage:
+                made = 1
+                ready.wait()
+            if chunk.usage:
+                made = chunk.usage.completion_tokens
+        return made
+
+    with ThreadPoolExecutor(clients) as pool:
+        waiting = [pool.submit(read) for _ in range(clients)]
+        ready.wait()
+        began = time.perf_counter()
+        made = sum(one.result() for one in waiting)
+        return made / (time.perf_counter() - began)
+
+
+def batching(rounds: int, count: int, threads: int, child: bool) -> None:
+    cells = 512
+    print(f"decode, SmolLM2-135M Q4_1, {threads} threads, {count} tokens each, {rounds} rounds")
+    print("| clients | bare loop, tokens/s | VLM.stream, tokens/s | ratio | aim |")
+    print("|---|---|---|---|---|")
+    for clients in CLIENTS:
+        bare = BareLoop(smollm2(), threads, clients, cells)
+        with opened(smollm2(), child, threads=threads, context_size=cells, parallel=clients) as vlm:
+            bare.run(8, clients)
+            ours(vlm, 8, clients)
+            pairs = [(bare.run(count, clients), ours(vlm, count, clients)) for _ in range(rounds)]
+        bare.model.close()
+        one, two = (statistics.median(column) for column in zip(*pairs, strict=True))
+        ratio = statistics.median(b / a for a, b in pairs)
+        print(f"| {clients} | {one:.1f} | {two:.1f} | {ratio:.3f} | {AIMS.get(clients, '')} |", flush=True)
+
+
+def picture(number: int) -> Image.Image:
+    y, x = np.mgrid[:512, :512] / 512
+    waves = np.stack([np.sin((9 + number) * x + 4 * y), np.cos(7 * y - 3 * x), np.sin(12 * x * y + number)], -1)
+    return Image.fromarray(np.clip(127.5 + 120 * waves, 0, 255).astype(np.uint8))
+
+
+def asked(text: str, image: Image.Image | None = None) -> list[Any]:
+    parts: list[Any] = [{"type": "text", "text": text}]
+    if image is not None:
+        parts.insert(0, {"type": "image", "image": image, "detail": "high"})
+    return [{"role": "user", "content": parts}]
+
+
+def pauses(bundle: Path, rounds: int, threads: int, child: bool) -> None:
+    with opened(bundle, child, threads=threads, context_size=2048, parallel=2, vision="onnx") as vlm:
+
+        def request(messages: list[Any], tokens: int) -> Generation:
+            return Generation(vlm._prompt(ChatRequest.parse(messages)), Sampling(logit_bias=ends), max_tokens=tokens)
+
+        def encode(number: int) -> tuple[float, float]:
+            """Milliseconds to the first token, and of them in the encoder."""
+            began = time.perf_counter()
+            with closing(vlm._engine.generate(request(asked("What is this?", picture(number)), 1))) as events:
+                started = next(event for event in events if isinstance(event, Started))
+            assert started.images[0].tiles == ENCODERS_SHARE
+            return 1000 * (time.perf_counter() - began), started.images[0].encode_ms
+
+        def read(until: threading.Event, gaps: list[tuple[float, float]]) -> None:
+            """(when, milliseconds since the token before)"""
+            last = 0.0
+            with closing(vlm._engine.generate(request(asked(QUESTION), 1900))) as events:
+                for event in events:
+                    now = time.perf_counter()
+                    if isinstance(event, Token):
+                        if last:
+                            gaps.append((now, 1000 * (now - last)))
+                        last = now
+                    if until.is_set():
+                        return
+
+        ends = dict.fromkeys(range(4), -100.0)
+        encode(0)
+        for number in range(1, rounds + 1):
+            alone, alone_encode = encode(2 * number)
+            stop, gaps = threading.Event(), list[tuple[float, float]]()
+            reader = threading.Thread(target=read, args=(stop, gaps))
+            reader.start()
+            while len(gaps) < 60:
+                time.sleep(0.01)
+            began = time.perf_counter()
+            beside, beside_encode = encode(2 * number + 1)
+            ended = time.perf_counter()
+            finished = not reader.is_alive()
+            stop.set()
+            reader.join()
+            usual = statistics.median(gap for when, gap in gaps[5:] if when < began)
+            worst_alone = max(gap for when, gap in gaps[5:] if when < began)
+            during = sorted(gap for when, gap in gaps if began <= when <= ended)
+            print(
+                f"round {number}: a token {usual:.1f} ms (longest {worst_alone:.1f}); beside the picture median "
+                f"{statistics.median(during):.1f}, 99 % {during[int(0.99 * len(during))]:.1f}, longest "
+                f"{during[-1]:.1f}: {during[-1] / usual:.1f} times (aim 3){', the stream ended early' * finished}"
+            )
+            print(
+                f"  encode {alone_encode / 1000:.2f} s alone, {beside_encode / 1000:.2f} s beside the stream: ratio "
+                f"{beside_encode / alone_encode:.2f} (aim 1.3); to the first token {alone / 1000:.2f} and "
+                f"{beside / 1000:.2f} s",
+                flush=True,
+            )
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--tokens", type=int, default=150)
+    options.add_argument("--threads", type=int, default=physical_cores())
+    options.add_argument("--child", action="store_true", help="with the engine in a process of its own")
+    options.add_argument("--bundle", type=Path, help="of the second part; made on the spot unless given")
+    options.add_argument("--only", choices=["batch", "pause"])
+    arguments = options.parse_args()
+    print(f"{processor()}, {'child process' if arguments.child else 'this process'}")
+    if arguments.only != "pause":
+        batching(arguments.rounds, arguments.tokens, arguments.threads, arguments.child)
+    if arguments.only == "batch":
+        return
+    with tempfile.TemporaryDirectory(prefix="pocketvlm-bench-") as name:
+        bundle = arguments.bundle or Path(name) / "bundle"
+        if arguments.bundle is None:
+            from pocketvlm_converters.convert import convert
+
+            (Path(name) / "checkpoint").mkdir()
+            write_checkpoint(Path(name) / "checkpoint")
+            convert(Path(name) / "checkpoint", bundle, quantize="Q8_0", mmproj="f16")
+        pauses(bundle, arguments.rounds, arguments.threads, arguments.child)
+
+
+if __name__ == "__main__":
+    main()
