@@ -40,7 +40,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 def start(bundle: Path, **options: Any) -> VLM:
     found = locate(bundle, model=None, mmproj=None)
-    made = EngineOptions(**{"parallel": 4, "context_size": 1024, "threads": 1, **options})
+    made = EngineOptions(**{"parallel": 4, "context_size": 4096, "threads": 1, **options})
     engine = ChildEngine(
         found.model, found.mmproj, found.onnx, name=found.name, fingerprint=found.fingerprint, options=made
     )
@@ -65,7 +65,7 @@ def asked(question: str, *pictures: Any) -> list[Any]:
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 
 
-def endless(vlm: VLM, tokens: int = 700) -> Generation:
+def endless(vlm: VLM, tokens: int = 3500) -> Generation:
     """One that goes on for `tokens` tokens."""
     ends = 4  # iota has its ends of text and turn among the first four tokens
     prompt = vlm._prompt(ChatRequest.parse(asked("Describe the picture.")))
@@ -109,7 +109,7 @@ def test_answers_and_scores_are_those_of_this_process(iota_bundle: Path, sample_
             found.append((answer.choices, answer.usage, [image.tokens for image in answer.timings.images]))
         return found
 
-    with VLM.load(iota_bundle, exact=True, context_size=1024) as here:
+    with VLM.load(iota_bundle, exact=True, context_size=4096) as here:
         expected, info = answers(here), here.info
     with start(iota_bundle, exact=True, parallel=1, threads=None) as there:
         assert there.info == info
@@ -122,8 +122,8 @@ def test_each_client_is_told_about_its_own_picture(vlm: VLM) -> None:
 
 
 def test_errors_are_those_of_this_process(vlm: VLM, iota_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(ContextLengthError, match="the context holds 1,024") as caught:
-        vlm.chat(asked("word " * 1200))
+    with pytest.raises(ContextLengthError, match="the context holds 4,096") as caught:
+        vlm.chat(asked("word " * 5000))
     assert caught.value.param == "messages"
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(ModelFormatError) as refused:
