@@ -330,12 +330,12 @@ def test_pace_shrinks_and_recovers(cost: float) -> None:
     from pocketvlm.engine.pace import Pace
 
     pace = Pace(512)
-    assert pace.rows(0, False) == 512
+    assert pace.rows(0, False, urgent=False) == 512
     for _ in range(20):
         pace.note(0.010, 1, 0, False)
     longest, served = [], 0
     for _ in range(1000):
-        rows = pace.rows(1, False)
+        rows = pace.rows(1, False, urgent=False)
         served += rows
         seconds = 0.010 + cost * rows
         longest.append(seconds)

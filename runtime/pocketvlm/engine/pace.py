@@ -5,9 +5,10 @@ from __future__ import annotations
 _PATIENCE = 2.4  # times the usual time between two tokens: what a step may take
 _FIRST = 4.0  # rows of a prompt in a step
 _NONE = 0.5  # where a single row took too long
-_SMOOTH = 0.1
+_SMOOTH, _OUTLIER = 0.1, 3.0  # of the usual time; a step that took longer than so many times it tells little
 _GROWTH = 1.25  # after a step that was short enough
 _HOPE = 1.005  # after a step without rows: in some 140 steps, one is tried again
+_LOOK = 16  # steps, of which one goes without rows: what is usual changes
 
 
 class Pace:
@@ -19,14 +20,18 @@ class Pace:
 
     def __init__(self, n_batch: int) -> None:
         self._n_batch = n_batch
+        self._steps = 0
         self._usual: float | None = None  # seconds of a step without prompts, with all threads
         self._rows = {False: _FIRST, True: _FIRST}  # by whether a tile is being encoded
 
-    def rows(self, answers: int, encoding: bool) -> int:
-        """0 beside an encode means that even one would be felt."""
+    def rows(self, answers: int, encoding: bool, *, urgent: bool) -> int:
+        """0 where even one would be felt, unless a prompt is `urgent`: it waits for no tile of its own."""
         if not answers:
             return self._n_batch
-        return min(int(self._rows[encoding]), self._n_batch - answers)
+        self._steps += 1
+        if self._steps % _LOOK == 0:
+            return 0
+        return min(max(int(self._rows[encoding]), urgent), self._n_batch - answers)
 
     def note(self, seconds: float, answers: int, rows: int, encoding: bool) -> None:
         """A step took `seconds`, with `answers` tokens of answers and `rows` of prompts."""
@@ -35,7 +40,8 @@ class Pace:
         allowed = self._rows[encoding]
         if not rows:
             if not encoding:
-                self._usual = seconds if self._usual is None else self._usual + _SMOOTH * (seconds - self._usual)
+                usual = seconds if self._usual is None else self._usual
+                self._usual = usual + _SMOOTH * (min(seconds, _OUTLIER * usual) - usual)
             if allowed < 1:
                 self._rows[encoding] = allowed * _HOPE
         elif self._usual is not None and seconds > _PATIENCE * self._usual:

@@ -219,13 +219,11 @@ class Scheduler:
         self._context.set_threads(self._threads.beside if encoding else self._threads.all)
         answers = [job for job in self._running if not job.in_prompt and job.unread() < UNREAD]
         prompts = [job for job in self._running if job.in_prompt]
-        room = budget = self._pace.rows(len(answers), encoding)
-        if not room:
-            # Who waits for tiles of its own loses little by waiting; the others must get on.
-            prompts = [job for job in prompts if job.encoding is None or not job.encoding.todo]
-            room = budget = min(1, len(prompts))
+        # Who waits for tiles of its own loses little by waiting; the others must get on.
+        urgent = any(job.encoding is None or not job.encoding.todo for job in prompts)
+        room = budget = self._pace.rows(len(answers), encoding, urgent=urgent)
         self._deliver()
-        for job in prompts:
+        for job in prompts if room > 0 else ():
             if isinstance(slot := job.units[job.next], Slot) and slot in job.rows:
                 room -= self._picture(job, slot, room)
                 break  # the others have their turn in the steps to come
