@@ -290,7 +290,7 @@ def test_memory_after_many_pictures(vlm: VLM) -> None:
     assert anonymous() < 1.05 * warm
 
 
-def test_non_causal_pictures_and_long_text_together(vlm: VLM, engine: LocalEngine) -> None:
+def test_pictures_go_in_pieces_beside_a_stream(vlm: VLM, engine: LocalEngine) -> None:
     """Rows of a picture go in calls of their own, in pieces: the answer is that of one piece."""
     engine_: Any = engine
     colour_of = lambda seed: COLOURS[seed % 4]  # noqa: E731
