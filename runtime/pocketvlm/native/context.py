@@ -99,6 +99,12 @@ class Context(Handle):
         """Evaluate up to `n_batch` tokens of any sequences: one native call."""
         self._run(batch.raw)
 
+    def decode_token(self, token: int, position: int) -> None:
+        """Evaluate one token of sequence 0 and compute its logits."""
+        self._batch.clear()
+        self._batch.add(token, position, 0)
+        self._run(self._batch.raw)
+
     def decode_tokens(self, tokens: Sequence[int], position: int, *, every: bool = False) -> None:
         """Evaluate up to `n_batch` tokens of sequence 0 from `position` on; logits for the last, or for `every` one."""
         self._batch.clear()
