@@ -249,7 +249,10 @@ def test_a_reader_that_sleeps_makes_only_itself_wait(vlm: VLM, engine: LocalEngi
         next(sleeper)
         assert len([e for e in engine.generate(ask) if isinstance(e, Token)]) == 300
         assert engine.statistics().running == 1
-        time.sleep(0.2)
+        time.sleep(0.1)
+        busy = time.process_time()
+        time.sleep(0.3)
+        assert time.process_time() - busy < 0.15, "nothing is to be done"
         assert engine._open and max(channel.qsize() for channel in engine._open.values()) < 60
         assert len([e for e in sleeper if isinstance(e, Token)]) == 300
 
