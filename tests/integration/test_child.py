@@ -245,6 +245,22 @@ def test_a_crash_loop_backs_off_and_says_so(iota_bundle: Path, monkeypatch: pyte
         assert vlm._engine.statistics().restarts >= 3
 
 
+@posix
+def test_closing_does_not_wait_for_the_next_start(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_PAUSES", (0.0, 60.0))
+    vlm = start(iota_bundle)
+    os.kill(pid_of(vlm), signal.SIGKILL)
+    with ThreadPoolExecutor(1) as pool:
+        while vlm._engine.statistics().state == "ok":
+            time.sleep(0.001)
+        waiting = pool.submit(colour_is_right, vlm, 0)
+        time.sleep(0.05)
+        began = time.monotonic()
+        vlm.close()
+        assert time.monotonic() - began < 5
+        assert isinstance(waiting.exception(5), EngineClosedError)
+
+
 def test_closed(iota_bundle: Path) -> None:
     vlm = start(iota_bundle)
     pid = pid_of(vlm)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +25,7 @@ from pocketvlm.errors import EngineClosedError, EngineCrashedError, GenerationCa
 _log = logging.getLogger(__name__)
 _FAILING = 3  # crashes in a row, no answer between them
 _PAUSES = (0.0, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before the next start, by crashes in a row
+_LIVED = 60.0  # seconds, after which a crash is the first in a row
 _PATIENCE = 5.0  # seconds for a process that was asked to end
 _ANSWER = 1.0  # seconds for its statistics
 _START = "import sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine.worker import main; main()"
@@ -243,7 +245,7 @@ class _Supervisor:
 
     def _supervise(self) -> None:
         while True:
-            process = self._process
+            process, born = self._process, time.monotonic()
             while (frame := process.read()) is not None:
                 self._take(process, frame[0])
             if self._closed:
@@ -251,6 +253,8 @@ class _Supervisor:
                 return
             with self._changed:
                 self._state = "restarting"
+            if time.monotonic() - born > _LIVED:
+                self._crashes = 0
             code = process.finish()
             _log.error("the engine's process %d %s", process.pid, _ended(code))
             if not self._restart():

@@ -85,8 +85,8 @@ class Scheduler:
         if (encoding := job.encoding) is not None and self._encoder is not None:
             self._encoder.drop(encoding)
         stepping = self._step_jobs
-        if stepping and all(other.cancelled for other in stepping):
-            self._context.abort()  # nobody wants what is being evaluated
+        if self._keeps_prefix and stepping and all(other.cancelled for other in stepping):
+            self._context.abort()  # nobody wants what is being evaluated; others would lose their whole cache
         self._inbox.put(partial(self._end, job))
 
     def wake(self) -> None:
