@@ -6,6 +6,7 @@ PocketVLMError
 │   │   ├── ImageNotFoundError (FileNotFoundError)
 │   │   ├── ImageFormatError            not a picture, truncated, or of a kind that is not supported
 │   │   └── ImageTooLargeError          over the pixel limit
+│   ├── UnsupportedError                a part of the schema that this version cannot serve
 │   └── ContextLengthError              the prompt does not fit the context
 ├── FileError                           a file cannot be used; `path` says which
 │   ├── ModelError                      a model file or bundle
@@ -68,6 +69,10 @@ class ImageTooLargeError(ImageError):
 
 class ContextLengthError(RequestError):
     code = "context_length_exceeded"
+
+
+class UnsupportedError(RequestError):
+    code = "unsupported"
 
 
 class FileError(PocketVLMError):

@@ -228,7 +228,7 @@ def _parts(message: Message) -> Iterator[str | None]:
     if isinstance(message.content, str):
         yield message.content
     else:
-        for part in message.content:
+        for part in message.content or ():
             yield part.text if isinstance(part, TextPart) else None
 
 

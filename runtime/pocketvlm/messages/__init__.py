@@ -1,0 +1,75 @@
+"""The message schema: what goes into a chat and what comes out, the same in Python, on the command line and over HTTP.
+
+OpenAI's chat completions read together with Hugging Face's Chat Completion schema. Values are frozen and validated
+once, by `ChatRequest.parse`; a refusal is a RequestError whose `param` is the path of the field.
+"""
+
+from pocketvlm.messages.answer import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Choice,
+    ChoiceLogprobs,
+    ChunkChoice,
+    Delta,
+    FinishReason,
+    ImageTimings,
+    PromptTokensDetails,
+    ResponseMessage,
+    Timings,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
+from pocketvlm.messages.chat import (
+    AssistantMessage,
+    Content,
+    Detail,
+    ImagePart,
+    ImageURL,
+    ImageURLPart,
+    Message,
+    Part,
+    SystemMessage,
+    TextContent,
+    TextPart,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from pocketvlm.messages.request import ChatRequest, ResponseFormat, StreamOptions, Tool, ToolChoice
+
+__all__ = [
+    "AssistantMessage",
+    "ChatCompletion",
+    "ChatCompletionChunk",
+    "ChatRequest",
+    "Choice",
+    "ChoiceLogprobs",
+    "ChunkChoice",
+    "Content",
+    "Delta",
+    "Detail",
+    "FinishReason",
+    "ImagePart",
+    "ImageTimings",
+    "ImageURL",
+    "ImageURLPart",
+    "Message",
+    "Part",
+    "PromptTokensDetails",
+    "ResponseFormat",
+    "ResponseMessage",
+    "StreamOptions",
+    "SystemMessage",
+    "TextContent",
+    "TextPart",
+    "Timings",
+    "TokenLogprob",
+    "Tool",
+    "ToolCall",
+    "ToolChoice",
+    "ToolMessage",
+    "TopLogprob",
+    "Usage",
+    "UserMessage",
+]

@@ -1,0 +1,123 @@
+"""What comes out of a chat: a whole completion, or chunks of one."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class TopLogprob(_Answer):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(_Answer):
+    content: list[TokenLogprob]
+
+
+class ResponseMessage(_Answer):
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+
+
+class Choice(_Answer):
+    index: int
+    message: ResponseMessage
+    finish_reason: FinishReason
+    logprobs: ChoiceLogprobs | None = None
+
+
+class PromptTokensDetails(_Answer):
+    cached_tokens: int = 0
+    image_tokens: int = 0
+
+
+class Usage(_Answer):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class ImageTimings(_Answer):
+    """One picture: sizes are [width, height] in pixels; `cache` says where its embeddings came from.
+
+    `shrunk` is true where the model saw fewer pixels than the picture has. Milliseconds.
+    """
+
+    original_size: tuple[int, int]
+    used_size: tuple[int, int]
+    tiles: int
+    tokens: int
+    shrunk: bool
+    cache: Literal["none", "kv"]
+    read_ms: float
+    preprocess_ms: float
+    encode_ms: float
+
+
+class Timings(_Answer):
+    """Milliseconds of the whole request; tokens per second of prefill (text and pictures) and decode."""
+
+    images: list[ImageTimings] = []
+    queue_ms: float = 0.0
+    prefill_ms: float = 0.0
+    decode_ms: float = 0.0
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+
+
+class ChatCompletion(_Answer):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str | None = None
+    choices: list[Choice]
+    usage: Usage
+    timings: Timings
+
+    @property
+    def text(self) -> str:
+        """The first choice's text."""
+        return self.choices[0].message.content or ""
+
+
+class Delta(_Answer):
+    role: Literal["assistant"] = "assistant"
+    content: str = ""
+
+
+class ChunkChoice(_Answer):
+    index: int
+    delta: Delta
+    finish_reason: FinishReason | None = None
+    logprobs: ChoiceLogprobs | None = None
+
+
+class ChatCompletionChunk(_Answer):
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    system_fingerprint: str | None = None
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+    timings: Timings | None = None
+
+    @property
+    def text(self) -> str:
+        """The first choice's new text; empty in the last chunk."""
+        return self.choices[0].delta.content if self.choices else ""

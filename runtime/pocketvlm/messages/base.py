@@ -1,0 +1,104 @@
+"""What the schema's classes share: frozen values, text, choices by a field or by form, and how a refusal is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Strict, ValidationError
+
+from pocketvlm.errors import RequestError
+
+Count = Annotated[int, Strict(), Field(gt=0)]
+Flag = Annotated[bool, Strict()]
+JSON_DEPTH = 64  # of what is passed on as JSON, such as a tool's parameters
+
+
+def _encodable(value: str) -> str:
+    """JSON can escape half of a surrogate pair; no tokenizer takes that."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"character {error.start} is half of a surrogate pair, not Unicode text") from None
+    return value
+
+
+def _plain_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    """JSON as the standard has it, of a depth that any reader takes."""
+    level: list[Any] = [value]
+    for _ in range(JSON_DEPTH):
+        deeper: list[Any] = []
+        for item in level:
+            if isinstance(item, Mapping):
+                deeper += [*item.keys(), *item.values()]
+            elif isinstance(item, str):
+                _encodable(item)
+            elif isinstance(item, Sequence):
+                deeper += item
+            elif isinstance(item, float) and not math.isfinite(item):
+                raise ValueError("holds a number that is not finite")
+        if not deeper:
+            return value
+        level = deeper
+    raise ValueError(f"is nested more than {JSON_DEPTH} deep")
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(_plain_json)]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def by_field(key: str, tags: tuple[str, ...]) -> Discriminator:
+    """Choose by a field. Tags are written <so>, so that an error's path can leave them out."""
+
+    def tag(value: Any) -> str:
+        return f"<{value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)}>"
+
+    message = f"{key} must be one of {', '.join(tags)}"
+    return Discriminator(tag, custom_error_type=f"unknown_{key}", custom_error_message=message)
+
+
+def by_form(message: str) -> Discriminator:
+    """Choose between <string>, <object> and <list>; `message` is told to anything else."""
+
+    def tag(value: Any) -> str | None:
+        if isinstance(value, str):
+            return "<string>"
+        if isinstance(value, Mapping | BaseModel):
+            return "<object>"
+        return "<list>" if isinstance(value, Sequence) else None
+
+    return Discriminator(tag, custom_error_type="wrong_form", custom_error_message=message)
+
+
+def request_error(error: ValidationError) -> RequestError:
+    """The first fault, with the path of its field."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    path = [str(step) for step in first["loc"] if not str(step).startswith(("<", "[key]"))]
+    if first["type"].startswith("unknown_"):  # by a discriminator, whose path ends before the field
+        path.append(first["type"].removeprefix("unknown_"))
+    message = _PLAIN.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    return RequestError(message, ".".join(path) or None)
+
+
+# Where pydantic speaks of Python's types, or of "input".
+_PLAIN = {
+    "extra_forbidden": "unknown field",
+    "missing": "is required",
+    "tuple_type": "must be a list",
+    "too_short": "must not be empty",
+    "string_type": "must be a string",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "dict_type": "must be an object",
+    "mapping_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "none_required": "must be null",
+    "finite_number": "must be a finite number",
+}
