@@ -19,10 +19,11 @@ LEVELS = (
     {"server"},
     {""},
     {"vlm"},
+    {"answer"},
     {"engine"},
     {"vision"},
     {"native", "prompt", "images", "text", "devices", "locate"},
-    {"messages", "bundle", "gguf_header", "onnx_header", "sandbox"},
+    {"messages", "bundle", "gguf_header", "onnx_header", "sandbox", "offline"},
     {"errors"},
 )
 LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}

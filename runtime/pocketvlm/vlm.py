@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-import uuid
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from secrets import randbits
 from types import TracebackType
 from typing import Any
 
+from pocketvlm.answer import Answer, fold, logprobs
+from pocketvlm.engine.child import ChildEngine
 from pocketvlm.engine.engine import (
     Engine,
     EngineInfo,
@@ -19,31 +21,26 @@ from pocketvlm.engine.engine import (
     Generation,
     Image,
     Progress,
-    Score,
     Started,
+    Statistics,
+    Stopper,
     Token,
 )
 from pocketvlm.engine.local import LocalEngine
-from pocketvlm.images import MAX_PIXELS, read_picture
+from pocketvlm.errors import UnsupportedError
+from pocketvlm.images import MAX_PIXELS, Picture, read_picture
 from pocketvlm.locate import locate
 from pocketvlm.messages import (
+    AssistantMessage,
     ChatCompletion,
     ChatCompletionChunk,
     ChatRequest,
-    Choice,
-    ChoiceLogprobs,
     ChunkChoice,
     Delta,
     FinishReason,
     ImagePart,
-    ImageTimings,
     ImageURLPart,
-    PromptTokensDetails,
-    ResponseMessage,
-    Timings,
-    TokenLogprob,
-    TopLogprob,
-    Usage,
+    ToolMessage,
 )
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.prompt import ChatTemplate, ImageSpan, TextSpan, isolate_control_tokens
@@ -51,6 +48,7 @@ from pocketvlm.text import TextAssembler
 from pocketvlm.vision.pair import Wanted
 
 ProgressCallback = Callable[[int, int], None]
+PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # of a part, and the path of its field
 
 
 class VLM:
@@ -82,8 +80,10 @@ class VLM:
         vision: Wanted = "auto",
         device: str = "auto",
         parallel: int = 1,
+        supervised: bool = False,
         verify: bool = True,
         max_pixels: int = MAX_PIXELS,
+        name: str | None = None,
     ) -> VLM:
         """Load iota (nothing given), a bundle or a .gguf (`target`), or any pair (`model`, `mmproj`).
 
@@ -91,6 +91,8 @@ class VLM:
         process unless given. `gpu_layers` -1: all that the build can offload. `exact`: logits that do not depend on
         what is cached, slower. `parallel` requests run together, each with a context of that size. `verify` compares a
         bundle with its hashes. `max_pixels` is the limit of one picture.
+        `name` is what answers call the model, instead of its own. `supervised` runs it in a process of its own, which
+        is started again when native code ends it; its requests then get EngineCrashedError.
 
         `mmproj` is a GGUF projector or an ONNX vision encoder. Of several encoders, `vision` takes the `gguf` or the
         `onnx` one, or (`auto`) the one that is fastest here: measured once, then remembered in the user's cache
@@ -109,8 +111,13 @@ class VLM:
             device=device,
             parallel=parallel,
         )
-        engine = LocalEngine(
-            found.model, found.mmproj, found.onnx, name=found.name, fingerprint=found.fingerprint, options=options
+        engine = (ChildEngine if supervised else LocalEngine)(
+            found.model,
+            found.mmproj,
+            found.onnx,
+            name=name or found.name,
+            fingerprint=found.fingerprint,
+            options=options,
         )
         try:
             return cls(engine, max_pixels=max_pixels)
@@ -127,8 +134,8 @@ class VLM:
     ) -> ChatCompletion:
         """Answer `messages`; `fields` are those of ChatRequest. Raises RequestError naming the field that is wrong."""
         request = ChatRequest.parse(messages, **fields)
-        with closing(self._chunks(request, progress)) as chunks:
-            return _fold(chunks, request.n or 1)
+        with closing(self.run(request, progress=progress)) as chunks:
+            return fold(chunks, request)
 
     def stream(
         self, messages: Sequence[Any], *, progress: ProgressCallback | None = None, **fields: Any
@@ -139,11 +146,42 @@ class VLM:
         the timings; usage comes in one more chunk, as OpenAI does, with `stream_options={"include_usage": True}`.
         """
         request = ChatRequest.parse(messages, **fields)
-        wants_usage = bool(request.stream_options and request.stream_options.include_usage)
-        with closing(self._chunks(request, progress)) as chunks:
+        with closing(self.run(request, progress=progress)) as chunks:
             for chunk in chunks:
-                if chunk.choices or wants_usage:
+                if chunk.choices or request.wants_usage:
                     yield chunk
+
+    def run(
+        self,
+        request: ChatRequest,
+        *,
+        progress: ProgressCallback | None = None,
+        read: PictureReader | None = None,
+        stopper: Stopper | None = None,
+        queue_ms: float = 0.0,
+    ) -> Generator[ChatCompletionChunk, None, None]:
+        """All chunks of a request that is already validated: what `chat` and `stream` are made of.
+
+        The choices come one after the other, then a chunk without choices that carries usage and timings. `read`
+        reads its pictures instead of `read_picture`; `stopper` can end it; `queue_ms` is how long it waited before, for
+        the timings.
+        """
+        _refuse_unfinished(request)
+        answer = Answer(self.info, queue_ms)
+        prompt = self._prompt(request, read or partial(read_picture, max_pixels=self._max_pixels))
+        seed = request.seed if request.seed is not None else randbits(32)
+        for index in range(request.n or 1):
+            generation = Generation(
+                prompt,
+                _sampling(request, seed + index),
+                max_tokens=request.limit,
+                top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            )
+            yield from self._choice(index, generation, request, answer, progress, stopper)
+        yield answer.chunk([], usage=answer.usage(), timings=answer.timings())
+
+    def statistics(self) -> Statistics:
+        return self._engine.statistics()
 
     def cancel(self) -> None:
         """Stop the running requests, from any thread; they raise GenerationCancelledError."""
@@ -160,50 +198,33 @@ class VLM:
     ) -> None:
         self.close()
 
-    def _prompt(self, request: ChatRequest) -> tuple[TextSpan | Image, ...]:
+    def _prompt(self, request: ChatRequest, read: PictureReader = read_picture) -> tuple[TextSpan | Image, ...]:
         images: list[Image] = []
         for i, message in enumerate(request.messages):
-            if isinstance(message.content, str):
+            if message.content is None or isinstance(message.content, str):
                 continue
             for j, part in enumerate(message.content):
                 if isinstance(part, ImageURLPart | ImagePart):
                     param = f"messages.{i}.content.{j}"
                     given = part.image_url if isinstance(part, ImageURLPart) else part
-                    picture = read_picture(part, param, max_pixels=self._max_pixels)
-                    images.append(Image(picture, given.detail, given.max_image_tokens, param))
+                    images.append(Image(read(part, param), given.detail, given.max_image_tokens, param))
         spans = isolate_control_tokens(self._template.render(request.messages), self.info.control_tokens)
         return tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
-
-    def _chunks(
-        self, request: ChatRequest, progress: ProgressCallback | None
-    ) -> Generator[ChatCompletionChunk, None, None]:
-        """All choices one after the other, then a chunk without choices that carries usage and timings."""
-        answer = _Answer(self.info)
-        prompt = self._prompt(request)
-        seed = request.seed if request.seed is not None else randbits(32)
-        for index in range(request.n or 1):
-            generation = Generation(
-                prompt,
-                _sampling(request, seed + index),
-                max_tokens=request.limit,
-                top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-            )
-            yield from self._choice(index, generation, request, answer, progress)
-        yield answer.chunk([], usage=answer.usage(), timings=answer.timings())
 
     def _choice(
         self,
         index: int,
         generation: Generation,
         request: ChatRequest,
-        answer: _Answer,
+        answer: Answer,
         progress: ProgressCallback | None,
+        stopper: Stopper | None,
     ) -> Generator[ChatCompletionChunk, None, None]:
         assembler = TextAssembler(request.stop or ())
         began = time.perf_counter()
         reason: FinishReason = "stop"
         begun = False
-        with closing(self._engine.generate(generation)) as events:
+        with closing(self._engine.generate(generation, stopper)) as events:
             for event in events:
                 if isinstance(event, Progress):
                     if progress:
@@ -218,7 +239,7 @@ class VLM:
                     if not begun:  # templates that end in "Assistant:" make the model say the space
                         text = text.lstrip()
                         begun = bool(text)
-                    scored = _logprobs(event.data, event.score) if event.score else None
+                    scored = logprobs(event.data, event.score) if event.score else None
                     if text or scored:
                         yield answer.chunk([ChunkChoice(index=index, delta=Delta(content=text), logprobs=scored)])
                     if assembler.stopped:
@@ -226,71 +247,26 @@ class VLM:
                 elif isinstance(event, Finished):
                     reason = event.reason
         answer.decode_ms += 1000 * (time.perf_counter() - began)
+        if held := assembler.finish():
+            yield answer.chunk([ChunkChoice(index=index, delta=Delta(content=held))])
         last = index == (request.n or 1) - 1
         yield answer.chunk(
-            [ChunkChoice(index=index, delta=Delta(content=assembler.finish()), finish_reason=reason)],
+            [ChunkChoice(index=index, delta=Delta(), finish_reason=reason)],
             timings=answer.timings() if last else None,
         )
 
 
-class _Answer:
-    """What all chunks of one request share, and what is counted on the way."""
-
-    def __init__(self, info: EngineInfo) -> None:
-        self._info = info
-        self._id = f"chatcmpl-{uuid.uuid4().hex}"
-        self._created = int(time.time())
-        self.started: list[Started] = []
-        self.tokens = 0
-        self.decode_ms = 0.0
-
-    def chunk(
-        self, choices: list[ChunkChoice], usage: Usage | None = None, timings: Timings | None = None
-    ) -> ChatCompletionChunk:
-        return ChatCompletionChunk(
-            id=self._id,
-            created=self._created,
-            model=self._info.name,
-            system_fingerprint=self._info.fingerprint,
-            choices=choices,
-            usage=usage,
-            timings=timings,
-        )
-
-    def usage(self) -> Usage:
-        first = self.started[0]
-        return Usage(
-            prompt_tokens=first.prompt_tokens,
-            completion_tokens=self.tokens,
-            total_tokens=first.prompt_tokens + self.tokens,
-            prompt_tokens_details=PromptTokensDetails(
-                cached_tokens=first.cached_tokens, image_tokens=sum(image.tokens for image in first.images)
-            ),
-        )
-
-    def timings(self) -> Timings:
-        first = self.started[0]
-        fresh = first.prompt_tokens - first.cached_tokens
-        return Timings(
-            images=[
-                ImageTimings(
-                    original_size=image.original,
-                    used_size=image.used,
-                    tiles=image.tiles,
-                    tokens=image.tokens,
-                    shrunk=image.shrunk,
-                    cache="kv" if image.cached else "none",
-                    read_ms=image.read_ms,
-                    preprocess_ms=image.preprocess_ms,
-                    encode_ms=image.encode_ms,
-                )
-                for image in first.images
-            ],
-            prefill_ms=first.prefill_ms,
-            decode_ms=self.decode_ms,
-            prefill_tokens_per_second=1000 * fresh / first.prefill_ms if first.prefill_ms else None,
-            decode_tokens_per_second=1000 * self.tokens / self.decode_ms if self.decode_ms else None,
-        )
+def _refuse_unfinished(request: ChatRequest) -> None:
+    """The schema knows more than the engine can do yet: constrained answers and tools."""
+    if request.response_format is not None and request.response_format.type != "text":
+        raise UnsupportedError("structured answers are not supported yet; only text is", "response_format.type")
+    if request.tools:
+        raise UnsupportedError("tools are not supported yet", "tools")
+    for i, message in enumerate(request.messages):
+        if isinstance(message, ToolMessage):
+            raise UnsupportedError("tools are not supported yet", f"messages.{i}.role")
+        if isinstance(message, AssistantMessage) and message.tool_calls:
+            raise UnsupportedError("tools are not supported yet", f"messages.{i}.tool_calls")
 
 
 def _sampling(request: ChatRequest, seed: int) -> Sampling:
@@ -309,43 +285,4 @@ def _sampling(request: ChatRequest, seed: int) -> Sampling:
         presence_penalty=given(request.presence_penalty, 0.0),
         logit_bias=dict(request.logit_bias or {}),
         seed=seed,
-    )
-
-
-def _logprobs(data: bytes, score: Score) -> ChoiceLogprobs:
-    def entry(raw: bytes) -> dict[str, Any]:
-        return {"token": raw.decode("utf-8", "replace"), "bytes": list(raw)}
-
-    top = [TopLogprob(**entry(raw), logprob=logprob) for _, raw, logprob in score.top]
-    return ChoiceLogprobs(content=[TokenLogprob(**entry(data), logprob=score.logprob, top_logprobs=top)])
-
-
-def _fold(chunks: Iterable[ChatCompletionChunk], n: int) -> ChatCompletion:
-    texts: list[list[str]] = [[] for _ in range(n)]
-    reasons: list[FinishReason] = ["stop"] * n
-    logprobs: list[list[TokenLogprob]] = [[] for _ in range(n)]
-    chunk: ChatCompletionChunk | None = None
-    for chunk in chunks:
-        for choice in chunk.choices:
-            texts[choice.index].append(choice.delta.content)
-            reasons[choice.index] = choice.finish_reason or reasons[choice.index]
-            if choice.logprobs:
-                logprobs[choice.index].extend(choice.logprobs.content)
-    assert chunk is not None and chunk.usage is not None and chunk.timings is not None
-    return ChatCompletion(
-        id=chunk.id,
-        created=chunk.created,
-        model=chunk.model,
-        system_fingerprint=chunk.system_fingerprint,
-        choices=[
-            Choice(
-                index=i,
-                message=ResponseMessage(content="".join(texts[i])),
-                finish_reason=reasons[i],
-                logprobs=ChoiceLogprobs(content=logprobs[i]) if logprobs[i] else None,
-            )
-            for i in range(n)
-        ],
-        usage=chunk.usage,
-        timings=chunk.timings,
     )

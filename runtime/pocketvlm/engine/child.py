@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from pocketvlm.engine import wire
-from pocketvlm.engine.engine import EngineInfo, EngineOptions, Event, Finished, Generation, Statistics
+from pocketvlm.engine.engine import EngineInfo, EngineOptions, Event, Finished, Generation, Statistics, Stopper
 from pocketvlm.errors import EngineClosedError, EngineCrashedError, GenerationCancelledError
 
 _log = logging.getLogger(__name__)
@@ -62,13 +62,15 @@ class ChildEngine:
     def info(self) -> EngineInfo:
         return self._supervisor.info
 
-    def generate(self, request: Generation) -> Generator[Event, None, None]:
+    def generate(self, request: Generation, stopper: Stopper | None = None) -> Generator[Event, None, None]:
         message, blobs = wire.generation_out(request)
         number = next(self._numbers)
         channel: Channel = SimpleQueue()
         process = self._supervisor.running()
         process.ask({"kind": "generate", "id": number, **message}, blobs, number, channel)
         event: Event | Exception | None = None
+        stopper = stopper or Stopper()
+        stopper.attach(lambda: channel.put(GenerationCancelledError("the generation was cancelled")))
         try:
             while not isinstance(event, Finished | Exception):
                 event = channel.get()
@@ -78,8 +80,9 @@ class ChildEngine:
                     self._supervisor.answered()
                 yield event
         finally:
+            stopper.attach(None)
             process.forget(number)
-            if not isinstance(event, Finished | Exception):
+            if not isinstance(event, Finished | Exception) or isinstance(event, GenerationCancelledError):
                 process.ask({"kind": "cancel", "id": number})
 
     def cancel(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -124,6 +125,32 @@ class EngineInfo:
     fingerprint: str
 
 
+class Stopper:
+    """Cancels one generation from another thread than the one that reads its iterator, and so may wait in it.
+
+    The iterator then raises GenerationCancelledError. Used for one generation after another, it stops them all.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stop: Callable[[], None] | None = None
+        self._asked = False
+
+    def stop(self) -> None:
+        """Harmless more than once, and where nothing runs; what begins later is stopped as it begins."""
+        with self._lock:
+            self._asked = True
+            if self._stop is not None:
+                self._stop()
+
+    def attach(self, stop: Callable[[], None] | None) -> None:
+        """For an engine: how to stop what begins now; None when it is over. `stop` must not wait."""
+        with self._lock:
+            self._stop = stop
+            if stop is not None and self._asked:
+                stop()
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Gauges of this moment, and totals since the engine was made, restarts included.
@@ -153,13 +180,13 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
-    def generate(self, request: Generation) -> Generator[Event, None, None]:
+    def generate(self, request: Generation, stopper: Stopper | None = None) -> Generator[Event, None, None]:
         """Progress*, Started, Token*, Finished. Closing the iterator cancels this one generation, at any stage.
 
         Any number of threads may call. Nothing happens before the first `next`, which raises what is wrong:
         RequestError; QueueFullError; EngineBusyError in a thread that would wait for itself, as it has `parallel`
         iterators that it has neither read to their end nor closed (engines in this process only). Later come
-        EngineCrashedError, where native code died, and EngineClosedError.
+        EngineCrashedError, where native code died, and EngineClosedError. `stopper` cancels it from another thread.
         """
         ...
 

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 
 from pocketvlm.devices import physical_cores
 from pocketvlm.engine.cache import length_of
-from pocketvlm.engine.engine import EngineInfo, EngineOptions, Event, Finished, Generation, Image, Statistics
+from pocketvlm.engine.engine import EngineInfo, EngineOptions, Event, Finished, Generation, Image, Statistics, Stopper
 from pocketvlm.engine.job import Job, Sink
 from pocketvlm.engine.sampling import check_sampling
 from pocketvlm.engine.scheduler import UNREAD, Scheduler, Threads
@@ -121,7 +121,7 @@ class LocalEngine:
     def close(self) -> None:
         self._finalizer()
 
-    def generate(self, request: Generation) -> Generator[Event, None, None]:
+    def generate(self, request: Generation, stopper: Stopper | None = None) -> Generator[Event, None, None]:
         self._check_open()
         thread = threading.get_ident()
         if self._owners[thread] >= self._parallel:
@@ -132,6 +132,8 @@ class LocalEngine:
             self._open[job] = channel
             self._owners[thread] += 1
         event: Event | BaseException | None = None
+        stopper = stopper or Stopper()
+        stopper.attach(lambda: channel.put(GenerationCancelledError(_CANCELLED)))
         try:
             while not isinstance(event, Finished):
                 event = channel.get()
@@ -144,6 +146,7 @@ class LocalEngine:
                     self._scheduler.wake()
                 yield event
         finally:
+            stopper.attach(None)
             with self._lock:
                 del self._open[job]
                 self._owners[thread] -= 1

@@ -14,6 +14,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
+from pocketvlm import offline
 from pocketvlm.engine import wire
 from pocketvlm.engine.engine import Event, Finished
 from pocketvlm.engine.job import Job
@@ -26,6 +27,7 @@ _AT_ONCE = 64  # frames in one write
 
 def main() -> None:
     parent = os.getppid()
+    offline.enforce_if_told()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the parent
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
