@@ -12,6 +12,7 @@ import typer
 from pocketvlm.cli.chat import chat
 from pocketvlm.cli.doctor import doctor
 from pocketvlm.cli.inspect import inspect
+from pocketvlm.cli.serve import serve
 from pocketvlm.errors import PocketVLMError
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(chat)
 app.command()(inspect)
+app.command()(serve)
 app.command()(doctor)
 
 

@@ -23,7 +23,7 @@ out = Console(highlight=False)
 _PACKAGES = ("numpy", "pillow", "gguf", "pydantic", "jinja2")
 _EXTRAS = {
     "convert": ("safetensors", "onnx", "tokenizers"),
-    "server": ("fastapi", "uvicorn"),
+    "server": ("starlette", "uvicorn", "prometheus_client"),
     "heif": ("pillow_heif",),
 }
 

@@ -1,0 +1,122 @@
+"""`pocketvlm serve`: the model over HTTP, as OpenAI's clients ask for it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pocketvlm.errors import PocketVLMError, RequestError
+
+if TYPE_CHECKING:
+    from pocketvlm.vlm import VLM
+
+_NEEDS = ("starlette", "uvicorn", "prometheus_client")
+# A red square.
+_PICTURE = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAAGAAAABgAQMAAADYVuV7AAAABlBMVEX////cHh7/Hx2WAAAA"
+    "IUlEQVR42mNgGAXkAEYGBob/MBYTsswoZ5RDfc4oIA8AAJHeAWAJ6gn/AAAAAElFTkSuQmCC"
+)
+
+
+def serve(
+    model: Annotated[str | None, typer.Option("-m", "--model", help="A bundle or a .gguf; iota without one.")] = None,
+    mmproj: Annotated[str | None, typer.Option(help="The vision encoder of a .gguf model: .gguf or .onnx.")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; all but loopback need a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes any that is free.")] = 8080,
+    alias: Annotated[str | None, typer.Option(help="The name that clients call the model by.")] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="POCKETVLM_API_KEY", help="The key that clients must send.", show_envvar=True),
+    ] = None,
+    ctx_size: Annotated[
+        int | None, typer.Option(help="Context of a request in tokens; the model's own up to 8192 by default.")
+    ] = None,
+    parallel: Annotated[int, typer.Option(help="Requests that run together; the others wait.")] = 4,
+    queue: Annotated[int, typer.Option(help="Requests that may wait; more are refused with 429.")] = 64,
+    threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
+    vision: Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where the ONNX vision encoder runs: auto, cpu, cuda, ...")] = "auto",
+    max_body: Annotated[int, typer.Option(help="Largest request in MiB.")] = 64,
+    max_pixels: Annotated[int, typer.Option(help="Largest picture in megapixels.")] = 100,
+    read_timeout: Annotated[float, typer.Option(help="Seconds that a request's body may take.")] = 30.0,
+    grace: Annotated[float, typer.Option(help="Seconds that running requests get when the server is stopped.")] = 30.0,
+    allowed_host: Annotated[list[str] | None, typer.Option(help="Another name for the Host header.")] = None,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Web pages that may call, as https://example.org, or *.")
+    ] = None,
+    allow_image_host: Annotated[
+        list[str] | None, typer.Option(help="A host that pictures may be fetched from; none by default.")
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Forbid this process every address but loopback.")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log as lines of JSON.")] = False,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Serve a model over HTTP, as OpenAI's chat completions."""
+    lacking = [name for name in _NEEDS if find_spec(name) is None]
+    if lacking:
+        raise PocketVLMError(f'this needs {", ".join(lacking)}: pip install "pocketvlm[server]"')
+    if log_level not in ("debug", "info", "warning", "error"):
+        raise RequestError("must be debug, info, warning or error", "--log-level")
+    from pocketvlm import offline as network
+    from pocketvlm.server.settings import MEBIBYTE, Settings, is_loopback
+
+    settings = Settings(
+        host=host,
+        port=port,
+        api_key=api_key,
+        slots=parallel,
+        queue=queue,
+        max_body=max_body * MEBIBYTE,
+        max_pixels=max_pixels * 1_000_000,
+        read_timeout=read_timeout,
+        grace=grace,
+        allowed_hosts=tuple(allowed_host or ()),
+        allowed_origins=tuple(allow_origin or ()),
+        image_hosts=tuple(allow_image_host or ()),
+    )
+    if offline:
+        if not is_loopback(host) or allow_image_host:
+            raise RequestError("goes with neither --host elsewhere nor --allow-image-host", "--offline")
+        network.enforce()
+    from pocketvlm.server import logs, run
+
+    logs.set_up(as_json=log_json, level=log_level)
+    sock = run.listen(settings)  # before the model is loaded: a port that is taken shows at once
+    from pocketvlm.server.app import Service
+    from pocketvlm.vlm import VLM
+
+    target, gguf = (None, model) if model and (mmproj or model.lower().endswith(".gguf")) else (model, None)
+    with (
+        sock,
+        VLM.load(
+            target,
+            model=gguf,
+            mmproj=mmproj,
+            context_size=ctx_size,
+            threads=threads,
+            vision=vision,  # type: ignore[arg-type]
+            device=device,
+            parallel=parallel,
+            supervised=True,
+            name=alias,
+        ) as vlm,
+    ):
+        url = run.url_of(sock)
+        run.serve(Service(vlm, settings), settings, sock, lambda: _tell(vlm, url, api_key is not None))
+
+
+def _tell(vlm: VLM, url: str, key: bool) -> None:
+    """Where it listens, and a first request to paste."""
+    content = [{"type": "text", "text": "What is in the picture?"}]
+    if vlm.info.has_vision:
+        content.append({"type": "image_url", "image_url": _PICTURE})
+    body = json.dumps({"messages": [{"role": "user", "content": content}]})
+    authorization = ' -H "Authorization: Bearer $POCKETVLM_API_KEY"' if key else ""
+    typer.echo(f"pocketvlm serves {vlm.info.name} at {url}/v1 (Ctrl-C ends it). Try:\n")
+    typer.echo(f"curl {url}/v1/chat/completions{authorization} -H 'Content-Type: application/json' -d '{body}'\n")
+    sys.stdout.flush()

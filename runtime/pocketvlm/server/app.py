@@ -1,0 +1,111 @@
+"""The routes, and the one place where an exception becomes an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pocketvlm import __version__
+from pocketvlm.server import openapi
+from pocketvlm.server.account import Account
+from pocketvlm.server.admission import Admission
+from pocketvlm.server.chat import ChatEndpoint, unknown_model
+from pocketvlm.server.faults import HTTPError, fault_of, shutting_down
+from pocketvlm.server.guard import Guard
+from pocketvlm.server.logs import AccessLog
+from pocketvlm.server.metrics import Metrics
+from pocketvlm.server.settings import Settings
+from pocketvlm.vlm import VLM
+
+
+class Service:
+    """`app` is the ASGI application; the rest is for whoever runs it."""
+
+    def __init__(self, vlm: VLM, settings: Settings) -> None:
+        self._vlm = vlm
+        self._started = int(time.time())
+        self.admission = Admission(settings.slots, settings.queue)
+        self.chat = ChatEndpoint(vlm, settings, self.admission)
+        self._metrics = Metrics(self.admission, vlm, __version__)
+        router = Router(self._routes(), redirect_slashes=False)
+        self.app = AccessLog(Guard(_Faults(router), settings), self._metrics)
+
+    def _routes(self) -> list[Route]:
+        routes: list[Route] = []
+        for prefix in ("/v1", ""):
+            routes.append(Route(f"{prefix}/chat/completions", self.chat, methods=["POST"]))
+            for path, endpoint in (
+                ("/models", self._show_models),
+                ("/models/{id:path}", self._show_model),
+                ("/health", self._show_health),
+                ("/metrics", self._show_metrics),
+                ("/openapi.json", self._show_openapi),
+            ):
+                routes.append(Route(prefix + path, endpoint, methods=["GET"]))
+        return routes
+
+    async def _show_models(self, _: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def _show_model(self, request: Request) -> Response:
+        if request.path_params["id"] != self._vlm.info.name:
+            raise unknown_model()
+        return JSONResponse(self._card())
+
+    def _card(self) -> dict[str, object]:
+        return {"id": self._vlm.info.name, "object": "model", "created": self._started, "owned_by": "pocketvlm"}
+
+    async def _show_health(self, _: Request) -> Response:
+        if self.chat.draining:
+            raise shutting_down()
+        state = (await asyncio.to_thread(self._vlm.statistics)).state
+        if state == "failing":
+            message = "the engine crashed again and again; it is tried again from time to time"
+            raise HTTPError(503, message, code="engine_crashed", headers={"retry-after": "30"})
+        return JSONResponse({"status": state, "running": self.admission.running, "waiting": self.admission.waiting})
+
+    async def _show_metrics(self, _: Request) -> Response:
+        body, kind = await asyncio.to_thread(self._metrics.exposition)
+        return Response(body, headers={"content-type": kind})
+
+    async def _show_openapi(self, _: Request) -> Response:
+        return JSONResponse(openapi.document())
+
+
+class _Faults:
+    """Around the router: what an endpoint raises becomes an answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        scope["app"] = self  # or the router answers unknown routes itself
+        try:
+            await self._app(scope, receive, noting)
+        except ClientDisconnect:
+            Account.of(scope).left = True
+        except Exception as error:
+            fault = _routing(error) if isinstance(error, HTTPException) else fault_of(error)
+            Account.of(scope).code = fault.code
+            if not started:
+                await fault.response()(scope, receive, send)
+
+
+def _routing(error: HTTPException) -> HTTPError:
+    if error.status_code == 405:
+        message = "this route does not take this method"
+        return HTTPError(405, message, None, "method_not_allowed", error.headers or {})
+    return HTTPError(404, "no such route; GET /openapi.json lists them", code="not_found")

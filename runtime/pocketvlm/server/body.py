@@ -1,0 +1,68 @@
+"""A request's body to one JSON object: size, time, depth and the number of values are limited while it is read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope
+
+from pocketvlm.server.faults import HTTPError
+
+_MAX_VALUES = 1_000_000  # each takes some 60 bytes, though its JSON takes two
+_SMALL = 1 << 16  # parsed on the event loop: shorter than the way to a thread and back
+
+
+async def read_object(scope: Scope, receive: Receive, *, max_body: int, timeout: float) -> dict[str, Any]:
+    """Raises HTTPError, or ClientDisconnect."""
+    try:
+        data = await asyncio.wait_for(_read(scope, receive, max_body), timeout)
+    except asyncio.TimeoutError:
+        message = f"the body did not arrive within {timeout:g} s"
+        raise HTTPError(408, message, code="request_timeout", headers={"connection": "close"}) from None
+    return parse_object(data) if len(data) <= _SMALL else await asyncio.to_thread(parse_object, data)
+
+
+async def _read(scope: Scope, receive: Receive, max_body: int) -> bytes:
+    headers = dict(scope["headers"])
+    length = headers.get(b"content-length", b"")
+    too_large = HTTPError(413, f"the body is over the limit of {max_body:,} bytes", code="body_too_large")
+    if length.isdigit() and int(length) > max_body:
+        raise too_large
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise HTTPError(415, "compressed bodies are not read", code="unsupported_encoding")
+    data = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        data += message.get("body", b"")
+        if len(data) > max_body:
+            raise too_large
+        if not message.get("more_body"):
+            return bytes(data)
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """JSON in UTF-8. NaN and infinities pass here, for the schema to refuse with the path of their field."""
+    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > _MAX_VALUES:
+        raise _bad_json(f"has more than {_MAX_VALUES:,} values")
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise _bad_json(f"is not UTF-8 at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise _bad_json(f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except RecursionError:
+        raise _bad_json("is nested too deep") from None
+    except ValueError:  # an integer of thousands of digits
+        raise _bad_json("holds a number that is too long") from None
+    if not isinstance(value, dict):
+        raise _bad_json("must be a JSON object")
+    return value
+
+
+def _bad_json(reason: str) -> HTTPError:
+    return HTTPError(400, f"the body {reason}", code="invalid_json")

@@ -1,0 +1,103 @@
+"""One line a request, as text or JSON: who asked for what, how it ended, how long it took. Never content."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import secrets
+import time
+from datetime import datetime, timezone
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pocketvlm.server.account import Account
+from pocketvlm.server.metrics import Metrics
+
+logger = logging.getLogger("pocketvlm.access")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+
+class AccessLog:
+    """Outermost: gives every request its id and its account, and writes both down at the end."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        account = Account(given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
+        account.open(scope)
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                account.status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = account.request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            self._metrics.request_ended(_method(scope), account)
+            logger.info("request", extra={"fields": _fields(scope, account)})
+
+
+def _method(scope: Scope) -> str:
+    """Of the known ones: what a client makes up must not become a time series of its own."""
+    return scope["method"] if scope["method"] in _METHODS else "other"
+
+
+def _fields(scope: Scope, account: Account) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "request_id": account.request_id,
+        "method": _method(scope),
+        "path": scope.get("raw_path", b"").decode("ascii", "replace")[:100],
+        "status": account.status,
+        "ms": round(1000 * (time.perf_counter() - account.began), 1),
+        "code": account.code,
+        "left": account.left or None,
+        "stream": account.stream,
+        "finish_reason": account.finish_reason,
+    }
+    if account.first_token is not None:
+        fields["first_token_ms"] = round(1000 * account.first_token, 1)
+    if account.timings is not None:
+        timings = account.timings
+        fields |= {"queue_ms": timings.queue_ms, "prefill_ms": timings.prefill_ms, "decode_ms": timings.decode_ms}
+        fields["encode_ms"] = sum(image.encode_ms for image in timings.images)
+        fields["images"] = len(timings.images)
+    if account.usage is not None:
+        details = account.usage.prompt_tokens_details
+        fields |= {"prompt_tokens": account.usage.prompt_tokens, "completion_tokens": account.usage.completion_tokens}
+        fields |= {"cached_tokens": details.cached_tokens, "image_tokens": details.image_tokens}
+    rounded = {name: round(value, 1) if isinstance(value, float) else value for name, value in fields.items()}
+    return {name: value for name, value in rounded.items() if value is not None}
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds")
+        fields = getattr(record, "fields", {})
+        if self._as_json:
+            head = {"time": when, "level": record.levelname.lower(), "event": record.getMessage()}
+            return json.dumps({**head, **fields})
+        told = [record.getMessage()] if not fields else [f"{name}={value}" for name, value in fields.items()]
+        return " ".join([when, record.levelname, *told])
+
+
+def set_up(*, as_json: bool, level: str) -> None:
+    """Send the log to standard error. uvicorn's own lines pass where they warn."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter(as_json))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("pocketvlm").setLevel(level.upper())

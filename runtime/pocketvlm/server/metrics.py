@@ -1,0 +1,106 @@
+"""What /metrics shows, in a registry of this server's own."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, Info, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.registry import Collector
+
+from pocketvlm.server.account import Account
+from pocketvlm.server.admission import Admission
+from pocketvlm.vlm import VLM
+
+_SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_LONG = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class _Now(Collector):
+    """What is read when it is asked for."""
+
+    def __init__(self, admission: Admission, vlm: VLM) -> None:
+        self._admission = admission
+        self._vlm = vlm
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("pocketvlm_requests_running", "Requests that run.", self._admission.running)
+        yield GaugeMetricFamily("pocketvlm_requests_waiting", "Requests in the queue.", self._admission.waiting)
+        engine = self._vlm.statistics()
+        yield GaugeMetricFamily("pocketvlm_engine_up", "1 while the engine takes requests.", engine.state == "ok")
+        yield GaugeMetricFamily("pocketvlm_engine_running", "Requests that the engine works on.", engine.running)
+        yield GaugeMetricFamily("pocketvlm_engine_encoding", "Requests with pictures to encode.", engine.encoding)
+        restarts = "Times that the engine was started again after native code died."
+        yield CounterMetricFamily("pocketvlm_engine_restarts", restarts, engine.restarts)
+        if engine.child is not None and (size := _resident(engine.child)) is not None:
+            yield GaugeMetricFamily("pocketvlm_engine_resident_memory_bytes", "Memory of the engine's process.", size)
+
+
+def _resident(process: int) -> int | None:
+    try:
+        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+class Metrics:
+    def __init__(self, admission: Admission, vlm: VLM, version: str) -> None:
+        self._registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # memory, CPU time, open files; Linux only
+        PlatformCollector(registry=registry)
+        registry.register(_Now(admission, vlm))
+        info = vlm.info
+        about = {"version": version, "model": info.name, "vision": info.vision or "", "fingerprint": info.fingerprint}
+        Info("pocketvlm", "What is served.", registry=registry).info(about)
+
+        def counter(name: str, what: str, *labels: str) -> Counter:
+            return Counter(f"pocketvlm_{name}", what, labels, registry=registry)
+
+        def histogram(name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"pocketvlm_{name}_seconds", what, buckets=buckets, registry=registry)
+
+        self._requests = counter("requests", "Requests that ended.", "method", "status")
+        self._left = counter("disconnects", "Clients that went away before the end of their answer.")
+        self._prompt = counter("prompt_tokens", "Tokens of prompts, cached ones and pictures among them.")
+        self._cached = counter("cached_tokens", "Tokens of prompts that were in a cache.")
+        self._image_tokens = counter("image_tokens", "Tokens of prompts that stand for pictures.")
+        self._completion = counter("completion_tokens", "Tokens generated.")
+        self._images = counter("images", "Pictures, by the cache that their embeddings came from.", "cache")
+        self._request = histogram("request", "A request, from its head to the end of its answer.", _LONG)
+        self._first = histogram("time_to_first_token", "From a request's head to the first token.", _LONG)
+        self._queue = histogram("queue", "Waiting for a place.", _SHORT)
+        self._encode = histogram("encode", "Encoding one picture that was in no cache.", _SHORT)
+        self._prefill = histogram("prefill", "Evaluating a prompt, its pictures' encoding included.", _LONG)
+        self._decode = histogram("decode", "Generating an answer.", _LONG)
+
+    def request_ended(self, method: str, account: Account) -> None:
+        self._requests.labels(method, str(account.status or "none")).inc()
+        if account.left:
+            self._left.inc()
+        if account.stream is None:
+            return
+        self._request.observe(time.perf_counter() - account.began)
+        if account.first_token is not None:
+            self._first.observe(account.first_token)
+        if (usage := account.usage) is not None:
+            self._prompt.inc(usage.prompt_tokens)
+            self._cached.inc(usage.prompt_tokens_details.cached_tokens)
+            self._image_tokens.inc(usage.prompt_tokens_details.image_tokens)
+            self._completion.inc(usage.completion_tokens)
+        if (timings := account.timings) is not None:
+            self._queue.observe(timings.queue_ms / 1000)
+            self._prefill.observe(timings.prefill_ms / 1000)
+            self._decode.observe(timings.decode_ms / 1000)
+            for image in timings.images:
+                self._images.labels(image.cache).inc()
+                if image.cache == "none":
+                    self._encode.observe(image.encode_ms / 1000)
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The text, and its media type."""
+        return generate_latest(self._registry), CONTENT_TYPE_LATEST

@@ -1,0 +1,114 @@
+"""A service on a socket: from listening to the orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import uvicorn
+
+from pocketvlm.errors import PocketVLMError
+from pocketvlm.server.app import Service
+from pocketvlm.server.protocol import MAX_HEAD, Protocol
+from pocketvlm.server.settings import Settings
+
+logger = logging.getLogger(__name__)
+_BACKLOG = 256
+
+
+def listen(settings: Settings) -> socket.socket:
+    """A listening socket. Raises PocketVLMError where the port is taken or the address is not this machine's."""
+    host = settings.host.strip("[]")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, kind, protocol)  # asyncio spares sockets of TCP by name Nagle's delay
+        if hasattr(socket, "SO_REUSEPORT"):  # elsewhere the option lets a second server take the port over
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        raise PocketVLMError(f"cannot listen on {host} port {settings.port}: {error.strerror or error}") from None
+    return sock
+
+
+def url_of(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(service: Service, settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then let what runs end. A second signal, or `grace`, ends it at once."""
+    asyncio.run(_serve(service, settings, sock, ready))
+
+
+async def _serve(service: Service, settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> None:
+    config = uvicorn.Config(
+        service.app,
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=MAX_HEAD,
+        timeout_graceful_shutdown=3,
+    )
+    server = _Server(config)
+    ending = asyncio.create_task(_end(service, server, settings.grace))
+    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.005)
+    if server.started:
+        ready()
+    try:
+        await serving
+    finally:
+        ending.cancel()
+
+
+async def _end(service: Service, server: _Server, grace: float) -> None:
+    """Refuse what comes after the first signal while what runs goes on; then stop."""
+    await server.signals.get()
+    service.chat.draining = True
+    logger.info("shutting down: %d requests run, %d wait", service.admission.running, service.admission.waiting)
+    idle = asyncio.create_task(_idle(service))
+    second = asyncio.create_task(server.signals.get())
+    await asyncio.wait({idle, second}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    if not idle.done():
+        service.chat.abort()
+        await asyncio.wait({idle}, timeout=5)
+    server.should_exit = True
+
+
+async def _idle(service: Service) -> None:
+    while service.chat.busy:
+        await asyncio.sleep(0.05)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn ends at the first signal, by that signal; here the signals are ours."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.signals: asyncio.Queue[int] = asyncio.Queue()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+
+        def told(number: int, _frame: object = None) -> None:
+            loop.call_soon_threadsafe(self.signals.put_nowait, number)
+
+        before = {}
+        with suppress(ValueError):  # not on the main thread: whoever runs us there has the signals
+            before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
