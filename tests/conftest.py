@@ -20,6 +20,12 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--malformed", type=int, default=150, help="random requests of each kind that the server must refuse"
+    )
+
+
 @pytest.fixture(scope="session")
 def iota_bundle() -> Path:
     """The folder of the model in the box."""

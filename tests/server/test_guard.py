@@ -1,0 +1,210 @@
+"""Safe by default: who is let in, what is logged, what the command refuses to start with."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from pocketvlm import offline
+from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.server.run import listen
+from pocketvlm.server.settings import Settings
+from server.conftest import COMMAND, Server, Start, look, refused
+
+HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:{port}", "localhost:{port}", "localhost", "[::1]:{port}", "LOCALHOST"])
+def test_own_hosts(server: Server, host: str) -> None:
+    assert server.get("/health", headers={"host": host.format(port=server.port)}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example", "10.0.0.1", ""])
+def test_foreign_hosts(server: Server, host: str) -> None:
+    """A page whose name was pointed at this machine must not reach the server."""
+    for path in ("/health", "/v1/models"):
+        reply = server.get(path, headers={"host": host.format(port=server.port)})
+        refused(reply, 403, code="host_not_allowed")
+
+
+def test_web_pages_stay_out(server: Server) -> None:
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:9999"):
+        reply = server.post(HI, headers={"origin": origin})
+        refused(reply, 403, code="origin_not_allowed")
+        assert "access-control-allow-origin" not in reply.headers
+    preflight = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    refused(requests.options(f"{server.base}/chat/completions", headers=preflight, timeout=30), 403)
+
+
+def test_key_hosts_and_origins(serve: Start) -> None:
+    key = {"POCKETVLM_API_KEY": "s3cret"}
+    own = serve("--allow-origin", "https://page.example", "--allowed-host", "box.local", "--alias", "mine", env=key)
+    assert "s3cret" not in own.told
+    assert "$POCKETVLM_API_KEY" in own.told
+    good = {"authorization": "Bearer s3cret"}
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "Basic s3cret"}, {"authorization": "é"}):
+        reply = own.post(HI, headers={name: value.encode() for name, value in headers.items()})
+        assert "s3cret" not in refused(reply, 401, code="invalid_api_key")
+        assert reply.json()["error"]["type"] == "authentication_error"
+        for path in ("/v1/models", "/metrics", "/openapi.json", "/nothing"):
+            refused(own.get(path, headers={"authorization": "Bearer s3cre"}), 401)
+    assert own.get("/health").status_code == 200
+    assert own.get("/v1/models", headers=good).json()["data"][0]["id"] == "mine"
+    refused(own.post({**HI, "model": "iota"}, headers=good), 404, "model")
+    assert own.get("/health", headers={"host": "box.local:1"}).status_code == 200
+    page = {"origin": "https://page.example"}
+    preflight = requests.options(
+        f"{own.base}/chat/completions",
+        headers={**page, "access-control-request-method": "POST", "access-control-request-headers": "authorization"},
+        timeout=30,
+    )
+    assert preflight.status_code == 204
+    assert preflight.headers["access-control-allow-origin"] == page["origin"]
+    assert "authorization" in preflight.headers["access-control-allow-headers"]
+    answer = own.post(HI, headers={**good, **page})
+    assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, page["origin"])
+    assert "access-control-allow-origin" in own.post(HI, headers=page).headers  # a page can read why it was refused
+    refused(own.post(HI, headers={**good, "origin": "https://other.example"}), 403)
+
+
+def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **(env or {})},
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--host", "0.0.0.0"], "--api-key"),
+        (["--host", "::", "--port", "0"], "--api-key"),
+        (["--host", "192.168.1.5"], "POCKETVLM_API_KEY"),
+        (["--host", "somewhere.example"], "--api-key"),
+        (["--api-key", ""], "api_key"),
+        (["--port", "99999"], "port"),
+        (["--queue", "-1"], "queue"),
+        (["--allow-origin", "page.example"], "allowed_origins"),
+        (["--allowed-host", "http://box"], "allowed_hosts"),
+        (["--log-level", "loud"], "--log-level"),
+        (["--offline", "--allow-image-host", "example.org"], "--offline"),
+        (["--offline", "--host", "0.0.0.0", "--api-key", "k"], "--offline"),
+        (["--model", "nowhere", "--port", "0"], "nowhere"),
+        (["--vision", "blurred", "--port", "0"], "vision"),
+    ],
+)
+def test_wrong_use(arguments: list[str], says: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_taken_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("--port", str(port))
+        assert done.returncode == 2
+        assert f"port {port}" in done.stderr
+        with pytest.raises(PocketVLMError, match=str(port)):
+            listen(Settings(port=port))
+
+
+def test_a_key_is_demanded_before_anything_listens() -> None:
+    with pytest.raises(RequestError, match="needs a key"):
+        Settings(host="0.0.0.0")
+    Settings(host="0.0.0.0", api_key="k")
+    for host in ("localhost", "127.0.0.1", "::1", "127.1.2.3"):
+        Settings(host=host)
+
+
+def test_a_missing_extra_is_named() -> None:
+    code = "import sys; sys.modules['uvicorn'] = None; from pocketvlm.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "serve"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert 'pip install "pocketvlm[server]"' in done.stderr
+
+
+@pytest.mark.parametrize("how", ["enforce()", "enforce_if_told()"])
+def test_offline_proves_itself(how: str) -> None:
+    """In a process without the tests' own block of the network; the second is how the engine's process begins."""
+    begin = f"""
+import socket, sys
+from pocketvlm import offline
+offline.{how}
+"""
+    code = """
+for attempt in (
+    lambda: socket.create_connection(("192.0.2.1", 80), timeout=1),
+    lambda: socket.getaddrinfo("example.org", 80),
+    lambda: socket.gethostbyname("example.org"),
+    lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("192.0.2.1", 53)),
+    lambda: socket.create_server(("0.0.0.0", 0)),
+    lambda: socket.create_server(("", 0)),
+    lambda: socket.socket(socket.AF_INET6).connect(("2001:db8::1", 80)),
+):
+    try:
+        attempt()
+    except offline.NetworkForbiddenError:
+        continue
+    sys.exit("it was let through")
+with socket.create_server(("127.0.0.1", 0)) as own:
+    socket.create_connection(own.getsockname(), timeout=5).close()
+"""
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if not path.endswith("tests/offline")]
+    done = subprocess.run(
+        [sys.executable, "-c", begin + code],
+        env={**bare, "PYTHONPATH": os.pathsep.join(paths), offline.VARIABLE: "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_offline_serves(serve: Start, sample_uri: str) -> None:
+    own = serve("--offline")
+    assert own.ask(look({"url": sample_uri}))["choices"][0]["message"]["content"] == "2"
+
+
+def test_nothing_that_was_said_is_written_down(
+    serve: Start, sample_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No content in the log, at its loudest, and no new file."""
+    monkeypatch.chdir(tmp_path)
+    own = serve("--log-json", "--log-level", "debug")
+    word = "zebrafish"
+    own.ask(look({"url": sample_uri}, word), user=word, metadata={word: word})
+    refused(own.post({"messages": [{"role": "user", "content": word, word: word}]}), 400)
+    refused(own.post({"messages": [{"role": "user", "content": look(f"data:{word}")}]}), 400)
+    refused(requests.post(f"{own.base}/chat/completions", data=word, timeout=30), 400)
+    own.get(f"/v1/models?name={word}")
+    own.stream(word, max_tokens=2)
+    time.sleep(0.2)
+    text = "".join(own.log)
+    assert word not in text
+    assert sample_uri[30:60] not in text
+    records: list[dict[str, Any]] = [json.loads(line) for line in own.log]
+    asked = [record for record in records if record.get("path") == "/v1/chat/completions"]
+    assert [record["status"] for record in asked] == [200, 400, 400, 400, 200]
+    assert asked[0]["images"] == 1
+    assert asked[0]["prompt_tokens"] > asked[0]["image_tokens"] > 0
+    assert {"request_id", "method", "ms", "queue_ms", "prefill_ms", "decode_ms", "first_token_ms"} <= set(asked[0])
+    assert list(tmp_path.iterdir()) == []
