@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -15,9 +16,11 @@ from typing import Any
 
 import pytest
 import requests
+import uvicorn
 from PIL import Image, ImageDraw
 from prometheus_client.parser import text_string_to_metric_families
 
+from pocketvlm.server import protocol
 from server.conftest import KEYS, Server, Start, data_uri, look, png, refused, stop
 
 HI = [{"role": "user", "content": "hi"}]
@@ -205,6 +208,32 @@ def test_large_bodies_are_refused_while_they_are_read(serve: Start) -> None:
     refused(requests.post(url, data=pieces(), timeout=30), 413, code="body_too_large")
     refused(requests.post(url, data=b" " * (1 << 22), timeout=30), 413, code="body_too_large")
     assert own.ask("hi", max_tokens=1)
+
+
+def test_slow_heads_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then does not keep a connection; what waits before its first byte ends, too."""
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.4)
+
+    def drip(port: int, data: bytes) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+            for byte in data:
+                sock.sendall(bytes([byte]))
+                time.sleep(0.1)
+            return received(sock)
+
+    async def check() -> None:
+        config = uvicorn.Config(lambda: None, http=protocol.Protocol, ws="none", lifespan="off", log_config=None)
+        state = uvicorn.server.ServerState()
+        loop = asyncio.get_running_loop()
+        listening = await loop.create_server(lambda: protocol.Protocol(config, state, {}), "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        for data in (b"", b"GET /h"):
+            began = time.monotonic()
+            assert error_of(await asyncio.to_thread(drip, port, data))[0] == 408
+            assert time.monotonic() - began < 5
+        listening.close()
+
+    asyncio.run(check())
 
 
 def test_metrics(server: Server, sample_uri: str) -> None:

@@ -66,6 +66,7 @@ class ChatEndpoint:
             await reply.fail(fault)
         finally:
             gone.cancel()
+            work.cancel()
             self._tasks.discard(work)
 
     @property

@@ -66,10 +66,10 @@ class Metrics:
 
         self._requests = counter("requests", "Requests that ended.", "method", "status")
         self._left = counter("disconnects", "Clients that went away before the end of their answer.")
-        self._prompt = counter("prompt_tokens", "Tokens of prompts, cached ones and pictures among them.")
+        self._prompt = counter("prompt_tokens", "Tokens of prompts, of answers that ended.")
         self._cached = counter("cached_tokens", "Tokens of prompts that were in a cache.")
         self._image_tokens = counter("image_tokens", "Tokens of prompts that stand for pictures.")
-        self._completion = counter("completion_tokens", "Tokens generated.")
+        self._completion = counter("completion_tokens", "Tokens generated, of answers that ended.")
         self._images = counter("images", "Pictures, by the cache that their embeddings came from.", "cache")
         self._request = histogram("request", "A request, from its head to the end of its answer.", _LONG)
         self._first = histogram("time_to_first_token", "From a request's head to the first token.", _LONG)
