@@ -86,9 +86,11 @@ def test_a_disconnect_frees_the_engine(server: Server, endless: dict[str, Any]) 
 
 
 def test_a_disconnect_of_a_request_that_does_not_stream(server: Server, endless: dict[str, Any]) -> None:
+    before = metrics(server)["pocketvlm_engine_cancelled_total"]
     with pytest.raises(requests.exceptions.Timeout):
-        server.post({**endless, "stream": False}, timeout=0.5)
+        server.post({**endless, "n": 1, "stream": False}, timeout=0.2)
     wait_until(lambda: idle(server), 3)
+    assert metrics(server)["pocketvlm_engine_cancelled_total"] == before + 1
 
 
 def test_a_disconnect_while_waiting(server: Server, endless: dict[str, Any]) -> None:
@@ -104,9 +106,11 @@ def test_a_disconnect_before_the_first_token(server: Server) -> None:
     """While pictures are encoded: 18 of them, in full size, each one another."""
     noise = [Image.effect_noise((192, 192), 10 + number) for number in range(18)]
     content = [look({"url": data_uri(png(picture)), "detail": "high"})[1] for picture in noise]
+    before = metrics(server)["pocketvlm_engine_cancelled_total"]
     with pytest.raises(requests.exceptions.Timeout):
         server.post({"messages": [{"role": "user", "content": content}]}, timeout=0.3)
     wait_until(lambda: idle(server), 3)
+    assert metrics(server)["pocketvlm_engine_cancelled_total"] == before + 1
 
 
 def test_the_queue_is_bounded(serve: Start, endless: dict[str, Any]) -> None:

@@ -34,6 +34,8 @@ class _Now(Collector):
         yield GaugeMetricFamily("pocketvlm_engine_up", "1 while the engine takes requests.", engine.state == "ok")
         yield GaugeMetricFamily("pocketvlm_engine_running", "Requests that the engine works on.", engine.running)
         yield GaugeMetricFamily("pocketvlm_engine_encoding", "Requests with pictures to encode.", engine.encoding)
+        cancelled = "Generations that the engine gave up because nobody wanted them any more."
+        yield CounterMetricFamily("pocketvlm_engine_cancelled", cancelled, engine.cancelled)
         restarts = "Times that the engine was started again after native code died."
         yield CounterMetricFamily("pocketvlm_engine_restarts", restarts, engine.restarts)
         if engine.child is not None and (size := _resident(engine.child)) is not None:
