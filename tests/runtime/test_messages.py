@@ -147,6 +147,105 @@ def test_what_clients_send_is_accepted() -> None:
     assert (request.stop, request.logit_bias, request.limit) == (("\n",), {5: -100.0}, 7)
 
 
+def tool(name: str = "weather", **function: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, **function}}
+
+
+def test_tools_are_understood() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Ulm"}'}}
+    streamed = {"id": "2", "index": 1, "function": {"name": "weather", "arguments": {"city": "Ulm"}}}
+    request = ChatRequest.parse(
+        [
+            *HELLO,
+            {"role": "assistant", "tool_calls": [call, streamed]},
+            {"role": "assistant", "content": None, "tool_calls": [call], "refusal": None},
+            {"role": "tool", "content": "rain", "tool_call_id": "1"},
+            {"role": "tool", "content": [{"type": "text", "text": "sun"}], "tool_call_id": "2", "name": "weather"},
+        ],
+        tools=[tool(description="d", parameters={"type": "object"}, strict=True), tool("other")],
+        tool_choice={"function": {"name": "other"}},
+        tool_prompt="p",
+        parallel_tool_calls=False,
+        reasoning_effort="minimal",
+    )
+    answer = request.messages[1]
+    assert isinstance(answer, AssistantMessage)
+    assert answer.tool_calls
+    assert answer.tool_calls[0].function.arguments == '{"city": "Ulm"}'
+    assert answer.tool_calls[1].function.arguments == {"city": "Ulm"}
+    for choice in ("auto", "none", "required", {"type": "function", "function": {"name": "weather"}}):
+        ChatRequest.parse(HELLO, tools=[tool()], tool_choice=choice)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"type": "text"},
+        {"type": "json_object"},
+        {"type": "json_object", "value": {"type": "object"}},
+        {"type": "json_schema", "json_schema": {"name": "n", "schema": {"$ref": "#/$defs/a"}, "strict": True}},
+    ],
+)
+def test_response_formats_are_understood(form: dict[str, Any]) -> None:
+    request = ChatRequest.parse(HELLO, response_format=form)
+    assert request.response_format
+    assert request.response_format.model_dump(by_alias=True, exclude_unset=True) == form
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "says"),
+    [
+        ({"tools": [{"function": {"name": "f"}}]}, "tools.0.type", "required"),
+        ({"tools": [tool("a b")]}, "tools.0.function.name", "match"),
+        ({"tools": [tool("a" * 65)]}, "tools.0.function.name", "match"),
+        ({"tools": [tool(parameters=[])]}, "tools.0.function.parameters", "object"),
+        ({"tools": [tool(parameters={"minimum": NAN})]}, "tools.0.function.parameters", "finite"),
+        ({"tools": [tool(parameters={"\ud800": 1})]}, "tools.0.function.parameters", "surrogate"),
+        ({"tools": [tool()], "tool_choice": 5}, "tool_choice", "auto, none, required or a function"),
+        ({"tools": [tool()], "tool_choice": "maybe"}, "tool_choice", "auto"),
+        ({"tools": [tool()], "tool_choice": {"function": {"name": "g"}}}, "tool_choice", "no function g"),
+        ({"tool_choice": "required"}, "tool_choice", "tools"),
+        ({"response_format": {}}, "response_format.type", "json_schema"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {}}},
+            "response_format.json_schema.name",
+            "required",
+        ),
+        ({"response_format": {"type": "json_object", "value": "{}"}}, "response_format.value", "object"),
+        ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage", "true or false"),
+    ],
+)
+def test_wrong_tools_and_formats_are_named(fields: dict[str, Any], param: str, says: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        ChatRequest.parse(HELLO, **fields)
+    assert caught.value.param == param
+    assert says in caught.value.message
+
+
+def test_json_is_only_so_deep() -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(100):
+        deep = {"items": deep}
+    with pytest.raises(RequestError, match="64 deep"):
+        ChatRequest.parse(HELLO, response_format={"type": "json_object", "value": deep})
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "assistant"}, "messages.0"),
+        ({"role": "assistant", "tool_calls": []}, "messages.0.tool_calls"),
+        ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages.0.tool_calls.0.function"),
+        ({"role": "tool"}, "messages.0.content"),
+        ({"role": "tool", "content": "a", "tool_call_id": 1}, "messages.0.tool_call_id"),
+    ],
+)
+def test_wrong_tool_messages(message: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        ChatRequest.parse([message])
+    assert caught.value.param == param
+
+
 def test_values_do_not_change_after_validation() -> None:
     request = ChatRequest.parse(HELLO)
     with pytest.raises(ValueError, match="frozen"):
