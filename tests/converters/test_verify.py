@@ -200,6 +200,13 @@ def test_another_tokenizer(bundle: Path) -> None:
     deviates(bundle, "tokenizer")
 
 
+def test_a_vocabulary_on_which_libllama_aborts(bundle: Path) -> None:
+    """Two tokens of one spelling: libllama ends the process, which must not be ours."""
+    replace(bundle / "model-Q5_K_M.gguf", b"[PAD697]", b"[PAD696]")
+    reseal(bundle)
+    deviates(bundle, "tokenizer", "process ended with signal 6")
+
+
 def test_an_edited_template(bundle: Path) -> None:
     replace(bundle / MODEL, b"'Assistant:'", b"'Asistente:'")
     reseal(bundle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 from pocketvlm.bundle import Bundle, Check, Proof, Run
 from pocketvlm.errors import OutputError, PocketVLMError
 from pocketvlm.vision import onnx
+from pocketvlm_converters import apart
 from pocketvlm_converters.gguf import Progress, silent
 from pocketvlm_converters.proof import stages
 from pocketvlm_converters.samples.forward import Asked, Loaded
 from pocketvlm_converters.samples.sets import proof_samples
 
 _NOTHING = Proof(tokens_sha256=None, renders_sha256=None, divergence=None)  # of a bundle that was never proven
+_STAGES = ("files", "pairing", "tokenizer", "template", "encoders", "language")  # in their order
 _PACKAGES = ("pocketvlm", "llama-cpp-python", "gguf")
 _ADVICE = {
     "files": "a file is damaged or was replaced: get the bundle again",
@@ -43,7 +46,7 @@ def verify(path: str | Path, reference: str | Path | None = None, *, progress: P
         from pocketvlm_converters.proof.reference import Reference, checks
 
         original = Reference(Path(reference))
-    runs = [examine(bundle, None, progress)]
+    runs = [_examine_apart(bundle, progress)]
     if reference is not None and runs[0].deviation is None:
         found = tuple(_guarded("preprocessing", checks(bundle, original, progress)))
         more = versions("torch", "transformers")
@@ -81,6 +84,25 @@ def examine(bundle: Bundle, asked: list[Asked] | None = None, progress: Progress
     return Run(against="itself", versions=versions(), checks=tuple(_checks(bundle, asked, progress)))
 
 
+def _examine_apart(bundle: Bundle, progress: Progress) -> Run:
+    """The same in a process of its own: where native code aborts, that is a check that failed."""
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "checks.jsonl"
+        reason = apart.run(__name__, bundle.path, told, progress=progress)
+        lines = told.read_text("utf-8").splitlines() if told.exists() else []
+    checks = [Check.model_validate_json(line) for line in lines]
+    if reason is not None:
+        reached = _STAGES.index(checks[-1].stage) + 1 if checks else 0
+        checks.append(_failed(_STAGES[min(reached, len(_STAGES) - 1)], reason))
+    return Run(against="itself", versions=versions(), checks=tuple(checks))
+
+
+def _tell_checks(bundle: Path, told: Path, progress: Progress) -> None:
+    with told.open("w", encoding="utf-8") as file:
+        for check in _checks(Bundle(bundle, check=False), None, progress):
+            print(check.model_dump_json(), file=file, flush=True)
+
+
 def _checks(bundle: Bundle, asked: list[Asked] | None, progress: Progress) -> Iterator[Check]:
     progress("files", 0, 1)
     # Where these fail, native code must not see the files, and what it would measure means nothing.
@@ -115,10 +137,14 @@ def _guarded(stage: str, checks: Iterator[Check]) -> Iterator[Check]:
         yield _failed(stage, error)
 
 
-def _failed(stage: str, error: PocketVLMError) -> Check:
-    return Check(stage=stage, measured="can be run", value=str(error), passed=False)
+def _failed(stage: str, reason: object) -> Check:
+    return Check(stage=stage, measured="can be run", value=str(reason), passed=False)
 
 
 def encoder_of(bundle: Bundle) -> Path | None:
     """The one that looks at the pictures of the prompts."""
     return next((path for role in stages.ENCODERS if (path := bundle.file(role))), None)
+
+
+if __name__ == "__main__":
+    apart.main(_tell_checks)
