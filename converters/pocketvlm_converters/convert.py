@@ -16,7 +16,7 @@ from pocketvlm_converters.family import Family, Part, find_family
 from pocketvlm_converters.gguf import Progress, ProjectorType, silent, write_language, write_projector
 from pocketvlm_converters.onnx.graph import OnnxType
 from pocketvlm_converters.parts import parts_of, write_encoder
-from pocketvlm_converters.proof.conversion import prove_conversion
+from pocketvlm_converters.proof.conversion import EXPECTED, prove_conversion
 from pocketvlm_converters.proof.verify import advice
 from pocketvlm_converters.quantization.calibrate import AUTO, compute_matrix
 from pocketvlm_converters.quantization.imatrix import Matrix, read_matrix
@@ -52,7 +52,7 @@ def convert(
     "none" leaves one of them out. `imatrix` is a file with an importance matrix for the language model, or "auto": one
     is computed, on texts and pictures of our own. `force` replaces an existing bundle, at the very end. `verify` proves
     the finished bundle against the checkpoint's own precision and writes the result into the manifest; `keep_unproven`
-    keeps a bundle whose proof fails.
+    keeps a bundle whose proof fails or cannot run.
 
     Raises a ConversionError: CheckpointError, QuantizationError, TokenizerError (also where the proof of the tokenizer
     fails), ProofError or OutputError. Then, and when interrupted, nothing is left behind.
@@ -66,7 +66,7 @@ def convert(
     family = find_family(source)
     check_target(output, source, force)
     with new_folder(output) as folder:
-        conversion = _Conversion(family, folder, output.name, progress or silent, verify)
+        conversion = _Conversion(family, folder, output.name, progress or silent, verify, keep_unproven)
         conversion.write(language, projector, graph, imatrix)
         _give_back()
         conversion.seal()
@@ -78,8 +78,9 @@ def convert(
 class _Conversion:
     """One conversion into `folder`. Each step writes its file and adds it to `entries`."""
 
-    def __init__(self, family: Family, folder: Path, name: str, progress: Progress, verify: bool) -> None:
+    def __init__(self, family: Family, folder: Path, name: str, progress: Progress, verify: bool, keep: bool) -> None:
         self.verify = verify
+        self.keep = keep  # a bundle whose proof fails or cannot run
         self.deviation: Check | None = None
         self.family = family
         self.checkpoint = family.checkpoint
@@ -172,9 +173,13 @@ class _Conversion:
         if self.verify:
             try:
                 self.deviation = prove_conversion(self.folder, original, self.progress)
-            except ProofError:
+            except ProofError as error:
                 probe(self.folder)
-                raise
+                if not self.keep:
+                    raise
+                (self.folder / EXPECTED).unlink(missing_ok=True)
+                notes = (*manifest.notes, f"not proven: {error.message}")
+                manifest.model_copy(update={"notes": notes}).write(self.folder)
         original.unlink(missing_ok=True)
         for path in self.folder.iterdir():
             with path.open("rb") as file:

@@ -6,8 +6,11 @@ well (`reseal`): then the later stages must find it.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -340,6 +343,24 @@ def test_a_conversion_that_fails_its_proof(make_model: Any, save: Any, tmp_path:
     assert "FAILED  mean KL, Q8_0" in run("inspect", tmp_path / "bundle").stdout
     deviation = verify(tmp_path / "bundle")[0].deviation
     assert deviation is not None and deviation.measured == "mean KL, Q8_0"
+
+
+def test_a_proof_that_is_killed(pristine: Path, tmp_path: Path) -> None:
+    """As the system does where memory is short; what took hours can be kept."""
+
+    def kill(step: str, done: int, total: int) -> None:  # noqa: ARG001
+        for command in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if str(tmp_path).encode() in (words := command.read_bytes()) and b"proof.conversion" in words:
+                    os.kill(int(command.parent.name), signal.SIGKILL)
+
+    with pytest.raises(ProofError, match=r"signal 9.*--keep-unproven"):
+        convert(pristine, tmp_path / "bundle", quantize="Q8_0", progress=kill)
+    assert list(tmp_path.iterdir()) == []
+    kept = convert(pristine, tmp_path / "bundle", quantize="Q8_0", progress=kill, keep_unproven=True)
+    assert "signal 9" in kept.manifest.notes[-1] and kept.manifest.proof is None
+    kept.verify()
+    assert {path.name for path in kept.path.iterdir()} == {"manifest.json", *(f.name for f in kept.manifest.files)}
 
 
 # ---- beside transformers

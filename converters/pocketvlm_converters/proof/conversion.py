@@ -19,7 +19,7 @@ from pocketvlm_converters.samples.forward import Loaded
 from pocketvlm_converters.samples.sets import proof_samples
 from pocketvlm_converters.tokenizer import tokens_sha256
 
-_EXPECTED = "proof.npz"
+EXPECTED = "proof.npz"  # what the original says, in the bundle
 
 
 def prove_conversion(folder: Path, original: Path, progress: Progress = silent) -> Check | None:
@@ -30,7 +30,7 @@ def prove_conversion(folder: Path, original: Path, progress: Progress = silent) 
     """
     reason = apart.run(__name__, folder, original, progress=progress)
     if reason is not None:
-        raise ProofError(f"cannot be proven: {reason}; --no-verify converts without a proof", folder)
+        raise ProofError(f"cannot be proven: {reason}; --keep-unproven keeps the bundle", folder)
     proof = Bundle(folder).manifest.proof
     assert proof is not None
     return proof.runs[0].deviation
@@ -45,7 +45,7 @@ def prove_here(folder: Path, original: Path, progress: Progress = silent) -> Non
     with Loaded(original, encoder) as loaded:
         asked = loaded.asked(proof_samples(), progress)
     if asked:  # a context may be too small for any
-        path = folder / _EXPECTED
+        path = folder / EXPECTED
         Distributions.of(original, [exchange for _, exchange in asked], progress).save(path)
         size, digest = path.stat().st_size, sha256_of(path)
         entry = FileEntry(name=path.name, role="proof", quantization="f32", size=size, sha256=digest)
