@@ -20,7 +20,7 @@ LEVELS = (
     {""},
     {"vlm"},
     {"answer"},
-    {"engine"},
+    {"engine", "structured"},
     {"vision"},
     {"native", "prompt", "images", "text", "devices", "locate"},
     {"messages", "bundle", "gguf_header", "onnx_header", "sandbox", "offline"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable
+from itertools import groupby
 from typing import Any
 
 from pocketvlm.engine.engine import EngineInfo, Score, Started
@@ -15,15 +16,21 @@ from pocketvlm.messages import (
     Choice,
     ChoiceLogprobs,
     ChunkChoice,
+    Delta,
     FinishReason,
+    FunctionDelta,
     ImageTimings,
     PromptTokensDetails,
+    ResponseFunction,
     ResponseMessage,
+    ResponseToolCall,
     Timings,
     TokenLogprob,
+    ToolCallDelta,
     TopLogprob,
     Usage,
 )
+from pocketvlm.structured.reading import Piece
 
 
 class Answer:
@@ -98,16 +105,45 @@ def logprobs(data: bytes, score: Score) -> ChoiceLogprobs:
     return ChoiceLogprobs(content=[TokenLogprob(**entry(data), logprob=score.logprob, top_logprobs=top)])
 
 
+def delta(piece: Piece) -> Delta:
+    """Of a piece of an answer."""
+    if piece.kind == "content":
+        return Delta(content=piece.text)
+    if piece.kind == "reasoning":
+        return Delta(reasoning_content=piece.text)
+    if piece.kind == "call":
+        first = FunctionDelta(name=piece.text)
+        call = ToolCallDelta(index=piece.index, id=f"call_{uuid.uuid4().hex[:24]}", function=first)
+    else:
+        call = ToolCallDelta(index=piece.index, function=FunctionDelta(arguments=piece.text))
+    return Delta(content=None, tool_calls=[call])
+
+
+def _whole(parts: Iterable[ToolCallDelta]) -> list[ResponseToolCall]:
+    found: list[ResponseToolCall] = []
+    for index, group in groupby(parts, key=lambda part: part.index):
+        of_one = list(group)
+        arguments = "".join(part.function.arguments for part in of_one)
+        function = ResponseFunction(name=of_one[0].function.name or "", arguments=arguments)
+        assert index == len(found)
+        found.append(ResponseToolCall(id=of_one[0].id, function=function))
+    return found
+
+
 def fold(chunks: Iterable[ChatCompletionChunk], request: ChatRequest) -> ChatCompletion:
     """The chunks of `VLM.run` as one answer."""
     n = request.n or 1
     texts: list[list[str]] = [[] for _ in range(n)]
+    thoughts: list[list[str]] = [[] for _ in range(n)]
+    calls: list[list[ToolCallDelta]] = [[] for _ in range(n)]
     reasons: list[FinishReason] = ["stop"] * n
     scores: list[list[TokenLogprob]] = [[] for _ in range(n)]
     chunk: ChatCompletionChunk | None = None
     for chunk in chunks:
         for choice in chunk.choices:
-            texts[choice.index].append(choice.delta.content)
+            texts[choice.index].append(choice.delta.content or "")
+            thoughts[choice.index].append(choice.delta.reasoning_content or "")
+            calls[choice.index] += choice.delta.tool_calls or ()
             reasons[choice.index] = choice.finish_reason or reasons[choice.index]
             if choice.logprobs:
                 scores[choice.index].extend(choice.logprobs.content)
@@ -120,7 +156,11 @@ def fold(chunks: Iterable[ChatCompletionChunk], request: ChatRequest) -> ChatCom
         choices=[
             Choice(
                 index=i,
-                message=ResponseMessage(content="".join(texts[i])),
+                message=ResponseMessage(
+                    content=None if calls[i] else "".join(texts[i]),
+                    reasoning_content="".join(thoughts[i]) or None,
+                    tool_calls=_whole(calls[i]) or None,
+                ),
                 finish_reason=reasons[i],
                 logprobs=ChoiceLogprobs(content=scores[i]) if scores[i] else None,
             )

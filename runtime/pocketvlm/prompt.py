@@ -7,8 +7,10 @@ picture stands where the template wrote its placeholder for it, or where its par
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -17,7 +19,7 @@ from jinja2 import TemplateSyntaxError
 
 from pocketvlm import sandbox
 from pocketvlm.errors import ModelError, RequestError
-from pocketvlm.messages import Message, TextPart
+from pocketvlm.messages import AssistantMessage, Message, TextPart, ToolCall, ToolMessage
 from pocketvlm.sandbox import Traced
 
 
@@ -74,6 +76,7 @@ class ChatTemplate:
         self._image_token = image_token
         self._path = path
         self._knows_developer = "developer" in source
+        self.thinks = "</think>" in source
         try:
             self._template = sandbox.compiled(source)
         except TemplateSyntaxError as error:
@@ -84,10 +87,20 @@ class ChatTemplate:
         self._takes = {"user": (self._tried("user", string=True), self._tried("user", string=False))}
         for role in ("system", "assistant"):
             self._takes[role] = (self._tried(role, string=True), self._tried(role, string=False))
+        self.takes_system = any(self._takes["system"])
         self._places_pictures = image_token is not None and self._tried_picture()
+        self.knows_tools = self._tried_tools()
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> tuple[Span, ...]:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> tuple[Span, ...]:
         """The prompt in order. No text span is empty, and neighbours of one kind are one span.
+
+        `tools` as in a request; for templates that know them (`knows_tools`).
 
         Raises RequestError where the template refuses the messages or does not place every picture, and ModelError
         where the template itself fails.
@@ -103,10 +116,15 @@ class ChatTemplate:
                 else:
                     pieces.append(ImageSpan(pictures))
                     pictures += 1
-            entry = {"role": role, "content": self._content(role, pieces, isinstance(message.content, str))}
+            as_string = isinstance(message.content, str) or not pieces
+            entry: dict[str, Any] = {"role": role, "content": self._content(role, pieces, as_string)}
+            if isinstance(message, AssistantMessage) and message.tool_calls:
+                entry["tool_calls"] = [_call(call) for call in message.tool_calls]
+            elif isinstance(message, ToolMessage) and message.tool_call_id is not None:
+                entry["tool_call_id"] = Traced(message.tool_call_id)
             entries.append(entry if message.name is None else {**entry, "name": Traced(message.name)})
         try:
-            spans = tuple(self._spans(self._run(entries, add_generation_prompt), self._places_pictures))
+            spans = tuple(self._spans(self._run(entries, add_generation_prompt, _traced(tools)), self._places_pictures))
         except sandbox.RefusalError as error:
             raise RequestError(f"the model's chat template refuses the messages: {error}", "messages") from None
         except Exception as error:
@@ -119,10 +137,10 @@ class ChatTemplate:
             )
         return spans
 
-    def _run(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+    def _run(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True, tools: Any = None) -> str:
         return self._template.render(
             messages=messages,
-            tools=None,
+            tools=tools,
             documents=None,
             add_generation_prompt=add_generation_prompt,
             **self._tokens,
@@ -169,6 +187,21 @@ class ChatTemplate:
             return False
         # A template for strings may well write out the list itself, as Python shows it.
         return all(word in told for word in words) and "type" not in told
+
+    def _tried_tools(self) -> bool:
+        """Whether tools, calls and results reach the prompt, with calls spelled as they are read here: <tool_call>."""
+        function = {"name": "pocket_tool", "description": "d", "parameters": {"type": "object", "properties": {}}}
+        question = {"role": "user", "content": "?" if self._takes["user"][0] else _text_parts("?")}
+        called = {"name": "pocket_call", "arguments": {"pocket": "vlm"}}
+        call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "id": "a", "function": called}]}
+        result = {"role": "tool", "content": "pocket_result", "tool_call_id": "a"}
+        try:
+            told = self._run([question], tools=[{"type": "function", "function": function}])
+            after = self._run([question, call, result], tools=[{"type": "function", "function": function}])
+        except Exception:
+            return False
+        reached = "pocket_tool" in told and "<tool_call>" in told and "pocket_result" in after
+        return reached and '<tool_call>\n{"name": "pocket_call", "arguments": {"pocket": "vlm"}}\n</tool_call>' in after
 
     def _tried_picture(self) -> bool:
         """Whether the template writes its placeholder once for one picture, and the text beside it."""
@@ -230,6 +263,27 @@ def _parts(message: Message) -> Iterator[str | None]:
     else:
         for part in message.content or ():
             yield part.text if isinstance(part, TextPart) else None
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    """As templates take it: with the arguments as an object, where they are one."""
+    arguments: Any = call.function.arguments
+    if isinstance(arguments, str):
+        with suppress(ValueError):
+            parsed = json.loads(arguments)
+            arguments = parsed if isinstance(parsed, dict) else arguments
+    function = {"name": call.function.name, "arguments": arguments}
+    found: dict[str, Any] = _traced({"type": "function", "id": call.id, "function": function})
+    return found
+
+
+def _traced(value: Any) -> Any:
+    """JSON whose texts are a user's."""
+    if isinstance(value, str):
+        return Traced(value)
+    if isinstance(value, Mapping):
+        return {Traced(key): _traced(item) for key, item in value.items()}
+    return [_traced(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _flat(pieces: Iterable[_Piece]) -> str:

@@ -11,7 +11,7 @@ from secrets import randbits
 from types import TracebackType
 from typing import Any
 
-from pocketvlm.answer import Answer, fold, logprobs
+from pocketvlm.answer import Answer, delta, fold, logprobs
 from pocketvlm.engine.child import ChildEngine
 from pocketvlm.engine.engine import (
     Engine,
@@ -27,11 +27,9 @@ from pocketvlm.engine.engine import (
     Token,
 )
 from pocketvlm.engine.local import LocalEngine
-from pocketvlm.errors import UnsupportedError
 from pocketvlm.images import MAX_PIXELS, Picture, read_picture
 from pocketvlm.locate import locate
 from pocketvlm.messages import (
-    AssistantMessage,
     ChatCompletion,
     ChatCompletionChunk,
     ChatRequest,
@@ -40,11 +38,11 @@ from pocketvlm.messages import (
     FinishReason,
     ImagePart,
     ImageURLPart,
-    ToolMessage,
 )
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.prompt import ChatTemplate, ImageSpan, TextSpan, isolate_control_tokens
-from pocketvlm.text import TextAssembler
+from pocketvlm.structured.plan import Plan, plan
+from pocketvlm.structured.reading import Reader
 from pocketvlm.vision.pair import Wanted
 
 ProgressCallback = Callable[[int, int], None]
@@ -166,9 +164,9 @@ class VLM:
         reads its pictures instead of `read_picture`; `stopper` can end it; `queue_ms` is how long it waited before, for
         the timings.
         """
-        _refuse_unfinished(request)
         answer = Answer(self.info, queue_ms)
-        prompt = self._prompt(request, read or partial(read_picture, max_pixels=self._max_pixels))
+        planned = plan(request, self._template)
+        prompt = self._prompt(request, read or partial(read_picture, max_pixels=self._max_pixels), planned)
         seed = request.seed if request.seed is not None else randbits(32)
         for index in range(request.n or 1):
             generation = Generation(
@@ -176,8 +174,10 @@ class VLM:
                 _sampling(request, seed + index),
                 max_tokens=request.limit,
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+                constraint=planned.constraint,
             )
-            yield from self._choice(index, generation, request, answer, progress, stopper)
+            last = index == (request.n or 1) - 1
+            yield from self._choice(index, generation, planned.reader(), answer, progress, stopper, last)
         yield answer.chunk([], usage=answer.usage(), timings=answer.timings())
 
     def statistics(self) -> Statistics:
@@ -198,7 +198,9 @@ class VLM:
     ) -> None:
         self.close()
 
-    def _prompt(self, request: ChatRequest, read: PictureReader = read_picture) -> tuple[TextSpan | Image, ...]:
+    def _prompt(
+        self, request: ChatRequest, read: PictureReader = read_picture, planned: Plan | None = None
+    ) -> tuple[TextSpan | Image, ...]:
         images: list[Image] = []
         for i, message in enumerate(request.messages):
             if message.content is None or isinstance(message.content, str):
@@ -208,22 +210,21 @@ class VLM:
                     param = f"messages.{i}.content.{j}"
                     given = part.image_url if isinstance(part, ImageURLPart) else part
                     images.append(Image(read(part, param), given.detail, given.max_image_tokens, param))
-        spans = isolate_control_tokens(self._template.render(request.messages), self.info.control_tokens)
+        spans = isolate_control_tokens((planned or plan(request, self._template)).spans, self.info.control_tokens)
         return tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
 
     def _choice(
         self,
         index: int,
         generation: Generation,
-        request: ChatRequest,
+        reader: Reader,
         answer: Answer,
         progress: ProgressCallback | None,
         stopper: Stopper | None,
+        last: bool,
     ) -> Generator[ChatCompletionChunk, None, None]:
-        assembler = TextAssembler(request.stop or ())
         began = time.perf_counter()
         reason: FinishReason = "stop"
-        begun = False
         with closing(self._engine.generate(generation, stopper)) as events:
             for event in events:
                 if isinstance(event, Progress):
@@ -235,38 +236,26 @@ class VLM:
                     yield answer.chunk([ChunkChoice(index=index, delta=Delta())])
                 elif isinstance(event, Token):
                     answer.tokens += 1
-                    text = assembler.push(event.data)
-                    if not begun:  # templates that end in "Assistant:" make the model say the space
-                        text = text.lstrip()
-                        begun = bool(text)
+                    deltas = [delta(piece) for piece in reader.push(event.data)]
                     scored = logprobs(event.data, event.score) if event.score else None
-                    if text or scored:
-                        yield answer.chunk([ChunkChoice(index=index, delta=Delta(content=text), logprobs=scored)])
-                    if assembler.stopped:
+                    if scored and not deltas:
+                        deltas = [Delta()]
+                    for part in deltas:
+                        yield answer.chunk([ChunkChoice(index=index, delta=part, logprobs=scored)])
+                        scored = None
+                    if reader.stopped:
                         break
                 elif isinstance(event, Finished):
                     reason = event.reason
         answer.decode_ms += 1000 * (time.perf_counter() - began)
-        if held := assembler.finish():
-            yield answer.chunk([ChunkChoice(index=index, delta=Delta(content=held))])
-        last = index == (request.n or 1) - 1
+        for piece in reader.finish():
+            yield answer.chunk([ChunkChoice(index=index, delta=delta(piece))])
+        if reader.calls and reason == "stop":
+            reason = "tool_calls"
         yield answer.chunk(
             [ChunkChoice(index=index, delta=Delta(), finish_reason=reason)],
             timings=answer.timings() if last else None,
         )
-
-
-def _refuse_unfinished(request: ChatRequest) -> None:
-    """The schema knows more than the engine can do yet: constrained answers and tools."""
-    if request.response_format is not None and request.response_format.type != "text":
-        raise UnsupportedError("structured answers are not supported yet; only text is", "response_format.type")
-    if request.tools:
-        raise UnsupportedError("tools are not supported yet", "tools")
-    for i, message in enumerate(request.messages):
-        if isinstance(message, ToolMessage):
-            raise UnsupportedError("tools are not supported yet", f"messages.{i}.role")
-        if isinstance(message, AssistantMessage) and message.tool_calls:
-            raise UnsupportedError("tools are not supported yet", f"messages.{i}.tool_calls")
 
 
 def _sampling(request: ChatRequest, seed: int) -> Sampling:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pocketvlm.images import Picture
+from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.prompt import TextSpan
 from pocketvlm.vision.family import Detail
@@ -44,12 +45,17 @@ class Image:
 
 @dataclass(frozen=True)
 class Generation:
-    """One prompt and how to go on from it. `top_logprobs` None: no log probabilities at all."""
+    """One prompt and how to go on from it. `top_logprobs` None: no log probabilities at all.
+
+    With a `constraint` every token keeps to it, and the answer ends where nothing can follow; where `max_tokens` ends
+    it before, it is unfinished.
+    """
 
     prompt: tuple[TextSpan | Image, ...]
     sampling: Sampling
     max_tokens: int | None = None
     top_logprobs: int | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)

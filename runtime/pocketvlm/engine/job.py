@@ -10,6 +10,7 @@ from pocketvlm.engine.cache import Lane, length_of
 from pocketvlm.engine.encoding import Encoding
 from pocketvlm.engine.engine import Event, Generation, Image, ImageReport, Started
 from pocketvlm.engine.sampling import Drawer
+from pocketvlm.native.grammar import Matcher
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot
 from pocketvlm.vision.units import Unit
 
@@ -29,6 +30,7 @@ class Job:
     limit: int  # tokens that may be made
     sink: Sink
     unread: Callable[[], int] = lambda: 0
+    matcher: Matcher | None = None
     cancelled: bool = False
     over: bool = False
     submitted: float = field(default_factory=time.perf_counter)

@@ -23,6 +23,7 @@ from pocketvlm.errors import (
     RequestError,
 )
 from pocketvlm.native.context import Context
+from pocketvlm.native.grammar import Matcher, Vocabulary
 from pocketvlm.native.llama import Model
 from pocketvlm.prompt import TextSpan
 from pocketvlm.vision.choose import open_vision
@@ -98,6 +99,8 @@ class LocalEngine:
             threads=Threads(threads, max(1, threads - encoding) if options.parallel > 1 and encoding else threads),
         )
         self._parallel = options.parallel
+        self._words: Vocabulary | None = None
+        self._making = threading.Lock()
         self._open: dict[Job, SimpleQueue[Event | BaseException]] = {}
         self._owners: Counter[int] = Counter()
         self._lock = threading.Lock()
@@ -161,6 +164,8 @@ class LocalEngine:
         What is wrong with the request is raised here.
         """
         check_sampling(self._model, request)
+        wanted = request.constraint
+        matcher = None if wanted is None else Matcher(self._vocabulary(), wanted)
         seen: list[tuple[Image, Seen]] = []
         try:
             units = self._units(request.prompt, seen)
@@ -173,7 +178,7 @@ class LocalEngine:
                     "messages",
                 )
             limit = min(request.max_tokens or room, room)
-            job = Job(request, units, seen, limit, sink, unread)
+            job = Job(request, units, seen, limit, sink, unread, matcher)
             self._scheduler.submit(job)
         except BaseException:
             for _, picture in seen:
@@ -184,6 +189,13 @@ class LocalEngine:
     def withdraw(self, job: Job) -> None:
         """Forget what was submitted."""
         self._scheduler.cancel(job)
+
+    def _vocabulary(self) -> Vocabulary:
+        """Made when it is first needed."""
+        with self._making:
+            if self._words is None:
+                self._words = Vocabulary(self._model)
+            return self._words
 
     def _check_open(self) -> None:
         if not self._finalizer.alive:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from pocketvlm.engine.engine import Generation, Score, Token
 from pocketvlm.errors import RequestError
 from pocketvlm.native.context import Context
+from pocketvlm.native.grammar import Matcher
 from pocketvlm.native.llama import Model
 from pocketvlm.native.sampler import Sampler
 
@@ -22,18 +23,31 @@ def check_sampling(model: Model, request: Generation) -> None:
 class Drawer:
     """Draws the tokens of one generation. `close` frees what it holds."""
 
-    def __init__(self, model: Model, request: Generation) -> None:
+    def __init__(self, model: Model, request: Generation, matcher: Matcher | None = None) -> None:
         self._model = model
+        self._matcher = matcher
         self._sampler = Sampler(model, request.sampling)
         self._top = request.top_logprobs
 
     def draw(self, context: Context, index: int) -> Token | None:
         """From the logits at `index` of the last batch; None at the end of the answer."""
+        raw = None if self._top is None else context.logits(index)
+        if self._matcher is not None:
+            if self._matcher.complete:
+                return None
+            self._matcher.restrict(context.logits(index, copy=False))
         token = self._sampler.sample(context, index)
         if self._model.is_end(token):
             return None
-        score = None if self._top is None else self._score(token, context.logits(index))
+        if self._matcher is not None:
+            self._matcher.accept(token)
+        score = None if raw is None else self._score(token, raw)
         return Token(token, self._model.piece(token), score)
+
+    @property
+    def complete(self) -> bool:
+        """Nothing can follow what was drawn."""
+        return self._matcher is not None and self._matcher.complete
 
     def close(self) -> None:
         self._sampler.close()

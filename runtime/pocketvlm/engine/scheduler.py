@@ -20,7 +20,7 @@ from pocketvlm.engine.engine import Event, Finished, Progress, Statistics
 from pocketvlm.engine.job import Job
 from pocketvlm.engine.pace import Pace
 from pocketvlm.engine.sampling import Drawer
-from pocketvlm.errors import EngineClosedError, EngineError, QueueFullError
+from pocketvlm.errors import EngineClosedError, EngineError, PocketVLMError, QueueFullError
 from pocketvlm.native.context import Aborted, Batch, Context
 from pocketvlm.native.llama import Model
 from pocketvlm.vision.encoder import Embeddings, Slot, Vision
@@ -172,7 +172,7 @@ class Scheduler:
             known = known if self._cut(lane) else 0
         job.next = known
         job.cached_tokens = sum(map(length_of, job.units[:known]))
-        job.drawer = Drawer(self._model, job.request)
+        job.drawer = Drawer(self._model, job.request, job.matcher)
         self._encode(job)
 
     def _encode(self, job: Job) -> None:
@@ -272,10 +272,10 @@ class Scheduler:
             job.lane.content.add(slot)
             job.next += 1
             self._look_ahead(job)
-        if answers:
-            self._draw(job, -1)
         self._running.remove(job)
         self._running.append(job)
+        if answers:
+            self._draw(job, -1)
         return count
 
     def _evaluate(self, parts: list[tuple[Job, list[int], int]]) -> None:
@@ -319,14 +319,20 @@ class Scheduler:
         assert job.drawer is not None
         if job.made == 0:
             self._outbox.append((job, job.start_of_answer()))
-        token = job.drawer.draw(self._context, index)
+        try:
+            token = job.drawer.draw(self._context, index)
+        except PocketVLMError as error:  # a grammar's: this request's alone
+            self._fail(job, error)
+            return
         if token is None:
             self._finish(job, Finished("stop"))
             return
         job.made += 1
         job.token = token.id
         self._outbox.append((job, token))
-        if job.made >= job.limit:
+        if job.drawer.complete:
+            self._finish(job, Finished("stop"))
+        elif job.made >= job.limit:
             self._finish(job, Finished("length"))
 
     def _deliver(self) -> None:

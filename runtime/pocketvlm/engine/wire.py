@@ -29,10 +29,12 @@ from pocketvlm.engine.engine import (
     Token,
 )
 from pocketvlm.images import Picture
+from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.prompt import TextSpan
 
 _HEAD = struct.Struct("<IQ")
+_PARTS = ("prompt", "sampling", "constraint")  # of a generation: those that are no plain values
 Frame = tuple[dict[str, Any], memoryview]
 
 
@@ -77,8 +79,9 @@ def generation_out(request: Generation) -> tuple[dict[str, Any], list[memoryview
         )
     sampling = {field.name: getattr(request.sampling, field.name) for field in fields(Sampling)}
     sampling["logit_bias"] = list(request.sampling.logit_bias.items())
-    rest = {f.name: getattr(request, f.name) for f in fields(Generation) if f.name not in ("prompt", "sampling")}
-    return {"prompt": prompt, "sampling": sampling, **rest}, blobs
+    constraint = request.constraint and asdict(request.constraint)
+    rest = {f.name: getattr(request, f.name) for f in fields(Generation) if f.name not in _PARTS}
+    return {"prompt": prompt, "sampling": sampling, "constraint": constraint, **rest}, blobs
 
 
 def generation_in(message: Mapping[str, Any], blob: memoryview) -> Generation:
@@ -96,8 +99,9 @@ def generation_in(message: Mapping[str, Any], blob: memoryview) -> Generation:
         prompt.append(Image(picture, piece["detail"], piece["max_tokens"], piece["param"]))
     sampling = dict(message["sampling"])
     sampling["logit_bias"] = dict(sampling["logit_bias"])
-    rest = {name: value for name, value in message.items() if name not in ("prompt", "sampling")}
-    return Generation(tuple(prompt), Sampling(**sampling), **rest)
+    constraint = message["constraint"] and Constraint(**message["constraint"])
+    rest = {name: value for name, value in message.items() if name not in _PARTS}
+    return Generation(tuple(prompt), Sampling(**sampling), constraint=constraint, **rest)
 
 
 # --- events and errors

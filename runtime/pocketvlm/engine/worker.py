@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -16,7 +17,7 @@ from typing import IO, Any
 
 from pocketvlm import offline
 from pocketvlm.engine import wire
-from pocketvlm.engine.engine import Event, Finished
+from pocketvlm.engine.engine import Event, Finished, Generation
 from pocketvlm.engine.job import Job
 from pocketvlm.engine.local import LocalEngine
 from pocketvlm.errors import PocketVLMError
@@ -59,20 +60,31 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
             with changing:
                 jobs.pop(number, None)
 
+    def begin(number: int, request: Generation) -> None:
+        try:
+            job = engine.submit(request, partial(sink, number))
+        except Exception as error:
+            sink(number, error)
+            return
+        with changing:
+            wanted = number in jobs
+            if wanted:
+                jobs[number] = job
+        if not wanted:  # over already, or cancelled before it was submitted
+            engine.withdraw(job)
+
+    compiling = ThreadPoolExecutor(2, "pocketvlm-grammar")  # a grammar may take a second; others must get on
     while (frame := wire.read(requests)) is not None:
         message, blob = frame
         kind = message.pop("kind")
         if kind == "generate":
             number = message.pop("id")
             jobs[number] = None
-            try:
-                job = engine.submit(wire.generation_in(message, blob), partial(sink, number))
-            except Exception as error:
-                sink(number, error)
-                continue
-            with changing:
-                if number in jobs:  # else it is over already
-                    jobs[number] = job
+            request = wire.generation_in(message, blob)
+            if request.constraint is None:
+                begin(number, request)
+            else:
+                compiling.submit(begin, number, request)
         elif kind == "cancel":
             with changing:
                 unwanted = jobs.pop(message["id"], None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 FinishReason = Literal["stop", "length", "tool_calls"]
+T = TypeVar("T")
+_Omitted = Annotated[T | None, Field(exclude_if=lambda value: value is None)]  # where it is None
 
 
 class _Answer(BaseModel):
@@ -27,9 +29,26 @@ class ChoiceLogprobs(_Answer):
     content: list[TokenLogprob]
 
 
+class ResponseFunction(_Answer):
+    """`arguments` is JSON, valid for the function's parameters unless the answer was cut short."""
+
+    name: str
+    arguments: str
+
+
+class ResponseToolCall(_Answer):
+    id: str
+    type: Literal["function"] = "function"
+    function: ResponseFunction
+
+
 class ResponseMessage(_Answer):
+    """`content` is None where there are tool calls."""
+
     role: Literal["assistant"] = "assistant"
     content: str | None
+    reasoning_content: _Omitted[str] = None
+    tool_calls: _Omitted[list[ResponseToolCall]] = None
 
 
 class Choice(_Answer):
@@ -95,9 +114,27 @@ class ChatCompletion(_Answer):
         return self.choices[0].message.content or ""
 
 
+class FunctionDelta(_Answer):
+    name: _Omitted[str] = None
+    arguments: str = ""
+
+
+class ToolCallDelta(_Answer):
+    """Call number `index`. The first has the name and the id; in the others the id is empty: clients add them up."""
+
+    index: int
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: FunctionDelta
+
+
 class Delta(_Answer):
+    """Either `content`, which may be empty, or `tool_calls`."""
+
     role: Literal["assistant"] = "assistant"
-    content: str = ""
+    content: _Omitted[str] = ""
+    reasoning_content: _Omitted[str] = None
+    tool_calls: _Omitted[list[ToolCallDelta]] = None
 
 
 class ChunkChoice(_Answer):
@@ -120,4 +157,4 @@ class ChatCompletionChunk(_Answer):
     @property
     def text(self) -> str:
         """The first choice's new text; empty in the last chunk."""
-        return self.choices[0].delta.content if self.choices else ""
+        return (self.choices[0].delta.content or "") if self.choices else ""

@@ -148,11 +148,11 @@ class Context(Handle):
             if not causal:
                 self._lib.llama_set_causal_attn(self.raw, True)
 
-    def logits(self, index: int = -1) -> npt.NDArray[np.float32]:
-        """A copy of the logits of one token of the last batch: float32 [n_vocab]."""
+    def logits(self, index: int = -1, *, copy: bool = True) -> npt.NDArray[np.float32]:
+        """The logits of one token of the last batch: float32 [n_vocab]. Not copied, they are libllama's own."""
         pointer = self._lib.llama_get_logits_ith(self.raw, index)
-        found: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self.n_vocab,)).copy()
-        return found
+        found: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
+        return found.copy() if copy else found
 
     def truncate(self, position: int, sequence: int = 0) -> bool:
         """Forget all of a sequence from `position` on; False where this model's cache cannot."""

@@ -1,0 +1,163 @@
+"""An answer's text -> content, thinking, tool calls, as it comes. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pocketvlm.structured.tools import BEGIN, END
+from pocketvlm.text import TextAssembler
+
+THINK, THOUGHT = "<think>", "</think>"
+_HEAD = re.compile(r'\s*\{\s*"name":\s*"([^"\\]*)",\s*"arguments":\s*')
+
+
+@dataclass(frozen=True)
+class Piece:
+    """`arguments` and `call` belong to call number `index`, from 0; `call` begins it, and its text is the name."""
+
+    kind: Literal["content", "reasoning", "call", "arguments"]
+    text: str
+    index: int = 0
+
+
+class Reader:
+    """Takes one token's bytes after another. Stop strings count in content only.
+
+    `tools`: calls are looked for. `thinks`: the answer may begin with a thought; `thinking`: it is in one already.
+    """
+
+    def __init__(self, stops: Sequence[str], *, tools: bool, thinks: bool, thinking: bool) -> None:
+        self._bytes = TextAssembler()
+        self._content = TextAssembler(stops)
+        self._tools = tools
+        self._state: Literal["start", "reasoning", "content", "head", "arguments", "tail"] = (
+            "reasoning" if thinking else "start" if thinks else "content"
+        )
+        self._held = ""
+        self._begun = False  # content that is not white space, or a thought
+        self.calls = 0
+        self._depth = 0
+        self._in_string = self._escaped = False
+
+    @property
+    def stopped(self) -> bool:
+        return self._content.stopped
+
+    def push(self, data: bytes) -> list[Piece]:
+        return self._read(self._bytes.push(data), last=False)
+
+    def finish(self) -> list[Piece]:
+        """What was held back, now that nothing follows."""
+        found = self._read(self._bytes.finish(), last=True)
+        if self._state == "content" or self._state == "start":
+            found += self._said(self._content.finish())
+        return found
+
+    def _read(self, text: str, *, last: bool) -> list[Piece]:
+        self._held += text
+        found: list[Piece] = []
+        state = ""
+        while state != self._state and not self.stopped:  # each step that changes it may have left text to the next
+            state = self._state
+            found += getattr(self, f"_in_{state}")(last)
+        return found
+
+    def _in_start(self, last: bool) -> Iterator[Piece]:
+        begun = self._held.lstrip()
+        if begun.startswith(THINK):
+            self._held, self._state = begun[len(THINK) :], "reasoning"
+        elif last or not THINK.startswith(begun):
+            self._state = "content"
+        yield from ()
+
+    def _in_reasoning(self, last: bool) -> Iterator[Piece]:
+        thought, found = self._until(THOUGHT, last)
+        if found:
+            thought = thought.rstrip()
+            self._state, self._held = "content", self._held.lstrip()
+        elif not last:  # white space at its end may be before THOUGHT
+            kept = thought.rstrip()
+            thought, self._held = kept, thought[len(kept) :] + self._held
+        if not self._begun:
+            thought = thought.lstrip()
+            self._begun = bool(thought)
+        if found:
+            self._begun = False
+        if thought:
+            yield Piece("reasoning", thought)
+
+    def _in_content(self, last: bool) -> Iterator[Piece]:
+        if self._tools:
+            text, found = self._until(BEGIN, last)
+        else:
+            (text, self._held), found = (self._held, ""), False
+        yield from self._said(self._content.push(text.encode()))
+        if found and not self.stopped:
+            yield from self._said(self._content.finish())
+            self._state = "head"
+
+    def _in_head(self, last: bool) -> Iterator[Piece]:  # noqa: ARG002
+        if match := _HEAD.match(self._held):
+            self._held = self._held[match.end() :]
+            self._state = "arguments"
+            self._depth, self._in_string, self._escaped = 0, False, False
+            self.calls += 1
+            yield Piece("call", match[1], self.calls - 1)
+
+    def _in_arguments(self, last: bool) -> Iterator[Piece]:  # noqa: ARG002
+        end = self._end_of_object()
+        text = self._held[:end]
+        self._held = "" if end is None else self._held[end:]
+        if end is not None:
+            self._state = "tail"
+        if text:
+            yield Piece("arguments", text, self.calls - 1)
+
+    def _in_tail(self, last: bool) -> Iterator[Piece]:  # noqa: ARG002
+        at = self._held.find(BEGIN)
+        if at >= 0:
+            self._held, self._state = self._held[at + len(BEGIN) :], "head"
+        elif len(self._held) > 4 * len(END):
+            self._held = self._held[-len(BEGIN) :]
+        yield from ()
+
+    def _said(self, text: str) -> Iterator[Piece]:
+        if not self._begun:  # templates that end in "Assistant:" make the model say the space
+            text = text.lstrip()
+            self._begun = bool(text)
+        if text:
+            yield Piece("content", text)
+
+    def _until(self, mark: str, last: bool) -> tuple[str, bool]:
+        """The text before `mark`, and whether it is there; what may be its beginning stays held."""
+        before, found, after = self._held.partition(mark)
+        if found:
+            self._held = after
+            return before, True
+        held = 0
+        if not last:
+            held = next((n for n in range(min(len(mark) - 1, len(before)), 0, -1) if before.endswith(mark[:n])), 0)
+        cut = len(before) - held
+        self._held = before[cut:]
+        return before[:cut], False
+
+    def _end_of_object(self) -> int | None:
+        """How far the held text goes on with the object; None where it does not end there."""
+        for at, character in enumerate(self._held):
+            if self._escaped:
+                self._escaped = False
+            elif self._in_string:
+                self._escaped = character == "\\"
+                self._in_string = character != '"'
+            elif character == '"':
+                self._in_string = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    return at + 1
+        return None
