@@ -11,18 +11,28 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jsonschema
 import openai
 import pytest
 import requests
 from huggingface_hub import InferenceClient
+from pydantic import BaseModel, ConfigDict, Field
 
 from server.conftest import Server, look
 
 JS = Path(__file__).parent / "js"
 QUESTION = "How many shapes are there?"
+
+
+COLOUR: dict[str, Any] = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "green"]}, "size": {"type": "integer", "minimum": 1, "maximum": 40}},
+    "required": ["colour", "size"],
+    "additionalProperties": False,
+}
+PAINT: Any = {"type": "function", "function": {"name": "paint", "parameters": COLOUR}}
 
 
 def asked(uri: str) -> list[dict[str, Any]]:
@@ -86,11 +96,52 @@ def test_openai_errors(client: openai.OpenAI) -> None:
     assert wrong.value.param == "temperature"
     with pytest.raises(openai.BadRequestError) as tools:
         client.chat.completions.create(
-            model="iota", messages=hi, tools=[{"type": "function", "function": {"name": "f"}}], stream=True
+            model="iota",
+            messages=hi,
+            tools=[{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}],
+            stream=True,
         )
     assert tools.value.code == "unsupported"
+    assert tools.value.param == "tools.0.function.parameters.not"
     assert [model.id for model in client.models.list()] == ["iota"]
     assert client.models.retrieve("iota").id == "iota"
+
+
+class Colour(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    colour: Literal["red", "green"]
+    size: Annotated[int, Field(ge=1, le=40)]
+
+
+def test_openai_structured(client: openai.OpenAI, sample_uri: str) -> None:
+    messages: Any = asked(sample_uri)
+    whole = client.chat.completions.parse(model="iota", messages=messages, response_format=Colour, max_tokens=200)
+    assert isinstance(whole.choices[0].message.parsed, Colour)
+    form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": COLOUR, "strict": True}}
+    stream = client.chat.completions.create(
+        model="iota", messages=messages, response_format=form, max_tokens=200, stream=True
+    )
+    jsonschema.validate(json.loads("".join(chunk.choices[0].delta.content or "" for chunk in stream)), COLOUR)
+
+
+def test_openai_tools(client: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": "hi"}]
+    named: Any = {"type": "function", "function": {"name": "paint"}}
+    fields: Any = {"model": "iota", "messages": messages, "tools": [PAINT], "tool_choice": named, "max_tokens": 200}
+    answer = client.chat.completions.create(**fields).choices[0]
+    assert answer.finish_reason == "tool_calls"
+    assert answer.message.content is None
+    [call] = answer.message.tool_calls or []
+    jsonschema.validate(json.loads(call.function.arguments), COLOUR)
+    with client.chat.completions.stream(**fields) as stream:
+        streamed = stream.get_final_completion().choices[0].message
+    [again] = streamed.tool_calls or []
+    assert again.id.startswith("call_")
+    assert (again.function.name, again.function.arguments) == ("paint", call.function.arguments)
+    result = {"role": "tool", "tool_call_id": call.id, "content": "done"}
+    messages = [*messages, answer.message.model_dump(exclude_none=True), result]
+    assert client.chat.completions.create(model="iota", messages=messages, tools=[PAINT], max_tokens=5).choices
 
 
 # ---- huggingface_hub
@@ -118,11 +169,22 @@ def test_huggingface_hub_stream(server: Server, sample_uri: str) -> None:
 
 @pytest.mark.usefixtures("online")
 def test_huggingface_hub_rewrites_a_schema(server: Server) -> None:
-    """To a form of its own, whose turn is to be refused until it is served, not to be misunderstood."""
+    """To a form of its own; that is held to as well."""
     client = InferenceClient(base_url=server.base, api_key="none")
-    form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}}
-    with pytest.raises(Exception, match="structured answers are not supported yet"):
-        client.chat.completions.create(messages=[{"role": "user", "content": "hi"}], response_format=form)
+    form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": COLOUR}}
+    hi = [{"role": "user", "content": "hi"}]
+    whole = client.chat.completions.create(messages=hi, response_format=form, max_tokens=200)
+    jsonschema.validate(json.loads(whole.choices[0].message.content), COLOUR)
+
+
+@pytest.mark.usefixtures("online")
+def test_huggingface_hub_tools(server: Server) -> None:
+    client = InferenceClient(base_url=server.base, api_key="none")
+    hi = [{"role": "user", "content": "hi"}]
+    whole = client.chat.completions.create(messages=hi, tools=[PAINT], tool_choice="required", max_tokens=900)
+    call = whole.choices[0].message.tool_calls[0]
+    assert call.function.name == "paint"
+    jsonschema.validate(json.loads(call.function.arguments), COLOUR)
 
 
 # ---- requests
@@ -199,7 +261,17 @@ def huggingface(npm: Path) -> Callable[[str], jsonschema.Draft7Validator]:
     return validator
 
 
-@pytest.mark.parametrize("fields", [{}, {"logprobs": True, "top_logprobs": 2}, {"n": 2}, {"max_tokens": 1}])
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"logprobs": True, "top_logprobs": 2},
+    {"n": 2},
+    {"max_tokens": 1},
+    {"response_format": {"type": "json_object", "value": COLOUR}},
+    {"tools": [PAINT], "tool_choice": {"function": {"name": "paint"}}},
+]
+
+
+@pytest.mark.parametrize("fields", FORMS)
 def test_answers_fit_huggingfaces_schemas(
     server: Server, sample_uri: str, huggingface: Callable[[str], jsonschema.Draft7Validator], fields: dict[str, Any]
 ) -> None:

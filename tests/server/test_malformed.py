@@ -54,7 +54,7 @@ GOOD: dict[str, Any] = {
     "stream": False,
     "stream_options": {"include_usage": True},
     "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
-    "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}],
+    "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"not": {}}}}],
     "tool_choice": {"type": "function", "function": {"name": "f"}},
     "tool_prompt": "p",
     "parallel_tool_calls": True,
@@ -106,7 +106,7 @@ def still_works(session: requests.Session, server: Server) -> None:
 def test_wrong_types_at_every_path(session: requests.Session, server: Server) -> None:
     """The field that is named is the one that was changed, or one inside or around it.
 
-    GOOD itself is refused for its tools, at the end of all checks; what is refused there has not been checked.
+    GOOD itself is refused for a keyword in its tools, after all of these checks; what is refused there passed them.
     """
     sent = 0
     for path in paths(GOOD):
@@ -114,7 +114,7 @@ def test_wrong_types_at_every_path(session: requests.Session, server: Server) ->
         for wrong in WRONG:
             _, error = send(session, server, json.dumps(changed(path, wrong)).encode())
             sent += 1
-            if error["code"] == "unsupported":
+            if error["code"] == "unsupported" and error["param"] == "tools.0.function.parameters.not":
                 continue
             refusals += 1
             named = (error["param"] or "").split(".")

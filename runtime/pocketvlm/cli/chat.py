@@ -46,6 +46,9 @@ def chat(
         int | None, typer.Option(help="Context in tokens; the model's own up to 8192 by default.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(help="A file with a JSON Schema; answers are JSON that is valid by it.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
     """Ask about a picture, or talk about several."""
@@ -53,6 +56,8 @@ def chat(
     from pocketvlm.vlm import VLM
 
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    if json_schema is not None:
+        options["response_format"] = _form(json_schema)
     target, gguf = (None, model) if model and (mmproj or model.lower().endswith(".gguf")) else (model, None)
     loading: dict[str, Any] = {"context_size": ctx_size, "threads": threads, "vision": vision, "device": device}
     with VLM.load(target, model=gguf, mmproj=mmproj, **loading) as vlm:
@@ -67,6 +72,14 @@ def chat(
             typer.echo(answer.model_dump_json(indent=2))
         else:
             conversation.answer(prompt, pictures)
+
+
+def _form(path: Path) -> dict[str, Any]:
+    try:
+        schema = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} is no JSON Schema: {error}", "--json-schema") from None
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
 
 def _source(given: str) -> str | bytes:

@@ -58,7 +58,7 @@ class Vocabulary:
 class Matcher:
     """How far one answer has come in its grammar. One thread at a time.
 
-    Raises UnsupportedError for a grammar that cannot be compiled within the limits, or that no text follows.
+    Raises UnsupportedError for a grammar that cannot be compiled within the limits, or that nothing fits.
     """
 
     def __init__(self, vocabulary: Vocabulary, constraint: Constraint) -> None:
@@ -84,14 +84,20 @@ class Matcher:
         return bool(_guarded(self._raw.is_stopped))
 
     def restrict(self, logits: npt.NDArray[np.float32]) -> None:
-        """Make what may not come next impossible, in place. float32 [n_vocab]."""
-        self._fill()
+        """Make what may not come next impossible, in place. float32 [n_vocab].
+
+        Raises UnsupportedError where that is more work than one token may take.
+        """
+        try:
+            self._fill()
+        except EngineError as error:
+            raise UnsupportedError(f"is too complex to be held to: {error}", self._param) from None
         allowed = np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=self._n_vocab)
         logits[allowed == 0] = -np.inf
 
     def accept(self, token: int) -> None:
         if not _guarded(lambda: self._raw.consume_token(token)):
-            self._check()
+            raise UnsupportedError(f"is too complex to be held to: {_reason(self._raw.get_error())}", self._param)
 
     def _fill(self) -> None:
         mask = self._mask
@@ -116,7 +122,8 @@ def _reason(told: str) -> str:
     """The first lines of llguidance's own, without where in its files it was."""
     told = re.split(r"\n\s*\d+ \| |<non-verbose/>|<state>", told)[0]
     told = re.sub(r"^at \d+\(\d+\): |failed to compile JSON schema: |^Parser Error: ", "", told)
-    return " ".join(told.split())[:300] or "the grammar failed"
+    told = re.sub(r"(?s)^(regex parse error: ).*error: ", r"\1", " ".join(told.split()))
+    return told[:300] or "the grammar failed"
 
 
 def _guarded(work: Callable[[], T]) -> T:

@@ -80,6 +80,11 @@ def _check_values(schema: Mapping[str, Any], path: str) -> None:
     for key in _COUNTS:
         if key in schema and (isinstance(schema[key], bool) or not isinstance(schema[key], int) or schema[key] < 0):
             raise RequestError("must be a whole number, not negative", f"{path}.{key}")
+    low, high = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+    ends = (schema.get("minimum") if low is None else low, schema.get("maximum") if high is None else high)
+    if (low, high) != (None, None) and None not in ends and ends[1] - ends[0] < 1 and schema.get("type") != "integer":
+        key = "exclusiveMaximum" if low is None else "exclusiveMinimum"  # the compiler lets the bound itself through
+        raise UnsupportedError(f"the keyword {key} is not supported for a range narrower than 1", f"{path}.{key}")
     required = schema.get("required", [])
     if not _is_list(required) or not all(isinstance(name, str) for name in required):
         raise RequestError("must be a list of names", f"{path}.required")
