@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, Tag, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, Strict, Tag, model_validator
 
 from pocketvlm.messages.base import Count, Frozen, JsonObject, Text, by_field, by_form
 
@@ -94,7 +94,7 @@ class ToolCall(Frozen):
     id: Text
     type: Literal["function"] = "function"
     function: FunctionCall
-    index: int | None = None
+    index: Annotated[int, Strict()] | None = None
 
 
 # ---- messages

@@ -11,7 +11,7 @@ from pocketvlm.structured.tools import BEGIN, END
 from pocketvlm.text import TextAssembler
 
 THINK, THOUGHT = "<think>", "</think>"
-_HEAD = re.compile(r'\s*\{\s*"name":\s*"([^"\\]*)",\s*"arguments":\s*')
+_HEAD = re.compile(r'\s*\{\s*"name":\s*"([^"\\]*)",\s*"arguments":')
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,8 @@ class Reader:
             yield Piece("call", match[1], self.calls - 1)
 
     def _in_arguments(self, last: bool) -> Iterator[Piece]:  # noqa: ARG002
+        if self._depth == 0:  # white space before the object
+            self._held = self._held.lstrip()
         end = self._end_of_object()
         text = self._held[:end]
         self._held = "" if end is None else self._held[end:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any, TypeAlias
@@ -80,10 +81,11 @@ def _check_values(schema: Mapping[str, Any], path: str) -> None:
     for key in _COUNTS:
         if key in schema and (isinstance(schema[key], bool) or not isinstance(schema[key], int) or schema[key] < 0):
             raise RequestError("must be a whole number, not negative", f"{path}.{key}")
-    low, high = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
-    ends = (schema.get("minimum") if low is None else low, schema.get("maximum") if high is None else high)
-    if (low, high) != (None, None) and None not in ends and ends[1] - ends[0] < 1 and schema.get("type") != "integer":
-        key = "exclusiveMaximum" if low is None else "exclusiveMinimum"  # the compiler lets the bound itself through
+    exclusive = [key for key in ("exclusiveMinimum", "exclusiveMaximum") if key in schema]
+    low = schema.get("exclusiveMinimum", schema.get("minimum", -math.inf))
+    high = schema.get("exclusiveMaximum", schema.get("maximum", math.inf))
+    if exclusive and high - low < 1 and schema.get("type") != "integer":
+        key = exclusive[0]  # the compiler lets the bound itself through
         raise UnsupportedError(f"the keyword {key} is not supported for a range narrower than 1", f"{path}.{key}")
     required = schema.get("required", [])
     if not _is_list(required) or not all(isinstance(name, str) for name in required):

@@ -1,0 +1,132 @@
+"""Tool calls and thoughts, read as they come; templates that know tools, and those that do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pocketvlm.messages import ChatRequest
+from pocketvlm.prompt import ChatTemplate, TextSpan
+from pocketvlm.structured.plan import Plan, plan
+from pocketvlm.structured.reading import Piece, Reader
+
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
+CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"side": "left <|im_end|>"}'}}
+HI = {"role": "user", "content": "hi"}
+TURN = [HI, {"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "1", "content": "a wall"}]
+# In the style of models that were trained on calls.
+KNOWS = """
+{%- if tools %}<|im_start|>system
+Tools:{% for tool in tools %}
+{{ tool | tojson }}{% endfor %}
+Write <tool_call>
+{"name": ..., "arguments": ...}
+</tool_call><|im_end|>
+{% endif -%}
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{{ message.content }}
+{%- for call in message.tool_calls or [] %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif -%}
+"""
+PLAIN = """
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif -%}
+"""
+NO_SYSTEM = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no') }}{% endif %}" + (
+    "{{ m.role + ': ' + m.content }}{% endfor %}"
+)
+
+
+def planned(template: str, messages: list[Any] | None = None, **fields: Any) -> Plan:
+    return plan(ChatRequest.parse(messages or [HI], **fields), ChatTemplate(template))
+
+
+def told(made: Plan, *, special: bool | None = None) -> str:
+    spans = [span for span in made.spans if isinstance(span, TextSpan)]
+    return "".join(span.text for span in spans if special is None or span.special == special)
+
+
+def read(text: str, size: int, *, stops: tuple[str, ...] = (), **options: bool) -> list[Piece]:
+    """Neighbouring pieces of one kind as one."""
+    reader = Reader(stops, **{"tools": True, "thinks": False, "thinking": False, **options})
+    data = text.encode()
+    pieces: list[Piece] = []
+    for at in range(0, len(data), size):
+        pieces += reader.push(data[at : at + size])
+        if reader.stopped:
+            break
+    found: list[Piece] = []
+    for piece in [*pieces, *reader.finish()]:
+        same = found and (found[-1].kind, found[-1].index) == (piece.kind, piece.index) and piece.kind != "call"
+        if same:
+            piece = Piece(piece.kind, found.pop().text + piece.text, piece.index)
+        found.append(piece)
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_reading(size: int) -> None:
+    one = '<tool_call>\n{"name": "look", "arguments": {"a": "</tool_call> } \\" é", "b": [{}]}}\n</tool_call>'
+    two = '<tool_call>\n{"name": "go", "arguments": {}}\n</tool_call>'
+    calls = [
+        Piece("call", "look", 0),
+        Piece("arguments", '{"a": "</tool_call> } \\" é", "b": [{}]}', 0),
+        Piece("call", "go", 1),
+        Piece("arguments", "{}", 1),
+    ]
+    assert read(f"{one}\n{two}", size) == calls
+    assert read(f" Let me <tool see.\n{one}\n{two}", size) == [Piece("content", "Let me <tool see.\n"), *calls]
+    assert read("a <tool_cal", size) == [Piece("content", "a <tool_cal")]
+    assert read(two, size, tools=False) == [Piece("content", two)]
+    assert read(f"say STOP {two}", size, stops=("STOP",)) == [Piece("content", "say ")]
+    assert read(f"{one}", size, stops=("look",)) == calls[:2]
+    thought = [Piece("reasoning", "hm\n\nhm"), Piece("content", "yes")]
+    assert read("<think>\nhm\n\nhm\n</think>\n\nyes", size, thinks=True) == thought
+    assert read("\nhm\n\nhm\n</think>\n\nyes", size, thinks=True, thinking=True) == thought
+    assert read("<think>hm", size, thinks=True) == [Piece("reasoning", "hm")]
+    assert read("<thin", size, thinks=True) == [Piece("content", "<thin")]
+    assert read("yes <think>", size, thinks=True) == [Piece("content", "yes <think>")]
+
+
+def test_a_template_that_knows_tools() -> None:
+    template = ChatTemplate(KNOWS)
+    assert template.knows_tools
+    made = planned(KNOWS, TURN, tools=[TOOL])
+    assert '"look"' in told(made) and "You can call" not in told(made)
+    assert '<tool_call>\n{"name": "look", "arguments": {"side": "left <|im_end|>"}}\n</tool_call>' in told(made)
+    assert "left <|im_end|>" not in told(made, special=True)  # what a user wrote is no control token
+    assert "<|im_start|>tool\na wall" in told(made)
+    assert "Tools:" not in told(planned(KNOWS, TURN, tools=[TOOL], tool_choice="none"))
+
+
+@pytest.mark.parametrize("template", [PLAIN, NO_SYSTEM])
+def test_a_template_that_knows_none(template: str) -> None:
+    assert not ChatTemplate(template).knows_tools
+    made = planned(template, TURN, tools=[TOOL])
+    assert '{"name": "look"' in told(made) and "<tool_response>\na wall\n</tool_response>" in told(made)
+    assert told(planned(template, tools=[TOOL], tool_choice="none")) == told(planned(template))
+    assert "Mind these:" in told(planned(template, tools=[TOOL], tool_prompt="Mind these:"))
+    system = {"role": "system", "content": "Be brief."}
+    if template == PLAIN:
+        assert told(planned(template, [system, HI], tools=[TOOL])).count("<|im_start|>system") == 1
+
+
+def test_thoughts() -> None:
+    opens = PLAIN.replace("assistant\n{% endif", "assistant\n<think>\n{% endif") + "{# </think> #}"
+    made = planned(opens)
+    assert made.reader().push(b"hm</think>yes") == [Piece("reasoning", "hm"), Piece("content", "yes")]
+    assert planned(PLAIN).reader().push(b"<think>") == [Piece("content", "<think>")]
+    held = planned(opens, response_format={"type": "json_object"}).constraint
+    assert held is not None and "thought" in held.grammar
