@@ -163,3 +163,16 @@ def test_interrupt_ends_quietly(sample_png: Path) -> None:
     _, told = process.communicate(timeout=20)
     assert process.returncode in (130, 0)
     assert b"Traceback" not in told
+
+
+def test_json_schema(sample_png: Path, tmp_path: Path) -> None:
+    path = tmp_path / "schema.json"
+    path.write_text('{"type": "object", "properties": {"n": {"enum": [2, 3]}}, "required": ["n"], "maxProperties": 1}')
+    done = run("chat", "How many shapes are there?", "-i", sample_png, "--json-schema", path)
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["n"] in (2, 3)
+    path.write_text('{"not": {}}')
+    assert "schema.not: the keyword not is not supported" in refused("chat", "hi", "--json-schema", path)
+    path.write_text("{")
+    assert "--json-schema" in refused("chat", "hi", "--json-schema", path)
+    assert "--json-schema" in refused("chat", "hi", "--json-schema", tmp_path / "none.json")

@@ -44,7 +44,7 @@ PERSON = {
 
 @pytest.fixture(scope="module")
 def vlm(iota_bundle: Path) -> Iterator[VLM]:
-    with VLM.load(iota_bundle, parallel=4, context_size=4096, threads=2) as loaded:
+    with VLM.load(iota_bundle, parallel=4, context_size=4096, threads=1) as loaded:
         yield loaded
 
 
