@@ -148,8 +148,8 @@ def main() -> None:
                     made = 1000 * (time.perf_counter() - began)
                     taken = walk(model, constraint)
                     print(
-                        f"  {name:14} {label:10} ready {made:6.1f} ms; a token: median {statistics.median(taken):6.3f}, "
-                        f"worst {max(taken):.2f} ms of {len(taken)}"
+                        f"  {name:14} {label:10} ready {made:6.1f} ms; "
+                        f"a token: median {statistics.median(taken):6.3f}, worst {max(taken):.2f} ms of {len(taken)}"
                     )
     with Model(iota, vocab_only=True) as model:
         vocabulary = Vocabulary(model)
