@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,8 @@ from PIL import Image
 
 from pocketvlm import VLM
 from pocketvlm.errors import RequestError, UnsupportedError
+from pocketvlm.native.grammar import Constraint, Matcher
+from pocketvlm.structured.schema import json_rule
 
 HI = [{"role": "user", "content": "hi"}]
 PERSON = {
@@ -161,13 +164,22 @@ def test_a_stop_string_does_not_cut_it(vlm: VLM) -> None:
 
 def test_one_spelling_of_a_name(vlm: VLM) -> None:
     """ "\\u0061" is "a", and would escape what the schema says of it."""
-    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "minProperties": 1, "maxProperties": 1}
-    schema |= {"required": ["a"], "additionalProperties": True}
-    for seed in range(4):
-        answer = vlm.chat(HI, response_format=form(schema), temperature=2.0, seed=seed, max_tokens=200)
-        if answer.choices[0].finish_reason == "stop":
-            assert "\\u" not in answer.text
-            jsonschema.validate(json.loads(answer.text), schema)
+    engine: Any = vlm._engine
+    model, vocabulary = engine._model, engine._vocabulary()
+    rule = json_rule({"properties": {"a": {"type": "integer"}}}, "schema")
+
+    def fits(text: str) -> bool:
+        matcher = Matcher(vocabulary, Constraint(f"start: {rule}", "schema"))
+        for token in model.tokenize(text, special=False):
+            logits = np.zeros(model.n_vocab, np.float32)
+            matcher.restrict(logits)
+            if not np.isfinite(logits[token]):
+                return False
+            matcher.accept(token)
+        return matcher.complete
+
+    assert fits('{"a":1}') and fits('{ "a": 1, "b": "x\\n" }')
+    assert not fits('{"a":"x"}') and not fits('{"\\u0061":"x"}') and not fits('{"a":1,"a":"x"}')
 
 
 def test_one_of_where_only_one_can_fit(vlm: VLM) -> None:
