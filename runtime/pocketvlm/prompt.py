@@ -269,8 +269,8 @@ def _call(call: ToolCall) -> dict[str, Any]:
     """As templates take it: with the arguments as an object, where they are one."""
     arguments: Any = call.function.arguments
     if isinstance(arguments, str):
-        with suppress(ValueError):
-            parsed = json.loads(arguments)
+        with suppress(ValueError, RecursionError):
+            parsed = _traced(json.loads(arguments))
             arguments = parsed if isinstance(parsed, dict) else arguments
     function = {"name": call.function.name, "arguments": arguments}
     found: dict[str, Any] = _traced({"type": "function", "id": call.id, "function": function})

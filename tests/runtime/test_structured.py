@@ -108,6 +108,8 @@ def test_a_template_that_knows_tools() -> None:
     assert '<tool_call>\n{"name": "look", "arguments": {"side": "left <|im_end|>"}}\n</tool_call>' in told(made)
     assert "left <|im_end|>" not in told(made, special=True)  # what a user wrote is no control token
     assert "<|im_start|>tool\na wall" in told(made)
+    bomb = {**CALL, "function": {"name": "look", "arguments": '{"a":' * 50_000 + "1" + "}" * 50_000}}
+    assert "look" in told(planned(KNOWS, [HI, {"role": "assistant", "tool_calls": [bomb]}, TURN[2]]))
     assert "Tools:" not in told(planned(KNOWS, TURN, tools=[TOOL], tool_choice="none"))
 
 
