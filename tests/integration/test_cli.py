@@ -139,9 +139,8 @@ def test_a_wrong_picture_does_not_end_an_interactive_conversation(pictures: Path
     leader, follower = pty.openpty()
     process = subprocess.Popen([*COMMAND, "chat"], stdin=follower, stdout=follower, stderr=follower, close_fds=True)
     os.close(follower)
-    os.write(
-        leader, f"/image {pictures / 'text.png'}\n/image {sample_png}\nHow many shapes are there?\n/quit\n".encode()
-    )
+    typed = [f"/image {pictures / 'text.png'}", "/image [/x].png", f"/image {sample_png}", "How many shapes are there?"]
+    os.write(leader, "".join(f"{line}\n" for line in [*typed, "/quit"]).encode())
     told = b""
     with suppress(OSError):  # the terminal's end, as Linux tells it
         while chunk := os.read(leader, 4096):
@@ -149,7 +148,7 @@ def test_a_wrong_picture_does_not_end_an_interactive_conversation(pictures: Path
     assert process.wait(10) == 0
     os.close(leader)
     text = told.decode("utf-8", "replace")
-    assert "text.png" in text
+    assert "text.png" in text and "[/x].png:" in text  # brackets are no markup
     assert re.search(r"(\n|\x1b\[2K)2\r\n", text), text
     assert "Traceback" not in text
 

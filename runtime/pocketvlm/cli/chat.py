@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from pocketvlm.errors import ContextLengthError, ImageError, PocketVLMError, RequestError
 
@@ -192,7 +193,7 @@ def _talk(conversation: _Conversation) -> None:
 
     interactive = sys.stdin.isatty()
     if interactive:
-        err.print(f"[bold]{conversation.vlm.info.name}[/bold]  {HELP}")
+        err.print(f"[bold]{escape(conversation.vlm.info.name)}[/bold]  {HELP}")
     while True:
         try:
             line = input("> " if interactive else "").strip()
@@ -210,9 +211,11 @@ def _talk(conversation: _Conversation) -> None:
         except KeyboardInterrupt:
             err.print("\n[dim]stopped[/dim]")
         except ContextLengthError as error:
-            err.print(f"[yellow]The conversation no longer fits: {error.message}.[/yellow] /reset starts again.")
+            err.print(
+                f"[yellow]The conversation no longer fits: {escape(error.message)}.[/yellow] /reset starts again."
+            )
         except (RequestError, OSError) as error:
-            err.print(f"[red]error:[/red] {error}", highlight=False)
+            err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
             if not interactive:
                 raise _as_error(error) from None
 
@@ -234,7 +237,7 @@ def _command(conversation: _Conversation, line: str) -> bool:
     if name in ("/quit", "/exit"):
         return False
     if name not in commands:
-        err.print(f"[red]error:[/red] unknown command {name}. {HELP}")
+        err.print(f"[red]error:[/red] unknown command {escape(name)}. {HELP}")
     elif name in ("/image", "/save") and not rest:
         err.print(f"[red]error:[/red] {name} needs a path")
     else:
