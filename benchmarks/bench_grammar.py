@@ -66,7 +66,7 @@ class Libllama:
 
     def __init__(self, model: Model, schema: Any) -> None:
         grammar = json_schema_to_gbnf(json.dumps(schema))
-        self.raw = llama_cpp.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")  # type: ignore[arg-type]
+        self.raw = llama_cpp.llama_sampler_init_grammar(model.vocab, grammar.encode(), b"root")  # type: ignore[arg-type]  # an opaque pointer
         if not self.raw:
             raise ValueError("libllama refuses the grammar")
         self._data = (llama_cpp.llama_token_data * model.n_vocab)()

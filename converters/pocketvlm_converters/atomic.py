@@ -31,7 +31,7 @@ def new_folder(output: Path) -> Iterator[Path]:
             folder.mkdir()
             yield folder
             _publish(folder, output)
-        except BaseException:
+        except BaseException:  # Ctrl-C and SIGTERM too: nothing may be left behind
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
@@ -63,8 +63,7 @@ def _publish(folder: Path, output: Path) -> None:
     try:
         output.rename(aside)
         folder.rename(output)
-    except BaseException:
-        # A signal comes between any two calls, right after either rename too.
+    except BaseException:  # a signal comes between any two calls, right after either rename too
         if aside.exists() and not output.exists():
             aside.rename(output)
         raise

@@ -126,7 +126,7 @@ def _write(
         "general.quantization_version": _QUANTIZATION_VERSION,
     }
     for key, value in {**general, **extra, **part.metadata}.items():
-        _add(writer, key, value)
+        add_value(writer, key, value)
     plan = [(weight, choose(weight)) for weight in part.weights]
     sizes = [_size(weight.tensor.shape, kind) for weight, kind in plan]
     for (weight, kind), size in zip(plan, sizes, strict=True):
@@ -151,14 +151,15 @@ def _write(
                 progress(step, done, total)
             writer.write_padding(out, size)
         writer.flush()
-    except BaseException:
+    except BaseException:  # Ctrl-C too: the file must not stay open
         with contextlib.suppress(OSError):  # closing writes what is buffered: the first error is the one to tell
             writer.close()
         raise
     writer.close()
 
 
-def _add(writer: Any, key: str, value: Value) -> None:
+def add_value(writer: Any, key: str, value: Value) -> None:
+    """One key of a file that `writer`, a gguf.GGUFWriter, makes, in the type that `Part` says."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):

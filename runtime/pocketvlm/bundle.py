@@ -159,7 +159,7 @@ class Manifest(BaseModel):
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(folder / MANIFEST)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no partial file stays
             partial.unlink(missing_ok=True)
             raise
 

@@ -27,8 +27,10 @@ def parse_object(raw: bytes, path: Path, what: str = "file") -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
             seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise CheckpointError(f"names {short(twice)} twice", path)
+            for key, _ in pairs:
+                if key in seen:
+                    raise CheckpointError(f"names {short(key)} twice", path)
+                seen.add(key)
         return found
 
     try:

@@ -33,7 +33,7 @@ def open_file(path: Path) -> BinaryIO:
         file = path.open("rb")
         try:
             _check_kind(file, path)
-        except BaseException:
+        except BaseException:  # whatever ends it: nobody else has the file
             file.close()
             raise
         return file

@@ -242,7 +242,7 @@ class Graph:
         self.path.write_bytes(model.SerializeToString(deterministic=True))
         try:
             self._onnx.checker.check_model(str(self.path))
-        except Exception as error:
+        except Exception as error:  # the checker raises errors of several libraries
             raise ConversionError(f"onnx.checker: {error}", self.path) from error
         self._progress(f"onnx {self.kind}", self._total, self._total)
 

@@ -98,7 +98,7 @@ class Loaded:
                 image_token=vision.image_token,
                 path=model,
             )
-        except BaseException:
+        except BaseException:  # Ctrl-C while it loads: nobody else can close them
             if vision is not None:
                 vision.close()
             self.model.close()

@@ -99,7 +99,7 @@ def serve(
             mmproj=mmproj,
             context_size=ctx_size,
             threads=threads,
-            vision=vision,  # type: ignore[arg-type]
+            vision=vision,  # type: ignore[arg-type]  # any word; VLM.load refuses the wrong ones
             device=device,
             parallel=parallel,
             supervised=True,

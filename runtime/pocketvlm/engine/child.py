@@ -194,7 +194,7 @@ class _Supervisor:
         self._process = _Process(made_from)
         try:
             self.info = self._ready(self._process)
-        except BaseException:
+        except BaseException:  # Ctrl-C while it loads: the process must not outlive us
             self._process.finish()
             raise
         self._thread = threading.Thread(target=self._supervise, name="pocketvlm-supervisor", daemon=True)
