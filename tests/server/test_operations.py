@@ -82,24 +82,25 @@ def test_a_disconnect_frees_the_engine(server: Server, endless: dict[str, Any]) 
         Running(server, endless).close()
     wait_until(lambda: idle(server))
     assert server.ask("hi", max_tokens=1)
-    assert metrics(server)["pocketvlm_disconnects_total"] == before + 20
+    # At least: what earlier tests left may be counted late.
+    wait_until(lambda: metrics(server)["pocketvlm_disconnects_total"] >= before + 20)
 
 
 def test_a_disconnect_of_a_request_that_does_not_stream(server: Server, endless: dict[str, Any]) -> None:
     before = metrics(server)["pocketvlm_engine_cancelled_total"]
     with pytest.raises(requests.exceptions.Timeout):
         server.post({**endless, "n": 1, "stream": False}, timeout=0.3)
-    wait_until(lambda: idle(server), 3)
-    wait_until(lambda: metrics(server)["pocketvlm_engine_cancelled_total"] == before + 1, 3)
+    wait_until(lambda: idle(server))
+    wait_until(lambda: metrics(server)["pocketvlm_engine_cancelled_total"] >= before + 1)
 
 
 def test_a_disconnect_while_waiting(server: Server, endless: dict[str, Any]) -> None:
     with closing(Running(server, endless)):
         with pytest.raises(requests.exceptions.Timeout):
             server.post({"messages": HI}, timeout=0.3)
-        wait_until(lambda: server.health()["waiting"] == 0, 3)
+        wait_until(lambda: server.health()["waiting"] == 0)
         assert server.health()["running"] == 1
-    wait_until(lambda: idle(server), 3)
+    wait_until(lambda: idle(server))
 
 
 def test_a_disconnect_before_the_first_token(server: Server) -> None:
@@ -109,8 +110,8 @@ def test_a_disconnect_before_the_first_token(server: Server) -> None:
     before = metrics(server)["pocketvlm_engine_cancelled_total"]
     with pytest.raises(requests.exceptions.Timeout):
         server.post({"messages": [{"role": "user", "content": content}]}, timeout=0.3)
-    wait_until(lambda: idle(server), 3)
-    wait_until(lambda: metrics(server)["pocketvlm_engine_cancelled_total"] == before + 1, 3)
+    wait_until(lambda: idle(server))
+    wait_until(lambda: metrics(server)["pocketvlm_engine_cancelled_total"] >= before + 1)
 
 
 def test_the_queue_is_bounded(serve: Start, endless: dict[str, Any]) -> None:
@@ -357,8 +358,8 @@ def test_streams_run_together(serve: Start, endless: dict[str, Any]) -> None:
     assert metrics(own)["pocketvlm_engine_running"] == 3
     for stream in streams:
         stream.close()
-    wait_until(lambda: idle(own), 3)
-    wait_until(lambda: metrics(own)["pocketvlm_engine_running"] == 0, 3)
+    wait_until(lambda: idle(own))
+    wait_until(lambda: metrics(own)["pocketvlm_engine_running"] == 0)
 
 
 def test_many_clients_get_answers_about_their_own_pictures(serve: Start) -> None:
