@@ -54,6 +54,12 @@ class Job:
     def in_prompt(self) -> bool:
         return self.next < len(self.units)
 
+    @property
+    def in_lane(self) -> Lane:
+        """Its lane, while it runs."""
+        assert self.lane is not None
+        return self.lane
+
     def text(self, most: int) -> list[int]:
         """The tokens that come next, up to a picture."""
         found: list[int] = []

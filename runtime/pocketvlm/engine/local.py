@@ -14,7 +14,8 @@ from pocketvlm.engine.cache import length_of
 from pocketvlm.engine.engine import EngineInfo, EngineOptions, Event, Finished, Generation, Image, Statistics, Stopper
 from pocketvlm.engine.job import Job, Sink
 from pocketvlm.engine.sampling import check_sampling
-from pocketvlm.engine.scheduler import UNREAD, Scheduler, Threads
+from pocketvlm.engine.scheduler import Scheduler
+from pocketvlm.engine.step import UNREAD, Threads
 from pocketvlm.errors import (
     ContextLengthError,
     EngineBusyError,

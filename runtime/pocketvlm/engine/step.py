@@ -1,0 +1,205 @@
+"""One step over all running requests: a token of every answer and some rows of the prompts are evaluated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from pocketvlm.engine.engine import Event, Finished
+from pocketvlm.engine.job import Job
+from pocketvlm.engine.lanes import Lanes
+from pocketvlm.engine.pace import Pace
+from pocketvlm.errors import EngineError, PocketVLMError
+from pocketvlm.native.context import Aborted, Batch, Context
+from pocketvlm.vision.encoder import Slot
+
+UNREAD = 32  # events: a reader that falls behind by more makes its answer wait
+
+
+@dataclass(frozen=True)
+class Threads:
+    """One budget of cores: `all` for the decoder, while no tile is encoded; then `beside`."""
+
+    all: int
+    beside: int
+
+
+class Stepper:
+    """Evaluates and draws; all of it on the scheduler's thread, but for `abort_unwanted` and `stop`.
+
+    `moved` is called when a prompt has gone on, `over` when a request has ended: with an error, or None.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        lanes: Lanes,
+        threads: Threads,
+        *,
+        moved: Callable[[Job], None],
+        over: Callable[[Job, BaseException | None], None],
+    ) -> None:
+        self._context, self._lanes, self._threads = context, lanes, threads
+        self._moved, self._over = moved, over
+        self._batch = Batch(context.n_batch)
+        self._pace = Pace(context.n_batch)
+        self._outbox: list[tuple[Job, Event]] = []
+        self._evaluated: list[Job] = []  # in the native call that runs now
+        self._stopped = False
+        self.running: list[Job] = []  # those whose prompt was served last come last
+
+    def can_step(self) -> bool:
+        return any(map(_can_step, self.running))
+
+    def abort_unwanted(self) -> None:
+        """From any thread: stop the native call that runs, where nobody waits for it any more."""
+        jobs = self._evaluated
+        if jobs and all(job.cancelled for job in jobs):
+            self._context.abort()
+
+    def stop(self) -> None:
+        """From any thread: the native call that runs, and all that follow, end at once."""
+        self._stopped = True
+        self._context.abort()
+
+    def deliver(self) -> None:
+        """Hand out what the last step made: now, so that the readers work while the next step is evaluated."""
+        for job, event in self._outbox:
+            if not job.cancelled:
+                job.sink(event)
+        self._outbox.clear()
+
+    def step(self, *, encoding: bool) -> None:
+        """Rows of a picture, if some wait; then one batch with a token of each answer, and text of prompts."""
+        began = time.perf_counter()
+        self._context.set_threads(self._threads.beside if encoding else self._threads.all)
+        answers = [job for job in self.running if not job.in_prompt and job.unread() < UNREAD]
+        prompts = [job for job in self.running if job.in_prompt]
+        # Who waits for tiles of its own loses little by waiting; the others must get on.
+        urgent = any(job.encoding is None or not job.encoding.todo for job in prompts)
+        room = budget = self._pace.rows(len(answers), encoding, urgent=urgent)
+        self.deliver()
+        for job in prompts if room > 0 else ():
+            if isinstance(slot := job.units[job.next], Slot) and slot in job.rows:
+                room -= self._picture(job, slot, room)
+                break  # the others have their turn in the steps to come
+        batch = self._batch
+        batch.clear()
+        parts: list[tuple[Job, list[int], int]] = []
+        for job in answers:
+            if job.token is not None and not job.over:
+                lane = job.in_lane
+                parts.append((job, [job.token], batch.add(job.token, lane.content.position, lane.id)))
+        for job in prompts:
+            if room > 0 and not job.over and (tokens := job.text(min(room, batch.size - batch.count))):
+                lane = job.in_lane
+                last = job.next + len(tokens) == len(job.units)
+                parts.append((job, tokens, batch.extend(tokens, lane.content.position, lane.id, last=last)))
+                room -= len(tokens)
+                self._to_the_end(job)
+        if parts:
+            self._text(parts)
+        self._pace.note(time.perf_counter() - began, len(answers), budget - room, encoding)
+
+    def _to_the_end(self, job: Job) -> None:
+        self.running.remove(job)
+        self.running.append(job)
+
+    def _picture(self, job: Job, slot: Slot, room: int) -> int:
+        """Evaluate some rows of an encoded tile, all of them where they look at each other; how many."""
+        lane = job.in_lane
+        rows = job.rows[slot]
+        end = min(len(rows), job.offset + room) if slot.causal else len(rows)
+        part = slice(job.offset, end)
+        last = end == len(rows)
+        positions = slot.at(lane.content.position)[:, part]
+        answers = last and job.next + 1 == len(job.units)
+        work = partial(
+            self._context.decode_embeddings,
+            rows[part],
+            positions,
+            causal=slot.causal,
+            sequence=lane.id,
+            logits=answers,
+        )
+        if not self._native([job], work):
+            return 0
+        count = end - job.offset
+        job.offset = 0 if last else end
+        if last:
+            del job.rows[slot]
+            lane.content.add(slot)
+            job.next += 1
+            self._moved(job)
+        self._to_the_end(job)
+        if answers:
+            self._draw(job, -1)
+        return count
+
+    def _text(self, parts: list[tuple[Job, list[int], int]]) -> None:
+        """Evaluate the batch: for each job its tokens, and where in the batch the last of them is."""
+        if not self._native([job for job, _, _ in parts], partial(self._context.decode, self._batch)):
+            return
+        for job, tokens, index in parts:
+            for token in tokens:
+                job.in_lane.content.add(token)
+            if job.in_prompt:
+                job.next += len(tokens)
+                self._moved(job)
+            if not job.in_prompt:
+                self._draw(job, index)
+
+    def _native(self, jobs: list[Job], work: Callable[[], None]) -> bool:
+        """Run a native call that `jobs` are part of; False where it failed, or was aborted as nobody wants it."""
+        self._evaluated = jobs
+        try:
+            work()
+            return True
+        except Aborted:
+            self._evaluated = []
+            if not self._stopped:
+                self._context.allow()
+            for job in jobs:
+                job.offset = 0
+                if not self._lanes.cut(job.in_lane):
+                    self._over(job, EngineError("the cache was lost as another request was cancelled"))
+        except Exception as error:  # whose fault it is cannot be known
+            for job in jobs:
+                self._lanes.clear(job.in_lane)
+                self._over(job, error)
+        finally:
+            self._evaluated = []
+        return False
+
+    def _draw(self, job: Job, index: int) -> None:
+        assert job.drawer is not None
+        if job.made == 0:
+            self._outbox.append((job, job.start_of_answer()))
+        try:
+            token = job.drawer.draw(self._context, index)
+        except PocketVLMError as error:  # a grammar's: this request's alone
+            self._over(job, error)
+            return
+        if token is None:
+            self._finish(job, Finished("stop"))
+            return
+        job.made += 1
+        job.token = token.id
+        self._outbox.append((job, token))
+        if job.drawer.complete:
+            self._finish(job, Finished("stop"))
+        elif job.made >= job.limit:
+            self._finish(job, Finished("length"))
+
+    def _finish(self, job: Job, finished: Finished) -> None:
+        self._outbox.append((job, finished))
+        self._over(job, None)
+
+
+def _can_step(job: Job) -> bool:
+    if not job.in_prompt:
+        return job.unread() < UNREAD
+    unit = job.units[job.next]
+    return isinstance(unit, int) or unit in job.rows
