@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 BUNDLE := models/pocketvlm_models/iota
+PRESET ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench train clean
+.PHONY: help demo test check bench train native test-native test-vulkan test-aarch64 clean
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS=... is passed on by test and train."
 
 demo: .venv/.demo ## ask the model in the box about a picture
@@ -29,6 +30,23 @@ bench: .venv/.bench ## side-by-side measurements
 train: .venv/.dev ## train iota; stop and resume at any step
 	PYTHONPATH=models $(BIN)/python -m iota.train $(ARGS)
 	@echo "To convert it: $(BIN)/pocketvlm convert models/iota/checkpoint -o $(BUNDLE) --quantize Q4_K_M --mmproj q8_0"
+
+native: .venv/.demo ## build llama.cpp for PRESET (cpu, cpu-native, metal, cuda, vulkan) and use it from now on
+	cmake --preset $(PRESET) $(CMAKE_ARGS)
+	cmake --build --preset $(PRESET) --target install
+
+test-native: .venv/.dev ## build it for PRESET; iota's answers with it and with llama-cpp-python's own
+	cmake --preset $(PRESET) $(CMAKE_ARGS)
+	cmake --build --preset $(PRESET)
+	ctest --preset $(PRESET)
+
+# Unless told otherwise the first device, even where it is a driver that computes on the CPU, which ggml would skip.
+test-vulkan: export GGML_VK_VISIBLE_DEVICES ?= 0
+test-vulkan: ## the same for Vulkan, with everything on the device; builds for 20 minutes
+	$(MAKE) test-native PRESET=vulkan
+
+test-aarch64: .venv/.dev ## cross-build for arm64, and ask iota in an arm64 root under qemu-user (as root)
+	scripts/test_aarch64.sh
 
 clean: ## remove caches and build outputs, not .venv
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -17,6 +17,7 @@ runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
 _CACHE = tempfile.TemporaryDirectory(prefix="pocketvlm-cache-")  # what tests measure is nobody's business
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
+os.environ.setdefault("POCKETVLM_NATIVE", "llama-cpp-python")  # not what `make native` may have left in .venv
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 
 

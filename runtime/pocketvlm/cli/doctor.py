@@ -15,6 +15,8 @@ from rich.table import Table
 from pocketvlm import __version__, devices
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.native import library
+from pocketvlm.native.build import GPU_BUILDS
+from pocketvlm.native.build import version as version_of_llama
 from pocketvlm.native.library import WANTED
 from pocketvlm.vision import onnx, speeds
 from pocketvlm.vision.providers import devices_for
@@ -68,14 +70,24 @@ def doctor(
 
 def _native_rows(table: Table) -> PocketVLMError | None:
     """Rows about llama.cpp; what is wrong with it, if anything."""
-    table.add_row("llama-cpp-python", f"{library.version()} (tested with {WANTED})")
+    table.add_row("llama-cpp-python", f"{version_of_llama()} (tested with {WANTED})")
     try:
-        features = library.features()
+        build = library.build()
+        place = f"{build.name}, in {build.folder}" if build.folder else "its own"
+        table.add_row("native library", f"{place}: {build.why}")
+        if not build.stamped:
+            table.add_row("", "it has no stamp, so whether it fits is not known")
+        table.add_row("features", library.features())
+        devices = library.devices()
     except PocketVLMError as error:
         return error
-    table.add_row("llama.cpp features", features)
+    for number, device in enumerate(devices):
+        size = f", {device.total / 1e9:.1f} GB, {device.free / 1e9:.1f} GB free" if device.total else ""
+        table.add_row("" if number else "native devices", f"{device.name}: {device.description}{size}")
     if library.offloads():
         table.add_row("device", "GPU: this build of llama.cpp can offload, and all layers go there")
+    elif build.name in GPU_BUILDS:
+        table.add_row("device", f"CPU: the build {build.name} found no device of its own, or no driver for one")
     else:
         table.add_row("device", "CPU: this build of llama.cpp has no GPU support")
     return _onnx_rows(table)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 from pocketvlm.errors import NativeLibraryError
+from pocketvlm.native import backends
+from pocketvlm.native.backends import Backend
+from pocketvlm.native.build import OWN, Build, choose, pointed_at, version
 
 WANTED = ">=0.3.36,<0.3.37"
 
@@ -39,6 +42,7 @@ def llama() -> ModuleType:
     from pocketvlm.native.log import send_to_logging
 
     send_to_logging(module.llama_log_set)
+    backends.load(module._lib, _folder(module))
     module.llama_backend_init()
     return module
 
@@ -54,11 +58,10 @@ def mtmd() -> ModuleType:
     return module
 
 
-def version() -> str:
-    try:
-        return importlib.metadata.version("llama-cpp-python")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+@cache
+def build() -> Build:
+    """The build that is loaded, decided once."""
+    return choose()
 
 
 def features() -> str:
@@ -73,15 +76,32 @@ def offloads() -> bool:
     return bool(llama().llama_supports_gpu_offload())
 
 
+def devices() -> tuple[Backend, ...]:
+    """What this build can compute on here; CPUs too."""
+    return backends.present(llama()._lib)
+
+
 def _load(name: str, functions: list[str]) -> ModuleType:
+    taken = build()
     try:
-        module = importlib.import_module(name)
+        with pointed_at(taken):
+            module = importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
-        raise NativeLibraryError(f"cannot load llama-cpp-python ({version()}): {error}; wanted: {WANTED}") from error
+        place = f"{OWN} ({version()})" + (f" with the libraries in {taken.folder}" if taken.folder else "")
+        raise NativeLibraryError(f"cannot load {place}: {error}; wanted: {WANTED}") from error
     missing = [function for function in functions if not hasattr(module, function)]
     if missing:
         raise NativeLibraryError(
-            f"llama-cpp-python {version()} lacks {', '.join(missing)}; pocketvlm is tested with {WANTED}: "
-            f'pip install "llama-cpp-python{WANTED}"'
+            f"{OWN} {version()} lacks {', '.join(missing)}; pocketvlm is tested with {WANTED}: "
+            f'pip install "{OWN}{WANTED}"'
         )
     return module
+
+
+def _folder(module: ModuleType) -> Path:
+    """Where libllama came from. NativeLibraryError where that is not the build that was chosen."""
+    folder = Path(module._lib._name).parent
+    chosen = build().folder
+    if chosen and not folder.samefile(chosen):
+        raise NativeLibraryError(f"llama_cpp was imported before, from {folder}: {chosen} can no longer be loaded")
+    return folder

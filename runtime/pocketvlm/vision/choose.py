@@ -97,7 +97,7 @@ def choose(
 
 def device_name(threads: int | None, device: str = "auto") -> str:
     """What a measurement holds for: the processor, its share for us, and the libraries."""
-    llama = f"llama-cpp-python {library.version()}{' with a GPU' if device != CPU and library.offloads() else ''}"
+    llama = f"{library.build().label}{' with a GPU' if device != CPU and library.offloads() else ''}"
     count = f"{threads} threads" if threads else f"{physical_cores()} cores"
     return f"{processor()}, {count}, {llama}, onnxruntime {onnx.version()}"
 

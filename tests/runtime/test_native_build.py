@@ -1,0 +1,98 @@
+"""Which build of the native libraries is taken, and that one for another llama-cpp-python is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from pocketvlm.errors import NativeLibraryError
+from pocketvlm.native import build
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A Python environment of our own, without builds."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    for name in ("POCKETVLM_NATIVE", "LLAMA_CPP_LIB_PATH", "MTMD_CPP_LIB"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def install(name: str, bound: str | None = None) -> Path:
+    """What `cmake --build --target install` leaves, less the libraries."""
+    folder = build.home() / name
+    folder.mkdir(parents=True)
+    stamp = {"build": name, "llama_cpp_python": bound or build.version()}
+    (folder / "pocketvlm.json").write_text(json.dumps(stamp))
+    return folder
+
+
+def test_its_own_without_others() -> None:
+    taken = build.choose()
+    assert (taken.name, taken.folder) == ("llama-cpp-python", None)
+    assert "no other build" in taken.why
+
+
+def test_the_best_installed_unless_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cpu", "vulkan", "aarch64-linux"):
+        install(name)
+    assert build.installed() == ("vulkan", "cpu", "aarch64-linux")
+    assert build.choose().folder == build.home() / "vulkan"
+    monkeypatch.setenv("POCKETVLM_NATIVE", "cpu")
+    assert build.choose().name == "cpu"
+    monkeypatch.setenv("POCKETVLM_NATIVE", "llama-cpp-python")
+    assert build.choose().folder is None
+
+
+def test_a_name_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    install("cpu")
+    monkeypatch.setenv("POCKETVLM_NATIVE", "cuda")
+    with pytest.raises(NativeLibraryError, match=r"there: cpu, llama-cpp-python; to make it: cmake --preset cuda"):
+        build.choose()
+
+
+def test_libraries_for_another_version() -> None:
+    folder = install("vulkan", "0.3.35")
+    with pytest.raises(NativeLibraryError, match=rf"{folder}: libraries for llama-cpp-python 0\.3\.35, but 0\.3\."):
+        build.choose()
+
+
+@pytest.mark.parametrize("stamp", ["", "[]", '{"build": "cpu"}'])
+def test_a_broken_stamp(stamp: str) -> None:
+    (install("cpu") / "pocketvlm.json").write_text(stamp)
+    with pytest.raises(NativeLibraryError, match=r"pocketvlm\.json: not a stamp"):
+        build.choose()
+
+
+def test_the_path_wins_and_without_a_stamp_is_marked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install("vulkan")
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path))
+    taken = build.choose()
+    assert (taken.folder, taken.stamped) == (tmp_path, False)
+    monkeypatch.setenv("LLAMA_CPP_LIB_PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(NativeLibraryError, match="nowhere: no such folder"):
+        build.choose()
+
+
+def test_both_libraries_are_loaded_from_there(tmp_path: Path) -> None:
+    """In a process of its own, as this one may have loaded them; and it leaves no variable behind."""
+    package = find_spec("llama_cpp")
+    assert package and package.origin
+    for library in (Path(package.origin).parent / "lib").iterdir():
+        (tmp_path / library.name).symlink_to(library)
+    code = (
+        "import os; from pocketvlm.native import library; "
+        "print(library.llama()._lib._name); print(library.mtmd()._libmtmd._name); "
+        "print(os.environ.get('MTMD_CPP_LIB')); print([device.kind for device in library.devices()])"
+    )
+    variables = {**os.environ, "LLAMA_CPP_LIB_PATH": str(tmp_path)}
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=variables)
+    llama, mtmd, left, devices = child.stdout.splitlines()
+    assert Path(llama).parent == Path(mtmd).parent == tmp_path
+    assert left == "None"
+    assert "cpu" in devices
