@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ VISION, VISION_INNER, VISION_LAYERS, TILE, PATCH, SHUFFLE = 768, 3072, 12, 512, 
 TEXT, SEEN = "model.text_model.", "model.vision_model."
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<end_of_utterance>"]
 PICTURE = ["<fake_token_around_image>", "<image>", "<global-img>"]
+CHAT = Path(__file__).parent.parent / "models" / "iota" / "checkpoint" / "chat_template.jinja"  # writes SmolVLM's form
 TILES = [f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7)]
 
 
@@ -121,6 +123,7 @@ def write_checkpoint(folder: Path) -> int:
         "tokenizer_config.json": {"bos_token": "<|im_start|>", "eos_token": "<end_of_utterance>"},
         "preprocessor_config.json": {"size": {"longest_edge": 4 * TILE}, "max_image_size": {"longest_edge": TILE}},
     }
+    shutil.copy(CHAT, folder)
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     return write_weights(folder / "model.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -36,6 +37,30 @@ def memory() -> tuple[int, int] | None:
         return None
     values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.split()[1:]}
     return values["MemTotal"], values.get("MemAvailable", values["MemTotal"])
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process: `anonymous` are its own alone, `resident` also has pages of files that it maps.
+
+    `peak` is the most that `resident` ever was.
+    """
+
+    anonymous: int
+    resident: int
+    peak: int
+
+
+def process_memory(pid: int | None = None) -> Memory | None:
+    """Of this process, or of another; None where the system does not say (proc_pid_status(5)), or it is gone."""
+    try:
+        lines = Path(f"/proc/{pid or 'self'}/status").read_text().splitlines()
+    except OSError:
+        return None
+    values = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
+    if not all(name in values for name in ("RssAnon", "VmRSS", "VmHWM")):
+        return None
+    return Memory(*(1024 * int(values[name][0]) for name in ("RssAnon", "VmRSS", "VmHWM")))
 
 
 def processor() -> str:

@@ -175,6 +175,7 @@ class VLM:
                 max_tokens=request.limit,
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
                 constraint=planned.constraint,
+                ignore_eos=bool(request.ignore_eos),
             )
             last = index == (request.n or 1) - 1
             yield from self._choice(index, generation, planned.reader(), answer, progress, stopper, last)

@@ -138,6 +138,19 @@ def test_logit_bias_forces_and_forbids(vlm: VLM) -> None:
         vlm.chat(question, logit_bias={10**7: 1})
 
 
+def test_ignore_eos_goes_on_to_the_limit(vlm: VLM) -> None:
+    question = asked("What is this?", plain("white"))
+    short = vlm.chat(question, max_tokens=40)
+    assert short.choices[0].finish_reason == "stop"
+    long = vlm.chat(question, max_tokens=40, ignore_eos=True)
+    assert long.choices[0].finish_reason == "length"
+    assert long.usage.completion_tokens == 40
+    assert long.text.startswith(short.text)
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"enum": [1, 2]}}}
+    bound = vlm.chat(question, max_tokens=40, ignore_eos=True, response_format=form)
+    assert bound.choices[0].finish_reason == "stop" and bound.text in ("1", "2")
+
+
 def test_typed_control_tokens_stay_text(vlm: VLM) -> None:
     """A forged end of turn must not end the turn: it is spelled with ordinary tokens."""
     engine: Any = vlm._engine

@@ -48,6 +48,7 @@ GOOD: dict[str, Any] = {
     "frequency_penalty": 0.1,
     "presence_penalty": 0.1,
     "repeat_penalty": 1.1,
+    "ignore_eos": False,
     "logit_bias": {"1": 1},
     "logprobs": True,
     "top_logprobs": 1,

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 
 import typer
 
+from pocketvlm.cli.bench import bench
 from pocketvlm.cli.chat import chat
 from pocketvlm.cli.doctor import doctor
 from pocketvlm.cli.inspect import inspect
@@ -26,6 +27,7 @@ app.command()(chat)
 app.command()(inspect)
 app.command()(serve)
 app.command()(doctor)
+app.command()(bench)
 
 
 @app.callback(invoke_without_command=True)

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from pocketvlm.cli.loading import load
 from pocketvlm.errors import ContextLengthError, ImageError, PocketVLMError, RequestError
 
 if TYPE_CHECKING:
@@ -54,14 +55,11 @@ def chat(
 ) -> None:
     """Ask about a picture, or talk about several."""
     pictures = [_source(given) for given in image or []]
-    from pocketvlm.vlm import VLM
-
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     if json_schema is not None:
         options["response_format"] = _form(json_schema)
-    target, gguf = (None, model) if model and (mmproj or model.lower().endswith(".gguf")) else (model, None)
     loading: dict[str, Any] = {"context_size": ctx_size, "threads": threads, "vision": vision, "device": device}
-    with VLM.load(target, model=gguf, mmproj=mmproj, **loading) as vlm:
+    with load(model, mmproj, **loading) as vlm:
         conversation = _Conversation(vlm, system, detail, options)
         if prompt is None:
             for picture in pictures:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pocketvlm.cli.loading import load
 from pocketvlm.errors import PocketVLMError, RequestError
 
 if TYPE_CHECKING:
@@ -88,18 +89,15 @@ def serve(
     logs.set_up(as_json=log_json, level=log_level)
     sock = run.listen(settings)  # before the model is loaded: a port that is taken shows at once
     from pocketvlm.server.app import Service
-    from pocketvlm.vlm import VLM
 
-    target, gguf = (None, model) if model and (mmproj or model.lower().endswith(".gguf")) else (model, None)
     with (
         sock,
-        VLM.load(
-            target,
-            model=gguf,
-            mmproj=mmproj,
+        load(
+            model,
+            mmproj,
             context_size=ctx_size,
             threads=threads,
-            vision=vision,  # type: ignore[arg-type]  # any word; VLM.load refuses the wrong ones
+            vision=vision,
             device=device,
             parallel=parallel,
             supervised=True,

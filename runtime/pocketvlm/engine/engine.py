@@ -48,7 +48,7 @@ class Generation:
     """One prompt and how to go on from it. `top_logprobs` None: no log probabilities at all.
 
     With a `constraint` every token keeps to it, and the answer ends where nothing can follow; where `max_tokens` ends
-    it before, it is unfinished.
+    it before, it is unfinished. With `ignore_eos`, tokens that end an answer do not, where there is no constraint.
     """
 
     prompt: tuple[TextSpan | Image, ...]
@@ -56,6 +56,7 @@ class Generation:
     max_tokens: int | None = None
     top_logprobs: int | None = None
     constraint: Constraint | None = None
+    ignore_eos: bool = False
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class Drawer:
         self._matcher = matcher
         self._sampler = Sampler(model, request.sampling)
         self._top = request.top_logprobs
+        self._endless = request.ignore_eos and matcher is None
 
     def draw(self, context: Context, index: int) -> Token | None:
         """From the logits at `index` of the last batch; None at the end of the answer."""
@@ -37,7 +38,7 @@ class Drawer:
                 return None
             self._matcher.restrict(context.logits(index, copy=False))
         token = self._sampler.sample(context, index)
-        if self._model.is_end(token):
+        if not self._endless and self._model.is_end(token):
             return None
         if self._matcher is not None:
             self._matcher.accept(token)

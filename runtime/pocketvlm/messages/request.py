@@ -100,6 +100,7 @@ class ChatRequest(Frozen):
     """One request. None means the default everywhere.
 
     Sampling follows llama.cpp's chain: penalties, top-k, top-p, min-p, temperature, draw. Temperature 0 is greedy.
+    With `ignore_eos` (vLLM's) the answer goes on after its end, up to its limit: for measurements.
     """
 
     messages: Annotated[tuple[Message, ...], Field(min_length=1)]
@@ -120,6 +121,7 @@ class ChatRequest(Frozen):
     presence_penalty: Annotated[float, Strict(), Field(ge=-2, le=2)] | None = None
     repeat_penalty: Annotated[float, Strict(), Field(gt=0, le=10)] | None = None
     logit_bias: Mapping[int, Annotated[float, Strict(), Field(ge=-100, le=100)]] | None = None
+    ignore_eos: Flag | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[int, Strict(), Field(ge=0, le=20)] | None = None
     stream: Flag | None = None

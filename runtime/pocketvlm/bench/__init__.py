@@ -1,0 +1,1 @@
+"""How long a model takes on this machine: measured (`measure`), and drawn (`picture`)."""

@@ -1,0 +1,207 @@
+"""A picture never seen, seen again in three ways, a text, an answer: how long a loaded model takes for each.
+
+Every round changes the lowest bits of the picture by chance, so that no cache knows any of its tiles.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from random import Random
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from pocketvlm.devices import Memory, process_memory
+from pocketvlm.vision.family import Detail
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pocketvlm.messages import Timings, Usage
+    from pocketvlm.vlm import VLM
+
+STEPS = ("first", "second", "again", "moved", "read")  # of a round, in this order
+_FIRST, _NEXT, _OTHER = "What is in the picture?", "What else is there?", "Describe the picture in one sentence."
+_BEFORE = "Here is a picture that I took last summer, on a day when it would not stop raining."
+_SHORT = 8  # tokens of an answer that a second turn goes on from
+_WORDS = 256
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A picture to ask about: `pixels` uint8 [height, width, 3]."""
+
+    name: str
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Of all rounds."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Case:
+    """One picture at one `detail`. Times in milliseconds, speeds in tokens per second.
+
+    To the first token: `first` of a picture never seen; `second`, of the next question about it; `again`, of another
+    question about it in a new chat; `moved`, where other text stands before it. `encode` is the encoder's share of
+    `first`. `prefill` is the speed of reading a text, `decode` that of an answer beside the picture.
+    """
+
+    picture: str
+    size: tuple[int, int]
+    used_size: tuple[int, int]
+    detail: Detail
+    tiles: int
+    image_tokens: int
+    first: Spread
+    second: Spread
+    again: Spread
+    moved: Spread
+    encode: Spread
+    prefill: Spread
+    decode: Spread
+
+
+@dataclass(frozen=True)
+class Report:
+    """`memory` is this process's after the last round; None where the system does not say."""
+
+    model: str
+    fingerprint: str
+    vision: str | None
+    repeat: int
+    tokens: int
+    cases: tuple[Case, ...]
+    memory: Memory | None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    first_ms: float
+    rest_ms: float  # from the first token to the end
+    text: str
+    timings: Timings
+    usage: Usage
+
+
+def photo(width: int, height: int) -> Subject:
+    """A smooth picture of all colours."""
+    import numpy as np
+
+    y, x = np.mgrid[:height, :width] / max(width, height)
+    waves = np.stack([np.sin(9 * x + 4 * y), np.cos(7 * y - 3 * x), np.sin(12 * x * y)], -1)
+    return Subject(f"{width}x{height}", np.clip(127.5 + 120 * waves, 0, 255).astype(np.uint8))
+
+
+def fresh(subject: Subject) -> npt.NDArray[np.uint8]:
+    """The same to the eye, but no cache knows it."""
+    import numpy as np
+
+    noise = np.random.default_rng().integers(0, 2, subject.pixels.shape, np.uint8)
+    noise ^= subject.pixels
+    return noise
+
+
+def measure(
+    vlm: VLM,
+    subjects: Sequence[Subject],
+    details: Sequence[Detail] = ("auto",),
+    *,
+    repeat: int = 3,
+    tokens: int = 64,
+    step: Callable[[], None] = lambda: None,
+) -> Report:
+    """`repeat` rounds of every subject at every detail; answers have `tokens` tokens, at least 2.
+
+    `step` is called before each of the `len(STEPS)` steps of a round. Raises RequestError where the model sees no
+    pictures, and ContextLengthError where one does not fit.
+    """
+    _ask(vlm, [_said("user", _image(photo(64, 64).pixels, "low"), _FIRST)], max_tokens=2)  # what only the first pays
+    cases = tuple(
+        _case(subject, detail, [_round(vlm, subject, detail, tokens, step) for _ in range(repeat)])
+        for subject in subjects
+        for detail in details
+    )
+    info = vlm.info
+    return Report(info.name, info.fingerprint, info.vision, repeat, tokens, cases, process_memory())
+
+
+def _round(vlm: VLM, subject: Subject, detail: Detail, tokens: int, step: Callable[[], None]) -> dict[str, _Asked]:
+    image = _image(fresh(subject), detail)
+    talk = [_said("user", image, _FIRST)]
+    step()
+    found = {"first": _ask(vlm, talk, max_tokens=_SHORT)}
+    talk += [_said("assistant", found["first"].text), _said("user", _NEXT)]
+    step()
+    found["second"] = _ask(vlm, talk, max_tokens=1)
+    step()
+    found["again"] = _ask(vlm, [_said("user", image, _OTHER)], max_tokens=tokens, ignore_eos=True)
+    step()
+    found["moved"] = _ask(vlm, [_said("user", _BEFORE, image, _FIRST)], max_tokens=1)
+    step()
+    numbers = (str(Random().randrange(10)) for _ in range(min(_WORDS, vlm.info.context_size // 8)))
+    found["read"] = _ask(vlm, [_said("user", " ".join(numbers))], max_tokens=1)
+    return found
+
+
+def _ask(vlm: VLM, messages: list[dict[str, Any]], **fields: Any) -> _Asked:
+    began = time.perf_counter()
+    first = None
+    said = []
+    with closing(vlm.stream(messages, stream_options={"include_usage": True}, **fields)) as chunks:
+        for chunk in chunks:
+            first = first or time.perf_counter()
+            said.append(chunk.text)
+    ended = time.perf_counter()
+    assert first is not None and chunk.usage is not None and chunk.timings is not None
+    return _Asked(1000 * (first - began), 1000 * (ended - first), "".join(said), chunk.timings, chunk.usage)
+
+
+def _said(role: str, *parts: str | dict[str, Any]) -> dict[str, Any]:
+    return {"role": role, "content": [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]}
+
+
+def _image(pixels: npt.NDArray[np.uint8], detail: Detail) -> dict[str, Any]:
+    return {"type": "image", "image": pixels, "detail": detail}
+
+
+def _case(subject: Subject, detail: Detail, rounds: list[dict[str, _Asked]]) -> Case:
+    def spread(value: Callable[[dict[str, _Asked]], float]) -> Spread:
+        values = [value(found) for found in rounds]
+        return Spread(median(values), min(values), max(values))
+
+    image = rounds[0]["first"].timings.images[0]
+    return Case(
+        picture=subject.name,
+        size=image.original_size,
+        used_size=image.used_size,
+        detail=detail,
+        tiles=image.tiles,
+        image_tokens=image.tokens,
+        first=spread(lambda found: found["first"].first_ms),
+        second=spread(lambda found: found["second"].first_ms),
+        again=spread(lambda found: found["again"].first_ms),
+        moved=spread(lambda found: found["moved"].first_ms),
+        encode=spread(lambda found: sum(image.encode_ms for image in found["first"].timings.images)),
+        prefill=spread(lambda found: _read_speed(found["read"])),
+        decode=spread(lambda found: _made_speed(found["again"])),
+    )
+
+
+def _read_speed(asked: _Asked) -> float:
+    details = asked.usage.prompt_tokens_details
+    return 1000 * (asked.usage.prompt_tokens - details.cached_tokens) / asked.timings.prefill_ms
+
+
+def _made_speed(asked: _Asked) -> float:
+    """The first token comes with the prompt."""
+    return 1000 * (asked.usage.completion_tokens - 1) / asked.rest_ms
