@@ -80,30 +80,35 @@ class EncodingThread:
         self._thread.join()
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._turns and not self._closed:
-                    self._changed.wait()
-                if self._closed:
-                    return
-                encoding = self._current = self._turns.popleft()
-                slot, seen = encoding.todo.popleft()
-            encoding.started(encoding.total - len(encoding.todo) - 1, encoding.total)
-            found: Embeddings | BaseException
-            try:
-                found = seen.encode(slot)
-                seen.encoded += 1
-            except Aborted:
-                found = Aborted()
-            except BaseException as error:  # whatever it is, it belongs to that request
-                found = error
-            with self._changed:
-                self._current = None
-                self._vision.allow()
-                dropped = encoding.dropped
-                if self._ahead and encoding.todo and not dropped and not isinstance(found, BaseException):
-                    self._turns.append(encoding)
-            if dropped:
-                encoding.released()
-            else:
-                encoding.ended(slot, found)
+        while self._turn():
+            pass
+
+    def _turn(self) -> bool:
+        """One tile; False when closed. A call of its own, so that a thread that waits holds nobody's picture."""
+        with self._changed:
+            while not self._turns and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return False
+            encoding = self._current = self._turns.popleft()
+            slot, seen = encoding.todo.popleft()
+        encoding.started(encoding.total - len(encoding.todo) - 1, encoding.total)
+        found: Embeddings | BaseException
+        try:
+            found = seen.encode(slot)
+            seen.encoded += 1
+        except Aborted:
+            found = Aborted()
+        except BaseException as error:  # whatever it is, it belongs to that request
+            found = error
+        with self._changed:
+            self._current = None
+            self._vision.allow()
+            dropped = encoding.dropped
+            if self._ahead and encoding.todo and not dropped and not isinstance(found, BaseException):
+                self._turns.append(encoding)
+        if dropped:
+            encoding.released()
+        else:
+            encoding.ended(slot, found)
+        return True

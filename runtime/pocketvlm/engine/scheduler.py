@@ -209,6 +209,7 @@ class Scheduler:
         job.rows.clear()
         if job.encoding is not None and self._encoder is not None:
             self._encoder.drop(job.encoding)
+            job.encoding = None  # they know each other: the pictures would stay until the garbage collector looks
         else:
             job.close_pictures()
         with self._lock:
