@@ -68,6 +68,7 @@ class ChildEngine:
         channel: Channel = SimpleQueue()
         process = self._supervisor.running()
         process.ask({"kind": "generate", "id": number, **message}, blobs, number, channel)
+        del message, blobs
         event: Event | Exception | None = None
         stopper = stopper or Stopper()
         stopper.attach(lambda: channel.put(GenerationCancelledError("the generation was cancelled")))
@@ -173,9 +174,9 @@ class _Process:
         pipe = self._popen.stdin
         with suppress(OSError), pipe:  # who reads the answers sees its end
             while (frame := self._outbox.get()) is not None:
-                for part in frame:
-                    pipe.write(part)
+                pipe.writelines(frame)
                 pipe.flush()
+                del frame  # pictures among it, until the next one comes
 
 
 class _Supervisor:

@@ -93,14 +93,7 @@ class EncodingThread:
             encoding = self._current = self._turns.popleft()
             slot, seen = encoding.todo.popleft()
         encoding.started(encoding.total - len(encoding.todo) - 1, encoding.total)
-        found: Embeddings | BaseException
-        try:
-            found = seen.encode(slot)
-            seen.encoded += 1
-        except Aborted:
-            found = Aborted()
-        except BaseException as error:  # whatever it is, it belongs to that request
-            found = error
+        found = _encoded(slot, seen)
         with self._changed:
             self._current = None
             self._vision.allow()
@@ -112,3 +105,14 @@ class EncodingThread:
         else:
             encoding.ended(slot, found)
         return True
+
+
+def _encoded(slot: Slot, seen: Seen) -> Embeddings | BaseException:
+    try:
+        found = seen.encode(slot)
+    except Aborted:
+        return Aborted()
+    except BaseException as error:  # whatever it is, it belongs to that request
+        return error
+    seen.encoded += 1
+    return found

@@ -74,8 +74,8 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
             engine.withdraw(job)
 
     compiling = ThreadPoolExecutor(2, "pocketvlm-grammar")  # a grammar may take a second; others must get on
-    while (frame := wire.read(requests)) is not None:
-        message, blob = frame
+
+    def take(message: dict[str, Any], blob: memoryview) -> bool:
         kind = message.pop("kind")
         if kind == "generate":
             number = message.pop("id")
@@ -92,8 +92,10 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
                 engine.withdraw(unwanted)
         elif kind == "statistics":
             outbox.put({"statistics": asdict(engine.statistics()), "id": message["id"]})
-        else:
-            return
+        return kind != "close"
+
+    while (frame := wire.read(requests)) is not None and take(*frame):
+        del frame  # pictures among it, until the next request comes
 
 
 def _write(stream: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]], parent: int) -> None:

@@ -1,0 +1,115 @@
+"""A picture is gone when its request is, without waiting for the garbage collector, nor for the next request."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from integration.test_child import asked, disc, start
+from pocketvlm import vlm as face
+from pocketvlm.engine import wire, worker
+from pocketvlm.engine.engine import EngineOptions, Generation, Image
+from pocketvlm.images import Picture, read_picture
+from pocketvlm.locate import locate
+from pocketvlm.messages import ImagePart
+from pocketvlm.native.sampler import Sampling
+from pocketvlm.prompt import TextSpan
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not done():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("uncollected")
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_the_engines_process_keeps_none(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch, parallel: int) -> None:
+    """Requests that end, are cancelled while they are encoded, and fail."""
+    seen: list[weakref.ref[Any]] = []
+
+    def noted(message: Mapping[str, Any], blob: memoryview) -> Generation:
+        request = real(message, blob)
+        seen.extend(weakref.ref(piece.picture) for piece in request.prompt if isinstance(piece, Image))
+        return request
+
+    real = wire.generation_in
+    monkeypatch.setattr(wire, "generation_in", noted)
+    there, here = os.pipe()
+    outbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
+    with open(there, "rb") as requests, open(here, "wb") as asking:
+        running = threading.Thread(target=worker.serve, args=(requests, outbox))
+        running.start()
+
+        def send(message: Mapping[str, Any], blobs: list[memoryview] | None = None) -> None:
+            asking.writelines(wire.pack(message, blobs or []))
+            asking.flush()
+
+        def ask(number: int, words: str = " What is this?") -> None:
+            pictures = (ImagePart(type="image", image=disc("red", 4 * number + n)) for n in range(4))
+            images = [Image(read_picture(picture, ""), "high", None, "") for picture in pictures]
+            request = Generation((TextSpan("User:", special=False), *images, TextSpan(words, special=False)), Sampling(), max_tokens=2)
+            message, blobs = wire.generation_out(request)
+            send({"kind": "generate", "id": number, **message}, blobs)
+
+        def ends(number: int) -> str:
+            while True:
+                message = outbox.get(timeout=30)
+                if message.get("id") == number and (found := {"finished", "error"} & set(message)):
+                    return found.pop()
+
+        found = locate(iota_bundle, model=None, mmproj=None)
+        options = EngineOptions(parallel=parallel, context_size=512, threads=1)
+        send(wire.engine_out(found.model, found.mmproj, found.onnx, name="", fingerprint="", options=options))
+        assert "ready" in outbox.get(timeout=30)
+        for number in range(3):
+            ask(number)
+            assert ends(number) == "finished"
+        ask(3, " What" * 1000)
+        assert ends(3) == "error"
+        ask(4)
+        send({"kind": "cancel", "id": 4})
+        wait_until(lambda: len(seen) == 20)
+        wait_until(lambda: not any(one() for one in seen))
+        send({"kind": "close"})
+        running.join(30)
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_the_process_that_asks_keeps_none(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[weakref.ref[Any]] = []
+
+    def noted(*given: Any, **options: Any) -> Picture:
+        picture = read_picture(*given, **options)
+        seen.append(weakref.ref(picture.pixels))
+        return picture
+
+    monkeypatch.setattr(face, "read_picture", noted)
+    with start(iota_bundle) as vlm:
+        for number in range(3):
+            stream = vlm.stream(asked("What is this?", disc("blue", number)))
+            next(stream)
+            stream.close()
+            del stream
+        for number in range(3):
+            vlm.chat(asked("What is this?", disc("red", number)), max_tokens=2)
+        assert len(seen) == 6
+        wait_until(lambda: not any(one() is not None for one in seen))
