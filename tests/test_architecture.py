@@ -16,7 +16,7 @@ SOURCES = {"pocketvlm": "runtime", "pocketvlm_converters": "converters", "pocket
 # A unit is a module or folder of pocketvlm; "" is the face, __init__.py. Imports point to lower lines only.
 LEVELS = (
     {"cli"},
-    {"server", "bench"},
+    {"server", "batch", "bench"},
     {""},
     {"vlm"},
     {"answer"},

@@ -9,6 +9,7 @@ from importlib.metadata import entry_points
 
 import typer
 
+from pocketvlm.cli.batch import batch
 from pocketvlm.cli.bench import bench
 from pocketvlm.cli.chat import chat
 from pocketvlm.cli.doctor import doctor
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(chat)
 app.command()(inspect)
 app.command()(serve)
+app.command()(batch)
 app.command()(doctor)
 app.command()(bench)
 

@@ -1,0 +1,82 @@
+"""The same job over several machines: Ray Data hands the requests to actors, one engine each.
+
+https://docs.ray.io/en/latest/data/batch_inference.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from pocketvlm.batch.job import Job
+from pocketvlm.batch.results import Results, refused
+from pocketvlm.batch.run import Answerer
+from pocketvlm.errors import PocketVLMError, RequestError
+
+_ROUNDS = 4  # requests of an actor's task, in times of what it answers together: what a kill can lose
+
+
+def run_on_ray(
+    loading: Mapping[str, Any],
+    job: Job,
+    results: Results,
+    *,
+    actors: int,
+    together: int,
+    threads: int,
+    told: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer what has no line yet with `actors` engines of `threads` cores; `loading` is what `VLM.load` takes.
+
+    Joins the cluster that RAY_ADDRESS names, else starts one here. Models, and pictures that are named by a path, must
+    be where every machine finds them.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing reaches the network unasked
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise PocketVLMError(f'this needs ray ({error}): pip install "pocketvlm[ray]"') from None
+    rows = []
+    for item in job.items:
+        if item.custom_id in results.done:
+            continue
+        try:
+            body = json.dumps(job.body(item))
+        except RequestError as error:
+            results.add(refused(item.custom_id, error))
+            told()
+            continue
+        rows.append({"custom_id": item.custom_id, "body": body})
+    if not rows:
+        return
+    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
+    size = together * _ROUNDS
+    answers = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // size)).map_batches(
+        _Actor,
+        fn_constructor_kwargs={"loading": dict(loading), "together": together},
+        batch_size=size,
+        concurrency=actors,
+        num_cpus=threads,
+    )
+    for row in answers.iter_rows():
+        results.add(row["line"])
+        told()
+
+
+class _Actor:
+    def __init__(self, loading: Mapping[str, Any], together: int) -> None:
+        from pocketvlm.vlm import VLM
+
+        self._answerer = Answerer(VLM.load(**{**loading, "parallel": together, "supervised": True}))
+        self._together = together
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
+        bodies = [partial(json.loads, str(body)) for body in batch["body"]]
+        with ThreadPoolExecutor(self._together) as pool:
+            lines = list(pool.map(self._answerer.line, map(str, batch["custom_id"]), bodies))
+        return {"line": [line for line in lines if line is not None]}

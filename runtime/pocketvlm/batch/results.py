@@ -1,0 +1,144 @@
+"""Where the answers go: a file that grows by whole lines, in OpenAI's output form, and tells what is done already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.messages import ChatCompletion
+
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two batches from one file there
+    fcntl = None  # type: ignore[assignment]
+
+
+def answered(custom_id: str, completion: ChatCompletion) -> str:
+    """The line of an answer."""
+    return _line(custom_id, 200, completion.model_dump(mode="json", exclude={"timings"}))
+
+
+def refused(custom_id: str, error: Exception) -> str:
+    """The line of a request that has no answer; its body is what a server would say."""
+    wrong = isinstance(error, RequestError)
+    told = {
+        "message": error.message if isinstance(error, RequestError) else str(error),
+        "type": "invalid_request_error" if wrong else "server_error",
+        "param": error.param if isinstance(error, RequestError) else None,
+        "code": getattr(error, "code", None) or ("invalid_value" if wrong else "engine_error"),
+    }
+    return _line(custom_id, 400 if wrong else 500, {"error": told})
+
+
+def _line(custom_id: str, status: int, body: dict[str, Any]) -> str:
+    number = hashlib.sha256(custom_id.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+    response = {"status_code": status, "request_id": f"req_{number}", "body": body}
+    return json.dumps({"id": f"batch_req_{number}", "custom_id": custom_id, "response": response, "error": None})
+
+
+class Results:
+    """Open, it belongs to this process alone. `done` are the custom_ids that have a line, `errors` those that failed.
+
+    A line that a killed process left unfinished is cut off. Raises RequestError where the file holds anything else
+    than lines for `wanted`.
+    """
+
+    def __init__(self, path: Path, wanted: Iterable[str]) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self.done: set[str] = set()
+        self.errors = 0
+        self.fingerprint: str | None = None
+        try:
+            self._file = path.open("a+b")
+        except OSError as error:
+            raise RequestError(f"cannot be written: {error.strerror}", str(path)) from None
+        try:
+            self._claim()
+            self._recall(set(wanted))
+        except BaseException:
+            self._file.close()
+            raise
+
+    def add(self, line: str) -> None:
+        """From any thread; on disk as a whole or not at all, unless this process ends in the middle of it."""
+        with self._lock:
+            self._note(json.loads(line))
+            self._file.write(line.encode("ascii") + b"\n")
+            self._file.flush()
+
+    def sort(self, order: Iterable[str]) -> None:
+        """Bring the lines into `order`: they came as they were ready."""
+        where: dict[str, tuple[int, int]] = {}
+        with self._lock:
+            self._file.seek(0)
+            start = 0
+            for line in self._file:
+                where[json.loads(line)["custom_id"]] = (start, len(line))
+                start += len(line)
+            wanted = [where[name] for name in order if name in where]
+            if wanted == sorted(wanted):
+                return
+            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
+            try:
+                os.fchmod(handle, os.fstat(self._file.fileno()).st_mode & 0o777)
+                with os.fdopen(handle, "wb") as sorted_file:
+                    for start, size in wanted:
+                        self._file.seek(start)
+                        sorted_file.write(self._file.read(size))
+                Path(name).replace(self.path)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _claim(self) -> None:
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise PocketVLMError(f"{self.path}: another batch is writing it") from None
+            except OSError:  # a file system without locks
+                pass
+
+    def _recall(self, wanted: set[str]) -> None:
+        self._file.seek(0)
+        end = 0
+        for number, line in enumerate(self._file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                found = json.loads(line)
+                custom_id = str(found["custom_id"])
+                self._note(found)
+            except (ValueError, KeyError, TypeError):
+                raise RequestError(f"line {number} is no answer of a batch", str(self.path)) from None
+            if custom_id not in wanted:
+                raise RequestError(f"holds an answer to {custom_id!r}, which is not asked here", str(self.path))
+            end += len(line)
+        self._file.truncate(end)
+
+    def _note(self, line: dict[str, Any]) -> None:
+        self.done.add(line["custom_id"])
+        self.errors += line["response"]["status_code"] != 200
+        with suppress(KeyError):
+            self.fingerprint = line["response"]["body"]["system_fingerprint"]

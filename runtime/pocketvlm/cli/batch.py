@@ -1,0 +1,100 @@
+"""`pocketvlm batch`: many requests from a file or a folder, one line an answer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from pocketvlm.errors import RequestError
+
+if TYPE_CHECKING:
+    from pocketvlm.batch.job import Job
+    from pocketvlm.batch.results import Results
+
+err = Console(stderr=True)
+
+
+def batch(
+    source: Annotated[Path, typer.Argument(help="A folder of pictures, or a .jsonl file, also OpenAI's.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The answers; lines that are there are kept.")],
+    prompt: Annotated[str | None, typer.Option(help="The question, for all that bring none.")] = None,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="A bundle or a .gguf; iota without one.")] = None,
+    mmproj: Annotated[str | None, typer.Option(help="The vision encoder of a .gguf model: .gguf or .onnx.")] = None,
+    vision: Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where it runs: auto, cpu, cuda, ...")] = "auto",
+    system: Annotated[str | None, typer.Option(help="A system message, for all that bring no messages.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 (the default) always takes the likeliest token.")] = None,
+    detail: Annotated[
+        str, typer.Option(help="low, auto (never enlarge) or high (the model's own full size).")
+    ] = "auto",
+    ctx_size: Annotated[int | None, typer.Option(help="Context of a request in tokens.")] = None,
+    parallel: Annotated[int, typer.Option(help="Requests that run together.")] = 2,
+    threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
+    ray_actors: Annotated[
+        int, typer.Option(help="Engines on a Ray cluster; 0 is this process. RAY_ADDRESS names the cluster.")
+    ] = 0,
+) -> None:
+    """Answer many requests, a line each. Run again, it goes on where it was stopped."""
+    from pocketvlm.batch.job import Defaults, read_job
+    from pocketvlm.batch.results import Results
+
+    if parallel < 1:
+        raise RequestError("must be at least 1", "--parallel")
+    fields = {
+        name: value for name, value in (("max_tokens", max_tokens), ("temperature", temperature)) if value is not None
+    }
+    job = read_job(source, Defaults(prompt, system, detail, fields))
+    target, gguf = (None, model) if model and (mmproj or model.lower().endswith(".gguf")) else (model, None)
+    loading: dict[str, Any] = {"target": target, "model": gguf, "mmproj": mmproj, "context_size": ctx_size}
+    loading |= {"threads": threads, "vision": vision, "device": device}
+    order = [item.custom_id for item in job.items]
+    with Results(output, order) as results:
+        try:
+            if len(results.done) < len(order):
+                _answer(job, results, loading, parallel, ray_actors)
+        except KeyboardInterrupt:
+            err.print(f"stopped; {len(results.done):,} of {len(order):,} are answered. The same command goes on.")
+            raise
+        results.sort(order)
+        err.print(f"{len(order):,} lines in {escape(str(output))}, {results.errors:,} of them errors", highlight=False)
+        if results.errors:
+            sys.exit(1)
+
+
+def _answer(job: Job, results: Results, loading: dict[str, Any], parallel: int, actors: int) -> None:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("answered"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=len(job.items), completed=len(results.done))
+
+        def told() -> None:
+            bar.advance(task)
+
+        if actors:
+            from pocketvlm.batch.ray import run_on_ray
+            from pocketvlm.devices import physical_cores
+
+            threads = loading["threads"] or max(1, physical_cores() // actors)
+            loading = {**loading, "threads": threads}
+            run_on_ray(loading, job, results, actors=actors, together=parallel, threads=threads, told=told)
+            return
+        from pocketvlm.batch.run import check_model, run
+        from pocketvlm.vlm import VLM
+
+        with VLM.load(**loading, parallel=parallel, supervised=True) as vlm:
+            check_model(vlm, results)
+            run(vlm, job, results, together=parallel, told=told)

@@ -1,0 +1,192 @@
+"""`pocketvlm batch`: every request gets one line, whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pocketvlm import VLM
+from pocketvlm.batch.job import Defaults, read_job
+from pocketvlm.batch.results import Results, answered
+from pocketvlm.batch.run import run
+from pocketvlm.errors import PocketVLMError, RequestError
+
+COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()", "batch", "--threads", "1"]
+QUESTION = "What is in the picture?"
+
+
+def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("ascii").splitlines()]
+
+
+def said(line: dict[str, Any]) -> str:
+    return str(line["response"]["body"]["choices"][0]["message"]["content"])
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory, sample_png: Path) -> Path:
+    """Thirty pictures, each of them another."""
+    folder = tmp_path_factory.mktemp("album")
+    picture = Image.open(sample_png).convert("RGB")
+    for number in range(30):
+        picture.putpixel((number, 0), (number, 0, 0))
+        picture.save(folder / f"{number:02}.png", compress_level=1)
+    return folder
+
+
+def test_killed_twice_and_resumed(album: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    before = 0
+    for number in (signal.SIGKILL, signal.SIGINT):
+        process = subprocess.Popen(
+            [*COMMAND, str(album), "--prompt", QUESTION, "-o", str(output)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while process.poll() is None and (not output.exists() or output.read_bytes().count(b"\n") < before + 3):
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, told = process.communicate(timeout=30)
+        assert process.returncode == (-number if number == signal.SIGKILL else 130), told
+        assert "Traceback" not in told
+        before = output.read_bytes().count(b"\n")
+        assert 3 <= before < 30
+    assert f"{before} of 30 are answered" in told
+    with output.open("a") as file:
+        file.write('{"id": "batch_req_7", "custom')  # as a process leaves it that is killed while it writes
+    done = call(album, "--prompt", QUESTION, "-o", output)
+    assert done.returncode == 0, done.stderr
+    found = lines(output)
+    assert [line["custom_id"] for line in found] == [f"{number:02}.png" for number in range(30)]
+    assert all(said(line).startswith("A large red circle") for line in found)
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_batch_file_of_openai(sample_png: Path, tmp_path: Path) -> None:
+    def asked(custom_id: str, **body: Any) -> dict[str, Any]:
+        return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+
+    picture = {"type": "image_url", "image_url": {"url": str(sample_png)}}
+    text = {"type": "text", "text": "How many shapes are there?"}
+    message = {"role": "user", "content": [picture, text]}
+    requests = [
+        asked("a", model="x", messages=[message]),
+        asked("hot", messages=[message], temperature=9),
+        {**asked("elsewhere"), "url": "/v1/embeddings"},
+        {"image": sample_png.name, "prompt": "What number is printed?"},
+        {"image": "none.png", "custom_id": "none"},
+        {"picture": "x"},
+    ]
+    source = tmp_path / "requests.jsonl"
+    (tmp_path / sample_png.name).write_bytes(sample_png.read_bytes())
+    source.write_text("\n".join(map(json.dumps, requests)) + "\n\n{broken\n")
+    output = tmp_path / "answers.jsonl"
+    done = call(source, "-o", output, "--prompt", "What is this?")
+    assert done.returncode == 1, done.stderr  # some are errors
+    found = {line["custom_id"]: line for line in lines(output)}
+    assert list(found) == ["a", "hot", "elsewhere", "line-4", "none", "line-6", "line-8"]
+    assert set(found["a"]) == {"id", "custom_id", "response", "error"}
+    assert (said(found["a"]), said(found["line-4"])) == ("2", "42")
+    assert found["a"]["response"]["body"]["object"] == "chat.completion"
+    errors = {name: line["response"]["body"].get("error") for name, line in found.items()}
+    params = {name: error["param"] for name, error in errors.items() if error}
+    assert params == {
+        "hot": "temperature",
+        "elsewhere": "url",
+        "none": "messages.0.content.0.path",
+        "line-6": "picture",
+        "line-8": None,
+    }
+    assert found["hot"]["response"]["status_code"] == 400
+    again = output.read_bytes()
+    assert call(source, "-o", output, "--prompt", "What is this?").returncode == 1
+    assert output.read_bytes() == again
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "no requests"),
+        ('{"custom_id": "a"}\n{"custom_id": "b"}\n{"custom_id": "a"}\n', "lines 1 and 3"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, content: str, words: str) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(content)
+    with pytest.raises(RequestError, match=words):
+        read_job(source, Defaults())
+
+
+def test_wrong_folders(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="cannot be read"):
+        read_job(tmp_path / "none.jsonl", Defaults("?"))
+    with pytest.raises(RequestError, match="no pictures"):
+        read_job(tmp_path, Defaults("?"))
+    with pytest.raises(RequestError, match="--prompt"):
+        read_job(tmp_path, Defaults())
+
+
+def test_another_output_is_not_touched(album: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    for content, words in (
+        ("notes\n", "line 1 is no answer"),
+        ('{"custom_id": "x.png", "response": {"status_code": 200, "body": {}}}\n', "'x.png', which is not asked"),
+        (
+            '{"custom_id": "00.png", "response": {"status_code": 200, "body": {"system_fingerprint": "fp_other"}}}\n',
+            "fp_other",
+        ),
+    ):
+        output.write_text(content)
+        done = call(album, "--prompt", QUESTION, "-o", output)
+        assert done.returncode == 2 and words in done.stderr, done.stderr
+        assert output.read_text() == content
+
+
+def test_one_writer(tmp_path: Path) -> None:
+    with Results(tmp_path / "out.jsonl", []), pytest.raises(PocketVLMError, match="another batch"):
+        Results(tmp_path / "out.jsonl", [])
+
+
+def test_an_engine_that_crashes(album: Path, tmp_path: Path) -> None:
+    """The process dies twice under way: all are answered, once."""
+    job = read_job(album, Defaults(QUESTION))
+    order = [item.custom_id for item in job.items]
+    killed: list[int] = []
+    with Results(tmp_path / "out.jsonl", order) as results, VLM.load(parallel=2, supervised=True, threads=1) as vlm:
+
+        def told() -> None:
+            child = vlm.statistics().child
+            if len(results.done) in (4, 12) and child and child not in killed:
+                killed.append(child)
+                os.kill(child, signal.SIGKILL)
+
+        run(vlm, job, results, together=2, told=told)
+        results.sort(order)
+    assert len(killed) == 2
+    found = lines(tmp_path / "out.jsonl")
+    assert [line["custom_id"] for line in found] == order
+    assert all(line["response"]["status_code"] == 200 for line in found)
+
+
+def test_an_engine_that_fails_ends_the_batch(album: Path, tmp_path: Path) -> None:
+    job = read_job(album, Defaults(QUESTION))
+    with Results(tmp_path / "out.jsonl", [item.custom_id for item in job.items]) as results, VLM.load(threads=1) as vlm:
+        completion = vlm.chat([{"role": "user", "content": "Hi"}], max_tokens=1)
+        results.add(answered("00.png", completion))
+        vlm.close()
+        with pytest.raises(PocketVLMError, match="closed"):
+            run(vlm, job, results, together=2)
+        assert results.done == {"00.png"}
