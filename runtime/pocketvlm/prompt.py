@@ -96,11 +96,13 @@ class ChatTemplate:
         messages: Sequence[Message],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        effort: str | None = None,
         add_generation_prompt: bool = True,
     ) -> tuple[Span, ...]:
         """The prompt in order. No text span is empty, and neighbours of one kind are one span.
 
-        `tools` as in a request; for templates that know them (`knows_tools`).
+        `tools` as in a request; for templates that know them (`knows_tools`). `effort` as in `reasoning_effort`; a
+        template that knows no such thing takes no notice, and one that refuses this word gets the nearest that it takes.
 
         Raises RequestError where the template refuses the messages or does not place every picture, and ModelError
         where the template itself fails.
@@ -124,7 +126,8 @@ class ChatTemplate:
                 entry["tool_call_id"] = Traced(message.tool_call_id)
             entries.append(entry if message.name is None else {**entry, "name": Traced(message.name)})
         try:
-            spans = tuple(self._spans(self._run(entries, add_generation_prompt, _traced(tools)), self._places_pictures))
+            rendered = self._weighed(_efforts(effort), entries, add_generation_prompt, _traced(tools))
+            spans = tuple(self._spans(rendered, self._places_pictures))
         except sandbox.RefusalError as error:
             raise RequestError(f"the model's chat template refuses the messages: {error}", "messages") from None
         except Exception as error:
@@ -137,13 +140,23 @@ class ChatTemplate:
             )
         return spans
 
-    def _run(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True, tools: Any = None) -> str:
+    def _weighed(self, efforts: Sequence[Mapping[str, Any]], *given: Any) -> str:
+        """With the first of `efforts` that the template does not refuse."""
+        for effort in efforts[:-1]:
+            with suppress(sandbox.RefusalError):
+                return self._run(*given, **effort)
+        return self._run(*given, **efforts[-1])
+
+    def _run(
+        self, messages: list[dict[str, Any]], add_generation_prompt: bool = True, tools: Any = None, **variables: Any
+    ) -> str:
         return self._template.render(
             messages=messages,
             tools=tools,
             documents=None,
             add_generation_prompt=add_generation_prompt,
             **self._tokens,
+            **variables,
         )
 
     def _spans(self, rendered: str, find_pictures: bool) -> Iterator[Span]:
@@ -254,6 +267,21 @@ def joined(pieces: Iterable[TextSpan | T]) -> Iterator[TextSpan | T]:
             yield piece
     if text is not None:
         yield text
+
+
+_NEAR = {"none": ("no_think",), "minimal": ("low",), "medium": ("high",), "xhigh": ("max", "high"), "max": ("high",)}
+
+
+def _efforts(effort: str | None) -> list[dict[str, Any]]:
+    """What templates may call `reasoning_effort`, in the order in which to try: nearest words, then no word."""
+    if effort is None:
+        return [{}]
+    on = effort != "none"
+    switch: dict[str, Any] = {"enable_thinking": on, "thinking": on, "thinking_mode": "enabled" if on else "disabled"}
+    if not on:
+        switch["thinking_budget"] = 0
+    words = [Traced(word) for word in (effort, *_NEAR.get(effort, ()))]
+    return [*({**switch, "reasoning_effort": word, "thinking_effort": word} for word in words), switch]
 
 
 def _parts(message: Message) -> Iterator[str | None]:

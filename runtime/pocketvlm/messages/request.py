@@ -131,7 +131,7 @@ class ChatRequest(Frozen):
     tool_choice: ToolChoice | None = None
     tool_prompt: Text | None = None
     parallel_tool_calls: Flag | None = None
-    reasoning_effort: str | None = None
+    reasoning_effort: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")] | None = None
     user: str | None = None
     metadata: Mapping[str, str] | None = None
 

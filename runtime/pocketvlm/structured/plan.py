@@ -46,7 +46,7 @@ def plan(request: ChatRequest, template: ChatTemplate) -> Plan:
     as_given: list[dict[str, Any]] | None = None
     if shown and told:
         as_given = [tool.model_dump(exclude_none=True) for tool in shown]
-    spans = template.render(messages, tools=as_given)
+    spans = template.render(messages, tools=as_given, effort=request.reasoning_effort)
     last = spans[-1] if spans else None
     thinking = isinstance(last, TextSpan) and last.special and last.text.rstrip().endswith(THINK)
     constraint, whole = _constraint(request, thinks=template.thinks, thinking=thinking)
