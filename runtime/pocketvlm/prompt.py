@@ -84,12 +84,15 @@ class ChatTemplate:
         except Exception as error:
             raise ModelError(f"chat template: {type(error).__name__}: {error}", path) from None
         # Whether content is taken as a string, and as a list of parts. The other roles are tried beside a user's.
+        self._no_tools: tuple[()] | None = None
         self._takes = {"user": (self._tried("user", string=True), self._tried("user", string=False))}
+        if not any(self._takes["user"]):  # one that is made for tools may go through them without asking
+            self._no_tools = ()
+            self._takes = {"user": (self._tried("user", string=True), self._tried("user", string=False))}
         for role in ("system", "assistant"):
             self._takes[role] = (self._tried(role, string=True), self._tried(role, string=False))
         self.takes_system = any(self._takes["system"])
         self._places_pictures = image_token is not None and self._tried_picture()
-        self.knows_tools = self._tried_tools()
 
     def render(
         self,
@@ -97,12 +100,15 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         effort: str | None = None,
+        text_arguments: bool = False,
+        no_content: bool = False,
         add_generation_prompt: bool = True,
     ) -> tuple[Span, ...]:
         """The prompt in order. No text span is empty, and neighbours of one kind are one span.
 
-        `tools` as in a request; for templates that know them (`knows_tools`). `effort` as in `reasoning_effort`; a
-        template that knows no such thing takes no notice, and one that refuses this word gets the nearest that it takes.
+        `tools` as in a request. The template gets earlier calls' arguments as an object, or as JSON (`text_arguments`),
+        and the content beside them as text, or none at all (`no_content`). `effort` as in `reasoning_effort`; a
+        template that knows no such thing takes no notice, and one that refuses this word gets the nearest it takes.
 
         Raises RequestError where the template refuses the messages or does not place every picture, and ModelError
         where the template itself fails.
@@ -121,7 +127,9 @@ class ChatTemplate:
             as_string = isinstance(message.content, str) or not pieces
             entry: dict[str, Any] = {"role": role, "content": self._content(role, pieces, as_string)}
             if isinstance(message, AssistantMessage) and message.tool_calls:
-                entry["tool_calls"] = [_call(call) for call in message.tool_calls]
+                entry["tool_calls"] = [_call(call, as_text=text_arguments) for call in message.tool_calls]
+                if no_content:
+                    entry["content"] = None
             elif isinstance(message, ToolMessage) and message.tool_call_id is not None:
                 entry["tool_call_id"] = Traced(message.tool_call_id)
             entries.append(entry if message.name is None else {**entry, "name": Traced(message.name)})
@@ -150,14 +158,18 @@ class ChatTemplate:
     def _run(
         self, messages: list[dict[str, Any]], add_generation_prompt: bool = True, tools: Any = None, **variables: Any
     ) -> str:
-        return self._template.render(
-            messages=messages,
-            tools=tools,
-            documents=None,
-            add_generation_prompt=add_generation_prompt,
-            **self._tokens,
-            **variables,
-        )
+        try:
+            return self._template.render(
+                messages=messages,
+                tools=self._no_tools if tools is None else tools,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self._tokens,
+                **variables,
+            )
+        except Exception as error:
+            sandbox.let_go(error)
+            raise
 
     def _spans(self, rendered: str, find_pictures: bool) -> Iterator[Span]:
         placed = 0
@@ -200,21 +212,6 @@ class ChatTemplate:
             return False
         # A template for strings may well write out the list itself, as Python shows it.
         return all(word in told for word in words) and "type" not in told
-
-    def _tried_tools(self) -> bool:
-        """Whether tools, calls and results reach the prompt, with calls spelled as they are read here: <tool_call>."""
-        function = {"name": "pocket_tool", "description": "d", "parameters": {"type": "object", "properties": {}}}
-        question = {"role": "user", "content": "?" if self._takes["user"][0] else _text_parts("?")}
-        called = {"name": "pocket_call", "arguments": {"pocket": "vlm"}}
-        call = {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "id": "a", "function": called}]}
-        result = {"role": "tool", "content": "pocket_result", "tool_call_id": "a"}
-        try:
-            told = self._run([question], tools=[{"type": "function", "function": function}])
-            after = self._run([question, call, result], tools=[{"type": "function", "function": function}])
-        except Exception:
-            return False
-        reached = "pocket_tool" in told and "<tool_call>" in told and "pocket_result" in after
-        return reached and '<tool_call>\n{"name": "pocket_call", "arguments": {"pocket": "vlm"}}\n</tool_call>' in after
 
     def _tried_picture(self) -> bool:
         """Whether the template writes its placeholder once for one picture, and the text beside it."""
@@ -293,10 +290,12 @@ def _parts(message: Message) -> Iterator[str | None]:
             yield part.text if isinstance(part, TextPart) else None
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
-    """As templates take it: with the arguments as an object, where they are one."""
+def _call(call: ToolCall, *, as_text: bool) -> dict[str, Any]:
+    """As templates take it: with the arguments as an object, where they are one, or as text."""
     arguments: Any = call.function.arguments
-    if isinstance(arguments, str):
+    if as_text and not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    elif isinstance(arguments, str) and not as_text:
         with suppress(ValueError, RecursionError):
             parsed = _traced(json.loads(arguments))
             arguments = parsed if isinstance(parsed, dict) else arguments

@@ -11,8 +11,10 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime
 from operator import index
+from types import FrameType
 from typing import Any, SupportsIndex
 
 from jinja2 import Template, TemplateError, nodes
@@ -143,6 +145,19 @@ def joined(values: Iterable[object]) -> str:
 def compiled(source: str) -> Template:
     """Raises jinja2.TemplateSyntaxError, and whatever else Jinja's compiler may."""
     return _ENVIRONMENT.from_string(source)
+
+
+def let_go(error: Exception) -> None:
+    """Forget where in a template it was: Jinja's traceback refers to itself, and keeps what all callers hold alive."""
+    trace = error.__traceback__
+    while trace is not None:
+        frame: FrameType | None = trace.tb_frame
+        with suppress(RuntimeError):  # a frame that runs is a caller's
+            while frame is not None:
+                frame.clear()
+                frame = frame.f_back
+        trace = trace.tb_next
+    error.__traceback__ = None
 
 
 def _bounds(key: SupportsIndex | slice, length: int) -> tuple[int, int, int]:

@@ -41,6 +41,7 @@ from pocketvlm.messages import (
 )
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.prompt import ChatTemplate, ImageSpan, TextSpan, isolate_control_tokens
+from pocketvlm.structured.form import form_of
 from pocketvlm.structured.plan import Plan, plan
 from pocketvlm.structured.reading import Reader
 from pocketvlm.vision.pair import Wanted
@@ -63,6 +64,7 @@ class VLM:
         self._template = ChatTemplate(
             info.chat_template, bos=info.bos, eos=info.eos, image_token=info.image_token, path=info.name
         )
+        self._form = form_of(self._template, info.control_tokens, info.end_tokens)
 
     @classmethod
     def load(
@@ -165,7 +167,7 @@ class VLM:
         the timings.
         """
         answer = Answer(self.info, queue_ms)
-        planned = plan(request, self._template)
+        planned = plan(request, self._template, self._form)
         prompt = self._prompt(request, read or partial(read_picture, max_pixels=self._max_pixels), planned)
         seed = request.seed if request.seed is not None else randbits(32)
         for index in range(request.n or 1):
@@ -211,7 +213,9 @@ class VLM:
                     param = f"messages.{i}.content.{j}"
                     given = part.image_url if isinstance(part, ImageURLPart) else part
                     images.append(Image(read(part, param), given.detail, given.max_image_tokens, param))
-        spans = isolate_control_tokens((planned or plan(request, self._template)).spans, self.info.control_tokens)
+        spans = isolate_control_tokens(
+            (planned or plan(request, self._template, self._form)).spans, self.info.control_tokens
+        )
         return tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
 
     def _choice(
@@ -237,7 +241,7 @@ class VLM:
                     yield answer.chunk([ChunkChoice(index=index, delta=Delta())])
                 elif isinstance(event, Token):
                     answer.tokens += 1
-                    deltas = [delta(piece) for piece in reader.push(event.data)]
+                    deltas = [delta(piece) for piece in reader.push(event.data, event.id)]
                     scored = logprobs(event.data, event.score) if event.score else None
                     if scored and not deltas:
                         deltas = [Delta()]

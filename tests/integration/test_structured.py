@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from PIL import Image
 from pocketvlm import VLM
 from pocketvlm.errors import RequestError, UnsupportedError
 from pocketvlm.native.grammar import Constraint, Matcher
+from pocketvlm.structured.form import HOLE, CallForm
 from pocketvlm.structured.schema import json_rule
 
 HI = [{"role": "user", "content": "hi"}]
@@ -333,6 +334,51 @@ def test_auto(vlm: VLM) -> None:
             assert choice.message.content is None
             if choice.finish_reason == "tool_calls":
                 assert all(json.loads(call.function.arguments)["side"] in ("left", "right") for call in calls)
+
+
+def marked(vlm: VLM) -> CallForm:
+    """A form with control tokens and ids, as some models have it."""
+    texts = "<row_1_col_1>", "<row_1_col_2>"
+    return CallForm(
+        f'{texts[0]}[{{"name": "',
+        '", "arguments": ',
+        f', "id": "{HOLE}"}}, {{"name": "',
+        f', "id": "{HOLE}"}}]{texts[1]}',
+        mark=texts[0],
+        controls={text: vlm.info.control_tokens[text] for text in texts},
+    )
+
+
+FORMS: dict[str, Callable[[VLM], CallForm]] = {
+    "marked": marked,
+    "bare": lambda _: CallForm('{"name": "', '", "parameters": ', None, "}", '{"name": "', anywhere=False),
+    "tagged": lambda _: CallForm("<function=", ">", "</function><function=", "</function>", "<function="),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_models_own_form(vlm: VLM, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    form = FORMS[name](vlm)
+    monkeypatch.setattr(vlm, "_form", form)
+    tools, validator = [tool("other"), tool()], tool()["function"]["parameters"]
+    fields: Any = {"tools": tools, "temperature": 1.5, "max_tokens": 300}
+    engine: Any = vlm._engine
+    more = {token: -100.0 for token in range(engine._model.n_vocab) if engine._model.is_end(token)}
+    for seed, bias in enumerate([{}, more]):
+        choice = vlm.chat(HI, tool_choice="required", seed=seed, logit_bias=bias, **fields).choices[0]
+        assert choice.message.content is None
+        calls = choice.message.tool_calls or ()
+        assert len(calls) == 1 if form.gap is None else len(calls) > 1 or not bias
+        for call in calls[: -1 if choice.finish_reason == "length" else None]:
+            jsonschema.validate(json.loads(call.function.arguments), validator)
+    # The model decides; a bias makes it begin a call.
+    begin = [form.controls[form.mark]] if form.controls else engine._model.tokenize(form.mark, special=False)
+    begun = [vlm.chat(HI, seed=seed, logit_bias=dict.fromkeys(begin, 40), **fields).choices[0] for seed in range(4)]
+    assert name != "marked" or all(choice.message.tool_calls for choice in begun)
+    for choice in begun:
+        for call in (choice.message.tool_calls or ()) if choice.finish_reason == "tool_calls" else ():
+            jsonschema.validate(json.loads(call.function.arguments), validator)
+    assert vlm.chat(HI, tools=tools).text == vlm.chat(HI, tools=tools, tool_choice="auto").text
 
 
 def test_tool_results_go_back(vlm: VLM) -> None:

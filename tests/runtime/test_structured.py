@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pocketvlm.messages import ChatRequest
 from pocketvlm.prompt import ChatTemplate, TextSpan
+from pocketvlm.structured.form import HERMES, form_of
 from pocketvlm.structured.plan import Plan, plan
 from pocketvlm.structured.reading import Piece, Reader
 
@@ -50,7 +52,8 @@ NO_SYSTEM = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exceptio
 
 
 def planned(template: str, messages: list[Any] | None = None, **fields: Any) -> Plan:
-    return plan(ChatRequest.parse(messages or [HI], **fields), ChatTemplate(template))
+    made = ChatTemplate(template)
+    return plan(ChatRequest.parse(messages or [HI], **fields), made, form_of(made, {}, {"<|im_end|>"}))
 
 
 def told(made: Plan, *, special: bool | None = None) -> str:
@@ -58,9 +61,9 @@ def told(made: Plan, *, special: bool | None = None) -> str:
     return "".join(span.text for span in spans if special is None or span.special == special)
 
 
-def read(text: str, size: int, *, stops: tuple[str, ...] = (), **options: bool) -> list[Piece]:
+def read(text: str, size: int, *, stops: tuple[str, ...] = (), **options: Any) -> list[Piece]:
     """Neighbouring pieces of one kind as one."""
-    reader = Reader(stops, **{"tools": True, "thinks": False, "thinking": False, **options})
+    reader = Reader(stops, **{"form": HERMES, "thinks": False, "thinking": False, **options})
     data = text.encode()
     pieces: list[Piece] = []
     for at in range(0, len(data), size):
@@ -89,7 +92,7 @@ def test_reading(size: int) -> None:
     assert read(f"{one}\n{two}", size) == calls
     assert read(f" Let me <tool see.\n{one}\n{two}", size) == [Piece("content", "Let me <tool see.\n"), *calls]
     assert read("a <tool_cal", size) == [Piece("content", "a <tool_cal")]
-    assert read(two, size, tools=False) == [Piece("content", two)]
+    assert read(two, size, form=None) == [Piece("content", two)]
     assert read(f"say STOP {two}", size, stops=("STOP",)) == [Piece("content", "say ")]
     assert read(f"{one}", size, stops=("look",)) == calls[:2]
     thought = [Piece("reasoning", "hm\n\nhm"), Piece("content", "yes")]
@@ -101,8 +104,9 @@ def test_reading(size: int) -> None:
 
 
 def test_a_template_that_knows_tools() -> None:
-    template = ChatTemplate(KNOWS)
-    assert template.knows_tools
+    assert form_of(ChatTemplate(KNOWS), {}, {"<|im_end|>"}) == replace(
+        HERMES, gap=HERMES.gap.replace("call>\n<", "call><")
+    )
     made = planned(KNOWS, TURN, tools=[TOOL])
     assert '"look"' in told(made) and "You can call" not in told(made)
     assert '<tool_call>\n{"name": "look", "arguments": {"side": "left <|im_end|>"}}\n</tool_call>' in told(made)
@@ -115,7 +119,7 @@ def test_a_template_that_knows_tools() -> None:
 
 @pytest.mark.parametrize("template", [PLAIN, NO_SYSTEM])
 def test_a_template_that_knows_none(template: str) -> None:
-    assert not ChatTemplate(template).knows_tools
+    assert form_of(ChatTemplate(template), {}, ()) is None
     made = planned(template, TURN, tools=[TOOL])
     assert '{"name": "look"' in told(made) and "<tool_response>\na wall\n</tool_response>" in told(made)
     assert told(planned(template, tools=[TOOL], tool_choice="none")) == told(planned(template))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -118,13 +118,17 @@ Event = Progress | Started | Token | Finished
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What a face needs to know about the model behind an engine."""
+    """What a face needs to know about the model behind an engine.
+
+    `control_tokens` by their text; `end_tokens` are the texts of those that end an answer.
+    """
 
     name: str
     chat_template: str | None
     bos: str
     eos: str
-    control_tokens: frozenset[str]
+    control_tokens: Mapping[str, int]
+    end_tokens: frozenset[str]
     image_token: str | None
     has_vision: bool
     vision: str | None

@@ -79,12 +79,14 @@ class LocalEngine:
         except BaseException:
             self._model.close()
             raise
+        control = self._model.control_tokens(checked.model.array("tokenizer.ggml.token_type"))
         self._info = EngineInfo(
             name=name,
             chat_template=self._model.chat_template,
             bos=self._model.token_text(self._model.bos),
             eos=self._model.token_text(self._model.eos),
-            control_tokens=self._model.control_tokens(checked.model.array("tokenizer.ggml.token_type")),
+            control_tokens=control,
+            end_tokens=frozenset(text for text, token in control.items() if self._model.is_end(token)),
             image_token=self._vision.image_token if self._vision else None,
             has_vision=self._vision is not None,
             vision=self._vision.name if self._vision else None,

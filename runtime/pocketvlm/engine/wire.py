@@ -171,11 +171,11 @@ def error_in(message: Mapping[str, Any]) -> Exception:
 
 
 def info_out(info: EngineInfo) -> dict[str, Any]:
-    return {**asdict(info), "control_tokens": sorted(info.control_tokens)}
+    return {**asdict(info), "end_tokens": sorted(info.end_tokens)}
 
 
 def info_in(message: Mapping[str, Any]) -> EngineInfo:
-    return EngineInfo(**{**message, "control_tokens": frozenset(message["control_tokens"])})
+    return EngineInfo(**{**message, "end_tokens": frozenset(message["end_tokens"])})
 
 
 def engine_out(

@@ -114,9 +114,10 @@ class Model(Handle):
         found = self._lib.llama_vocab_get_text(self.vocab, token)
         return found.decode("utf-8", "replace") if found else ""
 
-    def control_tokens(self, types: Sequence[int]) -> frozenset[str]:
-        """Texts of the tokens that `tokenize` parses with `special` only; `types` is tokenizer.ggml.token_type."""
-        return frozenset(self.token_text(token) for token, kind in enumerate(types) if kind in _PARSED_ON_DEMAND) - {""}
+    def control_tokens(self, types: Sequence[int]) -> dict[str, int]:
+        """The tokens that `tokenize` parses with `special` only, by text; `types` is tokenizer.ggml.token_type."""
+        wanted = (token for token, kind in enumerate(types) if kind in _PARSED_ON_DEMAND)
+        return {text: token for token in wanted if (text := self.token_text(token))}
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Token ids of `text`, nothing added. With `special`, control tokens spelled in it are parsed.

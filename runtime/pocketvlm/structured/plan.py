@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +10,11 @@ from pocketvlm.messages import ChatRequest, Message
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.prompt import ChatTemplate, Span, TextSpan
 from pocketvlm.structured import tools as calling
+from pocketvlm.structured.form import HERMES, CallForm
 from pocketvlm.structured.reading import THINK, THOUGHT, Reader
 from pocketvlm.structured.schema import json_rule
 
+_DEFAULTS = {"name": "", "description": "", "parameters": {"type": "object", "properties": {}}}  # templates need all
 _ANYTHING = r"/(.|\n)*/"
 
 
@@ -21,23 +24,26 @@ class Plan:
 
     spans: tuple[Span, ...]
     constraint: Constraint | None
-    _calls: bool
+    _form: CallForm | None
     _thinks: bool
     _thinking: bool
     _stops: tuple[str, ...]
 
     def reader(self) -> Reader:
         """For one answer."""
-        return Reader(self._stops, tools=self._calls, thinks=self._thinks, thinking=self._thinking)
+        return Reader(self._stops, form=self._form, thinks=self._thinks, thinking=self._thinking)
 
 
-def plan(request: ChatRequest, template: ChatTemplate) -> Plan:
-    """Raises RequestError with the path of the field at fault."""
+def plan(request: ChatRequest, template: ChatTemplate, form: CallForm | None = None) -> Plan:
+    """`form`: the template's own for calls, if it has one. Raises RequestError with the path of the field at fault."""
     shown = () if request.tool_choice == "none" else request.tools or ()
     messages: list[Message] = list(request.messages)
-    told = template.knows_tools
+    told = form is not None
+    form = form or HERMES
     if not told:
         messages = calling.spelled(messages)
+    elif form.short_ids:
+        messages = calling.numbered(messages)
     first = (
         calling.described(shown, request.tool_prompt) if shown and not told else request.tool_prompt if shown else None
     )
@@ -45,32 +51,35 @@ def plan(request: ChatRequest, template: ChatTemplate) -> Plan:
         messages = calling.told(messages, first, system=template.takes_system)
     as_given: list[dict[str, Any]] | None = None
     if shown and told:
-        as_given = [tool.model_dump(exclude_none=True) for tool in shown]
-    spans = template.render(messages, tools=as_given, effort=request.reasoning_effort)
+        as_given = [{"type": "function", "function": {**_DEFAULTS, **calling.plain(tool)}} for tool in shown]
+    style = {"text_arguments": form.text_arguments, "no_content": form.no_content}
+    spans = template.render(messages, tools=as_given, effort=request.reasoning_effort, **style)
     last = spans[-1] if spans else None
     thinking = isinstance(last, TextSpan) and last.special and last.text.rstrip().endswith(THINK)
-    constraint, whole = _constraint(request, thinks=template.thinks, thinking=thinking)
+    constraint, whole = _constraint(request, form, thinks=template.thinks, thinking=thinking)
     # A stop string would cut what must be whole.
     stops = () if whole else request.stop or ()
-    return Plan(spans, constraint, bool(shown), template.thinks, thinking, stops)
+    return Plan(spans, constraint, form if shown else None, template.thinks, thinking, stops)
 
 
-def _constraint(request: ChatRequest, *, thinks: bool, thinking: bool) -> tuple[Constraint | None, bool]:
+def _constraint(
+    request: ChatRequest, form: CallForm, *, thinks: bool, thinking: bool
+) -> tuple[Constraint | None, bool]:
     """And whether all content is of a given form."""
     rules: list[str] = []
     forms: list[str] = []
     free = True
-    form, choice = request.response_format, request.tool_choice or "auto"
+    given, choice = request.response_format, request.tool_choice or "auto"
     shown = () if choice == "none" else request.tools or ()
     param = "tools"
     must = bool(shown) and choice != "auto"
-    if form is not None and form.type != "text":
+    if given is not None and given.type != "text":
         schema: Any = None
         param = "response_format"
-        if form.type == "json_schema":
-            schema, param = form.json_schema.schema_, "response_format.json_schema.schema"
-        elif form.value is not None:
-            schema, param = form.value, "response_format.value"
+        if given.type == "json_schema":
+            schema, param = given.json_schema.schema_, "response_format.json_schema.schema"
+        elif given.value is not None:
+            schema, param = given.value, "response_format.value"
         free = False
         if not must:
             rules.append(f"body: {json_rule({'type': 'object'} if schema is None else schema, param)}")
@@ -81,15 +90,12 @@ def _constraint(request: ChatRequest, *, thinks: bool, thinking: bool) -> tuple[
         if not isinstance(choice, str):
             chosen = [i for i in chosen if shown[i].function.name == choice.function.name][:1]
             several = False
-        rules.append(calling.calls_rules(shown, chosen, several=several))
+        rules.append(calling.calls_rules(shown, chosen, form, several=several))
         if must or not free:
-            forms.append(f'"{calling.BEGIN}" calls')
+            forms.append(f"{form.rule(form.mark)} calls")
             param = "tools" if must else param
         else:
-            rules.append(f'trigger[lazy]: {_ANYTHING} "{calling.BEGIN}"')
-            without = [calling.BEGIN, *([THINK] if thinks else [])]
-            kept = "".join(f" & ~/(.|\\n)*{mark}(.|\\n)*/" for mark in without)
-            rules.append(f"FREE: {_ANYTHING}{kept}")
+            rules += _free(form, thinks=thinks)
             forms += ["FREE", "trigger calls"]
     if not rules:
         return None, False
@@ -100,3 +106,17 @@ def _constraint(request: ChatRequest, *, thinks: bool, thinking: bool) -> tuple[
         before = "thought /\\n{0,2}/ " if thinking else "(thought /\\n{0,2}/)? "
     start = f"start: {before}({' | '.join(forms)})"
     return Constraint("\n".join(["%llguidance {}", start, *rules]), param), not free
+
+
+def _free(form: CallForm, *, thinks: bool) -> list[str]:
+    """Rules FREE, text without a call, and `trigger`, text up to the mark of one."""
+    anything = f"{_ANYTHING} & ~/(.|\\n)*{THINK}(.|\\n)*/" if thinks else _ANYTHING
+    mark = re.escape(form.mark).replace("/", r"\/")
+    if form.mark in form.controls:  # no text can hold it
+        return [f"FREE: {anything}", f"trigger: FREE {form.rule(form.mark)}"]
+    if not form.anywhere:
+        return [f"FREE: {anything} & ~/\\s*{mark}(.|\\n)*/", rf"trigger: /\s{{0,4}}/ {form.rule(form.mark)}"]
+    return [
+        f"FREE: {anything} & ~/(.|\\n)*{mark}(.|\\n)*/",
+        f"trigger[lazy]: {_ANYTHING} {form.rule(form.mark)}",
+    ]

@@ -7,11 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pocketvlm.structured.tools import BEGIN, END
+from pocketvlm.structured.form import CallForm
 from pocketvlm.text import TextAssembler
 
 THINK, THOUGHT = "<think>", "</think>"
-_HEAD = re.compile(r'\s*\{\s*"name":\s*"([^"\\]*)",\s*"arguments":')
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,19 @@ class Piece:
 class Reader:
     """Takes one token's bytes after another. Stop strings count in content only.
 
-    `tools`: calls are looked for. `thinks`: the answer may begin with a thought; `thinking`: it is in one already.
+    `form`: how calls are written, if there can be any. `thinks`: the answer may begin with a thought; `thinking`: it is
+    in one already.
     """
 
-    def __init__(self, stops: Sequence[str], *, tools: bool, thinks: bool, thinking: bool) -> None:
+    def __init__(self, stops: Sequence[str], *, form: CallForm | None, thinks: bool, thinking: bool) -> None:
         self._bytes = TextAssembler()
         self._content = TextAssembler(stops)
-        self._tools = tools
+        self._form = form
+        self._controls: dict[int, bytes] = {}
+        if form is not None:
+            self._controls = {token: text.encode() for text, token in form.controls.items()}
+            self._first = re.compile(form.pattern(form.opening.removeprefix(form.mark)))
+            self._next = re.compile(form.pattern(form.gap)) if form.gap is not None else None
         self._state: Literal["start", "reasoning", "content", "head", "arguments", "tail"] = (
             "reasoning" if thinking else "start" if thinks else "content"
         )
@@ -46,8 +51,9 @@ class Reader:
     def stopped(self) -> bool:
         return self._content.stopped
 
-    def push(self, data: bytes) -> list[Piece]:
-        return self._read(self._bytes.push(data), last=False)
+    def push(self, data: bytes, token: int = -1) -> list[Piece]:
+        """`token` tells control tokens, which have no bytes, where calls are written with them."""
+        return self._read(self._bytes.push(data or self._controls.get(token, b"")), last=False)
 
     def finish(self) -> list[Piece]:
         """What was held back, now that nothing follows."""
@@ -90,17 +96,32 @@ class Reader:
             yield Piece("reasoning", thought)
 
     def _in_content(self, last: bool) -> Iterator[Piece]:
-        if self._tools:
-            text, found = self._until(BEGIN, last)
-        else:
-            (text, self._held), found = (self._held, ""), False
+        text, found = self._before_call(last)
         yield from self._said(self._content.push(text.encode()))
         if found and not self.stopped:
             yield from self._said(self._content.finish())
             self._state = "head"
 
+    def _before_call(self, last: bool) -> tuple[str, bool]:
+        """As `_until` does, with the mark of a call."""
+        if self._form is not None and self._form.anywhere:
+            return self._until(self._form.mark, last)
+        if self._form is not None and not self._begun:  # else it is no call
+            begun = self._held.lstrip()
+            if begun.startswith(self._form.mark):
+                self._held = begun[len(self._form.mark) :]
+                return "", True
+            if not last and self._form.mark.startswith(begun):
+                return "", False
+        text, self._held = self._held, ""
+        return text, False
+
     def _in_head(self, last: bool) -> Iterator[Piece]:  # noqa: ARG002
-        if match := _HEAD.match(self._held):
+        yield from self._named(self._first)
+
+    def _named(self, pattern: re.Pattern[str]) -> Iterator[Piece]:
+        """A call begins, if what stands before its arguments is there."""
+        if match := pattern.match(self._held):
             self._held = self._held[match.end() :]
             self._state = "arguments"
             self._depth, self._in_string, self._escaped = 0, False, False
@@ -119,12 +140,8 @@ class Reader:
             yield Piece("arguments", text, self.calls - 1)
 
     def _in_tail(self, last: bool) -> Iterator[Piece]:  # noqa: ARG002
-        at = self._held.find(BEGIN)
-        if at >= 0:
-            self._held, self._state = self._held[at + len(BEGIN) :], "head"
-        elif len(self._held) > 4 * len(END):
-            self._held = self._held[-len(BEGIN) :]
-        yield from ()
+        if self._next is not None:
+            yield from self._named(self._next)
 
     def _said(self, text: str) -> Iterator[Piece]:
         if not self._begun:  # templates that end in "Assistant:" make the model say the space

@@ -1,6 +1,6 @@
-"""Tool calls in text: `<tool_call>` and a JSON object with name and arguments, as Hermes models write them.
+"""Tools in a prompt, and the grammar of their calls.
 
-Templates that know tools mostly use this form; models whose template knows none are told it in a system text.
+Models whose template has no form for calls are told the tools, and the form of Hermes models, in a system text.
 """
 
 from __future__ import annotations
@@ -11,45 +11,45 @@ from typing import Any
 
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import AssistantMessage, Message, SystemMessage, TextPart, Tool, ToolMessage, UserMessage
+from pocketvlm.structured.form import HERMES, CallForm
 from pocketvlm.structured.schema import json_rule
 
-BEGIN, END = "<tool_call>", "</tool_call>"
-NAMED = '\n{"name": "%s", "arguments": '  # between BEGIN and the arguments
-CLOSED = "}\n" + END  # behind them
+_ONE = HERMES.opening + "%s" + HERMES.middle + "%s" + HERMES.closing
 MOST = 16  # calls in one answer
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 _INTRODUCTION = "You can call these functions. Each line is one, as JSON:"
 _EXPLANATION = (
     "To call one, answer with nothing but this, for each call:\n"
-    f'{BEGIN}\n{{"name": "the function\'s name", "arguments": {{"its": "arguments"}}}}\n{END}\n'
-    "The results come back between <tool_response> and </tool_response>."
+    + _ONE % ("the function's name", '{"its": "arguments"}')
+    + "\n"
+    + "The results come back between <tool_response> and </tool_response>."
 )
 
 
-def calls_rules(tools: Sequence[Tool], chosen: Sequence[int], *, several: bool) -> str:
-    """Rules `calls`, one or more calls, and `call`, what follows the first BEGIN. `chosen` are positions in `tools`."""
-    rules = [
-        f"call: {' | '.join(f'call_{i}' for i in chosen)}",
-        f"more: {_quoted(chr(10) + BEGIN)} call",
-        f"calls: call more{{0,{MOST - 1}}}" if several else "calls: call",
-    ]
+def calls_rules(tools: Sequence[Tool], chosen: Sequence[int], form: CallForm, *, several: bool) -> str:
+    """Rules `calls`: what follows the mark of the first call. `chosen` are positions in `tools`."""
+    calls = ["calls: head call tail", f"head: {form.rule(form.opening.removeprefix(form.mark))}"]
+    if several and form.gap is not None:
+        calls = [f"calls: head call (gap call){{0,{MOST - 1}}} tail", calls[1], f"gap: {form.rule(form.gap)}"]
+    rules = [*calls, f"tail: {form.rule(form.closing)}", f"call: {' | '.join(f'call_{i}' for i in chosen)}"]
     for i in chosen:
         function, param = tools[i].function, f"tools.{i}.function.parameters"
         schema = _ANY_OBJECT if function.parameters is None else function.parameters
         if schema.get("type", "object") != "object":
             raise RequestError("must describe an object", f"{param}.type")
-        rules.append(f"call_{i}: {_quoted(NAMED % function.name)} arguments_{i} {_quoted(CLOSED)}")
+        rules.append(f"call_{i}: {form.rule(function.name + form.middle)} arguments_{i}")
         rules.append(f"arguments_{i}: {json_rule({**schema, 'type': 'object'}, param)}")
     return "\n".join(rules)
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text)
+def plain(tool: Tool) -> dict[str, Any]:
+    """The function as it was given."""
+    return tool.function.model_dump(exclude_none=True)
 
 
 def described(tools: Sequence[Tool], introduction: str | None) -> str:
     """The system text of a model whose template knows no tools."""
-    lines = [json.dumps(tool.function.model_dump(exclude_none=True), ensure_ascii=False) for tool in tools]
+    lines = [json.dumps(plain(tool), ensure_ascii=False) for tool in tools]
     return "\n".join([introduction or _INTRODUCTION, *lines, _EXPLANATION])
 
 
@@ -72,8 +72,7 @@ def spelled(messages: Sequence[Message]) -> list[Message]:
     for message in messages:
         if isinstance(message, AssistantMessage) and message.tool_calls:
             calls = [
-                f'{BEGIN}\n{{"name": {json.dumps(call.function.name)}, "arguments": {_json(call.function.arguments)}}}'
-                f"\n{END}"
+                _ONE % (json.dumps(call.function.name)[1:-1], _json(call.function.arguments))
                 for call in message.tool_calls
             ]
             text = "\n".join(filter(None, [_text(message.content), *calls]))
@@ -86,6 +85,24 @@ def spelled(messages: Sequence[Message]) -> list[Message]:
         else:
             found.append(message)
         answered = isinstance(message, ToolMessage)
+    return found
+
+
+def numbered(messages: Sequence[Message]) -> list[Message]:
+    """With ids of nine digits, in the order in which they come."""
+    ids: dict[str, str] = {}
+
+    def short(given: str) -> str:
+        return ids.setdefault(given, f"{len(ids):09}")
+
+    found: list[Message] = []
+    for message in messages:
+        if isinstance(message, AssistantMessage) and message.tool_calls:
+            calls = tuple(call.model_copy(update={"id": short(call.id)}) for call in message.tool_calls)
+            message = message.model_copy(update={"tool_calls": calls})
+        elif isinstance(message, ToolMessage) and message.tool_call_id is not None:
+            message = message.model_copy(update={"tool_call_id": short(message.tool_call_id)})
+        found.append(message)
     return found
 
 
