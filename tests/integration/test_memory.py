@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import threading
 import time
 import weakref
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from integration.test_child import asked, disc, start
+from integration.test_child import asked, disc, pid_of, settle, start
 from pocketvlm import vlm as face
 from pocketvlm.engine import wire, worker
 from pocketvlm.engine.engine import EngineOptions, Generation, Image
@@ -23,6 +24,10 @@ from pocketvlm.locate import locate
 from pocketvlm.messages import ImagePart
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.prompt import TextSpan
+
+
+def glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc" and "RssAnon" in Path("/proc/self/status").read_text()
 
 
 @pytest.fixture
@@ -113,3 +118,18 @@ def test_the_process_that_asks_keeps_none(iota_bundle: Path, monkeypatch: pytest
             vlm.chat(asked("What is this?", disc("red", number)), max_tokens=2)
         assert len(seen) == 6
         wait_until(lambda: not any(one() is not None for one in seen))
+
+
+@pytest.mark.skipif(not glibc(), reason="glibc's heap, seen in Linux's /proc")
+def test_what_a_picture_took_goes_back_to_the_system(iota_bundle: Path) -> None:
+    with start(iota_bundle) as vlm:
+
+        def ask(number: int, edge: int) -> int:
+            picture = disc("red", number).resize((edge + 100 * number, edge))
+            vlm.chat(asked("What is this?", picture), max_tokens=2)
+            settle(vlm)
+            status = Path(f"/proc/{pid_of(vlm)}/status").read_text()
+            return int(status.partition("RssAnon:")[2].split()[0])
+
+        before = [ask(number, 96) for number in range(3)][-1]
+        assert [ask(number, 1500) for number in range(6)][-1] < before + 3 * 1024  # KiB; one has 7 MB and more

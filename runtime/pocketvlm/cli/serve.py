@@ -84,8 +84,10 @@ def serve(
         if not is_loopback(host) or allow_image_host:
             raise RequestError("goes with neither --host elsewhere nor --allow-image-host", "--offline")
         network.enforce()
+    from pocketvlm.native.heap import return_large_blocks
     from pocketvlm.server import logs, run
 
+    return_large_blocks()
     logs.set_up(as_json=log_json, level=log_level)
     sock = run.listen(settings)  # before the model is loaded: a port that is taken shows at once
     from pocketvlm.server.app import Service

@@ -21,6 +21,7 @@ from pocketvlm.engine.engine import Event, Finished, Generation
 from pocketvlm.engine.job import Job
 from pocketvlm.engine.local import LocalEngine
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.native.heap import return_large_blocks
 
 _LOOK = 1.0  # seconds between two looks at the parent
 _AT_ONCE = 64  # frames in one write
@@ -29,6 +30,7 @@ _AT_ONCE = 64  # frames in one write
 def main() -> None:
     parent = os.getppid()
     offline.enforce_if_told()
+    return_large_blocks()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the parent
     requests = os.fdopen(os.dup(0), "rb")
     answers = os.fdopen(os.dup(1), "wb", buffering=0)

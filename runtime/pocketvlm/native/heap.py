@@ -1,0 +1,22 @@
+"""What a process that lives long does with memory that was freed."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from contextlib import suppress
+
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_LARGE = 1 << 17  # bytes; where glibc begins
+
+
+def return_large_blocks() -> None:
+    """From now on blocks of 128 KiB and more go back to the system as soon as they are freed.
+
+    glibc raises that limit by itself, to the size of the largest block that was freed (M_MMAP_THRESHOLD in
+    mallopt(3)). Then pictures lie between small things that stay, in the heaps of all threads that ever read one, and
+    the holes that they leave add up. Other C libraries are left alone.
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # musl has no mallopt
+            ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
