@@ -43,7 +43,7 @@ test-native: .venv/.dev ## build it for PRESET; iota's answers with it and with 
 # Unless told otherwise the first device, even where it is a driver that computes on the CPU, which ggml would skip.
 test-vulkan: export GGML_VK_VISIBLE_DEVICES ?= 0
 test-vulkan: ## the same for Vulkan, with everything on the device; builds for 20 minutes
-	$(MAKE) test-native PRESET=vulkan
+	$(MAKE) test-native PRESET=vulkan CMAKE_ARGS="$$(scripts/vulkan_headers.sh) $(CMAKE_ARGS)"
 
 test-aarch64: .venv/.dev ## cross-build for arm64, and ask iota in an arm64 root under qemu-user (as root)
 	scripts/test_aarch64.sh

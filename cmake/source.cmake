@@ -20,8 +20,9 @@ if(NOT LLAMA_CPP_SOURCE)
             message(FATAL_ERROR "pip could not obtain llama-cpp-python ${LLAMA_CPP_PYTHON_VERSION} with ${PYTHON}. "
                 "Without a network: -DLLAMA_CPP_SOURCE=.../llama_cpp_python-${LLAMA_CPP_PYTHON_VERSION}/vendor/llama.cpp")
         endif()
-        file(ARCHIVE_EXTRACT INPUT "${downloads}/llama_cpp_python-${LLAMA_CPP_PYTHON_VERSION}.tar.gz"
-             DESTINATION "${downloads}")
+        set(name "llama_cpp_python-${LLAMA_CPP_PYTHON_VERSION}")
+        file(ARCHIVE_EXTRACT INPUT "${downloads}/${name}.tar.gz" DESTINATION "${downloads}/unpacked")
+        file(RENAME "${downloads}/unpacked/${name}" "${downloads}/${name}")  # whole, or not there
     endif()
 endif()
 
