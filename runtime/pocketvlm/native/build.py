@@ -67,7 +67,7 @@ def choose() -> Build:
     """
     given, choice, names = os.environ.get(_LLAMA_PATH), os.environ.get(CHOICE), installed()
     if given:
-        return _checked(Path(given), f"{_LLAMA_PATH} names it")
+        return _checked(Path(given).absolute(), f"{_LLAMA_PATH} names it")
     if choice and choice != OWN:
         if choice not in names:
             raise NativeLibraryError(
@@ -112,8 +112,9 @@ def _checked(folder: Path, why: str) -> Build:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise NativeLibraryError(f"{stamp}: not a stamp of pocketvlm's build: {error!r}") from error
     if bound != version():
+        without = f"unset {_LLAMA_PATH}" if os.environ.get(_LLAMA_PATH) else f"set {CHOICE}={OWN}"
         raise NativeLibraryError(
-            f"{folder}: libraries for llama-cpp-python {bound}, but {version()} is installed, and its structs "
-            f"differ; build them again, or set {CHOICE}={OWN} for its own"
+            f"{folder}: libraries for llama-cpp-python {bound}, but {version()} is installed, and its structs differ; "
+            f"build them again, or {without}"
         )
     return Build(name, folder, why, True)
