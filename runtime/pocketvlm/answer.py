@@ -71,7 +71,8 @@ class Answer:
 
     def timings(self) -> Timings:
         first = self.started[0]
-        fresh = first.prompt_tokens - first.cached_tokens
+        prefill_ms = sum(started.prefill_ms for started in self.started)
+        fresh = sum(started.prompt_tokens - started.cached_tokens for started in self.started)
         return Timings(
             images=[
                 ImageTimings(
@@ -87,10 +88,10 @@ class Answer:
                 )
                 for image in first.images
             ],
-            queue_ms=self._queue_ms,
-            prefill_ms=first.prefill_ms,
+            queue_ms=self._queue_ms + sum(started.queue_ms for started in self.started),
+            prefill_ms=prefill_ms,
             decode_ms=self.decode_ms,
-            prefill_tokens_per_second=1000 * fresh / first.prefill_ms if first.prefill_ms else None,
+            prefill_tokens_per_second=1000 * fresh / prefill_ms if prefill_ms else None,
             decode_tokens_per_second=1000 * self.tokens / self.decode_ms if self.decode_ms else None,
         )
 

@@ -48,6 +48,17 @@ def test_picture_from_standard_input_and_json(sample_png: Path) -> None:
     assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]
 
 
+def test_timings(sample_png: Path) -> None:
+    lines = f"/image {sample_png}\nWhat colour is it?\n/timings\nWhat shape?\n/quit\n"
+    done = run("chat", "--timings", stdin=lines.encode())
+    told = done.stderr.decode()
+    assert done.returncode == 0, told
+    told = " ".join(told.split())  # lines may be broken anywhere
+    pictures = re.findall(r"picture 1: 640x480 seen at \d+x\d+, tiles \d+, tokens \d+, cache none; read \d+ ms", told)
+    assert len(pictures) == 1
+    assert len(re.findall(r"queue \d+ ms, prefill \d+ ms \(\d+ tokens/s\), decode \d+ ms \(\d+ tok", told)) == 1
+
+
 def test_conversation(sample_png: Path, tmp_path: Path) -> None:
     saved = tmp_path / "talk.json"
     lines = f"/image {sample_png}\nWhat shape is at the top left?\nWhat colour is it?\n/save {saved}\n/reset\n/quit\n"

@@ -88,6 +88,23 @@ def test_stream_says_what_chat_says(vlm: VLM, sample_png: Path) -> None:
     assert counted[-1].usage.completion_tokens == whole.usage.completion_tokens
 
 
+def test_progress_and_timings(vlm: VLM) -> None:
+    """Each tile is announced before it is encoded; what the choices of one request took is added up."""
+    question = asked("What is this?", Image.effect_noise((640, 480), 99).convert("RGB"))
+    told: list[tuple[int, int]] = []
+    answer = vlm.chat(question, progress=lambda done, total: told.append((done, total)), n=2, max_tokens=3)
+    [image] = answer.timings.images
+    assert told == [(done, image.tiles) for done in range(image.tiles)]
+    assert len(told) > 1
+    assert image.original_size == (640, 480) and image.used_size[0] > 0 and image.tokens > 0
+    assert 0 < image.encode_ms < answer.timings.prefill_ms
+    assert image.read_ms > 0 and image.preprocess_ms > 0
+    assert answer.timings.decode_ms > 0 and answer.timings.prefill_tokens_per_second
+    told.clear()
+    assert list(vlm.stream(question, progress=lambda *_: told.append((0, 0)), max_tokens=1))[-1].timings
+    assert told == []
+
+
 def test_stop_strings_do_not_leak(vlm: VLM, sample_png: Path) -> None:
     question = asked("Describe the picture.", Image.open(sample_png))
     whole = vlm.chat(question).text

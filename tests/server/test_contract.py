@@ -161,6 +161,23 @@ def test_stream(server: Server, sample_uri: str) -> None:
     assert chunks[-1]["timings"]["images"][0]["original_size"] == [640, 480]
 
 
+def test_progress_in_a_stream(server: Server) -> None:
+    """Comments, before anything else; a picture that is known has none."""
+    picture = data_uri(png(Image.effect_noise((640, 480), 99).convert("RGB")))
+
+    def lines() -> list[bytes]:
+        body = {"messages": [{"role": "user", "content": look({"url": picture})}], "stream": True, "max_tokens": 2}
+        with server.post(body, stream=True) as reply:
+            return [line for line in reply.iter_lines() if line]
+
+    first = lines()
+    total = int(first[0].rpartition(b"/")[2])
+    assert total > 1
+    assert first[:total] == [b": encoding %d/%d" % (done, total) for done in range(total)]
+    assert all(line.startswith(b"data: ") for line in first[total:])
+    assert all(line.startswith(b"data: ") for line in lines())
+
+
 def test_stream_head(server: Server) -> None:
     with server.post({"messages": HI, "stream": True, "max_tokens": 1}, stream=True) as reply:
         assert reply.headers["content-type"].startswith("text/event-stream")

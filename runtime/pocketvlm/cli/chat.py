@@ -17,10 +17,13 @@ from pocketvlm.cli.loading import load
 from pocketvlm.errors import ContextLengthError, ImageError, PocketVLMError, RequestError
 
 if TYPE_CHECKING:
-    from pocketvlm.messages import ImageTimings
+    from pocketvlm.messages import Timings
     from pocketvlm.vlm import VLM
 
-HELP = "[dim]/image PATH shows a picture, /reset starts again, /save PATH writes the conversation, /quit ends.[/dim]"
+HELP = (
+    "[dim]/image PATH shows a picture, /reset starts again, /save PATH writes the conversation, "
+    "/timings says what took how long, /quit ends.[/dim]"
+)
 err = Console(stderr=True)
 
 
@@ -51,16 +54,23 @@ def chat(
     json_schema: Annotated[
         Path | None, typer.Option(help="A file with a JSON Schema; answers are JSON that is valid by it.")
     ] = None,
+    reasoning_effort: Annotated[
+        str | None, typer.Option(help="For models that think: none, minimal, low, medium, high.")
+    ] = None,
+    timings: Annotated[bool, typer.Option("--timings", help="Say after each answer what took how long.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
     """Ask about a picture, or talk about several."""
     pictures = [_source(given) for given in image or []]
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    if reasoning_effort is not None:
+        options["reasoning_effort"] = reasoning_effort
     if json_schema is not None:
         options["response_format"] = _form(json_schema)
     loading: dict[str, Any] = {"context_size": ctx_size, "threads": threads, "vision": vision, "device": device}
     with load(model, mmproj, **loading) as vlm:
         conversation = _Conversation(vlm, system, detail, options)
+        conversation.tells_timings = timings
         if prompt is None:
             for picture in pictures:
                 conversation.show(picture)
@@ -96,6 +106,7 @@ class _Conversation:
         self._system = system
         self._detail = detail
         self._options = options
+        self.tells_timings = False
         self.reset()
 
     def reset(self) -> None:
@@ -120,17 +131,18 @@ class _Conversation:
         """Print the answer as it comes, and remember both; an interrupted turn is forgotten."""
         asked = self.ask(prompt, pictures)
         said: list[str] = []
-        images: list[ImageTimings] = []
+        timings: Timings | None = None
         cut = False
         with _Bar() as bar:
             for chunk in self.vlm.stream(asked, progress=bar, **self._options):
                 bar.end()
                 said.append(chunk.text)
-                images = chunk.timings.images if chunk.timings else images
+                timings = chunk.timings or timings
                 cut = any(choice.finish_reason == "length" for choice in chunk.choices)
                 sys.stdout.write(chunk.text)
                 sys.stdout.flush()
         sys.stdout.write("\n")
+        images = timings.images if timings else []
         for picture in images[len(images) - len(self._waiting) - len(pictures) :]:
             if picture.shrunk:
                 (width, height), (w, h) = picture.original_size, picture.used_size
@@ -138,8 +150,13 @@ class _Conversation:
         if cut:
             why = "--max-tokens" if self._options["max_tokens"] else "the context is full, /reset starts again"
             err.print(f"[dim]The answer was cut short: {why}.[/dim]")
+        if timings and self.tells_timings:
+            err.print(f"[dim]{_told(timings)}[/dim]", highlight=False)
         self._waiting = []
         self.messages = [*asked, {"role": "assistant", "content": "".join(said).strip()}]
+
+    def toggle_timings(self) -> None:
+        self.tells_timings = not self.tells_timings
 
     def save(self, path: Path) -> None:
         def plain(value: object) -> str:
@@ -152,6 +169,25 @@ class _Conversation:
             return {"type": "image", "image": picture, "detail": self._detail}
         kind = "url" if picture.startswith(("data:", "http:", "https:", "file:")) else "path"
         return {"type": "image", kind: picture, "detail": self._detail}
+
+
+def _told(timings: Timings) -> str:
+    lines = []
+    for number, image in enumerate(timings.images, 1):
+        (width, height), (w, h) = image.original_size, image.used_size
+        lines.append(
+            f"picture {number}: {width}x{height} seen at {w}x{h}, tiles {image.tiles}, tokens {image.tokens}, "
+            f"cache {image.cache}; read {image.read_ms:.0f} ms, preprocess {image.preprocess_ms:.0f} ms, "
+            f"encode {image.encode_ms:.0f} ms"
+        )
+    prefill, decode = (
+        f"{ms:.0f} ms" + (f" ({speed:.0f} tokens/s)" if speed else "")
+        for ms, speed in (
+            (timings.prefill_ms, timings.prefill_tokens_per_second),
+            (timings.decode_ms, timings.decode_tokens_per_second),
+        )
+    )
+    return "\n".join([*lines, f"queue {timings.queue_ms:.0f} ms, prefill {prefill}, decode {decode}"])
 
 
 class _Bar:
@@ -230,6 +266,7 @@ def _command(conversation: _Conversation, line: str) -> bool:
         "/image": lambda: conversation.show(rest),
         "/reset": conversation.reset,
         "/save": lambda: conversation.save(Path(rest)),
+        "/timings": conversation.toggle_timings,
         "/help": lambda: err.print(HELP),
     }
     if name in ("/quit", "/exit"):

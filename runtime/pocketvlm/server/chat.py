@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 
 from starlette.requests import ClientDisconnect
@@ -84,9 +84,13 @@ class ChatEndpoint:
         entered = time.perf_counter()
         stopper = Stopper()
 
-        def work() -> Generator[bytes, None, None]:
-            pictures = Pictures(self._settings)
-            chunks = self._vlm.run(request, read=pictures.read, stopper=stopper, queue_ms=1000 * (entered - asked))
+        def work(put: Callable[[bytes], None]) -> Generator[bytes, None, None]:
+            def encoding(done: int, total: int) -> None:
+                if request.stream:
+                    put(b": encoding %d/%d\n\n" % (done, total))  # a comment: every client passes over it
+
+            pictures, waited = Pictures(self._settings), 1000 * (entered - asked)
+            chunks = self._vlm.run(request, progress=encoding, read=pictures.read, stopper=stopper, queue_ms=waited)
             with closing(account.watch(chunks)) as watched:
                 yield from _events(watched, request) if request.stream else _whole(watched, request)
 

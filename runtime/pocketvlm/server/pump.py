@@ -20,12 +20,15 @@ class Pump(Generic[T]):
 
     def __init__(
         self,
-        make: Callable[[], Generator[T, None, None]],
+        make: Callable[[Callable[[T], None]], Generator[T, None, None]],
         *,
         stop: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
-        """Both are called on the loop's thread: `stop` again and again until the iterator has ended, `ended` then."""
+        """`make` is given what puts an item before those that the iterator yields next, for when it is busy.
+
+        `stop` and `ended` are called on the loop's thread, the first again and again until the iterator has ended.
+        """
         self._make = make
         self._stop = stop
         self._tell_end = ended
@@ -66,7 +69,7 @@ class Pump(Generic[T]):
 
     def _run(self) -> None:
         try:
-            with closing(self._make()) as items:
+            with closing(self._make(self._put)) as items:
                 for item in items:
                     if self.cancelled:
                         break
