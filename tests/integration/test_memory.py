@@ -71,7 +71,9 @@ def test_the_engines_process_keeps_none(iota_bundle: Path, monkeypatch: pytest.M
         def ask(number: int, words: str = " What is this?") -> None:
             pictures = (ImagePart(type="image", image=disc("red", 4 * number + n)) for n in range(4))
             images = [Image(read_picture(picture, ""), "high", None, "") for picture in pictures]
-            request = Generation((TextSpan("User:", special=False), *images, TextSpan(words, special=False)), Sampling(), max_tokens=2)
+            request = Generation(
+                (TextSpan("User:", special=False), *images, TextSpan(words, special=False)), Sampling(), max_tokens=2
+            )
             message, blobs = wire.generation_out(request)
             send({"kind": "generate", "id": number, **message}, blobs)
 
