@@ -60,7 +60,7 @@ def test_the_engines_process_keeps_none(iota_bundle: Path, monkeypatch: pytest.M
     monkeypatch.setattr(wire, "generation_in", noted)
     there, here = os.pipe()
     outbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
-    with open(there, "rb") as requests, open(here, "wb") as asking:
+    with os.fdopen(there, "rb") as requests, os.fdopen(here, "wb") as asking:
         running = threading.Thread(target=worker.serve, args=(requests, outbox))
         running.start()
 
