@@ -94,7 +94,7 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
                 engine.withdraw(unwanted)
         elif kind == "statistics":
             outbox.put({"statistics": asdict(engine.statistics()), "id": message["id"]})
-        return kind != "close"
+        return bool(kind != "close")
 
     while (frame := wire.read(requests)) is not None and take(*frame):
         del frame  # pictures among it, until the next request comes
