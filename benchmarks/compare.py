@@ -1,0 +1,177 @@
+"""One chat about a photo, side by side in one run: pocketvlm, llama-cpp-python's stock handler, llama-server.
+
+    python benchmarks/compare.py [BUNDLE] [--llama-server BIN]
+
+BUNDLE needs an mmproj, for the peers; without one, SmolVLM-256M's shapes with random weights are made on the spot
+(language model Q8_0, mmproj f16, ONNX int8). Everybody has the same threads, context and PNGs in data URIs, and a
+process of its own. The peers always enlarge a photo to their full 17 tiles, as `detail: high` does here; auto and low
+do less, which is their point. pocketvlm takes the encoder that it finds fastest.
+
+A round, in which all take turns: a photo that nobody has seen; the next question about it; another question about it in
+a new chat; the photo after other text; an answer of many tokens beside the photo, and one to a text. Times are those of
+whole requests for one token; decoding is what more tokens take longer. A ratio is ours by theirs within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from checkpoint import write_checkpoint
+from peers import Peer, Piped, llama_server, pocketvlm_serve
+from PIL import Image
+
+from pocketvlm.bench.measure import fresh, photo
+from pocketvlm.bundle import Bundle
+from pocketvlm.devices import physical_cores, processor
+from pocketvlm_converters.convert import convert
+
+SIZE = (640, 480)
+CONTEXT = 4096
+STEPS = ("first", "second", "again", "moved", "decode", "text")
+# Of ours by llama-server's: at most, and for speeds at least.
+AIMS = {("first", "auto"): 1 / 7, ("first", "low"): 1 / 15, ("first", "high"): 0.7, "second": 1.0, "again": 1.0}
+AIMS |= {"moved": 1 / 20, "decode": 1.0, "text": 1.0}
+SPEEDS = {"decode", "text"}
+MORE_MEMORY = 60e6  # bytes, at most
+
+Found = dict[tuple[str, str], list[float]]  # (contender, step) -> a value a round
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("bundle", type=Path, nargs="?")
+    options.add_argument("--llama-server", type=Path)
+    options.add_argument("--rounds", type=int, default=2)
+    options.add_argument("--tokens", type=int, default=128, help="of an answer whose speed is taken")
+    options.add_argument("--detail", nargs="*", default=["high", "auto", "low"], help="of ours")
+    options.add_argument("--steps", nargs="*", default=STEPS, choices=STEPS)
+    options.add_argument("--no-handler", action="store_true", help="leaves llama-cpp-python out: it takes minutes")
+    options.add_argument("--serve", action="store_true", help="also through pocketvlm serve")
+    options.add_argument("--threads", type=int, default=physical_cores())
+    arguments = options.parse_args()
+    with ExitStack() as stack:
+        bundle = Bundle(arguments.bundle) if arguments.bundle else stack.enter_context(random_weights())
+        if bundle.file("mmproj") is None:
+            raise SystemExit(f"{bundle.path} has no mmproj for the peers")
+        same = (arguments.threads, CONTEXT)
+        peers: list[Peer] = [Piped("pocketvlm", "ours", bundle.path, *same)]
+        stack.callback(peers[0].close)
+        if arguments.serve:
+            peers.append(pocketvlm_serve(bundle, *same))
+            stack.callback(peers[-1].close)
+        ours = len(peers)
+        if not arguments.no_handler:
+            peers.append(Piped("llama-cpp-python", "handler", bundle.path, *same))
+            stack.callback(peers[-1].close)
+        if arguments.llama_server:
+            peers.append(llama_server(arguments.llama_server, bundle, *same))
+            stack.callback(peers[-1].close)
+        found = measure(peers, ours, arguments)
+        print(
+            f"{processor()}, {arguments.threads} threads, {arguments.rounds} rounds, a photo of {SIZE[0]}x{SIZE[1]}\n"
+        )
+        show(found, peers, ours, arguments)
+
+
+@contextmanager
+def random_weights() -> Iterator[Bundle]:
+    with tempfile.TemporaryDirectory(prefix="pocketvlm-bench-") as name:
+        folder = Path(name)
+        (folder / "checkpoint").mkdir()
+        write_checkpoint(folder / "checkpoint")
+        yield convert(folder / "checkpoint", folder / "bundle", quantize="Q8_0", mmproj="f16", verify=False)
+
+
+def measure(peers: list[Peer], ours: int, arguments: argparse.Namespace) -> Found:
+    found: Found = defaultdict(list)
+    for peer in peers:
+        peer.ask([said("Hello.")], 1)
+    turns = [(peer, detail) for n, peer in enumerate(peers) for detail in (arguments.detail if n < ours else [""])]
+    with suppress(KeyboardInterrupt):  # what was found is shown
+        for _ in range(arguments.rounds):
+            for peer, detail in turns:
+                name = f"{peer.name}, {detail}" if detail else peer.name
+                for step, value in a_round(peer, detail, arguments):
+                    found[name, step].append(value)
+                    print(f"  {name}, {step}: {value:.3f}", file=sys.stderr, flush=True)
+    return found
+
+
+def a_round(peer: Peer, detail: str, arguments: argparse.Namespace) -> Iterator[tuple[str, float]]:
+    steps, more = arguments.steps, arguments.tokens
+    if set(steps) - {"text"}:
+        picture = image(detail)
+        talk = [said(picture, "What is in the picture?")]
+        yield "first", peer.ask(talk, 1)
+        if "second" in steps:
+            answer = {"role": "assistant", "content": "A pattern of waves."}
+            yield "second", peer.ask([*talk, answer, said("What colour is it?")], 1)
+        new = [said(picture, "Describe it in one sentence.")]
+        if "again" in steps:
+            yield "again", peer.ask(new, 1)
+        if "decode" in steps and peer.caches:
+            yield "decode", speed(peer, new, more)
+        if "moved" in steps:
+            yield "moved", peer.ask([said("Here is what I saw on my way home today.", picture, "What is it?")], 1)
+    if "text" in steps:
+        yield "text", speed(peer, [said("Write a long story about a small dog that finds a map.")], more)
+
+
+def speed(peer: Peer, messages: list[dict[str, Any]], more: int) -> float:
+    """Tokens per second: of the prompt, all but the last token is known by then, or quickly read."""
+    peer.ask(messages, 1)
+    one = peer.ask(messages, 1)
+    return more / (peer.ask(messages, 1 + more) - one)
+
+
+def said(*parts: str | dict[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]}
+
+
+def image(detail: str) -> dict[str, Any]:
+    """A photo that nobody has seen."""
+    file = io.BytesIO()
+    Image.fromarray(fresh(photo(*SIZE))).save(file, "PNG")
+    url = {"url": "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()}
+    return {"type": "image_url", "image_url": url | ({"detail": detail} if detail else {})}
+
+
+def show(found: Found, peers: list[Peer], ours: int, arguments: argparse.Namespace) -> None:
+    others = [peer.name for peer in peers[ours:]]
+    by = "".join(f" by {other} | spread |" for other in others)
+    print(f"| step | who | s, tokens/s for decode and text | spread |{by} aim |")
+    print("|---|---|---|---|" + "---|---|" * len(others) + "---|")
+    for step in arguments.steps:
+        for name, of_step in found:
+            if of_step != step:
+                continue
+            values = found[name, step]
+            cells = [step, name, f"{median(values):.3g}", f"{min(values):.3g}-{max(values):.3g}"]
+            for other in others:
+                ratios = [a / b for a, b in zip(values, found.get((other, step), []), strict=False)]
+                is_ours = name not in others and ratios
+                cells += [f"{median(ratios):.3f}", f"{min(ratios):.3f}-{max(ratios):.3f}"] if is_ours else ["", ""]
+            aim = AIMS.get((step, name.rpartition(", ")[2]), AIMS.get(step)) if name not in others else None
+            cells.append("" if aim is None else f"{'at least' if step in SPEEDS else 'at most'} {aim:.3f}")
+            print("| " + " | ".join(cells) + " |")
+    print("\nPeak memory, MB: of their own (RssAnon), and with mapped files (RSS)")
+    for peer in peers:
+        print(f"  {peer.name}: {peer.anonymous / 1e6:.0f}, {peer.resident / 1e6:.0f}")
+    for other in peers[ours:]:
+        own = (peers[0].anonymous - other.anonymous) / 1e6
+        mapped = (peers[0].resident - other.resident) / 1e6
+        print(f"  pocketvlm beside {other.name}: {own:+.0f}, {mapped:+.0f} (aim {MORE_MEMORY / 1e6:+.0f})")
+
+
+if __name__ == "__main__":
+    main()

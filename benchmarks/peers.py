@@ -1,0 +1,185 @@
+"""Who answers the chats of compare.py, each in a process of its own, so that its memory is its own.
+
+    python benchmarks/peers.py ours|handler BUNDLE THREADS CONTEXT
+
+is such a process: a request a line on standard input ({"messages", "max_tokens"}, or what the other side adds), a line
+with seconds and tokens back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.bundle import Bundle
+from pocketvlm.devices import process_memory
+
+START = 120  # seconds that a peer may take to load
+EVERY = 0.02  # seconds between two looks at the memory
+
+
+class Peer:
+    """A process, and the most memory that it and its children were seen to have."""
+
+    caches = True  # a question asked twice costs little the second time
+    fields: dict[str, Any] = {"temperature": 0, "ignore_eos": True}  # noqa: RUF012 - no one changes it
+
+    def __init__(self, name: str, command: list[str], **options: Any) -> None:
+        self.name = name
+        self.process = subprocess.Popen(command, **options)
+        self.anonymous = self.resident = 0  # bytes
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def ask(self, messages: list[dict[str, Any]], max_tokens: int) -> float:
+        """Seconds of the whole request; SystemExit where the answer has another number of tokens."""
+        began = time.perf_counter()
+        answer = self._answer({"messages": messages, "max_tokens": max_tokens, **self.fields})
+        seconds = time.perf_counter() - began
+        if answer["usage"]["completion_tokens"] != max_tokens:
+            raise SystemExit(f"{self.name} made {answer['usage']} instead of {max_tokens} tokens")
+        return seconds
+
+    def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+    def _watch(self) -> None:
+        while self.process.poll() is None:
+            found = [
+                memory for pid in (self.process.pid, *children(self.process.pid)) if (memory := process_memory(pid))
+            ]
+            self.anonymous = max(self.anonymous, sum(memory.anonymous for memory in found))
+            self.resident = max(self.resident, sum(memory.resident for memory in found))
+            time.sleep(EVERY)
+
+
+class Piped(Peer):
+    """This file, run as a program."""
+
+    def __init__(self, name: str, kind: str, bundle: Path, threads: int, context: int) -> None:
+        command = [sys.executable, __file__, kind, str(bundle), str(threads), str(context)]
+        super().__init__(name, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.caches = kind == "ours"
+        if kind == "handler":
+            self.fields = {"temperature": 0, "repeat_penalty": 1.0}
+
+    def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(json.dumps(body) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended with {self.process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+class Served(Peer):
+    """A server that speaks OpenAI's chat completions."""
+
+    def __init__(self, name: str, command: list[str]) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        super().__init__(name, [*command, "--port", port], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.url = f"http://127.0.0.1:{port}"
+        end = time.monotonic() + START
+        while not self._healthy():
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.close()
+                raise SystemExit(f"{command[0]} does not serve: {self.process.returncode}")
+            time.sleep(0.1)
+
+    def _healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/health") as answer:
+                return bool(answer.status == 200)
+        except urllib.error.URLError:
+            return False
+
+    def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"{self.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request) as answer:
+                found: dict[str, Any] = json.load(answer)
+                return found
+        except urllib.error.HTTPError as error:
+            raise SystemExit(f"{self.name}: {error.read().decode()}") from None
+
+
+def llama_server(binary: Path, bundle: Bundle, threads: int, context: int) -> Served:
+    """With its defaults but for threads and context."""
+    files = ["-m", str(bundle.file("model")), "-mm", str(bundle.file("mmproj"))]
+    return Served("llama-server", [str(binary), *files, "-t", str(threads), "-c", str(context)])
+
+
+def pocketvlm_serve(bundle: Bundle, threads: int, context: int) -> Served:
+    run = [sys.executable, "-c", "from pocketvlm.cli import main; main()", "serve"]
+    return Served(
+        "pocketvlm serve", [*run, "-m", str(bundle.path), "--threads", str(threads), "--ctx-size", str(context)]
+    )
+
+
+def children(pid: int) -> list[int]:
+    try:
+        found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return found + [below for child in found for below in children(child)]
+
+
+# --- within a process of its own
+
+
+def ours(bundle: Path, threads: int, context: int) -> Callable[[dict[str, Any]], Any]:
+    from pocketvlm import VLM
+
+    vlm = VLM.load(bundle, threads=threads, context_size=context)
+    print(f"  pocketvlm: {vlm.info.vision}", file=sys.stderr)
+    return lambda body: vlm.chat(**body).model_dump(mode="json")
+
+
+def handler(bundle: Path, threads: int, context: int) -> Callable[[dict[str, Any]], Any]:
+    """llama-cpp-python as its readme says."""
+    import llama_cpp
+    from llama_cpp.llama_chat_format import MTMDChatHandler
+
+    found = Bundle(bundle)
+    llama = llama_cpp.Llama(
+        str(found.file("model")),
+        chat_handler=MTMDChatHandler(clip_model_path=str(found.file("mmproj")), verbose=False),
+        n_ctx=context,
+        n_threads=threads,
+        n_threads_batch=threads,
+        verbose=False,
+    )
+    return lambda body: llama.create_chat_completion(**body)
+
+
+def main() -> None:
+    kind, bundle, threads, context = sys.argv[1:]
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print
+    answer = {"ours": ours, "handler": handler}[kind](Path(bundle), int(threads), int(context))
+    for line in sys.stdin:
+        replies.write(json.dumps({"usage": answer(json.loads(line))["usage"]}) + "\n")
+        replies.flush()
+
+
+if __name__ == "__main__":
+    main()
