@@ -5,11 +5,11 @@ BUNDLE := models/pocketvlm_models/iota
 PRESET ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench train native test-native test-vulkan test-aarch64 clean
+.PHONY: help demo test check bench compare train native test-native test-vulkan test-aarch64 clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS=... is passed on by test and train."
+	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS=... is passed on by test, compare and train."
 
 demo: .venv/.demo ## ask the model in the box about a picture
 	$(BIN)/pocketvlm chat "What is in the picture?" -i docs/sample.png
@@ -26,6 +26,9 @@ check: .venv/.dev ## lint, format, types, import direction
 
 bench: .venv/.bench ## side-by-side measurements
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+compare: .venv/.bench ## one chat beside llama-cpp-python and llama-server
+	$(BIN)/python benchmarks/compare.py $(ARGS)
 
 train: .venv/.dev ## train iota; stop and resume at any step
 	PYTHONPATH=models $(BIN)/python -m iota.train $(ARGS)
