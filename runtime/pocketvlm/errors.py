@@ -14,6 +14,7 @@ PocketVLMError
 │   │   ├── ModelFormatError (ValueError)   truncated, of another format, or the wrong kind of model
 │   │   ├── PairingError (ValueError)       language model and vision encoder are no pair
 │   │   └── BundleError (ValueError)        manifest missing or broken, or a file that does not match its hash
+│   ├── PictureCacheError (OSError)     the folder for embeddings cannot be used, or is not private
 │   └── ConversionError                 a conversion was refused or failed; nothing was written
 │       ├── CheckpointError (ValueError)    missing shard or tensor, unknown architecture, NaN weights
 │       ├── QuantizationError (ValueError)  a type that is unknown or needs an importance matrix
@@ -101,6 +102,10 @@ class PairingError(ModelError, ValueError):
 
 
 class BundleError(ModelError, ValueError):
+    pass
+
+
+class PictureCacheError(FileError, OSError):
     pass
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from pocketvlm.answer import Answer, delta, fold, logprobs
 from pocketvlm.engine.child import ChildEngine
 from pocketvlm.engine.engine import (
+    PICTURE_FILES_SIZE,
     Engine,
     EngineInfo,
     EngineOptions,
@@ -83,6 +84,9 @@ class VLM:
         supervised: bool = False,
         verify: bool = True,
         max_pixels: int = MAX_PIXELS,
+        picture_cache_size: int | None = None,
+        picture_cache: str | Path | None = None,
+        picture_files_size: int = PICTURE_FILES_SIZE,
         name: str | None = None,
     ) -> VLM:
         """Load iota (nothing given), a bundle or a .gguf (`target`), or any pair (`model`, `mmproj`).
@@ -99,7 +103,11 @@ class VLM:
         folder. `device` is where onnxruntime runs: `cpu`, or what this one offers besides (`cuda`, `coreml`,
         `directml`, `openvino`); `auto` measures them too, and `cpu` also keeps llama.cpp off a GPU.
 
-        Raises ModelError leaves, each naming the file.
+        Embeddings of pictures are kept in memory within `picture_cache_size` bytes: 256 MiB or a 32nd of this machine's
+        memory unless given, 0 for none. `picture_cache` is a folder that keeps them in files as well, up to
+        `picture_files_size` bytes; nothing is written without it, as embeddings tell about pictures.
+
+        Raises ModelError leaves, each naming the file, and PictureCacheError for a folder that cannot be used.
         """
         found = locate(target, model=model, mmproj=mmproj, verify=verify)
         options = EngineOptions(
@@ -110,6 +118,9 @@ class VLM:
             vision=vision,
             device=device,
             parallel=parallel,
+            picture_cache_size=picture_cache_size,
+            picture_cache=None if picture_cache is None else str(Path(picture_cache).absolute()),
+            picture_files_size=picture_files_size,
         )
         engine = (ChildEngine if supervised else LocalEngine)(
             found.model,
@@ -185,6 +196,10 @@ class VLM:
 
     def statistics(self) -> Statistics:
         return self._engine.statistics()
+
+    def clear_picture_cache(self) -> None:
+        """Forget the embeddings of all pictures, those in files included."""
+        self._engine.clear_picture_cache()
 
     def cancel(self) -> None:
         """Stop the running requests, from any thread; they raise GenerationCancelledError."""

@@ -27,7 +27,7 @@ COLOURS = ("red", "green", "blue", "yellow")
 
 @pytest.fixture(scope="module")
 def vlm(iota_bundle: Path) -> Iterator[VLM]:
-    with VLM.load(iota_bundle, parallel=4, context_size=1024, threads=2) as loaded:
+    with VLM.load(iota_bundle, parallel=4, context_size=1024, threads=2, picture_cache_size=1 << 20) as loaded:
         yield loaded
 
 

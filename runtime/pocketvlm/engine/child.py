@@ -13,9 +13,9 @@ import time
 import weakref
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 from pocketvlm.engine import wire
@@ -29,7 +29,9 @@ _LIVED = 60.0  # seconds, after which a crash is the first in a row
 _PATIENCE = 5.0  # seconds for a process that was asked to end
 _ANSWER = 1.0  # seconds for its statistics
 _START = "import sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine.worker import main; main()"
-_TOTALS = ("finished", "cancelled", "failed", "prompt_tokens", "cached_tokens", "generated_tokens")
+_GAUGES = ("running", "queued", "encoding", "picture_bytes")
+_KEPT = ("state", "parallel", "restarts", "child")  # of the supervisor's own making
+_TOTALS = tuple(field.name for field in fields(Statistics) if field.name not in (*_GAUGES, *_KEPT))
 
 Channel = SimpleQueue[Event | Exception]
 
@@ -91,6 +93,9 @@ class ChildEngine:
 
     def statistics(self) -> Statistics:
         return self._supervisor.statistics()
+
+    def clear_picture_cache(self) -> None:
+        self._supervisor.clear_picture_cache()
 
     def close(self) -> None:
         self._finalizer()
@@ -224,19 +229,18 @@ class _Supervisor:
     def statistics(self) -> Statistics:
         process = self._process
         if self._state == "ok" and not self._closed:
-            channel: Channel = SimpleQueue()
-            number = next(self._numbers)
-            process.ask({"kind": "statistics", "id": number}, (), number, channel)
-            with suppress(Exception):  # it is busy, or died: what it said last must do
-                channel.get(timeout=_ANSWER)
-            process.forget(number)
+            with suppress(Empty):  # it is busy: what it said last must do
+                self._told(process, "statistics", _ANSWER)
         latest, before = self._latest, self._before
         totals = {name: getattr(latest, name) + getattr(before, name) for name in _TOTALS}
         alive = self._state == "ok" and not self._closed
-        gauges = {} if alive else {"running": 0, "queued": 0, "encoding": 0}
+        gauges = {} if alive else dict.fromkeys(_GAUGES, 0)
         return replace(
             latest, **totals, **gauges, state=self._state, restarts=self._restarts, child=process.pid if alive else None
         )
+
+    def clear_picture_cache(self) -> None:
+        self._told(self.running(), "clear_picture_cache")
 
     def close(self) -> None:
         with self._changed:
@@ -306,6 +310,16 @@ class _Supervisor:
         if "refused" in frame[0]:
             raise wire.error_in(frame[0]["refused"])
         return wire.info_in(frame[0]["ready"])
+
+    def _told(self, process: _Process, kind: str, timeout: float | None = None) -> None:
+        """Ask for what is answered at once; returns when it was, or when the process died."""
+        channel: Channel = SimpleQueue()
+        number = next(self._numbers)
+        try:
+            process.ask({"kind": kind, "id": number}, (), number, channel)
+            channel.get(timeout=timeout)
+        finally:
+            process.forget(number)
 
     def _take(self, process: _Process, message: dict[str, Any]) -> None:
         if "statistics" in message:

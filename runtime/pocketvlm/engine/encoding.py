@@ -41,6 +41,7 @@ class EncodingThread:
         self._ahead = ahead
         self._turns: deque[Encoding] = deque()
         self._current: Encoding | None = None
+        self._key = ""  # of the tile that is being encoded
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="pocketvlm-encoder", daemon=True)
@@ -66,10 +67,15 @@ class EncodingThread:
             encoding.dropped = True
             if encoding in self._turns:
                 self._turns.remove(encoding)
-            if encoding is self._current:
+            if self._current is not None and self._current.dropped and not self._shared():
                 self._vision.cancel()
+            if encoding is self._current:
                 return  # released by the thread
         encoding.released()
+
+    def _shared(self) -> bool:
+        """Whether somebody waits for just the tile that is being encoded: from the cache, when it is done."""
+        return any(waiting.todo[0][0].key == self._key for waiting in self._turns)
 
     def close(self) -> None:
         with self._changed:
@@ -92,6 +98,7 @@ class EncodingThread:
                 return False
             encoding = self._current = self._turns.popleft()
             slot, seen = encoding.todo.popleft()
+            self._key = slot.key
         encoding.started(encoding.total - len(encoding.todo) - 1, encoding.total)
         found = _encoded(slot, seen)
         with self._changed:
@@ -109,10 +116,8 @@ class EncodingThread:
 
 def _encoded(slot: Slot, seen: Seen) -> Embeddings | BaseException:
     try:
-        found = seen.encode(slot)
+        return seen.encode(slot)
     except Aborted:
         return Aborted()
     except BaseException as error:  # whatever it is, it belongs to that request
         return error
-    seen.encoded += 1
-    return found

@@ -14,13 +14,17 @@ from pocketvlm.prompt import TextSpan
 from pocketvlm.vision.family import Detail
 from pocketvlm.vision.pair import Wanted
 
+PICTURE_FILES_SIZE = 1 << 30  # bytes
+
 
 @dataclass(frozen=True)
 class EngineOptions:
     """`context_size` of each request; None: the model's own, capped. `exact`: reproducible logits, but slower.
 
     `parallel` requests run together, and `queue_size` more may wait. `vision` says which encoder, `device` where
-    onnxruntime runs it; `cpu` keeps all the rest there, too.
+    onnxruntime runs it; `cpu` keeps all the rest there, too. Embeddings of pictures are kept in memory within
+    `picture_cache_size` bytes (None: as `vision.cache` says), and within `picture_files_size` in files in the folder
+    `picture_cache`, if there is one.
     """
 
     context_size: int | None = None
@@ -31,6 +35,9 @@ class EngineOptions:
     device: str = "auto"
     parallel: int = 1
     queue_size: int = 256
+    picture_cache_size: int | None = None
+    picture_cache: str | None = None
+    picture_files_size: int = PICTURE_FILES_SIZE
 
 
 @dataclass(frozen=True)
@@ -69,14 +76,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class ImageReport:
-    """Sizes are (width, height); milliseconds. `cached` where no tile had to be encoded."""
+    """Sizes are (width, height); milliseconds. `encoded` tiles were in no cache.
+
+    `cache` says where embeddings came from: the slowest of all tiles. "kv": nothing was needed of them any more.
+    """
 
     original: tuple[int, int]
     used: tuple[int, int]
     tiles: int
     tokens: int
     shrunk: bool
-    cached: bool
+    encoded: int
+    cache: Literal["none", "disk", "memory", "kv"]
     read_ms: float
     preprocess_ms: float
     encode_ms: float
@@ -182,6 +193,11 @@ class Statistics:
     cached_tokens: int = 0
     generated_tokens: int = 0
     restarts: int = 0
+    tiles_encoded: int = 0
+    tiles_from_memory: int = 0
+    tiles_from_disk: int = 0
+    picture_evictions: int = 0
+    picture_bytes: int = 0  # gauge: what embeddings take in memory
     child: int | None = None
 
 
@@ -206,6 +222,10 @@ class Engine(Protocol):
         ...
 
     def statistics(self) -> Statistics: ...
+
+    def clear_picture_cache(self) -> None:
+        """Forget all embeddings of pictures, those in files included. The KV cache is another matter."""
+        ...
 
     def close(self) -> None:
         """Free the model. What still runs ends with EngineClosedError; closing twice is harmless."""

@@ -11,6 +11,7 @@ from pocketvlm.engine.encoding import Encoding
 from pocketvlm.engine.engine import Event, Generation, Image, ImageReport, Started
 from pocketvlm.engine.sampling import Drawer
 from pocketvlm.native.grammar import Matcher
+from pocketvlm.vision.cache import TIERS
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot
 from pocketvlm.vision.units import Unit
 
@@ -90,7 +91,8 @@ def _report(image: Image, seen: Seen) -> ImageReport:
         tiles=len(seen.slots),
         tokens=seen.tokens,
         shrunk=seen.shrunk,
-        cached=seen.encoded == 0,
+        encoded=seen.found["none"],
+        cache=next((tier for tier in TIERS if seen.found[tier]), "kv"),
         read_ms=image.picture.read_ms,
         preprocess_ms=seen.preprocess_ms,
         encode_ms=seen.encode_ms,

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -27,8 +28,10 @@ from pocketvlm.native.context import Context
 from pocketvlm.native.grammar import Matcher, Vocabulary
 from pocketvlm.native.llama import Model
 from pocketvlm.prompt import TextSpan
+from pocketvlm.vision.cache import default_size
 from pocketvlm.vision.choose import open_vision
 from pocketvlm.vision.encoder import Seen, Vision
+from pocketvlm.vision.files import EmbeddingFiles
 from pocketvlm.vision.pair import check_files
 from pocketvlm.vision.providers import CPU, check_device
 from pocketvlm.vision.units import Unit, units_of
@@ -57,8 +60,15 @@ class LocalEngine:
     ) -> None:
         if options.parallel < 1:
             raise RequestError("must be at least 1", "parallel")
+        for name in ("picture_cache_size", "picture_files_size"):
+            if (getattr(options, name) or 0) < 0:
+                raise RequestError("must not be negative", name)
         checked = check_files(model, mmproj, onnx, options.vision)
         check_device(options.device)
+        files = None
+        if options.picture_cache is not None:
+            files = EmbeddingFiles(options.picture_cache, options.picture_files_size)
+        kept = options.picture_cache_size
         threads = options.threads or physical_cores()
         encoding = options.threads
         if options.parallel > 1:
@@ -66,7 +76,14 @@ class LocalEngine:
         self._model = Model(model, gpu_layers=0 if options.device == CPU else options.gpu_layers)
         self._vision: Vision | None = None
         try:
-            self._vision = open_vision(self._model, checked, threads=encoding, device=options.device)
+            self._vision = open_vision(
+                self._model,
+                checked,
+                threads=encoding,
+                device=options.device,
+                cache_size=default_size() if kept is None else kept,
+                cache_files=files,
+            )
             size = options.context_size or min(self._model.n_ctx_train or CONTEXT_LIMIT, CONTEXT_LIMIT)
             self._context = Context(
                 self._model,
@@ -115,7 +132,22 @@ class LocalEngine:
         return self._info
 
     def statistics(self) -> Statistics:
-        return self._scheduler.statistics()
+        found = self._scheduler.statistics()
+        if self._vision is None:
+            return found
+        cache = self._vision.cache.statistics()
+        return replace(
+            found,
+            tiles_encoded=cache.encoded,
+            tiles_from_memory=cache.from_memory,
+            tiles_from_disk=cache.from_disk,
+            picture_evictions=cache.evictions,
+            picture_bytes=cache.bytes,
+        )
+
+    def clear_picture_cache(self) -> None:
+        if self._vision is not None:
+            self._vision.cache.clear()
 
     def cancel(self) -> None:
         with self._lock:

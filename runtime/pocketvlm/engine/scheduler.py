@@ -24,7 +24,7 @@ from pocketvlm.engine.step import Stepper, Threads
 from pocketvlm.errors import EngineClosedError, EngineError, QueueFullError
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
-from pocketvlm.vision.encoder import Embeddings, Slot, Vision
+from pocketvlm.vision.encoder import Embeddings, Seen, Slot, Vision
 
 _log = logging.getLogger(__name__)
 _SMOOTH = 0.2
@@ -151,7 +151,12 @@ class Scheduler:
 
     def _encode(self, job: Job) -> None:
         owner = {slot: picture for _, picture in job.seen for slot in picture.slots}
-        todo = deque((unit, owner[unit]) for unit in job.units[job.next :] if isinstance(unit, Slot))
+        todo: deque[tuple[Slot, Seen]] = deque()
+        for slot in (unit for unit in job.units[job.next :] if isinstance(unit, Slot)):
+            if (rows := owner[slot].recall(slot)) is not None:
+                job.rows[slot] = rows
+            else:
+                todo.append((slot, owner[slot]))
         if self._encoder is None or not todo:
             return
         job.encoding = Encoding(
@@ -168,7 +173,9 @@ class Scheduler:
 
     def _look_ahead(self, job: Job) -> None:
         """Ask for the tile that comes next, where that was not done ahead."""
-        if not self._ahead and job.in_prompt and isinstance(job.units[job.next], Slot) and self._encoder is not None:
+        if self._ahead or not job.in_prompt or self._encoder is None:
+            return
+        if isinstance(unit := job.units[job.next], Slot) and unit not in job.rows:
             assert job.encoding is not None
             self._encoder.ask(job.encoding)
 

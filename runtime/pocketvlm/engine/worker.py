@@ -92,7 +92,9 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
                 unwanted = jobs.pop(message["id"], None)
             if unwanted is not None:
                 engine.withdraw(unwanted)
-        elif kind == "statistics":
+        elif kind in ("statistics", "clear_picture_cache"):
+            if kind == "clear_picture_cache":
+                engine.clear_picture_cache()
             outbox.put({"statistics": asdict(engine.statistics()), "id": message["id"]})
         return bool(kind != "close")
 

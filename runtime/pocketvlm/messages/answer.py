@@ -73,7 +73,8 @@ class Usage(_Answer):
 class ImageTimings(_Answer):
     """One picture: sizes are [width, height] in pixels; `cache` says where its embeddings came from.
 
-    `shrunk` is true where the model saw fewer pixels than the picture has. Milliseconds.
+    Of `tiles`, `encoded` were in no cache; `cache` is none as soon as there is one, and kv where the prompt's own
+    cache had all of the picture. `shrunk` is true where the model saw fewer pixels than the picture has. Milliseconds.
     """
 
     original_size: tuple[int, int]
@@ -81,7 +82,8 @@ class ImageTimings(_Answer):
     tiles: int
     tokens: int
     shrunk: bool
-    cache: Literal["none", "kv"]
+    encoded: int
+    cache: Literal["none", "disk", "memory", "kv"]
     read_ms: float
     preprocess_ms: float
     encode_ms: float

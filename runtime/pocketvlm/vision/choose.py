@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pocketvlm.bundle import sha256_of
 from pocketvlm.devices import physical_cores, processor
 from pocketvlm.errors import PairingError
 from pocketvlm.gguf_header import GGUFHeader
@@ -19,8 +20,10 @@ from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
 from pocketvlm.onnx_header import OnnxHeader
 from pocketvlm.vision import onnx, speeds
+from pocketvlm.vision.cache import EmbeddingCache
 from pocketvlm.vision.encoder import Vision, VisionEncoder
 from pocketvlm.vision.family import RGB, Family
+from pocketvlm.vision.files import EmbeddingFiles
 from pocketvlm.vision.mtmd import MtmdEncoder, NativeVision
 from pocketvlm.vision.pair import Checked, family_of
 from pocketvlm.vision.providers import CPU, devices_for
@@ -35,20 +38,38 @@ _EDGE = 224  # pixels of the tile that encoders are measured with, unless the fa
 
 @dataclass(frozen=True)
 class Candidate:
-    """An encoder that could be used. `key` names file and device for the memory, `open` takes threads."""
+    """An encoder that could be used. `key` names file and device for the memory, `open` takes threads.
+
+    `files` hold what it computes with.
+    """
 
     key: str
     name: str
     open: Callable[[int], VisionEncoder]
+    files: tuple[Path, ...] = ()
 
 
-def open_vision(model: Model, checked: Checked, *, threads: int | None = None, device: str = "auto") -> Vision | None:
+def open_vision(
+    model: Model,
+    checked: Checked,
+    *,
+    threads: int | None = None,
+    device: str = "auto",
+    cache_size: int = 0,
+    cache_files: EmbeddingFiles | None = None,
+) -> Vision | None:
     """The vision for files that were checked; None where there is no encoder.
 
     `threads` None: what measures best. More than the physical cores of this process are never used. `device` is where
-    onnxruntime runs; with `cpu`, libmtmd does not offload either. Raises PairingError where the vocabulary lacks a
-    control token, NativeLibraryError for a device that is not there.
+    onnxruntime runs; with `cpu`, libmtmd does not offload either. Embeddings are kept within `cache_size` bytes, and in
+    `cache_files`. Raises PairingError where the vocabulary lacks a control token, NativeLibraryError for a device that
+    is not there.
     """
+
+    def cache_of(key: str, files: Sequence[Path]) -> EmbeddingCache:
+        encoder = f"{processor()} {_libraries(device)} {key} {[*map(sha256_of, files)]}" if cache_files else ""
+        return EmbeddingCache(cache_size, width=model.n_embd_inp, files=cache_files, encoder=encoder)
+
     most = min(threads or physical_cores(), physical_cores())
     gpu = device != CPU
     families: list[Family] = []
@@ -59,6 +80,7 @@ def open_vision(model: Model, checked: Checked, *, threads: int | None = None, d
                 f"{speeds.file_hash(encoder.path)}:{where}",
                 f"{encoder.path.name}, onnxruntime, {where}",
                 partial(_open_onnx, encoder, model, where),
+                (encoder.path, *encoder.data_files),
             )
             for where in devices_for(device, onnx.runtime().get_available_providers())
         ]
@@ -66,18 +88,21 @@ def open_vision(model: Model, checked: Checked, *, threads: int | None = None, d
     if (projector := checked.projector) is not None:
         family = family_of(projector.metadata, projector.path)
         if family is None and not candidates:
-            return NativeVision(Mtmd(projector.path, model, threads=most, gpu=gpu), model.n_vocab)
+            cache = cache_of("", [projector.path])
+            return NativeVision(Mtmd(projector.path, model, threads=most, gpu=gpu), model.n_vocab, cache)
         if family is not None:
             families.append(_known(model, projector.metadata, projector.path))
             opened = partial(_open_mtmd, projector, model, family.tile_tokens, gpu)
-            candidates.append(Candidate(speeds.file_hash(projector.path), f"{projector.path.name}, libmtmd", opened))
+            named = f"{projector.path.name}, libmtmd"
+            candidates.append(Candidate(speeds.file_hash(projector.path), named, opened, (projector.path,)))
     if not candidates:
         return None
     if encoder is not None and any(family != families[0] for family in families):
         raise PairingError("prepares pictures otherwise than the mmproj beside it: they are not a pair", encoder.path)
     tile = partial(_tile, families[0])
     best, count = choose(candidates, tile, device_name(threads, device), _counts(most, threads is not None))
-    return FamilyVision(families[0], best.open(count), mrope=model.mrope)
+    cache = cache_of(best.key, best.files)
+    return FamilyVision(families[0], best.open(count), mrope=model.mrope, cache=cache)
 
 
 def choose(
@@ -97,9 +122,13 @@ def choose(
 
 def device_name(threads: int | None, device: str = "auto") -> str:
     """What a measurement holds for: the processor, its share for us, and the libraries."""
-    llama = f"{library.build().label}{' with a GPU' if device != CPU and library.offloads() else ''}"
     count = f"{threads} threads" if threads else f"{physical_cores()} cores"
-    return f"{processor()}, {count}, {llama}, onnxruntime {onnx.version()}"
+    return f"{processor()}, {count}, {_libraries(device)}"
+
+
+def _libraries(device: str) -> str:
+    llama = f"{library.build().label}{' with a GPU' if device != CPU and library.offloads() else ''}"
+    return f"{llama}, onnxruntime {onnx.version()}"
 
 
 def _measure(candidates: Sequence[Candidate], tile: RGB, counts: Sequence[int]) -> dict[str, Speed]:

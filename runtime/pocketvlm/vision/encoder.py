@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from pocketvlm.images import Picture
 from pocketvlm.prompt import TextSpan
+from pocketvlm.vision.cache import EmbeddingCache, Tier
 from pocketvlm.vision.family import RGB, Detail
 
 Embeddings = npt.NDArray[np.float32]  # [tokens, n_embd_inp]
@@ -62,7 +64,7 @@ class Seen:
 
     Texts at the edges are not tokens yet: beside other text they may be part of longer ones.
 
-    Made by a `Vision`, which knows how to `encode` its slots; `close` frees what that needs.
+    Made by a `Vision`, which knows how to `compute` its slots; `close` frees what that needs.
     """
 
     pieces: tuple[TextSpan | int | Slot, ...]
@@ -71,7 +73,8 @@ class Seen:
     shrunk: bool
     preprocess_ms: float = 0.0
     encode_ms: float = 0.0
-    encoded: int = 0  # slots that were computed now, not found in a cache
+    cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)
+    found: Counter[Tier] = field(default_factory=Counter)  # slots, by where their embeddings came from
 
     @property
     def slots(self) -> list[Slot]:
@@ -81,8 +84,24 @@ class Seen:
     def tokens(self) -> int:
         return sum(slot.tokens for slot in self.slots)
 
+    def recall(self, slot: Slot) -> Embeddings | None:
+        """Those that are in memory, at once and on any thread."""
+        rows = self.cache.recall(slot.key)
+        if rows is not None:
+            self.found["memory"] += 1
+        return rows
+
     def encode(self, slot: Slot) -> Embeddings:
-        """float32 [slot.tokens, n_embd_inp]; Aborted where the vision was cancelled meanwhile."""
+        """float32 [slot.tokens, n_embd_inp], from the cache or computed; Aborted where the vision was cancelled."""
+        rows, tier = self.cache.encode(slot.key, slot.tokens, lambda: self.content(slot), lambda: self.compute(slot))
+        self.found[tier] += 1
+        return rows
+
+    def content(self, slot: Slot) -> str:
+        """Names what the encoder gets for a slot: what has the same content has the same embeddings."""
+        raise NotImplementedError
+
+    def compute(self, slot: Slot) -> Embeddings:
         raise NotImplementedError
 
     def close(self) -> None:
@@ -95,6 +114,7 @@ class Vision(Protocol):
     name: str
     image_token: str | None  # what the chat template writes for a picture; None: nothing is known about it
     at_once: int  # embeddings that the decoder must get in one batch; 0: they may be parted
+    cache: EmbeddingCache
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:
         """From the size alone where the family is known: no pixel work before the prompt is known to fit."""

@@ -11,6 +11,7 @@ from pocketvlm.errors import EngineError, PairingError, RequestError
 from pocketvlm.images import Picture
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.mtmd import ImageChunk, Mtmd, TextChunk
+from pocketvlm.vision.cache import EmbeddingCache
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot
 from pocketvlm.vision.family import RGB, Detail
 
@@ -67,9 +68,10 @@ class NativeVision(_Opened):
     image_token: str | None = None
     at_once = 0  # libmtmd does not tell before it has a picture
 
-    def __init__(self, mtmd: Mtmd, n_vocab: int) -> None:
+    def __init__(self, mtmd: Mtmd, n_vocab: int, cache: EmbeddingCache | None = None) -> None:
         super().__init__(mtmd)
         self._n_vocab = n_vocab
+        self.cache = cache or EmbeddingCache()
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:
         if detail == "low" or max_tokens is not None:
@@ -91,7 +93,14 @@ class NativeVision(_Opened):
                 pieces.append(Slot(key, len(images), chunk.positions, chunk.advance, causal))
                 images.append(chunk)
         seen = _NativeSeen(
-            tuple(pieces), picture.size, picture.size, shrunk=False, mtmd=self._mtmd, owner=owner, images=images
+            tuple(pieces),
+            picture.size,
+            picture.size,
+            shrunk=False,
+            cache=self.cache,
+            mtmd=self._mtmd,
+            owner=owner,
+            images=images,
         )
         seen.preprocess_ms = 1000 * (time.perf_counter() - began)
         return seen
@@ -110,7 +119,10 @@ class _NativeSeen(Seen):
     owner: Handle
     images: list[ImageChunk]
 
-    def encode(self, slot: Slot) -> Embeddings:
+    def content(self, slot: Slot) -> str:
+        return f"whole:{slot.key}"  # libmtmd alone knows what it makes of a picture
+
+    def compute(self, slot: Slot) -> Embeddings:
         began = time.perf_counter()
         rows = self.mtmd.encode(self.images[slot.index])
         self.encode_ms += 1000 * (time.perf_counter() - began)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pocketvlm.errors import ImageError, RequestError
 from pocketvlm.images import Picture
 from pocketvlm.prompt import TextSpan, isolate_control_tokens
+from pocketvlm.vision.cache import EmbeddingCache, content_of
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot, VisionEncoder
 from pocketvlm.vision.family import RGB, Detail, Family, PicturePlan, TileSlot
 
@@ -19,10 +20,13 @@ from pocketvlm.vision.family import RGB, Detail, Family, PicturePlan, TileSlot
 class FamilyVision:
     """With `mrope`, positions have four sections."""
 
-    def __init__(self, family: Family, encoder: VisionEncoder, *, mrope: bool) -> None:
+    def __init__(
+        self, family: Family, encoder: VisionEncoder, *, mrope: bool, cache: EmbeddingCache | None = None
+    ) -> None:
         self.name = encoder.name
         self.image_token: str | None = family.image_token
         self.at_once = family.tile_tokens if family.non_causal else 0
+        self.cache = cache or EmbeddingCache()
         self._family = family
         self._encoder = encoder
         self._control_tokens = family.control_tokens()
@@ -49,6 +53,7 @@ class FamilyVision:
             plan.original,
             plan.used,
             plan.shrunk,
+            cache=self.cache,
             picture=picture,
             plan=plan,
             by=(self._family, self._encoder),
@@ -71,17 +76,27 @@ class _TiledSeen(Seen):
     by: tuple[Family, VisionEncoder]
     tiles: Sequence[RGB] | None = field(default=None, repr=False)  # cut when first needed
 
-    def encode(self, slot: Slot) -> Embeddings:
-        family, encoder = self.by
+    def content(self, slot: Slot) -> str:
+        """Of a tile, which the encoder sees by itself: a picture that changed in one place costs the tiles there."""
+        tile = self._tile(slot)
         began = time.perf_counter()
-        if self.tiles is None:
-            self.tiles = family.tiles(self.picture.pixels, self.plan)
-            cut = time.perf_counter()
-            self.preprocess_ms += 1000 * (cut - began)
-            began = cut
-        rows = encoder.encode_tile(self.tiles[slot.index])
+        content = content_of(tile)
+        self.preprocess_ms += 1000 * (time.perf_counter() - began)
+        return content
+
+    def compute(self, slot: Slot) -> Embeddings:
+        tile = self._tile(slot)
+        began = time.perf_counter()
+        rows = self.by[1].encode_tile(tile)
         self.encode_ms += 1000 * (time.perf_counter() - began)
         return rows
+
+    def _tile(self, slot: Slot) -> RGB:
+        if self.tiles is None:
+            began = time.perf_counter()
+            self.tiles = self.by[0].tiles(self.picture.pixels, self.plan)
+            self.preprocess_ms += 1000 * (time.perf_counter() - began)
+        return self.tiles[slot.index]
 
 
 def place(grid: tuple[int, int], *, mrope: bool) -> tuple[npt.NDArray[np.int32], int]:
