@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pocketvlm.cli.loading import load
+from pocketvlm.cli.loading import PICTURE_FILES_SIZE, PictureCache, PictureCacheSize, PictureFilesSize, kept, load
 from pocketvlm.errors import ContextLengthError, ImageError, PocketVLMError, RequestError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HELP = (
     "[dim]/image PATH shows a picture, /reset starts again, /save PATH writes the conversation, "
-    "/timings says what took how long, /quit ends.[/dim]"
+    "/timings says what took how long, /clear-cache forgets what was computed of pictures, /quit ends.[/dim]"
 )
 err = Console(stderr=True)
 
@@ -51,6 +51,9 @@ def chat(
         int | None, typer.Option(help="Context in tokens; the model's own up to 8192 by default.")
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
+    picture_cache_size: PictureCacheSize = None,
+    picture_cache: PictureCache = None,
+    picture_files_size: PictureFilesSize = PICTURE_FILES_SIZE,
     json_schema: Annotated[
         Path | None, typer.Option(help="A file with a JSON Schema; answers are JSON that is valid by it.")
     ] = None,
@@ -68,6 +71,7 @@ def chat(
     if json_schema is not None:
         options["response_format"] = _form(json_schema)
     loading: dict[str, Any] = {"context_size": ctx_size, "threads": threads, "vision": vision, "device": device}
+    loading |= kept(picture_cache_size, picture_cache, picture_files_size)
     with load(model, mmproj, **loading) as vlm:
         conversation = _Conversation(vlm, system, detail, options)
         conversation.tells_timings = timings
@@ -267,6 +271,7 @@ def _command(conversation: _Conversation, line: str) -> bool:
         "/reset": conversation.reset,
         "/save": lambda: conversation.save(Path(rest)),
         "/timings": conversation.toggle_timings,
+        "/clear-cache": conversation.vlm.clear_picture_cache,
         "/help": lambda: err.print(HELP),
     }
     if name in ("/quit", "/exit"):

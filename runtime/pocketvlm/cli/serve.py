@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pocketvlm.cli.loading import load
+from pocketvlm.cli.loading import PICTURE_FILES_SIZE, PictureCache, PictureCacheSize, PictureFilesSize, kept, load
 from pocketvlm.errors import PocketVLMError, RequestError
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def serve(
     threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
     vision: Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="Where the ONNX vision encoder runs: auto, cpu, cuda, ...")] = "auto",
+    picture_cache_size: PictureCacheSize = None,
+    picture_cache: PictureCache = None,
+    picture_files_size: PictureFilesSize = PICTURE_FILES_SIZE,
     max_body: Annotated[int, typer.Option(help="Largest request in MiB.")] = 64,
     max_pixels: Annotated[int, typer.Option(help="Largest picture in megapixels.")] = 100,
     read_timeout: Annotated[float, typer.Option(help="Seconds that a request's body may take.")] = 30.0,
@@ -104,6 +107,7 @@ def serve(
             parallel=parallel,
             supervised=True,
             name=alias,
+            **kept(picture_cache_size, picture_cache, picture_files_size),
         ) as vlm,
     ):
         url = run.url_of(sock)

@@ -78,7 +78,7 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
     compiling = ThreadPoolExecutor(2, "pocketvlm-grammar")  # a grammar may take a second; others must get on
 
     def take(message: dict[str, Any], blob: memoryview) -> bool:
-        kind = message.pop("kind")
+        kind: str = message.pop("kind")
         if kind == "generate":
             number = message.pop("id")
             jobs[number] = None

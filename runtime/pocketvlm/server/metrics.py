@@ -36,6 +36,20 @@ class _Now(Collector):
         yield GaugeMetricFamily("pocketvlm_engine_encoding", "Requests with pictures to encode.", engine.encoding)
         cancelled = "Generations that the engine gave up because nobody wanted them any more."
         yield CounterMetricFamily("pocketvlm_engine_cancelled", cancelled, engine.cancelled)
+        tiles = CounterMetricFamily(
+            "pocketvlm_tiles", "Tiles of pictures, by where embeddings came from.", labels=["cache"]
+        )
+        for cache, count in (
+            ("none", engine.tiles_encoded),
+            ("disk", engine.tiles_from_disk),
+            ("memory", engine.tiles_from_memory),
+        ):
+            tiles.add_metric([cache], count)
+        yield tiles
+        evicted = "Embeddings of tiles that made room for others in memory."
+        yield CounterMetricFamily("pocketvlm_picture_cache_evictions", evicted, engine.picture_evictions)
+        held = "Memory that embeddings of pictures take."
+        yield GaugeMetricFamily("pocketvlm_picture_cache_bytes", held, engine.picture_bytes)
         restarts = "Times that the engine was started again after native code died."
         yield CounterMetricFamily("pocketvlm_engine_restarts", restarts, engine.restarts)
         if engine.child is not None and (size := _resident(engine.child)) is not None:
