@@ -70,6 +70,17 @@ def test_conversation(sample_png: Path, tmp_path: Path) -> None:
     assert messages[3]["content"] == "Red"
 
 
+def test_picture_cache(sample_png: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    asked = ("chat", "What is this?", "-i", sample_png, "--max-tokens", "1", "--picture-cache", folder, "--json")
+    tiers = [json.loads(run(*asked).stdout)["timings"]["images"][0]["cache"] for _ in range(2)]
+    assert tiers == ["none", "disk"]
+    assert run("chat", "--picture-cache", folder, stdin=b"/clear-cache\n").returncode == 0
+    assert not list(folder.iterdir())
+    assert "is not a folder" in refused(*asked[:-2], sample_png)
+    assert "picture_cache_size" in refused("chat", "Hi", "--picture-cache-size", "-1")
+
+
 def test_inspect_and_doctor(iota_bundle: Path) -> None:
     shown = run("inspect", iota_bundle)
     assert shown.returncode == 0
