@@ -60,9 +60,9 @@ class LocalEngine:
     ) -> None:
         if options.parallel < 1:
             raise RequestError("must be at least 1", "parallel")
-        for name in ("picture_cache_size", "picture_files_size"):
-            if (getattr(options, name) or 0) < 0:
-                raise RequestError("must not be negative", name)
+        for param in ("picture_cache_size", "picture_files_size"):
+            if (getattr(options, param) or 0) < 0:
+                raise RequestError("must not be negative", param)
         checked = check_files(model, mmproj, onnx, options.vision)
         check_device(options.device)
         files = None
