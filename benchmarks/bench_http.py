@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128)
     options = parser.parse_args()
     print(processor())
-    for name, model in (("iota", None), ("SmolLM2-135M Q4_1", smollm2())):
+    for name, model, tokens in (("iota", None, 4 * options.tokens), ("SmolLM2-135M Q4_1", smollm2(), options.tokens)):
         with ExitStack() as stack:
             given: dict[str, Any] = {"model": model} if model else {}
             port = stack.enter_context(served(model))
