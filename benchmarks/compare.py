@@ -113,26 +113,28 @@ def a_round(peer: Peer, detail: str, arguments: argparse.Namespace) -> Iterator[
     if set(steps) - {"text"}:
         picture = image(detail)
         talk = [said(picture, "What is in the picture?")]
-        yield "first", peer.ask(talk, 1)
+        yield "first", peer.ask(talk, 1)[0]
         if "second" in steps:
             answer = {"role": "assistant", "content": "A pattern of waves."}
-            yield "second", peer.ask([*talk, answer, said("What colour is it?")], 1)
+            yield "second", peer.ask([*talk, answer, said("What colour is it?")], 1)[0]
         new = [said(picture, "Describe it in one sentence.")]
         if "again" in steps:
-            yield "again", peer.ask(new, 1)
+            yield "again", peer.ask(new, 1)[0]
         if "decode" in steps and peer.caches:
-            yield "decode", speed(peer, new, more)
+            yield from speed("decode", peer, new, more)
         if "moved" in steps:
-            yield "moved", peer.ask([said("Here is what I saw on my way home today.", picture, "What is it?")], 1)
+            yield "moved", peer.ask([said("Here is what I saw on my way home today.", picture, "What is it?")], 1)[0]
     if "text" in steps:
-        yield "text", speed(peer, [said("Write a long story about a small dog that finds a map.")], more)
+        yield from speed("text", peer, [said("Write a long story about a small dog that finds a map.")], more)
 
 
-def speed(peer: Peer, messages: list[dict[str, Any]], more: int) -> float:
-    """Tokens per second: of the prompt, all but the last token is known by then, or quickly read."""
+def speed(step: str, peer: Peer, messages: list[dict[str, Any]], more: int) -> Iterator[tuple[str, float]]:
+    """Tokens per second, unless the answer ends early. The prompt is known by then, or quickly read."""
     peer.ask(messages, 1)
-    one = peer.ask(messages, 1)
-    return more / (peer.ask(messages, 1 + more) - one)
+    one, _ = peer.ask(messages, 1)
+    all_of_them, made = peer.ask(messages, 1 + more)
+    if made > more / 4:
+        yield step, (made - 1) / (all_of_them - one)
 
 
 def said(*parts: str | dict[str, Any]) -> dict[str, Any]:
