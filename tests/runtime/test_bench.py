@@ -83,9 +83,9 @@ def test_only_the_first_sight_encodes(vlm: VLM, monkeypatch: pytest.MonkeyPatch)
     measure(vlm, [photo(40, 30)], ["low"], repeat=2, tokens=2)
     rounds = cached[1:]  # the first is to warm up
     assert len(rounds) == 2 * len(STEPS)
-    for first, second, again, _, read in (rounds[:5], rounds[5:]):
+    for first, second, again, moved, read in (rounds[:5], rounds[5:]):
         assert first == ["none"]
-        assert second == again == ["kv"]
+        assert second == again == ["kv"] and moved == ["memory"]
         assert read == []
 
 
