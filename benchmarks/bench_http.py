@@ -108,7 +108,6 @@ def main() -> None:
                 "HTTP": over_http(port),
                 "HTTP, openai": by_openai(port),
             }
-            tokens = min(options.tokens, 200)
             found: dict[str, list[float]] = {way: [] for way in ways}
             for run in range(options.runs + 1):
                 for way, measure in ways.items():
