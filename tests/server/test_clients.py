@@ -53,7 +53,7 @@ def test_curl(server: Server, sample_uri: str, stream: bool, tmp_path: Path) -> 
     if not stream:
         assert json.loads(out)["choices"][0]["message"]["content"] == "2"
         return
-    events = [line.removeprefix("data: ") for line in out.splitlines() if line]
+    events = [line.removeprefix("data: ") for line in out.splitlines() if line.startswith("data: ")]
     assert events.pop() == "[DONE]"
     assert "".join(json.loads(event)["choices"][0]["delta"]["content"] for event in events) == "2"
 
