@@ -13,14 +13,12 @@ from random import Random
 from typing import Any
 
 import pytest
-from PIL import Image
 
+from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
-from pocketvlm.engine.engine import Generation, Progress, Started, Token
+from pocketvlm.engine.engine import Progress, Started, Token
 from pocketvlm.engine.local import LocalEngine
 from pocketvlm.errors import EngineBusyError, GenerationCancelledError, QueueFullError
-from pocketvlm.messages import ChatRequest
-from pocketvlm.native.sampler import Sampling
 
 COLOURS = ("red", "green", "blue", "yellow")
 
@@ -39,37 +37,6 @@ def engine(vlm: VLM) -> Iterator[LocalEngine]:
     settle(found)
     yield found
     settle(found)
-
-
-def settle(engine: Any, seconds: float = 20) -> None:
-    """Wait until nothing runs; every lane is free then."""
-    until = time.monotonic() + seconds
-    while (now := engine.statistics()).running or now.queued or now.encoding:
-        assert time.monotonic() < until, now
-        time.sleep(0.005)
-
-
-def disc(colour: str, seed: int = 0, size: tuple[int, int] = (96, 96)) -> Image.Image:
-    """A circle on white; no two seeds give the same pixels."""
-    from PIL import ImageDraw
-
-    picture = Image.new("RGB", size, "white")
-    width, height = size
-    ImageDraw.Draw(picture).ellipse((width // 8, height // 8, width * 7 // 8, height * 7 // 8), colour)
-    picture.putpixel((0, 0), (seed % 256, seed // 256 % 256, seed // 65536))
-    return picture
-
-
-def asked(question: str, *pictures: Any) -> list[Any]:
-    parts = [{"type": "image", "image": picture} for picture in pictures]
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
-
-
-def generation(vlm: VLM, messages: list[Any], max_tokens: int | None = None, endless: bool = False) -> Generation:
-    prompt = vlm._prompt(ChatRequest.parse(messages))
-    engine: Any = vlm._engine
-    bias = {engine._model.eos: -100.0}
-    return Generation(prompt, Sampling(logit_bias=bias if endless else {}), max_tokens=max_tokens)
 
 
 @pytest.mark.usefixtures("engine")

@@ -42,6 +42,7 @@ class Job:
     rows: dict[Slot, Embeddings] = field(default_factory=dict)  # encoded, not yet evaluated
     next: int = 0  # unit to be evaluated
     offset: int = 0  # rows of it that are
+    aside: bool = False  # its prompt is evaluated on the side, not in steps
     token: int | None = None  # drawn, to be evaluated; None before the answer
     made: int = 0
     cached_tokens: int = 0

@@ -7,6 +7,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -14,6 +15,7 @@ from pocketvlm.devices import physical_cores
 from pocketvlm.engine.cache import length_of
 from pocketvlm.engine.engine import EngineInfo, EngineOptions, Event, Finished, Generation, Image, Statistics, Stopper
 from pocketvlm.engine.job import Job, Sink
+from pocketvlm.engine.prefill import ROWS
 from pocketvlm.engine.sampling import check_sampling
 from pocketvlm.engine.scheduler import Scheduler
 from pocketvlm.engine.step import UNREAD, Threads
@@ -24,6 +26,7 @@ from pocketvlm.errors import (
     GenerationCancelledError,
     RequestError,
 )
+from pocketvlm.native import library
 from pocketvlm.native.context import Context
 from pocketvlm.native.grammar import Matcher, Vocabulary
 from pocketvlm.native.llama import Model
@@ -69,11 +72,13 @@ class LocalEngine:
         if options.picture_cache is not None:
             files = EmbeddingFiles(options.picture_cache, options.picture_files_size)
         kept = options.picture_cache_size
-        threads = options.threads or physical_cores()
+        count = options.threads or physical_cores()
         encoding = options.threads
         if options.parallel > 1:
-            encoding = max(1, threads // 2)
-        self._model = Model(model, gpu_layers=0 if options.device == CPU else options.gpu_layers)
+            encoding = max(1, count // 2)
+        threads = Threads(count, max(1, count - encoding) if options.parallel > 1 and encoding else count)
+        gpu_layers = 0 if options.device == CPU else options.gpu_layers
+        self._model = Model(model, gpu_layers=gpu_layers)
         self._vision: Vision | None = None
         try:
             self._vision = open_vision(
@@ -85,14 +90,11 @@ class LocalEngine:
                 cache_files=files,
             )
             size = options.context_size or min(self._model.n_ctx_train or CONTEXT_LIMIT, CONTEXT_LIMIT)
-            self._context = Context(
-                self._model,
-                n_ctx=size,
-                n_batch=max(_BATCH, self._vision.at_once if self._vision else 0),
-                threads=threads,
-                exact=options.exact,
-                sequences=options.parallel,
-            )
+            at_once = self._vision.at_once if self._vision else 0
+            # On a GPU, a second context would take its memory and not spare its time.
+            aside = threads.rest > 0 and self._model.keeps_prefix and not (gpu_layers and library.offloads())
+            make = partial(Context, self._model, exact=options.exact, sequences=options.parallel, moves=aside)
+            self._context = make(n_ctx=size, n_batch=max(_BATCH, at_once), threads=threads.all)
         except BaseException:
             self._model.close()
             raise
@@ -116,7 +118,10 @@ class LocalEngine:
             self._context,
             lanes=options.parallel,
             queue_size=options.queue_size,
-            threads=Threads(threads, max(1, threads - encoding) if options.parallel > 1 and encoding else threads),
+            threads=threads,
+            aside=partial(make, n_ctx=-(-size // options.parallel), n_batch=max(ROWS, at_once), threads=threads.rest)
+            if aside
+            else None,
         )
         self._parallel = options.parallel
         self._words: Vocabulary | None = None

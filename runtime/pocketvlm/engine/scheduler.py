@@ -15,11 +15,13 @@ from functools import partial
 from queue import SimpleQueue
 
 from pocketvlm.engine.cache import length_of
-from pocketvlm.engine.encoding import Encoding, EncodingThread
+from pocketvlm.engine.encoding import Encoding
 from pocketvlm.engine.engine import Progress, Statistics
 from pocketvlm.engine.job import Job
 from pocketvlm.engine.lanes import Lanes
+from pocketvlm.engine.prefill import Prefill
 from pocketvlm.engine.sampling import Drawer
+from pocketvlm.engine.side import SideThread
 from pocketvlm.engine.step import Stepper, Threads
 from pocketvlm.errors import EngineClosedError, EngineError, QueueFullError
 from pocketvlm.native.context import Context
@@ -31,18 +33,34 @@ _SMOOTH = 0.2
 
 
 class Scheduler:
-    """Owns the context from now on. `sink`s are called on its thread, the encoder's, or that which closes it."""
+    """Owns the context from now on. `sink`s are called on its thread, the side thread, or that which closes it.
+
+    `aside` makes the context for prompts beside answers; without it, they go with the answers' steps.
+    """
 
     def __init__(
-        self, model: Model, vision: Vision | None, context: Context, *, lanes: int, queue_size: int, threads: Threads
+        self,
+        model: Model,
+        vision: Vision | None,
+        context: Context,
+        *,
+        lanes: int,
+        queue_size: int,
+        threads: Threads,
+        aside: Callable[[], Context] | None = None,
     ) -> None:
-        self._model = model
+        self._model, self._vision = model, vision
         self._keeps_prefix = model.keeps_prefix
         self._lanes = Lanes(context, lanes, keeps_prefix=model.keeps_prefix)
         self._most = lanes + queue_size
         self._stepper = Stepper(context, self._lanes, threads, moved=self._look_ahead, over=self._over)
         self._ahead = threads.beside < threads.all
-        self._encoder = EncodingThread(vision, ahead=self._ahead) if vision else None
+        self._side = SideThread()
+        self._prefill: Prefill | None = None
+        if aside is not None:
+            self._prefill = Prefill(
+                context, self._side, aside, room=context.n_ctx, post=self._post, moved=self._look_ahead
+            )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._waiting: deque[Job] = deque()
         self._lock = threading.Lock()  # guards the next three
@@ -64,27 +82,27 @@ class Scheduler:
                 wait = max(1.0, self._seconds * (self._open - len(self._lanes) + 1) / len(self._lanes))
                 raise QueueFullError(f"{self._open:,} requests are running or waiting already", round(wait, 1))
             self._open += 1
-        self._inbox.put(partial(self._waiting.append, job))
+        self._post(partial(self._waiting.append, job))
 
     def cancel(self, job: Job) -> None:
         """Forget it, at whatever stage: nothing more goes to its sink once the scheduler knows."""
         job.cancelled = True
-        if (encoding := job.encoding) is not None and self._encoder is not None:
-            self._encoder.drop(encoding)
+        if (encoding := job.encoding) is not None:
+            self._side.drop(encoding)
         if self._keeps_prefix:  # else all others would lose their cache
             self._stepper.abort_unwanted()
-        self._inbox.put(partial(self._end, job))
+        self._post(partial(self._end, job))
 
     def wake(self) -> None:
         """A reader that had fallen behind has caught up."""
-        self._inbox.put(lambda: None)
+        self._post(lambda: None)
 
     def statistics(self) -> Statistics:
         running = len(self._stepper.running)
         with self._lock:
             queued = max(0, self._open - running)
-            load = self._encoder.load if self._encoder else 0
-            return replace(self._statistics, running=running, queued=queued, encoding=load)
+            encoding = sum(isinstance(task, Encoding) for task in self._side.tasks)
+            return replace(self._statistics, running=running, queued=queued, encoding=encoding)
 
     def close(self) -> None:
         """Every job that is not over gets EngineClosedError. Returns when nothing native runs any more."""
@@ -93,9 +111,8 @@ class Scheduler:
                 return
             self._closed = True
         self._stepper.stop()
-        if self._encoder is not None:
-            self._encoder.close()
-        self._inbox.put(lambda: None)
+        self._side.close()
+        self._post(lambda: None)
         self._thread.join()
 
     # --- on the scheduler's thread
@@ -126,7 +143,9 @@ class Scheduler:
             self._inbox.get()()
         self._admit()
         if not self._closed and self._stepper.running:
-            self._stepper.step(encoding=self._encoder is not None and self._encoder.load > 0)
+            if self._prefill is not None:
+                self._prefill.advance(self._stepper.running)
+            self._stepper.step(shared=self._side.busy)
 
     def _admit(self) -> bool:
         """Give free lanes to those who have waited longest."""
@@ -157,27 +176,34 @@ class Scheduler:
                 job.rows[slot] = rows
             else:
                 todo.append((slot, owner[slot]))
-        if self._encoder is None or not todo:
+        if self._vision is None or not todo:
             return
         job.encoding = Encoding(
+            self._vision,
             todo,
             started=lambda done, total: None if job.cancelled else job.sink(Progress(done, total)),
-            ended=lambda slot, rows: self._inbox.put(partial(self._encoded, job, slot, rows)),
+            ended=lambda slot, rows: self._post(partial(self._encoded, job, slot, rows)),
             released=job.close_pictures,
+            ahead=self._ahead,
         )
         if self._ahead:
-            self._encoder.ask(job.encoding)
+            self._side.ask(job.encoding)
         self._look_ahead(job)
         if job.cancelled:  # `cancel` may have looked before there was an encoding
-            self._encoder.drop(job.encoding)
+            self._side.drop(job.encoding)
 
     def _look_ahead(self, job: Job) -> None:
         """Ask for the tile that comes next, where that was not done ahead."""
-        if self._ahead or not job.in_prompt or self._encoder is None:
+        if self._ahead or not job.in_prompt or self._vision is None:
             return
         if isinstance(unit := job.units[job.next], Slot) and unit not in job.rows:
             assert job.encoding is not None
-            self._encoder.ask(job.encoding)
+            if job.encoding.todo:
+                self._side.ask(job.encoding)
+
+    def _post(self, command: Callable[[], None]) -> None:
+        """Run it on the scheduler's thread, between two steps."""
+        self._inbox.put(command)
 
     def _encoded(self, job: Job, slot: Slot, rows: Embeddings | BaseException) -> None:
         if job.over:
@@ -213,9 +239,11 @@ class Scheduler:
             self._lanes.release(job.lane)
         if job.drawer is not None:
             job.drawer.close()
+        if self._prefill is not None:
+            self._prefill.drop(job)
         job.rows.clear()
-        if job.encoding is not None and self._encoder is not None:
-            self._encoder.drop(job.encoding)
+        if job.encoding is not None:
+            self._side.drop(job.encoding)
             job.encoding = None  # they know each other: the pictures would stay until the garbage collector looks
         else:
             job.close_pictures()

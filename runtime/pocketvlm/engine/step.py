@@ -20,10 +20,14 @@ UNREAD = 32  # events: a reader that falls behind by more makes its answer wait
 
 @dataclass(frozen=True)
 class Threads:
-    """One budget of cores: `all` for the decoder, while no tile is encoded; then `beside`."""
+    """One budget of cores: `all` for the decoder while the side thread rests; else `beside`, and it the `rest`."""
 
     all: int
     beside: int
+
+    @property
+    def rest(self) -> int:
+        return self.all - self.beside
 
 
 class Stepper:
@@ -71,15 +75,18 @@ class Stepper:
                 job.sink(event)
         self._outbox.clear()
 
-    def step(self, *, encoding: bool) -> None:
-        """Rows of a picture, if some wait; then one batch with a token of each answer, and text of prompts."""
+    def step(self, *, shared: bool) -> None:
+        """Rows of a picture, if some wait; then one batch with a token of each answer, and text of prompts.
+
+        `shared`: the side thread works, and has its part of the cores.
+        """
         began = time.perf_counter()
-        self._context.set_threads(self._threads.beside if encoding else self._threads.all)
+        self._context.set_threads(self._threads.beside if shared else self._threads.all)
         answers = [job for job in self.running if not job.in_prompt and job.unread() < UNREAD]
-        prompts = [job for job in self.running if job.in_prompt]
+        prompts = [job for job in self.running if job.in_prompt and not job.aside]
         # Who waits for tiles of its own loses little by waiting; the others must get on.
         urgent = any(job.encoding is None or not job.encoding.todo for job in prompts)
-        room = budget = self._pace.rows(len(answers), encoding, urgent=urgent)
+        room = budget = self._pace.rows(len(answers), shared, urgent=urgent)
         self.deliver()
         for job in prompts if room > 0 else ():
             if isinstance(slot := job.units[job.next], Slot) and slot in job.rows:
@@ -101,7 +108,7 @@ class Stepper:
                 self._to_the_end(job)
         if parts:
             self._text(parts)
-        self._pace.note(time.perf_counter() - began, len(answers), budget - room, encoding)
+        self._pace.note(time.perf_counter() - began, len(answers), budget - room, shared)
 
     def _to_the_end(self, job: Job) -> None:
         self.running.remove(job)
@@ -202,4 +209,4 @@ def _can_step(job: Job) -> bool:
     if not job.in_prompt:
         return job.unread() < UNREAD
     unit = job.units[job.next]
-    return isinstance(unit, int) or unit in job.rows
+    return not job.aside and (isinstance(unit, int) or unit in job.rows)

@@ -22,6 +22,9 @@ _ABORTED = 2  # llama_decode
 _CELLS = 256
 
 
+Cells = npt.NDArray[np.uint8]  # [bytes] in libllama's own form: positions, keys and values
+
+
 class Aborted(Exception):  # noqa: N818  # a control signal, not an error
     """An evaluation was stopped by `Context.abort`; the cache holds what was there before the call."""
 
@@ -31,6 +34,8 @@ class Context(Handle):
 
     A picture with non-causal attention must fit one batch. libllama makes cells by the 256, and batches no larger than
     all of them; the attributes tell.
+
+    With `moves`, `cells` and `add_cells` carry what sequences hold from one context of a model to another.
 
     `exact` trades speed for reproducible logits: no flash attention and a float32 cache. `collector` sees what is
     evaluated; then nothing is offloaded.
@@ -49,6 +54,7 @@ class Context(Handle):
         threads: int,
         exact: bool = False,
         sequences: int = 1,
+        moves: bool = False,
         collector: Collector | None = None,
     ) -> None:
         self._lib = lib = library.llama()
@@ -57,7 +63,8 @@ class Context(Handle):
         # As libllama rounds it, but before it cuts the batch to it.
         params.n_ctx = -(-n_ctx // _CELLS) * _CELLS * sequences
         params.n_batch = params.n_ubatch = n_batch
-        params.n_seq_max, params.kv_unified = sequences, sequences > 1
+        params.n_seq_max, params.kv_unified = sequences + moves, sequences + moves > 1
+        self._between = sequences  # where cells stand while they move
         params.n_threads = params.n_threads_batch = self._threads = threads
         params.no_perf = True
         if exact:
@@ -159,10 +166,31 @@ class Context(Handle):
         self.raw  # noqa: B018  # raises where the context is closed
         return bool(self._lib.llama_memory_seq_rm(self._memory, sequence, position if position > 0 else -1, -1))
 
-    def share(self, source: int, target: int, position: int) -> None:
-        """Let the empty sequence `target` begin as `source` does, up to `position`: the same cells, nothing copied."""
+    def share(self, source: int, target: int, position: int, start: int = 0) -> None:
+        """Let `target` have what `source` has from `start` to before `position`: the same cells, nothing copied."""
         self.raw  # noqa: B018
-        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, position)
+        self._lib.llama_memory_seq_cp(self._memory, source, target, start, position)
+
+    def cells(self, sequence: int, start: int, end: int) -> Cells:
+        """What a sequence holds from position `start` to before `end`."""
+        self.share(sequence, self._between, end, start)
+        try:
+            found = np.empty(self._lib.llama_state_seq_get_size_ext(self.raw, self._between, 0), np.uint8)
+            size = self._lib.llama_state_seq_get_data_ext(self.raw, _bytes(found), len(found), self._between, 0)
+        finally:
+            self.truncate(0, self._between)
+        if size != len(found) or not size:
+            raise EngineError(f"libllama cannot copy the cells of a sequence: {log.last_error()}")
+        return found
+
+    def add_cells(self, cells: Cells, sequence: int) -> None:
+        """Let a sequence go on with what `cells` gave, at the positions that it had."""
+        size = self._lib.llama_state_seq_set_data_ext(self.raw, _bytes(cells), len(cells), self._between, 0)
+        if size != len(cells):
+            self.truncate(0, self._between)
+            raise EngineError(f"libllama cannot take the cells of a sequence: {log.last_error()}")
+        self.share(self._between, sequence, -1)
+        self.truncate(0, self._between)
 
     def clear(self) -> None:
         self.raw  # noqa: B018  # raises where the context is closed
@@ -232,6 +260,10 @@ class Batch:
         self._outputs[end - 1] = every or last
         self.count = end
         return end - 1
+
+
+def _bytes(array: Cells) -> object:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _embedding_batch(

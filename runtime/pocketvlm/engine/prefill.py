@@ -1,0 +1,258 @@
+"""Prompts evaluated beside running answers: in a context of their own, whose cells then move to the lane.
+
+A row of a prompt in the same step makes every answer wait: one costs a CPU nearly as much as a token, and 64 in one go
+as much as ten. Evaluated on the side thread, by other cores, they cost the answers some memory bandwidth.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+
+from pocketvlm.engine.cache import length_of
+from pocketvlm.engine.job import Job
+from pocketvlm.engine.side import SideThread, Task
+from pocketvlm.native.context import Batch, Cells, Context
+from pocketvlm.vision.encoder import Embeddings, Slot
+from pocketvlm.vision.units import Unit
+
+_log = logging.getLogger(__name__)
+ROWS = 128  # of a prompt at once
+_WORTH = 32  # rows: fewer go with the steps of the answers
+
+
+class Side:
+    """The context on the side: made when a prompt enters, closed when the last has left. For the side thread only.
+
+    `make` gives one with as many sequences as there are lanes.
+    """
+
+    def __init__(self, make: Callable[[], Context]) -> None:
+        self._make = make
+        self._context: Context | None = None
+        self._inside: set[int] = set()
+        self._batch = Batch(ROWS)
+
+    def evaluate(self, chunk: Chunk) -> Cells:
+        if self._context is None:
+            self._context = self._make()
+        context, sequence = self._context, chunk.sequence
+        if chunk.enters is not None or not chunk.position:
+            self._inside.add(sequence)
+            context.truncate(0, sequence)
+        if chunk.enters is not None:
+            context.add_cells(chunk.enters, sequence)
+        position = chunk.position
+        for is_text, run in groupby(chunk.units, lambda unit: isinstance(unit, int)):
+            units = list(run)
+            if is_text:
+                self._batch.clear()
+                self._batch.extend([unit for unit in units if isinstance(unit, int)], position, sequence, last=False)
+                context.decode(self._batch)
+                position += len(units)
+                continue
+            for slot in units:
+                assert isinstance(slot, Slot)
+                rows, positions = chunk.rows[slot], slot.at(position)
+                context.decode_embeddings(rows, positions, causal=slot.causal, sequence=sequence, logits=False)
+                position += slot.advance
+        found = context.cells(sequence, chunk.position, position)
+        if chunk.last:
+            self.leave(sequence)
+        return found
+
+    def leave(self, sequence: int) -> None:
+        self._inside.discard(sequence)
+        if self._context is not None:
+            self._context.truncate(0, sequence)
+            if not self._inside:
+                self._context.close()
+                self._context = None
+
+    def stop(self) -> None:
+        if (context := self._context) is not None:
+            context.abort()
+
+    def allow(self) -> None:
+        if (context := self._context) is not None:
+            context.allow()
+
+
+@dataclass(eq=False)
+class Chunk:
+    """Units of a prompt that stand at `position`, with the `rows` of slots. A task for the side thread.
+
+    `enters`: what its sequence holds before it, where the side does not know. Its sequence leaves after the `last`.
+    """
+
+    side: Side
+    sequence: int
+    units: Sequence[Unit]
+    rows: Mapping[Slot, Embeddings]
+    position: int
+    enters: Cells | None
+    last: bool
+    ended: Callable[[Cells | BaseException], None]
+    first: bool = True
+    again: bool = False
+    dropped: bool = False
+
+    def run(self) -> Callable[[], None]:
+        return partial(self.ended, self._evaluated())
+
+    def _evaluated(self) -> Cells | BaseException:
+        try:
+            return self.side.evaluate(self)
+        except BaseException as error:
+            return error
+
+    def wanted(self, _: Iterable[Task], /) -> bool:
+        return False
+
+    def stop(self) -> None:
+        self.side.stop()
+
+    def allow(self) -> None:
+        self.side.allow()
+
+    def left(self) -> None:
+        """Its request tells the side to leave."""
+
+
+@dataclass(eq=False)
+class _Leave:
+    side: Side
+    sequence: int
+    first: bool = True
+    again: bool = False
+    dropped: bool = False
+
+    def run(self) -> Callable[[], None]:
+        self.side.leave(self.sequence)
+        return lambda: None
+
+    def wanted(self, _: Iterable[Task], /) -> bool:
+        return True
+
+    def stop(self) -> None: ...
+    def allow(self) -> None: ...
+    def left(self) -> None: ...
+
+
+class Prefill:
+    """Who is evaluated on the side, and how far; on the scheduler's thread.
+
+    The lane gets each chunk's cells before the next chunk is asked for, so it can be taken back at any time.
+    `room` is how many cells the side has. `post` runs a command on the scheduler's thread, `moved` is told of progress.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        thread: SideThread,
+        make: Callable[[], Context],
+        *,
+        room: int,
+        post: Callable[[Callable[[], None]], None],
+        moved: Callable[[Job], None],
+    ) -> None:
+        self._context, self._thread, self._room = context, thread, room
+        self._post, self._moved = post, moved
+        self._side = Side(make)
+        self._chunks: dict[Job, Chunk | None] = {}  # of those on the side: what is evaluated now
+        self._refused: set[Job] = set()
+
+    def advance(self, running: Sequence[Job]) -> None:
+        """Between two steps: prompts enter, go on, and leave."""
+        answers = any(not job.in_prompt for job in running)
+        for job in running:
+            if answers and not job.aside and self._fits(job):
+                self._room -= job.total
+                self._chunks[job] = None
+                job.aside = True
+                self._next(job, enters=True)
+            elif job.aside and self._chunks[job] is None:
+                self._next(job)
+
+    def drop(self, job: Job) -> None:
+        """It is over. Harmless where it is not on the side."""
+        self._refused.discard(job)
+        if job.aside:
+            if (chunk := self._chunks[job]) is not None:
+                self._thread.drop(chunk)
+            self._leave(job)
+
+    def _fits(self, job: Job) -> bool:
+        if not job.in_prompt or job.offset or job in self._refused:
+            return False
+        rows = 0
+        for unit in job.units[job.next : -1]:
+            rows += length_of(unit)
+            if rows >= _WORTH:
+                return job.total <= self._room and bool(self._units(job))
+        return False
+
+    def _next(self, job: Job, *, enters: bool = False) -> None:
+        """Ask for the next chunk, where there is one now."""
+        units = self._units(job)
+        if not units:
+            return
+        lane = job.in_lane
+        position = lane.content.position
+        chunk = Chunk(
+            self._side,
+            lane.id,
+            units,
+            {unit: job.rows[unit] for unit in units if isinstance(unit, Slot)},
+            position,
+            self._context.cells(lane.id, 0, position) if enters and position else None,
+            job.next + len(units) == len(job.units) - 1,
+            lambda found: self._post(lambda: self._ended(job, found)),
+        )
+        self._chunks[job] = chunk
+        self._thread.ask(chunk)
+
+    def _units(self, job: Job) -> list[Unit]:
+        """Up to `ROWS` rows, or one slot of more. The prompt's last unit is left to a step: it needs logits."""
+        found: list[Unit] = []
+        rows = 0
+        for unit in job.units[job.next : -1]:
+            rows += length_of(unit)
+            if (isinstance(unit, Slot) and unit not in job.rows) or (found and rows > ROWS):
+                break
+            found.append(unit)
+        return found
+
+    def _ended(self, job: Job, found: Cells | BaseException) -> None:
+        if job.over or (chunk := self._chunks.get(job)) is None:
+            return
+        self._chunks[job] = None
+        try:
+            if isinstance(found, BaseException):
+                raise found
+            self._context.add_cells(found, job.in_lane.id)
+        except Exception:
+            _log.warning("a prompt could not be evaluated aside: it goes with the answers", exc_info=True)
+            self._refused.add(job)
+            self._leave(job)
+            return
+        for unit in chunk.units:
+            job.in_lane.content.add(unit)
+            if isinstance(unit, Slot):
+                del job.rows[unit]
+        job.next += len(chunk.units)
+        if chunk.last:
+            self._forget(job)
+        self._moved(job)
+
+    def _leave(self, job: Job) -> None:
+        self._forget(job)
+        self._thread.ask(_Leave(self._side, job.in_lane.id))
+
+    def _forget(self, job: Job) -> None:
+        job.aside = False
+        del self._chunks[job]
+        self._room += job.total
