@@ -24,6 +24,7 @@ from pocketvlm.server import protocol
 from server.conftest import KEYS, Server, Start, data_uri, look, png, refused, stop
 
 HI = [{"role": "user", "content": "hi"}]
+DISCONNECTS = int(os.environ.get("POCKETVLM_DISCONNECTS", "20"))
 # The end of the answer is ruled out, so that it goes on until somebody stops it.
 LONG = {"messages": HI, "n": 16, "stream": True, "temperature": 1, "seed": 1}
 
@@ -78,12 +79,12 @@ class Running:
 
 def test_a_disconnect_frees_the_engine(server: Server, endless: dict[str, Any]) -> None:
     before = metrics(server)["pocketvlm_disconnects_total"]
-    for _ in range(20):
+    for _ in range(DISCONNECTS):
         Running(server, endless).close()
     wait_until(lambda: idle(server))
     assert server.ask("hi", max_tokens=1)
     # At least: what earlier tests left may be counted late.
-    wait_until(lambda: metrics(server)["pocketvlm_disconnects_total"] >= before + 20)
+    wait_until(lambda: metrics(server)["pocketvlm_disconnects_total"] >= before + DISCONNECTS)
 
 
 def test_a_disconnect_of_a_request_that_does_not_stream(server: Server, endless: dict[str, Any]) -> None:
