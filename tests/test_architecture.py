@@ -16,13 +16,13 @@ SOURCES = {"pocketvlm": "runtime", "pocketvlm_converters": "converters", "pocket
 # A unit is a module or folder of pocketvlm; "" is the face, __init__.py. Imports point to lower lines only.
 LEVELS = (
     {"cli"},
-    {"server", "batch", "bench"},
+    {"server", "batch", "bench", "plan"},
     {""},
     {"vlm"},
     {"answer"},
     {"engine", "structured"},
     {"vision"},
-    {"native", "prompt", "images", "text", "devices", "locate"},
+    {"native", "prompt", "images", "text", "devices", "locate", "footprint"},
     {"messages", "bundle", "gguf_header", "onnx_header", "sandbox", "offline"},
     {"errors"},
 )

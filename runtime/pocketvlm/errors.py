@@ -7,7 +7,8 @@ PocketVLMError
 │   │   ├── ImageFormatError            not a picture, truncated, or of a kind that is not supported
 │   │   └── ImageTooLargeError          over the pixel limit
 │   ├── UnsupportedError                a part of the schema that this version cannot serve
-│   └── ContextLengthError              the prompt does not fit the context
+│   ├── ContextLengthError              the prompt does not fit the context
+│   └── MemoryBudgetError               a model does not fit the memory that was allowed
 ├── FileError                           a file cannot be used; `path` says which
 │   ├── ModelError                      a model file or bundle
 │   │   ├── ModelNotFoundError (FileNotFoundError)
@@ -70,6 +71,16 @@ class ImageTooLargeError(ImageError):
 
 class ContextLengthError(RequestError):
     code = "context_length_exceeded"
+
+
+class MemoryBudgetError(RequestError):
+    """`needed` in bytes, at the least."""
+
+    code = "memory_budget"
+
+    def __init__(self, message: str, param: str | None, needed: int) -> None:
+        super().__init__(message, param)
+        self.needed = needed
 
 
 class UnsupportedError(RequestError):

@@ -58,9 +58,10 @@ class VLM:
     that holds as many streams, neither read to their end nor closed, and asks for another gets EngineBusyError.
     """
 
-    def __init__(self, engine: Engine, *, max_pixels: int = MAX_PIXELS) -> None:
+    def __init__(self, engine: Engine, *, max_pixels: int = MAX_PIXELS, max_image_tokens: int | None = None) -> None:
         self._engine = engine
         self._max_pixels = max_pixels
+        self._max_image_tokens = max_image_tokens
         info = engine.info
         self._template = ChatTemplate(
             info.chat_template, bos=info.bos, eos=info.eos, image_token=info.image_token, path=info.name
@@ -87,6 +88,7 @@ class VLM:
         picture_cache_size: int | None = None,
         picture_cache: str | Path | None = None,
         picture_files_size: int = PICTURE_FILES_SIZE,
+        max_image_tokens: int | None = None,
         name: str | None = None,
     ) -> VLM:
         """Load iota (nothing given), a bundle or a .gguf (`target`), or any pair (`model`, `mmproj`).
@@ -94,7 +96,8 @@ class VLM:
         `context_size` in tokens: the model's own up to 8192 unless given. `threads`: the physical cores of this
         process unless given. `gpu_layers` -1: all that the build can offload. `exact`: logits that do not depend on
         what is cached, slower. `parallel` requests run together, each with a context of that size. `verify` compares a
-        bundle with its hashes. `max_pixels` is the limit of one picture.
+        bundle with its hashes. `max_pixels` is the limit of one picture,
+        `max_image_tokens` caps the tokens that any picture gets.
         `name` is what answers call the model, instead of its own. `supervised` runs it in a process of its own, which
         is started again when native code ends it; its requests then get EngineCrashedError.
 
@@ -131,7 +134,7 @@ class VLM:
             options=options,
         )
         try:
-            return cls(engine, max_pixels=max_pixels)
+            return cls(engine, max_pixels=max_pixels, max_image_tokens=max_image_tokens)
         except BaseException:
             engine.close()
             raise
@@ -227,7 +230,8 @@ class VLM:
                 if isinstance(part, ImageURLPart | ImagePart):
                     param = f"messages.{i}.content.{j}"
                     given = part.image_url if isinstance(part, ImageURLPart) else part
-                    images.append(Image(read(part, param), given.detail, given.max_image_tokens, param))
+                    limits = [n for n in (given.max_image_tokens, self._max_image_tokens) if n is not None]
+                    images.append(Image(read(part, param), given.detail, min(limits, default=None), param))
         spans = isolate_control_tokens(
             (planned or plan(request, self._template, self._form)).spans, self.info.control_tokens
         )

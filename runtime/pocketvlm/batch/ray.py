@@ -26,7 +26,6 @@ def run_on_ray(
     results: Results,
     *,
     actors: int,
-    together: int,
     threads: int,
     told: Callable[[], None] = lambda: None,
 ) -> None:
@@ -55,10 +54,10 @@ def run_on_ray(
     if not rows:
         return
     ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
-    size = together * _ROUNDS
+    size = loading["parallel"] * _ROUNDS
     answers = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // size)).map_batches(
         _Actor,
-        fn_constructor_kwargs={"loading": dict(loading), "together": together},
+        fn_constructor_kwargs={"loading": dict(loading)},
         batch_size=size,
         concurrency=actors,
         num_cpus=threads,
@@ -69,11 +68,11 @@ def run_on_ray(
 
 
 class _Actor:
-    def __init__(self, loading: Mapping[str, Any], together: int) -> None:
+    def __init__(self, loading: Mapping[str, Any]) -> None:
         from pocketvlm.vlm import VLM
 
-        self._answerer = Answerer(VLM.load(**{**loading, "parallel": together, "supervised": True}))
-        self._together = together
+        self._answerer = Answerer(VLM.load(**loading))
+        self._together = loading["parallel"]
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         bodies = [partial(json.loads, str(body)) for body in batch["body"]]

@@ -14,6 +14,7 @@ from pocketvlm.cli.bench import bench
 from pocketvlm.cli.chat import chat
 from pocketvlm.cli.doctor import doctor
 from pocketvlm.cli.inspect import inspect
+from pocketvlm.cli.plan import plan
 from pocketvlm.cli.serve import serve
 from pocketvlm.errors import PocketVLMError
 
@@ -28,6 +29,7 @@ app.command()(chat)
 app.command()(inspect)
 app.command()(serve)
 app.command()(batch)
+app.command()(plan)
 app.command()(doctor)
 app.command()(bench)
 

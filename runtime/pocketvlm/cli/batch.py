@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from pocketvlm.cli.loading import MEMORY_HELP, loading
 from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def batch(
     ctx_size: Annotated[int | None, typer.Option(help="Context of a request in tokens.")] = None,
     parallel: Annotated[int, typer.Option(help="Requests that run together.")] = 2,
     threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
+    memory: Annotated[str | None, typer.Option(help=MEMORY_HELP)] = None,
     ray_actors: Annotated[
         int, typer.Option(help="Engines on a Ray cluster; 0 is this process. RAY_ADDRESS names the cluster.")
     ] = 0,
@@ -50,14 +52,14 @@ def batch(
         name: value for name, value in (("max_tokens", max_tokens), ("temperature", temperature)) if value is not None
     }
     job = read_job(source, Defaults(prompt, system, detail, fields))
-    target, gguf = (None, model) if model and (mmproj or model.lower().endswith(".gguf")) else (model, None)
-    loading: dict[str, Any] = {"target": target, "model": gguf, "mmproj": mmproj, "context_size": ctx_size}
-    loading |= {"threads": threads, "vision": vision, "device": device}
+    options: dict[str, Any] = {"context_size": ctx_size, "threads": threads, "vision": vision, "device": device}
+    options |= {"parallel": parallel, "supervised": True}
+    chosen = loading(model, mmproj, memory=memory, **options)
     order = [item.custom_id for item in job.items]
     with Results(output, order) as results:
         try:
             if len(results.done) < len(order):
-                _answer(job, results, loading, parallel, ray_actors)
+                _answer(job, results, chosen, ray_actors)
         except KeyboardInterrupt:
             err.print(f"stopped; {len(results.done):,} of {len(order):,} are answered. The same command goes on.")
             raise
@@ -67,7 +69,7 @@ def batch(
             sys.exit(1)
 
 
-def _answer(job: Job, results: Results, loading: dict[str, Any], parallel: int, actors: int) -> None:
+def _answer(job: Job, results: Results, chosen: dict[str, Any], actors: int) -> None:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -88,13 +90,12 @@ def _answer(job: Job, results: Results, loading: dict[str, Any], parallel: int, 
             from pocketvlm.batch.ray import run_on_ray
             from pocketvlm.devices import physical_cores
 
-            threads = loading["threads"] or max(1, physical_cores() // actors)
-            loading = {**loading, "threads": threads}
-            run_on_ray(loading, job, results, actors=actors, together=parallel, threads=threads, told=told)
+            threads = chosen["threads"] or max(1, physical_cores() // actors)
+            run_on_ray({**chosen, "threads": threads}, job, results, actors=actors, threads=threads, told=told)
             return
         from pocketvlm.batch.run import check_model, run
         from pocketvlm.vlm import VLM
 
-        with VLM.load(**loading, parallel=parallel, supervised=True) as vlm:
+        with VLM.load(**chosen) as vlm:
             check_model(vlm, results)
-            run(vlm, job, results, together=parallel, told=told)
+            run(vlm, job, results, together=chosen["parallel"], told=told)

@@ -13,7 +13,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pocketvlm.cli.loading import PICTURE_FILES_SIZE, PictureCache, PictureCacheSize, PictureFilesSize, kept, load
+from pocketvlm.cli.loading import (
+    MEMORY_HELP,
+    PICTURE_FILES_SIZE,
+    PictureCache,
+    PictureCacheSize,
+    PictureFilesSize,
+    kept,
+    load,
+)
 from pocketvlm.errors import ContextLengthError, ImageError, PocketVLMError, RequestError
 
 if TYPE_CHECKING:
@@ -54,6 +62,7 @@ def chat(
     picture_cache_size: PictureCacheSize = None,
     picture_cache: PictureCache = None,
     picture_files_size: PictureFilesSize = PICTURE_FILES_SIZE,
+    memory: Annotated[str | None, typer.Option(help=MEMORY_HELP)] = None,
     json_schema: Annotated[
         Path | None, typer.Option(help="A file with a JSON Schema; answers are JSON that is valid by it.")
     ] = None,
@@ -72,7 +81,7 @@ def chat(
         options["response_format"] = _form(json_schema)
     loading: dict[str, Any] = {"context_size": ctx_size, "threads": threads, "vision": vision, "device": device}
     loading |= kept(picture_cache_size, picture_cache, picture_files_size)
-    with load(model, mmproj, **loading) as vlm:
+    with load(model, mmproj, memory=memory, **loading) as vlm:
         conversation = _Conversation(vlm, system, detail, options)
         conversation.tells_timings = timings
         if prompt is None:

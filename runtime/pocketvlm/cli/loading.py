@@ -30,9 +30,26 @@ def kept(size: int | None, folder: Path | None, files_size: int) -> dict[str, An
     }
 
 
-def load(model: str | None, mmproj: str | None, **options: Any) -> VLM:
-    """`options` are those of VLM.load."""
+MEMORY_HELP = "Memory that it may take, as 4G: context, encoder and picture tokens are made to fit."
+
+
+def load(model: str | None, mmproj: str | None, *, memory: str | None = None, **options: Any) -> VLM:
+    """`options` are those of VLM.load. MemoryBudgetError where the model does not fit `memory` in any way."""
     from pocketvlm.vlm import VLM
 
+    return VLM.load(**loading(model, mmproj, memory=memory, **options))
+
+
+def loading(model: str | None, mmproj: str | None, *, memory: str | None = None, **options: Any) -> dict[str, Any]:
+    """What to give VLM.load. What is changed to keep within `memory` is told on standard error."""
     target, gguf = (None, model) if model and (mmproj or model.lower().endswith(".gguf")) else (model, None)
-    return VLM.load(target, model=gguf, mmproj=mmproj, **options)
+    given = {"target": target, "model": gguf, "mmproj": mmproj, **options}
+    if memory is None:
+        return given
+    from pocketvlm.plan.budget import keep_within
+
+    chosen, found = keep_within(given, memory)
+    changed = [f"{name.replace('_', ' ')} {value}" for name, value in chosen.items() if given.get(name) != value]
+    told = f"about {found.memory_bytes / 1e6:,.0f} MB of {memory}"
+    typer.echo(f"memory: {told}{': ' if changed else ''}{', '.join(changed)}", err=True)
+    return chosen

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pocketvlm.cli.loading import PICTURE_FILES_SIZE, PictureCache, PictureCacheSize, PictureFilesSize, kept, load
+from pocketvlm.cli.loading import (
+    MEMORY_HELP,
+    PICTURE_FILES_SIZE,
+    PictureCache,
+    PictureCacheSize,
+    PictureFilesSize,
+    kept,
+    loading,
+)
 from pocketvlm.errors import PocketVLMError, RequestError
 
 if TYPE_CHECKING:
@@ -40,6 +49,7 @@ def serve(
     parallel: Annotated[int, typer.Option(help="Requests that run together; the others wait.")] = 4,
     queue: Annotated[int, typer.Option(help="Requests that may wait; more are refused with 429.")] = 64,
     threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
+    memory: Annotated[str | None, typer.Option(help=MEMORY_HELP)] = None,
     vision: Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="Where the ONNX vision encoder runs: auto, cpu, cuda, ...")] = "auto",
     picture_cache_size: PictureCacheSize = None,
@@ -94,24 +104,27 @@ def serve(
     logs.set_up(as_json=log_json, level=log_level)
     sock = run.listen(settings)  # before the model is loaded: a port that is taken shows at once
     from pocketvlm.server.app import Service
+    from pocketvlm.vlm import VLM
 
-    with (
-        sock,
-        load(
+    with sock:
+        chosen = loading(
             model,
             mmproj,
+            memory=memory,
             context_size=ctx_size,
             threads=threads,
             vision=vision,
             device=device,
             parallel=parallel,
             supervised=True,
+            max_pixels=settings.max_pixels,
             name=alias,
             **kept(picture_cache_size, picture_cache, picture_files_size),
-        ) as vlm,
-    ):
-        url = run.url_of(sock)
-        run.serve(Service(vlm, settings), settings, sock, lambda: _tell(vlm, url, api_key is not None))
+        )
+        settings = replace(settings, max_pixels=chosen["max_pixels"])
+        with VLM.load(**chosen) as vlm:
+            url = run.url_of(sock)
+            run.serve(Service(vlm, settings), settings, sock, lambda: _tell(vlm, url, api_key is not None))
 
 
 def _tell(vlm: VLM, url: str, key: bool) -> None:

@@ -40,7 +40,7 @@ from pocketvlm.vision.providers import CPU, check_device
 from pocketvlm.vision.units import Unit, units_of
 
 CONTEXT_LIMIT = 8192  # default cap: the cache of a 2 B model then stays within a few hundred MB
-_BATCH = 512
+BATCH = 512
 
 
 class LocalEngine:
@@ -93,8 +93,9 @@ class LocalEngine:
             at_once = self._vision.at_once if self._vision else 0
             # On a GPU, a second context would take its memory and not spare its time.
             aside = threads.rest > 0 and self._model.keeps_prefix and not (gpu_layers and library.offloads())
-            make = partial(Context, self._model, exact=options.exact, sequences=options.parallel, moves=aside)
-            self._context = make(n_ctx=size, n_batch=max(_BATCH, at_once), threads=threads.all)
+            lanes = options.parallel
+            make = partial(Context, self._model, exact=options.exact, sequences=lanes, outputs=lanes, moves=aside)
+            self._context = make(n_ctx=size, n_batch=max(BATCH, at_once), threads=threads.all)
         except BaseException:
             self._model.close()
             raise

@@ -37,6 +37,9 @@ class Context(Handle):
 
     With `moves`, `cells` and `add_cells` carry what sequences hold from one context of a model to another.
 
+    No call may ask for the logits of more than `outputs` tokens (0: any number): scratch memory holds them all, 100 MB
+    for 512 of a small model.
+
     `exact` trades speed for reproducible logits: no flash attention and a float32 cache. `collector` sees what is
     evaluated; then nothing is offloaded.
 
@@ -55,6 +58,7 @@ class Context(Handle):
         exact: bool = False,
         sequences: int = 1,
         moves: bool = False,
+        outputs: int = 0,
         collector: Collector | None = None,
     ) -> None:
         self._lib = lib = library.llama()
@@ -65,6 +69,7 @@ class Context(Handle):
         params.n_batch = params.n_ubatch = n_batch
         params.n_seq_max, params.kv_unified = sequences + moves, sequences + moves > 1
         self._between = sequences  # where cells stand while they move
+        params.n_outputs_max = outputs and outputs + moves
         params.n_threads = params.n_threads_batch = self._threads = threads
         params.no_perf = True
         if exact:

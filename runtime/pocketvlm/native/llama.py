@@ -23,12 +23,19 @@ class Model(Handle):
     """Weights and vocabulary; `vocab_only` loads the latter alone.
 
     `mapped` leaves all weights in the mapped file, instead of a copy of some in an order that this CPU likes better.
+    `simulated` reads everything but the weights: such a model can tell what a context takes, and evaluate nothing.
 
     Raises ModelNotFoundError, or ModelFormatError with libllama's own reason.
     """
 
     def __init__(
-        self, path: str | Path, *, vocab_only: bool = False, gpu_layers: int = -1, mapped: bool = False
+        self,
+        path: str | Path,
+        *,
+        vocab_only: bool = False,
+        gpu_layers: int = -1,
+        mapped: bool = False,
+        simulated: bool = False,
     ) -> None:
         self._lib = library.llama()
         self.path = Path(path)
@@ -38,6 +45,8 @@ class Model(Handle):
         params.vocab_only = vocab_only
         params.n_gpu_layers = gpu_layers
         params.use_extra_bufts = not mapped
+        if simulated:
+            params.no_alloc, params.load_mode = True, 0  # a mapped file fails an assertion
         log.forget_errors()
         raw = self._lib.llama_model_load_from_file(str(self.path).encode(), params)
         if not raw:

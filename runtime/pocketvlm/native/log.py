@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 logger = logging.getLogger("pocketvlm.native")
@@ -14,6 +15,7 @@ logger = logging.getLogger("pocketvlm.native")
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _recent: deque[str] = deque(maxlen=8)
 _level = logging.DEBUG
+_heard: list[list[str]] = []
 
 
 def _receive(level: int, text: bytes, _data: object) -> None:
@@ -22,6 +24,8 @@ def _receive(level: int, text: bytes, _data: object) -> None:
     line = text.decode("utf-8", "replace").rstrip()
     if _level >= logging.ERROR and line:
         _recent.append(line)
+    for lines in _heard:
+        lines.append(line)
     # A native error is raised as an exception with its reason; as a log line it is a detail.
     if line and logger.isEnabledFor(logging.DEBUG):
         logger.debug("%s", line)
@@ -33,6 +37,17 @@ _callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_
 def send_to_logging(log_set: Callable[[Any, Any], None]) -> None:
     """`log_set` is llama_log_set or mtmd_log_set; the callback lives as long as the process."""
     log_set(ctypes.cast(_callback, log_set.argtypes[0]) if hasattr(log_set, "argtypes") else _callback, None)
+
+
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """The lines that come meanwhile: libllama tells some things in no other way."""
+    lines: list[str] = []
+    _heard.append(lines)
+    try:
+        yield lines
+    finally:
+        _heard.remove(lines)
 
 
 def forget_errors() -> None:

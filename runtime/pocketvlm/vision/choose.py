@@ -22,7 +22,7 @@ from pocketvlm.onnx_header import OnnxHeader
 from pocketvlm.vision import onnx, speeds
 from pocketvlm.vision.cache import EmbeddingCache
 from pocketvlm.vision.encoder import Vision, VisionEncoder
-from pocketvlm.vision.family import RGB, Family
+from pocketvlm.vision.family import RGB, Family, PicturePlan
 from pocketvlm.vision.files import EmbeddingFiles
 from pocketvlm.vision.mtmd import MtmdEncoder, NativeVision
 from pocketvlm.vision.pair import Checked, family_of
@@ -71,6 +71,45 @@ def open_vision(
         return EmbeddingCache(cache_size, width=model.n_embd_inp, files=cache_files, encoder=encoder)
 
     most = min(threads or physical_cores(), physical_cores())
+    family, candidates = encoders(model, checked, device=device)
+    if family is None:
+        if checked.projector is None:
+            return None
+        mtmd = Mtmd(checked.projector.path, model, threads=most, gpu=device != CPU)
+        return NativeVision(mtmd, model.n_vocab, cache_of("", [checked.projector.path]))
+    tile = partial(_tile, family)
+    best, count = choose(candidates, tile, device_name(threads, device), _counts(most, threads is not None))
+    cache = cache_of(best.key, best.files)
+    return FamilyVision(family, best.open(count), mrope=model.mrope, cache=cache)
+
+
+def time_encoders(
+    model: Model, checked: Checked, *, threads: int | None = None, device: str = "auto"
+) -> dict[str, Speed]:
+    """How long each encoder takes for the tile that they are compared with, by the name of its file.
+
+    As remembered, else measured now and remembered.
+    """
+    family, candidates = encoders(model, checked, device=device)
+    if family is None:
+        return {}
+    most = min(threads or physical_cores(), physical_cores())
+    name = device_name(threads, device)
+    known = speeds.recall(name)
+    if any(candidate.key not in known for candidate in candidates):
+        known = _measure(candidates, _tile(family), _counts(most, threads is not None))
+        speeds.remember(name, known)
+    found = sorted((known[candidate.key] for candidate in candidates), key=lambda speed: -speed.seconds)
+    return {speed.name.split(",")[0]: speed for speed in found}
+
+
+def measured_tile(family: Family) -> PicturePlan:
+    """The tile that encoders are compared with."""
+    return family.plan((_EDGE, _EDGE), "low", None)
+
+
+def encoders(model: Model, checked: Checked, *, device: str) -> tuple[Family | None, list[Candidate]]:
+    """The family of the pictures and who could encode them; none where the family is not known."""
     gpu = device != CPU
     families: list[Family] = []
     candidates: list[Candidate] = []
@@ -87,22 +126,14 @@ def open_vision(
         families.append(_known(model, encoder.metadata, encoder.path))
     if (projector := checked.projector) is not None:
         family = family_of(projector.metadata, projector.path)
-        if family is None and not candidates:
-            cache = cache_of("", [projector.path])
-            return NativeVision(Mtmd(projector.path, model, threads=most, gpu=gpu), model.n_vocab, cache)
         if family is not None:
             families.append(_known(model, projector.metadata, projector.path))
             opened = partial(_open_mtmd, projector, model, family.tile_tokens, gpu)
             named = f"{projector.path.name}, libmtmd"
             candidates.append(Candidate(speeds.file_hash(projector.path), named, opened, (projector.path,)))
-    if not candidates:
-        return None
     if encoder is not None and any(family != families[0] for family in families):
         raise PairingError("prepares pictures otherwise than the mmproj beside it: they are not a pair", encoder.path)
-    tile = partial(_tile, families[0])
-    best, count = choose(candidates, tile, device_name(threads, device), _counts(most, threads is not None))
-    cache = cache_of(best.key, best.files)
-    return FamilyVision(families[0], best.open(count), mrope=model.mrope, cache=cache)
+    return (families[0] if families else None), candidates
 
 
 def choose(
@@ -171,7 +202,7 @@ def _counts(most: int, exactly: bool) -> tuple[int, ...]:
 def _tile(family: Family) -> RGB:
     """A tile of noise: an encoder takes as long for it as for a photo. Small, where a family's tiles have any size."""
     picture = np.random.default_rng(0).integers(0, 256, (_EDGE, _EDGE, 3), dtype=np.uint8)
-    return family.tiles(picture, family.plan((_EDGE, _EDGE), "low", None))[0]
+    return family.tiles(picture, measured_tile(family))[0]
 
 
 def _open_onnx(header: OnnxHeader, model: Model, device: str, threads: int) -> VisionEncoder:

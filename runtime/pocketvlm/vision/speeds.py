@@ -66,17 +66,22 @@ def remember(device: str, measured: Mapping[str, Speed]) -> None:
     target = path()
     text = json.dumps(_File(devices=devices).model_dump(mode="json"), indent=1)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_atomically(target, text)
     except OSError as error:
         _log.info("speeds of the vision encoders are not remembered: %s", error)
+
+
+def write_atomically(target: Path, text: str) -> None:
+    """Written beside its place and renamed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def forget() -> bool:

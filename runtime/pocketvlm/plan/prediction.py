@@ -1,0 +1,293 @@
+"""From what was rehearsed and what the headers say to memory and times, for each way to run a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pocketvlm.devices import physical_cores
+from pocketvlm.engine.local import BATCH, CONTEXT_LIMIT
+from pocketvlm.errors import MemoryBudgetError, RequestError
+from pocketvlm.footprint import encoder_bytes, encoder_mapped, encoder_scratch, weights_of
+from pocketvlm.locate import Located
+from pocketvlm.plan import remembered
+from pocketvlm.plan.rehearsal import Asked, Told
+from pocketvlm.vision.choose import measured_tile
+from pocketvlm.vision.dynamic import DynamicSize
+from pocketvlm.vision.family import Detail, Family, PicturePlan
+from pocketvlm.vision.pair import Checked, Wanted, check_files, family_of
+
+QUESTION = 48  # tokens of a question and of the template around it
+ANSWER = 208  # tokens that should be left for an answer, at the least
+PIXEL = 3 * 3  # bytes: as decoded, as an array, and while it is resized
+_ATTENTION = 3  # times as long for the same multiplications as a matrix product
+_LEAST_TOKENS = 64  # of a picture: less shows little
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to run it. `most_tokens` caps a picture's tokens; None does not."""
+
+    encoder: Wanted
+    context: int
+    detail: Detail
+    most_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Memory in bytes, what is mapped from files apart from the rest: the system can take it back, at a loss of speed.
+
+    Times in seconds, None where they are not known. `parts` add up to `memory_bytes`.
+    """
+
+    way: Way
+    anonymous_bytes: int
+    mapped_bytes: int
+    parts: dict[str, int]
+    picture_tokens: int
+    picture_tiles: int
+    picture_size: tuple[int, int]
+    first_token_s: float | None
+    tokens_per_s: float | None
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.anonymous_bytes + self.mapped_bytes
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A vision encoder file of the model."""
+
+    kind: Wanted
+    path: Path
+    metadata: dict[str, object]
+    size: int
+    type: str
+
+
+class Planner:
+    """For one model and one size of picture, (width, height)."""
+
+    def __init__(
+        self,
+        found: Located,
+        *,
+        picture: tuple[int, int],
+        context: int | None = None,
+        vision: Wanted = "auto",
+        parallel: int = 1,
+        threads: int | None = None,
+        device: str = "auto",
+        supervised: bool = False,
+        timed: bool = True,
+    ) -> None:
+        if parallel < 1:
+            raise RequestError("must be at least 1", "parallel")
+        if context is not None and context < 1:
+            raise RequestError("must be at least 1", "context_size")
+        self.found, self.picture = found, picture
+        self._checked = checked = check_files(found.model, found.mmproj, found.onnx, vision)
+        self.encoders = tuple(_encoders(checked))
+        self.family = self._family()
+        trained = checked.model.metadata.get(f"{checked.model.architecture}.context_length")
+        most = min(trained if isinstance(trained, int) else CONTEXT_LIMIT, CONTEXT_LIMIT)
+        self.asked_context = context or most
+        self.contexts = tuple(sorted({self.asked_context, *_smaller(self.asked_context)}, reverse=True))
+        tile = self.family.tile_tokens if self.family else 0
+        self.told: Told = remembered.rehearsed(
+            Asked(
+                str(found.model),
+                str(checked.projector.path) if checked.projector else None,
+                str(checked.encoder.path) if checked.encoder else None,
+                contexts=self.contexts,
+                batch=max(BATCH, tile if self.family and self.family.non_causal else 0),
+                rows=max(16, min(tile or 256, 256)),
+                parallel=parallel,
+                exact=False,
+                threads=threads or physical_cores(),
+                device=device,
+                timed=timed,
+            )
+        )
+        self._parallel, self._supervised = parallel, supervised
+
+    @property
+    def type(self) -> str:
+        """That most of the language model's weights have."""
+        sizes: Counter[str] = Counter()
+        for tensor in self._checked.model.tensors:
+            sizes[tensor.type_name] += tensor.n_bytes
+        return sizes.most_common(1)[0][0]
+
+    def predict(self, way: Way) -> Prediction:
+        told, at = self.told, self.contexts.index(way.context)
+        model = self.found.model.stat().st_size
+        plan = self._plan(way)
+        parts = {
+            "process": told.anonymous + told.mapped,
+            "language model, mapped": model,
+            "language model, reordered": told.reordered,
+            "KV cache": told.caches[at],
+            "scratch": told.scratch[at],
+        }
+        if self._parallel > 1:  # prompts are evaluated in a context of their own, as large as one request's
+            parts["context for prompts"] = told.caches[at] // self._parallel + told.scratch[at]
+        if self._supervised:
+            parts["process of the server"] = told.anonymous
+        encoder = self._encoder(way.encoder)
+        if encoder is not None:
+            onnx = encoder.kind == "onnx"
+            parts["vision encoder"] = encoder_bytes(encoder.metadata, encoder.size, onnx=onnx)
+            parts["vision scratch"] = encoder_scratch(encoder.metadata, self._patches(plan, encoder), onnx=onnx)
+            parts["vision libraries, mapped"] = encoder_mapped(onnx=onnx)
+            parts["picture"] = PIXEL * self.picture[0] * self.picture[1] * self._parallel
+        mapped = told.mapped + model + parts.get("vision libraries, mapped", 0)
+        first = self._first_token(plan, encoder)
+        return Prediction(
+            way=way,
+            anonymous_bytes=sum(parts.values()) - mapped,
+            mapped_bytes=mapped,
+            parts=parts,
+            picture_tokens=plan.tokens if plan else 0,
+            picture_tiles=plan.tiles if plan else 0,
+            picture_size=plan.used if plan else self.picture,
+            first_token_s=first,
+            tokens_per_s=1 / told.answer if told.answer else None,
+        )
+
+    def usual(self, detail: Detail = "auto") -> Way:
+        """As it runs where nothing limits it: with the encoder that is the fastest here."""
+        return Way(self._fastest()[0], self.asked_context, detail)
+
+    def within(self, budget: int, detail: Detail = "auto") -> Prediction:
+        """The first that fits: a smaller context, then another encoder, then less detail, then a cap for pictures.
+
+        Raises MemoryBudgetError, which says what would be needed.
+        """
+        smallest: Prediction | None = None
+        for way in self._ways(detail):
+            found = self.predict(way)
+            if found.picture_tokens + QUESTION + ANSWER > way.context:
+                continue
+            if found.memory_bytes <= budget:
+                return found
+            if smallest is None or found.memory_bytes < smallest.memory_bytes:
+                smallest = found
+        if smallest is None:
+            tokens = self.predict(self.usual("low")).picture_tokens
+            raise RequestError(
+                f"a picture's {tokens} tokens and a question do not fit {self.asked_context}", "--ctx-size"
+            )
+        parts = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in smallest.parts.items())
+        raise MemoryBudgetError(
+            f"{budget / 1e6:,.0f} MB is too little: {self.found.name} needs {smallest.memory_bytes / 1e6:,.0f} MB at "
+            f"the least ({parts}); {self._advice(budget, smallest)}",
+            "--memory",
+            smallest.memory_bytes,
+        )
+
+    def _ways(self, detail: Detail) -> Iterator[Way]:
+        details: tuple[Detail, ...] = ("high", "auto", "low")
+        kinds = self._fastest()
+        for view in details[details.index(detail) :]:
+            for kind in kinds:
+                for context in self.contexts:
+                    yield Way(kind, context, view)
+        if isinstance(self.family, DynamicSize):
+            tokens = self.family.plan(self.picture, "low", None).tokens // 2
+            while tokens >= _LEAST_TOKENS:
+                for kind in kinds:
+                    yield Way(kind, self.contexts[-1], "low", tokens)
+                tokens //= 2
+
+    def _advice(self, budget: int, smallest: Prediction) -> str:
+        """What could be converted instead. Bits a weight of llama.cpp's own types, embeddings included."""
+        weights = sum(_elements(tensor.shape) for tensor in self._checked.model.tensors)
+        size = weights_of(self._checked.model).total
+        for name, bits in (("Q6_K", 6.6), ("Q4_K_M", 4.9), ("Q3_K_M", 4.0), ("Q2_K", 3.2)):
+            smaller = int(weights * bits / 8)
+            if smaller < 0.95 * size and smallest.memory_bytes - size + smaller <= budget:
+                return f"the language model as {name} would fit (pocketvlm convert --quantize {name})"
+        return "no type of the language model would fit"
+
+    def _family(self) -> Family | None:
+        for encoder in self.encoders:
+            return family_of(dict(encoder.metadata), encoder.path)
+        return None
+
+    def _fastest(self) -> tuple[Wanted, ...]:
+        """The kinds of encoders that are there, the fastest first; "auto" where there is none."""
+        known = self.told.tiles
+        order = sorted(self.encoders, key=lambda e: known.get(e.path.name, float("inf")))
+        return tuple(encoder.kind for encoder in order) or ("auto",)
+
+    def _encoder(self, kind: Wanted) -> Encoder | None:
+        return next((encoder for encoder in self.encoders if encoder.kind == kind), None)
+
+    def _plan(self, way: Way) -> PicturePlan | None:
+        return self.family.plan(self.picture, way.detail, way.most_tokens) if self.family else None
+
+    def _patches(self, plan: PicturePlan | None, encoder: Encoder) -> int:
+        """Of the largest tile."""
+        patch, edge = (encoder.metadata.get(f"clip.vision.{key}") for key in ("patch_size", "image_size"))
+        if not isinstance(patch, int) or not isinstance(edge, int):
+            return 0
+        if plan and isinstance(self.family, DynamicSize):
+            return plan.used[0] * plan.used[1] // patch**2
+        return (edge // patch) ** 2
+
+    def _first_token(self, plan: PicturePlan | None, encoder: Encoder | None) -> float | None:
+        """With a picture that nothing knows yet, and a question."""
+        told = self.told
+        if told.prompt is None or told.answer is None:
+            return None
+        seconds = QUESTION * told.prompt
+        if plan is None or encoder is None:
+            return seconds
+        if encoder.path.name not in told.tiles or self.family is None:
+            return None
+        seconds += plan.tokens * told.prompt + self.picture[0] * self.picture[1] * told.pixel
+        one = self._cost(self._patches(measured_tile(self.family), encoder), encoder)
+        here = self._cost(self._patches(plan, encoder), encoder)
+        return seconds + plan.tiles * told.tiles[encoder.path.name] * here / one
+
+    def _cost(self, patches: int, encoder: Encoder) -> float:
+        """Of a tile, in multiplications: its layers, and attention, of windows in all but every n-th layer."""
+        data = encoder.metadata
+        width, inner = (data.get(f"clip.vision.{key}") for key in ("embedding_length", "feed_forward_length"))
+        if not isinstance(width, int) or not isinstance(inner, int):
+            return patches or 1
+        period = data.get("clip.vision.n_wa_pattern")
+        share = 1 / period if isinstance(period, int) and period else 1.0
+        matrices = 4 * width**2 + (3 if data.get("clip.use_silu") else 2) * width * inner
+        return max(1.0, patches * (matrices + _ATTENTION * share * 2 * patches * width))
+
+
+def _encoders(checked: Checked) -> Iterator[Encoder]:
+    if (encoder := checked.encoder) is not None:
+        size = sum(path.stat().st_size for path in {encoder.path, *encoder.data_files})
+        kind = str(encoder.metadata.get("pocketvlm.type", ""))
+        yield Encoder("onnx", encoder.path, dict(encoder.metadata), size, kind)
+    if (projector := checked.projector) is not None:
+        kinds = [tensor.type_name for tensor in projector.tensors if len(tensor.shape) > 1]
+        common = max(set(kinds), key=kinds.count) if kinds else ""
+        yield Encoder("gguf", projector.path, dict(projector.metadata), projector.path.stat().st_size, common.lower())
+
+
+def _smaller(context: int) -> Iterator[int]:
+    size = 8192
+    while size >= 512:
+        if size < context:
+            yield size
+        size //= 2
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    count = 1
+    for extent in shape:
+        count *= extent
+    return count

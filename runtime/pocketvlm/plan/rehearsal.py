@@ -1,0 +1,176 @@
+"""A process that gets everything ready but the weights, and tells what it took and what more would be taken.
+
+`python -m pocketvlm.plan.rehearsal '{...}'` with the fields of `Asked`; a line of JSON on standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pocketvlm.errors import EngineError, ModelError, PocketVLMError
+from pocketvlm.images import read_picture
+from pocketvlm.messages import ImagePart
+from pocketvlm.native import child, log
+from pocketvlm.plan.sketch import time_model
+from pocketvlm.vision.pair import check_files
+
+_PICTURE = (1024, 768)
+_SAYS = "rehearsal: "
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`contexts` are sizes to try, in tokens. Without `timed`, no speed is measured."""
+
+    model: str
+    mmproj: str | None
+    onnx: str | None
+    contexts: tuple[int, ...]
+    batch: int
+    rows: int
+    parallel: int
+    exact: bool
+    threads: int
+    device: str
+    timed: bool
+
+
+@dataclass(frozen=True)
+class Told:
+    """Bytes and seconds. `anonymous` and `mapped` are the process itself, with libraries and vocabulary.
+
+    `reordered` is the copy of weights in the CPU's own order; `caches` and `scratch` go with the contexts. Seconds are
+    of a token of a prompt and of an answer, of a pixel that is read and resized, and of the tile that encoders are
+    compared with, by file: None or empty where nothing was or could be timed.
+    """
+
+    anonymous: int
+    mapped: int
+    reordered: int
+    caches: tuple[int, ...]
+    scratch: tuple[int, ...]
+    prompt: float | None
+    answer: float | None
+    pixel: float
+    tiles: dict[str, float]
+
+
+def rehearse(asked: Asked) -> Told:
+    """Run it. Raises ModelError with libllama's reason where it refuses the model."""
+    lines: list[str] = []
+
+    def take(line: str) -> bool:
+        ours = line.startswith(_SAYS)
+        if ours:
+            lines.append(line.removeprefix(_SAYS))
+        return ours
+
+    ended = child.run(__name__, json.dumps(asdict(asked)), take=take)
+    if not lines:
+        raise ModelError(f"cannot be planned for: {ended.signal}{' '.join(ended.lines)}", asked.model)
+    found = json.loads(lines[-1])
+    if "refused" in found:
+        raise ModelError(found["refused"], asked.model)
+    return told_in(found)
+
+
+def told_in(found: Mapping[str, Any]) -> Told:
+    """From JSON."""
+    return Told(**{**found, "caches": tuple(found["caches"]), "scratch": tuple(found["scratch"])})
+
+
+def resident() -> tuple[int, int]:
+    """(anonymous, mapped) bytes of this process in memory; zeros where the system does not tell."""
+    found = {"RssAnon": 0, "RssFile": 0, "RssShmem": 0}
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in found:
+                found[name] = int(value.split()[0]) * 1024
+    except OSError:
+        pass
+    return found["RssAnon"], found["RssFile"] + found["RssShmem"]
+
+
+def _told(asked: Asked) -> Told:
+    import pocketvlm.vlm  # noqa: F401  # what a chat loads
+    from pocketvlm.native import library, rehearse
+    from pocketvlm.native.llama import Model
+    from pocketvlm.vision import onnx
+    from pocketvlm.vision.choose import time_encoders
+
+    checked = check_files(
+        Path(asked.model), Path(asked.mmproj) if asked.mmproj else None, Path(asked.onnx) if asked.onnx else None
+    )
+    library.mtmd()
+    if asked.onnx:
+        onnx.runtime()
+    model = Model(asked.model, gpu_layers=0, simulated=True)
+    model.control_tokens(checked.model.array("tokenizer.ggml.token_type"))
+    buffers = [
+        rehearse.rehearse(model, n_ctx=n, n_batch=asked.batch, sequences=asked.parallel, exact=asked.exact)
+        for n in asked.contexts
+    ]
+    anonymous, mapped = resident()
+    matrices = [t for t in checked.model.tensors if len(t.shape) > 1 and not t.name.startswith("token_embd")]
+    prompt = answer = None
+    tiles: dict[str, float] = {}
+    if asked.timed:
+        tiles = {
+            name: speed.seconds
+            for name, speed in time_encoders(
+                model, checked, threads=asked.threads, device="cpu" if asked.device == "cpu" else "auto"
+            ).items()
+        }
+        try:
+            speed = time_model(checked.model, rows=asked.rows, threads=asked.threads)
+            prompt, answer = speed.prompt, speed.answer
+        except (ModelError, EngineError, KeyError, StopIteration):
+            pass  # a model that libllama cannot run in part
+    return Told(
+        anonymous,
+        mapped,
+        sum(tensor.n_bytes for tensor in matrices if rehearse.reordered(tensor.type)),
+        tuple(found.cache for found in buffers),
+        tuple(sum(found.scratch.values()) for found in buffers),
+        prompt,
+        answer,
+        _pixel_seconds() if asked.timed else 0.0,
+        tiles,
+    )
+
+
+def _pixel_seconds() -> float:
+    """Of a JPEG file, with what is done to a photo on its way to the tiles."""
+    data = BytesIO()
+    Image.effect_noise(_PICTURE, 64).convert("RGB").save(data, "JPEG")
+    taken = []
+    for _ in range(3):
+        began = time.perf_counter()
+        picture = read_picture(ImagePart(type="image", image=data.getvalue()), "picture")
+        Image.fromarray(picture.pixels).resize(_PICTURE, Image.Resampling.LANCZOS)
+        taken.append(time.perf_counter() - began)
+    return min(taken) / (_PICTURE[0] * _PICTURE[1])
+
+
+def main() -> None:
+    asked = Asked(**json.loads(sys.argv[1]))
+    try:
+        told = asdict(_told(asked))
+    except PocketVLMError as error:
+        told = {"refused": getattr(error, "message", str(error))}
+    log.forget_errors()
+    print(_SAYS + json.dumps(told), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
