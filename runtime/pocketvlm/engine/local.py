@@ -47,8 +47,8 @@ class LocalEngine:
     """Loads the files; raises ModelError leaves, each naming the file.
 
     Alone (`parallel` 1), decoder and encoder take turns, with all threads each. With several requests they work at
-    the same time: the encoder has half of the threads, and the decoder the rest of them while a tile is encoded.
-    Twice as many threads as cores, or a count that changes under way, would stall both (an encoder's is fixed).
+    the same time: encoder and prompts on the side have half of the threads, and the decoder the rest of them while
+    those work. Twice as many threads as cores would stall all of them.
     """
 
     def __init__(

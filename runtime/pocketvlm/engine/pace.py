@@ -22,29 +22,29 @@ class Pace:
         self._n_batch = n_batch
         self._steps = 0
         self._usual: float | None = None  # seconds of a step without prompts, with all threads
-        self._rows = {False: _FIRST, True: _FIRST}  # by whether a tile is being encoded
+        self._rows = {False: _FIRST, True: _FIRST}  # by whether the side thread has cores
 
-    def rows(self, answers: int, encoding: bool, *, urgent: bool) -> int:
+    def rows(self, answers: int, shared: bool, *, urgent: bool) -> int:
         """0 where even one would be felt, unless a prompt is `urgent`: it waits for no tile of its own."""
         if not answers:
             return self._n_batch
         self._steps += 1
         if self._steps % _LOOK == 0:
             return 0
-        return min(max(int(self._rows[encoding]), urgent), self._n_batch - answers)
+        return min(max(int(self._rows[shared]), urgent), self._n_batch - answers)
 
-    def note(self, seconds: float, answers: int, rows: int, encoding: bool) -> None:
+    def note(self, seconds: float, answers: int, rows: int, shared: bool) -> None:
         """A step took `seconds`, with `answers` tokens of answers and `rows` of prompts."""
         if not answers:
             return
-        allowed = self._rows[encoding]
+        allowed = self._rows[shared]
         if not rows:
-            if not encoding:
+            if not shared:
                 usual = seconds if self._usual is None else self._usual
                 self._usual = usual + _SMOOTH * (min(seconds, _OUTLIER * usual) - usual)
             if allowed < 1:
-                self._rows[encoding] = allowed * _HOPE
+                self._rows[shared] = allowed * _HOPE
         elif self._usual is not None and seconds > _PATIENCE * self._usual:
-            self._rows[encoding] = max(_NONE, min(allowed, rows) / 2)
+            self._rows[shared] = max(_NONE, min(allowed, rows) / 2)
         elif rows >= int(allowed):
-            self._rows[encoding] = min(float(self._n_batch), max(1.0, allowed) * _GROWTH)
+            self._rows[shared] = min(float(self._n_batch), max(1.0, allowed) * _GROWTH)

@@ -15,7 +15,7 @@ from itertools import groupby
 from pocketvlm.engine.cache import length_of
 from pocketvlm.engine.job import Job
 from pocketvlm.engine.side import SideThread, Task
-from pocketvlm.native.context import Batch, Cells, Context
+from pocketvlm.native.context import Aborted, Batch, Cells, Context
 from pocketvlm.vision.encoder import Embeddings, Slot
 from pocketvlm.vision.units import Unit
 
@@ -230,6 +230,8 @@ class Prefill:
         if job.over or (chunk := self._chunks.get(job)) is None:
             return
         self._chunks[job] = None
+        if isinstance(found, Aborted):  # the engine closes
+            return
         try:
             if isinstance(found, BaseException):
                 raise found
