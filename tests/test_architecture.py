@@ -22,6 +22,7 @@ LEVELS = (
     {"answer"},
     {"engine", "structured"},
     {"vision"},
+    {"handles"},
     {"native", "prompt", "images", "text", "devices", "locate", "footprint"},
     {"messages", "bundle", "gguf_header", "onnx_header", "sandbox", "offline"},
     {"errors"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from secrets import randbits
 from types import TracebackType
@@ -28,6 +27,7 @@ from pocketvlm.engine.engine import (
     Token,
 )
 from pocketvlm.engine.local import LocalEngine
+from pocketvlm.handles import HandleLimits, PictureHandle, PictureHandles, file_of
 from pocketvlm.images import MAX_PIXELS, Picture, read_picture
 from pocketvlm.locate import locate
 from pocketvlm.messages import (
@@ -58,10 +58,18 @@ class VLM:
     that holds as many streams, neither read to their end nor closed, and asks for another gets EngineBusyError.
     """
 
-    def __init__(self, engine: Engine, *, max_pixels: int = MAX_PIXELS, max_image_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        max_image_tokens: int | None = None,
+        handle_limits: HandleLimits | None = None,
+    ) -> None:
         self._engine = engine
         self._max_pixels = max_pixels
         self._max_image_tokens = max_image_tokens
+        self._handles = PictureHandles(handle_limits)
         info = engine.info
         self._template = ChatTemplate(
             info.chat_template, bos=info.bos, eos=info.eos, image_token=info.image_token, path=info.name
@@ -89,6 +97,7 @@ class VLM:
         picture_cache: str | Path | None = None,
         picture_files_size: int = PICTURE_FILES_SIZE,
         max_image_tokens: int | None = None,
+        handle_limits: HandleLimits | None = None,
         name: str | None = None,
     ) -> VLM:
         """Load iota (nothing given), a bundle or a .gguf (`target`), or any pair (`model`, `mmproj`).
@@ -109,6 +118,7 @@ class VLM:
         Embeddings of pictures are kept in memory within `picture_cache_size` bytes: 256 MiB or a 32nd of this machine's
         memory unless given, 0 for none. `picture_cache` is a folder that keeps them in files as well, up to
         `picture_files_size` bytes; nothing is written without it, as embeddings tell about pictures.
+        `handle_limits` are those of `add_image`.
 
         Raises ModelError leaves, each naming the file, and PictureCacheError for a folder that cannot be used.
         """
@@ -134,7 +144,7 @@ class VLM:
             options=options,
         )
         try:
-            return cls(engine, max_pixels=max_pixels, max_image_tokens=max_image_tokens)
+            return cls(engine, max_pixels=max_pixels, max_image_tokens=max_image_tokens, handle_limits=handle_limits)
         except BaseException:
             engine.close()
             raise
@@ -182,7 +192,7 @@ class VLM:
         """
         answer = Answer(self.info, queue_ms)
         planned = plan(request, self._template, self._form)
-        prompt = self._prompt(request, read or partial(read_picture, max_pixels=self._max_pixels), planned)
+        prompt = self._prompt(request, read or self._read, planned)
         seed = request.seed if request.seed is not None else randbits(32)
         for index in range(request.n or 1):
             generation = Generation(
@@ -199,6 +209,19 @@ class VLM:
 
     def statistics(self) -> Statistics:
         return self._engine.statistics()
+
+    def add_image(self, image: Any) -> PictureHandle:
+        """Keep a picture for a while; its `id` is then a `url` in messages.
+
+        `image` is what a part of type image may have: a path, a file's bytes, a PIL image, or a uint8 array
+        [height, width, 3]. Raises ImageError leaves.
+        """
+        picture = read_picture(ImagePart(type="image", image=image), "image", max_pixels=self._max_pixels)
+        return self._handles.add(file_of(image, picture), picture.size)
+
+    def remove_image(self, id: str) -> None:
+        """Forget it; ImageNotFoundError where no picture has this handle any more."""
+        self._handles.remove(id, "id")
 
     def clear_picture_cache(self) -> None:
         """Forget the embeddings of all pictures, those in files included."""
@@ -218,6 +241,9 @@ class VLM:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
+        return read_picture(self._handles.resolve(part, param), param, max_pixels=self._max_pixels)
 
     def _prompt(
         self, request: ChatRequest, read: PictureReader = read_picture, planned: Plan | None = None

@@ -66,6 +66,9 @@ def serve(
     allow_image_host: Annotated[
         list[str] | None, typer.Option(help="A host that pictures may be fetched from; none by default.")
     ] = None,
+    image_ttl: Annotated[float, typer.Option(help="Seconds that a picture keeps its handle, unused.")] = 3600.0,
+    image_count: Annotated[int, typer.Option(help="Pictures that may have handles.")] = 256,
+    image_store: Annotated[int, typer.Option(help="Memory for their files in MiB.")] = 256,
     offline: Annotated[bool, typer.Option("--offline", help="Forbid this process every address but loopback.")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log as lines of JSON.")] = False,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
@@ -77,6 +80,7 @@ def serve(
     if log_level not in ("debug", "info", "warning", "error"):
         raise RequestError("must be debug, info, warning or error", "--log-level")
     from pocketvlm import offline as network
+    from pocketvlm.handles import HandleLimits
     from pocketvlm.server.settings import MEBIBYTE, Settings, is_loopback
 
     settings = Settings(
@@ -92,6 +96,7 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
         allowed_origins=tuple(allow_origin or ()),
         image_hosts=tuple(allow_image_host or ()),
+        handles=HandleLimits(image_ttl, image_count, image_store * MEBIBYTE),
     )
     if offline:
         if not is_loopback(host) or allow_image_host:

@@ -23,7 +23,10 @@ class TextPart(Frozen):
 
 
 class ImageURL(Frozen):
-    """`url` is a data: URI, or in Python and the CLI a path. `max_image_tokens` is an extension."""
+    """`url` is a data: URI, a handle (sha256:...), or in Python and the CLI a path.
+
+    `max_image_tokens` is an extension.
+    """
 
     url: str
     detail: _Detail = "auto"

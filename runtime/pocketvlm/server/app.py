@@ -12,6 +12,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pocketvlm import __version__
+from pocketvlm.handles import PictureHandles
 from pocketvlm.server import openapi
 from pocketvlm.server.account import Account
 from pocketvlm.server.admission import Admission
@@ -21,6 +22,7 @@ from pocketvlm.server.guard import Guard
 from pocketvlm.server.logs import AccessLog
 from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.settings import Settings
+from pocketvlm.server.uploads import Uploads
 from pocketvlm.vlm import VLM
 
 
@@ -31,8 +33,10 @@ class Service:
         self._vlm = vlm
         self._started = int(time.time())
         self.admission = Admission(settings.slots, settings.queue)
-        self.chat = ChatEndpoint(vlm, settings, self.admission)
-        self._metrics = Metrics(self.admission, vlm, __version__)
+        handles = PictureHandles(settings.handles)
+        self.chat = ChatEndpoint(vlm, settings, self.admission, handles)
+        self._uploads = Uploads(handles, settings)
+        self._metrics = Metrics(self.admission, vlm, handles, __version__)
         router = Router(self._routes(), redirect_slashes=False)
         self.app = AccessLog(Guard(_Faults(router), settings), self._metrics)
 
@@ -40,6 +44,8 @@ class Service:
         routes: list[Route] = []
         for prefix in ("/v1", ""):
             routes.append(Route(f"{prefix}/chat/completions", self.chat, methods=["POST"]))
+            routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
+            routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))
             for path, endpoint in (
                 ("/models", self._show_models),
                 ("/models/{id:path}", self._show_model),
@@ -49,6 +55,11 @@ class Service:
             ):
                 routes.append(Route(prefix + path, endpoint, methods=["GET"]))
         return routes
+
+    async def _add_image(self, request: Request) -> Response:
+        if self.chat.draining:
+            raise shutting_down()
+        return await self._uploads.add(request)
 
     async def _show_models(self, _: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._card()]})

@@ -1,4 +1,4 @@
-"""A request's body to one JSON object: size, time, depth and the number of values are limited while it is read."""
+"""A request's body, or the JSON object in it: size, time, depth and the number of values are limited."""
 
 from __future__ import annotations
 
@@ -17,12 +17,17 @@ _SMALL = 1 << 16  # parsed on the event loop: shorter than the way to a thread a
 
 async def read_object(scope: Scope, receive: Receive, *, max_body: int, timeout: float) -> dict[str, Any]:
     """Raises HTTPError, or ClientDisconnect."""
+    data = await read_body(scope, receive, max_body=max_body, timeout=timeout)
+    return parse_object(data) if len(data) <= _SMALL else await asyncio.to_thread(parse_object, data)
+
+
+async def read_body(scope: Scope, receive: Receive, *, max_body: int, timeout: float) -> bytes:
+    """Raises HTTPError, or ClientDisconnect."""
     try:
-        data = await asyncio.wait_for(_read(scope, receive, max_body), timeout)
+        return await asyncio.wait_for(_read(scope, receive, max_body), timeout)
     except asyncio.TimeoutError:
         message = f"the body did not arrive within {timeout:g} s"
         raise HTTPError(408, message, code="request_timeout", headers={"connection": "close"}) from None
-    return parse_object(data) if len(data) <= _SMALL else await asyncio.to_thread(parse_object, data)
 
 
 async def _read(scope: Scope, receive: Receive, max_body: int) -> bytes:

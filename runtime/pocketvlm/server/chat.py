@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from pocketvlm.answer import fold
 from pocketvlm.engine.engine import Stopper
+from pocketvlm.handles import PictureHandles
 from pocketvlm.messages import ChatCompletionChunk, ChatRequest
 from pocketvlm.server.account import Account
 from pocketvlm.server.admission import Admission
@@ -28,7 +29,8 @@ ANY_MODEL = "dummy"  # what huggingface_hub sends where no model is named
 class ChatEndpoint:
     """An ASGI app. While `draining`, new requests are refused and the others go on."""
 
-    def __init__(self, vlm: VLM, settings: Settings, admission: Admission) -> None:
+    def __init__(self, vlm: VLM, settings: Settings, admission: Admission, handles: PictureHandles) -> None:
+        self._handles = handles
         self._vlm = vlm
         self._settings = settings
         self._admission = admission
@@ -89,7 +91,7 @@ class ChatEndpoint:
                 if request.stream:
                     put(b": encoding %d/%d\n\n" % (done, total))  # a comment: every client passes over it
 
-            pictures, waited = Pictures(self._settings), 1000 * (entered - asked)
+            pictures, waited = Pictures(self._settings, self._handles), 1000 * (entered - asked)
             chunks = self._vlm.run(request, progress=encoding, read=pictures.read, stopper=stopper, queue_ms=waited)
             with closing(account.watch(chunks)) as watched:
                 yield from _events(watched, request) if request.stream else _whole(watched, request)

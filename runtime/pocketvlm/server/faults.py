@@ -15,6 +15,7 @@ from pocketvlm.errors import (
     EngineClosedError,
     EngineCrashedError,
     GenerationCancelledError,
+    ImageNotFoundError,
     QueueFullError,
     RequestError,
 )
@@ -60,7 +61,8 @@ def fault_of(error: BaseException) -> HTTPError:
     if isinstance(error, HTTPError):
         return error
     if isinstance(error, RequestError):
-        return HTTPError(400, error.message, error.param, error.code or "invalid_value")
+        status = 404 if isinstance(error, ImageNotFoundError) else 400
+        return HTTPError(status, error.message, error.param, error.code or "invalid_value")
     if isinstance(error, QueueFullError):
         return HTTPError(429, str(error), code="queue_full", headers={"retry-after": str(math.ceil(error.retry_after))})
     if isinstance(error, EngineCrashedError):

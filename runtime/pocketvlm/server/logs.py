@@ -17,6 +17,7 @@ from pocketvlm.server.account import Account
 from pocketvlm.server.metrics import Metrics
 
 logger = logging.getLogger("pocketvlm.access")
+_HANDLE = re.compile(r"(sha256:[0-9a-f]{4})[^/]*", re.IGNORECASE)  # whole, it would say which picture was shown
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -57,7 +58,7 @@ def _fields(scope: Scope, account: Account) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "request_id": account.request_id,
         "method": _method(scope),
-        "path": scope.get("raw_path", b"").decode("ascii", "replace")[:100],
+        "path": _HANDLE.sub(r"\1...", scope.get("raw_path", b"").decode("ascii", "replace"))[:100],
         "status": account.status,
         "ms": round(1000 * (time.perf_counter() - account.began), 1),
         "code": account.code,

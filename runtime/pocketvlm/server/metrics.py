@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from pocketvlm.handles import PictureHandles
 from pocketvlm.server.account import Account
 from pocketvlm.server.admission import Admission
 from pocketvlm.vlm import VLM
@@ -23,13 +24,17 @@ _LONG = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 class _Now(Collector):
     """What is read when it is asked for."""
 
-    def __init__(self, admission: Admission, vlm: VLM) -> None:
+    def __init__(self, admission: Admission, vlm: VLM, handles: PictureHandles) -> None:
         self._admission = admission
+        self._handles = handles
         self._vlm = vlm
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("pocketvlm_requests_running", "Requests that run.", self._admission.running)
         yield GaugeMetricFamily("pocketvlm_requests_waiting", "Requests in the queue.", self._admission.waiting)
+        pictures, held = self._handles.held()
+        yield GaugeMetricFamily("pocketvlm_image_handles", "Pictures that clients sent to be named later.", pictures)
+        yield GaugeMetricFamily("pocketvlm_image_handles_bytes", "Their files together.", held)
         engine = self._vlm.statistics()
         yield GaugeMetricFamily("pocketvlm_engine_up", "1 while the engine takes requests.", engine.state == "ok")
         yield GaugeMetricFamily("pocketvlm_engine_running", "Requests that the engine works on.", engine.running)
@@ -48,8 +53,8 @@ class _Now(Collector):
         yield tiles
         evicted = "Embeddings of tiles that made room for others in memory."
         yield CounterMetricFamily("pocketvlm_picture_cache_evictions", evicted, engine.picture_evictions)
-        held = "Memory that embeddings of pictures take."
-        yield GaugeMetricFamily("pocketvlm_picture_cache_bytes", held, engine.picture_bytes)
+        taken = "Memory that embeddings of pictures take."
+        yield GaugeMetricFamily("pocketvlm_picture_cache_bytes", taken, engine.picture_bytes)
         restarts = "Times that the engine was started again after native code died."
         yield CounterMetricFamily("pocketvlm_engine_restarts", restarts, engine.restarts)
         if engine.child is not None and (size := _resident(engine.child)) is not None:
@@ -65,11 +70,11 @@ def _resident(process: int) -> int | None:
 
 
 class Metrics:
-    def __init__(self, admission: Admission, vlm: VLM, version: str) -> None:
+    def __init__(self, admission: Admission, vlm: VLM, handles: PictureHandles, version: str) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU time, open files; Linux only
         PlatformCollector(registry=registry)
-        registry.register(_Now(admission, vlm))
+        registry.register(_Now(admission, vlm, handles))
         info = vlm.info
         about = {"version": version, "model": info.name, "vision": info.vision or "", "fingerprint": info.fingerprint}
         Info("pocketvlm", "What is served.", registry=registry).info(about)

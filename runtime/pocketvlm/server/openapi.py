@@ -48,6 +48,26 @@ _MODELS: dict[str, Any] = {
         "data": {"type": "array", "items": {"$ref": _REFERENCE.format(model="Model")}},
     },
 }
+_IMAGE: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "object", "width", "height", "bytes", "created_at", "expires_at"],
+    "properties": {
+        "id": {
+            "type": "string",
+            "pattern": "^sha256:[0-9a-f]{64}$",
+            "description": "the file's hash; a url in messages",
+        },
+        "object": {"const": "image"},
+        **{
+            name: {"type": "integer", "minimum": 0} for name in ("width", "height", "bytes", "created_at", "expires_at")
+        },
+    },
+}
+_DELETED: dict[str, Any] = {
+    "type": "object",
+    "required": ["id", "object", "deleted"],
+    "properties": {"id": {"type": "string"}, "object": {"const": "image"}, "deleted": {"const": True}},
+}
 _HEALTH: dict[str, Any] = {
     "type": "object",
     "required": ["status"],
@@ -57,11 +77,11 @@ _REASONS = {
     "400": "The request is wrong: not JSON, a field, a picture, or longer than the context.",
     "401": "No key, or a wrong one.",
     "403": "A Host or Origin header that is not served.",
-    "404": "No such route or model.",
+    "404": "No such route, model or picture.",
     "405": "The route does not take this method.",
     "408": "The body took too long.",
     "413": "The body is too large.",
-    "415": "The body is compressed.",
+    "415": "The body is compressed, or a form.",
     "429": "The queue is full.",
     "500": "The server failed; code engine_crashed where native code died.",
     "503": "The server is shutting down.",
@@ -79,9 +99,14 @@ def document() -> dict[str, Any]:
     for name in ("path", "image"):  # in Python only
         del schemas["ImagePart"]["properties"][name]
     schemas |= {"Error": _ERROR, "Model": _MODEL, "Models": _MODELS, "Health": _HEALTH}
+    schemas |= {"Image": _IMAGE, "DeletedImage": _DELETED}
     paths: dict[str, Any] = {}
     for prefix in _PREFIXES:
         paths[f"{prefix}/chat/completions"] = {"post": _completions(prefix)}
+        paths[f"{prefix}/images"] = {"post": _add_image(prefix)}
+        told = _get("getImage", "What is known of a picture.", prefix, _json("Image"))
+        gone = _get("deleteImage", "Forget a picture.", prefix, _json("DeletedImage"))
+        paths[f"{prefix}/images/{{id}}"] = {"get": _with_id(told), "delete": _with_id(gone)}
         paths[f"{prefix}/models"] = {"get": _get("listModels", "The model that is served.", prefix, _json("Models"))}
         paths[f"{prefix}/models/{{id}}"] = {"get": _model(prefix)}
         paths[f"{prefix}/health"] = {"get": _get("health", "Whether it is up.", prefix, _json("Health"), key=False)}
@@ -122,9 +147,23 @@ def _completions(prefix: str) -> dict[str, Any]:
 
 
 def _model(prefix: str) -> dict[str, Any]:
-    told = _get("getModel", "One model.", prefix, _json("Model"))
+    return _with_id(_get("getModel", "One model.", prefix, _json("Model")))
+
+
+def _with_id(told: dict[str, Any]) -> dict[str, Any]:
     told["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
     return told
+
+
+def _add_image(prefix: str) -> dict[str, Any]:
+    file = {"schema": {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}}
+    reasons = ("400", "401", "403", "404", "405", "408", "413", "415", "500", "503")
+    return {
+        "operationId": _name("addImage", prefix),
+        "summary": "Send a picture's file once; its id is then a url in messages.",
+        "requestBody": {"required": True, "content": {"application/octet-stream": file, "image/*": file}},
+        "responses": {"200": {"description": "The picture.", "content": _json("Image")}, **_errors(*reasons)},
+    }
 
 
 def _get(name: str, summary: str, prefix: str, content: dict[str, Any], *, key: bool = True) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""The pictures of one request over HTTP: from the request itself, or from hosts that the server's owner allowed."""
+"""The pictures of one request over HTTP: from the request, from handles, or from hosts that the owner allowed."""
 
 from __future__ import annotations
 
 from pocketvlm.errors import ImageError, ImageTooLargeError
+from pocketvlm.handles import PictureHandles
 from pocketvlm.images import Picture, read_picture
 from pocketvlm.messages import ImagePart, ImageURLPart
 from pocketvlm.server.remote import Fetcher
@@ -14,7 +15,8 @@ _ALL_PICTURES = 2  # all of one request together may have this many times the pi
 class Pictures:
     """Reads on the request's own thread. All pictures of a request are in memory at once, so they share a limit."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, handles: PictureHandles) -> None:
+        self._handles = handles
         self._limit = settings.max_pixels
         self._left = _ALL_PICTURES * settings.max_pixels
         self._fetcher = Fetcher(settings.image_hosts) if settings.image_hosts else None
@@ -28,6 +30,7 @@ class Pictures:
             url, field = part.url, f"{param}.url" if part.url is not None else f"{param}.base64"
         else:
             url, field = part.image_url.url, f"{param}.image_url.url"
+        part = self._handles.resolve(part, param)
         if self._fetcher and url is not None and url.lower().startswith(("http://", "https://")):
             part = ImagePart(type="image", image=self._fetcher.fetch(url, field))
         try:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from pocketvlm.errors import RequestError
+from pocketvlm.handles import HandleLimits
 from pocketvlm.images import MAX_PIXELS
 
 MEBIBYTE = 1 << 20
@@ -20,7 +21,8 @@ class Settings:
 
     `api_key` must be given to listen anywhere but on loopback. `allowed_hosts` are names for the Host header besides
     the server's own, `allowed_origins` the web pages that may call, as "https://example.org" or "*", and `image_hosts`
-    the hosts that pictures may be fetched from. Times in seconds, sizes in bytes.
+    the hosts that pictures may be fetched from. `handles` limits the pictures that are sent once and then named.
+    Times in seconds, sizes in bytes.
 
     Raises RequestError whose `param` names the field.
     """
@@ -37,6 +39,7 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     image_hosts: tuple[str, ...] = ()
+    handles: HandleLimits = field(default_factory=HandleLimits)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -1,0 +1,160 @@
+"""Pictures that were handed in once and are then named by a handle: `sha256:` and the SHA-256 of the file in hex.
+
+The files are kept as they came, for a while, within limits: decoded they would take some ten times the room, and
+decoding is a small part of what a picture costs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.errors import ImageNotFoundError, ImageTooLargeError, RequestError
+from pocketvlm.images import Picture
+from pocketvlm.messages import ImagePart, ImageURLPart
+
+SCHEME = "sha256:"
+
+
+@dataclass(frozen=True)
+class PictureHandle:
+    """`id` is what a `url` may say. Sizes in pixels and bytes, times in seconds since 1970.
+
+    It goes at `expires_at`, which every use puts off, or sooner where others need the room.
+    """
+
+    id: str
+    width: int
+    height: int
+    bytes: int
+    created_at: int
+    expires_at: int
+
+
+@dataclass(frozen=True)
+class HandleLimits:
+    """A picture is kept for `seconds` after its last use; `count` pictures, `size` bytes together at most.
+
+    Raises RequestError whose `param` names the field.
+    """
+
+    seconds: float = 3600.0
+    count: int = 256
+    size: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf:
+            raise RequestError("must be a number of seconds, more than 0", "seconds")
+        for name in ("count", "size"):
+            if getattr(self, name) < 0:
+                raise RequestError("must not be negative", name)
+
+
+@dataclass
+class _Entry:
+    data: bytes
+    width: int
+    height: int
+    created: float
+    until: float
+
+
+class PictureHandles:
+    """From any thread. Who was not used for longest makes room."""
+
+    def __init__(self, limits: HandleLimits | None = None, clock: Callable[[], float] = time.time) -> None:
+        self._limits = limits or HandleLimits()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._bytes = 0
+
+    def add(self, data: bytes, size: tuple[int, int]) -> PictureHandle:
+        """Keep a file that was read as a picture of `size`. ImageTooLargeError where it could never fit."""
+        limits = self._limits
+        if len(data) > limits.size or not limits.count:
+            raise ImageTooLargeError(f"a file of {len(data):,} bytes is over the limit of {limits.size:,} for all")
+        id = SCHEME + hashlib.sha256(data).hexdigest()
+        with self._lock:
+            now = self._clock()
+            old = self._drop(id)
+            self._expire(now)
+            while self._entries and (len(self._entries) >= limits.count or self._bytes + len(data) > limits.size):
+                self._drop(next(iter(self._entries)))
+            entry = _Entry(data, *size, old.created if old else now, now + limits.seconds)
+            self._entries[id] = entry
+            self._bytes += len(data)
+            return _told(id, entry)
+
+    def find(self, id: str, param: str | None = None) -> PictureHandle:
+        """Without using it. ImageNotFoundError with `param` where it is unknown or has expired."""
+        with self._lock:
+            return _told(id, self._entry(id, param))
+
+    def remove(self, id: str, param: str | None = None) -> None:
+        """Forget it; ImageNotFoundError where it is not there."""
+        with self._lock:
+            self._entry(id, param)
+            self._drop(id)
+
+    def resolve(self, part: ImageURLPart | ImagePart, param: str) -> ImageURLPart | ImagePart:
+        """The part itself or, where it names a handle, one with the file's bytes. Raises ImageNotFoundError."""
+        if isinstance(part, ImageURLPart):
+            url, field = part.image_url.url, f"{param}.image_url.url"
+        else:
+            url, field = (part.url, f"{param}.url") if part.url is not None else (part.image, f"{param}.image")
+        if not isinstance(url, str) or not url.lower().startswith(SCHEME):
+            return part
+        with self._lock:
+            entry = self._entry(url, field)
+            entry.until = self._clock() + self._limits.seconds
+            self._entries.move_to_end(url.lower())
+            return ImagePart(type="image", image=entry.data)
+
+    def held(self) -> tuple[int, int]:
+        """Pictures, and their bytes."""
+        with self._lock:
+            self._expire(self._clock())
+            return len(self._entries), self._bytes
+
+    def _entry(self, id: str, param: str | None) -> _Entry:
+        self._expire(self._clock())
+        entry = self._entries.get(id.lower())
+        if entry is None:
+            raise ImageNotFoundError("no picture has this handle, or no longer; send it again", param)
+        return entry
+
+    def _expire(self, now: float) -> None:
+        for id in [id for id, entry in self._entries.items() if entry.until <= now]:
+            self._drop(id)
+
+    def _drop(self, id: str) -> _Entry | None:
+        entry = self._entries.pop(id.lower(), None)
+        if entry is not None:
+            self._bytes -= len(entry.data)
+        return entry
+
+
+def file_of(image: Any, picture: Picture) -> bytes:
+    """The file that `picture` was read from; where there is none, PNG."""
+    if isinstance(image, bytes | bytearray | memoryview):
+        return bytes(image)
+    if isinstance(image, str | Path) and not str(image).lower().startswith(("data:", "file:")):
+        return Path(image).read_bytes()
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture.pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _told(id: str, entry: _Entry) -> PictureHandle:
+    return PictureHandle(id.lower(), entry.width, entry.height, len(entry.data), int(entry.created), int(entry.until))

@@ -1,0 +1,57 @@
+"""Pictures that a client sends once and then names by a handle: POST /images, GET and DELETE /images/{id}."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from pocketvlm.errors import ImageError
+from pocketvlm.handles import PictureHandle, PictureHandles
+from pocketvlm.images import read_picture
+from pocketvlm.messages import ImagePart
+from pocketvlm.server.body import read_body
+from pocketvlm.server.faults import HTTPError
+from pocketvlm.server.settings import Settings
+
+_AT_ONCE = 2  # pictures that are decoded, to see that they are pictures
+
+
+class Uploads:
+    def __init__(self, handles: PictureHandles, settings: Settings) -> None:
+        self._handles = handles
+        self._settings = settings
+        self._decoding = asyncio.Semaphore(_AT_ONCE)
+
+    async def add(self, request: Request) -> Response:
+        """The body is the file. A form would need a parser of its own, for nothing that a file alone does not say."""
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
+            message = "send the file itself as the body, as curl --data-binary @FILE does; forms are not read"
+            raise HTTPError(415, message, code="unsupported_media_type")
+        settings = self._settings
+        data = await read_body(
+            request.scope, request.receive, max_body=settings.max_body, timeout=settings.read_timeout
+        )
+        async with self._decoding:
+            handle = await asyncio.to_thread(self._keep, data)
+        return JSONResponse(_object(handle))
+
+    async def show(self, request: Request) -> Response:
+        id = request.path_params["id"]
+        if request.method == "DELETE":
+            self._handles.remove(id, "id")
+            return JSONResponse({"id": id, "object": "image", "deleted": True})
+        return JSONResponse(_object(self._handles.find(id, "id")))
+
+    def _keep(self, data: bytes) -> PictureHandle:
+        try:
+            part = ImagePart(type="image", image=data)
+            return self._handles.add(data, read_picture(part, "", max_pixels=self._settings.max_pixels).size)
+        except ImageError as error:
+            raise type(error)(error.message) from None
+
+
+def _object(handle: PictureHandle) -> dict[str, object]:
+    return {"object": "image", **asdict(handle)}

@@ -1,0 +1,127 @@
+"""Handles of pictures: limits, expiry, and what a message says with one."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pocketvlm import VLM
+from pocketvlm.errors import ImageFormatError, ImageNotFoundError, ImageTooLargeError, RequestError
+from pocketvlm.handles import HandleLimits, PictureHandles
+from pocketvlm.messages import ChatRequest, ImagePart, ImageURLPart
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def part(url: str) -> ImageURLPart:
+    return ImageURLPart.model_validate({"type": "image_url", "image_url": url})
+
+
+def test_a_handle_is_the_hash_of_the_file() -> None:
+    handles = PictureHandles(clock=Clock())
+    told = handles.add(b"data", (4, 3))
+    assert told.id == "sha256:" + hashlib.sha256(b"data").hexdigest()
+    assert (told.width, told.height, told.bytes) == (4, 3, 4)
+    assert (told.created_at, told.expires_at) == (1000, 4600)
+    assert handles.add(b"data", (4, 3)) == told == handles.find(told.id.upper().replace("SHA256:", "sha256:"))
+    assert handles.held() == (1, 4)
+    named = handles.resolve(part(told.id), "p")
+    assert isinstance(named, ImagePart) and named.image == b"data"
+    other = part("data:image/png;base64,")
+    assert handles.resolve(other, "p") is other
+
+
+def test_expiry() -> None:
+    clock = Clock()
+    handles = PictureHandles(HandleLimits(seconds=10), clock)
+    used, unused = handles.add(b"used", (1, 1)), handles.add(b"unused", (1, 1))
+    clock.now = 1009
+    handles.resolve(part(used.id), "p")
+    assert handles.find(used.id).expires_at == 1019
+    clock.now = 1010
+    for wrong in (unused.id, "sha256:", "sha256:" + "0" * 64):
+        with pytest.raises(ImageNotFoundError, match="send it again") as caught:
+            handles.resolve(part(wrong), "messages.0.content.1")
+        assert caught.value.param == "messages.0.content.1.image_url.url"
+    assert handles.held() == (1, 4)
+    handles.remove(used.id)
+    assert handles.held() == (0, 0)
+    with pytest.raises(ImageNotFoundError):
+        handles.remove(used.id)
+
+
+def test_limits_hold() -> None:
+    rng = Random(0)
+    handles = PictureHandles(HandleLimits(count=7, size=2000))
+    for number in range(500):
+        data = rng.randbytes(rng.randrange(1, 600))
+        told = handles.add(data, (1, 1))
+        count, size = handles.held()
+        assert count <= 7 and size <= 2000
+        assert sum(len(entry.data) for entry in handles._entries.values()) == size
+        assert handles.find(told.id).bytes == len(data), number
+    with pytest.raises(ImageTooLargeError, match="2,001"):
+        handles.add(b"x" * 2001, (1, 1))
+    for wrong in ({"seconds": 0}, {"seconds": float("inf")}, {"count": -1}, {"size": -1}):
+        with pytest.raises(RequestError):
+            HandleLimits(**wrong)  # type: ignore[arg-type]
+
+
+def test_who_was_used_last_stays() -> None:
+    handles = PictureHandles(HandleLimits(count=2))
+    first, second = (handles.add(data, (1, 1)).id for data in (b"1", b"2"))
+    handles.resolve(part(first), "p")
+    handles.add(b"3", (1, 1))
+    handles.find(first)
+    with pytest.raises(ImageNotFoundError):
+        handles.find(second)
+
+
+def test_in_python(iota_bundle: Path, sample_png: Path, tmp_path: Path) -> None:
+    with VLM.load(iota_bundle, threads=1, handle_limits=HandleLimits(count=8)) as vlm:
+        data = sample_png.read_bytes()
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        given: list[Any] = [data, sample_png, str(sample_png), picture, np.asarray(picture)]
+        ids = [vlm.add_image(one).id for one in given]
+        assert ids[:3] == ["sha256:" + hashlib.sha256(data).hexdigest()] * 3
+        assert ids[3] == ids[4] != ids[0]
+        told = []
+        for id in (ids[0], ids[4]):
+            for image in ({"type": "image_url", "image_url": {"url": id}}, {"type": "image", "url": id}):
+                content = [image, {"type": "text", "text": "How many shapes are there?"}]
+                answer = vlm.chat([{"role": "user", "content": content}])
+                assert answer.text == "2"
+                told.append(answer.timings.images[0].cache)
+        assert told == ["none", "kv", "kv", "kv"], "equal pixels are one picture"
+        vlm.remove_image(ids[0])
+        question = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": ids[0], "detail": "low"}}]}]
+        with pytest.raises(ImageNotFoundError) as caught:
+            vlm.chat(question)
+        assert caught.value.param == "messages.0.content.0.image_url.url"
+        low = vlm._prompt(
+            ChatRequest.parse(
+                [
+                    {
+                        "role": "user",
+                        "content": [{**question[0]["content"][0], "image_url": {"url": ids[4], "detail": "low"}}],
+                    }
+                ]
+            ),
+            vlm._read,
+        )  # type: ignore[index]
+        assert [piece.detail for piece in low if hasattr(piece, "detail")] == ["low"]
+        (tmp_path / "text.png").write_text("no picture")
+        with pytest.raises(ImageFormatError, match=r"text\.png"):
+            vlm.add_image(tmp_path / "text.png")
