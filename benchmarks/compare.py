@@ -37,6 +37,8 @@ from pocketvlm_converters.convert import convert
 
 SIZE = (640, 480)
 CONTEXT = 4096
+STORY = "Write a long story about a small dog that finds a map."
+TEXTS = 3  # a round: they are short, and their differences small
 STEPS = ("first", "second", "again", "moved", "decode", "text")
 # Of ours by llama-server's: at most, and for speeds at least.
 AIMS = {("first", "auto"): 1 / 7, ("first", "low"): 1 / 15, ("first", "high"): 0.7, "second": 1.0, "again": 1.0}
@@ -98,34 +100,40 @@ def measure(peers: list[Peer], ours: int, arguments: argparse.Namespace) -> Foun
     for peer in peers:
         peer.ask([said("Hello.")], 1)
     turns = [(peer, detail) for n, peer in enumerate(peers) for detail in (arguments.detail if n < ours else [""])]
+    about = set(arguments.steps) - {"text"}
+
+    def note(name: str, step: str, value: float) -> None:
+        found[name, step].append(value)
+        print(f"  {name}, {step}: {value:.3f}", file=sys.stderr, flush=True)
+
     with suppress(KeyboardInterrupt):  # what was found is shown
         for _ in range(arguments.rounds):
             for peer, detail in turns:
                 name = f"{peer.name}, {detail}" if detail else peer.name
-                for step, value in a_round(peer, detail, arguments):
-                    found[name, step].append(value)
-                    print(f"  {name}, {step}: {value:.3f}", file=sys.stderr, flush=True)
+                for step, value in about_a_photo(peer, detail, arguments) if about else ():
+                    note(name, step, value)
+            for _ in range(TEXTS if "text" in arguments.steps else 0):
+                for peer in peers:
+                    for step, value in speed("text", peer, [said(STORY)], arguments.tokens):
+                        note(peer.name, step, value)
     return found
 
 
-def a_round(peer: Peer, detail: str, arguments: argparse.Namespace) -> Iterator[tuple[str, float]]:
-    steps, more = arguments.steps, arguments.tokens
-    if set(steps) - {"text"}:
-        picture = image(detail)
-        talk = [said(picture, "What is in the picture?")]
-        yield "first", peer.ask(talk, 1)[0]
-        if "second" in steps:
-            answer = {"role": "assistant", "content": "A pattern of waves."}
-            yield "second", peer.ask([*talk, answer, said("What colour is it?")], 1)[0]
-        new = [said(picture, "Describe it in one sentence.")]
-        if "again" in steps:
-            yield "again", peer.ask(new, 1)[0]
-        if "decode" in steps and peer.caches:
-            yield from speed("decode", peer, new, more)
-        if "moved" in steps:
-            yield "moved", peer.ask([said("Here is what I saw on my way home today.", picture, "What is it?")], 1)[0]
-    if "text" in steps:
-        yield from speed("text", peer, [said("Write a long story about a small dog that finds a map.")], more)
+def about_a_photo(peer: Peer, detail: str, arguments: argparse.Namespace) -> Iterator[tuple[str, float]]:
+    steps = arguments.steps
+    picture = image(detail)
+    talk = [said(picture, "What is in the picture?")]
+    yield "first", peer.ask(talk, 1)[0]
+    if "second" in steps:
+        answer = {"role": "assistant", "content": "A pattern of waves."}
+        yield "second", peer.ask([*talk, answer, said("What colour is it?")], 1)[0]
+    new = [said(picture, "Describe it in one sentence.")]
+    if "again" in steps:
+        yield "again", peer.ask(new, 1)[0]
+    if "decode" in steps and peer.caches:
+        yield from speed("decode", peer, new, arguments.tokens)
+    if "moved" in steps:
+        yield "moved", peer.ask([said("Here is what I saw on my way home today.", picture, "What is it?")], 1)[0]
 
 
 def speed(step: str, peer: Peer, messages: list[dict[str, Any]], more: int) -> Iterator[tuple[str, float]]:

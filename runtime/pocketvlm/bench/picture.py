@@ -21,7 +21,8 @@ _ROWS = (
     ("again", "in a new chat"),
     ("moved", "after other text"),
 )
-_CASE = 36 + len(_ROWS) * (_BAR + _GAP) + 34
+_HEAD, _BARS, _FOOT = 36, len(_ROWS) * (_BAR + _GAP), 34
+_CASE = _HEAD + _BARS + _FOOT
 
 
 def draw(report: Report, machine: str) -> Image.Image:
@@ -38,12 +39,14 @@ def draw(report: Report, machine: str) -> Image.Image:
         at += 18 + pen.text(at + 18, 110, words, 14, _SOFT) + 24
     longest = 1.1 * max(getattr(case, name).median for case in report.cases for name, _ in _ROWS)
     scale = (_WIDTH - _MARGIN - _LABELS - _VALUES - _MARGIN) / longest
-    for tick in _ticks(longest):
-        x = _MARGIN + _LABELS + tick * scale
-        pen.line(x, top - 12, x, height - foot - 8)
-        pen.text(x, height - foot, _time(tick), 12, _SOFT, middle=True)
+    ticks = [(value, _MARGIN + _LABELS + value * scale) for value in _ticks(longest)]
     for number, case in enumerate(report.cases):
-        _draw_case(pen, case, top + number * _CASE, scale)
+        y = top + number * _CASE
+        for _, x in ticks:
+            pen.line(x, y + _HEAD - 5, x, y + _HEAD + _BARS - _GAP + 5)
+        _draw_case(pen, case, y, scale)
+    for value, x in ticks:
+        pen.text(x, height - foot, _time(value), 12, _SOFT, middle=True)
     memory = report.memory and f" · peak memory {report.memory.peak / 1e6:,.0f} MB, mapped files included"
     pen.text(_MARGIN, height - 32, f"pocketvlm {__version__}{memory or ''}", 12, _SOFT)
     return pen.done()
@@ -55,7 +58,7 @@ def _draw_case(pen: _Pen, case: Case, y: float, scale: float) -> None:
     tiles = f"{case.tiles} tile{'s' * (case.tiles != 1)}, {case.image_tokens:,} tokens"
     moved = pen.text(_MARGIN, y, f"{name}, detail {case.detail}", 17)
     pen.text(_MARGIN + moved + 14, y + 3, tiles, 14, _SOFT)
-    y += 36
+    y += _HEAD
     left = _MARGIN + _LABELS
     for field, words in _ROWS:
         spread: Spread = getattr(case, field)
@@ -75,14 +78,10 @@ def _draw_case(pen: _Pen, case: Case, y: float, scale: float) -> None:
 
 
 def _ticks(longest: float) -> Iterator[float]:
-    """Round numbers from 0, three to seven of them."""
-    step = 10 ** floor(log10(longest))
-    step = step / 2 if longest / step >= 2 else step / 5
-    step = step * 2 if longest / step > 7 else step
-    value = 0.0
-    while value <= longest:
-        yield value
-        value += step
+    """Round numbers from 0, four to eight of them."""
+    unit = 10 ** floor(log10(longest))
+    step = next(unit * part for part in (0.2, 0.5, 1, 2) if longest < 8 * unit * part)
+    return (step * number for number in range(int(longest / step) + 1))
 
 
 def _time(milliseconds: float) -> str:
