@@ -91,6 +91,7 @@ class VLM:
         device: str = "auto",
         parallel: int = 1,
         supervised: bool = False,
+        stuck_after: float = 600.0,
         verify: bool = True,
         max_pixels: int = MAX_PIXELS,
         picture_cache_size: int | None = None,
@@ -108,7 +109,8 @@ class VLM:
         bundle with its hashes. `max_pixels` is the limit of one picture,
         `max_image_tokens` caps the tokens that any picture gets.
         `name` is what answers call the model, instead of its own. `supervised` runs it in a process of its own, which
-        is started again when native code ends it; its requests then get EngineCrashedError.
+        is started again when native code ends it, or stays in one step for more than `stuck_after` seconds; its
+        requests then get EngineCrashedError.
 
         `mmproj` is a GGUF projector or an ONNX vision encoder. Of several encoders, `vision` takes the `gguf` or the
         `onnx` one, or (`auto`) the one that is fastest here: measured once, then remembered in the user's cache
@@ -134,6 +136,7 @@ class VLM:
             picture_cache_size=picture_cache_size,
             picture_cache=None if picture_cache is None else str(Path(picture_cache).absolute()),
             picture_files_size=picture_files_size,
+            stuck_after=stuck_after,
         )
         engine = (ChildEngine if supervised else LocalEngine)(
             found.model,

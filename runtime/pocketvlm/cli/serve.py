@@ -59,6 +59,9 @@ def serve(
     max_pixels: Annotated[int, typer.Option(help="Largest picture in megapixels.")] = 100,
     read_timeout: Annotated[float, typer.Option(help="Seconds that a request's body may take.")] = 30.0,
     grace: Annotated[float, typer.Option(help="Seconds that running requests get when the server is stopped.")] = 30.0,
+    stuck_after: Annotated[
+        float, typer.Option(help="Seconds in one step or tile, after which the engine is started again.")
+    ] = 600.0,
     allowed_host: Annotated[list[str] | None, typer.Option(help="Another name for the Host header.")] = None,
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Web pages that may call, as https://example.org, or *.")
@@ -123,6 +126,7 @@ def serve(
             parallel=parallel,
             supervised=True,
             max_pixels=settings.max_pixels,
+            stuck_after=stuck_after,
             name=alias,
             **kept(picture_cache_size, picture_cache, picture_files_size),
         )

@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from pocketvlm.engine import wire
 from pocketvlm.engine.engine import EngineInfo, EngineOptions, Event, Finished, Generation, Statistics, Stopper
-from pocketvlm.errors import EngineClosedError, EngineCrashedError, GenerationCancelledError
+from pocketvlm.engine.watch import Watch
+from pocketvlm.errors import EngineClosedError, EngineCrashedError, GenerationCancelledError, RequestError
 
 _log = logging.getLogger(__name__)
 _FAILING = 3  # crashes in a row, no answer between them
@@ -39,9 +40,9 @@ Channel = SimpleQueue[Event | Exception]
 class ChildEngine:
     """Takes what `LocalEngine` takes, and raises the same; EngineCrashedError where native code dies while loading.
 
-    When the process dies, all its requests get EngineCrashedError at once and it is started again; requests that come
-    meanwhile wait for it. After some crashes in a row the pauses between two starts grow, and requests that come in
-    such a pause are refused with EngineCrashedError.
+    When the process dies, or is killed as it is stuck, all its requests get EngineCrashedError at once and it is
+    started again; requests that come meanwhile wait for it. After some crashes in a row the pauses between two starts
+    grow, and requests that come in such a pause are refused with EngineCrashedError.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class ChildEngine:
         fingerprint: str,
         options: EngineOptions,
     ) -> None:
+        if not options.stuck_after > 0:
+            raise RequestError("must be more than 0", "stuck_after")
         made_from = wire.engine_out(model, mmproj, onnx, name=name, fingerprint=fingerprint, options=options)
-        self._supervisor = _Supervisor(made_from, options.parallel)
+        self._supervisor = _Supervisor(made_from, options)
         self._numbers = itertools.count()
         # Its thread would keep the supervisor alive for ever; this also ends the process at exit.
         self._finalizer = weakref.finalize(self, self._supervisor.close)
@@ -104,7 +107,9 @@ class ChildEngine:
 class _Process:
     """One life of the child: started, asked and read; `finish` leaves nothing of it."""
 
-    def __init__(self, made_from: Mapping[str, Any]) -> None:
+    def __init__(self, made_from: Mapping[str, Any], watch: Watch) -> None:
+        self.watch = watch
+        self.why = ""  # it had to be killed
         paths = [str(Path(path).absolute()) for path in sys.path if path]
         self._popen = subprocess.Popen(
             [sys.executable, "-c", _START, *paths],
@@ -136,7 +141,7 @@ class _Process:
             if number is not None and channel is not None:
                 self.channels[number] = channel
                 if self._dead:
-                    channel.put(_crashed(self._popen.returncode))
+                    channel.put(_crashed(self._popen.returncode, self.why))
             self._outbox.put(frame)
 
     def forget(self, number: int) -> None:
@@ -164,8 +169,16 @@ class _Process:
         with self._changing:
             self._dead = True
             for channel in self.channels.values():
-                channel.put(error or _crashed(code))
+                channel.put(error or _crashed(code, self.why))
         return code
+
+    def look(self) -> None:
+        """Kill it where it is stuck; whoever reads it sees its end."""
+        if why := self.watch.look():
+            self.why = why
+            self._popen.kill()
+        else:
+            self.ask({"kind": "look"})
 
     def stop(self) -> None:
         """Ask it to end, then make it."""
@@ -187,17 +200,18 @@ class _Process:
 class _Supervisor:
     """Starts a process, reads it to its end on a thread of its own, and starts the next."""
 
-    def __init__(self, made_from: Mapping[str, Any], parallel: int) -> None:
+    def __init__(self, made_from: Mapping[str, Any], options: EngineOptions) -> None:
         self._made_from = made_from
+        self._stuck_after = options.stuck_after
         self._changed = threading.Condition()
         self._closed = False
         self._state: Literal["ok", "restarting", "failing"] = "ok"
         self._crashes = 0  # since the last answer
         self._restarts = 0
-        self._latest = Statistics(parallel=parallel)
+        self._latest = Statistics(parallel=options.parallel)
         self._before = Statistics()  # totals of the processes that died
         self._numbers = itertools.count(-1, -1)
-        self._process = _Process(made_from)
+        self._process = _Process(made_from, Watch(self._stuck_after))
         try:
             self.info = self._ready(self._process)
         except BaseException:  # Ctrl-C while it loads: the process must not outlive us
@@ -205,6 +219,8 @@ class _Supervisor:
             raise
         self._thread = threading.Thread(target=self._supervise, name="pocketvlm-supervisor", daemon=True)
         self._thread.start()
+        self._watcher = threading.Thread(target=self._watch, name="pocketvlm-watch", daemon=True)
+        self._watcher.start()
 
     def running(self) -> _Process:
         """The process that takes requests; waits while it is started again."""
@@ -250,6 +266,14 @@ class _Supervisor:
             self._changed.notify_all()
         self._process.stop()
         self._thread.join()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        """A process that loads is not looked at: nobody knows how long a disk may take."""
+        with self._changed:
+            while not self._changed.wait_for(lambda: self._closed, self._process.watch.interval):
+                if self._state == "ok":
+                    self._process.look()
 
     def _supervise(self) -> None:
         while True:
@@ -264,7 +288,7 @@ class _Supervisor:
             if time.monotonic() - born > _LIVED:
                 self._crashes = 0
             code = process.finish()
-            _log.error("the engine's process %d %s", process.pid, _ended(code))
+            _log.error("%s (%d)", _crashed(code, process.why), process.pid)
             if not self._restart():
                 return
 
@@ -282,7 +306,7 @@ class _Supervisor:
                 if self._closed:
                     return False
                 self._state = "restarting"
-                self._process = process = _Process(self._made_from)
+                self._process = process = _Process(self._made_from, Watch(self._stuck_after))
             self._restarts += 1
             try:
                 self._ready(process)
@@ -322,6 +346,9 @@ class _Supervisor:
             process.forget(number)
 
     def _take(self, process: _Process, message: dict[str, Any]) -> None:
+        if "doing" in message:
+            process.watch.hear(message["doing"])
+            return
         if "statistics" in message:
             self._latest = Statistics(**message["statistics"])
             message = {"id": message["id"], "finished": "stop"}  # it is there: nothing more is said

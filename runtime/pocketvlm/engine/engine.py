@@ -25,6 +25,9 @@ class EngineOptions:
     onnxruntime runs it; `cpu` keeps all the rest there, too. Embeddings of pictures are kept in memory within
     `picture_cache_size` bytes (None: as `vision.cache` says), and within `picture_files_size` in files in the folder
     `picture_cache`, if there is one.
+
+    An engine in a process of its own is started again where one step or tile takes more than `stuck_after` seconds, or
+    where that process does not answer for as long, or a minute.
     """
 
     context_size: int | None = None
@@ -38,6 +41,7 @@ class EngineOptions:
     picture_cache_size: int | None = None
     picture_cache: str | None = None
     picture_files_size: int = PICTURE_FILES_SIZE
+    stuck_after: float = 600.0
 
 
 @dataclass(frozen=True)

@@ -155,6 +155,11 @@ class LocalEngine:
         if self._vision is not None:
             self._vision.cache.clear()
 
+    @property
+    def doing(self) -> tuple[int | None, int | None]:
+        """Which step and which tile are under way, in order of time: for who wants to see that they change."""
+        return self._scheduler.doing
+
     def cancel(self) -> None:
         with self._lock:
             running = [(job, channel) for job, channel in self._open.items() if job.lane is not None]

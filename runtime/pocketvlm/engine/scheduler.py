@@ -5,6 +5,7 @@ One thread does all of it, step by step. The others talk to it by commands, whic
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -68,6 +69,8 @@ class Scheduler:
         self._closed = False
         self._statistics = Statistics(parallel=lanes)
         self._seconds = 1.0  # of a usual request
+        self._steps = itertools.count()
+        self._step: int | None = None  # that runs
         self._thread = threading.Thread(target=self._run, name="pocketvlm-scheduler", daemon=True)
         self._thread.start()
 
@@ -103,6 +106,11 @@ class Scheduler:
             queued = max(0, self._open - running)
             encoding = sum(isinstance(task, Encoding) for task in self._side.tasks)
             return replace(self._statistics, running=running, queued=queued, encoding=encoding)
+
+    @property
+    def doing(self) -> tuple[int | None, int | None]:
+        """Which step, and which piece of work beside them, is under way, in order of time."""
+        return self._step, self._side.doing
 
     def close(self) -> None:
         """Every job that is not over gets EngineClosedError. Returns when nothing native runs any more."""
@@ -143,9 +151,13 @@ class Scheduler:
             self._inbox.get()()
         self._admit()
         if not self._closed and self._stepper.running:
-            if self._prefill is not None:
-                self._prefill.advance(self._stepper.running)
-            self._stepper.step(shared=self._side.busy)
+            self._step = next(self._steps)
+            try:
+                if self._prefill is not None:
+                    self._prefill.advance(self._stepper.running)
+                self._stepper.step(shared=self._side.busy)
+            finally:
+                self._step = None
 
     def _admit(self) -> bool:
         """Give free lanes to those who have waited longest."""

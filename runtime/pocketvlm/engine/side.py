@@ -42,6 +42,7 @@ class SideThread:
     def __init__(self) -> None:
         self._turns: deque[Task] = deque()
         self._current: Task | None = None
+        self._begun = 0
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="pocketvlm-side", daemon=True)
@@ -56,6 +57,11 @@ class SideThread:
     @property
     def busy(self) -> bool:
         return bool(self._turns) or self._current is not None
+
+    @property
+    def doing(self) -> int | None:
+        """Which piece is being done, in order of time."""
+        return None if self._current is None else self._begun
 
     def ask(self, task: Task) -> None:
         """Do the next piece of it. Harmless where that was asked for already."""
@@ -102,6 +108,7 @@ class SideThread:
                 self._changed.wait()
             if self._closed:
                 return False
+            self._begun += 1
             task = self._current = self._turns.popleft()
         report = task.run()
         with self._changed:

@@ -22,9 +22,11 @@ from pocketvlm.engine.job import Job
 from pocketvlm.engine.local import LocalEngine
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.native.heap import return_large_blocks
+from pocketvlm.prompt import TextSpan
 
 _LOOK = 1.0  # seconds between two looks at the parent
 _AT_ONCE = 64  # frames in one write
+_LONG = 100_000  # characters
 
 
 def main() -> None:
@@ -75,7 +77,7 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
         if not wanted:  # over already, or cancelled before it was submitted
             engine.withdraw(job)
 
-    compiling = ThreadPoolExecutor(2, "pocketvlm-grammar")  # a grammar may take a second; others must get on
+    slowly = ThreadPoolExecutor(2, "pocketvlm-begin")  # a grammar, or a book, may take seconds; others must get on
 
     def take(message: dict[str, Any], blob: memoryview) -> bool:
         kind: str = message.pop("kind")
@@ -83,10 +85,11 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
             number = message.pop("id")
             jobs[number] = None
             request = wire.generation_in(message, blob)
-            if request.constraint is None:
+            letters = sum(len(piece.text) for piece in request.prompt if isinstance(piece, TextSpan))
+            if request.constraint is None and letters < _LONG:
                 begin(number, request)
             else:
-                compiling.submit(begin, number, request)
+                slowly.submit(begin, number, request)
         elif kind == "cancel":
             with changing:
                 unwanted = jobs.pop(message["id"], None)
@@ -96,6 +99,8 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
             if kind == "clear_picture_cache":
                 engine.clear_picture_cache()
             outbox.put({"statistics": asdict(engine.statistics()), "id": message["id"]})
+        elif kind == "look":
+            outbox.put({"doing": engine.doing})
         return bool(kind != "close")
 
     while (frame := wire.read(requests)) is not None and take(*frame):
