@@ -28,6 +28,7 @@ from pocketvlm.errors import (
     GenerationCancelledError,
     ModelFormatError,
     QueueFullError,
+    RequestError,
 )
 from pocketvlm.locate import locate
 from pocketvlm.messages import ChatRequest
@@ -342,3 +343,150 @@ def test_interrupt_stops_the_caller_only(iota_bundle: Path) -> None:
         assert colour_is_right(vlm, 3)
         settle(vlm)
         assert pid_of(vlm) == pid
+
+
+# Worker code with a fault in it: where the file FAULT names this place, the file goes and native code fails there.
+FAULTY = """
+import ctypes, os, sys
+sys.path[:] = sys.argv[1:]
+from pathlib import Path
+from llama_cpp import llama_cpp
+from pocketvlm.engine import encoding, worker
+from pocketvlm.native.context import Context
+
+def faulty(place, real, fail):
+    def call(self, *given, **options):
+        if FAULT.is_file() and FAULT.read_text() == place:
+            FAULT.unlink()
+            fail(self)
+        return real(self, *given, **options)
+    return call
+
+def assertion(context):  # GGML_ASSERT(seq_id < ...)
+    context.truncate(0, 1000)
+
+def abort(_):  # what GGML_ASSERT calls; encoders of both kinds pass here
+    llama_cpp._lib.ggml_abort(b"encoder", 1, b"stand-in")
+
+def hang(_):
+    ctypes.CDLL(None).pause()
+
+FAULT = Path(os.environ["POCKETVLM_TEST_FAULT"])
+Context.decode_embeddings = faulty("prefill", Context.decode_embeddings, assertion)
+Context.decode = faulty("hang", faulty("decode", Context.decode, assertion), hang)
+worker.LocalEngine.submit = faulty("submit", worker.LocalEngine.submit, hang)
+encoding._encoded = faulty("encode", faulty("hang encoding", encoding._encoded, hang), abort)
+worker.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def fault(iota_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VLM, Path]]:
+    file = tmp_path_factory.mktemp("fault") / "fault"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(child, "_START", FAULTY)
+        patch.setenv("POCKETVLM_TEST_FAULT", str(file))
+        with start(iota_bundle, stuck_after=3.0) as vlm:
+            yield vlm, file
+
+
+@posix
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("encode", "ended by SIGABRT"),
+        ("prefill", "ended by SIGABRT"),
+        ("decode", "ended by SIGABRT"),
+        ("hang", "one step of its work took more than 3 s"),
+        ("hang encoding", "one step of its work took more than 3 s"),
+        ("submit", "did not answer for 3 s"),
+        ("stopped", "did not answer for 3 s"),
+    ],
+)
+def test_native_code_that_fails_or_never_returns(fault: tuple[VLM, Path], place: str, why: str) -> None:
+    """By an assertion of its own, or a call without end. All that run are told why; then all lanes work again."""
+    vlm, file = fault
+    settle(vlm)
+    before, pid = vlm._engine.statistics(), pid_of(vlm)
+    started = threading.Semaphore(0)
+
+    def read() -> None:
+        for event in vlm._engine.generate(endless(vlm)):
+            if isinstance(event, Token):
+                started.release()
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [pool.submit(read) for _ in range(3)]
+        for _ in running:
+            started.acquire()
+        if place == "stopped":
+            os.kill(pid, signal.SIGSTOP)
+        else:
+            file.write_text(place)
+        running.append(pool.submit(colour_is_right, vlm, 1000))
+        try:
+            errors = [one.exception(30) for one in running]
+        except TimeoutError:
+            os.kill(pid, signal.SIGKILL)  # or they would never end
+            raise
+    for error in errors:
+        assert isinstance(error, EngineCrashedError), error
+        assert why in str(error)
+    assert colour_is_right(vlm, 2)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(lambda number: colour_is_right(vlm, number), range(8)))
+    settle(vlm)
+    after = vlm._engine.statistics()
+    assert after.restarts == before.restarts + 1
+    assert after.child != before.child
+
+
+OFFLINE = """
+import sys
+sys.path[:] = sys.argv[1:]
+from pocketvlm import offline
+from pocketvlm.engine import worker
+def attempt(*given):
+    import socket
+    try:
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+    except BaseException as error:
+        print("the child:", type(error).__name__, file=sys.stderr)
+    real(*given)
+real, worker.serve = worker.serve, attempt
+worker.main()
+"""
+
+
+def test_the_engines_process_is_offline_too(iota_bundle: Path) -> None:
+    """Without the tests' own block of the network."""
+    script = f"""
+import sys
+sys.path[:] = {sys.path!r}
+from pathlib import Path
+from pocketvlm import VLM, offline
+from pocketvlm.engine import child
+offline.enforce()
+child._START = {OFFLINE!r}
+VLM.load(Path({str(iota_bundle)!r}), supervised=True).close()
+"""
+    bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=bare, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the child: NetworkForbiddenError" in done.stderr
+
+
+def test_a_crash_while_loading_is_an_error(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_START", "import os; os.abort()")
+    threads = threading.active_count()
+    with pytest.raises(EngineCrashedError, match="while the model was loaded"):
+        start(iota_bundle)
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+def test_a_limit_that_is_none(iota_bundle: Path, seconds: float) -> None:
+    with pytest.raises(RequestError, match="stuck_after"):
+        start(iota_bundle, stuck_after=seconds)

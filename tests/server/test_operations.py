@@ -298,9 +298,10 @@ def child_of(server: Server) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="child processes are found by Linux's /proc")
-def test_the_engine_dies_under_load(serve: Start, endless: dict[str, Any]) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_engine_dies_under_load(serve: Start, endless: dict[str, Any], how: signal.Signals) -> None:
     """Every request gets the error, in the form that its answer has taken by then; the next one works."""
-    own = serve("--parallel", "2", "--log-json")
+    own = serve("--parallel", "2", "--log-json", "--stuck-after", "3")
     streams = [Running(own, endless) for _ in range(2)]
     whole: list[requests.Response] = []
     waiting = threading.Thread(
@@ -308,7 +309,7 @@ def test_the_engine_dies_under_load(serve: Start, endless: dict[str, Any]) -> No
     )
     waiting.start()
     wait_until(lambda: own.health()["waiting"] == 1)
-    os.kill(child_of(own), signal.SIGKILL)
+    os.kill(child_of(own), how)
     for stream in streams:
         assert json.loads(stream.last().removeprefix(b"data: "))["error"]["code"] == "engine_crashed"
     assert own.ask("hi", max_tokens=1)["choices"]
@@ -319,6 +320,7 @@ def test_the_engine_dies_under_load(serve: Start, endless: dict[str, Any]) -> No
     waiting.join(20)
     assert whole[0].status_code == 200  # it began after the crash, on the new engine
     assert stop(own) == 0
+    assert any("did not answer for 3 s" in line for line in own.log) == (how == signal.SIGSTOP)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="child processes are found by Linux's /proc")
