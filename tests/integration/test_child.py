@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -244,6 +245,28 @@ def test_a_crash_loop_backs_off_and_says_so(iota_bundle: Path, monkeypatch: pyte
             time.sleep(0.01)
         assert colour_is_right(vlm, 2)
         assert vlm._engine.statistics().restarts >= 3
+
+
+@posix
+def test_the_pauses_grow(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Noted(child._Process):
+        def __init__(self, *given: Any) -> None:
+            starts.append(time.monotonic())
+            super().__init__(*given)
+
+    starts: list[float] = []
+    pauses = (0.0, 0.1, 0.2, 0.4)
+    monkeypatch.setattr(child, "_PAUSES", pauses)
+    with start(iota_bundle) as vlm:
+        monkeypatch.setattr(child, "_START", "import os; os.abort()")
+        monkeypatch.setattr(child, "_Process", Noted)
+        began = time.monotonic()
+        os.kill(pid_of(vlm), signal.SIGKILL)
+        while len(starts) < 5:
+            assert time.monotonic() < began + 30
+            time.sleep(0.01)
+    for crashes, (before, after) in enumerate(itertools.pairwise([began, *starts]), 1):
+        assert after - before >= pauses[min(crashes, 3)]
 
 
 @posix
