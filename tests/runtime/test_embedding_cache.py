@@ -345,6 +345,7 @@ def test_a_folder_that_goes_away(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     source.get(1)
     assert source.runs == 2
     assert caplog.text.count("cannot be written") == 1
+    source.cache.clear()
 
 
 WRITER = """

@@ -101,9 +101,9 @@ class EmbeddingFiles:
                 _log.warning("the picture cache in %s cannot be written: %s", self._folder, error.strerror or error)
 
     def clear(self) -> None:
-        for path, _ in self._scan():
-            with suppress(OSError):
-                path.unlink()
+        with suppress(FileNotFoundError):  # the folder itself has gone
+            for path, _ in self._scan():
+                path.unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.emb"
