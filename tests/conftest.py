@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--malformed", type=int, default=150, help="random requests of each kind that the server must refuse"
     )
+    parser.addoption("--conversations", type=int, default=2, help="random conversations with each kind of model")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ LEVELS = (
     {"server", "batch", "bench", "plan"},
     {""},
     {"vlm"},
-    {"answer"},
+    {"answer", "session"},
     {"engine", "structured"},
     {"vision"},
     {"handles"},

@@ -16,6 +16,7 @@ PocketVLMError
 │   │   ├── PairingError (ValueError)       language model and vision encoder are no pair
 │   │   └── BundleError (ValueError)        manifest missing or broken, or a file that does not match its hash
 │   ├── PictureCacheError (OSError)     the folder for embeddings cannot be used, or is not private
+│   ├── SessionError (ValueError)       a saved conversation that is damaged, or of another model or engine
 │   └── ConversionError                 a conversion was refused or failed; nothing was written
 │       ├── CheckpointError (ValueError)    missing shard or tensor, unknown architecture, NaN weights
 │       ├── QuantizationError (ValueError)  a type that is unknown or needs an importance matrix
@@ -118,6 +119,10 @@ class BundleError(ModelError, ValueError):
 
 class PictureCacheError(FileError, OSError):
     pass
+
+
+class SessionError(FileError, ValueError):
+    """A saved conversation is damaged, was made by another model or engine, or cannot be written."""
 
 
 class ConversionError(FileError):

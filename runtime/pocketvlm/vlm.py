@@ -27,6 +27,7 @@ from pocketvlm.engine.engine import (
     Token,
 )
 from pocketvlm.engine.local import LocalEngine
+from pocketvlm.errors import RequestError
 from pocketvlm.handles import HandleLimits, PictureHandle, PictureHandles, file_of
 from pocketvlm.images import MAX_PIXELS, Picture, read_picture
 from pocketvlm.locate import locate
@@ -42,6 +43,9 @@ from pocketvlm.messages import (
 )
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.prompt import ChatTemplate, ImageSpan, TextSpan, isolate_control_tokens
+from pocketvlm.session import Session, plain
+from pocketvlm.session import read as read_session
+from pocketvlm.session import write as write_session
 from pocketvlm.structured.form import form_of
 from pocketvlm.structured.plan import Plan, plan
 from pocketvlm.structured.reading import Reader
@@ -70,6 +74,7 @@ class VLM:
         self._max_pixels = max_pixels
         self._max_image_tokens = max_image_tokens
         self._handles = PictureHandles(handle_limits)
+        self._latest: ChatRequest | None = None
         info = engine.info
         self._template = ChatTemplate(
             info.chat_template, bos=info.bos, eos=info.eos, image_token=info.image_token, path=info.name
@@ -100,6 +105,7 @@ class VLM:
         max_image_tokens: int | None = None,
         handle_limits: HandleLimits | None = None,
         name: str | None = None,
+        session: str | Path | None = None,
     ) -> VLM:
         """Load iota (nothing given), a bundle or a .gguf (`target`), or any pair (`model`, `mmproj`).
 
@@ -122,7 +128,10 @@ class VLM:
         `picture_files_size` bytes; nothing is written without it, as embeddings tell about pictures.
         `handle_limits` are those of `add_image`.
 
-        Raises ModelError leaves, each naming the file, and PictureCacheError for a folder that cannot be used.
+        `session` is a file that `save` has written: `conversation` holds what was said in it.
+
+        Raises ModelError leaves, each naming the file, PictureCacheError for a folder that cannot be used, and
+        SessionError.
         """
         found = locate(target, model=model, mmproj=mmproj, verify=verify)
         options = EngineOptions(
@@ -147,7 +156,10 @@ class VLM:
             options=options,
         )
         try:
-            return cls(engine, max_pixels=max_pixels, max_image_tokens=max_image_tokens, handle_limits=handle_limits)
+            vlm = cls(engine, max_pixels=max_pixels, max_image_tokens=max_image_tokens, handle_limits=handle_limits)
+            if session is not None:
+                vlm.restore(session)
+            return vlm
         except BaseException:
             engine.close()
             raise
@@ -162,7 +174,9 @@ class VLM:
         """Answer `messages`; `fields` are those of ChatRequest. Raises RequestError naming the field that is wrong."""
         request = ChatRequest.parse(messages, **fields)
         with closing(self.run(request, progress=progress)) as chunks:
-            return fold(chunks, request)
+            completion = fold(chunks, request)
+        self._remember(request, completion)
+        return completion
 
     def stream(
         self, messages: Sequence[Any], *, progress: ProgressCallback | None = None, **fields: Any
@@ -173,10 +187,13 @@ class VLM:
         the timings; usage comes in one more chunk, as OpenAI does, with `stream_options={"include_usage": True}`.
         """
         request = ChatRequest.parse(messages, **fields)
+        made: list[ChatCompletionChunk] = []
         with closing(self.run(request, progress=progress)) as chunks:
             for chunk in chunks:
+                made.append(chunk)
                 if chunk.choices or request.wants_usage:
                     yield chunk
+        self._remember(request, fold(made, request))
 
     def run(
         self,
@@ -209,6 +226,44 @@ class VLM:
             last = index == (request.n or 1) - 1
             yield from self._choice(index, generation, planned.reader(), answer, progress, stopper, last)
         yield answer.chunk([], usage=answer.usage(), timings=answer.timings())
+
+    @property
+    def conversation(self) -> list[dict[str, Any]]:
+        """The messages of what `chat` or `stream` finished last, its answer too; or of the session that was loaded."""
+        if self._latest is None:
+            return []
+        return [message.model_dump(exclude_none=True) for message in self._latest.messages]
+
+    def save(self, path: str | Path, messages: Sequence[Any] | None = None, **fields: Any) -> None:
+        """Write a conversation to a file, its pictures in it, with what the KV cache knows of it.
+
+        That of `conversation`, or `messages`, asked with `fields`. The file is private to its owner.
+
+        Raises SessionError where it cannot be written, and what `chat` raises for messages and pictures.
+        """
+        request = self._latest if messages is None else ChatRequest.parse(messages, **fields)
+        if request is None:
+            raise RequestError("nothing was said yet", "messages")
+        pictures: dict[tuple[int, int], Picture] = {}
+
+        def read(part: ImageURLPart | ImagePart, param: str) -> Picture:
+            _, i, _, j = param.split(".")
+            picture = pictures[int(i), int(j)] = self._read(part, param)
+            return picture
+
+        snapshot = self._engine.snapshot(self._prompt(request, read))
+        write_session(Path(path), Session(plain(request.messages, pictures), snapshot), self.info)
+
+    def restore(self, path: str | Path) -> list[dict[str, Any]]:
+        """Go on with a conversation that `save` has written: its messages, which the cache knows again.
+
+        Raises SessionError where the file is damaged, or of another model, context, cache or template.
+        """
+        session = read_session(Path(path), self.info)
+        request = ChatRequest.parse(session.messages)
+        self._engine.adopt(session.snapshot)
+        self._latest = request
+        return self.conversation
 
     def statistics(self) -> Statistics:
         return self._engine.statistics()
@@ -247,6 +302,12 @@ class VLM:
 
     def _read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
         return read_picture(self._handles.resolve(part, param), param, max_pixels=self._max_pixels)
+
+    def _remember(self, request: ChatRequest, completion: ChatCompletion) -> None:
+        answer = completion.choices[0].message.model_dump(exclude_none=True)
+        if answer.get("content") or answer.get("tool_calls"):
+            told = ChatRequest.parse([*request.messages, answer]).messages
+            self._latest = request.model_copy(update={"messages": told})
 
     def _prompt(
         self, request: ChatRequest, read: PictureReader = read_picture, planned: Plan | None = None

@@ -60,14 +60,17 @@ def test_timings(sample_png: Path) -> None:
 
 
 def test_conversation(sample_png: Path, tmp_path: Path) -> None:
-    saved = tmp_path / "talk.json"
-    lines = f"/image {sample_png}\nWhat shape is at the top left?\nWhat colour is it?\n/save {saved}\n/reset\n/quit\n"
+    saved = tmp_path / "talk"
+    lines = f"/image {sample_png}\nWhat shape is at the top left?\n/save {saved}\nWhat colour is it?\n/reset\n/quit\n"
     done = run("chat", stdin=lines.encode())
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().split("\n")[:2] == ["A circle", "Red"]
-    messages = json.loads(saved.read_text())
-    assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
-    assert messages[3]["content"] == "Red"
+    again = run("chat", stdin=f"/load {saved}\nWhat colour is it?\n".encode())
+    assert again.stdout.decode() == "Red\n", again.stderr.decode()
+    data = bytearray(saved.read_bytes())
+    data[-100] ^= 4
+    saved.write_bytes(data)
+    assert "damaged" in refused("chat", stdin=f"/load {saved}\nWhat colour is it?\n".encode())
 
 
 def test_picture_cache(sample_png: Path, tmp_path: Path) -> None:

@@ -275,7 +275,7 @@ def test_pictures_go_in_pieces_beside_a_stream(vlm: VLM, engine: LocalEngine) ->
 
 
 def test_placement_prefers_a_free_lane_to_throwing_a_chat_away() -> None:
-    from pocketvlm.engine.cache import CacheContent, Lane, place
+    from pocketvlm.engine.cache import CacheContent, Lane, Placement, place
 
     def lane(number: int, tokens: range, used: int, busy: bool = False) -> Lane:
         content = CacheContent()
@@ -283,14 +283,19 @@ def test_placement_prefers_a_free_lane_to_throwing_a_chat_away() -> None:
             content.add(token)
         return Lane(number, content, used, busy)
 
+    def placed(lanes: list[Lane], tokens: list[int], *, cut: bool = True) -> Placement:
+        common = {lane: min(lane.content.common(tokens), len(tokens) - 1) for lane in lanes}
+        own = {lane: count if cut or count == len(lane.content.keys) else 0 for lane, count in common.items()}
+        return place(lanes, len(tokens), own, common if cut else dict.fromkeys(lanes, 0))
+
     lanes = [lane(0, range(100), 5), lane(1, range(0), 0), lane(2, range(50, 80), 3)]
-    chosen = place(lanes, [*range(10), *range(500, 600)], keeps_prefix=True)
+    chosen = placed(lanes, [*range(10), *range(500, 600)])
     assert (chosen.lane.id, chosen.known, chosen.source) == (1, 10, lanes[0])
-    chosen = place(lanes, [*range(100), 7, 8], keeps_prefix=True)
+    chosen = placed(lanes, [*range(100), 7, 8])
     assert (chosen.lane.id, chosen.known, chosen.source) == (0, 100, None)
-    chosen = place(lanes, list(range(90)), keeps_prefix=False)  # cannot be cut back
+    chosen = placed(lanes, list(range(90)), cut=False)  # cannot be cut back
     assert (chosen.lane.id, chosen.known) == (1, 0)
-    chosen = place([replace(lanes[0], busy=True), *lanes[1:]], list(range(80)), keeps_prefix=True)
+    chosen = placed([replace(lanes[0], busy=True), *lanes[1:]], list(range(80)))
     assert (chosen.lane.id, chosen.known, chosen.source and chosen.source.id) == (1, 79, 0)
 
 

@@ -22,15 +22,15 @@ from pocketvlm.cli.loading import (
     kept,
     load,
 )
-from pocketvlm.errors import ContextLengthError, ImageError, PocketVLMError, RequestError
+from pocketvlm.errors import ContextLengthError, ImageError, PocketVLMError, RequestError, SessionError
 
 if TYPE_CHECKING:
     from pocketvlm.messages import Timings
     from pocketvlm.vlm import VLM
 
 HELP = (
-    "[dim]/image PATH shows a picture, /reset starts again, /save PATH writes the conversation, "
-    "/timings says what took how long, /clear-cache forgets what was computed of pictures, /quit ends.[/dim]"
+    "[dim]/image PATH shows a picture, /reset starts again, /save FILE keeps the conversation, /load FILE goes on with "
+    "one, /timings says what took how long, /clear-cache forgets what was computed of pictures, /quit ends.[/dim]"
 )
 err = Console(stderr=True)
 
@@ -171,11 +171,12 @@ class _Conversation:
     def toggle_timings(self) -> None:
         self.tells_timings = not self.tells_timings
 
-    def save(self, path: Path) -> None:
-        def plain(value: object) -> str:
-            return f"<{len(value)} bytes>" if isinstance(value, bytes) else str(value)
+    def save(self, path: str) -> None:
+        self.vlm.save(path, self.messages, **self._options)
 
-        path.write_text(json.dumps(self.messages, indent=2, ensure_ascii=False, default=plain) + "\n", encoding="utf-8")
+    def load(self, path: str) -> None:
+        self.messages = self.vlm.restore(path)
+        self._waiting = []
 
     def _part(self, picture: str | bytes) -> dict[str, Any]:
         if isinstance(picture, bytes):
@@ -261,7 +262,7 @@ def _talk(conversation: _Conversation) -> None:
             err.print(
                 f"[yellow]The conversation no longer fits: {escape(error.message)}.[/yellow] /reset starts again."
             )
-        except (RequestError, OSError) as error:
+        except (RequestError, SessionError, OSError) as error:
             err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
             if not interactive:
                 raise _as_error(error) from None
@@ -278,7 +279,8 @@ def _command(conversation: _Conversation, line: str) -> bool:
     commands: dict[str, Callable[[], None]] = {
         "/image": lambda: conversation.show(rest),
         "/reset": conversation.reset,
-        "/save": lambda: conversation.save(Path(rest)),
+        "/save": lambda: conversation.save(rest),
+        "/load": lambda: conversation.load(rest),
         "/timings": conversation.toggle_timings,
         "/clear-cache": conversation.vlm.clear_picture_cache,
         "/help": lambda: err.print(HELP),
@@ -287,7 +289,7 @@ def _command(conversation: _Conversation, line: str) -> bool:
         return False
     if name not in commands:
         err.print(f"[red]error:[/red] unknown command {escape(name)}. {HELP}")
-    elif name in ("/image", "/save") and not rest:
+    elif name in ("/image", "/save", "/load") and not rest:
         err.print(f"[red]error:[/red] {name} needs a path")
     else:
         commands[name]()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from pocketvlm.native.context import Cells
 from pocketvlm.vision.units import Unit
 
 _WORTH = 0.5  # of a cache or prompt: what must be shared before a cache is cut back for a new prompt
@@ -24,16 +25,29 @@ def advance_of(unit: Unit) -> int:
     return 1 if isinstance(unit, int) else unit.advance
 
 
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """What brings a lane back to its first `count` units, where its cache cannot be cut back."""
+
+    count: int
+    state: Cells
+
+
 @dataclass
 class CacheContent:
     """Tokens and picture slots whose keys and values are in the cache."""
 
     keys: list[int | str] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)  # position after each unit
+    marks: list[Mark] = field(default_factory=list)  # in order
 
     @property
     def position(self) -> int:
-        return self.ends[-1] if self.ends else 0
+        return self.at(len(self.ends))
+
+    def at(self, count: int) -> int:
+        """The position after the first `count` units."""
+        return self.ends[count - 1] if count else 0
 
     def common(self, units: Sequence[Unit]) -> int:
         """How many units of a new prompt stand at the beginning of the cache."""
@@ -44,10 +58,14 @@ class CacheContent:
             count += 1
         return count
 
-    def keep(self, count: int) -> int:
-        """Forget all but the first `count` units; the position where they end."""
-        del self.keys[count:], self.ends[count:]
-        return self.position
+    def mark(self, count: int) -> Mark | None:
+        """The last one that holds no more than `count` units."""
+        return next((mark for mark in reversed(self.marks) if mark.count <= count), None)
+
+    def first(self, count: int) -> CacheContent:
+        """The first `count` units of it."""
+        marks = [mark for mark in self.marks if mark.count <= count]
+        return CacheContent(self.keys[:count], self.ends[:count], marks)
 
     def add(self, unit: Unit) -> None:
         self.ends.append(self.position + advance_of(unit))
@@ -73,24 +91,18 @@ class Placement:
     source: Lane | None = None
 
 
-def place(lanes: Sequence[Lane], units: Sequence[Unit], *, keeps_prefix: bool) -> Placement:
-    """Where a prompt runs; at least one lane must be free.
+def place(lanes: Sequence[Lane], length: int, own: Mapping[Lane, int], shared: Mapping[Lane, int]) -> Placement:
+    """Where a prompt of `length` units runs; at least one lane must be free.
 
+    `own`: how many of them each lane has when it is cut back; `shared`: how many it could give to another.
     The free lane that knows most of it, unless that would throw away a long cache for a short beginning; else the one
-    that was not used for longest. A beginning that another lane knows better is shared from there. A model without
-    `keeps_prefix` can only go on where a lane ends.
+    that was not used for longest. A beginning that another lane knows better is shared from there.
     """
-
-    def known_in(lane: Lane) -> int:
-        known = min(lane.content.common(units), len(units) - 1)  # the last one is evaluated again, for its logits
-        return known if keeps_prefix or known == len(lane.content.keys) else 0
-
-    known = {lane.id: known_in(lane) for lane in lanes}
     free = [lane for lane in lanes if not lane.busy]
-    best = max(free, key=lambda lane: (known[lane.id], -lane.used))
-    if known[best.id] < _WORTH * min(len(best.content.keys), len(units)):
+    best = max(free, key=lambda lane: (own[lane], -lane.used))
+    if own[best] < _WORTH * min(len(best.content.keys), length):
         best = min(free, key=lambda lane: lane.used)
-    source = max(lanes, key=lambda lane: known[lane.id])
-    if keeps_prefix and known[source.id] > known[best.id]:
-        return Placement(best, known[source.id], source)
-    return Placement(best, known[best.id])
+    source = max(lanes, key=lambda lane: shared[lane])
+    if shared[source] > own[best]:
+        return Placement(best, shared[source], source)
+    return Placement(best, own[best])

@@ -19,9 +19,21 @@ from queue import Empty, SimpleQueue
 from typing import Any, Literal
 
 from pocketvlm.engine import wire
-from pocketvlm.engine.engine import EngineInfo, EngineOptions, Event, Finished, Generation, Statistics, Stopper
+from pocketvlm.engine.engine import (
+    EngineInfo,
+    EngineOptions,
+    Event,
+    Finished,
+    Generation,
+    Image,
+    Snapshot,
+    Statistics,
+    Stopper,
+)
 from pocketvlm.engine.watch import Watch
 from pocketvlm.errors import EngineClosedError, EngineCrashedError, GenerationCancelledError, RequestError
+from pocketvlm.native.sampler import Sampling
+from pocketvlm.prompt import TextSpan
 
 _log = logging.getLogger(__name__)
 _FAILING = 3  # crashes in a row, no answer between them
@@ -34,7 +46,7 @@ _GAUGES = ("running", "queued", "encoding", "picture_bytes")
 _KEPT = ("state", "parallel", "restarts", "child")  # of the supervisor's own making
 _TOTALS = tuple(field.name for field in fields(Statistics) if field.name not in (*_GAUGES, *_KEPT))
 
-Channel = SimpleQueue[Event | Exception]
+Channel = SimpleQueue[Any]  # of events and an error, or the one answer to a question
 
 
 class ChildEngine:
@@ -90,6 +102,27 @@ class ChildEngine:
             process.forget(number)
             if not isinstance(event, Finished | Exception) or isinstance(event, GenerationCancelledError):
                 process.ask({"kind": "cancel", "id": number})
+
+    def snapshot(self, prompt: Sequence[TextSpan | Image]) -> Snapshot:
+        message, blobs = wire.generation_out(Generation(tuple(prompt), Sampling()))
+        return self._wait({"kind": "snapshot", **message}, blobs)
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        told, blobs = wire.snapshot_out(snapshot)
+        self._wait({"kind": "adopt", "snapshot": told}, blobs)
+
+    def _wait(self, message: Mapping[str, Any], blobs: Sequence[memoryview]) -> Snapshot:
+        number = next(self._numbers)
+        channel: Channel = SimpleQueue()
+        process = self._supervisor.running()
+        process.ask({**message, "id": number}, blobs, number, channel)
+        try:
+            found: Snapshot | Exception = channel.get()
+        finally:
+            process.forget(number)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def cancel(self) -> None:
         self._supervisor.cancel()
@@ -152,11 +185,11 @@ class _Process:
         assert self._popen.stdout is not None
         return wire.read(self._popen.stdout)
 
-    def give(self, message: dict[str, Any]) -> None:
+    def give(self, message: dict[str, Any], blob: memoryview) -> None:
         """Hand an event to the request that it answers."""
         channel = self.channels.get(message.pop("id"))
         if channel is not None:
-            channel.put(wire.event_in(message))
+            channel.put(wire.event_in(message, blob))
 
     def finish(self, error: Exception | None = None) -> int:
         """Reap it, killing it if need be, and tell those who wait; its exit status."""
@@ -279,7 +312,7 @@ class _Supervisor:
         while True:
             process, born = self._process, time.monotonic()
             while (frame := process.read()) is not None:
-                self._take(process, frame[0])
+                self._take(process, *frame)
             if self._closed:
                 process.finish(EngineClosedError("the model is closed"))
                 return
@@ -345,14 +378,14 @@ class _Supervisor:
         finally:
             process.forget(number)
 
-    def _take(self, process: _Process, message: dict[str, Any]) -> None:
+    def _take(self, process: _Process, message: dict[str, Any], blob: memoryview) -> None:
         if "doing" in message:
             process.watch.hear(message["doing"])
             return
         if "statistics" in message:
             self._latest = Statistics(**message["statistics"])
             message = {"id": message["id"], "finished": "stop"}  # it is there: nothing more is said
-        process.give(message)
+        process.give(message, blob)
 
 
 def _crashed(code: int | None, when: str = "") -> EngineCrashedError:

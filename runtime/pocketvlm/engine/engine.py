@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pocketvlm.images import Picture
+from pocketvlm.native.context import Cells
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.prompt import TextSpan
@@ -149,6 +150,7 @@ class EngineInfo:
     vision: str | None
     context_size: int
     fingerprint: str
+    exact: bool = False
 
 
 class Stopper:
@@ -205,6 +207,20 @@ class Statistics:
     child: int | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What a lane of the KV cache holds: for an engine of the same files and settings.
+
+    `keys` and `ends` name its units and say at which position each ends; `state` is libllama's, `marks` its parts
+    after so many units.
+    """
+
+    keys: tuple[int | str, ...] = ()
+    ends: tuple[int, ...] = ()
+    state: Cells | None = None
+    marks: tuple[tuple[int, Cells], ...] = ()
+
+
 class Engine(Protocol):
     """Serves many generations at once; as many as `parallel` run together, others wait for their turn."""
 
@@ -229,6 +245,14 @@ class Engine(Protocol):
 
     def clear_picture_cache(self) -> None:
         """Forget all embeddings of pictures, those in files included. The KV cache is another matter."""
+        ...
+
+    def snapshot(self, prompt: Sequence[TextSpan | Image]) -> Snapshot:
+        """What an idle lane knows of the beginning of `prompt`, and nothing else: it forgets the rest."""
+        ...
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """Put it into an idle lane. EngineBusyError where none is; EngineError where libllama does not take it."""
         ...
 
     def close(self) -> None:

@@ -43,6 +43,7 @@ class Job:
     next: int = 0  # unit to be evaluated
     offset: int = 0  # rows of it that are
     aside: bool = False  # its prompt is evaluated on the side, not in steps
+    stops: tuple[int, ...] = ()  # units after which its lane is marked, in order
     token: int | None = None  # drawn, to be evaluated; None before the answer
     made: int = 0
     cached_tokens: int = 0
@@ -63,9 +64,10 @@ class Job:
         return self.lane
 
     def text(self, most: int) -> list[int]:
-        """The tokens that come next, up to a picture."""
+        """The tokens that come next, up to a picture or a stop."""
         found: list[int] = []
-        for unit in self.units[self.next : self.next + most]:
+        stop = next((stop for stop in self.stops if stop > self.next), len(self.units))
+        for unit in self.units[self.next : min(self.next + most, stop)]:
             if not isinstance(unit, int):
                 break
             found.append(unit)

@@ -13,7 +13,17 @@ from queue import SimpleQueue
 
 from pocketvlm.devices import physical_cores
 from pocketvlm.engine.cache import length_of
-from pocketvlm.engine.engine import EngineInfo, EngineOptions, Event, Finished, Generation, Image, Statistics, Stopper
+from pocketvlm.engine.engine import (
+    EngineInfo,
+    EngineOptions,
+    Event,
+    Finished,
+    Generation,
+    Image,
+    Snapshot,
+    Statistics,
+    Stopper,
+)
 from pocketvlm.engine.job import Job, Sink
 from pocketvlm.engine.prefill import ROWS
 from pocketvlm.engine.sampling import check_sampling
@@ -92,7 +102,7 @@ class LocalEngine:
             size = options.context_size or min(self._model.n_ctx_train or CONTEXT_LIMIT, CONTEXT_LIMIT)
             at_once = self._vision.at_once if self._vision else 0
             # On a GPU, a second context would take its memory and not spare its time.
-            aside = threads.rest > 0 and self._model.keeps_prefix and not (gpu_layers and library.offloads())
+            aside = threads.rest > 0 and not self._model.forgets and not (gpu_layers and library.offloads())
             lanes = options.parallel
             make = partial(Context, self._model, exact=options.exact, sequences=lanes, outputs=lanes, moves=aside)
             self._context = make(n_ctx=size, n_batch=max(BATCH, at_once), threads=threads.all)
@@ -112,6 +122,7 @@ class LocalEngine:
             vision=self._vision.name if self._vision else None,
             context_size=self._context.n_ctx,
             fingerprint=fingerprint,
+            exact=options.exact,
         )
         self._scheduler = Scheduler(
             self._model,
@@ -231,6 +242,18 @@ class LocalEngine:
                 picture.close()
             raise
         return job
+
+    def snapshot(self, prompt: Sequence[TextSpan | Image]) -> Snapshot:
+        seen: list[tuple[Image, Seen]] = []
+        try:
+            units = self._units(prompt, seen)
+        finally:
+            for _, picture in seen:
+                picture.close()
+        return self._scheduler.between_steps(lambda lanes: lanes.snapshot(units))
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        self._scheduler.between_steps(lambda lanes: lanes.adopt(snapshot))
 
     def withdraw(self, job: Job) -> None:
         """Forget what was submitted."""

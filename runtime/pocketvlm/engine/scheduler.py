@@ -11,9 +11,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
+from typing import TypeVar
 
 from pocketvlm.engine.cache import length_of
 from pocketvlm.engine.encoding import Encoding
@@ -31,6 +33,7 @@ from pocketvlm.vision.encoder import Embeddings, Seen, Slot, Vision
 
 _log = logging.getLogger(__name__)
 _SMOOTH = 0.2
+_T = TypeVar("_T")
 
 
 class Scheduler:
@@ -51,10 +54,9 @@ class Scheduler:
         aside: Callable[[], Context] | None = None,
     ) -> None:
         self._model, self._vision = model, vision
-        self._keeps_prefix = model.keeps_prefix
-        self._lanes = Lanes(context, lanes, keeps_prefix=model.keeps_prefix)
+        self._lanes = Lanes(context, lanes)
         self._most = lanes + queue_size
-        self._stepper = Stepper(context, self._lanes, threads, moved=self._look_ahead, over=self._over)
+        self._stepper = Stepper(context, self._lanes, threads, moved=self._moved, over=self._over)
         self._ahead = threads.beside < threads.all
         self._side = SideThread()
         self._prefill: Prefill | None = None
@@ -92,9 +94,25 @@ class Scheduler:
         job.cancelled = True
         if (encoding := job.encoding) is not None:
             self._side.drop(encoding)
-        if self._keeps_prefix:  # else all others would lose their cache
+        if not self._model.recurrent:  # else others could lose their cache
             self._stepper.abort_unwanted()
         self._post(partial(self._end, job))
+
+    def between_steps(self, work: Callable[[Lanes], _T]) -> _T:
+        """What `work` does with the lanes while nothing is evaluated."""
+        done: Future[_T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(work(self._lanes))
+            except Exception as error:  # whoever asked is told
+                done.set_exception(error)
+
+        with self._lock:
+            if self._closed:
+                raise EngineClosedError("the model is closed")
+            self._post(run)
+        return done.result()
 
     def wake(self) -> None:
         """A reader that had fallen behind has caught up."""
@@ -176,6 +194,7 @@ class Scheduler:
         job.lane, known = self._lanes.take(job.units)
         self._stepper.running.append(job)
         job.next = known
+        job.stops = self._lanes.stops(job.units, known)
         job.cached_tokens = sum(map(length_of, job.units[:known]))
         job.drawer = Drawer(self._model, job.request, job.matcher)
         self._encode(job)
@@ -203,6 +222,11 @@ class Scheduler:
         self._look_ahead(job)
         if job.cancelled:  # `cancel` may have looked before there was an encoding
             self._side.drop(job.encoding)
+
+    def _moved(self, job: Job) -> None:
+        if job.next in job.stops:
+            self._lanes.mark(job.in_lane)
+        self._look_ahead(job)
 
     def _look_ahead(self, job: Job) -> None:
         """Ask for the tile that comes next, where that was not done ahead."""

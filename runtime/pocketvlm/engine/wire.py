@@ -9,6 +9,7 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +26,7 @@ from pocketvlm.engine.engine import (
     ImageReport,
     Progress,
     Score,
+    Snapshot,
     Started,
     Token,
 )
@@ -104,6 +106,20 @@ def generation_in(message: Mapping[str, Any], blob: memoryview) -> Generation:
     return Generation(tuple(prompt), Sampling(**sampling), constraint=constraint, **rest)
 
 
+def snapshot_out(snapshot: Snapshot) -> tuple[dict[str, Any], list[memoryview]]:
+    states = [] if snapshot.state is None else [snapshot.state, *(state for _, state in snapshot.marks)]
+    marks = [count for count, _ in snapshot.marks]
+    told = {"keys": snapshot.keys, "ends": snapshot.ends, "marks": marks, "sizes": [len(state) for state in states]}
+    return told, [state.data for state in states]
+
+
+def snapshot_in(message: Mapping[str, Any], blob: memoryview) -> Snapshot:
+    ends = accumulate(message["sizes"], initial=0)
+    states = [np.frombuffer(blob[at:end], np.uint8) for at, end in pairwise(ends)]
+    marks = tuple(zip(message["marks"], states[1:], strict=True))
+    return Snapshot(tuple(message["keys"]), tuple(message["ends"]), states[0] if states else None, marks)
+
+
 # --- events and errors
 
 
@@ -122,8 +138,10 @@ def event_out(event: Event | BaseException) -> dict[str, Any]:
     return {"error": error_out(event)}
 
 
-def event_in(message: Mapping[str, Any]) -> Event | Exception:
+def event_in(message: Mapping[str, Any], blob: memoryview) -> Event | Snapshot | Exception:
     kind, value = next(iter(message.items()))
+    if kind == "snapshot":
+        return snapshot_in(value, blob)
     if kind == "token":
         id, data, scored = value
         score = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from pocketvlm import offline
 from pocketvlm.engine import wire
-from pocketvlm.engine.engine import Event, Finished, Generation
+from pocketvlm.engine.engine import Event, Finished, Generation, Snapshot
 from pocketvlm.engine.job import Job
 from pocketvlm.engine.local import LocalEngine
 from pocketvlm.errors import PocketVLMError
@@ -77,7 +77,18 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
         if not wanted:  # over already, or cancelled before it was submitted
             engine.withdraw(job)
 
-    slowly = ThreadPoolExecutor(2, "pocketvlm-begin")  # a grammar, or a book, may take seconds; others must get on
+    def adopt(snapshot: Snapshot) -> Snapshot:
+        engine.adopt(snapshot)
+        return Snapshot()
+
+    def reply(number: int, work: Callable[[], Snapshot]) -> None:
+        try:
+            told, blobs = wire.snapshot_out(work())
+            outbox.put({"snapshot": told, "id": number, "blobs": blobs})
+        except Exception as error:
+            outbox.put({**wire.event_out(error), "id": number})
+
+    slowly = ThreadPoolExecutor(2, "pocketvlm-begin")  # a grammar, a book, a cache may take seconds; others must get on
 
     def take(message: dict[str, Any], blob: memoryview) -> bool:
         kind: str = message.pop("kind")
@@ -95,6 +106,11 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
                 unwanted = jobs.pop(message["id"], None)
             if unwanted is not None:
                 engine.withdraw(unwanted)
+        elif kind == "snapshot":
+            number = message.pop("id")
+            slowly.submit(reply, number, partial(engine.snapshot, wire.generation_in(message, blob).prompt))
+        elif kind == "adopt":
+            slowly.submit(reply, message["id"], partial(adopt, wire.snapshot_in(message["snapshot"], blob)))
         elif kind in ("statistics", "clear_picture_cache"):
             if kind == "clear_picture_cache":
                 engine.clear_picture_cache()
@@ -117,9 +133,13 @@ def _write(stream: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]], parent: in
             continue
         while not outbox.empty() and len(frames) < _AT_ONCE:
             frames.append(outbox.get())
-        data = memoryview(b"".join(part for frame in frames for part in wire.pack(frame)))
+        data = memoryview(b"".join(part for frame in frames for part in _packed(**frame)))
         try:
             while data:
                 data = data[stream.write(data) :]
         except OSError:
             os._exit(1)
+
+
+def _packed(*, blobs: Sequence[memoryview] = (), **message: Any) -> list[bytes | memoryview]:
+    return wire.pack(message, blobs)

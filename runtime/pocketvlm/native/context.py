@@ -20,7 +20,7 @@ from pocketvlm.native.llama import Model
 _libc = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
 _ABORTED = 2  # llama_decode
 _CELLS = 256
-
+_PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 Cells = npt.NDArray[np.uint8]  # [bytes] in libllama's own form: positions, keys and values
 
@@ -72,6 +72,7 @@ class Context(Handle):
         params.n_outputs_max = outputs and outputs + moves
         params.n_threads = params.n_threads_batch = self._threads = threads
         params.no_perf = True
+        params.swa_full = False  # layers with a window keep no more than it and a batch
         if exact:
             params.flash_attn_type = 0
             params.type_k = params.type_v = 0  # GGML_TYPE_F32
@@ -89,6 +90,7 @@ class Context(Handle):
         self._memory = lib.llama_get_memory(raw)
         self.n_ctx = int(lib.llama_n_ctx(raw)) // sequences
         self.n_batch = int(lib.llama_n_batch(raw))
+        self._recurrent, self._window, self.forgets = model.recurrent, model.window, model.forgets
         self._width = model.n_embd_inp
         self._pos_per_token = 4 if model.mrope else 1
         self.n_vocab = model.n_vocab
@@ -167,9 +169,24 @@ class Context(Handle):
         return found.copy() if copy else found
 
     def truncate(self, position: int, sequence: int = 0) -> bool:
-        """Forget all of a sequence from `position` on; False where this model's cache cannot."""
+        """Forget all of a sequence from `position` on; False where what came before is no longer whole."""
         self.raw  # noqa: B018  # raises where the context is closed
-        return bool(self._lib.llama_memory_seq_rm(self._memory, sequence, position if position > 0 else -1, -1))
+        done = bool(self._lib.llama_memory_seq_rm(self._memory, sequence, position if position > 0 else -1, -1))
+        return done and self._whole(position, sequence)
+
+    def returns(self, position: int, sequence: int = 0) -> bool:
+        """Whether a longer sequence could be truncated to `position`."""
+        return position == 0 or (not self._recurrent and self._whole(position, sequence))
+
+    def _whole(self, position: int, sequence: int) -> bool:
+        """Whether layers with a window still have all that a token at `position` looks at.
+
+        libllama puts new cells where old ones have left their sequence's window, and then forgets what is older.
+        """
+        if self._recurrent or not self._window or position <= 0:
+            return True
+        first = int(self._lib.llama_memory_seq_pos_min(self._memory, sequence))
+        return 0 <= first <= max(0, position - self._window + 1)
 
     def share(self, source: int, target: int, position: int, start: int = 0) -> None:
         """Let `target` have what `source` has from `start` to before `position`: the same cells, nothing copied."""
@@ -180,13 +197,9 @@ class Context(Handle):
         """What a sequence holds from position `start` to before `end`."""
         self.share(sequence, self._between, end, start)
         try:
-            found = np.empty(self._lib.llama_state_seq_get_size_ext(self.raw, self._between, 0), np.uint8)
-            size = self._lib.llama_state_seq_get_data_ext(self.raw, _bytes(found), len(found), self._between, 0)
+            return self.state(self._between, part=False)
         finally:
             self.truncate(0, self._between)
-        if size != len(found) or not size:
-            raise EngineError(f"libllama cannot copy the cells of a sequence: {log.last_error()}")
-        return found
 
     def add_cells(self, cells: Cells, sequence: int) -> None:
         """Let a sequence go on with what `cells` gave, at the positions that it had."""
@@ -196,6 +209,24 @@ class Context(Handle):
             raise EngineError(f"libllama cannot take the cells of a sequence: {log.last_error()}")
         self.share(self._between, sequence, -1)
         self.truncate(0, self._between)
+
+    def state(self, sequence: int, *, part: bool) -> Cells:
+        """What a sequence holds, for `restore`; only the `part` that cannot be truncated: windows, recurrent states."""
+        flags = _PARTIAL if part else 0
+        found = np.empty(self._lib.llama_state_seq_get_size_ext(self.raw, sequence, flags), np.uint8)
+        size = self._lib.llama_state_seq_get_data_ext(self.raw, _bytes(found), len(found), sequence, flags)
+        if size != len(found) or not size:
+            raise EngineError(f"libllama cannot save the state of a sequence: {log.last_error()}")
+        return found
+
+    def restore(self, state: Cells, position: int, sequence: int, *, part: bool) -> bool:
+        """Bring back what `state` gave at `position`; with `part`, to a sequence that has all the rest of it.
+
+        False where libllama refuses; then the sequence must be emptied.
+        """
+        flags = _PARTIAL if part else 0
+        size = self._lib.llama_state_seq_set_data_ext(self.raw, _bytes(state), len(state), sequence, flags)
+        return bool(size == len(state)) and self.truncate(position, sequence)
 
     def clear(self) -> None:
         self.raw  # noqa: B018  # raises where the context is closed

@@ -21,8 +21,8 @@ _LLAMA = (
     "llama_model_n_params llama_model_meta_val_str llama_vocab_n_tokens llama_vocab_get_attr llama_vocab_is_eog "
     "llama_vocab_bos llama_vocab_eos llama_vocab_get_text llama_vocab_get_add_bos llama_tokenize llama_token_to_piece "
     "llama_context_default_params llama_init_from_model llama_free llama_n_ctx llama_n_batch llama_decode "
-    "llama_get_memory llama_memory_clear llama_memory_seq_rm llama_memory_seq_cp llama_get_logits_ith "
-    "llama_state_seq_get_size_ext llama_state_seq_get_data_ext llama_state_seq_set_data_ext "
+    "llama_get_memory llama_memory_clear llama_memory_seq_rm llama_memory_seq_cp llama_memory_seq_pos_min "
+    "llama_state_seq_get_size_ext llama_state_seq_get_data_ext llama_state_seq_set_data_ext llama_get_logits_ith "
     "llama_set_n_threads llama_set_causal_attn llama_sampler_chain_init llama_sampler_chain_add llama_sampler_sample "
     "llama_sampler_free llama_print_system_info llama_supports_gpu_offload"
 ).split()

@@ -88,10 +88,19 @@ class Model(Handle):
         return int(self._lib.llama_model_rope_type(self.raw)) in _MROPE_TYPES
 
     @property
-    def keeps_prefix(self) -> bool:
-        """Whether the end of the KV cache can be taken back; recurrent states and sliding windows forget."""
-        lib, raw = self._lib, self.raw
-        return not (lib.llama_model_is_recurrent(raw) or lib.llama_model_is_hybrid(raw) or lib.llama_model_n_swa(raw))
+    def recurrent(self) -> bool:
+        """Whether some layers hold one state that every token changes, instead of keys and values for each."""
+        return bool(self._lib.llama_model_is_recurrent(self.raw) or self._lib.llama_model_is_hybrid(self.raw))
+
+    @property
+    def window(self) -> int:
+        """Tokens that layers with a sliding window look back, themselves included; 0 where none has one."""
+        return int(self._lib.llama_model_n_swa(self.raw))
+
+    @property
+    def forgets(self) -> bool:
+        """Whether a sequence cannot be truncated to any position that it had, unless its state was kept there."""
+        return self.recurrent or self.window > 0
 
     @property
     def chat_template(self) -> str | None:

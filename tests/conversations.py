@@ -1,0 +1,209 @@
+"""Random conversations with an engine that remembers; each answer is compared with that of one that has forgotten all.
+
+Turns are appended, inserted, edited and dropped, pictures are swapped, conversations branch, answers are cut off, and
+several of them take turns on fewer lanes.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from random import Random
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pocketvlm import VLM
+from pocketvlm.engine.engine import Generation, Started, Token
+from pocketvlm.engine.local import LocalEngine
+from pocketvlm.messages import ChatRequest
+from pocketvlm.native.sampler import Sampling
+
+WORDS = "What colour is the circle square left of top How many shapes are there number red blue and why".split()
+SIZES = [(30, 40), (96, 96), (150, 60), (64, 110)]
+ANSWER = 6  # tokens, at most
+TOP = 64  # likeliest tokens that are compared at each of them
+CLOSE = 1e-3  # of logarithms of probabilities
+TURNS = 5  # of one conversation
+
+
+@dataclass
+class Turn:
+    """A prompt, what came of it, and how much of it was in a cache."""
+
+    messages: list[dict[str, Any]]
+    tokens: list[int] = field(default_factory=list)
+    scores: list[dict[int, float]] = field(default_factory=list)
+    text: str = ""
+    prompt: int = 0
+    cached: int = 0
+
+
+@dataclass
+class Difference:
+    """Over all turns: answers that differ, and the largest difference of a log probability where they do not yet."""
+
+    turns: int = 0
+    other: int = 0
+    largest: float = 0.0
+    prompt: int = 0
+    cached: int = 0
+
+    def __str__(self) -> str:
+        share = self.cached / max(1, self.prompt)
+        told = f"{self.turns} answers, {self.other} of other tokens, largest difference {self.largest:.2g}"
+        return f"{told}, {share:.0%} cached"
+
+
+def picture(number: int) -> Image.Image:
+    rng = np.random.default_rng(number)
+    coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    return coarse.resize(SIZES[number % len(SIZES)], Image.Resampling.BICUBIC)
+
+
+PICTURES = [picture(number) for number in range(8)]
+
+
+def said(rng: Random, pictures: float = 0.5) -> dict[str, Any]:
+    """A user's message, perhaps with pictures."""
+    text = {"type": "text", "text": " ".join(rng.choices(WORDS, k=rng.randint(1, 12)))}
+    shown: list[dict[str, Any]] = []
+    while rng.random() < pictures and len(shown) < 2:
+        shown.append({"type": "image", "image": rng.choice(PICTURES)})
+    return {"role": "user", "content": [*shown, text] if rng.random() < 0.7 else [text, *shown]}
+
+
+def change(messages: list[dict[str, Any]], rng: Random) -> None:
+    """Insert, edit or drop a turn, or swap a picture, anywhere; who speaks still alternates."""
+    asked = range(0, len(messages), 2)
+    at = rng.choice(asked)
+    kind = rng.choice(["insert", "edit", "drop", "swap", "answer"])
+    if kind == "insert":
+        messages[at:at] = [said(rng), {"role": "assistant", "content": rng.choice(WORDS)}]
+    elif kind == "drop" and len(messages) > 2:
+        del messages[at : at + 2]
+    elif kind == "swap":
+        for part in messages[at]["content"]:
+            if part["type"] == "image":
+                part["image"] = rng.choice(PICTURES)
+    elif kind == "answer" and at + 1 < len(messages):
+        messages[at + 1] = {"role": "assistant", "content": " ".join(rng.choices(WORDS, k=3))}
+    else:
+        messages[at] = said(rng)
+    if messages[-1]["role"] != "user":
+        messages.append(said(rng, 0.2))
+
+
+def converse(vlm: VLM, seed: int) -> list[Turn]:
+    """Two conversations by turns, the second a branch of the first."""
+    rng = Random(seed)
+    found: list[Turn] = []
+    talks: list[list[dict[str, Any]]] = [[said(rng, 0.8)]]
+    for _ in range(TURNS):
+        messages = rng.choice(talks)
+        if rng.random() < 0.15:
+            answer(vlm, messages, stop=rng.randint(1, 4))
+        turn = answer(vlm, messages, count=rng.randint(1, ANSWER))
+        found.append(turn)
+        messages += [{"role": "assistant", "content": turn.text or "So."}, said(rng, 0.3)]
+        if rng.random() < 0.4:
+            change(messages, rng)
+        if len(talks) < 2 and rng.random() < 0.4:
+            talks.append(copy.copy(messages[: rng.randrange(1, len(messages) + 1, 2)]))
+        if len(messages) > 7:
+            del messages[: len(messages) - 5]
+    return found
+
+
+def answer(vlm: VLM, messages: list[dict[str, Any]], *, count: int = ANSWER, stop: int | None = None) -> Turn:
+    """`stop`: given up after so many events."""
+    turn = Turn(copy.deepcopy(messages))
+    engine: Any = vlm._engine
+    request = Generation(vlm._prompt(ChatRequest.parse(messages)), Sampling(), max_tokens=count, top_logprobs=TOP)
+    data = b""
+    with closing(engine.generate(request)) as events:
+        for number, event in enumerate(events):
+            if isinstance(event, Started):
+                turn.prompt, turn.cached = event.prompt_tokens, event.cached_tokens
+            elif isinstance(event, Token):
+                assert event.score is not None
+                turn.tokens.append(event.id)
+                turn.scores.append({token: logprob for token, _, logprob in event.score.top})
+                data += event.data
+            if number == stop:
+                break
+    turn.text = data.decode("utf-8", "replace").strip()
+    return turn
+
+
+def forget(vlm: VLM) -> None:
+    """Empty every lane of an idle engine."""
+    engine = vlm._engine
+    assert isinstance(engine, LocalEngine)
+    lanes = engine._scheduler._lanes
+    for lane in lanes._lanes:
+        assert not lane.busy
+        lanes.clear(lane)
+    engine._context.clear()
+
+
+def settle(vlm: VLM, seconds: float = 20) -> None:
+    until = time.monotonic() + seconds
+    while (now := vlm.statistics()).running or now.queued or now.encoding:
+        assert time.monotonic() < until, now
+        time.sleep(0.002)
+
+
+def compare(load: Callable[..., VLM], seeds: range, *, lanes: int = 4, together: int = 3) -> Difference:
+    """Hold the conversations, then every prompt of them once more with nothing known."""
+    turns = hold(load, seeds, lanes=lanes, together=together)
+    return differ(turns, replay(load, turns))
+
+
+def hold(load: Callable[..., VLM], seeds: range, *, lanes: int = 4, together: int = 3) -> list[Turn]:
+    with load(parallel=lanes) as warm, ThreadPoolExecutor(together) as pool:
+        return [turn for talk in pool.map(lambda seed: converse(warm, seed), seeds) for turn in talk]
+
+
+def replay(load: Callable[..., VLM], turns: list[Turn], *, rows: int | None = None) -> list[Turn]:
+    """The same prompts, each with nothing known; `rows` of them at once, instead of as many as a batch takes."""
+    made = []
+    with load(parallel=1) as cold:
+        engine: Any = cold._engine
+        if rows is not None:
+            engine._scheduler._stepper._pace._n_batch = rows
+        for turn in turns:
+            settle(cold)
+            forget(cold)
+            made.append(answer(cold, turn.messages, count=max(1, len(turn.tokens))))
+            assert made[-1].cached == 0
+    return made
+
+
+def differ(some: list[Turn], others: list[Turn]) -> Difference:
+    difference = Difference()
+    for one, other in zip(some, others, strict=True):
+        difference = _added(difference, one, other)
+    return difference
+
+
+def _added(sum: Difference, one: Turn, two: Turn) -> Difference:
+    """Up to the first token that differs."""
+    largest = sum.largest
+    for a, b, here, there in zip(one.tokens, two.tokens, one.scores, two.scores, strict=False):
+        largest = max([largest, *(abs(here[token] - there[token]) for token in here.keys() & there.keys())])
+        if a != b:
+            break
+    return replace(
+        sum,
+        turns=sum.turns + 1,
+        other=sum.other + (one.tokens != two.tokens[: len(one.tokens)]),
+        largest=largest,
+        prompt=sum.prompt + one.prompt,
+        cached=sum.cached + one.cached,
+    )
