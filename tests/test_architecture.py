@@ -15,6 +15,7 @@ SOURCES = {"pocketvlm": "runtime", "pocketvlm_converters": "converters", "pocket
 
 # A unit is a module or folder of pocketvlm; "" is the face, __init__.py. Imports point to lower lines only.
 LEVELS = (
+    {"__main__"},
     {"cli"},
     {"server", "batch", "bench", "plan"},
     {""},

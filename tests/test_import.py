@@ -18,3 +18,9 @@ def test_import_is_light(package: str, needed: set[str]) -> None:
     code = f"import {package}, json, sys; print(json.dumps(list(sys.modules)))"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert HEAVY & set(json.loads(child.stdout)) <= needed
+
+
+def test_the_package_is_the_command() -> None:
+    child = subprocess.run([sys.executable, "-m", "pocketvlm", "--version"], capture_output=True, text=True, timeout=60)
+    assert child.returncode == 0
+    assert child.stdout.startswith("pocketvlm ")
