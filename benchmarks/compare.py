@@ -4,7 +4,7 @@
 
 BUNDLE needs an mmproj, for the peers; without one, SmolVLM-256M's shapes with random weights are made on the spot
 (language model Q8_0, mmproj f16, ONNX int8). Everybody has the same threads, context and PNGs in data URIs, and a
-process of its own. The peers always enlarge a photo to their full 17 tiles, as `detail: high` does here; auto and low
+process of its own. The peers always enlarge a photo to their full 13 tiles, as `detail: high` does here; auto and low
 do less, which is their point. pocketvlm takes the encoder that it finds fastest.
 
 A round, in which all take turns: a photo that nobody has seen; the next question about it; another question about it in

@@ -125,7 +125,7 @@ def measure(
     `step` is called before each of the `len(STEPS)` steps of a round. Raises RequestError where the model sees no
     pictures, and ContextLengthError where one does not fit.
     """
-    _ask(vlm, [_said("user", _image(photo(64, 64).pixels, "low"), _FIRST)], max_tokens=2)  # what only the first pays
+    _ask(vlm, [_said("user", _image(photo(64, 64).pixels, "auto"), _FIRST)], max_tokens=2)  # what only the first pays
     cases = tuple(
         _case(subject, detail, [_round(vlm, subject, detail, tokens, step) for _ in range(repeat)])
         for subject in subjects

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pocketvlm.cli.loading import load
@@ -131,8 +132,8 @@ def _write(path: Path, report: Report, machine: str) -> None:
 
 def _show(report: Report, machine: str, load_ms: float) -> None:
     out = Console(highlight=False)
-    out.print(f"[bold]{report.model}[/bold], encoder {report.vision}, loaded in {load_ms / 1000:.2f} s", markup=True)
-    out.print(f"[dim]{machine}; median of {report.repeat}, and the spread[/dim]")
+    out.print(f"[bold]{escape(report.model)}[/bold], encoder {report.vision}, loaded in {load_ms / 1000:.2f} s")
+    out.print(f"[dim]{escape(machine)}; median of {report.repeat}, and the spread[/dim]")
     for case in report.cases:
         table = Table(box=None, pad_edge=False, title_justify="left", title=_title(case), title_style="")
         table.add_column("to the first token", min_width=30)
@@ -152,8 +153,6 @@ def _show(report: Report, machine: str, load_ms: float) -> None:
 
 
 def _title(case: Case) -> str:
-    from rich.markup import escape
-
     used = "" if case.used_size == case.size else " seen at {}x{}".format(*case.used_size)
     size = "{}x{}".format(*case.size)
     name = size if case.picture == size else f"{escape(case.picture)}, {size}"
