@@ -110,7 +110,7 @@ class VLM:
         """Load iota (nothing given), a bundle or a .gguf (`target`), or any pair (`model`, `mmproj`).
 
         `context_size` in tokens: the model's own up to 8192 unless given. `threads`: the physical cores of this
-        process unless given. `gpu_layers` -1: all that the build can offload. `exact`: logits that do not depend on
+        process unless given. `gpu_layers` -1: as many as fit. `exact`: logits that do not depend on
         what is cached, slower. `parallel` requests run together, each with a context of that size. `verify` compares a
         bundle with its hashes. `max_pixels` is the limit of one picture,
         `max_image_tokens` caps the tokens that any picture gets.
@@ -120,8 +120,8 @@ class VLM:
 
         `mmproj` is a GGUF projector or an ONNX vision encoder. Of several encoders, `vision` takes the `gguf` or the
         `onnx` one, or (`auto`) the one that is fastest here: measured once, then remembered in the user's cache
-        folder. `device` is where onnxruntime runs: `cpu`, or what this one offers besides (`cuda`, `coreml`,
-        `directml`, `openvino`); `auto` measures them too, and `cpu` also keeps llama.cpp off a GPU.
+        folder. `device` is where all of it runs: `auto`, `cpu`, `cuda`, `metal` or `vulkan` (`vulkan:1` is the second),
+        or what onnxruntime offers besides; as much goes there as its free memory holds.
 
         Embeddings of pictures are kept in memory within `picture_cache_size` bytes: 256 MiB or a 32nd of this machine's
         memory unless given, 0 for none. `picture_cache` is a folder that keeps them in files as well, up to

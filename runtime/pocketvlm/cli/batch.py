@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pocketvlm.cli.loading import MEMORY_HELP, loading
+from pocketvlm.cli.loading import DEVICE_HELP, MEMORY_HELP, loading
 from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def batch(
     model: Annotated[str | None, typer.Option("-m", "--model", help="A bundle or a .gguf; iota without one.")] = None,
     mmproj: Annotated[str | None, typer.Option(help="The vision encoder of a .gguf model: .gguf or .onnx.")] = None,
     vision: Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="Where it runs: auto, cpu, cuda, ...")] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     system: Annotated[str | None, typer.Option(help="A system message, for all that bring no messages.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 (the default) always takes the likeliest token.")] = None,

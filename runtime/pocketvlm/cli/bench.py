@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pocketvlm.cli.loading import load
+from pocketvlm.cli.loading import DEVICE_HELP, load
 from pocketvlm.errors import PocketVLMError, RequestError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def bench(
     repeat: Annotated[int, typer.Option(help="Rounds; the medians of all are shown.")] = 3,
     tokens: Annotated[int, typer.Option(help="Tokens of the answer whose speed is taken, at least 2.")] = 64,
     vision: Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="Where the ONNX vision encoder runs: auto, cpu, cuda, ...")] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     ctx_size: Annotated[
         int | None, typer.Option(help="Context in tokens; the model's own up to 8192 by default.")
     ] = None,

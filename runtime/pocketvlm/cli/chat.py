@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from pocketvlm.cli.loading import (
+    DEVICE_HELP,
     MEMORY_HELP,
     PICTURE_FILES_SIZE,
     PictureCache,
@@ -45,9 +46,7 @@ def chat(
     vision: Annotated[
         str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto (the fastest here).")
     ] = "auto",
-    device: Annotated[
-        str, typer.Option(help="Where the ONNX vision encoder runs: auto, cpu, cuda, coreml, directml, openvino.")
-    ] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 (the default) always takes the likeliest token.")] = None,

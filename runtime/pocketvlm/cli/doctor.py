@@ -85,7 +85,7 @@ def _native_rows(table: Table) -> PocketVLMError | None:
         size = f", {device.total / 1e9:.1f} GB, {device.free / 1e9:.1f} GB free" if device.total else ""
         table.add_row("" if number else "native devices", f"{device.name}: {device.description}{size}")
     if library.offloads():
-        table.add_row("device", "GPU: this build of llama.cpp can offload, and all layers go there")
+        table.add_row("device", "GPU: this build of llama.cpp can offload, as much as its free memory holds")
     elif build.name in GPU_BUILDS:
         table.add_row("device", f"CPU: the build {build.name} found no device of its own, or no driver for one")
     else:

@@ -30,6 +30,7 @@ def kept(size: int | None, folder: Path | None, files_size: int) -> dict[str, An
     }
 
 
+DEVICE_HELP = "Where it runs: auto, cpu, cuda, metal or vulkan, :1 for the second; for ONNX also coreml, openvino, ..."
 MEMORY_HELP = "Memory that it may take, as 4G: context, encoder and picture tokens are made to fit."
 
 

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pocketvlm.cli.loading import DEVICE_HELP
 from pocketvlm.errors import MemoryBudgetError, RequestError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def plan(
     ctx: Annotated[int | None, typer.Option("--ctx", "--ctx-size", help="Context in tokens.")] = None,
     detail: Annotated[str, typer.Option(help="low, auto or high.")] = "auto",
     vision: Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="Where it runs: auto, cpu, cuda, ...")] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     parallel: Annotated[int, typer.Option(help="Requests that run together.")] = 1,
     threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,

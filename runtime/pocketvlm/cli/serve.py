@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pocketvlm.cli.loading import (
+    DEVICE_HELP,
     MEMORY_HELP,
     PICTURE_FILES_SIZE,
     PictureCache,
@@ -51,7 +52,7 @@ def serve(
     threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
     memory: Annotated[str | None, typer.Option(help=MEMORY_HELP)] = None,
     vision: Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="Where the ONNX vision encoder runs: auto, cpu, cuda, ...")] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
     picture_cache_size: PictureCacheSize = None,
     picture_cache: PictureCache = None,
     picture_files_size: PictureFilesSize = PICTURE_FILES_SIZE,

@@ -23,7 +23,8 @@ class EngineOptions:
     """`context_size` of each request; None: the model's own, capped. `exact`: reproducible logits, but slower.
 
     `parallel` requests run together, and `queue_size` more may wait. `vision` says which encoder, `device` where
-    onnxruntime runs it; `cpu` keeps all the rest there, too. Embeddings of pictures are kept in memory within
+    it all runs: auto, cpu, a device of llama.cpp's build or of onnxruntime. `gpu_layers` -1: as many as fit.
+    Embeddings of pictures are kept in memory within
     `picture_cache_size` bytes (None: as `vision.cache` says), and within `picture_files_size` in files in the folder
     `picture_cache`, if there is one.
 
@@ -151,6 +152,7 @@ class EngineInfo:
     context_size: int
     fingerprint: str
     exact: bool = False
+    placement: str = ""  # what is on which device, for a person
 
 
 class Stopper:

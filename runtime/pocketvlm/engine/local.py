@@ -7,7 +7,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -25,7 +24,7 @@ from pocketvlm.engine.engine import (
     Stopper,
 )
 from pocketvlm.engine.job import Job, Sink
-from pocketvlm.engine.prefill import ROWS
+from pocketvlm.engine.load import load
 from pocketvlm.engine.sampling import check_sampling
 from pocketvlm.engine.scheduler import Scheduler
 from pocketvlm.engine.step import UNREAD, Threads
@@ -36,21 +35,13 @@ from pocketvlm.errors import (
     GenerationCancelledError,
     RequestError,
 )
-from pocketvlm.native import library
-from pocketvlm.native.context import Context
 from pocketvlm.native.grammar import Matcher, Vocabulary
 from pocketvlm.native.llama import Model
 from pocketvlm.prompt import TextSpan
-from pocketvlm.vision.cache import default_size
-from pocketvlm.vision.choose import open_vision
 from pocketvlm.vision.encoder import Seen, Vision
 from pocketvlm.vision.files import EmbeddingFiles
 from pocketvlm.vision.pair import check_files
-from pocketvlm.vision.providers import CPU, check_device
 from pocketvlm.vision.units import Unit, units_of
-
-CONTEXT_LIMIT = 8192  # default cap: the cache of a 2 B model then stays within a few hundred MB
-BATCH = 512
 
 
 class LocalEngine:
@@ -77,38 +68,16 @@ class LocalEngine:
             if (getattr(options, param) or 0) < 0:
                 raise RequestError("must not be negative", param)
         checked = check_files(model, mmproj, onnx, options.vision)
-        check_device(options.device)
         files = None
         if options.picture_cache is not None:
             files = EmbeddingFiles(options.picture_cache, options.picture_files_size)
-        kept = options.picture_cache_size
         count = options.threads or physical_cores()
         encoding = options.threads
         if options.parallel > 1:
             encoding = max(1, count // 2)
         threads = Threads(count, max(1, count - encoding) if options.parallel > 1 and encoding else count)
-        gpu_layers = 0 if options.device == CPU else options.gpu_layers
-        self._model = Model(model, gpu_layers=gpu_layers)
-        self._vision: Vision | None = None
-        try:
-            self._vision = open_vision(
-                self._model,
-                checked,
-                threads=encoding,
-                device=options.device,
-                cache_size=default_size() if kept is None else kept,
-                cache_files=files,
-            )
-            size = options.context_size or min(self._model.n_ctx_train or CONTEXT_LIMIT, CONTEXT_LIMIT)
-            at_once = self._vision.at_once if self._vision else 0
-            # On a GPU, a second context would take its memory and not spare its time.
-            aside = threads.rest > 0 and not self._model.forgets and not (gpu_layers and library.offloads())
-            lanes = options.parallel
-            make = partial(Context, self._model, exact=options.exact, sequences=lanes, outputs=lanes, moves=aside)
-            self._context = make(n_ctx=size, n_batch=max(BATCH, at_once), threads=threads.all)
-        except BaseException:
-            self._model.close()
-            raise
+        loaded = load(checked, options, threads=threads, encoding=encoding, files=files)
+        self._model, self._vision, self._context = loaded.model, loaded.vision, loaded.context
         control = self._model.control_tokens(checked.model.array("tokenizer.ggml.token_type"))
         self._info = EngineInfo(
             name=name,
@@ -123,6 +92,7 @@ class LocalEngine:
             context_size=self._context.n_ctx,
             fingerprint=fingerprint,
             exact=options.exact,
+            placement=loaded.placement.told,
         )
         self._scheduler = Scheduler(
             self._model,
@@ -131,9 +101,7 @@ class LocalEngine:
             lanes=options.parallel,
             queue_size=options.queue_size,
             threads=threads,
-            aside=partial(make, n_ctx=-(-size // options.parallel), n_batch=max(ROWS, at_once), threads=threads.rest)
-            if aside
-            else None,
+            aside=loaded.aside,
         )
         self._parallel = options.parallel
         self._words: Vocabulary | None = None

@@ -43,9 +43,15 @@ def load(functions: ctypes.CDLL, folder: Path) -> None:
 def present(functions: ctypes.CDLL) -> tuple[Backend, ...]:
     """All devices, in ggml's order, with their memory as it is now."""
     functions.ggml_backend_dev_count.restype = ctypes.c_size_t
-    functions.ggml_backend_dev_get.restype, functions.ggml_backend_dev_get.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     numbers = range(functions.ggml_backend_dev_count())
-    return tuple(_backend(functions, functions.ggml_backend_dev_get(number)) for number in numbers)
+    return tuple(_backend(functions, pointer(functions, number)) for number in numbers)
+
+
+def pointer(functions: ctypes.CDLL, number: int) -> int:
+    """The device of that number."""
+    get = functions.ggml_backend_dev_get
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    return int(get(number))
 
 
 def _backend(functions: ctypes.CDLL, device: int) -> Backend:

@@ -82,6 +82,11 @@ def devices() -> tuple[Backend, ...]:
     return backends.present(llama()._lib)
 
 
+def device(number: int) -> int:
+    """The pointer to one of `devices`, for the other modules of this folder."""
+    return backends.pointer(llama()._lib, number)
+
+
 def _load(name: str, functions: list[str]) -> ModuleType:
     taken = build()
     try:

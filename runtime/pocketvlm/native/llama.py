@@ -22,6 +22,8 @@ _MROPE_TYPES = (8, 40)  # LLAMA_ROPE_TYPE_MROPE, LLAMA_ROPE_TYPE_IMROPE
 class Model(Handle):
     """Weights and vocabulary; `vocab_only` loads the latter alone.
 
+    `gpu_layers` (-1: all) go to the `device` of that number, or to whatever the build has, if it has any.
+
     `mapped` leaves all weights in the mapped file, instead of a copy of some in an order that this CPU likes better.
     `simulated` reads everything but the weights: such a model can tell what a context takes, and evaluate nothing.
 
@@ -34,6 +36,7 @@ class Model(Handle):
         *,
         vocab_only: bool = False,
         gpu_layers: int = -1,
+        device: int | None = None,
         mapped: bool = False,
         simulated: bool = False,
     ) -> None:
@@ -44,6 +47,9 @@ class Model(Handle):
         params = self._lib.llama_model_default_params()
         params.vocab_only = vocab_only
         params.n_gpu_layers = gpu_layers
+        if device is not None:
+            alone = (ctypes.c_void_p * 2)(library.device(device), None)
+            params.devices, params.split_mode = ctypes.cast(alone, ctypes.c_void_p), 0
         params.use_extra_bufts = not mapped
         if simulated:
             params.no_alloc, params.load_mode = True, 0  # a mapped file fails an assertion

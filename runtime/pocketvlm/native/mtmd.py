@@ -44,11 +44,12 @@ class Mtmd(Handle):
     """An mmproj file, loaded for `model`.
 
     With `tile_tokens`, libmtmd's own limits are set to one tile, so that a tile given at its size passes unchanged.
-    `gpu` offloads where the build can. The caller checks the pair first: libmtmd aborts the process on some wrong ones.
+    `device` is the number of one of ggml's, None the CPU.
+    The caller checks the pair first: libmtmd aborts the process on some wrong ones.
     """
 
     def __init__(
-        self, path: str | Path, model: Model, *, threads: int, tile_tokens: int | None = None, gpu: bool = True
+        self, path: str | Path, model: Model, *, threads: int, tile_tokens: int | None = None, device: int | None = None
     ) -> None:
         self._lib = lib = library.mtmd()
         self.path = Path(path)
@@ -58,7 +59,9 @@ class Mtmd(Handle):
         params = lib.mtmd_context_params_default()
         params.n_threads = threads
         params.warmup = False
-        params.use_gpu = gpu
+        params.use_gpu = device is not None
+        if device is not None:
+            params.device = library.device(device)
         params.print_timings = False
         if tile_tokens is not None:
             params.image_min_tokens, params.image_max_tokens = 1, tile_tokens

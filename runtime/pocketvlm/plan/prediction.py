@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.devices import physical_cores
-from pocketvlm.engine.local import BATCH, CONTEXT_LIMIT
+from pocketvlm.engine.load import BATCH, context_size
 from pocketvlm.errors import MemoryBudgetError, RequestError
 from pocketvlm.footprint import encoder_bytes, encoder_mapped, encoder_scratch, weights_of
 from pocketvlm.locate import Located
 from pocketvlm.plan import remembered
 from pocketvlm.plan.rehearsal import Asked, Told
-from pocketvlm.vision.choose import measured_tile
+from pocketvlm.vision.choose import measured_tile, tile_patches
 from pocketvlm.vision.dynamic import DynamicSize
 from pocketvlm.vision.family import Detail, Family, PicturePlan
 from pocketvlm.vision.pair import Checked, Wanted, check_files, family_of
@@ -93,9 +93,7 @@ class Planner:
         self._checked = checked = check_files(found.model, found.mmproj, found.onnx, vision)
         self.encoders = tuple(_encoders(checked))
         self.family = self._family()
-        trained = checked.model.metadata.get(f"{checked.model.architecture}.context_length")
-        most = min(trained if isinstance(trained, int) else CONTEXT_LIMIT, CONTEXT_LIMIT)
-        self.asked_context = context or most
+        self.asked_context = context_size(checked, context)
         self.contexts = tuple(sorted({self.asked_context, *_smaller(self.asked_context)}, reverse=True))
         tile = self.family.tile_tokens if self.family else 0
         self.told: Told = remembered.rehearsed(
@@ -142,7 +140,8 @@ class Planner:
         if encoder is not None:
             onnx = encoder.kind == "onnx"
             parts["vision encoder"] = encoder_bytes(encoder.metadata, encoder.size, onnx=onnx)
-            parts["vision scratch"] = encoder_scratch(encoder.metadata, self._patches(plan, encoder), onnx=onnx)
+            patches = tile_patches(self.family, plan, encoder.metadata)
+            parts["vision scratch"] = encoder_scratch(encoder.metadata, patches, onnx=onnx)
             parts["vision libraries, mapped"] = encoder_mapped(onnx=onnx)
             parts["picture"] = PIXEL * self.picture[0] * self.picture[1] * self._parallel
         mapped = told.mapped + model + parts.get("vision libraries, mapped", 0)
@@ -231,15 +230,6 @@ class Planner:
     def _plan(self, way: Way) -> PicturePlan | None:
         return self.family.plan(self.picture, way.detail, way.most_tokens) if self.family else None
 
-    def _patches(self, plan: PicturePlan | None, encoder: Encoder) -> int:
-        """Of the largest tile."""
-        patch, edge = (encoder.metadata.get(f"clip.vision.{key}") for key in ("patch_size", "image_size"))
-        if not isinstance(patch, int) or not isinstance(edge, int):
-            return 0
-        if plan and isinstance(self.family, DynamicSize):
-            return plan.used[0] * plan.used[1] // patch**2
-        return (edge // patch) ** 2
-
     def _first_token(self, plan: PicturePlan | None, encoder: Encoder | None) -> float | None:
         """With a picture that nothing knows yet, and a question."""
         told = self.told
@@ -251,8 +241,8 @@ class Planner:
         if encoder.path.name not in told.tiles or self.family is None:
             return None
         seconds += plan.tokens * told.prompt + self.picture[0] * self.picture[1] * told.pixel
-        one = self._cost(self._patches(measured_tile(self.family), encoder), encoder)
-        here = self._cost(self._patches(plan, encoder), encoder)
+        one = self._cost(tile_patches(self.family, measured_tile(self.family), encoder.metadata), encoder)
+        here = self._cost(tile_patches(self.family, plan, encoder.metadata), encoder)
         return seconds + plan.tiles * told.tiles[encoder.path.name] * here / one
 
     def _cost(self, patches: int, encoder: Encoder) -> float:

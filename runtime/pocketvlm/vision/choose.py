@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,13 @@ from pocketvlm.native.mtmd import Mtmd
 from pocketvlm.onnx_header import OnnxHeader
 from pocketvlm.vision import onnx, speeds
 from pocketvlm.vision.cache import EmbeddingCache
+from pocketvlm.vision.dynamic import DynamicSize
 from pocketvlm.vision.encoder import Vision, VisionEncoder
 from pocketvlm.vision.family import RGB, Family, PicturePlan
 from pocketvlm.vision.files import EmbeddingFiles
 from pocketvlm.vision.mtmd import MtmdEncoder, NativeVision
 from pocketvlm.vision.pair import Checked, family_of
-from pocketvlm.vision.providers import CPU, devices_for
+from pocketvlm.vision.providers import devices_for
 from pocketvlm.vision.speeds import Speed
 from pocketvlm.vision.tiled import FamilyVision
 
@@ -55,46 +56,47 @@ def open_vision(
     *,
     threads: int | None = None,
     device: str = "auto",
+    gpu: int | None = None,
     cache_size: int = 0,
     cache_files: EmbeddingFiles | None = None,
 ) -> Vision | None:
     """The vision for files that were checked; None where there is no encoder.
 
     `threads` None: what measures best. More than the physical cores of this process are never used. `device` is where
-    onnxruntime runs; with `cpu`, libmtmd does not offload either. Embeddings are kept within `cache_size` bytes, and in
-    `cache_files`. Raises PairingError where the vocabulary lacks a control token, NativeLibraryError for a device that
-    is not there.
+    onnxruntime runs, `gpu` the number of ggml's device for libmtmd, None its CPU. Embeddings are kept within
+    `cache_size` bytes, and in `cache_files`. Raises PairingError where the vocabulary lacks a control token,
+    NativeLibraryError for a device that is not there.
     """
 
     def cache_of(key: str, files: Sequence[Path]) -> EmbeddingCache:
-        encoder = f"{processor()} {_libraries(device)} {key} {[*map(sha256_of, files)]}" if cache_files else ""
+        encoder = f"{processor()} {_libraries(gpu)} {key} {[*map(sha256_of, files)]}" if cache_files else ""
         return EmbeddingCache(cache_size, width=model.n_embd_inp, files=cache_files, encoder=encoder)
 
     most = min(threads or physical_cores(), physical_cores())
-    family, candidates = encoders(model, checked, device=device)
+    family, candidates = encoders(model, checked, device=device, gpu=gpu)
     if family is None:
         if checked.projector is None:
             return None
-        mtmd = Mtmd(checked.projector.path, model, threads=most, gpu=device != CPU)
+        mtmd = Mtmd(checked.projector.path, model, threads=most, device=gpu)
         return NativeVision(mtmd, model.n_vocab, cache_of("", [checked.projector.path]))
     tile = partial(_tile, family)
-    best, count = choose(candidates, tile, device_name(threads, device), _counts(most, threads is not None))
+    best, count = choose(candidates, tile, device_name(threads, gpu), _counts(most, threads is not None))
     cache = cache_of(best.key, best.files)
     return FamilyVision(family, best.open(count), mrope=model.mrope, cache=cache)
 
 
 def time_encoders(
-    model: Model, checked: Checked, *, threads: int | None = None, device: str = "auto"
+    model: Model, checked: Checked, *, threads: int | None = None, device: str = "auto", gpu: int | None = None
 ) -> dict[str, Speed]:
     """How long each encoder takes for the tile that they are compared with, by the name of its file.
 
     As remembered, else measured now and remembered.
     """
-    family, candidates = encoders(model, checked, device=device)
+    family, candidates = encoders(model, checked, device=device, gpu=gpu)
     if family is None:
         return {}
     most = min(threads or physical_cores(), physical_cores())
-    name = device_name(threads, device)
+    name = device_name(threads, gpu)
     known = speeds.recall(name)
     if any(candidate.key not in known for candidate in candidates):
         known = _measure(candidates, _tile(family), _counts(most, threads is not None))
@@ -108,9 +110,18 @@ def measured_tile(family: Family) -> PicturePlan:
     return family.plan((_EDGE, _EDGE), "low", None)
 
 
-def encoders(model: Model, checked: Checked, *, device: str) -> tuple[Family | None, list[Candidate]]:
+def tile_patches(family: Family | None, plan: PicturePlan | None, metadata: Mapping[str, object]) -> int:
+    """Patches of a picture's tile; 0 where its metadata does not tell."""
+    patch, edge = (metadata.get(f"clip.vision.{key}") for key in ("patch_size", "image_size"))
+    if not isinstance(patch, int) or not isinstance(edge, int) or patch < 1:
+        return 0
+    if plan and isinstance(family, DynamicSize):
+        return plan.used[0] * plan.used[1] // patch**2
+    return (edge // patch) ** 2
+
+
+def encoders(model: Model, checked: Checked, *, device: str, gpu: int | None) -> tuple[Family | None, list[Candidate]]:
     """The family of the pictures and who could encode them; none where the family is not known."""
-    gpu = device != CPU
     families: list[Family] = []
     candidates: list[Candidate] = []
     if (encoder := checked.encoder) is not None:
@@ -151,14 +162,14 @@ def choose(
     return best, min(known[best.key].threads, max(counts)) if best.key in known else counts[0]
 
 
-def device_name(threads: int | None, device: str = "auto") -> str:
+def device_name(threads: int | None, gpu: int | None = None) -> str:
     """What a measurement holds for: the processor, its share for us, and the libraries."""
     count = f"{threads} threads" if threads else f"{physical_cores()} cores"
-    return f"{processor()}, {count}, {_libraries(device)}"
+    return f"{processor()}, {count}, {_libraries(gpu)}"
 
 
-def _libraries(device: str) -> str:
-    llama = f"{library.build().label}{' with a GPU' if device != CPU and library.offloads() else ''}"
+def _libraries(gpu: int | None) -> str:
+    llama = f"{library.build().label}{'' if gpu is None else f' on {library.devices()[gpu].name}'}"
     return f"{llama}, onnxruntime {onnx.version()}"
 
 
@@ -215,8 +226,8 @@ def _open_onnx(header: OnnxHeader, model: Model, device: str, threads: int) -> V
     return encoder
 
 
-def _open_mtmd(header: GGUFHeader, model: Model, tile_tokens: int, gpu: bool, threads: int) -> VisionEncoder:
-    mtmd = Mtmd(header.path, model, threads=threads, tile_tokens=tile_tokens, gpu=gpu)
+def _open_mtmd(header: GGUFHeader, model: Model, tile_tokens: int, gpu: int | None, threads: int) -> VisionEncoder:
+    mtmd = Mtmd(header.path, model, threads=threads, tile_tokens=tile_tokens, device=gpu)
     return MtmdEncoder(mtmd, header.metadata)
 
 
