@@ -74,16 +74,24 @@ def processor() -> str:
 
 
 def cache_folder() -> Path:
-    """Where this user's programs keep what they can make again: XDG_CACHE_HOME, or the system's own place."""
+    """Where this user's programs keep what they can make again: XDG_CACHE_HOME, or the system's own place.
+
+    Where nobody knows a home, a place that cannot be written: what would be remembered is forgotten.
+    """
     given = os.environ.get("XDG_CACHE_HOME")
     if given and Path(given).is_absolute():
         base = Path(given)
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     else:
-        base = Path.home() / ".cache"
+        try:
+            home = Path.home()
+        except RuntimeError:  # a user without an entry, as in many containers
+            return Path(os.devnull) / "pocketvlm"
+        if sys.platform == "darwin":
+            base = home / "Library" / "Caches"
+        elif sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+        else:
+            base = home / ".cache"
     return base / "pocketvlm"
 
 

@@ -60,6 +60,9 @@ def main() -> None:
     except PocketVLMError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(2)
+    except MemoryError:
+        typer.secho("error: out of memory; `pocketvlm plan` tells what a model needs", fg=typer.colors.RED, err=True)
+        sys.exit(2)
     except BrokenPipeError:
         # The reader went away (pocketvlm ... | head); what is still buffered has nowhere to go.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

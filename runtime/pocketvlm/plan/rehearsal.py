@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from pocketvlm.devices import Memory, process_memory
 from pocketvlm.errors import EngineError, ModelError, PocketVLMError
 from pocketvlm.images import read_picture
 from pocketvlm.messages import ImagePart
@@ -88,19 +89,6 @@ def told_in(found: Mapping[str, Any]) -> Told:
     return Told(**{**found, "caches": tuple(found["caches"]), "scratch": tuple(found["scratch"])})
 
 
-def resident() -> tuple[int, int]:
-    """(anonymous, mapped) bytes of this process in memory; zeros where the system does not tell."""
-    found = {"RssAnon": 0, "RssFile": 0, "RssShmem": 0}
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name in found:
-                found[name] = int(value.split()[0]) * 1024
-    except OSError:
-        pass
-    return found["RssAnon"], found["RssFile"] + found["RssShmem"]
-
-
 def _told(asked: Asked) -> Told:
     import pocketvlm.vlm  # noqa: F401  # what a chat loads
     from pocketvlm.native import library, rehearse
@@ -120,7 +108,7 @@ def _told(asked: Asked) -> Told:
         rehearse.rehearse(model, n_ctx=n, n_batch=asked.batch, sequences=asked.parallel, exact=asked.exact)
         for n in asked.contexts
     ]
-    anonymous, mapped = resident()
+    taken = process_memory() or Memory(0, 0, 0)
     matrices = [t for t in checked.model.tensors if len(t.shape) > 1 and not t.name.startswith("token_embd")]
     prompt = answer = None
     tiles: dict[str, float] = {}
@@ -137,8 +125,8 @@ def _told(asked: Asked) -> Told:
         except (ModelError, EngineError, KeyError, StopIteration):
             pass  # a model that libllama cannot run in part
     return Told(
-        anonymous,
-        mapped,
+        taken.anonymous,
+        taken.resident - taken.anonymous,
         sum(tensor.n_bytes for tensor in matrices if rehearse.reordered(tensor.type)),
         tuple(found.cache for found in buffers),
         tuple(sum(found.scratch.values()) for found in buffers),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from contextlib import suppress
 from functools import cache
 from types import ModuleType
@@ -23,6 +24,8 @@ _FATAL = 4  # log level; errors are raised, and anything else would go to the te
 @cache
 def runtime() -> ModuleType:
     """The onnxruntime package, loaded when first needed; NativeLibraryError where that fails."""
+    # Read when it is loaded: else it leaves an id of this machine in the cache folder, and may send events.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         import onnxruntime
     except (ImportError, OSError) as error:

@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
 from pocketvlm.devices import cache_folder
+from pocketvlm.errors import PocketVLMError
 
 _log = logging.getLogger(__name__)
 _ENDS = 1 << 20  # bytes at either end of a file that its hash looks at
@@ -90,6 +91,8 @@ def forget() -> bool:
         path().unlink()
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise PocketVLMError(f"{path()}: cannot be removed: {error.strerror}") from None
     return True
 
 
