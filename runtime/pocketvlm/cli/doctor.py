@@ -31,13 +31,15 @@ _EXTRAS = {
 
 
 def doctor(
-    forget: Annotated[bool, typer.Option("--forget", help="Forget how fast the vision encoders were here.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Forget what was measured here.")] = False,
 ) -> None:
     """Check devices, library versions and CPU features, and say what would be used and why."""
     from pocketvlm.locate import iota
+    from pocketvlm.plan import remembered
 
     if forget:
-        out.print(f"forgotten: {speeds.path()}" if speeds.forget() else "nothing was remembered")
+        forgotten = [str(path) for path in (speeds.path(), remembered.path()) if speeds.forget(path)]
+        out.print(f"forgotten: {', '.join(forgotten)}" if forgotten else "nothing was remembered")
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")

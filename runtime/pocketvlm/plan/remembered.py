@@ -42,15 +42,6 @@ def rehearsed(asked: Asked) -> Told:
     return told
 
 
-def forget() -> bool:
-    """Remove the file; False where there was none."""
-    try:
-        path().unlink()
-    except OSError:
-        return False
-    return True
-
-
 def _key(asked: Asked) -> str:
     files = [file_hash(Path(file)) for file in (asked.model, asked.mmproj, asked.onnx) if file]
     settings = {name: value for name, value in asdict(asked).items() if name not in ("model", "mmproj", "onnx")}

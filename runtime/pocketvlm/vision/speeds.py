@@ -85,14 +85,15 @@ def write_atomically(target: Path, text: str) -> None:
         raise
 
 
-def forget() -> bool:
-    """Remove the file; False where there was none."""
+def forget(file: Path | None = None) -> bool:
+    """Remove the file, or another of what was measured; False where there was none."""
+    file = file or path()
     try:
-        path().unlink()
-    except FileNotFoundError:
+        file.unlink()
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise PocketVLMError(f"{path()}: cannot be removed: {error.strerror}") from None
+        raise PocketVLMError(f"{file}: cannot be removed: {error.strerror}") from None
     return True
 
 
