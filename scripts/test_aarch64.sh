@@ -2,7 +2,8 @@
 # Cross-builds the native libraries for arm64, puts them with the Python runtime into an arm64 Debian root, and has iota
 # answer there under qemu-user, beside its answers here. As root, on Debian or Ubuntu with
 #   apt install debootstrap qemu-user-static g++-aarch64-linux-gnu cmake
-# Everything lies in build/ and is made once. ARM_CPU is the processor to pretend (qemu-aarch64-static -cpu help).
+# Everything lies in build/ and is made once. ARM_CPU is the processor to pretend (qemu-aarch64-static -cpu help), FIRST how
+# many questions to ask: an emulator is slow.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON=${PYTHON:-$PWD/.venv/bin/python}
@@ -12,7 +13,8 @@ ROOT=$WORK/root
 WHEELS=$WORK/wheels
 ANSWERS=$WORK/answers
 LLAMA=$(sed -n 's/^\(llama-cpp-python==[^ ]*\).*/\1/p' cmake/llama-cpp-python.txt)
-ARM_CPU=${ARM_CPU:-max}
+ARM_CPU=${ARM_CPU:-cortex-a76} # of a Raspberry Pi 5
+FIRST=${FIRST:-24}
 
 say() { echo "== $*"; }
 missing=$(for tool in debootstrap qemu-aarch64-static aarch64-linux-gnu-g++ cmake; do command -v $tool >/dev/null || echo $tool; done)
@@ -73,7 +75,6 @@ arm() {
     env -i PATH="$PATH" HOME=/tmp PYTHONPATH=/opt/pocketvlm QEMU_CPU="$ARM_CPU" COLUMNS=120 \
         chroot "$ROOT" /usr/bin/qemu-aarch64-static /usr/bin/python3 "$@"
 }
-pocketvlm="from pocketvlm.cli import main; main()"
-arm -c "$pocketvlm" doctor
-arm -c "$pocketvlm" chat "What is in the picture?" -i /opt/sample.png
-arm /opt/answers.py compare /opt/answers
+arm -m pocketvlm doctor
+arm -m pocketvlm chat "What is in the picture?" -i /opt/sample.png
+arm /opt/answers.py compare /opt/answers --first "$FIRST"

@@ -1,7 +1,7 @@
 """Iota's answers with one build of the native libraries, and whether they are those of another.
 
-    python tests/native/answers.py write FOLDER             draw scenes, ask about them, keep pictures and answers
-    python tests/native/answers.py compare FOLDER [--gpu]   ask the same with the libraries that this process loads
+    answers.py write FOLDER                           draw scenes, ask about them, keep pictures and answers
+    answers.py compare FOLDER [--gpu] [--first N]     ask the same with the libraries that this process loads
 
 `compare` needs the runtime alone. It fails where fewer than 95 % of the answers are the same words, and with --gpu
 where not all layers and the vision encoder are on a GPU. The encoder is libmtmd's: the libraries are what is tested.
@@ -30,11 +30,12 @@ def main() -> None:
     options.add_argument("what", choices=("write", "compare"))
     options.add_argument("folder", type=Path)
     options.add_argument("--gpu", action="store_true")
+    options.add_argument("--first", type=int, help="compare so many answers only")
     arguments = options.parse_args()
     if arguments.what == "write":
         write(arguments.folder)
     else:
-        sys.exit(compare(arguments.folder, arguments.gpu))
+        sys.exit(compare(arguments.folder, arguments.gpu, arguments.first))
 
 
 def write(folder: Path) -> None:
@@ -57,8 +58,8 @@ def write(folder: Path) -> None:
     print(f"{label()}: {len(asked)} questions about {pictures} pictures, {right(asked, answers)} right")
 
 
-def compare(folder: Path, gpu: bool) -> int:
-    asked = json.loads((folder / "asked.json").read_text(encoding="utf-8"))
+def compare(folder: Path, gpu: bool, first: int | None) -> int:
+    asked = json.loads((folder / "asked.json").read_text(encoding="utf-8"))[:first]
     answers, log, seconds = ask(folder, asked)
     for device in library.devices():
         print(f"device {device.name}: {device.description} ({device.kind})")
