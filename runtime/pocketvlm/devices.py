@@ -30,13 +30,16 @@ def physical_cores() -> int:
 
 
 def memory() -> tuple[int, int] | None:
-    """(total, available) bytes of this machine, None where it does not say."""
+    """(total, available) bytes of this machine, or of this process's cgroup; None where it does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
     values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.split()[1:]}
-    return values["MemTotal"], values.get("MemAvailable", values["MemTotal"])
+    total, available = values["MemTotal"], values.get("MemAvailable", values["MemTotal"])
+    for limit, used in _cgroup_memory():
+        total, available = min(total, limit), min(available, max(0, limit - used))
+    return total, available
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,31 @@ def cache_folder() -> Path:
         else:
             base = home / ".cache"
     return base / "pocketvlm"
+
+
+def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[tuple[int, int]]:
+    """(limit, used) of the cgroups that this process is in, v2 and v1; file pages that can be dropped are not used."""
+    try:
+        groups = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return []
+    found = []
+    for _, controllers, path in groups:
+        if controllers == "":
+            base, names, cached = root, ("memory.max", "memory.current"), "inactive_file"
+        elif "memory" in controllers.split(","):
+            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            cached = "total_inactive_file"
+        else:
+            continue
+        for folder in {base, base / path.strip("/")}:  # a container sees its own group as the root
+            try:
+                limit, used = (int((folder / name).read_text()) for name in names)
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            except (OSError, ValueError):  # no such group, or its limit is "max"
+                continue
+            found.append((limit, max(0, used - int(stat.get(cached, 0)))))
+    return found
 
 
 def _cgroup_quota() -> float | None:

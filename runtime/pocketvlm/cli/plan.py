@@ -117,11 +117,10 @@ def _show(planner: Planner, usual: Prediction, best: Prediction | None, budget: 
             table.add_row("", f"{size / 1e6:>9,.1f} MB  {name}")
         if planner.encoders:
             width, height = planner.picture
-            used = "{}x{}".format(*found.picture_size)
-            table.add_row(
-                "picture",
-                f"{width}x{height} is seen at {used}: {found.picture_tokens} tokens, {found.picture_tiles} tiles",
-            )
+            seen = "{}x{}".format(*found.picture_size)
+            told = f"is seen at {seen}: {found.picture_tokens} tokens, {found.picture_tiles} tiles"
+            known = found.picture_tokens is not None
+            table.add_row("picture", f"{width}x{height} {told if known else ': libmtmd decides how it is seen'}")
         first, speed = found.first_token_s, found.tokens_per_s
         table.add_row("first token", f"{first:.2f} s after a new picture" if first is not None else "not known")
         table.add_row("answer", f"{speed:,.1f} tokens/s" if speed else "not known")

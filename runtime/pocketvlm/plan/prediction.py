@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvlm.devices import physical_cores
+from pocketvlm.devices import memory, physical_cores
 from pocketvlm.engine.load import BATCH, context_size
 from pocketvlm.errors import MemoryBudgetError, RequestError
 from pocketvlm.footprint import encoder_bytes, encoder_mapped, encoder_scratch, weights_of
@@ -47,7 +47,7 @@ class Prediction:
     anonymous_bytes: int
     mapped_bytes: int
     parts: dict[str, int]
-    picture_tokens: int
+    picture_tokens: int | None  # None where libmtmd sizes pictures itself
     picture_tiles: int
     picture_size: tuple[int, int]
     first_token_s: float | None
@@ -109,6 +109,7 @@ class Planner:
                 threads=threads or physical_cores(),
                 device=device,
                 timed=timed,
+                opened=timed and self._can_open(),
             )
         )
         self._parallel, self._supervised = parallel, supervised
@@ -151,7 +152,7 @@ class Planner:
             anonymous_bytes=sum(parts.values()) - mapped,
             mapped_bytes=mapped,
             parts=parts,
-            picture_tokens=plan.tokens if plan else 0,
+            picture_tokens=plan.tokens if plan else None if encoder else 0,
             picture_tiles=plan.tiles if plan else 0,
             picture_size=plan.used if plan else self.picture,
             first_token_s=first,
@@ -170,7 +171,7 @@ class Planner:
         smallest: Prediction | None = None
         for way in self._ways(detail):
             found = self.predict(way)
-            if found.picture_tokens + QUESTION + ANSWER > way.context:
+            if (found.picture_tokens or 0) + QUESTION + ANSWER > way.context:
                 continue
             if found.memory_bytes <= budget:
                 return found
@@ -217,6 +218,12 @@ class Planner:
         for encoder in self.encoders:
             return family_of(dict(encoder.metadata), encoder.path)
         return None
+
+    def _can_open(self) -> bool:
+        """Whether this machine has room to open the largest encoder, to time it."""
+        known = memory()
+        most = max((encoder_bytes(e.metadata, e.size, onnx=e.kind == "onnx") for e in self.encoders), default=0)
+        return known is None or 2 * most < known[1]
 
     def _fastest(self) -> tuple[Wanted, ...]:
         """The kinds of encoders that are there, the fastest first; "auto" where there is none."""

@@ -30,7 +30,7 @@ _SAYS = "rehearsal: "
 
 @dataclass(frozen=True)
 class Asked:
-    """`contexts` are sizes to try, in tokens. Without `timed`, no speed is measured."""
+    """`contexts` are sizes to try, in tokens. Without `timed`, no speed is measured; of encoders only if `opened`."""
 
     model: str
     mmproj: str | None
@@ -43,6 +43,7 @@ class Asked:
     threads: int
     device: str
     timed: bool
+    opened: bool
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,14 @@ def _told(asked: Asked) -> Told:
     matrices = [t for t in checked.model.tensors if len(t.shape) > 1 and not t.name.startswith("token_embd")]
     prompt = answer = None
     tiles: dict[str, float] = {}
-    if asked.timed:
+    if asked.opened:
         tiles = {
             name: speed.seconds
             for name, speed in time_encoders(
                 model, checked, threads=asked.threads, device="cpu" if asked.device == "cpu" else "auto"
             ).items()
         }
+    if asked.timed:
         try:
             speed = time_model(checked.model, rows=asked.rows, threads=asked.threads)
             prompt, answer = speed.prompt, speed.answer

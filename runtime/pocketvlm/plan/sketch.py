@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pocketvlm.devices import memory
 from pocketvlm.gguf_header import GGUFHeader, LazyArray
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
@@ -35,7 +36,9 @@ def time_model(header: GGUFHeader, *, rows: int, threads: int) -> Speed:
     """Raises ModelError or EngineError where libllama cannot be had to run a part of this model."""
     count = int(header.metadata[f"{header.architecture}.block_count"])
     size = sum(tensor.n_bytes for tensor in header.tensors if _LAYER.match(tensor.name)) / count
-    some = min(count, max(2, int(_ENOUGH / max(size, 1))))
+    known = memory()
+    enough = min(_ENOUGH, known[1] // 4) if known else _ENOUGH
+    some = min(count, max(2, int(enough / max(size, 1))))
     more = _time(header, some, rows, threads)
     if some == count:
         return more
