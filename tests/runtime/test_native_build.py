@@ -79,6 +79,16 @@ def test_the_path_wins_and_without_a_stamp_is_marked(monkeypatch: pytest.MonkeyP
         build.choose()
 
 
+def test_an_empty_path_is_none_and_not_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "libllama.so").write_text("somebody else's")
+    variables = {**os.environ, "LLAMA_CPP_LIB_PATH": "", "MTMD_CPP_LIB": "", "POCKETVLM_NATIVE": "llama-cpp-python"}
+    code = "from pocketvlm.native import library; library.mtmd(); print(library.llama()._lib._name)"
+    child = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=variables, cwd=tmp_path
+    )
+    assert Path(child.stdout.strip()).parent.name == "lib", child.stderr
+
+
 def test_both_libraries_are_loaded_from_there(tmp_path: Path) -> None:
     """In a process of its own, as this one may have loaded them; and it leaves no variable behind."""
     package = find_spec("llama_cpp")

@@ -84,18 +84,18 @@ def choose() -> Build:
 @contextmanager
 def pointed_at(build: Build) -> Iterator[None]:
     """While llama-cpp-python is imported: its variables say where the libraries are."""
-    if build.folder is None:
-        yield
-        return
     before = {name: os.environ.get(name) for name in (_LLAMA_PATH, _MTMD_PATH)}
-    os.environ[_LLAMA_PATH] = str(build.folder)
-    os.environ.setdefault(_MTMD_PATH, str(build.folder))
+    for name, value in before.items():
+        if build.folder and (name == _LLAMA_PATH or not value):
+            os.environ[name] = str(build.folder)
+        elif not value:
+            os.environ.pop(name, None)  # empty, it would mean the working directory
     try:
         yield
     finally:
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
 
