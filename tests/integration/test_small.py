@@ -78,14 +78,14 @@ def test_512_megabytes_and_one_core(sample_png: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="mounting takes root")
 def test_nothing_to_write_to_and_no_shared_memory(sample_png: Path) -> None:
     unshare = shutil.which("unshare")
-    script = "mount -t tmpfs -o ro none /dev/shm && mount -o remount,bind,ro / && ! touch /tmp/pocketvlm-x 2>&-"
+    script = "mount -t tmpfs -o ro none /dev/shm && mount -o remount,bind,ro / && ! touch /var/pocketvlm-x 2>&-"
     if (
         unshare is None
         or subprocess.run([unshare, "-m", "sh", "-c", script], check=False, capture_output=True).returncode
     ):
         pytest.skip("this system does not let us mount")
     before = (unshare, "-m", "sh", "-c", f'{script} && exec "$@"', "sh")
-    assert answer(sample_png, before=before, environment={"XDG_CACHE_HOME": "/tmp/none"}) == "2"
+    assert answer(sample_png, before=before, environment={"XDG_CACHE_HOME": "/var/none"}) == "2"
 
 
 def test_nobody_is_at_home(sample_png: Path, tmp_path: Path) -> None:
