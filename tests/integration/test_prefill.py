@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from integration.asking import asked, disc, generation, settle
-from pocketvlm import VLM
-from pocketvlm.engine.engine import Token
+from pocketvlm import VLM, ChatCompletion
+from pocketvlm.engine.engine import Started, Token
 from pocketvlm.engine.prefill import Prefill, Side
-from pocketvlm.errors import EngineError
+from pocketvlm.engine.sampling import Drawer
+from pocketvlm.errors import EngineClosedError, EngineError
 
 LONG = "word " * 150
 
@@ -51,6 +54,20 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
     return found
 
 
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each token, whether it was drawn from the side's logits."""
+    found: list[bool] = []
+    original = Drawer.draw
+
+    def draw(self: Drawer, context: Any, at: Any) -> Any:
+        found.append(not isinstance(at, int))
+        return original(self, context, at)
+
+    monkeypatch.setattr(Drawer, "draw", draw)
+    return found
+
+
 def idle(vlm: VLM) -> Prefill:
     engine: Any = vlm._engine
     settle(engine)
@@ -64,20 +81,57 @@ def idle(vlm: VLM) -> Prefill:
     return prefill
 
 
+def assert_same(found: ChatCompletion, expected: ChatCompletion) -> None:
+    """The same tokens, of the same logprobs but for rounding: sums over other numbers of cells."""
+    one, two = found.choices[0], expected.choices[0]
+    assert (found.text, one.finish_reason) == (expected.text, two.finish_reason)
+    assert one.logprobs and two.logprobs
+    for a, b in zip(one.logprobs.content, two.logprobs.content, strict=True):
+        for c, d in zip([a, *a.top_logprobs], [b, *b.top_logprobs], strict=True):
+            assert (c.bytes, c.logprob) == (d.bytes, pytest.approx(d.logprob, abs=1e-4))
+
+
+SCORED: dict[str, Any] = {"max_tokens": 12, "logprobs": True, "top_logprobs": 2}
+
+
 @pytest.mark.parametrize("pictures", [0, 1, 2])
 def test_the_same_answer_as_alone(
-    iota_bundle: Path, exact: VLM, chunks: list[tuple[int, int, bool]], pictures: int
+    iota_bundle: Path, exact: VLM, chunks: list[tuple[int, int, bool]], drawn: list[bool], pictures: int
 ) -> None:
     seen = [disc("red", 5000 + 10 * pictures + i, (200, 150)) for i in range(pictures)]
     question = asked(LONG + "What colour is the circle?", *seen)
-    options: dict[str, Any] = {"max_tokens": 12, "logprobs": True, "top_logprobs": 2}
     with VLM.load(iota_bundle, exact=True) as alone:
-        expected = alone.chat(question, **options)
+        expected = alone.chat(question, **SCORED)
+    drawn.clear()
     with somebody_reads(exact):
-        found = exact.chat(question, **options)
+        found = exact.chat(question, **SCORED)
     assert sum(units for _, units, _ in chunks) > 150
-    assert found.text == expected.text
-    assert found.choices[0].logprobs == expected.choices[0].logprobs
+    assert drawn.count(True) == 1
+    assert_same(found, expected)
+    idle(exact)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 1.2, "top_p": 0.9, "top_k": 40, "seed": 3, "logit_bias": {"300": 2.0}},
+        {"frequency_penalty": 2.0, "logit_bias": {"300": 12.0}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["red", "big"]}}}},
+        {"max_tokens": 1},
+    ],
+    ids=["drawn", "penalties", "schema", "one token"],
+)
+def test_its_first_token_is_drawn_as_the_others(
+    iota_bundle: Path, exact: VLM, drawn: list[bool], options: dict[str, Any]
+) -> None:
+    question = asked(f"{next(iter(options))} {LONG} Describe")  # no other knows its beginning
+    with VLM.load(iota_bundle, exact=True) as alone:
+        expected = alone.chat(question, **SCORED | options)
+    drawn.clear()
+    with somebody_reads(exact):
+        found = exact.chat(question, **SCORED | options)
+    assert drawn.count(True) == 1
+    assert_same(found, expected)
     idle(exact)
 
 
@@ -108,6 +162,66 @@ def test_leaving_at_any_time(exact: VLM, chunks: list[tuple[int, int, bool]]) ->
     idle(exact)
     for colour in ("red", "blue"):
         assert exact.chat(asked("What colour is the circle?", disc(colour, 6200))).text.lower() == colour
+
+
+def at_the_last_chunk(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Do something when a prompt's last chunk is evaluated, and nothing is drawn yet."""
+    original = Side.evaluate
+
+    def evaluate(self: Side, chunk: Any) -> Any:
+        found = original(self, chunk)
+        if chunk.last:
+            act()
+        return found
+
+    monkeypatch.setattr(Side, "evaluate", evaluate)
+
+
+def test_leaving_before_the_first_token_is_drawn(
+    exact: VLM, monkeypatch: pytest.MonkeyPatch, drawn: list[bool]
+) -> None:
+    engine: Any = exact._engine
+    done, events = threading.Event(), list[Any]()
+    jobs: SimpleQueue[Any] = SimpleQueue()
+
+    def leave() -> None:
+        engine.withdraw(jobs.get())
+        done.set()
+
+    at_the_last_chunk(monkeypatch, leave)
+    with somebody_reads(exact):
+        for number in range(6):
+            done.clear()
+            jobs.put(engine.submit(generation(exact, asked(f"{number} {LONG}"), 5), events.append))
+            assert done.wait(10)
+    idle(exact)
+    assert not any(drawn) and not events
+
+
+def test_closing_before_the_first_token_is_drawn(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closers: list[threading.Thread] = []
+    with VLM.load(iota_bundle, parallel=3, context_size=1024, threads=2) as vlm:
+        engine: Any = vlm._engine
+        events: SimpleQueue[Any] = SimpleQueue()
+
+        def close() -> None:
+            closers.append(threading.Thread(target=vlm.close))
+            closers[-1].start()
+            while not engine._scheduler._closed:
+                time.sleep(0.001)
+
+        at_the_last_chunk(monkeypatch, close)
+        with closing(engine.generate(generation(vlm, asked("Describe the picture."), 900, endless=True))) as stream:
+            while not isinstance(next(stream), Token):
+                pass
+            engine.submit(generation(vlm, asked(LONG), 5), events.put)
+            with pytest.raises(EngineClosedError):
+                list(stream)
+        while not isinstance(event := events.get(timeout=10), EngineClosedError):
+            assert isinstance(event, Started | Token)
+        [closer] = closers
+        closer.join(10)
+        assert not closer.is_alive() and events.empty()
 
 
 @pytest.mark.parametrize("broken", ["_make", "evaluate"])

@@ -15,13 +15,21 @@ from itertools import groupby
 from pocketvlm.engine.cache import length_of
 from pocketvlm.engine.job import Job
 from pocketvlm.engine.side import SideThread, Task
-from pocketvlm.native.context import Aborted, Batch, Cells, Context
+from pocketvlm.native.context import Aborted, Batch, Cells, Context, Logits
 from pocketvlm.vision.encoder import Embeddings, Slot
 from pocketvlm.vision.units import Unit
 
 _log = logging.getLogger(__name__)
 ROWS = 128  # of a prompt at once
 _WORTH = 32  # rows: fewer go with the steps of the answers
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """What a chunk came to; `logits` after a prompt's last: copies, so that nothing of the side's context is used."""
+
+    cells: Cells
+    logits: Logits | None
 
 
 class Side:
@@ -36,7 +44,7 @@ class Side:
         self._inside: set[int] = set()
         self._batch = Batch(ROWS)
 
-    def evaluate(self, chunk: Chunk) -> Cells:
+    def evaluate(self, chunk: Chunk) -> Evaluated:
         if self._context is None:
             self._context = self._make()
         context, sequence = self._context, chunk.sequence
@@ -50,16 +58,18 @@ class Side:
             units = list(run)
             if is_text:
                 self._batch.clear()
-                self._batch.extend([unit for unit in units if isinstance(unit, int)], position, sequence, last=False)
+                tokens = [unit for unit in units if isinstance(unit, int)]
+                self._batch.extend(tokens, position, sequence, last=chunk.last)
                 context.decode(self._batch)
                 position += len(units)
                 continue
             for slot in units:
                 assert isinstance(slot, Slot)
                 rows, positions = chunk.rows[slot], slot.at(position)
-                context.decode_embeddings(rows, positions, causal=slot.causal, sequence=sequence, logits=False)
+                context.decode_embeddings(rows, positions, causal=slot.causal, sequence=sequence, logits=chunk.last)
                 position += slot.advance
-        found = context.cells(sequence, chunk.position, position)
+        logits = context.logits() if chunk.last else None
+        found = Evaluated(context.cells(sequence, chunk.position, position), logits)
         if chunk.last:
             self.leave(sequence)
         return found
@@ -95,7 +105,7 @@ class Chunk:
     position: int
     enters: Cells | None
     last: bool
-    ended: Callable[[Cells | BaseException], None]
+    ended: Callable[[Evaluated | BaseException], None]
     first: bool = True
     again: bool = False
     dropped: bool = False
@@ -103,7 +113,7 @@ class Chunk:
     def run(self) -> Callable[[], None]:
         return partial(self.ended, self._evaluated())
 
-    def _evaluated(self) -> Cells | BaseException:
+    def _evaluated(self) -> Evaluated | BaseException:
         try:
             return self.side.evaluate(self)
         except BaseException as error:
@@ -146,7 +156,8 @@ class Prefill:
     """Who is evaluated on the side, and how far; on the scheduler's thread.
 
     The lane gets each chunk's cells before the next chunk is asked for, so it can be taken back at any time.
-    `room` is how many cells the side has. `post` runs a command on the scheduler's thread, `moved` is told of progress.
+    `room` is how many cells the side has. `post` runs a command on the scheduler's thread, `moved` is told of progress,
+    `answer` gets the logits that follow a prompt.
     """
 
     def __init__(
@@ -158,9 +169,10 @@ class Prefill:
         room: int,
         post: Callable[[Callable[[], None]], None],
         moved: Callable[[Job], None],
+        answer: Callable[[Job, Logits], None],
     ) -> None:
         self._context, self._thread, self._room = context, thread, room
-        self._post, self._moved = post, moved
+        self._post, self._moved, self._answer = post, moved, answer
         self._side = Side(make)
         self._chunks: dict[Job, Chunk | None] = {}  # of those on the side: what is evaluated now
         self._refused: set[Job] = set()
@@ -189,7 +201,7 @@ class Prefill:
         if not job.in_prompt or job.offset or job in self._refused:
             return False
         rows = 0
-        for unit in job.units[job.next : -1]:
+        for unit in job.units[job.next :]:
             rows += length_of(unit)
             if rows >= _WORTH:
                 return job.total <= self._room and bool(self._units(job))
@@ -209,24 +221,24 @@ class Prefill:
             {unit: job.rows[unit] for unit in units if isinstance(unit, Slot)},
             position,
             self._context.cells(lane.id, 0, position) if enters and position else None,
-            job.next + len(units) == len(job.units) - 1,
+            job.next + len(units) == len(job.units),
             lambda found: self._post(lambda: self._ended(job, found)),
         )
         self._chunks[job] = chunk
         self._thread.ask(chunk)
 
     def _units(self, job: Job) -> list[Unit]:
-        """Up to `ROWS` rows, or one slot of more. The prompt's last unit is left to a step: it needs logits."""
+        """Up to `ROWS` rows, or one slot of more."""
         found: list[Unit] = []
         rows = 0
-        for unit in job.units[job.next : -1]:
+        for unit in job.units[job.next :]:
             rows += length_of(unit)
             if (isinstance(unit, Slot) and unit not in job.rows) or (found and rows > ROWS):
                 break
             found.append(unit)
         return found
 
-    def _ended(self, job: Job, found: Cells | BaseException) -> None:
+    def _ended(self, job: Job, found: Evaluated | BaseException) -> None:
         if job.over or (chunk := self._chunks.get(job)) is None:
             return
         self._chunks[job] = None
@@ -235,7 +247,7 @@ class Prefill:
         try:
             if isinstance(found, BaseException):
                 raise found
-            self._context.add_cells(found, job.in_lane.id)
+            self._context.add_cells(found.cells, job.in_lane.id)
         except Exception:
             _log.warning("a prompt could not be evaluated aside: it goes with the answers", exc_info=True)
             self._refused.add(job)
@@ -249,6 +261,8 @@ class Prefill:
         if chunk.last:
             self._forget(job)
         self._moved(job)
+        if found.logits is not None:
+            self._answer(job, found.logits)
 
     def _leave(self, job: Job) -> None:
         self._forget(job)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from pocketvlm.engine.engine import Generation, Score, Token
 from pocketvlm.errors import RequestError
-from pocketvlm.native.context import Context
+from pocketvlm.native.context import Context, Logits
 from pocketvlm.native.grammar import Matcher
 from pocketvlm.native.llama import Model
 from pocketvlm.native.sampler import Sampler
@@ -30,14 +29,14 @@ class Drawer:
         self._top = request.top_logprobs
         self._endless = request.ignore_eos and matcher is None
 
-    def draw(self, context: Context, index: int) -> Token | None:
-        """From the logits at `index` of the last batch; None at the end of the answer."""
-        raw = None if self._top is None else context.logits(index)
+    def draw(self, context: Context, at: int | Logits) -> Token | None:
+        """From the logits at an index of the last batch, or from a copy of some; None at the end of the answer."""
+        raw = None if self._top is None else _logits(context, at).copy()
         if self._matcher is not None:
             if self._matcher.complete:
                 return None
-            self._matcher.restrict(context.logits(index, copy=False))
-        token = self._sampler.sample(context, index)
+            self._matcher.restrict(_logits(context, at))
+        token = self._sampler.sample(context, at) if isinstance(at, int) else self._sampler.choose(at)
         if not self._endless and self._model.is_end(token):
             return None
         if self._matcher is not None:
@@ -53,7 +52,7 @@ class Drawer:
     def close(self) -> None:
         self._sampler.close()
 
-    def _score(self, token: int, raw: npt.NDArray[np.float32]) -> Score:
+    def _score(self, token: int, raw: Logits) -> Score:
         assert self._top is not None
         logits = raw.astype(np.float64)
         logits -= logits.max()
@@ -63,3 +62,7 @@ class Drawer:
         best = best[np.argsort(-logprobs[best], kind="stable")]
         top = tuple((int(i), self._model.piece(int(i)), min(0.0, float(logprobs[i]))) for i in best)
         return Score(min(0.0, float(logprobs[token])), top)
+
+
+def _logits(context: Context, at: int | Logits) -> Logits:
+    return context.logits(at, copy=False) if isinstance(at, int) else at

@@ -62,7 +62,13 @@ class Scheduler:
         self._prefill: Prefill | None = None
         if aside is not None:
             self._prefill = Prefill(
-                context, self._side, aside, room=context.n_ctx, post=self._post, moved=self._look_ahead
+                context,
+                self._side,
+                aside,
+                room=context.n_ctx,
+                post=self._post,
+                moved=self._look_ahead,
+                answer=self._stepper.draw,
             )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._waiting: deque[Job] = deque()

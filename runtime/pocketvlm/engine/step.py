@@ -12,7 +12,7 @@ from pocketvlm.engine.job import Job
 from pocketvlm.engine.lanes import Lanes
 from pocketvlm.engine.pace import Pace
 from pocketvlm.errors import EngineError, PocketVLMError
-from pocketvlm.native.context import Aborted, Batch, Context
+from pocketvlm.native.context import Aborted, Batch, Context, Logits
 from pocketvlm.vision.encoder import Slot
 
 UNREAD = 32  # events: a reader that falls behind by more makes its answer wait
@@ -142,7 +142,7 @@ class Stepper:
             self._moved(job)
         self._to_the_end(job)
         if answers:
-            self._draw(job, -1)
+            self.draw(job, -1)
         return count
 
     def _text(self, parts: list[tuple[Job, list[int], int]]) -> None:
@@ -156,7 +156,7 @@ class Stepper:
                 job.next += len(tokens)
                 self._moved(job)
             if not job.in_prompt:
-                self._draw(job, index)
+                self.draw(job, index)
 
     def _native(self, jobs: list[Job], work: Callable[[], None]) -> bool:
         """Run a native call that `jobs` are part of; False where it failed, or was aborted as nobody wants it."""
@@ -180,12 +180,13 @@ class Stepper:
             self._evaluated = []
         return False
 
-    def _draw(self, job: Job, index: int) -> None:
+    def draw(self, job: Job, at: int | Logits) -> None:
+        """What follows its prompt or its last token, whose logits are at an index of the last batch, or given."""
         assert job.drawer is not None
         if job.made == 0:
             self._outbox.append((job, job.start_of_answer()))
         try:
-            token = job.drawer.draw(self._context, index)
+            token = job.drawer.draw(self._context, at)
         except PocketVLMError as error:  # a grammar's: this request's alone
             self._over(job, error)
             return

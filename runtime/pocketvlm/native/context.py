@@ -23,6 +23,7 @@ _CELLS = 256
 _PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 Cells = npt.NDArray[np.uint8]  # [bytes] in libllama's own form: positions, keys and values
+Logits = npt.NDArray[np.float32]  # [n_vocab] of one token
 
 
 class Aborted(Exception):  # noqa: N818  # a control signal, not an error
@@ -162,10 +163,10 @@ class Context(Handle):
             if not causal:
                 self._lib.llama_set_causal_attn(self.raw, True)
 
-    def logits(self, index: int = -1, *, copy: bool = True) -> npt.NDArray[np.float32]:
-        """The logits of one token of the last batch: float32 [n_vocab]. Not copied, they are libllama's own."""
+    def logits(self, index: int = -1, *, copy: bool = True) -> Logits:
+        """The logits of one token of the last batch. Not copied, they are libllama's own."""
         pointer = self._lib.llama_get_logits_ith(self.raw, index)
-        found: npt.NDArray[np.float32] = np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
+        found: Logits = np.ctypeslib.as_array(pointer, shape=(self.n_vocab,))
         return found.copy() if copy else found
 
     def truncate(self, position: int, sequence: int = 0) -> bool:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from pocketvlm.errors import EngineError
 from pocketvlm.native import library
-from pocketvlm.native.context import Context
+from pocketvlm.native.context import Context, Logits
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.llama import Model
 
+_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 _PENALTY_WINDOW = 64  # llama.cpp's default penalty_last_n
 
 
@@ -58,6 +62,20 @@ class Sampler(Handle):
     def sample(self, context: Context, index: int = -1) -> int:
         """Draw from the logits of one token of the last batch, and remember what was drawn for the penalties."""
         return int(self._lib.llama_sampler_sample(self.raw, context.raw, index))
+
+    def choose(self, logits: Logits) -> int:
+        """The same from logits that were copied."""
+        lib, count = self._lib, len(logits)
+        candidates = np.zeros(count, _CANDIDATE)
+        candidates["id"], candidates["logit"] = np.arange(count), logits
+        pointer = candidates.ctypes.data_as(ctypes.POINTER(lib.llama_token_data))
+        array = lib.llama_token_data_array(data=pointer, size=count, selected=-1, sorted=False)
+        lib.llama_sampler_apply(self.raw, ctypes.byref(array))
+        if not 0 <= array.selected < array.size:
+            raise EngineError("libllama drew no token")
+        token = int(array.data[array.selected].id)  # a sampler may have sorted them, or put them elsewhere
+        lib.llama_sampler_accept(self.raw, token)
+        return token
 
     def _add(self, part: object) -> None:
         if not part:
