@@ -22,6 +22,7 @@ from pocketvlm.vision.pair import Checked, Wanted, check_files, family_of
 QUESTION = 48  # tokens of a question and of the template around it
 ANSWER = 208  # tokens that should be left for an answer, at the least
 PIXEL = 3 * 3  # bytes: as decoded, as an array, and while it is resized
+_TOKEN = 1e-4  # seconds beside its evaluation: sampling, and its way to the reader
 _ATTENTION = 3  # times as long for the same multiplications as a matrix product
 _LEAST_TOKENS = 64  # of a picture: less shows little
 
@@ -156,7 +157,7 @@ class Planner:
             picture_tiles=plan.tiles if plan else 0,
             picture_size=plan.used if plan else self.picture,
             first_token_s=first,
-            tokens_per_s=1 / told.answer if told.answer else None,
+            tokens_per_s=1 / (told.answer + _TOKEN) if told.answer else None,
         )
 
     def usual(self, detail: Detail = "auto") -> Way:
