@@ -30,6 +30,7 @@ from pocketvlm.native.build import version
 _MAGIC = b"pocketvlm session 1\n"
 _HASH = 32
 _LENGTH = struct.Struct("<Q")
+_SHOWN = ("detail", "max_image_tokens")  # of a picture, besides its pixels
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def _plain(part: Any, picture: Picture | None) -> dict[str, Any]:
     given = part.image_url if isinstance(part, ImageURLPart) else part
     file = io.BytesIO()
     Image.fromarray(picture.pixels).save(file, "PNG", compress_level=1)
-    kept = given.model_dump(include={"detail", "max_image_tokens"}, exclude_none=True)
+    kept = given.model_dump(include={*_SHOWN}, exclude_none=True)
     return {"type": "image", "image": file.getvalue(), **kept}
 
 
@@ -92,18 +93,19 @@ def write(path: Path, session: Session, info: EngineInfo) -> None:
     hashed = hashlib.sha256()
     for piece in pieces:
         hashed.update(piece)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.writelines([_MAGIC, hashed.digest(), *pieces])
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise SessionError(f"cannot be written: {error.strerror or error}", path) from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        try:
+            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.writelines([_MAGIC, hashed.digest(), *pieces])
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+    except (OSError, ValueError) as error:  # the latter for what is no name of a file
+        raise SessionError(f"cannot be written: {getattr(error, 'strerror', None) or error}", path) from None
 
 
 def read(path: Path, info: EngineInfo) -> Session:
@@ -115,13 +117,13 @@ def read(path: Path, info: EngineInfo) -> Session:
             if file.read(len(_MAGIC)) != _MAGIC:
                 raise SessionError("is no session of this version", path)
             digest, rest = file.read(_HASH), memoryview(file.read())
-    except OSError as error:
-        raise SessionError(f"cannot be read: {error.strerror or error}", path) from None
+    except (OSError, MemoryError) as error:
+        raise SessionError(f"cannot be read: {getattr(error, 'strerror', None) or 'too large'}", path) from None
     if hashlib.sha256(rest).digest() != digest:
         raise SessionError("is damaged: its content does not match its hash", path)
     try:
         return _session(rest, _made_for(info))
-    except (SessionError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error) as error:
         why = error.message if isinstance(error, SessionError) else f"is no session of this version: {error!r}"
         raise SessionError(why, path) from None
 
@@ -132,15 +134,25 @@ def _session(rest: memoryview, made_for: Mapping[str, Any]) -> Session:
     told = json.loads(bytes(rest[start : start + length]))
     for name, here in made_for.items():
         if (there := told["made for"].get(name)) != here:
-            raise SessionError(f"was saved with another {name}: {there}, here it is {here}")
+            raise SessionError(f"was saved with another {name}: {there!r}, here it is {here!r}")
     start += length
+    sizes = [*told["cache"]["sizes"], *told["pictures"]]
+    if min(sizes, default=0) < 0 or start + sum(sizes) != len(rest):
+        raise ValueError("its parts are of other sizes")
     after = start + sum(told["cache"]["sizes"])
     pictures = [bytes(rest[at:end]) for at, end in pairwise(accumulate(told["pictures"], initial=after))]
     for message in told["messages"]:
-        for part in message.get("content", ()):
-            if isinstance(part, dict) and part["type"] == "image":
-                part["image"] = pictures[part["image"]]
+        if isinstance(content := message.get("content"), list):
+            message["content"] = [_part(part, pictures) for part in content]
     return Session(told["messages"], wire.snapshot_in(told["cache"], rest[start:after]))
+
+
+def _part(told: dict[str, Any], pictures: Sequence[bytes]) -> dict[str, Any]:
+    """A picture is one of the file's own: who made the file must not choose what is read from this machine."""
+    if told["type"] == "text":
+        return told
+    shown = {name: told[name] for name in _SHOWN if name in told}
+    return {"type": "image", "image": pictures[told["image"]], **shown}
 
 
 def _made_for(info: EngineInfo) -> dict[str, Any]:

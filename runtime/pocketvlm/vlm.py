@@ -27,7 +27,7 @@ from pocketvlm.engine.engine import (
     Token,
 )
 from pocketvlm.engine.local import LocalEngine
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import RequestError, SessionError
 from pocketvlm.handles import HandleLimits, PictureHandle, PictureHandles, file_of
 from pocketvlm.images import MAX_PIXELS, Picture, read_picture
 from pocketvlm.locate import locate
@@ -260,8 +260,11 @@ class VLM:
         Raises SessionError where the file is damaged, or of another model, context, cache or template.
         """
         session = read_session(Path(path), self.info)
-        request = ChatRequest.parse(session.messages)
-        self._engine.adopt(session.snapshot)
+        try:
+            request = ChatRequest.parse(session.messages)
+            self._engine.adopt(session.snapshot)
+        except (RequestError, SessionError) as error:
+            raise SessionError(str(error), path) from None
         self._latest = request
         return self.conversation
 
@@ -282,7 +285,7 @@ class VLM:
         self._handles.remove(id, "id")
 
     def clear_picture_cache(self) -> None:
-        """Forget the embeddings of all pictures, those in files included."""
+        """Forget the embeddings of all pictures, those in files included; PictureCacheError where these stay."""
         self._engine.clear_picture_cache()
 
     def cancel(self) -> None:

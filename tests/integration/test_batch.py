@@ -16,7 +16,7 @@ from PIL import Image
 
 from pocketvlm import VLM
 from pocketvlm.batch.job import Defaults, read_job
-from pocketvlm.batch.results import Results, answered
+from pocketvlm.batch.results import Results, answered, refused
 from pocketvlm.batch.run import run
 from pocketvlm.errors import PocketVLMError, RequestError
 
@@ -143,6 +143,7 @@ def test_another_output_is_not_touched(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     for content, words in (
         ("notes\n", "line 1 is no answer"),
+        ("[" * 100_000 + "\n", "line 1 is no answer"),
         ('{"custom_id": "x.png", "response": {"status_code": 200, "body": {}}}\n', "'x.png', which is not asked"),
         (
             '{"custom_id": "00.png", "response": {"status_code": 200, "body": {"system_fingerprint": "fp_other"}}}\n',
@@ -158,6 +159,24 @@ def test_another_output_is_not_touched(album: Path, tmp_path: Path) -> None:
 def test_one_writer(tmp_path: Path) -> None:
     with Results(tmp_path / "out.jsonl", []), pytest.raises(PocketVLMError, match="another batch"):
         Results(tmp_path / "out.jsonl", [])
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    results = Results(tmp_path / "out.jsonl", ["a", "b"])
+    results.add(refused("a", RequestError("wrong")))
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "out.jsonl").stat().st_size + 9, most))
+    try:
+        with pytest.raises(PocketVLMError, match="cannot be written"):
+            results.add(refused("b", RequestError("wrong")))
+        with pytest.raises(PocketVLMError, match="cannot be written"):
+            results.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+    assert results.done == {"a"}
+    with Results(tmp_path / "out.jsonl", ["a", "b"]) as results:
+        assert results.done == {"a"}
 
 
 def test_an_engine_that_crashes(album: Path, tmp_path: Path) -> None:

@@ -285,6 +285,23 @@ def test_closing_does_not_wait_for_the_next_start(iota_bundle: Path, monkeypatch
         assert isinstance(waiting.exception(5), EngineClosedError)
 
 
+@posix
+def test_a_system_that_gives_no_process(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refused(child._Process):
+        def __init__(self, *_: Any) -> None:
+            monkeypatch.undo()
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    with start(iota_bundle) as vlm:
+        monkeypatch.setattr(child, "_Process", Refused)
+        os.kill(pid_of(vlm), signal.SIGKILL)
+        until = time.monotonic() + 20
+        while vlm._engine.statistics().restarts < 1:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert colour_is_right(vlm, 2)
+
+
 def test_closed(iota_bundle: Path) -> None:
     vlm = start(iota_bundle)
     pid = pid_of(vlm)

@@ -197,6 +197,7 @@ def test_json_schema(sample_png: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["n"] in (2, 3)
     path.write_text('{"not": {}}')
     assert "schema.not: the keyword not is not supported" in refused("chat", "hi", "--json-schema", path)
-    path.write_text("{")
-    assert "--json-schema" in refused("chat", "hi", "--json-schema", path)
+    for text in ("{", "[" * 100_000):
+        path.write_text(text)
+        assert "--json-schema" in refused("chat", "hi", "--json-schema", path)
     assert "--json-schema" in refused("chat", "hi", "--json-schema", tmp_path / "none.json")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -246,6 +248,44 @@ def test_closed_model_refuses(iota_bundle: Path) -> None:
         loaded.chat(asked("What is this?"))
     with pytest.raises(EngineClosedError):
         list(stream)
+
+
+def test_a_stream_that_outlives_its_model_can_be_closed(iota_bundle: Path) -> None:
+    with VLM.load(iota_bundle) as loaded:
+        stream = loaded.stream(asked("What is this?"))
+        next(stream)
+    stream.close()
+
+
+TOKENIZING = """
+import threading
+from pocketvlm import VLM
+from pocketvlm.errors import EngineClosedError, RequestError
+
+def ask():
+    while True:
+        try:
+            vlm.chat([{"role": "user", "content": "a circle is red and " * 20000}])
+        except RequestError:
+            asked.set()
+        except EngineClosedError:
+            return
+
+for _ in range(4):
+    vlm, asked = VLM.load(context_size=256, threads=1), threading.Event()
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    asked.wait()
+    vlm.close()
+    for thread in threads:
+        thread.join()
+"""
+
+
+def test_closing_waits_for_those_who_tokenize() -> None:
+    done = subprocess.run([sys.executable, "-c", TOKENIZING], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_detail_is_honoured(vlm: VLM) -> None:

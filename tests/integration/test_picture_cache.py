@@ -294,6 +294,16 @@ def test_a_folder_that_cannot_be_used(iota_bundle: Path, tmp_path: Path) -> None
         assert caught.value.path == tmp_path / "file"
 
 
+@pytest.mark.parametrize("supervised", [False, True])
+def test_a_folder_that_cannot_be_emptied(iota_bundle: Path, tmp_path: Path, supervised: bool) -> None:
+    (tmp_path / "pictures").mkdir(mode=0o700)
+    (tmp_path / "pictures" / f"{'0' * 64}.emb").mkdir()
+    with VLM.load(iota_bundle, supervised=supervised, threads=1, picture_cache=tmp_path / "pictures") as vlm:
+        with pytest.raises(PictureCacheError, match="cannot be emptied"):
+            vlm.clear_picture_cache()
+        assert vlm.statistics().restarts == 0
+
+
 def test_in_a_process_of_its_own(iota_bundle: Path, tmp_path: Path) -> None:
     with VLM.load(iota_bundle, supervised=True, threads=1, picture_cache=tmp_path / "pictures") as vlm:
         tiers = [look(vlm, noise(7), before=before)[1].cache for before in ("", "Hello.")]

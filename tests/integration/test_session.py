@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import stat
+import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -127,3 +130,57 @@ def test_what_cannot_be_read_or_written(vlm: VLM, tmp_path: Path) -> None:
         fresh.save(tmp_path / "file")
     assert issubclass(SessionError, PocketVLMError)
     assert not (tmp_path / "file").exists()
+
+
+def forged(saved: Path, path: Path, change: Callable[[dict[str, Any]], Any], text: bytes | None = None) -> Path:
+    """With a right hash, as whoever writes one has it."""
+    line, data = saved.read_bytes().split(b"\n", 1)
+    (length,) = struct.unpack("<Q", data[32:40])
+    told = json.loads(data[40 : 40 + length])
+    change(told)
+    text = text or json.dumps(told).encode()
+    rest = struct.pack("<Q", len(text)) + text + data[40 + length :]
+    path.write_bytes(line + b"\n" + hashlib.sha256(rest).digest() + rest)
+    return path
+
+
+def shown(told: dict[str, Any], **picture: Any) -> None:
+    told["messages"][0]["content"][0] = {"type": "image", **picture}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda told: told["messages"][0].update(role="nobody"),
+        lambda told: told["messages"].clear(),
+        lambda told: shown(told, image=7),
+        lambda told: shown(told, path="README.md"),  # who made the file must not choose what is read here
+        lambda told: shown(told, url="file:README.md"),
+        lambda told: told["cache"]["ends"].pop(),
+        lambda told: told["cache"].update(ends=[-end for end in told["cache"]["ends"]]),
+        lambda told: told["cache"].update(ends=[end + 2**40 for end in told["cache"]["ends"]]),
+        lambda told: told["cache"].update(keys=[{} for _ in told["cache"]["keys"]]),
+        lambda told: told["cache"].update(sizes=[10**12]),
+        lambda told: told["cache"].update(sizes=[told["cache"]["sizes"][0] - 1], pictures=[told["pictures"][0] + 1]),
+        lambda told: told["pictures"].append(-1),
+        lambda told: told.update({"made for": []}),
+    ],
+)
+def test_a_hash_alone_makes_no_session(
+    vlm: VLM, saved: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    with pytest.raises(SessionError, match=str(tmp_path)):
+        vlm.restore(forged(saved, tmp_path / "forged", change))
+    assert vlm.chat(talk()).text
+
+
+def test_json_that_is_too_deep(vlm: VLM, saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match=str(tmp_path)):
+        vlm.restore(forged(saved, tmp_path / "forged", lambda _: None, b"[" * 100_000))
+
+
+@pytest.mark.parametrize("name", [".", "/", "a\0b"])
+def test_what_is_no_name_of_a_file(vlm: VLM, name: str) -> None:
+    vlm.chat(talk(), max_tokens=1)
+    with pytest.raises(SessionError, match="cannot be written"):
+        vlm.save(name)

@@ -81,6 +81,11 @@ def test_key_limits_expiry_and_log(serve: Start) -> None:
     assert "pocketvlm_image_handles 0.0" in own.get("/metrics", headers=key).text
     assert not any(ids[2] in line for line in own.log)
     assert any(ids[2][:11] in line for line in own.log)
+    own.get(f"/v1/images/{ids[2].replace(':', '%3A')}", headers=key)  # as encodeURIComponent writes it
+    while not any("%3A" in line for line in own.log):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert not any(ids[2][7:] in line for line in own.log)
 
 
 def test_from_openai(server: Server, sample_png: Path) -> None:

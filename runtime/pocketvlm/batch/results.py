@@ -7,8 +7,8 @@ import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -70,16 +70,16 @@ class Results:
             raise
 
     def add(self, line: str) -> None:
-        """From any thread; on disk as a whole or not at all, unless this process ends in the middle of it."""
-        with self._lock:
-            self._note(json.loads(line))
+        """From any thread. What is left of a line that did not fit the disk is cut off when the job goes on."""
+        with self._lock, self._told():
             self._file.write(line.encode("ascii") + b"\n")
             self._file.flush()
+            self._note(json.loads(line))
 
     def sort(self, order: Iterable[str]) -> None:
         """Bring the lines into `order`: they came as they were ready."""
         where: dict[str, tuple[int, int]] = {}
-        with self._lock:
+        with self._lock, self._told():
             self._file.seek(0)
             start = 0
             for line in self._file:
@@ -90,7 +90,7 @@ class Results:
                 return
             handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
             try:
-                os.fchmod(handle, os.fstat(self._file.fileno()).st_mode & 0o777)
+                Path(name).chmod(os.fstat(self._file.fileno()).st_mode & 0o777)
                 with os.fdopen(handle, "wb") as sorted_file:
                     for start, size in wanted:
                         self._file.seek(start)
@@ -101,7 +101,8 @@ class Results:
                 raise
 
     def close(self) -> None:
-        self._file.close()
+        with self._told():
+            self._file.close()
 
     def __enter__(self) -> Results:
         return self
@@ -110,6 +111,13 @@ class Results:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise PocketVLMError(f"{self.path}: cannot be written: {error.strerror or error}") from None
 
     def _claim(self) -> None:
         if fcntl is not None:
@@ -130,7 +138,7 @@ class Results:
                 found = json.loads(line)
                 custom_id = str(found["custom_id"])
                 self._note(found)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise RequestError(f"line {number} is no answer of a batch", str(self.path)) from None
             if custom_id not in wanted:
                 raise RequestError(f"holds an answer to {custom_id!r}, which is not asked here", str(self.path))

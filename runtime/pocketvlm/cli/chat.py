@@ -98,7 +98,7 @@ def chat(
 def _form(path: Path) -> dict[str, Any]:
     try:
         schema = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"{path} is no JSON Schema: {error}", "--json-schema") from None
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 

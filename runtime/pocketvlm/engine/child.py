@@ -131,7 +131,7 @@ class ChildEngine:
         return self._supervisor.statistics()
 
     def clear_picture_cache(self) -> None:
-        self._supervisor.clear_picture_cache()
+        self._wait({"kind": "clear_picture_cache"}, ())
 
     def close(self) -> None:
         self._finalizer()
@@ -279,7 +279,7 @@ class _Supervisor:
         process = self._process
         if self._state == "ok" and not self._closed:
             with suppress(Empty):  # it is busy: what it said last must do
-                self._told(process, "statistics", _ANSWER)
+                self._told(process)
         latest, before = self._latest, self._before
         totals = {name: getattr(latest, name) + getattr(before, name) for name in _TOTALS}
         alive = self._state == "ok" and not self._closed
@@ -287,9 +287,6 @@ class _Supervisor:
         return replace(
             latest, **totals, **gauges, state=self._state, restarts=self._restarts, child=process.pid if alive else None
         )
-
-    def clear_picture_cache(self) -> None:
-        self._told(self.running(), "clear_picture_cache")
 
     def close(self) -> None:
         with self._changed:
@@ -331,20 +328,20 @@ class _Supervisor:
             self._crashes += 1
             self._bury()
             pause = _PAUSES[min(self._crashes, len(_PAUSES) - 1)]
-            with self._changed:
-                if self._crashes >= _FAILING:
-                    self._state = "failing"
-                    self._changed.notify_all()
-                self._changed.wait_for(lambda: self._closed, pause)
-                if self._closed:
-                    return False
-                self._state = "restarting"
-                self._process = process = _Process(self._made_from, Watch(self._stuck_after))
-            self._restarts += 1
             try:
-                self._ready(process)
-            except Exception as error:
-                process.finish()
+                with self._changed:
+                    if self._crashes >= _FAILING:
+                        self._state = "failing"
+                        self._changed.notify_all()
+                    self._changed.wait_for(lambda: self._closed, pause)
+                    if self._closed:
+                        return False
+                    self._state = "restarting"
+                    self._process = _Process(self._made_from, Watch(self._stuck_after))
+                self._restarts += 1
+                self._ready(self._process)
+            except Exception as error:  # of the system, too, where it gives no process
+                self._process.finish()
                 _log.error("the engine cannot be started again: %s", error)
                 if self._closed:
                     return False
@@ -368,13 +365,13 @@ class _Supervisor:
             raise wire.error_in(frame[0]["refused"])
         return wire.info_in(frame[0]["ready"])
 
-    def _told(self, process: _Process, kind: str, timeout: float | None = None) -> None:
-        """Ask for what is answered at once; returns when it was, or when the process died."""
+    def _told(self, process: _Process) -> None:
+        """Ask for its statistics; returns when they are there, or when the process died. Raises Empty after a while."""
         channel: Channel = SimpleQueue()
         number = next(self._numbers)
         try:
-            process.ask({"kind": kind, "id": number}, (), number, channel)
-            channel.get(timeout=timeout)
+            process.ask({"kind": "statistics", "id": number}, (), number, channel)
+            channel.get(timeout=_ANSWER)
         finally:
             process.forget(number)
 

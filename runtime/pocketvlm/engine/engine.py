@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, Protocol
 
 from pocketvlm.images import Picture
@@ -214,13 +215,21 @@ class Snapshot:
     """What a lane of the KV cache holds: for an engine of the same files and settings.
 
     `keys` and `ends` name its units and say at which position each ends; `state` is libllama's, `marks` its parts
-    after so many units.
+    after so many units. Raises ValueError where these do not go together.
     """
 
     keys: tuple[int | str, ...] = ()
     ends: tuple[int, ...] = ()
     state: Cells | None = None
     marks: tuple[tuple[int, Cells], ...] = ()
+
+    def __post_init__(self) -> None:
+        counts = [count for count, _ in self.marks]
+        whole = all(type(number) is int for number in (*self.ends, *counts)) and len(self.keys) == len(self.ends)
+        named = all(type(key) in (int, str) for key in self.keys)
+        rising = all(a < b for numbers in (self.ends, counts) for a, b in pairwise((0, *numbers)))
+        if not (whole and named and rising and max(counts, default=0) <= len(self.keys)):
+            raise ValueError("what a cache is said to hold does not go together")
 
 
 class Engine(Protocol):
@@ -246,7 +255,10 @@ class Engine(Protocol):
     def statistics(self) -> Statistics: ...
 
     def clear_picture_cache(self) -> None:
-        """Forget all embeddings of pictures, those in files included. The KV cache is another matter."""
+        """Forget all embeddings of pictures, those in files included. The KV cache is another matter.
+
+        Raises PictureCacheError where a file cannot be removed.
+        """
         ...
 
     def snapshot(self, prompt: Sequence[TextSpan | Image]) -> Snapshot:
@@ -254,7 +266,7 @@ class Engine(Protocol):
         ...
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Put it into an idle lane. EngineBusyError where none is; EngineError where libllama does not take it."""
+        """Put it into an idle lane. EngineBusyError where none is; SessionError where it cannot be taken."""
         ...
 
     def close(self) -> None:

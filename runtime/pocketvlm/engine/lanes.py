@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from pocketvlm.engine.cache import CacheContent, Lane, Mark, place
 from pocketvlm.engine.engine import Snapshot
-from pocketvlm.errors import EngineBusyError, EngineError
+from pocketvlm.errors import EngineBusyError, EngineError, SessionError
 from pocketvlm.native.context import Context
 from pocketvlm.vision.encoder import Slot
 from pocketvlm.vision.units import Unit
@@ -42,11 +42,11 @@ class Lanes:
         shared = {lane: self._offer(lane, count) for lane, count in common.items()}
         placed = place(self._lanes, len(units), own, shared)
         lane, known = placed.lane, placed.known
-        lane.busy = True
         if placed.source is not None:
             known = self._share(placed.source, lane, known)
         elif known < len(lane.content.keys):
             known = self._back(lane, known)
+        lane.busy = True  # last: what failed above would keep it for ever
         return lane, known
 
     def release(self, lane: Lane) -> None:
@@ -110,12 +110,14 @@ class Lanes:
         if snapshot.state is None:
             return
         lane = min(free, key=lambda lane: lane.used)
-        self.clear(lane)
         marks = [Mark(count, state.copy()) for count, state in snapshot.marks]  # not with all that was read beside
         content = CacheContent(list(snapshot.keys), list(snapshot.ends), marks)
+        if content.position > self._context.n_ctx:
+            raise SessionError("holds more than the context does")
+        self.clear(lane)
         if not self._context.restore(snapshot.state, content.position, lane.id, part=False):
             self.clear(lane)
-            raise EngineError("libllama does not take the saved state of the cache")
+            raise SessionError("libllama does not take the saved state of the cache")
         lane.content = content
         self.release(lane)
 

@@ -109,8 +109,9 @@ class LocalEngine:
         self._open: dict[Job, SimpleQueue[Event | BaseException]] = {}
         self._owners: Counter[int] = Counter()
         self._lock = threading.Lock()
+        self._calls = _Calls()
         # Its thread would keep the scheduler, and so the model, alive for ever.
-        self._finalizer = weakref.finalize(self, _free, self._scheduler, self._vision, self._model)
+        self._finalizer = weakref.finalize(self, _free, self._scheduler, self._calls, self._vision, self._model)
 
     @property
     def info(self) -> EngineInfo:
@@ -188,6 +189,10 @@ class LocalEngine:
 
         What is wrong with the request is raised here.
         """
+        with self._calls:
+            return self._submit(request, sink, unread)
+
+    def _submit(self, request: Generation, sink: Sink, unread: Callable[[], int]) -> Job:
         check_sampling(self._model, request)
         wanted = request.constraint
         matcher = None if wanted is None else Matcher(self._vocabulary(), wanted)
@@ -213,11 +218,12 @@ class LocalEngine:
 
     def snapshot(self, prompt: Sequence[TextSpan | Image]) -> Snapshot:
         seen: list[tuple[Image, Seen]] = []
-        try:
-            units = self._units(prompt, seen)
-        finally:
-            for _, picture in seen:
-                picture.close()
+        with self._calls:
+            try:
+                units = self._units(prompt, seen)
+            finally:
+                for _, picture in seen:
+                    picture.close()
         return self._scheduler.between_steps(lambda lanes: lanes.snapshot(units))
 
     def adopt(self, snapshot: Snapshot) -> None:
@@ -236,7 +242,7 @@ class LocalEngine:
 
     def _check_open(self) -> None:
         if not self._finalizer.alive:
-            raise EngineClosedError("the model is closed")
+            raise EngineClosedError(_CLOSED)
 
     def _units(self, prompt: Sequence[TextSpan | Image], seen: list[tuple[Image, Seen]]) -> list[Unit]:
         pieces: list[TextSpan | Seen] = []
@@ -254,11 +260,38 @@ class LocalEngine:
         return units_of(self._model, pieces)
 
 
-_CANCELLED = "the generation was cancelled"
+_CANCELLED, _CLOSED = "the generation was cancelled", "the model is closed"
 
 
-def _free(scheduler: Scheduler, vision: Vision | None, model: Model) -> None:
+class _Calls:
+    """Those that use native objects on threads of their own, as tokenizing does: who frees them waits for the end."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._threads: list[int] = []
+        self._closed = False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            if self._closed:
+                raise EngineClosedError(_CLOSED)
+            self._threads.append(threading.get_ident())
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._threads.remove(threading.get_ident())
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """No more from now on; returns when none runs, but for one that a signal interrupts on this very thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not {*self._threads} - {threading.get_ident()})
+
+
+def _free(scheduler: Scheduler, calls: _Calls, vision: Vision | None, model: Model) -> None:
     scheduler.close()
+    calls.end()
     if vision is not None:
         vision.close()
     model.close()  # closes context and vision before itself

@@ -54,6 +54,7 @@ class Scheduler:
         aside: Callable[[], Context] | None = None,
     ) -> None:
         self._model, self._vision = model, vision
+        self._recurrent = model.recurrent  # `cancel` may come when the model is closed
         self._lanes = Lanes(context, lanes)
         self._most = lanes + queue_size
         self._stepper = Stepper(context, self._lanes, threads, moved=self._moved, over=self._over)
@@ -100,7 +101,7 @@ class Scheduler:
         job.cancelled = True
         if (encoding := job.encoding) is not None:
             self._side.drop(encoding)
-        if not self._model.recurrent:  # else others could lose their cache
+        if not self._recurrent:  # else others could lose their cache
             self._stepper.abort_unwanted()
         self._post(partial(self._end, job))
 

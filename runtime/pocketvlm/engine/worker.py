@@ -81,6 +81,10 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
         engine.adopt(snapshot)
         return Snapshot()
 
+    def clear() -> Snapshot:
+        engine.clear_picture_cache()
+        return Snapshot()
+
     def reply(number: int, work: Callable[[], Snapshot]) -> None:
         try:
             told, blobs = wire.snapshot_out(work())
@@ -111,9 +115,9 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
             slowly.submit(reply, number, partial(engine.snapshot, wire.generation_in(message, blob).prompt))
         elif kind == "adopt":
             slowly.submit(reply, message["id"], partial(adopt, wire.snapshot_in(message["snapshot"], blob)))
-        elif kind in ("statistics", "clear_picture_cache"):
-            if kind == "clear_picture_cache":
-                engine.clear_picture_cache()
+        elif kind == "clear_picture_cache":
+            slowly.submit(reply, message["id"], clear)
+        elif kind == "statistics":
             outbox.put({"statistics": asdict(engine.statistics()), "id": message["id"]})
         elif kind == "look":
             outbox.put({"doing": engine.doing})

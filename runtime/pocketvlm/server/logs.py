@@ -17,7 +17,7 @@ from pocketvlm.server.account import Account
 from pocketvlm.server.metrics import Metrics
 
 logger = logging.getLogger("pocketvlm.access")
-_HANDLE = re.compile(r"(sha256:[0-9a-f]{4})[^/]*", re.IGNORECASE)  # whole, it would say which picture was shown
+_HANDLE = re.compile(r"(/images/.{11})[^/]*")  # whole, it would say which picture was shown; its colon may be %3A
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 

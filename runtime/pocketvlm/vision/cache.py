@@ -92,7 +92,7 @@ class EmbeddingCache:
         return rows, tier
 
     def clear(self) -> None:
-        """Forget all, files included."""
+        """Forget all, files included: PictureCacheError where those cannot be removed."""
         with self._lock:
             self._entries.clear()
             self._statistics = replace(self._statistics, bytes=0)

@@ -101,9 +101,14 @@ class EmbeddingFiles:
                 _log.warning("the picture cache in %s cannot be written: %s", self._folder, error.strerror or error)
 
     def clear(self) -> None:
-        with suppress(FileNotFoundError):  # the folder itself has gone
+        """PictureCacheError where not all can be removed."""
+        try:
             for path, _ in self._scan():
                 path.unlink(missing_ok=True)
+        except FileNotFoundError:  # the folder itself has gone
+            pass
+        except OSError as error:
+            raise PictureCacheError(f"cannot be emptied: {error.strerror or error}", self._folder) from None
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.emb"
