@@ -141,17 +141,16 @@ def test_wrong_folders(tmp_path: Path) -> None:
 
 def test_another_output_is_not_touched(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    for content, words in (
+    other = '{"custom_id": "00.png", "response": {"status_code": 200, "body": {"system_fingerprint": "fp_other"}}}\n'
+    for content, words, *options in (
         ("notes\n", "line 1 is no answer"),
         ("[" * 100_000 + "\n", "line 1 is no answer"),
         ('{"custom_id": "x.png", "response": {"status_code": 200, "body": {}}}\n', "'x.png', which is not asked"),
-        (
-            '{"custom_id": "00.png", "response": {"status_code": 200, "body": {"system_fingerprint": "fp_other"}}}\n',
-            "fp_other",
-        ),
+        (other, "fp_other"),
+        (other, "fp_other", "--ray-actors", "1"),
     ):
         output.write_text(content)
-        done = call(album, "--prompt", QUESTION, "-o", output)
+        done = call(album, "--prompt", QUESTION, "-o", output, *options)
         assert done.returncode == 2 and words in done.stderr, done.stderr
         assert output.read_text() == content
 

@@ -76,6 +76,13 @@ class Results:
             self._file.flush()
             self._note(json.loads(line))
 
+    def check_model(self, fingerprint: str) -> None:
+        """RequestError where the answers that are there came from another model."""
+        if self.fingerprint not in (None, fingerprint):
+            raise RequestError(
+                f"was begun with another model ({self.fingerprint}, this is {fingerprint})", str(self.path)
+            )
+
     def sort(self, order: Iterable[str]) -> None:
         """Bring the lines into `order`: they came as they were ready."""
         where: dict[str, tuple[int, int]] = {}

@@ -24,13 +24,6 @@ from pocketvlm.messages import ChatRequest
 from pocketvlm.vlm import VLM
 
 
-def check_model(vlm: VLM, results: Results) -> None:
-    """RequestError where the answers that are there came from another model."""
-    before, now = results.fingerprint, vlm.info.fingerprint
-    if before not in (None, now):
-        raise RequestError(f"was begun with another model ({before}, this is {now})", str(results.path))
-
-
 def run(vlm: VLM, job: Job, results: Results, *, together: int, told: Callable[[], None] = lambda: None) -> None:
     """Answer what has no line yet, `together` requests at a time; `told` is called after each.
 

@@ -79,6 +79,10 @@ def _answer(job: Job, results: Results, chosen: dict[str, Any], actors: int) -> 
         TimeRemainingColumn,
     )
 
+    from pocketvlm.locate import locate
+
+    found = locate(chosen["target"], model=chosen["model"], mmproj=chosen["mmproj"], verify=False)
+    results.check_model(found.fingerprint)
     columns = (TextColumn("answered"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task("", total=len(job.items), completed=len(results.done))
@@ -93,9 +97,8 @@ def _answer(job: Job, results: Results, chosen: dict[str, Any], actors: int) -> 
             threads = chosen["threads"] or max(1, physical_cores() // actors)
             run_on_ray({**chosen, "threads": threads}, job, results, actors=actors, threads=threads, told=told)
             return
-        from pocketvlm.batch.run import check_model, run
+        from pocketvlm.batch.run import run
         from pocketvlm.vlm import VLM
 
         with VLM.load(**chosen) as vlm:
-            check_model(vlm, results)
             run(vlm, job, results, together=chosen["parallel"], told=told)
