@@ -43,6 +43,7 @@ class Answer:
         self._created = int(time.time())
         self.started: list[Started] = []
         self.tokens = 0
+        self.drafted = self.accepted = 0
         self.decode_ms = 0.0
 
     def chunk(
@@ -92,6 +93,8 @@ class Answer:
             queue_ms=self._queue_ms + sum(started.queue_ms for started in self.started),
             prefill_ms=prefill_ms,
             decode_ms=self.decode_ms,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted,
             prefill_tokens_per_second=1000 * fresh / prefill_ms if prefill_ms else None,
             decode_tokens_per_second=1000 * self.tokens / self.decode_ms if self.decode_ms else None,
         )

@@ -27,6 +27,7 @@ from pocketvlm.engine.engine import (
     Token,
 )
 from pocketvlm.engine.local import LocalEngine
+from pocketvlm.engine.speculation import Speculate
 from pocketvlm.errors import RequestError, SessionError
 from pocketvlm.handles import HandleLimits, PictureHandle, PictureHandles, file_of
 from pocketvlm.images import MAX_PIXELS, Picture, read_picture
@@ -97,6 +98,7 @@ class VLM:
         parallel: int = 1,
         supervised: bool = False,
         stuck_after: float = 600.0,
+        speculate: Speculate = "auto",
         verify: bool = True,
         max_pixels: int = MAX_PIXELS,
         picture_cache_size: int | None = None,
@@ -127,6 +129,7 @@ class VLM:
         memory unless given, 0 for none. `picture_cache` is a folder that keeps them in files as well, up to
         `picture_files_size` bytes; nothing is written without it, as embeddings tell about pictures.
         `handle_limits` are those of `add_image`.
+        `speculate`: `on` drafts what answers repeat and evaluates it at once, `auto` where that is faster.
 
         `session` is a file that `save` has written: `conversation` holds what was said in it.
 
@@ -146,6 +149,7 @@ class VLM:
             picture_cache=None if picture_cache is None else str(Path(picture_cache).absolute()),
             picture_files_size=picture_files_size,
             stuck_after=stuck_after,
+            speculate=speculate,
         )
         engine = (ChildEngine if supervised else LocalEngine)(
             found.model,
@@ -353,6 +357,8 @@ class VLM:
                     yield answer.chunk([ChunkChoice(index=index, delta=Delta())])
                 elif isinstance(event, Token):
                     answer.tokens += 1
+                    answer.drafted += event.drafted
+                    answer.accepted += event.accepted
                     deltas = [delta(piece) for piece in reader.push(event.data, event.id)]
                     scored = logprobs(event.data, event.score) if event.score else None
                     if scored and not deltas:

@@ -67,7 +67,7 @@ def test_cache_and_scratch_are_those_of_the_real_thing(iota_bundle: Path) -> Non
         model.close()
     words = " ".join(lines)
     simulated = Model(path, gpu_layers=0, simulated=True)
-    found = rehearse.rehearse(simulated, n_ctx=700, n_batch=512, sequences=3)
+    found = rehearse.rehearse(simulated, n_ctx=700, n_batch=512, sequences=3, outputs=3)
     simulated.close()
     assert f"KV buffer size = {found.cache / 2**20:8.2f} MiB" in words
     assert f"compute buffer size = {found.scratch['CPU'] / 2**20:8.2f} MiB" in words

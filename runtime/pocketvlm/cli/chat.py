@@ -20,6 +20,7 @@ from pocketvlm.cli.loading import (
     PictureCache,
     PictureCacheSize,
     PictureFilesSize,
+    Speculate,
     kept,
     load,
 )
@@ -61,6 +62,7 @@ def chat(
     picture_cache_size: PictureCacheSize = None,
     picture_cache: PictureCache = None,
     picture_files_size: PictureFilesSize = PICTURE_FILES_SIZE,
+    speculate: Speculate = "auto",
     memory: Annotated[str | None, typer.Option(help=MEMORY_HELP)] = None,
     json_schema: Annotated[
         Path | None, typer.Option(help="A file with a JSON Schema; answers are JSON that is valid by it.")
@@ -79,6 +81,7 @@ def chat(
     if json_schema is not None:
         options["response_format"] = _form(json_schema)
     loading: dict[str, Any] = {"context_size": ctx_size, "threads": threads, "vision": vision, "device": device}
+    loading["speculate"] = speculate
     loading |= kept(picture_cache_size, picture_cache, picture_files_size)
     with load(model, mmproj, memory=memory, **loading) as vlm:
         conversation = _Conversation(vlm, system, detail, options)
@@ -200,6 +203,8 @@ def _told(timings: Timings) -> str:
             (timings.decode_ms, timings.decode_tokens_per_second),
         )
     )
+    if timings.drafted_tokens:
+        decode += f", drafted {timings.drafted_tokens}, of which right {timings.accepted_tokens}"
     return "\n".join([*lines, f"queue {timings.queue_ms:.0f} ms, prefill {prefill}, decode {decode}"])
 
 

@@ -19,6 +19,9 @@ PictureCache = Annotated[
 ]
 PictureFilesSize = Annotated[int, typer.Option(help="What that folder may hold in MiB.")]
 PICTURE_FILES_SIZE = 1024
+Speculate = Annotated[
+    str, typer.Option(help="Draft what answers repeat of their prompts: off, on, or auto (where it is faster).")
+]
 
 
 def kept(size: int | None, folder: Path | None, files_size: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pocketvlm.cli.loading import (
     PictureCache,
     PictureCacheSize,
     PictureFilesSize,
+    Speculate,
     kept,
     loading,
 )
@@ -56,6 +57,7 @@ def serve(
     picture_cache_size: PictureCacheSize = None,
     picture_cache: PictureCache = None,
     picture_files_size: PictureFilesSize = PICTURE_FILES_SIZE,
+    speculate: Speculate = "auto",
     max_body: Annotated[int, typer.Option(help="Largest request in MiB.")] = 64,
     max_pixels: Annotated[int, typer.Option(help="Largest picture in megapixels.")] = 100,
     read_timeout: Annotated[float, typer.Option(help="Seconds that a request's body may take.")] = 30.0,
@@ -128,6 +130,7 @@ def serve(
             supervised=True,
             max_pixels=settings.max_pixels,
             stuck_after=stuck_after,
+            speculate=speculate,
             name=alias,
             **kept(picture_cache_size, picture_cache, picture_files_size),
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol
 
+from pocketvlm.engine.speculation import Speculate
 from pocketvlm.images import Picture
 from pocketvlm.native.context import Cells
 from pocketvlm.native.grammar import Constraint
@@ -29,6 +30,9 @@ class EngineOptions:
     `picture_cache_size` bytes (None: as `vision.cache` says), and within `picture_files_size` in files in the folder
     `picture_cache`, if there is one.
 
+    `speculate`: whether what answers repeat, of their prompts and of themselves, is drafted and evaluated at once;
+    "auto" where steps were measured to gain by it. Never with models whose cache cannot be cut back.
+
     An engine in a process of its own is started again where one step or tile takes more than `stuck_after` seconds, or
     where that process does not answer for as long, or a minute.
     """
@@ -45,6 +49,7 @@ class EngineOptions:
     picture_cache: str | None = None
     picture_files_size: int = PICTURE_FILES_SIZE
     stuck_after: float = 600.0
+    speculate: Speculate = "auto"
 
 
 @dataclass(frozen=True)
@@ -121,9 +126,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Token:
+    """It was drawn in one step with those behind it that were `accepted`, of so many `drafted`."""
+
     id: int
     data: bytes  # may end within a UTF-8 character
     score: Score | None = None
+    drafted: int = 0
+    accepted: bool = False
 
 
 @dataclass(frozen=True)
@@ -201,6 +210,8 @@ class Statistics:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0  # of the drafted ones
     restarts: int = 0
     tiles_encoded: int = 0
     tiles_from_memory: int = 0

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pocketvlm.engine.cache import Lane, length_of
 from pocketvlm.engine.encoding import Encoding
 from pocketvlm.engine.engine import Event, Generation, Image, ImageReport, Started
+from pocketvlm.engine.lookup import Lookup
 from pocketvlm.engine.sampling import Drawer
 from pocketvlm.native.grammar import Matcher
 from pocketvlm.vision.cache import TIERS
@@ -45,7 +46,10 @@ class Job:
     aside: bool = False  # its prompt is evaluated on the side, not in steps
     stops: tuple[int, ...] = ()  # units after which its lane is marked, in order
     token: int | None = None  # drawn, to be evaluated; None before the answer
+    lookup: Lookup | None = None
     made: int = 0
+    drafted: int = 0  # tokens that were guessed
+    accepted: int = 0  # of which were right
     cached_tokens: int = 0
     began: float = 0.0
 

@@ -12,6 +12,7 @@ from pocketvlm.engine import placement
 from pocketvlm.engine.engine import EngineOptions
 from pocketvlm.engine.placement import Demand, Placement
 from pocketvlm.engine.prefill import ROWS
+from pocketvlm.engine.speculation import DRAFTED
 from pocketvlm.engine.step import Threads
 from pocketvlm.errors import EngineError, ModelError, NativeLibraryError
 from pocketvlm.footprint import encoder_bytes, encoder_scratch, weights_of
@@ -93,12 +94,13 @@ def _load(
         at_once = vision.at_once if vision else 0
         # On a GPU, a second context would take its memory and not spare its time.
         aside = threads.rest > 0 and not model.forgets and not where.layers
-        make = partial(Context, model, exact=options.exact, sequences=lanes, outputs=lanes, moves=aside)
-        context = make(n_ctx=size, n_batch=max(BATCH, at_once), threads=threads.all)
+        make = partial(Context, model, exact=options.exact, sequences=lanes, moves=aside)
+        drafted = 0 if options.speculate == "off" or model.forgets else DRAFTED
+        context = make(n_ctx=size, n_batch=max(BATCH, at_once), threads=threads.all, outputs=lanes + drafted)
     except BaseException:
         model.close()
         raise
-    second = partial(make, n_ctx=-(-size // lanes), n_batch=max(ROWS, at_once), threads=threads.rest)
+    second = partial(make, n_ctx=-(-size // lanes), n_batch=max(ROWS, at_once), threads=threads.rest, outputs=lanes)
     return Loaded(model, vision, context, second if aside else None, where)
 
 

@@ -25,6 +25,7 @@ from pocketvlm.engine.lanes import Lanes
 from pocketvlm.engine.prefill import Prefill
 from pocketvlm.engine.sampling import Drawer
 from pocketvlm.engine.side import SideThread
+from pocketvlm.engine.speculation import Speculate, Speculation
 from pocketvlm.engine.step import Stepper, Threads
 from pocketvlm.errors import EngineClosedError, EngineError, QueueFullError
 from pocketvlm.native.context import Context
@@ -51,13 +52,18 @@ class Scheduler:
         lanes: int,
         queue_size: int,
         threads: Threads,
+        speculate: Speculate = "auto",
         aside: Callable[[], Context] | None = None,
     ) -> None:
         self._model, self._vision = model, vision
         self._recurrent = model.recurrent  # `cancel` may come when the model is closed
         self._lanes = Lanes(context, lanes)
         self._most = lanes + queue_size
-        self._stepper = Stepper(context, self._lanes, threads, moved=self._moved, over=self._over)
+        # What was guessed wrong must leave the cache.
+        speculation = None if speculate == "off" or context.forgets else Speculation(speculate)
+        self._stepper = Stepper(
+            context, self._lanes, threads, speculation=speculation, moved=self._moved, over=self._over
+        )
         self._ahead = threads.beside < threads.all
         self._side = SideThread()
         self._prefill: Prefill | None = None
@@ -301,6 +307,8 @@ class Scheduler:
                 prompt_tokens=old.prompt_tokens + (job.total if job.made else 0),
                 cached_tokens=old.cached_tokens + (job.cached_tokens if job.made else 0),
                 generated_tokens=old.generated_tokens + job.made,
+                drafted_tokens=old.drafted_tokens + job.drafted,
+                accepted_tokens=old.accepted_tokens + job.accepted,
             )
             if job.made:
                 self._seconds += _SMOOTH * (time.perf_counter() - job.began - self._seconds)

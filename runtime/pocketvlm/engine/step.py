@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from pocketvlm.engine.engine import Event, Finished
 from pocketvlm.engine.job import Job
 from pocketvlm.engine.lanes import Lanes
+from pocketvlm.engine.lookup import Lookup
 from pocketvlm.engine.pace import Pace
+from pocketvlm.engine.speculation import DRAFTED, Speculation
 from pocketvlm.errors import EngineError, PocketVLMError
 from pocketvlm.native.context import Aborted, Batch, Context, Logits
 from pocketvlm.vision.encoder import Slot
@@ -34,6 +37,7 @@ class Stepper:
     """Evaluates and draws; all of it on the scheduler's thread, but for `abort_unwanted` and `stop`.
 
     `moved` is called when a prompt has gone on, `over` when a request has ended: with an error, or None.
+    Without `speculation`, nothing is drafted.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Stepper:
         lanes: Lanes,
         threads: Threads,
         *,
+        speculation: Speculation | None,
         moved: Callable[[Job], None],
         over: Callable[[Job, BaseException | None], None],
     ) -> None:
@@ -49,6 +54,7 @@ class Stepper:
         self._moved, self._over = moved, over
         self._batch = Batch(context.n_batch)
         self._pace = Pace(context.n_batch)
+        self._speculation = speculation
         self._outbox: list[tuple[Job, Event]] = []
         self._evaluated: list[Job] = []  # in the native call that runs now
         self._stopped = False
@@ -95,10 +101,14 @@ class Stepper:
         batch = self._batch
         batch.clear()
         parts: list[tuple[Job, list[int], int]] = []
+        answers = [job for job in answers if not job.over]
+        alone = room == budget and not (room > 0 and any(map(_can_step, prompts)))
+        drafts = self._drafts(answers, shared) if alone else {}
         for job in answers:
-            if job.token is not None and not job.over:
+            if job.token is not None:
                 lane = job.in_lane
-                parts.append((job, [job.token], batch.add(job.token, lane.content.position, lane.id)))
+                parts.append((job, [job.token, *drafts.get(job, ())], batch.count))
+                batch.extend(parts[-1][1], lane.content.position, lane.id, every=True)
         for job in prompts:
             if room > 0 and not job.over and (tokens := job.text(min(room, batch.size - batch.count))):
                 lane = job.in_lane
@@ -107,8 +117,31 @@ class Stepper:
                 room -= len(tokens)
                 self._to_the_end(job)
         if parts:
-            self._text(parts)
-        self._pace.note(time.perf_counter() - began, len(answers), budget - room, shared)
+            seconds = self._text(parts)
+            if alone and seconds and self._speculation is not None:
+                self._speculation.note(seconds, batch.count, shared)
+        if not any(drafts.values()):
+            self._pace.note(time.perf_counter() - began, len(answers), budget - room, shared)
+
+    def _drafts(self, answers: list[Job], shared: bool) -> dict[Job, list[int]]:
+        """What to evaluate beside the pending tokens: of all drafts, the likeliest tokens."""
+        if self._speculation is None:
+            return {}
+        drafts: dict[Job, list[int]] = {}
+        for job in answers:
+            if job.lookup is None:
+                job.lookup = Lookup([unit if isinstance(unit, int) else -at for at, unit in enumerate(job.units, 1)])
+                assert job.token is not None
+                job.lookup.add(job.token)
+            drafts[job] = job.lookup.draft(min(DRAFTED, job.limit - job.made - 1))
+        likely = [
+            (chance, job) for job, draft in drafts.items() if job.lookup for chance in job.lookup.chances(len(draft))
+        ]
+        likely.sort(key=lambda one: -one[0])  # stable, and chances fall: what is left of a draft is its beginning
+        most = min(len(likely), self._batch.size - len(answers))
+        taken = self._speculation.drafted(len(answers), [chance for chance, _ in likely[:most]], shared)
+        counts = Counter(job for _, job in likely[:taken])
+        return {job: draft[: counts[job]] for job, draft in drafts.items()}
 
     def _to_the_end(self, job: Job) -> None:
         self.running.remove(job)
@@ -145,18 +178,39 @@ class Stepper:
             self.draw(job, -1)
         return count
 
-    def _text(self, parts: list[tuple[Job, list[int], int]]) -> None:
-        """Evaluate the batch: for each job its tokens, and where in the batch the last of them is."""
+    def _text(self, parts: list[tuple[Job, list[int], int]]) -> float:
+        """Evaluate the batch: for each job its tokens, and where in the batch the first logits of it are.
+
+        The seconds that it took, without what follows; 0 where it failed.
+        """
+        began = time.perf_counter()
         if not self._native([job for job, _, _ in parts], partial(self._context.decode, self._batch)):
-            return
+            return 0.0
+        self._context.wait()
+        seconds = time.perf_counter() - began
         for job, tokens, index in parts:
+            if not job.in_prompt:
+                self._verify(job, tokens, index)
+                continue
             for token in tokens:
                 job.in_lane.content.add(token)
-            if job.in_prompt:
-                job.next += len(tokens)
-                self._moved(job)
+            job.next += len(tokens)
+            self._moved(job)
             if not job.in_prompt:
                 self.draw(job, index)
+        return seconds
+
+    def _verify(self, job: Job, tokens: list[int], index: int) -> None:
+        """Draw what follows the first of `tokens`; what follows the next, too, where that is what was drawn."""
+        lane = job.in_lane
+        lane.content.add(tokens[0])
+        self.draw(job, index, drafted=len(tokens) - 1)
+        for number, guess in enumerate(tokens[1:], 1):
+            if job.over or job.token != guess:
+                self._lanes.cut(lane)
+                break
+            lane.content.add(guess)
+            self.draw(job, index + number, accepted=True)
 
     def _native(self, jobs: list[Job], work: Callable[[], None]) -> bool:
         """Run a native call that `jobs` are part of; False where it failed, or was aborted as nobody wants it."""
@@ -180,7 +234,7 @@ class Stepper:
             self._evaluated = []
         return False
 
-    def draw(self, job: Job, at: int | Logits) -> None:
+    def draw(self, job: Job, at: int | Logits, *, drafted: int = 0, accepted: bool = False) -> None:
         """What follows its prompt or its last token, whose logits are at an index of the last batch, or given."""
         assert job.drawer is not None
         if job.made == 0:
@@ -193,6 +247,12 @@ class Stepper:
         if token is None:
             self._finish(job, Finished("stop"))
             return
+        if drafted or accepted:
+            token = replace(token, drafted=drafted, accepted=accepted)
+            job.drafted += drafted
+            job.accepted += accepted
+        if job.lookup is not None:
+            job.lookup.add(token.id)
         job.made += 1
         job.token = token.id
         self._outbox.append((job, token))

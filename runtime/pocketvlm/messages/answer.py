@@ -90,7 +90,10 @@ class ImageTimings(_Answer):
 
 
 class Timings(_Answer):
-    """Milliseconds of the whole request; tokens per second of prefill (text and pictures) and decode."""
+    """Milliseconds of the whole request; tokens per second of prefill (text and pictures) and decode.
+
+    Of the answer's tokens, `accepted_tokens` were among the `drafted_tokens`, and took no step of their own.
+    """
 
     images: list[ImageTimings] = []
     queue_ms: float = 0.0
@@ -98,6 +101,8 @@ class Timings(_Answer):
     decode_ms: float = 0.0
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class ChatCompletion(_Answer):

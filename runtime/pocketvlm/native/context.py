@@ -114,6 +114,10 @@ class Context(Handle):
         """Evaluate up to `n_batch` tokens of any sequences: one native call."""
         self._run(batch.raw)
 
+    def wait(self) -> None:
+        """Until what was begun on a GPU is done."""
+        self._lib.llama_synchronize(self.raw)
+
     def decode_token(self, token: int, position: int) -> None:
         """Evaluate one token of sequence 0 and compute its logits."""
         self._batch.clear()

@@ -33,11 +33,11 @@ class Buffers:
     scratch: dict[str, int]
 
 
-def rehearse(model: Model, *, n_ctx: int, n_batch: int, sequences: int, exact: bool = False) -> Buffers:
+def rehearse(model: Model, *, n_ctx: int, n_batch: int, sequences: int, outputs: int, exact: bool = False) -> Buffers:
     """Make a context of a simulated model."""
     with log.heard() as lines:
         Context(
-            model, n_ctx=n_ctx, n_batch=n_batch, threads=1, sequences=sequences, outputs=sequences, exact=exact
+            model, n_ctx=n_ctx, n_batch=n_batch, threads=1, sequences=sequences, outputs=outputs, exact=exact
         ).close()
     caches = [float(found[1]) for line in lines if (found := _CACHE.search(line))]
     scratch = {found[1]: int(float(found[2]) * _MIB) for line in lines if (found := _SCRATCH.search(line))}

@@ -17,6 +17,7 @@ from typing import Any
 from PIL import Image
 
 from pocketvlm.devices import Memory, process_memory
+from pocketvlm.engine.speculation import DRAFTED
 from pocketvlm.errors import EngineError, ModelError, PocketVLMError
 from pocketvlm.images import read_picture
 from pocketvlm.messages import ImagePart
@@ -106,7 +107,14 @@ def _told(asked: Asked) -> Told:
     model = Model(asked.model, gpu_layers=0, simulated=True)
     model.control_tokens(checked.model.array("tokenizer.ggml.token_type"))
     buffers = [
-        rehearse.rehearse(model, n_ctx=n, n_batch=asked.batch, sequences=asked.parallel, exact=asked.exact)
+        rehearse.rehearse(
+            model,
+            n_ctx=n,
+            n_batch=asked.batch,
+            sequences=asked.parallel,
+            outputs=asked.parallel + DRAFTED,
+            exact=asked.exact,
+        )
         for n in asked.contexts
     ]
     taken = process_memory() or Memory(0, 0, 0)

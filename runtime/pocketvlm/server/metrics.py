@@ -57,6 +57,10 @@ class _Now(Collector):
         yield GaugeMetricFamily("pocketvlm_picture_cache_bytes", taken, engine.picture_bytes)
         restarts = "Times that the engine was started again after native code died."
         yield CounterMetricFamily("pocketvlm_engine_restarts", restarts, engine.restarts)
+        drafted = "Tokens that answers were guessed to go on with."
+        yield CounterMetricFamily("pocketvlm_drafted_tokens", drafted, engine.drafted_tokens)
+        accepted = "Of these, tokens that were right."
+        yield CounterMetricFamily("pocketvlm_accepted_tokens", accepted, engine.accepted_tokens)
         if engine.child is not None and (size := _resident(engine.child)) is not None:
             yield GaugeMetricFamily("pocketvlm_engine_resident_memory_bytes", "Memory of the engine's process.", size)
 
