@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 Speculate = Literal["auto", "off", "on"]
@@ -11,22 +12,36 @@ MODES: tuple[Speculate, ...] = ("auto", "off", "on")
 DRAFTED = 15  # tokens in a step at most, of all answers together
 _ROWS = (2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)  # of a step with drafts: few sizes, so that each is known soon
 _WORTH = 1.05  # times as fast as without
+_ROW = 0.03  # of the time of a step: what a row more takes at least, where nobody has tried
 _SMOOTH, _OUTLIER = 0.2, 3.0  # of the time of a step; one that took longer than so many times it tells little
-_HOPE = 0.998  # of the time of a size that was not taken, at each choice: some day it is tried again
+_HOPE = 0.999  # of the time of a size that was not taken, at each choice: some day it is tried again
+
+
+@dataclass
+class _Size:
+    """What a step of so many rows takes, and how far it is hoped to take less by now."""
+
+    seconds: float
+    hope: float = 1.0
+
+    def note(self, seconds: float) -> None:
+        share = max(_SMOOTH, 1 - self.hope)
+        self.seconds += share * (min(seconds, _OUTLIER * self.seconds) - self.seconds)
+        self.hope = 1.0
 
 
 class Speculation:
     """Weighs tokens that a step may gain against the time that its rows take.
 
     What a row costs cannot be told beforehand: with a GPU, or a model that waits for its weights, a few are nearly
-    free; on a CPU two may take longer than twice one, and sixteen as long as eight. So each size is taken to cost no
+    free; on a CPU two may take longer than twice one, and sixteen as long as eight. So each size is taken to cost little
     more than a smaller one until it was tried.
     """
 
     def __init__(self, mode: Speculate) -> None:
         self._always = mode == "on"
         # By whether the side thread has cores, and by the rows of a step.
-        self._seconds: dict[bool, dict[int, float]] = {False: {}, True: {}}
+        self._sizes: dict[bool, dict[int, _Size]] = {False: {}, True: {}}
 
     def drafted(self, answers: int, chances: Sequence[float], shared: bool) -> int:
         """How many drafted tokens to evaluate beside one of each of the `answers`.
@@ -36,32 +51,27 @@ class Speculation:
         chances = chances[:DRAFTED]
         if self._always or not chances:
             return len(chances)
-        seconds = self._seconds[shared]
-        if answers not in seconds:
+        known = self._sizes[shared]
+        if answers not in known:
             return 0
-        expected = [float(answers)]
-        for chance in chances:
-            expected.append(expected[-1] + chance)
+        expected = list(accumulate(chances, initial=float(answers)))
         sizes = [rows for rows in _ROWS if answers < rows < answers + len(expected)]
-        speed = {rows: expected[rows - answers] / self._time(rows, shared) for rows in sizes}
+        speed = {rows: expected[rows - answers] / _seconds(known, rows) for rows in sizes}
         best = max(sizes, key=speed.__getitem__, default=answers)
-        if best == answers or speed[best] < _WORTH * answers / seconds[answers]:
+        if best == answers or speed[best] < _WORTH * answers / _seconds(known, answers):
             best = answers
         for rows in (answers, *sizes):
-            if rows != best and rows in seconds:
-                seconds[rows] *= _HOPE
+            if rows != best and rows in known:
+                known[rows].hope *= _HOPE
         return best - answers
 
     def note(self, seconds: float, rows: int, shared: bool) -> None:
         """A step with `rows` took so long."""
-        known = self._seconds[shared]
-        usual = known.setdefault(rows, seconds)
-        known[rows] = usual + _SMOOTH * (min(seconds, _OUTLIER * usual) - usual)
+        self._sizes[shared].setdefault(rows, _Size(seconds)).note(seconds)
 
-    def _time(self, rows: int, shared: bool) -> float:
-        """Of a step with so many rows; of what is known, where it never ran."""
-        seconds = self._seconds[shared]
-        if rows in seconds:
-            return seconds[rows]
-        sizes = sorted(seconds)
-        return max(seconds[size] for size in sizes[: bisect_left(sizes, rows)])
+
+def _seconds(known: dict[int, _Size], rows: int) -> float:
+    """Of a step with so many rows: as hoped; little more than smaller ones, where it never ran."""
+    if rows not in known:
+        return max(size.seconds * (1 + _ROW * (rows - count)) for count, size in known.items() if count < rows)
+    return known[rows].seconds * known[rows].hope
