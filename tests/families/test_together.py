@@ -50,10 +50,10 @@ def test_together_as_alone(bundle: Path) -> None:
         request = Generation(prompt, Sampling(logit_bias=ends), max_tokens=count)
         return [event.id for event in engine.generate(request) if isinstance(event, Token)]
 
-    with VLM.load(bundle, exact=True, context_size=2048) as alone:
+    with VLM.load(bundle, exact=True, context_size=2048, speculate="off") as alone:
         expected = [tokens(alone, asked(seed)) for seed in range(6)]
     assert len({tuple(answer) for answer in expected}) > 1, "the model must look at its pictures"
-    with VLM.load(bundle, exact=True, context_size=2048, parallel=3, threads=2) as many:
+    with VLM.load(bundle, exact=True, context_size=2048, parallel=3, threads=2, speculate="on") as many:
         engine: Any = many._engine
         prompt = many._prompt(ChatRequest.parse([{"role": "user", "content": "Go on and on."}]))
         ends = {token: -100.0 for token in range(engine._model.n_vocab) if engine._model.is_end(token)}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import hybrid
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
 from pocketvlm.engine.engine import Event, Finished, Generation, Token
@@ -203,3 +204,11 @@ def test_off_drafts_nothing_and_auto_says_the_same(plain: VLM, iota_onnx: Path) 
 def test_a_mode_that_is_none(iota_bundle: Path) -> None:
     with pytest.raises(RequestError, match="speculate: must be auto, off, on"):
         VLM.load(iota_bundle, speculate="sometimes")  # type: ignore[arg-type]
+
+
+def test_never_where_the_cache_cannot_be_cut_back(iota_onnx: Path, tmp_path: Path) -> None:
+    model = hybrid.save(iota_onnx / "model-F32.gguf", tmp_path / "hybrid.gguf")
+    with VLM.load(model=model, context_size=512, threads=1, speculate="on") as vlm:
+        vlm.chat([{"role": "user", "content": LIST}], max_tokens=COUNT, ignore_eos=True)
+        settle(vlm._engine)
+        assert vlm.statistics().drafted_tokens == 0
