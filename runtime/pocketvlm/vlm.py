@@ -128,7 +128,7 @@ class VLM:
         Embeddings of pictures are kept in memory within `picture_cache_size` bytes: 256 MiB or a 32nd of this machine's
         memory unless given, 0 for none. `picture_cache` is a folder that keeps them in files as well, up to
         `picture_files_size` bytes; nothing is written without it, as embeddings tell about pictures.
-        `handle_limits` are those of `add_image`. `speculate`: whether what answers repeat is drafted; `auto`: if faster.
+        `handle_limits` are those of `add_image`. `speculate`: whether to draft what answers repeat; `auto`: if faster.
 
         `session` is a file that `save` has written: `conversation` holds what was said in it.
 

@@ -31,7 +31,7 @@ class EngineOptions:
     `picture_cache`, if there is one.
 
     `speculate`: whether what answers repeat, of their prompts and of themselves, is drafted and evaluated at once;
-    "auto" where steps were measured to gain by it. Never with models whose cache cannot be cut back.
+    "auto" where steps were measured to gain by it, not with `exact`. Never where the cache cannot be cut back.
 
     An engine in a process of its own is started again where one step or tile takes more than `stuck_after` seconds, or
     where that process does not answer for as long, or a minute.

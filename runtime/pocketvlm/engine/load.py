@@ -12,7 +12,7 @@ from pocketvlm.engine import placement
 from pocketvlm.engine.engine import EngineOptions
 from pocketvlm.engine.placement import Demand, Placement
 from pocketvlm.engine.prefill import ROWS
-from pocketvlm.engine.speculation import DRAFTED
+from pocketvlm.engine.speculation import DRAFTED, Speculation, speculation_of
 from pocketvlm.engine.step import Threads
 from pocketvlm.errors import EngineError, ModelError, NativeLibraryError
 from pocketvlm.footprint import encoder_bytes, encoder_scratch, weights_of
@@ -42,6 +42,7 @@ class Loaded:
     context: Context
     aside: Callable[[], Context] | None
     placement: Placement
+    speculation: Speculation | None
 
 
 def load(
@@ -95,13 +96,14 @@ def _load(
         # On a GPU, a second context would take its memory and not spare its time.
         aside = threads.rest > 0 and not model.forgets and not where.layers
         make = partial(Context, model, exact=options.exact, sequences=lanes, moves=aside)
-        drafted = 0 if options.speculate == "off" or model.forgets else DRAFTED
+        speculation = speculation_of(options.speculate, exact=options.exact, forgets=model.forgets)
+        drafted = DRAFTED if speculation else 0
         context = make(n_ctx=size, n_batch=max(BATCH, at_once), threads=threads.all, outputs=lanes + drafted)
     except BaseException:
         model.close()
         raise
     second = partial(make, n_ctx=-(-size // lanes), n_batch=max(ROWS, at_once), threads=threads.rest, outputs=lanes)
-    return Loaded(model, vision, context, second if aside else None, where)
+    return Loaded(model, vision, context, second if aside else None, where, speculation)
 
 
 def _placement(checked: Checked, options: EngineOptions) -> Placement:

@@ -104,7 +104,7 @@ class LocalEngine:
             lanes=options.parallel,
             queue_size=options.queue_size,
             threads=threads,
-            speculate=options.speculate,
+            speculation=loaded.speculation,
             aside=loaded.aside,
         )
         self._parallel = options.parallel

@@ -25,7 +25,7 @@ from pocketvlm.engine.lanes import Lanes
 from pocketvlm.engine.prefill import Prefill
 from pocketvlm.engine.sampling import Drawer
 from pocketvlm.engine.side import SideThread
-from pocketvlm.engine.speculation import Speculate, Speculation
+from pocketvlm.engine.speculation import Speculation
 from pocketvlm.engine.step import Stepper, Threads
 from pocketvlm.errors import EngineClosedError, EngineError, QueueFullError
 from pocketvlm.native.context import Context
@@ -52,15 +52,13 @@ class Scheduler:
         lanes: int,
         queue_size: int,
         threads: Threads,
-        speculate: Speculate = "auto",
+        speculation: Speculation | None = None,
         aside: Callable[[], Context] | None = None,
     ) -> None:
         self._model, self._vision = model, vision
         self._recurrent = model.recurrent  # `cancel` may come when the model is closed
         self._lanes = Lanes(context, lanes)
         self._most = lanes + queue_size
-        # What was guessed wrong must leave the cache.
-        speculation = None if speculate == "off" or context.forgets else Speculation(speculate)
         self._stepper = Stepper(
             context, self._lanes, threads, speculation=speculation, moved=self._moved, over=self._over
         )

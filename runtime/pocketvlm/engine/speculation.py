@@ -17,6 +17,13 @@ _SMOOTH, _OUTLIER = 0.2, 3.0  # of the time of a step; one that took longer than
 _HOPE = 0.999  # of the time of a size that was not taken, at each choice: some day it is tried again
 
 
+def speculation_of(mode: Speculate, *, exact: bool, forgets: bool) -> Speculation | None:
+    """None where nothing is drafted: wrong guesses must leave the cache, and times would make `exact` logits vary."""
+    if mode == "off" or forgets or (mode == "auto" and exact):
+        return None
+    return Speculation(mode)
+
+
 @dataclass
 class _Size:
     """What a step of so many rows takes, and how far it is hoped to take less by now."""
@@ -34,8 +41,8 @@ class Speculation:
     """Weighs tokens that a step may gain against the time that its rows take.
 
     What a row costs cannot be told beforehand: with a GPU, or a model that waits for its weights, a few are nearly
-    free; on a CPU two may take longer than twice one, and sixteen as long as eight. So each size is taken to cost little
-    more than a smaller one until it was tried.
+    free; on a CPU two may take longer than twice one, and sixteen as long as eight. So each size is taken to cost
+    little more than a smaller one until it was tried.
     """
 
     def __init__(self, mode: Speculate) -> None:
