@@ -26,7 +26,7 @@ LEVELS = (
     {"handles"},
     {"native", "prompt", "images", "text", "devices", "locate", "footprint"},
     {"messages", "bundle", "gguf_header", "onnx_header", "sandbox", "offline"},
-    {"errors"},
+    {"atomic", "errors"},
 )
 LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}
 # What the other packages may take from pocketvlm, and what one of their modules may take besides.

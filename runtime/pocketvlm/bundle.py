@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pocketvlm.atomic import new_file
 from pocketvlm.errors import BundleError, ModelNotFoundError
 
 MANIFEST = "manifest.json"
@@ -150,18 +150,10 @@ class Manifest(BaseModel):
         return next((entry for entry in self.files if entry.role == role), None)
 
     def write(self, folder: Path) -> None:
-        """Written beside its place and renamed: a reader sees the old one or the new one."""
+        """A reader sees the old one or the new one."""
         text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
-        partial = folder / f".{MANIFEST}.partial"
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(folder / MANIFEST)
-        except BaseException:  # Ctrl-C too: no partial file stays
-            partial.unlink(missing_ok=True)
-            raise
+        with new_file(folder / MANIFEST) as file:
+            file.write(f"{text}\n".encode())
 
 
 class Bundle:

@@ -10,16 +10,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import secrets
 import struct
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.atomic import new_file
 from pocketvlm.engine import wire
 from pocketvlm.engine.engine import EngineInfo, Snapshot
 from pocketvlm.errors import SessionError
@@ -94,16 +92,8 @@ def write(path: Path, session: Session, info: EngineInfo) -> None:
     for piece in pieces:
         hashed.update(piece)
     try:
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        try:
-            with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.writelines([_MAGIC, hashed.digest(), *pieces])
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            with suppress(OSError):
-                partial.unlink()
+        with new_file(path, mode=0o600) as file:
+            file.writelines([_MAGIC, hashed.digest(), *pieces])
     except (OSError, ValueError) as error:  # the latter for what is no name of a file
         raise SessionError(f"cannot be written: {getattr(error, 'strerror', None) or error}", path) from None
 

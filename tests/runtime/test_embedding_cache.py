@@ -330,7 +330,10 @@ def test_clear_removes_only_what_is_ours(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left(tmp_path: Path) -> None:
     source = cache_in(tmp_path / "c")
-    left, fresh = tmp_path / "c" / ".abc.emb-part", tmp_path / "c" / ".def.emb-part"
+    left, fresh = (
+        tmp_path / "c" / f".{'a' * 64}.emb.1234abcd.partial",
+        tmp_path / "c" / f".{'b' * 64}.emb.1234abcd.partial",
+    )
     for path in (left, fresh):
         path.write_bytes(b"half")
     os.utime(left, (1000, 1000))
@@ -376,7 +379,7 @@ def test_several_processes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         _, told = writer.communicate(timeout=120)
         assert writer.returncode == 0 and "damaged" not in told, told
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 20_000
-    assert not list(folder.glob("*.emb-part"))
+    assert not list(folder.glob(".*.partial"))
     source = cache_in(folder, memory=0)
     for number in range(60):
         source.get(number)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from pocketvlm.atomic import new_file
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.messages import ChatCompletion
 
@@ -95,17 +95,10 @@ class Results:
             wanted = [where[name] for name in order if name in where]
             if wanted == sorted(wanted):
                 return
-            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
-            try:
-                Path(name).chmod(os.fstat(self._file.fileno()).st_mode & 0o777)
-                with os.fdopen(handle, "wb") as sorted_file:
-                    for start, size in wanted:
-                        self._file.seek(start)
-                        sorted_file.write(self._file.read(size))
-                Path(name).replace(self.path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
+            with new_file(self.path, mode=os.fstat(self._file.fileno()).st_mode & 0o777) as sorted_file:
+                for start, size in wanted:
+                    self._file.seek(start)
+                    sorted_file.write(self._file.read(size))
 
     def close(self) -> None:
         with self._told():

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pocketvlm.atomic import new_file
 from pocketvlm.cli.loading import DEVICE_HELP, load
 from pocketvlm.errors import PocketVLMError, RequestError
 
@@ -117,17 +118,13 @@ def _check_target(path: Path) -> None:
 
 
 def _write(path: Path, report: Report, machine: str) -> None:
-    """Beside its place, then renamed: no half of a picture."""
     from pocketvlm.bench.picture import draw
 
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        draw(report, machine).save(partial, "PNG")
-        partial.replace(path)
+        with new_file(path) as file:
+            draw(report, machine).save(file, "PNG")
     except OSError as error:
         raise PocketVLMError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _show(report: Report, machine: str, load_ms: float) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm import __version__
+from pocketvlm.atomic import keep_text
 from pocketvlm.devices import cache_folder
 from pocketvlm.plan.rehearsal import Asked, Told, rehearse, told_in
 from pocketvlm.vision.choose import device_name
-from pocketvlm.vision.speeds import file_hash, write_atomically
+from pocketvlm.vision.speeds import file_hash
 
 _log = logging.getLogger(__name__)
 _MOST = 256  # entries; the oldest go
@@ -36,7 +37,7 @@ def rehearsed(asked: Asked) -> Told:
     known[key] = asdict(told)
     text = json.dumps({"format": 1, "rehearsals": dict(list(known.items())[-_MOST:])}, indent=1)
     try:
-        write_atomically(path(), text)
+        keep_text(path(), text)
     except OSError as error:
         _log.info("the plan is not remembered: %s", error)
     return told

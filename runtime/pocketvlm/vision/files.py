@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.atomic import new_file
 from pocketvlm.errors import PictureCacheError
 
 _log = logging.getLogger(__name__)
@@ -28,7 +29,8 @@ _HEAD = struct.Struct("<8s4sII")
 _SUM = hashlib.sha256().digest_size
 _ENTRIES = 10_000  # files: the folder is looked through at each write
 _FORGOTTEN = 600.0  # seconds, after which nobody writes a temporary file any more
-_OURS = re.compile(r"[0-9a-f]{64}\.emb|\.[^/]*\.emb-part")  # nothing else in the folder is touched
+# Nothing else in the folder is touched.
+_OURS = re.compile(r"[0-9a-f]{64}\.emb|\.[0-9a-f]{64}\.emb\.[0-9a-f]+\.partial")
 
 
 class EmbeddingFiles:
@@ -84,17 +86,11 @@ class EmbeddingFiles:
         if size > self._size:
             return
         try:
-            handle, temporary = tempfile.mkstemp(prefix=".", suffix=".emb-part", dir=self._folder)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.truncate(size)  # others see what it will take, so that no two fill the same room
-                    self._make_room()
-                    for part in (head, _sum(name, head, data), data):
-                        file.write(part)
-                Path(temporary).replace(self._path(name))
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            with new_file(self._path(name), mode=0o600, synced=False) as file:
+                file.truncate(size)  # others see what it will take, so that no two fill the same room
+                self._make_room()
+                for part in (head, _sum(name, head, data), data):
+                    file.write(part)
         except OSError as error:
             if not self._told:
                 self._told = True

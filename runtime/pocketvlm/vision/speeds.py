@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, ValidationError
 
+from pocketvlm.atomic import keep_text
 from pocketvlm.devices import cache_folder
 from pocketvlm.errors import PocketVLMError
 
@@ -67,22 +66,9 @@ def remember(device: str, measured: Mapping[str, Speed]) -> None:
     target = path()
     text = json.dumps(_File(devices=devices).model_dump(mode="json"), indent=1)
     try:
-        write_atomically(target, text)
+        keep_text(target, text)
     except OSError as error:
         _log.info("speeds of the vision encoders are not remembered: %s", error)
-
-
-def write_atomically(target: Path, text: str) -> None:
-    """Written beside its place and renamed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def forget(file: Path | None = None) -> bool:
