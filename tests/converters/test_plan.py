@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pocketvlm.engine.local import CONTEXT_LIMIT
+from pocketvlm.engine.load import CONTEXT_LIMIT
 from pocketvlm.errors import CheckpointError, OutputError, QuantizationError
 from pocketvlm_converters.cli.convert import convert as command
 from pocketvlm_converters.convert import convert

@@ -158,7 +158,7 @@ class Scheduler:
         while not self._closed:
             self._survive(self._turn)
         while not self._inbox.empty():  # a job may have come with the close
-            self._inbox.get()()
+            self._survive(self._inbox.get())
         for job in [*self._stepper.running, *self._waiting]:
             self._fail(job, EngineClosedError("the model is closed"))
 
@@ -168,7 +168,7 @@ class Scheduler:
         except BaseException as error:  # a fault of ours: those who wait must not wait for ever
             _log.exception("the scheduler failed")
             for job in [*self._stepper.running, *self._waiting]:
-                self._fail(job, EngineError(f"the engine failed: {error!r}"))
+                self._fail(job, EngineError(f"the engine failed: {type(error).__name__}"))
 
     def _turn(self) -> None:
         """Read commands, waiting for one where there is nothing to do; then a step."""

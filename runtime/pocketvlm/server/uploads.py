@@ -16,6 +16,7 @@ from pocketvlm.server.body import read_body
 from pocketvlm.server.faults import HTTPError
 from pocketvlm.server.settings import Settings
 
+_BODIES = 8  # uploads that are held in memory; slow ones keep others waiting, but the time for a body ends
 _AT_ONCE = 2  # pictures that are decoded, to see that they are pictures
 
 
@@ -23,6 +24,7 @@ class Uploads:
     def __init__(self, handles: PictureHandles, settings: Settings) -> None:
         self._handles = handles
         self._settings = settings
+        self._bodies = asyncio.Semaphore(_BODIES)
         self._decoding = asyncio.Semaphore(_AT_ONCE)
 
     async def add(self, request: Request) -> Response:
@@ -31,11 +33,12 @@ class Uploads:
             message = "send the file itself as the body, as curl --data-binary @FILE does; forms are not read"
             raise HTTPError(415, message, code="unsupported_media_type")
         settings = self._settings
-        data = await read_body(
-            request.scope, request.receive, max_body=settings.max_body, timeout=settings.read_timeout
-        )
-        async with self._decoding:
-            handle = await asyncio.to_thread(self._keep, data)
+        async with self._bodies:
+            data = await read_body(
+                request.scope, request.receive, max_body=settings.max_body, timeout=settings.read_timeout
+            )
+            async with self._decoding:
+                handle = await asyncio.to_thread(self._keep, data)
         return JSONResponse(_object(handle))
 
     async def show(self, request: Request) -> Response:

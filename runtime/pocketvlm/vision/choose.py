@@ -32,6 +32,7 @@ from pocketvlm.vision.speeds import Speed
 from pocketvlm.vision.tiled import FamilyVision
 
 _log = logging.getLogger(__name__)
+REVISION = 1  # of what is computed from the same tile with the same files; raised with a mend, so that kept files go
 _LONG = 0.2  # seconds: a tile that takes less is encoded again, to see past the first run's own cost
 _RUNS = 4
 _EDGE = 224  # pixels of the tile that encoders are measured with, unless the family wants another size
@@ -69,7 +70,7 @@ def open_vision(
     """
 
     def cache_of(key: str, files: Sequence[Path]) -> EmbeddingCache:
-        encoder = f"{processor()} {_libraries(gpu)} {key} {[*map(sha256_of, files)]}" if cache_files else ""
+        encoder = f"{REVISION} {processor()} {_libraries(gpu)} {key} {[*map(sha256_of, files)]}" if cache_files else ""
         return EmbeddingCache(cache_size, width=model.n_embd_inp, files=cache_files, encoder=encoder)
 
     most = min(threads or physical_cores(), physical_cores())
