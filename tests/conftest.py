@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import runpy
+import signal
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.enviro
 _CACHE = tempfile.TemporaryDirectory(prefix="pocketvlm-cache-")  # what tests measure is nobody's business
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 os.environ.setdefault("POCKETVLM_NATIVE", "llama-cpp-python")  # not what `make native` may have left in .venv
+# A shell starts what it runs in the background deaf to these, and so would our children be.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -343,7 +342,7 @@ class VLM:
         stopper: Stopper | None,
         last: bool,
     ) -> Generator[ChatCompletionChunk, None, None]:
-        began = time.perf_counter()
+        decode_ms = 0.0
         reason: FinishReason = "stop"
         with closing(self._engine.generate(generation, stopper)) as events:
             for event in events:
@@ -352,10 +351,10 @@ class VLM:
                         progress(event.done, event.total)
                 elif isinstance(event, Started):
                     answer.started.append(event)
-                    began = time.perf_counter()
                     yield answer.chunk([ChunkChoice(index=index, delta=Delta())])
                 elif isinstance(event, Token):
                     answer.tokens += 1
+                    decode_ms = event.ms
                     answer.drafted += event.drafted
                     answer.accepted += event.accepted
                     deltas = [delta(piece) for piece in reader.push(event.data, event.id)]
@@ -369,7 +368,7 @@ class VLM:
                         break
                 elif isinstance(event, Finished):
                     reason = event.reason
-        answer.decode_ms += 1000 * (time.perf_counter() - began)
+        answer.decode_ms += decode_ms
         for piece in reader.finish():
             yield answer.chunk([ChunkChoice(index=index, delta=delta(piece))])
         if reader.calls and reason == "stop":

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -303,3 +304,15 @@ def test_detail_is_honoured(vlm: VLM) -> None:
     assert tiles("high") == (5, True)
     assert tiles("auto", max_image_tokens=80) == (5, True)
     assert tiles("auto", max_image_tokens=79) == (3, True)  # two tiles and the whole
+
+
+def test_a_reader_that_comes_late_does_not_make_the_model_look_slow(vlm: VLM) -> None:
+    began, before = time.monotonic(), vlm.statistics().finished
+    with closing(vlm.stream(asked("hi"), max_tokens=16, ignore_eos=True)) as chunks:
+        next(chunks)
+        while vlm.statistics().finished == before:
+            time.sleep(0.01)
+        took = 1000 * (time.monotonic() - began)
+        time.sleep(0.5)
+        timings = list(chunks)[-1].timings
+    assert timings is not None and 0 < timings.decode_ms < took

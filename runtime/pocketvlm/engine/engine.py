@@ -126,13 +126,17 @@ class Score:
 
 @dataclass(frozen=True)
 class Token:
-    """It was drawn in one step with those behind it that were `accepted`, of so many `drafted`."""
+    """It was drawn in one step with those behind it that were `accepted`, of so many `drafted`.
+
+    `ms`: milliseconds since the answer began, as the engine saw it; a reader may come later.
+    """
 
     id: int
     data: bytes  # may end within a UTF-8 character
     score: Score | None = None
     drafted: int = 0
     accepted: bool = False
+    ms: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ class Job:
     accepted: int = 0  # of which were right
     cached_tokens: int = 0
     began: float = 0.0
+    answered: float = 0.0  # when the first token could be drawn
 
     @property
     def total(self) -> int:

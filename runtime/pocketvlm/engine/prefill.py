@@ -214,13 +214,20 @@ class Prefill:
             return
         lane = job.in_lane
         position = lane.content.position
+        try:
+            known = self._context.cells(lane.id, 0, position) if enters and position else None
+        except Exception:
+            _log.warning("a prompt could not be moved aside: it goes with the answers", exc_info=True)
+            self._refused.add(job)
+            self._forget(job)
+            return
         chunk = Chunk(
             self._side,
             lane.id,
             units,
             {unit: job.rows[unit] for unit in units if isinstance(unit, Slot)},
             position,
-            self._context.cells(lane.id, 0, position) if enters and position else None,
+            known,
             job.next + len(units) == len(job.units),
             lambda found: self._post(lambda: self._ended(job, found)),
         )

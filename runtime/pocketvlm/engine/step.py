@@ -237,7 +237,9 @@ class Stepper:
     def draw(self, job: Job, at: int | Logits, *, drafted: int = 0, accepted: bool = False) -> None:
         """What follows its prompt or its last token, whose logits are at an index of the last batch, or given."""
         assert job.drawer is not None
+        now = time.perf_counter()
         if job.made == 0:
+            job.answered = now
             self._outbox.append((job, job.start_of_answer()))
         try:
             token = job.drawer.draw(self._context, at)
@@ -247,10 +249,9 @@ class Stepper:
         if token is None:
             self._finish(job, Finished("stop"))
             return
-        if drafted or accepted:
-            token = replace(token, drafted=drafted, accepted=accepted)
-            job.drafted += drafted
-            job.accepted += accepted
+        token = replace(token, drafted=drafted, accepted=accepted, ms=1000 * (now - job.answered))
+        job.drafted += drafted
+        job.accepted += accepted
         if job.lookup is not None:
             job.lookup.add(token.id)
         job.made += 1

@@ -128,7 +128,7 @@ def event_out(event: Event | BaseException) -> dict[str, Any]:
     if isinstance(event, Token):
         score = event.score
         scored = score and [score.logprob, [[id, data.decode("latin-1"), value] for id, data, value in score.top]]
-        return {"token": [event.id, event.data.decode("latin-1"), scored, event.drafted, event.accepted]}
+        return {"token": [event.id, event.data.decode("latin-1"), scored, event.drafted, event.accepted, event.ms]}
     if isinstance(event, Progress):
         return {"progress": [event.done, event.total]}
     if isinstance(event, Started):
@@ -143,13 +143,13 @@ def event_in(message: Mapping[str, Any], blob: memoryview) -> Event | Snapshot |
     if kind == "snapshot":
         return snapshot_in(value, blob)
     if kind == "token":
-        id, data, scored, drafted, accepted = value
+        id, data, scored, drafted, accepted, ms = value
         score = None
         if scored is not None:
             score = Score(
                 scored[0], tuple((token, text.encode("latin-1"), logprob) for token, text, logprob in scored[1])
             )
-        return Token(id, data.encode("latin-1"), score, drafted, accepted)
+        return Token(id, data.encode("latin-1"), score, drafted, accepted, ms)
     if kind == "progress":
         return Progress(*value)
     if kind == "started":
