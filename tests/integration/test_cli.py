@@ -49,7 +49,7 @@ def test_picture_from_standard_input_and_json(sample_png: Path) -> None:
 
 
 def test_timings(sample_png: Path) -> None:
-    lines = f"/image {sample_png}\nWhat colour is it?\n/timings\nWhat shape?\n/quit\n"
+    lines = f"/image {sample_png}\nWhat is in the picture?\n/timings\nWhat shape?\n/quit\n"
     done = run("chat", "--timings", stdin=lines.encode())
     told = done.stderr.decode()
     assert done.returncode == 0, told

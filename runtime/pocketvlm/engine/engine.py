@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, Protocol
 
@@ -136,7 +136,7 @@ class Token:
     score: Score | None = None
     drafted: int = 0
     accepted: bool = False
-    ms: float = 0.0
+    ms: float = field(default=0.0, compare=False)  # the same token at another time
 
 
 @dataclass(frozen=True)
