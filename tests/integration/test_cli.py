@@ -30,7 +30,7 @@ def refused(*arguments: str | Path, stdin: bytes = b"") -> str:
     told = done.stderr.decode()
     assert done.returncode == 2, told
     assert "Traceback" not in told
-    assert "error: " in told
+    assert told.count("error: ") == 1, told
     return told
 
 

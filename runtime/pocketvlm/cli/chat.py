@@ -24,7 +24,14 @@ from pocketvlm.cli.loading import (
     kept,
     load,
 )
-from pocketvlm.errors import ContextLengthError, ImageError, PocketVLMError, RequestError, SessionError
+from pocketvlm.errors import (
+    ContextLengthError,
+    ImageError,
+    PictureCacheError,
+    PocketVLMError,
+    RequestError,
+    SessionError,
+)
 
 if TYPE_CHECKING:
     from pocketvlm.messages import Timings
@@ -266,10 +273,10 @@ def _talk(conversation: _Conversation) -> None:
             err.print(
                 f"[yellow]The conversation no longer fits: {escape(error.message)}.[/yellow] /reset starts again."
             )
-        except (RequestError, SessionError, OSError) as error:
-            err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+        except (RequestError, SessionError, PictureCacheError, OSError) as error:
             if not interactive:
                 raise _as_error(error) from None
+            err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
 
 
 def _as_error(error: Exception) -> PocketVLMError:
