@@ -71,8 +71,9 @@ class BareLoop:
 
 @contextmanager
 def opened(path: Path, child: bool, **options: Any) -> Iterator[VLM]:
+    # No drafts: random weights repeat themselves, and many tokens would come in one step.
     if not child:
-        with VLM.load(path, **options) as vlm:
+        with VLM.load(path, speculate="off", **options) as vlm:
             yield vlm
         return
     found = locate(path, model=None, mmproj=None)
@@ -82,7 +83,7 @@ def opened(path: Path, child: bool, **options: Any) -> Iterator[VLM]:
         found.onnx,
         name=found.name,
         fingerprint=found.fingerprint,
-        options=EngineOptions(**options),
+        options=EngineOptions(speculate="off", **options),
     )
     with VLM(engine) as vlm:
         yield vlm
