@@ -10,7 +10,18 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pocketvlm.cli.loading import DEVICE_HELP, MEMORY_HELP, loading
+from pocketvlm.cli.loading import (
+    Device,
+    Encoder,
+    MaxTokens,
+    Memory,
+    Mmproj,
+    Model,
+    Resolution,
+    Temperature,
+    Threads,
+    loading,
+)
 from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
@@ -24,20 +35,18 @@ def batch(
     source: Annotated[Path, typer.Argument(help="A folder of pictures, or a .jsonl file, also OpenAI's.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The answers; lines that are there are kept.")],
     prompt: Annotated[str | None, typer.Option(help="The question, for all that bring none.")] = None,
-    model: Annotated[str | None, typer.Option("-m", "--model", help="A bundle or a .gguf; iota without one.")] = None,
-    mmproj: Annotated[str | None, typer.Option(help="The vision encoder of a .gguf model: .gguf or .onnx.")] = None,
-    vision: Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    model: Model = None,
+    mmproj: Mmproj = None,
+    vision: Encoder = "auto",
+    device: Device = "auto",
     system: Annotated[str | None, typer.Option(help="A system message, for all that bring no messages.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 (the default) always takes the likeliest token.")] = None,
-    detail: Annotated[
-        str, typer.Option(help="low, auto (never enlarge) or high (the model's own full size).")
-    ] = "auto",
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    detail: Resolution = "auto",
     ctx_size: Annotated[int | None, typer.Option(help="Context of a request in tokens.")] = None,
     parallel: Annotated[int, typer.Option(help="Requests that run together.")] = 2,
-    threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
-    memory: Annotated[str | None, typer.Option(help=MEMORY_HELP)] = None,
+    threads: Threads = None,
+    memory: Memory = None,
     ray_actors: Annotated[
         int, typer.Option(help="Engines on a Ray cluster; 0 is this process. RAY_ADDRESS names the cluster.")
     ] = 0,

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pocketvlm.atomic import new_file
-from pocketvlm.cli.loading import DEVICE_HELP, load
+from pocketvlm.cli.loading import Device, Encoder, Mmproj, Threads, load
 from pocketvlm.errors import PocketVLMError, RequestError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _ROWS = (
 
 def bench(
     model: Annotated[str | None, typer.Argument(help="A bundle or a .gguf; iota without one.")] = None,
-    mmproj: Annotated[str | None, typer.Option(help="The vision encoder of a .gguf model: .gguf or .onnx.")] = None,
+    mmproj: Mmproj = None,
     picture: Annotated[
         list[str] | None, typer.Option("-i", "--picture", help="A picture to ask about; may be repeated.")
     ] = None,
@@ -42,12 +42,12 @@ def bench(
     detail: Annotated[list[str] | None, typer.Option(help="low, auto or high; may be repeated. [auto]")] = None,
     repeat: Annotated[int, typer.Option(help="Rounds; the medians of all are shown.")] = 3,
     tokens: Annotated[int, typer.Option(help="Tokens of the answer whose speed is taken, at least 2.")] = 64,
-    vision: Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    vision: Encoder = "auto",
+    device: Device = "auto",
     ctx_size: Annotated[
         int | None, typer.Option(help="Context in tokens; the model's own up to 8192 by default.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the result, as a PNG file.")] = None,
 ) -> None:

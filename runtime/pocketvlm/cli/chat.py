@@ -14,13 +14,20 @@ from rich.console import Console
 from rich.markup import escape
 
 from pocketvlm.cli.loading import (
-    DEVICE_HELP,
-    MEMORY_HELP,
     PICTURE_FILES_SIZE,
+    Device,
+    Encoder,
+    MaxTokens,
+    Memory,
+    Mmproj,
+    Model,
     PictureCache,
     PictureCacheSize,
     PictureFilesSize,
+    Resolution,
     Speculate,
+    Temperature,
+    Threads,
     kept,
     load,
 )
@@ -49,28 +56,24 @@ def chat(
     image: Annotated[
         list[str] | None, typer.Option("-i", "--image", help="A picture; may be repeated; - reads standard input.")
     ] = None,
-    model: Annotated[str | None, typer.Option("-m", "--model", help="A bundle or a .gguf; iota without one.")] = None,
-    mmproj: Annotated[str | None, typer.Option(help="The vision encoder of a .gguf model: .gguf or .onnx.")] = None,
-    vision: Annotated[
-        str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto (the fastest here).")
-    ] = "auto",
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    model: Model = None,
+    mmproj: Mmproj = None,
+    vision: Encoder = "auto",
+    device: Device = "auto",
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 (the default) always takes the likeliest token.")] = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    detail: Annotated[
-        str, typer.Option(help="low, auto (never enlarge) or high (the model's own full size).")
-    ] = "auto",
+    detail: Resolution = "auto",
     ctx_size: Annotated[
         int | None, typer.Option(help="Context in tokens; the model's own up to 8192 by default.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
+    threads: Threads = None,
     picture_cache_size: PictureCacheSize = None,
     picture_cache: PictureCache = None,
     picture_files_size: PictureFilesSize = PICTURE_FILES_SIZE,
     speculate: Speculate = "auto",
-    memory: Annotated[str | None, typer.Option(help=MEMORY_HELP)] = None,
+    memory: Memory = None,
     json_schema: Annotated[
         Path | None, typer.Option(help="A file with a JSON Schema; answers are JSON that is valid by it.")
     ] = None,

@@ -1,4 +1,4 @@
-"""The model that a command names: a bundle, or a .gguf with or without its vision encoder."""
+"""The model that a command names: a bundle, or a .gguf with or without its vision encoder. And how it is to run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,24 @@ import typer
 if TYPE_CHECKING:
     from pocketvlm.vlm import VLM
 
+# Options of several commands, each in one place.
+Model = Annotated[str | None, typer.Option("-m", "--model", help="A bundle or a .gguf; iota without one.")]
+Mmproj = Annotated[str | None, typer.Option(help="The vision encoder of a .gguf model: .gguf or .onnx.")]
+Encoder = Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto (the fastest here).")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Where it runs: auto, cpu, cuda, metal or vulkan, :1 for the second; for ONNX also coreml, openvino, ..."
+    ),
+]
+Threads = Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(help="Memory that it may take, as 4G: context, encoder and picture tokens are made to fit."),
+]
+MaxTokens = Annotated[int | None, typer.Option(help="Longest answer, in tokens.")]
+Temperature = Annotated[float | None, typer.Option(help="0 (the default) always takes the likeliest token.")]
+Resolution = Annotated[str, typer.Option(help="low, auto (never enlarge) or high (the model's own full size).")]
 PictureCacheSize = Annotated[
     int | None,
     typer.Option(help="Memory for embeddings of pictures in MiB; 256, or less on a small machine, by default."),
@@ -25,16 +43,12 @@ Speculate = Annotated[
 
 
 def kept(size: int | None, folder: Path | None, files_size: int) -> dict[str, Any]:
-    """The three options above as VLM.load has them."""
+    """The three options of the picture cache as VLM.load has them."""
     return {
         "picture_cache_size": None if size is None else size << 20,
         "picture_cache": folder,
         "picture_files_size": files_size << 20,
     }
-
-
-DEVICE_HELP = "Where it runs: auto, cpu, cuda, metal or vulkan, :1 for the second; for ONNX also coreml, openvino, ..."
-MEMORY_HELP = "Memory that it may take, as 4G: context, encoder and picture tokens are made to fit."
 
 
 def load(model: str | None, mmproj: str | None, *, memory: str | None = None, **options: Any) -> VLM:

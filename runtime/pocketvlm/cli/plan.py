@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pocketvlm.cli.loading import DEVICE_HELP
+from pocketvlm.cli.loading import Device, Encoder, Mmproj, Threads
 from pocketvlm.errors import MemoryBudgetError, RequestError
 
 if TYPE_CHECKING:
@@ -21,15 +21,15 @@ out = Console(highlight=False, markup=False)
 
 def plan(
     model: Annotated[Path | None, typer.Argument(help="A bundle or a .gguf; iota without one.")] = None,
-    mmproj: Annotated[str | None, typer.Option(help="The vision encoder of a .gguf model: .gguf or .onnx.")] = None,
+    mmproj: Mmproj = None,
     memory: Annotated[str | None, typer.Option(help="What it may take, as 4G; what is free here by default.")] = None,
     picture: Annotated[str, typer.Option(help="The size of a picture in pixels.")] = "1920x1080",
     ctx: Annotated[int | None, typer.Option("--ctx", "--ctx-size", help="Context in tokens.")] = None,
     detail: Annotated[str, typer.Option(help="low, auto or high.")] = "auto",
-    vision: Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    vision: Encoder = "auto",
+    device: Device = "auto",
     parallel: Annotated[int, typer.Option(help="Requests that run together.")] = 1,
-    threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
+    threads: Threads = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Predict memory, picture tokens and times here, and recommend what fits. Nothing is loaded in this process."""

@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pocketvlm.cli.loading import (
-    DEVICE_HELP,
-    MEMORY_HELP,
     PICTURE_FILES_SIZE,
+    Device,
+    Encoder,
+    Memory,
+    Mmproj,
+    Model,
     PictureCache,
     PictureCacheSize,
     PictureFilesSize,
     Speculate,
+    Threads,
     kept,
     loading,
 )
@@ -36,8 +40,8 @@ _PICTURE = (
 
 
 def serve(
-    model: Annotated[str | None, typer.Option("-m", "--model", help="A bundle or a .gguf; iota without one.")] = None,
-    mmproj: Annotated[str | None, typer.Option(help="The vision encoder of a .gguf model: .gguf or .onnx.")] = None,
+    model: Model = None,
+    mmproj: Mmproj = None,
     host: Annotated[str, typer.Option(help="The address to listen on; all but loopback need a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port; 0 takes any that is free.")] = 8080,
     alias: Annotated[str | None, typer.Option(help="The name that clients call the model by.")] = None,
@@ -50,10 +54,10 @@ def serve(
     ] = None,
     parallel: Annotated[int, typer.Option(help="Requests that run together; the others wait.")] = 4,
     queue: Annotated[int, typer.Option(help="Requests that may wait; more are refused with 429.")] = 64,
-    threads: Annotated[int | None, typer.Option(help="Threads; the physical cores by default.")] = None,
-    memory: Annotated[str | None, typer.Option(help=MEMORY_HELP)] = None,
-    vision: Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = "auto",
+    threads: Threads = None,
+    memory: Memory = None,
+    vision: Encoder = "auto",
+    device: Device = "auto",
     picture_cache_size: PictureCacheSize = None,
     picture_cache: PictureCache = None,
     picture_files_size: PictureFilesSize = PICTURE_FILES_SIZE,
