@@ -17,6 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ START = 120  # seconds that a peer may take to load
 EVERY = 0.05  # seconds between two looks at the memory
 
 
-class Peer:
+class Peer(ABC):
     """A process, and the most memory that it and its children were seen to have."""
 
     def __init__(self, name: str, command: list[str], **options: Any) -> None:
@@ -45,8 +46,8 @@ class Peer:
         answer = self._answer({"messages": messages, "max_tokens": max_tokens, **self.fields})
         return time.perf_counter() - began, answer["usage"]["completion_tokens"]
 
-    def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _answer(self, body: dict[str, Any]) -> dict[str, Any]: ...
 
     def close(self) -> None:
         self.process.terminate()
@@ -144,7 +145,7 @@ def children(pid: int) -> list[int]:
 def ours(bundle: Path, threads: int, context: int, vision: str) -> Callable[[dict[str, Any]], Any]:
     from pocketvlm import VLM
 
-    vlm = VLM.load(bundle, threads=threads, context_size=context, vision=vision)  # type: ignore[arg-type]
+    vlm = VLM.load(bundle, threads=threads, context_size=context, vision=vision)  # type: ignore[arg-type]  # checked by VLM.load
     print(f"  pocketvlm: {vlm.info.vision}", file=sys.stderr)
     return lambda body: vlm.chat(**body).model_dump(mode="json")
 

@@ -27,7 +27,7 @@ def new_file(path: Path, *, mode: int = 0o666, synced: bool = True) -> Iterator[
                 file.flush()
                 os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nothing half-written stays
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise

@@ -19,7 +19,7 @@ from pocketvlm.messages import ChatCompletion
 try:
     import fcntl
 except ImportError:  # Windows: nothing keeps two batches from one file there
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # the type of an absent module
 
 
 def answered(custom_id: str, completion: ChatCompletion) -> str:
