@@ -14,12 +14,19 @@ One module a family, named as its converter: found by looking, as the families t
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from iota.tokenizer import corpus
+
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 class Tiny(Protocol):
@@ -43,3 +50,24 @@ def randomize(model: Any, seed: int = 0, spread: float = 0.15) -> Any:
             neutral = weight.mean().item() if "norm" in name and name.endswith("weight") else 0.0
             weight.normal_(neutral, spread)
     return model.eval()
+
+
+def byte_bpe(control: Iterable[str], words: str = _WORDS) -> Tokenizer:
+    """In the shape of Qwen's: byte-level BPE over `words`, normalised, with `control` tokens behind the others."""
+    made = Tokenizer(models.BPE())
+    made.normalizer = normalizers.NFC()
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    made.train_from_iterator(corpus(200), trainer)
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    return made

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -15,8 +15,7 @@ from transformers import (
     Qwen2VLImageProcessorPil,
 )
 
-from iota.tokenizer import corpus
-from tiny import randomize
+from tiny import byte_bpe, randomize
 
 VARIANTS: dict[str, dict[str, Any]] = {"qwen2_5_vl": {}, "qwen2_5_vl-untied": {"tied": False}}
 LEAST, MOST = 56 * 56, 400 * 28 * 28  # pixels of a picture
@@ -29,9 +28,6 @@ CONTROL = (
     "<|vision_pad|>",
     "<|image_pad|>",
     "<|video_pad|>",
-)
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -70,23 +66,7 @@ VISION: dict[str, Any] = {
 
 @cache
 def tokenizer() -> Tokenizer:
-    made = Tokenizer(models.BPE())
-    made.normalizer = normalizers.NFC()
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORDS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    made.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=700,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    made.train_from_iterator(corpus(200), trainer)
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
-    return made
+    return byte_bpe(CONTROL)
 
 
 def model(tied: bool = True, vision: dict[str, Any] | None = None, **text: Any) -> Any:
