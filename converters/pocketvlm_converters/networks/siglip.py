@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.checkpoint.folder import Section
+from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.family import Names, Value, Weight
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.layers import add_norm
@@ -72,7 +72,7 @@ class SigLIP:
             found.append(Weight(f"{gguf}.weight", names.tensor(f"{name}.weight", shape)))
             exact(f"{gguf}.bias", f"{name}.bias", shape[:1])
 
-        exact("v.patch_embd.weight", "embeddings.patch_embedding.weight", (hidden, 3, self.patch, self.patch))
+        found.append(Weight("v.patch_embd.weight", self.kernel(names), exact=True))
         exact("v.patch_embd.bias", "embeddings.patch_embedding.bias", (hidden,))
         exact("v.position_embd.weight", "embeddings.position_embedding.weight", (self.side**2, hidden))
         for layer in range(self.layers):
@@ -99,10 +99,7 @@ class SigLIP:
         Patches come in squares of `group` x `group`, as `cut` says: attention does not mind their order as long as
         the position table has the same.
         """
-        value = cut(graph, self.patch, group, self.side // group, self.side // group)
-        matrix, table = self._patches(names, pixels, group)
-        value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
-        value = graph.one("Add", value, graph.constant("position_embedding", table))
+        value = self.embedded(graph, names, pixels, group)
 
         def norm(name: str) -> tuple[str, str]:
             weight = names.tensor(f"{name}.weight", (self.hidden,))
@@ -131,20 +128,29 @@ class SigLIP:
             normed, value = add_norm(graph, value, inner, *norm(following), epsilon=self.epsilon, keep=not last)
         return normed
 
-    def _patches(
-        self, names: Names, pixels: Normalization, group: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """The patch convolution as a matrix float32 [patch * patch * 3, hidden] over raw bytes, and what is added.
+    def kernel(self, names: Names) -> Tensor:
+        """The patch convolution, [hidden, 3, patch, patch]."""
+        return names.tensor("embeddings.patch_embedding.weight", (self.hidden, 3, self.patch, self.patch))
 
-        That is the position table float32 [1, side * side, hidden] with everything constant in it.
-        """
-        shape = (self.hidden, 3, self.patch, self.patch)
-        matrix, offset = folded(floats(names.tensor("embeddings.patch_embedding.weight", shape)), pixels)
-        offset += floats(names.tensor("embeddings.patch_embedding.bias", shape[:1]))
-        table = floats(names.tensor("embeddings.position_embedding.weight", (self.side**2, self.hidden))) + offset
+    def embedded(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
+        """Patches and their positions, [tiles, side * side, hidden]: what the first layer gets."""
         outer = self.side // group
+        value = cut(graph, self.patch, group, outer, outer)
+        matrix, offset = self.patches(names, pixels)
+        value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
+        table = self.positions(names) + offset
         table = table.reshape(outer, group, outer, group, self.hidden).transpose(0, 2, 1, 3, 4)
-        return matrix, table.reshape(1, -1, self.hidden).astype(np.float32)
+        table = table.reshape(1, -1, self.hidden).astype(np.float32)
+        return graph.one("Add", value, graph.constant("position_embedding", table))
+
+    def patches(self, names: Names, pixels: Normalization) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+        """The patch convolution as a matrix float32 [patch * patch * 3, hidden] over raw bytes, and what is added."""
+        matrix, offset = folded(floats(self.kernel(names)), pixels)
+        return matrix, offset + floats(names.tensor("embeddings.patch_embedding.bias", (self.hidden,)))
+
+    def positions(self, names: Names) -> npt.NDArray[np.float32]:
+        """The table of positions, row by row, [side * side, hidden]."""
+        return floats(names.tensor("embeddings.position_embedding.weight", (self.side**2, self.hidden)))
 
 
 def siglip(config: Section, **defaults: int) -> SigLIP:
