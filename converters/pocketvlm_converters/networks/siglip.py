@@ -10,25 +10,11 @@ import numpy.typing as npt
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.family import Names, Value, Weight
+from pocketvlm_converters.networks.activations import Activation, read_activation
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.layers import add_norm
 from pocketvlm_converters.onnx.patches import Normalization, cut, folded
 from pocketvlm_converters.onnx.weights import floats
-
-# libmtmd's keys for an activation. Without a key it takes the sigmoid approximation ("quick").
-_ACTIVATIONS: dict[str, dict[str, Value]] = {
-    "gelu_pytorch_tanh": {"clip.use_gelu": True},
-    "gelu_new": {"clip.use_gelu": True},
-    "silu": {"clip.use_silu": True},
-    "quick_gelu": {},
-}
-# The same as operators of onnxruntime; quick_gelu is x * sigmoid(alpha * x), silu that with alpha 1.
-_OPERATORS: dict[str, tuple[str, dict[str, float]]] = {
-    "gelu_pytorch_tanh": ("FastGelu", {}),
-    "gelu_new": ("FastGelu", {}),
-    "silu": ("QuickGelu", {"alpha": 1.0}),
-    "quick_gelu": ("QuickGelu", {"alpha": 1.702}),
-}
 
 
 @dataclass(frozen=True)
@@ -42,7 +28,7 @@ class SigLIP:
     image: int
     patch: int
     epsilon: float
-    activation: str
+    activation: Activation
 
     @property
     def side(self) -> int:
@@ -58,7 +44,7 @@ class SigLIP:
             "clip.vision.block_count": self.layers,
             "clip.vision.attention.head_count": self.heads,
             "clip.vision.attention.layer_norm_epsilon": self.epsilon,
-            **_ACTIVATIONS[self.activation],
+            **self.activation.keys,
         }
 
     def weights(self, names: Names) -> list[Weight]:
@@ -109,7 +95,6 @@ class SigLIP:
             bias = names.tensor(f"{name}.bias", shape[:1])
             return graph.linear(value, names.tensor(f"{name}.weight", shape), bias, sensitive)
 
-        operator, attributes = _OPERATORS[self.activation]
         square, up, down = (self.hidden, self.hidden), (self.inner, self.hidden), (self.hidden, self.inner)
         scale, shift = norm("encoder.layers.0.layer_norm1")
         normed = graph.one("LayerNormalization", value, scale, shift, epsilon=self.epsilon)
@@ -120,7 +105,7 @@ class SigLIP:
             mixed = linear(mixed, f"{at}self_attn.out_proj", square)
             normed, value = add_norm(graph, value, mixed, *norm(f"{at}layer_norm2"), epsilon=self.epsilon)
             inner = linear(normed, f"{at}mlp.fc1", up)
-            inner = graph.one(operator, inner, domain=MICROSOFT, **attributes)
+            inner = self.activation.add(graph, inner)
             # Trained activations have outliers here: 8 bits for them, or for their weights, cost most of int8's loss.
             inner = linear(inner, f"{at}mlp.fc2", down, sensitive=graph.kind == "int8")
             last = layer + 1 == self.layers
@@ -156,10 +141,6 @@ class SigLIP:
 def siglip(config: Section, **defaults: int) -> SigLIP:
     """Read `config`, the vision configuration; `defaults` are what the family's configuration class fills in."""
     config.require("num_channels", 3, 3)
-    activation = config.text("hidden_act", "gelu_pytorch_tanh")
-    if activation not in _ACTIVATIONS:
-        known = ", ".join(_ACTIVATIONS)
-        raise config.wrong("hidden_act", f"libmtmd has {known}")
     found = SigLIP(
         hidden=config.integer("hidden_size", defaults["hidden_size"]),
         inner=config.integer("intermediate_size", defaults["intermediate_size"]),
@@ -168,7 +149,7 @@ def siglip(config: Section, **defaults: int) -> SigLIP:
         image=config.integer("image_size", defaults["image_size"]),
         patch=config.integer("patch_size", defaults["patch_size"]),
         epsilon=config.number("layer_norm_eps", 1e-6, positive=True),
-        activation=activation,
+        activation=read_activation(config, "gelu_pytorch_tanh"),
     )
     if found.hidden % found.heads:
         raise config.wrong("num_attention_heads", f"hidden_size {found.hidden} is no multiple of it")
