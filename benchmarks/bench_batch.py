@@ -70,10 +70,11 @@ class BareLoop:
 
 
 @contextmanager
-def opened(path: Path, child: bool, **options: Any) -> Iterator[VLM]:
-    # No drafts: random weights repeat themselves, and many tokens would come in one step.
+def opened(path: Path, child: bool, *, drafts: bool = False, **options: Any) -> Iterator[VLM]:
+    # No drafts unless asked: random weights repeat themselves, and many tokens would come in one step.
+    options["speculate"] = "auto" if drafts else "off"
     if not child:
-        with VLM.load(path, speculate="off", **options) as vlm:
+        with VLM.load(path, **options) as vlm:
             yield vlm
         return
     found = locate(path, model=None, mmproj=None)
@@ -83,7 +84,7 @@ def opened(path: Path, child: bool, **options: Any) -> Iterator[VLM]:
         found.onnx,
         name=found.name,
         fingerprint=found.fingerprint,
-        options=EngineOptions(speculate="off", **options),
+        options=EngineOptions(**options),
     )
     with VLM(engine) as vlm:
         yield vlm
@@ -143,8 +144,8 @@ def asked(text: str, image: Image.Image | None = None) -> list[Any]:
     return [{"role": "user", "content": parts}]
 
 
-def pauses(bundle: Path, rounds: int, threads: int, child: bool) -> None:
-    with opened(bundle, child, threads=threads, context_size=2048, parallel=2, vision="onnx") as vlm:
+def pauses(bundle: Path, rounds: int, threads: int, child: bool, drafts: bool) -> None:
+    with opened(bundle, child, drafts=drafts, threads=threads, context_size=2048, parallel=2, vision="onnx") as vlm:
 
         def request(messages: list[Any], tokens: int) -> Generation:
             return Generation(vlm._prompt(ChatRequest.parse(messages)), Sampling(logit_bias=ends), max_tokens=tokens)
@@ -208,6 +209,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=physical_cores())
     options.add_argument("--child", action="store_true", help="with the engine in a process of its own")
     options.add_argument("--bundle", type=Path, help="of the second part; made on the spot unless given")
+    options.add_argument("--drafts", action="store_true", help="in the second part; tokens then come several at once")
     options.add_argument("--only", choices=["batch", "pause"])
     arguments = options.parse_args()
     print(f"{processor()}, {'child process' if arguments.child else 'this process'}")
@@ -223,7 +225,7 @@ def main() -> None:
             (Path(name) / "checkpoint").mkdir()
             write_checkpoint(Path(name) / "checkpoint")
             convert(Path(name) / "checkpoint", bundle, quantize="Q8_0", mmproj="f16")
-        pauses(bundle, arguments.rounds, arguments.threads, arguments.child)
+        pauses(bundle, arguments.rounds, arguments.threads, arguments.child, arguments.drafts)
 
 
 if __name__ == "__main__":

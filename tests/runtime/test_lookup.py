@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from pocketvlm.engine.lookup import Lookup
+from pocketvlm.engine.pace import PATIENCE
 from pocketvlm.engine.speculation import DRAFTED, Speculation
 
 
@@ -139,7 +140,22 @@ def test_tried_again_where_it_pays_by_now() -> None:
 def test_answers_share_the_budget() -> None:
     chances = sorted([0.9**i for i in range(1, 16)] * 3, reverse=True)
     assert max(drafted({64: 1.0}, chances, answers=3)) <= DRAFTED
-    assert len(set(drafted({64: 1.0}, chances, answers=3)[3:])) == 1
+    assert len(set(drafted({64: 1.0}, chances, answers=3)[4:])) == 1
+
+
+@pytest.mark.parametrize(("answers", "shared"), [(4, False), (1, True)])
+def test_no_step_that_others_feel(answers: int, shared: bool) -> None:
+    """Sixteen rows would pay, but take as long as eight tokens."""
+    steps = {1: 1.0, 2: 1.3, 3: 1.6, 4: 1.8, 6: 2.1, 8: 3.0, 16: 4.0, 32: 5.0}
+    usual = time_of(steps, answers)
+    speculation, taken = Speculation("auto"), []
+    speculation.note(usual, answers, shared)
+    for _ in range(400):
+        count = speculation.drafted(answers, [0.99**i for i in range(1, 16)], shared)
+        taken.append(time_of(steps, answers + count))
+        speculation.note(taken[-1], answers + count, shared)
+    assert usual < taken[-1] <= PATIENCE * usual
+    assert sum(time > PATIENCE * usual for time in taken) <= 2, "sizes are tried from small to large"
 
 
 def test_always_and_by_whether_cores_are_shared() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_PATIENCE = 2.4  # times the usual time between two tokens: what a step may take
+PATIENCE = 2.4  # times the usual time between two tokens: what a step may take
 _FIRST = 4.0  # rows of a prompt in a step
 _NONE = 0.5  # where a single row took too long
 _SMOOTH, _OUTLIER = 0.1, 3.0  # of the usual time; a step that took longer than so many times it tells little
@@ -44,7 +44,7 @@ class Pace:
                 self._usual = usual + _SMOOTH * (min(seconds, _OUTLIER * usual) - usual)
             if allowed < 1:
                 self._rows[shared] = allowed * _HOPE
-        elif self._usual is not None and seconds > _PATIENCE * self._usual:
+        elif self._usual is not None and seconds > PATIENCE * self._usual:
             self._rows[shared] = max(_NONE, min(allowed, rows) / 2)
         elif rows >= int(allowed):
             self._rows[shared] = min(float(self._n_batch), max(1.0, allowed) * _GROWTH)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
+from pocketvlm.engine.pace import PATIENCE
+
 Speculate = Literal["auto", "off", "on"]
 MODES: tuple[Speculate, ...] = ("auto", "off", "on")
 DRAFTED = 15  # tokens in a step at most, of all answers together
@@ -63,14 +65,23 @@ class Speculation:
             return 0
         expected = list(accumulate(chances, initial=float(answers)))
         sizes = [rows for rows in _ROWS if answers < rows < answers + len(expected)]
-        speed = {rows: expected[rows - answers] / _seconds(known, rows) for rows in sizes}
-        best = max(sizes, key=speed.__getitem__, default=answers)
+        speed = {
+            rows: expected[rows - answers] / _seconds(known, rows)
+            for rows in sizes
+            if not (shared or answers > 1) or _at_worst(known, rows) <= PATIENCE * self._usual(answers, shared)
+        }
+        best = max(speed, key=speed.__getitem__, default=answers)
         if best == answers or speed[best] < _WORTH * answers / _seconds(known, answers):
             best = answers
         for rows in (answers, *sizes):
             if rows != best and rows in known:
                 known[rows].hope *= _HOPE
         return best - answers
+
+    def _usual(self, answers: int, shared: bool) -> float:
+        """Seconds of a step without drafts, with all cores if that is known."""
+        known = self._sizes[False if answers in self._sizes[False] else shared]
+        return known[answers].seconds
 
     def note(self, seconds: float, rows: int, shared: bool) -> None:
         """A step with `rows` took so long."""
@@ -82,3 +93,11 @@ def _seconds(known: dict[int, _Size], rows: int) -> float:
     if rows not in known:
         return max(size.seconds * (1 + _ROW * (rows - count)) for count, size in known.items() if count < rows)
     return known[rows].seconds * known[rows].hope
+
+
+def _at_worst(known: dict[int, _Size], rows: int) -> float:
+    """The same; by the row, where it never ran."""
+    if rows in known:
+        return _seconds(known, rows)
+    count = max(count for count in known if count < rows)
+    return known[count].seconds * rows / count
