@@ -227,6 +227,7 @@ class Scheduler:
             ended=lambda slot, rows: self._post(partial(self._encoded, job, slot, rows)),
             released=job.close_pictures,
             ahead=self._ahead,
+            alone=lambda: len(self._stepper.running) == 1 and not self._waiting,
         )
         if self._ahead:
             self._side.ask(job.encoding)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -21,6 +23,7 @@ class VisionEncoder(Protocol):
     """Encodes one tile that already has the size its family says. libmtmd and onnxruntime are both one."""
 
     name: str
+    together: int  # tiles that may be encoded at a time, each by a thread of its own
 
     def encode_tile(self, tile: RGB) -> Embeddings: ...
 
@@ -75,6 +78,8 @@ class Seen:
     encode_ms: float = 0.0
     cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)
     found: Counter[Tier] = field(default_factory=Counter)  # slots, by where their embeddings came from
+    _counted: float = 0.0  # until when time in the encoder is part of `encode_ms`
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def slots(self) -> list[Slot]:
@@ -97,6 +102,13 @@ class Seen:
         self.found[tier] += 1
         return rows
 
+    def spent(self, began: float) -> None:
+        """Time in the encoder, from a time.perf_counter() until now; of tiles at the same time it counts once."""
+        with self._lock:
+            now = time.perf_counter()
+            self.encode_ms += 1000 * (now - max(began, self._counted))
+            self._counted = now
+
     def content(self, slot: Slot) -> str:
         """Names what the encoder gets for a slot: what has the same content has the same embeddings."""
         raise NotImplementedError
@@ -115,6 +127,7 @@ class Vision(Protocol):
     image_token: str | None  # what the chat template writes for a picture; None: nothing is known about it
     at_once: int  # embeddings that the decoder must get in one batch; 0: they may be parted
     cache: EmbeddingCache
+    together: int  # as its encoder's
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:
         """From the size alone where the family is known: no pixel work before the prompt is known to fit."""

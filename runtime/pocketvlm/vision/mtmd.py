@@ -23,6 +23,7 @@ class _Opened:
     """What stops and frees an mmproj file."""
 
     name = "libmtmd"
+    together = 1
 
     def __init__(self, mtmd: Mtmd) -> None:
         self._mtmd = mtmd
@@ -125,7 +126,7 @@ class _NativeSeen(Seen):
     def compute(self, slot: Slot) -> Embeddings:
         began = time.perf_counter()
         rows = self.mtmd.encode(self.images[slot.index])
-        self.encode_ms += 1000 * (time.perf_counter() - began)
+        self.spent(began)
         return rows
 
     def close(self) -> None:

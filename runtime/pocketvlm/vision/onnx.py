@@ -54,6 +54,7 @@ class OnnxEncoder:
         kind = str(header.metadata.get("pocketvlm.type", ""))
         self.name = " ".join(filter(None, ("onnxruntime", kind, "" if device == CPU else device)))
         self.path = header.path
+        self.together = 2 if device == CPU else 1
         self._cancelled = False
         self._run = ort.RunOptions()
         self._run.log_severity_level = _FATAL

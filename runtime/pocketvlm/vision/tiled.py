@@ -26,6 +26,7 @@ class FamilyVision:
         self.name = encoder.name
         self.image_token: str | None = family.image_token
         self.at_once = family.tile_tokens if family.non_causal else 0
+        self.together = encoder.together
         self.cache = cache or EmbeddingCache()
         self._family = family
         self._encoder = encoder
@@ -88,7 +89,7 @@ class _TiledSeen(Seen):
         tile = self._tile(slot)
         began = time.perf_counter()
         rows = self.by[1].encode_tile(tile)
-        self.encode_ms += 1000 * (time.perf_counter() - began)
+        self.spent(began)
         return rows
 
     def _tile(self, slot: Slot) -> RGB:
