@@ -194,7 +194,7 @@ def test_quantized_checkpoint(checkpoint: Path, edit: Edit) -> None:
         ({"vision_config.hidden_act": "gelu"}, "vision_config.hidden_act is 'gelu'"),
         ({"vision_config.num_channels": 1}, "vision_config.num_channels is 1"),
         ({"vision_config.intermediate_size": 64}, "intermediate_size equals hidden_size"),
-        ({"scale_factor": 3}, "do not divide"),
+        ({"scale_factor": 3}, "no multiple of scale_factor"),
     ],
 )
 def test_what_the_runtime_cannot_compute(checkpoint: Path, edit: Edit, changes: dict[str, Any], wanted: str) -> None:

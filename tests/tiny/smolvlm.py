@@ -21,7 +21,8 @@ from tiny import randomize
 TILE, PATCH, SHUFFLE, EDGES = 32, 4, 2, 3  # EDGES: tiles along the longest edge
 VARIANTS: dict[str, dict[str, Any]] = {
     "smolvlm": {},
-    "smolvlm-untied": {"tied": False},
+    # Patches leave an edge over, as in the models of 2.2 B parameters.
+    "smolvlm-untied": {"tied": False, "vision": {"image_size": TILE + 2}},
     "idefics3": {"kind": "idefics3", "tied": False},
 }
 _CLASSES = {
@@ -72,7 +73,8 @@ def model(kind: str = "smolvlm", tied: bool = True, vision: dict[str, Any] | Non
 
 def save(model: Any, folder: Path, **options: Any) -> None:
     model.save_pretrained(folder, **options)
-    save_processor(tokenizer(), folder, TILE, EDGES * TILE, (TILE // PATCH // SHUFFLE) ** 2)
+    tile = model.config.vision_config.image_size
+    save_processor(tokenizer(), folder, tile, EDGES * tile, (TILE // PATCH // SHUFFLE) ** 2)
 
 
 def processor(folder: Path) -> Any:
@@ -87,5 +89,6 @@ def hub_config(config: dict[str, Any]) -> dict[str, Any]:
     text = dict(config["text_config"])
     rope = text.pop("rope_parameters")
     old = {"rope_theta": rope["rope_theta"], "rope_scaling": None, "rope_interleaved": False, "qk_layer_norms": False}
-    sizes = {"size": {"longest_edge": EDGES * TILE}, "max_image_size": {"longest_edge": TILE}}
+    tile = config["vision_config"]["image_size"]
+    sizes = {"size": {"longest_edge": EDGES * tile}, "max_image_size": {"longest_edge": tile}}
     return config | {"text_config": text | old, "vision_config": config["vision_config"] | sizes}

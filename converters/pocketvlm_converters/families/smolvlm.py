@@ -86,8 +86,10 @@ class SmolVLM(Family):
     def _encoder(self) -> SigLIP:
         config = self.checkpoint.config.present("vision_config")
         encoder = siglip(config, **_VISION_DEFAULTS)
-        if encoder.image % encoder.patch or encoder.side % self._shuffle():
-            raise CheckpointError("vision_config: image_size, patch_size and scale_factor do not divide", config.path)
+        if encoder.side % self._shuffle():
+            raise CheckpointError(
+                f"vision_config: {encoder.side} patches along an edge are no multiple of scale_factor", config.path
+            )
         return encoder
 
     def _normalization(self) -> Normalization:

@@ -120,7 +120,8 @@ class SigLIP:
     def embedded(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
         """Patches and their positions, [tiles, side * side, hidden]: what the first layer gets."""
         outer = self.side // group
-        value = cut(graph, self.patch, group, outer, outer)
+        seen = self.side * self.patch
+        value = cut(graph, self.patch, group, outer, outer, crop=None if seen == self.image else seen)
         matrix, offset = self.patches(names, pixels)
         value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
         table = self.positions(names) + offset

@@ -32,13 +32,18 @@ def read_normalization(preprocessor: Section, mean: Sequence[float], std: Sequen
     return Normalization(*found)
 
 
-def cut(graph: Graph, patch: int, group: int, rows: int | str, cols: int | str) -> str:
+def cut(graph: Graph, patch: int, group: int, rows: int | str, cols: int | str, crop: int | None = None) -> str:
     """The input as float32 [tiles, patches, patch * patch * 3], raw values of 0 to 255.
 
     Patches come in squares of `group` x `group`, row by row within a square and square by square, so that merging
-    neighbours is a mere reshape later. `rows` and `cols` count squares, or name int64 [1] values that do.
+    neighbours is a mere reshape later. `rows` and `cols` count squares, or name int64 [1] values that do. What is right
+    of or below `crop` pixels is left out, as by a convolution whose steps do not reach the edge.
     """
-    value = graph.reshape(INPUT, -1, rows, group, patch, cols, group, patch * 3)
+    value = INPUT
+    if crop is not None:
+        ends, axes = graph.integers(crop, crop), graph.integers(1, 2)
+        value = graph.one("Slice", value, graph.integers(0, 0), ends, axes)
+    value = graph.reshape(value, -1, rows, group, patch, cols, group, patch * 3)
     value = graph.one("Transpose", value, perm=[0, 1, 4, 2, 5, 3, 6])
     value = graph.reshape(value, 0, -1, patch**2 * 3)
     return graph.one("Cast", value, to=FLOAT)
