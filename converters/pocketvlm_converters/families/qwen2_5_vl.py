@@ -8,7 +8,7 @@ from typing import ClassVar
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.family import Family, Names, Part, Value
-from pocketvlm_converters.networks.decoder import MOST_LAYERS, Style, decoder, head_width
+from pocketvlm_converters.networks.decoder import MOST_LAYERS, Style, decoder, head_width, require_full_attention
 from pocketvlm_converters.networks.rope import Rope, read_rope
 from pocketvlm_converters.networks.rotary_vit import RotaryViT
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
@@ -52,10 +52,7 @@ class Qwen25VL(Family):
     def language(self) -> Part:
         text = self._text
         text.require("hidden_act", "silu", "silu")
-        text.require("use_sliding_window", False, False)
-        kinds = text.values.get("layer_types") or []
-        if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
-            raise text.wrong("layer_types", "only full_attention is supported")
+        require_full_attention(text)
         width = head_width(text, _STYLE)
         if width * text.integer("num_attention_heads", 64) != text.integer("hidden_size", 8192):
             raise CheckpointError("hidden_size is not head_dim * num_attention_heads, as libllama wants it", text.path)

@@ -137,6 +137,14 @@ def head_width(config: Section, style: Style) -> int:
     return width
 
 
+def require_full_attention(config: Section) -> None:
+    """Refuse a window in a configuration that may ask for one, of a decoder that has none in libllama."""
+    config.require("use_sliding_window", False, False)
+    kinds = config.values.get("layer_types") or []
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+        raise config.wrong("layer_types", "only full_attention is supported")
+
+
 def _embeddings(names: Names, head: Names, tied: bool, shape: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
     """The embedding and, where it is not the same, the head."""
     if not tied:

@@ -32,8 +32,9 @@ def section_of(config: Section) -> Section:
 def read_rope(config: Section, width: int, theta: float = 10000.0) -> Rope:
     """`width` is that of a head, `theta` the configuration class's default.
 
-    With `mrope_section` (M-RoPE, arXiv 2409.12191), positions have sections; libllama then takes no scaling. Raises
-    CheckpointError for a scaling that is not known.
+    With `mrope_section` (M-RoPE, arXiv 2409.12191), positions have sections; libllama then takes no scaling. Scaling
+    of kind dynamic changes nothing within the trained context and is left out. Raises CheckpointError for one that is
+    not known.
     """
     rope = section_of(config)
     theta = rope.number("rope_theta", config.number("rope_theta", theta, positive=True), positive=True)
@@ -44,7 +45,7 @@ def read_rope(config: Section, width: int, theta: float = 10000.0) -> Rope:
         if kind not in ("default", "mrope"):  # older configurations call it by its own name
             raise CheckpointError(f"rope scaling {short(kind)} with mrope_section is not in libllama", config.path)
         return Rope(metadata | {"rope.dimension_sections": _sections(rope, width)})
-    if kind == "default":
+    if kind in ("default", "dynamic"):
         return Rope(metadata)
     if kind == "linear":
         return Rope(
@@ -52,7 +53,8 @@ def read_rope(config: Section, width: int, theta: float = 10000.0) -> Rope:
         )
     if kind == "llama3":
         return Rope(metadata, _llama3_factors(rope, theta, width))
-    raise CheckpointError(f"rope scaling {short(kind)} is not known; default, linear and llama3 are", config.path)
+    known = "default, dynamic, linear and llama3"
+    raise CheckpointError(f"rope scaling {short(kind)} is not known; {known} are", config.path)
 
 
 def _sections(rope: Section, width: int) -> list[int]:
