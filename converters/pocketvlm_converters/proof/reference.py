@@ -121,18 +121,21 @@ class Reference:
 
 
 def _processor(path: Path, model_type: str) -> Any:
-    """The checkpoint's processor; without its videos where torchvision is not there, which only they need."""
+    """The checkpoint's processor; without videos where their settings or torchvision, which only they need, are missing."""
     import transformers
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     try:
         return transformers.AutoProcessor.from_pretrained(path, **_CLOSED)
-    except ImportError:
+    except (ImportError, OSError):
         base: Any = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])
+    saved, _ = base.get_processor_dict(path, **_CLOSED)
+    parts = ("image_processor", "video_processor", "tokenizer", "chat_template")
+    settings = {key: saved[key] for key in inspect.signature(base).parameters if key in saved and key not in parts}
 
     class WithoutVideos(base):  # type: ignore[misc]  # transformers takes the parts from the names of the arguments
         def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
-            super().__init__(image_processor, tokenizer, chat_template=chat_template)
+            super().__init__(image_processor, tokenizer, chat_template=chat_template, **settings)
 
     words = transformers.AutoTokenizer.from_pretrained(path, **_CLOSED)
     images = transformers.AutoImageProcessor.from_pretrained(path, **_CLOSED)
