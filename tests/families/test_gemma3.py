@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.numpy import load_file, save_file
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
+from checkpoints import change, parts, put, rename, same, worst
 from pocketvlm import VLM
 from pocketvlm.errors import CheckpointError, ContextLengthError, RequestError
 from pocketvlm.messages import ChatRequest
@@ -24,7 +23,6 @@ from pocketvlm.onnx_header import read_onnx
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.family import Part, find_family, weights_sha256
 from tiny import gemma3 as tiny
 
 pytestmark = pytest.mark.oracle
@@ -74,28 +72,6 @@ def pristine(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def checkpoint(pristine: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pristine, tmp_path / "checkpoint"))
-
-
-def parts(folder: Path) -> tuple[Part, Part]:
-    family = find_family(Checkpoint(folder))
-    found = family.language(), family.projector()
-    family.check_all_used()
-    return found
-
-
-def change(path: Path, work: Callable[[dict[str, Any]], Any]) -> None:
-    data = json.loads(path.read_text())
-    work(data)
-    path.write_text(json.dumps(data))
-
-
-def rename(folder: Path, new_name: Callable[[str], str]) -> None:
-    path = folder / "model.safetensors"
-    save_file({new_name(name): tensor for name, tensor in load_file(path).items()}, path)
-
-
-def same(one: tuple[Part, Part], other: tuple[Part, Part]) -> bool:
-    return weights_sha256(one) == weights_sha256(other) and [p.metadata for p in one] == [p.metadata for p in other]
 
 
 def test_the_files_of_the_hub_say_the_same_in_fewer_words(tmp_path: Path) -> None:
@@ -196,14 +172,7 @@ LLAMA3 = {
 )
 def test_refused(checkpoint: Path, file: str, where: str, value: Any, reason: str) -> None:
     path = checkpoint / f"{file}.json"
-
-    def spoil(data: dict[str, Any]) -> None:
-        *parents, last = where.split(".")
-        for parent in parents:
-            data = data[parent]
-        data[last] = value
-
-    change(path, spoil)
+    put(path, {where: value})
     with pytest.raises(CheckpointError) as found:
         parts(checkpoint)
     assert reason in str(found.value) and found.value.path == path
@@ -218,12 +187,6 @@ def seen(reference: Any) -> np.ndarray[Any, Any]:
     pixels = torch.from_numpy(noise()).permute(2, 0, 1).float()[None] / 127.5 - 1.0
     with torch.no_grad():
         return reference.get_image_features(pixels).pooler_output[0].numpy()  # type: ignore[no-any-return]
-
-
-def worst(rows: Any, wanted: Any) -> float:
-    assert rows.shape == wanted.shape
-    norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(wanted, axis=1)
-    return float(((rows * wanted).sum(1) / norms).min())
 
 
 @pytest.mark.parametrize(("kind", "least"), [("fp32", 0.99999), ("fp16", 0.9999), ("int8", 0.998), ("int4", 0.95)])

@@ -1,0 +1,60 @@
+"""What tests do to checkpoints on disk, and how they look at what a family makes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from pocketvlm_converters.checkpoint.folder import Checkpoint
+from pocketvlm_converters.family import Part, find_family, weights_sha256
+
+
+def parts(folder: Path) -> tuple[Part, Part]:
+    """Language model and projector to be; nothing of the checkpoint may be left."""
+    family = find_family(Checkpoint(folder))
+    found = family.language(), family.projector()
+    family.check_all_used()
+    return found
+
+
+def same(one: tuple[Part, Part], other: tuple[Part, Part]) -> bool:
+    return weights_sha256(one) == weights_sha256(other) and [p.metadata for p in one] == [p.metadata for p in other]
+
+
+def change(path: Path, work: Callable[[dict[str, Any]], Any]) -> None:
+    """Let `work` change the object in a JSON file."""
+    data = json.loads(path.read_text())
+    work(data)
+    path.write_text(json.dumps(data))
+
+
+def put(path: Path, values: Mapping[str, Any]) -> None:
+    """Set keys of a JSON file: `put(path, {"text_config.hidden_act": "relu"})`."""
+
+    def work(data: dict[str, Any]) -> None:
+        for where, value in values.items():
+            *parents, last = where.split(".")
+            at = data
+            for parent in parents:
+                at = at[parent]
+            at[last] = value
+
+    change(path, work)
+
+
+def rename(folder: Path, new_name: Callable[[str], str]) -> None:
+    """Tensors of a checkpoint in one file."""
+    path = folder / "model.safetensors"
+    save_file({new_name(name): tensor for name, tensor in load_file(path).items()}, path)
+
+
+def worst(rows: Any, wanted: Any) -> float:
+    """The lowest cosine of two rows, of arrays [tokens, width]."""
+    assert rows.shape == wanted.shape
+    norms = np.linalg.norm(rows, axis=1) * np.linalg.norm(wanted, axis=1)
+    return float(((rows * wanted).sum(1) / norms).min())
