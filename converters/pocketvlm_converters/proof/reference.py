@@ -121,7 +121,7 @@ class Reference:
 
 
 def _processor(path: Path, model_type: str) -> Any:
-    """The checkpoint's processor; without videos where their settings or torchvision, which only they need, are missing."""
+    """The processor of a checkpoint; without videos where torchvision, which only they need, or a file is missing."""
     import transformers
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
