@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file, save_file
 
+from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.family import Part, find_family, weights_sha256
 
@@ -45,6 +47,15 @@ def put(path: Path, values: Mapping[str, Any]) -> None:
             at[last] = value
 
     change(path, work)
+
+
+def refusal(folder: Path, work: Callable[[dict[str, Any]], Any], name: str = "config.json") -> str:
+    """What the converter says once `work` has changed the file `name`, which it must name."""
+    change(folder / name, work)
+    with pytest.raises(CheckpointError) as error:
+        parts(folder)
+    assert error.value.path == folder / name
+    return str(error.value)
 
 
 def rename(folder: Path, new_name: Callable[[str], str]) -> None:

@@ -101,17 +101,21 @@ def save(model: Any, folder: Path, **options: Any) -> None:
 
 
 def processor(folder: Path) -> Any:
-    """Without a video processor, which would need torchvision."""
+    return without_videos(Qwen2_5_VLProcessor, folder)
+
+
+def without_videos(base: Any, folder: Path) -> Any:
+    """A processor without that of videos, which would need torchvision."""
+
+    class Processor(base):
+        """Its arguments are what transformers takes for its parts."""
+
+        def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str) -> None:
+            super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
     words = PreTrainedTokenizerFast.from_pretrained(folder)
     images = Qwen2VLImageProcessorPil.from_pretrained(folder)
-    return _Processor(images, words, words.chat_template)
-
-
-class _Processor(Qwen2_5_VLProcessor):
-    """Its arguments are what transformers takes for its parts."""
-
-    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str) -> None:
-        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+    return Processor(images, words, words.chat_template)
 
 
 def hub_name(name: str) -> str:

@@ -11,8 +11,8 @@ from pocketvlm_converters.family import Family, Part, Value, Weight
 from pocketvlm_converters.networks.decoder import MOST_LAYERS, Style, decoder, head_width
 from pocketvlm_converters.networks.rope import Rope, read_rope
 from pocketvlm_converters.networks.siglip import SigLIP, siglip
+from pocketvlm_converters.onnx import layers
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
-from pocketvlm_converters.onnx.layers import rms_norm
 from pocketvlm_converters.onnx.patches import Normalization, read_normalization
 from pocketvlm_converters.onnx.weights import floats
 
@@ -117,7 +117,7 @@ class Gemma3(Family):
         value = graph.reshape(value, -1, tokens, pool**2, encoder.hidden)
         value = graph.one("ReduceMean", value, axes=[2], keepdims=0)
         norm, projection = self._connector(encoder, width)
-        value = rms_norm(graph, value, graph.vector(norm), encoder.epsilon)
+        value = layers.norm(graph, value, graph.vector(norm), epsilon=encoder.epsilon)
         transposed = replace(projection, data=projection.data.T)
         value = graph.linear(value, transposed, sensitive=True)
         return GraphOutput(value, width, tile=encoder.image, tokens=tokens)

@@ -24,8 +24,10 @@ def add_norm(
     return made[0], made[-1]
 
 
-def rms_norm(graph: Graph, value: str, scale: str, epsilon: float) -> str:
-    """Division by the root of the mean square along the last axis, times `scale`."""
+def norm(graph: Graph, value: str, *weights: str, epsilon: float) -> str:
+    """The norm of `add_norm` by itself, along the last axis."""
+    if len(weights) > 1:
+        return graph.one("LayerNormalization", value, *weights, epsilon=epsilon)
     mean = graph.one("ReduceMean", graph.one("Mul", value, value), axes=[-1])
     root = graph.one("Sqrt", graph.one("Add", mean, graph.number(epsilon)))
-    return graph.one("Mul", graph.one("Div", value, root), scale)
+    return graph.one("Mul", graph.one("Div", value, root), *weights)

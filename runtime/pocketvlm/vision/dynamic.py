@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,11 @@ from PIL import Image
 
 from pocketvlm.errors import ImageError
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.square import positive
 
-LEAST_PIXELS, MOST_PIXELS = 56 * 56, 16384 * 28 * 28  # as most published checkpoints of this kind have them
+_MERGE = 2
+# Far above what models have: a small picture is enlarged to at least so many pixels.
+_LARGEST, _LARGEST_LEAST = 64, 1 << 26
 _AUTO, _LOW = 1024, 256  # embeddings
 _LONGEST = 200  # times the short edge: more is refused, as the reference does
 
@@ -74,6 +78,23 @@ class DynamicSize:
         long = min(long, max(1, tokens // short))
         cols, rows = (long, short) if size[0] >= size[1] else (short, long)
         return cols * self.factor, rows * self.factor
+
+
+def read_dynamic(
+    metadata: Mapping[str, object], *, least: int, most: int, image_token: str, around: tuple[str, ...]
+) -> DynamicSize:
+    """From the keys of an encoder's file; in those of llama.cpp's own converter, `least` and `most` stand for theirs.
+
+    Raises KeyError for a key that is missing, ValueError for a value that no encoder has.
+    """
+    merge = positive(metadata, "clip.vision.spatial_merge_size", _MERGE, most=_LARGEST)
+    return DynamicSize(
+        factor=positive(metadata, "clip.vision.patch_size", most=_LARGEST) * merge,
+        least=positive(metadata, "clip.vision.image_min_pixels", least, most=_LARGEST_LEAST),
+        most=positive(metadata, "clip.vision.image_max_pixels", most, most=2**31 - 1),
+        image_token=image_token,
+        around=around,
+    )
 
 
 def smart_resize(size: tuple[int, int], factor: int, least: int, most: int) -> tuple[int, int]:

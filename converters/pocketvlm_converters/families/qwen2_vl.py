@@ -1,0 +1,65 @@
+"""Qwen2-VL: ViT with 2-D rotary positions, M-RoPE decoder, pictures at about their own size."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import ClassVar
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm_converters.family import Part
+from pocketvlm_converters.networks.activations import read_activation
+from pocketvlm_converters.networks.decoder import Style, head_width
+from pocketvlm_converters.networks.mrope import EPSILON, MERGE, MRope
+from pocketvlm_converters.networks.rotary_vit import Kind, RotaryViT
+
+_MOST_PATCH = 64  # pixels, four times what encoders have
+
+
+class Qwen2VL(MRope):
+    model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_vl"})
+    projector_type = "qwen2vl_merger"
+    style = Style(  # defaults are those of transformers' Qwen2VLTextConfig
+        "qwen2vl",
+        qkv_bias=True,
+        epsilon=1e-5,
+        defaults={
+            "hidden_size": 8192,
+            "intermediate_size": 29568,
+            "num_hidden_layers": 80,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "vocab_size": 152064,
+            "max_position_embeddings": 32768,
+        },
+    )
+    theta = 1000000.0
+
+    def language(self) -> Part:
+        heads, hidden = (
+            self.text.integer(key, self.style.defaults[key]) for key in ("num_attention_heads", "hidden_size")
+        )
+        if head_width(self.text, self.style) * heads != hidden:
+            raise CheckpointError(
+                "hidden_size is not head_dim * num_attention_heads, as libllama wants it", self.text.path
+            )
+        return super().language()
+
+    @cached_property
+    def encoder(self) -> RotaryViT:
+        config = self.read_vision()
+        hidden, ratio = config.integer("embed_dim", 1280), config.integer("mlp_ratio", 4)
+        if ratio == 1:
+            # libmtmd takes a square ffn_down for the work of an old converter and swaps it with ffn_up.
+            raise config.wrong("mlp_ratio", "an MLP as wide as the encoder is one that libmtmd misreads")
+        found = RotaryViT(
+            Kind(read_activation(config, "quick_gelu"), up="fc1", down="fc2"),
+            hidden=hidden,
+            inner=hidden * ratio,
+            layers=config.integer("depth", 32),
+            heads=config.integer("num_heads", 16),
+            patch=config.integer("patch_size", 14, most=_MOST_PATCH),
+            merge=MERGE,
+            width=config.integer("hidden_size", 3584),
+            epsilon=EPSILON,
+        )
+        return self.check(found, config, "hidden_size")

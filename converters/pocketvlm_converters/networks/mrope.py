@@ -1,0 +1,127 @@
+"""Models of a `RotaryViT` and a decoder with M-RoPE (arXiv 2409.12191): pictures at about their own size."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from functools import cached_property
+from typing import ClassVar
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm_converters.checkpoint.folder import Section
+from pocketvlm_converters.family import Family, Names, Part, Value
+from pocketvlm_converters.networks.decoder import Style, decoder, head_width, require_full_attention
+from pocketvlm_converters.networks.rope import Rope, read_rope
+from pocketvlm_converters.networks.rotary_vit import FRAMES, RotaryViT
+from pocketvlm_converters.onnx.graph import Graph, GraphOutput
+from pocketvlm_converters.onnx.patches import Normalization, read_normalization
+
+MERGE = 2  # libmtmd has a key, but parts of its graph and of its input count on this
+EPSILON = 1e-6  # of the encoder's norms: no configuration has a key for it
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+_IMAGE_SIZE = 560  # libmtmd wants a value, as its own converter writes it; nothing comes of it
+# of transformers' image processor for such models, in pixels
+_LEAST, _MOST = 56 * 56, 28 * 28 * 1280
+# What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
+_PREPROCESSING = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "rescale_factor": 1 / 255,
+    "resample": 3,  # PIL.Image.Resampling.BICUBIC
+}
+# What libmtmd has fixed in every encoder of this kind, and transformers' default.
+_FIXED = {"spatial_merge_size": MERGE, "temporal_patch_size": FRAMES, "in_channels": 3, "in_chans": 3}
+
+
+class MRope(Family):
+    """`style` is the decoder's, with the defaults of its configuration class; `theta` that of its positions."""
+
+    projector_type: ClassVar[str]
+    style: ClassVar[Style]
+    theta: ClassVar[float]
+
+    @property
+    @abstractmethod
+    def encoder(self) -> RotaryViT:
+        """Read from `vision_config`, as `read_vision` gives it."""
+
+    def language(self) -> Part:
+        text = self.text
+        text.require("hidden_act", "silu", "silu")
+        require_full_attention(text)
+        config = self.checkpoint.config
+        return decoder(
+            text,
+            self.names(("model.language_model.", "model.")),
+            self.names(("",)),
+            tied=config.flag("tie_word_embeddings", False) or text.flag("tie_word_embeddings", False),
+            style=self.style,
+            rope=self._rope(),
+        )
+
+    def projector(self) -> Part:
+        pixels, (least, most) = self._normalization(), self._limits()
+        metadata: dict[str, Value] = {
+            "clip.projector_type": self.projector_type,
+            **self.encoder.metadata(),
+            "clip.vision.image_size": _IMAGE_SIZE,
+            "clip.vision.image_min_pixels": least,
+            "clip.vision.image_max_pixels": most,
+            "clip.vision.image_mean": pixels.mean,
+            "clip.vision.image_std": pixels.std,
+        }
+        return Part("clip", metadata, tuple(self.encoder.weights(self._visual())))
+
+    def vision_graph(self, graph: Graph) -> GraphOutput:
+        value = self.encoder.graph(graph, self._visual(), self._normalization())
+        return GraphOutput(value, self.encoder.width)
+
+    @cached_property
+    def text(self) -> Section:
+        """The text configuration: a section in transformers 5, on the hub at times the file itself."""
+        nested = self.checkpoint.config.section("text_config")
+        return nested if nested.values else self.checkpoint.config
+
+    def read_vision(self) -> Section:
+        """`vision_config`, where it says nothing else than libmtmd has fixed."""
+        config = self.checkpoint.config.present("vision_config")
+        for key, value in _FIXED.items():
+            config.require(key, value, value)
+        rope = config.section("rope_parameters")
+        rope.require("rope_type", "axial", "axial")
+        rope.require("rope_theta", 10000.0, 10000.0)
+        return config
+
+    def check(self, encoder: RotaryViT, config: Section, width: str) -> RotaryViT:
+        """`encoder` as it was read from `config`; `width` is the key of its own."""
+        if encoder.hidden % (4 * encoder.heads):
+            raise config.wrong("num_heads", f"heads of hidden_size {encoder.hidden} must have a multiple of 4 values")
+        if encoder.width != (wanted := self.text.integer("hidden_size", self.style.defaults["hidden_size"])):
+            raise config.wrong(width, f"the language model takes {wanted}")
+        return encoder
+
+    def _visual(self) -> Names:
+        return self.names(("model.visual.", "visual."))
+
+    def _rope(self) -> Rope:
+        rope = read_rope(self.text, head_width(self.text, self.style), self.theta)
+        if "rope.dimension_sections" not in rope.metadata:
+            raise CheckpointError("mrope_section is missing: nothing says how positions are shared out", self.text.path)
+        return rope
+
+    def _normalization(self) -> Normalization:
+        return read_normalization(self.checkpoint.preprocessor, CLIP_MEAN, CLIP_STD)
+
+    def _limits(self) -> tuple[int, int]:
+        """The fewest and most pixels of a picture as the model sees it."""
+        preprocessor, encoder = self.checkpoint.preprocessor, self.encoder
+        sizes = {"patch_size": encoder.patch, "merge_size": encoder.merge, "temporal_patch_size": FRAMES}
+        defaults = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
+        for key, value in (_PREPROCESSING | sizes).items():
+            preprocessor.require(key, value, defaults.get(key, value))
+        size = preprocessor.section("size")
+        least = preprocessor.integer("min_pixels", size.integer("shortest_edge", _LEAST))
+        most = preprocessor.integer("max_pixels", size.integer("longest_edge", _MOST))
+        if least > most:
+            raise CheckpointError(f"pictures must have at least {least} pixels, but at most {most}", preprocessor.path)
+        return least, most
