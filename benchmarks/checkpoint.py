@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
+from pocketvlm.bundle import Bundle
+from pocketvlm_converters.convert import convert
 
 VOCABULARY, HIDDEN, INNER, LAYERS, KEYS = 49280, 576, 1536, 30, 192
 HEADS, KV_HEADS, VISION_HEADS = 9, 3, 12
@@ -127,3 +133,13 @@ def write_checkpoint(folder: Path) -> int:
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     return write_weights(folder / "model.safetensors")
+
+
+@contextmanager
+def random_weights() -> Iterator[Bundle]:
+    """SmolVLM-256M's shapes, language model Q8_0, mmproj f16, ONNX int8; removed at the end."""
+    with tempfile.TemporaryDirectory(prefix="pocketvlm-bench-") as name:
+        folder = Path(name)
+        (folder / "checkpoint").mkdir()
+        write_checkpoint(folder / "checkpoint")
+        yield convert(folder / "checkpoint", folder / "bundle", quantize="Q8_0", mmproj="f16", verify=False)

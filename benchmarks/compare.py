@@ -18,22 +18,20 @@ import argparse
 import base64
 import io
 import sys
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from checkpoint import write_checkpoint
+from checkpoint import random_weights
 from peers import Peer, Piped, llama_server, pocketvlm_serve
 from PIL import Image
 
 from pocketvlm.bench.measure import fresh, photo
 from pocketvlm.bundle import Bundle
 from pocketvlm.devices import physical_cores, processor
-from pocketvlm_converters.convert import convert
 
 SIZE = (640, 480)
 CONTEXT = 4096
@@ -84,15 +82,6 @@ def main() -> None:
             f"{processor()}, {arguments.threads} threads, {arguments.rounds} rounds, a photo of {SIZE[0]}x{SIZE[1]}\n"
         )
         show(found, peers, ours, arguments)
-
-
-@contextmanager
-def random_weights() -> Iterator[Bundle]:
-    with tempfile.TemporaryDirectory(prefix="pocketvlm-bench-") as name:
-        folder = Path(name)
-        (folder / "checkpoint").mkdir()
-        write_checkpoint(folder / "checkpoint")
-        yield convert(folder / "checkpoint", folder / "bundle", quantize="Q8_0", mmproj="f16", verify=False)
 
 
 def measure(peers: list[Peer], ours: int, arguments: argparse.Namespace) -> Found:

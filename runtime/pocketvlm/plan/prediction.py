@@ -22,6 +22,7 @@ from pocketvlm.vision.pair import Checked, Wanted, check_files, family_of
 QUESTION = 48  # tokens of a question and of the template around it
 ANSWER = 208  # tokens that should be left for an answer, at the least
 PIXEL = 3 * 3  # bytes: as decoded, as an array, and while it is resized
+_TILE = 2e-3  # seconds beside its encoding: encoder and decoder take turns
 _TOKEN = 1e-4  # seconds beside its evaluation: sampling, and its way to the reader
 _ATTENTION = 3  # times as long for the same multiplications as a matrix product
 _LEAST_TOKENS = 64  # of a picture: less shows little
@@ -251,7 +252,7 @@ class Planner:
         seconds += plan.tokens * told.prompt + self.picture[0] * self.picture[1] * told.pixel
         one = self._cost(tile_patches(self.family, measured_tile(self.family), encoder.metadata), encoder)
         here = self._cost(tile_patches(self.family, plan, encoder.metadata), encoder)
-        return seconds + plan.tiles * told.tiles[encoder.path.name] * here / one
+        return seconds + plan.tiles * (_TILE + told.tiles[encoder.path.name] * here / one)
 
     def _cost(self, patches: int, encoder: Encoder) -> float:
         """Of a tile, in multiplications: its layers, and attention, of windows in all but every n-th layer."""

@@ -33,8 +33,8 @@ from pocketvlm.vision.tiled import FamilyVision
 
 _log = logging.getLogger(__name__)
 REVISION = 1  # of what is computed from the same tile with the same files; raised with a mend, so that kept files go
-_LONG = 0.2  # seconds: a tile that takes less is encoded again, to see past the first run's own cost
-_RUNS = 4
+_RUNS, _ENOUGH = 4, 1.0  # and seconds: a tile is encoded again, to see past the first run's own cost,
+_LONG = 4.0  # unless that took so many seconds
 _EDGE = 224  # pixels of the tile that encoders are measured with, unless the family wants another size
 
 
@@ -197,14 +197,12 @@ def _measure(candidates: Sequence[Candidate], tile: RGB, counts: Sequence[int]) 
 
 
 def _seconds(encoder: VisionEncoder, tile: RGB) -> float:
-    best = float("inf")
-    for _ in range(_RUNS):
+    taken: list[float] = []
+    while len(taken) < _RUNS and (len(taken) < 2 or sum(taken) < _ENOUGH) and sum(taken) < _LONG:
         began = time.perf_counter()
         encoder.encode_tile(tile)
-        best = min(best, time.perf_counter() - began)
-        if best > _LONG:
-            break
-    return max(best, 1e-6)
+        taken.append(time.perf_counter() - began)
+    return max(min(taken), 1e-6)
 
 
 def _counts(most: int, exactly: bool) -> tuple[int, ...]:

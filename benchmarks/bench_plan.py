@@ -1,0 +1,98 @@
+"""What `pocketvlm plan` says beside what happens: peak memory, and the time to a first token after a new picture.
+
+    python benchmarks/bench_plan.py [BUNDLE ...] [--pictures 512x512 1280x960 1920x1080]
+
+For each bundle and size a process of its own loads the model, answers a word, and then is asked about pictures that it
+has not seen. Memory is that of the process at its peak, mapped files included; time is the median of whole requests for
+one token. Nothing else should run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import os
+import tempfile
+from contextlib import ExitStack
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from checkpoint import random_weights
+from peers import Piped
+from PIL import Image
+
+from pocketvlm.bench.measure import fresh, photo
+from pocketvlm.devices import physical_cores, processor
+from pocketvlm.locate import iota
+from pocketvlm.plan.budget import planner_for, read_picture_size
+
+MEMORY, TIME = 0.1, 0.3  # the aims: so far off at most
+PICTURES = 3  # in a row, each a new one
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("bundles", type=Path, nargs="*", help="iota and SmolVLM-256M's shapes by default")
+    options.add_argument("--pictures", nargs="+", default=["512x512", "1280x960", "1920x1080"])
+    options.add_argument("--context", type=int, default=4096)
+    options.add_argument("--threads", type=int, default=physical_cores())
+    arguments = options.parse_args()
+    print(f"{processor()}, {arguments.threads} threads, context {arguments.context}\n")
+    print("| model | encoder | picture | tokens | MB predicted | measured | ratio | s predicted | measured | ratio |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    memories, times = [], []
+    with ExitStack() as stack:
+        # What other runs measured, perhaps on a busy machine, does not count.
+        os.environ["XDG_CACHE_HOME"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="pocketvlm-bench-"))
+        bundles = arguments.bundles or [iota(), stack.enter_context(random_weights()).path]
+        for bundle, size in product(bundles, arguments.pictures):
+            memory, time = compare(bundle, size, arguments.context, arguments.threads)
+            memories.append(memory)
+            times.append(time)
+    for name, ratios, aim in (("memory", memories, MEMORY), ("time", times, TIME)):
+        kept = sum(1 - aim <= ratio <= 1 + aim for ratio in ratios)
+        print(f"{name}: {min(ratios):.2f} to {max(ratios):.2f}, median {median(ratios):.2f}; {kept} of {len(ratios)}"
+              f" within {aim:.0%}")  # fmt: skip
+
+
+def compare(bundle: Path, size: str, context: int, threads: int) -> tuple[float, float]:
+    """Predicted by measured: memory, and time."""
+    planner = planner_for(
+        {"target": bundle, "context_size": context, "threads": threads}, picture=read_picture_size(size)
+    )
+    told = planner.predict(planner.usual())
+    peer = Piped("pocketvlm", "ours", bundle, threads, context, str(told.way.encoder))
+    try:
+        peer.ask([said("Hello.")], 1)
+        seconds = median(peer.ask([said(picture(size), "What is it?")], 1)[0] for _ in range(PICTURES))
+    finally:
+        peer.close()
+    assert told.first_token_s is not None
+    memory, time = told.memory_bytes / peer.resident, told.first_token_s / seconds
+    kind = next(encoder.type for encoder in planner.encoders if encoder.kind == told.way.encoder)
+    print(
+        f"| {planner.found.name} {planner.type} | {told.way.encoder} {kind} | {size} | {told.picture_tokens} "
+        f"| {told.memory_bytes / 1e6:.0f} | {peer.resident / 1e6:.0f} | {memory:.2f} "
+        f"| {told.first_token_s:.2f} | {seconds:.2f} | {time:.2f} |",
+        flush=True,
+    )
+    return memory, time
+
+
+def said(*parts: str | dict[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]}
+
+
+def picture(size: str) -> dict[str, Any]:
+    """A photo that nobody has seen."""
+    file = io.BytesIO()
+    Image.fromarray(fresh(photo(*read_picture_size(size)))).save(file, "JPEG", quality=90)
+    data = base64.b64encode(file.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}}
+
+
+if __name__ == "__main__":
+    main()
