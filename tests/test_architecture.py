@@ -41,6 +41,9 @@ EXTRA = {
     "pocketvlm_converters.proof.stages": {"prompt"},  # counts the pictures that a template places
     "pocketvlm_converters.tokenizer.proof": {"prompt"},  # compares what a chat does with a text
     "pocketvlm_converters.proof.verify": {""},
+    # Memory of what nobody has downloaded is predicted as `pocketvlm plan` does.
+    "pocketvlm_converters.catalog.sketch": {"locate"},
+    "pocketvlm_converters.catalog.figures": {"atomic", "devices", "plan"},
 }
 # The packages of ours that each may import.
 OURS = {

@@ -134,7 +134,7 @@ class Names:
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """Raises CheckpointError where the tensor is missing or of another shape."""
         full = self.prefix + name
-        tensor = self.checkpoint.tensors.get(full)
+        tensor = self.checkpoint.tensor(full, shape)
         if tensor is None:
             raise CheckpointError(f"tensor {full} is missing", self.checkpoint.path)
         if tensor.shape != shape:

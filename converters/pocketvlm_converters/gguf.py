@@ -89,6 +89,11 @@ def write_projector(
     return [f"{len(fallen)} mmproj tensors are f16, not {kind}: their rows of {widths} are no multiple of 32"]
 
 
+def write_sketch(part: Part, path: Path, types: Mapping[str, str]) -> None:
+    """A hollow language model whose tensors have the `types` of these names, as in Q4_K."""
+    _write(part, path, lambda weight: Type[types[weight.name]], {"general.type": "model"}, "sketch", silent, True)
+
+
 def _projector_type(weight: Weight, kind: ProjectorType, last: int) -> Type:
     """By what errors cost on a trained model: most in the projector, then in the first, the last and each down matrix.
 

@@ -1,0 +1,111 @@
+"""What a checkpoint of the catalogue takes here, by `pocketvlm plan` on a sketch of its bundle.
+
+It takes a second or two, so what was found is remembered in the user's cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.atomic import keep_text
+from pocketvlm.devices import cache_folder
+from pocketvlm.plan.prediction import Planner
+from pocketvlm.vision.choose import device_name
+from pocketvlm_converters.catalog.entry import Entry, Types
+from pocketvlm_converters.catalog.sketch import Model, model_of, write_bundle
+
+PICTURE = (640, 480)
+# Bytes of memory for each token of a vocabulary, as libllama has it. Measured likewise.
+_MEMORY = {"bytes": 320, "characters": 152}
+_CHECKPOINT = 2  # bytes a weight: published checkpoints are in bfloat16
+_MOST = 1024  # remembered; the oldest go
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Bytes. `memory` is that of a process that was asked about one picture, by vision encoder: gguf, onnx.
+
+    `download` is the checkpoint's weights, `bundle` what is kept, `context` in tokens what the memory is for. `picture`
+    is how many tokens and tiles one of 640x480 takes.
+    """
+
+    parameters: int
+    download: int
+    bundle: int
+    memory: dict[str, int]
+    context: int
+    picture_tokens: int
+    picture_tiles: int
+
+
+def figures(entry: Entry, types: Types | None = None) -> Figures:
+    """With the recommended types, or others. Raises CheckpointError, QuantizationError."""
+    types = types or entry.types
+    key, known = _key(entry, types), _recall()
+    if key in known:
+        try:
+            return Figures(**known[key])
+        except TypeError:
+            pass  # of another version
+    found = _figures(model_of(entry), types)
+    known[key] = asdict(found)
+    text = json.dumps({"format": 1, "figures": dict(list(known.items())[-_MOST:])}, indent=1)
+    try:
+        keep_text(_path(), text)
+    except OSError as error:
+        _log.info("the figures are not remembered: %s", error)
+    return found
+
+
+def remembered(entries: Sequence[Entry]) -> bool:
+    """Whether nothing must be computed for any of them."""
+    known = _recall()
+    return all(_key(entry, entry.types) in known for entry in entries)
+
+
+def _figures(model: Model, types: Types) -> Figures:
+    vocabulary = _MEMORY[model.entry.tokenizer] * model.tokens
+    with tempfile.TemporaryDirectory(prefix="pocketvlm-") as folder:
+        found = write_bundle(model, types, Path(folder))
+        planner = Planner(found, picture=PICTURE, timed=False)
+        usual = planner.usual()
+        memory = {e.kind: planner.predict(replace(usual, encoder=e.kind)).memory_bytes for e in planner.encoders}
+        seen = planner.predict(usual)
+        return Figures(
+            model.parameters,
+            _CHECKPOINT * model.parameters,
+            sum(path.stat().st_size for path in Path(folder).iterdir()),
+            {kind: size + vocabulary for kind, size in memory.items()},
+            usual.context,
+            seen.picture_tokens or 0,
+            seen.picture_tiles,
+        )
+
+
+def _path() -> Path:
+    return cache_folder() / "catalog.json"
+
+
+def _key(entry: Entry, types: Types) -> str:
+    libraries = [device_name(None), find_spec("onnx") is not None]
+    told = [version("pocketvlm"), *libraries, entry.model_dump_json(exclude={"path", "title"}), types.model_dump_json()]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _recall() -> dict[str, dict[str, Any]]:
+    try:
+        found = json.loads(_path().read_bytes())
+        return dict(found["figures"]) if found["format"] == 1 else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}

@@ -1,0 +1,150 @@
+"""`pocketvlm models`: what the catalogue has, and what it would take here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pocketvlm_converters.catalog.entry import Entry
+    from pocketvlm_converters.catalog.figures import Figures
+
+_TYPES = ("Q4_K_M", "Q6_K", "Q8_0", "BF16")
+
+
+def models(
+    model: Annotated[str | None, typer.Argument(metavar="[ID]", help="A model of the catalogue; all without.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Checkpoints that pocketvlm converts, what they take to download, on disk and in memory, and their pictures."""
+    # Imported here: every `pocketvlm` command loads this module to learn the command's name.
+    import json
+
+    from pocketvlm_converters.catalog.entry import entries, get_entry
+
+    if model is None:
+        found = sorted(_figures(entries()), key=lambda row: row[1].parameters)
+        if as_json:
+            typer.echo(json.dumps([_as_json(entry, figures) for entry, figures in found], indent=2, ensure_ascii=False))
+        else:
+            _show_all(found)
+        return
+    entry = get_entry(model)
+    types = dict.fromkeys((entry.types.quantize, *_TYPES))
+    rows = [_of(entry, quantize) for quantize in types]
+    if as_json:
+        told = _as_json(entry, rows[0]) | {"types": {name: _sizes(row) for name, row in zip(types, rows, strict=True)}}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        _show_one(entry, dict(zip(types, rows, strict=True)))
+
+
+def _figures(entries: tuple[Entry, ...]) -> list[tuple[Entry, Figures]]:
+    """A progress bar where much must be computed."""
+    from pocketvlm_converters.catalog.figures import figures, remembered
+    from pocketvlm_converters.cli.progress import bars
+
+    if remembered(entries):
+        return [(entry, figures(entry)) for entry in entries]
+    found = []
+    with bars() as show:
+        for number, entry in enumerate(entries):
+            show("computing, once", number, len(entries))
+            found.append((entry, figures(entry)))
+        show("computing, once", len(entries), len(entries))
+    return found
+
+
+def _of(entry: Entry, quantize: str) -> Figures:
+    from pocketvlm_converters.catalog.figures import figures
+
+    return figures(entry, entry.types.model_copy(update={"quantize": quantize}))
+
+
+def _as_json(entry: Entry, found: Figures) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "title": entry.title,
+        "repository": entry.repository,
+        "gguf": entry.gguf,
+        "family": entry.family,
+        "license": entry.license,
+        "gated": entry.gated,
+        "parameters": found.parameters,
+        "download_bytes": found.download,
+        "recommended": entry.types.model_dump(),
+        **_sizes(found),
+        "context_size": found.context,
+        "pictures": entry.pictures,
+        "picture_tokens_640x480": found.picture_tokens,
+        "picture_tiles_640x480": found.picture_tiles,
+    }
+
+
+def _sizes(found: Figures) -> dict[str, Any]:
+    return {"bundle_bytes": found.bundle, "memory_bytes": found.memory}
+
+
+def _show_all(found: list[tuple[Entry, Figures]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for title in ("id", "family", "licence"):
+        table.add_column(title, no_wrap=title == "id")
+    for title in ("weights", "download", "bundle", "memory", "picture"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for entry, figures in found:
+        sizes = (figures.download, figures.bundle, max(figures.memory.values()))
+        licence = f"{entry.license or '-'}{' *' if entry.gated else ''}"
+        tokens = f"{figures.picture_tokens}"
+        table.add_row(entry.id, entry.family, licence, _count(figures.parameters), *map(_size, sizes), tokens)
+    out = Console(highlight=False, markup=False)
+    out.print(table)
+    notes = (
+        "memory: with the recommended types, a context of 8192 tokens and one picture",
+        "picture: tokens of 640x480 with --detail auto",
+        "*: the licence must be accepted on the hub first",
+        "more: pocketvlm models ID",
+    )
+    out.print("\n" + "\n".join(notes), style="dim")
+
+
+def _show_one(entry: Entry, found: dict[str, Figures]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    first = found[entry.types.quantize]
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    gated = ", to be accepted on the hub first" if entry.gated else ""
+    table.add_row("model", f"{entry.title}, {_count(first.parameters)} parameters, family {entry.family}")
+    table.add_row("licence", f"{entry.license or 'see its card'}{gated}")
+    table.add_row("checkpoint", f"{entry.repository}, {_size(first.download)}" if entry.repository else "in the box")
+    if entry.gguf:
+        table.add_row("ready GGUF", entry.gguf)
+    types = entry.types
+    table.add_row("recommended", f"--quantize {types.quantize} --mmproj {types.mmproj} --onnx {types.onnx}")
+    tiles = f"{first.picture_tiles} tile{'s' if first.picture_tiles > 1 else ''}"
+    table.add_row("pictures", entry.pictures)
+    table.add_row("", f"640x480 with --detail auto: {first.picture_tokens} tokens, {tiles}")
+    out = Console(highlight=False, markup=False)
+    out.print(table)
+    sizes = Table(box=None, pad_edge=False, header_style="dim")
+    for number, title in enumerate(("type", "bundle", *(f"memory, {kind}" for kind in first.memory))):
+        sizes.add_column(title, justify="right" if number else "left", no_wrap=True)
+    for name, row in found.items():
+        sizes.add_row(name, _size(row.bundle), *map(_size, row.memory.values()))
+    out.print()
+    out.print(sizes)
+    out.print(f"\nmemory: with either vision encoder, a context of {first.context} and one picture", style="dim")
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.0f} M"
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

@@ -1,0 +1,129 @@
+"""The catalogue against what is known of its checkpoints, and its figures against true files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from pocketvlm.errors import ModelFormatError, ModelNotFoundError
+from pocketvlm.locate import locate
+from pocketvlm.plan.prediction import Planner
+from pocketvlm.vision import families
+from pocketvlm_converters.catalog import figures as computed
+from pocketvlm_converters.catalog.entry import Entry, entries, find_entry, get_entry, read_entry
+from pocketvlm_converters.catalog.figures import PICTURE, figures, remembered
+from pocketvlm_converters.catalog.sketch import model_of
+from pocketvlm_converters.cli.models import models
+
+# As the hub counts them in the checkpoints' own files.
+PUBLISHED = {
+    "smolvlm-256m": 256_484_928,
+    "smolvlm-500m": 507_482_304,
+    "smolvlm-2.2b": 2_246_272_880,
+    "smolvlm2-2.2b": 2_246_784_880,
+    "qwen2-vl-2b": 2_208_985_600,
+    "qwen2-vl-7b": 8_291_375_616,
+    "qwen2.5-vl-3b": 3_754_622_976,
+    "qwen2.5-vl-7b": 8_292_166_656,
+    "gemma-3-4b": 4_300_079_472,
+    "gemma-3-12b": 12_187_325_040,
+}
+CHECKPOINT = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.id)
+def test_every_entry_has_a_family_on_both_sides(entry: Entry) -> None:
+    model = model_of(entry)
+    found = families.find(dict(model.vision.metadata))
+    assert found is not None
+    plan = found[1].plan(PICTURE, "auto", None)
+    assert plan.tokens > 0 and plan.tiles > 0
+    assert entry.repository or entry.id == "iota"
+    for said in (str(n) for n in {slot.tokens for slot in plan.layout if not isinstance(slot, str)} if plan.tiles > 1):
+        assert said in entry.pictures, "the rule names the tokens of a tile"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_weights_are_as_many_as_were_published(name: str) -> None:
+    assert model_of(get_entry(name)).parameters == PUBLISHED[name]
+
+
+def test_iota_is_described_as_it_is(iota_bundle: Path) -> None:
+    entry = get_entry("iota")
+
+    def check(said: dict[str, Any], true: dict[str, Any]) -> None:
+        for key, value in said.items():
+            check(value, true[key]) if isinstance(value, dict) else None
+            assert isinstance(value, dict) or value == true[key], key
+
+    check(entry.config, json.loads((CHECKPOINT / "config.json").read_text()))
+    check(entry.preprocessor, json.loads((CHECKPOINT / "processor_config.json").read_text())["image_processor"])
+    found = figures(entry)
+    true = sum(path.stat().st_size for path in iota_bundle.iterdir() if path.suffix in (".gguf", ".onnx"))
+    assert found.bundle == pytest.approx(true, rel=0.02)
+    planner = Planner(locate(iota_bundle, model=None, mmproj=None), picture=PICTURE, timed=False)
+    for encoder in planner.encoders:
+        way = dataclasses.replace(planner.usual(), encoder=encoder.kind)
+        assert found.memory[encoder.kind] == pytest.approx(planner.predict(way).memory_bytes, rel=0.05)
+        assert (found.picture_tokens, found.context) == (planner.predict(way).picture_tokens, way.context)
+
+
+def test_figures_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    entry = get_entry("iota")
+    assert not remembered([entry])
+    first = figures(entry)
+    assert remembered([entry])
+    monkeypatch.setattr(computed, "_figures", None)
+    assert figures(entry) == first
+    assert not remembered([entry.model_copy(update={"config": entry.config | {"scale_factor": 1}})])
+
+
+def test_entries_are_found_by_all_their_names() -> None:
+    entry = get_entry("smolvlm-256m")
+    assert entry.repository and entry.gguf
+    for name in (entry.repository, entry.gguf.upper(), "SmolVLM-256M"):
+        assert find_entry(name) == entry
+    assert find_entry("nobody/nothing") is None
+    with pytest.raises(ModelNotFoundError, match=r"nothing is not in the catalogue; known: .*iota"):
+        get_entry("nothing")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ('license = "apache-2.0"', 'licence = "apache-2.0"', "licence: Extra inputs"),
+        ('pictures = "', 'pictures = ["a"]\nx = "', "pictures: Input should be"),
+        ('tokenizer = "bytes"', 'tokenizer = "words"', "tokenizer: Input should be 'bytes'"),
+        ('repository = "', 'repository = "../', "repository: String should match"),
+        ("[config]", "[config", "cannot be read"),
+    ],
+)
+def test_a_broken_entry_is_named(before: str, after: str, message: str, tmp_path: Path) -> None:
+    text = get_entry("smolvlm-256m").path.read_text()
+    assert before in text
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace(before, after, 1))
+    with pytest.raises(ModelFormatError, match=f"mine.toml: {message}"):
+        read_entry(path)
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Typer()
+    app.command()(models)
+    only = (get_entry("iota"),)
+    monkeypatch.setattr("pocketvlm_converters.catalog.entry.entries", lambda: only)
+    monkeypatch.setenv("COLUMNS", "100")
+    table = CliRunner().invoke(app, [])
+    assert table.exit_code == 0 and "iota" in table.output and "4 M" in table.output, table.output
+    (listed,) = json.loads(CliRunner().invoke(app, ["--json"]).output)
+    told = json.loads(CliRunner().invoke(app, ["iota", "--json"]).output)
+    assert told.items() >= listed.items() and listed["picture_tokens_640x480"] == 80
+    assert told["types"]["BF16"]["bundle_bytes"] > told["types"]["Q4_K_M"]["bundle_bytes"] == listed["bundle_bytes"]
+    assert "recommended  --quantize Q4_K_M" in CliRunner().invoke(app, ["iota"]).output
