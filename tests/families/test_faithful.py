@@ -98,13 +98,17 @@ def test_conversation(pair: Pair, vlm: VLM, name: str) -> None:
     prompt = vlm._prompt(ChatRequest.parse(in_full_detail(messages)))
     seen: list[Any] = []
     units = engine._units(prompt, seen)
-    image = pair.reference.config.image_token_id
-    ids = [i for unit in units for i in ([unit] if isinstance(unit, int) else [image] * unit.tokens)]
+    ids = [i for unit in units for i in ([unit] if isinstance(unit, int) else ids_of(unit, pair))]
     assert ids == inputs["input_ids"][0].tolist()
 
     if seen:
-        rows = np.concatenate([by.encode(slot) for _, by in seen for slot in by.pieces if isinstance(slot, Slot)])
+        slots = [(slot, by.encode(slot)) for _, by in seen for slot in by.pieces if isinstance(slot, Slot)]
+        rows = np.concatenate([np.delete(found, list(slot.control), axis=0) for slot, found in slots])
         wanted = embeddings(pair.reference, inputs)
+        table = pair.reference.get_input_embeddings().weight.detach().numpy()
+        for slot, found in slots:
+            for at in slot.control:
+                assert np.allclose(found[at], table[ids_of(slot, pair)[at]], atol=1e-6)
         assert rows.shape == wanted.shape
         assert cosines(rows, wanted).min() >= 0.9999
         assert np.abs(rows - wanted).max() <= 0.01 * np.abs(wanted).max()
@@ -119,6 +123,13 @@ def test_conversation(pair: Pair, vlm: VLM, name: str) -> None:
     tokens = [e.id for e in engine.generate(Generation(prompt, Sampling(), max_tokens=ANSWER)) if isinstance(e, Token)]
     ends = {token for token in made if engine._model.is_end(token)}
     assert tokens == [token for token in made if token not in ends]
+
+
+def ids_of(slot: Slot, pair: Pair) -> list[int]:
+    """What transformers has where the embeddings of a tile stand."""
+    words, image = pair.processor.tokenizer, pair.reference.config.image_token_id
+    known = {at: words.convert_tokens_to_ids(token) for at, token in slot.control.items()}
+    return [known.get(at, image) for at in range(slot.tokens)]
 
 
 def in_full_detail(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from pocketvlm.bundle import Bundle, Check, Role
 from pocketvlm.errors import CheckpointError, NativeLibraryError
 from pocketvlm.native.llama import Model
+from pocketvlm.vision.encoder import Slot
 from pocketvlm.vision.pair import check_files, family_of
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.gguf import Progress
@@ -78,9 +79,11 @@ class Reference:
         """How much of a normalised pixel value is one of 255 grey levels."""
         return 1 / 255 / float(max(getattr(self.processor.image_processor, "image_std", None) or [1.0]))
 
-    @property
-    def image_token(self) -> int:
-        return int(self.model.config.image_token_id)
+    def ids(self, slot: Slot) -> list[int]:
+        """What stands in its prompt where the embeddings of a tile stand in ours."""
+        image, words = int(self.model.config.image_token_id), self.processor.tokenizer
+        known = {at: int(words.convert_tokens_to_ids(token)) for at, token in slot.control.items()}
+        return [known.get(at, image) for at in range(slot.tokens)]
 
     def embeddings(self, inputs: Any) -> npt.NDArray[np.float32]:
         """Of all pictures, [tokens, width], in the order of the prompt."""
@@ -193,7 +196,7 @@ def _preprocessing(
             for picture in sample.pictures
             for tile in family.tiles(picture, family.plan((picture.shape[1], picture.shape[0]), "high", None))
         ]
-        mine, wanted = reference.pixels(tiles), np.asarray(inputs["pixel_values"], np.float32).ravel()
+        mine, wanted = reference.pixels(tiles), _pixels(inputs)
         off = float(np.abs(mine - wanted).max()) / reference.grey if mine.shape == wanted.shape else 255.0
         worst = float(np.maximum(worst, off))  # NaN stays NaN
     yield at_most("preprocessing", "pixels, grey levels off by", worst, thresholds.PIXEL, sealed)
@@ -201,9 +204,17 @@ def _preprocessing(
     for inputs, exchange in zip(prepared, exchanges, strict=True):
         ids: list[int] = []
         for piece in exchange.prompt:
-            ids += [piece] if isinstance(piece, int) else [reference.image_token] * len(piece.rows)
+            ids += [piece] if isinstance(piece, int) else reference.ids(piece.slot)
         same += ids == inputs["input_ids"][0].tolist()
     yield at_least("preprocessing", "prompts of the same tokens", same / len(samples), 1.0, sealed)
+
+
+def _pixels(inputs: Any) -> npt.NDArray[np.float32]:
+    """All pixels of a prompt in one row; without those that only fill up smaller pictures to the size of the largest."""
+    pixels, sizes = np.asarray(inputs["pixel_values"], np.float32), inputs.get("image_sizes")
+    if sizes is None or pixels.ndim != 4:  # in five dimensions they are tiles, of one size each
+        return pixels.ravel()
+    return np.concatenate([one[:, :h, :w].ravel() for one, (h, w) in zip(pixels, np.asarray(sizes), strict=True)])
 
 
 def _embeddings(
@@ -213,7 +224,8 @@ def _embeddings(
     assert entry is not None
     stage, cosines, lengths = "reference encoders", [], []
     for inputs, exchange in zip(prepared, found, strict=True):
-        mine, wanted = np.concatenate([slot.rows for slot in exchange.slots]), reference.embeddings(inputs)
+        seen = [np.delete(piece.rows, list(piece.slot.control), axis=0) for piece in exchange.slots]
+        mine, wanted = np.concatenate(seen), reference.embeddings(inputs)
         if mine.shape != wanted.shape:
             told = f"{list(mine.shape)}, transformers has {list(wanted.shape)}"
             yield Check(stage=stage, measured=f"shape, {_NAMES[role]}", value=told, passed=False, files=sealed)

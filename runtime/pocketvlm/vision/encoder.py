@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,7 +42,8 @@ class Slot:
     """A run of embeddings in the prompt, to be computed by the vision that prepared it.
 
     `key` names the embeddings: equal keys, equal values. `positions` is int32 [1 or 4, tokens], relative to the
-    slot's start; the text after it goes on at `advance`.
+    slot's start; the text after it goes on at `advance`. `control` are the control tokens whose embeddings the encoder
+    puts among those of the picture, by place.
     """
 
     key: str
@@ -49,6 +51,7 @@ class Slot:
     positions: npt.NDArray[np.int32]
     advance: int
     causal: bool = True
+    control: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:

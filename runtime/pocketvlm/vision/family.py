@@ -19,14 +19,24 @@ Detail = Literal["low", "high", "auto"]
 
 @dataclass(frozen=True)
 class TileSlot:
-    """The place of one tile's embeddings in the prompt. `grid` is (rows, columns) of its tokens."""
+    """The place of one tile's embeddings in the prompt. `grid` is (rows, columns) of its tokens.
+
+    `between` is a control token whose embedding the encoder itself puts between two rows; none where it is empty.
+    """
 
     index: int
     grid: tuple[int, int]
+    between: str = ""
 
     @property
     def tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
+        return self.grid[0] * self.grid[1] + len(self.control)
+
+    @property
+    def control(self) -> dict[int, str]:
+        """The control tokens among the embeddings, by place."""
+        rows, cols = self.grid
+        return {row * (cols + 1) - 1: self.between for row in range(1, rows)} if self.between else {}
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,9 @@ class FamilyVision:
         for piece in isolate_control_tokens(spans, self._control_tokens):
             if isinstance(piece, TileSlot):
                 key = f"{picture.digest}:{plan.resizes}:{piece.index}:{self.name}"
-                positions, advance = place(piece.grid, mrope=self._mrope)
-                pieces.append(Slot(key, piece.index, positions, advance, causal=not self._family.non_causal))
+                positions, advance = place(piece, mrope=self._mrope)
+                causal = not self._family.non_causal
+                pieces.append(Slot(key, piece.index, positions, advance, causal, piece.control))
             else:
                 pieces.append(piece)
         return _TiledSeen(
@@ -100,14 +101,14 @@ class _TiledSeen(Seen):
         return self.tiles[slot.index]
 
 
-def place(grid: tuple[int, int], *, mrope: bool) -> tuple[npt.NDArray[np.int32], int]:
+def place(slot: TileSlot, *, mrope: bool) -> tuple[npt.NDArray[np.int32], int]:
     """Positions of a tile's tokens, int32 [1 or 4, tokens] from 0, and how far the text after it moves on.
 
     M-RoPE (arXiv 2409.12191): time stands still, height and width count, and text goes on past the longer.
     """
-    rows, cols = grid
     if not mrope:
-        return np.arange(rows * cols, dtype=np.int32)[None], rows * cols
+        return np.arange(slot.tokens, dtype=np.int32)[None], slot.tokens
+    rows, cols = slot.grid
     y, x = np.divmod(np.arange(rows * cols, dtype=np.int32), cols)
     zeros = np.zeros_like(y)
     return np.stack([zeros, y, x, zeros]).astype(np.int32), max(rows, cols)
