@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+import numpy.typing as npt
+
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError
 
 MAGIC = b"GGUF"
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_FLOAT32 = 0  # GGML_TYPE_F32
 _MOST = 1 << 26  # entries of an array, bytes of a string: above this the file is broken, not large
 
 
@@ -56,10 +60,13 @@ class LazyArray:
 
 @dataclass(frozen=True)
 class GGUFHeader:
+    """`start` is where the tensors' data begins, in bytes."""
+
     path: Path
     version: int
     metadata: dict[str, Any]
     tensors: tuple[TensorInfo, ...]
+    start: int
 
     @property
     def architecture(self) -> str:
@@ -78,6 +85,13 @@ class GGUFHeader:
             reader = _Reader(file, self.path)
             file.seek(lazy.offset)
             return reader.entries(lazy.type, lazy.count)
+
+    def vector(self, name: str) -> npt.NDArray[np.float32] | None:
+        """The values of a tensor of one dimension in float32, read now; None where there is no such tensor."""
+        found = next((tensor for tensor in self.tensors if tensor.name == name), None)
+        if found is None or found.type != _FLOAT32 or len(found.shape) != 1:
+            return None
+        return np.fromfile(self.path, "<f4", found.shape[0], offset=self.start + found.offset).astype(np.float32)
 
 
 def read_header(path: str | Path) -> GGUFHeader:
@@ -121,7 +135,7 @@ class _Reader:
             raise ModelFormatError(f"has a broken header: general.alignment is {alignment!r}", self._path)
         start = (self._file.tell() + alignment - 1) // alignment * alignment
         self._check_length(tensors, start, size)
-        return GGUFHeader(self._path, version, metadata, tensors)
+        return GGUFHeader(self._path, version, metadata, tensors, start)
 
     def _check_length(self, tensors: tuple[TensorInfo, ...], start: int, size: int) -> None:
         for tensor in tensors:

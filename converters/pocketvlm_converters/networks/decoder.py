@@ -81,7 +81,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style
 
     def linear(gguf: str, name: str, shape: tuple[int, int], biased: bool, rotary_heads: int = 0) -> None:
         tensor = names.tensor(f"{name}.weight", shape)  # first: a configuration can ask for any size
-        order = _rotary_order(rotary_heads, width) if rotary_heads and style.rotates_neighbours else None
+        order = rotary_order(rotary_heads, width) if rotary_heads and style.rotates_neighbours else None
         weights.append(Weight(f"{gguf}.weight", tensor, order))
         if biased:
             flat = names.tensor(f"{name}.bias", shape[:1])
@@ -161,7 +161,7 @@ def _embeddings(names: Names, head: Names, tied: bool, shape: tuple[int, int]) -
     return embedding, None if same else output
 
 
-def _rotary_order(heads: int, width: int) -> npt.NDArray[np.intp]:
+def rotary_order(heads: int, width: int) -> npt.NDArray[np.intp]:
     """Rows of halves (0, width / 2), (1, width / 2 + 1), ... as neighbours (0, 1), (2, 3), ..."""
     rows = np.arange(heads * width, dtype=np.intp).reshape(heads, 2, width // 2)
     order: npt.NDArray[np.intp] = rows.transpose(0, 2, 1).reshape(-1)

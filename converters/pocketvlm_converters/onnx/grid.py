@@ -40,24 +40,30 @@ class Grid:
             for axis in (1, 2)
         )
 
-    def angles(self, width: int, theta: float = 10000.0) -> tuple[str, str]:
+    def angles(self, width: int, theta: float = 10000.0, *, alternating: bool = False) -> tuple[str, str]:
         """Cosines and sines of 2-D rotary positions, float32 [patches, width / 2], for heads of `width`.
 
-        The first half of the frequencies turns with the row, the second with the column.
+        The first half of the values turns with the row, the second with the column: both by the same frequencies, or
+        with `alternating` by every other one of twice as many.
         """
         graph, merge = self._graph, self.merge
         count = width // 4
-        steps = graph.constant("rotary_steps", (theta ** (-np.arange(count) / count)).astype(np.float32))
+
+        def steps(name: str, first: float) -> str:
+            return graph.constant(name, (theta ** (-(np.arange(count) + first) / count)).astype(np.float32))
+
+        down = steps("rotary_steps", 0.0)
+        across = steps("rotary_steps_across", 0.5) if alternating else down
         within = graph.integers(*range(merge))
         whole = graph.extents(self.rows, self.cols, merge, merge, count)
         parts = []
-        for squares, first, inside in (
-            (self.rows, (-1, 1, 1, 1, 1), (merge, 1, 1)),
-            (self.cols, (-1, 1, 1, 1), (merge, 1)),
+        for squares, first, inside, turning in (
+            (self.rows, (-1, 1, 1, 1, 1), (merge, 1, 1), down),
+            (self.cols, (-1, 1, 1, 1), (merge, 1), across),
         ):
             place = graph.one("Mul", graph.reshape(self._count(squares), *first), graph.integers(merge))
             place = graph.one("Add", place, graph.reshape(within, *inside))
-            turned = graph.one("Mul", graph.one("Cast", place, to=FLOAT), steps)
+            turned = graph.one("Mul", graph.one("Cast", place, to=FLOAT), turning)
             parts.append(graph.one("Expand", turned, whole))
         angles = graph.reshape(graph.one("Concat", *parts, axis=-1), -1, 2 * count)
         return graph.one("Cos", angles), graph.one("Sin", angles)

@@ -7,7 +7,9 @@ transformers finds its classes by the checkpoint's configuration.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,8 @@ def _processor(path: Path, model_type: str) -> Any:
         return transformers.AutoProcessor.from_pretrained(path, **_CLOSED)
     except (ImportError, OSError):
         base: Any = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])
+    if not issubclass(base, transformers.ProcessorMixin):
+        base = _with_pillow(base)
     saved, _ = base.get_processor_dict(path, **_CLOSED)
     parts = ("image_processor", "video_processor", "tokenizer", "chat_template")
     settings = {key: saved[key] for key in inspect.signature(base).parameters if key in saved and key not in parts}
@@ -143,6 +147,17 @@ def _processor(path: Path, model_type: str) -> Any:
     words = transformers.AutoTokenizer.from_pretrained(path, **_CLOSED)
     images = transformers.AutoImageProcessor.from_pretrained(path, **_CLOSED)
     return WithoutVideos(images, words, words.chat_template)
+
+
+def _with_pillow(stand_in: Any) -> Any:
+    """The processor of which transformers has only a stand-in, because its module names one that needs torchvision.
+
+    That module has a twin for Pillow with the same functions.
+    """
+    name = stand_in.__module__
+    needed, twin = (name.replace(".processing_", f".image_processing_{kind}") for kind in ("", "pil_"))
+    sys.modules.setdefault(needed, import_module(twin))
+    return getattr(import_module(name), stand_in.__name__)
 
 
 def checks(bundle: Bundle, reference: Reference, progress: Progress) -> Iterator[Check]:
@@ -210,7 +225,7 @@ def _preprocessing(
 
 
 def _pixels(inputs: Any) -> npt.NDArray[np.float32]:
-    """All pixels of a prompt in one row; without those that only fill up smaller pictures to the size of the largest."""
+    """All pixels of a prompt in one row, without those that only fill pictures up to the size of the largest."""
     pixels, sizes = np.asarray(inputs["pixel_values"], np.float32), inputs.get("image_sizes")
     if sizes is None or pixels.ndim != 4:  # in five dimensions they are tiles, of one size each
         return pixels.ravel()

@@ -227,7 +227,7 @@ def _open_onnx(header: OnnxHeader, model: Model, device: str, threads: int) -> V
 
 def _open_mtmd(header: GGUFHeader, model: Model, tile_tokens: int, gpu: int | None, threads: int) -> VisionEncoder:
     mtmd = Mtmd(header.path, model, threads=threads, tile_tokens=tile_tokens, device=gpu)
-    return MtmdEncoder(mtmd, header.metadata)
+    return MtmdEncoder(mtmd, header)
 
 
 def _known(model: Model, metadata: dict[str, object], path: Path) -> Family:

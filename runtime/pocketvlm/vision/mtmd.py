@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pocketvlm.devices import memory
 from pocketvlm.errors import EngineError, PairingError, RequestError
+from pocketvlm.gguf_header import GGUFHeader
 from pocketvlm.images import Picture
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.mtmd import ImageChunk, Mtmd, TextChunk
@@ -16,6 +16,7 @@ from pocketvlm.vision.encoder import Embeddings, Seen, Slot
 from pocketvlm.vision.family import RGB, Detail
 
 _WINDOWS = "clip.vision.n_wa_pattern"
+_ROW_END = "v.token_embd.img_break"  # an embedding that stands between two rows of a picture
 _MASK_BYTES = 12  # a pair: in float32 twice, in float16 twice
 
 
@@ -39,18 +40,25 @@ class _Opened:
 
 
 class MtmdEncoder(_Opened):
-    """A `VisionEncoder` over an mmproj file that was opened for single tiles; `metadata` is that file's."""
+    """A `VisionEncoder` over an mmproj file that was opened for single tiles; `header` is that file's."""
 
-    def __init__(self, mtmd: Mtmd, metadata: Mapping[str, object]) -> None:
+    def __init__(self, mtmd: Mtmd, header: GGUFHeader) -> None:
         super().__init__(mtmd)
-        patch = metadata.get("clip.vision.patch_size")
-        self._masked = patch if isinstance(patch, int) and metadata.get(_WINDOWS) else None
+        patch, merge = (header.metadata.get(f"clip.vision.{key}") for key in ("patch_size", "spatial_merge_size"))
+        self._masked = patch if isinstance(patch, int) and header.metadata.get(_WINDOWS) else None
+        self._row_end = header.vector(_ROW_END)
+        self._factor = patch * (merge or 1) if isinstance(patch, int) and isinstance(merge, int | None) else 0
 
     def encode_tile(self, tile: RGB) -> Embeddings:
         """Raises EngineError where libmtmd could not, or not without taking more memory than there is."""
         if self._masked:
             _check_mask(tile.shape[1] // self._masked * (tile.shape[0] // self._masked))
-        return self._mtmd.encode_tile(tile)
+        rows = self._mtmd.encode_tile(tile)
+        if self._row_end is not None and self._factor:
+            # libmtmd makes these from memory that nobody set, times 0: NaN where it was NaN.
+            columns = tile.shape[1] // self._factor
+            rows[columns :: columns + 1] = self._row_end
+        return rows
 
 
 def _check_mask(patches: int) -> None:

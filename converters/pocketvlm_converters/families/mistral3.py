@@ -1,0 +1,188 @@
+"""Mistral Small 3.1: Pixtral's encoder, merged patches, a projector of two matrices, Mistral decoder.
+
+Pictures come at about their own size. The encoder puts the embedding of `[IMG_BREAK]` between two rows of a picture, as
+libmtmd does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+
+from pocketvlm.errors import TokenizerError
+from pocketvlm_converters.checkpoint.folder import Section, Tensor
+from pocketvlm_converters.family import Family, Part, Value, Weight
+from pocketvlm_converters.networks.axial_vit import AxialViT, axial_vit
+from pocketvlm_converters.networks.decoder import Style, decoder, head_width
+from pocketvlm_converters.networks.rope import read_rope
+from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
+from pocketvlm_converters.onnx.grid import Grid
+from pocketvlm_converters.onnx.layers import norm
+from pocketvlm_converters.onnx.patches import Normalization, read_normalization
+from pocketvlm_converters.tokenizer.reference import FILE, load_reference
+
+_MISTRAL = Style(  # defaults are those of transformers' MistralConfig
+    "mistral3",
+    rotates_neighbours=True,
+    qkv_bias=False,
+    defaults={
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+    },
+)
+_VISION_DEFAULTS = {  # transformers' PixtralVisionConfig
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "patch_size": 16,
+}
+_WINDOW = 4096  # tokens, where a file says nothing
+_EPSILON = 1e-5  # of the projector's norm: libmtmd has one for all
+_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+# What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
+_PREPROCESSING = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "rescale_factor": 1 / 255,
+    "resample": 3,  # PIL.Image.Resampling.BICUBIC
+}
+_LONGEST = 1024  # pixels, where the image processor's file is silent
+_BREAK = "[IMG_BREAK]"
+_TEXT = ("model.language_model.", "language_model.model.", "language_model.")
+_HEAD = ("language_model.", "")
+_SEEN, _CONNECTOR = (
+    ("model.vision_tower.", "vision_tower."),
+    ("model.multi_modal_projector.", "multi_modal_projector."),
+)
+
+
+class Mistral3(Family):
+    model_types: ClassVar[frozenset[str]] = frozenset({"mistral3"})
+
+    def language(self) -> Part:
+        return self._decoder
+
+    def projector(self) -> Part:
+        pixels, width = self._normalization(), self._width
+        metadata: dict[str, Value] = {
+            "clip.projector_type": "pixtral",
+            **self._encoder.metadata(),
+            "clip.vision.image_size": self._longest_edge(),
+            "clip.vision.spatial_merge_size": self._merge,
+            "clip.vision.projection_dim": width,
+            "clip.vision.image_mean": pixels.mean,
+            "clip.vision.image_std": pixels.std,
+        }
+        names, merged = self.names(_CONNECTOR), (self._encoder.hidden, self._encoder.hidden * self._merge**2)
+        weights = [
+            *self._encoder.weights(self.names(_SEEN)),
+            Weight("mm.input_norm.weight", names.tensor("norm.weight", merged[:1]), exact=True),
+            Weight("mm.patch_merger.weight", names.tensor("patch_merger.merging_layer.weight", merged)),
+            Weight("v.token_embd.img_break", self._break(), exact=True),
+        ]
+        for number, inside in ((1, merged[0]), (2, width)):
+            weights.append(Weight(f"mm.{number}.weight", names.tensor(f"linear_{number}.weight", (width, inside))))
+            if self._biased:
+                bias = names.tensor(f"linear_{number}.bias", (width,))
+                weights.append(Weight(f"mm.{number}.bias", bias, exact=True))
+        return Part("clip", metadata, tuple(weights))
+
+    def vision_graph(self, graph: Graph) -> GraphOutput:
+        grid, names, hidden = (
+            Grid(graph, self._encoder.patch, self._merge),
+            self.names(_CONNECTOR),
+            self._encoder.hidden,
+        )
+        value = self._encoder.graph(graph, self.names(_SEEN), self._normalization(), grid)
+        value = norm(graph, value, graph.vector(names.tensor("norm.weight", (hidden,))), epsilon=_EPSILON)
+        value = graph.reshape(value, 0, -1, hidden * self._merge**2)
+        value = graph.linear(value, self._merger(), sensitive=True)
+        for number, inside in ((1, hidden), (2, self._width)):
+            if number == 2:
+                value = graph.one("Gelu", value, domain=MICROSOFT)
+            bias = names.tensor(f"linear_{number}.bias", (self._width,)) if self._biased else None
+            matrix = names.tensor(f"linear_{number}.weight", (self._width, inside))
+            value = graph.linear(value, matrix, bias, sensitive=True)
+        return GraphOutput(self._with_breaks(graph, grid, value), self._width)
+
+    def _with_breaks(self, graph: Graph, grid: Grid, value: str) -> str:
+        """`value` [tiles, rows * cols, width] with one embedding more behind each row but the last."""
+        width = self._width
+        value = graph.reshape(value, grid.tiles, grid.rows, grid.cols, width)
+        ends = graph.extents(grid.tiles, grid.rows, 1, width)
+        ends = graph.one("Expand", graph.vector(self._break()), ends)
+        value = graph.reshape(graph.one("Concat", value, ends, axis=2), 0, -1, width)
+        return graph.one("Slice", value, graph.integers(0), graph.integers(-1), graph.integers(1))
+
+    def _merger(self) -> Tensor:
+        """Its columns by patch of a square, then by value, as the graph has them; the checkpoint has them by value."""
+        hidden, square = self._encoder.hidden, self._merge**2
+        shape = (hidden, hidden * square)
+        tensor = self.names(_CONNECTOR).tensor("patch_merger.merging_layer.weight", shape)
+        columns = tensor.data.reshape(hidden, hidden, square).transpose(0, 2, 1)
+        return replace(tensor, data=np.ascontiguousarray(columns).reshape(shape))
+
+    def _break(self) -> Tensor:
+        """The language model's embedding of what stands between two rows, [width]."""
+        path = self.checkpoint.path / FILE
+        number = load_reference(path).token_to_id(_BREAK)
+        table = next(weight.tensor for weight in self._decoder.weights if weight.name == "token_embd.weight")
+        if number is None or number >= table.shape[0]:
+            raise TokenizerError(f"has no token {_BREAK!r}, which stands between the rows of a picture", path)
+        return replace(table, data=table.data[number], given_label=f"{table.label}{_BREAK}")
+
+    @cached_property
+    def _decoder(self) -> Part:
+        config, text = self.checkpoint.config, self._text
+        text.require("model_type", "mistral", "mistral")
+        text.require("hidden_act", "silu", "silu")
+        if text.values.get("sliding_window", _WINDOW) is not None:
+            raise text.wrong("sliding_window", "libllama has no window in this architecture; null is supported")
+        tied = config.flag("tie_word_embeddings", True)
+        rope = read_rope(text, head_width(text, _MISTRAL))
+        return decoder(text, self.names(_TEXT), self.names(_HEAD), tied, _MISTRAL, rope)
+
+    @property
+    def _text(self) -> Section:
+        return self.checkpoint.config.present("text_config")
+
+    @property
+    def _width(self) -> int:
+        return self._text.integer("hidden_size", 4096)
+
+    @cached_property
+    def _encoder(self) -> AxialViT:
+        config = self.checkpoint.config
+        config.require("vision_feature_layer", -1, -1)
+        config.require("projector_hidden_act", "gelu", "gelu")
+        self._text.require("rms_norm_eps", _EPSILON, 1e-6)
+        seen = config.present("vision_config")
+        seen.require("model_type", "pixtral", "pixtral")
+        return axial_vit(seen, **_VISION_DEFAULTS)
+
+    @property
+    def _merge(self) -> int:
+        return self.checkpoint.config.integer("spatial_merge_size", 2, most=16)
+
+    @property
+    def _biased(self) -> bool:
+        return self.checkpoint.config.flag("multimodal_projector_bias", False)
+
+    def _normalization(self) -> Normalization:
+        return read_normalization(self.checkpoint.preprocessor, _CLIP_MEAN, _CLIP_STD)
+
+    def _longest_edge(self) -> int:
+        """In pixels, the edge that larger pictures are shrunk to."""
+        preprocessor = self.checkpoint.preprocessor
+        for key, value in _PREPROCESSING.items():
+            preprocessor.require(key, value, value)
+        processor = self.checkpoint.json("processor_config.json", optional=True)
+        processor.require("patch_size", self._encoder.patch, 16)
+        processor.require("spatial_merge_size", self._merge, 1)
+        return preprocessor.section("size").integer("longest_edge", _LONGEST)

@@ -1,0 +1,240 @@
+"""What is Mistral 3's own: sizes, rows that end with a token, projectors of other shapes, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
+
+from checkpoints import refusal, worst
+from pocketvlm.errors import ModelFormatError, TokenizerError
+from pocketvlm.gguf_header import read_header
+from pocketvlm.native.llama import Model
+from pocketvlm.native.mtmd import Mtmd
+from pocketvlm.onnx_header import read_onnx
+from pocketvlm.vision import families
+from pocketvlm.vision.encoder import VisionEncoder
+from pocketvlm.vision.families.mistral3 import Mistral3
+from pocketvlm.vision.family import TileSlot
+from pocketvlm.vision.mtmd import MtmdEncoder
+from pocketvlm.vision.onnx import OnnxEncoder
+from pocketvlm.vision.pair import family_of
+from pocketvlm_converters.checkpoint.folder import Checkpoint
+from pocketvlm_converters.convert import convert
+from pocketvlm_converters.family import find_family
+from tiny import mistral3 as tiny
+
+pytestmark = pytest.mark.oracle
+
+Array = npt.NDArray[Any]
+Edit = Callable[[dict[str, Any]], Any]
+KNOWN = Mistral3(28, 1540)
+SIZES = [(1, 1), (1, 3000), (27, 29), (28, 28), (42, 70), (640, 480), (1023, 33), (4032, 3024), (9000, 60)]
+GRIDS = [(1, 1), (1, 2), (2, 1), (3, 5), (1, 15), (15, 1), (15, 15)]
+LEAST = {"fp32": 0.9999, "fp16": 0.9999, "int8": 0.999, "int4": 0.95}
+
+
+def tokens(size: tuple[int, int], detail: Any, most: int | None = None, family: Mistral3 = KNOWN) -> int:
+    plan = family.plan(size, detail, most)
+    slot, end = plan.layout
+    assert isinstance(slot, TileSlot) and end == "[IMG_END]"
+    rows, cols = slot.grid
+    assert plan.used == (cols * family.factor, rows * family.factor)
+    assert plan.tokens == rows * (cols + 1) - 1 <= family.tile_tokens
+    assert slot.control == dict.fromkeys(range(cols, plan.tokens, cols + 1), "[IMG_BREAK]")
+    return plan.tokens
+
+
+@pytest.mark.parametrize("family", [KNOWN, Mistral3(16, 1024), Mistral3(28, 400)], ids=str)
+def test_sizes_are_the_reference(family: Mistral3) -> None:
+    rng = np.random.default_rng(0)
+    for width, height in [*SIZES, *np.exp(rng.uniform(0, 9, (2000, 2))).astype(int).tolist()]:
+        picture = np.broadcast_to(np.uint8(0), (height, width, 3))
+        wanted = get_resize_output_image_size(picture, family.longest, family.factor, "channels_last")[::-1]
+        if 0 in wanted:  # which the reference cannot resize to
+            wanted = tuple(max(family.factor, edge) for edge in wanted)
+        assert family.plan((width, height), "high").used == wanted
+        tokens((width, height), "high", family=family)
+
+
+@pytest.mark.parametrize("size", [(90, 70), (640, 480), (50, 1711)])
+def test_pixels_are_the_reference(size: tuple[int, int]) -> None:
+    picture = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    (tile,) = KNOWN.tiles(picture, KNOWN.plan(size, "high"))
+    same = tiny.PixtralImageProcessorPil(size={"longest_edge": 1540}, do_normalize=False, do_rescale=False)
+    wanted = same(images=[Image.fromarray(picture)], patch_size=28, return_tensors="np")["pixel_values"][0]
+    assert np.array_equal(tile, wanted.transpose(1, 2, 0))
+
+
+def test_details() -> None:
+    assert tokens((4032, 3024), "high") == 42 * 56 - 1
+    assert 900 < tokens((4032, 3024), "auto") <= 1024
+    assert 200 < tokens((4032, 3024), "low") <= 256
+    assert KNOWN.plan((640, 480), "auto") == KNOWN.plan((640, 480), "high")
+    assert KNOWN.plan((300, 200), "low") == KNOWN.plan((300, 200), "high")
+    assert KNOWN.plan((4032, 3024), "auto").shrunk and not KNOWN.plan((300, 200), "auto").shrunk
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 16, 100, 1000])
+def test_max_image_tokens(most: int) -> None:
+    for size in SIZES:
+        for detail in ("low", "auto", "high"):
+            found, free = tokens(size, detail, most), tokens(size, detail)
+            assert 1 <= found <= most
+            assert found == free or most < free
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    made = tiny.model(biased=True)
+    with torch.no_grad():  # trained layers change less of what passes them, and quantization costs less
+        for name, weight in made.model.vision_tower.named_parameters():
+            if name.endswith("proj.weight"):
+                weight.mul_(0.5)
+    return made
+
+
+@pytest.fixture(scope="module")
+def checkpoint(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mistral") / "checkpoint"
+    tiny.save(reference, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(checkpoint: Path) -> Path:
+    return convert(
+        checkpoint, checkpoint.parent / "bundle", quantize="F32", mmproj="f32", onnx="fp32", verify=False
+    ).path
+
+
+@pytest.fixture(scope="module", params=["gguf", "onnx"])
+def encoder(bundle: Path, request: pytest.FixtureRequest) -> Iterator[VisionEncoder]:
+    header = read_header(bundle / "mmproj-f32.gguf")
+    found = families.find(header.metadata)
+    assert found is not None
+    with Model(bundle / "model-F32.gguf") as model:
+        if request.param == "onnx":
+            yield OnnxEncoder(read_onnx(bundle / "vision-fp32.onnx"), threads=1)
+        else:
+            yield MtmdEncoder(Mtmd(header.path, model, threads=1, tile_tokens=found[1].tile_tokens), header)
+
+
+def tile_of(rows: int, cols: int) -> Array:
+    return np.random.default_rng(rows * 1000 + cols).integers(0, 256, (rows * 28, cols * 28, 3), np.uint8)
+
+
+def wanted(model: Any, folder: Path, tile: Array) -> Array:
+    """With the row ends, which transformers takes from the language model's table."""
+    images = tiny.processor(folder).image_processor
+    inputs = images(images=[Image.fromarray(tile)], do_resize=False, return_tensors="pt")
+    rows, cols = tile.shape[0] // 28, tile.shape[1] // 28
+    with torch.no_grad():
+        (seen,) = model.get_image_features(**inputs).pooler_output
+        end = model.get_input_embeddings().weight[tiny.tokenizer().token_to_id("[IMG_BREAK]")]
+    return np.insert(seen.numpy(), np.arange(cols, rows * cols, cols), end.detach().numpy(), axis=0)
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_a_tile_of_any_size_passes_as_it_is(
+    grid: tuple[int, int], reference: Any, checkpoint: Path, encoder: VisionEncoder
+) -> None:
+    tile = tile_of(*grid)
+    assert worst(encoder.encode_tile(tile), wanted(reference, checkpoint, tile)) >= 0.9999
+
+
+@pytest.mark.parametrize("kind", LEAST)
+def test_onnx_types(kind: str, reference: Any, checkpoint: Path, tmp_path: Path) -> None:
+    convert(checkpoint, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
+    made = OnnxEncoder(read_onnx(tmp_path / "bundle" / f"vision-{kind}.onnx"), threads=1)
+    tile = tile_of(4, 5)
+    assert worst(made.encode_tile(tile), wanted(reference, checkpoint, tile)) >= LEAST[kind]
+
+
+def test_several_tiles_at_once(bundle: Path) -> None:
+    made = OnnxEncoder(read_onnx(bundle / "vision-fp32.onnx"), threads=1)
+    tiles = np.stack([tile_of(5, 6), tile_of(6, 5).transpose(1, 0, 2)])
+    (together,) = made._session.run(None, {"pixels": tiles})
+    for tile, rows in zip(tiles, together, strict=True):
+        assert np.abs(made.encode_tile(tile) - rows).max() < 1e-4 * np.abs(rows).max()
+
+
+def test_row_ends_are_not_what_libmtmd_leaves_there(bundle: Path) -> None:
+    """It multiplies memory by 0 that nobody has set: often NaN where other pictures were encoded before."""
+    header = read_header(bundle / "mmproj-f32.gguf")
+    end = header.vector("v.token_embd.img_break")
+    assert end is not None and end.shape == (64,)
+    with Model(bundle / "model-F32.gguf") as model:
+        made = MtmdEncoder(Mtmd(header.path, model, threads=1, tile_tokens=1000), header)
+        for rows, cols in ((15, 15), (3, 2), (14, 11), (2, 9), (15, 11)):
+            found = made.encode_tile(tile_of(rows, cols))
+            assert np.isfinite(found).all()
+            assert (found[cols :: cols + 1] == end).all() and len(found[cols :: cols + 1]) == rows - 1
+
+
+def test_files_of_another_converter(bundle: Path) -> None:
+    metadata = read_header(bundle / "mmproj-f32.gguf").metadata
+    assert families.find(metadata) == ("mistral3", Mistral3(28, tiny.LONGEST))
+    del metadata["clip.vision.spatial_merge_size"]
+    assert families.find(metadata) == ("mistral3", Mistral3(14, tiny.LONGEST))
+    del metadata["clip.vision.image_size"]
+    with pytest.raises(ModelFormatError, match="image_size"):
+        family_of(metadata, bundle)
+
+
+REFUSED: dict[str, tuple[Edit, str]] = {
+    "layer": (lambda c: c.update(vision_feature_layer=-2), "vision_feature_layer is -2"),
+    "projector": (lambda c: c.update(projector_hidden_act="relu"), "projector_hidden_act is 'relu'"),
+    "encoder": (lambda c: c["vision_config"].update(model_type="clip"), "vision_config.model_type is 'clip'"),
+    "activation": (lambda c: c["vision_config"].pop("hidden_act"), "vision_config.hidden_act is missing"),
+    "channels": (lambda c: c["vision_config"].update(num_channels=1), "num_channels is 1"),
+    "heads": (lambda c: c["vision_config"].update(num_attention_heads=32), "multiple of 4"),
+    "head_dim": (lambda c: c["vision_config"].update(head_dim=32), "head_dim is 32"),
+    "square": (lambda c: c["vision_config"].update(intermediate_size=64), "libmtmd misreads"),
+    "theta": (lambda c: c["vision_config"]["rope_parameters"].update(rope_theta=5.0), "rope_theta is 5.0"),
+    "old theta": (lambda c: c["vision_config"].update(rope_theta=5.0), "rope_theta is 5.0"),
+    "rope": (lambda c: c["vision_config"]["rope_parameters"].update(rope_type="yarn"), "rope_type is 'yarn'"),
+    "patches": (lambda c: c.update(spatial_merge_size=17), "spatial_merge_size is 17"),
+    "text": (lambda c: c["text_config"].update(model_type="llama"), "text_config.model_type is 'llama'"),
+    "text activation": (lambda c: c["text_config"].update(hidden_act="gelu"), "hidden_act is 'gelu'"),
+    "window": (lambda c: c["text_config"].update(sliding_window=32), "sliding_window is 32"),
+    "window by default": (lambda c: c["text_config"].pop("sliding_window"), "sliding_window is missing"),
+    "epsilon": (lambda c: c["text_config"].update(rms_norm_eps=1e-6), "rms_norm_eps is 1e-06"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name: str, checkpoint: Path, tmp_path: Path) -> None:
+    edit, message = REFUSED[name]
+    assert message in refusal(Path(shutil.copytree(checkpoint, tmp_path / "checkpoint")), edit)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda c: c["image_processor"].update(resample=2), "resample is 2"),
+        (lambda c: c["image_processor"].update(do_resize=False), "do_resize is False"),
+        (lambda c: c["image_processor"].update(size={"longest_edge": 0}), "size.longest_edge is 0"),
+        (lambda c: c.update(patch_size=16), "patch_size is 16"),
+        (lambda c: c.pop("spatial_merge_size"), "spatial_merge_size is missing"),
+    ],
+)
+def test_refused_preprocessing(edit: Edit, message: str, checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+    assert message in refusal(folder, edit, "processor_config.json")
+
+
+def test_a_vocabulary_without_row_ends(checkpoint: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text.replace("[IMG_BREAK]", "[IMG_OTHER]"))
+    with pytest.raises(TokenizerError, match=r"has no token '\[IMG_BREAK\]'"):
+        find_family(Checkpoint(folder)).projector()

@@ -1,0 +1,144 @@
+"""Mistral Small 3.1: two layers of each kind, grouped heads wider than their share, merged patches, rows that end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import transformers.models.pixtral.image_processing_pil_pixtral as pil
+from tokenizers import Tokenizer, processors
+from transformers import (
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    PixtralImageProcessorPil,
+    PreTrainedTokenizerFast,
+)
+
+from tiny import byte_bpe, randomize
+
+# The processor takes one function from this module, which needs torchvision; its twin for Pillow has the same.
+sys.modules.setdefault("transformers.models.pixtral.image_processing_pixtral", pil)
+from transformers.models.pixtral.processing_pixtral import PixtralProcessor  # noqa: E402
+
+VARIANTS: dict[str, dict[str, Any]] = {"mistral3": {}}
+PATCH, MERGE = 14, 2
+LONGEST = 400  # pixels: no multiple of what one embedding sees
+CONTROL = (
+    *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
+    *("[IMG]", "<pad>", "[IMG_BREAK]", "[IMG_END]"),
+)
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{% set content = message['content'] %}"
+    "{% if message['role'] == 'system' %}{{ '[SYSTEM_PROMPT]' + content + '[/SYSTEM_PROMPT]' }}"
+    "{% elif message['role'] == 'user' %}{{ '[INST]' }}"
+    "{% if content is string %}{{ content }}{% else %}{% for part in content %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}{{ '[IMG]' }}{% endif %}"
+    "{% endfor %}{% endif %}{{ '[/INST]' }}"
+    "{% else %}{{ (content if content is string else content[0]['text']) + eos_token }}{% endif %}"
+    "{% endfor %}"
+)
+TEXT: dict[str, Any] = {
+    "model_type": "mistral",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 4096,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+    "rms_norm_eps": 1e-5,
+    "sliding_window": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+VISION: dict[str, Any] = {
+    "model_type": "pixtral",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": LONGEST,
+    "patch_size": PATCH,
+    "hidden_act": "silu",
+}
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    """As on the hub: words that are tokens skip the merges, nothing is normalised, `<s>` comes first."""
+    described = json.loads(byte_bpe(CONTROL, WORDS).to_str())
+    described["normalizer"], described["model"]["ignore_merges"] = None, True
+    made = Tokenizer.from_str(json.dumps(described))
+    first = made.token_to_id("<s>")
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", first)])
+    return made
+
+
+def model(tied: bool = False, vision: dict[str, Any] | None = None, biased: bool = False, **text: Any) -> Any:
+    """`vision` and `text` change the configurations."""
+    words = tokenizer()
+    ids = {f"{name}_token_id": words.token_to_id(token) for name, token in (("bos", "<s>"), ("eos", "</s>"))}
+    config = Mistral3Config(
+        vision_config=VISION | (vision or {}),
+        text_config=TEXT | ids | {"vocab_size": words.get_vocab_size() + 9, "tie_word_embeddings": tied} | text,
+        tie_word_embeddings=tied,
+        image_token_index=words.token_to_id("[IMG]"),
+        spatial_merge_size=MERGE,
+        multimodal_projector_bias=biased,
+    )
+    made = randomize(Mistral3ForConditionalGeneration(config))
+    # transformers takes a picture of one embedding for an embedding of one value each.
+    made.model.multi_modal_projector.register_forward_hook(lambda _module, _inputs, rows: rows[None])
+    made.generation_config.eos_token_id = words.token_to_id("</s>")
+    return made
+
+
+def save(model: Any, folder: Path, **options: Any) -> None:
+    model.save_pretrained(folder, **options)
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer(),
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        clean_up_tokenization_spaces=False,
+        model_max_length=4096,
+    )
+    images = PixtralImageProcessorPil(size={"longest_edge": LONGEST}, patch_size=PATCH)
+    PixtralProcessor(
+        images, words, patch_size=PATCH, spatial_merge_size=MERGE, chat_template=CHAT_TEMPLATE
+    ).save_pretrained(folder)
+
+
+def processor(folder: Path) -> Any:
+    return PixtralProcessor.from_pretrained(folder)
+
+
+def hub_name(name: str) -> str:
+    for here, hub in (
+        ("model.language_model.", "language_model.model."),
+        ("model.vision_tower.", "vision_tower."),
+        ("model.multi_modal_projector.", "multi_modal_projector."),
+        ("lm_head.", "language_model.lm_head."),
+    ):
+        if name.startswith(here):
+            return hub + name.removeprefix(here)
+    return name
+
+
+def hub_config(config: dict[str, Any]) -> dict[str, Any]:
+    text, vision = dict(config["text_config"]), dict(config["vision_config"])
+    text["rope_theta"] = text.pop("rope_parameters")["rope_theta"]
+    vision["rope_theta"] = vision.pop("rope_parameters")["rope_theta"]
+    rest = {key: value for key, value in config.items() if key != "tie_word_embeddings"}
+    return rest | {"text_config": text, "vision_config": vision | {"head_dim": 16}}
