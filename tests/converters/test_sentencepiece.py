@@ -14,6 +14,8 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from pocketvlm.errors import TokenizerError
 from pocketvlm.native.llama import Model
+from pocketvlm.prompt import TextSpan, isolate_control_tokens
+from pocketvlm.vision.units import units_of
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.tokenizer import Vocabulary, prove, read_vocabulary
 from pocketvlm_converters.tokenizer.corpus import TEXTS
@@ -27,6 +29,7 @@ SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>
 DEFINED = ("\n\n", "\n\n\n", "\t\t", MARK * 2, MARK * 3, "<b>", "</s>")
 REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": MARK}
 PREPEND = {"type": "Prepend", "prepend": MARK}
+METASPACE = {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "first", "split": False}
 SPLIT = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 
 
@@ -107,16 +110,24 @@ def read(folder: Path, data: dict[str, Any]) -> Vocabulary:
     return read_vocabulary(Checkpoint(folder), ROWS)
 
 
-@pytest.mark.parametrize("prefix", [False, True])
-def test_reads_and_writes_as_the_original(folder: Path, data: dict[str, Any], tmp_path: Path, prefix: bool) -> None:
-    """With the space before a text, too, that older models have."""
-    if prefix:
-        data["normalizer"] = {"type": "Sequence", "normalizers": [PREPEND, REPLACE]}
+def prefixed(data: dict[str, Any], where: str) -> None:
+    """Change a tokenizer.json: a space is put before texts, as older models or libraries have it."""
+    old = where == "normalizer"
+    data["normalizer"] = {"type": "Sequence", "normalizers": [PREPEND, REPLACE]} if old else None
+    data["pre_tokenizer"] = None if old else METASPACE | {"prepend_scheme": where}
+    if where != "never":
         data["decoder"]["decoders"].append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-        data["pre_tokenizer"] = None
+
+
+@pytest.mark.parametrize("prefix", [None, "normalizer", "always", "first", "never"])
+def test_reads_and_writes_as_the_original(
+    folder: Path, data: dict[str, Any], tmp_path: Path, prefix: str | None
+) -> None:
+    if prefix:
+        prefixed(data, prefix)
     vocabulary = read(folder, data)
     assert vocabulary.model["tokenizer.ggml.model"] == "llama"
-    assert vocabulary.model["tokenizer.ggml.add_space_prefix"] is prefix
+    assert vocabulary.model["tokenizer.ggml.add_space_prefix"] is (prefix == "normalizer")
     assert vocabulary.add_bos and not vocabulary.add_eos and vocabulary.ends == (1, 5)
     path = write(vocabulary, tmp_path / "vocabulary.gguf")
     assert prove(path, folder, vocabulary) > 600
@@ -127,9 +138,26 @@ def test_reads_and_writes_as_the_original(folder: Path, data: dict[str, Any], tm
     with Model(path, vocab_only=True) as model:
         for _ in range(1000):
             text = "".join(rng.choice(pieces) for _ in range(rng.randrange(1, 40)))
-            ids = model.tokenize(text, special=False)
+            ids = model.tokenize(text, special=False, first=True)
             assert ids == reference.encode(text, add_special_tokens=False).ids, text
-            assert b"".join(map(model.piece, ids)).decode() == " " * prefix + text or prefix
+            assert b"".join(map(model.piece, ids)).decode() == text or prefix not in (None, "never")
+
+
+@pytest.mark.parametrize("prefix", ["normalizer", "always", "first"])
+def test_a_space_before_what_stands_behind_a_control_token(
+    folder: Path, data: dict[str, Any], tmp_path: Path, prefix: str
+) -> None:
+    prefixed(data, prefix)
+    vocabulary = read(folder, data)
+    text = "Two<start_of_turn>red circles<end_of_turn> and<bos>one"
+    wanted = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text, add_special_tokens=False).ids
+    spans = isolate_control_tokens([TextSpan(text, special=True)], SPECIAL)
+    with Model(write(vocabulary, tmp_path / "vocabulary.gguf"), vocab_only=True) as model:
+        assert units_of(model, spans)[1:] == wanted
+        unlike = [prefix == "first", False]
+        for first, is_unlike in zip((False, True), unlike, strict=True):
+            found = model.tokenize("red", special=False, first=first)
+            assert (b"".join(map(model.piece, found)) == b"red") is is_unlike
 
 
 def test_types_and_scores(folder: Path, data: dict[str, Any], tmp_path: Path) -> None:
@@ -185,7 +213,9 @@ def test_proof_fails_where_merges_are_in_another_order(folder: Path, data: dict[
         ({"normalizer": {"type": "NFKC"}}, "normalizer"),
         ({"normalizer": None}, "normalizer"),
         ({"normalizer": {"type": "Sequence", "normalizers": [REPLACE, PREPEND]}}, "normalizer"),
-        ({"pre_tokenizer": {"type": "Metaspace", "replacement": MARK, "prepend_scheme": "first"}}, "pre_tokenizer"),
+        ({"normalizer": None, "pre_tokenizer": METASPACE | {"split": True}}, "splits words"),
+        ({"normalizer": None, "pre_tokenizer": METASPACE | {"replacement": "_"}}, "splits words"),
+        ({"pre_tokenizer": METASPACE}, "pre_tokenizer"),
         ({"pre_tokenizer": {**SPLIT, "pattern": {"String": "a"}}}, "pre_tokenizer"),
     ],
 )

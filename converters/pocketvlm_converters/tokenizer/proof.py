@@ -69,7 +69,7 @@ def _tokens(model: Model, text: str, special: bool, control: Collection[str]) ->
     """As a chat does it."""
     found: list[int] = []
     for span in isolate_control_tokens([TextSpan(text, special)], control):
-        found += model.tokenize(span.text, special=span.special)
+        found += model.tokenize(span.text, special=span.special, first=not found)
     return found
 
 

@@ -36,7 +36,7 @@ def read_sentencepiece(
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.scores": _scores(model["merges"], tokens, path),
-        "tokenizer.ggml.add_space_prefix": _adds_prefix(data, path),
+        **_prefix(data, path),
     }
 
 
@@ -62,13 +62,22 @@ def _scores(merges: list[Any], tokens: tuple[str, ...], path: Path) -> tuple[flo
     return tuple(-float(ranks[token]) if token in ranks else _SCORE_OF_UNMERGED for token in tokens)
 
 
-def _adds_prefix(data: Mapping[str, Any], path: Path) -> bool:
-    """Whether a space is put before a text. Spaces must become tokens' own mark for them, and nothing else happen."""
+def _prefix(data: Mapping[str, Any], path: Path) -> dict[str, Value]:
+    """Where a space is put before a text. Spaces must become tokens' own mark for them, and nothing else happen.
+
+    libllama puts one before every text, or none; the runtime does the rest.
+    """
     normalizer, pre_tokenizer = data.get("normalizer") or {}, data.get("pre_tokenizer") or {}
     steps = normalizer.get("normalizers", []) if normalizer.get("type") == "Sequence" else [normalizer]
+    if steps in ([], [{}]) and pre_tokenizer.get("type") == "Metaspace":
+        if pre_tokenizer.get("replacement") != SPACE or pre_tokenizer.get("split", True):
+            raise TokenizerError(f"pre_tokenizer {str(pre_tokenizer)[:300]} splits words, which libllama does not", path)
+        scheme = pre_tokenizer.get("prepend_scheme", "always")
+        none: dict[str, Value] = {"tokenizer.ggml.add_space_prefix": False}
+        return none if scheme == "never" else none | {"pocketvlm.space_prefix": str(scheme)}
     if steps not in ([_REPLACE], [_PREPEND, _REPLACE]):
         raise TokenizerError(f"normalizer {str(normalizer)[:300]} is not supported with byte_fallback", path)
     # A split at spaces does nothing: the normalizer has left none.
     if pre_tokenizer and (pre_tokenizer.get("type"), pre_tokenizer.get("pattern")) != ("Split", {"String": " "}):
         raise TokenizerError(f"unknown pre_tokenizer with byte_fallback: {str(pre_tokenizer)[:300]}", path)
-    return len(steps) == 2
+    return {"tokenizer.ggml.add_space_prefix": len(steps) == 2}

@@ -15,7 +15,8 @@ from pocketvlm.native.handle import Handle
 
 _PARSED_ON_DEMAND = (2, 3)  # LLAMA_TOKEN_TYPE_UNKNOWN, LLAMA_TOKEN_TYPE_CONTROL
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 4, 1, 8, 16  # llama_token_attr
-_NORMALIZERS = ("", "NFC")
+_NORMALIZERS, _PREFIXES = ("", "NFC"), ("", "first", "always")
+_SPACES = " \u2581"  # the second stands for the first within tokens
 _MROPE_TYPES = (8, 40)  # LLAMA_ROPE_TYPE_MROPE, LLAMA_ROPE_TYPE_IMROPE
 
 
@@ -63,9 +64,12 @@ class Model(Handle):
         self._pieces: dict[int, bytes] = {}
         self._matched: dict[bool, tuple[re.Pattern[str], dict[str, int]]] = {}
         self._normalizer, ends = self._text_of("pocketvlm.normalizer"), self._text_of("pocketvlm.end_token_ids")
-        if self._normalizer not in _NORMALIZERS or not re.fullmatch(r"[0-9 ]*", ends):
+        self._prefix = self._text_of("pocketvlm.space_prefix")
+        told = f"{self._normalizer}; {self._prefix}; {ends}"
+        known = self._normalizer in _NORMALIZERS and self._prefix in _PREFIXES
+        if not known or not re.fullmatch(r"[0-9 ]*", ends):
             self.close()
-            raise ModelFormatError(f"has an unknown normalizer or broken ends: {self._normalizer}; {ends}", self.path)
+            raise ModelFormatError(f"has an unknown normalizer or space prefix or broken ends: {told}", self.path)
         # What the original stops at. libllama goes by the spelling of tokens, `</s>` for one, as well.
         self._ends = frozenset(map(int, ends.split()))
 
@@ -143,26 +147,32 @@ class Model(Handle):
         wanted = (token for token, kind in enumerate(types) if kind in _PARSED_ON_DEMAND)
         return {text: token for token in wanted if (text := self.token_text(token))}
 
-    def tokenize(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of `text`, nothing added. With `special`, control tokens spelled in it are parsed.
+    def tokenize(self, text: str, *, special: bool, first: bool = False) -> list[int]:
+        """Token ids of `text`, which may be the `first` of a prompt. With `special`, control tokens in it are parsed.
 
         What libllama gets wrong is made good here: it has no normalizers (the text between the tokens that are taken as
-        they are spelled is normalized), and it takes some tokens for control tokens that the file says are none.
+        they are spelled is normalized), it puts a space before every text or none (not before the first alone, nor only
+        where there is none), and it takes some tokens for control tokens that the file says are none.
         """
-        if self._normalizer == "NFC" and not is_normalized("NFC", text):
-            return self._tokenize_parts(text, special)
+        prefixed = self._prefix == "always" or (first and self._prefix == "first")
+        if prefixed or (self._normalizer == "NFC" and not is_normalized("NFC", text)):
+            return self._tokenize_parts(text, special, first)
         if not special and self._mistaken and self._mistaken.search(text):
-            return self._tokenize_parts(text, special)
+            return self._tokenize_parts(text, special, first)
         return self._tokenize(text, special)
 
-    def _tokenize_parts(self, text: str, special: bool) -> list[int]:
+    def _tokenize_parts(self, text: str, special: bool, first: bool) -> list[int]:
         pattern, numbers = self._spelled(special)
         ids: list[int] = []
         for number, part in enumerate(pattern.split(text)):
             if number % 2:
                 ids.append(numbers[part])
-            else:
-                ids += self._tokenize(normalize("NFC", part) if self._normalizer else part, False)
+                continue
+            told = normalize("NFC", part) if self._normalizer else part
+            prefixed = self._prefix == "always" or (self._prefix == "first" and first and not number)
+            if told and prefixed and told[0] not in _SPACES:
+                told = f" {told}"
+            ids += self._tokenize(told, False)
         return ids
 
     def _tokenize(self, text: str, special: bool) -> list[int]:

@@ -20,7 +20,7 @@ def units_of(model: Model, pieces: Iterable[TextSpan | Seen]) -> list[Unit]:
     units: list[Unit] = []
     for part in parts:
         if isinstance(part, TextSpan):
-            units.extend(model.tokenize(part.text, special=part.special))
+            units.extend(model.tokenize(part.text, special=part.special, first=not units))
         else:
             units.append(part)
     # Some templates spell the first token, others leave it to the tokenizer.
