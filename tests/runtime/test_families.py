@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from gguf import GGUFWriter
+from PIL import Image
 from typer.testing import CliRunner
 
 from pocketvlm.cli import app
 from pocketvlm.errors import ModelFormatError
 from pocketvlm.vision.families.smolvlm import SmolVLM
+from pocketvlm.vision.fit import Fit
 from pocketvlm.vision.pair import family_of
 
 SQUARE = {"image_size": 512, "patch_size": 16, "projector.scale_factor": 4}
@@ -26,6 +28,8 @@ SOUND: dict[str, dict[str, Any]] = {
         "image_max_pixels": 1003520,
     },
 }
+# The keys of llama.cpp's own converters, with what they write for a model that takes one square view of a picture.
+SOUND["mlp"] = {"image_size": 336, "patch_size": 14, "image_mean": [0.5, 0.4, 0.3]}
 HUGE = (2**31, 2**63)
 WRONG = [
     *[(kind, key, value) for kind, keys in SOUND.items() for key in keys for value in (0, -1, 2.5, "8", [4], None)],
@@ -37,6 +41,7 @@ WRONG = [
     ("gemma3", "image_size", 4096),  # with these patches, embeddings by the ten thousand
     *[("qwen2.5vl_merger", key, value) for key in SOUND["qwen2.5vl_merger"] for value in HUGE],
     ("qwen2.5vl_merger", "image_min_pixels", 1003521),
+    *[("mlp", "image_mean", value) for value in ([0.5, 0.5], ["0.5"] * 3)],
 ]
 
 
@@ -81,3 +86,42 @@ def test_inspect_tells_it_in_a_line(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["inspect", str(tmp_path / "x.gguf")])
     assert isinstance(found.exception, ModelFormatError), found.output
     assert "scale_factor is 0" in str(found.exception)
+
+
+def test_a_picture_made_square() -> None:
+    """As transformers' image processors do it; bars where a file says nothing."""
+    pytest.importorskip("transformers")
+    from transformers import CLIPImageProcessorPil
+    from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
+
+    rng = np.random.default_rng(0)
+    for kind, made in (("crop", CLIPImageProcessorPil), ("pad", LlavaImageProcessorPil)):
+        reference = made(
+            size={"shortest_edge": 56},
+            crop_size={"height": 56, "width": 56},
+            do_rescale=False,
+            do_normalize=False,
+            **({"do_pad": True} if kind == "pad" else {}),
+        )
+        told = metadata("mlp", image_size=56, image_mean=list(reference.image_mean))
+        family = family_of(told | ({} if kind == "pad" else {"pocketvlm.image_fit": kind}), Path("x.gguf"))
+        assert family is not None
+        for width, height in ((90, 70), (33, 71), (7, 5), (300, 60), (64, 64), (400, 301)):
+            picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            plan = family.plan((width, height), "high", None)
+            (wanted,) = reference(Image.fromarray(picture))["pixel_values"]
+            (found,) = family.tiles(picture, plan)
+            assert plan.used == found.shape[1::-1] == (56, 56)
+            assert np.array_equal(found, np.moveaxis(np.asarray(wanted), 0, -1)), (kind, width, height)
+    with pytest.raises(ModelFormatError, match="image_fit is 'zoom'"):
+        family_of(told | {"pocketvlm.image_fit": "zoom"}, Path("x.gguf"))
+
+
+@pytest.mark.parametrize("kind", ["crop", "pad"])
+def test_a_line_is_made_square_in_little_memory(kind: Literal["crop", "pad"]) -> None:
+    """A picture of a million columns would be enlarged to gigabytes before most of it is cut off."""
+    line = np.zeros((1, 100_000, 3), np.uint8)
+    line[:, 49_990:50_010] = 255
+    found = np.asarray(Fit(kind, 64).apply(line))
+    assert found.shape == (64, 64, 3)
+    assert (found[:, 32] > 200).all() == (kind == "crop")

@@ -24,6 +24,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from iota.tokenizer import corpus
 
+SPACE = "\u2581"  # stands for a space within tokens
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -71,3 +72,20 @@ def byte_bpe(control: Iterable[str], words: str = _WORDS) -> Tokenizer:
     made.train_from_iterator(corpus(200), trainer)
     made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     return made
+
+
+def character_bpe(control: Iterable[str], more: Iterable[str] = ()) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges over characters with a fallback to bytes, as conversions from SentencePiece list them.
+
+    Every way to part a token in two is a merge, in the order of the tokens. `control` tokens come first, then `more`.
+    """
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Split(SPACE, "merged_with_next")
+    lines = (line.replace(" ", SPACE).replace("\n", "") for line in corpus(1000))
+    trained.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=500, show_progress=False))
+    learnt = sorted(trained.get_vocab(), key=lambda piece: (len(piece) == 1, trained.token_to_id(piece)))
+    longer = tuple(more)
+    pieces = [*control, *longer, *(f"<0x{byte:02X}>" for byte in range(256)), *learnt]
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    parted = ((piece[:at], piece[at:]) for piece in (*longer, *learnt) for at in range(1, len(piece)))
+    return ids, [(one, other) for one, other in parted if one in ids and other in ids]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
@@ -16,8 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from iota.tokenizer import corpus
-from tiny import randomize
+from tiny import SPACE, character_bpe, randomize
 
 TILE, PATCH, POOLED = 112, 14, 2
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -59,7 +58,6 @@ CONTROL = (
     *("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"),
     *("<start_of_image>", "<end_of_image>", "<image_soft_token>"),
 )
-SPACE = "\u2581"
 NEWLINES = tuple("\n" * count for count in range(1, 9))
 TEMPLATE = (
     "{{ bos_token }}"
@@ -84,19 +82,8 @@ TEMPLATE = (
 
 @cache
 def tokenizer() -> Tokenizer:
-    """In the shape of Gemma's: BPE over characters with a fallback to bytes, runs of newlines as added tokens.
-
-    Every way to part a token in two is a merge, in the order of the tokens.
-    """
-    trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Split(SPACE, "merged_with_next")
-    lines = (line.replace(" ", SPACE).replace("\n", "") for line in corpus(1000))
-    trained.train_from_iterator(lines, trainers.BpeTrainer(vocab_size=500, show_progress=False))
-    learnt = sorted(trained.get_vocab(), key=lambda piece: (len(piece) == 1, trained.token_to_id(piece)))
-    pieces = [*CONTROL, *NEWLINES, *(f"<0x{byte:02X}>" for byte in range(256)), *learnt]
-    ids = {piece: number for number, piece in enumerate(pieces)}
-    parted = ((piece[:at], piece[at:]) for piece in (*NEWLINES, *learnt) for at in range(1, len(piece)))
-    merges = [(one, other) for one, other in parted if one in ids and other in ids]
+    """In the shape of Gemma's: BPE over characters with a fallback to bytes, runs of newlines as added tokens."""
+    ids, merges = character_bpe(CONTROL, NEWLINES)
     made = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     made.normalizer = normalizers.Replace(" ", SPACE)
     made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")

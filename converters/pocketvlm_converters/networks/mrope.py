@@ -13,11 +13,10 @@ from pocketvlm_converters.networks.decoder import Style, decoder, head_width, re
 from pocketvlm_converters.networks.rope import Rope, read_rope
 from pocketvlm_converters.networks.rotary_vit import FRAMES, RotaryViT
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
-from pocketvlm_converters.onnx.patches import Normalization, read_normalization
+from pocketvlm_converters.onnx.patches import CLIP_MEAN, CLIP_STD, Normalization, read_normalization
 
 MERGE = 2  # libmtmd has a key, but parts of its graph and of its input count on this
 EPSILON = 1e-6  # of the encoder's norms: no configuration has a key for it
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _IMAGE_SIZE = 560  # libmtmd wants a value, as its own converter writes it; nothing comes of it
 # of transformers' image processor for such models, in pixels
 _LEAST, _MOST = 56 * 56, 28 * 28 * 1280

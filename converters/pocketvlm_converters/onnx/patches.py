@@ -12,6 +12,9 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.onnx.graph import FLOAT, INPUT, Graph
 
+# Means and deviations of the pixels that OpenAI's CLIP was trained on.
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
 
 @dataclass(frozen=True)
 class Normalization:

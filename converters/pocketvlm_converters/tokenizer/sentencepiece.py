@@ -71,7 +71,7 @@ def _prefix(data: Mapping[str, Any], path: Path) -> dict[str, Value]:
     steps = normalizer.get("normalizers", []) if normalizer.get("type") == "Sequence" else [normalizer]
     if steps in ([], [{}]) and pre_tokenizer.get("type") == "Metaspace":
         if pre_tokenizer.get("replacement") != SPACE or pre_tokenizer.get("split", True):
-            raise TokenizerError(f"pre_tokenizer {str(pre_tokenizer)[:300]} splits words, which libllama does not", path)
+            raise TokenizerError(f"pre_tokenizer {str(pre_tokenizer)[:300]} splits words, libllama does not", path)
         scheme = pre_tokenizer.get("prepend_scheme", "always")
         none: dict[str, Value] = {"tokenizer.ggml.add_space_prefix": False}
         return none if scheme == "never" else none | {"pocketvlm.space_prefix": str(scheme)}

@@ -13,13 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import EngineError, ModelNotFoundError, PairingError
+from pocketvlm.gguf_header import read_header
 from pocketvlm.native import library, log
 from pocketvlm.native.context import Aborted
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.llama import Model
+from pocketvlm.native.operands import ClassToken
 
 _TEXT, _IMAGE = 0, 1  # mtmd_input_chunk_type
 _ASK_EVERY = 24  # graph nodes between two looks at the cancel flag: about two a transformer layer
+_CLASS_TOKEN_LAST = ("mlp", "ldp", "ldpv2")  # projectors whose graph has the fault that ClassToken mends
 
 
 class ImageChunk(Handle):
@@ -65,7 +68,9 @@ class Mtmd(Handle):
         params.print_timings = False
         if tile_tokens is not None:
             params.image_min_tokens, params.image_max_tokens = 1, tile_tokens
-        self._eval = type(params.cb_eval)(_make_eval(self))
+        projector = read_header(self.path).metadata.get("clip.projector_type")
+        token = ClassToken(library.llama()._lib) if projector in _CLASS_TOKEN_LAST else None
+        self._eval = type(params.cb_eval)(_make_eval(self, token))
         params.cb_eval = self._eval
         log.forget_errors()
         raw = lib.mtmd_init_from_file(str(self.path).encode(), model.raw, params)
@@ -160,16 +165,18 @@ class Mtmd(Handle):
         return ImageChunk(owner, raw, count, positions, lib.mtmd_input_chunk_get_n_pos(raw))
 
 
-def _make_eval(owner: Mtmd) -> Any:
+def _make_eval(owner: Mtmd, token: ClassToken | None) -> Any:
     """The scheduler's callback. It must not keep `owner` alive, or the context would never be freed."""
     import weakref
 
     reference = weakref.ref(owner)
     seen = 0
 
-    def look(_tensor: object, ask: bool, _data: object) -> bool:
+    def look(node: int, ask: bool, _data: object) -> bool:
         nonlocal seen
         if ask:
+            if token is not None:
+                token.put_first(node)
             seen += 1
             return seen % _ASK_EVERY == 0
         mtmd = reference()

@@ -1,0 +1,190 @@
+"""LLaVA: CLIP or SigLIP up to one of its last layers, an MLP of two matrices, a decoder of Llama's kind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import ClassVar
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm_converters.checkpoint.folder import Section, Tensor
+from pocketvlm_converters.family import Family, Names, Part, Value, Weight
+from pocketvlm_converters.networks.clip import clip
+from pocketvlm_converters.networks.decoder import Style, decoder, head_width, require_full_attention
+from pocketvlm_converters.networks.rope import read_rope
+from pocketvlm_converters.networks.siglip import SigLIP, siglip
+from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
+from pocketvlm_converters.onnx.patches import CLIP_MEAN, CLIP_STD, Normalization, read_normalization
+
+_TEXT = {  # by the model_type of text_config; the defaults are those of its configuration class
+    "llama": Style("llama", rotates_neighbours=True),
+    "mistral": Style(
+        "llama",
+        rotates_neighbours=True,
+        qkv_bias=False,
+        defaults={"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072},
+    ),
+    "qwen2": Style(
+        "qwen2",
+        qkv_bias=True,
+        defaults={"intermediate_size": 22016, "vocab_size": 151936, "max_position_embeddings": 32768},
+    ),
+}
+_MISTRAL_WINDOW = 4096
+_SIGLIP_DEFAULTS = {  # transformers' SiglipVisionConfig
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
+}
+# What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
+_PREPROCESSING = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "rescale_factor": 1 / 255,
+    "resample": 3,  # PIL.Image.Resampling.BICUBIC
+}
+_DECODER = ("language_model.model.", "model.language_model.", "language_model.")
+_HEAD = ("language_model.", "")
+_SEEN = ("vision_tower.vision_model.", "model.vision_tower.vision_model.", "model.vision_tower.", "vision_tower.")
+_CONNECTOR = ("model.multi_modal_projector.", "multi_modal_projector.")
+
+
+class Llava(Family):
+    model_types: ClassVar[frozenset[str]] = frozenset({"llava"})
+
+    def language(self) -> Part:
+        text = self._text
+        kind = text.text("model_type", "llama")
+        if kind not in _TEXT:
+            raise text.wrong("model_type", f"known here: {', '.join(_TEXT)}")
+        text.require("hidden_act", "silu", "silu")
+        _check_windows(text, kind)
+        style = _TEXT[kind]
+        width = head_width(text, style)
+        config = self.checkpoint.config
+        return decoder(
+            text,
+            self.names(_DECODER),
+            self.names(_HEAD),
+            tied=config.flag("tie_word_embeddings", False) or text.flag("tie_word_embeddings", False),
+            style=style,
+            rope=read_rope(text, width),
+        )
+
+    def projector(self) -> Part:
+        encoder, pixels = self._encoder, self._normalization
+        metadata: dict[str, Value] = {
+            "clip.projector_type": "mlp",
+            **encoder.metadata(),
+            # Without this key libmtmd leaves out the last layer.
+            "clip.vision.feature_layer": [encoder.layers],
+            "clip.vision.projection_dim": self._width,
+            "clip.vision.image_mean": pixels.mean,
+            "clip.vision.image_std": pixels.std,
+            **self.pictures(),
+        }
+        weights = encoder.weights(self._used_names)
+        for number, name in ((0, "linear_1"), (2, "linear_2")):
+            weight, bias = self._linear(name)
+            weights += (Weight(f"mm.{number}.weight", weight), Weight(f"mm.{number}.bias", bias, exact=True))
+        return Part("clip", metadata, (*weights, *self.more_weights()))
+
+    def pictures(self) -> dict[str, Value]:
+        """What the runtime must know to prepare a picture."""
+        return {"pocketvlm.image_fit": self._fit}
+
+    def more_weights(self) -> tuple[Weight, ...]:
+        """That the projector's file holds besides."""
+        return ()
+
+    def vision_graph(self, graph: Graph) -> GraphOutput:
+        encoder = self._encoder
+        value = encoder.graph(graph, self._used_names, self._normalization, group=1)
+        value = graph.linear(value, *self._linear("linear_1"), sensitive=True)
+        value = graph.one("Gelu", value, domain=MICROSOFT)
+        value = graph.linear(value, *self._linear("linear_2"), sensitive=True)
+        return GraphOutput(value, self._width, tile=encoder.image, tokens=encoder.side**2)
+
+    @property
+    def _text(self) -> Section:
+        return self.checkpoint.config.present("text_config")
+
+    @property
+    def _width(self) -> int:
+        return self._text.integer("hidden_size", 4096)
+
+    def _linear(self, name: str) -> tuple[Tensor, Tensor]:
+        """A matrix of the projector, and its bias."""
+        names, inner = self.names(_CONNECTOR), self._encoder.hidden if name == "linear_1" else self._width
+        return names.tensor(f"{name}.weight", (self._width, inner)), names.tensor(f"{name}.bias", (self._width,))
+
+    @property
+    def _used_names(self) -> Names:
+        """The encoder's tensors; what lies behind the layer that is taken is not used by the reference either."""
+        names = self.names(_SEEN)
+        config = self.checkpoint.config.present("vision_config")
+        for layer in range(self._encoder.layers, config.integer("num_hidden_layers", 12)):
+            names.ignore(f"encoder.layers.{layer}.")
+        for rest in ("post_layernorm.", "head."):
+            names.ignore(rest)
+        return names
+
+    @cached_property
+    def _encoder(self) -> SigLIP:
+        """With as many layers as are used."""
+        whole, config = self.checkpoint.config, self.checkpoint.config.present("vision_config")
+        kind = config.text("model_type", "clip_vision_model")
+        if kind == "clip_vision_model":  # it has a class token, which "default" leaves out
+            encoder: SigLIP = clip(config)
+            whole.require("vision_feature_select_strategy", "default", "default")
+        elif kind == "siglip_vision_model":
+            encoder = siglip(config, **_SIGLIP_DEFAULTS)
+            whole.require("vision_feature_select_strategy", "full", "default")
+        else:
+            raise config.wrong("model_type", "clip_vision_model and siglip_vision_model are known here")
+        whole.require("projector_hidden_act", "gelu", "gelu")
+        whole.require("multimodal_projector_bias", True, True)
+        layer = whole.integer("vision_feature_layer", -2, least=-encoder.layers, most=encoder.layers)
+        used = layer if layer >= 0 else encoder.layers + 1 + layer
+        if not used:
+            raise whole.wrong("vision_feature_layer", "it must be behind a layer")
+        return replace(encoder, layers=used, normed=False)
+
+    @cached_property
+    def _fit(self) -> str:
+        """How a picture is made square."""
+        found, edge = self.checkpoint.preprocessor, self._encoder.image
+        for key, value in _PREPROCESSING.items():
+            found.require(key, value, value)
+        size = found.section("size")
+        if size.values.get("height") is not None:
+            for key in ("height", "width"):
+                size.require(key, edge, None)
+            found.require("do_center_crop", False, False)
+            found.require("do_pad", False, False)
+            return "stretch"
+        size.require("shortest_edge", edge, 224)
+        found.require("do_center_crop", True, True)
+        for key in ("height", "width"):
+            found.section("crop_size").require(key, edge, 224)
+        # Other processors know the word, but not what it stands for here.
+        named = found.text("image_processor_type", "")
+        return "pad" if found.flag("do_pad", False) and named.startswith("Llava") else "crop"
+
+    @cached_property
+    def _normalization(self) -> Normalization:
+        silent = ((0.5,) * 3, (0.5,) * 3) if self._fit == "stretch" else (CLIP_MEAN, CLIP_STD)
+        return read_normalization(self.checkpoint.preprocessor, *silent)
+
+
+def _check_windows(text: Section, kind: str) -> None:
+    """libllama's graphs of these decoders look back without an end."""
+    require_full_attention(text)
+    if kind == "mistral" and text.values.get("sliding_window", _MISTRAL_WINDOW) is not None:
+        window = text.integer("sliding_window", _MISTRAL_WINDOW)
+        if window < text.integer("max_position_embeddings", _TEXT[kind].defaults["max_position_embeddings"]):
+            raise CheckpointError(f"text_config.sliding_window is {window}; only none is supported", text.path)

@@ -1,0 +1,46 @@
+"""LLaVA 1.5 and its like: every picture is one square tile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.fit import Fit, read_fit
+from pocketvlm.vision.square import read_square
+
+
+@dataclass(frozen=True)
+class Llava:
+    """`fit` makes a picture square; `tokens_per_side` is image_size / patch_size."""
+
+    fit: Fit
+    tokens_per_side: int
+    non_causal: bool = False
+    image_token: str = "<image>"
+
+    @property
+    def tile_tokens(self) -> int:
+        return self.tokens_per_side**2
+
+    def control_tokens(self) -> tuple[str, ...]:
+        return ()
+
+    def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:  # noqa: ARG002
+        """The same for every `detail`: a picture costs what it costs."""
+        layout = (TileSlot(0, (self.tokens_per_side, self.tokens_per_side)),)
+        return PicturePlan(original=size, resizes=((self.fit.edge, self.fit.edge),), layout=layout)
+
+    def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:  # noqa: ARG002
+        return [np.asarray(self.fit.apply(image))]
+
+
+def matches(metadata: dict[str, Any]) -> bool:
+    return metadata.get("clip.projector_type") == "mlp" and not metadata.get("clip.vision.image_grid_pinpoints")
+
+
+def from_metadata(metadata: dict[str, Any]) -> Llava:
+    edge, side = read_square(metadata, 1)
+    return Llava(read_fit(metadata, edge), side)
