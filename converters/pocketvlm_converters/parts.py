@@ -29,7 +29,7 @@ def parts_of(family: Family, name: str, *, hashed: bool = True) -> Parts:
     family.check_all_used()
     rows = next(weight.tensor.shape[0] for weight in language.weights if weight.name == "token_embd.weight")
     vocabulary = read_vocabulary(family.checkpoint, rows, family.pre_tokenizers)
-    check_picture_tokens(family.checkpoint, vision.metadata)
+    check_picture_tokens(family.checkpoint, vision.metadata, vocabulary)
     labels = {
         "general.name": name,
         "pocketvlm.family": family.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -17,8 +18,8 @@ from pocketvlm.errors import ModelFormatError, TokenizerError
 from pocketvlm.native.llama import Model
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.family import PreTokenizer
-from pocketvlm_converters.tokenizer import Vocabulary, prove, read_vocabulary
+from pocketvlm_converters.family import PreTokenizer, find_family
+from pocketvlm_converters.tokenizer import Vocabulary, check_picture_tokens, prove, read_vocabulary
 from pocketvlm_converters.tokenizer.byte_bpe import steps_of
 from pocketvlm_converters.tokenizer.corpus import corpus
 
@@ -339,6 +340,19 @@ def test_tokenizers_that_are_refused(checkpoint: Path, edit: Edit, changes: dict
     with pytest.raises(TokenizerError) as caught:
         read(checkpoint)
     assert wanted in str(caught.value) and "tokenizer.json" in str(caught.value)
+
+
+def test_added_tokens_without_a_row(checkpoint: Path, tmp_path: Path) -> None:
+    first = add_tokens(checkpoint / "tokenizer.json", "<here>", "<|image|>", "<there>")
+    vocabulary, path = read(checkpoint, first + 1), tmp_path / "vocabulary.gguf"
+    assert vocabulary.tokens[-1] == "<here>" and vocabulary.lost == ("<|image|>", "<there>")
+    assert vocabulary.notes[0].startswith("<|image|>, <there>: no token here")
+    assert prove(write(vocabulary, path), checkpoint, vocabulary) > 600
+    opened = Checkpoint(checkpoint)
+    pictures = find_family(opened).projector().metadata
+    check_picture_tokens(opened, pictures, vocabulary)
+    with pytest.raises(TokenizerError, match="has no token '<image>'"):
+        check_picture_tokens(opened, pictures, replace(vocabulary, lost=("<image>",)))
 
 
 def test_a_token_spelled_like_padding(checkpoint: Path, edit: Edit) -> None:

@@ -25,6 +25,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "internvl3": {},
     "internvl3_5": {
         "vision": {"attention_bias": False},
+        "spare": 9,
         "tied": True,
         "model_type": "qwen3",
         "head_dim": 32,
@@ -72,12 +73,15 @@ def tokenizer() -> Tokenizer:
     return byte_bpe(CONTROL)
 
 
-def model(tied: bool = False, vision: dict[str, Any] | None = None, **text: Any) -> Any:
-    """`vision` and `text` change the configurations."""
+def model(tied: bool = False, spare: int = -1, vision: dict[str, Any] | None = None, **text: Any) -> Any:
+    """`vision` and `text` change the configurations; `spare` rows of the embedding have no token.
+
+    Or one token, <video>, has no row, as in InternVL3.
+    """
     words = tokenizer()
     config = InternVLConfig(
         vision_config=VISION | (vision or {}),
-        text_config=TEXT | {"vocab_size": words.get_vocab_size() + 9, "tie_word_embeddings": tied} | text,
+        text_config=TEXT | {"vocab_size": words.get_vocab_size() + spare, "tie_word_embeddings": tied} | text,
         image_token_id=words.token_to_id("<IMG_CONTEXT>"),
         image_seq_length=(TILE // PATCH // SHUFFLE) ** 2,
         downsample_ratio=1 / SHUFFLE,

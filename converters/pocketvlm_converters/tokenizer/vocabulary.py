@@ -27,7 +27,8 @@ class Vocabulary:
     `model` holds the keys of the tokenizer's own kind. `special` maps bos, eos, eot, eom, unknown, padding and the
     like to ids; `ends` are all ids that end an answer. `added` are the tokens matched before the text is split,
     spelled as themselves. `merged` are added ones that only merges make here: they stand for spaces, and libllama would
-    write them out otherwise. `notes` say what a user should know.
+    write them out otherwise. `lost` are added ones without a row in the embedding: plain text here, and an error in the
+    reference. `notes` say what a user should know.
     """
 
     model: Mapping[str, Value]
@@ -40,6 +41,7 @@ class Vocabulary:
     add_eos: bool
     chat_template: str | None
     merged: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def metadata(self) -> dict[str, Value]:
@@ -77,6 +79,9 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
     ids: dict[str, int] = reference.get_vocab(with_added_tokens=True)
     added = reference.get_added_tokens_decoder()
     check_decoder(checkpoint, added, path)
+    lost = tuple(token.content for number, token in sorted(added.items()) if number >= rows)
+    ids = {text: number for text, number in ids.items() if text not in lost}
+    added = {number: token for number, token in added.items() if number < rows}
     if cut := next((text for text in ids if "\0" in text), None):
         raise TokenizerError(f"token {cut!r} holds a NUL, at which libllama cuts it", path)
     if len(set(ids.values())) != len(ids):
@@ -110,12 +115,15 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
         add_eos=found.add_eos,
         chat_template=chat_template(checkpoint),
         merged=merged,
-        notes=_notes(ids, types, merged),
+        lost=lost,
+        notes=_notes(ids, types, merged, lost),
     )
 
 
-def _notes(ids: Mapping[str, int], types: list[int], merged: tuple[str, ...]) -> tuple[str, ...]:
+def _notes(ids: Mapping[str, int], types: list[int], merged: tuple[str, ...], lost: tuple[str, ...]) -> tuple[str, ...]:
     notes = []
+    if lost:
+        notes.append(f"{', '.join(lost)}: no token here, because the embedding has no row for it")
     if merged:
         notes.append(f"tokens write spaces as {SPACE}: a text that holds {merged[0]} itself may be read otherwise")
     ordinary = [token for token in _ENDS if token in ids and types[ids[token]] == TokenType.NORMAL]
@@ -135,7 +143,7 @@ _ENDS = (
 )  # fmt: skip
 
 
-def check_picture_tokens(checkpoint: Checkpoint, metadata: Mapping[str, Value]) -> None:
+def check_picture_tokens(checkpoint: Checkpoint, metadata: Mapping[str, Value], vocabulary: Vocabulary) -> None:
     """What the runtime writes around a picture must be single tokens: libmtmd aborts the process where one is not.
 
     `metadata` is that of the mmproj file. Raises TokenizerError, CheckpointError for sizes that the runtime refuses.
@@ -149,7 +157,7 @@ def check_picture_tokens(checkpoint: Checkpoint, metadata: Mapping[str, Value]) 
         raise TokenizerError("the runtime has no layout for this projector", path)
     layout, reference = found[1], load_reference(path)
     wanted = (layout.image_token, *layout.control_tokens())
-    split = [token for token in wanted if len(_ids(reference, token)) != 1]
+    split = [token for token in wanted if token in vocabulary.lost or len(_ids(reference, token)) != 1]
     if split:
         more = f" and {len(split) - 1} more" if len(split) > 1 else ""
         raise TokenizerError(f"has no token {split[0]!r}{more}, which stands around pictures", path)
