@@ -85,6 +85,7 @@ class Family(ABC):
     """One subclass per module of `families/`; the module's name is the family's, as in the runtime's families."""
 
     model_types: ClassVar[frozenset[str]]
+    other_formats: ClassVar[Mapping[str, str]] = {}  # of the same models, by model_type: what they are, what to take
     pre_tokenizers: ClassVar[tuple[PreTokenizer, ...]] = ()  # those that no other family has
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -155,6 +156,9 @@ def find_family(checkpoint: Checkpoint) -> Family:
     known = {kind: cls for cls in _all_families() for kind in cls.model_types}
     found = known.get(checkpoint.model_type)
     if found is None:
+        other = {kind: told for cls in _all_families() for kind, told in cls.other_formats.items()}
+        if told := other.get(checkpoint.model_type):
+            raise CheckpointError(f"model_type {checkpoint.model_type} is {told}", checkpoint.config.path)
         listed = ", ".join(sorted(known))
         raise CheckpointError(
             f"unknown architecture {short(checkpoint.model_type)}; known: {listed}", checkpoint.config.path

@@ -130,6 +130,12 @@ def test_refused(checkpoint: Path, file: str, where: str, value: Any, reason: st
     assert reason in str(found.value) and found.value.path == path
 
 
+def test_the_other_format_is_named(checkpoint: Path) -> None:
+    put(checkpoint / "config.json", {"model_type": "internvl_chat"})
+    with pytest.raises(CheckpointError, match=r"OpenGVLab's own format; convert the checkpoint of .* ends in -hf"):
+        parts(checkpoint)
+
+
 def noise() -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.random.default_rng(0).integers(0, 256, (tiny.TILE, tiny.TILE, 3), np.uint8)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar
 
@@ -54,6 +55,9 @@ _PROJECTOR = ("model.multi_modal_projector.", "multi_modal_projector.")
 
 class InternVL(Family):
     model_types: ClassVar[frozenset[str]] = frozenset({"internvl"})
+    other_formats: ClassVar[Mapping[str, str]] = {
+        "internvl_chat": "OpenGVLab's own format; convert the checkpoint of the same name that ends in -hf"
+    }
 
     def language(self) -> Part:
         text, style = self._text, self._style
