@@ -64,6 +64,12 @@ def rename(folder: Path, new_name: Callable[[str], str]) -> None:
     save_file({new_name(name): tensor for name, tensor in load_file(path).items()}, path)
 
 
+def drop(folder: Path, prefix: str) -> None:
+    """Tensors of a checkpoint in one file."""
+    path = folder / "model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(path).items() if not name.startswith(prefix)}, path)
+
+
 def worst(rows: Any, wanted: Any) -> float:
     """The lowest cosine of two rows, of arrays [tokens, width]."""
     assert rows.shape == wanted.shape

@@ -24,7 +24,7 @@ FloatType = Literal["f32", "f16", "bf16"]
 ProjectorType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q4_0", "mixed"]
 PROJECTOR_TYPES: tuple[ProjectorType, ...] = get_args(ProjectorType)
 _FILE_TYPES = {Type.F32: 0, Type.F16: 1, Type.Q4_0: 2, Type.Q8_0: 7, Type.Q5_1: 9, Type.BF16: 32}  # llama_ftype
-_PROJECTOR = "mm."  # where libmtmd's names of its matrices begin
+_PROJECTOR = ("mm.", "v.deepstack.")  # where libmtmd's names of its matrices begin
 _LAYER = re.compile(r"v\.blk\.(\d+)\.")
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 

@@ -86,7 +86,8 @@ def model(tied: bool = True, vision: dict[str, Any] | None = None, **text: Any) 
     return made
 
 
-def save(model: Any, folder: Path, **options: Any) -> None:
+def save(model: Any, folder: Path, images: dict[str, Any] | None = None, **options: Any) -> None:
+    """`images` are settings of the image processor."""
     model.save_pretrained(folder, **options)
     words = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer(),
@@ -97,7 +98,8 @@ def save(model: Any, folder: Path, **options: Any) -> None:
     )
     words.chat_template = CHAT_TEMPLATE
     words.save_pretrained(folder)
-    Qwen2VLImageProcessorPil(min_pixels=LEAST, max_pixels=MOST).save_pretrained(folder)
+    images = images or {"min_pixels": LEAST, "max_pixels": MOST}
+    Qwen2VLImageProcessorPil(**images).save_pretrained(folder)
 
 
 def processor(folder: Path) -> Any:

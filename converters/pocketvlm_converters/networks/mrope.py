@@ -17,7 +17,7 @@ from pocketvlm_converters.onnx.patches import CLIP_MEAN, CLIP_STD, Normalization
 
 MERGE = 2  # libmtmd has a key, but parts of its graph and of its input count on this
 EPSILON = 1e-6  # of the encoder's norms: no configuration has a key for it
-_IMAGE_SIZE = 560  # libmtmd wants a value, as its own converter writes it; nothing comes of it
+_IMAGE_SIZE = 560  # what libmtmd's own converter writes where there is no table of positions; nothing comes of it
 # of transformers' image processor for such models, in pixels
 _LEAST, _MOST = 56 * 56, 28 * 28 * 1280
 # What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
@@ -33,11 +33,15 @@ _FIXED = {"spatial_merge_size": MERGE, "temporal_patch_size": FRAMES, "in_channe
 
 
 class MRope(Family):
-    """`style` is the decoder's, with the defaults of its configuration class; `theta` that of its positions."""
+    """`style` is the decoder's, with the defaults of its configuration class; `theta` that of its positions.
+
+    `interleaved` is how frequencies are dealt to the axes of positions.
+    """
 
     projector_type: ClassVar[str]
     style: ClassVar[Style]
     theta: ClassVar[float]
+    interleaved: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -63,7 +67,7 @@ class MRope(Family):
         metadata: dict[str, Value] = {
             "clip.projector_type": self.projector_type,
             **self.encoder.metadata(),
-            "clip.vision.image_size": _IMAGE_SIZE,
+            "clip.vision.image_size": self.encoder.table * self.encoder.patch or _IMAGE_SIZE,
             "clip.vision.image_min_pixels": least,
             "clip.vision.image_max_pixels": most,
             "clip.vision.image_mean": pixels.mean,
@@ -73,7 +77,7 @@ class MRope(Family):
 
     def vision_graph(self, graph: Graph) -> GraphOutput:
         value = self.encoder.graph(graph, self._visual(), self._normalization())
-        return GraphOutput(value, self.encoder.width)
+        return GraphOutput(value, self.encoder.row)
 
     @cached_property
     def text(self) -> Section:
@@ -103,7 +107,7 @@ class MRope(Family):
         return self.names(("model.visual.", "visual."))
 
     def _rope(self) -> Rope:
-        rope = read_rope(self.text, head_width(self.text, self.style), self.theta)
+        rope = read_rope(self.text, head_width(self.text, self.style), self.theta, interleaved=self.interleaved)
         if "rope.dimension_sections" not in rope.metadata:
             raise CheckpointError("mrope_section is missing: nothing says how positions are shared out", self.text.path)
         return rope

@@ -14,6 +14,8 @@ from pocketvlm_converters.checkpoint.config import short
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.family import Value
 
+_SLOW = 1e-5  # radians from one place to the next: a hundredth of a turn takes thousands of places
+
 
 @dataclass(frozen=True)
 class Rope:
@@ -29,10 +31,11 @@ def section_of(config: Section) -> Section:
     return rope if rope.values else config.section("rope_scaling")
 
 
-def read_rope(config: Section, width: int, theta: float = 10000.0) -> Rope:
+def read_rope(config: Section, width: int, theta: float = 10000.0, *, interleaved: bool = False) -> Rope:
     """`width` is that of a head, `theta` the configuration class's default.
 
-    With `mrope_section` (M-RoPE, arXiv 2409.12191), positions have sections; libllama then takes no scaling. Scaling
+    With `mrope_section` (M-RoPE, arXiv 2409.12191), positions have sections; libllama then takes no scaling. Their
+    frequencies follow each other, or are dealt in turn where they are `interleaved`. Scaling
     of kind dynamic changes nothing within the trained context and is left out. Raises CheckpointError for one that is
     not known.
     """
@@ -44,7 +47,11 @@ def read_rope(config: Section, width: int, theta: float = 10000.0) -> Rope:
     if rope.values.get("mrope_section") is not None:
         if kind not in ("default", "mrope"):  # older configurations call it by its own name
             raise CheckpointError(f"rope scaling {short(kind)} with mrope_section is not in libllama", config.path)
-        return Rope(metadata | {"rope.dimension_sections": _sections(rope, width)})
+        rope.require("mrope_interleaved", interleaved, interleaved)
+        sections = _sections(rope, width)
+        if interleaved:
+            sections = _dealt(sections, width // 2, theta, rope)
+        return Rope(metadata | {"rope.dimension_sections": [*sections, 0]})  # GGUF has a fourth, unused
     if kind in ("default", "dynamic"):
         return Rope(metadata)
     if kind == "linear":
@@ -58,11 +65,24 @@ def read_rope(config: Section, width: int, theta: float = 10000.0) -> Rope:
 
 
 def _sections(rope: Section, width: int) -> list[int]:
-    """How many frequencies go by time, height and width; the fourth that GGUF has is unused."""
+    """How many frequencies go by time, height and width."""
     sections = [int(value) for value in rope.numbers("mrope_section")]
     if len(sections) != 3 or min(sections) < 0 or 2 * sum(sections) != width:
         raise rope.wrong("mrope_section", f"three numbers are needed, {width // 2} together: half of a head's width")
-    return [*sections, 0]
+    return sections
+
+
+def _dealt(sections: list[int], count: int, theta: float, rope: Section) -> list[int]:
+    """Of `count` frequencies dealt in turn to time, height and width, how many each axis may have in libllama.
+
+    The reference gives those that height and width leave to time; libllama does not turn them at all. It is told that
+    none are left: turned by height or width they are right in all texts, and so slow that pictures do not tell.
+    """
+    whole = [-(-(count - axis) // 3) for axis in range(3)]
+    left = min((3 * sections[axis] + axis for axis in (1, 2) if sections[axis] < whole[axis]), default=count)
+    if left < count and theta ** (-left / count) > _SLOW:
+        raise rope.wrong("mrope_section", f"libllama gives time no more than every third of {count} frequencies")
+    return whole
 
 
 def _llama3_factors(rope: Section, theta: float, width: int) -> npt.NDArray[np.float32]:

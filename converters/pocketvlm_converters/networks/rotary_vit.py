@@ -1,6 +1,7 @@
 """A vision transformer with 2-D rotary positions, for pictures of any size, as GGUF and as ONNX.
 
-Neighbouring patches are merged by a projector of two matrices. A `Kind` says how one differs from another.
+Neighbouring patches are merged by a projector of two matrices. In some, deepstack projectors (arXiv 2406.04334) do so
+after earlier layers as well, and the decoder's first layers add what they give. A `Kind` says how encoders differ.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from pocketvlm_converters.onnx.patches import Normalization, cut, folded
 from pocketvlm_converters.onnx.weights import floats
 
 FRAMES = 2  # of a video that the patch convolution takes together; a picture is the same frame twice
-_NORM = "merger.ln_q"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Kind:
     """`up`, `down` and `gate` are the matrices of an MLP as the checkpoint calls them.
 
     With a gate, the MLP is activation(gate) * up. Norms go by the root of the mean square where they are `rms`, and
-    have a shift where they are not.
+    have a shift where they are not. `merger` are the norm and the matrices of the projectors. Where they are `fused`,
+    libmtmd takes queries, keys and values from one matrix.
     """
 
     activation: Activation
@@ -35,6 +36,8 @@ class Kind:
     down: str
     gate: str = ""
     rms: bool = False
+    merger: tuple[str, str, str] = ("ln_q", "mlp.0", "mlp.2")
+    fused: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class RotaryViT:
     """Sizes. `merge` x `merge` patches become one embedding of `width`.
 
     With a `window`, layers attend within windows of so many embeddings squared, every `full`-th (full - 1,
-    2 * full - 1, ...) to the whole picture; without, all to the whole picture.
+    2 * full - 1, ...) to the whole picture; without, all to the whole picture. With a `table`, so many learned
+    positions squared are stretched over the picture, and the patch convolution has a bias. `deepstack` are the layers
+    that have a projector of their own: its embeddings follow those of the last in each row.
     """
 
     kind: Kind
@@ -56,10 +61,17 @@ class RotaryViT:
     epsilon: float
     window: int = 0
     full: int = 1
+    table: int = 0
+    deepstack: tuple[int, ...] = ()
 
     @property
     def merged(self) -> int:
         return self.hidden * self.merge**2
+
+    @property
+    def row(self) -> int:
+        """The width of all that one embedding brings."""
+        return self.width * (1 + len(self.deepstack))
 
     def metadata(self) -> dict[str, Value]:
         found: dict[str, Value] = {
@@ -74,7 +86,11 @@ class RotaryViT:
             "clip.vision.attention.layer_norm_epsilon": self.epsilon,
             "clip.vision.projection_dim": self.width,
         }
-        return found | ({"clip.vision.n_wa_pattern": self.full} if self.window else {})
+        if self.window:
+            found["clip.vision.n_wa_pattern"] = self.full
+        if self.deepstack:
+            found["clip.vision.is_deepstack_layers"] = [layer in self.deepstack for layer in range(self.layers)]
+        return found
 
     def weights(self, names: Names) -> list[Weight]:
         """Patch convolution, norms and biases stay float32, as in every encoder here."""
@@ -87,21 +103,23 @@ class RotaryViT:
             found.append(Weight(f"{gguf}.weight", names.tensor(f"{name}.weight", shape)))
             exact(f"{gguf}.bias", names.tensor(f"{name}.bias", shape[:1]))
 
-        def scaled(gguf: str, name: str) -> None:
+        def scaled(gguf: str, name: str, size: int = hidden) -> None:
             for part in self._norm_parts:
-                exact(f"{gguf}.{part}", names.tensor(f"{name}.{part}", (hidden,)))
+                exact(f"{gguf}.{part}", names.tensor(f"{name}.{part}", (size,)))
 
         kernel = self._kernel(names)
         for frame, gguf in enumerate(("v.patch_embd.weight", "v.patch_embd.weight.1")):
             exact(gguf, replace(kernel, data=kernel.data[:, :, frame]))
+        if self.table:
+            exact("v.patch_embd.bias", self._shift(names))
+            exact("v.position_embd.weight", self._positions(names))
         for layer in range(self.layers):
             here, there = f"blocks.{layer}.", f"v.blk.{layer}."
             for gguf, name in (("ln1", "norm1"), ("ln2", "norm2")):
                 scaled(there + gguf, here + name)
             together = names.tensor(f"{here}attn.qkv.weight", (3 * hidden, hidden))
             shifts = names.tensor(f"{here}attn.qkv.bias", (3 * hidden,))
-            for gguf, at in (("attn_q", 0), ("attn_k", hidden), ("attn_v", 2 * hidden)):
-                rows = slice(at, at + hidden)
+            for gguf, rows in self._attention_parts():
                 found.append(Weight(f"{there}{gguf}.weight", replace(together, data=together.data[rows])))
                 exact(f"{there}{gguf}.bias", replace(shifts, data=shifts.data[rows]))
             linear(f"{there}attn_out", f"{here}attn.proj", (hidden, hidden))
@@ -109,13 +127,19 @@ class RotaryViT:
                 linear(f"{there}ffn_gate", f"{here}mlp.{self.kind.gate}", (inner, hidden))
             linear(f"{there}ffn_up", f"{here}mlp.{self.kind.up}", (inner, hidden))
             linear(f"{there}ffn_down", f"{here}mlp.{self.kind.down}", (hidden, inner))
-        scaled("v.post_ln", _NORM)
-        linear("mm.0", "merger.mlp.0", (self.merged, self.merged))
-        linear("mm.2", "merger.mlp.2", (self.width, self.merged))
+        merger_norm, first, second = self.kind.merger
+        scaled("v.post_ln", f"merger.{merger_norm}")
+        linear("mm.0", f"merger.{first}", (self.merged, self.merged))
+        linear("mm.2", f"merger.{second}", (self.width, self.merged))
+        for number, layer in enumerate(self.deepstack):
+            here, there = f"deepstack_merger_list.{number}.", f"v.deepstack.{layer}."
+            scaled(f"{there}norm", here + merger_norm, self.merged)
+            linear(f"{there}fc1", here + first, (self.merged, self.merged))
+            linear(f"{there}fc2", here + second, (self.width, self.merged))
         return found
 
     def graph(self, graph: Graph, names: Names, pixels: Normalization) -> str:
-        """Add encoder and projector to `graph`; its output [tiles, embeddings, width].
+        """Add encoder and projector to `graph`; its output [tiles, embeddings, row].
 
         A tile may have any height and width that patch * merge divides. Linear layers see real patches only.
         """
@@ -123,14 +147,22 @@ class RotaryViT:
         turns = (graph.integers(0), *grid.angles(self.hidden // self.heads))
         windows = grid.windows(self.window) if self.window else None
 
-        def scales(name: str) -> list[str]:
-            return [graph.vector(names.tensor(f"{name}.{part}", (self.hidden,))) for part in self._norm_parts]
+        def scales(name: str, size: int = self.hidden) -> list[str]:
+            return [graph.vector(names.tensor(f"{name}.{part}", (size,))) for part in self._norm_parts]
 
         def linear(value: str, name: str, shape: tuple[int, int], sensitive: bool = False) -> str:
             bias = names.tensor(f"{name}.bias", shape[:1])
             return graph.linear(value, names.tensor(f"{name}.weight", shape), bias, sensitive)
 
-        value = self._patches(graph, names, pixels, grid)
+        merger_norm, first, second = self.kind.merger
+
+        def project(value: str, name: str) -> str:
+            """[tiles, embeddings, merged] -> [tiles, embeddings, width]"""
+            value = linear(value, f"{name}.{first}", (self.merged, self.merged), sensitive=True)
+            value = graph.one("Gelu", value, domain=MICROSOFT)
+            return linear(value, f"{name}.{second}", (self.width, self.merged), sensitive=True)
+
+        value, deep = self._patches(graph, names, pixels, grid), []
         up, down = (self.inner, self.hidden), (self.hidden, self.inner)
         normed = norm(graph, value, *scales("blocks.0.norm1"), epsilon=self.epsilon)
         for layer in range(self.layers):
@@ -146,16 +178,27 @@ class RotaryViT:
             # What the MLP multiplies or activates has the largest outliers of all activations.
             inner = linear(inner, f"{at}mlp.{self.kind.down}", down, sensitive=graph.kind == "int8")
             last = layer + 1 == self.layers
-            following = scales(_NORM if last else f"blocks.{layer + 1}.norm1")
-            normed, value = add_norm(graph, value, inner, *following, epsilon=self.epsilon, keep=not last)
-        merged = graph.reshape(normed, 0, -1, self.merged)
-        merged = linear(merged, "merger.mlp.0", (self.merged, self.merged), sensitive=True)
-        merged = graph.one("Gelu", merged, domain=MICROSOFT)
-        return linear(merged, "merger.mlp.2", (self.width, self.merged), sensitive=True)
+            tapped = layer in self.deepstack
+            following = scales(f"merger.{merger_norm}" if last else f"blocks.{layer + 1}.norm1")
+            normed, value = add_norm(graph, value, inner, *following, epsilon=self.epsilon, keep=tapped or not last)
+            if tapped:
+                here = f"deepstack_merger_list.{self.deepstack.index(layer)}"
+                merged = graph.reshape(value, 0, -1, self.merged)
+                merged = norm(graph, merged, *scales(f"{here}.{merger_norm}", self.merged), epsilon=self.epsilon)
+                deep.append(project(merged, here))
+        value = project(graph.reshape(normed, 0, -1, self.merged), "merger")
+        return graph.one("Concat", value, *deep, axis=-1) if deep else value
 
     @property
     def _norm_parts(self) -> tuple[str, ...]:
         return ("weight",) if self.kind.rms else ("weight", "bias")
+
+    def _attention_parts(self) -> list[tuple[str, slice]]:
+        """What libmtmd calls queries, keys and values, and their rows in the checkpoint's matrix."""
+        if self.kind.fused:
+            return [("attn_qkv", slice(None))]
+        places = enumerate(("attn_q", "attn_k", "attn_v"))
+        return [(gguf, slice(at * self.hidden, (at + 1) * self.hidden)) for at, gguf in places]
 
     def _attention(self, graph: Graph, grid: Grid, parts: str, turns: tuple[str, ...], windows: Windows | None) -> str:
         """`parts` [tiles, patches, 3 * hidden] -> [tiles, patches, hidden]; `windows` None: to the whole picture."""
@@ -176,7 +219,17 @@ class RotaryViT:
         value = cut(graph, self.patch, self.merge, grid.rows, grid.cols)
         matrix, offset = folded(floats(self._kernel(names)).sum(axis=2), pixels)
         value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
-        return graph.one("Add", value, graph.constant("patch_offset", offset.astype(np.float32)))
+        if not self.table:
+            return graph.one("Add", value, graph.constant("patch_offset", offset.astype(np.float32)))
+        # All that is constant goes into the table: the shares of the positions that a patch gets add up to 1.
+        table = floats(self._positions(names)) + (offset + floats(self._shift(names)))
+        return graph.one("Add", value, grid.stretched(table.astype(np.float32).reshape(self.table, self.table, -1)))
+
+    def _shift(self, names: Names) -> Tensor:
+        return names.tensor("patch_embed.proj.bias", (self.hidden,))
+
+    def _positions(self, names: Names) -> Tensor:
+        return names.tensor("pos_embed.weight", (self.table**2, self.hidden))
 
     def _kernel(self, names: Names) -> Tensor:
         return names.tensor("patch_embed.proj.weight", (self.hidden, 3, FRAMES, self.patch, self.patch))

@@ -92,9 +92,11 @@ class Reference:
         accepted = inspect.signature(self.model.get_image_features).parameters
         with self._torch.no_grad():
             found = self.model.get_image_features(**{k: v for k, v in inputs.items() if k in accepted})
-        rows = getattr(found, "pooler_output", found)
-        rows = self._torch.cat(list(rows)) if isinstance(rows, list | tuple) else rows
-        array: npt.NDArray[np.float32] = rows.reshape(-1, rows.shape[-1]).float().numpy()
+        # In deepstack models, what the decoder's first layers add follows in each row, as libllama takes it.
+        features = [getattr(found, "pooler_output", found), *(getattr(found, "deepstack_features", None) or ())]
+        parts = [self._torch.cat(list(rows)) if isinstance(rows, list | tuple) else rows for rows in features]
+        joined = self._torch.cat([rows.reshape(-1, rows.shape[-1]) for rows in parts], dim=-1)
+        array: npt.NDArray[np.float32] = joined.float().numpy()
         return array
 
     def logs(self, inputs: Any, answer: Sequence[int]) -> npt.NDArray[np.float64]:

@@ -56,6 +56,10 @@ def check_language_model(path: Path) -> GGUFHeader:
         raise ModelFormatError("is a multimodal projector (mmproj), not a language model; give it as mmproj", path)
     if not header.architecture or not header.tensors:
         raise ModelFormatError("is a GGUF file without a model in it", path)
+    layers = header.metadata.get(f"{header.architecture}.block_count")
+    if isinstance(layers, int) and 0 < layers <= (deep := _deepstack(header)):
+        # An assert of libllama: in its last layer it computes some tokens only, where a picture's rows are whole.
+        raise ModelFormatError(f"has {deep} deepstack layers of {layers}, at least one too many", path)
     return header
 
 
@@ -66,7 +70,10 @@ def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
         raise ModelFormatError("is a language model, not a multimodal projector (mmproj)", path)
     if not header.metadata.get("clip.has_vision_encoder", True):
         raise PairingError("this projector does not take pictures", path)
-    _check_width(header.metadata, model, path)
+    width, deep = (header.metadata.get(f"clip.vision.{key}") for key in ("projection_dim", "is_deepstack_layers"))
+    if isinstance(width, int):
+        more = sum(map(bool, deep)) if isinstance(deep, list) else None  # None: libmtmd alone knows
+        _check_width(width * (1 + (more or 0)), model, path, deepstack=more is not None)
     return header
 
 
@@ -85,7 +92,7 @@ def check_encoder(path: Path, model: GGUFHeader) -> OnnxHeader:
     if tokens not in (None, family.tile_tokens):
         raise ModelFormatError(f"gives {tokens} tokens a tile, its family {family.tile_tokens}", path)
     if width is not None:
-        _check_width(header.metadata | {"clip.vision.projection_dim": width}, model, path)
+        _check_width(width, model, path)
     mine, other = header.metadata.get(_SOURCE), model.metadata.get(_SOURCE)
     if mine is not None and other is not None and mine != other:
         raise PairingError(f"was made from another checkpoint than {model.path.name}: they are not a pair", path)
@@ -108,10 +115,19 @@ def named_family(metadata: dict[str, Any], path: Path) -> tuple[str, Family] | N
         raise ModelFormatError(f"its metadata is wrong: {error}", path) from None
 
 
-def _check_width(metadata: dict[str, Any], model: GGUFHeader, path: Path) -> None:
-    width = metadata.get("clip.vision.projection_dim")
-    wanted = model.metadata.get(f"{model.architecture}.embedding_length")
-    if width is not None and wanted is not None and width != wanted:
+def _check_width(width: int, model: GGUFHeader, path: Path, *, deepstack: bool = True) -> None:
+    """An embedding is as wide as that of a token; with `deepstack`, what the first layers add is in it."""
+    text = model.metadata.get(f"{model.architecture}.embedding_length")
+    if not isinstance(text, int):
+        return
+    wanted = text * (1 + _deepstack(model)) if deepstack else text
+    if width != wanted:
         raise PairingError(
             f"its embeddings are {width} wide, {model.path.name} takes {wanted}: they are not a pair", path
         )
+
+
+def _deepstack(model: GGUFHeader) -> int:
+    """How many layers add something of their own to a picture's embeddings (arXiv 2406.04334)."""
+    found = model.metadata.get(f"{model.architecture}.n_deepstack_layers")
+    return found if isinstance(found, int) else 0

@@ -1,0 +1,89 @@
+"""Qwen3-VL: ViT with rotary and learned positions and deepstack projectors, decoder with interleaved M-RoPE."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from functools import cached_property
+from typing import ClassVar
+
+from pocketvlm_converters.checkpoint.folder import Section
+from pocketvlm_converters.family import Part
+from pocketvlm_converters.networks.activations import read_activation
+from pocketvlm_converters.networks.decoder import MOST_LAYERS, Style
+from pocketvlm_converters.networks.mrope import EPSILON, MERGE, MRope
+from pocketvlm_converters.networks.rotary_vit import Kind, RotaryViT
+
+_MOST_PATCH = 64  # pixels, four times what encoders have
+_MOST_POSITIONS = 1 << 16
+
+
+class Qwen3VL(MRope):
+    model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_vl"})
+    projector_type = "qwen3vl_merger"
+    style = Style(  # defaults are those of transformers' Qwen3VLTextConfig
+        "qwen3vl",
+        qkv_bias=False,
+        head_norms={"attn_q_norm": "q_norm", "attn_k_norm": "k_norm"},
+        defaults={
+            "hidden_size": 4096,
+            "intermediate_size": 22016,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "head_dim": 128,
+            "vocab_size": 151936,
+            "max_position_embeddings": 128000,
+        },
+    )
+    theta = 500000.0
+    interleaved = True
+
+    def language(self) -> Part:
+        self.text.require("attention_bias", False, False)
+        made, deepstack = super().language(), self.encoder.deepstack
+        layers = self.text.integer("num_hidden_layers", self.style.defaults["num_hidden_layers"])
+        if len(deepstack) >= layers:  # an assert of libllama, which computes the last layer for some tokens only
+            raise self.text.wrong("num_hidden_layers", f"deepstack wants more than its {len(deepstack)} layers")
+        return replace(made, metadata={**made.metadata, f"{made.architecture}.n_deepstack_layers": len(deepstack)})
+
+    @cached_property
+    def encoder(self) -> RotaryViT:
+        config = self.read_vision()
+        layers = config.integer("depth", 27, most=MOST_LAYERS)
+        found = RotaryViT(
+            Kind(
+                read_activation(config, "gelu_pytorch_tanh"),
+                up="linear_fc1",
+                down="linear_fc2",
+                merger=("norm", "linear_fc1", "linear_fc2"),
+                fused=True,
+            ),
+            hidden=config.integer("hidden_size", 1152),
+            inner=config.integer("intermediate_size", 4304),
+            layers=layers,
+            heads=config.integer("num_heads", 16),
+            patch=config.integer("patch_size", 16, most=_MOST_PATCH),
+            merge=MERGE,
+            width=config.integer("out_hidden_size", 3584),
+            epsilon=EPSILON,
+            table=_table(config),
+            deepstack=_deepstack(config, layers),
+        )
+        return self.check(found, config, "out_hidden_size")
+
+
+def _table(config: Section) -> int:
+    """Learned positions along an edge."""
+    count = config.integer("num_position_embeddings", 2304, least=4, most=_MOST_POSITIONS)
+    if math.isqrt(count) ** 2 != count:
+        raise config.wrong("num_position_embeddings", "positions must make a square")
+    return math.isqrt(count)
+
+
+def _deepstack(config: Section, layers: int) -> tuple[int, ...]:
+    """The layers that have projectors of their own. libmtmd takes them as they come, whatever their order is."""
+    listed = [int(layer) for layer in config.numbers("deepstack_visual_indexes", [8, 16, 24])]
+    if listed != sorted({layer for layer in listed if 0 <= layer < layers}):
+        raise config.wrong("deepstack_visual_indexes", f"they must be some of the {layers} layers, in rising order")
+    return tuple(listed)

@@ -1,0 +1,21 @@
+"""Qwen3-VL: one tile of about the picture's own size; the chat template writes the tokens around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pocketvlm.vision.dynamic import DynamicSize, read_dynamic
+
+
+def matches(metadata: dict[str, Any]) -> bool:
+    return metadata.get("clip.projector_type") == "qwen3vl_merger"
+
+
+def from_metadata(metadata: dict[str, Any]) -> DynamicSize:
+    return read_dynamic(
+        metadata,
+        least=64 * 32 * 32,  # as published checkpoints have them
+        most=16384 * 32 * 32,
+        image_token="<|image_pad|>",
+        around=("<|vision_start|>", "<|vision_end|>"),
+    )
