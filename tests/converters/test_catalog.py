@@ -34,6 +34,8 @@ PUBLISHED = {
     "gemma-3-4b": 4_300_079_472,
     "gemma-3-12b": 12_187_325_040,
 }
+# In GB of two bytes a weight, as the hub lists the files of those that tell no number.
+SIZES = {"internvl3-1b": 1.88, "internvl3-8b": 15.89, "internvl3.5-1b": 2.12}
 CHECKPOINT = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"
 
 
@@ -52,6 +54,11 @@ def test_every_entry_has_a_family_on_both_sides(entry: Entry) -> None:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_weights_are_as_many_as_were_published(name: str) -> None:
     assert model_of(get_entry(name)).parameters == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_files_are_as_large_as_published(name: str) -> None:
+    assert round(model_of(get_entry(name)).parameters * 2e-9, 2) == SIZES[name]
 
 
 def test_iota_is_described_as_it_is(iota_bundle: Path) -> None:
