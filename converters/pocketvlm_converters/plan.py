@@ -214,8 +214,10 @@ def _tokens(part: Part) -> int:
 
 
 def _cache(part: Part, context: int) -> int:
-    heads, key, value = (_key(part, f"attention.{name}") for name in ("head_count_kv", "key_length", "value_length"))
-    return 2 * context * _key(part, "block_count") * heads * (key + value)
+    key, value = (_key(part, f"attention.{name}") for name in ("key_length", "value_length"))
+    heads = part.metadata[f"{part.architecture}.attention.head_count_kv"]  # of all layers, or of each
+    each = heads if isinstance(heads, list) else [_key(part, "attention.head_count_kv")] * _key(part, "block_count")
+    return 2 * context * sum(each) * (key + value)
 
 
 def _scratch(language: Part, vision: Part) -> int:

@@ -27,6 +27,15 @@ SOUND: dict[str, dict[str, Any]] = {
         "image_min_pixels": 3136,
         "image_max_pixels": 1003520,
     },
+    "lfm2": {
+        "patch_size": 16,
+        "projector.scale_factor": 2,
+        "preproc_image_size": 512,
+        "preproc_min_tiles": 2,
+        "preproc_max_tiles": 10,
+        "image_min_pixels": 65536,
+        "image_max_pixels": 262144,
+    },
 }
 # The keys of llama.cpp's own converters, with what they write for a model that takes one square view of a picture.
 SOUND["mlp"] = {"image_size": 336, "patch_size": 14, "image_mean": [0.5, 0.4, 0.3]}
@@ -42,6 +51,8 @@ WRONG = [
     *[("qwen2.5vl_merger", key, value) for key in SOUND["qwen2.5vl_merger"] for value in HUGE],
     ("qwen2.5vl_merger", "image_min_pixels", 1003521),
     *[("mlp", "image_mean", value) for value in ([0.5, 0.5], ["0.5"] * 3)],
+    *[("lfm2", key, value) for key in SOUND["lfm2"] for value in HUGE],
+    ("lfm2", "image_min_pixels", 1 << 20),
 ]
 
 

@@ -68,7 +68,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style
     mlp_bias = config.flag("mlp_bias", False)
 
     weights: list[Weight] = []
-    embedding, output = _embeddings(names, head, tied, (vocabulary, hidden))
+    embedding, output = embeddings(names, head, tied, (vocabulary, hidden))
     weights.append(Weight("token_embd.weight", embedding))
     if rope.factors is not None:
         weights.append(Weight("rope_freqs.weight", Tensor("rope_freqs", rope.factors), exact=True))
@@ -145,7 +145,7 @@ def require_full_attention(config: Section) -> None:
         raise config.wrong("layer_types", "only full_attention is supported")
 
 
-def _embeddings(names: Names, head: Names, tied: bool, shape: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+def embeddings(names: Names, head: Names, tied: bool, shape: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
     """The embedding and, where it is not the same, the head."""
     if not tied:
         return names.tensor("embed_tokens.weight", shape), head.tensor("lm_head.weight", shape)

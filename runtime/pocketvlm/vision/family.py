@@ -49,7 +49,7 @@ class PicturePlan:
     """
 
     original: tuple[int, int]
-    resizes: tuple[tuple[int, int], ...]  # one after the other, as the family's reference does; the last is used
+    resizes: tuple[tuple[int, int], ...]  # as the family's reference makes them; tiles are cut from the last
     layout: tuple[str | TileSlot, ...]
 
     @property
