@@ -190,6 +190,12 @@ def test_files_of_another_converter(bundle: Path) -> None:
         family_of(metadata, bundle)
 
 
+def scaled(**values: Any) -> Edit:
+    """The decoder of Ministral 3, with other positions."""
+    rope = tiny.SCALED | values
+    return lambda c: c["text_config"].update(model_type="ministral3", rope_parameters=rope)
+
+
 REFUSED: dict[str, tuple[Edit, str]] = {
     "layer": (lambda c: c.update(vision_feature_layer=-2), "vision_feature_layer is -2"),
     "projector": (lambda c: c.update(projector_hidden_act="relu"), "projector_hidden_act is 'relu'"),
@@ -208,6 +214,12 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "window": (lambda c: c["text_config"].update(sliding_window=32), "sliding_window is 32"),
     "window by default": (lambda c: c["text_config"].pop("sliding_window"), "sliding_window is missing"),
     "epsilon": (lambda c: c["text_config"].update(rms_norm_eps=1e-6), "rms_norm_eps is 1e-06"),
+    "positions": (scaled(rope_type="default"), "rope_type is 'default'"),
+    "no positions": (lambda c: c["text_config"].update(model_type="ministral3", rope_parameters=None), "is missing"),
+    "no growth": (scaled(llama_4_scaling_beta=None), "llama_4_scaling_beta is missing"),
+    "factor": (scaled(attention_factor=1.5), "attention_factor is 1.5"),
+    "mscale": (scaled(mscale=0.7), "mscale is 0.7"),
+    "truncate": (scaled(truncate=False), "truncate is False"),
 }
 
 

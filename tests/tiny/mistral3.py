@@ -23,7 +23,7 @@ from tiny import byte_bpe, randomize
 sys.modules.setdefault("transformers.models.pixtral.image_processing_pixtral", pil)
 from transformers.models.pixtral.processing_pixtral import PixtralProcessor  # noqa: E402
 
-VARIANTS: dict[str, dict[str, Any]] = {"mistral3": {}}
+VARIANTS: dict[str, dict[str, Any]] = {"mistral3": {}, "ministral3": {"kind": "ministral3", "tied": True}}
 PATCH, MERGE = 14, 2
 LONGEST = 400  # pixels: no multiple of what one embedding sees
 CONTROL = (
@@ -61,6 +61,18 @@ TEXT: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+# Positions are stretched and queries grow behind 24 tokens, as those of every test are.
+SCALED: dict[str, Any] = {
+    "rope_type": "yarn",
+    "rope_theta": 1000000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 24,
+    "beta_fast": 2.0,
+    "beta_slow": 0.2,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
 VISION: dict[str, Any] = {
     "model_type": "pixtral",
     "hidden_size": 64,
@@ -84,9 +96,12 @@ def tokenizer() -> Tokenizer:
     return made
 
 
-def model(tied: bool = False, vision: dict[str, Any] | None = None, biased: bool = False, **text: Any) -> Any:
-    """`vision` and `text` change the configurations."""
+def model(
+    kind: str = "mistral", tied: bool = False, vision: dict[str, Any] | None = None, biased: bool = False, **text: Any
+) -> Any:
+    """`vision` and `text` change the configurations; `kind` is that of the decoder."""
     words = tokenizer()
+    text = {"model_type": kind} | ({"rope_parameters": SCALED} if kind == "ministral3" else {}) | text
     ids = {f"{name}_token_id": words.token_to_id(token) for name, token in (("bos", "<s>"), ("eos", "</s>"))}
     config = Mistral3Config(
         vision_config=VISION | (vision or {}),
@@ -138,7 +153,8 @@ def hub_name(name: str) -> str:
 
 def hub_config(config: dict[str, Any]) -> dict[str, Any]:
     text, vision = dict(config["text_config"]), dict(config["vision_config"])
-    text["rope_theta"] = text.pop("rope_parameters")["rope_theta"]
+    if text["model_type"] == "mistral":
+        text["rope_theta"] = text.pop("rope_parameters")["rope_theta"]
     vision["rope_theta"] = vision.pop("rope_parameters")["rope_theta"]
     rest = {key: value for key, value in config.items() if key != "tie_word_embeddings"}
     return rest | {"text_config": text, "vision_config": vision | {"head_dim": 16}}

@@ -1,4 +1,4 @@
-"""Mistral Small 3.1: Pixtral's encoder, merged patches, a projector of two matrices, Mistral decoder.
+"""Mistral Small 3.1 and Ministral 3: Pixtral's encoder, merged patches, a projector of two matrices, Mistral decoder.
 
 Pictures come at about their own size. The encoder puts the embedding of `[IMG_BREAK]` between two rows of a picture, as
 libmtmd does.
@@ -24,16 +24,29 @@ from pocketvlm_converters.onnx.layers import norm
 from pocketvlm_converters.onnx.patches import Normalization, read_normalization
 from pocketvlm_converters.tokenizer.reference import FILE, load_reference
 
-_MISTRAL = Style(  # defaults are those of transformers' MistralConfig
-    "mistral3",
-    rotates_neighbours=True,
-    qkv_bias=False,
-    defaults={
-        "intermediate_size": 14336,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 131072,
-    },
-)
+_TEXT = {  # by the model_type of text_config; the defaults are those of its configuration class
+    "mistral": Style(
+        "mistral3",
+        rotates_neighbours=True,
+        qkv_bias=False,
+        defaults={"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072},
+    ),
+    "ministral3": Style(
+        "mistral3",
+        rotates_neighbours=True,
+        qkv_bias=False,
+        epsilon=1e-5,
+        defaults={
+            "intermediate_size": 14336,
+            "num_hidden_layers": 34,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 131072,
+            "max_position_embeddings": 262144,
+        },
+    ),
+}
+_WINDOWS: dict[str, int | None] = {"mistral": 4096, "ministral3": None}  # tokens, where a file says nothing
 _VISION_DEFAULTS = {  # transformers' PixtralVisionConfig
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -41,7 +54,6 @@ _VISION_DEFAULTS = {  # transformers' PixtralVisionConfig
     "num_attention_heads": 16,
     "patch_size": 16,
 }
-_WINDOW = 4096  # tokens, where a file says nothing
 _EPSILON = 1e-5  # of the projector's norm: libmtmd has one for all
 _CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
@@ -54,7 +66,7 @@ _PREPROCESSING = {
 }
 _LONGEST = 1024  # pixels, where the image processor's file is silent
 _BREAK = "[IMG_BREAK]"
-_TEXT = ("model.language_model.", "language_model.model.", "language_model.")
+_DECODER = ("model.language_model.", "language_model.model.", "language_model.")
 _HEAD = ("language_model.", "")
 _SEEN, _CONNECTOR = (
     ("model.vision_tower.", "vision_tower."),
@@ -140,13 +152,30 @@ class Mistral3(Family):
     @cached_property
     def _decoder(self) -> Part:
         config, text = self.checkpoint.config, self._text
-        text.require("model_type", "mistral", "mistral")
         text.require("hidden_act", "silu", "silu")
-        if text.values.get("sliding_window", _WINDOW) is not None:
+        if text.values.get("sliding_window", _WINDOWS[self._kind]) is not None:
             raise text.wrong("sliding_window", "libllama has no window in this architecture; null is supported")
         tied = config.flag("tie_word_embeddings", True)
-        rope = read_rope(text, head_width(text, _MISTRAL))
-        return decoder(text, self.names(_TEXT), self.names(_HEAD), tied, _MISTRAL, rope)
+        style = _TEXT[self._kind]
+        rope = read_rope(text, head_width(text, style), yarn=True)
+        found = decoder(text, self.names(_DECODER), self.names(_HEAD), tied, style, rope)
+        return replace(found, metadata={**found.metadata, **self._temperature()})
+
+    def _temperature(self) -> dict[str, Value]:
+        """By what queries grow with the logarithm of their position, where they do."""
+        if self._kind == "mistral":
+            return {}
+        rope = self._text.present("rope_parameters")
+        rope.require("rope_type", "yarn", rope.values.get("type"))
+        return {"mistral3.attention.temperature_scale": rope.number("llama_4_scaling_beta")}
+
+    @property
+    def _kind(self) -> str:
+        """Of the decoder."""
+        kind = self._text.text("model_type", "mistral")
+        if kind not in _TEXT:
+            raise self._text.wrong("model_type", f"known here: {', '.join(_TEXT)}")
+        return kind
 
     @property
     def _text(self) -> Section:
@@ -161,7 +190,7 @@ class Mistral3(Family):
         config = self.checkpoint.config
         config.require("vision_feature_layer", -1, -1)
         config.require("projector_hidden_act", "gelu", "gelu")
-        self._text.require("rms_norm_eps", _EPSILON, 1e-6)
+        self._text.require("rms_norm_eps", _EPSILON, _TEXT[self._kind].epsilon)
         seen = config.present("vision_config")
         seen.require("model_type", "pixtral", "pixtral")
         return axial_vit(seen, **_VISION_DEFAULTS)

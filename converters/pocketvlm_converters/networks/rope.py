@@ -31,13 +31,15 @@ def section_of(config: Section) -> Section:
     return rope if rope.values else config.section("rope_scaling")
 
 
-def read_rope(config: Section, width: int, theta: float = 10000.0, *, interleaved: bool = False) -> Rope:
+def read_rope(
+    config: Section, width: int, theta: float = 10000.0, *, interleaved: bool = False, yarn: bool = False
+) -> Rope:
     """`width` is that of a head, `theta` the configuration class's default.
 
     With `mrope_section` (M-RoPE, arXiv 2409.12191), positions have sections; libllama then takes no scaling. Their
-    frequencies follow each other, or are dealt in turn where they are `interleaved`. Scaling
-    of kind dynamic changes nothing within the trained context and is left out. Raises CheckpointError for one that is
-    not known.
+    frequencies follow each other, or are dealt in turn where they are `interleaved`. Scaling of kind dynamic changes
+    nothing within the trained context and is left out. `yarn` (arXiv 2309.00071) is known to some of libllama's
+    architectures only. Raises CheckpointError for one that is not known.
     """
     rope = section_of(config)
     theta = rope.number("rope_theta", config.number("rope_theta", theta, positive=True), positive=True)
@@ -60,7 +62,9 @@ def read_rope(config: Section, width: int, theta: float = 10000.0, *, interleave
         )
     if kind == "llama3":
         return Rope(metadata, _llama3_factors(rope, theta, width))
-    known = "default, dynamic, linear and llama3"
+    if kind == "yarn" and yarn:
+        return Rope(metadata | _yarn(rope))
+    known = f"default, dynamic, linear{', yarn' * yarn} and llama3"
     raise CheckpointError(f"rope scaling {short(kind)} is not known; {known} are", config.path)
 
 
@@ -83,6 +87,23 @@ def _dealt(sections: list[int], count: int, theta: float, rope: Section) -> list
     if left < count and theta ** (-left / count) > _SLOW:
         raise rope.wrong("mrope_section", f"libllama gives time no more than every third of {count} frequencies")
     return whole
+
+
+def _yarn(rope: Section) -> dict[str, Value]:
+    """libllama takes `mscale` to be 1 and computes what the angles' cosines and sines are multiplied by."""
+    rope.require("attention_factor", None, None)
+    rope.require("truncate", True, True)
+    found: dict[str, Value] = {
+        "rope.scaling.type": "yarn",
+        "rope.scaling.factor": rope.number("factor", positive=True),
+        "rope.scaling.original_context_length": rope.integer("original_max_position_embeddings"),
+        "rope.scaling.yarn_beta_fast": rope.number("beta_fast", 32.0, positive=True),
+        "rope.scaling.yarn_beta_slow": rope.number("beta_slow", 1.0, positive=True),
+    }
+    if rope.values.get("mscale") and rope.values.get("mscale_all_dim"):  # else transformers uses neither
+        rope.require("mscale", 1.0, 1.0)
+        found["rope.scaling.yarn_log_multiplier"] = rope.number("mscale_all_dim", positive=True)
+    return found
 
 
 def _llama3_factors(rope: Section, theta: float, width: int) -> npt.NDArray[np.float32]:
