@@ -24,8 +24,8 @@ LEVELS = (
     {"engine", "structured"},
     {"vision"},
     {"handles"},
-    {"native", "prompt", "images", "text", "devices", "locate", "footprint"},
-    {"messages", "bundle", "gguf_header", "onnx_header", "sandbox", "offline"},
+    {"native", "prompt", "images", "text", "locate", "footprint"},
+    {"messages", "bundle", "gguf_header", "onnx_header", "sandbox", "offline", "devices"},
     {"atomic", "errors"},
 )
 LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}
@@ -43,6 +43,7 @@ EXTRA = {
     "pocketvlm_converters.proof.verify": {""},
     # Memory of what nobody has downloaded is predicted as `pocketvlm plan` does.
     "pocketvlm_converters.catalog.sketch": {"locate"},
+    "pocketvlm_converters.pull.pull": {"devices", "locate"},  # where pulled models lie
     "pocketvlm_converters.catalog.figures": {"atomic", "devices", "plan"},
 }
 # The packages of ours that each may import.

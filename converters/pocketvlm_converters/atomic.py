@@ -13,7 +13,6 @@ from pathlib import Path
 
 from pocketvlm.bundle import is_bundle
 from pocketvlm.errors import OutputError, PocketVLMError
-from pocketvlm_converters.checkpoint.folder import Checkpoint
 
 _PROBE = 1 << 20  # bytes
 
@@ -36,7 +35,8 @@ def new_folder(output: Path) -> Iterator[Path]:
             raise
 
 
-def check_target(output: Path, source: Checkpoint, force: bool) -> None:
+def check_target(output: Path, source: Path | None, force: bool) -> None:
+    """`source` is a folder that must not be replaced. Raises OutputError."""
     try:
         str(output).encode()
     except UnicodeEncodeError:
@@ -47,8 +47,8 @@ def check_target(output: Path, source: Checkpoint, force: bool) -> None:
         return
     if not force:
         raise OutputError("already exists; --force replaces a bundle", output)
-    checkpoint = source.path.resolve()
-    if output.resolve() in (checkpoint, *checkpoint.parents):
+    checkpoint = source.resolve() if source else None
+    if checkpoint and output.resolve() in (checkpoint, *checkpoint.parents):
         raise OutputError("is or holds the checkpoint itself", output)
     if output.is_symlink() or not output.is_dir() or not (is_bundle(output) or not any(output.iterdir())):
         raise OutputError("already exists and is not a bundle: it will not be replaced", output)

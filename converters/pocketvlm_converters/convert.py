@@ -64,7 +64,7 @@ def convert(
         raise QuantizationError("a bundle needs a vision encoder: mmproj and ONNX cannot both be none")
     source = Checkpoint(checkpoint)
     family = find_family(source)
-    check_target(output, source, force)
+    check_target(output, source.path, force)
     with new_folder(output) as folder:
         conversion = _Conversion(family, folder, output.name, progress or silent, verify, keep_unproven)
         conversion.write(language, projector, graph, imatrix)

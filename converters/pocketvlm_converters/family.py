@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters import families
-from pocketvlm_converters.checkpoint.config import short
+from pocketvlm_converters.checkpoint.config import Section, short
 from pocketvlm_converters.checkpoint.folder import Checkpoint, Tensor
 
 if TYPE_CHECKING:
@@ -153,17 +153,19 @@ class Names:
 
 def find_family(checkpoint: Checkpoint) -> Family:
     """Raises CheckpointError with the known model types where none fits."""
+    return check_model_type(checkpoint.config)(checkpoint)
+
+
+def check_model_type(config: Section) -> type[Family]:
+    """The family of a configuration, before there are weights. Raises CheckpointError likewise."""
     known = {kind: cls for cls in _all_families() for kind in cls.model_types}
-    found = known.get(checkpoint.model_type)
-    if found is None:
+    name = config.text("model_type")
+    if name not in known:
         other = {kind: told for cls in _all_families() for kind, told in cls.other_formats.items()}
-        if told := other.get(checkpoint.model_type):
-            raise CheckpointError(f"model_type {checkpoint.model_type} is {told}", checkpoint.config.path)
-        listed = ", ".join(sorted(known))
-        raise CheckpointError(
-            f"unknown architecture {short(checkpoint.model_type)}; known: {listed}", checkpoint.config.path
-        )
-    return found(checkpoint)
+        if told := other.get(name):
+            raise CheckpointError(f"model_type {name} is {told}", config.path)
+        raise CheckpointError(f"unknown architecture {short(name)}; known: {', '.join(sorted(known))}", config.path)
+    return known[name]
 
 
 def _all_families() -> Iterable[type[Family]]:

@@ -81,7 +81,16 @@ def cache_folder() -> Path:
 
     Where nobody knows a home, a place that cannot be written: what would be remembered is forgotten.
     """
-    given = os.environ.get("XDG_CACHE_HOME")
+    return _own_folder("XDG_CACHE_HOME", ".cache", "Caches")
+
+
+def data_folder() -> Path:
+    """Where this user's programs keep what is worth keeping, as models: XDG_DATA_HOME, or the system's own place."""
+    return _own_folder("XDG_DATA_HOME", ".local/share", "Application Support")
+
+
+def _own_folder(variable: str, linux: str, macos: str) -> Path:
+    given = os.environ.get(variable)
     if given and Path(given).is_absolute():
         base = Path(given)
     else:
@@ -90,11 +99,11 @@ def cache_folder() -> Path:
         except RuntimeError:  # a user without an entry, as in many containers
             return Path(os.devnull) / "pocketvlm"
         if sys.platform == "darwin":
-            base = home / "Library" / "Caches"
+            base = home / "Library" / macos
         elif sys.platform == "win32":
             base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
         else:
-            base = home / ".cache"
+            base = home / linux
     return base / "pocketvlm"
 
 

@@ -17,6 +17,7 @@ PocketVLMError
 │   │   └── BundleError (ValueError)        manifest missing or broken, or a file that does not match its hash
 │   ├── PictureCacheError (OSError)     the folder for embeddings cannot be used, or is not private
 │   ├── SessionError (ValueError)       a saved conversation that is damaged, or of another model or engine
+│   ├── DownloadError (OSError)         what `pocketvlm pull` was asked for cannot be had, or is not what it should be
 │   └── ConversionError                 a conversion was refused or failed; nothing was written
 │       ├── CheckpointError (ValueError)    missing shard or tensor, unknown architecture, NaN weights
 │       ├── QuantizationError (ValueError)  a type that is unknown or needs an importance matrix
@@ -123,6 +124,10 @@ class PictureCacheError(FileError, OSError):
 
 class SessionError(FileError, ValueError):
     """A saved conversation is damaged, was made by another model or engine, or cannot be written."""
+
+
+class DownloadError(FileError, OSError):
+    """`path` names a repository of the hub, or a file of one."""
 
 
 class ConversionError(FileError):

@@ -1,17 +1,23 @@
-"""From what a user names to the files to load: iota in the box, a bundle, a GGUF pair, or a language model alone."""
+"""From what a user names to the files to load: iota in the box, a bundle, a model that was pulled, a GGUF pair, or a
+language model alone.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
 from pocketvlm.bundle import Bundle, is_bundle
+from pocketvlm.devices import data_folder
 from pocketvlm.errors import BundleError, ModelNotFoundError, PairingError
 
+MODELS = "models"  # in the user's data folder: what was pulled, by its name
 _HOME_OF_IOTA = "pocketvlm_models"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,8 @@ class Located:
 def locate(
     target: str | Path | None, *, model: str | Path | None, mmproj: str | Path | None, verify: bool = True
 ) -> Located:
-    """`target` is a bundle or a .gguf; None with no `model` is iota. Bundles are checked against their hashes.
+    """`target` is a bundle, the name of one that was pulled, or a .gguf; None with no `model` is iota. Bundles are
+    checked against their hashes.
 
     `mmproj` may be an ONNX vision encoder as well, told by its name.
     """
@@ -48,7 +55,20 @@ def locate(
     assert target is not None
     if mmproj is not None:
         raise PairingError("a bundle brings its own projector; mmproj= goes with model=", target)
-    return _bundle(Path(target), verify)
+    return _bundle(bundle_path(target), verify)
+
+
+def bundle_path(target: str | Path) -> Path:
+    """A path where there is anything, else the bundle that was pulled under this name, if there is one."""
+    path = Path(target)
+    if not path.exists() and _NAME.fullmatch(str(target)):
+        if str(target) == "iota":
+            return iota()
+        pulled = data_folder() / MODELS / target
+        if is_bundle(pulled):
+            return pulled
+        raise ModelNotFoundError("no such bundle, and none of that name was pulled (pocketvlm pull)", path)
+    return path
 
 
 def iota() -> Path:

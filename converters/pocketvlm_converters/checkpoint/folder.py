@@ -15,10 +15,10 @@ from pocketvlm_converters.checkpoint.safetensors import BUFFERS, Tensor, read_te
 
 __all__ = ["Checkpoint", "Section", "Tensor"]  # what a family needs
 
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 # Everything that a conversion may read, besides the shards.
-_SIDE_FILES = (
+SIDE_FILES = (
     "config.json",
     "generation_config.json",
     "preprocessor_config.json",
@@ -28,11 +28,11 @@ _SIDE_FILES = (
     "tokenizer_config.json",
     "chat_template.jinja",
     "chat_template.json",
-    _INDEX,
+    INDEX,
 )
 # The largest that such a file may be, in bytes; parsed, it takes ten times as much.
 _LIMIT = 16 << 20
-_LIMITS = {"tokenizer.json": 256 << 20, _INDEX: 64 << 20}
+_LIMITS = {"tokenizer.json": 256 << 20, INDEX: 64 << 20}
 # How weights of quantized checkpoints are called, where the configuration does not tell.
 _QUANTIZED = (".qweight", ".qzeros", ".g_idx", ".absmax", ".quant_map", ".SCB", ".weight_scale", ".weight_scale_inv")
 
@@ -111,7 +111,7 @@ class Checkpoint:
     @cached_property
     def source(self) -> Source:
         """SHA-256 of every file that a conversion reads; `sha256` is that of `sha256sum`'s listing of them."""
-        names = sorted({*filter(self._has, _SIDE_FILES), *(shard.name for shard in self.shards)})
+        names = sorted({*filter(self._has, SIDE_FILES), *(shard.name for shard in self.shards)})
         try:
             files = {name: sha256_of(self.path / name) for name in names}
         except OSError as error:
@@ -123,19 +123,19 @@ class Checkpoint:
     @cached_property
     def _index(self) -> dict[str, str]:
         """Shards by tensor; empty without an index, and beside a single file, which transformers prefers."""
-        if self._has(_SINGLE) or not self._has(_INDEX):
+        if self._has(SINGLE) or not self._has(INDEX):
             return {}
-        weight_map = self.json(_INDEX).present("weight_map").values
+        weight_map = self.json(INDEX).present("weight_map").values
         for name, shard in weight_map.items():
             plain = isinstance(shard, str) and shard.isprintable() and Path(shard).name == shard and "\\" not in shard
             if not plain or not shard.endswith(".safetensors"):
                 raise CheckpointError(
                     f"weight_map: tensor {short(name)} must be in a .safetensors file of the folder, "
                     f"not in {short(shard)}",
-                    self.path / _INDEX,
+                    self.path / INDEX,
                 )
         if not weight_map:
-            raise CheckpointError("weight_map names no tensors", self.path / _INDEX)
+            raise CheckpointError("weight_map names no tensors", self.path / INDEX)
         return dict(weight_map)
 
     def _find_shards(self) -> list[Path]:
@@ -146,9 +146,9 @@ class Checkpoint:
                     reason = f"shard is missing, one of {len(shards)} that the index names; it holds tensor {tensor}"
                     raise CheckpointError(reason, shard)
             return sorted(shards)
-        if not self._has(_SINGLE):
-            raise CheckpointError(f"has neither {_SINGLE} nor {_INDEX}{self._hint()}", self.path)
-        return [self.path / _SINGLE]
+        if not self._has(SINGLE):
+            raise CheckpointError(f"has neither {SINGLE} nor {INDEX}{self._hint()}", self.path)
+        return [self.path / SINGLE]
 
     def _add(self, tensor: Tensor, shard: Path) -> None:
         other = self.tensors.setdefault(tensor.name, tensor)

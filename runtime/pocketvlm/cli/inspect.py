@@ -13,6 +13,7 @@ from rich.table import Table
 from pocketvlm.bundle import Bundle, FileEntry, Proof, is_bundle
 from pocketvlm.errors import ModelNotFoundError
 from pocketvlm.gguf_header import GGUFHeader, LazyArray, read_header
+from pocketvlm.locate import bundle_path
 from pocketvlm.onnx_header import OnnxHeader, read_onnx
 from pocketvlm.vision.pair import named_family
 
@@ -26,6 +27,7 @@ def inspect(
     verify: Annotated[bool, typer.Option(help="Compare a bundle's files with their hashes.")] = True,
 ) -> None:
     """Show what is in a model: architecture, types, sizes, picture tokens, template, hashes."""
+    path = bundle_path(path)
     if not path.exists():
         raise ModelNotFoundError("no such file or bundle", path)
     if not (is_bundle(path) or path.is_dir()):

@@ -1,0 +1,292 @@
+"""`pocketvlm pull` against a server that speaks the hub's protocol, in fair weather and in foul."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pocketvlm.bundle import Bundle
+from pocketvlm.errors import CheckpointError, DownloadError, ModelNotFoundError, OutputError
+from pocketvlm.locate import locate
+from pocketvlm_converters.catalog.entry import get_entry
+from pocketvlm_converters.pull import hub as client
+from pocketvlm_converters.pull import pull as way
+from pocketvlm_converters.pull.pull import Wanted, name_of, pull
+
+from .hub_server import COMMIT, HubServer, Repository, serving
+
+CHECKPOINT = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"
+MODEL, MMPROJ, WEIGHTS = "iota-Q4_K_M.gguf", "mmproj-iota-Q8_0.gguf", "model.safetensors"
+READY = "acme/iota-gguf"
+# The installed command may be older than the command.
+COMMAND = """
+import pocketvlm.cli as cli
+from pocketvlm_converters.cli.pull import pull
+cli._add_commands = lambda: cli.app.command("pull")(pull)
+cli.main()
+"""
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, iota_bundle: Path) -> Iterator[HubServer]:
+    with serving() as server:
+        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(client, "_WAIT", 0.0)
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+        files = {path.name: path.read_bytes() for path in CHECKPOINT.iterdir() if path.is_file()}
+        server.repositories["acme/iota"] = Repository({**files, "README.md": b"read me"})
+        model, mmproj = (next(iota_bundle.glob(pattern)).read_bytes() for pattern in ("model-*.gguf", "mmproj-*.gguf"))
+        server.repositories[READY] = Repository({MODEL: model, MMPROJ: mmproj, "README.md": b"read me"})
+        yield server
+
+
+def models(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "pocketvlm" / "models"
+
+
+def refused(wanted: Wanted, message: str, error: type[Exception] = DownloadError) -> None:
+    with pytest.raises(error, match=message) as raised:
+        pull(wanted)
+    assert "\n" not in str(raised.value)
+
+
+def left(folder: Path) -> list[str]:
+    """What can be seen there, and what is hidden and no download."""
+    return [path.name for path in folder.rglob("*") if path.is_file() and ".download" not in str(path)]
+
+
+def test_a_ready_pair_becomes_a_bundle(hub: HubServer, tmp_path: Path) -> None:
+    said: list[str] = []
+    bundle = pull(Wanted(READY), say=said.append)
+    assert {path for path, *_ in hub.log if "README" in path} == set()
+    assert name_of(bundle) == READY and bundle.path == models(tmp_path) / READY
+    bundle.verify()
+    manifest = bundle.manifest
+    assert [(f.role, f.quantization) for f in manifest.files] == [("model", "Q4_K_M"), ("mmproj", "q8_0")]
+    assert (manifest.family, manifest.source.name) == ("smolvlm", READY) and COMMIT in manifest.notes[0]
+    assert sorted(path.name for path in models(tmp_path).rglob("*")) == sorted(
+        ["acme", "iota-gguf", MODEL, MMPROJ, "manifest.json"]
+    ), "the download is gone"
+    found = locate(READY, model=None, mmproj=None)
+    assert found.model == bundle.path / MODEL and found.name == "iota-gguf"
+    assert said == [f"{READY} at {COMMIT[:12]}: {sum(f.size for f in manifest.files) / 1e6:,.1f} MB"]
+    with pytest.raises(ModelNotFoundError, match="none of that name was pulled"):
+        locate("acme/other", model=None, mmproj=None)
+
+
+def test_it_is_there_already(hub: HubServer, tmp_path: Path) -> None:
+    pull(Wanted(READY))
+    asked = len(hub.log)
+    refused(Wanted(READY), "already exists; --force", OutputError)
+    assert len(hub.log) == asked
+    hub.repositories[READY].files[MODEL] += b"\0" * 32
+    first = Bundle(models(tmp_path) / READY).manifest.files[0].size
+    assert pull(Wanted(READY, force=True)).manifest.files[0].size == first + 32
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "precious").touch()
+    refused(Wanted(READY, output=taken, force=True), "not a bundle", OutputError)
+    refused(Wanted(READY, output=tmp_path / "no" / "where"), "does not exist", OutputError)
+
+
+def test_a_connection_that_breaks_is_taken_up_again(hub: HubServer) -> None:
+    hub.cuts[MODEL] = [70_000, 0, 100_000, 0, 0]
+    pull(Wanted(READY)).verify()
+    starts = [int(span[6:-1]) if span else 0 for span in hub.asked(MODEL)]
+    assert len(starts) == 6 and starts == sorted(starts) and starts[1] == starts[2] == 70_000
+    assert starts[3:] == [170_000] * 3
+
+
+def test_what_was_begun_goes_on(hub: HubServer, tmp_path: Path) -> None:
+    hub.cuts[MODEL] = [90_000, 0, 0, 0]
+    refused(Wanted(READY), f"{READY}/{MODEL}: the connection broke at 0.1 of .* Run it again to go on")
+    assert left(tmp_path) == []
+    said: list[str] = []
+    pull(Wanted(READY), say=said.append).verify()
+    assert hub.asked(MODEL)[-1] == "bytes=90000-" and "0.1 MB of it are here already" in said[0]
+
+
+def test_a_server_that_cannot_resume(hub: HubServer) -> None:
+    hub.ranges = False
+    hub.cuts[MODEL] = [90_000]
+    pull(Wanted(READY)).verify()
+
+
+@pytest.mark.parametrize("name", [MODEL, "config.json"])
+def test_a_wrong_hash(name: str, hub: HubServer, tmp_path: Path) -> None:
+    repository = READY if name == MODEL else "acme/iota"
+    right = hub.repositories[repository].files[name]
+    hub.repositories[repository].served[name] = b"x" + right[1:]
+    refused(Wanted(repository), f"{repository}/{name}: is not what the hub says: its hash differs")
+    assert not list(tmp_path.rglob(f"{name}*"))
+    hub.repositories[repository].served[name] = right + b"x"
+    refused(Wanted(repository), f"{repository}/{name}: is longer than the hub says")
+    assert left(tmp_path) == []
+
+
+def test_a_damaged_part_is_not_kept(hub: HubServer, tmp_path: Path) -> None:
+    hub.cuts[MODEL] = [90_000, 0, 0, 0]
+    refused(Wanted(READY), "the connection broke")
+    (part,) = tmp_path.rglob("*.part")
+    part.write_bytes(b"x" * 90_000)
+    refused(Wanted(READY), "its hash differs. It was removed; try again")
+    hub.cuts[MMPROJ] = [0, 0, 0]
+    refused(Wanted(READY), "the connection broke")
+    (whole,) = tmp_path.rglob(MODEL)
+    whole.write_bytes(b"x" * whole.stat().st_size)
+    pull(Wanted(READY)).verify()
+
+
+def test_what_is_not_there(hub: HubServer, tmp_path: Path) -> None:
+    refused(Wanted("acme/nothing"), "acme/nothing: no such repository, or a private one")
+    refused(Wanted("acme/iota", revision="old"), "acme/iota: has no such revision")
+    refused(Wanted("nothing"), "nothing: is neither in the catalogue .* nor a name of the hub")
+    refused(Wanted("iota"), "iota: it is in the box already")
+    refused(Wanted("../iota"), r"\.\./iota: is no name of a repository")
+    hub.repositories[READY].served[MMPROJ] = None
+    refused(Wanted(READY), f"{MMPROJ}: is listed by the hub, but missing there")
+    refused(Wanted(READY, quantize="Q2_K"), "has no Q2_K file for --quantize; it has Q4_K_M")
+    refused(Wanted("acme/iota", gguf=True), "acme/iota: has no GGUF files")
+    del hub.repositories[READY].files[MMPROJ]
+    refused(Wanted(READY), "has no projector")
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_gated_model(status: int, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repositories["acme/iota"].refused = (status, "GatedRepo")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    refused(Wanted("acme/iota"), "acme/iota/config.json: is gated: accept its licence at .*, then set HF_TOKEN")
+    tokens = {token for path, _, token in hub.log if not path.startswith("/cdn/")}
+    assert tokens == {"Bearer hf_secret"}
+
+
+def test_the_token_goes_to_nobody_else(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    pull(Wanted(READY))
+    assert {token for path, _, token in hub.log if path.startswith("/cdn/")} == {None}
+
+
+def test_trouble_at_the_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.status = 418
+    refused(Wanted("acme/iota"), "acme/iota: the hub refuses with status 418")
+    hub.status = None
+    hub.repositories["acme/iota"].listed = [{"rfilename": "x", "size": -1, "blobId": COMMIT}]
+    refused(Wanted("acme/iota"), "the hub's answer makes no sense")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    refused(Wanted("acme/iota"), "http://127.0.0.1:9 cannot be reached: ")
+
+
+def test_where_nothing_may_be_downloaded(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POCKETVLM_OFFLINE", "1")
+    refused(Wanted(READY), "POCKETVLM_OFFLINE is set: nothing is downloaded")
+    monkeypatch.delenv("POCKETVLM_OFFLINE")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    refused(Wanted(READY), r"huggingface_hub is missing: pip install 'pocketvlm\[hub\]'")
+    assert not hub.log
+
+
+def test_converters_that_are_missing(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(way, "find_spec", lambda name: None if name == "onnx" else object())
+    refused(Wanted("acme/iota"), r"onnx is missing to convert it: pip install 'pocketvlm\[convert\]'")
+    assert len(hub.log) == 1
+
+
+def test_names_of_a_stranger(hub: HubServer, tmp_path: Path) -> None:
+    """Whatever the hub lists, only plain names of known kinds are asked for or written."""
+    evil = ("../../evil.gguf", "/tmp/evil.gguf", "a\\evil.gguf", "folder/evil.gguf", ".evil-Q8_0.gguf", "evil\n.gguf")
+    hub.repositories[READY].files.update(dict.fromkeys(evil, b"evil" * 5000))
+    pull(Wanted(READY)).verify()
+    index = {"weight_map": {"a": "../evil.safetensors"}}
+    files = hub.repositories["acme/iota"].files
+    files["../evil.safetensors"] = files.pop(WEIGHTS)
+    files["model.safetensors.index.json"] = json.dumps(index).encode()
+    refused(Wanted("acme/iota"), "weight_map names '../evil.safetensors', no .safetensors file beside it")
+    files["model.safetensors.index.json"] = b'{"weight_map": {"a": "model-1.safetensors"}}'
+    refused(Wanted("acme/iota"), "acme/iota/model-1.safetensors: is missing there: the index names it")
+    assert not list(tmp_path.rglob("*evil*")) and not any("evil" in path for path, *_ in hub.log)
+
+
+def test_what_is_no_checkpoint(hub: HubServer) -> None:
+    files = hub.repositories["acme/iota"].files
+    weights = files.pop(WEIGHTS)
+    files["pytorch_model.bin"] = b"pickle"
+    refused(Wanted("acme/iota"), "only pytorch_model.bin: pickles can run code and are never downloaded")
+    files[WEIGHTS] = weights
+    config = json.loads(files["config.json"])
+    files["config.json"] = json.dumps(config | {"model_type": "clippy"}).encode()
+    refused(Wanted("acme/iota"), "unknown architecture 'clippy'", CheckpointError)
+    assert not hub.asked(WEIGHTS), "told before gigabytes are downloaded"
+    del files["config.json"]
+    refused(Wanted("acme/iota"), "is no checkpoint, as it has no config.json")
+    hub.repositories[READY].files[MMPROJ] = hub.repositories[READY].files[MODEL] + b"\0"
+    refused(Wanted(READY), "is a language model, not a multimodal projector", Exception)
+
+
+def test_a_full_disk(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    try:
+        refused(Wanted(READY), "cannot be written: .*; nothing was written", OutputError)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    asked = hub.asked(MODEL)
+    refused(Wanted(READY), "needs about .* GB, 0.0 GB are free", OutputError)
+    refused(Wanted("acme/iota"), "needs about .* GB to download and convert", OutputError)
+    assert hub.asked(MODEL) == asked and not hub.asked(WEIGHTS) and left(tmp_path) == []
+
+
+def test_a_name_of_the_catalogue(hub: HubServer, tmp_path: Path) -> None:
+    entry = get_entry("smolvlm-256m")
+    assert entry.gguf
+    files = hub.repositories[READY].files
+    hub.repositories[entry.gguf] = Repository({**files, "iota-Q8_0.gguf": files[MODEL]})
+    bundle = pull(Wanted("SmolVLM-256M", gguf=True))
+    assert bundle.path == models(tmp_path) / "smolvlm-256m" and bundle.file("model").name == "iota-Q8_0.gguf"
+    assert locate("smolvlm-256m", model=None, mmproj=None).model.name == "iota-Q8_0.gguf"
+
+
+def test_from_a_checkpoint_to_an_answer(hub: HubServer, tmp_path: Path, sample_png: Path) -> None:
+    """Ctrl-C in the midst of it; then the rest, the conversion and a chat."""
+    hub.stall, hub.cuts[WEIGHTS] = threading.Event(), [1_000_000]
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "data")}
+    command = [sys.executable, "-c", COMMAND, "pull", "acme/iota", "--quantize", "f32", "--onnx", "none"]
+    first = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert hub.stalled.wait(60)
+    while sum(part.stat().st_size for part in tmp_path.rglob("*.part")) < 1_000_000:
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.send_signal(signal.SIGINT)
+    _, told = first.communicate(timeout=60)
+    hub.stall.set()
+    assert first.returncode == 130 and "interrupted: run it again to go on" in told and "Traceback" not in told
+    assert left(tmp_path) == []
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert hub.asked(WEIGHTS) == [None, "bytes=1000000-"]
+    assert "--model acme/iota" in done.stdout and "proven" not in done.stderr
+    assert sorted(path.name for path in (models(tmp_path) / "acme").iterdir()) == ["iota"]
+    question = ["chat", "How many shapes are there?", "-i", str(sample_png), "--model", "acme/iota"]
+    chat = [sys.executable, "-c", COMMAND, *question]
+    answer = subprocess.run(chat, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert answer.stdout.strip() == "2", answer.stderr
+    missing = [sys.executable, "-c", COMMAND, "pull", "acme/nothing"]
+    refusal = subprocess.run(missing, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert refusal.returncode == 2 and refusal.stderr.strip().startswith("error: acme/nothing: no such repository")
+    assert len(refusal.stderr.strip().splitlines()) == 1
