@@ -31,6 +31,14 @@ PUBLISHED = {
     "qwen2-vl-7b": 8_291_375_616,
     "qwen2.5-vl-3b": 3_754_622_976,
     "qwen2.5-vl-7b": 8_292_166_656,
+    "qwen3-vl-2b": 2_127_532_032,
+    "qwen3-vl-4b": 4_437_815_808,
+    "qwen3-vl-8b": 8_767_123_696,
+    "lfm2-vl-450m": 450_822_656,
+    "lfm2-vl-1.6b": 1_584_804_000,
+    # Less the last layer and the last norm of the vision encoder, which are not used: the layer before them is.
+    "llava-1.5-7b": 7_063_427_072 - 12_598_272,
+    "mistral-small-3.1-24b": 24_011_361_280 + 5120,  # the embedding of the end of a row is in both files
     "gemma-3-4b": 4_300_079_472,
     "gemma-3-12b": 12_187_325_040,
 }

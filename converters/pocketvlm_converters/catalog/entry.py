@@ -36,8 +36,8 @@ class Entry(BaseModel):
 
     Without a `repository` it is in the box. `license` is the hub's short name, where it is known; with `gated`, it must
     be accepted there first. `types` are recommended, `pictures` says in a sentence how a picture becomes tokens.
-    `config` and `preprocessor` are what config.json and preprocessor_config.json say, as far as shapes
-    and the way of pictures depend on them.
+    `config`, `preprocessor` and `processor` are what config.json, preprocessor_config.json and processor_config.json
+    say, as far as shapes and the way of pictures depend on them; "null" stands for JSON's, which TOML lacks.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +53,7 @@ class Entry(BaseModel):
     types: Types
     config: dict[str, Any]
     preprocessor: dict[str, Any]
+    processor: dict[str, Any] = {}
     path: Path
 
     @cached_property
@@ -90,7 +91,7 @@ def get_entry(name: str) -> Entry:
 
 def read_entry(path: Path) -> Entry:
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        values = _with_nulls(tomllib.loads(path.read_text("utf-8")))
         return Entry.model_validate({**values, "id": path.stem, "path": path})
     except ValidationError as error:
         first = error.errors()[0]
@@ -98,3 +99,10 @@ def read_entry(path: Path) -> Entry:
         raise ModelFormatError(f"{where}: {first['msg']}", path) from None
     except (OSError, ValueError) as error:
         raise ModelFormatError(f"cannot be read: {error}", path) from None
+
+
+def _with_nulls(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _with_nulls(value) if isinstance(value, dict) else None if value == "null" else value
+        for key, value in values.items()
+    }

@@ -17,7 +17,11 @@ class HollowCheckpoint(Checkpoint):
 
     def __init__(self, entry: Entry) -> None:  # nothing of a folder is read
         self.path = entry.path
-        self._files = {"config.json": entry.config, "preprocessor_config.json": entry.preprocessor}
+        self._files = {
+            "config.json": entry.config,
+            "preprocessor_config.json": entry.preprocessor,
+            "processor_config.json": entry.processor,
+        }
         self.config = self.json("config.json")
         self.model_type = self.config.text("model_type")
         self.tensors: dict[str, Tensor] = {}
@@ -28,6 +32,9 @@ class HollowCheckpoint(Checkpoint):
 
     def text(self, name: str) -> str | None:  # noqa: ARG002
         return None
+
+    def token_id(self, text: str) -> int | None:  # noqa: ARG002
+        return 0
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         return Tensor(name, np.broadcast_to(_NOTHING, shape), self.path)

@@ -90,6 +90,13 @@ class Checkpoint:
         """None where there is none. Whoever asks compares the `shape`; a checkpoint without weights goes by it."""
         return self.tensors.get(name)
 
+    def token_id(self, text: str) -> int | None:
+        """Of a token that the tokenizer spells so. Raises TokenizerError."""
+        from pocketvlm_converters.tokenizer.reference import FILE, load_reference  # which is above
+
+        number: int | None = load_reference(self.path / FILE).token_to_id(text)
+        return number
+
     def check_unchanged(self) -> None:
         """Raises CheckpointError where a shard is no longer the file that was opened: a download went on, perhaps."""
         for shard, before, now in zip(self.shards, self._state, self._look(), strict=True):

@@ -22,7 +22,6 @@ from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
 from pocketvlm_converters.onnx.grid import Grid
 from pocketvlm_converters.onnx.layers import norm
 from pocketvlm_converters.onnx.patches import Normalization, read_normalization
-from pocketvlm_converters.tokenizer.reference import FILE, load_reference
 
 _TEXT = {  # by the model_type of text_config; the defaults are those of its configuration class
     "mistral": Style(
@@ -142,11 +141,12 @@ class Mistral3(Family):
 
     def _break(self) -> Tensor:
         """The language model's embedding of what stands between two rows, [width]."""
-        path = self.checkpoint.path / FILE
-        number = load_reference(path).token_to_id(_BREAK)
+        number = self.checkpoint.token_id(_BREAK)
         table = next(weight.tensor for weight in self._decoder.weights if weight.name == "token_embd.weight")
         if number is None or number >= table.shape[0]:
-            raise TokenizerError(f"has no token {_BREAK!r}, which stands between the rows of a picture", path)
+            raise TokenizerError(
+                f"has no token {_BREAK!r}, which stands between the rows of a picture", self.checkpoint.path
+            )
         return replace(table, data=table.data[number], given_label=f"{table.label}{_BREAK}")
 
     @cached_property
