@@ -56,9 +56,10 @@ OURS = {
 RESERVED = {"llama_cpp": "pocketvlm.native", "iota": None} | dict.fromkeys(
     ("torch", "transformers"), "pocketvlm_converters.proof.reference"
 )
-FAMILIES = (
-    r"smolvlm|idefics|qwen|gemma|llava|internvl|lfm2|pixtral|ministral|mllama|minicpm|moondream|florence|phi[34]|molmo"
-    r"|cogvlm|kimi|glm4|deepseek"
+# Of families that are here, without their numbers, and of some that are not.
+HERE = {path.stem for name, root in SOURCES.items() for path in (ROOT / root / name).rglob("families/*.py")}
+FAMILIES = "|".join({*(found[0] for name in HERE if (found := re.match("[a-z]+", name)))}) + (
+    "|idefics|pixtral|ministral|mllama|minicpm|moondream|florence|phi[34]|molmo|cogvlm|kimi|glm4|deepseek"
 )
 LINES = 400
 

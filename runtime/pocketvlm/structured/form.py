@@ -1,7 +1,7 @@
 """How a model writes tool calls, found by having its chat template write some.
 
 Most templates put literal text around a function's name and its arguments as JSON: `<tool_call>` (Hermes),
-`[TOOL_CALLS]` (Mistral), bare JSON (Llama 3), `<function=...>` (Functionary), and others. That text is read back from
+`[TOOL_CALLS]`, bare JSON (Llama 3), `<function=...>` (Functionary), and others. That text is read back from
 probes, so no list of models is needed. A template that writes arguments in a notation of its own has no form here.
 """
 
