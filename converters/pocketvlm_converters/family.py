@@ -85,6 +85,8 @@ class Family(ABC):
     """One subclass per module of `families/`; the module's name is the family's, as in the runtime's families."""
 
     model_types: ClassVar[frozenset[str]]
+    # model_type and vision_config.model_type, where another family has the first with other encoders
+    encoders: ClassVar[frozenset[tuple[str, str]]] = frozenset()
     other_formats: ClassVar[Mapping[str, str]] = {}  # of the same models, by model_type: what they are, what to take
     pre_tokenizers: ClassVar[tuple[PreTokenizer, ...]] = ()  # those that no other family has
 
@@ -159,7 +161,10 @@ def find_family(checkpoint: Checkpoint) -> Family:
 def check_model_type(config: Section) -> type[Family]:
     """The family of a configuration, before there are weights. Raises CheckpointError likewise."""
     known = {kind: cls for cls in _all_families() for kind in cls.model_types}
+    by_encoder = {both: cls for cls in _all_families() for both in cls.encoders}
     name = config.text("model_type")
+    if found := by_encoder.get((name, config.section("vision_config").text("model_type", ""))):
+        return found
     if name not in known:
         other = {kind: told for cls in _all_families() for kind, told in cls.other_formats.items()}
         if told := other.get(name):

@@ -142,9 +142,10 @@ def in_full_detail(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def embeddings(model: Any, inputs: Any) -> Array:
     """Rows of all pictures, float32 [tokens, width], in the order of the prompt; deepstack's beside the main ones."""
-    accepted = inspect.signature(model.get_image_features).parameters
+    inner = getattr(model, "model", model)
+    accepted = inspect.signature(inner.get_image_features).parameters
     with torch.no_grad():
-        found = model.get_image_features(**{key: value for key, value in inputs.items() if key in accepted})
+        found = inner.get_image_features(**{key: value for key, value in inputs.items() if key in accepted})
     features = [getattr(found, "pooler_output", found), *(getattr(found, "deepstack_features", None) or ())]
     parts = [torch.cat(list(rows)) if isinstance(rows, list | tuple) else rows for rows in features]
     return torch.cat([rows.reshape(-1, rows.shape[-1]) for rows in parts], dim=-1).float().numpy()

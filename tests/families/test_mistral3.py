@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 
-from checkpoints import refusal, worst
+from checkpoints import change, parts, refusal, worst
 from pocketvlm.errors import ModelFormatError, TokenizerError
 from pocketvlm.gguf_header import read_header
 from pocketvlm.native.llama import Model
@@ -106,6 +106,13 @@ def reference() -> Any:
 def checkpoint(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mistral") / "checkpoint"
     tiny.save(reference, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pixtral") / "checkpoint"
+    tiny.save(tiny.model(**tiny.VARIANTS["pixtral"]), folder)
     return folder
 
 
@@ -227,6 +234,29 @@ REFUSED: dict[str, tuple[Edit, str]] = {
 def test_refused(name: str, checkpoint: Path, tmp_path: Path) -> None:
     edit, message = REFUSED[name]
     assert message in refusal(Path(shutil.copytree(checkpoint, tmp_path / "checkpoint")), edit)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda c: c.pop("vision_feature_layer"), "vision_feature_layer is missing"),
+        (lambda c: c.pop("vision_feature_select_strategy"), "vision_feature_select_strategy is missing"),
+        (lambda c: c["text_config"].update(model_type="ministral3"), "model_type is 'ministral3'"),
+        (lambda c: c["text_config"].update(sliding_window=32), "sliding_window is 32"),
+        (scaled(), "model_type is 'ministral3'"),
+        (lambda c: c["text_config"].update(rope_parameters=tiny.SCALED), "rope scaling 'yarn' is not known"),
+    ],
+)
+def test_refused_of_pixtral(edit: Edit, message: str, pixtral: Path, tmp_path: Path) -> None:
+    assert message in refusal(Path(shutil.copytree(pixtral, tmp_path / "checkpoint")), edit)
+
+
+def test_pixtral_has_no_norm_to_be_as_libmtmd_has_it(pixtral: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pixtral, tmp_path / "checkpoint"))
+    change(folder / "config.json", lambda c: c["text_config"].update(rms_norm_eps=1e-6))
+    language, projector = parts(folder)
+    assert language.metadata["llama.attention.layer_norm_rms_epsilon"] == 1e-6
+    assert "clip.vision.spatial_merge_size" not in projector.metadata
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Mistral Small 3.1: two layers of each kind, grouped heads wider than their share, merged patches, rows that end."""
+"""Mistral Small 3.1, Ministral 3, Pixtral: two layers of each kind, heads wider than their share, rows that end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import transformers.models.pixtral.image_processing_pil_pixtral as pil
 from tokenizers import Tokenizer, processors
 from transformers import (
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     PixtralImageProcessorPil,
@@ -23,7 +25,11 @@ from tiny import byte_bpe, randomize
 sys.modules.setdefault("transformers.models.pixtral.image_processing_pixtral", pil)
 from transformers.models.pixtral.processing_pixtral import PixtralProcessor  # noqa: E402
 
-VARIANTS: dict[str, dict[str, Any]] = {"mistral3": {}, "ministral3": {"kind": "ministral3", "tied": True}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mistral3": {},
+    "ministral3": {"kind": "ministral3", "tied": True},
+    "pixtral": {"merges": False, "biased": True, "vision": {"patch_size": 28}},
+}
 PATCH, MERGE = 14, 2
 LONGEST = 400  # pixels: no multiple of what one embedding sees
 CONTROL = (
@@ -83,6 +89,14 @@ VISION: dict[str, Any] = {
     "patch_size": PATCH,
     "hidden_act": "silu",
 }
+_CLASSES: dict[bool, tuple[Any, Any, dict[str, Any]]] = {
+    True: (Mistral3Config, Mistral3ForConditionalGeneration, {"spatial_merge_size": MERGE}),
+    False: (
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        {"vision_feature_layer": -1, "vision_feature_select_strategy": "full"},
+    ),
+}
 
 
 @cache
@@ -97,23 +111,31 @@ def tokenizer() -> Tokenizer:
 
 
 def model(
-    kind: str = "mistral", tied: bool = False, vision: dict[str, Any] | None = None, biased: bool = False, **text: Any
+    kind: str = "mistral",
+    merges: bool = True,
+    tied: bool = False,
+    biased: bool = False,
+    vision: dict[str, Any] | None = None,
+    **text: Any,
 ) -> Any:
-    """`vision` and `text` change the configurations; `kind` is that of the decoder."""
+    """`vision` and `text` change the configurations; `kind` is that of the decoder. One that `merges` no patches is
+    Pixtral, which transformers has as LLaVA.
+    """
     words = tokenizer()
     text = {"model_type": kind} | ({"rope_parameters": SCALED} if kind == "ministral3" else {}) | text
     ids = {f"{name}_token_id": words.token_to_id(token) for name, token in (("bos", "<s>"), ("eos", "</s>"))}
-    config = Mistral3Config(
+    config_class, model_class, others = _CLASSES[merges]
+    config = config_class(
         vision_config=VISION | (vision or {}),
         text_config=TEXT | ids | {"vocab_size": words.get_vocab_size() + 9, "tie_word_embeddings": tied} | text,
         tie_word_embeddings=tied,
         image_token_index=words.token_to_id("[IMG]"),
-        spatial_merge_size=MERGE,
         multimodal_projector_bias=biased,
+        **others,
     )
-    made = randomize(Mistral3ForConditionalGeneration(config))
-    # transformers takes a picture of one embedding for an embedding of one value each.
-    made.model.multi_modal_projector.register_forward_hook(lambda _module, _inputs, rows: rows[None])
+    made = randomize(model_class(config))
+    if merges:  # transformers takes a picture of one embedding for embeddings of one value
+        made.model.multi_modal_projector.register_forward_hook(lambda _module, _inputs, rows: rows[None])
     made.generation_config.eos_token_id = words.token_to_id("</s>")
     return made
 
@@ -129,10 +151,10 @@ def save(model: Any, folder: Path, **options: Any) -> None:
         clean_up_tokenization_spaces=False,
         model_max_length=4096,
     )
-    images = PixtralImageProcessorPil(size={"longest_edge": LONGEST}, patch_size=PATCH)
-    PixtralProcessor(
-        images, words, patch_size=PATCH, spatial_merge_size=MERGE, chat_template=CHAT_TEMPLATE
-    ).save_pretrained(folder)
+    patch, merge = model.config.vision_config.patch_size, getattr(model.config, "spatial_merge_size", 1)
+    images = PixtralImageProcessorPil(size={"longest_edge": LONGEST}, patch_size=patch)
+    made = PixtralProcessor(images, words, patch_size=patch, spatial_merge_size=merge, chat_template=CHAT_TEMPLATE)
+    made.save_pretrained(folder)
 
 
 def processor(folder: Path) -> Any:

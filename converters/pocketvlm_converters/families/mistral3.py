@@ -1,7 +1,7 @@
-"""Mistral Small 3.1 and Ministral 3: Pixtral's encoder, merged patches, a projector of two matrices, Mistral decoder.
+"""Pixtral, Mistral Small 3.1 and Ministral 3: one encoder, a projector of two matrices, Mistral decoder.
 
-Pictures come at about their own size. The encoder puts the embedding of `[IMG_BREAK]` between two rows of a picture, as
-libmtmd does.
+Pixtral comes as `llava`, the others merge patches. Pictures come at about their own size. The encoder puts the
+embedding of `[IMG_BREAK]` between two rows of a picture, as libmtmd does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pocketvlm_converters.networks.rope import read_rope
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
 from pocketvlm_converters.onnx.grid import Grid
 from pocketvlm_converters.onnx.layers import norm
-from pocketvlm_converters.onnx.patches import Normalization, read_normalization
+from pocketvlm_converters.onnx.patches import CLIP_MEAN, CLIP_STD, Normalization, read_normalization
 
 _TEXT = {  # by the model_type of text_config; the defaults are those of its configuration class
     "mistral": Style(
@@ -45,6 +45,7 @@ _TEXT = {  # by the model_type of text_config; the defaults are those of its con
         },
     ),
 }
+_PIXTRAL = replace(_TEXT["mistral"], architecture="llama")
 _WINDOWS: dict[str, int | None] = {"mistral": 4096, "ministral3": None}  # tokens, where a file says nothing
 _VISION_DEFAULTS = {  # transformers' PixtralVisionConfig
     "hidden_size": 1024,
@@ -54,7 +55,6 @@ _VISION_DEFAULTS = {  # transformers' PixtralVisionConfig
     "patch_size": 16,
 }
 _EPSILON = 1e-5  # of the projector's norm: libmtmd has one for all
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 # What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
 _PREPROCESSING = {
     "do_resize": True,
@@ -75,6 +75,7 @@ _SEEN, _CONNECTOR = (
 
 class Mistral3(Family):
     model_types: ClassVar[frozenset[str]] = frozenset({"mistral3"})
+    encoders: ClassVar[frozenset[tuple[str, str]]] = frozenset({("llava", "pixtral")})
 
     def language(self) -> Part:
         return self._decoder
@@ -85,19 +86,19 @@ class Mistral3(Family):
             "clip.projector_type": "pixtral",
             **self._encoder.metadata(),
             "clip.vision.image_size": self._longest_edge(),
-            "clip.vision.spatial_merge_size": self._merge,
             "clip.vision.projection_dim": width,
             "clip.vision.image_mean": pixels.mean,
             "clip.vision.image_std": pixels.std,
         }
-        names, merged = self.names(_CONNECTOR), (self._encoder.hidden, self._encoder.hidden * self._merge**2)
-        weights = [
-            *self._encoder.weights(self.names(_SEEN)),
-            Weight("mm.input_norm.weight", names.tensor("norm.weight", merged[:1]), exact=True),
-            Weight("mm.patch_merger.weight", names.tensor("patch_merger.merging_layer.weight", merged)),
-            Weight("v.token_embd.img_break", self._break(), exact=True),
-        ]
-        for number, inside in ((1, merged[0]), (2, width)):
+        names, hidden = self.names(_CONNECTOR), self._encoder.hidden
+        weights = self._encoder.weights(self.names(_SEEN))
+        weights.append(Weight("v.token_embd.img_break", self._break(), exact=True))
+        if self._merges:
+            metadata["clip.vision.spatial_merge_size"] = self._merge
+            merger = names.tensor("patch_merger.merging_layer.weight", (hidden, hidden * self._merge**2))
+            weights.append(Weight("mm.input_norm.weight", names.tensor("norm.weight", (hidden,)), exact=True))
+            weights.append(Weight("mm.patch_merger.weight", merger))
+        for number, inside in ((1, hidden), (2, width)):
             weights.append(Weight(f"mm.{number}.weight", names.tensor(f"linear_{number}.weight", (width, inside))))
             if self._biased:
                 bias = names.tensor(f"linear_{number}.bias", (width,))
@@ -111,9 +112,10 @@ class Mistral3(Family):
             self._encoder.hidden,
         )
         value = self._encoder.graph(graph, self.names(_SEEN), self._normalization(), grid)
-        value = norm(graph, value, graph.vector(names.tensor("norm.weight", (hidden,))), epsilon=_EPSILON)
-        value = graph.reshape(value, 0, -1, hidden * self._merge**2)
-        value = graph.linear(value, self._merger(), sensitive=True)
+        if self._merges:
+            value = norm(graph, value, graph.vector(names.tensor("norm.weight", (hidden,))), epsilon=_EPSILON)
+            value = graph.reshape(value, 0, -1, hidden * self._merge**2)
+            value = graph.linear(value, self._merger(), sensitive=True)
         for number, inside in ((1, hidden), (2, self._width)):
             if number == 2:
                 value = graph.one("Gelu", value, domain=MICROSOFT)
@@ -155,9 +157,9 @@ class Mistral3(Family):
         text.require("hidden_act", "silu", "silu")
         if text.values.get("sliding_window", _WINDOWS[self._kind]) is not None:
             raise text.wrong("sliding_window", "libllama has no window in this architecture; null is supported")
-        tied = config.flag("tie_word_embeddings", True)
-        style = _TEXT[self._kind]
-        rope = read_rope(text, head_width(text, style), yarn=True)
+        tied = config.flag("tie_word_embeddings", self._merges) or text.flag("tie_word_embeddings", False)
+        style = _TEXT[self._kind] if self._merges else _PIXTRAL
+        rope = read_rope(text, head_width(text, style), yarn=self._merges)
         found = decoder(text, self.names(_DECODER), self.names(_HEAD), tied, style, rope)
         return replace(found, metadata={**found.metadata, **self._temperature()})
 
@@ -173,8 +175,9 @@ class Mistral3(Family):
     def _kind(self) -> str:
         """Of the decoder."""
         kind = self._text.text("model_type", "mistral")
-        if kind not in _TEXT:
-            raise self._text.wrong("model_type", f"known here: {', '.join(_TEXT)}")
+        known = tuple(_TEXT) if self._merges else ("mistral",)
+        if kind not in known:
+            raise self._text.wrong("model_type", f"known here: {', '.join(known)}")
         return kind
 
     @property
@@ -188,23 +191,31 @@ class Mistral3(Family):
     @cached_property
     def _encoder(self) -> AxialViT:
         config = self.checkpoint.config
-        config.require("vision_feature_layer", -1, -1)
+        config.require("vision_feature_layer", -1, -1 if self._merges else -2)
         config.require("projector_hidden_act", "gelu", "gelu")
-        self._text.require("rms_norm_eps", _EPSILON, _TEXT[self._kind].epsilon)
+        if self._merges:
+            self._text.require("rms_norm_eps", _EPSILON, _TEXT[self._kind].epsilon)
+        else:
+            config.require("vision_feature_select_strategy", "full", "default")
         seen = config.present("vision_config")
         seen.require("model_type", "pixtral", "pixtral")
         return axial_vit(seen, **_VISION_DEFAULTS)
 
     @property
+    def _merges(self) -> bool:
+        """Whether neighbouring patches become one embedding, as in all that is called mistral3."""
+        return self.checkpoint.model_type in self.model_types
+
+    @property
     def _merge(self) -> int:
-        return self.checkpoint.config.integer("spatial_merge_size", 2, most=16)
+        return self.checkpoint.config.integer("spatial_merge_size", 2, most=16) if self._merges else 1
 
     @property
     def _biased(self) -> bool:
-        return self.checkpoint.config.flag("multimodal_projector_bias", False)
+        return self.checkpoint.config.flag("multimodal_projector_bias", not self._merges)
 
     def _normalization(self) -> Normalization:
-        return read_normalization(self.checkpoint.preprocessor, _CLIP_MEAN, _CLIP_STD)
+        return read_normalization(self.checkpoint.preprocessor, CLIP_MEAN, CLIP_STD)
 
     def _longest_edge(self) -> int:
         """In pixels, the edge that larger pictures are shrunk to."""

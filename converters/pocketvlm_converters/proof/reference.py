@@ -89,9 +89,10 @@ class Reference:
 
     def embeddings(self, inputs: Any) -> npt.NDArray[np.float32]:
         """Of all pictures, [tokens, width], in the order of the prompt."""
-        accepted = inspect.signature(self.model.get_image_features).parameters
+        inner = getattr(self.model, "model", self.model)  # the outer one names fewer of the arguments
+        accepted = inspect.signature(inner.get_image_features).parameters
         with self._torch.no_grad():
-            found = self.model.get_image_features(**{k: v for k, v in inputs.items() if k in accepted})
+            found = inner.get_image_features(**{k: v for k, v in inputs.items() if k in accepted})
         # In deepstack models, what the decoder's first layers add follows in each row, as libllama takes it.
         features = [getattr(found, "pooler_output", found), *(getattr(found, "deepstack_features", None) or ())]
         parts = [self._torch.cat(list(rows)) if isinstance(rows, list | tuple) else rows for rows in features]
