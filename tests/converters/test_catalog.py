@@ -134,6 +134,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     app.command()(models)
     only = (get_entry("iota"),)
     monkeypatch.setattr("pocketvlm_converters.catalog.entry.entries", lambda: only)
+    monkeypatch.setattr("pocketvlm_converters.cli.models._TYPES", ("BF16",))
     monkeypatch.setenv("COLUMNS", "100")
     table = CliRunner().invoke(app, [])
     assert table.exit_code == 0 and "iota" in table.output and "4 M" in table.output, table.output

@@ -156,7 +156,9 @@ def test_what_is_not_there(hub: HubServer, tmp_path: Path) -> None:
     refused(Wanted("acme/iota", revision="old"), "acme/iota: has no such revision")
     refused(Wanted("nothing"), "nothing: is neither in the catalogue .* nor a name of the hub")
     refused(Wanted("iota"), "iota: it is in the box already")
-    refused(Wanted("../iota"), r"\.\./iota: is no name of a repository")
+    for name in ("../iota", "a/b/c", "/etc/passwd", "--x/y"):
+        refused(Wanted(name), f"{name}: is neither in the catalogue .* nor a name of the hub")
+    refused(Wanted("a..b/c"), r"a\.\.b/c: is no name of a repository")
     hub.repositories[READY].served[MMPROJ] = None
     refused(Wanted(READY), f"{MMPROJ}: is listed by the hub, but missing there")
     refused(Wanted(READY, quantize="Q2_K"), "has no Q2_K file for --quantize; it has Q4_K_M")
@@ -164,13 +166,18 @@ def test_what_is_not_there(hub: HubServer, tmp_path: Path) -> None:
     del hub.repositories[READY].files[MMPROJ]
     refused(Wanted(READY), "has no projector")
     assert left(tmp_path) == []
+    hub.repositories["acme/iota"].listed = [{"rfilename": "chat_template.json", "size": 1 << 40, "blobId": COMMIT}]
+    refused(Wanted("acme/iota"), "acme/iota/chat_template.json: has 1,099,511,627,776 bytes, too many for it")
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_gated_model(status: int, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.repositories["acme/iota"].refused = (status, "GatedRepo")
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    refused(Wanted("acme/iota"), "acme/iota/config.json: is gated: accept its licence at .*, then set HF_TOKEN")
+    refused(
+        Wanted("acme/iota"),
+        "config.json: is gated: accept its licence at http.*/acme/iota, then set HF_TOKEN",
+    )
     tokens = {token for path, _, token in hub.log if not path.startswith("/cdn/")}
     assert tokens == {"Bearer hf_secret"}
 

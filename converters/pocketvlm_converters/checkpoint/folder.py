@@ -37,6 +37,11 @@ _LIMITS = {"tokenizer.json": 256 << 20, INDEX: 64 << 20}
 _QUANTIZED = (".qweight", ".qzeros", ".g_idx", ".absmax", ".quant_map", ".SCB", ".weight_scale", ".weight_scale_inv")
 
 
+def largest(name: str) -> int:
+    """Bytes that a side file of this name may have."""
+    return _LIMITS.get(name, _LIMIT)
+
+
 class Checkpoint:
     """A checkpoint folder. Raises CheckpointError where a file is missing, truncated or not what it says."""
 
@@ -176,7 +181,7 @@ class Checkpoint:
             )
 
     def _read(self, name: str) -> bytes:
-        return read_limited(self.path / name, _LIMITS.get(name, _LIMIT))
+        return read_limited(self.path / name, largest(name))
 
     def _has(self, name: str) -> bool:
         """Whether there is anything of this name, be it a link to nothing, which is an error and not an absence."""

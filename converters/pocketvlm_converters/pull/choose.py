@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pocketvlm.errors import DownloadError
 from pocketvlm_converters.checkpoint.config import parse_object, short
-from pocketvlm_converters.checkpoint.folder import INDEX, SIDE_FILES, SINGLE
+from pocketvlm_converters.checkpoint.folder import INDEX, SIDE_FILES, SINGLE, largest
 from pocketvlm_converters.pull.hub import Listing, RemoteFile
 
 _PLAIN = re.compile(r"[A-Za-z0-9][\w.+-]*")
@@ -43,7 +43,11 @@ def side_files(listing: Listing) -> list[RemoteFile]:
         held = f", only {short(pickles[0])[1:-1]}: pickles can run code and are never downloaded" if pickles else ""
         raise DownloadError(f"has neither {SINGLE} nor {INDEX}{held}", listing.repository)
     names = (name for name in SIDE_FILES if name != INDEX or _sharded(listing))
-    return [listing.files[name] for name in names if name in listing.files]
+    found = [listing.files[name] for name in names if name in listing.files]
+    for file in found:
+        if file.size > largest(file.name):
+            raise DownloadError(f"has {file.size:,} bytes, too many for it", f"{listing.repository}/{file.name}")
+    return found
 
 
 def weight_files(listing: Listing, folder: Path) -> list[RemoteFile]:

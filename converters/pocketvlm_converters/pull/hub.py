@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pocketvlm.errors import DownloadError
-from pocketvlm_converters.gguf import Progress
+from pocketvlm_converters.gguf import Progress, silent
 
 _TRIES = 3  # in a row that bring nothing
 _WAIT = 1.0  # seconds after the first of them, then twice as long
@@ -84,14 +84,15 @@ class Hub:
                 raise ValueError("no commit")
             return Listing(repository, str(found.sha), {file.name: file for file in files})
 
-    def download(self, listing: Listing, file: RemoteFile, folder: Path, progress: Progress) -> Path:
-        """To `folder`, or what lies there of it already. What was begun goes on.
+    def download(self, listing: Listing, file: RemoteFile, folder: Path, progress: Progress = silent) -> Path:
+        """To `folder`, which is made, or what lies there of it already. What was begun goes on.
 
         Raises DownloadError; a file that is not what the hub says is removed, one that broke off is kept to go on.
         """
         target, part = folder / file.name, folder / f"{file.name}.part"
         label = f"{listing.repository}/{file.name}"
         progress(file.name, 0, file.size)
+        folder.mkdir(parents=True, exist_ok=True)
         if target.exists():
             with target.open("rb") as opened:
                 right = _Part(opened, file).digest.hexdigest() == file.expected
@@ -169,7 +170,8 @@ class Hub:
         try:
             yield
         except errors.GatedRepoError:
-            reason = f"is gated: accept its licence at {self._endpoint}, then set HF_TOKEN to a token of your account"
+            page = "/".join((self._endpoint, *label.split("/")[:2]))
+            reason = f"is gated: accept its licence at {page}, then set HF_TOKEN to a token of your account"
             raise DownloadError(reason, label) from None
         except errors.RepositoryNotFoundError:
             raise DownloadError("no such repository, or a private one (HF_TOKEN may hold a token)", label) from None

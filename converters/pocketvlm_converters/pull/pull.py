@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pocketvlm_converters.atomic import check_target, writing
 from pocketvlm_converters.catalog.entry import Entry, Types, find_entry
 from pocketvlm_converters.checkpoint.config import Section, parse_object
 from pocketvlm_converters.checkpoint.files import read_limited
+from pocketvlm_converters.checkpoint.folder import largest
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.family import check_model_type
 from pocketvlm_converters.gguf import Progress, silent
@@ -24,6 +26,7 @@ from pocketvlm_converters.pull.hub import Hub, Listing, RemoteFile
 from pocketvlm_converters.pull.pair import bundle_pair
 
 _DEFAULT = Types(quantize="Q4_K_M", mmproj="q8_0", onnx="int8")
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _CONVERTERS = ("onnx", "tokenizers")
 _CONVERTED = 2.2  # times the checkpoint: it once more for a while, what is made of it, and some air
 
@@ -47,13 +50,11 @@ def pull(wanted: Wanted, progress: Progress = silent, say: Callable[[str], None]
     """Raises DownloadError, ConversionError or ModelError leaves; then there is no bundle, and the download is kept."""
     entry = find_entry(wanted.name)
     hub = Hub()
-    ready = wanted.gguf or (entry is not None and entry.gguf is not None and wanted.name == entry.gguf)
+    ready = wanted.gguf or (entry is not None and str(entry.gguf).casefold() == wanted.name.casefold())
     repository = _repository(wanted.name, entry, ready)
     output = (wanted.output or data_folder() / MODELS / (entry.id if entry else repository)).absolute()
-    with writing(output):
-        if wanted.output is None:
-            output.parent.mkdir(parents=True, exist_ok=True)
-    check_target(output, None, wanted.force)
+    if wanted.output or output.parent.is_dir():
+        check_target(output, None, wanted.force)
     listing = hub.listing(repository, wanted.revision)
     if not wanted.gguf and "config.json" not in listing.files and choose.ggufs(listing):
         ready = True
@@ -62,7 +63,6 @@ def pull(wanted: Wanted, progress: Progress = silent, say: Callable[[str], None]
     folder = downloads / listing.commit / repository.rpartition("/")[2]
     with writing(downloads):
         _only(downloads, listing.commit)
-        folder.mkdir(parents=True, exist_ok=True)
         way = _Way(hub, listing, folder, output, progress, say)
         bundle = way.ready(wanted, types) if ready else way.converted(wanted, types)
         if wanted.keep:
@@ -83,7 +83,7 @@ def _repository(name: str, entry: Entry | None, ready: bool) -> str:
     if found is None:
         held = "no ready GGUF files are known of it" if ready else "it is in the box already"
         raise DownloadError(held, name)
-    if "/" not in found:
+    if not _NAME.fullmatch(found):
         raise DownloadError("is neither in the catalogue (pocketvlm models) nor a name of the hub, as owner/name", name)
     return found
 
@@ -107,8 +107,6 @@ class _Way:
     def ready(self, wanted: Wanted, types: Types) -> Bundle:
         pair = choose.pair(self.listing, wanted.quantize, wanted.mmproj, (types.quantize,))
         self._download(pair.files, converted=False)
-        if wanted.force and self.output.exists():
-            check_target(self.output, None, True)
         return bundle_pair(self.listing, pair, self.folder, self.output)
 
     def converted(self, wanted: Wanted, types: Types) -> Bundle:
@@ -118,9 +116,9 @@ class _Way:
             raise DownloadError(reason, self.listing.repository)
         side = choose.side_files(self.listing)
         for file in side:
-            self.hub.download(self.listing, file, self.folder, self.progress)
+            self.hub.download(self.listing, file, self.folder)
         config = self.folder / "config.json"
-        check_model_type(Section(parse_object(read_limited(config, 16 << 20), config), config))
+        check_model_type(Section(parse_object(read_limited(config, largest(config.name)), config), config))
         self._download(choose.weight_files(self.listing, self.folder), converted=True)
         return convert(
             self.folder,
@@ -136,7 +134,7 @@ class _Way:
         size = sum(file.size for file in files)
         here = sum(self._have(file) for file in files)
         room = size - here + (int(_CONVERTED * size) if converted else 0)
-        free = shutil.disk_usage(self.folder).free
+        free = shutil.disk_usage(_nearest(self.folder)).free
         if room > free:
             use = " to download and convert" if converted else ""
             raise OutputError(f"needs about {room / 1e9:.1f} GB{use}, {free / 1e9:.1f} GB are free", self.output)
@@ -148,3 +146,8 @@ class _Way:
     def _have(self, file: RemoteFile) -> int:
         paths = (self.folder / file.name, self.folder / f"{file.name}.part")
         return min(file.size, next((path.stat().st_size for path in paths if path.exists()), 0))
+
+
+def _nearest(path: Path) -> Path:
+    """The lowest of its folders that is there."""
+    return path if path.is_dir() else _nearest(path.parent)
