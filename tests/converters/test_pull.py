@@ -15,11 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer import Typer
+from typer.testing import CliRunner
 
 from pocketvlm.bundle import Bundle
 from pocketvlm.errors import CheckpointError, DownloadError, ModelNotFoundError, OutputError
 from pocketvlm.locate import locate
 from pocketvlm_converters.catalog.entry import get_entry
+from pocketvlm_converters.cli.models import models as list_models
 from pocketvlm_converters.pull import hub as client
 from pocketvlm_converters.pull import pull as way
 from pocketvlm_converters.pull.pull import Wanted, name_of, pull
@@ -101,6 +104,30 @@ def test_it_is_there_already(hub: HubServer, tmp_path: Path) -> None:
     (taken / "precious").touch()
     refused(Wanted(READY, output=taken, force=True), "not a bundle", OutputError)
     refused(Wanted(READY, output=tmp_path / "no" / "where"), "does not exist", OutputError)
+
+
+def test_where_it_is_told_to(hub: HubServer, tmp_path: Path) -> None:
+    said: list[str] = []
+    bundle = pull(Wanted(READY, output=tmp_path / "mine", keep=True), say=said.append)
+    kept = tmp_path / ".mine.download" / COMMIT / "iota-gguf"
+    assert name_of(bundle) == str(tmp_path / "mine") and said[-1] == f"kept {kept}"
+    assert sorted(path.name for path in kept.iterdir()) == [MODEL, MMPROJ]
+    asked = hub.asked(MODEL)
+    pull(Wanted(READY, output=tmp_path / "mine", force=True)).verify()
+    assert hub.asked(MODEL) == asked and not kept.exists()
+
+
+def test_shards_that_are_no_checkpoint(hub: HubServer, tmp_path: Path) -> None:
+    """What the converter refuses is told, and what was downloaded for it stays."""
+    files = hub.repositories["acme/iota"].files
+    files["model-1.safetensors"] = files["model-2.safetensors"] = files.pop(WEIGHTS)
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    files["model.safetensors.index.json"] = json.dumps(index).encode()
+    refused(Wanted("acme/iota"), "model-2.safetensors: tensor .* is in model-1.safetensors as well", CheckpointError)
+    assert len(hub.asked("model-1.safetensors")) == len(hub.asked("model-2.safetensors")) == 1
+    assert left(tmp_path) == []
+    refused(Wanted("acme/iota"), "as well", CheckpointError)
+    assert len(hub.asked("model-1.safetensors")) == 1
 
 
 def test_a_connection_that_breaks_is_taken_up_again(hub: HubServer) -> None:
@@ -259,14 +286,19 @@ def test_a_full_disk(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert hub.asked(MODEL) == asked and not hub.asked(WEIGHTS) and left(tmp_path) == []
 
 
-def test_a_name_of_the_catalogue(hub: HubServer, tmp_path: Path) -> None:
+def test_a_name_of_the_catalogue(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = get_entry("smolvlm-256m")
     assert entry.gguf
     files = hub.repositories[READY].files
     hub.repositories[entry.gguf] = Repository({**files, "iota-Q8_0.gguf": files[MODEL]})
+    monkeypatch.setattr("pocketvlm_converters.cli.models._TYPES", ())
     bundle = pull(Wanted("SmolVLM-256M", gguf=True))
     assert bundle.path == models(tmp_path) / "smolvlm-256m" and bundle.file("model").name == "iota-Q8_0.gguf"
     assert locate("smolvlm-256m", model=None, mmproj=None).model.name == "iota-Q8_0.gguf"
+    app = Typer()
+    app.command()(list_models)
+    told = json.loads(CliRunner().invoke(app, [entry.id, "--json"]).output)
+    assert told["pulled"] == str(bundle.path)
 
 
 def test_from_a_checkpoint_to_an_answer(hub: HubServer, tmp_path: Path, sample_png: Path) -> None:

@@ -71,6 +71,7 @@ def _as_json(entry: Entry, found: Figures) -> dict[str, Any]:
         "family": entry.family,
         "license": entry.license,
         "gated": entry.gated,
+        "pulled": _pulled(entry),
         "parameters": found.parameters,
         "download_bytes": found.download,
         "recommended": entry.types.model_dump(),
@@ -80,6 +81,14 @@ def _as_json(entry: Entry, found: Figures) -> dict[str, Any]:
         "picture_tokens_640x480": found.picture_tokens,
         "picture_tiles_640x480": found.picture_tiles,
     }
+
+
+def _pulled(entry: Entry) -> str | None:
+    from pocketvlm.bundle import is_bundle
+    from pocketvlm_converters.pull.pull import place_of
+
+    place = place_of(entry.id)
+    return str(place) if is_bundle(place) else None
 
 
 def _sizes(found: Figures) -> dict[str, Any]:
@@ -123,6 +132,8 @@ def _show_one(entry: Entry, found: dict[str, Figures]) -> None:
     table.add_row("model", f"{entry.title}, {_count(first.parameters)} parameters, family {entry.family}")
     table.add_row("licence", f"{entry.license or 'see its card'}{gated}")
     table.add_row("checkpoint", f"{entry.repository}, {_size(first.download)}" if entry.repository else "in the box")
+    if pulled := _pulled(entry):
+        table.add_row("pulled", pulled)
     if entry.gguf:
         table.add_row("ready GGUF", entry.gguf)
     types = entry.types

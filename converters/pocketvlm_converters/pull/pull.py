@@ -52,7 +52,7 @@ def pull(wanted: Wanted, progress: Progress = silent, say: Callable[[str], None]
     hub = Hub()
     ready = wanted.gguf or (entry is not None and str(entry.gguf).casefold() == wanted.name.casefold())
     repository = _repository(wanted.name, entry, ready)
-    output = (wanted.output or data_folder() / MODELS / (entry.id if entry else repository)).absolute()
+    output = (wanted.output or place_of(entry.id if entry else repository)).absolute()
     if wanted.output or output.parent.is_dir():
         check_target(output, None, wanted.force)
     listing = hub.listing(repository, wanted.revision)
@@ -72,9 +72,14 @@ def pull(wanted: Wanted, progress: Progress = silent, say: Callable[[str], None]
     return bundle
 
 
+def place_of(name: str) -> Path:
+    """Where a model lies that was pulled by this name."""
+    return data_folder() / MODELS / name
+
+
 def name_of(bundle: Bundle) -> str:
     """What `pocketvlm chat --model` takes: its name where pulled models lie, else its path."""
-    home = data_folder() / MODELS
+    home = place_of("")
     return bundle.path.relative_to(home).as_posix() if bundle.path.is_relative_to(home) else str(bundle.path)
 
 
