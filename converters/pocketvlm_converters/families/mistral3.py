@@ -14,7 +14,7 @@ import numpy as np
 
 from pocketvlm.errors import TokenizerError
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
-from pocketvlm_converters.family import Family, Part, Value, Weight
+from pocketvlm_converters.family import Family, Part, PreTokenizer, Value, Weight
 from pocketvlm_converters.networks.axial_vit import AxialViT, axial_vit
 from pocketvlm_converters.networks.decoder import Style, decoder, head_width
 from pocketvlm_converters.networks.rope import read_rope
@@ -65,6 +65,11 @@ _PREPROCESSING = {
 }
 _LONGEST = 1024  # pixels, where the image processor's file is silent
 _BREAK = "[IMG_BREAK]"
+_WORDS = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _DECODER = ("model.language_model.", "language_model.model.", "language_model.")
 _HEAD = ("language_model.", "")
 _SEEN, _CONNECTOR = (
@@ -76,6 +81,9 @@ _SEEN, _CONNECTOR = (
 class Mistral3(Family):
     model_types: ClassVar[frozenset[str]] = frozenset({"mistral3"})
     encoders: ClassVar[frozenset[tuple[str, str]]] = frozenset({("llava", "pixtral")})
+    pre_tokenizers: ClassVar[tuple[PreTokenizer, ...]] = (
+        PreTokenizer("tekken", (("Split", _WORDS, "Isolated"), ("ByteLevel", "bytes")), True, of_ours=True),
+    )
 
     def language(self) -> Part:
         return self._decoder

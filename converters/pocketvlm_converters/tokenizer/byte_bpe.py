@@ -45,9 +45,10 @@ def read_byte_bpe(
     data: Mapping[str, Any], model: Mapping[str, Any], extra: Iterable[PreTokenizer], path: Path
 ) -> dict[str, Value]:
     """GGUF keys of the model. Raises TokenizerError for what neither libllama nor the runtime can reproduce."""
+    split = _pre_tokenizer(data.get("pre_tokenizer"), bool(model.get("ignore_merges")), extra, path)
     metadata: dict[str, Value] = {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": _pre_tokenizer(data.get("pre_tokenizer"), bool(model.get("ignore_merges")), extra, path),
+        "tokenizer.ggml.pre": split.name,
         "tokenizer.ggml.merges": tuple(m if isinstance(m, str) else " ".join(m) for m in model["merges"]),
         "tokenizer.ggml.add_space_prefix": False,
     }
@@ -56,7 +57,26 @@ def read_byte_bpe(
         if normalizer.get("type") not in _NORMALIZERS:
             raise TokenizerError(f"normalizer {normalizer.get('type')!r} is not supported: libllama has none", path)
         metadata["pocketvlm.normalizer"] = normalizer["type"]
+    if split.of_ours:
+        _check_tiktoken(data, model, path)
+        metadata["pocketvlm.split"] = split.name
     return metadata
+
+
+def _check_tiktoken(data: Mapping[str, Any], model: Mapping[str, Any], path: Path) -> None:
+    """Every way to part a token in two must be a merge, in the order of the tokens, and every byte a token."""
+    added = {str(token["content"]) for token in data.get("added_tokens", ())}
+    ids: dict[str, int] = {text: number for text, number in model["vocab"].items() if text not in added}
+    parted = ((text, at) for text in ids for at in range(1, len(text)))
+    wanted = sorted(
+        (ids[text], ids[text[:at]], ids[text[at:]]) for text, at in parted if text[:at] in ids and text[at:] in ids
+    )
+    pairs = (tuple(merge.split(" ")) if isinstance(merge, str) else merge for merge in model["merges"])
+    found = [(ids.get(one + other), ids.get(one), ids.get(other)) for one, other in pairs]
+    if found != wanted:
+        raise TokenizerError("model.merges are not those of a tiktoken vocabulary, as this pre_tokenizer has it", path)
+    if sum(len(text) == 1 for text in ids) < 256:
+        raise TokenizerError("model.vocab lacks a token for some byte", path)
 
 
 def steps_of(pre_tokenizer: Any) -> tuple[tuple[str, ...], ...]:
@@ -75,10 +95,10 @@ def steps_of(pre_tokenizer: Any) -> tuple[tuple[str, ...], ...]:
     return ((kind, json.dumps(pre_tokenizer, sort_keys=True)),)
 
 
-def _pre_tokenizer(described: Any, ignore_merges: bool, extra: Iterable[PreTokenizer], path: Path) -> str:
+def _pre_tokenizer(described: Any, ignore_merges: bool, extra: Iterable[PreTokenizer], path: Path) -> PreTokenizer:
     steps = steps_of(described)
     for known in (*extra, *_PRE_TOKENIZERS):
         if known.steps == steps and known.ignore_merges == ignore_merges:
-            return known.name
+            return known
     shown = json.dumps(described, ensure_ascii=False)
     raise TokenizerError(f"unknown pre_tokenizer (ignore_merges {str(ignore_merges).lower()}): {shown[:500]}", path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from unicodedata import is_normalized, normalize
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError, RequestError
-from pocketvlm.native import library, log
+from pocketvlm.native import library, log, words
 from pocketvlm.native.handle import Handle
 
 _PARSED_ON_DEMAND = (2, 3)  # LLAMA_TOKEN_TYPE_UNKNOWN, LLAMA_TOKEN_TYPE_CONTROL
@@ -64,12 +64,15 @@ class Model(Handle):
         self._pieces: dict[int, bytes] = {}
         self._matched: dict[bool, tuple[re.Pattern[str], dict[str, int]]] = {}
         self._normalizer, ends = self._text_of("pocketvlm.normalizer"), self._text_of("pocketvlm.end_token_ids")
-        self._prefix = self._text_of("pocketvlm.space_prefix")
-        told = f"{self._normalizer}; {self._prefix}; {ends}"
+        self._prefix, self._split = self._text_of("pocketvlm.space_prefix"), self._text_of("pocketvlm.split")
+        told = f"{self._normalizer}; {self._prefix}; {self._split}; {ends}"
         known = self._normalizer in _NORMALIZERS and self._prefix in _PREFIXES
+        known = known and (not self._split or words.is_known(self._split))
         if not known or not re.fullmatch(r"[0-9 ]*", ends):
             self.close()
-            raise ModelFormatError(f"has an unknown normalizer or space prefix or broken ends: {told}", self.path)
+            raise ModelFormatError(
+                f"has an unknown normalizer, space prefix or split, or broken ends: {told}", self.path
+            )
         # What the original stops at. libllama goes by the spelling of tokens, `</s>` for one, as well.
         self._ends = frozenset(map(int, ends.split()))
 
@@ -152,10 +155,11 @@ class Model(Handle):
 
         What libllama gets wrong is made good here: it has no normalizers (the text between the tokens that are taken as
         they are spelled is normalized), it puts a space before every text or none (not before the first alone, nor only
-        where there is none), and it takes some tokens for control tokens that the file says are none.
+        where there is none), its splits of other than ASCII text are approximations, and it takes some tokens for
+        control tokens that the file says are none.
         """
         prefixed = self._prefix == "always" or (first and self._prefix == "first")
-        if prefixed or (self._normalizer == "NFC" and not is_normalized("NFC", text)):
+        if prefixed or self._splits(text) or (self._normalizer == "NFC" and not is_normalized("NFC", text)):
             return self._tokenize_parts(text, special, first)
         if not special and self._mistaken and self._mistaken.search(text):
             return self._tokenize_parts(text, special, first)
@@ -172,8 +176,15 @@ class Model(Handle):
             prefixed = self._prefix == "always" or (self._prefix == "first" and first and not number)
             if told and prefixed and told[0] not in _SPACES:
                 told = f" {told}"
-            ids += self._tokenize(told, False)
+            ids += self._tokenize_words(told) if self._splits(told) else self._tokenize(told, False)
         return ids
+
+    def _splits(self, text: str) -> bool:
+        return bool(self._split) and not text.isascii()
+
+    def _tokenize_words(self, text: str) -> list[int]:
+        found = words.split(self._split).findall(text)
+        return [token for word in found for token in self._merges.encode(word.encode("utf-8", "surrogatepass"))]
 
     def _tokenize(self, text: str, special: bool) -> list[int]:
         data = text.encode("utf-8", "surrogatepass")
@@ -220,6 +231,12 @@ class Model(Handle):
         both = _USER_DEFINED | _CONTROL
         found = [self.token_text(token) for token, kind in enumerate(self._attributes) if kind & both == both]
         return _any_of(found) if found else None
+
+    @cached_property
+    def _merges(self) -> words.Merges:
+        others = _CONTROL | _USER_DEFINED
+        kinds = enumerate(self._attributes)
+        return words.Merges({self.piece(token): token for token, kind in kinds if kind & _NORMAL and not kind & others})
 
     @cached_property
     def _attributes(self) -> list[int]:
