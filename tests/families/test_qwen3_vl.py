@@ -12,9 +12,11 @@ import numpy.typing as npt
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from checkpoints import drop, parts, put, refusal, worst
 from pocketvlm import VLM
+from pocketvlm.cli import app
 from pocketvlm.errors import ModelFormatError, PairingError
 from pocketvlm.gguf_header import read_header
 from pocketvlm.native.context import Context
@@ -155,6 +157,13 @@ def test_a_layer_for_each_deepstack_projector(bundle: Path, tmp_path: Path) -> N
         check_language_model(tmp_path / "model.gguf")
 
 
+@pytest.mark.parametrize("name", ["mmproj-f32.gguf", "vision-fp32.onnx"])
+def test_inspect_tells_of_deepstack(name: str, bundle: Path) -> None:
+    shown = CliRunner().invoke(app, ["inspect", str(bundle / name)])
+    assert shown.exit_code == 0
+    assert "64 wide, and 2 more of them from earlier layers (deepstack)" in " ".join(shown.output.split())
+
+
 def test_files_of_another_converter(bundle: Path) -> None:
     metadata = read_header(bundle / "mmproj-f32.gguf").metadata
     for key in ("image_min_pixels", "image_max_pixels"):
@@ -184,6 +193,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "width": (vision(out_hidden_size=32), "the language model takes 64"),
     "positions": (vision(num_position_embeddings=35), "must make a square"),
     "order": (vision(deepstack_visual_indexes=[2, 1]), "in rising order"),
+    "no number of one": (vision(deepstack_visual_indexes=[1, 2.5]), "some of the 5 layers"),
     "twice": (vision(deepstack_visual_indexes=[1, 1]), "in rising order"),
     "no such layer": (vision(deepstack_visual_indexes=[1, 5]), "some of the 5 layers"),
     "too many": (vision(deepstack_visual_indexes=[0, 1, 2]), "more than its 3 layers"),

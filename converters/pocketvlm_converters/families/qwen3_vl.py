@@ -83,7 +83,7 @@ def _table(config: Section) -> int:
 
 def _deepstack(config: Section, layers: int) -> tuple[int, ...]:
     """The layers that have projectors of their own. libmtmd takes them as they come, whatever their order is."""
-    listed = [int(layer) for layer in config.numbers("deepstack_visual_indexes", [8, 16, 24])]
-    if listed != sorted({layer for layer in listed if 0 <= layer < layers}):
+    listed = config.numbers("deepstack_visual_indexes", [8, 16, 24])
+    if listed != sorted({int(layer) for layer in listed if 0 <= layer < layers}):
         raise config.wrong("deepstack_visual_indexes", f"they must be some of the {layers} layers, in rising order")
-    return tuple(listed)
+    return tuple(map(int, listed))

@@ -15,7 +15,7 @@ from pocketvlm.errors import ModelNotFoundError
 from pocketvlm.gguf_header import GGUFHeader, LazyArray, read_header
 from pocketvlm.locate import bundle_path
 from pocketvlm.onnx_header import OnnxHeader, read_onnx
-from pocketvlm.vision.pair import named_family
+from pocketvlm.vision.pair import deepstack_projectors, named_family
 
 out = Console(highlight=False, markup=False)  # a model file may hold anything, brackets too
 
@@ -154,7 +154,9 @@ def _picture_rows(table: Table, data: dict[str, Any], path: Path) -> None:
     )
     size, patch = data.get("clip.vision.image_size", "-"), data.get("clip.vision.patch_size", "-")
     table.add_row("tile", f"{size}x{size} pixels, patches of {patch}")
-    table.add_row("embeddings", f"{data.get('clip.vision.projection_dim', '-')} wide")
+    more = deepstack_projectors(data)
+    deepstack = f", and {more} more of them from earlier layers (deepstack)" if more else ""
+    table.add_row("embeddings", f"{data.get('clip.vision.projection_dim', '-')} wide{deepstack}")
     if found:
         family = found[1]
         small, photo = family.plan((64, 64), "auto", None), family.plan((4000, 3000), "auto", None)

@@ -5,6 +5,7 @@ libmtmd and libllama abort the process on some wrong pairs, so everything that c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -70,9 +71,8 @@ def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
         raise ModelFormatError("is a language model, not a multimodal projector (mmproj)", path)
     if not header.metadata.get("clip.has_vision_encoder", True):
         raise PairingError("this projector does not take pictures", path)
-    width, deep = (header.metadata.get(f"clip.vision.{key}") for key in ("projection_dim", "is_deepstack_layers"))
+    width, more = header.metadata.get("clip.vision.projection_dim"), deepstack_projectors(header.metadata)
     if isinstance(width, int):
-        more = sum(map(bool, deep)) if isinstance(deep, list) else None  # None: libmtmd alone knows
         _check_width(width * (1 + (more or 0)), model, path, deepstack=more is not None)
     return header
 
@@ -113,6 +113,12 @@ def named_family(metadata: dict[str, Any], path: Path) -> tuple[str, Family] | N
         raise ModelFormatError(f"its metadata is incomplete: {error}", path) from None
     except ValueError as error:
         raise ModelFormatError(f"its metadata is wrong: {error}", path) from None
+
+
+def deepstack_projectors(metadata: Mapping[str, Any]) -> int | None:
+    """How many more projectors an encoder has after earlier layers; None where libmtmd alone knows."""
+    found = metadata.get("clip.vision.is_deepstack_layers")
+    return sum(map(bool, found)) if isinstance(found, list) else None
 
 
 def _check_width(width: int, model: GGUFHeader, path: Path, *, deepstack: bool = True) -> None:
