@@ -89,8 +89,12 @@ class ChatTemplate:
         if not any(self._takes["user"]):  # one that is made for tools may go through them without asking
             self._no_tools = ()
             self._takes = {"user": (self._tried("user", string=True), self._tried("user", string=False))}
+        self._first_only: set[str] = set()  # roles of which it reads one part, and no string
         for role in ("system", "assistant"):
             self._takes[role] = (self._tried(role, string=True), self._tried(role, string=False))
+            if not any(self._takes[role]) and self._tried(role, string=False, words=("pocketvlm",)):
+                self._takes[role] = (False, True)
+                self._first_only.add(role)
         self.takes_system = any(self._takes["system"])
         self._places_pictures = image_token is not None and self._tried_picture()
 
@@ -192,15 +196,20 @@ class ChatTemplate:
         has_picture = any(isinstance(piece, ImageSpan) for piece in pieces)
         if has_picture and not self._places_pictures:
             pieces, has_picture, given_as_string = (_flat(pieces),), False, True
+        if not has_picture and role in self._first_only:
+            pieces = (_flat(pieces),)
         if not has_picture and (given_as_string if strings == parts else strings):
             return _flat(pieces)
         return [
             {"type": "image"} if isinstance(piece, ImageSpan) else {"type": "text", "text": piece} for piece in pieces
         ]
 
-    def _tried(self, role: str, *, string: bool) -> bool:
-        """Whether content of this form reaches the prompt, from a message of this role."""
-        words = (Traced("pocket"), Traced("vlm"))  # two parts: some templates read only the first
+    def _tried(self, role: str, *, string: bool, words: Sequence[str] = ("pocket", "vlm")) -> bool:
+        """Whether content of this form reaches the prompt, from a message of this role.
+
+        It is in two parts where nobody says otherwise, as some templates read only the first.
+        """
+        words = [Traced(word) for word in words]
         message = {"role": role, "content": _flat(words) if string else _text_parts(words)}
         question = {"role": "user", "content": "?" if role == "user" or self._takes["user"][0] else _text_parts("?")}
         before = [question] if role == "assistant" else []

@@ -313,6 +313,21 @@ def test_pictures_before_text_keep_their_numbers() -> None:
     assert users(spans) == [0, 1, "a", "b", 2]
 
 
+def test_a_template_that_reads_one_part_gets_all_in_one() -> None:
+    template = ChatTemplate(
+        "{% for message in messages %}[{{ message['role'] }}]"
+        "{% if message['role'] == 'user' %}{% for part in message['content'] %}"
+        "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
+        "{% else %}{{ message['content'][0]['text'] }}{% endif %}{% endfor %}",
+        image_token="<image>",
+    )
+    told = [say("system", "Be ", "brief."), say("user", PICTURE, "What?"), say("assistant", "A ", "cat.")]
+    words = [span.text for span in render(template, told) if isinstance(span, TextSpan)]
+    assert words == ["[system]", "Be brief.", "[user]", "What?", "[assistant]", "A cat."]
+    plain = [{"role": role, "content": text} for role, text in (("user", "What?"), ("assistant", "A cat."))]
+    assert render(template, plain) == render(template, [say("user", "What?"), say("assistant", "A cat.")])
+
+
 @pytest.mark.parametrize(
     ("source", "token"),
     [
