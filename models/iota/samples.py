@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from pocketvlm.vision.families.smolvlm import SmolVLM
-from pocketvlm.vision.family import RGB, Detail, TileSlot
+from pocketvlm.vision.family import RGB, Detail
 
 from .questions import Turn, conversation, no_picture
 from .scenes import Scene, draw, random_scene, random_size
@@ -90,11 +90,11 @@ class Sampler:
             shown.append(scenes[picture])
             overviews.append(len(tiles) - 1)
             for piece in plan.layout:
-                if isinstance(piece, TileSlot):
+                if isinstance(piece, str):
+                    say(piece)
+                else:
                     ids.extend([self._image] * piece.tokens)
                     owner.extend([-1] * piece.tokens)
-                else:
-                    say(piece)
 
         say("<|im_start|>")
         if rng.random() < 0.05:

@@ -14,8 +14,10 @@ from typer.testing import CliRunner
 from pocketvlm.cli import app
 from pocketvlm.errors import ModelFormatError
 from pocketvlm.vision.families.smolvlm import SmolVLM
+from pocketvlm.vision.family import Mosaic, PicturePlan, TileSlot
 from pocketvlm.vision.fit import Fit
 from pocketvlm.vision.pair import family_of
+from pocketvlm.vision.tiled import place
 
 SQUARE = {"image_size": 512, "patch_size": 16, "projector.scale_factor": 4}
 SOUND: dict[str, dict[str, Any]] = {
@@ -136,3 +138,12 @@ def test_a_line_is_made_square_in_little_memory(kind: Literal["crop", "pad"]) ->
     found = np.asarray(Fit(kind, 64).apply(line))
     assert found.shape == (64, 64, 3)
     assert (found[:, 32] > 200).all() == (kind == "crop")
+
+
+def test_a_mosaic_counts_as_text_does() -> None:
+    mosaic = Mosaic((TileSlot(1, (2, 3)), TileSlot(2, (2, 3))), (0, 1, 6, 7, 11, 11))
+    for mrope, sections in ((False, 1), (True, 4)):
+        positions, advance = place(mosaic, mrope=mrope)
+        assert np.array_equal(positions, [range(6)] * sections) and advance == 6
+    plan = PicturePlan((9, 9), ((9, 9),), ("<a>", mosaic, TileSlot(3, (1, 4))))
+    assert (plan.tiles, plan.tokens) == (3, 10)

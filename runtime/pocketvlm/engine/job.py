@@ -41,6 +41,7 @@ class Job:
     drawer: Drawer | None = None
     encoding: Encoding | None = None
     rows: dict[Slot, Embeddings] = field(default_factory=dict)  # encoded, not yet evaluated
+    parts: dict[Slot, Embeddings] = field(default_factory=dict)  # tiles whose slots wait for others
     next: int = 0  # unit to be evaluated
     offset: int = 0  # rows of it that are
     aside: bool = False  # its prompt is evaluated on the side, not in steps
@@ -78,6 +79,13 @@ class Job:
             found.append(unit)
         return found
 
+    def encoded(self, tile: Slot, rows: Embeddings) -> None:
+        """A tile's embeddings are there; those of its slot, with the last of its tiles."""
+        slot = next(unit for unit in self.units if isinstance(unit, Slot) and tile in unit.tiles)
+        self.parts[tile] = rows
+        if all(part in self.parts for part in slot.tiles):
+            self.rows[slot] = slot.arranged([self.parts.pop(part) for part in slot.tiles])
+
     def start_of_answer(self) -> Started:
         return Started(
             prompt_tokens=self.total,
@@ -96,7 +104,7 @@ def _report(image: Image, seen: Seen) -> ImageReport:
     return ImageReport(
         original=seen.original,
         used=seen.used,
-        tiles=len(seen.slots),
+        tiles=seen.tile_count,
         tokens=seen.tokens,
         shrunk=seen.shrunk,
         encoded=seen.found["none"],

@@ -214,17 +214,18 @@ class Scheduler:
         owner = {slot: picture for _, picture in job.seen for slot in picture.slots}
         todo: deque[tuple[Slot, Seen]] = deque()
         for slot in (unit for unit in job.units[job.next :] if isinstance(unit, Slot)):
-            if (rows := owner[slot].recall(slot)) is not None:
-                job.rows[slot] = rows
-            else:
-                todo.append((slot, owner[slot]))
+            for tile in slot.tiles:
+                if (rows := owner[slot].recall(tile)) is not None:
+                    job.encoded(tile, rows)
+                else:
+                    todo.append((tile, owner[slot]))
         if self._vision is None or not todo:
             return
         job.encoding = Encoding(
             self._vision,
             todo,
             started=lambda done, total: None if job.cancelled else job.sink(Progress(done, total)),
-            ended=lambda slot, rows: self._post(partial(self._encoded, job, slot, rows)),
+            ended=lambda tile, rows: self._post(partial(self._encoded, job, tile, rows)),
             released=job.close_pictures,
             ahead=self._ahead,
             alone=lambda: len(self._stepper.running) == 1 and not self._waiting,
@@ -253,13 +254,14 @@ class Scheduler:
         """Run it on the scheduler's thread, between two steps."""
         self._inbox.put(command)
 
-    def _encoded(self, job: Job, slot: Slot, rows: Embeddings | BaseException) -> None:
+    def _encoded(self, job: Job, tile: Slot, rows: Embeddings | BaseException) -> None:
         if job.over:
             return
         if isinstance(rows, BaseException):
             self._fail(job, rows)
         else:
-            job.rows[slot] = rows
+            job.encoded(tile, rows)
+            self._look_ahead(job)  # its slot may wait for another
 
     def _over(self, job: Job, error: BaseException | None) -> None:
         if error is None:
@@ -290,6 +292,7 @@ class Scheduler:
         if self._prefill is not None:
             self._prefill.drop(job)
         job.rows.clear()
+        job.parts.clear()
         if job.encoding is not None:
             self._side.drop(job.encoding)
             job.encoding = None  # they know each other: the pictures would stay until the garbage collector looks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,7 +43,8 @@ class Slot:
 
     `key` names the embeddings: equal keys, equal values. `positions` is int32 [1 or 4, tokens], relative to the
     slot's start; the text after it goes on at `advance`. `control` are the control tokens whose embeddings the encoder
-    puts among those of the picture, by place.
+    puts among those of the picture, by place. One with `parts` takes its rows from them, in `order`; they are slots of
+    whole tiles and stand nowhere themselves.
     """
 
     key: str
@@ -52,6 +53,13 @@ class Slot:
     advance: int
     causal: bool = True
     control: Mapping[int, str] = field(default_factory=dict)
+    parts: tuple[Slot, ...] = ()
+    order: npt.NDArray[np.intp] | None = None
+
+    @property
+    def tiles(self) -> tuple[Slot, ...]:
+        """What is to be encoded for it."""
+        return self.parts or (self,)
 
     @property
     def tokens(self) -> int:
@@ -62,6 +70,10 @@ class Slot:
         positions: npt.NDArray[np.int32] = self.positions + np.int32(start)
         positions[3:] = 0  # the fourth section of M-RoPE is unused
         return positions
+
+    def arranged(self, rows: Sequence[Embeddings]) -> Embeddings:
+        """Its embeddings out of those of its `tiles`."""
+        return rows[0] if self.order is None else np.concatenate(rows)[self.order]
 
 
 @dataclass
@@ -89,18 +101,24 @@ class Seen:
         return [piece for piece in self.pieces if isinstance(piece, Slot)]
 
     @property
+    def tile_count(self) -> int:
+        return sum(len(slot.tiles) for slot in self.slots)
+
+    @property
     def tokens(self) -> int:
         return sum(slot.tokens for slot in self.slots)
 
-    def recall(self, slot: Slot) -> Embeddings | None:
+    def recall(self, tile: Slot) -> Embeddings | None:
         """Those that are in memory, at once and on any thread."""
-        rows = self.cache.recall(slot.key)
+        rows = self.cache.recall(tile.key)
         if rows is not None:
             self.found["memory"] += 1
         return rows
 
     def encode(self, slot: Slot) -> Embeddings:
         """float32 [slot.tokens, n_embd_inp], from the cache or computed; Aborted where the vision was cancelled."""
+        if slot.parts:
+            return slot.arranged([self.encode(part) for part in slot.parts])
         rows, tier = self.cache.encode(slot.key, slot.tokens, lambda: self.content(slot), lambda: self.compute(slot))
         self.found[tier] += 1
         return rows

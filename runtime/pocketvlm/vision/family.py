@@ -40,17 +40,33 @@ class TileSlot:
 
 
 @dataclass(frozen=True)
+class Mosaic:
+    """A run of embeddings out of several tiles: `order` numbers their rows, one tile's after the other's.
+
+    A tile is part of one mosaic. Rows may be left out, or come more than once. Positions count as those of text.
+    """
+
+    tiles: tuple[TileSlot, ...]
+    order: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        return len(self.order)
+
+
+@dataclass(frozen=True)
 class PicturePlan:
     """How one picture will be seen; made from its size alone, before any pixel work.
 
-    `layout` holds control text and tile slots in prompt order. Only `control_tokens` are parsed in the text; the rest
-    is tokenized together with the text beside it.
+    `layout` holds control text, tile slots and mosaics in prompt order. Only `control_tokens` are parsed in the text;
+    the rest is tokenized together with the text beside it.
     Sizes are (width, height) in pixels.
     """
 
     original: tuple[int, int]
     resizes: tuple[tuple[int, int], ...]  # as the family's reference makes them; tiles are cut from the last
-    layout: tuple[str | TileSlot, ...]
+    layout: tuple[str | TileSlot | Mosaic, ...]
+    canvas: tuple[int, int] | None = None  # with it, they are cut from this, the last size in its middle
 
     @property
     def used(self) -> tuple[int, int]:
@@ -58,12 +74,16 @@ class PicturePlan:
 
     @property
     def tiles(self) -> int:
-        return sum(isinstance(piece, TileSlot) for piece in self.layout)
+        return sum(len(piece.tiles) if isinstance(piece, Mosaic) else 1 for piece in self._slots)
 
     @property
     def tokens(self) -> int:
         """Embeddings only; the control text around them is counted with the prompt."""
-        return sum(piece.tokens for piece in self.layout if isinstance(piece, TileSlot))
+        return sum(piece.tokens for piece in self._slots)
+
+    @property
+    def _slots(self) -> list[TileSlot | Mosaic]:
+        return [piece for piece in self.layout if not isinstance(piece, str)]
 
     @property
     def shrunk(self) -> bool:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import ImageError, RequestError
+from pocketvlm.errors import EngineError, ImageError, RequestError
 from pocketvlm.images import Picture
 from pocketvlm.prompt import TextSpan, isolate_control_tokens
 from pocketvlm.vision.cache import EmbeddingCache, content_of
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot, VisionEncoder
-from pocketvlm.vision.family import RGB, Detail, Family, PicturePlan, TileSlot
+from pocketvlm.vision.family import RGB, Detail, Family, Mosaic, PicturePlan, TileSlot
 
 
 class FamilyVision:
@@ -40,18 +40,13 @@ class FamilyVision:
             raise ImageError(error.message, param) from None
         if max_tokens is not None and plan.tokens > max_tokens:
             raise RequestError(f"max_image_tokens is {max_tokens}; this model needs {plan.tokens} for a picture", param)
-        pieces: list[TextSpan | Slot] = []
-        spans = [TextSpan(piece, special=True) if isinstance(piece, str) else piece for piece in plan.layout]
-        for piece in isolate_control_tokens(spans, self._control_tokens):
-            if isinstance(piece, TileSlot):
-                key = f"{picture.digest}:{plan.resizes}:{piece.index}:{self.name}"
-                positions, advance = place(piece, mrope=self._mrope)
-                causal = not self._family.non_causal
-                pieces.append(Slot(key, piece.index, positions, advance, causal, piece.control))
-            else:
-                pieces.append(piece)
+        spans = (
+            TextSpan(piece, special=True) if isinstance(piece, str) else self._slot(piece, picture, plan)
+            for piece in plan.layout
+        )
+        pieces: tuple[TextSpan | Slot, ...] = isolate_control_tokens(spans, self._control_tokens)
         return _TiledSeen(
-            tuple(pieces),
+            pieces,
             plan.original,
             plan.used,
             plan.shrunk,
@@ -60,6 +55,16 @@ class FamilyVision:
             plan=plan,
             by=(self._family, self._encoder),
         )
+
+    def _slot(self, piece: TileSlot | Mosaic, picture: Picture, plan: PicturePlan) -> Slot:
+        positions, advance = place(piece, mrope=self._mrope)
+        causal = not self._family.non_causal
+        key = f"{picture.digest}:{plan.resizes}:" + (f"{plan.canvas}:" if plan.canvas else "")
+        if isinstance(piece, TileSlot):
+            return Slot(f"{key}{piece.index}:{self.name}", piece.index, positions, advance, causal, piece.control)
+        parts = tuple(self._slot(tile, picture, plan) for tile in piece.tiles)
+        named = f"{key}{[part.index for part in parts]}:{self.name}"
+        return Slot(named, parts[0].index, positions, advance, causal, parts=parts, order=np.array(piece.order))
 
     def cancel(self) -> None:
         self._encoder.cancel()
@@ -91,6 +96,10 @@ class _TiledSeen(Seen):
         began = time.perf_counter()
         rows = self.by[1].encode_tile(tile)
         self.spent(began)
+        if len(rows) != slot.tokens:
+            raise EngineError(
+                f"the vision encoder gave {len(rows)} embeddings for a tile, its family has {slot.tokens}"
+            )
         return rows
 
     def _tile(self, slot: Slot) -> RGB:
@@ -101,13 +110,13 @@ class _TiledSeen(Seen):
         return self.tiles[slot.index]
 
 
-def place(slot: TileSlot, *, mrope: bool) -> tuple[npt.NDArray[np.int32], int]:
-    """Positions of a tile's tokens, int32 [1 or 4, tokens] from 0, and how far the text after it moves on.
+def place(slot: TileSlot | Mosaic, *, mrope: bool) -> tuple[npt.NDArray[np.int32], int]:
+    """Positions of a slot's tokens, int32 [1 or 4, tokens] from 0, and how far the text after it moves on.
 
     M-RoPE (arXiv 2409.12191): time stands still, height and width count, and text goes on past the longer.
     """
-    if not mrope:
-        return np.arange(slot.tokens, dtype=np.int32)[None], slot.tokens
+    if not mrope or isinstance(slot, Mosaic):
+        return np.tile(np.arange(slot.tokens, dtype=np.int32), (4 if mrope else 1, 1)), slot.tokens
     rows, cols = slot.grid
     y, x = np.divmod(np.arange(rows * cols, dtype=np.int32), cols)
     zeros = np.zeros_like(y)
