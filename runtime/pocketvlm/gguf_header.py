@@ -176,7 +176,7 @@ class _Reader:
         kind, count = self._unpack("<IQ")
         if count > _MOST or kind == _ARRAY:  # ggml reads no array of arrays either
             raise ModelFormatError("has a broken header", self._path)
-        if kind in _SCALARS and count <= 64:  # means, deviations, layer lists
+        if kind in _SCALARS and count <= 512:  # means, deviations, lists of layers and sizes
             return self.entries(kind, count)
         lazy = LazyArray(kind, count, self._file.tell())
         if kind in _SCALARS:

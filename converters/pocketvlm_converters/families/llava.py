@@ -40,7 +40,7 @@ _SIGLIP_DEFAULTS = {  # transformers' SiglipVisionConfig
     "patch_size": 16,
 }
 # What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
-_PREPROCESSING = {
+PREPROCESSING = {
     "do_resize": True,
     "do_rescale": True,
     "do_normalize": True,
@@ -158,7 +158,7 @@ class Llava(Family):
     def _fit(self) -> str:
         """How a picture is made square."""
         found, edge = self.checkpoint.preprocessor, self._encoder.image
-        for key, value in _PREPROCESSING.items():
+        for key, value in PREPROCESSING.items():
             found.require(key, value, value)
         size = found.section("size")
         if size.values.get("height") is not None:

@@ -70,11 +70,14 @@ class Reference:
 
     def pixels(self, tiles: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         """Tiles at their final size, normalised and cut into patches as the model wants them, in one row."""
-        made = [
-            self.processor.image_processor(images=[self._image(tile)], do_resize=False, return_tensors="np")
-            for tile in tiles
-        ]
-        return np.concatenate([np.asarray(one["pixel_values"], np.float32).ravel() for one in made])
+        make, found = self.processor.image_processor, []
+        divides = hasattr(make, "image_grid_pinpoints")
+        for tile in tiles:
+            more = {"image_grid_pinpoints": [list(tile.shape[:2])]} if divides else {}
+            made = make(images=[self._image(tile)], do_resize=False, return_tensors="np", **more)["pixel_values"]
+            # One that cuts pictures into tiles gives a tile twice: as the whole, and as the only one in the grid.
+            found.append(np.asarray(made[0][0] if divides else made, np.float32).ravel())
+        return np.concatenate(found)
 
     @property
     def grey(self) -> float:
@@ -230,7 +233,9 @@ def _preprocessing(
 def _pixels(inputs: Any) -> npt.NDArray[np.float32]:
     """All pixels of a prompt in one row, without those that only fill pictures up to the size of the largest."""
     pixels, sizes = np.asarray(inputs["pixel_values"], np.float32), inputs.get("image_sizes")
-    if sizes is None or pixels.ndim != 4:  # in five dimensions they are tiles, of one size each
+    if pixels.ndim == 5:  # tiles, of one size each; black ones are not 0 here
+        return pixels[pixels.any(axis=(2, 3, 4))].ravel()
+    if sizes is None or pixels.ndim != 4:
         return pixels.ravel()
     return np.concatenate([one[:, :h, :w].ravel() for one, (h, w) in zip(pixels, np.asarray(sizes), strict=True)])
 

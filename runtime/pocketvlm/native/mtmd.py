@@ -80,7 +80,7 @@ class Mtmd(Handle):
         if not lib.mtmd_support_vision(raw):
             self.close()
             raise PairingError("this projector does not take pictures", self.path)
-        self._width = model.n_embd_inp
+        self.width = model.n_embd_inp
         self._mrope = model.mrope
 
     @property
@@ -143,7 +143,7 @@ class Mtmd(Handle):
         if code != 0:
             raise EngineError(f"libmtmd failed to encode a picture: {log.last_error()}")
         output = lib.mtmd_get_output_embd(self.raw)
-        rows: npt.NDArray[np.float32] = np.ctypeslib.as_array(output, shape=(chunk.tokens, self._width)).copy()
+        rows: npt.NDArray[np.float32] = np.ctypeslib.as_array(output, shape=(chunk.tokens, self.width)).copy()
         return rows
 
     def _chunk(self, owner: Handle, raw: Any) -> TextChunk | ImageChunk:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+import numpy as np
+
 from pocketvlm.devices import memory
-from pocketvlm.errors import EngineError, PairingError, RequestError
+from pocketvlm.errors import EngineError, ModelFormatError, PairingError, RequestError
 from pocketvlm.gguf_header import GGUFHeader
 from pocketvlm.images import Picture
 from pocketvlm.native.handle import Handle
@@ -17,6 +19,9 @@ from pocketvlm.vision.family import RGB, Detail
 
 _WINDOWS = "clip.vision.n_wa_pattern"
 _ROW_END = "v.token_embd.img_break"  # an embedding that stands between two rows of a picture
+_PINPOINTS = "clip.vision.image_grid_pinpoints"
+# An embedding that stands behind each row of a grid of tiles; libmtmd's graph does nothing with it.
+_NEWLINE = ("v.image_newline", "model.image_newline")
 _MASK_BYTES = 12  # a pair: in float32 twice, in float16 twice
 
 
@@ -47,10 +52,20 @@ class MtmdEncoder(_Opened):
         patch, merge = (header.metadata.get(f"clip.vision.{key}") for key in ("patch_size", "spatial_merge_size"))
         self._masked = patch if isinstance(patch, int) and header.metadata.get(_WINDOWS) else None
         self._row_end = header.vector(_ROW_END)
+        self._newline = None
+        if header.metadata.get(_PINPOINTS):
+            self._newline = next((found for name in _NEWLINE if (found := header.vector(name)) is not None), None)
+            if self._newline is None or len(self._newline) != mtmd.width:
+                raise ModelFormatError(
+                    f"takes pictures in tiles, but has no {_NEWLINE[0]} as wide as its model", header.path
+                )
         self._factor = patch * (merge or 1) if isinstance(patch, int) and isinstance(merge, int | None) else 0
 
     def encode_tile(self, tile: RGB) -> Embeddings:
-        """Raises EngineError where libmtmd could not, or not without taking more memory than there is."""
+        """Where rows of a grid of tiles end with an embedding of their own, that is the last.
+
+        Raises EngineError where libmtmd could not, or not without taking more memory than there is.
+        """
         if self._masked:
             _check_mask(tile.shape[1] // self._masked * (tile.shape[0] // self._masked))
         rows = self._mtmd.encode_tile(tile)
@@ -58,7 +73,7 @@ class MtmdEncoder(_Opened):
             # libmtmd makes these from memory that nobody set, times 0: NaN where it was NaN.
             columns = tile.shape[1] // self._factor
             rows[columns :: columns + 1] = self._row_end
-        return rows
+        return rows if self._newline is None else np.concatenate([rows, self._newline[None]])
 
 
 def _check_mask(patches: int) -> None:

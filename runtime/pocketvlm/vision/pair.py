@@ -21,6 +21,7 @@ Wanted = Literal["auto", "gguf", "onnx"]
 WANTED: tuple[Wanted, ...] = ("auto", "gguf", "onnx")
 _FLOAT, _UINT8 = 1, 2  # TensorProto's numbers
 _SOURCE = "pocketvlm.weights_sha256"
+_LAST_BIAS = "mm.2.bias"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
     if not header.metadata.get("clip.has_vision_encoder", True):
         raise PairingError("this projector does not take pictures", path)
     width, more = header.metadata.get("clip.vision.projection_dim"), deepstack_projectors(header.metadata)
+    bias = next((tensor for tensor in header.tensors if tensor.name == _LAST_BIAS), None)
+    if bias is not None and header.metadata.get("clip.projector_type") == "mlp":
+        width = bias.shape[0]  # as libmtmd does: older converters wrote another width under the key
     if isinstance(width, int):
         _check_width(width * (1 + (more or 0)), model, path, deepstack=more is not None)
     return header
