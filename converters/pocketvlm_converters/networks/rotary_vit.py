@@ -17,6 +17,7 @@ from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid, Windows
 from pocketvlm_converters.onnx.layers import add_norm, norm
 from pocketvlm_converters.onnx.patches import Normalization, cut, folded
+from pocketvlm_converters.onnx.resample import resampled
 from pocketvlm_converters.onnx.weights import floats
 
 FRAMES = 2  # of a video that the patch convolution takes together; a picture is the same frame twice
@@ -46,7 +47,7 @@ class RotaryViT:
 
     With a `window`, layers attend within windows of so many embeddings squared, every `full`-th (full - 1,
     2 * full - 1, ...) to the whole picture; without, all to the whole picture. With a `table`, so many learned
-    positions squared are stretched over the picture, and the patch convolution has a bias. `deepstack` are the layers
+    positions squared are resampled to the picture, and the patch convolution has a bias. `deepstack` are the layers
     that have a projector of their own: its embeddings follow those of the last in each row.
     """
 
@@ -222,8 +223,9 @@ class RotaryViT:
         if not self.table:
             return graph.one("Add", value, graph.constant("patch_offset", offset.astype(np.float32)))
         # All that is constant goes into the table: the shares of the positions that a patch gets add up to 1.
-        table = floats(self._positions(names)) + (offset + floats(self._shift(names)))
-        return graph.one("Add", value, grid.stretched(table.astype(np.float32).reshape(self.table, self.table, -1)))
+        table = floats(self._positions(names)) + (offset + floats(self._shift(names))).astype(np.float32)
+        table = table.reshape(self.table, self.table, self.hidden)
+        return graph.one("Add", value, resampled(graph, grid, table, corners=True))
 
     def _shift(self, names: Names) -> Tensor:
         return names.tensor("patch_embed.proj.bias", (self.hidden,))

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from pocketvlm_converters.onnx.graph import FLOAT, INPUT, Graph
 
@@ -68,26 +67,6 @@ class Grid:
             parts.append(graph.one("Expand", turned, whole))
         angles = graph.reshape(graph.one("Concat", *parts, axis=-1), -1, 2 * count)
         return graph.one("Cos", angles), graph.one("Sin", angles)
-
-    def stretched(self, table: npt.NDArray[np.float32]) -> str:
-        """Positions learned for a square, float32 [side, side, width], for each patch: [patches, width].
-
-        Bilinear, and the corners of the square are those of the picture.
-        """
-        graph, merge, width = self._graph, self.merge, table.shape[-1]
-        stored = graph.constant("position_embedding", table.transpose(2, 0, 1)[None])
-        edges = (graph.one("Mul", count, graph.integers(merge)) for count in (self.rows, self.cols))
-        value = graph.one(
-            "Resize",
-            stored,
-            "",
-            "",
-            graph.extents(1, width, *edges),
-            mode="linear",
-            coordinate_transformation_mode="align_corners",
-        )
-        value = graph.reshape(value, width, self.rows, merge, self.cols, merge)
-        return graph.reshape(graph.one("Transpose", value, perm=[1, 3, 2, 4, 0]), -1, width)
 
     def windows(self, side: int) -> Windows:
         graph = self._graph
