@@ -15,9 +15,8 @@ from pocketvlm.errors import ModelFormatError, ModelNotFoundError
 from pocketvlm.locate import locate
 from pocketvlm.plan.prediction import Planner
 from pocketvlm.vision import families
-from pocketvlm_converters.catalog import figures as computed
 from pocketvlm_converters.catalog.entry import Entry, entries, find_entry, get_entry, read_entry
-from pocketvlm_converters.catalog.figures import PICTURE, figures, remembered
+from pocketvlm_converters.catalog.figures import PICTURE, all_figures, figures
 from pocketvlm_converters.catalog.sketch import model_of
 from pocketvlm_converters.cli.models import models
 
@@ -41,6 +40,7 @@ PUBLISHED = {
     "mistral-small-3.1-24b": 24_011_361_280 + 5120,  # the embedding of the end of a row is in both files
     "gemma-3-4b": 4_300_079_472,
     "gemma-3-12b": 12_187_325_040,
+    "gemma-3-27b": 27_432_406_640,
 }
 # In GB of two bytes a weight, as the hub lists the files of those that tell no number.
 SIZES = {"internvl3-1b": 1.88, "internvl3-8b": 15.89, "internvl3.5-1b": 2.12}
@@ -92,12 +92,14 @@ def test_iota_is_described_as_it_is(iota_bundle: Path) -> None:
 def test_figures_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     entry = get_entry("iota")
-    assert not remembered([entry])
-    first = figures(entry)
-    assert remembered([entry])
-    monkeypatch.setattr(computed, "_figures", None)
-    assert figures(entry) == first
-    assert not remembered([entry.model_copy(update={"config": entry.config | {"scale_factor": 1}})])
+    heard: list[tuple[int, int]] = []
+    first = all_figures([(entry, entry.types)], lambda _, done, total: heard.append((done, total)))
+    assert heard == [(0, 1), (1, 1)]
+    (tmp_path / "pocketvlm" / "plans.json").unlink()
+    assert all_figures([(entry, entry.types)] * 2, lambda *_: heard.append((0, 0))) == first * 2
+    assert heard == [(0, 1), (1, 1)] and not (tmp_path / "pocketvlm" / "plans.json").exists()
+    other = entry.model_copy(update={"config": entry.config | {"scale_factor": 1}})
+    assert figures(other).picture_tokens == 9 * first[0].picture_tokens
 
 
 def test_entries_are_found_by_all_their_names() -> None:
@@ -138,8 +140,8 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     table = CliRunner().invoke(app, [])
     assert table.exit_code == 0 and "iota" in table.output and "4 M" in table.output, table.output
-    (listed,) = json.loads(CliRunner().invoke(app, ["--json"]).output)
-    told = json.loads(CliRunner().invoke(app, ["iota", "--json"]).output)
+    (listed,) = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
+    told = json.loads(CliRunner().invoke(app, ["iota", "--json"]).stdout)
     assert told.items() >= listed.items() and listed["picture_tokens_640x480"] == 80
     assert told["types"]["BF16"]["bundle_bytes"] > told["types"]["Q4_K_M"]["bundle_bytes"] == listed["bundle_bytes"]
     assert "recommended  --quantize Q4_K_M" in CliRunner().invoke(app, ["iota"]).output

@@ -297,7 +297,7 @@ def test_a_name_of_the_catalogue(hub: HubServer, tmp_path: Path, monkeypatch: py
     assert locate("smolvlm-256m", model=None, mmproj=None).model.name == "iota-Q8_0.gguf"
     app = Typer()
     app.command()(list_models)
-    told = json.loads(CliRunner().invoke(app, [entry.id, "--json"]).output)
+    told = json.loads(CliRunner().invoke(app, [entry.id, "--json"]).stdout)
     assert told["pulled"] == str(bundle.path)
 
 

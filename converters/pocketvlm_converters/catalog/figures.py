@@ -10,6 +10,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.atomic import keep_text
-from pocketvlm.devices import cache_folder
+from pocketvlm.devices import allowed_cpus, cache_folder
 from pocketvlm.plan.prediction import Planner
 from pocketvlm.vision.choose import device_name
 from pocketvlm_converters.catalog.entry import Entry, Types
-from pocketvlm_converters.catalog.sketch import Model, model_of, write_bundle
+from pocketvlm_converters.catalog.sketch import model_of, write_bundle
+from pocketvlm_converters.gguf import Progress, silent
 
 PICTURE = (640, 480)
 # Bytes of memory for each token of a vocabulary, as libllama has it. Measured likewise.
@@ -51,30 +53,36 @@ class Figures:
 
 def figures(entry: Entry, types: Types | None = None) -> Figures:
     """With the recommended types, or others. Raises CheckpointError, QuantizationError."""
-    types = types or entry.types
-    key, known = _key(entry, types), _recall()
-    if key in known:
+    return all_figures([(entry, types or entry.types)])[0]
+
+
+def all_figures(wanted: Sequence[tuple[Entry, Types]], progress: Progress = silent) -> list[Figures]:
+    """Likewise, of several together. `progress` hears only of what must be computed."""
+    found, missing = {}, {}
+    for entry, types in wanted:
+        key = _key(entry, types)
         try:
-            return Figures(**known[key])
-        except TypeError:
-            pass  # of another version
-    found = _figures(model_of(entry), types)
-    known[key] = asdict(found)
-    text = json.dumps({"format": 1, "figures": dict(list(known.items())[-_MOST:])}, indent=1)
-    try:
-        keep_text(_path(), text)
-    except OSError as error:
-        _log.info("the figures are not remembered: %s", error)
-    return found
+            found[key] = Figures(**_recall()[key])
+        except (KeyError, TypeError):  # TypeError: of another version
+            missing[key] = (entry, types)
+    # Most of the time goes to processes that libllama is asked in.
+    with ThreadPoolExecutor(allowed_cpus()) as pool:
+        running = {pool.submit(_figures, *one): key for key, one in missing.items()}
+        try:
+            for done, future in enumerate(as_completed(running)):
+                progress("computing, once", done, len(running))
+                found[running[future]] = future.result()
+                _remember(running[future], future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if missing:
+        progress("computing, once", len(missing), len(missing))
+    return [found[_key(entry, types)] for entry, types in wanted]
 
 
-def remembered(entries: Sequence[Entry]) -> bool:
-    """Whether nothing must be computed for any of them."""
-    known = _recall()
-    return all(_key(entry, entry.types) in known for entry in entries)
-
-
-def _figures(model: Model, types: Types) -> Figures:
+def _figures(entry: Entry, types: Types) -> Figures:
+    model = model_of(entry)
     vocabulary = _MEMORY[model.entry.tokenizer] * model.tokens
     with tempfile.TemporaryDirectory(prefix="pocketvlm-") as folder:
         found = write_bundle(model, types, Path(folder))
@@ -101,6 +109,15 @@ def _key(entry: Entry, types: Types) -> str:
     libraries = [device_name(None), find_spec("onnx") is not None]
     told = [version("pocketvlm"), *libraries, entry.model_dump_json(exclude={"path", "title"}), types.model_dump_json()]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _remember(key: str, found: Figures) -> None:
+    known = {**_recall(), key: asdict(found)}
+    text = json.dumps({"format": 1, "figures": dict(list(known.items())[-_MOST:])}, indent=1)
+    try:
+        keep_text(_path(), text)
+    except OSError as error:
+        _log.info("the figures are not remembered: %s", error)
 
 
 def _recall() -> dict[str, dict[str, Any]]:

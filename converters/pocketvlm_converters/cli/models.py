@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from pocketvlm_converters.catalog.entry import Entry
+    from pocketvlm_converters.catalog.entry import Entry, Types
     from pocketvlm_converters.catalog.figures import Figures
 
 _TYPES = ("Q4_K_M", "Q6_K", "Q8_0", "BF16")
@@ -24,7 +25,9 @@ def models(
     from pocketvlm_converters.catalog.entry import entries, get_entry
 
     if model is None:
-        found = sorted(_figures(entries()), key=lambda row: row[1].parameters)
+        listed = entries()
+        found = list(zip(listed, _figures([(entry, entry.types) for entry in listed]), strict=True))
+        found.sort(key=lambda row: row[1].parameters)
         if as_json:
             typer.echo(json.dumps([_as_json(entry, figures) for entry, figures in found], indent=2, ensure_ascii=False))
         else:
@@ -32,7 +35,7 @@ def models(
         return
     entry = get_entry(model)
     types = dict.fromkeys((entry.types.quantize, *_TYPES))
-    rows = [_of(entry, quantize) for quantize in types]
+    rows = _figures([(entry, entry.types.model_copy(update={"quantize": quantize})) for quantize in types])
     if as_json:
         told = _as_json(entry, rows[0]) | {"types": {name: _sizes(row) for name, row in zip(types, rows, strict=True)}}
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
@@ -40,26 +43,13 @@ def models(
         _show_one(entry, dict(zip(types, rows, strict=True)))
 
 
-def _figures(entries: tuple[Entry, ...]) -> list[tuple[Entry, Figures]]:
+def _figures(wanted: Sequence[tuple[Entry, Types]]) -> list[Figures]:
     """A progress bar where much must be computed."""
-    from pocketvlm_converters.catalog.figures import figures, remembered
+    from pocketvlm_converters.catalog.figures import all_figures
     from pocketvlm_converters.cli.progress import bars
 
-    if remembered(entries):
-        return [(entry, figures(entry)) for entry in entries]
-    found = []
     with bars() as show:
-        for number, entry in enumerate(entries):
-            show("computing, once", number, len(entries))
-            found.append((entry, figures(entry)))
-        show("computing, once", len(entries), len(entries))
-    return found
-
-
-def _of(entry: Entry, quantize: str) -> Figures:
-    from pocketvlm_converters.catalog.figures import figures
-
-    return figures(entry, entry.types.model_copy(update={"quantize": quantize}))
+        return all_figures(wanted, show)
 
 
 def _as_json(entry: Entry, found: Figures) -> dict[str, Any]:

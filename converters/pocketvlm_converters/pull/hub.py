@@ -67,6 +67,8 @@ class Hub:
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
         try:
             import huggingface_hub
+            import huggingface_hub.errors
+            import huggingface_hub.utils
         except ImportError:
             raise DownloadError("huggingface_hub is missing: pip install 'pocketvlm[hub]'") from None
         self._package = huggingface_hub

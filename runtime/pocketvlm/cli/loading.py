@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from pocketvlm.vlm import VLM
 
 # Options of several commands, each in one place.
-Model = Annotated[str | None, typer.Option("-m", "--model", help="A bundle or a .gguf; iota without one.")]
+Model = Annotated[
+    str | None, typer.Option("-m", "--model", help="A bundle, a .gguf or the name of a pulled model; iota without one.")
+]
 Mmproj = Annotated[str | None, typer.Option(help="The vision encoder of a .gguf model: .gguf or .onnx.")]
 Encoder = Annotated[str, typer.Option(help="Which vision encoder of a bundle: gguf, onnx or auto (the fastest here).")]
 Device = Annotated[
