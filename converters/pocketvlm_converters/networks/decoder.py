@@ -33,8 +33,9 @@ _NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"
 class Style:
     """What a decoder's graph in libllama is like.
 
-    `rotates_neighbours`: it rotates values (0, 1), (2, 3), ..., so that rows of queries and keys change places; else
-    halves, as transformers does. `qkv_bias` None goes by `attention_bias` of the configuration, for the output too.
+    `rotates_neighbours`: it rotates values (0, 1), (2, 3), ..., else halves; transformers likewise, by
+    `given_neighbours`. Where they differ, rows of queries and keys change places. `fused_mlp`: gate and up are one
+    matrix in both. `qkv_bias` None goes by `attention_bias` of the configuration, for the output too.
     `norms` are a layer's, as GGUF and the checkpoint call them; `head_norms` those of single heads. `norm_offset` is
     added to the weights of all norms. `defaults` and `epsilon` (rms_norm_eps) are what the configuration class fills
     in.
@@ -42,6 +43,8 @@ class Style:
 
     architecture: str
     rotates_neighbours: bool = False
+    given_neighbours: bool = False
+    fused_mlp: bool = False
     qkv_bias: bool | None = None
     norms: Mapping[str, str] = field(default_factory=lambda: _NORMS)
     head_norms: Mapping[str, str] = field(default_factory=dict)
@@ -81,7 +84,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style
 
     def linear(gguf: str, name: str, shape: tuple[int, int], biased: bool, rotary_heads: int = 0) -> None:
         tensor = names.tensor(f"{name}.weight", shape)  # first: a configuration can ask for any size
-        order = rotary_order(rotary_heads, width) if rotary_heads and style.rotates_neighbours else None
+        order = _reordered(style, rotary_heads, width) if rotary_heads else None
         weights.append(Weight(f"{gguf}.weight", tensor, order))
         if biased:
             flat = names.tensor(f"{name}.bias", shape[:1])
@@ -99,8 +102,11 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style
         linear(f"{there}attn_k", f"{here}self_attn.k_proj", (keys, hidden), bias, kv_heads)
         linear(f"{there}attn_v", f"{here}self_attn.v_proj", (keys, hidden), bias)
         linear(f"{there}attn_output", f"{here}self_attn.o_proj", (hidden, queries), output_bias)
-        linear(f"{there}ffn_gate", f"{here}mlp.gate_proj", (inner, hidden), mlp_bias)
-        linear(f"{there}ffn_up", f"{here}mlp.up_proj", (inner, hidden), mlp_bias)
+        if style.fused_mlp:
+            linear(f"{there}ffn_up", f"{here}mlp.gate_up_proj", (2 * inner, hidden), mlp_bias)
+        else:
+            linear(f"{there}ffn_gate", f"{here}mlp.gate_proj", (inner, hidden), mlp_bias)
+            linear(f"{there}ffn_up", f"{here}mlp.up_proj", (inner, hidden), mlp_bias)
         linear(f"{there}ffn_down", f"{here}mlp.down_proj", (hidden, inner), mlp_bias)
     norm("output_norm", "norm", hidden)
     if output is not None:
@@ -159,6 +165,14 @@ def embeddings(names: Names, head: Names, tied: bool, shape: tuple[int, int]) ->
         np.array_equal(one, other) for one, other in zip(embedding.blocks(), output.blocks(), strict=True)
     )
     return embedding, None if same else output
+
+
+def _reordered(style: Style, heads: int, width: int) -> npt.NDArray[np.intp] | None:
+    """The order of rows of queries or keys that libllama wants."""
+    if style.rotates_neighbours == style.given_neighbours:
+        return None
+    order = rotary_order(heads, width)
+    return order if style.rotates_neighbours else np.argsort(order)
 
 
 def rotary_order(heads: int, width: int) -> npt.NDArray[np.intp]:

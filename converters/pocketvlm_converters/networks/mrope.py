@@ -18,8 +18,6 @@ from pocketvlm_converters.onnx.patches import CLIP_MEAN, CLIP_STD, Normalization
 MERGE = 2  # libmtmd has a key, but parts of its graph and of its input count on this
 EPSILON = 1e-6  # of the encoder's norms: no configuration has a key for it
 _IMAGE_SIZE = 560  # what libmtmd's own converter writes where there is no table of positions; nothing comes of it
-# of transformers' image processor for such models, in pixels
-_LEAST, _MOST = 56 * 56, 28 * 28 * 1280
 # What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
 _PREPROCESSING = {
     "do_resize": True,
@@ -35,13 +33,16 @@ _FIXED = {"spatial_merge_size": MERGE, "temporal_patch_size": FRAMES, "in_channe
 class MRope(Family):
     """`style` is the decoder's, with the defaults of its configuration class; `theta` that of its positions.
 
-    `interleaved` is how frequencies are dealt to the axes of positions.
+    `interleaved` is how frequencies are dealt to the axes of positions. A picture has at least and at most so many
+    `pixels` in transformers' image processor, which counts them in so many `frames`.
     """
 
     projector_type: ClassVar[str]
     style: ClassVar[Style]
     theta: ClassVar[float]
     interleaved: ClassVar[bool] = False
+    pixels: ClassVar[tuple[int, int]] = (56 * 56, 28 * 28 * 1280)
+    frames: ClassVar[int] = 1
 
     @property
     @abstractmethod
@@ -123,8 +124,10 @@ class MRope(Family):
         for key, value in (_PREPROCESSING | sizes).items():
             preprocessor.require(key, value, defaults.get(key, value))
         size = preprocessor.section("size")
-        least = preprocessor.integer("min_pixels", size.integer("shortest_edge", _LEAST))
-        most = preprocessor.integer("max_pixels", size.integer("longest_edge", _MOST))
+        least = preprocessor.integer("min_pixels", size.integer("shortest_edge", self.pixels[0]))
+        most = preprocessor.integer("max_pixels", size.integer("longest_edge", self.pixels[1]))
         if least > most:
             raise CheckpointError(f"pictures must have at least {least} pixels, but at most {most}", preprocessor.path)
-        return least, most
+        if least % self.frames or most % self.frames:
+            raise size.wrong("shortest_edge", f"numbers of pixels must be multiples of {self.frames}")
+        return least // self.frames, most // self.frames

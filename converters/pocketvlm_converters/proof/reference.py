@@ -139,7 +139,13 @@ def _processor(path: Path, model_type: str) -> Any:
     try:
         return transformers.AutoProcessor.from_pretrained(path, **_CLOSED)
     except (ImportError, OSError):
-        base: Any = getattr(transformers, PROCESSOR_MAPPING_NAMES[model_type])
+        # Some models share the processor of another; their files name it.
+        files = (Checkpoint(path).json(f"{name}_config.json", optional=True) for name in ("processor", "preprocessor"))
+        named = next((name for file in files if (name := file.text("processor_class", ""))), "")
+        name = PROCESSOR_MAPPING_NAMES.get(model_type, named)
+        if name not in PROCESSOR_MAPPING_NAMES.values():
+            raise ValueError(f"it has no processor for {model_type}") from None
+        base: Any = getattr(transformers, name)
     if not issubclass(base, transformers.ProcessorMixin):
         base = _with_pillow(base)
     saved, _ = base.get_processor_dict(path, **_CLOSED)

@@ -24,6 +24,8 @@ _LONGEST = 200  # times the short edge: more is refused, as the reference does
 class DynamicSize:
     """`factor` is patch_size * merge_size, in pixels; a picture has `least` to `most` pixels, as trained.
 
+    With `edges_first`, a picture is enlarged until no edge is below `factor`, before anything else is looked at.
+
     `around` are the control tokens that the chat template itself writes around `image_token`. The reference are the
     image processors of transformers that have a `smart_resize` (Pillow backend).
 
@@ -36,6 +38,7 @@ class DynamicSize:
     most: int
     image_token: str
     around: tuple[str, ...]
+    edges_first: bool = False
     non_causal: bool = False
 
     def __post_init__(self) -> None:
@@ -55,7 +58,7 @@ class DynamicSize:
         area, most = self.factor**2, self.most
         if detail == "auto":
             most = min(most, max(_AUTO * area, self.least))
-        used = smart_resize(size, self.factor, self.least, most)
+        used = smart_resize(size, self.factor, self.least, most, edges_first=self.edges_first)
         limits = [limit for limit in (max_tokens, _LOW if detail == "low" else None) if limit is not None]
         if limits:
             used = self._within(size, used, min(limits))
@@ -97,12 +100,17 @@ def read_dynamic(
     )
 
 
-def smart_resize(size: tuple[int, int], factor: int, least: int, most: int) -> tuple[int, int]:
+def smart_resize(
+    size: tuple[int, int], factor: int, least: int, most: int, *, edges_first: bool = False
+) -> tuple[int, int]:
     """(width, height) -> the nearest multiples of `factor` with `least` to `most` pixels, in about its proportions.
 
-    The same numbers as transformers' function of this name. Raises ImageError for a picture more than 200 times as
-    long as wide.
+    The same numbers as transformers' functions of this name, of which some look at edges first. Raises ImageError for a
+    picture more than 200 times as long as wide.
     """
+    if edges_first and min(size) < factor:
+        scale = factor / min(size)
+        size = int(size[0] * scale), int(size[1] * scale)
     if max(size) > _LONGEST * min(size):
         raise ImageError(f"a picture of {size[0]}x{size[1]} is more than {_LONGEST} times as long as wide")
     area = size[0] * size[1]

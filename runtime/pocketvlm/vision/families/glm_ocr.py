@@ -1,0 +1,23 @@
+"""GLM-OCR: one tile of about the picture's own size; the chat template writes the tokens around it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pocketvlm.vision.dynamic import DynamicSize, read_dynamic
+
+
+def matches(metadata: dict[str, Any]) -> bool:
+    return metadata.get("clip.projector_type") == "glm4v"
+
+
+def from_metadata(metadata: dict[str, Any]) -> DynamicSize:
+    found = read_dynamic(
+        metadata,
+        least=112 * 112 // 2,  # as the published checkpoint has them, for one of two frames
+        most=9633792 // 2,
+        image_token="<|image|>",
+        around=("<|begin_of_image|>", "<|end_of_image|>"),
+    )
+    return replace(found, edges_first=True)
