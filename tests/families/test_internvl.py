@@ -80,6 +80,15 @@ def test_what_configurations_leave_out(kind: str, tmp_path: Path) -> None:
     assert {key: found[1].metadata[f"clip.vision.{key}"] for key in seen} == seen
 
 
+def test_biases_that_only_one_decoder_may_have(checkpoint: Path, pristine: Path, tmp_path: Path) -> None:
+    put(checkpoint / "config.json", {"text_config.attention_bias": False})  # not a key of Qwen2's
+    assert same(parts(checkpoint), parts(pristine))
+    tiny.save(tiny.model(**tiny.VARIANTS["internvl3_5"]), tmp_path / "other")
+    put(tmp_path / "other" / "config.json", {"text_config.attention_bias": True})
+    with pytest.raises(CheckpointError, match="attention_bias is True"):
+        parts(tmp_path / "other")
+
+
 def test_a_mask_token_is_left_out(tmp_path: Path, pristine: Path) -> None:
     tiny.save(tiny.model(vision={"use_mask_token": True}), tmp_path / "checkpoint")
     names = [[weight.name for weight in part.weights] for part in parts(tmp_path / "checkpoint")]

@@ -62,7 +62,8 @@ class InternVL(Family):
     def language(self) -> Part:
         text, style = self._text, self._style
         text.require("hidden_act", "silu", "silu")
-        text.require("attention_bias", bool(style.qkv_bias), bool(style.qkv_bias))
+        if not style.qkv_bias:  # the others have biases whatever the file says
+            text.require("attention_bias", False, False)
         require_full_attention(text)
         tied = self.checkpoint.config.flag("tie_word_embeddings", True)
         rope = read_rope(text, head_width(text, style))
