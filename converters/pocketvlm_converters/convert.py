@@ -22,9 +22,7 @@ from pocketvlm_converters.quantization.calibrate import AUTO, compute_matrix
 from pocketvlm_converters.quantization.imatrix import Matrix, read_matrix
 from pocketvlm_converters.quantization.quantize import (
     FLOAT_TYPES,
-    language_type,
-    onnx_type,
-    projector_type,
+    bundle_types,
     quantize_language,
 )
 from pocketvlm_converters.tokenizer import Vocabulary, prove
@@ -58,10 +56,7 @@ def convert(
     fails), ProofError or OutputError. Then, and when interrupted, nothing is left behind.
     """
     output = Path(output).absolute()
-    language = language_type(quantize, with_matrix=imatrix is not None)
-    projector, graph = projector_type(mmproj), onnx_type(onnx)
-    if projector is None and graph is None:
-        raise QuantizationError("a bundle needs a vision encoder: mmproj and ONNX cannot both be none")
+    language, projector, graph = bundle_types(quantize, mmproj, onnx, with_matrix=imatrix is not None)
     source = Checkpoint(checkpoint)
     family = find_family(source)
     check_target(output, source.path, force)

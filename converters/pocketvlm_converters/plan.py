@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketvlm.bundle import Role
-from pocketvlm.errors import ConversionError, QuantizationError
+from pocketvlm.errors import ConversionError
 from pocketvlm.native.quantize import planned_types, row_bytes
 from pocketvlm_converters.atomic import writing
 from pocketvlm_converters.checkpoint.folder import Checkpoint
@@ -28,10 +28,8 @@ from pocketvlm_converters.quantization.calibrate import AUTO
 from pocketvlm_converters.quantization.imatrix import Matrix, column_counts, read_matrix
 from pocketvlm_converters.quantization.quantize import (
     FLOAT_TYPES,
+    bundle_types,
     fallbacks,
-    language_type,
-    onnx_type,
-    projector_type,
     saved,
 )
 
@@ -107,10 +105,7 @@ def plan_conversion(
 
     Weights are looked at for the ONNX file only, so NaN elsewhere goes unnoticed, and no tokenizer is proven.
     """
-    language = language_type(quantize, with_matrix=imatrix is not None)
-    projector, graph = projector_type(mmproj), onnx_type(onnx)
-    if projector is None and graph is None:
-        raise QuantizationError("a bundle needs a vision encoder: mmproj and ONNX cannot both be none")
+    language, projector, graph = bundle_types(quantize, mmproj, onnx, with_matrix=imatrix is not None)
     family = find_family(Checkpoint(checkpoint))
     parts = parts_of(family, name, hashed=False)
     files: list[PlannedFile] = []

@@ -23,6 +23,7 @@ class Repository:
     served: dict[str, bytes | None] = field(default_factory=dict)
     listed: list[dict[str, object]] = field(default_factory=list)  # besides the files
     refused: tuple[int, str] | None = None  # status and X-Error-Code of every file
+    commit: str = COMMIT
     branches: tuple[str, ...] = ("main", COMMIT)
 
     def siblings(self) -> list[dict[str, object]]:
@@ -100,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif revision and revision not in found.branches:
             self._answer(404, b"{}", **{"X-Error-Code": "RevisionNotFound"})
         else:
-            told = {"id": name, "sha": COMMIT, "siblings": found.siblings()}
+            told = {"id": name, "sha": found.commit, "siblings": found.siblings()}
             self._answer(200, json.dumps(told).encode(), **{"Content-Type": "application/json"})
 
     def _resolve(self, path: str) -> None:

@@ -19,7 +19,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from pocketvlm.bundle import Bundle
-from pocketvlm.errors import CheckpointError, DownloadError, ModelNotFoundError, OutputError
+from pocketvlm.errors import CheckpointError, DownloadError, ModelNotFoundError, OutputError, QuantizationError
 from pocketvlm.locate import locate
 from pocketvlm_converters.catalog.entry import get_entry
 from pocketvlm_converters.cli.models import models as list_models
@@ -139,7 +139,7 @@ def test_a_connection_that_breaks_is_taken_up_again(hub: HubServer) -> None:
 
 
 def test_what_was_begun_goes_on(hub: HubServer, tmp_path: Path) -> None:
-    hub.cuts[MODEL] = [90_000, 0, 0, 0]
+    hub.cuts[MODEL] = [90_000, *[0] * client._TRIES]
     refused(Wanted(READY), f"{READY}/{MODEL}: the connection broke at 0.1 of .* Run it again to go on")
     assert left(tmp_path) == []
     said: list[str] = []
@@ -166,12 +166,12 @@ def test_a_wrong_hash(name: str, hub: HubServer, tmp_path: Path) -> None:
 
 
 def test_a_damaged_part_is_not_kept(hub: HubServer, tmp_path: Path) -> None:
-    hub.cuts[MODEL] = [90_000, 0, 0, 0]
+    hub.cuts[MODEL] = [90_000, *[0] * client._TRIES]
     refused(Wanted(READY), "the connection broke")
     (part,) = tmp_path.rglob("*.part")
     part.write_bytes(b"x" * 90_000)
     refused(Wanted(READY), "its hash differs. It was removed; try again")
-    hub.cuts[MMPROJ] = [0, 0, 0]
+    hub.cuts[MMPROJ] = [0] * client._TRIES
     refused(Wanted(READY), "the connection broke")
     (whole,) = tmp_path.rglob(MODEL)
     whole.write_bytes(b"x" * whole.stat().st_size)
@@ -221,6 +221,12 @@ def test_trouble_at_the_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> 
     hub.status = None
     hub.repositories["acme/iota"].listed = [{"rfilename": "x", "size": -1, "blobId": COMMIT}]
     refused(Wanted("acme/iota"), "the hub's answer makes no sense")
+    hub.repositories[READY].commit = "../../evil"
+    refused(Wanted(READY), "the hub's answer makes no sense")
+    hub.repositories[READY].commit = COMMIT
+    hub.repositories[READY].refused = (503, "")
+    refused(Wanted(READY), "the connection broke at 0.0 .*: the server answers with status 503")
+    assert len([path for path, *_ in hub.log if path.endswith(MODEL)]) == client._TRIES
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     refused(Wanted("acme/iota"), "http://127.0.0.1:9 cannot be reached: ")
 
@@ -264,6 +270,8 @@ def test_what_is_no_checkpoint(hub: HubServer) -> None:
     config = json.loads(files["config.json"])
     files["config.json"] = json.dumps(config | {"model_type": "clippy"}).encode()
     refused(Wanted("acme/iota"), "unknown architecture 'clippy'", CheckpointError)
+    refused(Wanted("acme/iota", quantize="Q9"), "unknown quantization 'Q9'", QuantizationError)
+    refused(Wanted("acme/iota", mmproj="none", onnx="none"), "needs a vision encoder", QuantizationError)
     assert not hub.asked(WEIGHTS), "told before gigabytes are downloaded"
     del files["config.json"]
     refused(Wanted("acme/iota"), "is no checkpoint, as it has no config.json")

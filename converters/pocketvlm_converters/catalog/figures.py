@@ -74,7 +74,7 @@ def all_figures(wanted: Sequence[tuple[Entry, Types]], progress: Progress = sile
                 found[running[future]] = future.result()
                 _remember(running[future], future.result())
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
     if missing:
         progress("computing, once", len(missing), len(missing))

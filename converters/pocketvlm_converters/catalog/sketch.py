@@ -14,7 +14,7 @@ from pocketvlm_converters.catalog.hollow import HollowCheckpoint
 from pocketvlm_converters.family import Family, Part, find_family
 from pocketvlm_converters.gguf import write_language, write_projector, write_sketch
 from pocketvlm_converters.parts import write_encoder
-from pocketvlm_converters.quantization.quantize import FLOAT_TYPES, language_type, onnx_type, projector_type
+from pocketvlm_converters.quantization.quantize import FLOAT_TYPES, bundle_types
 
 # Bytes of a file for each token of a vocabulary: of pieces of bytes its text, its type and a merge; of pieces of
 # characters its text, type and score. Measured on vocabularies of 32,000 to 152,000 tokens.
@@ -48,7 +48,7 @@ def model_of(entry: Entry) -> Model:
 
 def write_bundle(model: Model, types: Types, folder: Path) -> Located:
     """Without a vocabulary, whose place in the file is a hole as well. No ONNX encoder without the onnx package."""
-    kind = language_type(types.quantize)
+    kind, projector, graph = bundle_types(types.quantize, types.mmproj, types.onnx)
     path, original = folder / f"model-{kind}.gguf", folder / "original.gguf"
     language = replace(model.language, metadata={**model.language.metadata, "tokenizer.ggml.model": "no_vocab"})
     if kind in FLOAT_TYPES:
@@ -60,10 +60,10 @@ def write_bundle(model: Model, types: Types, folder: Path) -> Located:
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size + _FILE[model.entry.tokenizer] * model.tokens)
     mmproj = onnx = None
-    if projector := projector_type(types.mmproj):
+    if projector:
         mmproj = folder / f"mmproj-{projector}.gguf"
         write_projector(model.vision, mmproj, projector, hollow=True)
-    if graph := onnx_type(types.onnx):
+    if graph:
         onnx = folder / f"vision-{graph}.onnx"
         try:
             write_encoder(model.family, model.vision, onnx, graph, hollow=True)

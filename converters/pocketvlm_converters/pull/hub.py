@@ -16,11 +16,12 @@ from typing import Any, BinaryIO
 from pocketvlm.errors import DownloadError
 from pocketvlm_converters.gguf import Progress, silent
 
-_TRIES = 3  # in a row that bring nothing
-_WAIT = 1.0  # seconds after the first of them, then twice as long
+_TRIES = 5  # in a row that bring nothing
+_WAIT = 1.0  # seconds after the first of them, then twice as long each time
 _TIMEOUT = 30.0  # seconds without a byte
 _BLOCK = 1 << 20
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})  # statuses that may be others a little later
 _OFFLINE = ("POCKETVLM_OFFLINE", "HF_HUB_OFFLINE")
 
 
@@ -73,7 +74,7 @@ class Hub:
             raise DownloadError("huggingface_hub is missing: pip install 'pocketvlm[hub]'") from None
         self._package = huggingface_hub
         self._endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-        token = os.environ.get("HF_TOKEN") or False
+        token = os.environ.get("HF_TOKEN", "").strip() or False
         self._api = huggingface_hub.HfApi(endpoint=self._endpoint, token=token)
         self._headers = huggingface_hub.utils.build_hf_headers(token=token, library_name="pocketvlm")
         self._session = huggingface_hub.utils.get_session()
@@ -140,6 +141,8 @@ class Hub:
         if taken.done:
             headers["Range"] = f"bytes={taken.done}-"
         with self._session.stream("GET", url, headers=headers, timeout=_TIMEOUT, follow_redirects=True) as answer:
+            if answer.status_code in _PASSING:
+                raise ConnectionError(f"the server answers with status {answer.status_code}")
             if answer.status_code >= 400:
                 answer.read()
             self._package.utils.hf_raise_for_status(answer)

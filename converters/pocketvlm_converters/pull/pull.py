@@ -24,6 +24,7 @@ from pocketvlm_converters.gguf import Progress, silent
 from pocketvlm_converters.pull import choose
 from pocketvlm_converters.pull.hub import Hub, Listing, RemoteFile
 from pocketvlm_converters.pull.pair import bundle_pair
+from pocketvlm_converters.quantization.quantize import bundle_types
 
 _DEFAULT = Types(quantize="Q4_K_M", mmproj="q8_0", onnx="int8")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -119,21 +120,15 @@ class _Way:
             known = " or take ready GGUF files with --gguf" if choose.ggufs(self.listing) else ""
             reason = f"{missing[0]} is missing to convert it: pip install 'pocketvlm[convert]'{known}"
             raise DownloadError(reason, self.listing.repository)
-        side = choose.side_files(self.listing)
-        for file in side:
+        given = {name: getattr(wanted, name) for name in Types.model_fields}
+        chosen = types.model_copy(update={name: value for name, value in given.items() if value is not None})
+        bundle_types(chosen.quantize, chosen.mmproj, chosen.onnx)
+        for file in choose.side_files(self.listing):
             self.hub.download(self.listing, file, self.folder)
         config = self.folder / "config.json"
         check_model_type(Section(parse_object(read_limited(config, largest(config.name)), config), config))
         self._download(choose.weight_files(self.listing, self.folder), converted=True)
-        return convert(
-            self.folder,
-            self.output,
-            quantize=wanted.quantize or types.quantize,
-            mmproj=wanted.mmproj or types.mmproj,
-            onnx=wanted.onnx or types.onnx,
-            force=wanted.force,
-            progress=self.progress,
-        )
+        return convert(self.folder, self.output, **chosen.model_dump(), force=wanted.force, progress=self.progress)
 
     def _download(self, files: tuple[RemoteFile, ...] | list[RemoteFile], converted: bool) -> None:
         size = sum(file.size for file in files)

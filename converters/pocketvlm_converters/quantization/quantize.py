@@ -66,6 +66,16 @@ def onnx_type(name: str) -> OnnxType | None:
     return _one_of("ONNX", name, ONNX_TYPES)
 
 
+def bundle_types(
+    quantize: str, mmproj: str, onnx: str, *, with_matrix: bool = False
+) -> tuple[str, ProjectorType | None, OnnxType | None]:
+    """The three of a bundle. Raises QuantizationError likewise, and for one without any vision encoder."""
+    found = language_type(quantize, with_matrix), projector_type(mmproj), onnx_type(onnx)
+    if found[1:] == (None, None):
+        raise QuantizationError("a bundle needs a vision encoder: mmproj and ONNX cannot both be none")
+    return found
+
+
 def _one_of(what: str, name: str, known: tuple[T, ...]) -> T | None:
     found = next((one for one in known if one == name.lower()), None)
     if found is None and name.lower() != "none":
