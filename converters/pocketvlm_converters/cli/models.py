@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pocketvlm_converters.catalog.figures import Figures
 
 _TYPES = ("Q4_K_M", "Q6_K", "Q8_0", "BF16")
+_WIDE = 100  # columns of a terminal: in fewer, a table says less
 
 
 def models(
@@ -89,23 +90,24 @@ def _show_all(found: list[tuple[Entry, Figures]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    out = Console(highlight=False, markup=False)
+    wide = out.width >= _WIDE
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("id", "family", "licence"):
-        table.add_column(title, no_wrap=title == "id")
-    for title in ("weights", "download", "bundle", "memory", "picture"):
+    for title in ("id", *(("family",) if wide else ()), "licence"):
+        table.add_column(title, no_wrap=True)
+    for title in (*(("weights",) if wide else ()), "download", "bundle", "memory", "picture"):
         table.add_column(title, justify="right", no_wrap=True)
     for entry, figures in found:
+        names = [entry.id, *([entry.family] if wide else []), f"{entry.license or '-'}{' *' if entry.gated else ''}"]
         sizes = (figures.download, figures.bundle, max(figures.memory.values()))
-        licence = f"{entry.license or '-'}{' *' if entry.gated else ''}"
-        tokens = f"{figures.picture_tokens}"
-        table.add_row(entry.id, entry.family, licence, _count(figures.parameters), *map(_size, sizes), tokens)
-    out = Console(highlight=False, markup=False)
+        numbers = [*([_count(figures.parameters)] if wide else []), *map(_size, sizes), f"{figures.picture_tokens}"]
+        table.add_row(*names, *numbers)
     out.print(table)
     notes = (
         "memory: with the recommended types, a context of 8192 tokens and one picture",
         "picture: tokens of 640x480 with --detail auto",
         "*: the licence must be accepted on the hub first",
-        "more: pocketvlm models ID",
+        "more, as the family and other types: pocketvlm models ID",
     )
     out.print("\n" + "\n".join(notes), style="dim")
 
