@@ -46,5 +46,5 @@ class ClassToken:
         if self._operation(address) != b"CONCAT" or self._name(address) != node + _Tensor.name.offset:
             return
         sources = _Tensor.from_address(node).src
-        if _Tensor.from_address(sources[1]).name == self._TOKEN:
+        if self._TOKEN in _Tensor.from_address(sources[1]).name:  # part of the name of a copy for another device
             sources[0], sources[1] = sources[1], sources[0]
