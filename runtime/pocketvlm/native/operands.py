@@ -30,7 +30,7 @@ class ClassToken:
     """Puts a class token before the patches, where its place in the table of positions is and where it is taken away.
 
     libmtmd's graph of encoders with a plain MLP puts it behind them: every patch then has its neighbour's position, the
-    first one's embedding is lost, and the class token's stands in the picture (ggml-org/llama.cpp#25814).
+    first one's embedding is lost, and the class token's stands in the picture.
     """
 
     _TOKEN = b"v.class_embd"
