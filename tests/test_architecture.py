@@ -113,8 +113,8 @@ def import_faults(name: str, source: str, is_package: bool = False) -> list[str]
 def family_faults(path: str, source: str) -> list[str]:
     if "families" in Path(path).parts:
         return []
-    # libllama names ways to split a text after the family that had it first; others share it.
-    source = re.sub(r'(PreTokenizer\(\s*)"[^"]*"', r"\1", source)
+    # llama.cpp names ways to split a text, and projectors, after the family that had one first; others share it.
+    source = re.sub(r'\b((?:PreTokenizer|Projector)\(\s*)"[^"]*"', r"\1", source)
     found = re.finditer(FAMILIES, source, re.IGNORECASE)
     return [
         f"{path}:{source.count(chr(10), 0, hit.start()) + 1}: family name {hit[0]!r} outside families/" for hit in found

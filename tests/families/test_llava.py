@@ -133,7 +133,7 @@ def test_libmtmd_still_misplaces_the_class_token(
     made = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="f32", onnx="none", verify=False)
     rows = wanted(reference)
     assert worst(encoded(made), rows) >= 0.9999
-    monkeypatch.setattr(mtmd, "_CLASS_TOKEN_LAST", ())
+    monkeypatch.setattr(mtmd, "_MENDS", {})
     assert worst(encoded(made), rows) < 0.9
 
 

@@ -66,11 +66,8 @@ class ScaledViT:
             if biased:
                 exact(f"{gguf}.bias", f"{name}.bias", shape[:1])
 
-        place, token = self._places(names), self._class_token(names)
-        # libmtmd appends the class token to the patches, and adds the table row by row.
-        last = np.roll(np.arange(len(place.data), dtype=np.intp), -1)
-        found.append(Weight("v.class_embd", token, exact=True))
-        found.append(Weight("v.position_embd.weight", place, last, exact=True))
+        found.append(Weight("v.class_embd", self._class_token(names), exact=True))
+        found.append(Weight("v.position_embd.weight", self._places(names), exact=True))
         patches = "embeddings.patch_embeddings.projection"
         exact("v.patch_embd.weight", f"{patches}.weight", (hidden, 3, self.patch, self.patch))
         exact("v.patch_embd.bias", f"{patches}.bias", (hidden,))

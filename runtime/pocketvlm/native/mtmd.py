@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NewType
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,18 @@ from pocketvlm.native import library, log
 from pocketvlm.native.context import Aborted
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.llama import Model
-from pocketvlm.native.operands import ClassToken
+from pocketvlm.native.operands import ClassPosition, ClassToken
 
 _TEXT, _IMAGE = 0, 1  # mtmd_input_chunk_type
 _ASK_EVERY = 24  # graph nodes between two looks at the cancel flag: about two a transformer layer
-_CLASS_TOKEN_LAST = ("mlp", "ldp", "ldpv2")  # projectors whose graph has the fault that ClassToken mends
+Projector = NewType("Projector", str)  # libmtmd's name of one
+# Those whose graphs have a fault, and what mends it.
+_MENDS: dict[str, type[ClassToken | ClassPosition]] = {
+    Projector("mlp"): ClassToken,
+    Projector("ldp"): ClassToken,
+    Projector("ldpv2"): ClassToken,
+    Projector("internvl"): ClassPosition,
+}
 
 
 class ImageChunk(Handle):
@@ -69,8 +76,8 @@ class Mtmd(Handle):
         if tile_tokens is not None:
             params.image_min_tokens, params.image_max_tokens = 1, tile_tokens
         projector = read_header(self.path).metadata.get("clip.projector_type")
-        token = ClassToken(library.llama()._lib) if projector in _CLASS_TOKEN_LAST else None
-        self._eval = type(params.cb_eval)(_make_eval(self, token))
+        mend = _MENDS[projector](library.llama()._lib) if projector in _MENDS else None
+        self._eval = type(params.cb_eval)(_make_eval(self, mend))
         params.cb_eval = self._eval
         log.forget_errors()
         raw = lib.mtmd_init_from_file(str(self.path).encode(), model.raw, params)
@@ -165,7 +172,7 @@ class Mtmd(Handle):
         return ImageChunk(owner, raw, count, positions, lib.mtmd_input_chunk_get_n_pos(raw))
 
 
-def _make_eval(owner: Mtmd, token: ClassToken | None) -> Any:
+def _make_eval(owner: Mtmd, fault: ClassToken | ClassPosition | None) -> Any:
     """The scheduler's callback. It must not keep `owner` alive, or the context would never be freed."""
     import weakref
 
@@ -175,8 +182,8 @@ def _make_eval(owner: Mtmd, token: ClassToken | None) -> Any:
     def look(node: int, ask: bool, _data: object) -> bool:
         nonlocal seen
         if ask:
-            if token is not None:
-                token.put_first(node)
+            if fault is not None:
+                fault.mend(node)
             seen += 1
             return seen % _ASK_EVERY == 0
         mtmd = reference()
