@@ -38,6 +38,7 @@ SOUND: dict[str, dict[str, Any]] = {
         "image_min_pixels": 65536,
         "image_max_pixels": 262144,
     },
+    "gemma4v": {"patch_size": 16, "projector.scale_factor": 3},
 }
 # The keys of llama.cpp's own converters, with what they write for a model that takes one square view of a picture.
 SOUND["mlp"] = {"image_size": 336, "patch_size": 14, "image_mean": [0.5, 0.4, 0.3]}
@@ -53,7 +54,7 @@ WRONG = [
     *[("qwen2.5vl_merger", key, value) for key in SOUND["qwen2.5vl_merger"] for value in HUGE],
     ("qwen2.5vl_merger", "image_min_pixels", 1003521),
     *[("mlp", "image_mean", value) for value in ([0.5, 0.5], ["0.5"] * 3)],
-    *[("lfm2", key, value) for key in SOUND["lfm2"] for value in HUGE],
+    *[(kind, key, value) for kind in ("lfm2", "gemma4v") for key in SOUND[kind] for value in HUGE],
     ("lfm2", "image_min_pixels", 1 << 20),
 ]
 

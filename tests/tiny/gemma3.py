@@ -81,15 +81,15 @@ TEMPLATE = (
 
 
 @cache
-def tokenizer() -> Tokenizer:
+def tokenizer(control: tuple[str, ...] = CONTROL) -> Tokenizer:
     """In the shape of Gemma's: BPE over characters with a fallback to bytes, runs of newlines as added tokens."""
-    ids, merges = character_bpe(CONTROL, NEWLINES)
+    ids, merges = character_bpe(control, NEWLINES)
     made = Tokenizer(models.BPE(ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     made.normalizer = normalizers.Replace(" ", SPACE)
     made.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     made.decoder = decoders.Sequence([decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()])
     made.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", ids["<bos>"])])
-    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL])
+    made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     made.add_tokens([AddedToken(token, normalized=False) for token in NEWLINES])
     return made
 

@@ -32,6 +32,7 @@ from pocketvlm_converters.samples.sets import Sample, proof_samples
 _GREEDY = 32  # tokens
 # Else transformers asks the user whether to run code that a checkpoint brings along.
 _CLOSED: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_PARTS = ("processor", "extractor", "tokenizer", "template")  # how a processor's arguments for its parts end
 _NAMES: dict[Role, str] = {"mmproj": "libmtmd", "vision": "onnxruntime"}
 
 
@@ -132,7 +133,9 @@ class Reference:
 
 
 def _processor(path: Path, model_type: str) -> Any:
-    """The processor of a checkpoint; without videos where torchvision, which only they need, or a file is missing."""
+    """The processor of a checkpoint; without videos and sound where torchvision, which only videos need, or a file is
+    missing.
+    """
     import transformers
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
@@ -149,16 +152,18 @@ def _processor(path: Path, model_type: str) -> Any:
     if not issubclass(base, transformers.ProcessorMixin):
         base = _with_pillow(base)
     saved, _ = base.get_processor_dict(path, **_CLOSED)
-    parts = ("image_processor", "video_processor", "tokenizer", "chat_template")
-    settings = {key: saved[key] for key in inspect.signature(base).parameters if key in saved and key not in parts}
-
-    class WithoutVideos(base):  # type: ignore[misc]  # transformers takes the parts from the names of the arguments
-        def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
-            super().__init__(image_processor, tokenizer, chat_template=chat_template, **settings)
-
     words = transformers.AutoTokenizer.from_pretrained(path, **_CLOSED)
     images = transformers.AutoImageProcessor.from_pretrained(path, **_CLOSED)
-    return WithoutVideos(images, words, words.chat_template)
+    given = {"image_processor": images, "tokenizer": words, "chat_template": words.chat_template}
+    wanted = {key: one for key, one in inspect.signature(base).parameters.items() if one.kind is not one.VAR_KEYWORD}
+    settings = {key: saved[key] for key in wanted if key in saved and not key.endswith(_PARTS)}
+    lacking = {key: None for key, one in wanted.items() if one.default is one.empty}
+
+    class Lacking(base):  # type: ignore[misc]
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            return argument and super().check_argument_for_proper_class(argument_name, argument)
+
+    return Lacking(**lacking | given | settings)
 
 
 def _with_pillow(stand_in: Any) -> Any:

@@ -1,0 +1,85 @@
+"""Gemma 4: one tile in the picture's proportions, as large as a budget of embeddings allows.
+
+Same numbers as transformers' Gemma4ImageProcessor (Pillow backend).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pocketvlm.errors import ImageError
+from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.square import positive
+
+_BUDGETS = (70, 140, 280, 560, 1120)  # embeddings of a picture that the model was trained with
+_BEGIN, _END = "<|image>", "<image|>"
+_CAUSAL = (1536, 2560)  # widths of language models that see pictures as they see text, where the file is silent
+_LARGEST, _MOST = 256, 1 << 14
+
+
+@dataclass(frozen=True)
+class Gemma4:
+    """`cell` is patch_size * pooling_kernel_size in pixels, `tokens` the image processor's max_soft_tokens."""
+
+    cell: int
+    tokens: int
+    non_causal: bool
+    image_token: str = "<|image|>"
+
+    @property
+    def tile_tokens(self) -> int:
+        return self.tokens
+
+    def control_tokens(self) -> tuple[str, ...]:
+        return (_BEGIN, _END)
+
+    def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:
+        """`auto` takes the smallest budget that a picture does not exceed, `low` the smallest of all."""
+        wanted = {"high": self.tokens, "low": _BUDGETS[0], "auto": -(-size[0] * size[1] // self.cell**2)}[detail]
+        budget = min(next((known for known in _BUDGETS if known >= wanted), self.tokens), self.tokens)
+        if max_tokens is not None and max_tokens < budget:
+            budget = max((known for known in _BUDGETS if known <= max_tokens), default=max_tokens)
+        used = _fit(size, self.cell, budget)
+        slot = TileSlot(0, (used[1] // self.cell, used[0] // self.cell))
+        return PicturePlan(original=size, resizes=(used,), layout=(_BEGIN, slot, _END))
+
+    def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
+        """One uint8 [height, width, 3]."""
+        picture = Image.fromarray(image)
+        if picture.size != plan.used:
+            picture = picture.resize(plan.used, Image.Resampling.BICUBIC)
+        return [np.asarray(picture)]
+
+
+def _fit(size: tuple[int, int], cell: int, budget: int) -> tuple[int, int]:
+    """The largest multiples of `cell` in proportion with at most `budget` cells; one row or column at least."""
+    scale = math.sqrt(budget * cell**2 / (size[0] * size[1]))
+    width, height = (math.floor(edge * scale / cell) for edge in size)
+    if not height:
+        width, height = min(size[0] // size[1], budget), 1
+    elif not width:
+        width, height = 1, min(size[1] // size[0], budget)
+    if not 0 < width * height <= budget:
+        raise ImageError(f"a picture of {size[0]}x{size[1]} does not fit {budget} embeddings")
+    return width * cell, height * cell
+
+
+def matches(metadata: dict[str, Any]) -> bool:
+    return metadata.get("clip.projector_type", metadata.get("clip.vision.projector_type")) == "gemma4v"
+
+
+def from_metadata(metadata: dict[str, Any]) -> Gemma4:
+    """Files of llama.cpp's own converter lack the last two keys."""
+    patch = positive(metadata, "clip.vision.patch_size", most=_LARGEST)
+    pool = positive(metadata, "clip.vision.projector.scale_factor", 3, most=_LARGEST)
+    causal = metadata.get("clip.vision.projection_dim") in _CAUSAL
+    return Gemma4(
+        cell=patch * pool,
+        tokens=positive(metadata, "pocketvlm.picture_tokens", 280, most=_MOST),
+        non_causal=bool(metadata.get("pocketvlm.non_causal", not causal)),
+    )

@@ -1,0 +1,152 @@
+"""What is Gemma 4's own: sizes of pictures, configurations of other layouts, types, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
+
+from checkpoints import parts, put, worst
+from pocketvlm.errors import CheckpointError, ImageError
+from pocketvlm.native.llama import Model
+from pocketvlm.native.mtmd import Mtmd
+from pocketvlm.onnx_header import read_onnx
+from pocketvlm.vision.families.gemma4 import Gemma4, from_metadata
+from pocketvlm.vision.onnx import OnnxEncoder
+from pocketvlm_converters.convert import convert
+from tiny import gemma4 as tiny
+
+pytestmark = pytest.mark.oracle
+
+# As llama.cpp's own converter describes an encoder of this family.
+LLAMA_CPP = {"clip.vision.patch_size": 16, "clip.vision.projection_dim": 1536}
+
+
+@pytest.fixture(scope="module")
+def reference() -> Any:
+    return tiny.model()
+
+
+@pytest.fixture
+def checkpoint(reference: Any, tmp_path: Path) -> Path:
+    tiny.save(reference, tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
+
+
+def sizes(count: int) -> list[tuple[int, int]]:
+    rng = np.random.default_rng(0)
+    drawn: list[tuple[int, int]] = [(int(w), int(h)) for w, h in np.exp(rng.uniform(0, np.log(6000), (count, 2)))]
+    return [*drawn, (1, 1), (1, 5000), (5000, 1), (768, 768), (804, 802)]
+
+
+@pytest.mark.parametrize("tokens", [70, 280, 1120])
+def test_sizes_are_the_references(tokens: int) -> None:
+    family = from_metadata({**LLAMA_CPP, "pocketvlm.picture_tokens": tokens})
+    for width, height in sizes(400):
+        try:
+            wanted = get_aspect_ratio_preserving_size(height, width, 16, tokens * 9, 3)[::-1]
+        except ValueError:
+            with pytest.raises(ImageError, match="does not fit"):
+                family.plan((width, height), "high")
+            continue
+        assert family.plan((width, height), "high").used == wanted, (width, height)
+
+
+def test_less_than_in_full_detail() -> None:
+    family = from_metadata({**LLAMA_CPP, "pocketvlm.picture_tokens": 560})
+    for size in sizes(200):
+        low, high, auto = (family.plan(size, detail).tokens for detail in ("low", "high", "auto"))
+        assert low <= auto <= high <= 560 and low <= 70
+        for most in (1, 50, 70, 300):
+            assert family.plan(size, "high", most).tokens <= most
+
+
+def test_as_llama_cpp_writes_it() -> None:
+    """Whether pictures look both ways goes by the width of the language model, as libmtmd has it."""
+    assert from_metadata(LLAMA_CPP) == Gemma4(cell=48, tokens=280, non_causal=False)
+    assert from_metadata({**LLAMA_CPP, "clip.vision.projection_dim": 5376}).non_causal
+
+
+def test_sound_is_left_out(checkpoint: Path) -> None:
+    """The audio encoder is no part of what is converted, and no error either."""
+    from safetensors.numpy import load_file, save_file
+
+    path = checkpoint / "model.safetensors"
+    more = {f"model.{name}": np.ones((2, 3), np.float32) for name in ("audio_tower.layers.0.x", "embed_audio.y")}
+    save_file(load_file(path) | more, path)
+    names = {weight.name for part in parts(checkpoint) for weight in part.weights}
+    assert not any("audio" in name for name in names)
+
+
+TILE = np.random.default_rng(0).integers(0, 256, (60, 84, 3), np.uint8)
+
+
+def seen_by(model: Any, checkpoint: Path) -> Any:
+    """Embeddings of TILE."""
+    inputs = tiny.processor(checkpoint).image_processor([Image.fromarray(TILE)], do_resize=False, return_tensors="pt")
+    with torch.no_grad():
+        seen = model.get_image_features(inputs["pixel_values"], inputs["image_position_ids"]).pooler_output
+    return torch.cat(list(seen)).numpy()
+
+
+@pytest.mark.parametrize(("kind", "least"), [("fp16", 0.9999), ("int8", 0.99), ("int4", 0.9)])
+def test_onnx_types(kind: Any, least: float, reference: Any, checkpoint: Path, tmp_path: Path) -> None:
+    bundle = convert(checkpoint, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
+    encoder = OnnxEncoder(read_onnx(bundle.file("vision")), threads=1)
+    assert worst(encoder.encode_tile(TILE), seen_by(reference, checkpoint)) >= least
+
+
+def test_matrices_without_bounds(tmp_path: Path) -> None:
+    model = tiny.model()
+    for number, (name, value) in enumerate(model.named_buffers()):
+        if name.endswith(("put_min", "put_max")) and number % 3:
+            value.mul_(torch.inf)
+    tiny.save(model, tmp_path / "checkpoint")
+    made = convert(
+        tmp_path / "checkpoint", tmp_path / "bundle", quantize="F16", mmproj="f32", onnx="fp32", verify=False
+    )
+    wanted = seen_by(model, tmp_path / "checkpoint")
+    with (
+        Model(made.file("model")) as language,
+        Mtmd(made.file("mmproj"), language, threads=1, tile_tokens=len(wanted)) as encoder,
+    ):
+        assert worst(encoder.encode_tile(TILE), wanted) >= 0.9999
+    assert worst(OnnxEncoder(read_onnx(made.file("vision")), threads=1).encode_tile(TILE), wanted) >= 0.9999
+
+
+FULL_AT_THE_END = [*["sliding_attention"] * 4, *["full_attention"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("file", "where", "value", "reason"),
+    [
+        ("config.json", "text_config.enable_moe_block", True, "only False"),
+        ("config.json", "text_config.attention_bias", True, "only False"),
+        ("config.json", "text_config.use_bidirectional_attention", "all", "only vision is supported"),
+        ("config.json", "text_config.hidden_activation", "silu", "only 'gelu_pytorch_tanh'"),
+        ("config.json", "text_config.layer_types", FULL_AT_THE_END, "with a window and without"),
+        ("config.json", "text_config.layer_types", ["full_attention"] * 2, "for each of 7 layers"),
+        ("config.json", "text_config.per_layer_config.3.head_dim", 64, "layers of one kind"),
+        ("config.json", "text_config.vocab_size_per_layer_input", 9, "only 784"),
+        ("config.json", "text_config.pad_token_id", 1, "only 0"),
+        ("config.json", "text_config.rope_parameters.full_attention.rope_type", "linear", "only 'proportional'"),
+        ("config.json", "text_config.rope_parameters.sliding_attention.rope_type", "linear", "only 'default'"),
+        ("config.json", "vision_config.head_dim", 32, "libmtmd takes it to be"),
+        ("config.json", "vision_config.num_key_value_heads", 2, "only 4"),
+        ("config.json", "vision_config.rope_parameters.rope_theta", 50.0, "only 100.0"),
+        ("preprocessor_config.json", "do_normalize", True, "only False"),
+        ("preprocessor_config.json", "resample", 2, "only 3"),
+        ("preprocessor_config.json", "patch_size", 16, "only 4"),
+        ("preprocessor_config.json", "max_soft_tokens", 140, "240 positions"),
+    ],
+)
+def test_refused(file: str, where: str, value: Any, reason: str, checkpoint: Path) -> None:
+    put(checkpoint / file, {where: value})
+    with pytest.raises(CheckpointError) as found:
+        parts(checkpoint)
+    assert reason in str(found.value)
