@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 
 from checkpoints import change, parts, refusal, worst
+from pocketvlm import VLM
 from pocketvlm.errors import ModelFormatError, TokenizerError
 from pocketvlm.gguf_header import read_header
 from pocketvlm.native.llama import Model
@@ -30,6 +32,7 @@ from pocketvlm.vision.pair import family_of
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.family import find_family
+from pocketvlm_converters.gguf import write_projector
 from tiny import mistral3 as tiny
 
 pytestmark = pytest.mark.oracle
@@ -185,6 +188,20 @@ def test_row_ends_are_not_what_libmtmd_leaves_there(bundle: Path) -> None:
             found = made.encode_tile(tile_of(rows, cols))
             assert np.isfinite(found).all()
             assert (found[cols :: cols + 1] == end).all() and len(found[cols :: cols + 1]) == rows - 1
+
+
+def test_row_ends_of_another_width_are_refused(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
+    """libmtmd would end the process."""
+    part = parts(checkpoint)[1]
+    weights = [
+        replace(weight, tensor=replace(weight.tensor, data=weight.tensor.data[:48]))
+        if weight.name == "v.token_embd.img_break"
+        else weight
+        for weight in part.weights
+    ]
+    write_projector(replace(part, weights=tuple(weights)), tmp_path / "mmproj.gguf", "f32")
+    with pytest.raises(ModelFormatError, match="48 values, the language model takes 64"):
+        VLM.load(bundle / "model-F32.gguf", mmproj=tmp_path / "mmproj.gguf")
 
 
 def test_files_of_another_converter(bundle: Path) -> None:

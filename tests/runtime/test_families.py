@@ -40,6 +40,7 @@ SOUND: dict[str, dict[str, Any]] = {
     },
     "gemma4v": {"patch_size": 16, "projector.scale_factor": 3},
 }
+SOUND["pixtral"] = {"image_size": 1540, "patch_size": 14, "spatial_merge_size": 2}
 # The keys of llama.cpp's own converters, with what they write for a model that takes one square view of a picture.
 SOUND["mlp"] = {"image_size": 336, "patch_size": 14, "image_mean": [0.5, 0.4, 0.3]}
 HUGE = (2**31, 2**63)
@@ -56,6 +57,7 @@ WRONG = [
     *[("mlp", "image_mean", value) for value in ([0.5, 0.5], ["0.5"] * 3)],
     *[(kind, key, value) for kind in ("lfm2", "gemma4v") for key in SOUND[kind] for value in HUGE],
     ("lfm2", "image_min_pixels", 1 << 20),
+    *[("pixtral", key, value) for key in SOUND["pixtral"] for value in (*HUGE, 1 << 15)],
 ]
 
 

@@ -182,7 +182,7 @@ class Mistral3(Family):
     @property
     def _kind(self) -> str:
         """Of the decoder."""
-        kind = self._text.text("model_type", "mistral")
+        kind = self._text.text("model_type", "mistral" if self._merges else "llama")
         known = tuple(_TEXT) if self._merges else ("mistral",)
         if kind not in known:
             raise self._text.wrong("model_type", f"known here: {', '.join(known)}")

@@ -52,6 +52,10 @@ class MtmdEncoder(_Opened):
         patch, merge = (header.metadata.get(f"clip.vision.{key}") for key in ("patch_size", "spatial_merge_size"))
         self._masked = patch if isinstance(patch, int) and header.metadata.get(_WINDOWS) else None
         self._row_end = header.vector(_ROW_END)
+        if self._row_end is not None and len(self._row_end) != mtmd.width:  # libmtmd ends the process
+            raise ModelFormatError(
+                f"{_ROW_END} has {len(self._row_end)} values, the language model takes {mtmd.width}", header.path
+            )
         self._newline = None
         if header.metadata.get(_PINPOINTS):
             self._newline = next((found for name in _NEWLINE if (found := header.vector(name)) is not None), None)
