@@ -13,6 +13,7 @@ from typing import Any
 from pocketvlm.gguf_header import GGUFHeader
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
+_INPUT = ("token_embd", "per_layer_token_embd")
 _F16, _F32 = 2, 4
 # onnxruntime copies what it computes with into an order of its own; float16 becomes float32.
 _OPENED = {"fp32": 1.0, "fp16": 2.4, "int8": 1.55, "int4": 1.35}
@@ -49,9 +50,10 @@ def weights_of(header: GGUFHeader) -> Weights:
         if found and int(found[1]) < count:
             layers[int(found[1])] += tensor.n_bytes
         else:
-            rest["input" if tensor.name.startswith("token_embd") else "output"] += tensor.n_bytes
+            rest["input" if tensor.name.startswith(_INPUT) else "output"] += tensor.n_bytes
     if not any(tensor.name == "output.weight" for tensor in header.tensors):
-        rest["output"] += rest["input"]  # a tied matrix is there twice where input and output are computed apart
+        # A tied matrix is there twice where input and output are computed apart.
+        rest["output"] += sum(tensor.n_bytes for tensor in header.tensors if tensor.name == "token_embd.weight")
     return Weights(tuple(layers), rest["input"], rest["output"], _cell(header, count))
 
 
@@ -88,7 +90,9 @@ def _cell(header: GGUFHeader, layers: int) -> tuple[int, ...]:
     k, v = each("key_length", length), each("value_length", length)
     if len(keys) < layers:
         return ()
-    return tuple(_F16 * n * (a + b) for n, a, b in zip(keys, k, v, strict=False))
+    own = layers - _number(data.get(f"{arch}.attention.shared_kv_layers"))  # the others use keys and values of these
+    cells = zip(keys, k, v, strict=False)
+    return tuple(_F16 * n * (a + b) if at < own else 0 for at, (n, a, b) in enumerate(cells))
 
 
 def _number(value: object) -> int:

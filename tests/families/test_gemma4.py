@@ -13,6 +13,8 @@ from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ra
 
 from checkpoints import parts, put, worst
 from pocketvlm.errors import CheckpointError, ImageError
+from pocketvlm.footprint import weights_of
+from pocketvlm.gguf_header import read_header
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
 from pocketvlm.onnx_header import read_onnx
@@ -117,6 +119,15 @@ def test_matrices_without_bounds(tmp_path: Path) -> None:
     ):
         assert worst(encoder.encode_tile(TILE), wanted) >= 0.9999
     assert worst(OnnxEncoder(read_onnx(made.file("vision")), threads=1).encode_tile(TILE), wanted) >= 0.9999
+
+
+def test_what_takes_memory(checkpoint: Path, tmp_path: Path) -> None:
+    """Layers that use the keys of others have no cache; inputs of layers are looked up as tokens are."""
+    made = convert(checkpoint, tmp_path / "bundle", quantize="F16", mmproj="none", onnx="fp16", verify=False)
+    found = weights_of(read_header(made.file("model")))
+    window, full = 2 * 2 * (16 + 16), 2 * 2 * (32 + 32)
+    assert found.cell[4:] == (0, 0, 0) and all(window <= cell <= full for cell in found.cell[:4])
+    assert found.input >= 784 * 2 * (64 + 7 * 24) > found.output
 
 
 FULL_AT_THE_END = [*["sliding_attention"] * 4, *["full_attention"] * 3]

@@ -57,7 +57,7 @@ class Gemma4(Family):
         config, text = self.checkpoint.config, self._text
         for prefix in _AUDIO:  # pictures and text are all that the runtime has
             self.names((prefix,)).ignore("")
-        return _Decoder(text).part(self.names(_TEXT), self.names(("", "language_model.")), config)
+        return _Decoder(text).part(self.names(_TEXT), self.names(("",)), config)
 
     def projector(self) -> Part:
         encoder, text = self._encoder, self._text
