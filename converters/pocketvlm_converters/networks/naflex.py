@@ -14,7 +14,7 @@ from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.siglip import SigLIP, siglip
 from pocketvlm_converters.onnx.graph import Graph
 from pocketvlm_converters.onnx.grid import Grid
-from pocketvlm_converters.onnx.patches import Normalization, cut
+from pocketvlm_converters.onnx.patches import Normalization, as_kernel, cut
 from pocketvlm_converters.onnx.resample import resampled
 
 
@@ -23,10 +23,9 @@ class NaFlex(SigLIP):
     """`side` is that of the table of positions, `image` the picture that it fits as it is."""
 
     def kernel(self, names: Names) -> Tensor:
-        """As a convolution has it, [hidden, 3, patch, patch]; the checkpoint has the channels last."""
+        """[hidden, 3, patch, patch]."""
         flat = names.tensor("embeddings.patch_embedding.weight", (self.hidden, self.patch**2 * 3))
-        kernel = flat.data.reshape(self.hidden, self.patch, self.patch, 3).transpose(0, 3, 1, 2)
-        return replace(flat, data=kernel)
+        return as_kernel(flat, self.patch)
 
     def embedded(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
         """[tiles, patches, hidden] of tiles whose height and width patch * group divides."""

@@ -15,7 +15,7 @@ from pocketvlm_converters.family import Names, Value, Weight
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid
 from pocketvlm_converters.onnx.layers import norm
-from pocketvlm_converters.onnx.patches import Normalization, cut, folded
+from pocketvlm_converters.onnx.patches import Normalization, as_kernel, cut, folded
 from pocketvlm_converters.onnx.weights import floats
 
 _PIXELS = Normalization((0.5,) * 3, (0.5,) * 3)  # part of the model: 2 * pixel - 1
@@ -102,8 +102,7 @@ class PooledViT:
     def graph(self, graph: Graph, names: Names) -> str:
         """Add the encoder to `graph`; its output [tiles, embeddings, hidden], pooled."""
         grid = Grid(graph, self.patch, self.pool)
-        cos, sin = grid.angles(self.head, _THETA)
-        turns = (graph.integers(0), cos, sin)
+        turns = (graph.integers(0), *grid.angles(self.head, _THETA))
         value = self._embedded(graph, names, grid)
 
         def normed(value: str, name: str) -> str:
@@ -216,10 +215,9 @@ class PooledViT:
         return names.tensor(f"{name}.weight", (size,))
 
     def _kernel(self, names: Names) -> Tensor:
-        """As a convolution has it, [hidden, 3, patch, patch]; the checkpoint has the channels last."""
+        """[hidden, 3, patch, patch]."""
         flat = names.tensor("patch_embedder.input_proj.weight", (self.hidden, self.patch**2 * 3))
-        kernel = flat.data.reshape(self.hidden, self.patch, self.patch, 3).transpose(0, 3, 1, 2)
-        return replace(flat, data=kernel)
+        return as_kernel(flat, self.patch)
 
     def _table(self, names: Names) -> Tensor:
         """Positions along the row, then along the column, [2, positions, hidden]."""

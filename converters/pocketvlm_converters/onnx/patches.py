@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.checkpoint.folder import Section
+from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.onnx.graph import FLOAT, INPUT, Graph
 
 # Means and deviations of the pixels that OpenAI's CLIP was trained on.
@@ -50,6 +50,12 @@ def cut(graph: Graph, patch: int, group: int, rows: int | str, cols: int | str, 
     value = graph.one("Transpose", value, perm=[0, 1, 4, 2, 5, 3, 6])
     value = graph.reshape(value, 0, -1, patch**2 * 3)
     return graph.one("Cast", value, to=FLOAT)
+
+
+def as_kernel(flat: Tensor, patch: int) -> Tensor:
+    """A linear layer over patches with channels last, [hidden, patch * patch * 3], as a convolution has it."""
+    kernel = flat.data.reshape(-1, patch, patch, 3).transpose(0, 3, 1, 2)
+    return replace(flat, data=kernel)
 
 
 def folded(
