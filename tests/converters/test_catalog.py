@@ -45,6 +45,8 @@ PUBLISHED = {
 }
 # In GB of two bytes a weight, as the hub lists the files of those that tell no number.
 SIZES = {"internvl3-1b": 1.88, "internvl3-8b": 15.89, "internvl3.5-1b": 2.12}
+# In thousand millions, of the language model and of the rest, as the model's card has them.
+PARTS = {"ministral-3-3b": (3.4, 0.4)}
 CHECKPOINT = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"
 
 
@@ -69,6 +71,13 @@ def test_weights_are_as_many_as_were_published(name: str) -> None:
 @pytest.mark.parametrize("name", SIZES)
 def test_files_are_as_large_as_published(name: str) -> None:
     assert round(model_of(get_entry(name)).parameters * 2e-9, 2) == SIZES[name]
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_are_as_large_as_published(name: str) -> None:
+    model = model_of(get_entry(name))
+    sizes = (sum(weight.tensor.data.size for weight in part.weights) for part in (model.language, model.vision))
+    assert tuple(round(size / 1e9, 1) for size in sizes) == PARTS[name]
 
 
 def test_iota_is_described_as_it_is(iota_bundle: Path) -> None:
