@@ -27,7 +27,7 @@ from pocketvlm import VLM
 from pocketvlm.devices import physical_cores, processor
 from pocketvlm.engine.child import ChildEngine
 from pocketvlm.engine.engine import EngineOptions, Generation, Started, Token
-from pocketvlm.locate import locate
+from pocketvlm.files.locate import locate
 from pocketvlm.messages import ChatRequest
 from pocketvlm.native import library
 from pocketvlm.native.context import Batch, Context

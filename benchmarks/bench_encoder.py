@@ -77,7 +77,7 @@ def open_mtmd(folder: Path, file: str, flash: str, threads: int) -> Any:
 
 
 def open_onnx(folder: Path, file: str, threads: int) -> Any:
-    from pocketvlm.onnx_header import read_onnx
+    from pocketvlm.files.onnx_header import read_onnx
     from pocketvlm.vision.onnx import OnnxEncoder
 
     return OnnxEncoder(read_onnx(folder / file), threads=threads)

@@ -20,7 +20,7 @@ from bench_speed import smollm2
 from llama_cpp.llama_grammar import json_schema_to_gbnf
 
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.locate import locate
+from pocketvlm.files.locate import locate
 from pocketvlm.native.grammar import Constraint, Matcher, Vocabulary
 from pocketvlm.native.llama import Model
 from pocketvlm.structured.schema import json_rule

@@ -26,7 +26,7 @@ from PIL import Image
 
 from pocketvlm.bench.measure import fresh, photo
 from pocketvlm.devices import physical_cores, processor
-from pocketvlm.locate import iota
+from pocketvlm.files.locate import iota
 from pocketvlm.plan.budget import planner_for, read_picture_size
 
 MEMORY, TIME = 0.1, 0.3  # the aims: so far off at most

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketvlm.bundle import Bundle
+from pocketvlm.files.bundle import Bundle
 from pocketvlm_converters.convert import convert
 
 VOCABULARY, HIDDEN, INNER, LAYERS, KEYS = 49280, 576, 1536, 30, 192

@@ -30,8 +30,8 @@ from peers import Peer, Piped, llama_server, pocketvlm_serve
 from PIL import Image
 
 from pocketvlm.bench.measure import fresh, photo
-from pocketvlm.bundle import Bundle
 from pocketvlm.devices import physical_cores, processor
+from pocketvlm.files.bundle import Bundle
 
 SIZE = (640, 480)
 CONTEXT = 4096

@@ -23,27 +23,25 @@ LEVELS = (
     {"answer", "session"},
     {"engine", "structured"},
     {"vision"},
-    {"handles"},
-    {"native", "prompt", "images", "text", "locate", "footprint"},
-    {"messages", "bundle", "gguf_header", "onnx_header", "sandbox", "offline", "devices"},
-    {"atomic", "errors"},
+    {"native", "templates", "pictures"},
+    {"messages", "files", "offline"},
+    {"atomic", "devices", "errors"},
 )
 LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}
 # What the other packages may take from pocketvlm, and what one of their modules may take besides.
-OUTSIDE = {"pocketvlm_converters": {"bundle", "native", "vision", "errors"}, "pocketvlm_models": {"bundle", "errors"}}
+OUTSIDE = {"pocketvlm_converters": {"files", "native", "vision", "errors"}, "pocketvlm_models": {"files", "errors"}}
 EXTRA = {
     "pocketvlm_converters.samples.forward": {
         "devices",
-        "images",
         "messages",
-        "prompt",
+        "pictures",
+        "templates",
     },  # puts pictures before a model as a chat does
-    "pocketvlm_converters.proof.stages": {"prompt"},  # counts the pictures that a template places
-    "pocketvlm_converters.tokenizer.proof": {"prompt"},  # compares what a chat does with a text
+    "pocketvlm_converters.proof.stages": {"templates"},  # counts the pictures that a template places
+    "pocketvlm_converters.tokenizer.proof": {"templates"},  # compares what a chat does with a text
     "pocketvlm_converters.proof.verify": {""},
     # Memory of what nobody has downloaded is predicted as `pocketvlm plan` does.
-    "pocketvlm_converters.catalog.sketch": {"locate"},
-    "pocketvlm_converters.pull.pull": {"devices", "locate"},  # where pulled models lie
+    "pocketvlm_converters.pull.pull": {"devices"},  # where pulled models lie
     "pocketvlm_converters.catalog.figures": {"atomic", "devices", "plan"},
 }
 # The packages of ours that each may import.
@@ -168,14 +166,14 @@ def test_tracked_files_stand_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("pocketvlm.native.llama", "from pocketvlm.images import load"),
+        ("pocketvlm.native.llama", "from pocketvlm.pictures.images import load"),
         ("pocketvlm.vision.choose", "def f():\n    from ..engine import engine"),
         ("pocketvlm.messages", "from . import bundle"),
         ("pocketvlm.engine.engine", "from pocketvlm import VLM"),
         ("pocketvlm.engine.engine", "import llama_cpp.llama_cpp as native"),
         ("pocketvlm.vlm", "import pocketvlm_converters"),
         ("pocketvlm.vlm", "importlib.import_module('pocketvlm_models')"),
-        ("pocketvlm_converters.gguf", "from pocketvlm.images import load"),
+        ("pocketvlm_converters.gguf", "from pocketvlm.pictures.images import load"),
         ("pocketvlm_converters.gguf", "from pocketvlm import VLM"),
         ("pocketvlm_converters.checkpoint.folder", "if TYPE_CHECKING:\n    import torch"),
         ("pocketvlm_models", "from pocketvlm.vision import choose"),

@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pocketvlm.bundle import is_bundle
 from pocketvlm.errors import OutputError, PocketVLMError
+from pocketvlm.files.bundle import is_bundle
 
 _PROBE = 1 << 20  # bytes
 

@@ -8,8 +8,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from pocketvlm.bundle import Bundle, Check, FileEntry, ImportanceMatrix, Manifest, Role, sha256_of
 from pocketvlm.errors import OutputError, ProofError, QuantizationError
+from pocketvlm.files.bundle import Bundle, Check, FileEntry, ImportanceMatrix, Manifest, Role, sha256_of
 from pocketvlm_converters.atomic import check_target, new_folder, probe
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.family import Family, Part, find_family

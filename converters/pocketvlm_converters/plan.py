@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketvlm.bundle import Role
 from pocketvlm.errors import ConversionError
+from pocketvlm.files.bundle import Role
 from pocketvlm.native.quantize import planned_types, row_bytes
 from pocketvlm_converters.atomic import writing
 from pocketvlm_converters.checkpoint.folder import Checkpoint

@@ -21,9 +21,9 @@ from pocketvlm.atomic import new_file
 from pocketvlm.engine import wire
 from pocketvlm.engine.engine import EngineInfo, Snapshot
 from pocketvlm.errors import SessionError
-from pocketvlm.images import Picture
 from pocketvlm.messages import ImagePart, ImageURLPart, Message
 from pocketvlm.native.build import version
+from pocketvlm.pictures.images import Picture
 
 _MAGIC = b"pocketvlm session 1\n"
 _HASH = 32

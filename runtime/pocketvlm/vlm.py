@@ -28,9 +28,7 @@ from pocketvlm.engine.engine import (
 from pocketvlm.engine.local import LocalEngine
 from pocketvlm.engine.speculation import Speculate
 from pocketvlm.errors import RequestError, SessionError
-from pocketvlm.handles import HandleLimits, PictureHandle, PictureHandles, file_of
-from pocketvlm.images import MAX_PIXELS, Picture, read_picture
-from pocketvlm.locate import locate
+from pocketvlm.files.locate import locate
 from pocketvlm.messages import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -42,13 +40,15 @@ from pocketvlm.messages import (
     ImageURLPart,
 )
 from pocketvlm.native.sampler import Sampling
-from pocketvlm.prompt import ChatTemplate, ImageSpan, TextSpan, isolate_control_tokens
+from pocketvlm.pictures.handles import HandleLimits, PictureHandle, PictureHandles, file_of
+from pocketvlm.pictures.images import MAX_PIXELS, Picture, read_picture
 from pocketvlm.session import Session, plain
 from pocketvlm.session import read as read_session
 from pocketvlm.session import write as write_session
 from pocketvlm.structured.form import form_of
 from pocketvlm.structured.plan import Plan, plan
 from pocketvlm.structured.reading import Reader
+from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, isolate_control_tokens
 from pocketvlm.vision.pair import Wanted
 
 ProgressCallback = Callable[[int, int], None]

@@ -12,7 +12,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError
-from pocketvlm.locate import locate
+from pocketvlm.files.locate import locate
 from pocketvlm.plan.prediction import Planner
 from pocketvlm.vision import families
 from pocketvlm_converters.catalog.entry import Entry, entries, find_entry, get_entry, read_entry

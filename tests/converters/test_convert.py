@@ -15,8 +15,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pocketvlm.bundle import Bundle, sha256_of
 from pocketvlm.errors import OutputError, PocketVLMError
+from pocketvlm.files.bundle import Bundle, sha256_of
 from pocketvlm_converters.cli.convert import convert as command
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.quantization.quantize import quantize_language

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pocketvlm.errors import OutputError, QuantizationError
-from pocketvlm.gguf_header import read_header
+from pocketvlm.files.gguf_header import read_header
 from pocketvlm.native.quantize import file_types, quantize_gguf, quantize_here
 from pocketvlm_converters.checkpoint.folder import Checkpoint, Tensor
 from pocketvlm_converters.convert import convert

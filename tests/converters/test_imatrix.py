@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from pocketvlm.bundle import sha256_of
 from pocketvlm.errors import QuantizationError
+from pocketvlm.files.bundle import sha256_of
 from pocketvlm.native.context import Context
 from pocketvlm.native.imatrix import Collector, GGMLTensor
 from pocketvlm.native.llama import Model

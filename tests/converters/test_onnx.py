@@ -16,10 +16,10 @@ from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 
 import pocketvlm_converters.onnx.graph
-from pocketvlm.bundle import Bundle
 from pocketvlm.errors import CheckpointError, QuantizationError
-from pocketvlm.gguf_header import read_header
-from pocketvlm.onnx_header import DOMAINS, read_onnx
+from pocketvlm.files.bundle import Bundle
+from pocketvlm.files.gguf_header import read_header
+from pocketvlm.files.onnx_header import DOMAINS, read_onnx
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.onnx.weights import four_bits, signed_bytes

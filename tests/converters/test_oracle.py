@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pocketvlm.bundle import Bundle
+from pocketvlm.files.bundle import Bundle
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
 from pocketvlm_converters.convert import convert

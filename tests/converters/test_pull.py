@@ -18,9 +18,9 @@ import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
-from pocketvlm.bundle import Bundle
 from pocketvlm.errors import CheckpointError, DownloadError, ModelNotFoundError, OutputError, QuantizationError
-from pocketvlm.locate import locate
+from pocketvlm.files.bundle import Bundle
+from pocketvlm.files.locate import locate
 from pocketvlm_converters.catalog.entry import get_entry
 from pocketvlm_converters.cli.models import models as list_models
 from pocketvlm_converters.pull import hub as client

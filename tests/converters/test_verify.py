@@ -22,9 +22,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from pocketvlm.bundle import Bundle, Manifest, sha256_of
 from pocketvlm.cli.inspect import inspect
 from pocketvlm.errors import ModelNotFoundError, OutputError, ProofError
+from pocketvlm.files.bundle import Bundle, Manifest, sha256_of
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.cli.convert import convert as convert_command
 from pocketvlm_converters.cli.verify import verify as verify_command

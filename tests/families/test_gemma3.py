@@ -16,10 +16,10 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 from checkpoints import change, parts, put, rename, same, worst
 from pocketvlm import VLM
 from pocketvlm.errors import CheckpointError, ContextLengthError, RequestError
+from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.messages import ChatRequest
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
-from pocketvlm.onnx_header import read_onnx
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert

@@ -13,11 +13,11 @@ from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ra
 
 from checkpoints import parts, put, worst
 from pocketvlm.errors import CheckpointError, ImageError
-from pocketvlm.footprint import weights_of
-from pocketvlm.gguf_header import read_header
+from pocketvlm.files.footprint import weights_of
+from pocketvlm.files.gguf_header import read_header
+from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
-from pocketvlm.onnx_header import read_onnx
 from pocketvlm.vision.families.gemma4 import Gemma4, from_metadata
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.convert import convert

@@ -15,9 +15,9 @@ from transformers.models.glm46v.image_processing_pil_glm46v import smart_resize
 
 from checkpoints import parts, put, same, worst
 from pocketvlm.errors import CheckpointError, ImageError
+from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
-from pocketvlm.onnx_header import read_onnx
 from pocketvlm.vision.families import glm_ocr as seen_by
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.checkpoint.folder import Checkpoint

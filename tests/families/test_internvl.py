@@ -14,10 +14,10 @@ from transformers import GotOcr2ImageProcessorPil, InternVLConfig, InternVLForCo
 
 from checkpoints import parts, put, same, worst
 from pocketvlm.errors import CheckpointError
+from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native import mtmd
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
-from pocketvlm.onnx_header import read_onnx
 from pocketvlm.vision.families import internvl as seen_by
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.convert import convert

@@ -12,7 +12,7 @@ from PIL import Image
 
 from checkpoints import parts, put, worst
 from pocketvlm.errors import CheckpointError, ImageError
-from pocketvlm.onnx_header import read_onnx
+from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.vision.families.lfm2_vl import LFM2VL, from_metadata
 from pocketvlm.vision.family import PicturePlan
 from pocketvlm.vision.onnx import OnnxEncoder

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from checkpoints import change, parts, put, refusal, same, worst
+from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native import mtmd
 from pocketvlm.native.llama import Model
-from pocketvlm.onnx_header import read_onnx
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.convert import convert
 from tiny import llava as tiny

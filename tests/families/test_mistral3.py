@@ -18,10 +18,10 @@ from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_
 from checkpoints import change, parts, refusal, worst
 from pocketvlm import VLM
 from pocketvlm.errors import ModelFormatError, TokenizerError
-from pocketvlm.gguf_header import read_header
+from pocketvlm.files.gguf_header import read_header
+from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
-from pocketvlm.onnx_header import read_onnx
 from pocketvlm.vision import families
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.families.mistral3 import Mistral3

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
-from pocketvlm.bundle import Bundle
+from pocketvlm.files.bundle import Bundle
 from pocketvlm_converters.convert import convert
 from tiny import Tiny, families
 

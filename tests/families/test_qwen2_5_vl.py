@@ -17,10 +17,10 @@ from PIL import Image
 import pocketvlm.vision.mtmd
 from checkpoints import refusal
 from pocketvlm.errors import EngineError, ModelFormatError
-from pocketvlm.gguf_header import read_header
+from pocketvlm.files.gguf_header import read_header
+from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
-from pocketvlm.onnx_header import read_onnx
 from pocketvlm.vision import families
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.mtmd import MtmdEncoder

@@ -18,11 +18,11 @@ from checkpoints import drop, parts, put, refusal, worst
 from pocketvlm import VLM
 from pocketvlm.cli import app
 from pocketvlm.errors import ModelFormatError, PairingError
-from pocketvlm.gguf_header import read_header
+from pocketvlm.files.gguf_header import read_header
+from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
-from pocketvlm.onnx_header import read_onnx
 from pocketvlm.vision import families
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.mtmd import MtmdEncoder

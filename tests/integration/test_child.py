@@ -31,7 +31,7 @@ from pocketvlm.errors import (
     QueueFullError,
     RequestError,
 )
-from pocketvlm.locate import locate
+from pocketvlm.files.locate import locate
 from pocketvlm.messages import ChatRequest
 from pocketvlm.native.sampler import Sampling
 

@@ -19,11 +19,11 @@ from integration.test_child import asked, disc, pid_of, settle, start
 from pocketvlm import vlm as face
 from pocketvlm.engine import wire, worker
 from pocketvlm.engine.engine import EngineOptions, Generation, Image
-from pocketvlm.images import Picture, read_picture
-from pocketvlm.locate import locate
+from pocketvlm.files.locate import locate
 from pocketvlm.messages import ImagePart
 from pocketvlm.native.sampler import Sampling
-from pocketvlm.prompt import TextSpan
+from pocketvlm.pictures.images import Picture, read_picture
+from pocketvlm.templates.prompt import TextSpan
 
 
 def glibc() -> bool:

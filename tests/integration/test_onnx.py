@@ -24,8 +24,8 @@ from iota.scenes import draw, random_scene
 from pocketvlm import VLM
 from pocketvlm.cli import app
 from pocketvlm.errors import ContextLengthError, ModelNotFoundError, NativeLibraryError, PairingError, RequestError
-from pocketvlm.images import Picture, read_picture
 from pocketvlm.messages import ImagePart
+from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.vision import speeds
 from pocketvlm.vision.choose import device_name
 from pocketvlm.vision.mtmd import NativeVision

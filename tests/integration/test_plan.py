@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from pocketvlm.errors import MemoryBudgetError, ModelError, RequestError
-from pocketvlm.gguf_header import read_header
-from pocketvlm.locate import locate
+from pocketvlm.files.gguf_header import read_header
+from pocketvlm.files.locate import locate
 from pocketvlm.native import log, rehearse
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model

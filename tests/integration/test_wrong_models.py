@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from pocketvlm import VLM
-from pocketvlm.bundle import Bundle
 from pocketvlm.errors import BundleError, ModelFormatError, ModelNotFoundError, PairingError, RequestError
+from pocketvlm.files.bundle import Bundle
 
 QUESTION = [
     {

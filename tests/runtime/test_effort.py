@@ -6,7 +6,7 @@ import pytest
 
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import ChatRequest
-from pocketvlm.prompt import ChatTemplate, TextSpan
+from pocketvlm.templates.prompt import ChatTemplate, TextSpan
 
 HI = [{"role": "user", "content": "hi"}]
 TALK = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"

@@ -12,10 +12,10 @@ import pytest
 
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import ChatRequest
-from pocketvlm.prompt import ChatTemplate, TextSpan
 from pocketvlm.structured.form import HOLE, CallForm, form_of
 from pocketvlm.structured.plan import plan
 from pocketvlm.structured.reading import Piece, Reader
+from pocketvlm.templates.prompt import ChatTemplate, TextSpan
 
 EOS = "<eos>"
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}

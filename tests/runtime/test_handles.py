@@ -14,8 +14,8 @@ from PIL import Image
 
 from pocketvlm import VLM
 from pocketvlm.errors import ImageFormatError, ImageNotFoundError, ImageTooLargeError, RequestError
-from pocketvlm.handles import HandleLimits, PictureHandles
 from pocketvlm.messages import ChatRequest, ImagePart, ImageURLPart
+from pocketvlm.pictures.handles import HandleLimits, PictureHandles
 
 
 class Clock:

@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from pocketvlm.errors import ImageError, ImageFormatError, ImageNotFoundError, ImageTooLargeError
-from pocketvlm.images import Picture, read_picture
 from pocketvlm.messages import ImagePart, ImageURL, ImageURLPart
+from pocketvlm.pictures.images import Picture, read_picture
 
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 0)
 WIDTH, HEIGHT = 48, 32
@@ -543,6 +543,6 @@ def test_broken_exif_does_not_make_the_picture_unusable(exif: bytes) -> None:
 
 
 def test_importing_loads_neither_pillow_nor_numpy() -> None:
-    code = "import sys, pocketvlm.images; print(sorted({'PIL', 'numpy', 'PIL.Image'} & set(sys.modules)))"
+    code = "import sys, pocketvlm.pictures.images; print(sorted({'PIL', 'numpy', 'PIL.Image'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

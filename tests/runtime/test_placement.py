@@ -6,7 +6,7 @@ import pytest
 
 from pocketvlm.engine.placement import Demand, Placement, check_name, onnx_device, place
 from pocketvlm.errors import NativeLibraryError, RequestError
-from pocketvlm.footprint import Weights
+from pocketvlm.files.footprint import Weights
 from pocketvlm.native.backends import Backend
 
 GIB, MIB = 1 << 30, 1 << 20

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pocketvlm.errors import ModelError, RequestError
 from pocketvlm.messages import ChatRequest
-from pocketvlm.prompt import ChatTemplate, ImageSpan, Span, TextSpan, isolate_control_tokens
+from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, Span, TextSpan, isolate_control_tokens
 
 from .templates import ALTERNATING, BOS, EOS, HEADERS, PICTURES_FIRST, TEMPLATES, THINKING, plainly
 

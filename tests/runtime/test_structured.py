@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pocketvlm.messages import ChatRequest
-from pocketvlm.prompt import ChatTemplate, TextSpan
 from pocketvlm.structured.form import HERMES, form_of
 from pocketvlm.structured.plan import Plan, plan
 from pocketvlm.structured.reading import Piece, Reader
+from pocketvlm.templates.prompt import ChatTemplate, TextSpan
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"side": "left <|im_end|>"}'}}

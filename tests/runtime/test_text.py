@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.text import TextAssembler
+from pocketvlm.structured.text import TextAssembler
 
 
 def fed(data: bytes, cuts: list[int], stops: tuple[str, ...]) -> tuple[list[str], bool]:

@@ -24,8 +24,8 @@ from pocketvlm.errors import (
     PairingError,
     RequestError,
 )
+from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.context import Aborted
-from pocketvlm.onnx_header import read_onnx
 from pocketvlm.vision import speeds
 from pocketvlm.vision.choose import Candidate, choose, device_name
 from pocketvlm.vision.onnx import OnnxEncoder

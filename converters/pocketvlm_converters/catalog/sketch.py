@@ -7,7 +7,7 @@ from math import prod
 from pathlib import Path
 
 from pocketvlm.errors import ConversionError
-from pocketvlm.locate import Located
+from pocketvlm.files.locate import Located
 from pocketvlm.native.quantize import planned_types
 from pocketvlm_converters.catalog.entry import Entry, Types
 from pocketvlm_converters.catalog.hollow import HollowCheckpoint

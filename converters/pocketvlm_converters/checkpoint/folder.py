@@ -7,8 +7,8 @@ import os
 from functools import cached_property
 from pathlib import Path
 
-from pocketvlm.bundle import Source, sha256_of
 from pocketvlm.errors import CheckpointError
+from pocketvlm.files.bundle import Source, sha256_of
 from pocketvlm_converters.checkpoint.config import Section, parse_object, short
 from pocketvlm_converters.checkpoint.files import read_limited
 from pocketvlm_converters.checkpoint.safetensors import BUFFERS, Tensor, read_tensors

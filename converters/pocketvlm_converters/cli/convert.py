@@ -11,7 +11,7 @@ import typer
 from pocketvlm.errors import ProofError
 
 if TYPE_CHECKING:
-    from pocketvlm.bundle import Bundle
+    from pocketvlm.files.bundle import Bundle
 
 
 def convert(

@@ -75,7 +75,7 @@ def _as_json(entry: Entry, found: Figures) -> dict[str, Any]:
 
 
 def _pulled(entry: Entry) -> str | None:
-    from pocketvlm.bundle import is_bundle
+    from pocketvlm.files.bundle import is_bundle
     from pocketvlm_converters.pull.pull import place_of
 
     place = place_of(entry.id)

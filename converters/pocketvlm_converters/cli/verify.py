@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pocketvlm.bundle import Run
+    from pocketvlm.files.bundle import Run
 
 
 def verify(

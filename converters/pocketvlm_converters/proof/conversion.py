@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pocketvlm.bundle import Bundle, Check, FileEntry, Proof, sha256_of
 from pocketvlm.errors import ProofError
+from pocketvlm.files.bundle import Bundle, Check, FileEntry, Proof, sha256_of
 from pocketvlm_converters import apart
 from pocketvlm_converters.gguf import Progress, silent
 from pocketvlm_converters.proof import stages

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bundle import Bundle, Check, Role
 from pocketvlm.errors import CheckpointError, NativeLibraryError
+from pocketvlm.files.bundle import Bundle, Check, Role
 from pocketvlm.native.llama import Model
 from pocketvlm.vision.encoder import Slot
 from pocketvlm.vision.pair import check_files, family_of

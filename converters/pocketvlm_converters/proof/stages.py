@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bundle import Bundle, Check, Role
 from pocketvlm.errors import PairingError, PocketVLMError
-from pocketvlm.prompt import ImageSpan
+from pocketvlm.files.bundle import Bundle, Check, Role
+from pocketvlm.templates.prompt import ImageSpan
 from pocketvlm.vision.pair import check_files, family_of
 from pocketvlm_converters.gguf import Progress
 from pocketvlm_converters.proof import thresholds

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from pocketvlm.bundle import Bundle, Check, Proof, Run
 from pocketvlm.errors import OutputError, PocketVLMError
+from pocketvlm.files.bundle import Bundle, Check, Proof, Run
 from pocketvlm.vision import onnx
 from pocketvlm_converters import apart
 from pocketvlm_converters.gguf import Progress, silent

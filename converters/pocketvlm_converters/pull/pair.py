@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-from pocketvlm.bundle import Bundle, FileEntry, Manifest, Role, Source, sha256_of
+from pocketvlm.files.bundle import Bundle, FileEntry, Manifest, Role, Source, sha256_of
 from pocketvlm.vision.pair import check_files, named_family
 from pocketvlm_converters.atomic import new_folder
 from pocketvlm_converters.pull.choose import Pair

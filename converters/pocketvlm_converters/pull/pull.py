@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pocketvlm.bundle import Bundle
 from pocketvlm.devices import data_folder
 from pocketvlm.errors import DownloadError, OutputError
-from pocketvlm.locate import MODELS
+from pocketvlm.files.bundle import Bundle
+from pocketvlm.files.locate import MODELS
 from pocketvlm_converters.atomic import check_target, writing
 from pocketvlm_converters.catalog.entry import Entry, Types, find_entry
 from pocketvlm_converters.checkpoint.config import Section, parse_object

@@ -16,8 +16,8 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.bundle import sha256_of
 from pocketvlm.errors import OutputError, QuantizationError
+from pocketvlm.files.bundle import sha256_of
 from pocketvlm_converters.family import Weight
 from pocketvlm_converters.gguf import read_tensors
 

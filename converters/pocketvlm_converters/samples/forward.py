@@ -23,12 +23,12 @@ import numpy.typing as npt
 
 from pocketvlm.devices import physical_cores
 from pocketvlm.errors import ModelError, PairingError
-from pocketvlm.images import Picture, read_picture
 from pocketvlm.messages import ChatRequest, ImagePart
 from pocketvlm.native.context import Context
 from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
-from pocketvlm.prompt import ChatTemplate, ImageSpan, Span, isolate_control_tokens
+from pocketvlm.pictures.images import Picture, read_picture
+from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, Span, isolate_control_tokens
 from pocketvlm.vision.choose import open_vision
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot
 from pocketvlm.vision.family import Detail

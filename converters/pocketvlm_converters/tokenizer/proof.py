@@ -12,7 +12,7 @@ from gguf import TokenType
 
 from pocketvlm.errors import ModelError, TokenizerError
 from pocketvlm.native.llama import Model
-from pocketvlm.prompt import TextSpan, isolate_control_tokens
+from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
 from pocketvlm.vision.pair import check_files
 from pocketvlm_converters.tokenizer.corpus import corpus
 from pocketvlm_converters.tokenizer.reference import FILE, load_reference

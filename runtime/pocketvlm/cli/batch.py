@@ -88,7 +88,7 @@ def _answer(job: Job, results: Results, chosen: dict[str, Any], actors: int) -> 
         TimeRemainingColumn,
     )
 
-    from pocketvlm.locate import locate
+    from pocketvlm.files.locate import locate
 
     found = locate(chosen["target"], model=chosen["model"], mmproj=chosen["mmproj"], verify=False)
     results.check_model(found.fingerprint)

@@ -89,8 +89,8 @@ def bench(
 
 def _subjects(pictures: list[str], sizes: list[str]) -> list[Subject]:
     from pocketvlm.bench.measure import Subject, photo
-    from pocketvlm.images import MAX_PIXELS, read_picture
     from pocketvlm.messages import ImagePart
+    from pocketvlm.pictures.images import MAX_PIXELS, read_picture
 
     if pictures and sizes:
         raise RequestError("goes without --picture", "--size")

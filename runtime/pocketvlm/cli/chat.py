@@ -142,8 +142,8 @@ class _Conversation:
 
     def show(self, picture: str | bytes) -> None:
         """Check a picture now, and put it before the next question."""
-        from pocketvlm.images import read_picture
         from pocketvlm.messages import ImagePart
+        from pocketvlm.pictures.images import read_picture
 
         read_picture(ImagePart.model_validate(self._part(picture)), "picture")
         self._waiting.append(picture)

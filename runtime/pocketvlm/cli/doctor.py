@@ -34,7 +34,7 @@ def doctor(
     forget: Annotated[bool, typer.Option("--forget", help="Forget what was measured here.")] = False,
 ) -> None:
     """Check devices, library versions and CPU features, and say what would be used and why."""
-    from pocketvlm.locate import iota
+    from pocketvlm.files.locate import iota
     from pocketvlm.plan import remembered
 
     if forget:

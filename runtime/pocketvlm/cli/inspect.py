@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pocketvlm.bundle import Bundle, FileEntry, Proof, is_bundle
 from pocketvlm.errors import ModelNotFoundError
-from pocketvlm.gguf_header import GGUFHeader, LazyArray, read_header
-from pocketvlm.locate import bundle_path
-from pocketvlm.onnx_header import OnnxHeader, read_onnx
+from pocketvlm.files.bundle import Bundle, FileEntry, Proof, is_bundle
+from pocketvlm.files.gguf_header import GGUFHeader, LazyArray, read_header
+from pocketvlm.files.locate import bundle_path
+from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
 from pocketvlm.vision.pair import deepstack_projectors, named_family
 
 out = Console(highlight=False, markup=False)  # a model file may hold anything, brackets too

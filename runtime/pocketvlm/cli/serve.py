@@ -90,7 +90,7 @@ def serve(
     if log_level not in ("debug", "info", "warning", "error"):
         raise RequestError("must be debug, info, warning or error", "--log-level")
     from pocketvlm import offline as network
-    from pocketvlm.handles import HandleLimits
+    from pocketvlm.pictures.handles import HandleLimits
     from pocketvlm.server.settings import MEBIBYTE, Settings, is_loopback
 
     settings = Settings(

@@ -33,7 +33,7 @@ from pocketvlm.engine.engine import (
 from pocketvlm.engine.watch import Watch
 from pocketvlm.errors import EngineClosedError, EngineCrashedError, GenerationCancelledError, RequestError
 from pocketvlm.native.sampler import Sampling
-from pocketvlm.prompt import TextSpan
+from pocketvlm.templates.prompt import TextSpan
 
 _log = logging.getLogger(__name__)
 _FAILING = 3  # crashes in a row, no answer between them

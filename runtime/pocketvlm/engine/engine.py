@@ -9,11 +9,11 @@ from itertools import pairwise
 from typing import Literal, Protocol
 
 from pocketvlm.engine.speculation import Speculate
-from pocketvlm.images import Picture
 from pocketvlm.native.context import Cells
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
-from pocketvlm.prompt import TextSpan
+from pocketvlm.pictures.images import Picture
+from pocketvlm.templates.prompt import TextSpan
 from pocketvlm.vision.family import Detail
 from pocketvlm.vision.pair import Wanted
 

@@ -15,7 +15,7 @@ from pocketvlm.engine.prefill import ROWS
 from pocketvlm.engine.speculation import DRAFTED, Speculation, speculation_of
 from pocketvlm.engine.step import Threads
 from pocketvlm.errors import EngineError, ModelError, NativeLibraryError
-from pocketvlm.footprint import encoder_bytes, encoder_scratch, weights_of
+from pocketvlm.files.footprint import encoder_bytes, encoder_scratch, weights_of
 from pocketvlm.native import library
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model

@@ -38,7 +38,7 @@ from pocketvlm.errors import (
 )
 from pocketvlm.native.grammar import Matcher, Vocabulary
 from pocketvlm.native.llama import Model
-from pocketvlm.prompt import TextSpan
+from pocketvlm.templates.prompt import TextSpan
 from pocketvlm.vision.encoder import Seen, Vision
 from pocketvlm.vision.files import EmbeddingFiles
 from pocketvlm.vision.pair import check_files

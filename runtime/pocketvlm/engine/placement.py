@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pocketvlm.errors import NativeLibraryError, RequestError
-from pocketvlm.footprint import Weights
+from pocketvlm.files.footprint import Weights
 from pocketvlm.native.backends import Backend
 
 NATIVE = {"cuda": "CUDA", "vulkan": "Vulkan", "metal": "MTL"}  # as ggml begins the names of its devices

@@ -30,10 +30,10 @@ from pocketvlm.engine.engine import (
     Started,
     Token,
 )
-from pocketvlm.images import Picture
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
-from pocketvlm.prompt import TextSpan
+from pocketvlm.pictures.images import Picture
+from pocketvlm.templates.prompt import TextSpan
 
 _HEAD = struct.Struct("<IQ")
 _PARTS = ("prompt", "sampling", "constraint")  # of a generation: those that are no plain values

@@ -22,7 +22,7 @@ from pocketvlm.engine.job import Job
 from pocketvlm.engine.local import LocalEngine
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.native.heap import return_large_blocks
-from pocketvlm.prompt import TextSpan
+from pocketvlm.templates.prompt import TextSpan
 
 _LOOK = 1.0  # seconds between two looks at the parent
 _AT_ONCE = 64  # frames in one write

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import EngineError, ModelNotFoundError, PairingError
-from pocketvlm.gguf_header import read_header
+from pocketvlm.files.gguf_header import read_header
 from pocketvlm.native import library, log
 from pocketvlm.native.context import Aborted
 from pocketvlm.native.handle import Handle

@@ -8,8 +8,8 @@ from typing import Any
 
 from pocketvlm.devices import memory
 from pocketvlm.errors import RequestError
-from pocketvlm.images import MAX_PIXELS
-from pocketvlm.locate import locate
+from pocketvlm.files.locate import locate
+from pocketvlm.pictures.images import MAX_PIXELS
 from pocketvlm.plan.prediction import PIXEL, Planner, Prediction
 from pocketvlm.vision.cache import default_size
 from pocketvlm.vision.dynamic import DynamicSize

@@ -10,8 +10,8 @@ from pathlib import Path
 from pocketvlm.devices import memory, physical_cores
 from pocketvlm.engine.load import BATCH, context_size
 from pocketvlm.errors import MemoryBudgetError, RequestError
-from pocketvlm.footprint import encoder_bytes, encoder_mapped, encoder_scratch, weights_of
-from pocketvlm.locate import Located
+from pocketvlm.files.footprint import encoder_bytes, encoder_mapped, encoder_scratch, weights_of
+from pocketvlm.files.locate import Located
 from pocketvlm.plan import remembered
 from pocketvlm.plan.rehearsal import Asked, Told
 from pocketvlm.vision.choose import measured_tile, tile_patches

@@ -20,9 +20,9 @@ from PIL import Image
 from pocketvlm.devices import Memory, process_memory
 from pocketvlm.engine.speculation import DRAFTED
 from pocketvlm.errors import EngineError, ModelError, PocketVLMError
-from pocketvlm.images import read_picture
 from pocketvlm.messages import ImagePart
 from pocketvlm.native import child, log
+from pocketvlm.pictures.images import read_picture
 from pocketvlm.plan.sketch import time_model
 from pocketvlm.vision.pair import check_files
 

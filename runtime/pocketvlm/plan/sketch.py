@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.devices import memory
-from pocketvlm.gguf_header import GGUFHeader, LazyArray
+from pocketvlm.files.gguf_header import GGUFHeader, LazyArray
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
 

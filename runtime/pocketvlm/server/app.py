@@ -12,7 +12,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pocketvlm import __version__
-from pocketvlm.handles import PictureHandles
+from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server import openapi
 from pocketvlm.server.account import Account
 from pocketvlm.server.admission import Admission

@@ -12,8 +12,8 @@ from starlette.types import Receive, Scope, Send
 
 from pocketvlm.answer import fold
 from pocketvlm.engine.engine import Stopper
-from pocketvlm.handles import PictureHandles
 from pocketvlm.messages import ChatCompletionChunk, ChatRequest
+from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server.account import Account
 from pocketvlm.server.admission import Admission
 from pocketvlm.server.body import read_object

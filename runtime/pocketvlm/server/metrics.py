@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from pocketvlm.handles import PictureHandles
+from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server.account import Account
 from pocketvlm.server.admission import Admission
 from pocketvlm.vlm import VLM

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pocketvlm.errors import ImageError, ImageTooLargeError
-from pocketvlm.handles import PictureHandles
-from pocketvlm.images import Picture, read_picture
 from pocketvlm.messages import ImagePart, ImageURLPart
+from pocketvlm.pictures.handles import PictureHandles
+from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.server.remote import Fetcher
 from pocketvlm.server.settings import Settings
 

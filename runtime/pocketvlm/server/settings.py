@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from pocketvlm.errors import RequestError
-from pocketvlm.handles import HandleLimits
-from pocketvlm.images import MAX_PIXELS
+from pocketvlm.pictures.handles import HandleLimits
+from pocketvlm.pictures.images import MAX_PIXELS
 
 MEBIBYTE = 1 << 20
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?", re.IGNORECASE)

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from pocketvlm.errors import ImageError
-from pocketvlm.handles import PictureHandle, PictureHandles
-from pocketvlm.images import read_picture
 from pocketvlm.messages import ImagePart
+from pocketvlm.pictures.handles import PictureHandle, PictureHandles
+from pocketvlm.pictures.images import read_picture
 from pocketvlm.server.body import read_body
 from pocketvlm.server.faults import HTTPError
 from pocketvlm.server.settings import Settings

@@ -17,7 +17,7 @@ from typing import Any
 
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.messages import ChatRequest
-from pocketvlm.prompt import ChatTemplate, TextSpan
+from pocketvlm.templates.prompt import ChatTemplate, TextSpan
 
 HOLE = "\0"  # in a form's texts: an id or a number, which differs from call to call
 NAME = r"[a-zA-Z0-9_.-]{1,64}"

@@ -8,11 +8,11 @@ from typing import Any
 
 from pocketvlm.messages import ChatRequest, Message
 from pocketvlm.native.grammar import Constraint
-from pocketvlm.prompt import ChatTemplate, Span, TextSpan
 from pocketvlm.structured import tools as calling
 from pocketvlm.structured.form import HERMES, CallForm
 from pocketvlm.structured.reading import THINK, THOUGHT, Reader
 from pocketvlm.structured.schema import json_rule
+from pocketvlm.templates.prompt import ChatTemplate, Span, TextSpan
 
 _DEFAULTS = {"name": "", "description": "", "parameters": {"type": "object", "properties": {}}}  # templates need all
 _ANYTHING = r"/(.|\n)*/"

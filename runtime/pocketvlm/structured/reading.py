@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pocketvlm.structured.form import CallForm
-from pocketvlm.text import TextAssembler
+from pocketvlm.structured.text import TextAssembler
 
 THINK, THOUGHT = "<think>", "</think>"
 

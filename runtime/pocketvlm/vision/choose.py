@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketvlm.bundle import sha256_of
 from pocketvlm.devices import physical_cores, processor
 from pocketvlm.errors import PairingError
-from pocketvlm.gguf_header import GGUFHeader
+from pocketvlm.files.bundle import sha256_of
+from pocketvlm.files.gguf_header import GGUFHeader
+from pocketvlm.files.onnx_header import OnnxHeader
 from pocketvlm.native import library
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
-from pocketvlm.onnx_header import OnnxHeader
 from pocketvlm.vision import onnx, speeds
 from pocketvlm.vision.cache import EmbeddingCache
 from pocketvlm.vision.dynamic import DynamicSize

@@ -12,8 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.images import Picture
-from pocketvlm.prompt import TextSpan
+from pocketvlm.pictures.images import Picture
+from pocketvlm.templates.prompt import TextSpan
 from pocketvlm.vision.cache import EmbeddingCache, Tier
 from pocketvlm.vision.family import RGB, Detail
 

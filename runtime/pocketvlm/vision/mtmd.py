@@ -9,10 +9,10 @@ import numpy as np
 
 from pocketvlm.devices import memory
 from pocketvlm.errors import EngineError, ModelFormatError, PairingError, RequestError
-from pocketvlm.gguf_header import GGUFHeader
-from pocketvlm.images import Picture
+from pocketvlm.files.gguf_header import GGUFHeader
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.mtmd import ImageChunk, Mtmd, TextChunk
+from pocketvlm.pictures.images import Picture
 from pocketvlm.vision.cache import EmbeddingCache
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot
 from pocketvlm.vision.family import RGB, Detail

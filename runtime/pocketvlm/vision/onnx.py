@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any
 
 from pocketvlm.errors import EngineClosedError, EngineError, ModelFormatError, NativeLibraryError
+from pocketvlm.files.onnx_header import OnnxHeader
 from pocketvlm.native.context import Aborted
-from pocketvlm.onnx_header import OnnxHeader
 from pocketvlm.vision.encoder import Embeddings
 from pocketvlm.vision.family import RGB
 from pocketvlm.vision.providers import CPU, providers_of

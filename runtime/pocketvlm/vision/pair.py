@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError, PairingError, RequestError
-from pocketvlm.gguf_header import GGUFHeader, read_header
-from pocketvlm.onnx_header import OnnxHeader, read_onnx
+from pocketvlm.files.gguf_header import GGUFHeader, read_header
+from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
 from pocketvlm.vision import families
 from pocketvlm.vision.family import Family
 from pocketvlm.vision.onnx import INPUT, OUTPUT

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import EngineError, ImageError, RequestError
-from pocketvlm.images import Picture
-from pocketvlm.prompt import TextSpan, isolate_control_tokens
+from pocketvlm.pictures.images import Picture
+from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
 from pocketvlm.vision.cache import EmbeddingCache, content_of
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot, VisionEncoder
 from pocketvlm.vision.family import RGB, Detail, Family, Mosaic, PicturePlan, TileSlot

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pocketvlm.native.llama import Model
-from pocketvlm.prompt import TextSpan, joined
+from pocketvlm.templates.prompt import TextSpan, joined
 from pocketvlm.vision.encoder import Seen, Slot
 
 Unit = int | Slot

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pocketvlm.gguf_header import GGUFHeader
+from pocketvlm.files.gguf_header import GGUFHeader
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _INPUT = ("token_embd", "per_layer_token_embd")

@@ -11,9 +11,9 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from pocketvlm.bundle import Bundle, is_bundle
 from pocketvlm.devices import data_folder
 from pocketvlm.errors import BundleError, ModelNotFoundError, PairingError
+from pocketvlm.files.bundle import Bundle, is_bundle
 
 MODELS = "models"  # in the user's data folder: what was pulled, by its name
 _HOME_OF_IOTA = "pocketvlm_models"

@@ -17,10 +17,10 @@ from typing import Any, TypeAlias, TypeVar
 
 from jinja2 import TemplateSyntaxError
 
-from pocketvlm import sandbox
 from pocketvlm.errors import ModelError, RequestError
 from pocketvlm.messages import AssistantMessage, Message, TextPart, ToolCall, ToolMessage
-from pocketvlm.sandbox import Traced
+from pocketvlm.templates import sandbox
+from pocketvlm.templates.sandbox import Traced
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import ImageNotFoundError, ImageTooLargeError, RequestError
-from pocketvlm.images import Picture
 from pocketvlm.messages import ImagePart, ImageURLPart
+from pocketvlm.pictures.images import Picture
 
 SCHEME = "sha256:"
 
