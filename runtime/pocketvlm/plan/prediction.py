@@ -17,6 +17,7 @@ from pocketvlm.plan.rehearsal import Asked, Told
 from pocketvlm.vision.choose import measured_tile, tile_patches
 from pocketvlm.vision.dynamic import DynamicSize
 from pocketvlm.vision.family import Detail, Family, PicturePlan
+from pocketvlm.vision.onnx import TOGETHER
 from pocketvlm.vision.pair import Checked, Wanted, check_files, family_of
 
 QUESTION = 48  # tokens of a question and of the template around it
@@ -144,7 +145,8 @@ class Planner:
             onnx = encoder.kind == "onnx"
             parts["vision encoder"] = encoder_bytes(encoder.metadata, encoder.size, onnx=onnx)
             patches = tile_patches(self.family, plan, encoder.metadata)
-            parts["vision scratch"] = encoder_scratch(encoder.metadata, patches, onnx=onnx)
+            together = min(TOGETHER, plan.tiles if plan else 1) if onnx and self._parallel > 1 else 1
+            parts["vision scratch"] = together * encoder_scratch(encoder.metadata, patches, onnx=onnx)
             parts["vision libraries, mapped"] = encoder_mapped(onnx=onnx)
             parts["picture"] = PIXEL * self.picture[0] * self.picture[1] * self._parallel
         mapped = told.mapped + model + parts.get("vision libraries, mapped", 0)

@@ -44,8 +44,8 @@ class EmbeddingCache:
     """Of one encoder, `width` wide. `size` is the budget in bytes, everything included; least recently used goes first.
 
     An entry is found by its content: a hash of what the encoder gets, which it alone determines. `names` of slots lead
-    there as well, so that a picture that is known needs no pixel work. Any thread may call; but one thread encodes,
-    so tiles that several requests want are encoded once.
+    there as well, so that a picture that is known needs no pixel work. Any thread may call. That tiles which several
+    requests want are encoded once is for the caller to see to: one after the other, or different ones together.
     """
 
     def __init__(

@@ -112,7 +112,7 @@ class Seen:
         """Those that are in memory, at once and on any thread."""
         rows = self.cache.recall(tile.key)
         if rows is not None:
-            self.found["memory"] += 1
+            self._note("memory")
         return rows
 
     def encode(self, slot: Slot) -> Embeddings:
@@ -120,8 +120,12 @@ class Seen:
         if slot.parts:
             return slot.arranged([self.encode(part) for part in slot.parts])
         rows, tier = self.cache.encode(slot.key, slot.tokens, lambda: self.content(slot), lambda: self.compute(slot))
-        self.found[tier] += 1
+        self._note(tier)
         return rows
+
+    def _note(self, tier: Tier) -> None:
+        with self._lock:
+            self.found[tier] += 1
 
     def spent(self, began: float) -> None:
         """Time in the encoder, from a time.perf_counter() until now; of tiles at the same time it counts once."""

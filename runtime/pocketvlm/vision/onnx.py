@@ -17,6 +17,7 @@ from pocketvlm.vision.family import RGB
 from pocketvlm.vision.providers import CPU, providers_of
 
 INPUT, OUTPUT = "pixels", "embeddings"
+TOGETHER = 2  # tiles at a time on a CPU, each on a thread of the caller's
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 _FATAL = 4  # log level; errors are raised, and anything else would go to the terminal
 
@@ -46,7 +47,7 @@ def version() -> str:
 class OnnxEncoder:
     """A `VisionEncoder` over a file whose header was checked.
 
-    Tiles go one by one: int8 activations share one scale a run, so a tile's embeddings would depend on its neighbours.
+    A tile is a run of its own: int8 activations share one scale a run, so it would depend on its neighbours.
     """
 
     def __init__(self, header: OnnxHeader, *, threads: int, device: str = CPU) -> None:
@@ -54,7 +55,7 @@ class OnnxEncoder:
         kind = str(header.metadata.get("pocketvlm.type", ""))
         self.name = " ".join(filter(None, ("onnxruntime", kind, "" if device == CPU else device)))
         self.path = header.path
-        self.together = 2 if device == CPU else 1
+        self.together = TOGETHER if device == CPU else 1
         self._cancelled = False
         self._run = ort.RunOptions()
         self._run.log_severity_level = _FATAL

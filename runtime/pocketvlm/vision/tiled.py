@@ -82,14 +82,16 @@ class _TiledSeen(Seen):
     plan: PicturePlan
     by: tuple[Family, VisionEncoder]
     tiles: Sequence[RGB] | None = field(default=None, repr=False)  # cut when first needed
+    contents: dict[int, str] = field(default_factory=dict, repr=False)  # of tiles that were asked for, by index
 
     def content(self, slot: Slot) -> str:
         """Of a tile, which the encoder sees by itself: a picture that changed in one place costs the tiles there."""
-        tile = self._tile(slot)
-        began = time.perf_counter()
-        content = content_of(tile)
-        self.preprocess_ms += 1000 * (time.perf_counter() - began)
-        return content
+        if slot.index not in self.contents:
+            tile = self._tile(slot)
+            began = time.perf_counter()
+            self.contents[slot.index] = content_of(tile)
+            self.preprocess_ms += 1000 * (time.perf_counter() - began)
+        return self.contents[slot.index]
 
     def compute(self, slot: Slot) -> Embeddings:
         tile = self._tile(slot)
