@@ -121,6 +121,17 @@ def test_an_unknown_split(folder: Path, tmp_path: Path) -> None:
         Model(path, vocab_only=True)
 
 
+def test_a_byte_without_a_token(folder: Path, tmp_path: Path) -> None:
+    vocabulary = read(folder)
+    tokens = ["none" if token == "Ã" else token for token in vocabulary.tokens]  # 0xc3, which begins an é
+    path = write(vocabulary, tmp_path / "vocabulary.gguf", {"tokenizer.ggml.tokens": tokens})
+    with (
+        Model(path, vocab_only=True) as model,
+        pytest.raises(ModelFormatError, match=r"vocabulary\.gguf: has pocketvlm.split, but no token for the byte 0xc3"),
+    ):
+        model.tokenize("àé", special=False)
+
+
 def test_control_tokens_that_a_user_wrote_stay_text(folder: Path, tmp_path: Path) -> None:
     vocabulary = read(folder)
     assert vocabulary.types[3] == TokenType.CONTROL

@@ -105,6 +105,7 @@ def test_a_mask_token_is_left_out(tmp_path: Path, pristine: Path) -> None:
         ("config", "text_config.rope_parameters.rope_type", "yarn", "'yarn' is not known"),
         ("config", "downsample_ratio", 0.4, "downsample_ratio is 0.4; it must be 1 divided by"),
         ("config", "downsample_ratio", 0.2, "do not divide it"),
+        ("config", "downsample_ratio", 1e-320, "it must be 1 divided by"),
         ("config", "downsample_ratio", 2, "downsample_ratio is 2"),
         ("config", "projector_hidden_act", "silu", "projector_hidden_act is 'silu'"),
         ("config", "vision_feature_layer", -2, "vision_feature_layer is -2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf, nan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from pocketvlm.cli import app
 from pocketvlm.errors import ModelFormatError
+from pocketvlm.vision.families.llava import Llava
 from pocketvlm.vision.families.smolvlm import SmolVLM
 from pocketvlm.vision.family import Mosaic, PicturePlan, TileSlot
 from pocketvlm.vision.fit import Fit
@@ -54,7 +56,7 @@ WRONG = [
     ("gemma3", "image_size", 4096),  # with these patches, embeddings by the ten thousand
     *[("qwen2.5vl_merger", key, value) for key in SOUND["qwen2.5vl_merger"] for value in HUGE],
     ("qwen2.5vl_merger", "image_min_pixels", 1003521),
-    *[("mlp", "image_mean", value) for value in ([0.5, 0.5], ["0.5"] * 3)],
+    *[("mlp", "image_mean", value) for value in ([0.5, 0.5], ["0.5"] * 3, [inf] * 3, [nan] * 3)],
     *[(kind, key, value) for kind in ("lfm2", "gemma4v") for key in SOUND[kind] for value in HUGE],
     ("lfm2", "image_min_pixels", 1 << 20),
     *[("pixtral", key, value) for key in SOUND["pixtral"] for value in (*HUGE, 1 << 15)],
@@ -80,6 +82,12 @@ def test_nonsense_is_refused(kind: str, key: str, value: Any) -> None:
     changed = {"patch_size": 1} if (kind, value) == ("gemma3", 4096) else {}
     with pytest.raises(ModelFormatError, match=r"^x\.gguf: its metadata is wrong: "):
         family_of(metadata(kind, **changed, **{key: value}), Path("x.gguf"))
+
+
+def test_a_mean_beyond_any_colour() -> None:
+    family = family_of(metadata("mlp", image_mean=[1e308, -1e308, 1]), Path("x.gguf"))
+    assert isinstance(family, Llava)
+    assert family.fit.colour == (255, 0, 255)
 
 
 def test_a_place_in_a_grid_that_the_edge_cuts_has_a_token() -> None:

@@ -130,7 +130,7 @@ class InternVL(Family):
         """Patches along the edge of the square that becomes one token."""
         config = self.checkpoint.config
         ratio = config.number("downsample_ratio", 0.5, positive=True)
-        if ratio > 1 or 1 / ratio != int(1 / ratio):
+        if ratio > 1 or not (1 / ratio).is_integer():
             raise config.wrong("downsample_ratio", "it must be 1 divided by a whole number")
         return int(1 / ratio)
 

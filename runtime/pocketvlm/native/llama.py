@@ -236,7 +236,11 @@ class Model(Handle):
     def _merges(self) -> words.Merges:
         others = _CONTROL | _USER_DEFINED
         kinds = enumerate(self._attributes)
-        return words.Merges({self.piece(token): token for token, kind in kinds if kind & _NORMAL and not kind & others})
+        ids = {self.piece(token): token for token, kind in kinds if kind & _NORMAL and not kind & others}
+        missing = [byte for byte in range(256) if bytes([byte]) not in ids]
+        if missing:
+            raise ModelFormatError(f"has pocketvlm.split, but no token for the byte {missing[0]:#04x}", self.path)
+        return words.Merges(ids)
 
     @cached_property
     def _attributes(self) -> list[int]:

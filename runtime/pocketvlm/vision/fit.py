@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -60,7 +61,11 @@ def read_fit(metadata: Mapping[str, object], edge: int) -> Fit:
     if found is None:
         raise ValueError(f"pocketvlm.image_fit is {kind!r}, known: {', '.join(get_args(Kind))}")
     mean = metadata.get("clip.vision.image_mean")
-    if not isinstance(mean, list | tuple) or len(mean) != 3 or not all(isinstance(x, int | float) for x in mean):
+    if not isinstance(mean, list | tuple) or len(mean) != 3 or not all(map(_is_finite, mean)):
         raise ValueError(f"clip.vision.image_mean is {mean!r}, must be three numbers")
-    red, green, blue = (min(255, max(0, int(255 * x))) for x in mean)
+    red, green, blue = (int(min(255, max(0, 255 * x))) for x in mean)
     return Fit(found, edge, (red, green, blue))
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
