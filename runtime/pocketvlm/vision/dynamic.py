@@ -11,6 +11,7 @@ from PIL import Image
 
 from pocketvlm.errors import ImageError
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.grid import resized
 from pocketvlm.vision.square import positive
 
 _MERGE = 2
@@ -67,10 +68,7 @@ class DynamicSize:
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
         """One uint8 [height, width, 3]."""
-        picture = Image.fromarray(image)
-        if picture.size != plan.used:
-            picture = picture.resize(plan.used, Image.Resampling.BICUBIC)
-        return [np.asarray(picture)]
+        return [np.asarray(resized(Image.fromarray(image), plan.used, Image.Resampling.BICUBIC))]
 
     def _within(self, size: tuple[int, int], used: tuple[int, int], tokens: int) -> tuple[int, int]:
         """`used`, or the largest grid of at most `tokens` in the proportions of `size`."""

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pocketvlm.errors import ImageError
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.grid import resized
 from pocketvlm.vision.square import positive
 
 _BUDGETS = (70, 140, 280, 560, 1120)  # embeddings of a picture that the model was trained with
@@ -50,10 +51,7 @@ class Gemma4:
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
         """One uint8 [height, width, 3]."""
-        picture = Image.fromarray(image)
-        if picture.size != plan.used:
-            picture = picture.resize(plan.used, Image.Resampling.BICUBIC)
-        return [np.asarray(picture)]
+        return [np.asarray(resized(Image.fromarray(image), plan.used, Image.Resampling.BICUBIC))]
 
 
 def _fit(size: tuple[int, int], cell: int, budget: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.grid import cut, grids, nearest, resized
 from pocketvlm.vision.square import positive, read_square
 
 _BEGIN, _END = "<img>", "</img>"
@@ -53,7 +54,7 @@ class InternVL:
             most = min(most, max(self.least, math.ceil(size[0] / self.tile) * math.ceil(size[1] / self.tile)))
         if max_tokens is not None:
             most = min(most, max_tokens // self.tile_tokens - 1)  # the whole picture comes on top
-        cols, rows = self._grid(size, most)
+        cols, rows = nearest(size, self.tile, grids(self.least, most)) or (1, 1)
         grid = (self.tokens_per_side, self.tokens_per_side)
         count = cols * rows
         slots = (TileSlot(index, grid) for index in range(count + 1 if count > 1 else 1))
@@ -64,26 +65,10 @@ class InternVL:
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
         """uint8 [tile, tile, 3] each: the grid row by row, then the whole picture."""
         picture, edge = Image.fromarray(image), self.tile
-        whole = _resize(picture, plan.used)
-        corners = ((left, top) for top in range(0, whole.height, edge) for left in range(0, whole.width, edge))
-        crops = [whole.crop((left, top, left + edge, top + edge)) for left, top in corners]
+        crops = cut(resized(picture, plan.used, _BICUBIC), edge)
         if len(crops) > 1:
-            crops.append(_resize(picture, (edge, edge)))
+            crops.append(resized(picture, (edge, edge), _BICUBIC))
         return [np.asarray(crop) for crop in crops]
-
-    def _grid(self, size: tuple[int, int], most: int) -> tuple[int, int]:
-        """Columns and rows, at most `most` tiles together: of those nearest in proportions the smallest.
-
-        Or a larger one, if the picture has pixels for more than half of it.
-        """
-        found = [(c, r) for c in range(1, most + 1) for r in range(1, most // c + 1) if c * r >= self.least]
-        ratio, area = size[0] / size[1], size[0] * size[1]
-        best, nearest = (1, 1), math.inf
-        for cols, rows in sorted(found, key=lambda grid: grid[0] * grid[1]):
-            away = abs(ratio - cols / rows)
-            if away < nearest or (away == nearest and area > 0.5 * self.tile**2 * cols * rows):
-                best, nearest = (cols, rows), away
-        return best
 
 
 def matches(metadata: dict[str, Any]) -> bool:
@@ -95,7 +80,3 @@ def from_metadata(metadata: dict[str, Any]) -> InternVL:
     least = positive(metadata, "clip.vision.preproc_min_tiles", _FEWEST, most=_MOST_TILES)
     most = positive(metadata, "clip.vision.preproc_max_tiles", _USUAL, most=_MOST_TILES)
     return InternVL(*read_square(metadata), least, most)
-
-
-def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return picture if picture.size == size else picture.resize(size, _BICUBIC)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pocketvlm.errors import ImageError
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.grid import cut, grids, nearest, resized
 from pocketvlm.vision.square import positive
 
 _BILINEAR = Image.Resampling.BILINEAR
@@ -82,11 +83,11 @@ class LFM2VL:
         """The grid row by row, uint8 [tile, tile, 3] each, then the whole picture; or that alone."""
         picture = Image.fromarray(image)
         if len(plan.resizes) == 1:
-            return [np.asarray(_resize(picture, plan.used))]
-        edge, large = self.tile, _resize(picture, plan.used)
-        corners = ((left, top) for top in range(0, large.height, edge) for left in range(0, large.width, edge))
-        crops = [np.asarray(large.crop((x, y, x + edge, y + edge))) for x, y in corners]
-        return [*crops, np.asarray(_resize(picture, plan.resizes[0]))] if self.overview else crops
+            return [np.asarray(resized(picture, plan.used, _BILINEAR))]
+        crops = cut(resized(picture, plan.used, _BILINEAR), self.tile)
+        if self.overview:
+            crops.append(resized(picture, plan.resizes[0], _BILINEAR))
+        return [np.asarray(crop) for crop in crops]
 
     def _single(self, size: tuple[int, int]) -> tuple[int, int]:
         """The nearest multiples of a cell with `least` to `most` of them, in about the picture's proportions."""
@@ -107,30 +108,20 @@ class LFM2VL:
         return width * height > self.most * self.cell**2 * _TOLERANCE
 
     def _grids(self) -> list[tuple[int, int]]:
-        """(columns, rows) of every grid, the fewest tiles first, then the fewest columns."""
-        edge = range(1, self.tiles_to + 1)
-        found = [(c, r) for c in edge for r in edge if self.tiles_from <= c * r <= self.tiles_to]
-        return sorted(found, key=lambda grid: grid[0] * grid[1])
+        return grids(self.tiles_from, self.tiles_to)
 
     def _grid(self, size: tuple[int, int], detail: Detail, room: int | None) -> tuple[int, int] | None:
         """Nearest in proportions to the picture, of those with at most `room` tiles; None where there is none.
 
-        Of two that are equally near, the later one where the picture has more than half of its pixels. With `auto`,
-        every row and column of the grid begins inside the picture at its own size.
+        With `auto`, every row and column of the grid begins inside the picture at its own size.
         """
-        ratio, area = size[0] / size[1], size[0] * size[1]
-        grids = [grid for grid in self._grids() if room is None or grid[0] * grid[1] <= room]
+        fitting = [grid for grid in self._grids() if room is None or grid[0] * grid[1] <= room]
         if detail == "auto":
             inside = [
-                grid for grid in grids if all((n - 1) * self.tile < edge for n, edge in zip(grid, size, strict=True))
+                grid for grid in fitting if all((n - 1) * self.tile < edge for n, edge in zip(grid, size, strict=True))
             ]
-            grids = inside or grids[:1]
-        best, least = None, math.inf
-        for cols, rows in grids:
-            off = abs(ratio - cols / rows)
-            if off < least or (off == least and area > 0.5 * self.tile**2 * cols * rows):
-                best, least = (cols, rows), off
-        return best
+            fitting = inside or fitting[:1]
+        return nearest(size, self.tile, fitting)
 
     def _within(self, size: tuple[int, int], tokens: int) -> tuple[int, int]:
         """The largest grid of at most so many tokens in about the picture's proportions."""
@@ -179,7 +170,3 @@ def from_metadata(metadata: dict[str, Any]) -> LFM2VL:
 
 def _name(row: int, col: int) -> str:
     return f"<|img_row_{row + 1}_col_{col + 1}|>"
-
-
-def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return picture if picture.size == size else picture.resize(size, _BILINEAR)

@@ -16,13 +16,12 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.vision.family import RGB, Detail, Mosaic, PicturePlan, TileSlot
+from pocketvlm.vision.grid import Size, cut
 from pocketvlm.vision.square import read_square
 
 _KEY = "clip.vision.image_grid_pinpoints"
 _MOST_TILES = 64  # along an edge: several times what models have
 _BICUBIC = Image.Resampling.BICUBIC
-
-Size = tuple[int, int]  # (width, height)
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,7 @@ class LlavaNext:
             canvas = Image.new("RGB", plan.canvas)
             left, top = (width - plan.used[0]) // 2, (height - plan.used[1]) // 2
             canvas.paste(picture.resize(plan.used, _BICUBIC), (left, top))
-            corners = ((x, y) for y in range(0, height, edge) for x in range(0, width, edge))
-            views += [canvas.crop((x, y, x + edge, y + edge)) for x, y in corners]
+            views += cut(canvas, edge)
         return [np.asarray(view) for view in views]
 
     def _tokens(self, size: Size, grid: Size) -> int:

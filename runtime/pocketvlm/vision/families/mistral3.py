@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.grid import resized
 from pocketvlm.vision.square import positive
 
 _BREAK, _END = "[IMG_BREAK]", "[IMG_END]"
@@ -53,10 +54,7 @@ class Mistral3:
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
         """One uint8 [height, width, 3]."""
-        picture = Image.fromarray(image)
-        if picture.size != plan.used:
-            picture = picture.resize(plan.used, Image.Resampling.BICUBIC)
-        return [np.asarray(picture)]
+        return [np.asarray(resized(Image.fromarray(image), plan.used, Image.Resampling.BICUBIC))]
 
     def _slot(self, size: tuple[int, int]) -> TileSlot:
         """As many rows and columns as cover a picture of this size."""

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.grid import cut, resized
 from pocketvlm.vision.square import positive, read_square
 
 _LONGEST_ALLOWED = 4096  # transformers: idefics3 MAX_IMAGE_SIZE
@@ -54,14 +55,9 @@ class SmolVLM:
         """uint8 [tile, tile, 3] each: the grid row by row, then the whole picture."""
         picture = Image.fromarray(image)
         for step in plan.resizes:
-            picture = _resize(picture, step)
-        edge = self.tile
-        crops = []
-        if plan.tiles > 1:
-            for top in range(0, picture.height, edge):
-                for left in range(0, picture.width, edge):
-                    crops.append(picture.crop((left, top, left + edge, top + edge)))
-        crops.append(_resize(picture, (edge, edge)))
+            picture = resized(picture, step, _LANCZOS)
+        crops = cut(picture, self.tile) if plan.tiles > 1 else []
+        crops.append(resized(picture, (self.tile, self.tile), _LANCZOS))
         return [np.asarray(crop) for crop in crops]
 
     def _resizes(self, size: tuple[int, int], detail: Detail) -> tuple[tuple[int, int], ...]:
@@ -124,10 +120,6 @@ def matches(metadata: dict[str, Any]) -> bool:
 def from_metadata(metadata: dict[str, Any]) -> SmolVLM:
     tile, side = read_square(metadata)
     return SmolVLM(tile, positive(metadata, "clip.vision.preproc_image_size", most=_MOST_TILES * tile), side)
-
-
-def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return picture if picture.size == size else picture.resize(size, _LANCZOS)
 
 
 def _to_longest_edge(size: tuple[int, int], longest: int) -> tuple[int, int]:
