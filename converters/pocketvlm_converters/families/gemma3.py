@@ -13,7 +13,7 @@ from pocketvlm_converters.networks.rope import Rope, read_rope
 from pocketvlm_converters.networks.siglip import SigLIP, siglip
 from pocketvlm_converters.onnx import layers
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
-from pocketvlm_converters.onnx.patches import Normalization, read_normalization
+from pocketvlm_converters.onnx.patches import BILINEAR, Normalization, read_normalization, require_preprocessing
 from pocketvlm_converters.onnx.weights import floats
 
 _GEMMA = Style(
@@ -45,15 +45,6 @@ _VISION_DEFAULTS = {  # transformers' SiglipVisionConfig
     "num_attention_heads": 12,
     "image_size": 224,
     "patch_size": 16,
-}
-# What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
-_PREPROCESSING = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "rescale_factor": 1 / 255,
-    "resample": 2,  # PIL.Image.Resampling.BILINEAR
-    "do_pan_and_scan": False,
 }
 _WINDOW, _FULL = "sliding_attention", "full_attention"
 _PATTERN = 6  # of these layers the last has no window, where neither file says otherwise: transformers and libllama
@@ -134,8 +125,7 @@ class Gemma3(Family):
         config.require("model_type", "siglip_vision_model", "siglip_vision_model")
         encoder = siglip(config, **_VISION_DEFAULTS)
         preprocessor = self.checkpoint.preprocessor
-        for key, value in _PREPROCESSING.items():
-            preprocessor.require(key, value, value)
+        require_preprocessing(preprocessor, BILINEAR, do_pan_and_scan=False)
         for key in ("height", "width"):
             preprocessor.section("size").require(key, encoder.image, 224)
         return encoder

@@ -15,6 +15,7 @@ from pocketvlm_converters.networks.decoder import MOST_LAYERS, embeddings
 from pocketvlm_converters.networks.pooled_vit import PooledViT
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
 from pocketvlm_converters.onnx.layers import norm
+from pocketvlm_converters.onnx.patches import BICUBIC, require_preprocessing
 
 _TEXT_DEFAULTS = {  # transformers' Gemma4TextConfig
     "hidden_size": 2304,
@@ -26,14 +27,6 @@ _TEXT_DEFAULTS = {  # transformers' Gemma4TextConfig
     "vocab_size": 262144,
     "max_position_embeddings": 131072,
     "sliding_window": 512,
-}
-# What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
-_PREPROCESSING = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": False,
-    "rescale_factor": 1 / 255,
-    "resample": 3,  # PIL.Image.Resampling.BICUBIC
 }
 _WINDOW, _FULL = "sliding_attention", "full_attention"
 _NEVER = np.float32(1e30)  # a frequency divided by it stands still
@@ -126,8 +119,7 @@ class Gemma4(Family):
     def _tokens(self) -> int:
         """Embeddings of a picture, at most."""
         preprocessor, encoder = self.checkpoint.preprocessor, self._encoder
-        for key, value in _PREPROCESSING.items():
-            preprocessor.require(key, value, value)
+        require_preprocessing(preprocessor, BICUBIC, do_normalize=False)
         preprocessor.require("patch_size", encoder.patch, 16)
         preprocessor.require("pooling_kernel_size", encoder.pool, 3)
         tokens = preprocessor.integer("max_soft_tokens", 280)

@@ -13,7 +13,14 @@ from pocketvlm_converters.networks.rope import read_rope
 from pocketvlm_converters.networks.scaled_vit import ScaledViT
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
 from pocketvlm_converters.onnx.layers import norm
-from pocketvlm_converters.onnx.patches import Normalization, read_normalization
+from pocketvlm_converters.onnx.patches import (
+    BICUBIC,
+    CLIP_MEAN,
+    CLIP_STD,
+    Normalization,
+    read_normalization,
+    require_preprocessing,
+)
 
 _TEXT_DEFAULTS = {  # transformers' Qwen2Config and Qwen3Config
     "hidden_size": 4096,
@@ -33,16 +40,6 @@ _STYLES = {  # by the text configuration's model_type
         defaults=_TEXT_DEFAULTS | {"head_dim": 128},
     ),
 }
-# What the runtime's preprocessing takes for granted, and transformers' default where the file is silent. Whether a
-# picture is cropped is not asked: InternVLProcessor has its own opinion, and always does it.
-_PREPROCESSING = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "rescale_factor": 1 / 255,
-    "resample": 3,  # PIL.Image.Resampling.BICUBIC
-}
-_CLIP_MEAN, _CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 _MOST_TILES = 1024  # libmtmd lists all grids
 _RMS_SIZES = (3200, 45)  # width and layers by which libmtmd knows the one encoder with such norms
 _HEAD_EPSILON = 1e-6  # of norms of queries and keys; the reference asks no configuration for it
@@ -190,13 +187,13 @@ class InternVL(Family):
         return names
 
     def _normalization(self) -> Normalization:
-        return read_normalization(self.checkpoint.preprocessor, _CLIP_MEAN, _CLIP_STD)
+        return read_normalization(self.checkpoint.preprocessor, CLIP_MEAN, CLIP_STD)
 
     def _tiles(self) -> tuple[int, int]:
         """The fewest and most tiles that a picture is cut into."""
         preprocessor, encoder = self.checkpoint.preprocessor, self._encoder
-        for key, value in _PREPROCESSING.items():
-            preprocessor.require(key, value, value)
+        # Whether a picture is cropped is not asked: InternVLProcessor has its own opinion, and always does it.
+        require_preprocessing(preprocessor, BICUBIC)
         for key in ("height", "width"):
             preprocessor.section("size").require(key, encoder.image, 384)
         tokens = (encoder.side // self._shuffle) ** 2

@@ -11,18 +11,8 @@ from pocketvlm_converters.family import Family, Part, Value, Weight
 from pocketvlm_converters.networks.naflex import NaFlex, naflex
 from pocketvlm_converters.networks.short_conv import short_conv_decoder
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
-from pocketvlm_converters.onnx.patches import Normalization, read_normalization
+from pocketvlm_converters.onnx.patches import BILINEAR, Normalization, read_normalization, require_preprocessing
 
-# What the runtime's preprocessing takes for granted, and transformers' default where the file is silent. It resizes
-# whatever `do_resize` says.
-_PREPROCESSING = {
-    "do_rescale": True,
-    "do_normalize": True,
-    "do_pad": True,
-    "rescale_factor": 1 / 255,
-    "resample": 2,  # PIL.Image.Resampling.BILINEAR
-    "max_pixels_tolerance": 2.0,
-}
 _PROCESSORS = ("Lfm2VlImageProcessor", "Lfm2VlImageProcessorFast")
 _MOST_TILES = 10  # along an edge; each place in the grid has a token of its own
 _EPSILON = 1e-5  # of the projector's norm, for which no configuration has a key
@@ -115,8 +105,8 @@ class LFM2VL(Family):
             raise preprocessor.wrong(
                 "image_processor_type", "this is of the first days, with code of its own; take the hub's present files"
             )
-        for key, value in _PREPROCESSING.items():
-            preprocessor.require(key, value, value)
+        # It resizes whatever `do_resize` says.
+        require_preprocessing(preprocessor, BILINEAR, do_resize=None, do_pad=True, max_pixels_tolerance=2.0)
         for key, value, default in (
             ("encoder_patch_size", encoder.patch, 16),
             ("downsample_factor", self._factor, 2),

@@ -14,7 +14,14 @@ from pocketvlm_converters.networks.decoder import Style, decoder, head_width, re
 from pocketvlm_converters.networks.rope import read_rope
 from pocketvlm_converters.networks.siglip import SigLIP, siglip
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
-from pocketvlm_converters.onnx.patches import CLIP_MEAN, CLIP_STD, Normalization, read_normalization
+from pocketvlm_converters.onnx.patches import (
+    BICUBIC,
+    CLIP_MEAN,
+    CLIP_STD,
+    Normalization,
+    read_normalization,
+    require_preprocessing,
+)
 
 _TEXT = {  # by the model_type of text_config; the defaults are those of its configuration class
     "llama": Style("llama", rotates_neighbours=True),
@@ -38,14 +45,6 @@ _SIGLIP_DEFAULTS = {  # transformers' SiglipVisionConfig
     "num_attention_heads": 12,
     "image_size": 224,
     "patch_size": 16,
-}
-# What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
-PREPROCESSING = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "rescale_factor": 1 / 255,
-    "resample": 3,  # PIL.Image.Resampling.BICUBIC
 }
 _DECODER = ("language_model.model.", "model.language_model.", "language_model.")
 _HEAD = ("language_model.", "")
@@ -158,8 +157,7 @@ class Llava(Family):
     def _fit(self) -> str:
         """How a picture is made square."""
         found, edge = self.checkpoint.preprocessor, self._encoder.image
-        for key, value in PREPROCESSING.items():
-            found.require(key, value, value)
+        require_preprocessing(found, BICUBIC)
         size = found.section("size")
         if size.values.get("height") is not None:
             for key in ("height", "width"):

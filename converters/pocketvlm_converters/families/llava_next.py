@@ -6,9 +6,10 @@ from functools import cached_property
 from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
-from pocketvlm_converters.families.llava import PREPROCESSING, Llava
+from pocketvlm_converters.families.llava import Llava
 from pocketvlm_converters.family import Value, Weight
 from pocketvlm_converters.onnx.graph import INPUT, Graph, GraphOutput
+from pocketvlm_converters.onnx.patches import BICUBIC, require_preprocessing
 
 _GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]  # transformers' default: height, width
 _MOST_TILES = 64  # along an edge
@@ -57,8 +58,7 @@ class LlavaNext(Llava):
     def _fit(self) -> str:
         """Each tile has its size already."""
         found, edge = self.checkpoint.preprocessor, self._encoder.image
-        for key, value in PREPROCESSING.items():
-            found.require(key, value, value)
+        require_preprocessing(found, BICUBIC)
         size = found.section("size")
         if size.values.get("height") is None:
             size.require("shortest_edge", edge, 224)

@@ -21,7 +21,14 @@ from pocketvlm_converters.networks.rope import read_rope
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
 from pocketvlm_converters.onnx.grid import Grid
 from pocketvlm_converters.onnx.layers import norm
-from pocketvlm_converters.onnx.patches import CLIP_MEAN, CLIP_STD, Normalization, read_normalization
+from pocketvlm_converters.onnx.patches import (
+    BICUBIC,
+    CLIP_MEAN,
+    CLIP_STD,
+    Normalization,
+    read_normalization,
+    require_preprocessing,
+)
 
 _TEXT = {  # by the model_type of text_config; the defaults are those of its configuration class
     "mistral": Style(
@@ -55,14 +62,6 @@ _VISION_DEFAULTS = {  # transformers' PixtralVisionConfig
     "patch_size": 16,
 }
 _EPSILON = 1e-5  # of the projector's norm: libmtmd has one for all
-# What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
-_PREPROCESSING = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "rescale_factor": 1 / 255,
-    "resample": 3,  # PIL.Image.Resampling.BICUBIC
-}
 _LONGEST = 1024  # pixels, where the image processor's file is silent
 _BREAK = "[IMG_BREAK]"
 _WORDS = (
@@ -228,8 +227,7 @@ class Mistral3(Family):
     def _longest_edge(self) -> int:
         """In pixels, the edge that larger pictures are shrunk to."""
         preprocessor = self.checkpoint.preprocessor
-        for key, value in _PREPROCESSING.items():
-            preprocessor.require(key, value, value)
+        require_preprocessing(preprocessor, BICUBIC)
         processor = self.checkpoint.json("processor_config.json", optional=True)
         processor.require("patch_size", self._encoder.patch, 16)
         processor.require("spatial_merge_size", self._merge, 1)

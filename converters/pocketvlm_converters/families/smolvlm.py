@@ -10,7 +10,7 @@ from pocketvlm_converters.networks.decoder import Style, decoder, head_width
 from pocketvlm_converters.networks.rope import read_rope
 from pocketvlm_converters.networks.siglip import SigLIP, siglip
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
-from pocketvlm_converters.onnx.patches import Normalization, read_normalization
+from pocketvlm_converters.onnx.patches import LANCZOS, Normalization, read_normalization, require_preprocessing
 
 # transformers' Idefics3VisionConfig; SmolVLMVisionConfig has the same.
 _VISION_DEFAULTS = {
@@ -20,15 +20,6 @@ _VISION_DEFAULTS = {
     "num_attention_heads": 16,
     "image_size": 224,
     "patch_size": 32,
-}
-# What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
-_PREPROCESSING = {
-    "do_image_splitting": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "do_resize": True,
-    "rescale_factor": 1 / 255,
-    "resample": 1,  # PIL.Image.Resampling.LANCZOS
 }
 _LLAMA = Style("llama", rotates_neighbours=True)
 _MOST_TILES = 64  # along an edge; each place in the grid has a token of its own
@@ -101,8 +92,7 @@ class SmolVLM(Family):
     def _longest_edge(self) -> int:
         """The edge that a picture is enlarged or shrunk to before it is cut into tiles, in pixels."""
         preprocessor, tile = self.checkpoint.preprocessor, self._encoder().image
-        for key, value in _PREPROCESSING.items():
-            preprocessor.require(key, value, value)
+        require_preprocessing(preprocessor, LANCZOS, do_image_splitting=True)
         preprocessor.section("max_image_size").require("longest_edge", tile, 364)
         size = preprocessor.section("size")
         longest = size.integer("longest_edge", 4 * 364)

@@ -13,19 +13,18 @@ from pocketvlm_converters.networks.decoder import Style, decoder, head_width, re
 from pocketvlm_converters.networks.rope import Rope, read_rope
 from pocketvlm_converters.networks.rotary_vit import FRAMES, RotaryViT
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
-from pocketvlm_converters.onnx.patches import CLIP_MEAN, CLIP_STD, Normalization, read_normalization
+from pocketvlm_converters.onnx.patches import (
+    BICUBIC,
+    CLIP_MEAN,
+    CLIP_STD,
+    Normalization,
+    read_normalization,
+    require_preprocessing,
+)
 
 MERGE = 2  # libmtmd has a key, but parts of its graph and of its input count on this
 EPSILON = 1e-6  # of the encoder's norms: no configuration has a key for it
 _IMAGE_SIZE = 560  # what libmtmd's own converter writes where there is no table of positions; nothing comes of it
-# What the runtime's preprocessing takes for granted, and transformers' default where the file is silent.
-_PREPROCESSING = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "rescale_factor": 1 / 255,
-    "resample": 3,  # PIL.Image.Resampling.BICUBIC
-}
 # What libmtmd has fixed in every encoder of this kind, and transformers' default.
 _FIXED = {"spatial_merge_size": MERGE, "temporal_patch_size": FRAMES, "in_channels": 3, "in_chans": 3}
 
@@ -121,8 +120,9 @@ class MRope(Family):
         preprocessor, encoder = self.checkpoint.preprocessor, self.encoder
         sizes = {"patch_size": encoder.patch, "merge_size": encoder.merge, "temporal_patch_size": FRAMES}
         defaults = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
-        for key, value in (_PREPROCESSING | sizes).items():
-            preprocessor.require(key, value, defaults.get(key, value))
+        require_preprocessing(preprocessor, BICUBIC)
+        for key, value in sizes.items():
+            preprocessor.require(key, value, defaults[key])
         size = preprocessor.section("size")
         least = preprocessor.integer("min_pixels", size.integer("shortest_edge", self.pixels[0]))
         most = preprocessor.integer("max_pixels", size.integer("longest_edge", self.pixels[1]))

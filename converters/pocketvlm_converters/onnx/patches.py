@@ -1,4 +1,4 @@
-"""From pixels to patches in an ONNX graph: how they are cut, and how the patch convolution normalises them."""
+"""From pixels to patches: what is asked of preprocessing, how patches are cut, how their convolution normalises."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pocketvlm_converters.onnx.graph import FLOAT, INPUT, Graph
 
 # Means and deviations of the pixels that OpenAI's CLIP was trained on.
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+LANCZOS, BILINEAR, BICUBIC = 1, 2, 3  # as PIL.Image.Resampling numbers them
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,17 @@ def read_normalization(preprocessor: Section, mean: Sequence[float], std: Sequen
     if not all(found[1]):
         raise CheckpointError(f"image_std is {found[1]}: nothing can be divided by 0", preprocessor.path)
     return Normalization(*found)
+
+
+def require_preprocessing(preprocessor: Section, resample: int, **others: float | None) -> None:
+    """Refuse what the runtime does otherwise. `others` are more keys or other values; None, and a key is not asked.
+
+    These are the image processor's defaults as well, where its file is silent. Raises CheckpointError.
+    """
+    usual = {"do_resize": True, "do_rescale": True, "do_normalize": True, "rescale_factor": 1 / 255}
+    for key, value in {**usual, "resample": resample, **others}.items():
+        if value is not None:
+            preprocessor.require(key, value, value)
 
 
 def cut(graph: Graph, patch: int, group: int, rows: int | str, cols: int | str, crop: int | None = None) -> str:
