@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.family import Family, Part, weights_sha256
 from pocketvlm_converters.gguf import Progress, silent
 from pocketvlm_converters.onnx.graph import Graph, OnnxType
@@ -21,7 +22,7 @@ class Parts:
 
 
 def parts_of(family: Family, name: str, *, hashed: bool = True) -> Parts:
-    """Everything that a checkpoint promises is checked; `name` becomes the model's.
+    """Everything that a checkpoint promises is checked, and that it has a chat template; `name` becomes the model's.
 
     Without `hashed` no weight is read, and the files would not know that they are a pair.
     """
@@ -29,6 +30,12 @@ def parts_of(family: Family, name: str, *, hashed: bool = True) -> Parts:
     family.check_all_used()
     rows = next(weight.tensor.shape[0] for weight in language.weights if weight.name == "token_embd.weight")
     vocabulary = read_vocabulary(family.checkpoint, rows, family.pre_tokenizers)
+    if vocabulary.chat_template is None:
+        raise CheckpointError(
+            "has no chat template, neither chat_template.jinja nor chat_template in tokenizer_config.json: "
+            "nothing says how a question is put, or where a picture stands",
+            family.checkpoint.path,
+        )
     check_picture_tokens(family.checkpoint, vision.metadata, vocabulary)
     labels = {
         "general.name": name,

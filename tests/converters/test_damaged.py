@@ -248,6 +248,7 @@ SINGLE_FILE: dict[str, tuple[Damage, tuple[str, ...]]] = {
     ),
     "only a GGUF": (lambda folder: (folder / SINGLE).rename(folder / "m.gguf"), (SINGLE, "not m.gguf")),
     "adapter": (adapter, ("adapter (LoRA)", "base model")),
+    "no config": (lambda folder: (folder / CONFIG).unlink(), (f"has no {CONFIG}\n",)),
     "folder of the hub's cache": (hub_cache, ("config.json", "snapshots")),
     # config.json
     "config empty": (file(CONFIG, b""), (CONFIG, "is empty")),
@@ -314,6 +315,10 @@ SINGLE_FILE: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), ("tokenizer.json",)),
     "tokenizer a pointer": (file("tokenizer.json", LFS), ("tokenizer.json", "git-lfs")),
     "tokenizer nested deep": (file("tokenizer.json", b'{"model":' * DEEP), ("tokenizer.json", "nested too deep")),
+    "no template": (
+        lambda folder: (folder / "chat_template.jinja").unlink(),
+        ("no chat template", "chat_template.jinja", "tokenizer_config.json"),
+    ),
     "template not UTF-8": (file("chat_template.jinja", b"\xff"), ("chat_template.jinja", "utf-8")),
 }
 SHARDED: dict[str, tuple[Damage, tuple[str, ...]]] = {
@@ -371,7 +376,7 @@ def refused(
     assert peak < 64 << 20
     told = str(caught.value)
     for part in wanted:
-        assert part in told
+        assert part in f"{told}\n"
     assert told.isprintable() and len(told) < 600 + len(str(folder)), "one line"
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["pocketvlm", "convert", str(folder), "-o", str(folder.parent / "bundle")])

@@ -70,8 +70,10 @@ def test_nothing_is_forgotten() -> None:
 
 @pytest.mark.parametrize("name", ["Q9_Z", "", "q4", "GUESSED", "NVFP4"])
 def test_unknown_quantization(name: str, tmp_path: Path, pristine: Path) -> None:
-    with pytest.raises(QuantizationError, match="Q4_K_M"):
+    with pytest.raises(QuantizationError, match=r"Q4_K_M.*with --imatrix also IQ1_M, .*, Q2_K_S$"):
         convert(pristine, tmp_path / "bundle", quantize=name)
+    with pytest.raises(QuantizationError, match=r"known: .*IQ1_M.*, TQ2_0$"):
+        convert(pristine, tmp_path / "bundle", quantize=name, imatrix="auto")
     with pytest.raises(QuantizationError, match="q8_0"):
         projector_type(name)
     assert language_type("q4_k_m") == "Q4_K_M" and projector_type("Q8_0") == "q8_0"

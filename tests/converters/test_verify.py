@@ -222,6 +222,13 @@ def test_a_template_that_drops_the_text(bundle: Path) -> None:
     deviates(bundle, "template")
 
 
+def test_no_template(bundle: Path) -> None:
+    """As a conversion refuses, and as a bundle of older days may be."""
+    replace(bundle / MODEL, b"tokenizer.chat_template", b"tokenizer.that_template")
+    reseal(bundle)
+    deviates(bundle, "template", "turns and pictures: there is none")
+
+
 @pytest.mark.parametrize("factor", [1.2, 0.7])
 def test_a_projector_of_another_scale(bundle: Path, factor: float) -> None:
     """Which a cosine does not see."""

@@ -97,7 +97,7 @@ def test_what_guesses_further_tokens_is_left_out(checkpoint: Path) -> None:
         ("config", "text_config.attention_bias", True, "attention_bias is True"),
         ("config", "text_config.rope_parameters.partial_rotary_factor", 0.5, "partial_rotary_factor is 0.5"),
         ("config", "text_config.rope_parameters.mrope_section", [4, 6, 7], "16 together"),
-        ("config", "text_config.rope_parameters.mrope_section", None, "mrope_section is missing"),
+        ("config", "text_config.rope_parameters.mrope_section", None, "rope_parameters.mrope_section is missing"),
         ("config", "vision_config.hidden_act", "gelu", "vision_config.hidden_act is 'gelu'"),
         ("config", "vision_config.attention_bias", False, "attention_bias is False"),
         ("config", "vision_config.in_channels", 1, "in_channels is 1"),

@@ -187,7 +187,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "yarn": (rope(rope_type="yarn", factor=4.0, mrope_section=SECTIONS), "'yarn' with mrope_section"),
     "linear": (rope(rope_type="linear", factor=4.0, mrope_section=SECTIONS), "'linear' with mrope_section"),
     "sections": (rope(rope_type="default", mrope_section=[2, 3, 4]), "8 together"),
-    "no sections": (rope(rope_type="default"), "mrope_section is missing"),
+    "no sections": (rope(rope_type="default"), "text_config.rope_parameters.mrope_section is missing"),
 }
 
 

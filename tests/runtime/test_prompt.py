@@ -345,6 +345,13 @@ def test_a_template_that_does_not_know_pictures_gets_them_in_the_text(source: st
     assert users(spans) == ["a", 0, 1, "b", 2]
 
 
+@pytest.mark.parametrize("source", [None, ""])
+def test_a_model_without_a_template_is_told_of(source: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    spans = render(ChatTemplate(source, path="some model"), [say("user", "a", PICTURE, "b")])
+    assert users(spans) == ["a", 0, "b"] and whole(spans, None).startswith("<|im_start|>user\n")
+    assert "some model has no chat template" in caplog.text
+
+
 def test_a_picture_that_is_not_placed_once_is_refused() -> None:
     twice = ChatTemplate("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}")
     never = ChatTemplate("{% for m in messages %}{{ m.content | upper }}{% endfor %}")

@@ -159,7 +159,9 @@ class Checkpoint:
                     raise CheckpointError(reason, shard)
             return sorted(shards)
         if not self._has(SINGLE):
-            raise CheckpointError(f"has neither {SINGLE} nor {INDEX}{self._hint()}", self.path)
+            others = [n for n in self._entries if n.endswith((".bin", ".pt", ".pth", ".gguf", ".safetensors"))]
+            read = f" (only safetensors of those names are read, not {short(others[0])[1:-1]})" if others else ""
+            raise CheckpointError(f"has neither {SINGLE} nor {INDEX}{self._hint() or read}", self.path)
         return [self.path / SINGLE]
 
     def _add(self, tensor: Tensor, shard: Path) -> None:
@@ -199,5 +201,4 @@ class Checkpoint:
             return ": it is an adapter (LoRA); merge it into its base model first"
         if "snapshots" in self._entries:
             return ": it is a folder of the hub's cache; give one of those in snapshots"
-        others = [n for n in self._entries if n.endswith((".bin", ".pt", ".pth", ".gguf", ".safetensors"))]
-        return f" (only safetensors of those names are read, not {short(others[0])[1:-1]})" if others else ""
+        return ""

@@ -10,7 +10,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.family import Family, Names, Part, Value
 from pocketvlm_converters.networks.decoder import Style, decoder, head_width, require_full_attention
-from pocketvlm_converters.networks.rope import Rope, read_rope
+from pocketvlm_converters.networks.rope import Rope, read_rope, section_of
 from pocketvlm_converters.networks.rotary_vit import FRAMES, RotaryViT
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
 from pocketvlm_converters.onnx.patches import (
@@ -109,7 +109,7 @@ class MRope(Family):
     def _rope(self) -> Rope:
         rope = read_rope(self.text, head_width(self.text, self.style), self.theta, interleaved=self.interleaved)
         if "rope.dimension_sections" not in rope.metadata:
-            raise CheckpointError("mrope_section is missing: nothing says how positions are shared out", self.text.path)
+            raise section_of(self.text).wrong("mrope_section", "nothing says how positions are shared out")
         return rope
 
     def _normalization(self) -> Normalization:

@@ -120,6 +120,8 @@ def template(bundle: Bundle, loaded: Loaded, wanted: str | None) -> Iterator[Che
             faults.append(f"{name}: {placed} places for {pictures} pictures")
         if prompts and asked == told:
             faults.append(f"{name}: add_generation_prompt changes nothing")
+    if not loaded.model.chat_template:
+        faults = ["there is none"]
     value = faults[0] if faults else f"{len(_CONVERSATIONS)} conversations"
     yield Check(stage="template", measured="turns and pictures", value=value, passed=not faults, files=sealed)
     yield _same("template", "rendered prompts", renders_sha256(loaded), wanted, sealed)

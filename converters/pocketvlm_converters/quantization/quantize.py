@@ -50,7 +50,8 @@ def language_type(name: str, with_matrix: bool = False) -> str:
             f"{wanted} needs an importance matrix (--imatrix auto, or a file): without one its answers are noise"
         )
     if wanted not in (known := language_types(with_matrix)):
-        raise QuantizationError(f"unknown quantization {name!r}; known: {', '.join(known)}")
+        more = "" if with_matrix else f"; with --imatrix also {', '.join(sorted(NEED_IMPORTANCE_MATRIX))}"
+        raise QuantizationError(f"unknown quantization {name!r}; known: {', '.join(known)}{more}")
     if wanted in FLOAT_TYPES and with_matrix:
         raise QuantizationError(f"{wanted} is not quantized: it has no use for an importance matrix")
     return wanted

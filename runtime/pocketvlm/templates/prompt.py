@@ -8,6 +8,7 @@ picture stands where the template wrote its placeholder for it, or where its par
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -41,6 +42,7 @@ class ImageSpan:
 Span: TypeAlias = TextSpan | ImageSpan
 _Piece: TypeAlias = str | ImageSpan
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 
 CHATML = (
@@ -54,10 +56,11 @@ CHATML = (
 class ChatTemplate:
     """A model's chat template, compiled, and which forms of content it takes.
 
-    `source` is the Jinja text, ChatML where the model has none; `bos` and `eos` the texts of those tokens.
-    `image_token` is what the template writes for a picture, as in `<image>`; without it, or if the template does not
-    write it for a picture, pictures stand in the message's text where their parts do. Consecutive text parts are
-    joined with nothing between, for templates that take strings only. `path` names the model in errors.
+    `source` is the Jinja text, `bos` and `eos` the texts of those tokens. Without a template ChatML stands in,
+    which is logged as a warning. `image_token` is what the template writes for a picture, as in `<image>`; without it,
+    or if the template does not write it for a picture, pictures stand in the message's text where their parts do.
+    Consecutive text parts are joined with nothing between, for templates that take strings only. `path` names the
+    model in errors.
 
     Raises ModelError for a template that cannot be compiled. A ChatTemplate does not change: any thread may render.
     """
@@ -71,7 +74,12 @@ class ChatTemplate:
         image_token: str | None = None,
         path: str | Path | None = None,
     ) -> None:
-        source = source if source is not None else CHATML
+        if not source:
+            _log.warning(
+                "%s has no chat template: ChatML stands in, and a model that does not know it may answer with nothing",
+                path or "the model",
+            )
+            source = CHATML
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._image_token = image_token
         self._path = path
