@@ -32,7 +32,7 @@ from pocketvlm.vision.speeds import Speed
 from pocketvlm.vision.tiled import FamilyVision
 
 _log = logging.getLogger(__name__)
-REVISION = 1  # of what is computed from the same tile with the same files; raised with a mend, so that kept files go
+REVISION = 2  # of what is computed from the same tile with the same files; raised with a mend, so that kept files go
 _RUNS, _ENOUGH = 4, 1.0  # and seconds: a tile is encoded again, to see past the first run's own cost,
 _LONG = 4.0  # unless that took so many seconds
 _EDGE = 224  # pixels of the tile that encoders are measured with, unless the family wants another size
