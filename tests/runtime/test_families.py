@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 from pocketvlm.cli import app
 from pocketvlm.errors import ModelFormatError
+from pocketvlm.files.gguf_header import GGUFHeader, LazyArray
 from pocketvlm.vision.families.llava import Llava
 from pocketvlm.vision.families.smolvlm import SmolVLM
 from pocketvlm.vision.family import Mosaic, PicturePlan, TileSlot
 from pocketvlm.vision.fit import Fit
-from pocketvlm.vision.pair import family_of
+from pocketvlm.vision.pair import check_projector, family_of
 from pocketvlm.vision.tiled import place
 
 SQUARE = {"image_size": 512, "patch_size": 16, "projector.scale_factor": 4}
@@ -75,6 +76,29 @@ def test_sound(kind: str) -> None:
     plan = family.plan((640, 480), "auto", None)
     assert 0 < plan.tokens <= family.tile_tokens * plan.tiles
     assert len(family.tiles(np.zeros((480, 640, 3), np.uint8), plan)) == plan.tiles
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_a_name_for_pictures_alone(kind: str) -> None:
+    """As files have it that take sound, too; libmtmd looks there where the other key is absent or empty."""
+    told = metadata(kind)
+    own = {"clip.vision.projector_type": told.pop("clip.projector_type")}
+    found = family_of(metadata(kind), Path("x.gguf"))
+    assert family_of(told | own, Path("x.gguf")) == family_of(told | own | {"clip.projector_type": ""}, Path()) == found
+    for wrong in (["mlp"], 3, LazyArray(8, 1, 0)):
+        assert family_of(told | own | {"clip.projector_type": wrong}, Path("x.gguf")) is None
+
+
+@pytest.mark.parametrize("key", ["clip.projector_type", "clip.vision.projector_type"])
+def test_a_projector_with_an_array_for_a_name(key: str, tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "x.gguf", "clip")
+    writer.add_array(key, ["mlp"])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    with pytest.raises(ModelFormatError, match="names its projector by something that is not text"):
+        check_projector(tmp_path / "x.gguf", GGUFHeader(Path("model.gguf"), 3, {}, (), 0))
 
 
 @pytest.mark.parametrize(("kind", "key", "value"), WRONG)

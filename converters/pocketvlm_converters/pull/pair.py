@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from pocketvlm.files.bundle import Bundle, FileEntry, Manifest, Role, Source, sha256_of
+from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.pair import check_files, named_family
 from pocketvlm_converters.atomic import new_folder
 from pocketvlm_converters.pull.choose import Pair
@@ -37,7 +38,7 @@ def bundle_pair(listing: Listing, pair: Pair, folder: Path, output: Path) -> Bun
         listed = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(files.items()))
         Manifest(
             name=output.name,
-            family=family[0] if family else str(metadata.get("clip.projector_type", "")),
+            family=family[0] if family else projector_type(metadata) or "",
             architecture=checked.model.architecture,
             files=tuple(entries),
             source=Source(name=listing.repository, sha256=hashlib.sha256(listed.encode()).hexdigest(), files=files),

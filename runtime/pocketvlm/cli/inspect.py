@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pocketvlm.errors import ModelNotFoundError
 from pocketvlm.files.bundle import Bundle, FileEntry, Proof, is_bundle
-from pocketvlm.files.gguf_header import GGUFHeader, LazyArray, read_header
+from pocketvlm.files.gguf_header import GGUFHeader, LazyArray, projector_type, read_header
 from pocketvlm.files.locate import bundle_path
 from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
 from pocketvlm.vision.pair import deepstack_projectors, named_family
@@ -149,9 +149,7 @@ def _model_rows(table: Table, header: GGUFHeader) -> None:
 def _picture_rows(table: Table, data: dict[str, Any], path: Path) -> None:
     """What a vision encoder of either format says about itself."""
     found = named_family(data, path)
-    table.add_row(
-        "projector", f"{data.get('clip.projector_type', '-')}, {f'family {found[0]}' if found else 'no family'}"
-    )
+    table.add_row("projector", f"{projector_type(data) or '-'}, {f'family {found[0]}' if found else 'no family'}")
     size, patch = data.get("clip.vision.image_size", "-"), data.get("clip.vision.patch_size", "-")
     table.add_row("tile", f"{size}x{size} pixels, patches of {patch}")
     more = deepstack_projectors(data)

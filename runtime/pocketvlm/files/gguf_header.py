@@ -7,6 +7,7 @@ array is stepped over until somebody asks for it. Format: ggml's docs/gguf.md.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError
 
 MAGIC = b"GGUF"
+PROJECTOR_TYPES = ("clip.projector_type", "clip.vision.projector_type")  # the second where the first says nothing
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _FLOAT32 = 0  # GGML_TYPE_F32
@@ -107,6 +109,12 @@ def read_header(path: str | Path) -> GGUFHeader:
         raise ModelNotFoundError("no such file", path) from None
     except OSError as error:
         raise ModelFormatError(f"cannot be read: {error.strerror}", path) from None
+
+
+def projector_type(metadata: Mapping[str, Any]) -> str | None:
+    """libmtmd's name for a vision encoder, from the metadata of its GGUF or ONNX file; None where it has none."""
+    found = next((value for key in PROJECTOR_TYPES if (value := metadata.get(key, "")) != ""), None)
+    return found if isinstance(found, str) else None
 
 
 class _Reader:

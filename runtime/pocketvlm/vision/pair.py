@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError, PairingError, RequestError
-from pocketvlm.files.gguf_header import GGUFHeader, read_header
+from pocketvlm.files.gguf_header import PROJECTOR_TYPES, GGUFHeader, projector_type, read_header
 from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
 from pocketvlm.vision import families
 from pocketvlm.vision.family import Family
@@ -70,11 +70,13 @@ def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
     header = read_header(path)
     if not header.is_projector:
         raise ModelFormatError("is a language model, not a multimodal projector (mmproj)", path)
+    if any(not isinstance(header.metadata.get(key, ""), str) for key in PROJECTOR_TYPES):  # an assert of libmtmd
+        raise ModelFormatError("names its projector by something that is not text", path)
     if not header.metadata.get("clip.has_vision_encoder", True):
         raise PairingError("this projector does not take pictures", path)
     width, more = header.metadata.get("clip.vision.projection_dim"), deepstack_projectors(header.metadata)
     bias = next((tensor for tensor in header.tensors if tensor.name == _LAST_BIAS), None)
-    if bias is not None and header.metadata.get("clip.projector_type") == "mlp":
+    if bias is not None and projector_type(header.metadata) == "mlp":
         width = bias.shape[0]  # as libmtmd does: older converters wrote another width under the key
     if isinstance(width, int):
         _check_width(width * (1 + (more or 0)), model, path, deepstack=more is not None)

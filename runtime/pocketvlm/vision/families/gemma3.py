@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
 from pocketvlm.vision.square import read_square
 
@@ -45,7 +46,7 @@ class Gemma3:
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return metadata.get("clip.projector_type") == "gemma3"
+    return projector_type(metadata) == "gemma3"
 
 
 def from_metadata(metadata: dict[str, Any]) -> Gemma3:

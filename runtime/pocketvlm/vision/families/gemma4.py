@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.errors import ImageError
+from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
 from pocketvlm.vision.grid import resized
 from pocketvlm.vision.square import positive
@@ -68,7 +69,7 @@ def _fit(size: tuple[int, int], cell: int, budget: int) -> tuple[int, int]:
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return metadata.get("clip.projector_type", metadata.get("clip.vision.projector_type")) == "gemma4v"
+    return projector_type(metadata) == "gemma4v"
 
 
 def from_metadata(metadata: dict[str, Any]) -> Gemma4:

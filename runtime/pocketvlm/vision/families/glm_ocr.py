@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.dynamic import DynamicSize, read_dynamic
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return metadata.get("clip.projector_type") == "glm4v"
+    return projector_type(metadata) == "glm4v"
 
 
 def from_metadata(metadata: dict[str, Any]) -> DynamicSize:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
 from pocketvlm.vision.grid import cut, grids, nearest, resized
 from pocketvlm.vision.square import positive, read_square
@@ -72,7 +73,7 @@ class InternVL:
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return metadata.get("clip.projector_type") == "internvl"
+    return projector_type(metadata) == "internvl"
 
 
 def from_metadata(metadata: dict[str, Any]) -> InternVL:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.errors import ImageError
+from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
 from pocketvlm.vision.grid import cut, grids, nearest, resized
 from pocketvlm.vision.square import positive
@@ -148,7 +149,7 @@ class LFM2VL:
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return metadata.get("clip.projector_type") == "lfm2"
+    return projector_type(metadata) == "lfm2"
 
 
 def from_metadata(metadata: dict[str, Any]) -> LFM2VL:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
 from pocketvlm.vision.fit import Fit, read_fit
 from pocketvlm.vision.square import read_square
@@ -38,7 +39,7 @@ class Llava:
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return metadata.get("clip.projector_type") == "mlp" and not metadata.get("clip.vision.image_grid_pinpoints")
+    return projector_type(metadata) == "mlp" and not metadata.get("clip.vision.image_grid_pinpoints")
 
 
 def from_metadata(metadata: dict[str, Any]) -> Llava:

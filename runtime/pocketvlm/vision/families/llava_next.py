@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.family import RGB, Detail, Mosaic, PicturePlan, TileSlot
 from pocketvlm.vision.grid import Size, cut
 from pocketvlm.vision.square import read_square
@@ -93,7 +94,7 @@ class LlavaNext:
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return metadata.get("clip.projector_type") == "mlp" and bool(metadata.get(_KEY))
+    return projector_type(metadata) == "mlp" and bool(metadata.get(_KEY))
 
 
 def from_metadata(metadata: dict[str, Any]) -> LlavaNext:

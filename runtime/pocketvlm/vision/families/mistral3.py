@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
 from pocketvlm.vision.grid import resized
 from pocketvlm.vision.square import positive
@@ -63,7 +64,7 @@ class Mistral3:
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return metadata.get("clip.projector_type") == "pixtral"
+    return projector_type(metadata) == "pixtral"
 
 
 def from_metadata(metadata: dict[str, Any]) -> Mistral3:

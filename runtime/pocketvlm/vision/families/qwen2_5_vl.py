@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.families.qwen2_vl import from_metadata
 
 __all__ = ["from_metadata", "matches"]
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return metadata.get("clip.projector_type") == "qwen2.5vl_merger"
+    return projector_type(metadata) == "qwen2.5vl_merger"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.dynamic import DynamicSize, read_dynamic
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return metadata.get("clip.projector_type") == "qwen2vl_merger"
+    return projector_type(metadata) == "qwen2vl_merger"
 
 
 def from_metadata(metadata: dict[str, Any]) -> DynamicSize:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
 from pocketvlm.vision.grid import cut, resized
 from pocketvlm.vision.square import positive, read_square
@@ -114,7 +115,7 @@ class SmolVLM:
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return metadata.get("clip.projector_type") == "idefics3"
+    return projector_type(metadata) == "idefics3"
 
 
 def from_metadata(metadata: dict[str, Any]) -> SmolVLM:
