@@ -16,9 +16,10 @@ import torch
 from pocketvlm.errors import QuantizationError
 from pocketvlm.files.bundle import sha256_of
 from pocketvlm.native.context import Context
-from pocketvlm.native.imatrix import Collector, GGMLTensor
+from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
 from pocketvlm.native.quantize import quantize_here
+from pocketvlm.native.tensor import GGMLTensor
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.family import Weight, find_family
@@ -107,7 +108,7 @@ def test_experts_are_told_apart() -> None:
     for tensor, array, used in ((given, inputs[None], (8, 2, 5, 1)), (ids, chosen[None, None], (2, 5, 1, 1))):
         tensor.data, tensor.ne[:], tensor.nb[:] = array.ctypes.data, used, array.strides[::-1]
     for i, tensor in enumerate((weight, given, ids)):
-        node.src[i] = ctypes.pointer(tensor)
+        node.src[i] = ctypes.addressof(tensor)
     collector = Collector()
     collector.add(node, routed=True)
     wanted = np.zeros((4, 8))

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from checkpoints import change, parts, put, refusal, same, worst
+from pocketvlm.errors import EngineError
 from pocketvlm.files.onnx_header import read_onnx
-from pocketvlm.native import mtmd
+from pocketvlm.native import mtmd, operands
+from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.convert import convert
@@ -79,11 +81,12 @@ def wanted(model: Any, tile: Any = TILE) -> Any:
         return model.get_image_features(pixels).pooler_output[0].numpy()
 
 
-def encoded(bundle: Any, tile: Any = TILE) -> Any:
+def encoded(bundle: Any, tile: Any = TILE, meanwhile: Callable[[], Any] = lambda: None) -> Any:
     with (
         Model(bundle.file("model")) as language,
         mtmd.Mtmd(bundle.file("mmproj"), language, threads=1, tile_tokens=TOKENS) as encoder,
     ):
+        meanwhile()
         return encoder.encode_tile(tile)
 
 
@@ -133,8 +136,16 @@ def test_libmtmd_still_misplaces_the_class_token(
     made = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="f32", onnx="none", verify=False)
     rows = wanted(reference)
     assert worst(encoded(made), rows) >= 0.9999
+    assert worst(encoded(made, meanwhile=Collector), rows) >= 0.9999, "another one that looks at nodes"
     monkeypatch.setattr(mtmd, "_MENDS", {})
     assert worst(encoded(made), rows) < 0.9
+
+
+def test_a_mend_that_found_nothing_is_told(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="f32", onnx="none", verify=False)
+    monkeypatch.setattr(operands, "CLASS_TOKEN", "v.another_name")
+    with pytest.raises(EngineError, match=r"mmproj-f32\.gguf: this build of libmtmd places the class token otherwise"):
+        encoded(made)
 
 
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {

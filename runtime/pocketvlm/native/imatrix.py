@@ -14,31 +14,12 @@ import numpy.typing as npt
 
 from pocketvlm.errors import EngineError
 from pocketvlm.native import library
+from pocketvlm.native.tensor import GGMLTensor, is_known, op_desc
 
 _F32 = 0  # GGML_TYPE_F32
 _LAYERS = "blk."
 _ROWS = 64  # of inputs in float64 together
 _PLAIN, _ROUTED = b"MUL_MAT", b"MUL_MAT_ID"
-
-
-class GGMLTensor(ctypes.Structure):
-    """ggml_tensor of ggml.h, up to its name. `ne` counts elements and `nb` is in bytes, the innermost axis first."""
-
-
-GGMLTensor._fields_ = [
-    ("type", ctypes.c_int),
-    ("buffer", ctypes.c_void_p),
-    ("ne", ctypes.c_int64 * 4),
-    ("nb", ctypes.c_size_t * 4),
-    ("op", ctypes.c_int),
-    ("op_params", ctypes.c_int32 * 16),
-    ("flags", ctypes.c_int32),
-    ("src", ctypes.POINTER(GGMLTensor) * 10),
-    ("view_src", ctypes.c_void_p),
-    ("view_offs", ctypes.c_size_t),
-    ("data", ctypes.c_void_p),
-    ("name", ctypes.c_char * 64),
-]
 
 
 class Collector:
@@ -54,10 +35,6 @@ class Collector:
         self.counts: dict[str, npt.NDArray[np.int64]] = {}
         self.callback = lib.ggml_backend_sched_eval_callback(self._look)
         self._error: BaseException | None = None
-        self._describe = lib._lib.ggml_op_desc
-        self._describe.argtypes, self._describe.restype = [ctypes.c_void_p], ctypes.c_char_p
-        self._name = lib._lib.ggml_get_name
-        self._name.argtypes, self._name.restype = [ctypes.c_void_p], ctypes.c_char_p
 
     def check(self) -> None:
         """Raise what went wrong while libllama was calling: nothing can be raised through it."""
@@ -66,7 +43,7 @@ class Collector:
 
     def add(self, node: GGMLTensor, routed: bool) -> None:
         """Take in the inputs of one evaluated node: `routed` to experts (MUL_MAT_ID), else MUL_MAT."""
-        weight, inputs = node.src[0].contents, node.src[1].contents
+        weight, inputs = node.source(0), node.source(1)
         matrices = weight.ne[2] * weight.ne[3]
         name = weight.name.decode()
         values = _view(inputs, ctypes.c_float, np.float32)  # [i3, i2, rows, in]
@@ -83,7 +60,7 @@ class Collector:
                     sums[number] += np.einsum("ij,ij->j", rows, rows)
             counts += values.shape[0] * values.shape[1] * values.shape[2] // matrices
             return
-        chosen = _view(node.src[2].contents, ctypes.c_int32, np.int32)[0, 0]  # [tokens, experts used]
+        chosen = _view(node.source(2), ctypes.c_int32, np.int32)[0, 0]  # [tokens, experts used]
         for token, expert in np.ndindex(chosen.shape):
             number = chosen[token, expert]
             sums[number] += values[0, token, expert % values.shape[2]].astype(np.float64) ** 2
@@ -92,7 +69,7 @@ class Collector:
     def _look(self, address: int, ask: bool, _data: object) -> bool:
         try:
             node = GGMLTensor.from_address(address)
-            described = self._describe(address)
+            described = op_desc(address)
             if ask:
                 return described in (_PLAIN, _ROUTED) and self._wanted(node)
             self.add(node, described == _ROUTED)
@@ -102,10 +79,10 @@ class Collector:
         return True
 
     def _wanted(self, node: GGMLTensor) -> bool:
-        weight = node.src[0].contents
-        if self._name(ctypes.addressof(weight)) != weight.name:  # the layout of ggml_tensor has changed
+        weight = node.source(0)
+        if not is_known(ctypes.addressof(weight)):
             raise ValueError("ggml_tensor is not as this version of pocketvlm knows it")
-        return bool(weight.name.startswith(_LAYERS.encode()) and node.src[1].contents.type == _F32)
+        return bool(weight.name.startswith(_LAYERS.encode()) and node.source(1).type == _F32)
 
 
 def _view(tensor: GGMLTensor, item: Any, dtype: Any) -> npt.NDArray[Any]:

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import EngineError, ModelNotFoundError, PairingError
-from pocketvlm.files.gguf_header import read_header
+from pocketvlm.files.gguf_header import GGUFHeader, projector_type, read_header
 from pocketvlm.native import library, log
 from pocketvlm.native.context import Aborted
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.llama import Model
-from pocketvlm.native.operands import ClassPosition, ClassToken
+from pocketvlm.native.operands import CLASS_TOKEN, ClassPosition, ClassToken
 
 _TEXT, _IMAGE = 0, 1  # mtmd_input_chunk_type
 _ASK_EVERY = 24  # graph nodes between two looks at the cancel flag: about two a transformer layer
@@ -75,9 +75,8 @@ class Mtmd(Handle):
         params.print_timings = False
         if tile_tokens is not None:
             params.image_min_tokens, params.image_max_tokens = 1, tile_tokens
-        projector = read_header(self.path).metadata.get("clip.projector_type")
-        mend = _MENDS[projector](library.llama()._lib) if projector in _MENDS else None
-        self._eval = type(params.cb_eval)(_make_eval(self, mend))
+        self._mend = _mend_for(read_header(self.path))
+        self._eval = type(params.cb_eval)(_make_eval(self, self._mend))
         params.cb_eval = self._eval
         log.forget_errors()
         raw = lib.mtmd_init_from_file(str(self.path).encode(), model.raw, params)
@@ -140,7 +139,10 @@ class Mtmd(Handle):
         return owner, [self._chunk(owner, lib.mtmd_input_chunks_get(chunks, i)) for i in range(count)]
 
     def encode(self, chunk: ImageChunk) -> npt.NDArray[np.float32]:
-        """float32 [chunk.tokens, n_embd_inp]; Aborted where `cancel` was called meanwhile."""
+        """float32 [chunk.tokens, n_embd_inp]; Aborted where `cancel` was called meanwhile.
+
+        EngineError where libmtmd fails, or computes an encoder that it has a fault in otherwise than expected.
+        """
         lib = self._lib
         log.forget_errors()
         code = lib.mtmd_encode_chunk(self.raw, chunk.raw)
@@ -149,6 +151,11 @@ class Mtmd(Handle):
             raise Aborted
         if code != 0:
             raise EngineError(f"libmtmd failed to encode a picture: {log.last_error()}")
+        if self._mend is not None and not self._mend.done:
+            raise EngineError(
+                f"{self.path.name}: this build of libmtmd places the class token otherwise than pocketvlm knows, and "
+                "may see pictures wrong; an ONNX vision encoder does without it"
+            )
         output = lib.mtmd_get_output_embd(self.raw)
         rows: npt.NDArray[np.float32] = np.ctypeslib.as_array(output, shape=(chunk.tokens, self.width)).copy()
         return rows
@@ -170,6 +177,12 @@ class Mtmd(Handle):
         else:
             positions = np.arange(count, dtype=np.int32)[None]
         return ImageChunk(owner, raw, count, positions, lib.mtmd_input_chunk_get_n_pos(raw))
+
+
+def _mend_for(header: GGUFHeader) -> ClassToken | ClassPosition | None:
+    """None where the graph of a file has no fault, or no class token."""
+    mend = _MENDS.get(projector_type(header.metadata) or "")
+    return mend() if mend and any(tensor.name == CLASS_TOKEN for tensor in header.tensors) else None
 
 
 def _make_eval(owner: Mtmd, fault: ClassToken | ClassPosition | None) -> Any:

@@ -2,87 +2,72 @@
 
 from __future__ import annotations
 
-import ctypes
+from pocketvlm.native.tensor import GGMLTensor, is_known, op_desc, read, write
 
-_SOURCES, _DIMENSIONS, _PARAMETERS, _NAME = 10, 4, 16, 64  # GGML_MAX_SRC and its like, ggml.h
-
-
-class _Tensor(ctypes.Structure):
-    """struct ggml_tensor, down to its name."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("ne", ctypes.c_int64 * _DIMENSIONS),
-        ("nb", ctypes.c_size_t * _DIMENSIONS),
-        ("op", ctypes.c_int),
-        ("op_params", ctypes.c_int32 * _PARAMETERS),
-        ("flags", ctypes.c_int32),
-        ("src", ctypes.c_void_p * _SOURCES),
-        ("view_src", ctypes.c_void_p),
-        ("view_offs", ctypes.c_size_t),
-        ("data", ctypes.c_void_p),
-        ("name", ctypes.c_char * _NAME),
-    )
+CLASS_TOKEN = "v.class_embd"
+_TABLE = b"v.position_embd.weight"
 
 
-class _Mend:
-    """Looks at every node once before it is computed, and changes what is wrong."""
-
-    def __init__(self, functions: ctypes.CDLL) -> None:
-        self._operation, self._name = functions.ggml_op_desc, functions.ggml_get_name
-        self._operation.restype = ctypes.c_char_p
-        self._name.restype = ctypes.c_void_p  # where it is: this tells whether a tensor still looks like ours
-
-    def _is(self, node: int, operation: bytes) -> bool:
-        address = ctypes.c_void_p(node)
-        return bool(self._operation(address) == operation and self._name(address) == node + _Tensor.name.offset)
-
-
-class ClassToken(_Mend):
+class ClassToken:
     """Puts a class token before the patches, where its place in the table of positions is and where it is taken away.
 
     libmtmd's graph of encoders with a plain MLP puts it behind them: every patch then has its neighbour's position, the
-    first one's embedding is lost, and the class token's stands in the picture.
+    first one's embedding is lost, and the class token's stands in the picture. `done` once the order was right or made
+    so: where it stays False after a picture, the graph or the structure of its nodes is not one that this knows.
     """
 
-    _TOKEN = b"v.class_embd"
+    done = False
 
     def mend(self, node: int) -> None:
         """The node at an address, about to be computed; nothing happens where no token is behind patches."""
-        if not self._is(node, b"CONCAT"):
+        if not _is(node, b"CONCAT"):
             return
-        sources = _Tensor.from_address(node).src
-        if self._TOKEN in _Tensor.from_address(sources[1]).name:  # part of the name of a copy for another device
+        sources = GGMLTensor.from_address(node).src
+        first, last = _ends(node)
+        if last and not first:
             sources[0], sources[1] = sources[1], sources[0]
+        self.done |= first or last
 
 
-class ClassPosition(_Mend):
+class ClassPosition:
     """Puts the class token's row of the table of positions, the first, behind the others, in the loaded weights.
 
     Where libmtmd's graph appends the class token to the patches and takes it away there again, the table alone is in
-    another order: every patch has its neighbour's position, as where ClassToken mends.
+    another order: every patch has its neighbour's position, as where ClassToken mends. `done` as there.
     """
 
-    _TABLE = b"v.position_embd.weight"
-
-    def __init__(self, functions: ctypes.CDLL) -> None:
-        super().__init__(functions)
-        self._get, self._set = functions.ggml_backend_tensor_get, functions.ggml_backend_tensor_set
-        for copy in (self._get, self._set):
-            copy.argtypes, copy.restype = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t), None
-        self._done = False
+    done = False
 
     def mend(self, node: int) -> None:
-        """The node at an address, about to be computed: the first that adds the table."""
-        if self._done or not self._is(node, b"ADD"):
+        """The node at an address, about to be computed: the first that adds the table to patches with a token.
+
+        A copy of the table for another device is left as it is: its original would be copied again.
+        """
+        if self.done or not _is(node, b"ADD"):
             return
-        at = _Tensor.from_address(node).src[1]
-        table = _Tensor.from_address(at)
-        if table.name != self._TABLE:
+        patches, at = GGMLTensor.from_address(node).src[:2]
+        table = GGMLTensor.from_address(at)
+        if _TABLE not in table.name or not _is(patches, b"CONCAT"):
             return
-        row, size = table.nb[1], table.nb[1] * table.ne[1]
-        rows = ctypes.create_string_buffer(size)
-        self._get(at, rows, 0, size)
-        self._set(at, rows.raw[row:] + rows.raw[:row], 0, size)
-        self._done = True
+        first, last = _ends(patches)
+        if last and not first and table.name == _TABLE:
+            row, rows = table.nb[1], read(at, table.nb[1] * table.ne[1])
+            write(at, rows[row:] + rows[:row])
+            self.done = True
+        self.done |= first
+
+
+def _is(node: int, operation: bytes) -> bool:
+    return op_desc(node) == operation and is_known(node)
+
+
+def _ends(concat: int) -> tuple[bool, bool]:
+    """Whether the first of two sources is the class token, and whether the second is."""
+    node = GGMLTensor.from_address(concat)
+    return _is_token(node.src[0]), _is_token(node.src[1])
+
+
+def _is_token(address: int) -> bool:
+    """Itself, a copy for another device, which has more in its name, or one for each tile."""
+    tensor = GGMLTensor.from_address(address)
+    return CLASS_TOKEN.encode() in (tensor.source(0) if _is(address, b"REPEAT") else tensor).name
