@@ -193,7 +193,7 @@ def test_quantized_checkpoint(checkpoint: Path, edit: Edit) -> None:
         ({"text_config": None}, "text_config is missing"),
         ({"vision_config.hidden_act": "gelu"}, "vision_config.hidden_act is 'gelu'"),
         ({"vision_config.num_channels": 1}, "vision_config.num_channels is 1"),
-        ({"vision_config.intermediate_size": 64}, "intermediate_size equals hidden_size"),
+        ({"vision_config.intermediate_size": 64}, "intermediate_size is 64; an MLP as wide as the encoder"),
         ({"scale_factor": 3}, "no multiple of scale_factor"),
     ],
 )

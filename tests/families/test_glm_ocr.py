@@ -103,7 +103,7 @@ def test_what_guesses_further_tokens_is_left_out(checkpoint: Path) -> None:
         ("config", "vision_config.in_channels", 1, "in_channels is 1"),
         ("config", "vision_config.spatial_merge_size", 4, "spatial_merge_size is 4"),
         ("config", "vision_config.num_heads", 5, "must have a multiple of 4 values"),
-        ("config", "vision_config.intermediate_size", 48, "it equals hidden_size"),
+        ("config", "vision_config.intermediate_size", 48, "an MLP as wide"),
         ("config", "vision_config.out_hidden_size", 48, "the language model takes 64"),
         ("processor_config", "image_processor.size.shortest_edge", 12545, "must be multiples of 2"),
         ("processor_config", "image_processor.resample", 2, "resample is 2"),

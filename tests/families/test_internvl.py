@@ -115,7 +115,7 @@ def test_a_mask_token_is_left_out(tmp_path: Path, pristine: Path) -> None:
         ("config", "vision_config.image_size", ["32", "32"], "image_size is '32'; expected int"),
         ("config", "vision_config.patch_size", [5, 5], "do not divide it"),
         ("config", "vision_config.num_attention_heads", 3, "hidden_size 64 is no multiple of it"),
-        ("config", "vision_config.intermediate_size", 64, "it equals hidden_size"),
+        ("config", "vision_config.intermediate_size", 64, "an MLP as wide"),
         ("config", "vision_config.use_mean_pooling", False, "use_mean_pooling is False"),
         (
             "config",

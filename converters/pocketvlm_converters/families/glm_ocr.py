@@ -10,6 +10,7 @@ from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.family import Names, Part, Weight
 from pocketvlm_converters.networks.activations import ACTIVATIONS
 from pocketvlm_converters.networks.decoder import MOST_LAYERS, Style
+from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.mrope import MERGE, MRope
 from pocketvlm_converters.networks.rotary_vit import FRAMES, Kind, RotaryViT
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
@@ -128,7 +129,5 @@ class GlmOcr(MRope):
             width=config.integer("out_hidden_size", 1536),
             epsilon=config.number("rms_norm_eps", 1e-5, positive=True),
         )
-        if found.inner == found.hidden:
-            # libmtmd takes a square ffn_down for the work of an old converter and swaps it with ffn_up.
-            raise config.wrong("intermediate_size", "it equals hidden_size, which libmtmd misreads")
+        refuse_square(config, found.inner, found.hidden)
         return self.check(found, config, "out_hidden_size")

@@ -9,6 +9,7 @@ from typing import ClassVar
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.family import Family, Names, Part, Value, Weight
 from pocketvlm_converters.networks.decoder import Style, decoder, head_width, require_full_attention
+from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.rope import read_rope
 from pocketvlm_converters.networks.scaled_vit import ScaledViT
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
@@ -169,9 +170,7 @@ class InternVL(Family):
             raise config.wrong("num_attention_heads", f"hidden_size {encoder.hidden} is no multiple of it")
         if encoder.image % encoder.patch or encoder.side % self._shuffle:
             raise config.wrong("image_size", "patch_size and downsample_ratio do not divide it")
-        if encoder.inner == encoder.hidden:
-            # libmtmd takes a square ffn_down for the work of an old converter and swaps it with ffn_up.
-            raise config.wrong("intermediate_size", "it equals hidden_size, which libmtmd misreads")
+        refuse_square(config, encoder.inner, encoder.hidden)
         if encoder.rms != ((encoder.hidden, encoder.layers) == _RMS_SIZES):
             raise config.wrong("norm_type", f"libmtmd takes encoders of {_RMS_SIZES} and no others to have rms_norm")
         if encoder.normed and not encoder.rms:

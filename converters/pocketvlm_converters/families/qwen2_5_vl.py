@@ -9,6 +9,7 @@ from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.families.qwen2_vl import Qwen2VL
 from pocketvlm_converters.networks.activations import read_activation
 from pocketvlm_converters.networks.decoder import MOST_LAYERS
+from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.mrope import EPSILON, MERGE
 from pocketvlm_converters.networks.rotary_vit import Kind, RotaryViT
 
@@ -37,9 +38,7 @@ class Qwen25VL(Qwen2VL):
             window=_WINDOW // MERGE // patch,
             full=_every(config),
         )
-        if found.inner == found.hidden:
-            # libmtmd takes a square ffn_down for the work of an old converter and swaps it with ffn_up.
-            raise config.wrong("intermediate_size", "it equals hidden_size, which libmtmd misreads")
+        refuse_square(config, found.inner, found.hidden)
         return self.check(found, config, "out_hidden_size")
 
 

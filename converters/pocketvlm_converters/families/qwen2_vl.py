@@ -9,6 +9,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.family import Part
 from pocketvlm_converters.networks.activations import read_activation
 from pocketvlm_converters.networks.decoder import Style, head_width
+from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.mrope import EPSILON, MERGE, MRope
 from pocketvlm_converters.networks.rotary_vit import Kind, RotaryViT
 
@@ -48,9 +49,7 @@ class Qwen2VL(MRope):
     def encoder(self) -> RotaryViT:
         config = self.read_vision()
         hidden, ratio = config.integer("embed_dim", 1280), config.integer("mlp_ratio", 4)
-        if ratio == 1:
-            # libmtmd takes a square ffn_down for the work of an old converter and swaps it with ffn_up.
-            raise config.wrong("mlp_ratio", "an MLP as wide as the encoder is one that libmtmd misreads")
+        refuse_square(config, hidden * ratio, hidden, "mlp_ratio")
         found = RotaryViT(
             Kind(read_activation(config, "quick_gelu"), up="fc1", down="fc2"),
             hidden=hidden,

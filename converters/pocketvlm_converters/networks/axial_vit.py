@@ -13,6 +13,7 @@ import numpy as np
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.family import Names, Value, Weight
 from pocketvlm_converters.networks.decoder import rotary_order
+from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid
 from pocketvlm_converters.onnx.layers import add_norm, norm
@@ -137,7 +138,5 @@ def axial_vit(config: Section, **defaults: int) -> AxialViT:
         )
     width = found.hidden // found.heads
     config.require("head_dim", width, width)
-    if found.inner == found.hidden:
-        # libmtmd takes a square ffn_down for the work of an old converter and swaps it with ffn_up.
-        raise config.wrong("intermediate_size", "it equals hidden_size, which libmtmd misreads")
+    refuse_square(config, found.inner, found.hidden)
     return found

@@ -8,10 +8,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.family import Names, Value, Weight
 from pocketvlm_converters.networks.activations import Activation, read_activation
+from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.layers import add_norm
 from pocketvlm_converters.onnx.patches import Normalization, cut, folded
@@ -188,9 +188,5 @@ def read_encoder(config: Section, kind: type[Encoder], epsilon: float, activatio
         raise config.wrong("num_attention_heads", f"hidden_size {found.hidden} is no multiple of it")
     if found.patch > found.image:
         raise config.wrong("patch_size", f"image_size is {found.image}")
-    if found.inner == found.hidden:
-        # libmtmd takes a square ffn_down for the work of an old converter and swaps it with ffn_up.
-        raise CheckpointError(
-            "vision_config: intermediate_size equals hidden_size, which libmtmd misreads", config.path
-        )
+    refuse_square(config, found.inner, found.hidden)
     return found
