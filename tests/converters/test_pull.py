@@ -34,10 +34,10 @@ MODEL, MMPROJ, WEIGHTS = "iota-Q4_K_M.gguf", "mmproj-iota-Q8_0.gguf", "model.saf
 READY = "acme/iota-gguf"
 # The installed command may be older than the command.
 COMMAND = """
-import pocketvlm.cli as cli
+from pocketvlm.cli import commands, main
 from pocketvlm_converters.cli.pull import pull
-cli._add_commands = lambda: cli.app.command("pull")(pull)
-cli.main()
+commands.add_commands = lambda: commands.app.command("pull")(pull)
+main()
 """
 
 

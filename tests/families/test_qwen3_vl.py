@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from checkpoints import drop, parts, put, refusal, worst
 from pocketvlm import VLM
-from pocketvlm.cli import app
+from pocketvlm.cli.commands import app
 from pocketvlm.errors import ModelFormatError, PairingError
 from pocketvlm.files.gguf_header import read_header
 from pocketvlm.files.onnx_header import read_onnx

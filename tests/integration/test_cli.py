@@ -30,7 +30,7 @@ def refused(*arguments: str | Path, stdin: bytes = b"") -> str:
     told = done.stderr.decode()
     assert done.returncode == 2, told
     assert "Traceback" not in told
-    assert told.count("error: ") == 1, told
+    assert told.count("error: ") == 1 and not told.startswith("\n"), told
     return told
 
 
@@ -151,6 +151,7 @@ def test_network_is_not_touched() -> None:
 def test_wrong_models_and_options(pictures: Path, tmp_path: Path) -> None:
     good = pictures / "good.png"
     assert "nowhere" in refused("chat", "Hi", "-m", tmp_path / "nowhere")
+    assert "nowhere" in refused("verify", tmp_path / "nowhere")
     assert "text.png" in refused("inspect", pictures / "text.png")
     assert "detail" in refused("chat", "Hi", "-i", good, "--detail", "huge")
     assert "temperature" in refused("chat", "Hi", "-i", good, "--temperature", "9")
@@ -187,6 +188,74 @@ def test_interrupt_ends_quietly(sample_png: Path) -> None:
     _, told = process.communicate(timeout=20)
     assert process.returncode in (130, 0)
     assert b"Traceback" not in told
+
+
+def test_interrupt_at_the_prompt() -> None:
+    import pty
+
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "chat"], stdin=follower, stdout=follower, stderr=follower, start_new_session=True
+    )
+    os.close(follower)
+    told = b""
+    while not told.endswith(b"> "):
+        told += os.read(leader, 4096)
+    process.send_signal(signal.SIGINT)
+    with suppress(OSError):
+        while chunk := os.read(leader, 4096):
+            told += chunk
+    os.close(leader)
+    assert process.wait(10) == 130
+    assert b"Traceback" not in told
+
+
+# Ctrl-C comes while a module is being loaded: as it is found, or within an extension, which makes an ImportError of it.
+INTERRUPTED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+        if name == {extension!r}:
+            raise ImportError("initialization failed") from KeyboardInterrupt()
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+from pocketvlm.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "extension", "arguments", "words"),
+    [
+        ("", "pydantic_core", ["chat", "Hi"], ""),
+        ("pocketvlm.vlm", "", ["chat", "Hi"], ""),
+        ("", "onnxruntime", ["chat", "Hi"], ""),
+        ("pocketvlm_converters.catalog.entry", "", ["models"], "interrupted\n"),
+        ("pocketvlm_converters.convert", "", ["convert", "nowhere", "-o", "none"], "interrupted\n"),
+        ("pocketvlm.batch.job", "", ["batch", "nowhere", "-o", "none"], "interrupted\n"),
+    ],
+)
+def test_interrupt_while_it_loads(name: str, extension: str, arguments: list[str], words: str) -> None:
+    code = INTERRUPTED.format(name=name, extension=extension)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr.decode()) == (130, words)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+@pytest.mark.parametrize(
+    ("arguments", "stdin"), [(["--version"], b""), (["inspect"], b""), (["chat", "Hi"], b""), (["chat"], b"Hi\n")]
+)
+def test_a_full_disk_is_told_in_a_line(arguments: list[str], stdin: bytes, iota_bundle: Path) -> None:
+    more = [str(iota_bundle)] if arguments == ["inspect"] else []
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments, *more], input=stdin, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False
+        )
+    told = done.stderr.decode()
+    assert done.returncode == 2, told
+    assert told.startswith("error: ") and told.count("\n") == 1 and "No space left" in told
 
 
 def test_json_schema(sample_png: Path, tmp_path: Path) -> None:

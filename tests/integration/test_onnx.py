@@ -22,7 +22,7 @@ from iota.evaluate import evaluate, trials
 from iota.questions import ask
 from iota.scenes import draw, random_scene
 from pocketvlm import VLM
-from pocketvlm.cli import app
+from pocketvlm.cli.commands import app
 from pocketvlm.errors import ContextLengthError, ModelNotFoundError, NativeLibraryError, PairingError, RequestError
 from pocketvlm.messages import ImagePart
 from pocketvlm.pictures.images import Picture, read_picture

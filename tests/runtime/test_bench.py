@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from pocketvlm import VLM
 from pocketvlm.bench.measure import STEPS, Case, Report, Spread, fresh, measure, photo
 from pocketvlm.bench.picture import draw
-from pocketvlm.cli import app
+from pocketvlm.cli.commands import app
 from pocketvlm.devices import process_memory
 from pocketvlm.errors import RequestError
 

@@ -12,7 +12,7 @@ from gguf import GGUFWriter
 from PIL import Image
 from typer.testing import CliRunner
 
-from pocketvlm.cli import app
+from pocketvlm.cli.commands import app
 from pocketvlm.errors import ModelFormatError
 from pocketvlm.files.gguf_header import GGUFHeader, LazyArray
 from pocketvlm.vision.families.llava import Llava

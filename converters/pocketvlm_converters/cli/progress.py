@@ -18,11 +18,16 @@ def bars() -> Iterator[Progress]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
-    with Bars(*columns, console=Console(stderr=True)) as shown:
+    shown = Bars(*columns, console=Console(stderr=True))
 
-        def show(step: str, done: int, total: int) -> None:
-            if step not in tasks:
-                tasks[step] = shown.add_task(step, total=total)
-            shown.update(tasks[step], completed=done, total=total)
+    def show(step: str, done: int, total: int) -> None:
+        if step not in tasks:
+            shown.start()  # not before: without a bar, it leaves an empty line
+            tasks[step] = shown.add_task(step, total=total)
+        shown.update(tasks[step], completed=done, total=total)
 
+    try:
         yield show
+    finally:
+        if tasks:
+            shown.stop()

@@ -1,71 +1,44 @@
-"""The `pocketvlm` command: one file per sub-command; other packages add theirs by an entry point."""
+"""The `pocketvlm` command. Little is imported here: Ctrl-C while its parts are loaded must end it quietly too."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
-from importlib.metadata import entry_points
 
-import typer
-
-from pocketvlm.cli.batch import batch
-from pocketvlm.cli.bench import bench
-from pocketvlm.cli.chat import chat
-from pocketvlm.cli.doctor import doctor
-from pocketvlm.cli.inspect import inspect
-from pocketvlm.cli.plan import plan
-from pocketvlm.cli.serve import serve
-from pocketvlm.errors import PocketVLMError
-
-app = typer.Typer(
-    name="pocketvlm",
-    help="Image-text chat with quantized vision-language models on this machine, no network.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command()(chat)
-app.command()(inspect)
-app.command()(serve)
-app.command()(batch)
-app.command()(plan)
-app.command()(doctor)
-app.command()(bench)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
-@app.callback(invoke_without_command=True)
-def _version(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
-    if version:
-        from pocketvlm import __version__
-
-        typer.echo(f"pocketvlm {__version__}")
-        raise typer.Exit
-
-
-def _add_commands() -> None:
-    """Import another package's command only where it is called or listed: converters would slow every chat down."""
-    wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    for point in sorted(entry_points(group="pocketvlm.commands"), key=lambda p: p.name):
-        if wanted in (None, point.name):
-            app.command(point.name)(point.load())
+def interrupted(error: BaseException | None) -> bool:
+    """Whether it came of Ctrl-C: an extension module makes an ImportError of one that comes while it is loaded."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def main() -> None:
     """Exit codes: 0 done, 1 a check failed, 2 wrong use or input, 130 interrupted."""
     warnings.filterwarnings("ignore", module="PIL")  # a broken picture is our error, told once
     try:
-        _add_commands()
-        app(standalone_mode=True)
-    except PocketVLMError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        sys.exit(2)
-    except MemoryError:
-        typer.secho("error: out of memory; `pocketvlm plan` tells what a model needs", fg=typer.colors.RED, err=True)
-        sys.exit(2)
-    except BrokenPipeError:
-        # The reader went away (pocketvlm ... | head); what is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from pocketvlm.cli.commands import run
+
+        run()
+    except BrokenPipeError:  # the reader went away (pocketvlm ... | head)
         sys.exit(0)
-    except KeyboardInterrupt:
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        sys.stderr.write(f"error: the output cannot be written: {error.strerror}\n")
+        sys.exit(2)
+    except (KeyboardInterrupt, ImportError) as error:
+        if not interrupted(error):
+            raise
         sys.exit(130)
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:  # what is still buffered has nowhere to go
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

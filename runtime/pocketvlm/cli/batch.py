@@ -71,7 +71,7 @@ def batch(
                 _answer(job, results, chosen, ray_actors)
         except KeyboardInterrupt:
             err.print(f"stopped; {len(results.done):,} of {len(order):,} are answered. The same command goes on.")
-            raise
+            sys.exit(130)
         results.sort(order)
         err.print(f"{len(order):,} lines in {escape(str(output))}, {results.errors:,} of them errors", highlight=False)
         if results.errors:

@@ -263,7 +263,7 @@ def _talk(conversation: _Conversation) -> None:
             return
         except KeyboardInterrupt:
             err.print()
-            return
+            raise
         try:
             if line.startswith("/"):
                 if not _command(conversation, line):
