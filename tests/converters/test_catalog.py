@@ -93,6 +93,7 @@ def test_iota_is_described_as_it_is(iota_bundle: Path) -> None:
     found = figures(entry)
     true = sum(path.stat().st_size for path in iota_bundle.iterdir() if path.suffix in (".gguf", ".onnx"))
     assert found.bundle == pytest.approx(true, rel=0.02)
+    assert found.download == pytest.approx((CHECKPOINT / "model.safetensors").stat().st_size, rel=0.005)
     planner = Planner(locate(iota_bundle, model=None, mmproj=None), picture=PICTURE, timed=False)
     for encoder in planner.encoders:
         way = dataclasses.replace(planner.usual(), encoder=encoder.kind)
@@ -130,6 +131,7 @@ def test_entries_are_found_by_all_their_names() -> None:
         ('pictures = "', 'pictures = ["a"]\nx = "', "pictures: Input should be"),
         ('tokenizer = "bytes"', 'tokenizer = "words"', "tokenizer: Input should be 'bytes'"),
         ('repository = "', 'repository = "../', "repository: String should match"),
+        ('tokenizer = "bytes"', 'tokenizer = "bytes"\ndtype = "int8"', "dtype: Input should be 'bfloat16'"),
         ("[config]", "[config", "cannot be read"),
     ],
 )

@@ -37,7 +37,8 @@ class Entry(BaseModel):
     Without a `repository` it is in the box. `license` is the hub's short name, where it is known; with `gated`, it must
     be accepted there first. `types` are recommended, `pictures` says in a sentence how a picture becomes tokens.
     `config`, `preprocessor` and `processor` are what config.json, preprocessor_config.json and processor_config.json
-    say, as far as shapes and the way of pictures depend on them; "null" stands for JSON's, which TOML lacks.
+    say, as far as shapes and the way of pictures depend on them; "null" stands for JSON's, which TOML lacks. `dtype` is
+    what most of the published weights are in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +49,7 @@ class Entry(BaseModel):
     gguf: Repository | None = None
     license: Line | None = None
     gated: bool = False
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     pictures: Line
     tokenizer: Literal["bytes", "characters"]
     types: Types

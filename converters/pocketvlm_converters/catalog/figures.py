@@ -28,7 +28,7 @@ from pocketvlm_converters.gguf import Progress, silent
 PICTURE = (640, 480)
 # Bytes of memory for each token of a vocabulary, as libllama has it. Measured likewise.
 _MEMORY = {"bytes": 320, "characters": 152}
-_CHECKPOINT = 2  # bytes a weight: published checkpoints are in bfloat16
+_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _MOST = 1024  # remembered; the oldest go
 
 _log = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ _log = logging.getLogger(__name__)
 class Figures:
     """Bytes. `memory` is that of a process that was asked about one picture, by vision encoder: gguf, onnx.
 
-    `download` is the checkpoint's weights, `bundle` what is kept, `context` in tokens what the memory is for. `picture`
-    is how many tokens and tiles one of 640x480 takes.
+    `download` is the checkpoint's weights in its `dtype`, `bundle` what is kept, `context` in tokens what the memory is
+    for. `picture` is how many tokens and tiles one of 640x480 takes.
     """
 
     parameters: int
@@ -92,7 +92,7 @@ def _figures(entry: Entry, types: Types) -> Figures:
         seen = planner.predict(usual)
         return Figures(
             model.parameters,
-            _CHECKPOINT * model.parameters,
+            _BYTES[entry.dtype] * model.parameters,
             sum(path.stat().st_size for path in Path(folder).iterdir()),
             {kind: size + vocabulary for kind, size in memory.items()},
             usual.context,
