@@ -23,21 +23,22 @@ from pocketvlm_converters.onnx.patches import (
     require_preprocessing,
 )
 
-_TEXT = {  # by the model_type of text_config; the defaults are those of its configuration class
+MISTRAL = Style(  # the defaults are those of transformers' configuration class, here and below
+    "llama",
+    rotates_neighbours=True,
+    qkv_bias=False,
+    defaults={"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072},
+)
+MISTRAL_WINDOW = 4096  # tokens, where a file says nothing
+_TEXT = {  # by the model_type of text_config
     "llama": Style("llama", rotates_neighbours=True),
-    "mistral": Style(
-        "llama",
-        rotates_neighbours=True,
-        qkv_bias=False,
-        defaults={"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072},
-    ),
+    "mistral": MISTRAL,
     "qwen2": Style(
         "qwen2",
         qkv_bias=True,
         defaults={"intermediate_size": 22016, "vocab_size": 151936, "max_position_embeddings": 32768},
     ),
 }
-_MISTRAL_WINDOW = 4096
 _SIGLIP_DEFAULTS = {  # transformers' SiglipVisionConfig
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -182,7 +183,7 @@ class Llava(Family):
 def _check_windows(text: Section, kind: str) -> None:
     """libllama's graphs of these decoders look back without an end."""
     require_full_attention(text)
-    if kind == "mistral" and text.values.get("sliding_window", _MISTRAL_WINDOW) is not None:
-        window = text.integer("sliding_window", _MISTRAL_WINDOW)
+    if kind == "mistral" and text.values.get("sliding_window", MISTRAL_WINDOW) is not None:
+        window = text.integer("sliding_window", MISTRAL_WINDOW)
         if window < text.integer("max_position_embeddings", _TEXT[kind].defaults["max_position_embeddings"]):
             raise CheckpointError(f"text_config.sliding_window is {window}; only none is supported", text.path)

@@ -14,6 +14,7 @@ import numpy as np
 
 from pocketvlm.errors import TokenizerError
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
+from pocketvlm_converters.families.llava import MISTRAL, MISTRAL_WINDOW
 from pocketvlm_converters.family import Family, Part, PreTokenizer, Value, Weight
 from pocketvlm_converters.networks.axial_vit import AxialViT, axial_vit
 from pocketvlm_converters.networks.decoder import Style, decoder, head_width
@@ -31,12 +32,7 @@ from pocketvlm_converters.onnx.patches import (
 )
 
 _TEXT = {  # by the model_type of text_config; the defaults are those of its configuration class
-    "mistral": Style(
-        "mistral3",
-        rotates_neighbours=True,
-        qkv_bias=False,
-        defaults={"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072},
-    ),
+    "mistral": replace(MISTRAL, architecture="mistral3"),
     "ministral3": Style(
         "mistral3",
         rotates_neighbours=True,
@@ -52,8 +48,7 @@ _TEXT = {  # by the model_type of text_config; the defaults are those of its con
         },
     ),
 }
-_PIXTRAL = replace(_TEXT["mistral"], architecture="llama")
-_WINDOWS: dict[str, int | None] = {"mistral": 4096, "ministral3": None}  # tokens, where a file says nothing
+_WINDOWS: dict[str, int | None] = {"mistral": MISTRAL_WINDOW, "ministral3": None}  # tokens, where a file says nothing
 _VISION_DEFAULTS = {  # transformers' PixtralVisionConfig
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -165,7 +160,7 @@ class Mistral3(Family):
         if text.values.get("sliding_window", _WINDOWS[self._kind]) is not None:
             raise text.wrong("sliding_window", "libllama has no window in this architecture; null is supported")
         tied = config.flag("tie_word_embeddings", self._merges) or text.flag("tie_word_embeddings", False)
-        style = _TEXT[self._kind] if self._merges else _PIXTRAL
+        style = _TEXT[self._kind] if self._merges else MISTRAL
         rope = read_rope(text, head_width(text, style), yarn=self._merges)
         found = decoder(text, self.names(_DECODER), self.names(_HEAD), tied, style, rope)
         return replace(found, metadata={**found.metadata, **self._temperature()})

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pocketvlm.files.gguf_header import projector_type
+from pocketvlm.vision.families import llava_next
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
 from pocketvlm.vision.fit import Fit, read_fit
 from pocketvlm.vision.square import read_square
@@ -39,7 +40,7 @@ class Llava:
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return projector_type(metadata) == "mlp" and not metadata.get("clip.vision.image_grid_pinpoints")
+    return projector_type(metadata) == "mlp" and not llava_next.matches(metadata)
 
 
 def from_metadata(metadata: dict[str, Any]) -> Llava:
