@@ -39,7 +39,7 @@ class Figures:
     """Bytes. `memory` is that of a process that was asked about one picture, by vision encoder: gguf, onnx.
 
     `download` is the checkpoint's weights in its `dtype`, `bundle` what is kept, `context` in tokens what the memory is
-    for. `picture` is how many tokens and tiles one of 640x480 takes.
+    for. `picture_tokens` and `picture_tiles` are how many of them one of 640x480 takes.
     """
 
     parameters: int
