@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.errors import DownloadError
+from pocketvlm.native.quantize import file_types
 from pocketvlm_converters.checkpoint.config import parse_object, short
 from pocketvlm_converters.checkpoint.folder import INDEX, SIDE_FILES, SINGLE, largest
 from pocketvlm_converters.pull.hub import Listing, RemoteFile
@@ -73,29 +75,44 @@ def ggufs(listing: Listing) -> dict[str, RemoteFile]:
 
 
 def pair(listing: Listing, quantize: str | None, mmproj: str | None, recommended: Sequence[str]) -> Pair:
-    """The language model of the type asked for, else of the first recommended one, and its projector, likewise."""
+    """The language model of the type asked for, else of the first recommended one, and its projector, likewise.
+
+    What is of no type of llama.cpp is left out. Raises DownloadError, also where a type has several files: which are a
+    pair, or which of two quantizations is meant, no name tells for sure.
+    """
     found = ggufs(listing)
     if not found:
         raise DownloadError("has no GGUF files", listing.repository)
-    projectors = {_type(n): file for n, file in found.items() if "mmproj" in n.lower()}
-    models = {_type(n): file for n, file in found.items() if "mmproj" not in n.lower() and not _SPLIT.search(n)}
+    projectors = _by_type(file for n, file in found.items() if "mmproj" in n.lower())
+    models = _by_type(file for n, file in found.items() if "mmproj" not in n.lower() and not _SPLIT.search(n))
     if not projectors:
-        raise DownloadError("has no projector (mmproj) beside its language models", listing.repository)
+        raise DownloadError("has no projector (mmproj) whose name ends in its type", listing.repository)
     if not models:
-        raise DownloadError("has language models in several pieces only, which are not supported", listing.repository)
-    model = _choose("--quantize", quantize, models, (*recommended, *_LANGUAGE), listing.repository)
-    projector = _choose("--mmproj", mmproj, projectors, _PROJECTORS, listing.repository)
-    return Pair(models[model], model, projectors[projector], projector.lower())
+        raise DownloadError("has no language model in one piece whose name ends in its type", listing.repository)
+    quantization, model = _choose("--quantize", quantize, models, (*recommended, *_LANGUAGE), listing.repository)
+    projector, other = _choose("--mmproj", mmproj, projectors, _PROJECTORS, listing.repository)
+    return Pair(model, quantization, other, projector.lower())
 
 
 def _choose(
-    option: str, asked: str | None, found: Mapping[str, RemoteFile], order: Sequence[str], repository: str
-) -> str:
-    if asked is None:
-        return next((kind.upper() for kind in order if kind.upper() in found), next(iter(sorted(found))))
-    if asked.upper() not in found:
+    option: str, asked: str | None, found: Mapping[str, list[RemoteFile]], order: Sequence[str], repository: str
+) -> tuple[str, RemoteFile]:
+    kind = next((kind.upper() for kind in (order if asked is None else [asked]) if kind.upper() in found), None)
+    if kind is None and asked is not None:
         raise DownloadError(f"has no {asked} file for {option}; it has {', '.join(sorted(found))}", repository)
-    return asked.upper()
+    kind = kind or min(found)
+    if len(found[kind]) > 1:
+        names = ", ".join(sorted(file.name for file in found[kind]))
+        raise DownloadError(f"has several {kind} files for {option}: {names}", repository)
+    return kind, found[kind][0]
+
+
+def _by_type(files: Iterable[RemoteFile]) -> dict[str, list[RemoteFile]]:
+    known, found = file_types(), defaultdict[str, list[RemoteFile]](list)
+    for file in files:
+        if (kind := _type(file.name)) in known:
+            found[kind].append(file)
+    return found
 
 
 def _type(name: str) -> str:
