@@ -23,6 +23,7 @@ class Repository:
     served: dict[str, bytes | None] = field(default_factory=dict)
     listed: list[dict[str, object]] = field(default_factory=list)  # besides the files
     refused: tuple[int, str] | None = None  # status and X-Error-Code of every file
+    headers: dict[str, str] = field(default_factory=dict)  # more of every file that is not large
     commit: str = COMMIT
     branches: tuple[str, ...] = ("main", COMMIT)
 
@@ -49,6 +50,7 @@ class HubServer:
     stalled: threading.Event = field(default_factory=threading.Event)
     stall: threading.Event | None = None
     log: list[tuple[str, str | None, str | None]] = field(default_factory=list)  # path, range, token
+    agents: set[str | None] = field(default_factory=set)
     port: int = 0
 
     @property
@@ -82,6 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        self.hub.agents.add(self.headers.get("User-Agent"))
         self.hub.log.append((path, self.headers.get("Range"), self.headers.get("Authorization")))
         if self.hub.status:
             self._answer(self.hub.status, b"trouble")
@@ -108,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         repository, _, name = path.partition(f"/resolve/{COMMIT}/")
         found = self.hub.repositories[repository]
         if found.refused:
-            self._answer(found.refused[0], b"", **{"X-Error-Code": found.refused[1]})
+            self._answer(found.refused[0], b"", **{"X-Error-Code": found.refused[1], **found.headers})
         elif name not in found.files or found.served.get(name, b"") is None:
             self._answer(404, b"", **{"X-Error-Code": "EntryNotFound"})
         elif len(found.files[name]) > LARGE:
@@ -118,7 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(302, b"", Location=f"http://localhost:{self.hub.port}/cdn/{repository}//{name}", **headers)
         else:
             data = found.served.get(name) or found.files[name]
-            self._answer(200, data, **{"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'})
+            headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(data).hexdigest()}"', **found.headers}
+            self._answer(200, data, **headers)
 
     def _file(self, found: Repository, name: str) -> None:
         data = found.served.get(name) or found.files[name]

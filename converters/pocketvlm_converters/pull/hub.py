@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -75,9 +76,12 @@ class Hub:
         self._package = huggingface_hub
         self._endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         token = os.environ.get("HF_TOKEN", "").strip() or False
-        self._api = huggingface_hub.HfApi(endpoint=self._endpoint, token=token)
-        self._headers = huggingface_hub.utils.build_hf_headers(token=token, library_name="pocketvlm")
+        own: dict[str, Any] = {"library_name": "pocketvlm", "library_version": version("pocketvlm"), "token": token}
+        self._api = huggingface_hub.HfApi(endpoint=self._endpoint, **own)
+        self._headers = huggingface_hub.utils.build_hf_headers(**own)
         self._session = huggingface_hub.utils.get_session()
+        # For HTTP, whichever this version of huggingface_hub has.
+        self._library: Any = sys.modules[type(self._session).__module__.partition(".")[0]]
 
     def listing(self, repository: str, revision: str | None) -> Listing:
         with self._explained(repository):
@@ -164,9 +168,7 @@ class Hub:
         return RemoteFile(sibling.rfilename, size, sha256, None if sha256 else sibling.blob_id)
 
     def _transport_errors(self) -> tuple[type[Exception], ...]:
-        """Of the HTTP library, whichever this version of huggingface_hub has."""
-        library: Any = sys.modules[type(self._session).__module__.partition(".")[0]]
-        return (library.TransportError, ConnectionError, TimeoutError)
+        return (self._library.TransportError, ConnectionError, TimeoutError)
 
     @contextmanager
     def _explained(self, label: str, transport: bool = True) -> Iterator[None]:
@@ -194,7 +196,8 @@ class Hub:
             if not transport:
                 raise
             raise DownloadError(f"{self._endpoint} cannot be reached: {_short(error)}", label) from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        # RequestError: beside the connection's a loop of redirects, and content that is not encoded as it says.
+        except (self._library.RequestError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise DownloadError(f"the hub's answer makes no sense: {_short(error)}", label) from None
 
 
