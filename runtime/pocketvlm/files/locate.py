@@ -6,18 +6,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
 from pocketvlm.devices import data_folder
-from pocketvlm.errors import BundleError, ModelNotFoundError, PairingError
-from pocketvlm.files.bundle import Bundle, is_bundle
+from pocketvlm.errors import BundleError, ModelNotFoundError, PairingError, PocketVLMError
+from pocketvlm.files.bundle import MANIFEST, Bundle, is_bundle
 
 MODELS = "models"  # in the user's data folder: what was pulled, by its name
 _HOME_OF_IOTA = "pocketvlm_models"
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_PART = r"[A-Za-z0-9][\w.-]*"
+REPOSITORY = re.compile(f"{_PART}/{_PART}")  # owner/name, as the hub has it
+_NAME = re.compile(f"{_PART}|{REPOSITORY.pattern}")
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,39 @@ def locate(
 def bundle_path(target: str | Path) -> Path:
     """A path where there is anything, else the bundle that was pulled under this name, if there is one."""
     path = Path(target)
-    if not path.exists() and _NAME.fullmatch(str(target)):
+    with _looking_for(path):
+        if path.exists() or not _NAME.fullmatch(str(target)):
+            return path
         if str(target) == "iota":
             return iota()
         pulled = data_folder() / MODELS / target
         if is_bundle(pulled):
             return pulled
-        raise ModelNotFoundError("no such bundle, and none of that name was pulled (pocketvlm pull)", path)
-    return path
+        made = _made_of(str(target))
+        known = f"; {made}" if made else " (pocketvlm pull)"
+        raise ModelNotFoundError(f"no such bundle, and none of that name was pulled{known}", path)
+
+
+def _made_of(repository: str) -> str | None:
+    """Which pulled one may be meant: one of the catalogue lies under its id, and may tell its source without owner."""
+    names = {repository.casefold(), repository.rpartition("/")[2].casefold()}
+    for path in sorted((data_folder() / MODELS).glob(f"*/{MANIFEST}")):
+        with suppress(BundleError):
+            source = Bundle(path.parent).manifest.source.name
+            if source.casefold() in names:
+                return f"{path.parent.name} was made of {source}"
+    return None
+
+
+@contextmanager
+def _looking_for(path: Path) -> Iterator[None]:
+    """A name too long, or a folder that may not be entered, as a ModelNotFoundError."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, PocketVLMError):
+            raise
+        raise ModelNotFoundError(f"cannot be looked up: {error.strerror or error}", path) from None
 
 
 def iota() -> Path:
@@ -90,11 +119,13 @@ def _bundle(path: Path, verify: bool) -> Located:
 
 
 def _pair(model: Path, mmproj: Path | None) -> Located:
-    if is_bundle(model):
-        raise PairingError("is a bundle; give it alone, not as model=", model)
     for path in (model, mmproj):
-        if path is not None and not path.is_file():
-            raise ModelNotFoundError("is a directory" if path.is_dir() else "no such file", path)
+        if path is not None:
+            with _looking_for(path):
+                if path == model and is_bundle(path):
+                    raise PairingError("is a bundle; give it alone, not as model=", path)
+                if not path.is_file():
+                    raise ModelNotFoundError("is a directory" if path.is_dir() else "no such file", path)
     marks = [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in (model, mmproj) if p is not None]
     onnx = mmproj if mmproj and mmproj.suffix.lower() == ".onnx" else None
     return Located(model.stem, model, None if onnx else mmproj, onnx, _short("|".join(marks)))
