@@ -18,9 +18,10 @@ _PROBE = 1 << 20  # bytes
 
 
 @contextlib.contextmanager
-def new_folder(output: Path) -> Iterator[Path]:
+def new_folder(output: Path, force: bool) -> Iterator[Path]:
     """A folder beside `output`, to be filled; it takes its place at the end, and is gone where anything is raised.
 
+    With `force` it replaces a bundle, and never what else appeared there meanwhile. Raises OutputError.
     An operating system's error, such as a full disk or a read-only target, becomes an OutputError that names `output`.
     """
     with writing(output):
@@ -29,6 +30,7 @@ def new_folder(output: Path) -> Iterator[Path]:
         try:
             folder.mkdir()
             yield folder
+            check_target(output, None, force)
             _publish(folder, output)
         except BaseException:  # Ctrl-C and SIGTERM too: nothing may be left behind
             shutil.rmtree(folder, ignore_errors=True)

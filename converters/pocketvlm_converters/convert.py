@@ -60,7 +60,7 @@ def convert(
     source = Checkpoint(checkpoint)
     family = find_family(source)
     check_target(output, source.path, force)
-    with new_folder(output) as folder:
+    with new_folder(output, force) as folder:
         conversion = _Conversion(family, folder, output.name, progress or silent, verify, keep_unproven)
         conversion.write(language, projector, graph, imatrix)
         _give_back()

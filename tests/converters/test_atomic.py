@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from pocketvlm.errors import OutputError
 from pocketvlm.native import child
 from pocketvlm_converters.atomic import new_folder
 
 
-@pytest.mark.parametrize(("renames", "left"), [(1, "old"), (2, "new")])
+@pytest.mark.parametrize(("renames", "left"), [(1, "manifest.json"), (2, "new")])
 def test_interrupted_right_after_a_rename(
     renames: int, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, rename, count = tmp_path / "bundle", Path.rename, 0
     output.mkdir()
-    (output / "old").touch()
+    (output / "manifest.json").touch()
 
     def interrupted(self: Path, target: Path) -> Path:
         nonlocal count
@@ -26,10 +27,21 @@ def test_interrupted_right_after_a_rename(
         return made
 
     monkeypatch.setattr(Path, "rename", interrupted)
-    with pytest.raises(KeyboardInterrupt), new_folder(output) as folder:
+    with pytest.raises(KeyboardInterrupt), new_folder(output, force=True) as folder:
         (folder / "new").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert [path.name for path in output.iterdir()] == [left]
+
+
+@pytest.mark.parametrize(("force", "appears"), [(False, "manifest.json"), (True, "precious")])
+def test_what_appeared_meanwhile_stays(force: bool, appears: str, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    with pytest.raises(OutputError, match="already exists"), new_folder(output, force) as folder:
+        (folder / "new").touch()
+        output.mkdir()
+        (output / appears).touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+    assert [path.name for path in output.iterdir()] == [appears]
 
 
 def test_no_module_of_the_working_directory_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

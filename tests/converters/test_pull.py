@@ -12,7 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer import Typer
@@ -24,6 +27,7 @@ from pocketvlm.files.locate import locate
 from pocketvlm_converters.catalog.entry import get_entry
 from pocketvlm_converters.cli.models import models as list_models
 from pocketvlm_converters.pull import hub as client
+from pocketvlm_converters.pull import pair
 from pocketvlm_converters.pull import pull as way
 from pocketvlm_converters.pull.pull import Wanted, name_of, pull
 
@@ -106,6 +110,63 @@ def test_it_is_there_already(hub: HubServer, tmp_path: Path) -> None:
     refused(Wanted(READY, output=tmp_path / "no" / "where"), "does not exist", OutputError)
 
 
+@pytest.mark.usefixtures("hub")
+def test_what_appeared_meanwhile(tmp_path: Path) -> None:
+    output, theirs = tmp_path / "mine", tmp_path / "mine" / "manifest.json"
+
+    def say(_: str) -> None:
+        output.mkdir()
+        theirs.touch()
+
+    with pytest.raises(OutputError, match="already exists; --force"):
+        pull(Wanted(READY, output=output), say=say)
+    assert list(output.iterdir()) == [theirs] and list(tmp_path.rglob(MODEL)), "the download is kept"
+
+
+def test_two_at_a_time(hub: HubServer, tmp_path: Path) -> None:
+    hub.stall, hub.cuts[MODEL] = threading.Event(), [90_000]
+    first = threading.Thread(target=pull, args=(Wanted(READY),))
+    first.start()
+    try:
+        assert hub.stalled.wait(60)
+        refused(Wanted(READY), "another pull is at work there")
+    finally:
+        hub.stall.set()
+        first.join()
+    Bundle(models(tmp_path) / READY).verify()
+    assert len(hub.asked(MODEL)) == 2 and not list(tmp_path.rglob("*.download"))
+
+
+def test_without_hard_links(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", none)
+    with monkeypatch.context() as broken:
+        broken.setattr(pair.Manifest, "write", none)
+        refused(Wanted(READY), "cannot be written", OutputError)
+    assert left(tmp_path) == [] and len(list(tmp_path.rglob("*.gguf"))) == 2, "the download is kept"
+    pull(Wanted(READY)).verify()
+    assert len(hub.asked(MODEL)) == len(hub.asked(MMPROJ)) == 1
+
+
+def test_which_of_several(hub: HubServer) -> None:
+    """A name alone does not tell which language model a projector belongs to."""
+    files = hub.repositories[READY].files
+    model, mmproj = files[MODEL], files[MMPROJ]
+    files.update({"imatrix.gguf": model, "iota-UD-Q4_K_M.gguf": model})
+    refused(Wanted(READY), "has several Q4_K_M files for --quantize: iota-Q4_K_M.gguf, iota-UD-Q4_K_M.gguf")
+    refused(Wanted(READY, quantize="imatrix"), "has no imatrix file for --quantize; it has Q4_K_M")
+    refused(Wanted(READY, onnx="int8"), "ready GGUF files have no ONNX encoder: leave out --onnx")
+    files.update({"iota-F16.gguf": model, "mmproj-iota-2-Q8_0.gguf": mmproj})
+    refused(
+        Wanted(READY, quantize="f16"), "has several Q8_0 files for --mmproj: mmproj-iota-2-Q8_0.gguf, mmproj-iota-Q8"
+    )
+    for name in (MODEL, "iota-UD-Q4_K_M.gguf", "iota-F16.gguf"):
+        del files[name]
+    refused(Wanted(READY), "has no language model in one piece whose name ends in its type")
+
+
 def test_where_it_is_told_to(hub: HubServer, tmp_path: Path) -> None:
     said: list[str] = []
     bundle = pull(Wanted(READY, output=tmp_path / "mine", keep=True), say=said.append)
@@ -113,8 +174,10 @@ def test_where_it_is_told_to(hub: HubServer, tmp_path: Path) -> None:
     assert name_of(bundle) == str(tmp_path / "mine") and said[-1] == f"kept {kept}"
     assert sorted(path.name for path in kept.iterdir()) == [MODEL, MMPROJ]
     asked = hub.asked(MODEL)
+    (kept.parent / "stray").touch()
+    (kept.parent.parent / "stray").touch()
     pull(Wanted(READY, output=tmp_path / "mine", force=True)).verify()
-    assert hub.asked(MODEL) == asked and not kept.exists()
+    assert hub.asked(MODEL) == asked and not kept.parent.parent.exists()
 
 
 def test_shards_that_are_no_checkpoint(hub: HubServer, tmp_path: Path) -> None:
@@ -231,6 +294,35 @@ def test_trouble_at_the_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> 
     refused(Wanted("acme/iota"), "http://127.0.0.1:9 cannot be reached: ")
 
 
+@pytest.mark.parametrize(
+    ("repository", "requests"),
+    [
+        ({"refused": (302, ""), "headers": {"Location": f"/acme/iota/resolve/{COMMIT}/config.json"}}, 21),
+        ({"headers": {"Content-Encoding": "gzip"}}, 1),
+    ],
+)
+def test_answers_that_make_no_sense(repository: dict[str, Any], requests: int, hub: HubServer) -> None:
+    hub.repositories["acme/iota"] = replace(hub.repositories["acme/iota"], **repository)
+    refused(Wanted("acme/iota"), "acme/iota/config.json: the hub's answer makes no sense: ")
+    assert len([path for path, *_ in hub.log if path.endswith("config.json")]) == requests, "it is not asked again"
+
+
+def test_what_the_hub_is_told(hub: HubServer) -> None:
+    pull(Wanted(READY))
+    (agent,) = hub.agents
+    parts = [part.split("/") for part in str(agent).split("; ")]
+    assert [name for name, _ in parts] == ["pocketvlm", "hf_hub", "python"]
+    assert parts[0][1] == version("pocketvlm")
+
+
+def test_a_name_too_long() -> None:
+    for name in ("x" * 300, f"{'x' * 300}/x"):
+        with pytest.raises(ModelNotFoundError, match="cannot be looked up: File name too long"):
+            locate(name, model=None, mmproj=None)
+    with pytest.raises(ModelNotFoundError, match="cannot be looked up: File name too long"):
+        locate(f"{'x' * 300}.gguf", model=None, mmproj=None)
+
+
 def test_where_nothing_may_be_downloaded(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POCKETVLM_OFFLINE", "1")
     refused(Wanted(READY), "POCKETVLM_OFFLINE is set: nothing is downloaded")
@@ -303,6 +395,10 @@ def test_a_name_of_the_catalogue(hub: HubServer, tmp_path: Path, monkeypatch: py
     bundle = pull(Wanted("SmolVLM-256M", gguf=True))
     assert bundle.path == models(tmp_path) / "smolvlm-256m" and bundle.file("model").name == "iota-Q8_0.gguf"
     assert locate("smolvlm-256m", model=None, mmproj=None).model.name == "iota-Q8_0.gguf"
+    with pytest.raises(
+        ModelNotFoundError, match=f"none of that name was pulled; smolvlm-256m was made of {entry.gguf}"
+    ):
+        locate(entry.gguf.lower(), model=None, mmproj=None)
     app = Typer()
     app.command()(list_models)
     told = json.loads(CliRunner().invoke(app, [entry.id, "--json"]).stdout)
@@ -335,5 +431,5 @@ def test_from_a_checkpoint_to_an_answer(hub: HubServer, tmp_path: Path, sample_p
     assert answer.stdout.strip() == "2", answer.stderr
     missing = [sys.executable, "-c", COMMAND, "pull", "acme/nothing"]
     refusal = subprocess.run(missing, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert refusal.returncode == 2 and refusal.stderr.strip().startswith("error: acme/nothing: no such repository")
-    assert len(refusal.stderr.strip().splitlines()) == 1
+    assert refusal.returncode == 2 and refusal.stderr.startswith("error: acme/nothing: no such repository")
+    assert len(refusal.stderr.splitlines()) == 1

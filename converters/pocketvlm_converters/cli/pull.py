@@ -27,7 +27,7 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of the repository.")] = None,
     gguf: Annotated[bool, typer.Option("--gguf", help="Take ready GGUF files; nothing is converted.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
-    keep: Annotated[bool, typer.Option("--keep", help="Keep the downloaded checkpoint.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the download, until another commit is pulled.")] = False,
 ) -> None:
     """Download a checkpoint and convert it, or a ready GGUF pair. Interrupted, it goes on when it is run again."""
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.

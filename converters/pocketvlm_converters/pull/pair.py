@@ -5,21 +5,23 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import shutil
 from pathlib import Path
 
 from pocketvlm.files.bundle import Bundle, FileEntry, Manifest, Role, Source, sha256_of
 from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.pair import check_files, named_family
-from pocketvlm_converters.atomic import new_folder
+from pocketvlm_converters.atomic import check_target, new_folder
 from pocketvlm_converters.pull.choose import Pair
 from pocketvlm_converters.pull.hub import Listing
 
 
-def bundle_pair(listing: Listing, pair: Pair, folder: Path, output: Path) -> Bundle:
+def bundle_pair(listing: Listing, pair: Pair, folder: Path, output: Path, force: bool) -> Bundle:
     """From `folder` to the new bundle `output`, without a copy where the system has hard links.
 
     Raises ModelError leaves where the files are no pair, OutputError.
     """
+    check_target(output, None, force)
     checked = check_files(folder / pair.model.name, folder / pair.mmproj.name, None)
     assert checked.projector is not None
     metadata = dict(checked.projector.metadata)
@@ -28,7 +30,7 @@ def bundle_pair(listing: Listing, pair: Pair, folder: Path, output: Path) -> Bun
         ("model", pair.model.name, pair.quantization),
         ("mmproj", pair.mmproj.name, pair.projector),
     )
-    with new_folder(output) as made:
+    with new_folder(output, force) as made:
         entries = []
         for role, name, kind in parts:
             _link(folder / name, made / name)
@@ -52,4 +54,4 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:  # a file system without
-        source.replace(target)
+        shutil.copyfile(source, target)

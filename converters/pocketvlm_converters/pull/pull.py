@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from pocketvlm.devices import data_folder
 from pocketvlm.errors import DownloadError, OutputError
 from pocketvlm.files.bundle import Bundle
-from pocketvlm.files.locate import MODELS
+from pocketvlm.files.locate import MODELS, REPOSITORY
 from pocketvlm_converters.atomic import check_target, writing
 from pocketvlm_converters.catalog.entry import Entry, Types, find_entry
 from pocketvlm_converters.checkpoint.config import Section, parse_object
@@ -27,7 +27,7 @@ from pocketvlm_converters.pull.pair import bundle_pair
 from pocketvlm_converters.quantization.quantize import bundle_types
 
 _DEFAULT = Types(quantize="Q4_K_M", mmproj="q8_0", onnx="int8")
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_LOCK = ".lock"  # in the folder of the download, while a pull is at work there
 _CONVERTERS = ("onnx", "tokenizers")
 _CONVERTED = 2.2  # times the checkpoint: it once more for a while, what is made of it, and some air
 
@@ -62,14 +62,14 @@ def pull(wanted: Wanted, progress: Progress = silent, say: Callable[[str], None]
     types = entry.types if entry else _DEFAULT
     downloads = output.with_name(f".{output.name}.download")
     folder = downloads / listing.commit / repository.rpartition("/")[2]
-    with writing(downloads):
+    with writing(downloads), _alone(downloads):
         _only(downloads, listing.commit)
         way = _Way(hub, listing, folder, output, progress, say)
         bundle = way.ready(wanted, types) if ready else way.converted(wanted, types)
         if wanted.keep:
             say(f"kept {folder}")
         else:
-            shutil.rmtree(downloads, ignore_errors=True)
+            shutil.rmtree(folder.parent, ignore_errors=True)
     return bundle
 
 
@@ -89,16 +89,38 @@ def _repository(name: str, entry: Entry | None, ready: bool) -> str:
     if found is None:
         held = "no ready GGUF files are known of it" if ready else "it is in the box already"
         raise DownloadError(held, name)
-    if not _NAME.fullmatch(found):
+    if not REPOSITORY.fullmatch(found):
         raise DownloadError("is neither in the catalogue (pocketvlm models) nor a name of the hub, as owner/name", name)
     return found
 
 
+@contextmanager
+def _alone(downloads: Path) -> Iterator[None]:
+    """Makes the folder, and removes it where nothing is left. Raises DownloadError where another pull is at work."""
+    from filelock import FileLock, Timeout  # of the same extra as the Hub, which comes before
+
+    downloads.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(downloads / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise DownloadError("another pull is at work there", str(downloads)) from None
+    try:
+        yield
+    finally:
+        if [path.name for path in downloads.iterdir()] == [_LOCK]:
+            shutil.rmtree(downloads, ignore_errors=True)
+        lock.release()
+
+
 def _only(downloads: Path, commit: str) -> None:
     """Nothing of another commit is left in the way."""
-    for other in downloads.iterdir() if downloads.is_dir() else ():
-        if other.name != commit:
-            shutil.rmtree(other)
+    for other in downloads.iterdir():
+        if other.is_dir() and not other.is_symlink():
+            if other.name != commit:
+                shutil.rmtree(other)
+        elif other.name != _LOCK:
+            other.unlink()
 
 
 @dataclass(frozen=True)
@@ -111,9 +133,11 @@ class _Way:
     say: Callable[[str], None]
 
     def ready(self, wanted: Wanted, types: Types) -> Bundle:
+        if wanted.onnx and wanted.onnx.lower() != "none":
+            raise DownloadError("ready GGUF files have no ONNX encoder: leave out --onnx", self.listing.repository)
         pair = choose.pair(self.listing, wanted.quantize, wanted.mmproj, (types.quantize,))
         self._download(pair.files, converted=False)
-        return bundle_pair(self.listing, pair, self.folder, self.output)
+        return bundle_pair(self.listing, pair, self.folder, self.output, wanted.force)
 
     def converted(self, wanted: Wanted, types: Types) -> Bundle:
         if missing := [name for name in _CONVERTERS if find_spec(name) is None]:
