@@ -135,7 +135,7 @@ def encoder(bundle: Path, request: pytest.FixtureRequest) -> Iterator[VisionEnco
         if request.param == "onnx":
             yield OnnxEncoder(read_onnx(bundle / "vision-fp32.onnx"), threads=1)
         else:
-            yield MtmdEncoder(Mtmd(header.path, model, threads=1, tile_tokens=found[1].tile_tokens), header)
+            yield MtmdEncoder(Mtmd(header.path, model, threads=1, tile_tokens=found[1].tile_tokens), header, found[1])
 
 
 def tile_of(rows: int, cols: int) -> Array:
@@ -183,7 +183,7 @@ def test_row_ends_are_not_what_libmtmd_leaves_there(bundle: Path) -> None:
     end = header.vector("v.token_embd.img_break")
     assert end is not None and end.shape == (64,)
     with Model(bundle / "model-F32.gguf") as model:
-        made = MtmdEncoder(Mtmd(header.path, model, threads=1, tile_tokens=1000), header)
+        made = MtmdEncoder(Mtmd(header.path, model, threads=1, tile_tokens=1000), header, Mistral3(28, tiny.LONGEST))
         for rows, cols in ((15, 15), (3, 2), (14, 11), (2, 9), (15, 11)):
             found = made.encode_tile(tile_of(rows, cols))
             assert np.isfinite(found).all()

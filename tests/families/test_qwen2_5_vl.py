@@ -73,7 +73,7 @@ def encoder(bundle: Path, request: pytest.FixtureRequest) -> Iterator[VisionEnco
             yield OnnxEncoder(read_onnx(bundle / "vision-fp32.onnx"), threads=1)
         else:
             mtmd = Mtmd(header.path, model, threads=1, tile_tokens=found[1].tile_tokens)
-            yield MtmdEncoder(mtmd, header)
+            yield MtmdEncoder(mtmd, header, found[1])
 
 
 def tile_of(rows: int, cols: int) -> Array:
@@ -124,8 +124,10 @@ def test_the_header_says_that_sizes_vary(bundle: Path) -> None:
 
 def test_what_memory_does_not_hold_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     header = read_header(bundle / "mmproj-f32.gguf")
+    found = families.find(header.metadata)
+    assert found is not None
     with Model(bundle / "model-F32.gguf") as model:
-        made = MtmdEncoder(Mtmd(header.path, model, threads=1, tile_tokens=100000), header)
+        made = MtmdEncoder(Mtmd(header.path, model, threads=1, tile_tokens=100000), header, found[1])
         made.encode_tile(tile_of(4, 4))
         monkeypatch.setattr(pocketvlm.vision.mtmd, "memory", lambda: (2**30, 10**6))
         with pytest.raises(EngineError, match="1,024 patches takes libmtmd"):

@@ -74,7 +74,7 @@ def encoder(bundle: Path, request: pytest.FixtureRequest) -> Iterator[VisionEnco
             yield OnnxEncoder(read_onnx(bundle / "vision-fp32.onnx"), threads=1)
         else:
             mtmd = Mtmd(header.path, model, threads=1, tile_tokens=found[1].tile_tokens)
-            yield MtmdEncoder(mtmd, header)
+            yield MtmdEncoder(mtmd, header, found[1])
 
 
 def tile_of(rows: int, cols: int) -> Array:

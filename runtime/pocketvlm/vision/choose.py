@@ -140,7 +140,7 @@ def encoders(model: Model, checked: Checked, *, device: str, gpu: int | None) ->
         family = family_of(projector.metadata, projector.path)
         if family is not None:
             families.append(_known(model, projector.metadata, projector.path))
-            opened = partial(_open_mtmd, projector, model, family.tile_tokens, gpu)
+            opened = partial(_open_mtmd, projector, model, family, gpu)
             named = f"{projector.path.name}, libmtmd"
             candidates.append(Candidate(speeds.file_hash(projector.path), named, opened, (projector.path,)))
     if encoder is not None and any(family != families[0] for family in families):
@@ -225,9 +225,9 @@ def _open_onnx(header: OnnxHeader, model: Model, device: str, threads: int) -> V
     return encoder
 
 
-def _open_mtmd(header: GGUFHeader, model: Model, tile_tokens: int, gpu: int | None, threads: int) -> VisionEncoder:
-    mtmd = Mtmd(header.path, model, threads=threads, tile_tokens=tile_tokens, device=gpu)
-    return MtmdEncoder(mtmd, header)
+def _open_mtmd(header: GGUFHeader, model: Model, family: Family, gpu: int | None, threads: int) -> VisionEncoder:
+    mtmd = Mtmd(header.path, model, threads=threads, tile_tokens=family.tile_tokens, device=gpu)
+    return MtmdEncoder(mtmd, header, family)
 
 
 def _known(model: Model, metadata: dict[str, object], path: Path) -> Family:

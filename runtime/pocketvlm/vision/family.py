@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -113,6 +113,26 @@ class Family(Protocol):
     def tiles(self, image: RGB, plan: PicturePlan) -> Sequence[RGB]:
         """uint8 [height, width, 3] each, in the order of the plan's slots; not all of one size in every family."""
         ...
+
+
+@dataclass(frozen=True)
+class RowEnd:
+    """An embedding in a projector's file that libmtmd does not put where it belongs.
+
+    `tensors` are the names that files have for it, ours first. It stands behind every row of cells, of `cell` pixels
+    each, but a tile's last; where `cell` is None once, behind the whole tile.
+    """
+
+    tensors: tuple[str, ...]
+    cell: int | None = None
+
+
+@runtime_checkable
+class EndsRows(Protocol):
+    """A family that has one."""
+
+    @property
+    def row_end(self) -> RowEnd: ...
 
 
 class FamilyModule(Protocol):

@@ -15,13 +15,9 @@ from pocketvlm.native.mtmd import ImageChunk, Mtmd, TextChunk
 from pocketvlm.pictures.images import Picture
 from pocketvlm.vision.cache import EmbeddingCache
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot
-from pocketvlm.vision.family import RGB, Detail
+from pocketvlm.vision.family import RGB, Detail, EndsRows, Family, RowEnd
 
 _WINDOWS = "clip.vision.n_wa_pattern"
-_ROW_END = "v.token_embd.img_break"  # an embedding that stands between two rows of a picture
-_PINPOINTS = "clip.vision.image_grid_pinpoints"
-# An embedding that stands behind each row of a grid of tiles; libmtmd's graph does nothing with it.
-_NEWLINE = ("v.image_newline", "model.image_newline")
 _MASK_BYTES = 12  # a pair: in float32 twice, in float16 twice
 
 
@@ -45,39 +41,43 @@ class _Opened:
 
 
 class MtmdEncoder(_Opened):
-    """A `VisionEncoder` over an mmproj file that was opened for single tiles; `header` is that file's."""
+    """A `VisionEncoder` over an mmproj file that was opened for single tiles of `family`; `header` is that file's."""
 
-    def __init__(self, mtmd: Mtmd, header: GGUFHeader) -> None:
+    def __init__(self, mtmd: Mtmd, header: GGUFHeader, family: Family) -> None:
         super().__init__(mtmd)
-        patch, merge = (header.metadata.get(f"clip.vision.{key}") for key in ("patch_size", "spatial_merge_size"))
+        patch = header.metadata.get("clip.vision.patch_size")
         self._masked = patch if isinstance(patch, int) and header.metadata.get(_WINDOWS) else None
-        self._row_end = header.vector(_ROW_END)
-        if self._row_end is not None and len(self._row_end) != mtmd.width:  # libmtmd ends the process
-            raise ModelFormatError(
-                f"{_ROW_END} has {len(self._row_end)} values, the language model takes {mtmd.width}", header.path
-            )
-        self._newline = None
-        if header.metadata.get(_PINPOINTS):
-            self._newline = next((found for name in _NEWLINE if (found := header.vector(name)) is not None), None)
-            if self._newline is None or len(self._newline) != mtmd.width:
-                raise ModelFormatError(
-                    f"takes pictures in tiles, but has no {_NEWLINE[0]} as wide as its model", header.path
-                )
-        self._factor = patch * (merge or 1) if isinstance(patch, int) and isinstance(merge, int | None) else 0
+        end = family.row_end if isinstance(family, EndsRows) else None
+        self._end = None if end is None else (end.cell, _row_end(end, header, mtmd.width))
 
     def encode_tile(self, tile: RGB) -> Embeddings:
-        """Where rows of a grid of tiles end with an embedding of their own, that is the last.
+        """With the family's row ends.
 
         Raises EngineError where libmtmd could not, or not without taking more memory than there is.
         """
         if self._masked:
             _check_mask(tile.shape[1] // self._masked * (tile.shape[0] // self._masked))
         rows = self._mtmd.encode_tile(tile)
-        if self._row_end is not None and self._factor:
-            # libmtmd makes these from memory that nobody set, times 0: NaN where it was NaN.
-            columns = tile.shape[1] // self._factor
-            rows[columns :: columns + 1] = self._row_end
-        return rows if self._newline is None else np.concatenate([rows, self._newline[None]])
+        if self._end is None:
+            return rows
+        cell, end = self._end
+        if cell is None:
+            return np.concatenate([rows, end[None]])
+        columns = tile.shape[1] // cell
+        rows[columns :: columns + 1] = end
+        return rows
+
+
+def _row_end(end: RowEnd, header: GGUFHeader, width: int) -> Embeddings:
+    """float32 [width]. libmtmd ends the process where it uses one of another width."""
+    found = next((values for name in end.tensors if (values := header.vector(name)) is not None), None)
+    if found is None:
+        raise ModelFormatError(f"has no {end.tensors[0]} in float32, which its pictures need", header.path)
+    if len(found) != width:
+        raise ModelFormatError(
+            f"{end.tensors[0]} has {len(found)} values, the language model takes {width}", header.path
+        )
+    return found
 
 
 def _check_mask(patches: int) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.family import RGB, Detail, Mosaic, PicturePlan, TileSlot
+from pocketvlm.vision.family import RGB, Detail, Mosaic, PicturePlan, RowEnd, TileSlot
 from pocketvlm.vision.grid import Size, cut
 from pocketvlm.vision.square import read_square
 
@@ -41,6 +41,11 @@ class LlavaNext:
     @property
     def tile_tokens(self) -> int:
         return self.side**2 + 1
+
+    @property
+    def row_end(self) -> RowEnd:
+        """The last of each tile's embeddings, for the layout to put behind rows of the grid; libmtmd leaves it out."""
+        return RowEnd(("v.image_newline", "model.image_newline"))
 
     def control_tokens(self) -> tuple[str, ...]:
         return ()

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.family import RGB, Detail, PicturePlan, RowEnd, TileSlot
 from pocketvlm.vision.grid import resized
 from pocketvlm.vision.square import positive
 
@@ -37,6 +37,11 @@ class Mistral3:
     @property
     def tile_tokens(self) -> int:
         return self._slot((self.longest, self.longest)).tokens
+
+    @property
+    def row_end(self) -> RowEnd:
+        """libmtmd makes these from memory that nobody set, times 0: NaN where it was NaN."""
+        return RowEnd(("v.token_embd.img_break",), self.factor)
 
     def control_tokens(self) -> tuple[str, ...]:
         return (_BREAK, _END)
