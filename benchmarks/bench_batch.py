@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bench_speed import smollm2
-from checkpoint import write_checkpoint
+from checkpoint import random_weights
 from PIL import Image
 
 from pocketvlm import VLM
@@ -239,14 +238,8 @@ def main() -> None:
         batching(arguments.rounds, arguments.tokens, arguments.threads, arguments.child)
     if arguments.only == "batch":
         return
-    with tempfile.TemporaryDirectory(prefix="pocketvlm-bench-") as name:
-        bundle = arguments.bundle or Path(name) / "bundle"
-        if arguments.bundle is None:
-            from pocketvlm_converters.convert import convert
-
-            (Path(name) / "checkpoint").mkdir()
-            write_checkpoint(Path(name) / "checkpoint")
-            convert(Path(name) / "checkpoint", bundle, quantize="Q8_0", mmproj="f16")
+    with ExitStack() as stack:
+        bundle = arguments.bundle or stack.enter_context(random_weights()).path
         pauses(bundle, arguments.rounds, arguments.threads, arguments.child, arguments.drafts)
 
 

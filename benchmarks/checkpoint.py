@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from random_files import NEWLINE, Shape, bfloat16, write_safetensors
 
 from pocketvlm.files.bundle import Bundle
 from pocketvlm_converters.convert import convert
@@ -62,21 +63,15 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 def write_weights(path: Path) -> int:
     """A safetensors file of random bfloat16, written tensor by tensor; the bytes of the largest tensor."""
-    header, end = {}, 0
-    for name, shape in shapes().items():
-        size = 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     rng = np.random.default_rng(0)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name, shape in shapes().items():
-            values = rng.standard_normal(shape, np.float32) * np.float32(0.02)
-            if "norm" in name and name.endswith("weight"):
-                values += 1
-            file.write((values.view(np.uint32) >> 16).astype(np.uint16).tobytes())
+
+    def values(name: str, shape: Shape) -> Iterator[np.ndarray]:
+        made = rng.standard_normal(shape, np.float32) * np.float32(0.02)
+        if "norm" in name and name.endswith("weight"):
+            made += 1
+        yield bfloat16(made)
+
+    write_safetensors(path, shapes(), values)
     return max(2 * math.prod(shape) for shape in shapes().values())
 
 
@@ -88,8 +83,7 @@ def write_checkpoint(folder: Path) -> int:
     vocabulary = {token: number for number, token in enumerate(CONTROL + alphabet)}
     merges = []
     room = VOCABULARY - len(PICTURE) - len(TILES)
-    newline = "\u010a"  # as ByteLevel spells it
-    for pair in [(newline, newline), *((a, b) for a in alphabet for b in alphabet)]:
+    for pair in [(NEWLINE, NEWLINE), *((a, b) for a in alphabet for b in alphabet)]:
         if len(vocabulary) < room and "".join(pair) not in vocabulary:
             vocabulary["".join(pair)] = len(vocabulary)
             merges.append(pair)

@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+from random_files import Pool, write_safetensors, write_tokenizer
 
 VOCABULARY, HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = 151936, 2048, 11008, 14, 16, 2
 VISION, VISION_INNER, VISION_LAYERS, VISION_HEADS, PATCH = 1280, 3420, 32, 16, 14
 SHARD = 1 << 30  # bytes
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
            "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
-WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}"
     "{% for p in m['content'] %}{% if p['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}"
@@ -65,7 +61,8 @@ def shapes() -> dict[str, tuple[int, ...]]:
 def write_checkpoint(folder: Path) -> tuple[int, int]:
     """The bytes of all weights, and of the largest tensor."""
     _write_settings(folder)
-    sizes = {name: 2 * math.prod(shape) for name, shape in shapes().items()}
+    found = shapes()
+    sizes = {name: 2 * math.prod(shape) for name, shape in found.items()}
     shards: list[list[str]] = [[]]
     room = SHARD
     for name, size in sizes.items():
@@ -75,82 +72,19 @@ def write_checkpoint(folder: Path) -> tuple[int, int]:
         shards[-1].append(name)
         room -= size
     index = {}
-    rng = np.random.default_rng(0)
-    pool = _bfloat16(rng.standard_normal(1 << 22, np.float32) * np.float32(0.02))
+    pool = Pool()
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         index |= dict.fromkeys(names, file)
-        _write_shard(folder / file, names, rng, pool)
+        write_safetensors(folder / file, {name: found[name] for name in names}, pool.tensor)
     _dump(
         folder / "model.safetensors.index.json", {"metadata": {"total_size": sum(sizes.values())}, "weight_map": index}
     )
     return sum(sizes.values()), max(sizes.values())
 
 
-def _write_shard(path: Path, names: list[str], rng: np.random.Generator, pool: np.ndarray) -> None:
-    header, end = {}, 0
-    for name in names:
-        shape = shapes()[name]
-        begin, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
-            for block in _values(name, rng, pool):
-                file.write(block.data)
-
-
-def _values(name: str, rng: np.random.Generator, pool: np.ndarray) -> Iterator[np.ndarray]:
-    """Random values block by block: pieces of `pool`, each from a place of its own; norms are about 1."""
-    left = math.prod(shapes()[name])
-    if "norm" in name or "ln_q" in name:
-        yield _bfloat16(1 + rng.standard_normal(left, np.float32) * np.float32(0.02))
-        return
-    while left:
-        at = int(rng.integers(len(pool) // 2))
-        block = pool[at : at + left]
-        left -= len(block)
-        yield block
-
-
-def _bfloat16(values: np.ndarray) -> np.ndarray:
-    return (values.view(np.uint32) >> 16).astype(np.uint16)
-
-
 def _write_settings(folder: Path) -> None:
-    """Configuration and a byte-level vocabulary: pairs of bytes, then tokens of three."""
-    from tokenizers import pre_tokenizers
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate(alphabet)}
-    merges: list[tuple[str, str]] = []
-    room = VOCABULARY - len(CONTROL)
-    for pair in [(a, b) for a in alphabet for b in alphabet] + [
-        (a + b, c) for a in alphabet[:64] for b in alphabet[:64] for c in alphabet
-    ]:
-        if len(vocabulary) == room:
-            break
-        vocabulary["".join(pair)] = len(vocabulary)
-        merges.append(pair)
-    for token in CONTROL:
-        vocabulary[token] = len(vocabulary)
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    added = [{"id": vocabulary[token], "content": token, "special": True} | flags for token in CONTROL]
-    split = {"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Isolated", "invert": False}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    _dump(
-        folder / "tokenizer.json",
-        {
-            "version": "1.0",
-            "added_tokens": added,
-            "normalizer": {"type": "NFC"},
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, level]},
-            "decoder": level,
-            "model": {"type": "BPE", "vocab": vocabulary, "merges": merges},
-        },
-    )
+    vocabulary = write_tokenizer(folder, VOCABULARY, CONTROL, normalizer={"type": "NFC"})
     _dump(
         folder / "tokenizer_config.json",
         {
