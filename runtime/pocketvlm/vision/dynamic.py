@@ -11,7 +11,7 @@ from PIL import Image
 
 from pocketvlm.errors import ImageError
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
-from pocketvlm.vision.grid import resized
+from pocketvlm.vision.grid import resized, within
 from pocketvlm.vision.square import positive
 
 _MERGE = 2
@@ -61,24 +61,15 @@ class DynamicSize:
             most = min(most, max(_AUTO * area, self.least))
         used = smart_resize(size, self.factor, self.least, most, edges_first=self.edges_first)
         limits = [limit for limit in (max_tokens, _LOW if detail == "low" else None) if limit is not None]
-        if limits:
-            used = self._within(size, used, min(limits))
+        if limits and used[0] * used[1] > min(limits) * area:
+            cols, rows = within(size, min(limits))
+            used = (cols * self.factor, rows * self.factor)
         slot = TileSlot(0, (used[1] // self.factor, used[0] // self.factor))
         return PicturePlan(original=size, resizes=(used,), layout=(slot,))
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
         """One uint8 [height, width, 3]."""
         return [np.asarray(resized(Image.fromarray(image), plan.used, Image.Resampling.BICUBIC))]
-
-    def _within(self, size: tuple[int, int], used: tuple[int, int], tokens: int) -> tuple[int, int]:
-        """`used`, or the largest grid of at most `tokens` in the proportions of `size`."""
-        if used[0] * used[1] <= tokens * self.factor**2:
-            return used
-        scale = math.sqrt(tokens / (size[0] * size[1]))
-        short, long = (max(1, math.floor(edge * scale)) for edge in sorted(size))
-        long = min(long, max(1, tokens // short))
-        cols, rows = (long, short) if size[0] >= size[1] else (short, long)
-        return cols * self.factor, rows * self.factor
 
 
 def read_dynamic(

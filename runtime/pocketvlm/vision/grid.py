@@ -30,6 +30,14 @@ def nearest(size: Size, tile: int, choice: Iterable[Size]) -> Size | None:
     return best
 
 
+def within(size: Size, most: int) -> Size:
+    """The largest grid of at most `most` cells in about the proportions of `size`."""
+    scale = math.sqrt(most / (size[0] * size[1]))
+    short, long = (max(1, math.floor(edge * scale)) for edge in sorted(size))
+    long = min(long, max(1, most // short))
+    return (long, short) if size[0] >= size[1] else (short, long)
+
+
 def cut(picture: Image.Image, tile: int) -> list[Image.Image]:
     """Its tiles of `tile` x `tile` pixels, row by row."""
     corners = ((left, top) for top in range(0, picture.height, tile) for left in range(0, picture.width, tile))

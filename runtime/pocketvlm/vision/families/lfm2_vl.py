@@ -15,7 +15,7 @@ from PIL import Image
 from pocketvlm.errors import ImageError
 from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
-from pocketvlm.vision.grid import cut, grids, nearest, resized
+from pocketvlm.vision.grid import cut, grids, nearest, resized, within
 from pocketvlm.vision.square import positive
 
 _BILINEAR = Image.Resampling.BILINEAR
@@ -77,7 +77,8 @@ class LFM2VL:
                 resizes = (single, (grid[0] * self.tile, grid[1] * self.tile))
                 return PicturePlan(original=size, resizes=resizes, layout=self._layout(grid, single))
         if max_tokens is not None and self._tokens(single) > max_tokens:
-            single = self._within(size, max_tokens)
+            cols, rows = within(size, max_tokens)
+            single = (cols * self.cell, rows * self.cell)
         return PicturePlan(original=size, resizes=(single,), layout=(_BEGIN, self._slot(0, single), _END))
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
@@ -123,14 +124,6 @@ class LFM2VL:
             ]
             fitting = inside or fitting[:1]
         return nearest(size, self.tile, fitting)
-
-    def _within(self, size: tuple[int, int], tokens: int) -> tuple[int, int]:
-        """The largest grid of at most so many tokens in about the picture's proportions."""
-        scale = math.sqrt(tokens / (size[0] * size[1]))
-        short, long = (max(1, math.floor(edge * scale)) for edge in sorted(size))
-        long = min(long, max(1, tokens // short))
-        cols, rows = (long, short) if size[0] >= size[1] else (short, long)
-        return cols * self.cell, rows * self.cell
 
     def _tokens(self, size: tuple[int, int]) -> int:
         return size[0] * size[1] // self.cell**2
