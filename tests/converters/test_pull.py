@@ -150,7 +150,7 @@ def test_without_hard_links(hub: HubServer, tmp_path: Path, monkeypatch: pytest.
     assert len(hub.asked(MODEL)) == len(hub.asked(MMPROJ)) == 1
 
 
-def test_which_of_several(hub: HubServer) -> None:
+def test_which_of_several(hub: HubServer, tmp_path: Path) -> None:
     """A name alone does not tell which language model a projector belongs to."""
     files = hub.repositories[READY].files
     model, mmproj = files[MODEL], files[MMPROJ]
@@ -162,7 +162,12 @@ def test_which_of_several(hub: HubServer) -> None:
     refused(
         Wanted(READY, quantize="f16"), "has several Q8_0 files for --mmproj: mmproj-iota-2-Q8_0.gguf, mmproj-iota-Q8"
     )
-    for name in (MODEL, "iota-UD-Q4_K_M.gguf", "iota-F16.gguf"):
+    files["iota-F32-mmproj.gguf"] = mmproj
+    files["iota-q4_k.gguf"] = model
+    chosen = [file.quantization for file in pull(Wanted(READY, quantize="Q4_K", mmproj="f32")).manifest.files]
+    assert chosen == ["Q4_K", "f32"]
+    shutil.rmtree(models(tmp_path))
+    for name in (MODEL, "iota-UD-Q4_K_M.gguf", "iota-F16.gguf", "iota-q4_k.gguf"):
         del files[name]
     refused(Wanted(READY), "has no language model in one piece whose name ends in its type")
 

@@ -18,6 +18,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9][\w.+-]*")
 _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _PROJECTORS = ("q8_0", "f16", "bf16", "f32")  # the smallest first
+_OTHER_NAMES = ("Q3_K", "Q4_K", "Q5_K")  # llama-quantize takes these for Q3_K_M, Q4_K_M and Q5_K_M
 _LANGUAGE = ("Q4_K_M", "Q8_0", "F16", "BF16", "F32")
 
 
@@ -108,7 +109,7 @@ def _choose(
 
 
 def _by_type(files: Iterable[RemoteFile]) -> dict[str, list[RemoteFile]]:
-    known, found = file_types(), defaultdict[str, list[RemoteFile]](list)
+    known, found = {*file_types(), *_OTHER_NAMES}, defaultdict[str, list[RemoteFile]](list)
     for file in files:
         if (kind := _type(file.name)) in known:
             found[kind].append(file)
@@ -116,8 +117,8 @@ def _by_type(files: Iterable[RemoteFile]) -> dict[str, list[RemoteFile]]:
 
 
 def _type(name: str) -> str:
-    """What stands behind the last - or . of a name: NAME-500M-Instruct-Q8_0.gguf -> Q8_0."""
-    return re.split(r"[-.]", name[: -len(".gguf")])[-1].upper()
+    """What stands behind the last - or . of a name: NAME-500M-Instruct-Q8_0.gguf, NAME-Q8_0-mmproj.gguf -> Q8_0."""
+    return re.split(r"[-.]", name[: -len(".gguf")].upper().removesuffix("MMPROJ").rstrip("-."))[-1]
 
 
 def _sharded(listing: Listing) -> bool:
