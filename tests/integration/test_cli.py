@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+REPOSITORY = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()"]
 
 
@@ -152,10 +153,29 @@ def test_wrong_models_and_options(pictures: Path, tmp_path: Path) -> None:
     good = pictures / "good.png"
     assert "nowhere" in refused("chat", "Hi", "-m", tmp_path / "nowhere")
     assert "nowhere" in refused("verify", tmp_path / "nowhere")
+    assert "none of that name was pulled" in refused("verify", "no-such-model")
+    source = pictures.parent / "in.jsonl"
+    source.write_text('{"custom_id": "a", "prompt": "Hi"}\n')
+    assert "nowhere" in refused("batch", source, "-o", tmp_path / "out.jsonl", "-m", tmp_path / "nowhere")
+    assert not (tmp_path / "out.jsonl").exists()
     assert "text.png" in refused("inspect", pictures / "text.png")
     assert "detail" in refused("chat", "Hi", "-i", good, "--detail", "huge")
     assert "temperature" in refused("chat", "Hi", "-i", good, "--temperature", "9")
     assert "context" in refused("chat", "word " * 300, "-i", good, "--ctx-size", "256")
+
+
+def test_what_to_give_instead(iota_bundle: Path) -> None:
+    assert "no such file" in refused("inspect", "nope.gguf")
+    for name in ("manifest.json", "proof.npz"):
+        assert f"give the folder, {iota_bundle}" in " ".join(refused("inspect", iota_bundle / name).split())
+    checkpoint = REPOSITORY / "models" / "iota" / "checkpoint"
+    for given in (
+        ["inspect", checkpoint / "model.safetensors"],
+        ["inspect", checkpoint],
+        ["verify", checkpoint],
+        ["chat", "Hi", "-m", checkpoint],
+    ):
+        assert "`pocketvlm convert` makes a bundle of it" in refused(*given)
 
 
 def test_a_wrong_picture_does_not_end_an_interactive_conversation(pictures: Path, sample_png: Path) -> None:
@@ -163,7 +183,8 @@ def test_a_wrong_picture_does_not_end_an_interactive_conversation(pictures: Path
     import pty
 
     leader, follower = pty.openpty()
-    process = subprocess.Popen([*COMMAND, "chat"], stdin=follower, stdout=follower, stderr=follower, close_fds=True)
+    environment = {key: value for key, value in os.environ.items() if key != "NO_COLOR"} | {"TERM": "xterm-256color"}
+    process = subprocess.Popen([*COMMAND, "chat"], stdin=follower, stdout=follower, stderr=follower, env=environment)
     os.close(follower)
     typed = [f"/image {pictures / 'text.png'}", "/image [/x].png", f"/image {sample_png}", "How many shapes are there?"]
     os.write(leader, "".join(f"{line}\n" for line in [*typed, "/quit"]).encode())
@@ -176,6 +197,7 @@ def test_a_wrong_picture_does_not_end_an_interactive_conversation(pictures: Path
     text = told.decode("utf-8", "replace")
     assert "text.png" in text and "[/x].png:" in text  # brackets are no markup
     assert re.search(r"(\n|\x1b\[2K)2\r\n", text), text
+    assert "/image PATH shows" in text  # in one colour
     assert "Traceback" not in text
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.")],
+    bundle: Annotated[Path, typer.Argument(help="A bundle, or the name of a pulled model.")],
     reference: Annotated[
         Path | None,
         typer.Option(metavar="CHECKPOINT", help="Compare with transformers running this checkpoint as well."),
@@ -24,11 +24,13 @@ def verify(
 ) -> None:
     """Check that a bundle still does what its checkpoint does. Exit code 1 where it does not."""
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
+    from pocketvlm.files.locate import bundle_path
     from pocketvlm_converters.cli.progress import bars
     from pocketvlm_converters.cli.signals import ending_cleanly
     from pocketvlm_converters.proof import verify as proof
     from pocketvlm_converters.proof.stages import UNKNOWN
 
+    bundle = bundle_path(bundle)
     with ending_cleanly(), bars() as show:
         runs = proof.verify(bundle, reference, progress=show)
     for run in runs:

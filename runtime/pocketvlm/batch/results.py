@@ -58,6 +58,7 @@ class Results:
         self.done: set[str] = set()
         self.errors = 0
         self.fingerprint: str | None = None
+        self._new = not path.exists()
         try:
             self._file = path.open("a+b")
         except OSError as error:
@@ -110,6 +111,9 @@ class Results:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is not None and self._new and not self.done:
+            with suppress(OSError):  # Windows removes no open file; closed, it might be another batch's
+                self.path.unlink()
         self.close()
 
     @contextmanager

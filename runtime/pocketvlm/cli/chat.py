@@ -48,7 +48,7 @@ HELP = (
     "[dim]/image PATH shows a picture, /reset starts again, /save FILE keeps the conversation, /load FILE goes on with "
     "one, /timings says what took how long, /clear-cache forgets what was computed of pictures, /quit ends.[/dim]"
 )
-err = Console(stderr=True)
+err = Console(stderr=True, highlight=False)
 
 
 def chat(
@@ -176,7 +176,7 @@ class _Conversation:
             why = "--max-tokens" if self._options["max_tokens"] else "the context is full, /reset starts again"
             err.print(f"[dim]The answer was cut short: {why}.[/dim]")
         if timings and self.tells_timings:
-            err.print(f"[dim]{_told(timings)}[/dim]", highlight=False)
+            err.print(f"[dim]{_told(timings)}[/dim]")
         self._waiting = []
         self.messages = [*asked, {"role": "assistant", "content": "".join(said).strip()}]
 
@@ -279,7 +279,7 @@ def _talk(conversation: _Conversation) -> None:
         except (RequestError, SessionError, PictureCacheError, OSError) as error:
             if not interactive:
                 raise _as_error(error) from None
-            err.print(f"[red]error:[/red] {escape(str(error))}", highlight=False)
+            err.print(f"[red]error:[/red] {escape(str(error))}")
 
 
 def _as_error(error: Exception) -> PocketVLMError:

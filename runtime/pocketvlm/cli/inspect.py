@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pocketvlm.errors import ModelNotFoundError
-from pocketvlm.files.bundle import Bundle, FileEntry, Proof, is_bundle
+from pocketvlm.errors import ModelFormatError, ModelNotFoundError
+from pocketvlm.files.bundle import Bundle, FileEntry, Proof, is_bundle, other_file
 from pocketvlm.files.gguf_header import GGUFHeader, LazyArray, projector_type, read_header
 from pocketvlm.files.locate import bundle_path
 from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
@@ -31,6 +31,8 @@ def inspect(
     if not path.exists():
         raise ModelNotFoundError("no such file or bundle", path)
     if not (is_bundle(path) or path.is_dir()):
+        if path.suffix.lower() not in (".gguf", ".onnx") and (told := other_file(path)):
+            raise ModelFormatError(told, path)
         _show_file(path, template, metadata)
         return
     bundle = Bundle(path)

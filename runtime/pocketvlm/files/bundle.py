@@ -191,6 +191,17 @@ def is_bundle(path: Path) -> bool:
     return (path / MANIFEST).is_file()
 
 
+def other_file(path: Path) -> str:
+    """What to give instead of what is no bundle, but lies in one or is (of) a checkpoint; "" if neither."""
+    if path.is_file() and is_bundle(path.parent):
+        return f"is a file of a bundle; give the folder, {path.parent}"
+    folder = path if path.is_dir() else path.parent
+    if (folder / "config.json").is_file() and any(folder.glob("*.safetensors")):
+        what = "is a checkpoint" if path is folder else "is a file of a checkpoint"
+        return f"{what}; `pocketvlm convert` makes a bundle of it"
+    return ""
+
+
 def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -204,7 +215,7 @@ def _read_manifest(folder: Path) -> Manifest:
     if not folder.exists():
         raise ModelNotFoundError("no such bundle", folder)
     if not path.is_file():
-        raise BundleError(f"not a bundle: it has no {MANIFEST}", folder)
+        raise BundleError(other_file(folder) or f"not a bundle: it has no {MANIFEST}", folder)
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:

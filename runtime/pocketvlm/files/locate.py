@@ -19,6 +19,7 @@ from pocketvlm.files.bundle import MANIFEST, Bundle, is_bundle
 
 MODELS = "models"  # in the user's data folder: what was pulled, by its name
 _HOME_OF_IOTA = "pocketvlm_models"
+_FILES = (".gguf", ".onnx")
 _PART = r"[A-Za-z0-9][\w.-]*"
 REPOSITORY = re.compile(f"{_PART}/{_PART}")  # owner/name, as the hub has it
 _NAME = re.compile(f"{_PART}|{REPOSITORY.pattern}")
@@ -66,7 +67,7 @@ def bundle_path(target: str | Path) -> Path:
     """A path where there is anything, else the bundle that was pulled under this name, if there is one."""
     path = Path(target)
     with _looking_for(path):
-        if path.exists() or not _NAME.fullmatch(str(target)):
+        if path.exists() or path.suffix.lower() in _FILES or not _NAME.fullmatch(str(target)):
             return path
         if str(target) == "iota":
             return iota()
