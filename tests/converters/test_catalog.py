@@ -144,7 +144,7 @@ def test_a_broken_entry_is_named(before: str, after: str, message: str, tmp_path
         read_entry(path)
 
 
-def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     app = Typer()
     app.command()(models)
     only = (get_entry("iota"),)
@@ -153,6 +153,17 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     table = CliRunner().invoke(app, [])
     assert table.exit_code == 0 and "iota" in table.output and "4 M" in table.output, table.output
+    assert "iota +" not in table.output
+    (tmp_path / "pocketvlm" / "models" / "iota").mkdir(parents=True)
+    (tmp_path / "pocketvlm" / "models" / "iota" / "manifest.json").touch()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    for columns in (60, 40, 34):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        for arguments in ([], ["iota"]):
+            shown = CliRunner().invoke(app, arguments).stdout
+            assert "…" not in shown and max(map(len, shown.splitlines())) <= columns, shown
+            assert arguments or "iota +" in shown
+    monkeypatch.setenv("COLUMNS", "100")
     (listed,) = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
     told = json.loads(CliRunner().invoke(app, ["iota", "--json"]).stdout)
     assert told.items() >= listed.items() and listed["picture_tokens_640x480"] == 80

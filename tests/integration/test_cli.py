@@ -89,6 +89,7 @@ def test_inspect_and_doctor(iota_bundle: Path) -> None:
     shown = run("inspect", iota_bundle)
     assert shown.returncode == 0
     text = shown.stdout.decode()
+    assert max(map(len, text.splitlines())) <= 80
     for word in ("sha256 matches", "Q4_K", "smollm", "family smolvlm", "picture tokens"):
         assert word in text
     for file in iota_bundle.glob("*.gguf"):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from pocketvlm_converters.catalog.entry import Entry, Types
     from pocketvlm_converters.catalog.figures import Figures
 
 _TYPES = ("Q4_K_M", "Q6_K", "Q8_0", "BF16")
-_WIDE = 100  # columns of a terminal: in fewer, a table says less
+_GAP = 2  # between two columns of a table
 
 
 def models(
@@ -86,27 +89,59 @@ def _sizes(found: Figures) -> dict[str, Any]:
     return {"bundle_bytes": found.bundle, "memory_bytes": found.memory}
 
 
-def _show_all(found: list[tuple[Entry, Figures]]) -> None:
-    from rich.console import Console
+@dataclass(frozen=True)
+class _Column:
+    """Where a table is too wide, the column with the highest `rank` goes first."""
+
+    title: str
+    cells: Sequence[str]
+    rank: int
+    right: bool = True
+
+    @property
+    def width(self) -> int:
+        return max(map(len, (*self.title.split("\n"), *self.cells)))
+
+
+def _fitting(columns: Sequence[_Column], width: int) -> Table:
+    """With as many columns as fit, and the first in any case; no cell is cut."""
     from rich.table import Table
 
+    shown = list(columns)
+    while len(shown) > 1 and sum(column.width for column in shown) + _GAP * (len(shown) - 1) > width:
+        shown.remove(max(shown[1:], key=lambda column: column.rank))
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP // 2), header_style="dim")
+    for column in shown:
+        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+    for row in zip(*(column.cells for column in shown), strict=True):
+        table.add_row(*row)
+    return table
+
+
+def _show_all(found: list[tuple[Entry, Figures]]) -> None:
+    from rich.console import Console
+
     out = Console(highlight=False, markup=False)
-    wide = out.width >= _WIDE
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for title in ("id", *(("family",) if wide else ()), "licence"):
-        table.add_column(title, no_wrap=True)
-    for title in (*(("weights",) if wide else ()), "download", "bundle", "memory", "picture"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for entry, figures in found:
-        names = [entry.id, *([entry.family] if wide else []), f"{entry.license or '-'}{' *' if entry.gated else ''}"]
-        sizes = (figures.download, figures.bundle, max(figures.memory.values()))
-        numbers = [*([_count(figures.parameters)] if wide else []), *map(_size, sizes), f"{figures.picture_tokens}"]
-        table.add_row(*names, *numbers)
-    out.print(table)
+    listed = [entry for entry, _ in found]
+    figures = [one for _, one in found]
+    columns = (
+        _Column("id", [f"{entry.id}{' +' if _pulled(entry) else ''}" for entry in listed], 0, right=False),
+        _Column("family", [entry.family for entry in listed], 6, right=False),
+        _Column(
+            "licence", [f"{entry.license or '-'}{' *' if entry.gated else ''}" for entry in listed], 4, right=False
+        ),
+        _Column("weights", [_count(one.parameters) for one in figures], 5),
+        _Column("download", [_size(one.download) for one in figures], 2),
+        _Column("bundle", [_size(one.bundle) for one in figures], 3),
+        _Column("memory", [_size(max(one.memory.values())) for one in figures], 1),
+        _Column("picture", [f"{one.picture_tokens}" for one in figures], 3),
+    )
+    out.print(_fitting(columns, out.width))
     notes = (
         "memory: with the recommended types, a context of 8192 tokens and one picture",
         "picture: tokens of 640x480 with --detail auto",
         "*: the licence must be accepted on the hub first",
+        "+: pulled, chat --model takes its id",
         "more, as the family and other types: pocketvlm models ID",
     )
     out.print("\n" + "\n".join(notes), style="dim")
@@ -135,13 +170,12 @@ def _show_one(entry: Entry, found: dict[str, Figures]) -> None:
     table.add_row("", f"640x480 with --detail auto: {first.picture_tokens} tokens, {tiles}")
     out = Console(highlight=False, markup=False)
     out.print(table)
-    sizes = Table(box=None, pad_edge=False, header_style="dim")
-    for number, title in enumerate(("type", "bundle", *(f"memory, {kind}" for kind in first.memory))):
-        sizes.add_column(title, justify="right" if number else "left", no_wrap=True)
-    for name, row in found.items():
-        sizes.add_row(name, _size(row.bundle), *map(_size, row.memory.values()))
+    sizes = [_Column("type", list(found), 0, right=False)]
+    sizes.append(_Column("bundle", [_size(row.bundle) for row in found.values()], 1))
+    for kind in first.memory:
+        sizes.append(_Column(f"memory,\n{kind}", [_size(row.memory[kind]) for row in found.values()], 2))
     out.print()
-    out.print(sizes)
+    out.print(_fitting(sizes, out.width))
     out.print(f"\nmemory: with either vision encoder, a context of {first.context} and one picture", style="dim")
 
 

@@ -63,7 +63,7 @@ def _show_proof(proof: Proof | None) -> None:
     for run in proof.runs if proof else ():
         against = "transformers" if run.against == "reference" else "its original"
         used = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-        out.print(f"\nproof  against {against}: {run.summary}, with {used}", soft_wrap=True)
+        out.print(f"\nproof  against {against}: {run.summary}, with {used}")
         table = _rows()
         for stage in dict.fromkeys(check.stage for check in run.checks):
             checks = [check for check in run.checks if check.stage == stage]
