@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.context import Aborted
 from pocketvlm.vision import speeds
 from pocketvlm.vision.choose import Candidate, choose, device_name
-from pocketvlm.vision.onnx import OnnxEncoder
+from pocketvlm.vision.onnx import OnnxEncoder, runtime
 from pocketvlm.vision.pair import check_files
 from pocketvlm.vision.providers import devices_for, providers_of
 from pocketvlm.vision.speeds import Speed
@@ -380,3 +381,15 @@ def test_remembered_threads_stay_within_the_cores(iota_onnx: Path) -> None:
 def test_the_device_is_named_by_what_matters() -> None:
     assert device_name(None) != device_name(1)
     assert "onnxruntime 1." in device_name(None) and "llama-cpp-python 0." in device_name(None)
+
+
+def test_an_interrupt_while_onnxruntime_loads_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Extension:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "onnxruntime":
+                raise ImportError("initialization failed") from KeyboardInterrupt()
+
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Extension(), *sys.meta_path])
+    with pytest.raises(KeyboardInterrupt):
+        runtime.__wrapped__()

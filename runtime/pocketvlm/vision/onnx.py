@@ -30,6 +30,8 @@ def runtime() -> ModuleType:
     try:
         import onnxruntime
     except (ImportError, OSError) as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # pybind11 hides it, where it comes in the middle
+            raise KeyboardInterrupt from None
         raise NativeLibraryError(f"cannot load onnxruntime: {error}") from error
     onnxruntime.disable_telemetry_events()
     module: ModuleType = onnxruntime
