@@ -172,6 +172,12 @@ def test_which_of_several(hub: HubServer, tmp_path: Path) -> None:
     refused(Wanted(READY), "has no language model in one piece whose name ends in its type")
 
 
+def test_the_only_projector_needs_no_type_in_its_name(hub: HubServer) -> None:
+    files = hub.repositories[READY].files
+    files["mmproj.gguf"] = files.pop(MMPROJ)
+    assert [file.quantization for file in pull(Wanted(READY)).manifest.files] == ["Q4_K_M", "unknown"]
+
+
 def test_where_it_is_told_to(hub: HubServer, tmp_path: Path) -> None:
     said: list[str] = []
     bundle = pull(Wanted(READY, output=tmp_path / "mine", keep=True), say=said.append)

@@ -19,6 +19,7 @@ _SPLIT = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _PROJECTORS = ("q8_0", "f16", "bf16", "f32")  # the smallest first
 _OTHER_NAMES = ("Q3_K", "Q4_K", "Q5_K")  # llama-quantize takes these for Q3_K_M, Q4_K_M and Q5_K_M
+_UNNAMED = "UNKNOWN"  # type of a projector whose name does not end in one
 _LANGUAGE = ("Q4_K_M", "Q8_0", "F16", "BF16", "F32")
 
 
@@ -78,13 +79,14 @@ def ggufs(listing: Listing) -> dict[str, RemoteFile]:
 def pair(listing: Listing, quantize: str | None, mmproj: str | None, recommended: Sequence[str]) -> Pair:
     """The language model of the type asked for, else of the first recommended one, and its projector, likewise.
 
-    What is of no type of llama.cpp is left out. Raises DownloadError, also where a type has several files: which are a
-    pair, or which of two quantizations is meant, no name tells for sure.
+    What is of no type of llama.cpp is left out, but for the only projector. Raises DownloadError, also where a type has
+    several files: which are a pair, or which of two quantizations is meant, no name tells for sure.
     """
     found = ggufs(listing)
     if not found:
         raise DownloadError("has no GGUF files", listing.repository)
-    projectors = _by_type(file for n, file in found.items() if "mmproj" in n.lower())
+    named = [file for n, file in found.items() if "mmproj" in n.lower()]
+    projectors = _by_type(named) or ({_UNNAMED: named} if len(named) == 1 else {})
     models = _by_type(file for n, file in found.items() if "mmproj" not in n.lower() and not _SPLIT.search(n))
     if not projectors:
         raise DownloadError("has no projector (mmproj) whose name ends in its type", listing.repository)
