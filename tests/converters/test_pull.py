@@ -364,7 +364,7 @@ def test_names_of_a_stranger(hub: HubServer, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*evil*")) and not any("evil" in path for path, *_ in hub.log)
 
 
-def test_what_is_no_checkpoint(hub: HubServer) -> None:
+def test_what_is_no_checkpoint(hub: HubServer, tmp_path: Path) -> None:
     files = hub.repositories["acme/iota"].files
     weights = files.pop(WEIGHTS)
     files["pytorch_model.bin"] = b"pickle"
@@ -372,7 +372,8 @@ def test_what_is_no_checkpoint(hub: HubServer) -> None:
     files[WEIGHTS] = weights
     config = json.loads(files["config.json"])
     files["config.json"] = json.dumps(config | {"model_type": "clippy"}).encode()
-    refused(Wanted("acme/iota"), "unknown architecture 'clippy'", CheckpointError)
+    refused(Wanted("acme/iota"), "^acme/iota/config.json: unknown architecture 'clippy'", CheckpointError)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()], "what cannot be converted is not kept"
     refused(Wanted("acme/iota", quantize="Q9"), "unknown quantization 'Q9'", QuantizationError)
     refused(Wanted("acme/iota", mmproj="none", onnx="none"), "needs a vision encoder", QuantizationError)
     assert not hub.asked(WEIGHTS), "told before gigabytes are downloaded"

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pocketvlm.devices import data_folder
-from pocketvlm.errors import DownloadError, OutputError
+from pocketvlm.errors import CheckpointError, DownloadError, OutputError
 from pocketvlm.files.bundle import Bundle
 from pocketvlm.files.locate import MODELS, REPOSITORY
 from pocketvlm_converters.atomic import check_target, writing
@@ -149,10 +149,18 @@ class _Way:
         bundle_types(chosen.quantize, chosen.mmproj, chosen.onnx)
         for file in choose.side_files(self.listing):
             self.hub.download(self.listing, file, self.folder)
-        config = self.folder / "config.json"
-        check_model_type(Section(parse_object(read_limited(config, largest(config.name)), config), config))
+        self._check_family()
         self._download(choose.weight_files(self.listing, self.folder), converted=True)
         return convert(self.folder, self.output, **chosen.model_dump(), force=wanted.force, progress=self.progress)
+
+    def _check_family(self) -> None:
+        """Raises CheckpointError, and leaves nothing, as running it again would not help."""
+        config = self.folder / "config.json"
+        try:
+            check_model_type(Section(parse_object(read_limited(config, largest(config.name)), config), config))
+        except CheckpointError as error:
+            shutil.rmtree(self.folder.parent, ignore_errors=True)
+            raise CheckpointError(error.message, f"{self.listing.repository}/{config.name}") from None
 
     def _download(self, files: tuple[RemoteFile, ...] | list[RemoteFile], converted: bool) -> None:
         size = sum(file.size for file in files)
