@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+import hybrid
 from pocketvlm.errors import MemoryBudgetError, ModelError, RequestError
 from pocketvlm.files.gguf_header import read_header
 from pocketvlm.files.locate import locate
 from pocketvlm.native import log, rehearse
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
+from pocketvlm.plan import sketch
 from pocketvlm.plan.budget import read_picture_size, read_size
 from pocketvlm.plan.prediction import Planner, Way
 from pocketvlm.plan.sketch import time_model
@@ -83,6 +85,13 @@ def test_a_sketch_runs_as_fast_as_the_model(iota_bundle: Path) -> None:
     """No times are compared here: shapes are."""
     header = read_header(next(iota_bundle.glob("model-*.gguf")))
     speed = time_model(header, rows=16, threads=1)
+    assert speed.prompt > 0 and speed.answer > 0
+
+
+def test_a_sketch_of_layers_that_differ(iota_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some attend and some do not, as an array tells of all: a part of the layers has a part of the array."""
+    monkeypatch.setattr(sketch, "_ENOUGH", 1)
+    speed = time_model(read_header(hybrid.save(iota_onnx / "model-F32.gguf", tmp_path / "m.gguf")), rows=16, threads=1)
     assert speed.prompt > 0 and speed.answer > 0
 
 

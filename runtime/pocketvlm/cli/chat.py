@@ -30,6 +30,7 @@ from pocketvlm.cli.loading import (
     Threads,
     kept,
     load,
+    told,
 )
 from pocketvlm.errors import (
     ContextLengthError,
@@ -279,7 +280,7 @@ def _talk(conversation: _Conversation) -> None:
         except (RequestError, SessionError, PictureCacheError, OSError) as error:
             if not interactive:
                 raise _as_error(error) from None
-            err.print(f"[red]error:[/red] {escape(str(error))}")
+            err.print(f"[red]error:[/red] {escape(told(_as_error(error)))}")
 
 
 def _as_error(error: Exception) -> PocketVLMError:

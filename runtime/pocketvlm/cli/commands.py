@@ -15,6 +15,7 @@ from pocketvlm.cli.bench import bench
 from pocketvlm.cli.chat import chat
 from pocketvlm.cli.doctor import doctor
 from pocketvlm.cli.inspect import inspect
+from pocketvlm.cli.loading import told
 from pocketvlm.cli.plan import plan
 from pocketvlm.cli.serve import serve
 from pocketvlm.errors import PocketVLMError
@@ -74,7 +75,7 @@ def run() -> None:
         add_commands()
         app(standalone_mode=True)
     except PocketVLMError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        typer.secho(f"error: {told(error)}", fg=typer.colors.RED, err=True)
         sys.exit(2)
     except MemoryError:
         typer.secho("error: out of memory; `pocketvlm plan` tells what a model needs", fg=typer.colors.RED, err=True)

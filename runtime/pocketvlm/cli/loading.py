@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pocketvlm.errors import PocketVLMError, RequestError
+
 if TYPE_CHECKING:
     from pocketvlm.vlm import VLM
 
+_OF_A_PICTURE = ("path", "url", "image", "image_url")  # fields whose errors name the picture itself
 # Options of several commands, each in one place.
 Model = Annotated[
     str | None, typer.Option("-m", "--model", help="A bundle, a .gguf or the name of a pulled model; iota without one.")
@@ -73,3 +76,11 @@ def loading(model: str | None, mmproj: str | None, *, memory: str | None = None,
     told = f"about {found.memory_bytes / 1e6:,.0f} MB of {memory}"
     typer.echo(f"memory: {told}{': ' if changed else ''}{', '.join(changed)}", err=True)
     return chosen
+
+
+def told(error: PocketVLMError) -> str:
+    """For a person, who wrote no messages: an error in them names the picture or the option, not the field."""
+    if not isinstance(error, RequestError) or not (error.param or "").startswith("messages."):
+        return str(error)
+    field = str(error.param).rpartition(".")[2]
+    return error.message if field in _OF_A_PICTURE or field.isdigit() else f"{field}: {error.message}"

@@ -38,7 +38,7 @@ def time_model(header: GGUFHeader, *, rows: int, threads: int) -> Speed:
     size = sum(tensor.n_bytes for tensor in header.tensors if _LAYER.match(tensor.name)) / count
     known = memory()
     enough = min(_ENOUGH, known[1] // 4) if known else _ENOUGH
-    some = min(count, max(2, int(enough / max(size, 1))))
+    some = min(count, max(2 * _of_every_kind(header), int(enough / max(size, 1))))
     more = _time(header, some, rows, threads)
     if some == count:
         return more
@@ -48,6 +48,13 @@ def time_model(header: GGUFHeader, *, rows: int, threads: int) -> Speed:
         return two + (count - some) * max(0.0, two - one) / (some - some // 2)
 
     return Speed(whole(fewer.prompt, more.prompt), whole(fewer.answer, more.answer))
+
+
+def _of_every_kind(header: GGUFHeader) -> int:
+    """The first layers that have one of each kind: libllama ends the process on a hybrid model that lacks one."""
+    key = f"{header.architecture}.attention.head_count_kv"
+    heads = header.array(key) or header.metadata.get(key)
+    return 1 + max(heads.index(kind) for kind in set(heads)) if isinstance(heads, list) and heads else 1
 
 
 def _time(header: GGUFHeader, layers: int, rows: int, threads: int) -> Speed:
@@ -83,8 +90,10 @@ def _write(path: Path, header: GGUFHeader, layers: int) -> None:
     arch = header.architecture
     writer = GGUFWriter(path, arch)
     for key, value in header.metadata.items():
-        if key.startswith(("tokenizer.", "general.", "pocketvlm.")) or isinstance(value, LazyArray):
+        if key.startswith(("tokenizer.", "general.", "pocketvlm.")):
             continue
+        if isinstance(value, LazyArray):
+            value = header.array(key)
         if key == f"{arch}.block_count":
             writer.add_uint32(key, layers)
         elif isinstance(value, bool):
@@ -96,7 +105,8 @@ def _write(path: Path, header: GGUFHeader, layers: int) -> None:
         elif isinstance(value, str):
             writer.add_string(key, value)
         elif value:
-            writer.add_array(key, value)
+            of_layers = len(value) == header.metadata[f"{arch}.block_count"]
+            writer.add_array(key, value[:layers] if of_layers else value)
     embedding = next(tensor for tensor in header.tensors if tensor.name == "token_embd.weight")
     if f"{arch}.vocab_size" not in header.metadata:
         writer.add_uint32(f"{arch}.vocab_size", embedding.shape[-1])
