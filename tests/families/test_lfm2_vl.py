@@ -13,6 +13,7 @@ from PIL import Image
 from checkpoints import parts, put, worst
 from pocketvlm.errors import CheckpointError, ImageError
 from pocketvlm.files.onnx_header import read_onnx
+from pocketvlm.vision.choose import tile_patches
 from pocketvlm.vision.families.lfm2_vl import LFM2VL, from_metadata
 from pocketvlm.vision.family import PicturePlan
 from pocketvlm.vision.onnx import OnnxEncoder
@@ -178,3 +179,11 @@ def test_as_llama_cpp_writes_it() -> None:
     assert from_metadata(LLAMA_CPP) == LFM2VL(
         tile=512, patch=16, factor=2, tiles_from=2, tiles_to=10, least=64, most=256
     )
+
+
+def test_patches_of_tiles_of_any_size() -> None:
+    """What time and memory are reckoned by: sixteen pixels a patch, whatever size the file names."""
+    family, file = from_metadata(LLAMA_CPP), {**LLAMA_CPP, "clip.vision.image_size": 256}
+    for size, patches in (((512, 512), 1024), ((224, 224), 256), ((1024, 512), 1024)):
+        plan = family.plan(size, "auto", None)
+        assert tile_patches(family, plan, file) == pytest.approx(patches, rel=0.1)

@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 REVISION = 2  # of what is computed from the same tile with the same files; raised with a mend, so that kept files go
 _RUNS, _ENOUGH = 4, 1.0  # and seconds: a tile is encoded again, to see past the first run's own cost,
 _LONG = 4.0  # unless that took so many seconds
+_MERGES = ("projector.scale_factor", "spatial_merge_size")  # patches along the edge of what becomes a token
 _EDGE = 224  # pixels of the tile that encoders are measured with, unless the family wants another size
 
 
@@ -118,7 +119,11 @@ def tile_patches(family: Family | None, plan: PicturePlan | None, metadata: Mapp
         return 0
     if plan and isinstance(family, DynamicSize):
         return plan.used[0] * plan.used[1] // patch**2
-    return (edge // patch) ** 2
+    of_square = (edge // patch) ** 2
+    merge = next((m for key in _MERGES if isinstance(m := metadata.get(f"clip.vision.{key}"), int)), None)
+    if plan and family and merge and family.tile_tokens * merge**2 != of_square:  # tiles are not of one size
+        return round(merge**2 * plan.tokens / plan.tiles)
+    return of_square
 
 
 def encoders(model: Model, checked: Checked, *, device: str, gpu: int | None) -> tuple[Family | None, list[Candidate]]:
