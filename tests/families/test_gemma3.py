@@ -56,24 +56,6 @@ SPARSE_PREPROCESSOR = {
 }
 
 
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    return tiny.model()
-
-
-@pytest.fixture(scope="module")
-def pristine(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Do not write to it."""
-    folder = tmp_path_factory.mktemp("gemma3") / "checkpoint"
-    tiny.save(reference, folder)
-    return folder
-
-
-@pytest.fixture
-def checkpoint(pristine: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pristine, tmp_path / "checkpoint"))
-
-
 def test_the_files_of_the_hub_say_the_same_in_fewer_words(tmp_path: Path) -> None:
     vision = {k: v for k, v in tiny.VISION.items() if k != "num_channels"}
     config = Gemma3Config(text_config=SPARSE_TEXT, vision_config=vision, mm_tokens_per_image=16)

@@ -29,17 +29,6 @@ pytestmark = pytest.mark.oracle
 LLAMA_CPP = {"clip.vision.patch_size": 16, "clip.vision.projection_dim": 1536}
 
 
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    return tiny.model()
-
-
-@pytest.fixture
-def checkpoint(reference: Any, tmp_path: Path) -> Path:
-    tiny.save(reference, tmp_path / "checkpoint")
-    return tmp_path / "checkpoint"
-
-
 def sizes(count: int) -> list[tuple[int, int]]:
     rng = np.random.default_rng(0)
     drawn: list[tuple[int, int]] = [(int(w), int(h)) for w, h in np.exp(rng.uniform(0, np.log(6000), (count, 2)))]

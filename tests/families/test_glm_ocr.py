@@ -37,24 +37,6 @@ SPARSE_VISION = {"depth": 2, "hidden_size": 64, "out_hidden_size": 64}
 SPARSE_PREPROCESSOR = {"image_processor_type": "Glm46VImageProcessor", "processor_class": "Glm46VProcessor"}
 
 
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    return tiny.model()
-
-
-@pytest.fixture(scope="module")
-def pristine(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Do not write to it."""
-    folder = tmp_path_factory.mktemp("glm_ocr") / "checkpoint"
-    tiny.save(reference, folder)
-    return folder
-
-
-@pytest.fixture
-def checkpoint(pristine: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pristine, tmp_path / "checkpoint"))
-
-
 def test_what_configurations_leave_out(tmp_path: Path) -> None:
     config = GlmOcrConfig(text_config=SPARSE_TEXT, vision_config=SPARSE_VISION)
     tiny.save(GlmOcrForConditionalGeneration(config).to(torch.bfloat16), tmp_path / "full")

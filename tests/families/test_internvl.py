@@ -38,24 +38,6 @@ SPARSE_PREPROCESSOR = {
 }
 
 
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    return tiny.model()
-
-
-@pytest.fixture(scope="module")
-def pristine(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Do not write to it."""
-    folder = tmp_path_factory.mktemp("internvl") / "checkpoint"
-    tiny.save(reference, folder)
-    return folder
-
-
-@pytest.fixture
-def checkpoint(pristine: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pristine, tmp_path / "checkpoint"))
-
-
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
 def test_what_configurations_leave_out(kind: str, tmp_path: Path) -> None:
     text = SPARSE_TEXT | {"model_type": kind}

@@ -27,17 +27,6 @@ pytestmark = pytest.mark.oracle
 LLAMA_CPP = {"clip.vision.patch_size": 16, "clip.vision.projector.scale_factor": 2}
 
 
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    return tiny.model()
-
-
-@pytest.fixture
-def checkpoint(reference: Any, tmp_path: Path) -> Path:
-    tiny.save(reference, tmp_path / "checkpoint")
-    return tmp_path / "checkpoint"
-
-
 def sizes(count: int) -> list[tuple[int, int]]:
     """Of all proportions, and those where a grid changes, or another is as near."""
     rng = np.random.default_rng(0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,19 +58,6 @@ SPARSE = {
 @pytest.fixture(scope="module")
 def reference() -> Any:
     return tiny.model(text={"num_key_value_heads": 4})
-
-
-@pytest.fixture(scope="module")
-def pristine(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Do not write to it."""
-    folder = tmp_path_factory.mktemp("llava") / "checkpoint"
-    tiny.save(reference, folder)
-    return folder
-
-
-@pytest.fixture
-def checkpoint(pristine: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pristine, tmp_path / "checkpoint"))
 
 
 def wanted(model: Any, tile: Any = TILE) -> Any:

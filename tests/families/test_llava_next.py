@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from pocketvlm.vision.pair import family_of
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.family import Part
 from pocketvlm_converters.gguf import write_projector
-from tiny import llava_next as tiny
 
 pytestmark = pytest.mark.oracle
 
@@ -145,19 +143,6 @@ def test_as_many_tiles_as_are_allowed(most: int, tokens: int, tiles: int) -> Non
 def test_nonsense_is_refused(told: Any, message: str) -> None:
     with pytest.raises(ModelFormatError, match=message):
         family_of(REAL | {"clip.vision.image_grid_pinpoints": told}, Path("x.gguf"))
-
-
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Do not write to it."""
-    folder = tmp_path_factory.mktemp("llava_next") / "checkpoint"
-    tiny.save(tiny.model(), folder)
-    return folder
-
-
-@pytest.fixture
-def checkpoint(pristine: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(pristine, tmp_path / "checkpoint"))
 
 
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -106,36 +106,10 @@ def reference() -> Any:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("mistral") / "checkpoint"
-    tiny.save(reference, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def pixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pixtral") / "checkpoint"
     tiny.save(tiny.model(**tiny.VARIANTS["pixtral"]), folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def bundle(checkpoint: Path) -> Path:
-    return convert(
-        checkpoint, checkpoint.parent / "bundle", quantize="F32", mmproj="f32", onnx="fp32", verify=False
-    ).path
-
-
-@pytest.fixture(scope="module", params=["gguf", "onnx"])
-def encoder(bundle: Path, request: pytest.FixtureRequest) -> Iterator[VisionEncoder]:
-    header = read_header(bundle / "mmproj-f32.gguf")
-    found = families.find(header.metadata)
-    assert found is not None
-    with Model(bundle / "model-F32.gguf") as model:
-        if request.param == "onnx":
-            yield OnnxEncoder(read_onnx(bundle / "vision-fp32.onnx"), threads=1)
-        else:
-            yield MtmdEncoder(Mtmd(header.path, model, threads=1, tile_tokens=found[1].tile_tokens), header, found[1])
 
 
 def tile_of(rows: int, cols: int) -> Array:
@@ -155,18 +129,18 @@ def wanted(model: Any, folder: Path, tile: Array) -> Array:
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_a_tile_of_any_size_passes_as_it_is(
-    grid: tuple[int, int], reference: Any, checkpoint: Path, encoder: VisionEncoder
+    grid: tuple[int, int], reference: Any, pristine: Path, encoder: VisionEncoder
 ) -> None:
     tile = tile_of(*grid)
-    assert worst(encoder.encode_tile(tile), wanted(reference, checkpoint, tile)) >= 0.9999
+    assert worst(encoder.encode_tile(tile), wanted(reference, pristine, tile)) >= 0.9999
 
 
 @pytest.mark.parametrize("kind", LEAST)
-def test_onnx_types(kind: str, reference: Any, checkpoint: Path, tmp_path: Path) -> None:
-    convert(checkpoint, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
+def test_onnx_types(kind: str, reference: Any, pristine: Path, tmp_path: Path) -> None:
+    convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
     made = OnnxEncoder(read_onnx(tmp_path / "bundle" / f"vision-{kind}.onnx"), threads=1)
     tile = tile_of(4, 5)
-    assert worst(made.encode_tile(tile), wanted(reference, checkpoint, tile)) >= LEAST[kind]
+    assert worst(made.encode_tile(tile), wanted(reference, pristine, tile)) >= LEAST[kind]
 
 
 def test_several_tiles_at_once(bundle: Path) -> None:
@@ -190,9 +164,9 @@ def test_row_ends_are_not_what_libmtmd_leaves_there(bundle: Path) -> None:
             assert (found[cols :: cols + 1] == end).all() and len(found[cols :: cols + 1]) == rows - 1
 
 
-def test_row_ends_of_another_width_are_refused(checkpoint: Path, bundle: Path, tmp_path: Path) -> None:
+def test_row_ends_of_another_width_are_refused(pristine: Path, bundle: Path, tmp_path: Path) -> None:
     """libmtmd would end the process."""
-    part = parts(checkpoint)[1]
+    part = parts(pristine)[1]
     weights = [
         replace(weight, tensor=replace(weight.tensor, data=weight.tensor.data[:48]))
         if weight.name == "v.token_embd.img_break"
@@ -248,9 +222,9 @@ REFUSED: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(name: str, checkpoint: Path, tmp_path: Path) -> None:
+def test_refused(name: str, pristine: Path, tmp_path: Path) -> None:
     edit, message = REFUSED[name]
-    assert message in refusal(Path(shutil.copytree(checkpoint, tmp_path / "checkpoint")), edit)
+    assert message in refusal(Path(shutil.copytree(pristine, tmp_path / "checkpoint")), edit)
 
 
 @pytest.mark.parametrize(
@@ -286,13 +260,13 @@ def test_pixtral_has_no_norm_to_be_as_libmtmd_has_it(pixtral: Path, tmp_path: Pa
         (lambda c: c.pop("spatial_merge_size"), "spatial_merge_size is missing"),
     ],
 )
-def test_refused_preprocessing(edit: Edit, message: str, checkpoint: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+def test_refused_preprocessing(edit: Edit, message: str, pristine: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pristine, tmp_path / "checkpoint"))
     assert message in refusal(folder, edit, "processor_config.json")
 
 
-def test_a_vocabulary_without_row_ends(checkpoint: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(checkpoint, tmp_path / "checkpoint"))
+def test_a_vocabulary_without_row_ends(pristine: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(pristine, tmp_path / "checkpoint"))
     text = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(text.replace("[IMG_BREAK]", "[IMG_OTHER]"))
     with pytest.raises(TokenizerError, match=r"has no token '\[IMG_BREAK\]'"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,43 +39,6 @@ GRIDS = [(2, 2), (1, 4), (4, 4), (8, 4), (5, 4), (4, 7), (9, 6), (1, 200), (100,
 LEAST = {"fp32": 0.9999, "fp16": 0.9999, "int8": 0.999, "int4": 0.95}
 
 
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    return tiny.model()
-
-
-@pytest.fixture(scope="module")
-def checkpoint(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("qwen") / "checkpoint"
-    tiny.save(reference, folder)
-    return folder
-
-
-@pytest.fixture
-def copied(checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(checkpoint, tmp_path / "copied"))
-
-
-@pytest.fixture(scope="module")
-def bundle(checkpoint: Path) -> Path:
-    return convert(
-        checkpoint, checkpoint.parent / "bundle", quantize="F32", mmproj="f32", onnx="fp32", verify=False
-    ).path
-
-
-@pytest.fixture(scope="module", params=["gguf", "onnx"])
-def encoder(bundle: Path, request: pytest.FixtureRequest) -> Iterator[VisionEncoder]:
-    header = read_header(bundle / "mmproj-f32.gguf")
-    found = families.find(header.metadata)
-    assert found is not None
-    with Model(bundle / "model-F32.gguf") as model:
-        if request.param == "onnx":
-            yield OnnxEncoder(read_onnx(bundle / "vision-fp32.onnx"), threads=1)
-        else:
-            mtmd = Mtmd(header.path, model, threads=1, tile_tokens=found[1].tile_tokens)
-            yield MtmdEncoder(mtmd, header, found[1])
-
-
 def tile_of(rows: int, cols: int) -> Array:
     return np.random.default_rng(rows * 1000 + cols).integers(0, 256, (rows * 28, cols * 28, 3), np.uint8)
 
@@ -94,19 +57,19 @@ def worst_cosine(found: Array, seen: Array) -> float:
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_a_tile_of_any_size_passes_as_it_is(
-    grid: tuple[int, int], reference: Any, checkpoint: Path, encoder: VisionEncoder
+    grid: tuple[int, int], reference: Any, pristine: Path, encoder: VisionEncoder
 ) -> None:
     tile = tile_of(*grid)
-    assert worst_cosine(encoder.encode_tile(tile), wanted(reference, checkpoint, tile)) >= 0.9999
+    assert worst_cosine(encoder.encode_tile(tile), wanted(reference, pristine, tile)) >= 0.9999
 
 
 @pytest.mark.parametrize("kind", LEAST)
-def test_onnx_types(kind: str, reference: Any, checkpoint: Path, tmp_path: Path) -> None:
-    convert(checkpoint, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
+def test_onnx_types(kind: str, reference: Any, pristine: Path, tmp_path: Path) -> None:
+    convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
     made = OnnxEncoder(read_onnx(tmp_path / "bundle" / f"vision-{kind}.onnx"), threads=1)
     for grid in ((4, 4), (5, 7)):
         tile = tile_of(*grid)
-        assert worst_cosine(made.encode_tile(tile), wanted(reference, checkpoint, tile)) >= LEAST[kind]
+        assert worst_cosine(made.encode_tile(tile), wanted(reference, pristine, tile)) >= LEAST[kind]
 
 
 def test_several_tiles_at_once(bundle: Path) -> None:
@@ -149,15 +112,15 @@ def test_files_of_another_converter(bundle: Path) -> None:
         pocketvlm.vision.pair.family_of(metadata, bundle)
 
 
-def test_preprocessing_as_published(checkpoint: Path, tmp_path: Path) -> None:
+def test_preprocessing_as_published(pristine: Path, tmp_path: Path) -> None:
     """Older names for the limits, and no word about what every model of the kind has."""
-    shutil.copytree(checkpoint, tmp_path / "other")
+    shutil.copytree(pristine, tmp_path / "other")
     path = tmp_path / "other" / "preprocessor_config.json"
     images = json.loads(path.read_text())
     size = images.pop("size")
     images |= {"min_pixels": size["shortest_edge"], "max_pixels": size["longest_edge"]}
     path.write_text(json.dumps({key: images[key] for key in images if key != "resample" and not key.startswith("do_")}))
-    one, other = (find_family(Checkpoint(folder)).projector().metadata for folder in (checkpoint, tmp_path / "other"))
+    one, other = (find_family(Checkpoint(folder)).projector().metadata for folder in (pristine, tmp_path / "other"))
     assert one == other and one["clip.vision.image_max_pixels"] == tiny.MOST
 
 
@@ -194,9 +157,9 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(name: str, copied: Path) -> None:
+def test_refused(name: str, checkpoint: Path) -> None:
     change, message = REFUSED[name]
-    assert message in refusal(copied, change)
+    assert message in refusal(checkpoint, change)
 
 
 @pytest.mark.parametrize(
@@ -212,5 +175,5 @@ def test_refused(name: str, copied: Path) -> None:
         ({"min_pixels": 0}, "min_pixels is 0"),
     ],
 )
-def test_refused_preprocessing(change: dict[str, Any], message: str, copied: Path) -> None:
-    assert message in refusal(copied, lambda values: values.update(change), "preprocessor_config.json")
+def test_refused_preprocessing(change: dict[str, Any], message: str, checkpoint: Path) -> None:
+    assert message in refusal(checkpoint, lambda values: values.update(change), "preprocessor_config.json")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,8 @@ from pocketvlm.files.gguf_header import read_header
 from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
-from pocketvlm.native.mtmd import Mtmd
 from pocketvlm.vision import families
 from pocketvlm.vision.encoder import VisionEncoder
-from pocketvlm.vision.mtmd import MtmdEncoder
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm.vision.pair import check_encoder, check_language_model, check_projector
 from pocketvlm_converters.checkpoint.folder import Section
@@ -39,42 +36,6 @@ Array = npt.NDArray[Any]
 # Rows and columns of embeddings: the table's own size, smaller, larger, one of them long, the most.
 GRIDS = [(3, 3), (2, 2), (1, 4), (3, 7), (9, 6), (1, 200), (20, 20)]
 LEAST = {"fp16": 0.9999, "int8": 0.999, "int4": 0.95}
-
-
-@pytest.fixture(scope="module")
-def reference() -> Any:
-    return tiny.model()
-
-
-@pytest.fixture(scope="module")
-def checkpoint(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("qwen") / "checkpoint"
-    tiny.save(reference, folder)
-    return folder
-
-
-@pytest.fixture
-def copied(checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(checkpoint, tmp_path / "copied"))
-
-
-@pytest.fixture(scope="module")
-def bundle(checkpoint: Path) -> Path:
-    made = checkpoint.parent / "bundle"
-    return convert(checkpoint, made, quantize="F32", mmproj="f32", onnx="fp32", verify=False).path
-
-
-@pytest.fixture(scope="module", params=["gguf", "onnx"])
-def encoder(bundle: Path, request: pytest.FixtureRequest) -> Iterator[VisionEncoder]:
-    header = read_header(bundle / "mmproj-f32.gguf")
-    found = families.find(header.metadata)
-    assert found is not None
-    with Model(bundle / "model-F32.gguf") as model:
-        if request.param == "onnx":
-            yield OnnxEncoder(read_onnx(bundle / "vision-fp32.onnx"), threads=1)
-        else:
-            mtmd = Mtmd(header.path, model, threads=1, tile_tokens=found[1].tile_tokens)
-            yield MtmdEncoder(mtmd, header, found[1])
 
 
 def tile_of(rows: int, cols: int) -> Array:
@@ -92,21 +53,21 @@ def wanted(model: Any, folder: Path, tile: Array) -> list[Array]:
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_a_tile_of_any_size_passes_as_it_is(
-    grid: tuple[int, int], reference: Any, checkpoint: Path, encoder: VisionEncoder
+    grid: tuple[int, int], reference: Any, pristine: Path, encoder: VisionEncoder
 ) -> None:
     tile = tile_of(*grid)
     rows = encoder.encode_tile(tile)
     assert rows.shape == (grid[0] * grid[1], 3 * 64)
-    for at, part in enumerate(wanted(reference, checkpoint, tile)):
+    for at, part in enumerate(wanted(reference, pristine, tile)):
         assert worst(rows[:, at * 64 : (at + 1) * 64], part) >= 0.9999
 
 
 @pytest.mark.parametrize("kind", LEAST)
-def test_onnx_types(kind: str, reference: Any, checkpoint: Path, tmp_path: Path) -> None:
-    convert(checkpoint, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
+def test_onnx_types(kind: str, reference: Any, pristine: Path, tmp_path: Path) -> None:
+    convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
     made = OnnxEncoder(read_onnx(tmp_path / "bundle" / f"vision-{kind}.onnx"), threads=1)
     tile = tile_of(5, 7)
-    assert worst(made.encode_tile(tile), np.concatenate(wanted(reference, checkpoint, tile), -1)) >= LEAST[kind]
+    assert worst(made.encode_tile(tile), np.concatenate(wanted(reference, pristine, tile), -1)) >= LEAST[kind]
 
 
 def test_long_texts(reference: Any, bundle: Path) -> None:
@@ -132,11 +93,11 @@ def test_frequencies_are_dealt(width: int, sections: list[int], dealt: list[int]
     assert read_rope(config, width, interleaved=True).metadata["rope.dimension_sections"] == dealt
 
 
-def test_files_that_do_not_fit(bundle: Path, copied: Path, tmp_path: Path) -> None:
+def test_files_that_do_not_fit(bundle: Path, checkpoint: Path, tmp_path: Path) -> None:
     """Rows of another width would be read out of bounds."""
-    put(copied / "config.json", {"vision_config.deepstack_visual_indexes": [2]})
-    drop(copied, "model.visual.deepstack_merger_list.1.")
-    other = convert(copied, tmp_path / "other", quantize="F32", mmproj="f32", onnx="fp32", verify=False).path
+    put(checkpoint / "config.json", {"vision_config.deepstack_visual_indexes": [2]})
+    drop(checkpoint, "model.visual.deepstack_merger_list.1.")
+    other = convert(checkpoint, tmp_path / "other", quantize="F32", mmproj="f32", onnx="fp32", verify=False).path
     assert check_language_model(other / "model-F32.gguf")
     header = check_language_model(bundle / "model-F32.gguf")
     with pytest.raises(PairingError, match=r"128 wide, .* takes 192"):
@@ -207,20 +168,20 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(name: str, copied: Path) -> None:
+def test_refused(name: str, checkpoint: Path) -> None:
     change, message = REFUSED[name]
-    assert message in refusal(copied, change)
+    assert message in refusal(checkpoint, change)
 
 
-def test_patches_of_another_size(copied: Path) -> None:
+def test_patches_of_another_size(checkpoint: Path) -> None:
     """Where the file is silent, the image processor takes 14."""
-    message = refusal(copied, lambda images: images.pop("patch_size"), "preprocessor_config.json")
+    message = refusal(checkpoint, lambda images: images.pop("patch_size"), "preprocessor_config.json")
     assert "patch_size is missing" in message
 
 
-def test_without_deepstack(copied: Path) -> None:
-    put(copied / "config.json", {"vision_config.deepstack_visual_indexes": []})
-    drop(copied, "model.visual.deepstack_merger_list.")
-    language, projector = parts(copied)
+def test_without_deepstack(checkpoint: Path) -> None:
+    put(checkpoint / "config.json", {"vision_config.deepstack_visual_indexes": []})
+    drop(checkpoint, "model.visual.deepstack_merger_list.")
+    language, projector = parts(checkpoint)
     assert language.metadata["qwen3vl.n_deepstack_layers"] == 0
     assert not any("deepstack" in weight.name for weight in projector.weights)

@@ -43,6 +43,14 @@ def families() -> dict[str, Tiny]:
     return {found.name: import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)}
 
 
+def renamed(name: str, *prefixes: tuple[str, str]) -> str:
+    """A tensor's name with the first of the prefixes that it has, (here, on the hub), changed for the other."""
+    for here, hub in prefixes:
+        if name.startswith(here):
+            return hub + name.removeprefix(here)
+    return name
+
+
 def randomize(model: Any, seed: int = 0, spread: float = 0.15) -> Any:
     """Every tensor different from every other, norms and biases too; norms scattered around their neutral value."""
     torch.manual_seed(seed)

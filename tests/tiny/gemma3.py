@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tiny import SPACE, character_bpe, randomize
+from tiny import SPACE, character_bpe, randomize, renamed
 
 TILE, PATCH, POOLED = 112, 14, 2
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -139,15 +139,13 @@ def processor(folder: Path) -> Any:
 
 
 def hub_name(name: str) -> str:
-    for here, hub in (
+    return renamed(
+        name,
         ("model.language_model.", "language_model.model."),
         ("model.vision_tower.", "vision_tower.vision_model."),
         ("model.multi_modal_projector.", "multi_modal_projector."),
         ("lm_head.", "language_model.lm_head."),
-    ):
-        if name.startswith(here):
-            return hub + name.removeprefix(here)
-    return name
+    )
 
 
 def hub_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers import InternVLProcessor as WithVideos
 
-from tiny import byte_bpe, randomize
+from tiny import byte_bpe, randomize, renamed
 
 TILE, PATCH, SHUFFLE = 32, 4, 2
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -128,14 +128,12 @@ class InternVLProcessor(WithVideos):
 
 
 def hub_name(name: str) -> str:
-    for here, hub in (
+    return renamed(
+        name,
         ("model.language_model.", "language_model.model."),
         ("model.", ""),
         ("lm_head.", "language_model.lm_head."),
-    ):
-        if name.startswith(here):
-            return hub + name.removeprefix(here)
-    return name
+    )
 
 
 def hub_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tiny import byte_bpe, randomize
+from tiny import byte_bpe, randomize, renamed
 
 # The processor takes one function from this module, which needs torchvision; its twin for Pillow has the same.
 sys.modules.setdefault("transformers.models.pixtral.image_processing_pixtral", pil)
@@ -162,15 +162,13 @@ def processor(folder: Path) -> Any:
 
 
 def hub_name(name: str) -> str:
-    for here, hub in (
+    return renamed(
+        name,
         ("model.language_model.", "language_model.model."),
         ("model.vision_tower.", "vision_tower."),
         ("model.multi_modal_projector.", "multi_modal_projector."),
         ("lm_head.", "language_model.lm_head."),
-    ):
-        if name.startswith(here):
-            return hub + name.removeprefix(here)
-    return name
+    )
 
 
 def hub_config(config: dict[str, Any]) -> dict[str, Any]:
