@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,9 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.atomic import keep_text
-from pocketvlm.devices import allowed_cpus, cache_folder
+from pocketvlm.devices import allowed_cpus
 from pocketvlm.plan.prediction import Planner
+from pocketvlm.plan.table import Table
 from pocketvlm.vision.choose import device_name
 from pocketvlm_converters.catalog.entry import Entry, Types
 from pocketvlm_converters.catalog.sketch import model_of, write_bundle
@@ -29,9 +28,7 @@ PICTURE = (640, 480)
 # Bytes of memory for each token of a vocabulary, as libllama has it. Measured likewise.
 _MEMORY = {"bytes": 320, "characters": 152}
 _BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_MOST = 1024  # remembered; the oldest go
-
-_log = logging.getLogger(__name__)
+_TABLE = Table("catalog.json", "figures", most=1024)
 
 
 @dataclass(frozen=True)
@@ -58,13 +55,13 @@ def figures(entry: Entry, types: Types | None = None) -> Figures:
 
 def all_figures(wanted: Sequence[tuple[Entry, Types]], progress: Progress = silent) -> list[Figures]:
     """Likewise, of several together. `progress` hears only of what must be computed."""
-    found, missing = {}, {}
-    for entry, types in wanted:
-        key = _key(entry, types)
-        try:
-            found[key] = Figures(**_recall()[key])
-        except (KeyError, TypeError):  # TypeError: of another version
-            missing[key] = (entry, types)
+    found, missing, known = {}, {}, _TABLE.read()
+    keys = [_key(*one) for one in wanted]
+    for key, one in zip(keys, wanted, strict=True):
+        if remembered := _read(known.get(key)):
+            found[key] = remembered
+        else:
+            missing[key] = one
     # Most of the time goes to processes that libllama is asked in.
     with ThreadPoolExecutor(allowed_cpus()) as pool:
         running = {pool.submit(_figures, *one): key for key, one in missing.items()}
@@ -72,13 +69,13 @@ def all_figures(wanted: Sequence[tuple[Entry, Types]], progress: Progress = sile
             for done, future in enumerate(as_completed(running)):
                 progress("computing, once", done, len(running))
                 found[running[future]] = future.result()
-                _remember(running[future], future.result())
-        except BaseException:
+                _TABLE.add(running[future], asdict(future.result()))
+        except BaseException:  # Ctrl-C too: what waits for its turn must not run
             pool.shutdown(cancel_futures=True)
             raise
     if missing:
         progress("computing, once", len(missing), len(missing))
-    return [found[_key(entry, types)] for entry, types in wanted]
+    return [found[key] for key in keys]
 
 
 def _figures(entry: Entry, types: Types) -> Figures:
@@ -101,28 +98,14 @@ def _figures(entry: Entry, types: Types) -> Figures:
         )
 
 
-def _path() -> Path:
-    return cache_folder() / "catalog.json"
-
-
 def _key(entry: Entry, types: Types) -> str:
     libraries = [device_name(None), find_spec("onnx") is not None]
     told = [version("pocketvlm"), *libraries, entry.model_dump_json(exclude={"path", "title"}), types.model_dump_json()]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _remember(key: str, found: Figures) -> None:
-    known = {**_recall(), key: asdict(found)}
-    text = json.dumps({"format": 1, "figures": dict(list(known.items())[-_MOST:])}, indent=1)
+def _read(remembered: dict[str, Any] | None) -> Figures | None:
     try:
-        keep_text(_path(), text)
-    except OSError as error:
-        _log.info("the figures are not remembered: %s", error)
-
-
-def _recall() -> dict[str, dict[str, Any]]:
-    try:
-        found = json.loads(_path().read_bytes())
-        return dict(found["figures"]) if found["format"] == 1 else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+        return Figures(**remembered) if remembered else None
+    except TypeError:  # of another version
+        return None

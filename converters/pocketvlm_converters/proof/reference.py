@@ -159,7 +159,7 @@ def _processor(path: Path, model_type: str) -> Any:
     settings = {key: saved[key] for key in wanted if key in saved and not key.endswith(_PARTS)}
     lacking = {key: None for key, one in wanted.items() if one.default is one.empty}
 
-    class Lacking(base):  # type: ignore[misc]
+    class Lacking(base):  # type: ignore[misc]  # a class that is known when it runs
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             return argument and super().check_argument_for_proper_class(argument_name, argument)
 

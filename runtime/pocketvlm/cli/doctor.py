@@ -38,7 +38,7 @@ def doctor(
     from pocketvlm.plan import remembered
 
     if forget:
-        forgotten = [str(path) for path in (speeds.path(), remembered.path()) if speeds.forget(path)]
+        forgotten = [str(path) for path in (speeds.path(), remembered.TABLE.path) if speeds.forget(path)]
         out.print(f"forgotten: {', '.join(forgotten)}" if forgotten else "nothing was remembered")
         return
     table = Table(box=None, show_header=False, pad_edge=False)
