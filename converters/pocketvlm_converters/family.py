@@ -127,6 +127,14 @@ class Family(ABC):
             )
 
 
+# Where most checkpoints have their tensors: as on the hub and as transformers 5 holds them.
+LANGUAGE = ("language_model.model.", "model.language_model.", "language_model.")
+HEAD = ("language_model.", "")
+TOWER = ("model.vision_tower.", "vision_tower.")
+TOWER_MODEL = ("vision_tower.vision_model.", "model.vision_tower.vision_model.", *TOWER)
+CONNECTOR = ("model.multi_modal_projector.", "multi_modal_projector.")
+
+
 @dataclass(frozen=True)
 class Names:
     """Tensors of a checkpoint below a prefix, labelled as under `first`. Remembers which were asked for."""

@@ -7,7 +7,7 @@ from math import isqrt
 from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
-from pocketvlm_converters.family import Family, Part, Value, Weight
+from pocketvlm_converters.family import CONNECTOR, HEAD, LANGUAGE, TOWER_MODEL, Family, Part, Value, Weight
 from pocketvlm_converters.networks.decoder import MOST_LAYERS, Style, decoder, head_width
 from pocketvlm_converters.networks.rope import Rope, read_rope
 from pocketvlm_converters.networks.siglip import SigLIP, siglip
@@ -49,10 +49,6 @@ _VISION_DEFAULTS = {  # transformers' SiglipVisionConfig
 _WINDOW, _FULL = "sliding_attention", "full_attention"
 _PATTERN = 6  # of these layers the last has no window, where neither file says otherwise: transformers and libllama
 _LAYERS_27B = 62  # by which libllama knows the one model that scales its queries by another width than its heads'
-_TEXT = ("language_model.model.", "model.language_model.", "language_model.")
-_HEAD = ("language_model.", "")
-_SEEN = ("vision_tower.vision_model.", "model.vision_tower.vision_model.", "model.vision_tower.", "vision_tower.")
-_CONNECTOR = ("model.multi_modal_projector.", "multi_modal_projector.")
 
 
 class Gemma3(Family):
@@ -77,7 +73,7 @@ class Gemma3(Family):
         rope = _rope(text, _FULL, width, "rope_theta", 1000000.0)
         rope = Rope({**rope.metadata, **extra})
         tied = config.flag("tie_word_embeddings", True)
-        return decoder(text, self.names(_TEXT), self.names(_HEAD), tied, _GEMMA, rope)
+        return decoder(text, self.names(LANGUAGE), self.names(HEAD), tied, _GEMMA, rope)
 
     def projector(self) -> Part:
         encoder, pixels, width = self._encoder(), self._normalization(), self._width()
@@ -89,7 +85,7 @@ class Gemma3(Family):
             "clip.vision.image_mean": pixels.mean,
             "clip.vision.image_std": pixels.std,
         }
-        seen = self.names(_SEEN)
+        seen = self.names(TOWER_MODEL)
         seen.ignore("head.")  # sums a picture up in one vector, which the reference does not use either
         norm, projection = self._connector(encoder, width)
         # libmtmd transposes the projection when it runs, which it cannot do with a quantized one.
@@ -103,7 +99,7 @@ class Gemma3(Family):
         encoder, width = self._encoder(), self._width()
         pool = self._pooled(encoder)
         tokens = (encoder.side // pool) ** 2
-        value = encoder.graph(graph, self.names(_SEEN), self._normalization(), group=pool)
+        value = encoder.graph(graph, self.names(TOWER_MODEL), self._normalization(), group=pool)
         # Patches come in squares already: the mean over a square is that over an axis.
         value = graph.reshape(value, -1, tokens, pool**2, encoder.hidden)
         value = graph.one("ReduceMean", value, axes=[2], keepdims=0)
@@ -115,7 +111,7 @@ class Gemma3(Family):
 
     def _connector(self, encoder: SigLIP, width: int) -> tuple[Tensor, Tensor]:
         """The norm's weights with their offset, [hidden], and the projection [hidden, width]."""
-        names = self.names(_CONNECTOR)
+        names = self.names(CONNECTOR)
         norm = names.tensor("mm_soft_emb_norm.weight", (encoder.hidden,))
         shifted = replace(norm, data=floats(norm) + 1)
         return shifted, names.tensor("mm_input_projection_weight", (encoder.hidden, width))

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
-from pocketvlm_converters.family import Family, Names, Part, Value, Weight
+from pocketvlm_converters.family import TOWER, Family, Names, Part, Value, Weight
 from pocketvlm_converters.networks.decoder import MOST_LAYERS, embeddings
 from pocketvlm_converters.networks.pooled_vit import PooledViT
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
@@ -32,7 +32,6 @@ _WINDOW, _FULL = "sliding_attention", "full_attention"
 _NEVER = np.float32(1e30)  # a frequency divided by it stands still
 _IMAGE_SIZE = 224  # libmtmd wants a value, as its own converter writes it; nothing comes of it
 _TEXT = ("model.language_model.", "language_model.model.", "language_model.")
-_SEEN = ("model.vision_tower.", "vision_tower.")
 _EMBEDDER = ("model.embed_vision.", "embed_vision.")
 _AUDIO = ("model.audio_tower.", "audio_tower.", "model.embed_audio.", "embed_audio.")
 _NORMS = {
@@ -54,7 +53,7 @@ class Gemma4(Family):
 
     def projector(self) -> Part:
         encoder, text = self._encoder, self._text
-        weights = encoder.weights(self.names(_SEEN))
+        weights = encoder.weights(self.names(TOWER))
         weights.append(Weight("mm.input_projection.weight", self._projection))
         metadata: dict[str, Value] = {
             "clip.projector_type": "gemma4v",
@@ -69,7 +68,7 @@ class Gemma4(Family):
         return Part("clip", metadata, tuple(weights))
 
     def vision_graph(self, graph: Graph) -> GraphOutput:
-        value = self._encoder.graph(graph, self.names(_SEEN))
+        value = self._encoder.graph(graph, self.names(TOWER))
         value = norm(graph, value, graph.number(1.0), epsilon=self._encoder.epsilon)
         return GraphOutput(graph.linear(value, self._projection, sensitive=True), self._width)
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Section
-from pocketvlm_converters.family import Family, Names, Part, Value, Weight
+from pocketvlm_converters.family import CONNECTOR, HEAD, LANGUAGE, TOWER, Family, Names, Part, Value, Weight
 from pocketvlm_converters.networks.decoder import Style, decoder, head_width, require_full_attention
 from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.rope import read_rope
@@ -45,10 +45,6 @@ _MOST_TILES = 1024  # libmtmd lists all grids
 _RMS_SIZES = (3200, 45)  # width and layers by which libmtmd knows the one encoder with such norms
 _HEAD_EPSILON = 1e-6  # of norms of queries and keys; the reference asks no configuration for it
 _PROJECTOR_EPSILON = 1e-5  # likewise
-_TEXT = ("language_model.model.", "model.language_model.", "language_model.")
-_HEAD = ("language_model.", "")
-_SEEN = ("model.vision_tower.", "vision_tower.")
-_PROJECTOR = ("model.multi_modal_projector.", "multi_modal_projector.")
 
 
 class InternVL(Family):
@@ -65,7 +61,7 @@ class InternVL(Family):
         require_full_attention(text)
         tied = self.checkpoint.config.flag("tie_word_embeddings", True)
         rope = read_rope(text, head_width(text, style))
-        return decoder(text, self.names(_TEXT), self.names(_HEAD), tied, style, rope)
+        return decoder(text, self.names(LANGUAGE), self.names(HEAD), tied, style, rope)
 
     def projector(self) -> Part:
         encoder, pixels, (least, most) = self._encoder, self._normalization(), self._tiles()
@@ -79,7 +75,7 @@ class InternVL(Family):
             "clip.vision.image_mean": pixels.mean,
             "clip.vision.image_std": pixels.std,
         }
-        seen, names, merged = self._seen(), self.names(_PROJECTOR), self._merged
+        seen, names, merged = self._seen(), self.names(CONNECTOR), self._merged
         weights = encoder.weights(seen)
         for kind in ("weight", "bias"):
             weights.append(Weight(f"mm.model.mlp.0.{kind}", names.tensor(f"layer_norm.{kind}", (merged,)), exact=True))
@@ -90,7 +86,7 @@ class InternVL(Family):
         return Part("clip", metadata, tuple(weights))
 
     def vision_graph(self, graph: Graph) -> GraphOutput:
-        encoder, names, merged, width = self._encoder, self.names(_PROJECTOR), self._merged, self._width
+        encoder, names, merged, width = self._encoder, self.names(CONNECTOR), self._merged, self._width
         tokens = (encoder.side // self._shuffle) ** 2
         value = encoder.graph(graph, self._seen(), self._normalization(), group=self._shuffle)
         # Patches come in squares already: this is the whole pixel shuffle.
@@ -181,7 +177,7 @@ class InternVL(Family):
             raise config.wrong("num_attention_heads", "with use_qk_norm there must be several")
 
     def _seen(self) -> Names:
-        names = self.names(_SEEN)
+        names = self.names(TOWER)
         names.ignore("embeddings.mask_token")  # for training
         return names
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Tensor
-from pocketvlm_converters.family import Family, Part, Value, Weight
+from pocketvlm_converters.family import CONNECTOR, Family, Part, Value, Weight
 from pocketvlm_converters.networks.naflex import NaFlex, naflex
 from pocketvlm_converters.networks.short_conv import short_conv_decoder
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
@@ -17,7 +17,6 @@ _PROCESSORS = ("Lfm2VlImageProcessor", "Lfm2VlImageProcessorFast")
 _MOST_TILES = 10  # along an edge; each place in the grid has a token of its own
 _EPSILON = 1e-5  # of the projector's norm, for which no configuration has a key
 _SEEN = ("model.vision_tower.vision_model.", "vision_tower.vision_model.", "model.vision_tower.", "vision_tower.")
-_CONNECTOR = ("model.multi_modal_projector.", "multi_modal_projector.")
 
 
 class LFM2VL(Family):
@@ -72,7 +71,7 @@ class LFM2VL(Family):
     @cached_property
     def _connector(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...], tuple[Tensor, Tensor]]:
         """Matrix and bias of the first layer; weights and bias of the norm before it, if there is one; the second."""
-        config, names = self.checkpoint.config, self.names(_CONNECTOR)
+        config, names = self.checkpoint.config, self.names(CONNECTOR)
         config.require("projector_hidden_act", "gelu", "gelu")
         config.require("projector_bias", True, True)
         inner, merged = config.integer("projector_hidden_size", 2560), self._encoder.hidden * self._factor**2

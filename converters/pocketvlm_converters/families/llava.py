@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
-from pocketvlm_converters.family import Family, Names, Part, Value, Weight
+from pocketvlm_converters.family import CONNECTOR, HEAD, LANGUAGE, TOWER_MODEL, Family, Names, Part, Value, Weight
 from pocketvlm_converters.networks.clip import clip
 from pocketvlm_converters.networks.decoder import Style, decoder, head_width, require_full_attention
 from pocketvlm_converters.networks.rope import read_rope
@@ -47,10 +47,6 @@ _SIGLIP_DEFAULTS = {  # transformers' SiglipVisionConfig
     "image_size": 224,
     "patch_size": 16,
 }
-_DECODER = ("language_model.model.", "model.language_model.", "language_model.")
-_HEAD = ("language_model.", "")
-_SEEN = ("vision_tower.vision_model.", "model.vision_tower.vision_model.", "model.vision_tower.", "vision_tower.")
-_CONNECTOR = ("model.multi_modal_projector.", "multi_modal_projector.")
 
 
 class Llava(Family):
@@ -68,8 +64,8 @@ class Llava(Family):
         config = self.checkpoint.config
         return decoder(
             text,
-            self.names(_DECODER),
-            self.names(_HEAD),
+            self.names(LANGUAGE),
+            self.names(HEAD),
             tied=config.flag("tie_word_embeddings", False) or text.flag("tie_word_embeddings", False),
             style=style,
             rope=read_rope(text, width),
@@ -119,13 +115,13 @@ class Llava(Family):
 
     def _linear(self, name: str) -> tuple[Tensor, Tensor]:
         """A matrix of the projector, and its bias."""
-        names, inner = self.names(_CONNECTOR), self._encoder.hidden if name == "linear_1" else self._width
+        names, inner = self.names(CONNECTOR), self._encoder.hidden if name == "linear_1" else self._width
         return names.tensor(f"{name}.weight", (self._width, inner)), names.tensor(f"{name}.bias", (self._width,))
 
     @property
     def _used_names(self) -> Names:
         """The encoder's tensors; what lies behind the layer that is taken is not used by the reference either."""
-        names = self.names(_SEEN)
+        names = self.names(TOWER_MODEL)
         config = self.checkpoint.config.present("vision_config")
         for layer in range(self._encoder.layers, config.integer("num_hidden_layers", 12)):
             names.ignore(f"encoder.layers.{layer}.")

@@ -15,7 +15,7 @@ import numpy as np
 from pocketvlm.errors import TokenizerError
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.families.llava import MISTRAL, MISTRAL_WINDOW
-from pocketvlm_converters.family import Family, Part, PreTokenizer, Value, Weight
+from pocketvlm_converters.family import CONNECTOR, HEAD, TOWER, Family, Part, PreTokenizer, Value, Weight
 from pocketvlm_converters.networks.axial_vit import AxialViT, axial_vit
 from pocketvlm_converters.networks.decoder import Style, decoder, head_width
 from pocketvlm_converters.networks.rope import read_rope
@@ -65,11 +65,6 @@ _WORDS = (
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _DECODER = ("model.language_model.", "language_model.model.", "language_model.")
-_HEAD = ("language_model.", "")
-_SEEN, _CONNECTOR = (
-    ("model.vision_tower.", "vision_tower."),
-    ("model.multi_modal_projector.", "multi_modal_projector."),
-)
 
 
 class Mistral3(Family):
@@ -92,8 +87,8 @@ class Mistral3(Family):
             "clip.vision.image_mean": pixels.mean,
             "clip.vision.image_std": pixels.std,
         }
-        names, hidden = self.names(_CONNECTOR), self._encoder.hidden
-        weights = self._encoder.weights(self.names(_SEEN))
+        names, hidden = self.names(CONNECTOR), self._encoder.hidden
+        weights = self._encoder.weights(self.names(TOWER))
         weights.append(Weight("v.token_embd.img_break", self._break(), exact=True))
         if self._merges:
             metadata["clip.vision.spatial_merge_size"] = self._merge
@@ -110,10 +105,10 @@ class Mistral3(Family):
     def vision_graph(self, graph: Graph) -> GraphOutput:
         grid, names, hidden = (
             Grid(graph, self._encoder.patch, self._merge),
-            self.names(_CONNECTOR),
+            self.names(CONNECTOR),
             self._encoder.hidden,
         )
-        value = self._encoder.graph(graph, self.names(_SEEN), self._normalization(), grid)
+        value = self._encoder.graph(graph, self.names(TOWER), self._normalization(), grid)
         if self._merges:
             value = norm(graph, value, graph.vector(names.tensor("norm.weight", (hidden,))), epsilon=_EPSILON)
             value = graph.reshape(value, 0, -1, hidden * self._merge**2)
@@ -139,7 +134,7 @@ class Mistral3(Family):
         """Its columns by patch of a square, then by value, as the graph has them; the checkpoint has them by value."""
         hidden, square = self._encoder.hidden, self._merge**2
         shape = (hidden, hidden * square)
-        tensor = self.names(_CONNECTOR).tensor("patch_merger.merging_layer.weight", shape)
+        tensor = self.names(CONNECTOR).tensor("patch_merger.merging_layer.weight", shape)
         columns = tensor.data.reshape(hidden, hidden, square).transpose(0, 2, 1)
         return replace(tensor, data=np.ascontiguousarray(columns).reshape(shape))
 
@@ -162,7 +157,7 @@ class Mistral3(Family):
         tied = config.flag("tie_word_embeddings", self._merges) or text.flag("tie_word_embeddings", False)
         style = _TEXT[self._kind] if self._merges else MISTRAL
         rope = read_rope(text, head_width(text, style), yarn=self._merges)
-        found = decoder(text, self.names(_DECODER), self.names(_HEAD), tied, style, rope)
+        found = decoder(text, self.names(_DECODER), self.names(HEAD), tied, style, rope)
         return replace(found, metadata={**found.metadata, **self._temperature()})
 
     def _temperature(self) -> dict[str, Value]:

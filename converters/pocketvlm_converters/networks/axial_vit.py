@@ -14,6 +14,7 @@ from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.family import Names, Value, Weight
 from pocketvlm_converters.networks.decoder import rotary_order
 from pocketvlm_converters.networks.feed_forward import refuse_square
+from pocketvlm_converters.networks.sizes import layer_sizes
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid
 from pocketvlm_converters.onnx.layers import add_norm, norm
@@ -39,11 +40,7 @@ class AxialViT:
             "clip.has_vision_encoder": True,
             "clip.use_silu": True,
             "clip.vision.patch_size": self.patch,
-            "clip.vision.embedding_length": self.hidden,
-            "clip.vision.feed_forward_length": self.inner,
-            "clip.vision.block_count": self.layers,
-            "clip.vision.attention.head_count": self.heads,
-            "clip.vision.attention.layer_norm_epsilon": _EPSILON,
+            **layer_sizes(self, _EPSILON),
         }
 
     def weights(self, names: Names) -> list[Weight]:

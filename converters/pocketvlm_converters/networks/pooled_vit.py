@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.family import Names, Value, Weight
+from pocketvlm_converters.networks.sizes import layer_sizes
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid
 from pocketvlm_converters.onnx.layers import norm
@@ -67,11 +68,7 @@ class PooledViT:
             "clip.use_gelu": True,
             "clip.vision.patch_size": self.patch,
             "clip.vision.projector.scale_factor": self.pool,
-            "clip.vision.embedding_length": self.hidden,
-            "clip.vision.feed_forward_length": self.inner,
-            "clip.vision.block_count": self.layers,
-            "clip.vision.attention.head_count": self.heads,
-            "clip.vision.attention.layer_norm_epsilon": self.epsilon,
+            **layer_sizes(self, self.epsilon),
         }
 
     def weights(self, names: Names) -> list[Weight]:

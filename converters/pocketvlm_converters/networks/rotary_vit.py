@@ -14,6 +14,7 @@ import numpy as np
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.family import Names, Value, Weight
 from pocketvlm_converters.networks.activations import Activation
+from pocketvlm_converters.networks.sizes import layer_sizes
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid, Windows
 from pocketvlm_converters.onnx.layers import add_norm, norm
@@ -90,11 +91,7 @@ class RotaryViT:
             **self.kind.activation.keys,
             "clip.vision.patch_size": self.patch,
             "clip.vision.spatial_merge_size": self.merge,
-            "clip.vision.embedding_length": self.hidden,
-            "clip.vision.feed_forward_length": self.inner,
-            "clip.vision.block_count": self.layers,
-            "clip.vision.attention.head_count": self.heads,
-            "clip.vision.attention.layer_norm_epsilon": self.epsilon,
+            **layer_sizes(self, self.epsilon),
             "clip.vision.projection_dim": self.width,
         }
         if self.window:

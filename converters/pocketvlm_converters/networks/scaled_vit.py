@@ -11,6 +11,7 @@ import numpy as np
 
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.family import Names, Value, Weight
+from pocketvlm_converters.networks.sizes import layer_sizes
 from pocketvlm_converters.onnx.graph import INPUT, MICROSOFT, Graph
 from pocketvlm_converters.onnx.layers import add_norm, norm
 from pocketvlm_converters.onnx.patches import Normalization, cut, folded
@@ -47,11 +48,7 @@ class ScaledViT:
             "clip.use_gelu": True,
             "clip.vision.image_size": self.image,
             "clip.vision.patch_size": self.patch,
-            "clip.vision.embedding_length": self.hidden,
-            "clip.vision.feed_forward_length": self.inner,
-            "clip.vision.block_count": self.layers,
-            "clip.vision.attention.head_count": self.heads,
-            "clip.vision.attention.layer_norm_epsilon": self.epsilon,
+            **layer_sizes(self, self.epsilon),
         }
 
     def weights(self, names: Names) -> list[Weight]:

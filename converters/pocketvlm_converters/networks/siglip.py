@@ -12,6 +12,7 @@ from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.family import Names, Value, Weight
 from pocketvlm_converters.networks.activations import Activation, read_activation
 from pocketvlm_converters.networks.feed_forward import refuse_square
+from pocketvlm_converters.networks.sizes import layer_sizes
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.layers import add_norm
 from pocketvlm_converters.onnx.patches import Normalization, cut, folded
@@ -44,11 +45,7 @@ class SigLIP:
             "clip.has_vision_encoder": True,
             "clip.vision.image_size": self.image,
             "clip.vision.patch_size": self.patch,
-            "clip.vision.embedding_length": self.hidden,
-            "clip.vision.feed_forward_length": self.inner,
-            "clip.vision.block_count": self.layers,
-            "clip.vision.attention.head_count": self.heads,
-            "clip.vision.attention.layer_norm_epsilon": self.epsilon,
+            **layer_sizes(self, self.epsilon),
             **self.activation.keys,
         }
 
