@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -30,7 +31,7 @@ class Handler(BaseHTTPRequestHandler):
                 time.sleep(0.05)
         elif self.path.startswith("/to?"):
             self.send_response(302)
-            self.send_header("Location", self.path.partition("?")[2])
+            self.send_header("Location", unquote(self.path.partition("?")[2]))
             self.end_headers()
         elif self.path == "/big":
             self.send_response(200)
@@ -91,11 +92,11 @@ def test_what_is_public() -> None:
     private = (
         "127.0.0.1 127.9.9.9 0.0.0.0 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 224.0.0.1 192.0.2.1 "
         "255.255.255.255 ::1 :: fe80::1 fc00::1 ff02::1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 64:ff9b::7f00:1 2002:7f00:1:: "
-        "2001:db8::1"
+        "2001:db8::1 fec0::2 ::127.0.0.1 ::ffff:0:127.0.0.1 64:ff9b:1::1 100:0:0:1::1"
     )
     for address in private.split():
         assert not is_public(ipaddress.ip_address(address)), address
-    for address in ("1.1.1.1", "93.184.216.34", "2606:4700:4700::1111"):
+    for address in ("1.1.1.1", "93.184.216.34", "2606:4700:4700::1111", "64:ff9b::101:101"):
         assert is_public(ipaddress.ip_address(address)), address
 
 
@@ -133,6 +134,7 @@ def test_hosts_that_were_not_named(looked_up: dict[str, list[str]], port: int) -
         "http://me:secret@cdn.example/",
         "http://[bad/",
         "http://cdn.example:x/",
+        "http://cdn.example/\ud800.png",
     ):
         assert "secret" not in refusal(fetcher, url)
     assert looked_up["asked"] == []
@@ -146,6 +148,7 @@ def test_redirects_are_checked_like_the_first_address(looked_up: dict[str, list[
     assert fetcher.fetch(f"{here}/to?/y", PARAM).endswith(b"/y")
     assert "not fetched" in refusal(fetcher, f"{here}/to?http://other.example/")
     assert "http(s)" in refusal(fetcher, f"{here}/to?file:///etc/passwd")
+    assert "valid URL" in refusal(fetcher, f"{here}/to?http://[bad/")
     assert "redirects" in refusal(fetcher, f"{here}/to?/to?/to?/to?/to?/to?/x")
     inside = Fetcher([f"cdn.example:{port}", "in.example"], allows=lambda address: str(address) != "10.0.0.1")
     looked_up["in.example"] = ["10.0.0.1"]

@@ -34,11 +34,14 @@ def is_public(address: Address) -> bool:
         inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
         if inner is None and address in _NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is None and address not in _UNICAST:  # `is_global` does not mind what nobody has, or no longer
+            return False
         if inner is not None and not is_public(inner):
             return False
     return address.is_global and not address.is_multicast
 
 
+_UNICAST = ipaddress.IPv6Network("2000::/3")  # all of the internet (RFC 4291)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -65,11 +68,12 @@ class Fetcher:
                 return found
             if isinstance(found, int):
                 raise ImageError(f"{parts.hostname} answered with status {found}", param)
-            url = urljoin(url, found.location)
+            url = _joined(url, found.location, param)
         raise ImageError(f"more than {MAX_REDIRECTS} redirects", param)
 
     def _allowed(self, url: str, param: str) -> SplitResult:
         try:
+            url.encode()  # half of a surrogate pair is a ValueError, too
             parts = urlsplit(url)
             port = parts.port
         except ValueError:
@@ -88,6 +92,13 @@ class Fetcher:
         if not addresses or not all(self._allows(ipaddress.ip_address(address)) for address in addresses):
             raise ImageError("pictures are not fetched from this host: its address is not a public one", param)
         return addresses[0]
+
+
+def _joined(url: str, location: str, param: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise ImageError("is redirected to what is not a valid URL", param) from None
 
 
 def _addresses(host: str, deadline: float) -> list[str]:
