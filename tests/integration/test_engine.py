@@ -133,6 +133,17 @@ def test_choices_and_seed(vlm: VLM) -> None:
     assert [choice.index for choice in first.choices] == [0, 1, 2]
 
 
+def test_a_seed_that_libllama_takes_for_none(vlm: VLM) -> None:
+    fields: dict[str, Any] = {"temperature": 2.0, "seed": 2**32 - 1, "max_tokens": 40, "ignore_eos": True}
+    question = asked("Describe the picture.", plain("gray"))
+    assert vlm.chat(question, **fields).text == vlm.chat(question, **fields).text
+
+
+def test_hardly_any_temperature_is_none(vlm: VLM) -> None:
+    question = asked("What is this?", plain("white"))
+    assert vlm.chat(question, temperature=1e-40, max_tokens=8).text == vlm.chat(question, max_tokens=8).text
+
+
 def test_logprobs_are_sorted_and_normal(vlm: VLM, sample_png: Path) -> None:
     answer = vlm.chat(asked("What is this?", Image.open(sample_png)), logprobs=True, top_logprobs=5, max_tokens=4)
     assert answer.choices[0].logprobs is not None

@@ -16,6 +16,8 @@ from pocketvlm.native.llama import Model
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 _PENALTY_WINDOW = 64  # llama.cpp's default penalty_last_n
+_RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: another one each time
+_COLDEST = 1e-30  # temperature: logits divided by less overflow, and then the last token is drawn
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Sampler(Handle):
         if (repeat, frequency, presence) != (1.0, 0.0, 0.0):
             penalties = lib.llama_sampler_init_penalties(model.n_vocab, _PENALTY_WINDOW, repeat, frequency, presence)
             self._add(penalties)
-        if sampling.temperature == 0.0:
+        if sampling.temperature < _COLDEST:
             self._add(lib.llama_sampler_init_greedy())
             return
         if sampling.top_k > 0:
@@ -57,7 +59,7 @@ class Sampler(Handle):
         if sampling.min_p > 0.0:
             self._add(lib.llama_sampler_init_min_p(sampling.min_p, 1))
         self._add(lib.llama_sampler_init_temp(sampling.temperature))
-        self._add(lib.llama_sampler_init_dist(sampling.seed & 0xFFFFFFFF))
+        self._add(lib.llama_sampler_init_dist(sampling.seed % _RANDOM_SEED))
 
     def sample(self, context: Context, index: int = -1) -> int:
         """Draw from the logits of one token of the last batch, and remember what was drawn for the penalties."""
