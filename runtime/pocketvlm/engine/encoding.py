@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Thread
 
 from pocketvlm.engine.side import Task
 from pocketvlm.native.context import Aborted
@@ -45,7 +45,7 @@ class Encoding:
         self._keys = frozenset(slot.key for slot, _ in tiles)
         for number in range(len(tiles), 0, -1):
             self.started(self.total - len(self.todo) - number, self.total)
-        found = _at_once(tiles) if len(tiles) > 1 else [_encoded(tiles[0])]
+        found = _at_once(*tiles) if len(tiles) > 1 else [_encoded(tiles[0])]
         self._failed = any(isinstance(rows, BaseException) for rows in found)
         return partial(self._report, [slot for slot, _ in tiles], found)
 
@@ -80,9 +80,17 @@ def _differ(one: tuple[Slot, Seen], other: tuple[Slot, Seen]) -> bool:
         return False
 
 
-def _at_once(tiles: list[tuple[Slot, Seen]]) -> list[Embeddings | BaseException]:
-    with ThreadPoolExecutor(len(tiles)) as threads:
-        return list(threads.map(_encoded, tiles))
+def _at_once(one: tuple[Slot, Seen], other: tuple[Slot, Seen]) -> list[Embeddings | BaseException]:
+    """The other on a thread of its own; where the system gives none, one after the other."""
+    found: list[Embeddings | BaseException] = []
+    thread = Thread(target=lambda: found.append(_encoded(other)), name="pocketvlm-tile", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return [_encoded(one), _encoded(other)]
+    found.insert(0, _encoded(one))
+    thread.join()
+    return found
 
 
 def _encoded(tile: tuple[Slot, Seen]) -> Embeddings | BaseException:

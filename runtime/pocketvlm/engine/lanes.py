@@ -65,6 +65,11 @@ class Lanes:
         lane.content = CacheContent()
         self._context.truncate(0, lane.id)
 
+    def forget(self) -> None:
+        """All of it, where nobody knows any more what the cells hold; no request may run."""
+        self._context.clear()
+        self._lanes = [Lane(i) for i in range(len(self._lanes))]
+
     def stops(self, units: Sequence[Unit], known: int) -> tuple[int, ...]:
         """After which units of a prompt to mark its lane: after its pictures, and before its last token."""
         if not self._context.forgets:

@@ -203,6 +203,8 @@ class LocalEngine:
         seen: list[tuple[Image, Seen]] = []
         try:
             units = self._units(request.prompt, seen)
+            if not units:
+                raise RequestError("the prompt is empty", "messages")
             total = sum(map(length_of, units))
             room = self._context.n_ctx - total
             if room < 1:

@@ -98,7 +98,7 @@ class Scheduler:
                 wait = max(1.0, self._seconds * (self._open - len(self._lanes) + 1) / len(self._lanes))
                 raise QueueFullError(f"{self._open:,} requests are running or waiting already", round(wait, 1))
             self._open += 1
-        self._post(partial(self._waiting.append, job))
+            self._post(partial(self._waiting.append, job))  # before `close` can be the last to post
 
     def cancel(self, job: Job) -> None:
         """Forget it, at whatever stage: nothing more goes to its sink once the scheduler knows."""
@@ -169,6 +169,7 @@ class Scheduler:
             _log.exception("the scheduler failed")
             for job in [*self._stepper.running, *self._waiting]:
                 self._fail(job, EngineError(f"the engine failed: {type(error).__name__}"))
+            self._lanes.forget()
 
     def _turn(self) -> None:
         """Read commands, waiting for one where there is nothing to do; then a step."""
