@@ -19,7 +19,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pocketvlm import VLM
-from pocketvlm.engine import child
+from pocketvlm.engine import child, wire
 from pocketvlm.engine.child import ChildEngine
 from pocketvlm.engine.engine import EngineOptions, Generation, Token
 from pocketvlm.errors import (
@@ -205,6 +205,23 @@ def test_killed_under_load(vlm: VLM, how: signal.Signals) -> None:
     assert threading.active_count() == threads
     assert vlm._engine.statistics().restarts == restarts + KILLS
     assert vlm._engine.statistics().state == "ok"
+
+
+@posix
+def test_an_answer_that_memory_does_not_hold(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    settle(vlm)
+    real, faults = wire.read, [MemoryError()]
+    engine: Any = vlm._engine
+
+    def read(stream: Any) -> Any:
+        if faults and engine._supervisor._process.channels:
+            raise faults.pop()
+        return real(stream)
+
+    monkeypatch.setattr(wire, "read", read)
+    with pytest.raises(EngineCrashedError, match="MemoryError"):
+        colour_is_right(vlm, 0)
+    assert colour_is_right(vlm, 1)
 
 
 @posix

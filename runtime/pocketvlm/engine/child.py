@@ -308,8 +308,11 @@ class _Supervisor:
     def _supervise(self) -> None:
         while True:
             process, born = self._process, time.monotonic()
-            while (frame := process.read()) is not None:
-                self._take(process, *frame)
+            try:
+                while (frame := process.read()) is not None:
+                    self._take(process, *frame)
+            except Exception as error:  # more than memory holds: what follows has no beginning any more
+                process.why = f"as its answers could not be read: {error!r}"
             if self._closed:
                 process.finish(EngineClosedError("the model is closed"))
                 return
