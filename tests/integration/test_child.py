@@ -169,6 +169,20 @@ def test_cancel_reaches_all(vlm: VLM) -> None:
     settle(vlm)
 
 
+def test_cancel_stops_no_more_than_generations(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine: Any = vlm._engine
+    ask = child._Process.ask
+
+    def cancelling(process: Any, message: Any, *rest: Any) -> None:
+        ask(process, message, *rest)
+        if message["kind"] == "snapshot":
+            vlm.cancel()
+
+    monkeypatch.setattr(child._Process, "ask", cancelling)
+    vlm.chat(asked("Hello."), max_tokens=1)
+    assert engine.snapshot(vlm._prompt(ChatRequest.parse(asked("Hello.")))).keys
+
+
 @posix
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGABRT])
 def test_killed_under_load(vlm: VLM, how: signal.Signals) -> None:
@@ -222,6 +236,18 @@ def test_an_answer_that_memory_does_not_hold(vlm: VLM, monkeypatch: pytest.Monke
     with pytest.raises(EngineCrashedError, match="MemoryError"):
         colour_is_right(vlm, 0)
     assert colour_is_right(vlm, 1)
+
+
+def test_a_process_that_cannot_answer_ends() -> None:
+    code = (
+        "import os, threading, time; from queue import SimpleQueue; from pocketvlm.engine.worker import _write\n"
+        "outbox = SimpleQueue(); outbox.put({'answer': object()})\n"
+        "threading.Thread(target=_write, args=(open(os.devnull, 'wb', 0), outbox, os.getppid()), daemon=True).start()\n"
+        "time.sleep(20)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "not JSON serializable" in ended.stderr
 
 
 @posix

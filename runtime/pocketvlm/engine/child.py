@@ -112,7 +112,7 @@ class ChildEngine:
         self._wait({"kind": "adopt", "snapshot": told}, blobs)
 
     def _wait(self, message: Mapping[str, Any], blobs: Sequence[memoryview]) -> Snapshot:
-        number = next(self._numbers)
+        number = next(self._supervisor.questions)
         channel: Channel = SimpleQueue()
         process = self._supervisor.running()
         process.ask({**message, "id": number}, blobs, number, channel)
@@ -243,7 +243,7 @@ class _Supervisor:
         self._restarts = 0
         self._latest = Statistics(parallel=options.parallel)
         self._before = Statistics()  # totals of the processes that died
-        self._numbers = itertools.count(-1, -1)
+        self.questions = itertools.count(-1, -1)  # their numbers; those of generations are not negative
         self._process = _Process(made_from, Watch(self._stuck_after))
         try:
             self.info = self._ready(self._process)
@@ -271,7 +271,7 @@ class _Supervisor:
 
     def cancel(self) -> None:
         process = self._process
-        for number, channel in list(process.channels.items()):
+        for number, channel in [one for one in list(process.channels.items()) if one[0] >= 0]:
             process.ask({"kind": "cancel", "id": number})
             channel.put(GenerationCancelledError("the generation was cancelled"))
 
@@ -371,7 +371,7 @@ class _Supervisor:
     def _told(self, process: _Process) -> None:
         """Ask for its statistics; returns when they are there, or when the process died. Raises Empty after a while."""
         channel: Channel = SimpleQueue()
-        number = next(self._numbers)
+        number = next(self.questions)
         try:
             process.ask({"kind": "statistics", "id": number}, (), number, channel)
             channel.get(timeout=_ANSWER)

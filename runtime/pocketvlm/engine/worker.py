@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -128,21 +129,29 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
 
 
 def _write(stream: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]], parent: int) -> None:
+    """To the end of the process: that of the parent, or of what can be written."""
+    try:
+        _write_all(stream, outbox, parent)
+    except OSError:
+        pass
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
+
+
+def _write_all(stream: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]], parent: int) -> None:
     while True:
         try:
             frames = [outbox.get(timeout=_LOOK)]
         except Empty:
             if os.getppid() != parent:
-                os._exit(1)
+                return
             continue
         while not outbox.empty() and len(frames) < _AT_ONCE:
             frames.append(outbox.get())
         data = memoryview(b"".join(part for frame in frames for part in _packed(**frame)))
-        try:
-            while data:
-                data = data[stream.write(data) :]
-        except OSError:
-            os._exit(1)
+        while data:
+            data = data[stream.write(data) :]
 
 
 def _packed(*, blobs: Sequence[memoryview] = (), **message: Any) -> list[bytes | memoryview]:
