@@ -43,6 +43,7 @@ class Answer:
         self._created = int(time.time())
         self.started: list[Started] = []
         self.tokens = 0
+        self.steps = 0  # tokens but the first of each answer, which comes with its prompt
         self.drafted = self.accepted = 0
         self.decode_ms = 0.0
 
@@ -74,7 +75,6 @@ class Answer:
         first = self.started[0]
         prefill_ms = sum(started.prefill_ms for started in self.started)
         fresh = sum(started.prompt_tokens - started.cached_tokens for started in self.started)
-        steps = self.tokens - len(self.started)  # the first token of an answer comes with its prompt
         return Timings(
             images=[
                 ImageTimings(
@@ -97,7 +97,7 @@ class Answer:
             drafted_tokens=self.drafted,
             accepted_tokens=self.accepted,
             prefill_tokens_per_second=1000 * fresh / prefill_ms if prefill_ms else None,
-            decode_tokens_per_second=1000 * steps / self.decode_ms if steps and self.decode_ms else None,
+            decode_tokens_per_second=1000 * self.steps / self.decode_ms if self.steps and self.decode_ms else None,
         )
 
 

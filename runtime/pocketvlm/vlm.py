@@ -342,7 +342,7 @@ class VLM:
         stopper: Stopper | None,
         last: bool,
     ) -> Generator[ChatCompletionChunk, None, None]:
-        decode_ms = 0.0
+        decode_ms, before = 0.0, answer.tokens
         reason: FinishReason = "stop"
         with closing(self._engine.generate(generation, stopper)) as events:
             for event in events:
@@ -369,6 +369,7 @@ class VLM:
                 elif isinstance(event, Finished):
                     reason = event.reason
         answer.decode_ms += decode_ms
+        answer.steps += max(0, answer.tokens - before - 1)
         for piece in reader.finish():
             yield answer.chunk([ChunkChoice(index=index, delta=delta(piece))])
         if reader.calls and reason == "stop":

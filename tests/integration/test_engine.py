@@ -139,6 +139,19 @@ def test_a_seed_that_libllama_takes_for_none(vlm: VLM) -> None:
     assert vlm.chat(question, **fields).text == vlm.chat(question, **fields).text
 
 
+def test_answers_of_no_token_do_not_count_in_the_speed(vlm: VLM) -> None:
+    model = vlm._engine._model  # type: ignore[attr-defined]
+    ends = {token: 8.0 for token in range(model.n_vocab) if model.is_end(token)}
+    question = asked("Describe the picture.", plain("gray"))
+    answer = vlm.chat(question, n=8, temperature=2.0, seed=1, logprobs=True, max_tokens=9, logit_bias=ends)
+    counts = [len(choice.logprobs.content) if choice.logprobs else 0 for choice in answer.choices]
+    assert min(counts) == 0 and sum(counts) == answer.usage.completion_tokens
+    told = answer.timings
+    assert told.decode_tokens_per_second is not None
+    steps = told.decode_tokens_per_second * told.decode_ms / 1000
+    assert steps == pytest.approx(sum(max(0, count - 1) for count in counts))
+
+
 def test_hardly_any_temperature_is_none(vlm: VLM) -> None:
     question = asked("What is this?", plain("white"))
     assert vlm.chat(question, temperature=1e-40, max_tokens=8).text == vlm.chat(question, max_tokens=8).text
