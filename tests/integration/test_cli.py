@@ -285,6 +285,12 @@ def test_a_full_disk_is_told_in_a_line(arguments: list[str], stdin: bytes, iota_
     assert told.startswith("error: ") and told.count("\n") == 1 and "No space left" in told
 
 
+def test_nobody_to_tell() -> None:
+    """As cron and daemons may start it, without standard output and error."""
+    closed = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *COMMAND, "--version"]
+    assert subprocess.run(closed, timeout=60, check=False).returncode == 0
+
+
 def test_json_schema(sample_png: Path, tmp_path: Path) -> None:
     path = tmp_path / "schema.json"
     path.write_text('{"type": "object", "properties": {"n": {"enum": [2, 3]}}, "required": ["n"], "maxProperties": 1}')
