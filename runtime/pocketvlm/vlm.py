@@ -70,6 +70,9 @@ class VLM:
         max_image_tokens: int | None = None,
         handle_limits: HandleLimits | None = None,
     ) -> None:
+        for param, most in (("max_pixels", max_pixels), ("max_image_tokens", max_image_tokens)):
+            if most is not None and most < 1:
+                raise RequestError("must be at least 1", param)
         self._engine = engine
         self._max_pixels = max_pixels
         self._max_image_tokens = max_image_tokens
@@ -110,29 +113,26 @@ class VLM:
     ) -> VLM:
         """Load iota (nothing given), a bundle or a .gguf (`target`), or any pair (`model`, `mmproj`).
 
-        `context_size` in tokens: the model's own up to 8192 unless given. `threads`: the physical cores of this
-        process unless given. `gpu_layers` -1: as many as fit. `exact`: logits that do not depend on
-        what is cached, slower. `parallel` requests run together, each with a context of that size. `verify` compares a
-        bundle with its hashes. `max_pixels` is the limit of one picture,
-        `max_image_tokens` caps the tokens that any picture gets.
-        `name` is what answers call the model, instead of its own. `supervised` runs it in a process of its own, which
-        is started again when native code ends it, or stays in one step for more than `stuck_after` seconds; its
-        requests then get EngineCrashedError.
+        `context_size` in tokens: the model's own up to 8192 unless given. `threads`: the physical cores of this process
+        unless given. `gpu_layers` -1: as many as fit. `exact`: logits that do not depend on what is cached, slower.
+        `parallel` requests run together, each with a context of that size. `verify` compares a bundle with its hashes.
+        `max_pixels` is the limit of one picture, `max_image_tokens` caps the tokens that any picture gets. `name` is
+        what answers call the model, instead of its own. `supervised` runs it in a process of its own, which is started
+        again when native code ends it, or stays in one step for more than `stuck_after` seconds; its requests then get
+        EngineCrashedError.
 
         `mmproj` is a GGUF projector or an ONNX vision encoder. Of several encoders, `vision` takes the `gguf` or the
-        `onnx` one, or (`auto`) the one that is fastest here: measured once, then remembered in the user's cache
-        folder. `device` is where all of it runs: `auto`, `cpu`, `cuda`, `metal` or `vulkan` (`vulkan:1` is the second),
-        or what onnxruntime offers besides; as much goes there as its free memory holds.
+        `onnx` one, or (`auto`) the one that is fastest here: measured once, then remembered in the user's cache folder.
+        `device` is where all of it runs: `auto`, `cpu`, `cuda`, `metal` or `vulkan` (`vulkan:1` is the second), or what
+        onnxruntime offers besides; as much goes there as its free memory holds.
 
         Embeddings of pictures are kept in memory within `picture_cache_size` bytes: 256 MiB or a 32nd of this machine's
         memory unless given, 0 for none. `picture_cache` is a folder that keeps them in files as well, up to
-        `picture_files_size` bytes; nothing is written without it, as embeddings tell about pictures.
-        `handle_limits` are those of `add_image`. `speculate`: whether to draft what answers repeat; `auto`: if faster.
-
+        `picture_files_size` bytes; nothing is written without it, as embeddings tell about pictures. `handle_limits`
+        are those of `add_image`. `speculate`: whether to draft what answers repeat; `auto`: if faster.
         `session` is a file that `save` has written: `conversation` holds what was said in it.
 
-        Raises ModelError leaves, each naming the file, PictureCacheError for a folder that cannot be used, and
-        SessionError.
+        Raises RequestError for an option, ModelError leaves that name the file, PictureCacheError and SessionError.
         """
         found = locate(target, model=model, mmproj=mmproj, verify=verify)
         options = EngineOptions(

@@ -31,7 +31,7 @@ from pocketvlm.engine.engine import (
     Stopper,
 )
 from pocketvlm.engine.watch import Watch
-from pocketvlm.errors import EngineClosedError, EngineCrashedError, GenerationCancelledError, RequestError
+from pocketvlm.errors import EngineClosedError, EngineCrashedError, GenerationCancelledError
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.templates.prompt import TextSpan
 
@@ -67,8 +67,6 @@ class ChildEngine:
         fingerprint: str,
         options: EngineOptions,
     ) -> None:
-        if not options.stuck_after > 0:
-            raise RequestError("must be more than 0", "stuck_after")
         made_from = wire.engine_out(model, mmproj, onnx, name=name, fingerprint=fingerprint, options=options)
         self._supervisor = _Supervisor(made_from, options)
         self._numbers = itertools.count()

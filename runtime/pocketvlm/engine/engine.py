@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, Protocol
 
-from pocketvlm.engine.speculation import Speculate
+from pocketvlm.engine.speculation import MODES, Speculate
+from pocketvlm.errors import RequestError
 from pocketvlm.native.context import Cells
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
@@ -18,6 +19,17 @@ from pocketvlm.vision.family import Detail
 from pocketvlm.vision.pair import Wanted
 
 PICTURE_FILES_SIZE = 1 << 30  # bytes
+_ANY = 2**63
+_LIMITS = {  # ggml ends the process over its own limits: GGML_MAX_N_THREADS (ggml.h), LLAMA_MAX_SEQ (llama-cparams.h)
+    "context_size": (1, 1 << 24),  # longer than any model was trained for, and its table alone a gigabyte
+    "threads": (1, 512),
+    "gpu_layers": (-1, _ANY),
+    "parallel": (1, 256),
+    "queue_size": (0, _ANY),
+    "picture_cache_size": (0, _ANY),
+    "picture_files_size": (0, _ANY),
+}
+_OPTIONAL = ("context_size", "threads", "picture_cache_size")
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,22 @@ class EngineOptions:
     picture_files_size: int = PICTURE_FILES_SIZE
     stuck_after: float = 600.0
     speculate: Speculate = "auto"
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            if type(value) is not int:
+                raise RequestError("must be a whole number", name)
+            if not least <= value <= most:
+                raise RequestError(
+                    f"must be from {least:,} to {most:,}" if most < _ANY else f"must be at least {least}", name
+                )
+        if not self.stuck_after > 0:
+            raise RequestError("must be more than 0", "stuck_after")
+        if self.speculate not in MODES:
+            raise RequestError(f"must be {', '.join(MODES)}", "speculate")
 
 
 @dataclass(frozen=True)

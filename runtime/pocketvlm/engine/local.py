@@ -27,7 +27,6 @@ from pocketvlm.engine.job import Job, Sink
 from pocketvlm.engine.load import load
 from pocketvlm.engine.sampling import check_sampling
 from pocketvlm.engine.scheduler import Scheduler
-from pocketvlm.engine.speculation import MODES
 from pocketvlm.engine.step import UNREAD, Threads
 from pocketvlm.errors import (
     ContextLengthError,
@@ -63,13 +62,6 @@ class LocalEngine:
         fingerprint: str,
         options: EngineOptions,
     ) -> None:
-        if options.parallel < 1:
-            raise RequestError("must be at least 1", "parallel")
-        for param in ("picture_cache_size", "picture_files_size"):
-            if (getattr(options, param) or 0) < 0:
-                raise RequestError("must not be negative", param)
-        if options.speculate not in MODES:
-            raise RequestError(f"must be {', '.join(MODES)}", "speculate")
         checked = check_files(model, mmproj, onnx, options.vision)
         files = None
         if options.picture_cache is not None:

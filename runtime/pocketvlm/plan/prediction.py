@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.devices import memory, physical_cores
+from pocketvlm.engine.engine import EngineOptions
 from pocketvlm.engine.load import BATCH, context_size
+from pocketvlm.engine.placement import check_name
 from pocketvlm.errors import MemoryBudgetError, RequestError
 from pocketvlm.files.footprint import encoder_bytes, encoder_mapped, encoder_scratch, weights_of
 from pocketvlm.files.locate import Located
@@ -19,6 +21,7 @@ from pocketvlm.vision.dynamic import DynamicSize
 from pocketvlm.vision.family import Detail, Family, PicturePlan
 from pocketvlm.vision.onnx import TOGETHER
 from pocketvlm.vision.pair import Checked, Wanted, check_files, family_of
+from pocketvlm.vision.providers import DEVICES
 
 QUESTION = 48  # tokens of a question and of the template around it
 ANSWER = 208  # tokens that should be left for an answer, at the least
@@ -88,10 +91,8 @@ class Planner:
         supervised: bool = False,
         timed: bool = True,
     ) -> None:
-        if parallel < 1:
-            raise RequestError("must be at least 1", "parallel")
-        if context is not None and context < 1:
-            raise RequestError("must be at least 1", "context_size")
+        EngineOptions(context_size=context, threads=threads, parallel=parallel)  # refuses what an engine would refuse
+        check_name(device, DEVICES)
         self.found, self.picture = found, picture
         self._checked = checked = check_files(found.model, found.mmproj, found.onnx, vision)
         self.encoders = tuple(_encoders(checked))
