@@ -21,8 +21,8 @@ def interrupted(error: BaseException | None) -> bool:
 
 def main() -> None:
     """Exit codes: 0 done, 1 a check failed, 2 wrong use or input, 130 interrupted."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # `>&-` has none, and what is said there nobody hears
-    sys.stderr = sys.stderr or open(os.devnull, "w")
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # `>&-` leaves none
+    sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     warnings.filterwarnings("ignore", module="PIL")  # a broken picture is our error, told once
     try:
         from pocketvlm.cli.commands import run

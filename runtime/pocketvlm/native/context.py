@@ -13,6 +13,7 @@ from pocketvlm.errors import EngineError
 from pocketvlm.native import library, log
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.imatrix import Collector
+from pocketvlm.native.interrupt import held_back
 from pocketvlm.native.llama import Model
 
 # llama.cpp asks between graph nodes whether to stop, by calling bool f(void *). libc's strlen on our two-byte flag
@@ -84,10 +85,11 @@ class Context(Handle):
         params.abort_callback = ctypes.cast(_libc.strlen, type(params.abort_callback))
         params.abort_callback_data = ctypes.addressof(self._flag)
         log.forget_errors()
-        raw = lib.llama_init_from_model(model.raw, params)
-        if not raw:
-            raise EngineError(f"cannot make a context of {n_ctx * sequences:,} tokens: {log.last_error()}")
-        super().__init__(raw, lib.llama_free, parent=model)
+        with held_back():
+            raw = lib.llama_init_from_model(model.raw, params)
+            if not raw:
+                raise EngineError(f"cannot make a context of {n_ctx * sequences:,} tokens: {log.last_error()}")
+            super().__init__(raw, lib.llama_free, parent=model)
         self._memory = lib.llama_get_memory(raw)
         self.n_ctx = int(lib.llama_n_ctx(raw)) // sequences
         self.n_batch = int(lib.llama_n_batch(raw))
@@ -238,7 +240,8 @@ class Context(Handle):
         self._lib.llama_memory_clear(self._memory, False)
 
     def _run(self, batch: object) -> None:
-        code = self._lib.llama_decode(self.raw, batch)
+        with held_back(self.abort):
+            code = self._lib.llama_decode(self.raw, batch)
         if code == 0:
             return
         if code == _ABORTED:

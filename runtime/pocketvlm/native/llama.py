@@ -12,6 +12,7 @@ from unicodedata import is_normalized, normalize
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError, RequestError
 from pocketvlm.native import library, log, words
 from pocketvlm.native.handle import Handle
+from pocketvlm.native.interrupt import held_back
 
 _PARSED_ON_DEMAND = (2, 3)  # LLAMA_TOKEN_TYPE_UNKNOWN, LLAMA_TOKEN_TYPE_CONTROL
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 4, 1, 8, 16  # llama_token_attr
@@ -55,10 +56,11 @@ class Model(Handle):
         if simulated:
             params.no_alloc, params.load_mode = True, 0  # a mapped file fails an assertion
         log.forget_errors()
-        raw = self._lib.llama_model_load_from_file(str(self.path).encode(), params)
-        if not raw:
-            raise ModelFormatError(f"libllama cannot load it: {log.last_error()}", self.path)
-        super().__init__(raw, self._lib.llama_model_free)
+        with held_back():
+            raw = self._lib.llama_model_load_from_file(str(self.path).encode(), params)
+            if not raw:
+                raise ModelFormatError(f"libllama cannot load it: {log.last_error()}", self.path)
+            super().__init__(raw, self._lib.llama_model_free)
         self._vocab = self._lib.llama_model_get_vocab(raw)
         self.n_vocab: int = self._lib.llama_vocab_n_tokens(self._vocab)
         self._pieces: dict[int, bytes] = {}

@@ -17,6 +17,7 @@ from pocketvlm.files.gguf_header import GGUFHeader, projector_type, read_header
 from pocketvlm.native import library, log
 from pocketvlm.native.context import Aborted
 from pocketvlm.native.handle import Handle
+from pocketvlm.native.interrupt import held_back
 from pocketvlm.native.llama import Model
 from pocketvlm.native.operands import CLASS_TOKEN, ClassPosition, ClassToken
 
@@ -79,10 +80,11 @@ class Mtmd(Handle):
         self._eval = type(params.cb_eval)(_make_eval(self, self._mend))
         params.cb_eval = self._eval
         log.forget_errors()
-        raw = lib.mtmd_init_from_file(str(self.path).encode(), model.raw, params)
-        if not raw:
-            raise PairingError(f"libmtmd cannot load it for {model.path.name}: {log.last_error()}", self.path)
-        super().__init__(raw, lib.mtmd_free, parent=model)
+        with held_back(self.cancel):
+            raw = lib.mtmd_init_from_file(str(self.path).encode(), model.raw, params)
+            if not raw:
+                raise PairingError(f"libmtmd cannot load it for {model.path.name}: {log.last_error()}", self.path)
+            super().__init__(raw, lib.mtmd_free, parent=model)
         if not lib.mtmd_support_vision(raw):
             self.close()
             raise PairingError("this projector does not take pictures", self.path)
@@ -145,7 +147,8 @@ class Mtmd(Handle):
         """
         lib = self._lib
         log.forget_errors()
-        code = lib.mtmd_encode_chunk(self.raw, chunk.raw)
+        with held_back(self.cancel):
+            code = lib.mtmd_encode_chunk(self.raw, chunk.raw)
         # A cancelled encode returns 0 and a finite, wrong embedding: only our own flag tells.
         if self._cancelled:
             raise Aborted
