@@ -121,6 +121,7 @@ def test_batch_file_of_openai(sample_png: Path, tmp_path: Path) -> None:
     [
         ("", "no requests"),
         ('{"custom_id": "a"}\n{"custom_id": "b"}\n{"custom_id": "a"}\n', "lines 1 and 3"),
+        ("GIF89a\n\0\n", "no line that is a JSON object"),
     ],
 )
 def test_wrong_files(tmp_path: Path, content: str, words: str) -> None:
@@ -141,13 +142,17 @@ def test_wrong_folders(tmp_path: Path) -> None:
 
 def test_another_output_is_not_touched(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    other = '{"custom_id": "00.png", "response": {"status_code": 200, "body": {"system_fingerprint": "fp_other"}}}\n'
+    mark = read_job(album, Defaults(QUESTION)).items[0].mark
+    line = '{"id": "batch_req_%s", "custom_id": "00.png", "response": {"status_code": 200, "body": {%s}}}\n'
+    other = line % (mark, '"system_fingerprint": "fp_other"')
     for content, words, *options in (
         ("notes\n", "line 1 is no answer"),
         ("[" * 100_000 + "\n", "line 1 is no answer"),
         ('{"custom_id": "x.png", "response": {"status_code": 200, "body": {}}}\n', "'x.png', which is not asked"),
         (other, "fp_other"),
         (other, "fp_other", "--ray-actors", "1"),
+        (other, "'00.png' as it was asked before", "--system", "Answer in one word."),
+        (other, "'00.png' as it was asked before", "--max-tokens", "9"),
     ):
         output.write_text(content)
         done = call(album, "--prompt", QUESTION, "-o", output, *options)
@@ -156,13 +161,13 @@ def test_another_output_is_not_touched(album: Path, tmp_path: Path) -> None:
 
 
 def test_one_writer(tmp_path: Path) -> None:
-    with Results(tmp_path / "out.jsonl", []), pytest.raises(PocketVLMError, match="another batch"):
-        Results(tmp_path / "out.jsonl", [])
+    with Results(tmp_path / "out.jsonl", {}), pytest.raises(PocketVLMError, match="another batch"):
+        Results(tmp_path / "out.jsonl", {})
 
 
 def test_a_full_disk(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
-    results = Results(tmp_path / "out.jsonl", ["a", "b"])
+    results = Results(tmp_path / "out.jsonl", {"a": "1", "b": "2"})
     results.add(refused("a", RequestError("wrong")))
     before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "out.jsonl").stat().st_size + 9, most))
@@ -174,14 +179,14 @@ def test_a_full_disk(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
     assert results.done == {"a"}
-    with Results(tmp_path / "out.jsonl", ["a", "b"]) as results:
+    with Results(tmp_path / "out.jsonl", {"a": "1", "b": "2"}) as results:
         assert results.done == {"a"}
 
 
 def test_an_engine_that_crashes(album: Path, tmp_path: Path) -> None:
     """The process dies twice under way: all are answered, once."""
     job = read_job(album, Defaults(QUESTION))
-    order = [item.custom_id for item in job.items]
+    order = job.marks
     killed: list[int] = []
     with Results(tmp_path / "out.jsonl", order) as results, VLM.load(parallel=2, supervised=True, threads=1) as vlm:
 
@@ -195,13 +200,13 @@ def test_an_engine_that_crashes(album: Path, tmp_path: Path) -> None:
         results.sort(order)
     assert len(killed) == 2
     found = lines(tmp_path / "out.jsonl")
-    assert [line["custom_id"] for line in found] == order
+    assert [line["custom_id"] for line in found] == [*order]
     assert all(line["response"]["status_code"] == 200 for line in found)
 
 
 def test_an_engine_that_fails_ends_the_batch(album: Path, tmp_path: Path) -> None:
     job = read_job(album, Defaults(QUESTION))
-    with Results(tmp_path / "out.jsonl", [item.custom_id for item in job.items]) as results, VLM.load(threads=1) as vlm:
+    with Results(tmp_path / "out.jsonl", job.marks) as results, VLM.load(threads=1) as vlm:
         completion = vlm.chat([{"role": "user", "content": "Hi"}], max_tokens=1)
         results.add(answered("00.png", completion))
         vlm.close()

@@ -6,6 +6,7 @@ ours is {"image": PATH or a list of them, "prompt", "custom_id"}, the last two o
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import RequestError
+from pocketvlm.messages import ChatRequest
 
 URLS = ("/v1/chat/completions", "/chat/completions")
 SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .avif .heic .heif".split())
@@ -22,9 +24,13 @@ _OURS = {"custom_id", "image", "prompt"}
 
 @dataclass(frozen=True)
 class Item:
-    """One request: where it stands in the file, or the picture that it is about."""
+    """One request: where it stands in the file, or the picture that it is about.
+
+    `mark` is a hash of all that is asked, but for the pictures themselves: another question has another.
+    """
 
     custom_id: str
+    mark: str
     line: int = 0
     offset: int = 0
     picture: Path | None = None
@@ -32,12 +38,20 @@ class Item:
 
 @dataclass(frozen=True)
 class Defaults:
-    """For requests that do not say so themselves. `fields` are those of a ChatRequest."""
+    """For requests that do not say so themselves. `fields` are those of a ChatRequest, else RequestError."""
 
     prompt: str | None = None
     system: str | None = None
     detail: str = "auto"
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        texts = [text for text in (self.prompt, self.system) if text]
+        ChatRequest.parse([{"role": "user", "content": text} for text in texts or [" "]], **self.fields)
+
+    def mark(self, custom_id: str, asked: str) -> str:
+        told = [custom_id, asked, self.prompt, self.system, self.detail, dict(self.fields)]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,11 @@ class Job:
     source: Path
     items: tuple[Item, ...]
     defaults: Defaults
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """Of each custom_id, in order."""
+        return {item.custom_id: item.mark for item in self.items}
 
     def body(self, item: Item) -> dict[str, Any]:
         """The body of a chat request, not validated yet. RequestError where the line is no request."""
@@ -99,24 +118,29 @@ def read_job(source: Path, defaults: Defaults) -> Job:
     """Find the requests. RequestError where there are none, or two have one custom_id."""
     if source.is_dir():
         found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        items = [Item(path.relative_to(source).as_posix(), picture=path) for path in found]
+        names = [path.relative_to(source).as_posix() for path in found]
+        marked = zip(names, found, strict=True)
+        items = [Item(name, defaults.mark(name, ""), picture=path) for name, path in marked]
         if not defaults.prompt:
             raise RequestError("is needed for a folder of pictures", "--prompt")
     else:
-        items = _lines(source)
+        items = _lines(source, defaults)
     if not items:
         raise RequestError("holds no pictures" if source.is_dir() else "holds no requests", str(source))
     return Job(source, tuple(items), defaults)
 
 
-def _lines(source: Path) -> list[Item]:
+def _lines(source: Path, defaults: Defaults) -> list[Item]:
     items: dict[str, Item] = {}
-    offset = 0
+    offset, usable = 0, False
     try:
         with source.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    item = Item(_name_of(line, number), number, offset)
+                    known = _name_of(line)
+                    usable = usable or known is not None
+                    name = known or f"line-{number}"
+                    item = Item(name, defaults.mark(name, line.strip().decode("latin-1")), number, offset)
                     if item.custom_id in items:
                         first = items[item.custom_id].line
                         raise RequestError(
@@ -126,16 +150,18 @@ def _lines(source: Path) -> list[Item]:
                 offset += len(line)
     except OSError as error:
         raise RequestError(f"cannot be read: {error.strerror}", str(source)) from None
+    if items and not usable:
+        raise RequestError("holds no line that is a JSON object; a folder of pictures would do, too", str(source))
     return list(items.values())
 
 
-def _name_of(line: bytes, number: int) -> str:
-    """Lines without a usable custom_id, broken ones among them, are called by their number."""
+def _name_of(line: bytes) -> str | None:
+    """ "" where it names itself in no usable way, None where it is broken: such lines are called by their number."""
     try:
         found = _object(line).get("custom_id")
     except RequestError:
-        found = None
-    return found if isinstance(found, str) and found else f"line-{number}"
+        return None
+    return found if isinstance(found, str) else ""
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -40,20 +39,24 @@ def refused(custom_id: str, error: Exception) -> str:
 
 
 def _line(custom_id: str, status: int, body: dict[str, Any]) -> str:
-    number = hashlib.sha256(custom_id.encode("utf-8", "surrogatepass")).hexdigest()[:24]
-    response = {"status_code": status, "request_id": f"req_{number}", "body": body}
-    return json.dumps({"id": f"batch_req_{number}", "custom_id": custom_id, "response": response, "error": None})
+    response = {"status_code": status, "request_id": None, "body": body}
+    return json.dumps({"id": None, "custom_id": custom_id, "response": response, "error": None})
+
+
+def _id_of(mark: str) -> str:
+    return f"batch_req_{mark}"
 
 
 class Results:
     """Open, it belongs to this process alone. `done` are the custom_ids that have a line, `errors` those that failed.
 
-    A line that a killed process left unfinished is cut off. Raises RequestError where the file holds anything else
-    than lines for `wanted`.
+    `wanted` has the mark of each custom_id's request, which becomes the id of its line. A line that a killed process
+    left unfinished is cut off. Raises RequestError where the file holds anything else than lines for `wanted`.
     """
 
-    def __init__(self, path: Path, wanted: Iterable[str]) -> None:
+    def __init__(self, path: Path, wanted: Mapping[str, str]) -> None:
         self.path = path
+        self._wanted = wanted
         self._lock = threading.Lock()
         self.done: set[str] = set()
         self.errors = 0
@@ -65,17 +68,20 @@ class Results:
             raise RequestError(f"cannot be written: {error.strerror}", str(path)) from None
         try:
             self._claim()
-            self._recall(set(wanted))
+            self._recall()
         except BaseException:
             self._file.close()
             raise
 
     def add(self, line: str) -> None:
         """From any thread. What is left of a line that did not fit the disk is cut off when the job goes on."""
+        found = json.loads(line)
+        found["id"] = _id_of(mark := self._wanted[found["custom_id"]])
+        found["response"]["request_id"] = f"req_{mark}"
         with self._lock, self._told():
-            self._file.write(line.encode("ascii") + b"\n")
+            self._file.write(json.dumps(found).encode("ascii") + b"\n")
             self._file.flush()
-            self._note(json.loads(line))
+            self._note(found)
 
     def check_model(self, fingerprint: str) -> None:
         """RequestError where the answers that are there came from another model."""
@@ -132,7 +138,7 @@ class Results:
             except OSError:  # a file system without locks
                 pass
 
-    def _recall(self, wanted: set[str]) -> None:
+    def _recall(self) -> None:
         self._file.seek(0)
         end = 0
         for number, line in enumerate(self._file, 1):
@@ -144,8 +150,13 @@ class Results:
                 self._note(found)
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise RequestError(f"line {number} is no answer of a batch", str(self.path)) from None
-            if custom_id not in wanted:
+            if custom_id not in self._wanted:
                 raise RequestError(f"holds an answer to {custom_id!r}, which is not asked here", str(self.path))
+            if found.get("id") != _id_of(self._wanted[custom_id]):
+                raise RequestError(
+                    f"holds an answer to {custom_id!r} as it was asked before, with another prompt, line or option",
+                    str(self.path),
+                )
             end += len(line)
         self._file.truncate(end)
 

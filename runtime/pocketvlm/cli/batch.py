@@ -20,6 +20,7 @@ from pocketvlm.cli.loading import (
     Resolution,
     Temperature,
     Threads,
+    check_detail,
     loading,
 )
 from pocketvlm.errors import RequestError
@@ -57,6 +58,9 @@ def batch(
 
     if parallel < 1:
         raise RequestError("must be at least 1", "--parallel")
+    if ray_actors < 0:
+        raise RequestError("must be at least 0", "--ray-actors")
+    check_detail(detail)
     fields = {
         name: value for name, value in (("max_tokens", max_tokens), ("temperature", temperature)) if value is not None
     }
@@ -64,7 +68,7 @@ def batch(
     options: dict[str, Any] = {"context_size": ctx_size, "threads": threads, "vision": vision, "device": device}
     options |= {"parallel": parallel, "supervised": True}
     chosen = loading(model, mmproj, memory=memory, **options)
-    order = [item.custom_id for item in job.items]
+    order = job.marks
     with Results(output, order) as results:
         try:
             if len(results.done) < len(order):

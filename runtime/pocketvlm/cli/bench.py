@@ -7,7 +7,7 @@ import re
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pocketvlm.atomic import new_file
-from pocketvlm.cli.loading import Device, Encoder, Mmproj, Threads, load
+from pocketvlm.cli.loading import Device, Encoder, Mmproj, Threads, check_detail, load
 from pocketvlm.errors import PocketVLMError, RequestError
 
 if TYPE_CHECKING:
@@ -52,12 +52,8 @@ def bench(
     plot: Annotated[Path | None, typer.Option(help="Draw the result, as a PNG file.")] = None,
 ) -> None:
     """Measure encoder, prefill, decode, and the time to the first token: new picture, next question, new chat."""
-    from pocketvlm.vision.family import Detail
-
     details = detail or ["auto"]
-    for given in details:
-        if given not in get_args(Detail):
-            raise RequestError(f"must be low, auto or high, not {given}", "--detail")
+    check_detail(*details)
     for name, value, least in (("--repeat", repeat, 1), ("--tokens", tokens, 2)):
         if value < least:
             raise RequestError(f"must be at least {least}", name)

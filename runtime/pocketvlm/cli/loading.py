@@ -47,6 +47,12 @@ Speculate = Annotated[
 ]
 
 
+def check_detail(*given: str) -> None:
+    for detail in given:
+        if detail not in ("low", "auto", "high"):
+            raise RequestError(f"must be low, auto or high, not {detail}", "--detail")
+
+
 def kept(size: int | None, folder: Path | None, files_size: int) -> dict[str, Any]:
     """The three options of the picture cache as VLM.load has them."""
     return {
@@ -80,7 +86,11 @@ def loading(model: str | None, mmproj: str | None, *, memory: str | None = None,
 
 def told(error: PocketVLMError) -> str:
     """For a person, who wrote no messages: an error in them names the picture or the option, not the field."""
-    if not isinstance(error, RequestError) or not (error.param or "").startswith("messages."):
+    if not isinstance(error, RequestError):
         return str(error)
-    field = str(error.param).rpartition(".")[2]
-    return error.message if field in _OF_A_PICTURE or field.isdigit() else f"{field}: {error.message}"
+    before, _, field = (error.param or "").rpartition(".")
+    if before and field in _OF_A_PICTURE:
+        return error.message
+    if not before.startswith("messages"):
+        return str(error)
+    return error.message if field.isdigit() else f"{field}: {error.message}"

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pocketvlm.cli.loading import Device, Encoder, Mmproj, Threads
-from pocketvlm.errors import MemoryBudgetError, RequestError
+from pocketvlm.cli.loading import Device, Encoder, Mmproj, Threads, check_detail
+from pocketvlm.errors import MemoryBudgetError
 
 if TYPE_CHECKING:
     from pocketvlm.plan.prediction import Planner, Prediction
@@ -35,8 +35,7 @@ def plan(
     """Predict memory, picture tokens and times here, and recommend what fits. Nothing is loaded in this process."""
     from pocketvlm.plan.budget import available, planner_for, read_picture_size, read_size
 
-    if detail not in ("low", "auto", "high"):
-        raise RequestError("must be low, auto or high", "--detail")
+    check_detail(detail)
     size = read_picture_size(picture)
     budget = read_size(memory) if memory else available()
     file = str(model) if model and model.suffix.lower() == ".gguf" else None
