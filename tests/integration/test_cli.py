@@ -285,6 +285,25 @@ def test_a_full_disk_is_told_in_a_line(arguments: list[str], stdin: bytes, iota_
     assert told.startswith("error: ") and told.count("\n") == 1 and "No space left" in told
 
 
+@pytest.mark.parametrize(
+    ("arguments", "lines", "words"),
+    [
+        ([], "/image none.png\nHi\n", "error: none.png: no such file\n"),
+        ([], "/pictures\nHi\n", "error: there is no /pictures; /help tells what there is\n"),
+        (["--json"], "Hi\n", "error: --json: needs a question\n"),
+        (["--detail", "ultra"], "Hi\n", "error: --detail: must be low, auto or high, not ultra\n"),
+        (
+            ["-i", "-"],
+            "Hi\n",
+            "error: -i -: needs a question: standard input cannot be both picture and conversation\n",
+        ),
+    ],
+)
+def test_a_conversation_from_a_file_ends_at_what_is_wrong(arguments: list[str], lines: str, words: str) -> None:
+    done = run("chat", *arguments, stdin=lines.encode())
+    assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (2, "", words)
+
+
 def test_nobody_to_tell() -> None:
     """As cron and daemons may start it, without standard output and error."""
     closed = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *COMMAND, "--version"]

@@ -28,6 +28,7 @@ from pocketvlm.cli.loading import (
     Speculate,
     Temperature,
     Threads,
+    check_detail,
     kept,
     load,
     told,
@@ -49,7 +50,7 @@ HELP = (
     "[dim]/image PATH shows a picture, /reset starts again, /save FILE keeps the conversation, /load FILE goes on with "
     "one, /timings says what took how long, /clear-cache forgets what was computed of pictures, /quit ends.[/dim]"
 )
-err = Console(stderr=True, highlight=False)
+err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())  # lines stay whole in a file
 
 
 def chat(
@@ -79,12 +80,17 @@ def chat(
         Path | None, typer.Option(help="A file with a JSON Schema; answers are JSON that is valid by it.")
     ] = None,
     reasoning_effort: Annotated[
-        str | None, typer.Option(help="For models that think: none, minimal, low, medium, high.")
+        str | None, typer.Option(help="For models that think: none, minimal, low, medium, high, xhigh.")
     ] = None,
     timings: Annotated[bool, typer.Option("--timings", help="Say after each answer what took how long.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
     """Ask about a picture, or talk about several."""
+    check_detail(detail)
+    if prompt is None and as_json:
+        raise RequestError("needs a question", "--json")
+    if prompt is None and "-" in (image or []):
+        raise RequestError("needs a question: standard input cannot be both picture and conversation", "-i -")
     pictures = [_source(given) for given in image or []]
     options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     if reasoning_effort is not None:
@@ -112,7 +118,9 @@ def chat(
 def _form(path: Path) -> dict[str, Any]:
     try:
         schema = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror}", "--json-schema") from None
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is no JSON Schema: {error}", "--json-schema") from None
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
 
@@ -303,9 +311,8 @@ def _command(conversation: _Conversation, line: str) -> bool:
     if name in ("/quit", "/exit"):
         return False
     if name not in commands:
-        err.print(f"[red]error:[/red] unknown command {escape(name)}. {HELP}")
-    elif name in ("/image", "/save", "/load") and not rest:
-        err.print(f"[red]error:[/red] {name} needs a path")
-    else:
-        commands[name]()
+        raise RequestError(f"there is no {name}; /help tells what there is")
+    if name in ("/image", "/save", "/load") and not rest:
+        raise RequestError("needs a path", name)
+    commands[name]()
     return True
