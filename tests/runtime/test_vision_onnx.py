@@ -290,6 +290,7 @@ def test_running_again_after_cancelling(iota_onnx: Path) -> None:
         encoder.encode_tile(tile)
     encoder.allow()
     assert np.array_equal(encoder.encode_tile(tile), before)
+    assert before.flags.owndata  # what a cache keeps is no piece of onnxruntime's scratch memory
 
 
 # ---- devices

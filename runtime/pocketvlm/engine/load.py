@@ -18,6 +18,7 @@ from pocketvlm.errors import EngineError, ModelError, NativeLibraryError
 from pocketvlm.files.footprint import encoder_bytes, encoder_scratch, weights_of
 from pocketvlm.native import library
 from pocketvlm.native.context import Context
+from pocketvlm.native.heap import return_free_blocks
 from pocketvlm.native.llama import Model
 from pocketvlm.vision import onnx
 from pocketvlm.vision.cache import default_size
@@ -102,6 +103,7 @@ def _load(
     except BaseException:
         model.close()
         raise
+    return_free_blocks()
     second = partial(make, n_ctx=-(-size // lanes), n_batch=max(ROWS, at_once), threads=threads.rest, outputs=lanes)
     return Loaded(model, vision, context, second if aside else None, where, speculation)
 

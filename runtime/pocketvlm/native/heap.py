@@ -20,3 +20,14 @@ def return_large_blocks() -> None:
     if sys.platform == "linux":
         with suppress(AttributeError):  # musl has no mallopt
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+
+
+def return_free_blocks() -> None:
+    """What is free in the middle of the heaps goes back to the system, once (malloc_trim(3)).
+
+    For a process that is not ours to change: loading a model and cutting a picture leave holes as large as they worked
+    with, and what the encoder then takes does not fit them.
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # glibc's alone
+            ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))

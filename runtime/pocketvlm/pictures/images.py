@@ -332,7 +332,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         image = _to_eight_bits(image)
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     if image.mode == "La":
         image = image.convert("LA")
     rgba = image.convert("RGBA")
@@ -393,6 +393,6 @@ def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
 def _array(image: Image.Image) -> npt.NDArray[np.uint8]:
     import numpy as np
 
-    pixels = np.array(image, dtype=np.uint8, order="C")
+    pixels = np.asarray(image, dtype=np.uint8, order="C")  # over the bytes that Pillow copies out
     pixels.setflags(write=False)
     return pixels

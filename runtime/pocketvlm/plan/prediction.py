@@ -25,10 +25,12 @@ from pocketvlm.vision.providers import DEVICES
 
 QUESTION = 48  # tokens of a question and of the template around it
 ANSWER = 208  # tokens that should be left for an answer, at the least
-PIXEL = 3 * 3  # bytes: as decoded, as an array, and while it is resized
+PIXEL = 10  # bytes, while a picture is read: as decoded, and twice on its way to an array
+_ARRAY, _PILLOW = 3, 4  # bytes of a pixel: in an array, and where Pillow works on it
 _TILE = 2e-3  # seconds beside its encoding: encoder and decoder take turns
 _TOKEN = 1e-4  # seconds beside its evaluation: sampling, and its way to the reader
 _ATTENTION = 3  # times as long for the same multiplications as a matrix product
+_F32 = 4  # bytes
 _LEAST_TOKENS = 64  # of a picture: less shows little
 
 
@@ -149,7 +151,8 @@ class Planner:
             together = min(TOGETHER, plan.tiles if plan else 1) if onnx and self._parallel > 1 else 1
             parts["vision scratch"] = together * encoder_scratch(encoder.metadata, patches, onnx=onnx)
             parts["vision libraries, mapped"] = encoder_mapped(onnx=onnx)
-            parts["picture"] = PIXEL * self.picture[0] * self.picture[1] * self._parallel
+            parts["picture"] = self._parallel * _picture_bytes(self.picture, plan)
+            parts["embeddings"] = self._parallel * _F32 * told.width * (plan.tokens if plan else 0)
         mapped = told.mapped + model + parts.get("vision libraries, mapped", 0)
         first = self._first_token(plan, encoder)
         return Prediction(
@@ -267,6 +270,14 @@ class Planner:
         share = 1 / period if isinstance(period, int) and period else 1.0
         matrices = 4 * width**2 + (3 if data.get("clip.use_silu") else 2) * width * inner
         return max(1.0, patches * (matrices + _ATTENTION * share * 2 * patches * width))
+
+
+def _picture_bytes(size: tuple[int, int], plan: PicturePlan | None) -> int:
+    """At the most: while it is read, resized (first its width, then its height), or cut into tiles."""
+    (width, height), used = size, plan.used if plan else size
+    whole, target = width * height, used[0] * used[1]
+    cutting = (_ARRAY + _PILLOW) * whole + _PILLOW * target + max(_PILLOW * used[0] * height, _ARRAY * target)
+    return max(PIXEL * whole, cutting)
 
 
 def _encoders(checked: Checked) -> Iterator[Encoder]:

@@ -52,9 +52,9 @@ class Asked:
 class Told:
     """Bytes and seconds. `anonymous` and `mapped` are the process itself, with libraries and vocabulary.
 
-    `reordered` is the copy of weights in the CPU's own order; `caches` and `scratch` go with the contexts. Seconds are
-    of a token of a prompt and of an answer, of a pixel that is read and resized, and of the tile that encoders are
-    compared with, by file: None or empty where nothing was or could be timed.
+    `reordered` is the copy of weights in the CPU's own order; `caches` and `scratch` go with the contexts. `width` is
+    that of an embedding, in numbers. Seconds are of a token of a prompt and of an answer, of a pixel that is read and
+    resized, and of the tile that encoders are compared with, by file: None or empty where nothing could be timed.
     """
 
     anonymous: int
@@ -62,6 +62,7 @@ class Told:
     reordered: int
     caches: tuple[int, ...]
     scratch: tuple[int, ...]
+    width: int
     prompt: float | None
     answer: float | None
     pixel: float
@@ -141,6 +142,7 @@ def _told(asked: Asked) -> Told:
         sum(tensor.n_bytes for tensor in matrices if rehearse.reordered(tensor.type)),
         tuple(found.cache for found in buffers),
         tuple(sum(found.scratch.values()) for found in buffers),
+        model.n_embd_inp,
         prompt,
         answer,
         _pixel_seconds() if asked.timed else 0.0,

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import numpy as np
 from PIL import Image
+
+from pocketvlm.vision.family import RGB
 
 Size = tuple[int, int]  # (width, height) in pixels, or (columns, rows)
 
@@ -38,10 +41,10 @@ def within(size: Size, most: int) -> Size:
     return (long, short) if size[0] >= size[1] else (short, long)
 
 
-def cut(picture: Image.Image, tile: int) -> list[Image.Image]:
+def cut(picture: Image.Image, tile: int) -> list[RGB]:
     """Its tiles of `tile` x `tile` pixels, row by row."""
     corners = ((left, top) for top in range(0, picture.height, tile) for left in range(0, picture.width, tile))
-    return [picture.crop((left, top, left + tile, top + tile)) for left, top in corners]
+    return [np.asarray(picture.crop((left, top, left + tile, top + tile))) for left, top in corners]
 
 
 def resized(picture: Image.Image, size: Size, resampling: Image.Resampling) -> Image.Image:

@@ -90,7 +90,7 @@ class OnnxEncoder:
             raise EngineError(f"onnxruntime failed to encode a picture: {_first_line(error)}") from error
         if self._cancelled:
             raise Aborted
-        found: Embeddings = rows[0]
+        found: Embeddings = rows[0].copy()  # else what is kept holds onnxruntime's scratch memory in pieces
         return found
 
     def cancel(self) -> None:

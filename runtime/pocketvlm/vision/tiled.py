@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import EngineError, ImageError, RequestError
+from pocketvlm.native.heap import return_free_blocks
 from pocketvlm.pictures.images import Picture
 from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
 from pocketvlm.vision.cache import EmbeddingCache, content_of
@@ -108,6 +109,7 @@ class _TiledSeen(Seen):
         if self.tiles is None:
             began = time.perf_counter()
             self.tiles = self.by[0].tiles(self.picture.pixels, self.plan)
+            return_free_blocks()
             self.preprocess_ms += 1000 * (time.perf_counter() - began)
         return self.tiles[slot.index]
 

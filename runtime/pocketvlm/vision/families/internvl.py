@@ -68,8 +68,8 @@ class InternVL:
         picture, edge = Image.fromarray(image), self.tile
         crops = cut(resized(picture, plan.used, _BICUBIC), edge)
         if len(crops) > 1:
-            crops.append(resized(picture, (edge, edge), _BICUBIC))
-        return [np.asarray(crop) for crop in crops]
+            crops.append(np.asarray(resized(picture, (edge, edge), _BICUBIC)))
+        return crops
 
 
 def matches(metadata: dict[str, Any]) -> bool:

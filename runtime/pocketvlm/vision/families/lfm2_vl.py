@@ -88,8 +88,8 @@ class LFM2VL:
             return [np.asarray(resized(picture, plan.used, _BILINEAR))]
         crops = cut(resized(picture, plan.used, _BILINEAR), self.tile)
         if self.overview:
-            crops.append(resized(picture, plan.resizes[0], _BILINEAR))
-        return [np.asarray(crop) for crop in crops]
+            crops.append(np.asarray(resized(picture, plan.resizes[0], _BILINEAR)))
+        return crops
 
     def _single(self, size: tuple[int, int]) -> tuple[int, int]:
         """The nearest multiples of a cell with `least` to `most` of them, in about the picture's proportions."""

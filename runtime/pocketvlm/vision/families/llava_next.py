@@ -63,14 +63,14 @@ class LlavaNext:
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
         """uint8 [tile, tile, 3] each: the whole picture, out of proportion, then the grid row by row."""
         picture, edge = Image.fromarray(image), self.tile
-        views = [picture.resize((edge, edge), _BICUBIC)]
+        views: list[RGB] = [np.asarray(picture.resize((edge, edge), _BICUBIC))]
         if plan.canvas is not None:
             width, height = plan.canvas
             canvas = Image.new("RGB", plan.canvas)
             left, top = (width - plan.used[0]) // 2, (height - plan.used[1]) // 2
             canvas.paste(picture.resize(plan.used, _BICUBIC), (left, top))
             views += cut(canvas, edge)
-        return [np.asarray(view) for view in views]
+        return views
 
     def _tokens(self, size: Size, grid: Size) -> int:
         across, down = self._seen(size, grid)

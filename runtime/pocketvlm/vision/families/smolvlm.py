@@ -58,8 +58,8 @@ class SmolVLM:
         for step in plan.resizes:
             picture = resized(picture, step, _LANCZOS)
         crops = cut(picture, self.tile) if plan.tiles > 1 else []
-        crops.append(resized(picture, (self.tile, self.tile), _LANCZOS))
-        return [np.asarray(crop) for crop in crops]
+        crops.append(np.asarray(resized(picture, (self.tile, self.tile), _LANCZOS)))
+        return crops
 
     def _resizes(self, size: tuple[int, int], detail: Detail) -> tuple[tuple[int, int], ...]:
         """The sizes that the picture takes, the last one a multiple of the tile both ways."""
