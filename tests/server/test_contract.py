@@ -352,7 +352,7 @@ def test_pictures_share_a_pixel_limit(server: Server) -> None:
         (b"[" * 100_000, "deep"),
         (b'{"a":' * 50_000, "deep"),
         (b'{"seed":' + b"9" * 10_000 + b"}", "too long"),
-        (b"[" + b"1," * 1_500_000 + b"1]", "values"),
+        (b"[" + b"1," * 300_000 + b"1]", "values"),
     ],
 )
 def test_bad_bodies(server: Server, body: bytes, says: str) -> None:

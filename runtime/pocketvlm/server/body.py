@@ -1,24 +1,30 @@
-"""A request's body, or the JSON object in it: size, time, depth and the number of values are limited."""
+"""A request's body, or what the JSON object in it says: size, time, depth and the number of values are limited."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from pocketvlm.server.faults import HTTPError
 
-_MAX_VALUES = 1_000_000  # each takes some 60 bytes, though its JSON takes two
-_SMALL = 1 << 16  # parsed on the event loop: shorter than the way to a thread and back
+_MAX_VALUES = 300_000  # a logit_bias of a whole vocabulary; each may take microseconds in which nobody else gets on
+_SMALL = 1 << 16  # read on the event loop: shorter than the way to a thread and back
+T = TypeVar("T")
 
 
-async def read_object(scope: Scope, receive: Receive, *, max_body: int, timeout: float) -> dict[str, Any]:
-    """Raises HTTPError, or ClientDisconnect."""
+async def read_object(
+    scope: Scope, receive: Receive, make: Callable[[dict[str, Any]], T], *, max_body: int, timeout: float
+) -> T:
+    """What `make` makes of it, and its errors. Raises HTTPError, or ClientDisconnect."""
     data = await read_body(scope, receive, max_body=max_body, timeout=timeout)
-    return parse_object(data) if len(data) <= _SMALL else await asyncio.to_thread(parse_object, data)
+    if len(data) <= _SMALL:
+        return make(parse_object(data))
+    return await asyncio.to_thread(lambda: make(parse_object(data)))
 
 
 async def read_body(scope: Scope, receive: Receive, *, max_body: int, timeout: float) -> bytes:

@@ -41,9 +41,9 @@ class ChatEndpoint:
         if self.draining:
             raise shutting_down()
         settings = self._settings
-        body = await read_object(scope, receive, max_body=settings.max_body, timeout=settings.read_timeout)
-        request = ChatRequest.parse_object(body)
-        del body
+        request = await read_object(
+            scope, receive, ChatRequest.parse_object, max_body=settings.max_body, timeout=settings.read_timeout
+        )
         if request.model not in (None, ANY_MODEL, self._vlm.info.name):
             raise unknown_model()
         reply = _Reply(send)
