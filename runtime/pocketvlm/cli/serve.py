@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +32,15 @@ from pocketvlm.errors import PocketVLMError, RequestError
 if TYPE_CHECKING:
     from pocketvlm.vlm import VLM
 
+_OPTIONS = {  # where they are called otherwise than the field
+    "slots": "parallel",
+    "allowed_hosts": "allowed-host",
+    "allowed_origins": "allow-origin",
+    "image_hosts": "allow-image-host",
+    "seconds": "image-ttl",
+    "count": "image-count",
+    "size": "image-store",
+}
 _NEEDS = ("starlette", "uvicorn", "prometheus_client")
 # A red square.
 _PICTURE = (
@@ -93,21 +104,22 @@ def serve(
     from pocketvlm.pictures.handles import HandleLimits
     from pocketvlm.server.settings import MEBIBYTE, Settings, is_loopback
 
-    settings = Settings(
-        host=host,
-        port=port,
-        api_key=api_key,
-        slots=parallel,
-        queue=queue,
-        max_body=max_body * MEBIBYTE,
-        max_pixels=max_pixels * 1_000_000,
-        read_timeout=read_timeout,
-        grace=grace,
-        allowed_hosts=tuple(allowed_host or ()),
-        allowed_origins=tuple(allow_origin or ()),
-        image_hosts=tuple(allow_image_host or ()),
-        handles=HandleLimits(image_ttl, image_count, image_store * MEBIBYTE),
-    )
+    with _options_named():
+        settings = Settings(
+            host=host,
+            port=port,
+            api_key=api_key,
+            slots=parallel,
+            queue=queue,
+            max_body=max_body * MEBIBYTE,
+            max_pixels=max_pixels * 1_000_000,
+            read_timeout=read_timeout,
+            grace=grace,
+            allowed_hosts=tuple(allowed_host or ()),
+            allowed_origins=tuple(allow_origin or ()),
+            image_hosts=tuple(allow_image_host or ()),
+            handles=HandleLimits(image_ttl, image_count, image_store * MEBIBYTE),
+        )
     if offline:
         if not is_loopback(host) or allow_image_host:
             raise RequestError("goes with neither --host elsewhere nor --allow-image-host", "--offline")
@@ -142,6 +154,16 @@ def serve(
         with VLM.load(**chosen) as vlm:
             url = run.url_of(sock)
             run.serve(Service(vlm, settings), settings, sock, lambda: _tell(vlm, url, api_key is not None))
+
+
+@contextmanager
+def _options_named() -> Iterator[None]:
+    """Settings' fields as who calls the command knows them."""
+    try:
+        yield
+    except RequestError as error:
+        name = str(error.param)
+        raise RequestError(error.message, f"--{_OPTIONS.get(name, name).replace('_', '-')}") from None
 
 
 def _tell(vlm: VLM, url: str, key: bool) -> None:

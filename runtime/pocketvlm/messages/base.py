@@ -20,7 +20,7 @@ def _encodable(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"character {error.start} is half of a surrogate pair, not Unicode text") from None
+        raise ValueError(f"character {error.start} is half of a surrogate pair, as bytes become that are no UTF-8") from None
     return value
 
 
@@ -81,11 +81,12 @@ def request_error(error: ValidationError) -> RequestError:
     path = [str(step) for step in first["loc"] if not str(step).startswith(("<", "[key]"))]
     if first["type"].startswith("unknown_"):  # by a discriminator, whose path ends before the field
         path.append(first["type"].removeprefix("unknown_"))
-    message = _PLAIN.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    plain = _PLAIN.get(first["type"])
+    message = plain.format(**first.get("ctx", {})) if plain else first["msg"].removeprefix("Value error, ")
     return RequestError(message, ".".join(path) or None)
 
 
-# Where pydantic speaks of Python's types, or of "input".
+# Where pydantic speaks of Python's types, or of "input"; with the bounds that it names.
 _PLAIN = {
     "extra_forbidden": "unknown field",
     "missing": "is required",
@@ -101,4 +102,12 @@ _PLAIN = {
     "model_attributes_type": "must be an object",
     "none_required": "must be null",
     "finite_number": "must be a finite number",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_long": "must have at most {max_length} items",
+    "literal_error": "must be {expected}",
+    "string_pattern_mismatch": "must match {pattern}",
+    "int_parsing": "must be an integer",
 }

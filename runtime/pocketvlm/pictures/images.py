@@ -149,7 +149,7 @@ def _from_url(url: str, param: str, local: bool) -> tuple[_Source, Path | bytes]
 
 
 def _from_path(path: str | Path, param: str, local: bool, shown: str | None = None) -> tuple[_Source, Path]:
-    source = _Source(_shortened(shown or str(path)), param)
+    source = _Source(_shortened(shown or str(path)) or "an empty path", param)
     if not local:
         raise source.error("files are not read here; send the picture as a data: URI", ImageError)
     if str(path) in ("", "."):  # Path("") is the working directory

@@ -47,7 +47,7 @@ class Settings:
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
             raise RequestError("must be printable ASCII, and not empty", "api_key")
         for name, least in (("slots", 1), ("queue", 0), ("max_body", 1), ("max_pixels", 1), ("grace", 0)):
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:  # nor NaN
                 raise RequestError(f"must be at least {least}", name)
         if self.read_timeout <= 0:
             raise RequestError("must be more than 0", "read_timeout")
