@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -340,3 +341,26 @@ def test_a_reader_that_comes_late_does_not_make_the_model_look_slow(vlm: VLM) ->
         time.sleep(0.5)
         timings = list(chunks)[-1].timings
     assert timings is not None and 0 < timings.decode_ms < took
+
+
+FORKED = """
+import os, signal, sys
+from pocketvlm import VLM
+from pocketvlm.errors import EngineError
+vlm = VLM.load(verify=False, threads=1)
+child = os.fork()
+if not child:
+    signal.alarm(30)
+    try:
+        vlm.chat([{"role": "user", "content": "Hi"}])
+    except EngineError as error:
+        sys.exit(7 if "forked" in str(error) else str(error))
+    sys.exit("it answered")
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_forked_process_is_told_and_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr

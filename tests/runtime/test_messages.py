@@ -46,7 +46,11 @@ def part(**fields: Any) -> list[dict[str, Any]]:
         (image(), "messages.0.content.1.image_url.url", "required"),
         (image(url=5), "messages.0.content.1.image_url.url", "string"),
         (image(url="a.png", detail="ultra"), "messages.0.content.1.image_url.detail", "high"),
-        (image(url="a.png", max_image_tokens=0), "messages.0.content.1.image_url.max_image_tokens", "must be more than 0"),
+        (
+            image(url="a.png", max_image_tokens=0),
+            "messages.0.content.1.image_url.max_image_tokens",
+            "must be more than 0",
+        ),
         (image(url="a.png", size=3), "messages.0.content.1.image_url.size", "unknown field"),
         (part(type="image"), "messages.0.content.0", "exactly one"),
         (part(type="image", path="a", url="b"), "messages.0.content.0", "exactly one"),

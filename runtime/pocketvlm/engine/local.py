@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections import Counter
@@ -32,6 +33,7 @@ from pocketvlm.errors import (
     ContextLengthError,
     EngineBusyError,
     EngineClosedError,
+    EngineError,
     GenerationCancelledError,
     RequestError,
 )
@@ -107,7 +109,10 @@ class LocalEngine:
         self._lock = threading.Lock()
         self._calls = _Calls()
         # Its thread would keep the scheduler, and so the model, alive for ever.
-        self._finalizer = weakref.finalize(self, _free, self._scheduler, self._calls, self._vision, self._model)
+        self._process = os.getpid()
+        self._finalizer = weakref.finalize(
+            self, _free, self._process, self._scheduler, self._calls, self._vision, self._model
+        )
 
     @property
     def info(self) -> EngineInfo:
@@ -215,6 +220,7 @@ class LocalEngine:
         return job
 
     def snapshot(self, prompt: Sequence[TextSpan | Image]) -> Snapshot:
+        self._check_open()
         seen: list[tuple[Image, Seen]] = []
         with self._calls:
             try:
@@ -225,6 +231,7 @@ class LocalEngine:
         return self._scheduler.between_steps(lambda lanes: lanes.snapshot(units))
 
     def adopt(self, snapshot: Snapshot) -> None:
+        self._check_open()
         self._scheduler.between_steps(lambda lanes: lanes.adopt(snapshot))
 
     def withdraw(self, job: Job) -> None:
@@ -239,6 +246,8 @@ class LocalEngine:
             return self._words
 
     def _check_open(self) -> None:
+        if os.getpid() != self._process:  # its threads are not here, and nobody would ever answer
+            raise EngineError("the model was loaded before this process was forked: load it where it is used")
         if not self._finalizer.alive:
             raise EngineClosedError(_CLOSED)
 
@@ -287,7 +296,9 @@ class _Calls:
             self._changed.wait_for(lambda: not {*self._threads} - {threading.get_ident()})
 
 
-def _free(scheduler: Scheduler, calls: _Calls, vision: Vision | None, model: Model) -> None:
+def _free(process: int, scheduler: Scheduler, calls: _Calls, vision: Vision | None, model: Model) -> None:
+    if os.getpid() != process:  # forked: the threads to wait for are not here
+        return
     scheduler.close()
     calls.end()
     if vision is not None:

@@ -20,7 +20,9 @@ def _encodable(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"character {error.start} is half of a surrogate pair, as bytes become that are no UTF-8") from None
+        raise ValueError(
+            f"character {error.start} is half of a surrogate pair, as bytes become that are no UTF-8"
+        ) from None
     return value
 
 
