@@ -16,10 +16,13 @@ from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 from checkpoints import change, parts, put, rename, same, worst
 from pocketvlm import VLM
 from pocketvlm.errors import CheckpointError, ContextLengthError, RequestError
+from pocketvlm.files.gguf_header import read_header
 from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.messages import ChatRequest
+from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
+from pocketvlm.native.table import token_table
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
@@ -253,3 +256,10 @@ def test_every_detail_costs_the_same(bundle: Path) -> None:
         assert len({answer.text for answer in answers}) == 1
         with pytest.raises(RequestError, match="max_image_tokens is 15; this model needs 16"):
             vlm.chat(message(max_image_tokens=15))
+
+
+def test_a_row_is_not_a_token(bundle: Path) -> None:
+    """The model enlarges tokens, and takes what comes from a picture as it is."""
+    file = bundle / "model-F32.gguf"
+    with Model(file) as model, Context(model, n_ctx=256, n_batch=32, threads=1) as context:
+        assert token_table(model, read_header(file), context) is None

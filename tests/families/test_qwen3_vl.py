@@ -21,6 +21,7 @@ from pocketvlm.files.gguf_header import read_header
 from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
+from pocketvlm.native.table import token_table
 from pocketvlm.vision import families
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.onnx import OnnxEncoder
@@ -82,6 +83,15 @@ def test_long_texts(reference: Any, bundle: Path) -> None:
         for start in range(0, len(ids), 500):
             context.decode_tokens(ids[start : start + 500], start)
         assert np.abs(context.logits() - logits).max() < 1e-3
+
+
+def test_a_row_is_a_token(bundle: Path) -> None:
+    """With four positions, and nothing for the layers that take more of a picture."""
+    file = bundle / "model-F32.gguf"
+    with Model(file) as model, Context(model, n_ctx=256, n_batch=32, threads=1) as context:
+        table = token_table(model, read_header(file), context)
+        assert table is not None
+        assert table.row(5).shape == (1, model.n_embd_inp)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pocketvlm.engine.cache import Lane, length_of
@@ -14,7 +14,7 @@ from pocketvlm.engine.sampling import Drawer
 from pocketvlm.native.grammar import Matcher
 from pocketvlm.vision.cache import TIERS
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot
-from pocketvlm.vision.units import Unit
+from pocketvlm.vision.units import Unit, tokens_before_slots
 
 Sink = Callable[[Event | BaseException], None]
 
@@ -69,15 +69,23 @@ class Job:
         assert self.lane is not None
         return self.lane
 
+    @property
+    def upcoming(self) -> list[Unit]:
+        """What is to be evaluated, up to a stop."""
+        stop = next((stop for stop in self.stops if stop > self.next), len(self.units))
+        return self.units[self.next : stop]
+
     def text(self, most: int) -> list[int]:
         """The tokens that come next, up to a picture or a stop."""
-        found: list[int] = []
-        stop = next((stop for stop in self.stops if stop > self.next), len(self.units))
-        for unit in self.units[self.next : min(self.next + most, stop)]:
-            if not isinstance(unit, int):
-                break
-            found.append(unit)
-        return found
+        return tokens_before_slots(self.upcoming[:most])
+
+    def evaluated(self, units: Iterable[Unit]) -> None:
+        """Its next units are in the cells of its lane."""
+        for unit in units:
+            self.in_lane.content.add(unit)
+            if isinstance(unit, Slot):
+                del self.rows[unit]
+            self.next += 1
 
     def encoded(self, tile: Slot, rows: Embeddings) -> None:
         """A tile's embeddings are there; those of its slot, with the last of its tiles."""

@@ -20,6 +20,7 @@ from pocketvlm.native import library
 from pocketvlm.native.context import Context
 from pocketvlm.native.heap import return_free_blocks
 from pocketvlm.native.llama import Model
+from pocketvlm.native.table import TokenTable, token_table
 from pocketvlm.vision import onnx
 from pocketvlm.vision.cache import default_size
 from pocketvlm.vision.choose import open_vision, tile_patches
@@ -36,13 +37,17 @@ _PHOTO = (4000, 3000)  # seen with detail auto: the encoder's share of a device 
 
 @dataclass(frozen=True)
 class Loaded:
-    """`aside` makes the context for prompts beside answers, where there is to be one."""
+    """`aside` makes the context for prompts beside answers, where there is to be one.
+
+    `table` is for models to which tokens and their embeddings are the same.
+    """
 
     model: Model
     vision: Vision | None
     context: Context
     aside: Callable[[], Context] | None
     placement: Placement
+    table: TokenTable | None
     speculation: Speculation | None
 
 
@@ -100,12 +105,13 @@ def _load(
         speculation = speculation_of(options.speculate, exact=options.exact, forgets=model.forgets)
         drafted = DRAFTED if speculation else 0
         context = make(n_ctx=size, n_batch=max(BATCH, at_once), threads=threads.all, outputs=lanes + drafted)
+        table = token_table(model, checked.model, context) if vision and not model.forgets else None
     except BaseException:
         model.close()
         raise
     return_free_blocks()
     second = partial(make, n_ctx=-(-size // lanes), n_batch=max(ROWS, at_once), threads=threads.rest, outputs=lanes)
-    return Loaded(model, vision, context, second if aside else None, where, speculation)
+    return Loaded(model, vision, context, second if aside else None, where, table, speculation)
 
 
 def _placement(checked: Checked, options: EngineOptions) -> Placement:

@@ -98,6 +98,7 @@ class LocalEngine:
             lanes=options.parallel,
             queue_size=options.queue_size,
             threads=threads,
+            table=loaded.table,
             speculation=loaded.speculation,
             aside=loaded.aside,
         )

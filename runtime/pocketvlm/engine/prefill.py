@@ -10,14 +10,15 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 
-from pocketvlm.engine.cache import length_of
+from pocketvlm.engine.cache import advance_of, length_of
 from pocketvlm.engine.job import Job
+from pocketvlm.engine.run import next_run
 from pocketvlm.engine.side import SideThread, Task
 from pocketvlm.native.context import Aborted, Batch, Cells, Context, Logits
+from pocketvlm.native.table import TokenTable
 from pocketvlm.vision.encoder import Embeddings, Slot
-from pocketvlm.vision.units import Unit
+from pocketvlm.vision.units import Unit, tokens_before_slots
 
 _log = logging.getLogger(__name__)
 ROWS = 128  # of a prompt at once
@@ -38,8 +39,8 @@ class Side:
     `make` gives one with as many sequences as there are lanes.
     """
 
-    def __init__(self, make: Callable[[], Context]) -> None:
-        self._make = make
+    def __init__(self, make: Callable[[], Context], table: TokenTable | None) -> None:
+        self._make, self._table = make, table
         self._context: Context | None = None
         self._inside: set[int] = set()
         self._batch = Batch(ROWS)
@@ -53,21 +54,22 @@ class Side:
             context.truncate(0, sequence)
         if chunk.enters is not None:
             context.add_cells(chunk.enters, sequence)
-        position = chunk.position
-        for is_text, run in groupby(chunk.units, lambda unit: isinstance(unit, int)):
-            units = list(run)
-            if is_text:
+        position, offset, units = chunk.position, 0, list(chunk.units)
+        while units:
+            run = next_run(units, chunk.rows, ROWS, context, self._table, position=position, offset=offset)
+            if run is None:
+                tokens = tokens_before_slots(units)
                 self._batch.clear()
-                tokens = [unit for unit in units if isinstance(unit, int)]
                 self._batch.extend(tokens, position, sequence, last=chunk.last)
                 context.decode(self._batch)
-                position += len(units)
-                continue
-            for slot in units:
-                assert isinstance(slot, Slot)
-                rows, positions = chunk.rows[slot], slot.at(position)
-                context.decode_embeddings(rows, positions, causal=slot.causal, sequence=sequence, logits=chunk.last)
-                position += slot.advance
+                done: Sequence[Unit] = tokens
+            else:
+                context.decode_embeddings(
+                    run.rows, run.positions, causal=run.causal, sequence=sequence, logits=chunk.last
+                )
+                done, offset = run.units, run.offset
+            position += sum(map(advance_of, done))
+            units = units[len(done) :]
         logits = context.logits() if chunk.last else None
         found = Evaluated(context.cells(sequence, chunk.position, position), logits)
         if chunk.last:
@@ -165,6 +167,7 @@ class Prefill:
         context: Context,
         thread: SideThread,
         make: Callable[[], Context],
+        table: TokenTable | None,
         *,
         room: int,
         post: Callable[[Callable[[], None]], None],
@@ -173,7 +176,7 @@ class Prefill:
     ) -> None:
         self._context, self._thread, self._room = context, thread, room
         self._post, self._moved, self._answer = post, moved, answer
-        self._side = Side(make)
+        self._side = Side(make, table)
         self._chunks: dict[Job, Chunk | None] = {}  # of those on the side: what is evaluated now
         self._refused: set[Job] = set()
 
@@ -260,11 +263,7 @@ class Prefill:
             self._refused.add(job)
             self._leave(job)
             return
-        for unit in chunk.units:
-            job.in_lane.content.add(unit)
-            if isinstance(unit, Slot):
-                del job.rows[unit]
-        job.next += len(chunk.units)
+        job.evaluated(chunk.units)
         if chunk.last:
             self._forget(job)
         self._moved(job)

@@ -30,6 +30,7 @@ from pocketvlm.engine.step import Stepper, Threads
 from pocketvlm.errors import EngineClosedError, EngineError, QueueFullError
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
+from pocketvlm.native.table import TokenTable
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot, Vision
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Scheduler:
         lanes: int,
         queue_size: int,
         threads: Threads,
+        table: TokenTable | None = None,
         speculation: Speculation | None = None,
         aside: Callable[[], Context] | None = None,
     ) -> None:
@@ -60,7 +62,7 @@ class Scheduler:
         self._lanes = Lanes(context, lanes)
         self._most = lanes + queue_size
         self._stepper = Stepper(
-            context, self._lanes, threads, speculation=speculation, moved=self._moved, over=self._over
+            context, self._lanes, threads, table=table, speculation=speculation, moved=self._moved, over=self._over
         )
         self._ahead = threads.beside < threads.all
         self._side = SideThread()
@@ -70,6 +72,7 @@ class Scheduler:
                 context,
                 self._side,
                 aside,
+                table,
                 room=context.n_ctx,
                 post=self._post,
                 moved=self._look_ahead,

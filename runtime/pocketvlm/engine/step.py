@@ -13,10 +13,11 @@ from pocketvlm.engine.job import Job
 from pocketvlm.engine.lanes import Lanes
 from pocketvlm.engine.lookup import Lookup
 from pocketvlm.engine.pace import Pace
+from pocketvlm.engine.run import Run, next_run
 from pocketvlm.engine.speculation import DRAFTED, Speculation
 from pocketvlm.errors import EngineError, PocketVLMError
 from pocketvlm.native.context import Aborted, Batch, Context, Logits
-from pocketvlm.vision.encoder import Slot
+from pocketvlm.native.table import TokenTable
 
 UNREAD = 32  # events: a reader that falls behind by more makes its answer wait
 
@@ -37,7 +38,7 @@ class Stepper:
     """Evaluates and draws; all of it on the scheduler's thread, but for `abort_unwanted` and `stop`.
 
     `moved` is called when a prompt has gone on, `over` when a request has ended: with an error, or None.
-    Without `speculation`, nothing is drafted.
+    Without a `table`, tokens and pictures take turns; without `speculation`, nothing is drafted.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Stepper:
         lanes: Lanes,
         threads: Threads,
         *,
+        table: TokenTable | None,
         speculation: Speculation | None,
         moved: Callable[[Job], None],
         over: Callable[[Job, BaseException | None], None],
@@ -54,7 +56,7 @@ class Stepper:
         self._moved, self._over = moved, over
         self._batch = Batch(context.n_batch)
         self._pace = Pace(context.n_batch)
-        self._speculation = speculation
+        self._table, self._speculation = table, speculation
         self._outbox: list[tuple[Job, Event]] = []
         self._evaluated: list[Job] = []  # in the native call that runs now
         self._stopped = False
@@ -82,7 +84,7 @@ class Stepper:
         self._outbox.clear()
 
     def step(self, *, shared: bool) -> None:
-        """Rows of a picture, if some wait; then one batch with a token of each answer, and text of prompts.
+        """Rows of pictures, if some wait; then one batch with a token of each answer, and text of prompts.
 
         `shared`: the side thread works, and has its part of the cores.
         """
@@ -95,8 +97,8 @@ class Stepper:
         room = budget = self._pace.rows(len(answers), shared, urgent=urgent)
         self.deliver()
         for job in prompts if room > 0 else ():
-            if isinstance(slot := job.units[job.next], Slot) and slot in job.rows:
-                room -= self._picture(job, slot, room)
+            if run := self._next_run(job, room, None if answers else self._table):  # else tokens go with theirs
+                room -= self._run(job, run)
                 break  # the others have their turn in the steps to come
         batch = self._batch
         batch.clear()
@@ -147,36 +149,32 @@ class Stepper:
         self.running.remove(job)
         self.running.append(job)
 
-    def _picture(self, job: Job, slot: Slot, room: int) -> int:
-        """Evaluate some rows of an encoded tile, all of them where they look at each other; how many."""
+    def _next_run(self, job: Job, room: int, table: TokenTable | None) -> Run | None:
+        at = job.in_lane.content.position
+        return next_run(job.upcoming, job.rows, room, self._context, table, position=at, offset=job.offset)
+
+    def _run(self, job: Job, run: Run) -> int:
+        """Evaluate it; how many rows that were."""
         lane = job.in_lane
-        rows = job.rows[slot]
-        end = min(len(rows), job.offset + room) if slot.causal else len(rows)
-        part = slice(job.offset, end)
-        last = end == len(rows)
-        positions = slot.at(lane.content.position)[:, part]
-        answers = last and job.next + 1 == len(job.units)
+        answers = not run.offset and job.next + len(run.units) == len(job.units)
         work = partial(
             self._context.decode_embeddings,
-            rows[part],
-            positions,
-            causal=slot.causal,
+            run.rows,
+            run.positions,
+            causal=run.causal,
             sequence=lane.id,
             logits=answers,
         )
         if not self._native([job], work):
             return 0
-        count = end - job.offset
-        job.offset = 0 if last else end
-        if last:
-            del job.rows[slot]
-            lane.content.add(slot)
-            job.next += 1
+        job.offset = run.offset
+        if run.units:
+            job.evaluated(run.units)
             self._moved(job)
         self._to_the_end(job)
         if answers:
             self.draw(job, -1)
-        return count
+        return len(run.rows)
 
     def _text(self, parts: list[tuple[Job, list[int], int]]) -> float:
         """Evaluate the batch: for each job its tokens, and where in the batch the first logits of it are.
@@ -192,9 +190,7 @@ class Stepper:
             if not job.in_prompt:
                 self._verify(job, tokens, index)
                 continue
-            for token in tokens:
-                job.in_lane.content.add(token)
-            job.next += len(tokens)
+            job.evaluated(tokens)
             self._moved(job)
             if not job.in_prompt:
                 self.draw(job, index)

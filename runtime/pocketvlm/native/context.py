@@ -169,6 +169,12 @@ class Context(Handle):
             if not causal:
                 self._lib.llama_set_causal_attn(self.raw, True)
 
+    def positions(self, start: int, count: int) -> npt.NDArray[np.int32]:
+        """Those of text, for `decode_embeddings`: int32 [1 or 4, count]."""
+        found = np.tile(np.arange(start, start + count, dtype=np.int32), (self._pos_per_token, 1))
+        found[3:] = 0  # the fourth section of M-RoPE is unused
+        return found
+
     def logits(self, index: int = -1, *, copy: bool = True) -> Logits:
         """The logits of one token of the last batch. Not copied, they are libllama's own."""
         pointer = self._lib.llama_get_logits_ith(self.raw, index)

@@ -36,13 +36,13 @@ class GGMLTensor(ctypes.Structure):
 
 def op_desc(address: int) -> bytes:
     """What a node computes: MUL_MAT, CONCAT."""
-    found: bytes = _function("ggml_op_desc", ctypes.c_char_p, ctypes.c_void_p)(address)
+    found: bytes = function("ggml_op_desc", ctypes.c_char_p, ctypes.c_void_p)(address)
     return found
 
 
 def name_address(address: int) -> int:
     """Where libggml has the name of a tensor."""
-    return int(_function("ggml_get_name", ctypes.c_void_p, ctypes.c_void_p)(address))
+    return int(function("ggml_get_name", ctypes.c_void_p, ctypes.c_void_p)(address))
 
 
 def is_known(address: int) -> bool:
@@ -63,10 +63,10 @@ def write(address: int, values: bytes) -> None:
 
 
 def _copy(name: str) -> Any:
-    return _function(name, None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
+    return function(name, None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
 
 
 @cache
-def _function(name: str, result: Any, *arguments: Any) -> Any:
-    """With types of its own: those set on an attribute of the library hold for everybody who takes that attribute."""
+def function(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of libggml, with types of its own: those set on an attribute of the library hold for all."""
     return ctypes.CFUNCTYPE(result, *arguments)((name, library.llama()._lib))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pocketvlm.native.llama import Model
 from pocketvlm.templates.prompt import TextSpan, joined
@@ -27,3 +27,12 @@ def units_of(model: Model, pieces: Iterable[TextSpan | Seen]) -> list[Unit]:
     if model.adds_bos and (not units or units[0] != model.bos):
         units.insert(0, model.bos)
     return units
+
+
+def tokens_before_slots(units: Sequence[Unit]) -> list[int]:
+    found: list[int] = []
+    for unit in units:
+        if not isinstance(unit, int):
+            break
+        found.append(unit)
+    return found
