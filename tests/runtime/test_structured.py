@@ -95,9 +95,12 @@ def test_reading(size: int) -> None:
     assert read(two, size, form=None) == [Piece("content", two)]
     assert read(f"say STOP {two}", size, stops=("STOP",)) == [Piece("content", "say ")]
     assert read(f"{one}", size, stops=("look",)) == calls[:2]
+    bare = replace(HERMES, opening='{"name": "', mark='{"name": "', anywhere=False)
+    assert read('STO{"name": "f"', size, stops=("STOP",), form=bare) == [Piece("content", 'STO{"name": "f"')]
     thought = [Piece("reasoning", "hm\n\nhm"), Piece("content", "yes")]
     assert read("<think>\nhm\n\nhm\n</think>\n\nyes", size, thinks=True) == thought
     assert read("\nhm\n\nhm\n</think>\n\nyes", size, thinks=True, thinking=True) == thought
+    assert read("<think>\nhm\n\nhm\n</think>\n\nyes\n\nno", size, stops=("\n\n",), thinks=True) == thought
     assert read("<think>hm", size, thinks=True) == [Piece("reasoning", "hm")]
     assert read("<thin", size, thinks=True) == [Piece("content", "<thin")]
     assert read("yes <think>", size, thinks=True) == [Piece("content", "yes <think>")]

@@ -43,6 +43,8 @@ class Reader:
         )
         self._held = ""
         self._begun = False  # content that is not white space, or a thought
+        self._written = False  # content that is not white space, be it held back
+        self._thought = False  # has just ended: the white space behind it is no content
         self.calls = 0
         self._depth = 0
         self._in_string = self._escaped = False
@@ -83,7 +85,7 @@ class Reader:
         thought, found = self._until(THOUGHT, last)
         if found:
             thought = thought.rstrip()
-            self._state, self._held = "content", self._held.lstrip()
+            self._state, self._thought = "content", True
         elif not last:  # white space at its end may be before THOUGHT
             kept = thought.rstrip()
             thought, self._held = kept, thought[len(kept) :] + self._held
@@ -96,7 +98,11 @@ class Reader:
             yield Piece("reasoning", thought)
 
     def _in_content(self, last: bool) -> Iterator[Piece]:
+        if self._thought:
+            self._held = self._held.lstrip()
+            self._thought = not self._held
         text, found = self._before_call(last)
+        self._written |= bool(text.strip())
         yield from self._said(self._content.push(text.encode()))
         if found and not self.stopped:
             yield from self._said(self._content.finish())
@@ -106,7 +112,7 @@ class Reader:
         """As `_until` does, with the mark of a call."""
         if self._form is not None and self._form.anywhere:
             return self._until(self._form.mark, last)
-        if self._form is not None and not self._begun:  # else it is no call
+        if self._form is not None and not self._written:  # else it is no call
             begun = self._held.lstrip()
             if begun.startswith(self._form.mark):
                 self._held = begun[len(self._form.mark) :]
