@@ -196,6 +196,7 @@ def test_a_wrong_picture_does_not_end_an_interactive_conversation(pictures: Path
     assert process.wait(10) == 0
     os.close(leader)
     text = told.decode("utf-8", "replace")
+    assert "loading" in text  # so that nobody wonders
     assert "text.png" in text and "[/x].png:" in text  # brackets are no markup
     assert re.search(r"(\n|\x1b\[2K)2\r\n", text), text
     assert "/image PATH shows" in text  # in one colour

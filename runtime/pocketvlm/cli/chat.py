@@ -32,6 +32,7 @@ from pocketvlm.cli.loading import (
     kept,
     load,
     told,
+    waiting,
 )
 from pocketvlm.errors import (
     ContextLengthError,
@@ -100,7 +101,9 @@ def chat(
     loading: dict[str, Any] = {"context_size": ctx_size, "threads": threads, "vision": vision, "device": device}
     loading["speculate"] = speculate
     loading |= kept(picture_cache_size, picture_cache, picture_files_size)
-    with load(model, mmproj, memory=memory, **loading) as vlm:
+    with waiting("loading"):
+        vlm = load(model, mmproj, memory=memory, **loading)
+    with vlm:
         conversation = _Conversation(vlm, system, detail, options)
         conversation.tells_timings = timings
         if prompt is None:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pocketvlm.cli.loading import waiting
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError
 from pocketvlm.files.bundle import Bundle, FileEntry, Proof, is_bundle, other_file
 from pocketvlm.files.gguf_header import GGUFHeader, LazyArray, projector_type, read_header
@@ -38,7 +39,8 @@ def inspect(
     bundle = Bundle(path)
     manifest = bundle.manifest
     if verify:
-        bundle.verify()
+        with waiting("comparing with the hashes"):
+            bundle.verify()
     table = _rows()
     table.add_row("bundle", f"{manifest.name}  ({manifest.family}, {manifest.architecture})")
     table.add_row("source", f"{manifest.source.name}  sha256 {manifest.source.sha256}")

@@ -10,6 +10,8 @@ import typer
 from pocketvlm.errors import PocketVLMError, RequestError
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from pocketvlm.vlm import VLM
 
 _OF_A_PICTURE = ("path", "url", "image", "image_url")  # fields whose errors name the picture itself
@@ -51,6 +53,13 @@ def check_detail(*given: str) -> None:
     for detail in given:
         if detail not in ("low", "auto", "high"):
             raise RequestError(f"must be low, auto or high, not {detail}", "--detail")
+
+
+def waiting(told: str) -> Status:
+    """Says what takes its time, on standard error, where somebody looks."""
+    from rich.console import Console
+
+    return Console(stderr=True).status(told)
 
 
 def kept(size: int | None, folder: Path | None, files_size: int) -> dict[str, Any]:

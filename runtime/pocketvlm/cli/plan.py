@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pocketvlm.cli.loading import Device, Encoder, Mmproj, Threads, check_detail
+from pocketvlm.cli.loading import Device, Encoder, Mmproj, Threads, check_detail, waiting
 from pocketvlm.errors import MemoryBudgetError
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def plan(
     file = str(model) if model and model.suffix.lower() == ".gguf" else None
     loading: dict[str, Any] = {"target": None if file else model, "model": file, "mmproj": mmproj, "context_size": ctx}
     loading |= {"vision": vision, "device": device, "parallel": parallel, "threads": threads}
-    planner = planner_for(loading, picture=size)
+    with waiting("measuring, once"):
+        planner = planner_for(loading, picture=size)
     usual = planner.predict(planner.usual(detail))  # type: ignore[arg-type]  # checked above
     best: Prediction | None = None
     refused = ""

@@ -26,6 +26,7 @@ from pocketvlm.cli.loading import (
     Threads,
     kept,
     loading,
+    waiting,
 )
 from pocketvlm.errors import PocketVLMError, RequestError
 
@@ -151,7 +152,9 @@ def serve(
             **kept(picture_cache_size, picture_cache, picture_files_size),
         )
         settings = replace(settings, max_pixels=chosen["max_pixels"])
-        with VLM.load(**chosen) as vlm:
+        with waiting("loading"):
+            vlm = VLM.load(**chosen)
+        with vlm:
             url = run.url_of(sock)
             run.serve(Service(vlm, settings), settings, sock, lambda: _tell(vlm, url, api_key is not None))
 
