@@ -25,6 +25,8 @@ from pocketvlm import VLM
 from pocketvlm.cli.commands import app
 from pocketvlm.errors import ContextLengthError, ModelNotFoundError, NativeLibraryError, PairingError, RequestError
 from pocketvlm.messages import ImagePart
+from pocketvlm.native import library
+from pocketvlm.native.backends import Backend
 from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.vision import speeds
 from pocketvlm.vision.choose import device_name
@@ -215,6 +217,9 @@ def test_doctor_shows_and_forgets(bundle: Path) -> None:
     assert "s a tile" in shown and "vision-fp32.onnx" in shown and "mmproj-f32.gguf" in shown
     assert "forgotten" in told("--forget")
     assert "nothing was remembered" in told("--forget") and "nothing yet" in told()
+    machine = json.loads(told("--json"))  # as tests/runtime/devices has it
+    assert [Backend(**device).name for device in machine["devices"]] == [device.name for device in library.devices()]
+    assert machine["host_total"] is None or machine["host_total"] >= machine["host_free"] > 0
 
 
 def test_command_line(bundle: Path, sample_png: Path) -> None:

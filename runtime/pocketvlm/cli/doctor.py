@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -32,6 +34,7 @@ _EXTRAS = {
 
 def doctor(
     forget: Annotated[bool, typer.Option("--forget", help="Forget what was measured here.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print machine and devices alone, as JSON.")] = False,
 ) -> None:
     """Check devices, library versions and CPU features, and say what would be used and why."""
     from pocketvlm.files.locate import iota
@@ -40,6 +43,9 @@ def doctor(
     if forget:
         forgotten = [str(path) for path in (speeds.path(), remembered.TABLE.path) if speeds.forget(path)]
         out.print(f"forgotten: {', '.join(forgotten)}" if forgotten else "nothing was remembered")
+        return
+    if as_json:
+        print(json.dumps(_recorded(), indent=1))
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
@@ -68,6 +74,19 @@ def doctor(
     if problem:
         typer.secho(f"error: {problem}", fg=typer.colors.RED, err=True)
         sys.exit(1)
+
+
+def _recorded() -> dict[str, Any]:
+    """What decides where a model goes, as this machine has it now."""
+    memory = devices.memory()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": devices.processor(),
+        "library": library.build().label,
+        "host_total": memory[0] if memory else None,
+        "host_free": memory[1] if memory else None,
+        "devices": [asdict(device) for device in library.devices()],
+    }
 
 
 def _native_rows(table: Table) -> PocketVLMError | None:
