@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
@@ -236,6 +237,25 @@ def test_an_answer_that_memory_does_not_hold(vlm: VLM, monkeypatch: pytest.Monke
     with pytest.raises(EngineCrashedError, match="MemoryError"):
         colour_is_right(vlm, 0)
     assert colour_is_right(vlm, 1)
+
+
+def test_a_stream_that_the_garbage_collector_ends(vlm: VLM) -> None:
+    engine: Any = vlm._engine
+    stream = engine.generate(endless(vlm))
+    next(stream)
+    cycle = [stream]
+    cycle.append(cycle)
+    del stream, cycle
+
+    def collect() -> None:
+        with engine._supervisor._process._changing:
+            gc.collect()
+
+    collecting = threading.Thread(target=collect, daemon=True)
+    collecting.start()
+    collecting.join(30)
+    assert not collecting.is_alive()
+    settle(vlm)
 
 
 def test_a_process_that_cannot_answer_ends() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,24 @@ def test_a_fault_while_a_request_leaves_keeps_no_lane(
             tokens(engine, request)
             in_time(lambda: engine._scheduler.between_steps(lambda _: None))
     assert in_time(lambda: tokens(engine, request)) == expected
+
+
+def test_a_stream_that_the_garbage_collector_ends(vlm: VLM, engine: LocalEngine) -> None:
+    """It comes in any line of any thread, also where that thread is about to change what streams there are."""
+    abandon(engine.generate(generation(vlm, asked(QUESTION), max_tokens=1000, endless=True)))
+
+    def collect() -> None:
+        with engine._lock:
+            gc.collect()
+
+    in_time(collect)
+    settle(engine)
+
+
+def abandon(stream: Iterator[Any]) -> None:
+    next(stream)
+    cycle: list[Any] = [stream]
+    cycle.append(cycle)
 
 
 def test_an_empty_prompt(engine: LocalEngine) -> None:

@@ -152,7 +152,7 @@ class _Process:
         self.pid = self._popen.pid
         self.channels: dict[int, Channel] = {}
         self._dead = False
-        self._changing = threading.Lock()
+        self._changing = threading.RLock()  # the garbage collector ends streams, on any thread, in any line
         self._outbox: SimpleQueue[Sequence[bytes | memoryview] | None] = SimpleQueue()
         # Written by a thread of its own: a Ctrl-C would cut a frame, and a big picture would hold up its request.
         self._writer = threading.Thread(target=self._write, name="pocketvlm-to-engine", daemon=True)
@@ -199,7 +199,7 @@ class _Process:
         self._popen.stdout.close()
         with self._changing:
             self._dead = True
-            for channel in self.channels.values():
+            for channel in list(self.channels.values()):
                 channel.put(error or _crashed(code, self.why))
         return code
 

@@ -107,7 +107,7 @@ class LocalEngine:
         self._making = threading.Lock()
         self._open: dict[Job, SimpleQueue[Event | BaseException]] = {}
         self._owners: Counter[int] = Counter()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector ends streams, on any thread, in any line
         self._calls = _Calls()
         # Its thread would keep the scheduler, and so the model, alive for ever.
         self._process = os.getpid()
@@ -144,7 +144,7 @@ class LocalEngine:
 
     def cancel(self) -> None:
         with self._lock:
-            running = [(job, channel) for job, channel in self._open.items() if job.lane is not None]
+            running = [(job, channel) for job, channel in list(self._open.items()) if job.lane is not None]
         for job, channel in running:
             self._scheduler.cancel(job)
             channel.put(GenerationCancelledError(_CANCELLED))
