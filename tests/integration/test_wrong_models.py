@@ -141,6 +141,9 @@ def test_missing_files(pair: tuple[Path, Path], tmp_path: Path) -> None:
         VLM.load(tmp_path / "no-bundle")
     with pytest.raises(BundleError, match="not a bundle"):
         VLM.load(tmp_path)
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(BundleError, match="a file, which is no bundle"):
+        VLM.load(tmp_path / "photo.png")
 
 
 def test_arguments_that_contradict(bundle: Path, pair: tuple[Path, Path]) -> None:

@@ -31,7 +31,9 @@ _ROWS = (
 
 
 def bench(
-    model: Annotated[str | None, typer.Argument(help="A bundle or a .gguf; iota without one.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="A bundle, a .gguf or the name of a pulled model; iota without one.")
+    ] = None,
     mmproj: Mmproj = None,
     picture: Annotated[
         list[str] | None, typer.Option("-i", "--picture", help="A picture to ask about; may be repeated.")

@@ -22,7 +22,7 @@ out = Console(highlight=False, markup=False)  # a model file may hold anything, 
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A bundle, or a .gguf or .onnx file.")],
+    path: Annotated[Path, typer.Argument(help="A bundle, the name of a pulled model, or a .gguf or .onnx file.")],
     template: Annotated[bool, typer.Option(help="Print the whole chat template.")] = False,
     metadata: Annotated[bool, typer.Option(help="Print every metadata key.")] = False,
     verify: Annotated[bool, typer.Option(help="Compare a bundle's files with their hashes.")] = True,

@@ -20,7 +20,9 @@ out = Console(highlight=False, markup=False)
 
 
 def plan(
-    model: Annotated[Path | None, typer.Argument(help="A bundle or a .gguf; iota without one.")] = None,
+    model: Annotated[
+        Path | None, typer.Argument(help="A bundle, a .gguf or the name of a pulled model; iota without one.")
+    ] = None,
     mmproj: Mmproj = None,
     memory: Annotated[str | None, typer.Option(help="What it may take, as 4G; what is free here by default.")] = None,
     picture: Annotated[str, typer.Option(help="The size of a picture in pixels.")] = "1920x1080",

@@ -215,7 +215,8 @@ def _read_manifest(folder: Path) -> Manifest:
     if not folder.exists():
         raise ModelNotFoundError("no such bundle", folder)
     if not path.is_file():
-        raise BundleError(other_file(folder) or f"not a bundle: it has no {MANIFEST}", folder)
+        why = "a file, which is no bundle and no .gguf" if folder.is_file() else f"not a bundle: it has no {MANIFEST}"
+        raise BundleError(other_file(folder) or why, folder)
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
