@@ -25,7 +25,7 @@ LEVELS = (
     {"vision"},
     {"native", "templates", "pictures"},
     {"messages", "files", "offline"},
-    {"atomic", "devices", "errors"},
+    {"atomic", "devices", "errors", "takes"},
 )
 LEVEL = {unit: number for number, units in enumerate(LEVELS) for unit in units}
 # What the other packages may take from pocketvlm, and what one of their modules may take besides.

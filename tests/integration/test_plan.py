@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from pocketvlm.files.locate import locate
 from pocketvlm.native import log, rehearse
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
-from pocketvlm.plan import sketch
+from pocketvlm.plan import remembered, sketch
 from pocketvlm.plan.budget import read_picture_size, read_size
 from pocketvlm.plan.prediction import Planner, Way
+from pocketvlm.plan.rehearsal import Asked
 from pocketvlm.plan.sketch import time_model
+from pocketvlm.takes import Takes
 
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()"]
 # Answers a question about a picture and prints the process's greatest resident memory.
@@ -136,18 +139,57 @@ def test_chat_within_a_budget(sample_png: Path, planner: Planner) -> None:
 
 
 def test_it_is_remembered_and_works_where_nothing_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def kept() -> int:
+        planner = Planner(locate(None, model=None, mmproj=None), picture=(64, 64), context=512, threads=1, timed=False)
+        return planner.predict(planner.usual()).parts["scratch"]
+
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    found = planned("--picture", "100x100")
+    found = kept()
     file = tmp_path / "pocketvlm" / "plans.json"
     entry = json.loads(file.read_text())
     (key,) = entry["rehearsals"]
-    entry["rehearsals"][key]["answer"] = 0.5
+    entry["rehearsals"][key]["scratch"] = [12345]
     file.write_text(json.dumps(entry))
-    assert planned("--picture", "100x100")["tokens_per_s"] == pytest.approx(2, rel=0.01)
+    assert kept() == 12345
     file.write_text("{")
-    assert planned("--picture", "100x100")["memory_bytes"] == pytest.approx(found["memory_bytes"], rel=0.05)
+    assert kept() == found
     monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)
-    assert planned("--picture", "100x100")["picture_tokens"] == found["picture_tokens"]
+    assert kept() == found
+
+
+def test_what_a_busy_machine_told_is_not_remembered(
+    planner: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked = Asked("", None, None, (512,), 512, 16, 1, False, 1, "cpu", True, False)
+    monkeypatch.setattr(remembered, "_key", lambda _: "key")
+    for steady in (False, True):
+        monkeypatch.setattr(remembered, "rehearse", lambda _, steady=steady: replace(planner.told, steady=steady))
+        assert remembered.rehearsed(asked).steady == steady
+        assert list(remembered.TABLE.read()) == ["key"] * steady
+
+
+def test_takes() -> None:
+    """Times are given here: what disturbs makes them longer, and what others compute is not this process's."""
+
+    def judged(*seconds: float, own: float = 1.0, threads: int | None = 2) -> Takes:
+        takes = Takes(threads, least=2, most=4, enough=10)
+        for wall in seconds:
+            assert takes.wanted
+            takes.add(wall, own * wall * (threads or 0))
+        return takes
+
+    quiet = judged(1.0, 1.05)
+    assert quiet.steady and not quiet.wanted and quiet.seconds == pytest.approx(1.025)
+    disturbed = judged(3.0, 1.0, 1.05)
+    assert disturbed.steady and not disturbed.wanted and disturbed.seconds == 1.05
+    varying = judged(1.0, 1.3, 1.7, 2.2)
+    assert not varying.steady and not varying.wanted
+    busy = judged(1.0, 1.0, 1.0, 1.0, own=0.5)
+    assert not busy.steady and not busy.wanted
+    assert judged(1.0, 1.0, own=0.0, threads=None).steady, "a device computes"
+    long = judged(11.0)
+    assert long.steady and not long.wanted and long.seconds == 11.0
 
 
 def test_wrong_options(tmp_path: Path) -> None:

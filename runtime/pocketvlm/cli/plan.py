@@ -89,6 +89,7 @@ def _as_json(
         **told(usual),
         "budget_bytes": budget,
         "fits": fits,
+        "steady": planner.told.steady,
         "recommended": recommended,
         "refused": refused or None,
     }
@@ -126,6 +127,8 @@ def _show(planner: Planner, usual: Prediction, best: Prediction | None, budget: 
         first, speed = found.first_token_s, found.tokens_per_s
         table.add_row("first token", f"{first:.2f} s after a new picture" if first is not None else "not known")
         table.add_row("answer", f"{speed:,.1f} tokens/s" if speed else "not known")
+        if not planner.told.steady:
+            table.add_row("", "measured while other programs worked: it may be faster, and is measured again next time")
     table.add_row("", "")
     if budget is None:
         table.add_row("budget", "not known here; --memory gives one")

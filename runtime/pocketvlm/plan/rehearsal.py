@@ -55,6 +55,7 @@ class Told:
     `reordered` is the copy of weights in the CPU's own order; `caches` and `scratch` go with the contexts. `width` is
     that of an embedding, in numbers. Seconds are of a token of a prompt and of an answer, of a pixel that is read and
     resized, and of the tile that encoders are compared with, by file: None or empty where nothing could be timed.
+    Not `steady` where they vary, or other programs had the processor: then they are too long.
     """
 
     anonymous: int
@@ -67,6 +68,7 @@ class Told:
     answer: float | None
     pixel: float
     tiles: dict[str, float]
+    steady: bool
 
 
 def rehearse(asked: Asked) -> Told:
@@ -123,17 +125,16 @@ def _told(asked: Asked) -> Told:
     matrices = [t for t in checked.model.tensors if len(t.shape) > 1 and not t.name.startswith("token_embd")]
     prompt = answer = None
     tiles: dict[str, float] = {}
+    steady = True
     if asked.opened:
-        tiles = {
-            name: speed.seconds
-            for name, speed in time_encoders(
-                model, checked, threads=asked.threads, device="cpu" if asked.device == "cpu" else "auto"
-            ).items()
-        }
+        device = "cpu" if asked.device == "cpu" else "auto"
+        speeds = time_encoders(model, checked, threads=asked.threads, device=device)
+        tiles = {name: speed.seconds for name, speed in speeds.items()}
+        steady = all(speed.steady for speed in speeds.values())
     if asked.timed:
         try:
             speed = time_model(checked.model, rows=asked.rows, threads=asked.threads)
-            prompt, answer = speed.prompt, speed.answer
+            prompt, answer, steady = speed.prompt, speed.answer, steady and speed.steady
         except (ModelError, EngineError, KeyError, StopIteration):
             pass  # a model that libllama cannot run in part
     return Told(
@@ -147,6 +148,7 @@ def _told(asked: Asked) -> Told:
         answer,
         _pixel_seconds() if asked.timed else 0.0,
         tiles,
+        steady,
     )
 
 

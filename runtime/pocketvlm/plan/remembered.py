@@ -17,7 +17,7 @@ TABLE = Table("plans.json", "rehearsals", most=256)
 
 
 def rehearsed(asked: Asked) -> Told:
-    """As remembered for these files on this device, else now."""
+    """As remembered for these files on this device, else now; what a busy machine made too long is not remembered."""
     known, key = TABLE.read(), _key(asked)
     if key in known:
         try:
@@ -25,7 +25,8 @@ def rehearsed(asked: Asked) -> Told:
         except (TypeError, KeyError):
             pass  # of another version
     told = rehearse(asked)
-    TABLE.add(key, asdict(told))
+    if told.steady:
+        TABLE.add(key, asdict(told))
     return told
 
 

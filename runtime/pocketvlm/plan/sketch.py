@@ -6,30 +6,36 @@ The time of a layer depends on shapes and types alone. The file is sparse and ta
 from __future__ import annotations
 
 import re
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pocketvlm.devices import memory
 from pocketvlm.files.gguf_header import GGUFHeader, LazyArray
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
+from pocketvlm.takes import Takes
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _ENOUGH = 192 << 20  # bytes of layers: more than the caches of a processor hold
-_TOKENS, _RUNS, _CELLS = 16, 3, 1024
+_TOKENS, _CELLS = 16, 1024
+_ROUND = 8  # runs of a prompt, one behind the other, before the cache is cleared
 _PAGE = 32  # GGUF's alignment
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds: of a token of a prompt, evaluated some rows at a time, and of a token of the answer."""
+    """Seconds: of a token of a prompt, evaluated some rows at a time, and of a token of the answer.
+
+    Not `steady` where they vary, or other programs had the processor.
+    """
 
     prompt: float
     answer: float
+    steady: bool
 
 
 def time_model(header: GGUFHeader, *, rows: int, threads: int) -> Speed:
@@ -39,15 +45,26 @@ def time_model(header: GGUFHeader, *, rows: int, threads: int) -> Speed:
     known = memory()
     enough = min(_ENOUGH, known[1] // 4) if known else _ENOUGH
     some = min(count, max(2 * _of_every_kind(header), int(enough / max(size, 1))))
-    more = _time(header, some, rows, threads)
-    if some == count:
-        return more
-    fewer = _time(header, some // 2, rows, threads)
+    sizes = [some] if some == count else [some, some // 2]
+    with ExitStack() as stack:
+        contexts = [stack.enter_context(_sketched(header, layers, rows, threads)) for layers in sizes]
 
-    def whole(one: float, two: float) -> float:
-        return two + (count - some) * max(0.0, two - one) / (some - some // 2)
+        def evaluate(context: Context, at: int) -> None:
+            context.decode_tokens([0] * rows, at * rows)
 
-    return Speed(whole(fewer.prompt, more.prompt), whole(fewer.answer, more.answer))
+        def answer(context: Context, at: int) -> None:
+            context.decode_token(0, at)
+
+        prompts = _times(contexts, evaluate, min(_ROUND, _CELLS // rows), [Takes(threads) for _ in sizes])
+        answers = _times(contexts, answer, _TOKENS, [Takes(threads, least=8) for _ in sizes])
+
+    def whole(takes: list[Takes]) -> float:
+        if some == count:
+            return takes[0].seconds
+        more, fewer = takes[0].seconds, takes[1].seconds
+        return more + (count - some) * max(0.0, more - fewer) / (some - some // 2)
+
+    return Speed(whole(prompts) / rows, whole(answers), all(take.steady for take in prompts + answers))
 
 
 def _of_every_kind(header: GGUFHeader) -> int:
@@ -57,29 +74,30 @@ def _of_every_kind(header: GGUFHeader) -> int:
     return 1 + max(heads.index(kind) for kind in set(heads)) if isinstance(heads, list) and heads else 1
 
 
-def _time(header: GGUFHeader, layers: int, rows: int, threads: int) -> Speed:
+def _times(contexts: list[Context], work: Callable[[Context, int], None], most: int, takes: list[Takes]) -> list[Takes]:
+    """In turns, so that what disturbs disturbs all. The first of a round is not timed: it brings the weights in."""
+    at = 0
+    while any(take.wanted for take in takes):
+        for context, take in zip(contexts, takes, strict=True):
+            if at:
+                take.run(partial(work, context, at))
+            else:
+                context.clear()
+                work(context, at)
+        at = (at + 1) % most
+    return takes
+
+
+@contextmanager
+def _sketched(header: GGUFHeader, layers: int, rows: int, threads: int) -> Iterator[Context]:
     with tempfile.TemporaryDirectory(prefix="pocketvlm-") as folder:
         path = Path(folder) / "sketch.gguf"
         _write(path, header, layers)
         model = Model(path, gpu_layers=0)
         try:
-            context = Context(model, n_ctx=_CELLS, n_batch=max(rows, _TOKENS), threads=threads, outputs=1)
-            prompt = _seconds(lambda at: context.decode_tokens([0] * rows, at * rows), min(_RUNS, _CELLS // rows))
-            context.clear()
-            answer = _seconds(lambda at: context.decode_token(0, at), _TOKENS)
+            yield Context(model, n_ctx=_CELLS, n_batch=max(rows, _TOKENS), threads=threads, outputs=1)
         finally:
             model.close()
-    return Speed(prompt / rows, answer)
-
-
-def _seconds(work: Callable[[int], object], runs: int) -> float:
-    """The median, but for the first run, which brings the weights in."""
-    taken = []
-    for run in range(runs):
-        began = time.perf_counter()
-        work(run)
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken[1:] or taken)
 
 
 def _write(path: Path, header: GGUFHeader, layers: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from pocketvlm.files.onnx_header import OnnxHeader
 from pocketvlm.native import library
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
+from pocketvlm.takes import Takes
 from pocketvlm.vision import onnx, speeds
 from pocketvlm.vision.cache import EmbeddingCache
 from pocketvlm.vision.dynamic import DynamicSize
@@ -27,14 +27,13 @@ from pocketvlm.vision.family import RGB, Family, PicturePlan
 from pocketvlm.vision.files import EmbeddingFiles
 from pocketvlm.vision.mtmd import MtmdEncoder, NativeVision
 from pocketvlm.vision.pair import Checked, family_of
-from pocketvlm.vision.providers import devices_for
+from pocketvlm.vision.providers import CPU, devices_for
 from pocketvlm.vision.speeds import Speed
 from pocketvlm.vision.tiled import FamilyVision
 
 _log = logging.getLogger(__name__)
 REVISION = 2  # of what is computed from the same tile with the same files; raised with a mend, so that kept files go
-_RUNS, _ENOUGH = 4, 1.0  # and seconds: a tile is encoded again, to see past the first run's own cost,
-_LONG = 4.0  # unless that took so many seconds
+_LONG = 3.0  # seconds: a tile is encoded again, to see past the first run's own cost
 _MERGES = ("projector.scale_factor", "spatial_merge_size")  # patches along the edge of what becomes a token
 _EDGE = 224  # pixels of the tile that encoders are measured with, unless the family wants another size
 
@@ -43,13 +42,14 @@ _EDGE = 224  # pixels of the tile that encoders are measured with, unless the fa
 class Candidate:
     """An encoder that could be used. `key` names file and device for the memory, `open` takes threads.
 
-    `files` hold what it computes with.
+    `files` hold what it computes with. `on_cpu`: with threads of this process.
     """
 
     key: str
     name: str
     open: Callable[[int], VisionEncoder]
     files: tuple[Path, ...] = ()
+    on_cpu: bool = True
 
 
 def open_vision(
@@ -92,7 +92,7 @@ def time_encoders(
 ) -> dict[str, Speed]:
     """How long each encoder takes for the tile that they are compared with, by the name of its file.
 
-    As remembered, else measured now and remembered.
+    As remembered, else measured now and remembered; also where that was done on a busy machine.
     """
     family, candidates = encoders(model, checked, device=device, gpu=gpu)
     if family is None:
@@ -100,7 +100,7 @@ def time_encoders(
     most = min(threads or physical_cores(), physical_cores())
     name = device_name(threads, gpu)
     known = speeds.recall(name)
-    if any(candidate.key not in known for candidate in candidates):
+    if not all(candidate.key in known and known[candidate.key].steady for candidate in candidates):
         known = _measure(candidates, _tile(family), _counts(most, threads is not None))
         speeds.remember(name, known)
     found = sorted((known[candidate.key] for candidate in candidates), key=lambda speed: -speed.seconds)
@@ -137,6 +137,7 @@ def encoders(model: Model, checked: Checked, *, device: str, gpu: int | None) ->
                 f"{encoder.path.name}, onnxruntime, {where}",
                 partial(_open_onnx, encoder, model, where),
                 (encoder.path, *encoder.data_files),
+                where == CPU,
             )
             for where in devices_for(device, onnx.runtime().get_available_providers())
         ]
@@ -147,7 +148,9 @@ def encoders(model: Model, checked: Checked, *, device: str, gpu: int | None) ->
             families.append(_known(model, projector.metadata, projector.path))
             opened = partial(_open_mtmd, projector, model, family, gpu)
             named = f"{projector.path.name}, libmtmd"
-            candidates.append(Candidate(speeds.file_hash(projector.path), named, opened, (projector.path,)))
+            candidates.append(
+                Candidate(speeds.file_hash(projector.path), named, opened, (projector.path,), gpu is None)
+            )
     if encoder is not None and any(family != families[0] for family in families):
         raise PairingError("prepares pictures otherwise than the mmproj beside it: they are not a pair", encoder.path)
     return (families[0] if families else None), candidates
@@ -186,12 +189,15 @@ def _measure(candidates: Sequence[Candidate], tile: RGB, counts: Sequence[int]) 
     def time_one(candidate: Candidate, threads: int) -> None:
         encoder = candidate.open(threads)
         try:
-            seconds = _seconds(encoder, tile)
+            takes = Takes(threads if candidate.on_cpu else None, enough=_LONG)
+            while takes.wanted:
+                takes.run(lambda: encoder.encode_tile(tile))
         finally:
             encoder.close()
+        seconds = takes.seconds
         _log.info("%s, %d threads: %.3f s a tile", candidate.name, threads, seconds)
         if candidate.key not in found or seconds < found[candidate.key].seconds:
-            found[candidate.key] = Speed(name=candidate.name, threads=threads, seconds=seconds)
+            found[candidate.key] = Speed(name=candidate.name, threads=threads, seconds=seconds, steady=takes.steady)
 
     for candidate in candidates:
         time_one(candidate, counts[0])
@@ -199,15 +205,6 @@ def _measure(candidates: Sequence[Candidate], tile: RGB, counts: Sequence[int]) 
     for threads in counts[1:]:
         time_one(fastest, threads)
     return found
-
-
-def _seconds(encoder: VisionEncoder, tile: RGB) -> float:
-    taken: list[float] = []
-    while len(taken) < _RUNS and (len(taken) < 2 or sum(taken) < _ENOUGH) and sum(taken) < _LONG:
-        began = time.perf_counter()
-        encoder.encode_tile(tile)
-        taken.append(time.perf_counter() - began)
-    return max(min(taken), 1e-6)
 
 
 def _counts(most: int, exactly: bool) -> tuple[int, ...]:

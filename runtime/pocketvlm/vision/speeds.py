@@ -24,13 +24,17 @@ _ENDS = 1 << 20  # bytes at either end of a file that its hash looks at
 
 
 class Speed(BaseModel):
-    """`seconds` for one tile with `threads`; `name` is for a person: file and encoder."""
+    """`seconds` for one tile with `threads`; `name` is for a person: file and encoder.
+
+    Not `steady` where that varied, or other programs had the processor.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     threads: PositiveInt
     seconds: PositiveFloat
+    steady: bool = True
 
 
 Speeds = dict[str, Speed]
