@@ -11,9 +11,13 @@ import sys
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
+
+from pocketvlm.cli.chat import chat
+from pocketvlm.errors import RequestError
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()"]
@@ -287,22 +291,28 @@ def test_a_full_disk_is_told_in_a_line(arguments: list[str], stdin: bytes, iota_
 
 
 @pytest.mark.parametrize(
-    ("arguments", "lines", "words"),
+    ("lines", "words"),
     [
-        ([], "/image none.png\nHi\n", "error: none.png: no such file\n"),
-        ([], "/pictures\nHi\n", "error: there is no /pictures; /help tells what there is\n"),
-        (["--json"], "Hi\n", "error: --json: needs a question\n"),
-        (["--detail", "ultra"], "Hi\n", "error: --detail: must be low, auto or high, not ultra\n"),
-        (
-            ["-i", "-"],
-            "Hi\n",
-            "error: -i -: needs a question: standard input cannot be both picture and conversation\n",
-        ),
+        ("/image none.png\nHi\n", "error: none.png: no such file\n"),
+        ("/pictures\nHi\n", "error: there is no /pictures; /help tells what there is\n"),
     ],
 )
-def test_a_conversation_from_a_file_ends_at_what_is_wrong(arguments: list[str], lines: str, words: str) -> None:
-    done = run("chat", *arguments, stdin=lines.encode())
+def test_a_conversation_from_a_file_ends_at_what_is_wrong(lines: str, words: str) -> None:
+    done = run("chat", stdin=lines.encode())
     assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (2, "", words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"as_json": True}, "--json: needs a question"),
+        ({"image": ["-"]}, "-i -: needs a question: standard input cannot be both"),
+        ({"detail": "ultra"}, "--detail: must be low, auto or high, not ultra"),
+    ],
+)
+def test_options_that_would_be_ignored(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        chat(**options)
 
 
 def test_nobody_to_tell() -> None:

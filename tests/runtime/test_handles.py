@@ -74,6 +74,8 @@ def test_limits_hold() -> None:
         assert handles.find(told.id).bytes == len(data), number
     with pytest.raises(ImageTooLargeError, match="2,001"):
         handles.add(b"x" * 2001, (1, 1))
+    with pytest.raises(ImageTooLargeError, match="no pictures are kept"):
+        PictureHandles(HandleLimits(count=0)).add(b"x", (1, 1))
     for wrong in ({"seconds": 0}, {"seconds": float("inf")}, {"count": -1}, {"size": -1}):
         with pytest.raises(RequestError):
             HandleLimits(**wrong)  # type: ignore[arg-type]

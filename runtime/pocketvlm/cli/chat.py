@@ -285,6 +285,8 @@ def _talk(conversation: _Conversation) -> None:
         except KeyboardInterrupt:
             err.print("\n[dim]stopped[/dim]")
         except ContextLengthError as error:
+            if not interactive:
+                raise
             err.print(
                 f"[yellow]The conversation no longer fits: {escape(error.message)}.[/yellow] /reset starts again."
             )

@@ -84,11 +84,11 @@ def loading(model: str | None, mmproj: str | None, *, memory: str | None = None,
     given = {"target": target, "model": gguf, "mmproj": mmproj, **options}
     if memory is None:
         return given
-    from pocketvlm.plan.budget import keep_within
+    from pocketvlm.plan.budget import keep_within, read_size
 
     chosen, found = keep_within(given, memory)
     changed = [f"{name.replace('_', ' ')} {value}" for name, value in chosen.items() if given.get(name) != value]
-    told = f"about {found.memory_bytes / 1e6:,.0f} MB of {memory}"
+    told = f"about {found.memory_bytes / 1e6:,.0f} MB of {read_size(memory) / 1e6:,.0f} MB"
     typer.echo(f"memory: {told}{': ' if changed else ''}{', '.join(changed)}", err=True)
     return chosen
 

@@ -80,7 +80,9 @@ class PictureHandles:
     def add(self, data: bytes, size: tuple[int, int]) -> PictureHandle:
         """Keep a file that was read as a picture of `size`. ImageTooLargeError where it could never fit."""
         limits = self._limits
-        if len(data) > limits.size or not limits.count:
+        if not limits.count:
+            raise ImageTooLargeError("no pictures are kept here")
+        if len(data) > limits.size:
             raise ImageTooLargeError(f"a file of {len(data):,} bytes is over the limit of {limits.size:,} for all")
         id = SCHEME + hashlib.sha256(data).hexdigest()
         with self._lock:
