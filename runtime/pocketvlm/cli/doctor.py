@@ -28,7 +28,9 @@ _PACKAGES = ("numpy", "pillow", "gguf", "pydantic", "jinja2")
 _EXTRAS = {
     "convert": ("safetensors", "onnx", "tokenizers"),
     "server": ("starlette", "uvicorn", "prometheus_client"),
+    "hub": ("huggingface_hub", "filelock"),
     "heif": ("pillow_heif",),
+    "ray": ("ray",),
 }
 
 
