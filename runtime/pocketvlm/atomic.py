@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,8 +17,13 @@ def new_file(path: Path, *, mode: int = 0o666, synced: bool = True) -> Iterator[
     """To be filled; it takes its place at the end, and is gone where anything is raised, Ctrl-C included.
 
     It lies beside its place as `.NAME.RANDOM.partial`, with `mode` less the umask. `synced` where losing it in a power
-    cut matters. Raises what the system does: OSError, and ValueError for what is no name of a file.
+    cut matters. Raises what the system does: OSError, and ValueError for what is no name of a file; and OSError for a
+    device or a pipe, whose place no file should take.
     """
+    with suppress(FileNotFoundError):
+        kind = path.lstat().st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISLNK(kind) or stat.S_ISDIR(kind)):
+            raise OSError(errno.EINVAL, "is no regular file")
     # Named before it is made: a signal between the two would leave it behind.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:

@@ -124,6 +124,8 @@ def read_job(source: Path, defaults: Defaults) -> Job:
         if not defaults.prompt:
             raise RequestError("is needed for a folder of pictures", "--prompt")
     else:
+        if source.exists() and not source.is_file():
+            raise RequestError("is no regular file: its lines are read again as they are needed", str(source))
         items = _lines(source, defaults)
     if not items:
         raise RequestError("holds no pictures" if source.is_dir() else "holds no requests", str(source))

@@ -62,6 +62,8 @@ class Results:
         self.errors = 0
         self.fingerprint: str | None = None
         self._new = not path.exists()
+        if not (self._new or path.is_file() or path.is_dir()):
+            raise RequestError("is no regular file: a batch reads in it what is done already", str(path))
         try:
             self._file = path.open("a+b")
         except OSError as error:

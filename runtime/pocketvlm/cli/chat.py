@@ -118,9 +118,13 @@ def chat(
             conversation.answer(prompt, pictures)
 
 
+_LARGEST_SCHEMA = 1 << 24  # bytes
+
+
 def _form(path: Path) -> dict[str, Any]:
     try:
-        schema = json.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:  # which may be a device without an end
+            schema = json.loads(file.read(_LARGEST_SCHEMA).decode())
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}", "--json-schema") from None
     except (ValueError, RecursionError) as error:
