@@ -133,6 +133,9 @@ def test_broken_files(pair: tuple[Path, Path], which: int, spoil: Callable[[byte
 
 def test_missing_files(pair: tuple[Path, Path], tmp_path: Path) -> None:
     nowhere = tmp_path / "nowhere.gguf"
+    for empty in (lambda: VLM.load(""), lambda: VLM.load(model=pair[0], mmproj="")):
+        with pytest.raises(ModelNotFoundError, match="is empty"):
+            empty()
     for give in (lambda: VLM.load(nowhere), lambda: VLM.load(model=pair[0], mmproj=nowhere)):
         with pytest.raises(ModelNotFoundError, match="nowhere") as caught:
             give()

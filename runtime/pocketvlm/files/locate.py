@@ -47,6 +47,8 @@ def locate(
 
     `mmproj` may be an ONNX vision encoder as well, told by its name.
     """
+    if "" in (target, model, mmproj):  # a variable that is not set; as a path it would be the working directory
+        raise ModelNotFoundError("the name of a model or projector is empty")
     if target is not None and model is not None:
         raise PairingError("give either a bundle or model=, not both", target)
     if target is None and model is None:

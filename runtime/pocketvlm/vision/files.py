@@ -117,7 +117,8 @@ class EmbeddingFiles:
             return
         if any(self._folder.iterdir()):
             raise PictureCacheError(
-                f"others may look into this folder, and embeddings tell about pictures: chmod 700 {self._folder}",
+                "others may look into this folder, and embeddings tell about pictures: name one for them alone, or make "
+                "this one private (chmod 700)",
                 self._folder,
             )
         self._folder.chmod(0o700)
