@@ -242,7 +242,7 @@ def test_a_folder_that_others_can_read(tmp_path: Path) -> None:
     (full / "letter.txt").write_text("mine")
     EmbeddingFiles(empty, 1000)
     assert stat.S_IMODE(empty.stat().st_mode) == 0o700
-    with pytest.raises(PictureCacheError, match=r"full: others may look .* chmod 700"):
+    with pytest.raises(PictureCacheError, match=r"full: others may look .*chmod 700"):
         EmbeddingFiles(full, 1000)
     assert stat.S_IMODE(full.stat().st_mode) == 0o755
 

@@ -117,8 +117,8 @@ class EmbeddingFiles:
             return
         if any(self._folder.iterdir()):
             raise PictureCacheError(
-                "others may look into this folder, and embeddings tell about pictures: name one for them alone, or make "
-                "this one private (chmod 700)",
+                "others may look into this folder, and embeddings tell about pictures: "
+                "name one for them alone, or make this one private (chmod 700)",
                 self._folder,
             )
         self._folder.chmod(0o700)
