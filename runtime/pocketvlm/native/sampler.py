@@ -49,7 +49,10 @@ class Sampler(Handle):
         if (repeat, frequency, presence) != (1.0, 0.0, 0.0):
             penalties = lib.llama_sampler_init_penalties(model.n_vocab, _PENALTY_WINDOW, repeat, frequency, presence)
             self._add(penalties)
-        if sampling.temperature < _COLDEST:
+        cold = sampling.temperature < _COLDEST
+        # A chain lists every token of the vocabulary first, ten times the work of finding the largest logit.
+        self._plain = cold and not sampling.logit_bias and (repeat, frequency, presence) == (1.0, 0.0, 0.0)
+        if cold:
             self._add(lib.llama_sampler_init_greedy())
             return
         if sampling.top_k > 0:
@@ -63,10 +66,14 @@ class Sampler(Handle):
 
     def sample(self, context: Context, index: int = -1) -> int:
         """Draw from the logits of one token of the last batch, and remember what was drawn for the penalties."""
+        if self._plain:
+            return int(context.logits(index, copy=False).argmax())
         return int(self._lib.llama_sampler_sample(self.raw, context.raw, index))
 
     def choose(self, logits: Logits) -> int:
         """The same from logits that were copied."""
+        if self._plain:
+            return int(logits.argmax())
         lib, count = self._lib, len(logits)
         candidates = np.zeros(count, _CANDIDATE)
         candidates["id"], candidates["logit"] = np.arange(count), logits
