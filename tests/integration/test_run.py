@@ -43,17 +43,19 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, int]]:
     return found
 
 
-def test_a_known_picture_after_other_text_is_one_batch(iota_bundle: Path, calls: list[tuple[str, str, int]]) -> None:
+def test_one_batch(iota_bundle: Path, calls: list[tuple[str, str, int]]) -> None:
+    """At first sight, when all tiles are encoded; and where they are known, but stand after other text."""
     picture = disc("red", size=(400, 300))
+    text = {"type": "text", "text": "Something else."}
+    parts = [text, {"type": "image", "image": picture}, text]
     with VLM.load(iota_bundle) as vlm:
-        vlm.chat(asked("Describe the picture.", picture), max_tokens=1)
-        calls.clear()
-        text = {"type": "text", "text": "Something else."}
-        parts = [text, {"type": "image", "image": picture}, text]
-        answer = vlm.chat([{"role": "user", "content": parts}], max_tokens=1)
-        new = answer.usage.prompt_tokens - answer.usage.prompt_tokens_details.cached_tokens
+        for question in (asked("Describe the picture.", picture), [{"role": "user", "content": parts}]):
+            calls.clear()
+            answer = vlm.chat(question, max_tokens=1)
+            new = answer.usage.prompt_tokens - answer.usage.prompt_tokens_details.cached_tokens
+            assert [(name, rows) for _, name, rows in calls] == [("decode_embeddings", new)]
     assert answer.timings.images[0].tiles > 2
-    assert [(name, rows) for _, name, rows in calls] == [("decode_embeddings", new)]
+    assert answer.timings.images[0].cache == "memory"
 
 
 def test_batches_may_end_anywhere(iota_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:

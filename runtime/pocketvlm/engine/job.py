@@ -40,6 +40,7 @@ class Job:
     lane: Lane | None = None
     drawer: Drawer | None = None
     encoding: Encoding | None = None
+    gather: int = 0  # rows of its prompt: it waits for tiles until so many can be evaluated together
     rows: dict[Slot, Embeddings] = field(default_factory=dict)  # encoded, not yet evaluated
     parts: dict[Slot, Embeddings] = field(default_factory=dict)  # tiles whose slots wait for others
     next: int = 0  # unit to be evaluated
@@ -68,6 +69,18 @@ class Job:
         """Its lane, while it runs."""
         assert self.lane is not None
         return self.lane
+
+    @property
+    def waits(self) -> bool:
+        """Whether it should not be evaluated before a tile that is missing; one that was begun is ended first."""
+        if self.offset:
+            return False
+        ready = 0
+        for unit in self.units[self.next :]:
+            if isinstance(unit, Slot) and unit not in self.rows:
+                return ready < self.gather
+            ready += length_of(unit)
+        return False
 
     @property
     def upcoming(self) -> list[Unit]:

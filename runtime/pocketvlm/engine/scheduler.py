@@ -64,7 +64,7 @@ class Scheduler:
         self._stepper = Stepper(
             context, self._lanes, threads, table=table, speculation=speculation, moved=self._moved, over=self._over
         )
-        self._ahead = threads.beside < threads.all
+        self._ahead, self._gather = threads.beside < threads.all, context.n_batch
         self._side = SideThread()
         self._prefill: Prefill | None = None
         if aside is not None:
@@ -212,6 +212,8 @@ class Scheduler:
         job.stops = self._lanes.stops(job.units, known)
         job.cached_tokens = sum(map(length_of, job.units[:known]))
         job.drawer = Drawer(self._model, job.request, job.matcher)
+        # Where decoder and encoder take turns, larger batches cost less, and nothing is gained by small ones.
+        job.gather = 0 if self._ahead else self._gather
         self._encode(job)
 
     def _encode(self, job: Job) -> None:
@@ -249,7 +251,7 @@ class Scheduler:
         """Ask for the tile that comes next, where that was not done ahead."""
         if self._ahead or not job.in_prompt or self._vision is None:
             return
-        if isinstance(unit := job.units[job.next], Slot) and unit not in job.rows:
+        if job.waits:
             assert job.encoding is not None
             if job.encoding.todo:
                 self._side.ask(job.encoding)

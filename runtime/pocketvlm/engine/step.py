@@ -91,7 +91,7 @@ class Stepper:
         began = time.perf_counter()
         self._context.set_threads(self._threads.beside if shared else self._threads.all)
         answers = [job for job in self.running if not job.in_prompt and job.unread() < UNREAD]
-        prompts = [job for job in self.running if job.in_prompt and not job.aside]
+        prompts = [job for job in self.running if job.in_prompt and not job.aside and not job.waits]
         # Who waits for tiles of its own loses little by waiting; the others must get on.
         urgent = any(job.encoding is None or not job.encoding.todo for job in prompts)
         room = budget = self._pace.rows(len(answers), shared, urgent=urgent)
@@ -267,4 +267,4 @@ def _can_step(job: Job) -> bool:
     if not job.in_prompt:
         return job.unread() < UNREAD
     unit = job.units[job.next]
-    return not job.aside and (isinstance(unit, int) or unit in job.rows)
+    return not job.aside and not job.waits and (isinstance(unit, int) or unit in job.rows)
