@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from PIL import Image
 
 from pocketvlm import VLM
+from pocketvlm.engine.cache import CacheContent
 from pocketvlm.engine.engine import Generation, Started, Token
 from pocketvlm.engine.local import LocalEngine
 from pocketvlm.messages import ChatRequest
@@ -30,6 +32,7 @@ ANSWER = 6  # tokens, at most
 TOP = 64  # likeliest tokens that are compared at each of them
 CLOSE = 1e-3  # of logarithms of probabilities
 TURNS = 5  # of one conversation
+SHORT = (1, 12)  # words of a message: least and most
 
 
 @dataclass
@@ -46,17 +49,20 @@ class Turn:
 
 @dataclass
 class Difference:
-    """Over all turns: answers that differ, and the largest difference of a log probability where they do not yet."""
+    """Over all turns: answers that differ, and of `each` the largest difference of a log probability before they do."""
 
-    turns: int = 0
     other: int = 0
-    largest: float = 0.0
+    each: list[float] = field(default_factory=list)
     prompt: int = 0
     cached: int = 0
 
+    @property
+    def largest(self) -> float:
+        return max(self.each, default=0.0)
+
     def __str__(self) -> str:
         share = self.cached / max(1, self.prompt)
-        told = f"{self.turns} answers, {self.other} of other tokens, largest difference {self.largest:.2g}"
+        told = f"{len(self.each)} answers, {self.other} of other tokens, largest difference {self.largest:.2g}"
         return f"{told}, {share:.0%} cached"
 
 
@@ -69,22 +75,22 @@ def picture(number: int) -> Image.Image:
 PICTURES = [picture(number) for number in range(8)]
 
 
-def said(rng: Random, pictures: float = 0.5) -> dict[str, Any]:
+def said(rng: Random, pictures: float = 0.5, words: tuple[int, int] = SHORT) -> dict[str, Any]:
     """A user's message, perhaps with pictures."""
-    text = {"type": "text", "text": " ".join(rng.choices(WORDS, k=rng.randint(1, 12)))}
+    text = {"type": "text", "text": " ".join(rng.choices(WORDS, k=rng.randint(*words)))}
     shown: list[dict[str, Any]] = []
     while rng.random() < pictures and len(shown) < 2:
         shown.append({"type": "image", "image": rng.choice(PICTURES)})
     return {"role": "user", "content": [*shown, text] if rng.random() < 0.7 else [text, *shown]}
 
 
-def change(messages: list[dict[str, Any]], rng: Random) -> None:
+def change(messages: list[dict[str, Any]], rng: Random, words: tuple[int, int]) -> None:
     """Insert, edit or drop a turn, or swap a picture, anywhere; who speaks still alternates."""
     asked = range(0, len(messages), 2)
     at = rng.choice(asked)
     kind = rng.choice(["insert", "edit", "drop", "swap", "answer"])
     if kind == "insert":
-        messages[at:at] = [said(rng), {"role": "assistant", "content": rng.choice(WORDS)}]
+        messages[at:at] = [said(rng, words=words), {"role": "assistant", "content": rng.choice(WORDS)}]
     elif kind == "drop" and len(messages) > 2:
         del messages[at : at + 2]
     elif kind == "swap":
@@ -94,25 +100,25 @@ def change(messages: list[dict[str, Any]], rng: Random) -> None:
     elif kind == "answer" and at + 1 < len(messages):
         messages[at + 1] = {"role": "assistant", "content": " ".join(rng.choices(WORDS, k=3))}
     else:
-        messages[at] = said(rng)
+        messages[at] = said(rng, words=words)
     if messages[-1]["role"] != "user":
-        messages.append(said(rng, 0.2))
+        messages.append(said(rng, 0.2, words))
 
 
-def converse(vlm: VLM, seed: int) -> list[Turn]:
+def converse(vlm: VLM, seed: int, words: tuple[int, int]) -> list[Turn]:
     """Two conversations by turns, the second a branch of the first."""
     rng = Random(seed)
     found: list[Turn] = []
-    talks: list[list[dict[str, Any]]] = [[said(rng, 0.8)]]
+    talks: list[list[dict[str, Any]]] = [[said(rng, 0.8, words)]]
     for _ in range(TURNS):
         messages = rng.choice(talks)
         if rng.random() < 0.15:
             answer(vlm, messages, stop=rng.randint(1, 4))
         turn = answer(vlm, messages, count=rng.randint(1, ANSWER))
         found.append(turn)
-        messages += [{"role": "assistant", "content": turn.text or "So."}, said(rng, 0.3)]
+        messages += [{"role": "assistant", "content": turn.text or "So."}, said(rng, 0.3, words)]
         if rng.random() < 0.4:
-            change(messages, rng)
+            change(messages, rng, words)
         if len(talks) < 2 and rng.random() < 0.4:
             talks.append(copy.copy(messages[: rng.randrange(1, len(messages) + 1, 2)]))
         if len(messages) > 7:
@@ -165,9 +171,16 @@ def compare(load: Callable[..., VLM], seeds: range, *, lanes: int = 4, together:
     return differ(turns, replay(load, turns))
 
 
-def hold(load: Callable[..., VLM], seeds: range, *, lanes: int = 4, together: int = 3) -> list[Turn]:
+def hold(
+    load: Callable[..., VLM],
+    seeds: range,
+    *,
+    lanes: int = 4,
+    together: int = 3,
+    words: tuple[int, int] = SHORT,
+) -> list[Turn]:
     with load(parallel=lanes) as warm, ThreadPoolExecutor(together) as pool:
-        return [turn for talk in pool.map(lambda seed: converse(warm, seed), seeds) for turn in talk]
+        return [turn for talk in pool.map(lambda seed: converse(warm, seed, words), seeds) for turn in talk]
 
 
 def replay(load: Callable[..., VLM], turns: list[Turn], *, rows: int | None = None) -> list[Turn]:
@@ -180,30 +193,37 @@ def replay(load: Callable[..., VLM], turns: list[Turn], *, rows: int | None = No
         for turn in turns:
             settle(cold)
             forget(cold)
-            made.append(answer(cold, turn.messages, count=max(1, len(turn.tokens))))
-            assert made[-1].cached == 0
+            made.append(_again(cold, turn))
+    return made
+
+
+def replay_together(load: Callable[..., VLM], turns: list[Turn], *, lanes: int = 4, together: int = 3) -> list[Turn]:
+    """The same prompts, as many at a time as when they were held, by an engine that finds nothing in its cache."""
+    with (
+        mock.patch.object(CacheContent, "common", lambda *_: 0),
+        load(parallel=lanes) as cold,
+        ThreadPoolExecutor(together) as pool,
+    ):
+        return list(pool.map(lambda turn: _again(cold, turn), turns))
+
+
+def _again(cold: VLM, turn: Turn) -> Turn:
+    made = answer(cold, turn.messages, count=max(1, len(turn.tokens)))
+    assert made.cached == 0
     return made
 
 
 def differ(some: list[Turn], others: list[Turn]) -> Difference:
-    difference = Difference()
-    for one, other in zip(some, others, strict=True):
-        difference = _added(difference, one, other)
-    return difference
-
-
-def _added(sum: Difference, one: Turn, two: Turn) -> Difference:
-    """Up to the first token that differs."""
-    largest = sum.largest
-    for a, b, here, there in zip(one.tokens, two.tokens, one.scores, two.scores, strict=False):
-        largest = max([largest, *(abs(here[token] - there[token]) for token in here.keys() & there.keys())])
-        if a != b:
-            break
-    return replace(
-        sum,
-        turns=sum.turns + 1,
-        other=sum.other + (one.tokens != two.tokens[: len(one.tokens)]),
-        largest=largest,
-        prompt=sum.prompt + one.prompt,
-        cached=sum.cached + one.cached,
-    )
+    """Of each answer, up to the first token that differs."""
+    found = Difference()
+    for one, two in zip(some, others, strict=True):
+        largest = 0.0
+        for a, b, here, there in zip(one.tokens, two.tokens, one.scores, two.scores, strict=False):
+            largest = max([largest, *(abs(here[token] - there[token]) for token in here.keys() & there.keys())])
+            if a != b:
+                break
+        found.each.append(largest)
+        found.other += one.tokens != two.tokens[: len(one.tokens)]
+        found.prompt += one.prompt
+        found.cached += one.cached
+    return found
