@@ -73,11 +73,11 @@ def idle(vlm: VLM) -> Prefill:
     settle(engine)
     prefill: Prefill = engine._scheduler._prefill
     until = time.monotonic() + 10
-    while prefill._side._context is not None:
+    while prefill.side._context is not None:
         assert time.monotonic() < until, "the side's context stays open"
         time.sleep(0.005)
     assert prefill._room == engine.info.context_size
-    assert not prefill._chunks and not prefill._side._inside
+    assert not prefill._chunks and not prefill.side._inside
     return prefill
 
 

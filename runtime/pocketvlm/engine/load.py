@@ -39,7 +39,7 @@ _PHOTO = (4000, 3000)  # seen with detail auto: the encoder's share of a device 
 class Loaded:
     """`aside` makes the context for prompts beside answers, where there is to be one.
 
-    `table` is for models to which tokens and their embeddings are the same.
+    `table` makes that of models to which tokens and their embeddings are the same.
     """
 
     model: Model
@@ -47,7 +47,7 @@ class Loaded:
     context: Context
     aside: Callable[[], Context] | None
     placement: Placement
-    table: TokenTable | None
+    table: Callable[[], TokenTable | None] | None
     speculation: Speculation | None
 
 
@@ -105,12 +105,12 @@ def _load(
         speculation = speculation_of(options.speculate, exact=options.exact, forgets=model.forgets)
         drafted = DRAFTED if speculation else 0
         context = make(n_ctx=size, n_batch=max(BATCH, at_once), threads=threads.all, outputs=lanes + drafted)
-        table = token_table(model, checked.model, context) if vision and not model.forgets else None
     except BaseException:
         model.close()
         raise
     return_free_blocks()
     second = partial(make, n_ctx=-(-size // lanes), n_batch=max(ROWS, at_once), threads=threads.rest, outputs=lanes)
+    table = partial(token_table, model, checked.model, context) if vision and not model.forgets else None
     return Loaded(model, vision, context, second if aside else None, where, table, speculation)
 
 

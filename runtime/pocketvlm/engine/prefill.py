@@ -39,8 +39,9 @@ class Side:
     `make` gives one with as many sequences as there are lanes.
     """
 
-    def __init__(self, make: Callable[[], Context], table: TokenTable | None) -> None:
-        self._make, self._table = make, table
+    def __init__(self, make: Callable[[], Context]) -> None:
+        self._make = make
+        self.table: TokenTable | None = None
         self._context: Context | None = None
         self._inside: set[int] = set()
         self._batch = Batch(ROWS)
@@ -56,7 +57,7 @@ class Side:
             context.add_cells(chunk.enters, sequence)
         position, offset, units = chunk.position, 0, list(chunk.units)
         while units:
-            run = next_run(units, chunk.rows, ROWS, context, self._table, position=position, offset=offset)
+            run = next_run(units, chunk.rows, ROWS, context, self.table, position=position, offset=offset)
             if run is None:
                 tokens = tokens_before_slots(units)
                 self._batch.clear()
@@ -167,7 +168,6 @@ class Prefill:
         context: Context,
         thread: SideThread,
         make: Callable[[], Context],
-        table: TokenTable | None,
         *,
         room: int,
         post: Callable[[Callable[[], None]], None],
@@ -176,7 +176,7 @@ class Prefill:
     ) -> None:
         self._context, self._thread, self._room = context, thread, room
         self._post, self._moved, self._answer = post, moved, answer
-        self._side = Side(make, table)
+        self.side = Side(make)
         self._chunks: dict[Job, Chunk | None] = {}  # of those on the side: what is evaluated now
         self._refused: set[Job] = set()
 
@@ -225,7 +225,7 @@ class Prefill:
             self._forget(job)
             return
         chunk = Chunk(
-            self._side,
+            self.side,
             lane.id,
             units,
             {unit: job.rows[unit] for unit in units if isinstance(unit, Slot)},
@@ -272,7 +272,7 @@ class Prefill:
 
     def _leave(self, job: Job) -> None:
         self._forget(job)
-        self._thread.ask(_Leave(self._side, job.in_lane.id))
+        self._thread.ask(_Leave(self.side, job.in_lane.id))
 
     def _forget(self, job: Job) -> None:
         job.aside = False

@@ -41,7 +41,8 @@ _T = TypeVar("_T")
 class Scheduler:
     """Owns the context from now on. `sink`s are called on its thread, the side thread, or that which closes it.
 
-    `aside` makes the context for prompts beside answers; without it, they go with the answers' steps.
+    `aside` makes the context for prompts beside answers; without it, they go with the answers' steps. `table`, called
+    on its thread, the one with which text goes beside pictures.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Scheduler:
         lanes: int,
         queue_size: int,
         threads: Threads,
-        table: TokenTable | None = None,
+        table: Callable[[], TokenTable | None] | None = None,
         speculation: Speculation | None = None,
         aside: Callable[[], Context] | None = None,
     ) -> None:
@@ -62,8 +63,9 @@ class Scheduler:
         self._lanes = Lanes(context, lanes)
         self._most = lanes + queue_size
         self._stepper = Stepper(
-            context, self._lanes, threads, table=table, speculation=speculation, moved=self._moved, over=self._over
+            context, self._lanes, threads, speculation=speculation, moved=self._moved, over=self._over
         )
+        self._table = table
         self._ahead, self._gather = threads.beside < threads.all, context.n_batch
         self._side = SideThread()
         self._prefill: Prefill | None = None
@@ -72,7 +74,6 @@ class Scheduler:
                 context,
                 self._side,
                 aside,
-                table,
                 room=context.n_ctx,
                 post=self._post,
                 moved=self._look_ahead,
@@ -158,12 +159,20 @@ class Scheduler:
     # --- on the scheduler's thread
 
     def _run(self) -> None:
+        if self._table is not None:
+            self._survive(self._read_table)
         while not self._closed:
             self._survive(self._turn)
         while not self._inbox.empty():  # a job may have come with the close
             self._survive(self._inbox.get())
         for job in [*self._stepper.running, *self._waiting]:
             self._fail(job, EngineClosedError("the model is closed"))
+
+    def _read_table(self) -> None:
+        assert self._table is not None
+        self._stepper.table = table = self._table()
+        if self._prefill is not None:
+            self._prefill.side.table = table
 
     def _survive(self, work: Callable[[], None]) -> None:
         try:

@@ -38,7 +38,7 @@ class Stepper:
     """Evaluates and draws; all of it on the scheduler's thread, but for `abort_unwanted` and `stop`.
 
     `moved` is called when a prompt has gone on, `over` when a request has ended: with an error, or None.
-    Without a `table`, tokens and pictures take turns; without `speculation`, nothing is drafted.
+    Without its `table`, tokens and pictures take turns; without `speculation`, nothing is drafted.
     """
 
     def __init__(
@@ -47,7 +47,6 @@ class Stepper:
         lanes: Lanes,
         threads: Threads,
         *,
-        table: TokenTable | None,
         speculation: Speculation | None,
         moved: Callable[[Job], None],
         over: Callable[[Job, BaseException | None], None],
@@ -56,7 +55,8 @@ class Stepper:
         self._moved, self._over = moved, over
         self._batch = Batch(context.n_batch)
         self._pace = Pace(context.n_batch)
-        self._table, self._speculation = table, speculation
+        self._speculation = speculation
+        self.table: TokenTable | None = None
         self._outbox: list[tuple[Job, Event]] = []
         self._evaluated: list[Job] = []  # in the native call that runs now
         self._stopped = False
@@ -97,7 +97,7 @@ class Stepper:
         room = budget = self._pace.rows(len(answers), shared, urgent=urgent)
         self.deliver()
         for job in prompts if room > 0 else ():
-            if run := self._next_run(job, room, None if answers else self._table):  # else tokens go with theirs
+            if run := self._next_run(job, room, None if answers else self.table):  # else tokens go with theirs
                 room -= self._run(job, run)
                 break  # the others have their turn in the steps to come
         batch = self._batch

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pocketvlm.errors import EngineError
 from pocketvlm.files.gguf_header import GGUFHeader
-from pocketvlm.native.context import Context
+from pocketvlm.native.context import Aborted, Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.tensor import function
 
@@ -63,7 +63,9 @@ class TokenTable:
 def token_table(model: Model, header: GGUFHeader, context: Context) -> TokenTable | None:
     """None where a row is not to the model what its token is, bit for bit: tried in the empty `context`.
 
-    Some models scale it, or ask for the token in other layers as well.
+    Some models scale it, or ask for the token in other layers as well. To be called on the thread that evaluates: with
+    GNU's OpenMP, a second one that ever did makes all barriers of the process sleep instead of spin, and a third of the
+    speed is gone where all cores are used.
     """
     token = model.n_vocab // 2
     try:
@@ -74,7 +76,7 @@ def token_table(model: Model, header: GGUFHeader, context: Context) -> TokenTabl
         context.truncate(1)
         context.decode_embeddings(table.row(token), context.positions(1, 1))
         return table if np.array_equal(context.logits(), expected) else None
-    except (ValueError, EngineError):
+    except (ValueError, EngineError, Aborted):
         return None
     finally:
         context.clear()
