@@ -232,7 +232,7 @@ def test_where_the_side_fails_the_steps_take_over(exact: VLM, monkeypatch: pytes
         calls.append(1)
         raise EngineError("no memory")
 
-    monkeypatch.setattr(idle(exact)._side, broken, fail)
+    monkeypatch.setattr(idle(exact).side, broken, fail)
     with somebody_reads(exact):
         question = asked(LONG + "What colour is the circle?", disc("yellow", 6300 + len(broken)))
         assert exact.chat(question, max_tokens=4).text
