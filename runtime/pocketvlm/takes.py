@@ -9,7 +9,7 @@ from statistics import median
 
 _AGREE = 1.1  # times as long as the shortest, the next may be
 _OWN = 0.75  # of the processor's time, at the least: what other programs take makes each barrier of threads wait
-_BEST = 3
+_BEST = 3  # takes, at the least
 
 
 @dataclass
@@ -45,16 +45,16 @@ class Takes:
 
     @property
     def seconds(self) -> float:
-        """The median of the shortest: what disturbs only makes longer."""
+        """The median of the shorter half: what disturbs only makes longer."""
         return median(wall for wall, _ in self._best)
 
     @property
     def steady(self) -> bool:
-        """Whether the shortest agree, and this process had the processor."""
+        """Whether the shortest two agree, and this process had the processor."""
         best = self._best
         alone = self.threads is None or sum(own for _, own in best) >= _OWN * self.threads * sum(w for w, _ in best)
         return alone and best[min(1, len(best) - 1)][0] <= _AGREE * best[0][0]
 
     @property
     def _best(self) -> list[tuple[float, float]]:
-        return sorted(self._taken)[:_BEST]
+        return sorted(self._taken)[: max(_BEST, len(self._taken) // 2)]
