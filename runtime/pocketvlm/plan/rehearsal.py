@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from PIL import Image
@@ -24,6 +22,7 @@ from pocketvlm.messages import ImagePart
 from pocketvlm.native import child, log
 from pocketvlm.pictures.images import read_picture
 from pocketvlm.plan.sketch import time_model
+from pocketvlm.takes import Takes
 from pocketvlm.vision.pair import check_files
 
 _PICTURE, _SMALLER = (1024, 768), (640, 480)
@@ -156,13 +155,15 @@ def _pixel_seconds() -> float:
     """Of a JPEG file, with what is done to a photo on its way to the tiles."""
     data = BytesIO()
     Image.effect_noise(_PICTURE, 64).convert("RGB").save(data, "JPEG")
-    taken = []
-    for _ in range(3):
-        began = time.perf_counter()
+
+    def prepare() -> None:
         picture = read_picture(ImagePart(type="image", image=data.getvalue()), "picture")
         Image.fromarray(picture.pixels).resize(_SMALLER, Image.Resampling.LANCZOS)
-        taken.append(time.perf_counter() - began)
-    return median(taken) / (_PICTURE[0] * _PICTURE[1])
+
+    takes = Takes(1, least=3)
+    while takes.wanted:
+        takes.run(prepare)
+    return takes.seconds / (_PICTURE[0] * _PICTURE[1])
 
 
 def main() -> None:
