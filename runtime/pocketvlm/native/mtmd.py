@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,8 +148,10 @@ class Mtmd(Handle):
         """
         lib = self._lib
         log.forget_errors()
-        with held_back(self.cancel):
-            code = lib.mtmd_encode_chunk(self.raw, chunk.raw)
+        # On a thread that ends with it. GNU's OpenMP keeps a team for each that called, and once all teams have more
+        # threads than there are cores, barriers sleep instead of spin: the decoder would lose a third of its speed.
+        with held_back(self.cancel), ThreadPoolExecutor(1, "pocketvlm-encode") as alone:
+            code = alone.submit(lib.mtmd_encode_chunk, self.raw, chunk.raw).result()
         # A cancelled encode returns 0 and a finite, wrong embedding: only our own flag tells.
         if self._cancelled:
             raise Aborted
