@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 import hybrid
 from conversations import CLOSE, answer, compare, said
 from pocketvlm import VLM
+from pocketvlm.native.context import Batch, Context
 from pocketvlm_converters.convert import convert
 from tiny import families
 
@@ -58,3 +61,21 @@ def test_goes_on_from_a_file(load: Callable[..., VLM], tmp_path: Path) -> None:
     assert found.tokens == expected.tokens
     assert found.cached == expected.cached > 0
     assert edited.tokens
+
+
+def test_batches_are_even_where_they_must_be(iota_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers and prompts of other lengths at once: pieces of one batch could take each other's cells of a window."""
+    model = hybrid.save(iota_onnx / "model-F32.gguf", tmp_path / "hybrid.gguf", window=20)
+    seen: list[list[int]] = []
+    decode = Context.decode
+
+    def watched(context: Context, batch: Batch) -> None:
+        seen.append(np.unique(batch._sequences[: batch.count], return_counts=True)[1].tolist())
+        decode(context, batch)
+
+    monkeypatch.setattr(Context, "decode", watched)
+    with VLM.load(model=model, parallel=4, context_size=1536) as vlm, ThreadPoolExecutor(4) as pool:
+        talks = [[said(Random(seed), 0, (1, 80))] for seed in range(16)]
+        list(pool.map(lambda messages: answer(vlm, messages), talks))
+    assert any(len(counts) > 1 for counts in seen), "nothing went together"
+    assert all(len(set(counts)) == 1 for counts in seen)

@@ -112,6 +112,10 @@ class Stepper:
                 parts.append((job, [job.token, *drafts.get(job, ())], batch.count))
                 batch.extend(parts[-1][1], lane.content.position, lane.id, every=True)
         for job in prompts:
+            if parts and self._context.even:
+                self._text(parts)
+                parts.clear()
+                batch.clear()
             if room > 0 and not job.over and (tokens := job.text(min(room, batch.size - batch.count))):
                 lane = job.in_lane
                 last = job.next + len(tokens) == len(job.units)

@@ -94,6 +94,9 @@ class Context(Handle):
         self.n_ctx = int(lib.llama_n_ctx(raw)) // sequences
         self.n_batch = int(lib.llama_n_batch(raw))
         self._recurrent, self._window, self.forgets = model.recurrent, model.window, model.forgets
+        # libllama cuts a batch of such a model to pieces with as many tokens of each sequence, and tries all of them
+        # out before the first: the last may then have taken cells of a window that the first still looks at.
+        self.even = model.recurrent and model.window > 0
         self._width = model.n_embd_inp
         self._pos_per_token = 4 if model.mrope else 1
         self.n_vocab = model.n_vocab
