@@ -110,7 +110,9 @@ def _load(
         raise
     return_free_blocks()
     second = partial(make, n_ctx=-(-size // lanes), n_batch=max(ROWS, at_once), threads=threads.rest, outputs=lanes)
-    table = partial(token_table, model, checked.model, context) if vision and not model.forgets else None
+    # Small batches cost a GPU less; and ggml's Vulkan backend on Mesa's lavapipe did not survive the trial of a row.
+    mixes = vision and not model.forgets and not where.layers
+    table = partial(token_table, model, checked.model, context) if mixes else None
     return Loaded(model, vision, context, second if aside else None, where, table, speculation)
 
 
