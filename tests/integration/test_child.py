@@ -457,10 +457,18 @@ from llama_cpp import llama_cpp
 from pocketvlm.engine import encoding, worker
 from pocketvlm.native.context import Context
 
+def due(place):
+    try:
+        if FAULT.read_text() != place:
+            return False
+        FAULT.unlink()
+    except FileNotFoundError:  # another thread was first
+        return False
+    return True
+
 def faulty(place, real, fail):
     def call(self, *given, **options):
-        if FAULT.is_file() and FAULT.read_text() == place:
-            FAULT.unlink()
+        if due(place):
             fail(self)
         return real(self, *given, **options)
     return call

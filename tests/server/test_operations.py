@@ -104,13 +104,14 @@ def test_a_disconnect_while_waiting(server: Server, endless: dict[str, Any]) -> 
     wait_until(lambda: idle(server))
 
 
-def test_a_disconnect_before_the_first_token(server: Server) -> None:
-    """While pictures are encoded: 18 of them, in full size, each one another."""
+def test_a_disconnect_before_the_first_token(server: Server, endless: dict[str, Any]) -> None:
+    """While pictures are encoded: 18 of them, in full size, each one another; a fast machine has begun its answer."""
     noise = [Image.effect_noise((192, 192), 10 + number) for number in range(18)]
     content = [look({"url": data_uri(png(picture)), "detail": "high"})[1] for picture in noise]
     before = metrics(server)["pocketvlm_engine_cancelled_total"]
     with pytest.raises(requests.exceptions.Timeout):
-        server.post({"messages": [{"role": "user", "content": content}]}, timeout=0.3)
+        asked = [{"role": "user", "content": content}]
+        server.post({**endless, "messages": asked, "n": 1, "stream": False}, timeout=0.3)
     wait_until(lambda: idle(server))
     wait_until(lambda: metrics(server)["pocketvlm_engine_cancelled_total"] >= before + 1)
 
