@@ -90,7 +90,7 @@ def test_a_disconnect_frees_the_engine(server: Server, endless: dict[str, Any]) 
 def test_a_disconnect_of_a_request_that_does_not_stream(server: Server, endless: dict[str, Any]) -> None:
     before = metrics(server)["pocketvlm_engine_cancelled_total"]
     with pytest.raises(requests.exceptions.Timeout):
-        server.post({**endless, "n": 1, "stream": False}, timeout=0.3)
+        server.post({**endless, "n": 4, "stream": False}, timeout=0.3)
     wait_until(lambda: idle(server))
     wait_until(lambda: metrics(server)["pocketvlm_engine_cancelled_total"] >= before + 1)
 
@@ -111,7 +111,7 @@ def test_a_disconnect_before_the_first_token(server: Server, endless: dict[str, 
     before = metrics(server)["pocketvlm_engine_cancelled_total"]
     with pytest.raises(requests.exceptions.Timeout):
         asked = [{"role": "user", "content": content}]
-        server.post({**endless, "messages": asked, "n": 1, "stream": False}, timeout=0.3)
+        server.post({**endless, "messages": asked, "n": 4, "stream": False}, timeout=0.3)
     wait_until(lambda: idle(server))
     wait_until(lambda: metrics(server)["pocketvlm_engine_cancelled_total"] >= before + 1)
 
