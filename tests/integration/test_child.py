@@ -497,7 +497,7 @@ def fault(iota_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(child, "_START", FAULTY)
         patch.setenv("POCKETVLM_TEST_FAULT", str(file))
-        with start(iota_bundle, stuck_after=3.0) as vlm:
+        with start(iota_bundle, stuck_after=3.0, context_size=16384) as vlm:
             yield vlm, file
 
 
@@ -522,7 +522,7 @@ def test_native_code_that_fails_or_never_returns(fault: tuple[VLM, Path], place:
     started = threading.Semaphore(0)
 
     def read() -> None:
-        for event in vlm._engine.generate(endless(vlm)):
+        for event in vlm._engine.generate(endless(vlm, 16000)):
             if isinstance(event, Token):
                 started.release()
 
