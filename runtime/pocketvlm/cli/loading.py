@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -50,8 +50,10 @@ Speculate = Annotated[
 
 
 def check_detail(*given: str) -> None:
+    from pocketvlm.messages import Detail
+
     for detail in given:
-        if detail not in ("low", "auto", "high"):
+        if detail not in get_args(Detail):
             raise RequestError(f"must be low, auto or high, not {detail}", "--detail")
 
 

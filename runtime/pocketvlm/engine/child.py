@@ -269,9 +269,10 @@ class _Supervisor:
 
     def cancel(self) -> None:
         process = self._process
-        for number, channel in [one for one in list(process.channels.items()) if one[0] >= 0]:
-            process.ask({"kind": "cancel", "id": number})
-            channel.put(GenerationCancelledError("the generation was cancelled"))
+        for number, channel in list(process.channels.items()):
+            if number >= 0:
+                process.ask({"kind": "cancel", "id": number})
+                channel.put(GenerationCancelledError("the generation was cancelled"))
 
     def statistics(self) -> Statistics:
         process = self._process

@@ -77,8 +77,10 @@ class Job:
             return False
         ready = 0
         for unit in self.units[self.next :]:
+            if ready >= self.gather:
+                return False
             if isinstance(unit, Slot) and unit not in self.rows:
-                return ready < self.gather
+                return True
             ready += length_of(unit)
         return False
 

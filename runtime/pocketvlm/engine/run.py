@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +29,7 @@ class Run:
 
 
 def next_run(
-    units: Iterable[Unit],
+    units: Sequence[Unit],
     known: Mapping[Slot, Embeddings],
     room: int,
     context: Context,
@@ -43,6 +43,8 @@ def next_run(
     It ends before a slot that is not `known` yet, and without a `table` before a token. None where no slot is in it:
     tokens alone go in a batch of tokens.
     """
+    if not any(isinstance(unit, Slot) for unit in units[: max(room, 0)]):  # before rows of tokens are made for nothing
+        return None
     whole: list[Unit] = []
     rows: list[Embeddings] = []
     places: list[npt.NDArray[np.int32]] = []

@@ -66,7 +66,9 @@ class Scheduler:
             context, self._lanes, threads, speculation=speculation, moved=self._moved, over=self._over
         )
         self._table = table
-        self._ahead, self._gather = threads.beside < threads.all, context.n_batch
+        self._ahead = threads.beside < threads.all
+        # Where decoder and encoder take turns, larger batches cost less, and nothing is gained by small ones.
+        self._gather = 0 if self._ahead else context.n_batch
         self._side = SideThread()
         self._prefill: Prefill | None = None
         if aside is not None:
@@ -221,8 +223,7 @@ class Scheduler:
         job.stops = self._lanes.stops(job.units, known)
         job.cached_tokens = sum(map(length_of, job.units[:known]))
         job.drawer = Drawer(self._model, job.request, job.matcher)
-        # Where decoder and encoder take turns, larger batches cost less, and nothing is gained by small ones.
-        job.gather = 0 if self._ahead else self._gather
+        job.gather = self._gather
         self._encode(job)
 
     def _encode(self, job: Job) -> None:

@@ -46,12 +46,13 @@ class Sampler(Handle):
             biases = (lib.llama_logit_bias * len(sampling.logit_bias))(*sampling.logit_bias.items())
             self._add(lib.llama_sampler_init_logit_bias(model.n_vocab, len(biases), biases))
         repeat, frequency, presence = sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
-        if (repeat, frequency, presence) != (1.0, 0.0, 0.0):
+        penalized = (repeat, frequency, presence) != (1.0, 0.0, 0.0)
+        if penalized:
             penalties = lib.llama_sampler_init_penalties(model.n_vocab, _PENALTY_WINDOW, repeat, frequency, presence)
             self._add(penalties)
         cold = sampling.temperature < _COLDEST
         # A chain lists every token of the vocabulary first, ten times the work of finding the largest logit.
-        self._plain = cold and not sampling.logit_bias and (repeat, frequency, presence) == (1.0, 0.0, 0.0)
+        self._plain = cold and not sampling.logit_bias and not penalized
         if cold:
             self._add(lib.llama_sampler_init_greedy())
             return
