@@ -193,7 +193,7 @@ def test_slow_bodies_do_not_hold_others_up(server: Server) -> None:
 
 def test_a_client_that_does_not_read_holds_no_place(server: Server, endless: dict[str, Any]) -> None:
     """Its answer waits for it; the next request does not."""
-    body = json.dumps({**endless, "n": 1, "logprobs": True, "top_logprobs": 20}).encode()
+    body = json.dumps({**endless, "n": 1, "max_tokens": 300, "logprobs": True, "top_logprobs": 20}).encode()
     with socket.socket() as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lazy.connect(("127.0.0.1", server.port))
