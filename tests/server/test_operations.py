@@ -196,6 +196,7 @@ def test_a_client_that_does_not_read_holds_no_place(server: Server, endless: dic
     body = json.dumps({**endless, "n": 1, "max_tokens": 300, "logprobs": True, "top_logprobs": 20}).encode()
     with socket.socket() as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        lazy.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)  # else the kernel keeps megabytes for it
         lazy.connect(("127.0.0.1", server.port))
         lazy.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
         wait_until(lambda: server.health()["running"] == 1)
