@@ -43,7 +43,7 @@ TEXT: dict[str, Any] = {
     "num_kv_shared_layers": 3,
     "use_double_wide_mlp": True,
     "hidden_size_per_layer_input": 24,
-    "final_logit_softcapping": 4.0,  # bends logits of this size as 30 does those of trained models
+    "final_logit_softcapping": 2.0,  # bends logits of this size as 30 does those of trained models
     "rope_parameters": {
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 5000.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
