@@ -175,7 +175,7 @@ class VLM:
     ) -> ChatCompletion:
         """Answer `messages`; `fields` are those of ChatRequest. Raises RequestError naming the field that is wrong."""
         request = ChatRequest.parse(messages, **fields)
-        with closing(self.run(request, progress=progress)) as chunks:
+        with closing(self.run(request, progress=progress, buffered=True)) as chunks:
             completion = fold(chunks, request)
         self._remember(request, completion)
         return completion
@@ -205,12 +205,13 @@ class VLM:
         read: PictureReader | None = None,
         stopper: Stopper | None = None,
         queue_ms: float = 0.0,
+        buffered: bool = False,
     ) -> Generator[ChatCompletionChunk, None, None]:
         """All chunks of a request that is already validated: what `chat` and `stream` are made of.
 
         The choices come one after the other, then a chunk without choices that carries usage and timings. `read`
         reads its pictures instead of `read_picture`; `stopper` can end it; `queue_ms` is how long it waited before, for
-        the timings.
+        the timings. `buffered`: they may come all at once, where nobody reads them before the end.
         """
         answer = Answer(self.info, queue_ms)
         planned = plan(request, self._template, self._form)
@@ -224,6 +225,7 @@ class VLM:
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
                 constraint=planned.constraint,
                 ignore_eos=bool(request.ignore_eos),
+                buffered=buffered and not request.stop,  # a stop string is found by who reads
             )
             last = index == (request.n or 1) - 1
             yield from self._choice(index, generation, planned.reader(), answer, progress, stopper, last)

@@ -118,6 +118,22 @@ def test_stop_strings_do_not_leak(vlm: VLM, sample_png: Path) -> None:
     assert cut.choices[0].finish_reason == "stop"
 
 
+def test_who_reads_only_the_end(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stop string is found by who reads, so that answer must come as it is made."""
+    engine: Any = vlm._engine
+    original, told = engine.generate, []
+
+    def generate(request: Any, stopper: Any = None) -> Any:
+        told.append(request.buffered)
+        return original(request, stopper)
+
+    monkeypatch.setattr(engine, "generate", generate)
+    vlm.chat(asked("Hi"), max_tokens=2)
+    vlm.chat(asked("Hi"), max_tokens=2, stop=["never"])
+    list(vlm.stream(asked("Hi"), max_tokens=2))
+    assert told == [True, False, False]
+
+
 def test_length_limit(vlm: VLM, sample_png: Path) -> None:
     answer = vlm.chat(asked("Describe the picture.", Image.open(sample_png)), max_tokens=3)
     assert answer.choices[0].finish_reason == "length"

@@ -60,9 +60,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     found: list[bool] = []
     original = Drawer.draw
 
-    def draw(self: Drawer, context: Any, at: Any) -> Any:
+    def draw(self: Drawer, context: Any, at: Any, **told: Any) -> Any:
         found.append(not isinstance(at, int))
-        return original(self, context, at)
+        return original(self, context, at, **told)
 
     monkeypatch.setattr(Drawer, "draw", draw)
     return found

@@ -16,7 +16,7 @@ import pytest
 
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
-from pocketvlm.engine.engine import Progress, Started, Token
+from pocketvlm.engine.engine import Finished, Progress, Started, Token
 from pocketvlm.engine.local import LocalEngine
 from pocketvlm.errors import EngineBusyError, GenerationCancelledError, QueueFullError
 
@@ -95,6 +95,30 @@ def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: LocalEngi
             release.set()
         other.join()
     assert answers == ["Blue"]
+
+
+def test_tokens_that_nobody_reads_come_with_the_end(vlm: VLM, engine: LocalEngine) -> None:
+    ask = generation(vlm, asked("Hi"), 12, endless=True)
+    said, when = {}, {}
+    for buffered in (False, True):
+        events: list[Any] = []
+        steps: list[int | None] = []
+        over = threading.Event()
+
+        def sink(event: Any, events: list[Any] = events, steps: list[int | None] = steps, over: Any = over) -> None:
+            events.append(event)
+            steps.append(engine.doing[0])
+            if not isinstance(event, Started | Token):
+                over.set()
+
+        engine.submit(replace(ask, buffered=buffered), sink)
+        assert over.wait(20)
+        said[buffered] = [event.id for event in events if isinstance(event, Token)]
+        when[buffered] = [step for event, step in zip(events, steps, strict=True) if isinstance(event, Token)]
+        assert [type(event) for event in events] == [Started, *[Token] * 12, Finished]
+    assert said[True] == said[False]
+    assert len(set(when[False])) == 12
+    assert when[True][0] != when[True][1] and len(set(when[True][1:])) == 1
 
 
 def test_cancelling_at_any_stage_loses_no_lane(vlm: VLM, engine: LocalEngine) -> None:

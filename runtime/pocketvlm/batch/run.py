@@ -101,7 +101,7 @@ class Answerer:
                 raise GenerationCancelledError("the batch was stopped")
             self._stoppers.add(stopper)
         try:
-            with closing(self._vlm.run(request, stopper=stopper)) as chunks:
+            with closing(self._vlm.run(request, stopper=stopper, buffered=True)) as chunks:
                 return answered(custom_id, fold(chunks, request))
         finally:
             with self._lock:

@@ -96,6 +96,8 @@ class Generation:
 
     With a `constraint` every token keeps to it, and the answer ends where nothing can follow; where `max_tokens` ends
     it before, it is unfinished. With `ignore_eos`, tokens that end an answer do not, where there is no constraint.
+    `buffered`: nobody reads before its end, so its tokens, but for the first, come when it is over: who is woken for
+    each takes its time from a core that evaluates.
     """
 
     prompt: tuple[TextSpan | Image, ...]
@@ -104,6 +106,7 @@ class Generation:
     top_logprobs: int | None = None
     constraint: Constraint | None = None
     ignore_eos: bool = False
+    buffered: bool = False
 
 
 @dataclass(frozen=True)

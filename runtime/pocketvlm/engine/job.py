@@ -47,6 +47,7 @@ class Job:
     offset: int = 0  # rows of it that are
     aside: bool = False  # its prompt is evaluated on the side, not in steps
     stops: tuple[int, ...] = ()  # units after which its lane is marked, in order
+    kept: list[Event] = field(default_factory=list)  # that go to its sink with its end
     token: int | None = None  # drawn, to be evaluated; None before the answer
     lookup: Lookup | None = None
     made: int = 0

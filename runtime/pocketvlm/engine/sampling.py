@@ -29,7 +29,9 @@ class Drawer:
         self._top = request.top_logprobs
         self._endless = request.ignore_eos and matcher is None
 
-    def draw(self, context: Context, at: int | Logits) -> Token | None:
+    def draw(
+        self, context: Context, at: int | Logits, *, drafted: int = 0, accepted: bool = False, ms: float = 0.0
+    ) -> Token | None:
         """From the logits at an index of the last batch, or from a copy of some; None at the end of the answer."""
         raw = None if self._top is None else _logits(context, at).copy()
         if self._matcher is not None:
@@ -42,7 +44,7 @@ class Drawer:
         if self._matcher is not None:
             self._matcher.accept(token)
         score = None if raw is None else self._score(token, raw)
-        return Token(token, self._model.piece(token), score)
+        return Token(token, self._model.piece(token), score, drafted, accepted, ms)
 
     @property
     def complete(self) -> bool:

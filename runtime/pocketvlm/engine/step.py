@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from pocketvlm.engine.engine import Event, Finished
@@ -95,7 +95,6 @@ class Stepper:
         # Who waits for tiles of its own loses little by waiting; the others must get on.
         urgent = any(job.encoding is None or not job.encoding.todo for job in prompts)
         room = budget = self._pace.rows(len(answers), shared, urgent=urgent)
-        self.deliver()
         for job in prompts if room > 0 else ():
             if run := self._next_run(job, room, None if answers else self.table):  # else tokens go with theirs
                 room -= self._run(job, run)
@@ -126,6 +125,8 @@ class Stepper:
             seconds = self._text(parts)
             if alone and seconds and self._speculation is not None:
                 self._speculation.note(seconds, batch.count, shared)
+        else:
+            self.deliver()
         if not any(drafts.values()):
             self._pace.note(time.perf_counter() - began, len(answers), budget - room, shared)
 
@@ -188,7 +189,8 @@ class Stepper:
         began = time.perf_counter()
         if not self._native([job for job, _, _ in parts], partial(self._context.decode, self._batch)):
             return 0.0
-        self._context.wait()
+        if self._speculation is not None:
+            self._context.wait()
         seconds = time.perf_counter() - began
         for job, tokens, index in parts:
             if not job.in_prompt:
@@ -215,6 +217,7 @@ class Stepper:
     def _native(self, jobs: list[Job], work: Callable[[], None]) -> bool:
         """Run a native call that `jobs` are part of; False where it failed, or was aborted as nobody wants it."""
         self._evaluated = jobs
+        self.deliver()
         try:
             work()
             return True
@@ -242,28 +245,31 @@ class Stepper:
             job.answered = now
             self._outbox.append((job, job.start_of_answer()))
         try:
-            token = job.drawer.draw(self._context, at)
+            ms = 1000 * (now - job.answered)
+            token = job.drawer.draw(self._context, at, drafted=drafted, accepted=accepted, ms=ms)
         except PocketVLMError as error:  # a grammar's: this request's alone
             self._over(job, error)
             return
         if token is None:
             self._finish(job, Finished("stop"))
             return
-        token = replace(token, drafted=drafted, accepted=accepted, ms=1000 * (now - job.answered))
         job.drafted += drafted
         job.accepted += accepted
         if job.lookup is not None:
             job.lookup.add(token.id)
         job.made += 1
         job.token = token.id
-        self._outbox.append((job, token))
+        if job.request.buffered and job.made > 1:
+            job.kept.append(token)
+        else:
+            self._outbox.append((job, token))
         if job.drawer.complete:
             self._finish(job, Finished("stop"))
         elif job.made >= job.limit:
             self._finish(job, Finished("length"))
 
     def _finish(self, job: Job, finished: Finished) -> None:
-        self._outbox.append((job, finished))
+        self._outbox += [(job, event) for event in (*job.kept, finished)]
         self._over(job, None)
 
 

@@ -92,7 +92,14 @@ class ChatEndpoint:
                     put(b": encoding %d/%d\n\n" % (done, total))  # a comment: every client passes over it
 
             pictures, waited = Pictures(self._settings, self._handles), 1000 * (entered - asked)
-            chunks = self._vlm.run(request, progress=encoding, read=pictures.read, stopper=stopper, queue_ms=waited)
+            chunks = self._vlm.run(
+                request,
+                progress=encoding,
+                read=pictures.read,
+                stopper=stopper,
+                queue_ms=waited,
+                buffered=not request.stream,
+            )
             with closing(account.watch(chunks)) as watched:
                 yield from _events(watched, request) if request.stream else _whole(watched, request)
 
