@@ -31,6 +31,7 @@ from PIL import Image
 
 from pocketvlm.bench.measure import fresh, photo
 from pocketvlm.devices import physical_cores, processor
+from pocketvlm.engine.speculation import MODES
 from pocketvlm.files.bundle import Bundle
 
 SIZE = (640, 480)
@@ -55,6 +56,7 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=128, help="of an answer whose speed is taken")
     options.add_argument("--detail", nargs="*", default=["high", "auto", "low"], help="of ours")
     options.add_argument("--vision", default="auto", choices=("auto", "onnx", "gguf"), help="our encoder")
+    options.add_argument("--speculate", default="auto", choices=MODES, help="our drafts")
     options.add_argument("--steps", nargs="*", default=STEPS, choices=STEPS)
     options.add_argument("--no-handler", action="store_true", help="leaves llama-cpp-python out: it takes minutes")
     options.add_argument("--serve", action="store_true", help="also through pocketvlm serve")
@@ -65,7 +67,7 @@ def main() -> None:
         if bundle.file("mmproj") is None:
             raise SystemExit(f"{bundle.path} has no mmproj for the peers")
         same = (arguments.threads, CONTEXT)
-        peers: list[Peer] = [Piped("pocketvlm", "ours", bundle.path, *same, arguments.vision)]
+        peers: list[Peer] = [Piped("pocketvlm", "ours", bundle.path, *same, arguments.vision, arguments.speculate)]
         stack.callback(peers[0].close)
         if arguments.serve:
             peers.append(pocketvlm_serve(bundle, *same))

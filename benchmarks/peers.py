@@ -1,6 +1,6 @@
 """Who answers the chats of compare.py, each in a process of its own, so that its memory is its own.
 
-    python benchmarks/peers.py ours|handler BUNDLE THREADS CONTEXT ENCODER
+    python benchmarks/peers.py ours|handler BUNDLE THREADS CONTEXT ENCODER DRAFTS
 
 is such a process: a request a line on standard input ({"messages", "max_tokens"}, or what the other side adds), a line
 with seconds and tokens back.
@@ -66,8 +66,10 @@ class Peer(ABC):
 class Piped(Peer):
     """This file, run as a program."""
 
-    def __init__(self, name: str, kind: str, bundle: Path, threads: int, context: int, vision: str = "") -> None:
-        command = [sys.executable, __file__, kind, str(bundle), str(threads), str(context), vision]
+    def __init__(
+        self, name: str, kind: str, bundle: Path, threads: int, context: int, vision: str = "", speculate: str = "auto"
+    ) -> None:
+        command = [sys.executable, __file__, kind, str(bundle), str(threads), str(context), vision, speculate]
         super().__init__(name, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         if kind == "handler":  # which has nothing like ignore_eos
             self.caches, self.fields = False, {"temperature": 0, "repeat_penalty": 1.0}
@@ -142,15 +144,16 @@ def children(pid: int) -> list[int]:
 # --- within a process of its own
 
 
-def ours(bundle: Path, threads: int, context: int, vision: str) -> Callable[[dict[str, Any]], Any]:
+def ours(bundle: Path, threads: int, context: int, vision: str, speculate: str) -> Callable[[dict[str, Any]], Any]:
     from pocketvlm import VLM
 
-    vlm = VLM.load(bundle, threads=threads, context_size=context, vision=vision)  # type: ignore[arg-type]  # checked by VLM.load
+    chosen: dict[str, Any] = {"vision": vision, "speculate": speculate}
+    vlm = VLM.load(bundle, threads=threads, context_size=context, **chosen)
     print(f"  pocketvlm: {vlm.info.vision}", file=sys.stderr)
     return lambda body: vlm.chat(**body).model_dump(mode="json")
 
 
-def handler(bundle: Path, threads: int, context: int, _: str) -> Callable[[dict[str, Any]], Any]:
+def handler(bundle: Path, threads: int, context: int, *_: str) -> Callable[[dict[str, Any]], Any]:
     """llama-cpp-python as its readme says."""
     import llama_cpp
     from llama_cpp.llama_chat_format import MTMDChatHandler
@@ -171,10 +174,10 @@ def handler(bundle: Path, threads: int, context: int, _: str) -> Callable[[dict[
 
 
 def main() -> None:
-    kind, bundle, threads, context, vision = sys.argv[1:]
+    kind, bundle, threads, context, *chosen = sys.argv[1:]
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print
-    answer = {"ours": ours, "handler": handler}[kind](Path(bundle), int(threads), int(context), vision)
+    answer = {"ours": ours, "handler": handler}[kind](Path(bundle), int(threads), int(context), *chosen)
     for line in sys.stdin:
         replies.write(json.dumps({"usage": answer(json.loads(line))["usage"]}) + "\n")
         replies.flush()
