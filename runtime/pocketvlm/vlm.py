@@ -359,10 +359,8 @@ class VLM:
                     decode_ms = event.ms
                     answer.drafted += event.drafted
                     answer.accepted += event.accepted
-                    deltas = [delta(piece) for piece in reader.push(event.data, event.id)]
                     scored = logprobs(event.data, event.score) if event.score else None
-                    if scored and not deltas:
-                        deltas = [Delta()]
+                    deltas = [delta(piece) for piece in reader.push(event.data, event.id)] or [Delta()] * bool(scored)
                     for part in deltas:
                         yield answer.chunk([ChunkChoice(index=index, delta=part, logprobs=scored)])
                         scored = None
