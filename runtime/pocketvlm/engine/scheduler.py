@@ -165,6 +165,7 @@ class Scheduler:
             self._survive(self._read_table)
         while not self._closed:
             self._survive(self._turn)
+        self._survive(self._stepper.deliver)  # of the last step: those who read wait for it
         while not self._inbox.empty():  # a job may have come with the close
             self._survive(self._inbox.get())
         for job in [*self._stepper.running, *self._waiting]:
