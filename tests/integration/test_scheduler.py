@@ -278,9 +278,9 @@ def test_memory_after_many_pictures(vlm: VLM) -> None:
         vlm.chat(asked("What colour is the circle?", disc("red", 10_000 + seed, (300, 200))), max_tokens=2)
 
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(ask, range(60)))
+        list(pool.map(ask, range(120)))
         warm = anonymous()
-        list(pool.map(ask, range(60, 260)))
+        list(pool.map(ask, range(120, 300)))
     assert anonymous() < 1.05 * warm
 
 
@@ -321,6 +321,18 @@ def test_placement_prefers_a_free_lane_to_throwing_a_chat_away() -> None:
     assert (chosen.lane.id, chosen.known) == (1, 0)
     chosen = placed([replace(lanes[0], busy=True), *lanes[1:]], list(range(80)))
     assert (chosen.lane.id, chosen.known, chosen.source and chosen.source.id) == (1, 79, 0)
+
+
+def test_steps_leave_time_where_they_are_short() -> None:
+    from pocketvlm.engine.pace import PATIENCE, Pace
+
+    pace = Pace(512)
+    assert pace.rest(0.010) == pytest.approx(0.005), "no more is known than the last step"
+    for _ in range(20):
+        pace.note(0.010, 1, 0, False)
+    rests = [pace.rest(last) for last in (0.010, 0.015, 0.020, 0.050)]
+    assert rests == pytest.approx([0.005, 0.005, 0.004, 0])
+    assert all(last + rest <= PATIENCE * 0.010 for last, rest in zip((0.010, 0.015, 0.020), rests, strict=False))
 
 
 @pytest.mark.parametrize("cost", [0.0001, 0.001, 0.05])

@@ -125,7 +125,7 @@ def serve(
         if not is_loopback(host) or allow_image_host:
             raise RequestError("goes with neither --host elsewhere nor --allow-image-host", "--offline")
         network.enforce()
-    from pocketvlm.native.heap import return_large_blocks
+    from pocketvlm.native.heap import keep_for_ever, return_large_blocks
     from pocketvlm.server import logs, run
 
     return_large_blocks()
@@ -156,7 +156,12 @@ def serve(
             vlm = VLM.load(**chosen)
         with vlm:
             url = run.url_of(sock)
-            run.serve(Service(vlm, settings), settings, sock, lambda: _tell(vlm, url, api_key is not None))
+
+            def ready() -> None:
+                keep_for_ever()
+                _tell(vlm, url, api_key is not None)
+
+            run.serve(Service(vlm, settings), settings, sock, ready)
 
 
 @contextmanager

@@ -1,16 +1,23 @@
-"""The pictures of a request, to be encoded tile by tile, or by two while nobody needs the other cores."""
+"""The pictures of a request, to be encoded tile by tile, or by two where cores are left."""
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Thread
 
+from pocketvlm.engine.helper import Helper
 from pocketvlm.engine.side import Task
 from pocketvlm.native.context import Aborted
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot, Vision
+
+_MOST = 6  # tiles in a piece of work
+_PATIENCE = 2.0  # times what a tile takes: how long to wait for one whose thread gets no core
+
+Tile = tuple[Slot, Seen]
+Found = Embeddings | BaseException
 
 
 @dataclass(eq=False)
@@ -20,17 +27,23 @@ class Encoding:
     `started` is called before each tile with its number and that of all; `ended` with the tile and its embeddings, or
     what went wrong. Both on that thread. With `ahead`, tiles follow each other, and two may go at a time while the
     request is `alone`; without it, each is asked for: for a decoder that has all cores whenever no tile is encoded.
+
+    With `spare`, a second tile goes beside the others also where it is not alone, on a thread that runs only where
+    nobody else wants to; they are a piece of work until that is done, or until the side thread is `wanted_by_others`.
     """
 
     vision: Vision
-    todo: deque[tuple[Slot, Seen]]
+    todo: deque[Tile]
     started: Callable[[int, int], None]
-    ended: Callable[[Slot, Embeddings | BaseException], None]
+    ended: Callable[[Slot, Found], None]
     released: Callable[[], None]  # called once, when the pictures are used no more
     ahead: bool
     alone: Callable[[], bool]
+    spare: bool = False
+    wanted_by_others: Callable[[], bool] = lambda: False
     first: bool = False
     dropped: bool = False
+    helper: Helper[Found] | None = None  # of a tile that waits for time that nobody else wants
     total: int = field(init=False)
     _failed: bool = False
     _keys: frozenset[str] = frozenset()  # of the tiles that are being encoded
@@ -39,18 +52,73 @@ class Encoding:
         self.total = len(self.todo)
 
     def run(self) -> Callable[[], None]:
-        tiles = [self.todo.popleft()]
-        if self.ahead and self.vision.together > 1 and self.todo and self.alone() and _differ(tiles[0], self.todo[0]):
-            tiles.append(self.todo.popleft())
-        self._keys = frozenset(slot.key for slot, _ in tiles)
-        for number in range(len(tiles), 0, -1):
-            self.started(self.total - len(self.todo) - number, self.total)
-        found = _at_once(*tiles) if len(tiles) > 1 else [_encoded(tiles[0])]
-        self._failed = any(isinstance(rows, BaseException) for rows in found)
-        return partial(self._report, [slot for slot, _ in tiles], found)
+        self._keys = frozenset()
+        alone = self.alone()
+        spare = self.spare and len(self.todo) < self.total  # reading the picture has made its pauses by then
+        tile = self._take()
+        if not (self.ahead and self.vision.together > 1 and (alone or spare) and self._differs(tile)):
+            found = [(tile, _encoded(tile))]
+        elif alone:
+            found = self._at_once(tile, self._take())
+        else:
+            found = self._helped(tile, self._take())
+        self._failed = any(isinstance(rows, BaseException) for _, rows in found)
+        return partial(self._report, found)
 
-    def _report(self, slots: list[Slot], found: list[Embeddings | BaseException]) -> None:
-        for slot, rows in zip(slots, found, strict=True):
+    def _take(self) -> Tile:
+        tile = self.todo.popleft()
+        self._keys |= {tile[0].key}
+        self.started(self.total - len(self.todo) - 1, self.total)
+        return tile
+
+    def _differs(self, tile: Tile) -> bool:
+        """Tiles that are alike, as blank margins are, go one after the other: the second comes from the cache."""
+        if not self.todo:
+            return False
+        (slot, seen), (next_slot, next_seen) = tile, self.todo[0]
+        try:
+            return seen.content(slot) != next_seen.content(next_slot)
+        except Exception:  # told when it is encoded
+            return False
+
+    def _at_once(self, tile: Tile, other: Tile) -> list[tuple[Tile, Found]]:
+        """The other on a thread of its own; where the system gives none, one after the other."""
+        try:
+            helper = Helper(partial(_encoded, other))
+        except RuntimeError:
+            return [(one, _encoded(one)) for one in (tile, other)]
+        return [(tile, _encoded(tile)), (other, helper.result())]
+
+    def _helped(self, tile: Tile, other: Tile) -> list[tuple[Tile, Found]]:
+        """The other in spare time; meanwhile as many as there is time for."""
+        try:
+            helper = Helper(partial(_encoded, other), idle=True)
+        except RuntimeError:
+            return [(one, _encoded(one)) for one in (tile, other)]
+        self.helper = helper
+        found: list[tuple[Tile, Found]] = []
+        began = time.perf_counter()
+        while True:
+            found.append((tile, _encoded(tile)))
+            over = len(found) == _MOST or self.dropped or self.wanted_by_others() or not helper.running
+            if over or isinstance(found[-1][1], BaseException) or not self._differs(other):
+                break
+            tile = self._take()
+        self.helper = None
+        helper.free()
+        late = not helper.ends_within(_PATIENCE * (time.perf_counter() - began) / len(found))
+        if late:  # others have all cores
+            self.vision.cancel()
+        rows = helper.result()
+        if late:
+            self.vision.allow()
+            self.spare = False
+            if isinstance(rows, Aborted) and not self.dropped:
+                rows = _encoded(other)
+        return [*found, (other, rows)]
+
+    def _report(self, found: list[tuple[Tile, Found]]) -> None:
+        for (slot, _), rows in found:
             self.ended(slot, rows)
 
     @property
@@ -72,28 +140,7 @@ class Encoding:
         self.released()
 
 
-def _differ(one: tuple[Slot, Seen], other: tuple[Slot, Seen]) -> bool:
-    """Tiles that are alike, as blank margins are, go one after the other: the second comes from the cache."""
-    try:
-        return one[1].content(one[0]) != other[1].content(other[0])
-    except Exception:  # told when it is encoded
-        return False
-
-
-def _at_once(one: tuple[Slot, Seen], other: tuple[Slot, Seen]) -> list[Embeddings | BaseException]:
-    """The other on a thread of its own; where the system gives none, one after the other."""
-    found: list[Embeddings | BaseException] = []
-    thread = Thread(target=lambda: found.append(_encoded(other)), name="pocketvlm-tile", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:
-        return [_encoded(one), _encoded(other)]
-    found.insert(0, _encoded(one))
-    thread.join()
-    return found
-
-
-def _encoded(tile: tuple[Slot, Seen]) -> Embeddings | BaseException:
+def _encoded(tile: Tile) -> Found:
     slot, seen = tile
     try:
         return seen.encode(slot)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 PATIENCE = 2.4  # times the usual time between two tokens: what a step may take
+_REST = 0.5  # of the usual time: what a step leaves to those who work in spare time, where it is short enough itself
 _FIRST = 4.0  # rows of a prompt in a step
 _NONE = 0.5  # where a single row took too long
-_SMOOTH, _OUTLIER = 0.1, 3.0  # of the usual time; a step that took longer than so many times it tells little
+_SMOOTH, _OUTLIER = 0.1, 1.5  # of the usual time; a step that took longer than so many times it tells little
 _GROWTH = 1.25  # after a step that was short enough
 _HOPE = 1.005  # after a step without rows: in some 140 steps, one is tried again
 _LOOK = 16  # steps, of which one goes without rows: what is usual changes
@@ -32,6 +33,11 @@ class Pace:
         if self._steps % _LOOK == 0:
             return 0
         return min(max(int(self._rows[shared]), urgent), self._n_batch - answers)
+
+    def rest(self, last: float) -> float:
+        """Seconds to leave before a step, where the last one took so many."""
+        usual = self._usual or last
+        return max(0.0, min(_REST * usual, PATIENCE * usual - last))
 
     def note(self, seconds: float, answers: int, rows: int, shared: bool) -> None:
         """A step took `seconds`, with `answers` tokens of answers and `rows` of prompts."""

@@ -200,6 +200,10 @@ class Prefill:
                 self._thread.drop(chunk)
             self._leave(job)
 
+    def chunk(self, job: Job) -> Chunk | None:
+        """What of it is evaluated now; from any thread."""
+        return self._chunks.get(job)
+
     def _fits(self, job: Job) -> bool:
         if not job.in_prompt or job.offset or job in self._refused:
             return False

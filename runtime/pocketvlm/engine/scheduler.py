@@ -20,6 +20,7 @@ from typing import TypeVar
 from pocketvlm.engine.cache import length_of
 from pocketvlm.engine.encoding import Encoding
 from pocketvlm.engine.engine import Progress, Statistics
+from pocketvlm.engine.helper import idle_threads
 from pocketvlm.engine.job import Job
 from pocketvlm.engine.lanes import Lanes
 from pocketvlm.engine.prefill import Prefill
@@ -42,7 +43,7 @@ class Scheduler:
     """Owns the context from now on. `sink`s are called on its thread, the side thread, or that which closes it.
 
     `aside` makes the context for prompts beside answers; without it, they go with the answers' steps. `table`, called
-    on its thread, the one with which text goes beside pictures.
+    on its thread, the one with which text goes beside pictures. `preparing`: a request is turned into units just now.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class Scheduler:
         table: Callable[[], TokenTable | None] | None = None,
         speculation: Speculation | None = None,
         aside: Callable[[], Context] | None = None,
+        preparing: Callable[[], bool] = lambda: False,
     ) -> None:
         self._model, self._vision = model, vision
+        self._preparing = preparing
         self._recurrent = model.recurrent  # `cancel` may come when the model is closed
         self._lanes = Lanes(context, lanes)
         self._most = lanes + queue_size
@@ -67,6 +70,8 @@ class Scheduler:
         )
         self._table = table
         self._ahead = threads.beside < threads.all
+        # The encoder's threads have the priority of its session: only the caller's can be one for spare time.
+        self._spare = self._ahead and threads.rest == 1 and idle_threads()
         # Where decoder and encoder take turns, larger batches cost less, and nothing is gained by small ones.
         self._gather = 0 if self._ahead else context.n_batch
         self._side = SideThread()
@@ -200,7 +205,7 @@ class Scheduler:
             try:
                 if self._prefill is not None:
                     self._prefill.advance(self._stepper.running)
-                self._stepper.step(shared=self._side.busy)
+                self._stepper.step(shared=self._side.busy or self._preparing())
             finally:
                 self._step = None
 
@@ -246,6 +251,8 @@ class Scheduler:
             released=job.close_pictures,
             ahead=self._ahead,
             alone=lambda: len(self._stepper.running) == 1 and not self._waiting,
+            spare=self._spare,
+            wanted_by_others=lambda: self._side.waited_for(but=self._prefill.chunk(job) if self._prefill else None),
         )
         if self._ahead:
             self._side.ask(job.encoding)

@@ -58,6 +58,11 @@ class SideThread:
     def busy(self) -> bool:
         return bool(self._turns) or self._current is not None
 
+    def waited_for(self, *, but: Task | None) -> bool:
+        """Whether others than that task wait for their turn."""
+        with self._changed:
+            return any(task is not but for task in self._turns)
+
     @property
     def doing(self) -> int | None:
         """Which piece is being done, in order of time."""

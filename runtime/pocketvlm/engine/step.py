@@ -60,6 +60,7 @@ class Stepper:
         self._outbox: list[tuple[Job, Event]] = []
         self._evaluated: list[Job] = []  # in the native call that runs now
         self._stopped = False
+        self._took = 0.0  # seconds, by the last step
         self.running: list[Job] = []  # those whose prompt was served last come last
 
     def can_step(self) -> bool:
@@ -88,13 +89,18 @@ class Stepper:
 
         `shared`: the side thread works, and has its part of the cores.
         """
-        began = time.perf_counter()
         self._context.set_threads(self._threads.beside if shared else self._threads.all)
         answers = [job for job in self.running if not job.in_prompt and job.unread() < UNREAD]
         prompts = [job for job in self.running if job.in_prompt and not job.aside and not job.waits]
         # Who waits for tiles of its own loses little by waiting; the others must get on.
         urgent = any(job.encoding is None or not job.encoding.todo for job in prompts)
         room = budget = self._pace.rows(len(answers), shared, urgent=urgent)
+        helpers = [job.encoding.helper for job in self.running if job.encoding is not None]
+        if answers and (helper := next(filter(None, helpers), None)):
+            self.deliver()
+            helper.follow()
+            time.sleep(self._pace.rest(self._took))
+        began = time.perf_counter()
         for job in prompts if room > 0 else ():
             if run := self._next_run(job, room, None if answers else self.table):  # else tokens go with theirs
                 room -= self._run(job, run)
@@ -127,8 +133,9 @@ class Stepper:
                 self._speculation.note(seconds, batch.count, shared)
         else:
             self.deliver()
+        self._took = time.perf_counter() - began
         if not any(drafts.values()):
-            self._pace.note(time.perf_counter() - began, len(answers), budget - room, shared)
+            self._pace.note(self._took, len(answers), budget - room, shared)
 
     def _drafts(self, answers: list[Job], shared: bool) -> dict[Job, list[int]]:
         """What to evaluate beside the pending tokens: of all drafts, the likeliest tokens."""

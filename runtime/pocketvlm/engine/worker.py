@@ -22,7 +22,7 @@ from pocketvlm.engine.engine import Event, Finished, Generation, Snapshot
 from pocketvlm.engine.job import Job
 from pocketvlm.engine.local import LocalEngine
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.native.heap import return_large_blocks
+from pocketvlm.native.heap import keep_for_ever, return_large_blocks
 from pocketvlm.templates.prompt import TextSpan
 
 _LOOK = 1.0  # seconds between two looks at the parent
@@ -55,6 +55,7 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
         outbox.put({"refused": wire.error_out(error)})
         wire.read(requests)  # the parent has read it and closes
         return
+    keep_for_ever()
     outbox.put({"ready": wire.info_out(engine.info)})
     jobs: dict[int, Job | None] = {}  # None: not submitted yet
     changing = threading.Lock()
