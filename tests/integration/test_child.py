@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import operator
 import os
 import signal
 import subprocess
@@ -94,11 +95,11 @@ def left() -> tuple[int, int]:
 
 
 def nothing_more_than(before: tuple[int, int]) -> bool:
-    """A process that has ended takes a moment to leave nothing behind."""
+    """A process that has ended takes a moment to leave nothing behind; what others left may end, too."""
     until = time.monotonic() + 10
-    while left() != before and time.monotonic() < until:
+    while any(map(operator.gt, left(), before)) and time.monotonic() < until:
         time.sleep(0.01)
-    return left() == before
+    return not any(map(operator.gt, left(), before))
 
 
 def colour_is_right(vlm: VLM, number: int) -> bool:

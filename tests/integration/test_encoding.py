@@ -101,10 +101,10 @@ def beside_an_answer(vlm: VLM) -> Iterator[Callable[[], None]]:
     ends = {str(token): -100.0 for token in range(model.n_vocab) if model.is_end(token)}
     with closing(vlm.stream(asked(None, "Hello."), max_tokens=1900, logit_bias=ends)) as stream:
         next(stream)
-        yield lambda: void(next(stream))
+        yield lambda: void(next(stream, None), time.sleep(0.002))
 
 
-def void(_: object) -> None: ...
+def void(*_: object) -> None: ...
 
 
 def seen_beside_an_answer(vlm: VLM, picture: Image.Image, begin: Callable[[], None] = lambda: None) -> tuple[Any, Any]:

@@ -156,12 +156,9 @@ def serve(
             vlm = VLM.load(**chosen)
         with vlm:
             url = run.url_of(sock)
-
-            def ready() -> None:
-                keep_for_ever()
-                _tell(vlm, url, api_key is not None)
-
-            run.serve(Service(vlm, settings), settings, sock, ready)
+            service = Service(vlm, settings)
+            keep_for_ever()
+            run.serve(service, settings, sock, lambda: _tell(vlm, url, api_key is not None))
 
 
 @contextmanager

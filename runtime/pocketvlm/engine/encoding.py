@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 
 from pocketvlm.engine.helper import Helper
 from pocketvlm.engine.side import Task
@@ -14,7 +15,7 @@ from pocketvlm.native.context import Aborted
 from pocketvlm.vision.encoder import Embeddings, Seen, Slot, Vision
 
 _MOST = 6  # tiles in a piece of work
-_PATIENCE = 2.0  # times what a tile takes: how long to wait for one whose thread gets no core
+_PATIENCE, _LEAST = 2.0, 1.0  # times what a tile takes, and seconds: how long to wait for one whose thread gets no core
 
 Tile = tuple[Slot, Seen]
 Found = Embeddings | BaseException
@@ -29,7 +30,8 @@ class Encoding:
     request is `alone`; without it, each is asked for: for a decoder that has all cores whenever no tile is encoded.
 
     With `spare`, a second tile goes beside the others also where it is not alone, on a thread that runs only where
-    nobody else wants to; they are a piece of work until that is done, or until the side thread is `wanted_by_others`.
+    nobody else wants to. Until that is done others follow, in the same piece of work, unless the side thread is
+    `wanted_by_others`. `late` is called where it got no core: the tile is to do again.
     """
 
     vision: Vision
@@ -39,25 +41,26 @@ class Encoding:
     released: Callable[[], None]  # called once, when the pictures are used no more
     ahead: bool
     alone: Callable[[], bool]
-    spare: bool = False
+    spare: Callable[[], bool] = lambda: False
     wanted_by_others: Callable[[], bool] = lambda: False
+    late: Callable[[], None] = lambda: None
     first: bool = False
     dropped: bool = False
     helper: Helper[Found] | None = None  # of a tile that waits for time that nobody else wants
     total: int = field(init=False)
     _failed: bool = False
     _keys: frozenset[str] = frozenset()  # of the tiles that are being encoded
+    _changing: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
         self.total = len(self.todo)
 
     def run(self) -> Callable[[], None]:
-        self._keys = frozenset()
         alone = self.alone()
-        spare = self.spare and len(self.todo) < self.total  # reading the picture has made its pauses by then
+        spare = len(self.todo) < self.total and self.spare()  # reading the picture has made its pauses by then
         tile = self._take()
         if not (self.ahead and self.vision.together > 1 and (alone or spare) and self._differs(tile)):
-            found = [(tile, _encoded(tile))]
+            found = [(tile, self._encode(tile))]
         elif alone:
             found = self._at_once(tile, self._take())
         else:
@@ -67,7 +70,8 @@ class Encoding:
 
     def _take(self) -> Tile:
         tile = self.todo.popleft()
-        self._keys |= {tile[0].key}
+        with self._changing:
+            self._keys |= {tile[0].key}
         self.started(self.total - len(self.todo) - 1, self.total)
         return tile
 
@@ -84,38 +88,49 @@ class Encoding:
     def _at_once(self, tile: Tile, other: Tile) -> list[tuple[Tile, Found]]:
         """The other on a thread of its own; where the system gives none, one after the other."""
         try:
-            helper = Helper(partial(_encoded, other))
+            helper = Helper(partial(self._encode, other))
         except RuntimeError:
-            return [(one, _encoded(one)) for one in (tile, other)]
-        return [(tile, _encoded(tile)), (other, helper.result())]
+            return [(one, self._encode(one)) for one in (tile, other)]
+        return [(tile, self._encode(tile)), (other, helper.result())]
 
     def _helped(self, tile: Tile, other: Tile) -> list[tuple[Tile, Found]]:
         """The other in spare time; meanwhile as many as there is time for."""
         try:
-            helper = Helper(partial(_encoded, other), idle=True)
+            helper = Helper(partial(self._encode, other), idle=True)
         except RuntimeError:
-            return [(one, _encoded(one)) for one in (tile, other)]
+            return [(one, self._encode(one)) for one in (tile, other)]
         self.helper = helper
         found: list[tuple[Tile, Found]] = []
-        began = time.perf_counter()
+        longest = 0.0
         while True:
-            found.append((tile, _encoded(tile)))
+            began = time.perf_counter()
+            found.append((tile, self._encode(tile)))
+            longest = max(longest, time.perf_counter() - began)
+            failed = isinstance(found[-1][1], BaseException)
             over = len(found) == _MOST or self.dropped or self.wanted_by_others() or not helper.running
-            if over or isinstance(found[-1][1], BaseException) or not self._differs(other):
+            if failed or over or not self._differs(other):
                 break
             tile = self._take()
         self.helper = None
         helper.free()
-        late = not helper.ends_within(_PATIENCE * (time.perf_counter() - began) / len(found))
-        if late:  # others have all cores
+        unwanted = failed or not helper.ends_within(max(_LEAST, _PATIENCE * longest))
+        if unwanted:
             self.vision.cancel()
         rows = helper.result()
-        if late:
-            self.vision.allow()
-            self.spare = False
-            if isinstance(rows, Aborted) and not self.dropped:
-                rows = _encoded(other)
+        if unwanted:
+            self.vision.allow()  # before `dropped` is looked at: who drops it says so first
+            if not failed and not self.dropped and isinstance(rows, Aborted):
+                self.late()
+                self.todo.appendleft(other)
+                return found
         return [*found, (other, rows)]
+
+    def _encode(self, tile: Tile) -> Found:
+        try:
+            return _encoded(tile)
+        finally:
+            with self._changing:
+                self._keys -= {tile[0].key}
 
     def _report(self, found: list[tuple[Tile, Found]]) -> None:
         for (slot, _), rows in found:

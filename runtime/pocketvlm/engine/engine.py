@@ -97,7 +97,7 @@ class Generation:
     With a `constraint` every token keeps to it, and the answer ends where nothing can follow; where `max_tokens` ends
     it before, it is unfinished. With `ignore_eos`, tokens that end an answer do not, where there is no constraint.
     `buffered`: nobody reads before its end, so its tokens, but for the first, come when it is over: who is woken for
-    each takes its time from a core that evaluates.
+    each takes its time from a core that evaluates. Where it fails or is cancelled, they do not come.
     """
 
     prompt: tuple[TextSpan | Image, ...]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from threading import Thread
+from threading import Lock, Thread
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -24,6 +24,8 @@ class Helper(Generic[T]):
     def __init__(self, work: Callable[[], T], *, idle: bool = False) -> None:
         self._found: list[T] = []
         self._at: int | None = None
+        self._free = False
+        self._placing = Lock()
         self._thread = Thread(target=self._run, args=(work, idle), name="pocketvlm-helper", daemon=True)
         self._thread.start()
 
@@ -38,17 +40,22 @@ class Helper(Generic[T]):
         Else the system moves it about, and each time gives it a turn, a tick of its clock long, before that thread.
         """
         assert _cpu is not None
-        cpu = _cpu()
-        if cpu != self._at and self._thread.native_id is not None and self.running:
-            self._at = cpu
-            with suppress(OSError):
-                os.sched_setaffinity(self._thread.native_id, {cpu})
+        with self._placing:
+            if not self._free and (cpu := _cpu()) != self._at:
+                self._at = cpu
+                self._place({cpu})
 
     def free(self) -> None:
-        """Go on wherever there is room."""
-        if self._at is not None and self._thread.native_id is not None and self.running:
+        """Go on wherever there is room, from now on."""
+        with self._placing:
+            self._free = True
+            if self._at is not None:
+                self._place(os.sched_getaffinity(0))
+
+    def _place(self, cpus: set[int]) -> None:
+        if self.running and (thread := self._thread.native_id) is not None:
             with suppress(OSError):
-                os.sched_setaffinity(self._thread.native_id, os.sched_getaffinity(0))
+                os.sched_setaffinity(thread, cpus)
 
     @property
     def running(self) -> bool:
@@ -70,7 +77,10 @@ _cpu = getattr(ctypes.CDLL(None), "sched_getcpu", None) if sys.platform == "linu
 @cache
 def idle_threads() -> bool:
     """Whether the system has such as run only where nobody else wants to: Linux, and not in every container."""
-    return _cpu is not None and Helper(_rest).result()
+    try:
+        return _cpu is not None and Helper(_rest).result()
+    except RuntimeError:  # the system gives no thread
+        return False
 
 
 def _rest() -> bool:
@@ -79,6 +89,6 @@ def _rest() -> bool:
         return False
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    except OSError:
+    except (OSError, AttributeError):  # not every C library has it
         return False
     return True

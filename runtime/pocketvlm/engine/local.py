@@ -91,7 +91,6 @@ class LocalEngine:
             exact=options.exact,
             placement=loaded.placement.told,
         )
-        self._calls = _Calls()
         self._scheduler = Scheduler(
             self._model,
             self._vision,
@@ -102,7 +101,6 @@ class LocalEngine:
             table=loaded.table,
             speculation=loaded.speculation,
             aside=loaded.aside,
-            preparing=self._calls.some,
         )
         self._parallel = options.parallel
         self._words: Vocabulary | None = None
@@ -110,6 +108,7 @@ class LocalEngine:
         self._open: dict[Job, SimpleQueue[Event | BaseException]] = {}
         self._owners: Counter[int] = Counter()
         self._lock = threading.RLock()  # the garbage collector ends streams, on any thread, in any line
+        self._calls = _Calls()
         # Its thread would keep the scheduler, and so the model, alive for ever.
         self._process = os.getpid()
         self._finalizer = weakref.finalize(
@@ -290,9 +289,6 @@ class _Calls:
         with self._changed:
             self._threads.remove(threading.get_ident())
             self._changed.notify_all()
-
-    def some(self) -> bool:
-        return bool(self._threads)
 
     def end(self) -> None:
         """No more from now on; returns when none runs, but for one that a signal interrupts on this very thread."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -36,6 +37,7 @@ from pocketvlm.vision.encoder import Embeddings, Seen, Slot, Vision
 
 _log = logging.getLogger(__name__)
 _SMOOTH = 0.2
+_BUSY = 60  # seconds without spare time, after there was none
 _T = TypeVar("_T")
 
 
@@ -43,7 +45,7 @@ class Scheduler:
     """Owns the context from now on. `sink`s are called on its thread, the side thread, or that which closes it.
 
     `aside` makes the context for prompts beside answers; without it, they go with the answers' steps. `table`, called
-    on its thread, the one with which text goes beside pictures. `preparing`: a request is turned into units just now.
+    on its thread, the one with which text goes beside pictures.
     """
 
     def __init__(
@@ -58,10 +60,8 @@ class Scheduler:
         table: Callable[[], TokenTable | None] | None = None,
         speculation: Speculation | None = None,
         aside: Callable[[], Context] | None = None,
-        preparing: Callable[[], bool] = lambda: False,
     ) -> None:
         self._model, self._vision = model, vision
-        self._preparing = preparing
         self._recurrent = model.recurrent  # `cancel` may come when the model is closed
         self._lanes = Lanes(context, lanes)
         self._most = lanes + queue_size
@@ -71,7 +71,9 @@ class Scheduler:
         self._table = table
         self._ahead = threads.beside < threads.all
         # The encoder's threads have the priority of its session: only the caller's can be one for spare time.
-        self._spare = self._ahead and threads.rest == 1 and idle_threads()
+        self._spare = (
+            0.0 if self._ahead and threads.rest == 1 and idle_threads() else math.inf
+        )  # from when there is some
         # Where decoder and encoder take turns, larger batches cost less, and nothing is gained by small ones.
         self._gather = 0 if self._ahead else context.n_batch
         self._side = SideThread()
@@ -205,7 +207,7 @@ class Scheduler:
             try:
                 if self._prefill is not None:
                     self._prefill.advance(self._stepper.running)
-                self._stepper.step(shared=self._side.busy or self._preparing())
+                self._stepper.step(shared=self._side.busy)
             finally:
                 self._step = None
 
@@ -246,12 +248,13 @@ class Scheduler:
         job.encoding = Encoding(
             self._vision,
             todo,
-            started=lambda done, total: None if job.cancelled else job.sink(Progress(done, total)),
+            started=partial(self._started, job),
             ended=lambda tile, rows: self._post(partial(self._encoded, job, tile, rows)),
             released=job.close_pictures,
             ahead=self._ahead,
             alone=lambda: len(self._stepper.running) == 1 and not self._waiting,
-            spare=self._spare,
+            spare=lambda: time.monotonic() >= self._spare,
+            late=self._late,
             wanted_by_others=lambda: self._side.waited_for(but=self._prefill.chunk(job) if self._prefill else None),
         )
         if self._ahead:
@@ -259,6 +262,15 @@ class Scheduler:
         self._look_ahead(job)
         if job.cancelled:  # `cancel` may have looked before there was an encoding
             self._side.drop(job.encoding)
+
+    def _started(self, job: Job, done: int, total: int) -> None:
+        self._side.gets_on()
+        if not job.cancelled:
+            job.sink(Progress(done, total))
+
+    def _late(self) -> None:
+        _log.info("others have all cores: one tile at a time is encoded for %d s", _BUSY)
+        self._spare = time.monotonic() + _BUSY
 
     def _moved(self, job: Job) -> None:
         if job.next in job.stops:

@@ -63,9 +63,13 @@ class SideThread:
         with self._changed:
             return any(task is not but for task in self._turns)
 
+    def gets_on(self) -> None:
+        """The piece that runs has begun another part of it."""
+        self._begun += 1
+
     @property
     def doing(self) -> int | None:
-        """Which piece is being done, in order of time."""
+        """Which piece, or part of one, is being done, in order of time."""
         return None if self._current is None else self._begun
 
     def ask(self, task: Task) -> None:
@@ -94,6 +98,7 @@ class SideThread:
         with self._changed:
             self._closed = True
             if self._current is not None:
+                self._current.dropped = True
                 self._current.stop()
             self._changed.notify()
         self._thread.join()

@@ -60,7 +60,7 @@ class Stepper:
         self._outbox: list[tuple[Job, Event]] = []
         self._evaluated: list[Job] = []  # in the native call that runs now
         self._stopped = False
-        self._took = 0.0  # seconds, by the last step
+        self._took = 0.0  # seconds, by the last step with answers
         self.running: list[Job] = []  # those whose prompt was served last come last
 
     def can_step(self) -> bool:
@@ -95,11 +95,9 @@ class Stepper:
         # Who waits for tiles of its own loses little by waiting; the others must get on.
         urgent = any(job.encoding is None or not job.encoding.todo for job in prompts)
         room = budget = self._pace.rows(len(answers), shared, urgent=urgent)
-        helpers = [job.encoding.helper for job in self.running if job.encoding is not None]
-        if answers and (helper := next(filter(None, helpers), None)):
+        if answers and any(job.encoding is not None and job.encoding.helper for job in self.running):
             self.deliver()
-            helper.follow()
-            time.sleep(self._pace.rest(self._took))
+            self._rest()
         began = time.perf_counter()
         for job in prompts if room > 0 else ():
             if run := self._next_run(job, room, None if answers else self.table):  # else tokens go with theirs
@@ -133,9 +131,19 @@ class Stepper:
                 self._speculation.note(seconds, batch.count, shared)
         else:
             self.deliver()
-        self._took = time.perf_counter() - began
+        took = time.perf_counter() - began
+        if answers:
+            self._took = took
         if not any(drafts.values()):
-            self._pace.note(self._took, len(answers), budget - room, shared)
+            self._pace.note(took, len(answers), budget - room, shared)
+
+    def _rest(self) -> None:
+        """Leave time to a tile that waits for it."""
+        for job in self.running:
+            if job.encoding is not None and (helper := job.encoding.helper):
+                helper.follow()
+                time.sleep(self._pace.rest(self._took))
+                return
 
     def _drafts(self, answers: list[Job], shared: bool) -> dict[Job, list[int]]:
         """What to evaluate beside the pending tokens: of all drafts, the likeliest tokens."""
