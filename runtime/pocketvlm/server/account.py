@@ -40,7 +40,8 @@ class Account:
         """The chunks, as they are."""
         for chunk in chunks:
             for choice in chunk.choices:
-                if self.first_token is None:  # an empty one is first, and comes with the first token
+                told = choice.delta.content or choice.delta.reasoning_content or choice.delta.tool_calls
+                if self.first_token is None and (told or choice.finish_reason):
                     self.first_token = time.perf_counter() - self.began
                 self.finish_reason = choice.finish_reason or self.finish_reason
             self.usage = chunk.usage or self.usage
