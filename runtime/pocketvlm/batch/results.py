@@ -71,7 +71,7 @@ class Results:
         try:
             self._claim()
             self._recall()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nobody else can close it
             self._file.close()
             raise
 

@@ -41,9 +41,9 @@ class Encoding:
     released: Callable[[], None]  # called once, when the pictures are used no more
     ahead: bool
     alone: Callable[[], bool]
-    spare: Callable[[], bool] = lambda: False
-    wanted_by_others: Callable[[], bool] = lambda: False
-    late: Callable[[], None] = lambda: None
+    spare: Callable[[], bool]
+    wanted_by_others: Callable[[], bool]
+    late: Callable[[], None]
     first: bool = False
     dropped: bool = False
     helper: Helper[Found] | None = None  # of a tile that waits for time that nobody else wants
@@ -61,10 +61,8 @@ class Encoding:
         tile = self._take()
         if not (self.ahead and self.vision.together > 1 and (alone or spare) and self._differs(tile)):
             found = [(tile, self._encode(tile))]
-        elif alone:
-            found = self._at_once(tile, self._take())
         else:
-            found = self._helped(tile, self._take())
+            found = self._two(tile, self._take(), idle=not alone)
         self._failed = any(isinstance(rows, BaseException) for _, rows in found)
         return partial(self._report, found)
 
@@ -85,20 +83,18 @@ class Encoding:
         except Exception:  # told when it is encoded
             return False
 
-    def _at_once(self, tile: Tile, other: Tile) -> list[tuple[Tile, Found]]:
+    def _two(self, tile: Tile, other: Tile, *, idle: bool) -> list[tuple[Tile, Found]]:
         """The other on a thread of its own; where the system gives none, one after the other."""
         try:
-            helper = Helper(partial(self._encode, other))
+            helper = Helper(partial(self._encode, other), idle=idle)
         except RuntimeError:
             return [(one, self._encode(one)) for one in (tile, other)]
+        if idle:
+            return self._helped(tile, other, helper)
         return [(tile, self._encode(tile)), (other, helper.result())]
 
-    def _helped(self, tile: Tile, other: Tile) -> list[tuple[Tile, Found]]:
+    def _helped(self, tile: Tile, other: Tile, helper: Helper[Found]) -> list[tuple[Tile, Found]]:
         """The other in spare time; meanwhile as many as there is time for."""
-        try:
-            helper = Helper(partial(self._encode, other), idle=True)
-        except RuntimeError:
-            return [(one, self._encode(one)) for one in (tile, other)]
         self.helper = helper
         found: list[tuple[Tile, Found]] = []
         longest = 0.0

@@ -95,8 +95,7 @@ class Stepper:
         # Who waits for tiles of its own loses little by waiting; the others must get on.
         urgent = any(job.encoding is None or not job.encoding.todo for job in prompts)
         room = budget = self._pace.rows(len(answers), shared, urgent=urgent)
-        if answers and any(job.encoding is not None and job.encoding.helper for job in self.running):
-            self.deliver()
+        if answers:
             self._rest()
         began = time.perf_counter()
         for job in prompts if room > 0 else ():
@@ -138,12 +137,14 @@ class Stepper:
             self._pace.note(took, len(answers), budget - room, shared)
 
     def _rest(self) -> None:
-        """Leave time to a tile that waits for it."""
-        for job in self.running:
-            if job.encoding is not None and (helper := job.encoding.helper):
-                helper.follow()
-                time.sleep(self._pace.rest(self._took))
-                return
+        """Leave time to a tile that waits for it, if one does."""
+        helped = next((job.encoding for job in self.running if job.encoding is not None and job.encoding.helper), None)
+        if helped is None:
+            return
+        self.deliver()
+        if helper := helped.helper:  # it may have been freed meanwhile
+            helper.follow()
+            time.sleep(self._pace.rest(self._took))
 
     def _drafts(self, answers: list[Job], shared: bool) -> dict[Job, list[int]]:
         """What to evaluate beside the pending tokens: of all drafts, the likeliest tokens."""
