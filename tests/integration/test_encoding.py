@@ -134,7 +134,7 @@ def test_a_second_beside_an_answer_in_spare_time(vlm: VLM, iota_bundle: Path) ->
     policies: dict[str, set[int]] = {}
     stepper: Any = vlm._engine._scheduler._stepper  # type: ignore[attr-defined]
     rest, rests = stepper._pace.rest, [0.0]
-    stepper._pace.rest = lambda last: rests.append(rest(last)) or rests[-1]
+    stepper._pace.rest = lambda last, *, helped: rests.append(rest(last, helped=helped) * helped) or rests[-1]
     both, turns = threading.Barrier(2, timeout=20), itertools.count()
 
     def begin() -> None:

@@ -45,6 +45,8 @@ _START = "import sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine.worker i
 _GAUGES = ("running", "queued", "encoding", "picture_bytes")
 _KEPT = ("state", "parallel", "restarts", "child")  # of the supervisor's own making
 _TOTALS = tuple(field.name for field in fields(Statistics) if field.name not in (*_GAUGES, *_KEPT))
+# A terminal's Ctrl-C is for the parent. In another session, it would compete with it for cores, sched(7).
+_APART: Any = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 
 Channel = SimpleQueue[Any]  # of events and an error, or the one answer to a question
 
@@ -147,7 +149,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # an abort would first look for a debugger
-            start_new_session=True,  # a terminal's Ctrl-C is for the parent
+            **_APART,
         )
         self.pid = self._popen.pid
         self.channels: dict[int, Channel] = {}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from pocketvlm.devices import allowed_cpus
 from pocketvlm.engine.engine import Event, Finished
 from pocketvlm.engine.job import Job
 from pocketvlm.engine.lanes import Lanes
@@ -54,6 +55,7 @@ class Stepper:
         self._context, self._lanes, self._threads = context, lanes, threads
         self._moved, self._over = moved, over
         self._batch = Batch(context.n_batch)
+        self._crowded = threads.all >= allowed_cpus()
         self._pace = Pace(context.n_batch)
         self._speculation = speculation
         self.table: TokenTable | None = None
@@ -95,7 +97,7 @@ class Stepper:
         # Who waits for tiles of its own loses little by waiting; the others must get on.
         urgent = any(job.encoding is None or not job.encoding.todo for job in prompts)
         room = budget = self._pace.rows(len(answers), shared, urgent=urgent)
-        if answers:
+        if answers and shared:
             self._rest()
         began = time.perf_counter()
         for job in prompts if room > 0 else ():
@@ -137,14 +139,18 @@ class Stepper:
             self._pace.note(took, len(answers), budget - room, shared)
 
     def _rest(self) -> None:
-        """Leave time to a tile that waits for it, if one does."""
-        helped = next((job.encoding for job in self.running if job.encoding is not None and job.encoding.helper), None)
-        if helped is None:
+        """Leave time to a tile that waits for it, if one does, and to those who read, where all cores are taken.
+
+        Else the system may let each thread on the way to a reader wait for the next tick of its clock.
+        """
+        encodings = (job.encoding for job in self.running if job.encoding is not None)
+        helper = next(filter(None, (encoding.helper for encoding in encodings)), None)
+        if helper is None and not self._crowded:
             return
         self.deliver()
-        if helper := helped.helper:  # it may have been freed meanwhile
+        if helper is not None:
             helper.follow()
-            time.sleep(self._pace.rest(self._took))
+        time.sleep(self._pace.rest(self._took, helped=helper is not None))
 
     def _drafts(self, answers: list[Job], shared: bool) -> dict[Job, list[int]]:
         """What to evaluate beside the pending tokens: of all drafts, the likeliest tokens."""
