@@ -47,7 +47,6 @@ _KEPT = ("state", "parallel", "restarts", "child")  # of the supervisor's own ma
 _TOTALS = tuple(field.name for field in fields(Statistics) if field.name not in (*_GAUGES, *_KEPT))
 # A terminal's Ctrl-C is for the parent. In another session, it would compete with it for cores, sched(7).
 _APART: Any = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
-
 Channel = SimpleQueue[Any]  # of events and an error, or the one answer to a question
 
 
