@@ -461,6 +461,39 @@ def test_interrupt_stops_the_caller_only(iota_bundle: Path) -> None:
         assert pid_of(vlm) == pid
 
 
+# A caller whose terminal stops background processes that write to it, and whose engine does.
+LOUD = """
+import os, pty, sys, termios
+sys.path[:] = sys.argv[2:]
+pid, terminal = pty.fork()
+if pid:
+    try:
+        while told := os.read(terminal, 1000):
+            os.write(1, told)
+    except OSError:  # Linux's end of file
+        pass
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+settings = termios.tcgetattr(0)
+settings[3] |= termios.TOSTOP
+termios.tcsetattr(0, termios.TCSANOW, settings)
+from pocketvlm import VLM
+from pocketvlm.engine import child
+child._START = (
+    "import os, sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine import worker; serve = worker.serve;"
+    "worker.serve = lambda *given: (os.write(2, b'loud '), serve(*given)); worker.main()"
+)
+with VLM.load(sys.argv[1], supervised=True, context_size=1024) as vlm:
+    print(vlm.chat([{"role": "user", "content": "Hello."}], max_tokens=1).usage.completion_tokens)
+"""
+
+
+@posix
+def test_terminal_that_stops_who_writes(iota_bundle: Path) -> None:
+    command = [sys.executable, "-c", LOUD, str(iota_bundle), *filter(None, sys.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.split()) == (0, ["loud", "1"]), done.stderr
+
+
 # Worker code with a fault in it: where the file FAULT names this place, the file goes and native code fails there.
 FAULTY = """
 import ctypes, os, sys
