@@ -70,10 +70,9 @@ class Scheduler:
         )
         self._table = table
         self._ahead = threads.beside < threads.all
-        # The encoder's threads have the priority of its session: only the caller's can be one for spare time.
-        self._spare = (
-            0.0 if self._ahead and threads.rest == 1 and idle_threads() else math.inf
-        )  # from when there is some
+        # From when there is spare time. The encoder's threads have the priority of its session: only the caller's can
+        # be one for it.
+        self._spare = 0.0 if threads.rest == 1 and idle_threads() else math.inf
         # Where decoder and encoder take turns, larger batches cost less, and nothing is gained by small ones.
         self._gather = 0 if self._ahead else context.n_batch
         self._side = SideThread()
@@ -219,7 +218,7 @@ class Scheduler:
             try:
                 self._begin(job)
                 admitted = True
-            except Exception as error:
+            except Exception as error:  # this request's alone
                 self._fail(job, error)
         return admitted
 
