@@ -162,7 +162,7 @@ class VLM:
             if session is not None:
                 vlm.restore(session)
             return vlm
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nobody else can close it
             engine.close()
             raise
 

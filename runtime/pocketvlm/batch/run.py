@@ -44,7 +44,7 @@ def run(vlm: VLM, job: Job, results: Results, *, together: int, told: Callable[[
                 for line in _lines(ready):
                     results.add(line)
                     told()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: what is done is kept
             answerer.stop()
             wait(running)
             for line in _lines(future for future in running if future.exception() is None):

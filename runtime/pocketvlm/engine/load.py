@@ -105,7 +105,7 @@ def _load(
         speculation = speculation_of(options.speculate, exact=options.exact, forgets=model.forgets)
         drafted = DRAFTED if speculation else 0
         context = make(n_ctx=size, n_batch=max(BATCH, at_once), threads=threads.all, outputs=lanes + drafted)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nobody else can close it
         model.close()
         raise
     return_free_blocks()

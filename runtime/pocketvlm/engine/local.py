@@ -214,7 +214,7 @@ class LocalEngine:
             limit = min(request.max_tokens or room, room)
             job = Job(request, units, seen, limit, sink, unread, matcher)
             self._scheduler.submit(job)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nobody else can close them
             for _, picture in seen:
                 picture.close()
             raise

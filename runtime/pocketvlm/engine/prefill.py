@@ -119,7 +119,7 @@ class Chunk:
     def _evaluated(self) -> Evaluated | BaseException:
         try:
             return self.side.evaluate(self)
-        except BaseException as error:
+        except BaseException as error:  # raised again by the scheduler's thread
             return error
 
     def wanted(self, _: Iterable[Task], /) -> bool:
@@ -223,7 +223,7 @@ class Prefill:
         position = lane.content.position
         try:
             known = self._context.cells(lane.id, 0, position) if enters and position else None
-        except Exception:
+        except Exception:  # whatever it is, the steps can do it
             _log.warning("a prompt could not be moved aside: it goes with the answers", exc_info=True)
             self._refused.add(job)
             self._forget(job)
@@ -262,7 +262,7 @@ class Prefill:
             if isinstance(found, BaseException):
                 raise found
             self._context.add_cells(found.cells, job.in_lane.id)
-        except Exception:
+        except Exception:  # whatever it is, the steps can do it
             _log.warning("a prompt could not be evaluated aside: it goes with the answers", exc_info=True)
             self._refused.add(job)
             self._leave(job)

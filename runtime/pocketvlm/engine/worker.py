@@ -72,7 +72,7 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
     def begin(number: int, request: Generation) -> None:
         try:
             job = engine.submit(request, partial(sink, number))
-        except Exception as error:
+        except Exception as error:  # whoever asked is told
             sink(number, error)
             return
         with changing:
@@ -94,7 +94,7 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
         try:
             told, blobs = wire.snapshot_out(work())
             outbox.put({"snapshot": told, "id": number, "blobs": blobs})
-        except Exception as error:
+        except Exception as error:  # whoever asked is told
             outbox.put({**wire.event_out(error), "id": number})
 
     slowly = ThreadPoolExecutor(2, "pocketvlm-begin")  # a grammar, a book, a cache may take seconds; others must get on
@@ -138,7 +138,7 @@ def _write(stream: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]], parent: in
         _write_all(stream, outbox, parent)
     except OSError:
         pass
-    except BaseException:
+    except BaseException:  # whatever it is, the process is of no use without it
         traceback.print_exc()
     os._exit(1)
 

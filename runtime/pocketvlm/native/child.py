@@ -51,6 +51,6 @@ def run(module: str, *arguments: str, take: Callable[[str], bool]) -> Ended:
                 if not take(line):
                     last.append(line.strip())
             return Ended(process.wait(), tuple(last))
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nobody else can end it
             process.kill()
             raise

@@ -132,5 +132,5 @@ def _guarded(work: Callable[[], T]) -> T:
         return work()
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:
+    except BaseException as error:  # a panic of llguidance derives from BaseException
         raise EngineError(_reason(str(error))) from None

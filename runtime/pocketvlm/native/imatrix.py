@@ -73,7 +73,7 @@ class Collector:
             if ask:
                 return described in (_PLAIN, _ROUTED) and self._wanted(node)
             self.add(node, described == _ROUTED)
-        except BaseException as error:
+        except BaseException as error:  # raised again by who evaluates; native code is on the stack
             self._error = self._error or error
             return not ask  # False would end the evaluation in the middle
         return True

@@ -236,7 +236,7 @@ def _decode(file: IO[bytes], source: _Source, max_pixels: int) -> Image.Image:
     file.seek(0)
     try:
         image = reader(file)
-    except Exception as error:
+    except Exception as error:  # its readers raise whatever a damaged file makes them
         raise _unreadable(error, source) from None
     return _load(image, source, max_pixels)
 
@@ -247,7 +247,7 @@ def _load(image: Image.Image, source: _Source, max_pixels: int) -> Image.Image:
     try:
         image.load()
         rgb = _to_rgb(image)
-    except Exception as error:
+    except Exception as error:  # as above
         raise _unreadable(error, source) from None
     return _upright(rgb, image)
 

@@ -108,7 +108,7 @@ class _Faults:
             await self._app(scope, receive, noting)
         except ClientDisconnect:
             Account.of(scope).left = True
-        except Exception as error:
+        except Exception as error:  # whatever it is, the client is told
             fault = _routing(error) if isinstance(error, HTTPException) else fault_of(error)
             Account.of(scope).code = fault.code
             if not started:

@@ -62,7 +62,7 @@ class ChatEndpoint:
             if account.left:
                 raise ClientDisconnect from None
             await reply.fail(shutting_down())
-        except Exception as error:
+        except Exception as error:  # whatever it is, the client is told
             fault = fault_of(error)
             account.code = fault.code
             await reply.fail(fault)

@@ -74,7 +74,7 @@ class Pump(Generic[T]):
                     if self.cancelled:
                         break
                     self._put(item)
-        except BaseException as error:
+        except BaseException as error:  # raised again by who reads
             self._error = error
         self._loop_calls(self._end)
 

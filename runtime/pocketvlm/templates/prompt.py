@@ -89,7 +89,7 @@ class ChatTemplate:
             self._template = sandbox.compiled(source)
         except TemplateSyntaxError as error:
             raise ModelError(f"chat template, line {error.lineno}: {error.message}", path) from None
-        except Exception as error:
+        except Exception as error:  # a template may raise anything
             raise ModelError(f"chat template: {type(error).__name__}: {error}", path) from None
         # Whether content is taken as a string, and as a list of parts. The other roles are tried beside a user's.
         self._no_tools: tuple[()] | None = None
@@ -150,7 +150,7 @@ class ChatTemplate:
             spans = tuple(self._spans(rendered, self._places_pictures))
         except sandbox.RefusalError as error:
             raise RequestError(f"the model's chat template refuses the messages: {error}", "messages") from None
-        except Exception as error:
+        except Exception as error:  # a template may raise anything
             raise ModelError(f"the chat template fails: {type(error).__name__}: {error}", self._path) from error
         placed = [span.index for span in spans if isinstance(span, ImageSpan)]
         if placed != list(range(pictures)):
@@ -179,7 +179,7 @@ class ChatTemplate:
                 **self._tokens,
                 **variables,
             )
-        except Exception as error:
+        except Exception as error:  # raised again
             sandbox.let_go(error)
             raise
 
@@ -225,7 +225,7 @@ class ChatTemplate:
         try:
             spans = self._spans(self._run([*before, message, *after]), find_pictures=False)
             told = "".join(span.text for span in spans if isinstance(span, TextSpan) and not span.special)
-        except Exception:
+        except Exception:  # a template may raise anything
             return False
         # A template for strings may well write out the list itself, as Python shows it.
         return all(word in told for word in words) and "type" not in told
@@ -236,7 +236,7 @@ class ChatTemplate:
         content = [*_text_parts(words[:1]), {"type": "image"}, *_text_parts(words[1:])]
         try:
             spans = list(self._spans(self._run([{"role": "user", "content": content}]), find_pictures=True))
-        except Exception:
+        except Exception:  # a template may raise anything
             return False
         told = "".join(span.text for span in spans if isinstance(span, TextSpan) and not span.special)
         return sum(isinstance(span, ImageSpan) for span in spans) == 1 and all(word in told for word in words)

@@ -84,7 +84,7 @@ class OnnxEncoder:
             raise EngineClosedError("the vision encoder is closed")
         try:
             (rows,) = self._session.run([OUTPUT], {INPUT: tile[None]}, self._run)
-        except Exception as error:
+        except Exception as error:  # onnxruntime's own classes derive from Exception
             if self._cancelled:
                 raise Aborted from None
             raise EngineError(f"onnxruntime failed to encode a picture: {_first_line(error)}") from error
