@@ -134,7 +134,14 @@ def test_a_second_beside_an_answer_in_spare_time(vlm: VLM, iota_bundle: Path) ->
     policies: dict[str, set[int]] = {}
     stepper: Any = vlm._engine._scheduler._stepper  # type: ignore[attr-defined]
     rest, rests = stepper._pace.rest, [0.0]
-    stepper._pace.rest = lambda last, *, helped: rests.append(rest(last, helped=helped) * helped) or rests[-1]
+    held: list[bool] = []
+
+    def resting(last: float) -> float:
+        rests.append(rest(last))
+        held.append(bool(stepper._outbox))
+        return rests[-1]
+
+    stepper._pace.rest = resting
     both, turns = threading.Barrier(2, timeout=20), itertools.count()
 
     def begin() -> None:
@@ -152,6 +159,7 @@ def test_a_second_beside_an_answer_in_spare_time(vlm: VLM, iota_bundle: Path) ->
     assert max(runs) == 2
     assert policies == {"pocketvlm-side": {os.SCHED_OTHER}, "pocketvlm-helper": {os.SCHED_IDLE}}
     assert answer.text == cold(iota_bundle, noise(4))
+    assert any(held), "tokens go out behind the rest, where the reader is not behind itself"
     told = len(rests)
     vlm.chat(asked(noise(7)), max_tokens=8)
     assert len(rests) == told, "only while it is wanted"

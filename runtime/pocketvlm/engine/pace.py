@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 PATIENCE = 2.4  # times the usual time between two tokens: what a step may take
-_REST = 0.5  # of the usual time: what a step leaves to those who work in spare time, where it is short enough itself
-_LEAST = 0.0005  # seconds that it leaves to those who read
+_REST, _WITH_REST = 0.6, 2.2  # times it: what is left to those who work in spare time; the most, with the step before
 _FIRST = 4.0  # rows of a prompt in a step
 _NONE = 0.5  # where a single row took too long
 _SMOOTH, _OUTLIER = 0.1, 1.5  # of the usual time; a step that took longer than so many times it tells little
@@ -35,10 +34,10 @@ class Pace:
             return 0
         return min(max(int(self._rows[shared]), urgent), self._n_batch - answers)
 
-    def rest(self, last: float, *, helped: bool) -> float:
-        """Seconds to leave before a step, where the last one took so many; more where a tile is `helped` by them."""
+    def rest(self, last: float) -> float:
+        """Seconds to leave to work in spare time, behind a step that took so many."""
         usual = self._usual or last
-        return max(_LEAST, min(_REST * usual, PATIENCE * usual - last) if helped else 0.0)
+        return max(0.0, min(_REST * usual, _WITH_REST * usual - last))
 
     def note(self, seconds: float, answers: int, rows: int, shared: bool) -> None:
         """A step took `seconds`, with `answers` tokens of answers and `rows` of prompts."""

@@ -21,6 +21,7 @@ from pocketvlm.native.context import Aborted, Batch, Context, Logits
 from pocketvlm.native.table import TokenTable
 
 UNREAD = 32  # events: a reader that falls behind by more makes its answer wait
+_READING = 0.0005  # seconds left to those who read
 
 
 @dataclass(frozen=True)
@@ -141,16 +142,18 @@ class Stepper:
     def _rest(self) -> None:
         """Leave time to a tile that waits for it, if one does, and to those who read, where all cores are taken.
 
-        Else the system may let each thread on the way to a reader wait for the next tick of its clock.
+        Tokens go out behind the first: a step that took long has less of it, so both together vary less than steps do.
+        Without the second, the system may let each thread on the way to a reader wait for the next tick of its clock.
         """
         encodings = (job.encoding for job in self.running if job.encoding is not None)
         helper = next(filter(None, (encoding.helper for encoding in encodings)), None)
         if helper is None and not self._crowded:
             return
-        self.deliver()
         if helper is not None:
             helper.follow()
-        time.sleep(self._pace.rest(self._took, helped=helper is not None))
+            time.sleep(self._pace.rest(self._took))
+        self.deliver()
+        time.sleep(_READING)
 
     def _drafts(self, answers: list[Job], shared: bool) -> dict[Job, list[int]]:
         """What to evaluate beside the pending tokens: of all drafts, the likeliest tokens."""
