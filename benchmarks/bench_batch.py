@@ -3,6 +3,7 @@
 1. 1, 2, 4 and 8 clients of `VLM.stream`, against a loop over llama_decode that steps as many sequences in one batch;
    alternating in one run. Language model: SmolLM2-135M Q4_1.
 2. One stream goes on while another request brings a picture of 17 tiles. SmolVLM-256M's shapes, random weights, Q8_0.
+   In the same run, a stream with one thread beside a loop that only counts: the pauses that the machine makes.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,7 @@ AIMS = {1: 0.95, 4: 0.9}
 ENCODERS_SHARE = 17  # tiles of a square picture in full detail
 ALONE = 60  # tokens of the stream by itself, before the picture and after
 SETTLED = 0.05  # seconds after it
+LOOP = 12  # seconds beside a loop, as long as the picture takes
 
 
 class BareLoop:
@@ -156,54 +161,88 @@ def asked(text: str, image: Image.Image | None = None) -> list[Any]:
     return [{"role": "user", "content": parts}]
 
 
+class Stream:
+    """A long answer, read on a thread of its own until `stop`."""
+
+    def __init__(self, vlm: VLM) -> None:
+        self.gaps: list[tuple[float, float]] = []  # (when, milliseconds since the token before)
+        self._vlm, self._stop = vlm, threading.Event()
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+        self.wait(ALONE)
+
+    def _read(self) -> None:
+        last = 0.0
+        with closing(self._vlm._engine.generate(request(self._vlm, asked(QUESTION), 1900))) as events:
+            for event in events:
+                now = time.perf_counter()
+                if isinstance(event, Token):
+                    if last:
+                        self.gaps.append((now, 1000 * (now - last)))
+                    last = now
+                if self._stop.is_set():
+                    return
+
+    def wait(self, tokens: int) -> None:
+        seen = len(self.gaps)
+        while self._thread.is_alive() and len(self.gaps) < seen + tokens:
+            time.sleep(0.01)
+
+    def stop(self) -> bool:
+        """Whether it had ended by itself."""
+        ended = not self._thread.is_alive()
+        self._stop.set()
+        self._thread.join()
+        return ended
+
+
+def request(vlm: VLM, messages: list[Any], tokens: int) -> Generation:
+    no_end = Sampling(logit_bias=dict.fromkeys(range(4), -100.0))
+    return Generation(vlm._prompt(ChatRequest.parse(messages)), no_end, max_tokens=tokens)
+
+
+def encode(vlm: VLM, image: Image.Image) -> tuple[float, float]:
+    """Milliseconds to the first token, and of them in the encoder."""
+    began = time.perf_counter()
+    with closing(vlm._engine.generate(request(vlm, asked("What is this?", image), 1))) as events:
+        started = next(event for event in events if isinstance(event, Started))
+    assert started.images[0].tiles == ENCODERS_SHARE
+    return 1000 * (time.perf_counter() - began), started.images[0].encode_ms
+
+
+def beside_a_loop(vlm: VLM, seconds: float) -> float:
+    """Longest pause of a stream by its median alone, while another process counts and does nothing else."""
+    stream = Stream(vlm)
+    began = time.perf_counter()
+    loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    time.sleep(seconds)
+    ended = time.perf_counter()
+    loop.kill()
+    loop.wait()
+    stream.stop()
+    usual = statistics.median(gap for when, gap in stream.gaps[5:] if when < began)
+    return max(gap for when, gap in stream.gaps if began < when < ended) / usual
+
+
 def pauses(bundle: Path, rounds: int, threads: int, child: bool, drafts: bool) -> None:
-    with opened(bundle, child, drafts=drafts, threads=threads, context_size=2048, parallel=2, vision="onnx") as vlm:
-
-        def request(messages: list[Any], tokens: int) -> Generation:
-            return Generation(vlm._prompt(ChatRequest.parse(messages)), Sampling(logit_bias=ends), max_tokens=tokens)
-
-        def encode(image: Image.Image) -> tuple[float, float]:
-            """Milliseconds to the first token, and of them in the encoder."""
-            began = time.perf_counter()
-            with closing(vlm._engine.generate(request(asked("What is this?", image), 1))) as events:
-                started = next(event for event in events if isinstance(event, Started))
-            assert started.images[0].tiles == ENCODERS_SHARE
-            return 1000 * (time.perf_counter() - began), started.images[0].encode_ms
-
-        def read(until: threading.Event, gaps: list[tuple[float, float]]) -> None:
-            """(when, milliseconds since the token before)"""
-            last = 0.0
-            with closing(vlm._engine.generate(request(asked(QUESTION), 1900))) as events:
-                for event in events:
-                    now = time.perf_counter()
-                    if isinstance(event, Token):
-                        if last:
-                            gaps.append((now, 1000 * (now - last)))
-                        last = now
-                    if until.is_set():
-                        return
-
-        ends = dict.fromkeys(range(4), -100.0)
-        encode(picture(0))
+    with ExitStack() as stack:
+        load = partial(opened, bundle, drafts=drafts, context_size=2048, vision="onnx")
+        vlm = stack.enter_context(load(child, threads=threads, parallel=2))
+        # What the machine does to one thread while another takes a core, whatever both compute.
+        control = stack.enter_context(load(False, threads=1, parallel=1))
+        encode(vlm, picture(0))
         keep_for_ever()  # as the server does: else a collection is the longest pause
         for number in range(1, rounds + 1):
+            floor = beside_a_loop(control, LOOP)
             one, other = picture(2 * number), picture(2 * number + 1)
-            alone, alone_encode = encode(one)
-            stop, gaps = threading.Event(), list[tuple[float, float]]()
-            reader = threading.Thread(target=read, args=(stop, gaps))
-            reader.start()
-            while len(gaps) < ALONE:
-                time.sleep(0.01)
+            alone, alone_encode = encode(vlm, one)
+            stream = Stream(vlm)
             began, stolen = time.perf_counter(), stolen_ms()
-            beside, beside_encode = encode(other)
+            beside, beside_encode = encode(vlm, other)
             ended = time.perf_counter()
             stolen = stolen_ms() - stolen
-            seen = len(gaps)
-            while reader.is_alive() and len(gaps) < seen + ALONE:
-                time.sleep(0.01)
-            finished = not reader.is_alive()
-            stop.set()
-            reader.join()
+            stream.wait(ALONE)
+            finished, gaps = stream.stop(), stream.gaps
             alone_before = [gap for when, gap in gaps[5:] if when < began]
             alone_after = [gap for when, gap in gaps if when > ended + SETTLED] or alone_before
             first, last = statistics.median(alone_before), statistics.median(alone_after)
@@ -220,6 +259,7 @@ def pauses(bundle: Path, rounds: int, threads: int, child: bool, drafts: bool) -
                 f"{after_s:.2f} s after the picture; the host took {stolen:.0f} ms"
                 f"{', the stream ended early' * finished}"
             )
+            print(f"  one thread beside a loop that only counts, {LOOP} s: longest {floor:.1f} times a token")
             print(
                 f"  encode {alone_encode / 1000:.2f} s alone, {beside_encode / 1000:.2f} s beside the stream: ratio "
                 f"{beside_encode / alone_encode:.2f} (aim 1.3); to the first token {alone / 1000:.2f} s and "
