@@ -226,8 +226,8 @@ def beside_a_loop(vlm: VLM, seconds: float) -> float:
 
 def pauses(bundle: Path, rounds: int, threads: int, child: bool, drafts: bool) -> None:
     with ExitStack() as stack:
-        load = partial(opened, bundle, drafts=drafts, context_size=2048, vision="onnx")
-        vlm = stack.enter_context(load(child, threads=threads, parallel=2))
+        load = partial(opened, bundle, context_size=2048, vision="onnx")
+        vlm = stack.enter_context(load(child, drafts=drafts, threads=threads, parallel=2))
         # What the machine does to one thread while another takes a core, whatever both compute.
         control = stack.enter_context(load(False, threads=1, parallel=1))
         encode(vlm, picture(0))

@@ -607,7 +607,7 @@ def attempt(*given):
     import socket
     try:
         socket.create_connection(("192.0.2.1", 80), timeout=1)
-    except BaseException as error:
+    except BaseException as error:  # whatever keeps it from the network is told
         print("the child:", type(error).__name__, file=sys.stderr)
     real(*given)
 real, worker.serve = worker.serve, attempt

@@ -45,7 +45,7 @@ def in_time(work: Callable[[], Any]) -> Any:
     def run() -> None:
         try:
             found.put((work(), None))
-        except Exception as error:
+        except Exception as error:  # raised again by the thread that waits
             found.put((None, error))
 
     threading.Thread(target=run, daemon=True).start()

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -332,6 +333,24 @@ def test_steps_leave_time_where_they_are_short() -> None:
         pace.note(0.010, 1, 0, False)
     rests = [pace.rest(last) for last in (0.010, 0.015, 0.020, 0.050)]
     assert rests == pytest.approx([0.006, 0.006, 0.002, 0.0])
+    assert all(last + rest <= 0.0220001 for last, rest in zip((0.010, 0.015, 0.020), rests, strict=False))
+
+
+@pytest.mark.parametrize("crowded", [True, False])
+def test_who_reads_has_a_moment_where_all_cores_are_taken(
+    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, crowded: bool
+) -> None:
+    engine_: Any = engine
+    stepper, told = engine_._scheduler._stepper, list[float]()
+    job: Any = SimpleNamespace(cancelled=False, sink=lambda _: told.append(time.perf_counter()))
+    monkeypatch.setattr(stepper, "_crowded", crowded)
+    stepper._outbox.append((job, None))
+    stepper._rest()
+    if crowded:
+        assert time.perf_counter() - told[0] >= 0.0005
+    else:
+        assert not told, "else it goes out while the next step is evaluated"
+        stepper._outbox.clear()
 
 
 @pytest.mark.parametrize("cost", [0.0001, 0.001, 0.05])

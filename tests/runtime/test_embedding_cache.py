@@ -163,7 +163,7 @@ def test_from_many_threads() -> None:
                 source.get(number)
                 if rng.random() < 0.01:
                     source.cache.clear()
-        except BaseException as error:
+        except BaseException as error:  # told by the thread that waits
             faults.append(error)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]

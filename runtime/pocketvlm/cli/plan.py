@@ -50,7 +50,7 @@ def plan(
     refused = ""
     if budget is not None:
         try:
-            best = planner.within(budget, detail)  # type: ignore[arg-type]
+            best = planner.within(budget, detail)  # type: ignore[arg-type]  # a choice that typer has checked
         except MemoryBudgetError as error:
             refused = error.message
     if as_json:

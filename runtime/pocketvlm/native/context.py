@@ -189,7 +189,7 @@ class Context(Handle):
 
     def truncate(self, position: int, sequence: int = 0) -> bool:
         """Forget all of a sequence from `position` on; False where what came before is no longer whole."""
-        self.raw  # noqa: B018  # raises where the context is closed
+        self.raw  # noqa: B018  # raises where it is closed  # raises where the context is closed
         done = bool(self._lib.llama_memory_seq_rm(self._memory, sequence, position if position > 0 else -1, -1))
         return done and self._whole(position, sequence)
 
@@ -209,7 +209,7 @@ class Context(Handle):
 
     def share(self, source: int, target: int, position: int, start: int = 0) -> None:
         """Let `target` have what `source` has from `start` to before `position`: the same cells, nothing copied."""
-        self.raw  # noqa: B018
+        self.raw  # noqa: B018  # raises where it is closed
         self._lib.llama_memory_seq_cp(self._memory, source, target, start, position)
 
     def cells(self, sequence: int, start: int, end: int) -> Cells:
@@ -248,7 +248,7 @@ class Context(Handle):
         return bool(size == len(state)) and self.truncate(position, sequence)
 
     def clear(self) -> None:
-        self.raw  # noqa: B018  # raises where the context is closed
+        self.raw  # noqa: B018  # raises where it is closed  # raises where the context is closed
         self._lib.llama_memory_clear(self._memory, False)
 
     def _run(self, batch: object) -> None:
@@ -336,7 +336,7 @@ def _embedding_batch(
     sequences = (ctypes.POINTER(ctypes.c_int32) * count)(*([ctypes.pointer(sequence)] * count))
     outputs = (ctypes.c_int8 * count)()
     outputs[count - 1] = logits
-    batch = lib.llama_batch(  # type: ignore[attr-defined]
+    batch = lib.llama_batch(  # type: ignore[attr-defined]  # of a library that is found when it runs
         n_tokens=count,
         embd=rows.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
         pos=positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),

@@ -49,7 +49,7 @@ class Vocabulary:
         pointer = ctypes.cast(library.llama().llama_tokenize, ctypes.c_void_p).value
         self.n_vocab = model.n_vocab
         self.tokenizer = _guarded(
-            lambda: llguidance.LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]
+            lambda: llguidance.LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]  # its stubs lack it
                 tokens=tokens, vocab_ptr=model.vocab, tokenize_fptr=pointer, eos_token=ends, slices=None
             )
         )

@@ -36,7 +36,7 @@ class Protocol(H11Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn names it
         """uvicorn calls this for any broken request."""
         self._refuse(HTTPError(400, "this is not valid HTTP/1.1, or its headers are too large", code="invalid_http"))
 

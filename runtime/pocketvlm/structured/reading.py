@@ -122,7 +122,7 @@ class Reader:
         text, self._held = self._held, ""
         return text, False
 
-    def _in_head(self, last: bool) -> Iterator[Piece]:  # noqa: ARG002
+    def _in_head(self, last: bool) -> Iterator[Piece]:  # noqa: ARG002  # called as its siblings are
         yield from self._named(self._first)
 
     def _named(self, pattern: re.Pattern[str]) -> Iterator[Piece]:
@@ -134,7 +134,7 @@ class Reader:
             self.calls += 1
             yield Piece("call", match[1], self.calls - 1)
 
-    def _in_arguments(self, last: bool) -> Iterator[Piece]:  # noqa: ARG002
+    def _in_arguments(self, last: bool) -> Iterator[Piece]:  # noqa: ARG002  # called as its siblings are
         if self._depth == 0:  # white space before the object
             self._held = self._held.lstrip()
         end = self._end_of_object()
@@ -145,7 +145,7 @@ class Reader:
         if text:
             yield Piece("arguments", text, self.calls - 1)
 
-    def _in_tail(self, last: bool) -> Iterator[Piece]:  # noqa: ARG002
+    def _in_tail(self, last: bool) -> Iterator[Piece]:  # noqa: ARG002  # called as its siblings are
         if self._next is not None:
             yield from self._named(self._next)
 

@@ -213,7 +213,7 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _CodeGenerator(CodeGenerator):
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802  # jinja2 names it
         self.write("environment.concat((")
         for part in node.nodes:
             self.visit(part, frame)
@@ -224,7 +224,7 @@ class _CodeGenerator(CodeGenerator):
 class _Generation(Extension):
     """`{% generation %}` marks what a model wrote, for training. Here it only stands around its content."""
 
-    tags = {"generation"}  # noqa: RUF012
+    tags = {"generation"}  # noqa: RUF012  # a set of the class, as in jinja2
 
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)

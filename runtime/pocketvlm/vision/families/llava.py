@@ -35,7 +35,7 @@ class Llava:
         layout = (TileSlot(0, (self.tokens_per_side, self.tokens_per_side)),)
         return PicturePlan(original=size, resizes=((self.fit.edge, self.fit.edge),), layout=layout)
 
-    def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:  # noqa: ARG002
+    def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:  # noqa: ARG002  # as all families'
         return [np.asarray(self.fit.apply(image))]
 
 
