@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pocketvlm.atomic import new_file
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.messages import ChatCompletion
+from pocketvlm.system.atomic import new_file
 
 try:
     import fcntl

@@ -12,10 +12,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from pocketvlm.chat.vlm import VLM
 from pocketvlm.pictures.handles import PictureHandles
-from pocketvlm.server.account import Account
 from pocketvlm.server.admission import Admission
-from pocketvlm.vlm import VLM
+from pocketvlm.server.request_record import RequestRecord
 
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LONG = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -103,7 +103,7 @@ class Metrics:
         self._prefill = histogram("prefill", "Evaluating a prompt, its pictures' encoding included.", _LONG)
         self._decode = histogram("decode", "Generating an answer.", _LONG)
 
-    def request_ended(self, method: str, account: Account) -> None:
+    def request_ended(self, method: str, account: RequestRecord) -> None:
         self._requests.labels(method, str(account.status or "none")).inc()
         if account.left:
             self._left.inc()
