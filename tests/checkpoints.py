@@ -15,9 +15,10 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.checkpoint.folder import Checkpoint
-from pocketvlm_converters.family import Part, find_family, weights_sha256
+from pocketvlm_converters.export_parts import parts_of, write_encoder
+from pocketvlm_converters.families import find_family
 from pocketvlm_converters.gguf import write_projector
-from pocketvlm_converters.parts import parts_of, write_encoder
+from pocketvlm_converters.weights import Part, weights_sha256
 
 
 def parts(folder: Path) -> tuple[Part, Part]:

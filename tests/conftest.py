@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from alone import Turns, cores
-from pocketvlm.devices import allowed_cpus
+from pocketvlm.system.machine import allowed_cpus
 from store import IOTA, Store
 
 ROOT = Path(__file__).parent.parent

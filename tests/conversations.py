@@ -21,8 +21,8 @@ from PIL import Image
 from engine_seam import forget, generate, prompt_of, prompt_rows
 from integration.asking import settle
 from pocketvlm import VLM
-from pocketvlm.engine.cache import CacheContent
-from pocketvlm.engine.engine import Generation, Started, Token
+from pocketvlm.engine.interface import Generation, PrefillDone, Token
+from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix
 from pocketvlm.native.sampler import Sampling
 
 WORDS = "What colour is the circle square left of top How many shapes are there number red blue and why".split()
@@ -132,7 +132,7 @@ def answer(vlm: VLM, messages: list[dict[str, Any]], *, count: int = ANSWER, sto
     data = b""
     with closing(generate(vlm, request)) as events:
         for number, event in enumerate(events):
-            if isinstance(event, Started):
+            if isinstance(event, PrefillDone):
                 turn.prompt, turn.cached = event.prompt_tokens, event.cached_tokens
             elif isinstance(event, Token):
                 assert event.score is not None
@@ -179,7 +179,7 @@ def replay(load: Callable[..., VLM], turns: list[Turn], *, rows: int | None = No
 def replay_together(load: Callable[..., VLM], turns: list[Turn], *, lanes: int = 4, together: int = 3) -> list[Turn]:
     """The same prompts, as many at a time as when they were held, by an engine that finds nothing in its cache."""
     with (
-        mock.patch.object(CacheContent, "common", lambda *_: 0),
+        mock.patch.object(CachedPrefix, "common", lambda *_: 0),
         load(parallel=lanes) as cold,
         ThreadPoolExecutor(together) as pool,
     ):

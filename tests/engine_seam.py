@@ -8,10 +8,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pocketvlm import VLM
-from pocketvlm.engine import child
-from pocketvlm.engine.child import ChildEngine
-from pocketvlm.engine.engine import Engine, Event, Generation
-from pocketvlm.engine.local import LocalEngine
+from pocketvlm.engine.in_process import InProcessEngine
+from pocketvlm.engine.interface import Engine, Event, Generation
+from pocketvlm.engine.process import supervisor
+from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.messages import ChatRequest
 from pocketvlm.native.context import Batch
 from pocketvlm.native.llama import Model
@@ -29,7 +29,7 @@ def engine_of(vlm: VLM) -> Engine:
 def local(vlm: VLM) -> Any:
     """The engine in this process, with all its attributes."""
     engine = vlm._engine
-    assert isinstance(engine, LocalEngine)
+    assert isinstance(engine, InProcessEngine)
     return engine
 
 
@@ -114,7 +114,7 @@ def session_of(encoder: Any) -> Any:
 
 def streams_lock(vlm: VLM) -> Any:
     """Held while the streams that there are change."""
-    if isinstance(vlm._engine, LocalEngine):
+    if isinstance(vlm._engine, InProcessEngine):
         return vlm._engine._lock
     return process_of(vlm)._changing
 
@@ -131,9 +131,9 @@ def scheduler_of(vlm: VLM) -> Any:
     return local(vlm)._scheduler
 
 
-def between_steps(vlm: VLM, work: Callable[[Any], Any]) -> Any:
+def run_between_steps(vlm: VLM, work: Callable[[Any], Any]) -> Any:
     """What `work` makes of the lanes while nothing is evaluated."""
-    return scheduler_of(vlm).between_steps(work)
+    return scheduler_of(vlm).run_between_steps(work)
 
 
 def lanes_of(vlm: VLM) -> Any:
@@ -255,28 +255,28 @@ def side_is_empty(vlm: VLM) -> bool:
 
 # ---- the engine in a process of its own
 
-Process: Any = child._Process
+Process: Any = supervisor._Process
 
 
-STARTED: str = child._START  # the code that an engine's process runs
+STARTED: str = supervisor._START  # the code that an engine's process runs
 
 
 def started_with(code: str, patch: pytest.MonkeyPatch | None = None) -> None:
     """Engines' processes run this code from now on: until `patch` is undone, or in a script for ever."""
-    (patch.setattr if patch else setattr)(child, "_START", code)
+    (patch.setattr if patch else setattr)(supervisor, "_START", code)
 
 
 def pauses(patch: pytest.MonkeyPatch, *seconds: float) -> None:
     """Before the next start, by crashes in a row."""
-    patch.setattr(child, "_PAUSES", seconds)
+    patch.setattr(supervisor, "_PAUSES", seconds)
 
 
 def processes(patch: pytest.MonkeyPatch, kind: Any) -> None:
     """A subclass of `Process` in its place."""
-    patch.setattr(child, "_Process", kind)
+    patch.setattr(supervisor, "_Process", kind)
 
 
 def process_of(vlm: VLM) -> Any:
     engine: Any = vlm._engine
-    assert isinstance(engine, ChildEngine)
+    assert isinstance(engine, SupervisedEngine)
     return engine._supervisor._process

@@ -13,7 +13,7 @@ import torch
 
 from checkpoints import change, mmproj, onnx_encoder, parts, put, refusal, same, worst
 from pocketvlm.errors import EngineError
-from pocketvlm.native import mtmd, operands
+from pocketvlm.native import mtmd, mtmd_graph_patches
 from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
 from tiny import llava as tiny
@@ -119,7 +119,7 @@ def test_libmtmd_still_misplaces_the_class_token(bundle: Path, reference: Any, m
 
 
 def test_a_mend_that_found_nothing_is_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operands, "CLASS_TOKEN", "v.another_name")
+    monkeypatch.setattr(mtmd_graph_patches, "CLASS_TOKEN", "v.another_name")
     with pytest.raises(EngineError, match=r"mmproj-f32\.gguf: this build of libmtmd places the class token otherwise"):
         encoded(bundle / "mmproj-f32.gguf", bundle)
 

@@ -15,8 +15,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from pocketvlm_converters.checkpoint.folder import Checkpoint
-from pocketvlm_converters.family import find_family, weights_sha256
-from pocketvlm_converters.parts import parts_of, write_encoder
+from pocketvlm_converters.export_parts import parts_of, write_encoder
+from pocketvlm_converters.families import find_family
+from pocketvlm_converters.weights import weights_sha256
 from store import Store
 from tiny import Tiny, families
 

@@ -13,7 +13,7 @@ from PIL import Image
 from engine_seam import generate
 from integration.asking import generation
 from pocketvlm import VLM
-from pocketvlm.engine.engine import Token
+from pocketvlm.engine.interface import Token
 from store import Store
 from tiny import families
 

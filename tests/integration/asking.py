@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from engine_seam import never_ending, prompt_of
 from pocketvlm import VLM
-from pocketvlm.engine.engine import Generation
+from pocketvlm.engine.interface import Generation
 from pocketvlm.native.sampler import Sampling
 
 

@@ -34,9 +34,9 @@ from engine_seam import (
 )
 from integration.asking import asked, disc, settle
 from pocketvlm import VLM
-from pocketvlm.engine import wire
-from pocketvlm.engine.child import ChildEngine
-from pocketvlm.engine.engine import EngineOptions, Generation, Token
+from pocketvlm.engine.interface import EngineOptions, Generation, Token
+from pocketvlm.engine.process import protocol
+from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.errors import (
     ContextLengthError,
     EngineClosedError,
@@ -58,7 +58,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def start(bundle: Path, **options: Any) -> VLM:
     found = locate(bundle, model=None, mmproj=None)
     made = EngineOptions(**{"parallel": 4, "context_size": 4096, "threads": 1, **options})
-    engine = ChildEngine(
+    engine = SupervisedEngine(
         found.model, found.mmproj, found.onnx, name=found.name, fingerprint=found.fingerprint, options=made
     )
     return VLM(engine)
@@ -138,7 +138,7 @@ def test_errors_are_those_of_this_process(vlm: VLM, iota_bundle: Path, tmp_path:
     assert caught.value.param == "messages"
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(ModelFormatError) as refused:
-        ChildEngine(
+        SupervisedEngine(
             tmp_path / "broken.gguf", None, None, name="broken", fingerprint="", options=EngineOptions(parallel=2)
         )
     assert refused.value.path == tmp_path / "broken.gguf"
@@ -231,14 +231,14 @@ def test_killed_under_load(vlm: VLM, how: signal.Signals) -> None:
 @posix
 def test_an_answer_that_memory_does_not_hold(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(vlm)
-    real, faults = wire.read, [MemoryError()]
+    real, faults = protocol.read, [MemoryError()]
 
     def read(stream: Any) -> Any:
         if faults and process_of(vlm).channels:
             raise faults.pop()
         return real(stream)
 
-    monkeypatch.setattr(wire, "read", read)
+    monkeypatch.setattr(protocol, "read", read)
     with pytest.raises(EngineCrashedError, match="MemoryError"):
         colour_is_right(vlm, 0)
     assert colour_is_right(vlm, 1)
@@ -264,7 +264,7 @@ def test_a_stream_that_the_garbage_collector_ends(vlm: VLM) -> None:
 
 def test_a_process_that_cannot_answer_ends() -> None:
     code = (
-        "import os, threading, time; from queue import SimpleQueue; from pocketvlm.engine.worker import _write\n"
+        "import os, threading, time; from queue import SimpleQueue; from pocketvlm.engine.process.worker import _write\n"
         "outbox = SimpleQueue(); outbox.put({'answer': object()})\n"
         "threading.Thread(target=_write, args=(open(os.devnull, 'wb', 0), outbox, os.getppid()), daemon=True).start()\n"
         "time.sleep(20)"
@@ -520,7 +520,7 @@ def hang(_):
 FAULT = Path(os.environ["POCKETVLM_TEST_FAULT"])
 Context.decode_embeddings = faulty("prefill", Context.decode_embeddings, assertion)
 Context.decode = faulty("hang", faulty("decode", Context.decode, assertion), hang)
-worker.LocalEngine.submit = faulty("submit", worker.LocalEngine.submit, hang)
+worker.InProcessEngine.submit = faulty("submit", worker.InProcessEngine.submit, hang)
 encoding._encoded = faulty("encode", faulty("hang encoding", encoding._encoded, hang), abort)
 worker.main()
 """

@@ -15,9 +15,9 @@ import pytest
 from engine_seam import MAKE_SIDE, generate, is_closing, local, side_is_empty, side_is_open, side_of
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM, ChatCompletion
-from pocketvlm.engine.engine import Started, Token
-from pocketvlm.engine.prefill import Side
-from pocketvlm.engine.sampling import Drawer
+from pocketvlm.engine.interface import PrefillDone, Token
+from pocketvlm.engine.scheduling.background_prefill import PrefillContext
+from pocketvlm.engine.scheduling.sampling import TokenSampler
 from pocketvlm.errors import EngineClosedError, EngineError
 
 LONG = "word " * 150
@@ -43,14 +43,14 @@ def exact(iota_bundle: Path) -> Iterator[VLM]:
 def chunks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
     """(position, units, whether it brought what was known) of each chunk that was evaluated on the side."""
     found: list[tuple[int, int, bool]] = []
-    original = Side.evaluate
+    original = PrefillContext.evaluate
 
-    def evaluate(self: Side, chunk: Any) -> Any:
+    def evaluate(self: PrefillContext, chunk: Any) -> Any:
         cells = original(self, chunk)
         found.append((chunk.position, len(chunk.units), chunk.enters is not None))
         return cells
 
-    monkeypatch.setattr(Side, "evaluate", evaluate)
+    monkeypatch.setattr(PrefillContext, "evaluate", evaluate)
     return found
 
 
@@ -58,13 +58,13 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each token, whether it was drawn from the side's logits."""
     found: list[bool] = []
-    original = Drawer.draw
+    original = TokenSampler.draw
 
-    def draw(self: Drawer, context: Any, at: Any, **told: Any) -> Any:
+    def draw(self: TokenSampler, context: Any, at: Any, **told: Any) -> Any:
         found.append(not isinstance(at, int))
         return original(self, context, at, **told)
 
-    monkeypatch.setattr(Drawer, "draw", draw)
+    monkeypatch.setattr(TokenSampler, "draw", draw)
     return found
 
 
@@ -162,15 +162,15 @@ def test_leaving_at_any_time(exact: VLM, chunks: list[tuple[int, int, bool]]) ->
 
 def at_the_last_chunk(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Do something when a prompt's last chunk is evaluated, and nothing is drawn yet."""
-    original = Side.evaluate
+    original = PrefillContext.evaluate
 
-    def evaluate(self: Side, chunk: Any) -> Any:
+    def evaluate(self: PrefillContext, chunk: Any) -> Any:
         found = original(self, chunk)
         if chunk.last:
             act()
         return found
 
-    monkeypatch.setattr(Side, "evaluate", evaluate)
+    monkeypatch.setattr(PrefillContext, "evaluate", evaluate)
 
 
 def test_leaving_before_the_first_token_is_drawn(
@@ -214,7 +214,7 @@ def test_closing_before_the_first_token_is_drawn(iota_bundle: Path, monkeypatch:
             with pytest.raises(EngineClosedError):
                 list(stream)
         while not isinstance(event := events.get(timeout=10), EngineClosedError):
-            assert isinstance(event, Started | Token)
+            assert isinstance(event, PrefillDone | Token)
         [closer] = closers
         closer.join(10)
         assert not closer.is_alive() and events.empty()

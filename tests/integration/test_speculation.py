@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import hybrid
-from engine_seam import between_steps, each_lane, generate, last_position, never_ending
+from engine_seam import each_lane, generate, last_position, never_ending, run_between_steps
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
-from pocketvlm.engine.engine import Event, Finished, Generation, Token
+from pocketvlm.engine.interface import Event, Finished, Generation, Token
 from pocketvlm.errors import RequestError
 from pocketvlm.native.grammar import Constraint
 
@@ -77,7 +77,7 @@ def whole(vlm: VLM) -> None:
         for lane in each_lane(lanes):
             assert last_position(lanes, lane) == lane.content.position - 1
 
-    between_steps(vlm, look)
+    run_between_steps(vlm, look)
 
 
 CONSTRAINT = Constraint(GRAMMAR, "response_format")
