@@ -144,7 +144,7 @@ def test_projector_types_in_libmtmd(iota_onnx: Path, tmp_path: Path, kind: Any) 
     found = []
     for encoder in (iota_onnx / "mmproj-f32.gguf", tmp_path / "mmproj.gguf"):
         with Loaded(iota_onnx / "model-F32.gguf", encoder) as loaded:
-            slots = [slot for sample in proof_samples(4) for slot in loaded.exchange(sample).slots]
+            slots = [slot for sample in proof_samples(4) for slot in loaded.exchange(sample).spans]
             found.append(np.concatenate([slot.rows for slot in slots]))
     exact, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in found)
     cosine = (exact * other).sum(1).mean()
