@@ -8,16 +8,13 @@ from pocketvlm import VLM
 picture = sys.argv[1] if len(sys.argv) > 1 else "docs/sample.png"
 schema = {
     "type": "object",
-    "properties": {
-        "shapes": {"type": "integer", "minimum": 0, "maximum": 9},
-        "colour": {"enum": ["red", "green", "blue", "yellow"]},
-    },
-    "required": ["shapes", "colour"],
+    "properties": {"shapes": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["shapes"],
     "additionalProperties": False,
 }
 question = [
     {"type": "image_url", "image_url": {"url": picture}},
-    {"type": "text", "text": "How many shapes are there, and which colour is the largest?"},
+    {"type": "text", "text": "How many shapes are there?"},
 ]
 
 with VLM.load() as vlm:

@@ -83,15 +83,16 @@ def relink(markdown: str, page: str) -> str:
 def commands() -> dict[str, Any]:
     """Every command of `pocketvlm`, by name: click's own objects."""
     import typer
+
     from pocketvlm.cli.commands import app
 
     added = typer.Typer()
     for point in entry_points(group="pocketvlm.commands"):
         added.command(point.name)(point.load())
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for part in (app, added):
-        found |= typer.main.get_group(part).commands
-    return dict(sorted(found.items()))
+        by_name |= typer.main.get_group(part).commands
+    return dict(sorted(by_name.items()))
 
 
 def command_reference() -> str:
@@ -100,8 +101,11 @@ def command_reference() -> str:
 
 def _command(name: str, command: Any) -> Iterator[str]:
     shown = [parameter for parameter in command.params if parameter.name != "help"]
-    arguments = [_name_of(parameter) for parameter in shown if _is_argument(parameter) and parameter.required]
-    arguments += [f"[{_name_of(parameter)}]" for parameter in shown if _is_argument(parameter) and not parameter.required]
+    arguments = [
+        _name_of(parameter) if parameter.required else f"[{_name_of(parameter)}]"
+        for parameter in shown
+        if _is_argument(parameter)
+    ]
     yield f"## {name}\n"
     yield f"{command.help.strip()}\n"
     yield f"```text\n{' '.join(['pocketvlm', name, '[OPTIONS]', *arguments])}\n```\n"
