@@ -79,6 +79,7 @@ def run(page_blocks: list[Block], folder: Path, base_url: str | None = None) -> 
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "HOME": str(folder),
         "COLUMNS": "120",
+        "HF_HUB_OFFLINE": "0",  # it would forbid huggingface_hub even loopback
     }
     done = subprocess.run(
         [sys.executable, "-c", _DRIVER],

@@ -23,16 +23,7 @@ COLUMNS = 120
 FOLDERS = "tests|docs|runtime|converters|models|scripts|benchmarks|examples|cmake"
 UNFINISHED = ("docs/architecture.md", "docs/glossary.md")
 # Of other programs.
-OPTIONS = {
-    "--build",
-    "--check",
-    "--ctx-checkpoints",
-    "--data-binary",
-    "--find-links",
-    "--install",
-    "--no-deps",
-    "--no-index",
-}
+OPTIONS = set("--build --check --ctx-checkpoints --data-binary --find-links --install --no-deps --no-index".split())
 
 
 @cache
@@ -183,6 +174,28 @@ def test_environment_variables() -> None:
     assert used - listed == {"PIP_DISABLE_PIP_VERSION_CHECK"}  # scripts/setup_venv.py silences pip
     ours = {name for name in listed if name.startswith("POCKETVLM")}
     assert ours <= used
+
+
+@cache
+def messages() -> tuple[str, ...]:
+    """The texts in the code; what is filled in is a NUL."""
+    texts: list[str] = []
+    for path in (path for source in SOURCES for path in (ROOT / source).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "\0" for part in node.values]
+                texts.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                texts.append(node.value)
+    return tuple(texts)
+
+
+@pytest.mark.parametrize(
+    "message", re.findall(r"^### `(.+)`$", (ROOT / "docs" / "troubleshooting.md").read_text("utf-8"), re.MULTILINE)
+)
+def test_the_code_has_the_message(message: str) -> None:
+    pattern = re.compile(".*".join(map(re.escape, message.split("..."))), re.DOTALL)
+    assert any(pattern.search(text) for text in messages())
 
 
 def test_the_public_names_are_documented() -> None:

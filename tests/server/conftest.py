@@ -157,12 +157,6 @@ def look(url: Any, text: str = "How many shapes are there?") -> list[dict[str, A
     return [{"type": "text", "text": text}, {"type": "image_url", "image_url": url}]
 
 
-@pytest.fixture
-def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The offline mode that the tests run in forbids its client even loopback."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-
-
 @pytest.fixture(scope="session")
 def npm() -> Path:
     """The folder with the installed npm packages."""

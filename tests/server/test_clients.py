@@ -146,6 +146,12 @@ def test_openai_tools(client: openai.OpenAI) -> None:
 # ---- huggingface_hub
 
 
+@pytest.fixture
+def online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The offline mode that the tests run in forbids its client even loopback."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+
 @pytest.mark.usefixtures("online")
 def test_huggingface_hub(server: Server, sample_uri: str) -> None:
     for base in (server.base, server.url):

@@ -51,7 +51,6 @@ def test_the_systemd_example() -> None:
     assert int(unit["Service"]["TimeoutStopSec"]) > 30
 
 
-@pytest.mark.usefixtures("online")
 def test_the_page_runs(npm: Path, server: Server, tmp_path: Path) -> None:
     furnish(tmp_path)
     (tmp_path / "node_modules").symlink_to(npm)
