@@ -26,6 +26,7 @@ OUTSIDE = {
 SHOWN_BY = {path: page for page, path in OUTSIDE.items()} | {"examples": "examples.md"}
 COMMANDS = "<!-- commands -->"
 _LINK = re.compile(r"(?P<text>!?\[(?:[^\[\]]|\[[^\[\]]*\])*\])\((?P<path>[^()\s#:]+)(?P<anchor>#[^()\s]*)?\)")
+_IMAGE = re.compile(r'(?<=<img src=")docs/')
 _FENCE = re.compile(r"^( *)(```+)[^\n]*\n.*?^\1\2 *$", re.DOTALL | re.MULTILINE)
 
 
@@ -49,6 +50,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    if page.file.src_uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # which would list the page itself alone
     markdown = relink(markdown, page.file.src_uri)
     return markdown.replace(COMMANDS, command_reference()) if COMMANDS in markdown else markdown
 
@@ -74,7 +77,7 @@ def relink(markdown: str, page: str) -> str:
     for fence in _FENCE.finditer(markdown):
         parts += [_LINK.sub(replace, markdown[end : fence.start()]), fence[0]]
         end = fence.end()
-    return "".join([*parts, _LINK.sub(replace, markdown[end:])])
+    return _IMAGE.sub("", "".join([*parts, _LINK.sub(replace, markdown[end:])]))
 
 
 # ---- commands
