@@ -28,16 +28,16 @@ from checkpoint import random_weights
 from PIL import Image
 
 from pocketvlm import VLM
-from pocketvlm.devices import physical_cores, processor
-from pocketvlm.engine.child import ChildEngine
-from pocketvlm.engine.engine import EngineOptions, Generation, Started, Token
+from pocketvlm.engine.interface import EngineOptions, Generation, PrefillDone, Token
+from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.files.locate import locate
 from pocketvlm.messages import ChatRequest
 from pocketvlm.native import library
 from pocketvlm.native.context import Batch, Context
-from pocketvlm.native.heap import keep_for_ever
 from pocketvlm.native.llama import Model
 from pocketvlm.native.sampler import Sampler, Sampling
+from pocketvlm.system.allocator import freeze_garbage_collector
+from pocketvlm.system.machine import physical_cores, processor
 
 QUESTION = "Write a long story about a small dog that finds a map."
 CLIENTS = (1, 2, 4, 8)
@@ -86,7 +86,7 @@ def opened(path: Path, child: bool, *, drafts: bool = False, **options: Any) -> 
             yield vlm
         return
     found = locate(path, model=None, mmproj=None)
-    engine = ChildEngine(
+    engine = SupervisedEngine(
         found.model,
         found.mmproj,
         found.onnx,
@@ -205,7 +205,7 @@ def encode(vlm: VLM, image: Image.Image) -> tuple[float, float]:
     """Milliseconds to the first token, and of them in the encoder."""
     began = time.perf_counter()
     with closing(vlm._engine.generate(request(vlm, asked("What is this?", image), 1))) as events:
-        started = next(event for event in events if isinstance(event, Started))
+        started = next(event for event in events if isinstance(event, PrefillDone))
     assert started.images[0].tiles == ENCODERS_SHARE
     return 1000 * (time.perf_counter() - began), started.images[0].encode_ms
 
@@ -231,7 +231,7 @@ def pauses(bundle: Path, rounds: int, threads: int, child: bool, drafts: bool) -
         # What the machine does to one thread while another takes a core, whatever both compute.
         control = stack.enter_context(load(False, threads=1, parallel=1))
         encode(vlm, picture(0))
-        keep_for_ever()  # as the server does: else a collection is the longest pause
+        freeze_garbage_collector()  # as the server does: else a collection is the longest pause
         for number in range(1, rounds + 1):
             floor = beside_a_loop(control, LOOP)
             one, other = picture(2 * number), picture(2 * number + 1)

@@ -22,7 +22,7 @@ from pathlib import Path
 from catalog_checkpoint import write_entry
 
 from pocketvlm_converters.catalog.entry import get_entry
-from pocketvlm_converters.catalog.figures import PICTURE, figures
+from pocketvlm_converters.catalog.estimates import PICTURE, figures
 from pocketvlm_converters.convert import convert
 
 AIM = 0.1  # so far off at most
@@ -31,7 +31,7 @@ import io, json, sys
 import numpy as np
 from PIL import Image
 from pocketvlm import VLM
-from pocketvlm.devices import process_memory
+from pocketvlm.system.machine import process_memory
 bundle, encoder, context, width, height = sys.argv[1:]
 pixels = np.random.default_rng(1).integers(0, 255, (int(height), int(width), 3), np.uint8)
 file = io.BytesIO()

@@ -23,7 +23,7 @@ from typing import Any
 import checkpoint as shapes
 import numpy as np
 
-from pocketvlm.devices import physical_cores, processor
+from pocketvlm.system.machine import physical_cores, processor
 
 TARGET, LIMIT = 0.5, 0.62  # of libmtmd's best
 ENCODERS = {

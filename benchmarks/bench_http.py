@@ -24,7 +24,7 @@ import openai
 from bench_speed import smollm2
 
 from pocketvlm import VLM
-from pocketvlm.devices import processor
+from pocketvlm.system.machine import processor
 
 ASKED: list[dict[str, Any]] = [{"role": "user", "content": "Write a long story about a small dog that finds a map."}]
 AIM = 0.9

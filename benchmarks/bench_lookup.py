@@ -17,8 +17,8 @@ from random import Random
 from bench_speed import smollm2
 
 from pocketvlm import VLM
-from pocketvlm.devices import physical_cores, processor
-from pocketvlm.engine.speculation import MODES
+from pocketvlm.engine.speculative.draft_length import MODES
+from pocketvlm.system.machine import physical_cores, processor
 
 NAMES = ("Ada", "Bruno", "Chen", "Dalia", "Emre", "Farah", "Goran", "Hana", "Ivo", "Juno", "Kofi", "Lena")
 TOWNS = ("Lisbon", "Oslo", "Turin", "Quito", "Perth", "Cairo", "Kyoto", "Dakar", "Lima", "Riga", "Seoul", "Bergen")

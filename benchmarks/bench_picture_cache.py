@@ -21,7 +21,7 @@ from checkpoint import write_checkpoint
 from PIL import Image, ImageDraw
 
 from pocketvlm import VLM
-from pocketvlm.devices import physical_cores, processor
+from pocketvlm.system.machine import physical_cores, processor
 from pocketvlm_converters.convert import convert
 
 SIZE = (1920, 1080)

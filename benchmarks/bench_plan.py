@@ -25,9 +25,9 @@ from peers import Piped
 from PIL import Image
 
 from pocketvlm.bench.measure import fresh, photo
-from pocketvlm.devices import physical_cores, processor
 from pocketvlm.files.locate import iota
 from pocketvlm.plan.budget import planner_for, read_picture_size
+from pocketvlm.system.machine import physical_cores, processor
 
 MEMORY, TIME = 0.1, 0.3  # the aims: so far off at most
 PICTURES = 3

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketvlm import VLM
-from pocketvlm.devices import processor
+from pocketvlm.system.machine import processor
 from pocketvlm_converters.convert import convert
 
 ROOT = Path(__file__).parent.parent

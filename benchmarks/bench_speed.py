@@ -15,8 +15,8 @@ from pathlib import Path
 from PIL import Image
 
 from pocketvlm import VLM
-from pocketvlm.devices import physical_cores
 from pocketvlm.native import library
+from pocketvlm.system.machine import physical_cores
 
 SAMPLE = Path(__file__).parent.parent / "docs" / "sample.png"
 PROMPT = [{"role": "user", "content": "Write a long story about a small dog that finds a map."}]

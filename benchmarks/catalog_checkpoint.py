@@ -9,14 +9,14 @@ from random_files import Pool, write_safetensors, write_tokenizer
 
 from pocketvlm.vision import families
 from pocketvlm_converters.catalog.entry import Entry
-from pocketvlm_converters.catalog.hollow import HollowCheckpoint
+from pocketvlm_converters.catalog.meta_checkpoint import MetaCheckpoint
 from pocketvlm_converters.checkpoint.folder import Tensor
-from pocketvlm_converters.family import find_family
+from pocketvlm_converters.families import find_family
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
-class Recorded(HollowCheckpoint):
+class Recorded(MetaCheckpoint):
     """Remembers what its family asks for."""
 
     def __init__(self, entry: Entry) -> None:

@@ -30,9 +30,9 @@ from peers import Peer, Piped, llama_server, pocketvlm_serve
 from PIL import Image
 
 from pocketvlm.bench.measure import fresh, photo
-from pocketvlm.devices import physical_cores, processor
-from pocketvlm.engine.speculation import MODES
+from pocketvlm.engine.speculative.draft_length import MODES
 from pocketvlm.files.bundle import Bundle
+from pocketvlm.system.machine import physical_cores, processor
 
 SIZE = (640, 480)
 CONTEXT = 4096

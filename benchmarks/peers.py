@@ -22,8 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.devices import process_memory
 from pocketvlm.files.bundle import Bundle
+from pocketvlm.system.machine import process_memory
 
 START = 120  # seconds that a peer may take to load
 EVERY = 0.05  # seconds between two looks at the memory

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Checkpoint
-from pocketvlm_converters.family import Part, find_family, weights_sha256
+from pocketvlm_converters.families import find_family
+from pocketvlm_converters.weights import Part, weights_sha256
 
 
 def parts(folder: Path) -> tuple[Part, Part]:

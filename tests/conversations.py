@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm import VLM
-from pocketvlm.engine.cache import CacheContent
-from pocketvlm.engine.engine import Generation, Started, Token
-from pocketvlm.engine.local import LocalEngine
+from pocketvlm.engine.in_process import InProcessEngine
+from pocketvlm.engine.interface import Generation, PrefillDone, Token
+from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix
 from pocketvlm.messages import ChatRequest
 from pocketvlm.native.sampler import Sampling
 
@@ -134,7 +134,7 @@ def answer(vlm: VLM, messages: list[dict[str, Any]], *, count: int = ANSWER, sto
     data = b""
     with closing(engine.generate(request)) as events:
         for number, event in enumerate(events):
-            if isinstance(event, Started):
+            if isinstance(event, PrefillDone):
                 turn.prompt, turn.cached = event.prompt_tokens, event.cached_tokens
             elif isinstance(event, Token):
                 assert event.score is not None
@@ -150,7 +150,7 @@ def answer(vlm: VLM, messages: list[dict[str, Any]], *, count: int = ANSWER, sto
 def forget(vlm: VLM) -> None:
     """Empty every lane of an idle engine."""
     engine = vlm._engine
-    assert isinstance(engine, LocalEngine)
+    assert isinstance(engine, InProcessEngine)
     lanes = engine._scheduler._lanes
     for lane in lanes._lanes:
         assert not lane.busy
@@ -200,7 +200,7 @@ def replay(load: Callable[..., VLM], turns: list[Turn], *, rows: int | None = No
 def replay_together(load: Callable[..., VLM], turns: list[Turn], *, lanes: int = 4, together: int = 3) -> list[Turn]:
     """The same prompts, as many at a time as when they were held, by an engine that finds nothing in its cache."""
     with (
-        mock.patch.object(CacheContent, "common", lambda *_: 0),
+        mock.patch.object(CachedPrefix, "common", lambda *_: 0),
         load(parallel=lanes) as cold,
         ThreadPoolExecutor(together) as pool,
     ):

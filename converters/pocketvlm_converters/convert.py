@@ -12,10 +12,12 @@ from pocketvlm.errors import OutputError, ProofError, QuantizationError
 from pocketvlm.files.bundle import Bundle, Check, FileEntry, ImportanceMatrix, Manifest, Role, sha256_of
 from pocketvlm_converters.atomic import check_target, new_folder, probe
 from pocketvlm_converters.checkpoint.folder import Checkpoint
-from pocketvlm_converters.family import Family, Part, find_family
-from pocketvlm_converters.gguf import Progress, ProjectorType, silent, write_language, write_projector
+from pocketvlm_converters.export_parts import parts_of, write_encoder
+from pocketvlm_converters.families import find_family
+from pocketvlm_converters.family import Family
+from pocketvlm_converters.gguf import ProjectorType, write_language, write_projector
 from pocketvlm_converters.onnx.graph import OnnxType
-from pocketvlm_converters.parts import parts_of, write_encoder
+from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.proof.conversion import EXPECTED, prove_conversion
 from pocketvlm_converters.proof.verify import advice
 from pocketvlm_converters.quantization.calibrate import AUTO, compute_matrix
@@ -26,6 +28,7 @@ from pocketvlm_converters.quantization.quantize import (
     quantize_language,
 )
 from pocketvlm_converters.tokenizer import Vocabulary, prove
+from pocketvlm_converters.weights import Part
 
 _PACKAGES = ("pocketvlm", "gguf", "llama-cpp-python", "onnx")
 _ORIGINAL = "original.gguf"  # the language model in the checkpoint's own precision, for a while

@@ -2,85 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters import families
-from pocketvlm_converters.checkpoint.config import Section, short
 from pocketvlm_converters.checkpoint.folder import Checkpoint, Tensor
+from pocketvlm_converters.tokenizer.pre_tokenizer import PreTokenizer
+from pocketvlm_converters.weights import Part
 
 if TYPE_CHECKING:
     from pocketvlm_converters.onnx.graph import Graph, GraphOutput
-
-Value = int | float | bool | str | Sequence[int] | Sequence[float] | Sequence[str]
-
-
-@dataclass(frozen=True)
-class Weight:
-    """One tensor of a GGUF file. `order` is the order in which its rows are written; `exact` keeps it in float32."""
-
-    name: str
-    tensor: Tensor
-    order: npt.NDArray[np.intp] | None = None
-    exact: bool = False
-
-    @property
-    def width(self) -> int:
-        """Length of a row, which is what a type with blocks must divide."""
-        return self.tensor.shape[-1]
-
-    @property
-    def is_matrix(self) -> bool:
-        return len(self.tensor.shape) > 1
-
-
-@dataclass(frozen=True)
-class Part:
-    """A GGUF file to be: `architecture` is general.architecture, `metadata` holds complete GGUF keys.
-
-    An int becomes a uint32, a float a float32, a list an array of its items' type.
-    """
-
-    architecture: str
-    metadata: Mapping[str, Value]
-    weights: tuple[Weight, ...]
-
-
-def weights_sha256(parts: Iterable[Part]) -> str:
-    """Of all names, types, shapes and values: the same for one model in whatever files, under whichever naming.
-
-    Raises CheckpointError where a weight is NaN or infinite.
-    """
-    digest = hashlib.sha256()
-    for weight in (weight for part in parts for weight in part.weights):
-        digest.update(f"{weight.name} {weight.tensor.dtype} {weight.tensor.shape}\n".encode())
-        for block in weight.tensor.blocks(weight.order):
-            digest.update(np.ascontiguousarray(block).data)
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class PreTokenizer:
-    """How text is split before byte-pair encoding, and libllama's name for it (tokenizer.ggml.pre).
-
-    `steps` is the `pre_tokenizer` of tokenizer.json in the short form of `tokenizer.byte_bpe.steps_of`. libllama
-    derives from the name whether a whole word that is a token skips the merges. Where it only approximates the split,
-    the runtime has one of that name `of_ours`, for the merges of a tiktoken vocabulary.
-    """
-
-    name: str
-    steps: tuple[tuple[str, ...], ...]
-    ignore_merges: bool = False
-    of_ours: bool = False
 
 
 class Family(ABC):
@@ -161,31 +94,3 @@ class Names:
 
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self.checkpoint.tensors
-
-
-def find_family(checkpoint: Checkpoint) -> Family:
-    """Raises CheckpointError with the known model types where none fits."""
-    return check_model_type(checkpoint.config)(checkpoint)
-
-
-def check_model_type(config: Section) -> type[Family]:
-    """The family of a configuration, before there are weights. Raises CheckpointError likewise."""
-    known = {kind: cls for cls in _all_families() for kind in cls.model_types}
-    by_encoder = {both: cls for cls in _all_families() for both in cls.encoders}
-    name = config.text("model_type")
-    if found := by_encoder.get((name, config.section("vision_config").text("model_type", ""))):
-        return found
-    if name not in known:
-        other = {kind: told for cls in _all_families() for kind, told in cls.other_formats.items()}
-        if told := other.get(name):
-            raise CheckpointError(f"model_type {name} is {told}", config.path)
-        raise CheckpointError(f"unknown architecture {short(name)}; known: {', '.join(sorted(known))}", config.path)
-    return known[name]
-
-
-def _all_families() -> Iterable[type[Family]]:
-    for info in pkgutil.iter_modules(families.__path__):
-        module = importlib.import_module(f"{families.__name__}.{info.name}")
-        for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, Family) and value.__module__ == module.__name__:
-                yield value

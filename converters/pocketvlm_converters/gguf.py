@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, get_args
 
 import gguf
 import numpy as np
@@ -18,7 +18,8 @@ import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
 from pocketvlm.errors import CheckpointError, OutputError
-from pocketvlm_converters.family import Part, Value, Weight
+from pocketvlm_converters.progress import Progress, silent
+from pocketvlm_converters.weights import Part, Value, Weight
 
 FloatType = Literal["f32", "f16", "bf16"]
 ProjectorType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q4_0", "mixed"]
@@ -29,22 +30,12 @@ _LAYER = re.compile(r"v\.blk\.(\d+)\.")
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
 
-class Progress(Protocol):
-    """Called as the work goes on: `done` of `total`, in bytes or tensors, of the named step."""
-
-    def __call__(self, step: str, done: int, total: int) -> None: ...
-
-
-def silent(step: str, done: int, total: int) -> None:
-    """A Progress that shows nothing."""
-
-
 def write_language(
-    part: Part, path: Path, kind: FloatType | None, progress: Progress = silent, *, hollow: bool = False
+    part: Part, path: Path, kind: FloatType | None, progress: Progress = silent, *, meta: bool = False
 ) -> None:
     """Write the language model; `kind` None keeps every matrix in the precision that the checkpoint has.
 
-    Vectors are float32 always: libllama computes norms and biases in it. A `hollow` file has the size of the true one,
+    Vectors are float32 always: libllama computes norms and biases in it. A `meta` file has the size of the true one,
     and its header, but no weights: a hole, which takes no room on the disk.
     """
     wanted = Type[kind.upper()] if kind else None
@@ -62,12 +53,12 @@ def write_language(
         {"general.type": "model", "general.file_type": _FILE_TYPES[main]},
         "language model",
         progress,
-        hollow,
+        meta,
     )
 
 
 def write_projector(
-    part: Part, path: Path, kind: ProjectorType, progress: Progress = silent, *, hollow: bool = False
+    part: Part, path: Path, kind: ProjectorType, progress: Progress = silent, *, meta: bool = False
 ) -> list[str]:
     """Write the mmproj file, likewise. Returns one line about what could not be written as `kind`, if anything."""
     fallen: list[Weight] = []
@@ -82,14 +73,14 @@ def write_projector(
 
     main = _FILE_TYPES[Type.Q5_1 if kind == "mixed" else Type[kind.upper()]]
     extra: dict[str, Value] = {"general.type": "mmproj", "general.file_type": main}
-    _write(part, path, choose, extra, f"mmproj {kind}", progress, hollow)
+    _write(part, path, choose, extra, f"mmproj {kind}", progress, meta)
     if not fallen:
         return []
     widths = ", ".join(str(width) for width in sorted({weight.width for weight in fallen}))
     return [f"{len(fallen)} mmproj tensors are f16, not {kind}: their rows of {widths} are no multiple of 32"]
 
 
-def write_sketch(part: Part, path: Path, types: Mapping[str, str]) -> None:
+def write_meta(part: Part, path: Path, types: Mapping[str, str]) -> None:
     """A hollow language model whose tensors have the `types` of these names, as in Q4_K."""
     _write(part, path, lambda weight: Type[types[weight.name]], {"general.type": "model"}, "sketch", silent, True)
 
@@ -122,7 +113,7 @@ def _write(
     extra: Mapping[str, Value],
     step: str,
     progress: Progress,
-    hollow: bool,
+    meta: bool,
 ) -> None:
     writer = gguf.GGUFWriter(path, part.architecture)
     count = sum(prod(weight.tensor.shape) for weight in part.weights)
@@ -144,7 +135,7 @@ def _write(
         writer.write_ti_data_to_file()
         (out,) = writer.fout
         writer.write_padding(out, out.tell())
-        if hollow:
+        if meta:
             out.truncate(out.tell() + sum(writer.ggml_pad(size, writer.data_alignment) for size in sizes))
             plan, sizes = [], []
         # Not write_tensor_data: it wants a whole tensor, and a full disk there is an OSError without errno.

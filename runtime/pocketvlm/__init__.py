@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pocketvlm.chat.vlm import VLM
     from pocketvlm.errors import PocketVLMError
     from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest
-    from pocketvlm.vlm import VLM
 
 __version__ = "0.1.0"
 __all__ = ["VLM", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "PocketVLMError", "__version__"]
 
 _HOMES = {
-    "VLM": "pocketvlm.vlm",
+    "VLM": "pocketvlm.chat.vlm",
     "PocketVLMError": "pocketvlm.errors",
     "ChatCompletion": "pocketvlm.messages",
     "ChatCompletionChunk": "pocketvlm.messages",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pocketvlm.errors import OutputError
-from pocketvlm.native import child
+from pocketvlm.system import subprocess
 from pocketvlm_converters.atomic import new_folder
 
 
@@ -50,6 +50,6 @@ def test_no_module_of_the_working_directory_runs(tmp_path: Path, monkeypatch: py
         (tmp_path / f"{name}.py").write_text(f"open({name!r}, 'w')")
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
-    ended = child.run("pocketvlm.native.quantize", "nothing", "out", "Q8_0", take=lambda _: False)
+    ended = subprocess.run("pocketvlm.native.quantize", "nothing", "out", "Q8_0", take=lambda _: False)
     assert ended.code == 1 and any("nothing" in line for line in ended.lines)
     assert sorted(tmp_path.iterdir()) == before

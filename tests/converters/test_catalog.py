@@ -16,8 +16,8 @@ from pocketvlm.files.locate import locate
 from pocketvlm.plan.prediction import Planner
 from pocketvlm.vision import families
 from pocketvlm_converters.catalog.entry import Entry, entries, find_entry, get_entry, read_entry
-from pocketvlm_converters.catalog.figures import PICTURE, all_figures, figures
-from pocketvlm_converters.catalog.sketch import model_of
+from pocketvlm_converters.catalog.estimates import PICTURE, all_figures, figures
+from pocketvlm_converters.catalog.meta_bundle import model_of
 from pocketvlm_converters.cli.models import models
 
 # As the hub counts them in the checkpoints' own files.

@@ -15,7 +15,7 @@ from pocketvlm.files.gguf_header import read_header
 from pocketvlm.native.quantize import file_types, quantize_gguf, quantize_here
 from pocketvlm_converters.checkpoint.folder import Checkpoint, Tensor
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.family import Part, Weight, find_family
+from pocketvlm_converters.families import find_family
 from pocketvlm_converters.gguf import read_tensors, write_language, write_projector
 from pocketvlm_converters.quantization.quantize import (
     NEED_IMPORTANCE_MATRIX,
@@ -27,6 +27,7 @@ from pocketvlm_converters.quantization.quantize import (
 from pocketvlm_converters.samples.forward import Loaded
 from pocketvlm_converters.samples.sets import proof_samples
 from pocketvlm_converters.tokenizer import read_vocabulary
+from pocketvlm_converters.weights import Part, Weight
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +144,7 @@ def test_projector_types_in_libmtmd(iota_onnx: Path, tmp_path: Path, kind: Any) 
     found = []
     for encoder in (iota_onnx / "mmproj-f32.gguf", tmp_path / "mmproj.gguf"):
         with Loaded(iota_onnx / "model-F32.gguf", encoder) as loaded:
-            slots = [slot for sample in proof_samples(4) for slot in loaded.exchange(sample).slots]
+            slots = [slot for sample in proof_samples(4) for slot in loaded.exchange(sample).spans]
             found.append(np.concatenate([slot.rows for slot in slots]))
     exact, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in found)
     cosine = (exact * other).sum(1).mean()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pocketvlm.errors import ConversionError
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.family import find_family
+from pocketvlm_converters.families import find_family
 from tiny import families
 
 EXAMPLES = 32

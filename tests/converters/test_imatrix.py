@@ -22,10 +22,11 @@ from pocketvlm.native.quantize import quantize_here
 from pocketvlm.native.tensor import GGMLTensor
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.family import Weight, find_family
+from pocketvlm_converters.families import find_family
 from pocketvlm_converters.quantization.calibrate import compute_matrix
 from pocketvlm_converters.quantization.imatrix import read_matrix, write_matrix
 from pocketvlm_converters.quantization.quantize import NEED_IMPORTANCE_MATRIX, quantize_language
+from pocketvlm_converters.weights import Weight
 
 NAMES = {
     "attn_q": "self_attn.q_proj",

@@ -10,12 +10,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pocketvlm.engine.load import CONTEXT_LIMIT
+from pocketvlm.engine.loading.loader import CONTEXT_LIMIT
 from pocketvlm.errors import CheckpointError, OutputError, QuantizationError
 from pocketvlm_converters.cli.convert import convert as command
 from pocketvlm_converters.convert import convert
+from pocketvlm_converters.dry_run import CONTEXT, Plan, PlannedTensor, condensed, plan_conversion
 from pocketvlm_converters.gguf import read_tensors
-from pocketvlm_converters.plan import CONTEXT, Plan, PlannedTensor, condensed, plan_conversion
 
 KINDS = [
     {"quantize": "Q4_K_M"},

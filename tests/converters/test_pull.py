@@ -26,8 +26,8 @@ from pocketvlm.files.bundle import Bundle
 from pocketvlm.files.locate import locate
 from pocketvlm_converters.catalog.entry import get_entry
 from pocketvlm_converters.cli.models import models as list_models
+from pocketvlm_converters.pull import gguf_pair
 from pocketvlm_converters.pull import hub as client
-from pocketvlm_converters.pull import pair
 from pocketvlm_converters.pull import pull as way
 from pocketvlm_converters.pull.pull import Wanted, name_of, pull
 
@@ -143,7 +143,7 @@ def test_without_hard_links(hub: HubServer, tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "link", none)
     with monkeypatch.context() as broken:
-        broken.setattr(pair.Manifest, "write", none)
+        broken.setattr(gguf_pair.Manifest, "write", none)
         refused(Wanted(READY), "cannot be written", OutputError)
     assert left(tmp_path) == [] and len(list(tmp_path.rglob("*.gguf"))) == 2, "the download is kept"
     pull(Wanted(READY)).verify()

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 from pocketvlm.errors import TokenizerError
 from pocketvlm.native.llama import Model
 from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
-from pocketvlm.vision.units import units_of
+from pocketvlm.vision.prompt_units import units_of
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.tokenizer import Vocabulary, prove, read_vocabulary
 from pocketvlm_converters.tokenizer.corpus import TEXTS

@@ -18,10 +18,11 @@ from pocketvlm.errors import ModelFormatError, TokenizerError
 from pocketvlm.native.llama import Model
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.family import PreTokenizer, find_family
+from pocketvlm_converters.families import find_family
 from pocketvlm_converters.tokenizer import Vocabulary, check_picture_tokens, prove, read_vocabulary
 from pocketvlm_converters.tokenizer.byte_bpe import steps_of
 from pocketvlm_converters.tokenizer.corpus import corpus
+from pocketvlm_converters.tokenizer.pre_tokenizer import PreTokenizer
 
 from .vocabulary_file import write
 

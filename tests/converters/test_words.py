@@ -13,7 +13,7 @@ from gguf import TokenType
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from pocketvlm.errors import ModelFormatError, TokenizerError
-from pocketvlm.native import words
+from pocketvlm.native import pretokenizer
 from pocketvlm.native.llama import Model
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.families.mistral3 import Mistral3
@@ -67,7 +67,7 @@ def test_split_is_the_reference() -> None:
             text[first:last]
             for _, (first, last) in pre_tokenizers.Split(Regex(WORDS), "isolated").pre_tokenize_str(text)
         ]
-        assert words.split("tekken").findall(text) == wanted
+        assert pretokenizer.split("tekken").findall(text) == wanted
 
 
 def test_proven(folder: Path, tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ import torch
 from PIL import Image
 
 from pocketvlm import VLM
-from pocketvlm.engine.engine import Generation, Token
+from pocketvlm.engine.interface import Generation, Token
 from pocketvlm.messages import ChatRequest
 from pocketvlm.native.sampler import Sampling
-from pocketvlm.vision.encoder import Slot
+from pocketvlm.vision.encoder import EmbeddingSpan
 from pocketvlm_converters.convert import convert
 from tiny import Tiny, families
 
@@ -102,7 +102,7 @@ def test_conversation(pair: Pair, vlm: VLM, name: str) -> None:
     assert ids == inputs["input_ids"][0].tolist()
 
     if seen:
-        slots = [(slot, by.encode(slot)) for _, by in seen for slot in by.pieces if isinstance(slot, Slot)]
+        slots = [(slot, by.encode(slot)) for _, by in seen for slot in by.pieces if isinstance(slot, EmbeddingSpan)]
         rows = np.concatenate([np.delete(found, list(slot.control), axis=0) for slot, found in slots])
         wanted = embeddings(pair.reference, inputs)
         table = pair.reference.get_input_embeddings().weight.detach().numpy()
@@ -125,7 +125,7 @@ def test_conversation(pair: Pair, vlm: VLM, name: str) -> None:
     assert tokens == [token for token in made if token not in ends]
 
 
-def ids_of(slot: Slot, pair: Pair) -> list[int]:
+def ids_of(slot: EmbeddingSpan, pair: Pair) -> list[int]:
     """What transformers has where the embeddings of a tile stand."""
     words, image = pair.processor.tokenizer, pair.reference.config.image_token_id
     known = {at: words.convert_tokens_to_ids(token) for at, token in slot.control.items()}

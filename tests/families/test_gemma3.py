@@ -22,7 +22,7 @@ from pocketvlm.messages import ChatRequest
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
-from pocketvlm.native.table import token_table
+from pocketvlm.native.token_embeddings import token_embeddings
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
@@ -262,4 +262,4 @@ def test_a_row_is_not_a_token(bundle: Path) -> None:
     """The model enlarges tokens, and takes what comes from a picture as it is."""
     file = bundle / "model-F32.gguf"
     with Model(file) as model, Context(model, n_ctx=256, n_batch=32, threads=1) as context:
-        assert token_table(model, read_header(file), context) is None
+        assert token_embeddings(model, read_header(file), context) is None

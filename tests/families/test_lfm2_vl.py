@@ -13,12 +13,12 @@ from PIL import Image
 from checkpoints import parts, put, worst
 from pocketvlm.errors import CheckpointError, ImageError
 from pocketvlm.files.onnx_header import read_onnx
-from pocketvlm.vision.choose import tile_patches
 from pocketvlm.vision.families.lfm2_vl import LFM2VL, from_metadata
 from pocketvlm.vision.family import PicturePlan
 from pocketvlm.vision.onnx import OnnxEncoder
+from pocketvlm.vision.select_encoder import tile_patches
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.plan import plan_conversion
+from pocketvlm_converters.dry_run import plan_conversion
 from tiny import lfm2_vl as tiny
 
 pytestmark = pytest.mark.oracle

@@ -14,7 +14,7 @@ import torch
 from checkpoints import change, parts, put, refusal, same, worst
 from pocketvlm.errors import EngineError
 from pocketvlm.files.onnx_header import read_onnx
-from pocketvlm.native import mtmd, operands
+from pocketvlm.native import mtmd, mtmd_graph_patches
 from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
 from pocketvlm.vision.onnx import OnnxEncoder
@@ -129,7 +129,7 @@ def test_libmtmd_still_misplaces_the_class_token(
 
 def test_a_mend_that_found_nothing_is_told(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="f32", onnx="none", verify=False)
-    monkeypatch.setattr(operands, "CLASS_TOKEN", "v.another_name")
+    monkeypatch.setattr(mtmd_graph_patches, "CLASS_TOKEN", "v.another_name")
     with pytest.raises(EngineError, match=r"mmproj-f32\.gguf: this build of libmtmd places the class token otherwise"):
         encoded(made)
 

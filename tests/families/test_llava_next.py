@@ -18,12 +18,12 @@ from transformers import LlavaNextImageProcessorPil, LlavaNextModel, LlavaNextPr
 from checkpoints import parts, put, refusal
 from pocketvlm import VLM
 from pocketvlm.errors import ModelFormatError, PairingError, RequestError
+from pocketvlm.vision.compatibility import family_of
 from pocketvlm.vision.families import find
-from pocketvlm.vision.family import Detail, Mosaic
-from pocketvlm.vision.pair import family_of
+from pocketvlm.vision.family import Detail, MosaicSpan
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.family import Part
 from pocketvlm_converters.gguf import write_projector
+from pocketvlm_converters.weights import Part
 
 pytestmark = pytest.mark.oracle
 
@@ -72,7 +72,7 @@ def arranged(plan: Any) -> list[int]:
     """The same of our plan."""
     found: list[int] = []
     for mosaic in plan.layout:
-        assert isinstance(mosaic, Mosaic)
+        assert isinstance(mosaic, MosaicSpan)
         for number in mosaic.order:
             tile, place = divmod(number, 577)
             found.append(-1 if place == 576 else 1000 * mosaic.tiles[tile].index + place)

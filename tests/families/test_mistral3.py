@@ -23,15 +23,15 @@ from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
 from pocketvlm.vision import families
+from pocketvlm.vision.compatibility import family_of
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.families.mistral3 import Mistral3
-from pocketvlm.vision.family import TileSlot
+from pocketvlm.vision.family import TileSpan
 from pocketvlm.vision.mtmd import MtmdEncoder
 from pocketvlm.vision.onnx import OnnxEncoder
-from pocketvlm.vision.pair import family_of
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.family import find_family
+from pocketvlm_converters.families import find_family
 from pocketvlm_converters.gguf import write_projector
 from tiny import mistral3 as tiny
 
@@ -48,7 +48,7 @@ LEAST = {"fp32": 0.9999, "fp16": 0.9999, "int8": 0.999, "int4": 0.95}
 def tokens(size: tuple[int, int], detail: Any, most: int | None = None, family: Mistral3 = KNOWN) -> int:
     plan = family.plan(size, detail, most)
     slot, end = plan.layout
-    assert isinstance(slot, TileSlot) and end == "[IMG_END]"
+    assert isinstance(slot, TileSpan) and end == "[IMG_END]"
     rows, cols = slot.grid
     assert plan.used == (cols * family.factor, rows * family.factor)
     assert plan.tokens == rows * (cols + 1) - 1 <= family.tile_tokens

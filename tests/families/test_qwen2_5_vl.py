@@ -22,13 +22,13 @@ from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
 from pocketvlm.vision import families
+from pocketvlm.vision.compatibility import check_encoder, check_language_model
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.mtmd import MtmdEncoder
 from pocketvlm.vision.onnx import OnnxEncoder
-from pocketvlm.vision.pair import check_encoder, check_language_model
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.family import find_family
+from pocketvlm_converters.families import find_family
 from tiny import qwen2_5_vl as tiny
 
 pytestmark = pytest.mark.oracle
@@ -109,7 +109,7 @@ def test_files_of_another_converter(bundle: Path) -> None:
     assert found[1].plan((4032, 3024), "high", None).used == (4032, 3024)
     del metadata["clip.vision.patch_size"]
     with pytest.raises(ModelFormatError, match="patch_size"):
-        pocketvlm.vision.pair.family_of(metadata, bundle)
+        pocketvlm.vision.compatibility.family_of(metadata, bundle)
 
 
 def test_preprocessing_as_published(pristine: Path, tmp_path: Path) -> None:

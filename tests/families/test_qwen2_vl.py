@@ -11,7 +11,7 @@ import pytest
 from checkpoints import refusal
 from pocketvlm.vision import families
 from pocketvlm_converters.checkpoint.folder import Checkpoint
-from pocketvlm_converters.family import find_family
+from pocketvlm_converters.families import find_family
 
 pytestmark = pytest.mark.oracle
 

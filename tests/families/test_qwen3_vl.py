@@ -21,11 +21,11 @@ from pocketvlm.files.gguf_header import read_header
 from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
-from pocketvlm.native.table import token_table
+from pocketvlm.native.token_embeddings import token_embeddings
 from pocketvlm.vision import families
+from pocketvlm.vision.compatibility import check_encoder, check_language_model, check_projector
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.onnx import OnnxEncoder
-from pocketvlm.vision.pair import check_encoder, check_language_model, check_projector
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.networks.rope import read_rope
@@ -89,7 +89,7 @@ def test_a_row_is_a_token(bundle: Path) -> None:
     """With four positions, and nothing for the layers that take more of a picture."""
     file = bundle / "model-F32.gguf"
     with Model(file) as model, Context(model, n_ctx=256, n_batch=32, threads=1) as context:
-        table = token_table(model, read_header(file), context)
+        table = token_embeddings(model, read_header(file), context)
         assert table is not None
         assert table.row(5).shape == (1, model.n_embd_inp)
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from pocketvlm import VLM
-from pocketvlm.engine.engine import Generation, Token
+from pocketvlm.engine.interface import Generation, Token
 from pocketvlm.messages import ChatRequest
 from pocketvlm.native.sampler import Sampling
 from pocketvlm_converters.convert import convert

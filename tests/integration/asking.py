@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from pocketvlm import VLM
-from pocketvlm.engine.engine import Generation
+from pocketvlm.engine.interface import Generation
 from pocketvlm.messages import ChatRequest
 from pocketvlm.native.sampler import Sampling
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from pocketvlm import VLM
-from pocketvlm.batch.job import Defaults, read_job
+from pocketvlm.batch.requests import Defaults, read_batch
 from pocketvlm.batch.results import Results, answered, refused
 from pocketvlm.batch.run import run
 from pocketvlm.errors import PocketVLMError, RequestError
@@ -128,21 +128,21 @@ def test_wrong_files(tmp_path: Path, content: str, words: str) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text(content)
     with pytest.raises(RequestError, match=words):
-        read_job(source, Defaults())
+        read_batch(source, Defaults())
 
 
 def test_wrong_folders(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot be read"):
-        read_job(tmp_path / "none.jsonl", Defaults("?"))
+        read_batch(tmp_path / "none.jsonl", Defaults("?"))
     with pytest.raises(RequestError, match="no pictures"):
-        read_job(tmp_path, Defaults("?"))
+        read_batch(tmp_path, Defaults("?"))
     with pytest.raises(RequestError, match="--prompt"):
-        read_job(tmp_path, Defaults())
+        read_batch(tmp_path, Defaults())
 
 
 def test_another_output_is_not_touched(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    mark = read_job(album, Defaults(QUESTION)).items[0].mark
+    mark = read_batch(album, Defaults(QUESTION)).items[0].mark
     line = '{"id": "batch_req_%s", "custom_id": "00.png", "response": {"status_code": 200, "body": {%s}}}\n'
     other = line % (mark, '"system_fingerprint": "fp_other"')
     for content, words, *options in (
@@ -185,7 +185,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 def test_an_engine_that_crashes(album: Path, tmp_path: Path) -> None:
     """The process dies twice under way: all are answered, once."""
-    job = read_job(album, Defaults(QUESTION))
+    job = read_batch(album, Defaults(QUESTION))
     order = job.marks
     killed: list[int] = []
     with Results(tmp_path / "out.jsonl", order) as results, VLM.load(parallel=2, supervised=True, threads=1) as vlm:
@@ -205,7 +205,7 @@ def test_an_engine_that_crashes(album: Path, tmp_path: Path) -> None:
 
 
 def test_an_engine_that_fails_ends_the_batch(album: Path, tmp_path: Path) -> None:
-    job = read_job(album, Defaults(QUESTION))
+    job = read_batch(album, Defaults(QUESTION))
     with Results(tmp_path / "out.jsonl", job.marks) as results, VLM.load(threads=1) as vlm:
         completion = vlm.chat([{"role": "user", "content": "Hi"}], max_tokens=1)
         results.add(answered("00.png", completion))

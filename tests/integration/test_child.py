@@ -21,9 +21,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pocketvlm import VLM
-from pocketvlm.engine import child, wire
-from pocketvlm.engine.child import ChildEngine
-from pocketvlm.engine.engine import EngineOptions, Generation, Token
+from pocketvlm.engine.interface import EngineOptions, Generation, Token
+from pocketvlm.engine.process import protocol, supervisor
+from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.errors import (
     ContextLengthError,
     EngineClosedError,
@@ -45,7 +45,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def start(bundle: Path, **options: Any) -> VLM:
     found = locate(bundle, model=None, mmproj=None)
     made = EngineOptions(**{"parallel": 4, "context_size": 4096, "threads": 1, **options})
-    engine = ChildEngine(
+    engine = SupervisedEngine(
         found.model, found.mmproj, found.onnx, name=found.name, fingerprint=found.fingerprint, options=made
     )
     return VLM(engine)
@@ -144,7 +144,7 @@ def test_errors_are_those_of_this_process(vlm: VLM, iota_bundle: Path, tmp_path:
     assert caught.value.param == "messages"
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(100))
     with pytest.raises(ModelFormatError) as refused:
-        ChildEngine(
+        SupervisedEngine(
             tmp_path / "broken.gguf", None, None, name="broken", fingerprint="", options=EngineOptions(parallel=2)
         )
     assert refused.value.path == tmp_path / "broken.gguf"
@@ -186,14 +186,14 @@ def test_cancel_reaches_all(vlm: VLM) -> None:
 
 def test_cancel_stops_no_more_than_generations(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     engine: Any = vlm._engine
-    ask = child._Process.ask
+    ask = supervisor._Process.ask
 
     def cancelling(process: Any, message: Any, *rest: Any) -> None:
         ask(process, message, *rest)
         if message["kind"] == "snapshot":
             vlm.cancel()
 
-    monkeypatch.setattr(child._Process, "ask", cancelling)
+    monkeypatch.setattr(supervisor._Process, "ask", cancelling)
     vlm.chat(asked("Hello."), max_tokens=1)
     assert engine.snapshot(vlm._prompt(ChatRequest.parse(asked("Hello.")))).keys
 
@@ -238,7 +238,7 @@ def test_killed_under_load(vlm: VLM, how: signal.Signals) -> None:
 @posix
 def test_an_answer_that_memory_does_not_hold(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(vlm)
-    real, faults = wire.read, [MemoryError()]
+    real, faults = protocol.read, [MemoryError()]
     engine: Any = vlm._engine
 
     def read(stream: Any) -> Any:
@@ -246,7 +246,7 @@ def test_an_answer_that_memory_does_not_hold(vlm: VLM, monkeypatch: pytest.Monke
             raise faults.pop()
         return real(stream)
 
-    monkeypatch.setattr(wire, "read", read)
+    monkeypatch.setattr(protocol, "read", read)
     with pytest.raises(EngineCrashedError, match="MemoryError"):
         colour_is_right(vlm, 0)
     assert colour_is_right(vlm, 1)
@@ -273,7 +273,7 @@ def test_a_stream_that_the_garbage_collector_ends(vlm: VLM) -> None:
 
 def test_a_process_that_cannot_answer_ends() -> None:
     code = (
-        "import os, threading, time; from queue import SimpleQueue; from pocketvlm.engine.worker import _write\n"
+        "import os, threading, time; from queue import SimpleQueue; from pocketvlm.engine.process.worker import _write\n"
         "outbox = SimpleQueue(); outbox.put({'answer': object()})\n"
         "threading.Thread(target=_write, args=(open(os.devnull, 'wb', 0), outbox, os.getppid()), daemon=True).start()\n"
         "time.sleep(20)"
@@ -298,10 +298,10 @@ def test_killed_while_encoding_or_idle(vlm: VLM) -> None:
 
 @posix
 def test_a_crash_loop_backs_off_and_says_so(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_PAUSES", (0.0, 0.0, 0.0, 0.6))
+    monkeypatch.setattr(supervisor, "_PAUSES", (0.0, 0.0, 0.0, 0.6))
     with start(iota_bundle) as vlm:
-        good = child._START
-        monkeypatch.setattr(child, "_START", "import os; os.abort()")
+        good = supervisor._START
+        monkeypatch.setattr(supervisor, "_START", "import os; os.abort()")
         os.kill(pid_of(vlm), signal.SIGKILL)
         until = time.monotonic() + 20
         while vlm._engine.statistics().state != "failing":
@@ -315,7 +315,7 @@ def test_a_crash_loop_backs_off_and_says_so(iota_bundle: Path, monkeypatch: pyte
             except AssertionError:
                 time.sleep(0.01)
         assert vlm._engine.statistics().child is None
-        monkeypatch.setattr(child, "_START", good)
+        monkeypatch.setattr(supervisor, "_START", good)
         while vlm._engine.statistics().state != "ok":
             assert time.monotonic() < until + 20
             time.sleep(0.01)
@@ -325,17 +325,17 @@ def test_a_crash_loop_backs_off_and_says_so(iota_bundle: Path, monkeypatch: pyte
 
 @posix
 def test_the_pauses_grow(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Noted(child._Process):
+    class Noted(supervisor._Process):
         def __init__(self, *given: Any) -> None:
             starts.append(time.monotonic())
             super().__init__(*given)
 
     starts: list[float] = []
     pauses = (0.0, 0.1, 0.2, 0.4)
-    monkeypatch.setattr(child, "_PAUSES", pauses)
+    monkeypatch.setattr(supervisor, "_PAUSES", pauses)
     with start(iota_bundle) as vlm:
-        monkeypatch.setattr(child, "_START", "import os; os.abort()")
-        monkeypatch.setattr(child, "_Process", Noted)
+        monkeypatch.setattr(supervisor, "_START", "import os; os.abort()")
+        monkeypatch.setattr(supervisor, "_Process", Noted)
         began = time.monotonic()
         os.kill(pid_of(vlm), signal.SIGKILL)
         while len(starts) < 5:
@@ -347,7 +347,7 @@ def test_the_pauses_grow(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @posix
 def test_closing_does_not_wait_for_the_next_start(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_PAUSES", (0.0, 60.0))
+    monkeypatch.setattr(supervisor, "_PAUSES", (0.0, 60.0))
     vlm = start(iota_bundle)
     os.kill(pid_of(vlm), signal.SIGKILL)
     with ThreadPoolExecutor(1) as pool:
@@ -363,13 +363,13 @@ def test_closing_does_not_wait_for_the_next_start(iota_bundle: Path, monkeypatch
 
 @posix
 def test_a_system_that_gives_no_process(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refused(child._Process):
+    class Refused(supervisor._Process):
         def __init__(self, *_: Any) -> None:
             monkeypatch.undo()
             raise BlockingIOError(11, "Resource temporarily unavailable")
 
     with start(iota_bundle) as vlm:
-        monkeypatch.setattr(child, "_Process", Refused)
+        monkeypatch.setattr(supervisor, "_Process", Refused)
         os.kill(pid_of(vlm), signal.SIGKILL)
         until = time.monotonic() + 20
         while vlm._engine.statistics().restarts < 1:
@@ -531,7 +531,7 @@ def hang(_):
 FAULT = Path(os.environ["POCKETVLM_TEST_FAULT"])
 Context.decode_embeddings = faulty("prefill", Context.decode_embeddings, assertion)
 Context.decode = faulty("hang", faulty("decode", Context.decode, assertion), hang)
-worker.LocalEngine.submit = faulty("submit", worker.LocalEngine.submit, hang)
+worker.InProcessEngine.submit = faulty("submit", worker.InProcessEngine.submit, hang)
 encoding._encoded = faulty("encode", faulty("hang encoding", encoding._encoded, hang), abort)
 worker.main()
 """
@@ -541,7 +541,7 @@ worker.main()
 def fault(iota_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VLM, Path]]:
     file = tmp_path_factory.mktemp("fault") / "fault"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(child, "_START", FAULTY)
+        patch.setattr(supervisor, "_START", FAULTY)
         patch.setenv("POCKETVLM_TEST_FAULT", str(file))
         with start(iota_bundle, stuck_after=3.0, context_size=16384) as vlm:
             yield vlm, file
@@ -636,7 +636,7 @@ VLM.load(Path({str(iota_bundle)!r}), supervised=True).close()
 
 
 def test_a_crash_while_loading_is_an_error(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_START", "import os; os.abort()")
+    monkeypatch.setattr(supervisor, "_START", "import os; os.abort()")
     threads = threading.active_count()
     with pytest.raises(EngineCrashedError, match="while the model was loaded"):
         start(iota_bundle)

@@ -262,11 +262,11 @@ main()
     ("name", "extension", "arguments", "words"),
     [
         ("", "pydantic_core", ["chat", "Hi"], ""),
-        ("pocketvlm.vlm", "", ["chat", "Hi"], ""),
+        ("pocketvlm.chat.vlm", "", ["chat", "Hi"], ""),
         ("", "onnxruntime", ["chat", "Hi"], ""),
         ("pocketvlm_converters.catalog.entry", "", ["models"], "interrupted\n"),
         ("pocketvlm_converters.convert", "", ["convert", "nowhere", "-o", "none"], "interrupted\n"),
-        ("pocketvlm.batch.job", "", ["batch", "nowhere", "-o", "none"], "interrupted\n"),
+        ("pocketvlm.batch.requests", "", ["batch", "nowhere", "-o", "none"], "interrupted\n"),
     ],
 )
 def test_interrupt_while_it_loads(name: str, extension: str, arguments: list[str], words: str) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pocketvlm.engine.helper import idle_threads
 
 from pocketvlm import VLM
-from pocketvlm.engine import scheduler
-from pocketvlm.engine.engine import Stopper
-from pocketvlm.engine.helper import idle_threads
+from pocketvlm.engine.interface import CancellationToken
+from pocketvlm.engine.scheduling import scheduler
 from pocketvlm.errors import GenerationCancelledError
 from pocketvlm.messages import ChatRequest
 
@@ -195,12 +195,12 @@ def test_who_leaves_while_helped(vlm: VLM, iota_bundle: Path) -> None:
             both.wait()
             assert leave.wait(20)
 
-    request, stopper = ChatRequest.parse(asked(noise(6))), Stopper()
+    request, cancellation = ChatRequest.parse(asked(noise(6))), CancellationToken()
     with beside_an_answer(vlm) as go_on, watched(vlm, begin) as runs, ThreadPoolExecutor(1) as pool:
-        other = pool.submit(lambda: list(vlm.run(request, stopper=stopper)))
+        other = pool.submit(lambda: list(vlm.run(request, cancellation=cancellation)))
         while len(runs) < 3:
             go_on()
-        stopper.stop()
+        cancellation.stop()
         assert isinstance(other.exception(30), GenerationCancelledError)
         leave.set()
         while vlm.statistics().encoding:

@@ -123,9 +123,9 @@ def test_who_reads_only_the_end(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> No
     engine: Any = vlm._engine
     original, told = engine.generate, []
 
-    def generate(request: Any, stopper: Any = None) -> Any:
+    def generate(request: Any, cancellation: Any = None) -> Any:
         told.append(request.buffered)
-        return original(request, stopper)
+        return original(request, cancellation)
 
     monkeypatch.setattr(engine, "generate", generate)
     vlm.chat(asked("Hi"), max_tokens=2)

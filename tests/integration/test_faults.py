@@ -15,9 +15,9 @@ import pytest
 
 from integration.asking import asked, generation, settle
 from pocketvlm import VLM
-from pocketvlm.engine.cache import CacheContent
-from pocketvlm.engine.engine import Generation, Token
-from pocketvlm.engine.local import LocalEngine
+from pocketvlm.engine.in_process import InProcessEngine
+from pocketvlm.engine.interface import Generation, Token
+from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix
 from pocketvlm.errors import EngineClosedError, EngineError, RequestError
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.templates.prompt import TextSpan
@@ -33,8 +33,8 @@ def vlm(iota_bundle: Path) -> Iterator[VLM]:
 
 
 @pytest.fixture
-def engine(vlm: VLM) -> LocalEngine:
-    assert isinstance(vlm._engine, LocalEngine)
+def engine(vlm: VLM) -> InProcessEngine:
+    assert isinstance(vlm._engine, InProcessEngine)
     return vlm._engine
 
 
@@ -55,21 +55,23 @@ def in_time(work: Callable[[], Any]) -> Any:
     return value
 
 
-def tokens(engine: LocalEngine, request: Generation) -> list[int]:
+def tokens(engine: InProcessEngine, request: Generation) -> list[int]:
     return [event.id for event in engine.generate(request) if isinstance(event, Token)]
 
 
-def test_after_a_fault_the_cache_is_not_trusted(vlm: VLM, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_fault_the_cache_is_not_trusted(
+    vlm: VLM, engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was evaluated when it came is in the cells, and nowhere else."""
     request = generation(vlm, asked("What is a circle?"), max_tokens=8)
     expected = tokens(engine, request)
-    engine._scheduler.between_steps(lambda lanes: [lanes.clear(lane) for lane in lanes._lanes])
+    engine._scheduler.run_between_steps(lambda lanes: [lanes.clear(lane) for lane in lanes._lanes])
 
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
     with monkeypatch.context() as broken:
-        broken.setattr(CacheContent, "add", fail)
+        broken.setattr(CachedPrefix, "add", fail)
         with ThreadPoolExecutor(2) as pool:  # in each lane
             for ended in [pool.submit(tokens, engine, request) for _ in range(2)]:
                 with pytest.raises(EngineError, match="ZeroDivisionError"):
@@ -79,7 +81,7 @@ def test_after_a_fault_the_cache_is_not_trusted(vlm: VLM, engine: LocalEngine, m
 
 
 def test_a_fault_while_a_request_leaves_keeps_no_lane(
-    vlm: VLM, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
+    vlm: VLM, engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = generation(vlm, asked("What is a circle?"), max_tokens=8)
     expected = tokens(engine, request)
@@ -92,11 +94,11 @@ def test_a_fault_while_a_request_leaves_keeps_no_lane(
         with monkeypatch.context() as broken:
             broken.setattr(lanes, "release", fail)
             tokens(engine, request)
-            in_time(lambda: engine._scheduler.between_steps(lambda _: None))
+            in_time(lambda: engine._scheduler.run_between_steps(lambda _: None))
     assert in_time(lambda: tokens(engine, request)) == expected
 
 
-def test_a_stream_that_the_garbage_collector_ends(vlm: VLM, engine: LocalEngine) -> None:
+def test_a_stream_that_the_garbage_collector_ends(vlm: VLM, engine: InProcessEngine) -> None:
     """It comes in any line of any thread, also where that thread is about to change what streams there are."""
     abandon(engine.generate(generation(vlm, asked(QUESTION), max_tokens=1000, endless=True)))
 
@@ -114,13 +116,15 @@ def abandon(stream: Iterator[Any]) -> None:
     cycle.append(cycle)
 
 
-def test_an_empty_prompt(engine: LocalEngine) -> None:
+def test_an_empty_prompt(engine: InProcessEngine) -> None:
     for _ in range(3):
         with pytest.raises(RequestError, match="empty"):
             tokens(engine, Generation((TextSpan("", special=False),), Sampling(), max_tokens=1))
 
 
-def test_submitting_to_an_engine_that_closes(vlm: VLM, engine: LocalEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_submitting_to_an_engine_that_closes(
+    vlm: VLM, engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was accepted is told of the end, whenever that comes."""
     scheduler = engine._scheduler
     post = scheduler._post

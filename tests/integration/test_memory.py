@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from integration.test_child import asked, disc, pid_of, settle, start
-from pocketvlm import vlm as face
-from pocketvlm.engine import wire, worker
-from pocketvlm.engine.engine import EngineOptions, Generation, Image
+from pocketvlm.chat import vlm as face
+from pocketvlm.engine.interface import EngineOptions, Generation, PromptImage
+from pocketvlm.engine.process import protocol, worker
 from pocketvlm.files.locate import locate
 from pocketvlm.messages import ImagePart
 from pocketvlm.native.sampler import Sampling
@@ -53,11 +53,11 @@ def test_the_engines_process_keeps_none(iota_bundle: Path, monkeypatch: pytest.M
 
     def noted(message: Mapping[str, Any], blob: memoryview) -> Generation:
         request = real(message, blob)
-        seen.extend(weakref.ref(piece.picture) for piece in request.prompt if isinstance(piece, Image))
+        seen.extend(weakref.ref(piece.picture) for piece in request.prompt if isinstance(piece, PromptImage))
         return request
 
-    real = wire.generation_in
-    monkeypatch.setattr(wire, "generation_in", noted)
+    real = protocol.decode_generation
+    monkeypatch.setattr(protocol, "generation_in", noted)
     there, here = os.pipe()
     outbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
     with os.fdopen(there, "rb") as requests, os.fdopen(here, "wb") as asking:
@@ -65,16 +65,16 @@ def test_the_engines_process_keeps_none(iota_bundle: Path, monkeypatch: pytest.M
         running.start()
 
         def send(message: Mapping[str, Any], blobs: list[memoryview] | None = None) -> None:
-            asking.writelines(wire.pack(message, blobs or []))
+            asking.writelines(protocol.pack(message, blobs or []))
             asking.flush()
 
         def ask(number: int, words: str = " What is this?") -> None:
             pictures = (ImagePart(type="image", image=disc("red", 4 * number + n)) for n in range(4))
-            images = [Image(read_picture(picture, ""), "high", None, "") for picture in pictures]
+            images = [PromptImage(read_picture(picture, ""), "high", None, "") for picture in pictures]
             request = Generation(
                 (TextSpan("User:", special=False), *images, TextSpan(words, special=False)), Sampling(), max_tokens=2
             )
-            message, blobs = wire.generation_out(request)
+            message, blobs = protocol.encode_generation(request)
             send({"kind": "generate", "id": number, **message}, blobs)
 
         def ends(number: int) -> str:
@@ -85,7 +85,7 @@ def test_the_engines_process_keeps_none(iota_bundle: Path, monkeypatch: pytest.M
 
         found = locate(iota_bundle, model=None, mmproj=None)
         options = EngineOptions(parallel=parallel, context_size=512, threads=1)
-        send(wire.engine_out(found.model, found.mmproj, found.onnx, name="", fingerprint="", options=options))
+        send(protocol.encode_engine(found.model, found.mmproj, found.onnx, name="", fingerprint="", options=options))
         assert "ready" in outbox.get(timeout=30)
         for number in range(3):
             ask(number)

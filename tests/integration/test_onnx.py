@@ -28,10 +28,10 @@ from pocketvlm.messages import ImagePart
 from pocketvlm.native import library
 from pocketvlm.native.backends import Backend
 from pocketvlm.pictures.images import Picture, read_picture
-from pocketvlm.vision import speeds
-from pocketvlm.vision.choose import device_name
+from pocketvlm.vision import encoder_speeds
+from pocketvlm.vision.encoder_speeds import EncoderSpeed
 from pocketvlm.vision.mtmd import NativeVision
-from pocketvlm.vision.speeds import Speed
+from pocketvlm.vision.select_encoder import device_name
 from pocketvlm_converters.convert import convert
 
 CHECKPOINT = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"
@@ -162,7 +162,7 @@ def test_asked_for_by_name(bundle: Path) -> None:
     for wanted, name in (("gguf", "libmtmd"), ("onnx", "onnxruntime fp32")):
         with VLM.load(bundle, vision=wanted) as vlm:  # type: ignore[arg-type]
             assert vlm.info.vision == name
-    assert not speeds.path().exists(), "nothing to choose, nothing to measure"
+    assert not encoder_speeds.path().exists(), "nothing to choose, nothing to measure"
     (bundle / "manifest.json").unlink()
     with pytest.raises(ModelNotFoundError, match="ONNX"):
         VLM.load(model=bundle / MODEL, mmproj=bundle / MMPROJ, vision="onnx")
@@ -173,20 +173,20 @@ def test_asked_for_by_name(bundle: Path) -> None:
 def test_auto_measures_once_and_remembers(bundle: Path) -> None:
     with VLM.load(bundle):
         pass
-    written = speeds.path().stat().st_mtime_ns
-    measured = speeds.recall(device_name(None))
+    written = encoder_speeds.path().stat().st_mtime_ns
+    measured = encoder_speeds.recall(device_name(None))
     assert sorted(speed.name for speed in measured.values()) == [f"{MMPROJ}, libmtmd", f"{VISION}, onnxruntime, cpu"]
     with VLM.load(bundle) as vlm:
         fastest = min(measured.values(), key=lambda speed: speed.seconds)
         assert (vlm.info.vision or "").split()[0] in fastest.name
-    assert speeds.path().stat().st_mtime_ns == written
+    assert encoder_speeds.path().stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("winner", ["libmtmd", "onnxruntime"])
 def test_auto_takes_what_was_fastest(bundle: Path, winner: str) -> None:
     for path, key in ((MMPROJ, ""), (VISION, ":cpu")):
-        found = Speed(name=path, threads=1, seconds=0.1 if (winner == "libmtmd") == (path == MMPROJ) else 0.2)
-        speeds.remember(device_name(None), {speeds.file_hash(bundle / path) + key: found})
+        found = EncoderSpeed(name=path, threads=1, seconds=0.1 if (winner == "libmtmd") == (path == MMPROJ) else 0.2)
+        encoder_speeds.remember(device_name(None), {encoder_speeds.file_hash(bundle / path) + key: found})
     with VLM.load(bundle) as vlm:
         assert (vlm.info.vision or "").split()[0] == winner
 
@@ -201,7 +201,7 @@ def test_another_file_is_measured_anew(bundle: Path, alone: Path) -> None:
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     with VLM.load(bundle):
         pass
-    assert len(speeds.recall(device_name(None))) == 3
+    assert len(encoder_speeds.recall(device_name(None))) == 3
 
 
 def test_doctor_shows_and_forgets(bundle: Path) -> None:
@@ -304,7 +304,7 @@ def test_caches_know_the_encoder(through_onnx: VLM, through_gguf: VLM) -> None:
     for vlm in (through_onnx, through_gguf):
         engine: Any = vlm._engine
         seen = engine._vision.prepare(picture_of(Image.new("RGB", (64, 64), "red")), "auto", None, "image")
-        keys.append({slot.key for slot in seen.slots})
+        keys.append({slot.key for slot in seen.spans})
     assert keys[0] and not keys[0] & keys[1]
 
 

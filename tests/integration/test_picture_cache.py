@@ -198,18 +198,18 @@ def test_together_they_encode_it_once(vlm: VLM) -> None:
 
 
 def test_who_encodes_is_cancelled_and_the_other_goes_on(vlm: VLM) -> None:
-    from pocketvlm.engine.engine import Stopper
+    from pocketvlm.engine.interface import CancellationToken
     from pocketvlm.messages import ChatRequest
 
     picture = {"type": "image", "image": disc("blue", 6)}
     content = [picture, {"type": "text", "text": "What colour is the circle?"}]
-    request, stopper = ChatRequest.parse([{"role": "user", "content": content}]), Stopper()
+    request, cancellation = ChatRequest.parse([{"role": "user", "content": content}]), CancellationToken()
     with Slow(vlm) as encoder, ThreadPoolExecutor(2) as pool:
-        first = pool.submit(lambda: list(vlm.run(request, stopper=stopper)))
+        first = pool.submit(lambda: list(vlm.run(request, cancellation=cancellation)))
         assert encoder.began.wait(20)
         second = pool.submit(look, vlm, disc("blue", 6))
         until(lambda: vlm.statistics().encoding == 2)
-        stopper.stop()
+        cancellation.stop()
         assert isinstance(first.exception(30), GenerationCancelledError)
         encoder.go_on.set()
         answer, told = second.result(30)
@@ -220,21 +220,26 @@ def test_who_encodes_is_cancelled_and_the_other_goes_on(vlm: VLM) -> None:
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_cancelled_encode_is_not_kept(vlm: VLM, alone: bool) -> None:
     """libmtmd returns embeddings after a cancel, finite and wrong."""
-    from pocketvlm.engine.engine import Stopper
+    from pocketvlm.engine.interface import CancellationToken
     from pocketvlm.messages import ChatRequest
 
     seed = 8 + alone  # the prompt's cache knows what other tests showed
     picture = {"type": "image", "image": disc("yellow", seed)}
     content = [picture, {"type": "text", "text": "What colour is the circle?"}]
-    request, stoppers = ChatRequest.parse([{"role": "user", "content": content}]), [Stopper(), Stopper()]
+    request, stoppers = (
+        ChatRequest.parse([{"role": "user", "content": content}]),
+        [CancellationToken(), CancellationToken()],
+    )
     with Slow(vlm) as encoder, ThreadPoolExecutor(2) as pool:
         runs = []
-        for count, stopper in enumerate(stoppers[: 1 if alone else 2], 1):
-            runs.append(pool.submit(lambda stopper=stopper: list(vlm.run(request, stopper=stopper))))
+        for count, cancellation in enumerate(stoppers[: 1 if alone else 2], 1):
+            runs.append(
+                pool.submit(lambda cancellation=cancellation: list(vlm.run(request, cancellation=cancellation)))
+            )
             until(lambda count=count: vlm.statistics().encoding == count)  # type: ignore[misc]
         assert encoder.began.wait(20)
-        for stopper, run in zip(stoppers, runs, strict=False):
-            stopper.stop()
+        for cancellation, run in zip(stoppers, runs, strict=False):
+            cancellation.stop()
             assert isinstance(run.exception(30), GenerationCancelledError)
         encoder.go_on.set()
     until(lambda: vlm.statistics().encoding == 0)

@@ -16,15 +16,15 @@ import hybrid
 from pocketvlm.errors import MemoryBudgetError, ModelError, RequestError
 from pocketvlm.files.gguf_header import read_header
 from pocketvlm.files.locate import locate
-from pocketvlm.native import log, rehearse
+from pocketvlm.native import log, memory_estimate
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
-from pocketvlm.plan import remembered, sketch
+from pocketvlm.plan import layer_benchmark, probe_cache
 from pocketvlm.plan.budget import read_picture_size, read_size
-from pocketvlm.plan.prediction import Planner, Way
-from pocketvlm.plan.rehearsal import Asked
-from pocketvlm.plan.sketch import time_model
-from pocketvlm.takes import Takes
+from pocketvlm.plan.layer_benchmark import benchmark_layers
+from pocketvlm.plan.prediction import Planner, RunConfiguration
+from pocketvlm.plan.probe import ProbeRequest
+from pocketvlm.system.timing import RepeatedTiming
 
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()"]
 # Answers a question about a picture and prints the process's greatest resident memory.
@@ -72,14 +72,14 @@ def test_cache_and_scratch_are_those_of_the_real_thing(iota_bundle: Path) -> Non
         model.close()
     words = " ".join(lines)
     simulated = Model(path, gpu_layers=0, simulated=True)
-    found = rehearse.rehearse(simulated, n_ctx=700, n_batch=512, sequences=3, outputs=3)
+    found = memory_estimate.estimate_buffers(simulated, n_ctx=700, n_batch=512, sequences=3, outputs=3)
     simulated.close()
     assert f"KV buffer size = {found.cache / 2**20:8.2f} MiB" in words
     assert f"compute buffer size = {found.scratch['CPU'] / 2**20:8.2f} MiB" in words
     copied = sum(
         tensor.n_bytes
         for tensor in read_header(path).tensors
-        if len(tensor.shape) > 1 and not tensor.name.startswith("token_embd") and rehearse.reordered(tensor.type)
+        if len(tensor.shape) > 1 and not tensor.name.startswith("token_embd") and memory_estimate.reordered(tensor.type)
     )
     assert (f"REPACK model buffer size = {copied / 2**20:8.2f} MiB" in words) == bool(copied)
 
@@ -87,14 +87,16 @@ def test_cache_and_scratch_are_those_of_the_real_thing(iota_bundle: Path) -> Non
 def test_a_sketch_runs_as_fast_as_the_model(iota_bundle: Path) -> None:
     """No times are compared here: shapes are."""
     header = read_header(next(iota_bundle.glob("model-*.gguf")))
-    speed = time_model(header, rows=16, threads=1)
+    speed = benchmark_layers(header, rows=16, threads=1)
     assert speed.prompt > 0 and speed.answer > 0
 
 
 def test_a_sketch_of_layers_that_differ(iota_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some attend and some do not, as an array tells of all: a part of the layers has a part of the array."""
-    monkeypatch.setattr(sketch, "_ENOUGH", 1)
-    speed = time_model(read_header(hybrid.save(iota_onnx / "model-F32.gguf", tmp_path / "m.gguf")), rows=16, threads=1)
+    monkeypatch.setattr(layer_benchmark, "_ENOUGH", 1)
+    speed = benchmark_layers(
+        read_header(hybrid.save(iota_onnx / "model-F32.gguf", tmp_path / "m.gguf")), rows=16, threads=1
+    )
     assert speed.prompt > 0 and speed.answer > 0
 
 
@@ -110,7 +112,7 @@ def test_what_is_given_up_first(planner: Planner) -> None:
     less = planner.within(full.memory_bytes - 1)
     assert less.way.context < full.way.context and less.way.encoder == full.way.encoder
     other = "gguf" if full.way.encoder == "onnx" else "onnx"
-    both = {kind: planner.predict(Way(kind, 512, "auto")).memory_bytes for kind in ("onnx", "gguf")}
+    both = {kind: planner.predict(RunConfiguration(kind, 512, "auto")).memory_bytes for kind in ("onnx", "gguf")}
     if both[other] < both[full.way.encoder]:
         assert planner.within(both[full.way.encoder] - 1).way.encoder == other
     for budget in range(min(both.values()), full.memory_bytes, 1 << 19):
@@ -129,7 +131,7 @@ def test_what_does_not_fit_says_what_would_be_needed(planner: Planner) -> None:
 
 @linux
 def test_chat_within_a_budget(sample_png: Path, planner: Planner) -> None:
-    smallest = min(planner.predict(Way(kind, 512, "auto")).memory_bytes for kind in ("onnx", "gguf"))
+    smallest = min(planner.predict(RunConfiguration(kind, 512, "auto")).memory_bytes for kind in ("onnx", "gguf"))
     base = [*COMMAND, "chat", "How many shapes are there?", "-i", str(sample_png), "--threads", "1", "--memory"]
     done = subprocess.run([*base, str(smallest + (24 << 20))], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
@@ -161,19 +163,19 @@ def test_what_a_busy_machine_told_is_not_remembered(
     planner: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    asked = Asked("", None, None, (512,), 512, 16, 1, False, 1, "cpu", True, False)
-    monkeypatch.setattr(remembered, "_key", lambda _: "key")
+    asked = ProbeRequest("", None, None, (512,), 512, 16, 1, False, 1, "cpu", True, False)
+    monkeypatch.setattr(probe_cache, "_key", lambda _: "key")
     for steady in (False, True):
-        monkeypatch.setattr(remembered, "rehearse", lambda _, steady=steady: replace(planner.told, steady=steady))
-        assert remembered.rehearsed(asked).steady == steady
-        assert list(remembered.TABLE.read()) == ["key"] * steady
+        monkeypatch.setattr(probe_cache, "rehearse", lambda _, steady=steady: replace(planner.told, steady=steady))
+        assert probe_cache.cached_probe(asked).steady == steady
+        assert list(probe_cache.CACHE.read()) == ["key"] * steady
 
 
 def test_takes() -> None:
     """Times are given here: what disturbs makes them longer, and what others compute is not this process's."""
 
-    def judged(*seconds: float, own: float = 1.0, threads: int | None = 2) -> Takes:
-        takes = Takes(threads, least=2, most=4, enough=10)
+    def judged(*seconds: float, own: float = 1.0, threads: int | None = 2) -> RepeatedTiming:
+        takes = RepeatedTiming(threads, least=2, most=4, enough=10)
         for wall in seconds:
             assert takes.wanted
             takes.add(wall, own * wall * (threads or 0))

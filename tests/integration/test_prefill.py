@@ -14,9 +14,9 @@ import pytest
 
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM, ChatCompletion
-from pocketvlm.engine.engine import Started, Token
-from pocketvlm.engine.prefill import Prefill, Side
-from pocketvlm.engine.sampling import Drawer
+from pocketvlm.engine.interface import PrefillDone, Token
+from pocketvlm.engine.scheduling.background_prefill import BackgroundPrefill, PrefillContext
+from pocketvlm.engine.scheduling.sampling import TokenSampler
 from pocketvlm.errors import EngineClosedError, EngineError
 
 LONG = "word " * 150
@@ -43,14 +43,14 @@ def exact(iota_bundle: Path) -> Iterator[VLM]:
 def chunks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
     """(position, units, whether it brought what was known) of each chunk that was evaluated on the side."""
     found: list[tuple[int, int, bool]] = []
-    original = Side.evaluate
+    original = PrefillContext.evaluate
 
-    def evaluate(self: Side, chunk: Any) -> Any:
+    def evaluate(self: PrefillContext, chunk: Any) -> Any:
         cells = original(self, chunk)
         found.append((chunk.position, len(chunk.units), chunk.enters is not None))
         return cells
 
-    monkeypatch.setattr(Side, "evaluate", evaluate)
+    monkeypatch.setattr(PrefillContext, "evaluate", evaluate)
     return found
 
 
@@ -58,20 +58,20 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Of each token, whether it was drawn from the side's logits."""
     found: list[bool] = []
-    original = Drawer.draw
+    original = TokenSampler.draw
 
-    def draw(self: Drawer, context: Any, at: Any, **told: Any) -> Any:
+    def draw(self: TokenSampler, context: Any, at: Any, **told: Any) -> Any:
         found.append(not isinstance(at, int))
         return original(self, context, at, **told)
 
-    monkeypatch.setattr(Drawer, "draw", draw)
+    monkeypatch.setattr(TokenSampler, "draw", draw)
     return found
 
 
-def idle(vlm: VLM) -> Prefill:
+def idle(vlm: VLM) -> BackgroundPrefill:
     engine: Any = vlm._engine
     settle(engine)
-    prefill: Prefill = engine._scheduler._prefill
+    prefill: BackgroundPrefill = engine._scheduler._prefill
     until = time.monotonic() + 10
     while prefill.side._context is not None:
         assert time.monotonic() < until, "the side's context stays open"
@@ -166,15 +166,15 @@ def test_leaving_at_any_time(exact: VLM, chunks: list[tuple[int, int, bool]]) ->
 
 def at_the_last_chunk(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Do something when a prompt's last chunk is evaluated, and nothing is drawn yet."""
-    original = Side.evaluate
+    original = PrefillContext.evaluate
 
-    def evaluate(self: Side, chunk: Any) -> Any:
+    def evaluate(self: PrefillContext, chunk: Any) -> Any:
         found = original(self, chunk)
         if chunk.last:
             act()
         return found
 
-    monkeypatch.setattr(Side, "evaluate", evaluate)
+    monkeypatch.setattr(PrefillContext, "evaluate", evaluate)
 
 
 def test_leaving_before_the_first_token_is_drawn(
@@ -218,7 +218,7 @@ def test_closing_before_the_first_token_is_drawn(iota_bundle: Path, monkeypatch:
             with pytest.raises(EngineClosedError):
                 list(stream)
         while not isinstance(event := events.get(timeout=10), EngineClosedError):
-            assert isinstance(event, Started | Token)
+            assert isinstance(event, PrefillDone | Token)
         [closer] = closers
         closer.join(10)
         assert not closer.is_alive() and events.empty()

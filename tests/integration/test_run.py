@@ -14,14 +14,14 @@ from gguf.quants import dequantize
 
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
-from pocketvlm.engine import load
-from pocketvlm.engine.engine import Token
+from pocketvlm.engine.interface import Token
+from pocketvlm.engine.loading import loader
 from pocketvlm.files.bundle import Bundle
 from pocketvlm.files.gguf_header import read_header
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.quantize import quantize_gguf
-from pocketvlm.native.table import TokenTable, token_table
+from pocketvlm.native.token_embeddings import TokenEmbeddings, token_embeddings
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_batches_may_end_anywhere(iota_onnx: Path, monkeypatch: pytest.MonkeyPat
     files = {"model": iota_onnx / "model-F32.gguf", "mmproj": iota_onnx / "mmproj-f32.gguf"}
     found = []
     for rows in (512, 24, 5):
-        monkeypatch.setattr(load, "BATCH", rows)
+        monkeypatch.setattr(loader, "BATCH", rows)
         with VLM.load(**files, exact=True, context_size=512) as vlm:
             vlm.chat(question, max_tokens=1)
             vlm.chat(asked("Hello."), max_tokens=1)  # takes the lane, so that all of it is evaluated again
@@ -102,7 +102,7 @@ def test_rows_are_what_tokens_are(iota_onnx: Path, kind: str, tmp_path: Path) ->
         quantize_gguf(file, file := tmp_path / "model.gguf", kind)
     stored = next(tensor for tensor in GGUFReader(file).tensors if tensor.name == "token_embd.weight")
     with Model(file) as model, Context(model, n_ctx=256, n_batch=32, threads=1) as context:
-        table = token_table(model, read_header(file), context)
+        table = token_embeddings(model, read_header(file), context)
         assert table is not None
         for token in (0, 7, model.n_vocab - 1):
             expected = dequantize(stored.data[token : token + 1], GGMLQuantizationType(stored.tensor_type))
@@ -112,7 +112,7 @@ def test_rows_are_what_tokens_are(iota_onnx: Path, kind: str, tmp_path: Path) ->
 def test_other_rows_are_refused(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = Bundle(iota_bundle).file("model")
     assert file is not None
-    row = TokenTable.row
+    row = TokenEmbeddings.row
     with Model(file) as model, Context(model, n_ctx=256, n_batch=32, threads=1) as context:
-        monkeypatch.setattr(TokenTable, "row", lambda self, token: row(self, token) * np.float32(1.01))
-        assert token_table(model, read_header(file), context) is None
+        monkeypatch.setattr(TokenEmbeddings, "row", lambda self, token: row(self, token) * np.float32(1.01))
+        assert token_embeddings(model, read_header(file), context) is None

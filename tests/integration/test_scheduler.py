@@ -17,8 +17,8 @@ import pytest
 
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
-from pocketvlm.engine.engine import Finished, Progress, Started, Token
-from pocketvlm.engine.local import LocalEngine
+from pocketvlm.engine.in_process import InProcessEngine
+from pocketvlm.engine.interface import EncodeProgress, Finished, PrefillDone, Token
 from pocketvlm.errors import EngineBusyError, GenerationCancelledError, QueueFullError
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -31,10 +31,10 @@ def vlm(iota_bundle: Path) -> Iterator[VLM]:
 
 
 @pytest.fixture
-def engine(vlm: VLM) -> Iterator[LocalEngine]:
+def engine(vlm: VLM) -> Iterator[InProcessEngine]:
     """The engine of `vlm`, which must be idle before and after."""
     found = vlm._engine
-    assert isinstance(found, LocalEngine)
+    assert isinstance(found, InProcessEngine)
     settle(found)
     yield found
     settle(found)
@@ -60,7 +60,7 @@ def test_together_as_alone(iota_bundle: Path) -> None:
         assert list(pool.map(lambda question: many.chat(question).text, questions)) == expected
 
 
-def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: LocalEngine) -> None:
+def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: InProcessEngine) -> None:
     encoding = threading.Event()
     release = threading.Event()
     original = engine._vision.prepare  # type: ignore[union-attr]
@@ -98,7 +98,7 @@ def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: LocalEngi
     assert answers == ["Blue"]
 
 
-def test_tokens_that_nobody_reads_come_with_the_end(vlm: VLM, engine: LocalEngine) -> None:
+def test_tokens_that_nobody_reads_come_with_the_end(vlm: VLM, engine: InProcessEngine) -> None:
     ask = generation(vlm, asked("Hi"), 12, endless=True)
     said, when = {}, {}
     for buffered in (False, True):
@@ -109,20 +109,20 @@ def test_tokens_that_nobody_reads_come_with_the_end(vlm: VLM, engine: LocalEngin
         def sink(event: Any, events: list[Any] = events, steps: list[int | None] = steps, over: Any = over) -> None:
             events.append(event)
             steps.append(engine.doing[0])
-            if not isinstance(event, Started | Token):
+            if not isinstance(event, PrefillDone | Token):
                 over.set()
 
         engine.submit(replace(ask, buffered=buffered), sink)
         assert over.wait(20)
         said[buffered] = [event.id for event in events if isinstance(event, Token)]
         when[buffered] = [step for event, step in zip(events, steps, strict=True) if isinstance(event, Token)]
-        assert [type(event) for event in events] == [Started, *[Token] * 12, Finished]
+        assert [type(event) for event in events] == [PrefillDone, *[Token] * 12, Finished]
     assert said[True] == said[False]
     assert len(set(when[False])) == 12
     assert when[True][0] != when[True][1] and len(set(when[True][1:])) == 1
 
 
-def test_cancelling_at_any_stage_loses_no_lane(vlm: VLM, engine: LocalEngine) -> None:
+def test_cancelling_at_any_stage_loses_no_lane(vlm: VLM, engine: InProcessEngine) -> None:
     """Queued, encoding, in the prompt, answering: the lanes come back, and what is kept of the cache is right."""
     rng = Random(1)
     before = engine.statistics()
@@ -135,7 +135,7 @@ def test_cancelling_at_any_stage_loses_no_lane(vlm: VLM, engine: LocalEngine) ->
         wanted = number % 12
         with closing(events):
             for count, event in enumerate(events):
-                stage = {Progress: "encoding", Started: "prompt", Token: "answer"}[type(event)]
+                stage = {EncodeProgress: "encoding", PrefillDone: "prompt", Token: "answer"}[type(event)]
                 if count >= wanted:
                     break
         return stage
@@ -158,10 +158,10 @@ def test_cancelling_at_any_stage_loses_no_lane(vlm: VLM, engine: LocalEngine) ->
         assert vlm.chat(asked("What colour is the circle?", disc(colour))).text.lower() == colour
 
 
-def test_a_cancelled_encode_does_not_spoil_the_next(vlm: VLM, engine: LocalEngine) -> None:
+def test_a_cancelled_encode_does_not_spoil_the_next(vlm: VLM, engine: InProcessEngine) -> None:
     for seed in range(30):
         with closing(engine.generate(generation(vlm, asked("?", disc("red", 100 + seed, (640, 480)))))) as events:
-            assert isinstance(next(events), Progress)
+            assert isinstance(next(events), EncodeProgress)
         colour = COLOURS[seed % 4]
         assert vlm.chat(asked("What colour is the circle?", disc(colour, 100 + seed))).text.lower() == colour
 
@@ -179,7 +179,7 @@ def test_a_prefix_is_found_in_any_lane(vlm: VLM) -> None:
     assert again.text == first.text == "Green"
 
 
-def test_a_prefix_is_shared_with_a_lane_that_is_busy(vlm: VLM, engine: LocalEngine) -> None:
+def test_a_prefix_is_shared_with_a_lane_that_is_busy(vlm: VLM, engine: InProcessEngine) -> None:
     picture = disc("yellow", 777, (200, 150))
     ask = generation(vlm, asked("Describe the picture.", picture), 600, endless=True)
     with closing(engine.generate(ask)) as stream:
@@ -221,11 +221,11 @@ def test_full_queue(iota_bundle: Path) -> None:
         assert vlm.chat(asked("What is this?"), max_tokens=2).text
 
 
-def test_a_thread_does_not_wait_for_itself(vlm: VLM, engine: LocalEngine) -> None:
+def test_a_thread_does_not_wait_for_itself(vlm: VLM, engine: InProcessEngine) -> None:
     ask = generation(vlm, asked("Describe the picture."), 200, endless=True)
     streams = [engine.generate(ask) for _ in range(4)]
     for stream in streams:
-        assert isinstance(next(stream), Started)
+        assert isinstance(next(stream), PrefillDone)
     with pytest.raises(EngineBusyError):
         next(engine.generate(ask))
     streams[0].close()
@@ -235,7 +235,7 @@ def test_a_thread_does_not_wait_for_itself(vlm: VLM, engine: LocalEngine) -> Non
         stream.close()
 
 
-def test_a_reader_that_sleeps_makes_only_itself_wait(vlm: VLM, engine: LocalEngine) -> None:
+def test_a_reader_that_sleeps_makes_only_itself_wait(vlm: VLM, engine: InProcessEngine) -> None:
     ask = generation(vlm, asked("Describe the picture."), 300, endless=True)
     with closing(engine.generate(ask)) as sleeper:
         next(sleeper)
@@ -249,7 +249,7 @@ def test_a_reader_that_sleeps_makes_only_itself_wait(vlm: VLM, engine: LocalEngi
         assert len([e for e in sleeper if isinstance(e, Token)]) == 300
 
 
-def test_cancel_reaches_all_that_run(vlm: VLM, engine: LocalEngine) -> None:
+def test_cancel_reaches_all_that_run(vlm: VLM, engine: InProcessEngine) -> None:
     ask = generation(vlm, asked("Describe the picture."), 900, endless=True)
 
     def read() -> None:
@@ -285,7 +285,7 @@ def test_memory_after_many_pictures(vlm: VLM) -> None:
     assert anonymous() < 1.05 * warm
 
 
-def test_pictures_go_in_pieces_beside_a_stream(vlm: VLM, engine: LocalEngine) -> None:
+def test_pictures_go_in_pieces_beside_a_stream(vlm: VLM, engine: InProcessEngine) -> None:
     """Rows of a picture go in calls of their own, in pieces: the answer is that of one piece."""
     engine_: Any = engine
     colour_of = lambda seed: COLOURS[seed % 4]  # noqa: E731
@@ -300,18 +300,18 @@ def test_pictures_go_in_pieces_beside_a_stream(vlm: VLM, engine: LocalEngine) ->
 
 
 def test_placement_prefers_a_free_lane_to_throwing_a_chat_away() -> None:
-    from pocketvlm.engine.cache import CacheContent, Lane, Placement, place
+    from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix, CachedSequence, SequenceChoice, choose_sequence
 
-    def lane(number: int, tokens: range, used: int, busy: bool = False) -> Lane:
-        content = CacheContent()
+    def lane(number: int, tokens: range, used: int, busy: bool = False) -> CachedSequence:
+        content = CachedPrefix()
         for token in tokens:
             content.add(token)
-        return Lane(number, content, used, busy)
+        return CachedSequence(number, content, used, busy)
 
-    def placed(lanes: list[Lane], tokens: list[int], *, cut: bool = True) -> Placement:
+    def placed(lanes: list[CachedSequence], tokens: list[int], *, cut: bool = True) -> SequenceChoice:
         common = {lane: min(lane.content.common(tokens), len(tokens) - 1) for lane in lanes}
         own = {lane: count if cut or count == len(lane.content.keys) else 0 for lane, count in common.items()}
-        return place(lanes, len(tokens), own, common if cut else dict.fromkeys(lanes, 0))
+        return choose_sequence(lanes, len(tokens), own, common if cut else dict.fromkeys(lanes, 0))
 
     lanes = [lane(0, range(100), 5), lane(1, range(0), 0), lane(2, range(50, 80), 3)]
     chosen = placed(lanes, [*range(10), *range(500, 600)])
@@ -325,9 +325,9 @@ def test_placement_prefers_a_free_lane_to_throwing_a_chat_away() -> None:
 
 
 def test_steps_leave_time_where_they_are_short() -> None:
-    from pocketvlm.engine.pace import Pace
+    from pocketvlm.engine.scheduling.prefill_budget import PrefillBudget
 
-    pace = Pace(512)
+    pace = PrefillBudget(512)
     assert pace.rest(0.010) == pytest.approx(0.006), "no more is known than the last step"
     for _ in range(20):
         pace.note(0.010, 1, 0, False)
@@ -338,7 +338,7 @@ def test_steps_leave_time_where_they_are_short() -> None:
 
 @pytest.mark.parametrize("crowded", [True, False])
 def test_who_reads_has_a_moment_where_all_cores_are_taken(
-    engine: LocalEngine, monkeypatch: pytest.MonkeyPatch, crowded: bool
+    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch, crowded: bool
 ) -> None:
     engine_: Any = engine
     stepper, told = engine_._scheduler._stepper, list[float]()
@@ -356,9 +356,9 @@ def test_who_reads_has_a_moment_where_all_cores_are_taken(
 @pytest.mark.parametrize("cost", [0.0001, 0.001, 0.05])
 def test_pace_shrinks_and_recovers(cost: float) -> None:
     """`cost` is seconds a row; an answer's token takes 10 ms."""
-    from pocketvlm.engine.pace import Pace
+    from pocketvlm.engine.scheduling.prefill_budget import PrefillBudget
 
-    pace = Pace(512)
+    pace = PrefillBudget(512)
     assert pace.rows(0, False, urgent=False) == 512
     for _ in range(20):
         pace.note(0.010, 1, 0, False)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pocketvlm import devices
-from pocketvlm.vision import speeds
+from pocketvlm.system import machine
+from pocketvlm.vision import encoder_speeds
 
 QUESTION = """
 import sys
@@ -106,9 +106,9 @@ def test_a_user_without_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    assert devices.cache_folder() == Path("/dev/null/pocketvlm")
-    assert speeds.recall_all() == {}
-    speeds.remember("here", {})
+    assert machine.cache_folder() == Path("/dev/null/pocketvlm")
+    assert encoder_speeds.recall_all() == {}
+    encoder_speeds.remember("here", {})
 
 
 def test_memory_of_a_cgroup(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_memory_of_a_cgroup(tmp_path: Path) -> None:
     group.mkdir(parents=True)
     for name, value in (("max", "536870912"), ("current", "200000000"), ("stat", "anon 1\ninactive_file 50000000\n")):
         (group / f"memory.{name}").write_text(value)
-    assert devices._cgroup_memory(tmp_path / "root", tmp_path / "own") == [(536870912, 150000000)]
+    assert machine._cgroup_memory(tmp_path / "root", tmp_path / "own") == [(536870912, 150000000)]
     (group / "memory.max").write_text("max\n")
-    assert devices._cgroup_memory(tmp_path / "root", tmp_path / "own") == []
-    assert devices._cgroup_memory(tmp_path / "root", tmp_path / "none") == []
+    assert machine._cgroup_memory(tmp_path / "root", tmp_path / "own") == []
+    assert machine._cgroup_memory(tmp_path / "root", tmp_path / "none") == []

@@ -14,7 +14,7 @@ import pytest
 import hybrid
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
-from pocketvlm.engine.engine import Event, Finished, Generation, Token
+from pocketvlm.engine.interface import Event, Finished, Generation, Token
 from pocketvlm.errors import RequestError
 from pocketvlm.native.grammar import Constraint
 
@@ -80,7 +80,7 @@ def whole(vlm: VLM) -> None:
             last = context._lib.llama_memory_seq_pos_max(context._memory, lane.id)
             assert last == lane.content.position - 1
 
-    engine._scheduler.between_steps(look)
+    engine._scheduler.run_between_steps(look)
 
 
 CONSTRAINT = Constraint(GRAMMAR, "response_format")

@@ -19,8 +19,8 @@ from PIL import Image
 from pocketvlm import VLM
 from pocketvlm.errors import RequestError, UnsupportedError
 from pocketvlm.native.grammar import Constraint, Matcher
-from pocketvlm.structured.form import HOLE, CallForm
 from pocketvlm.structured.schema import json_rule
+from pocketvlm.structured.tool_call_format import HOLE, ToolCallFormat
 
 HI = [{"role": "user", "content": "hi"}]
 PERSON = {
@@ -336,10 +336,10 @@ def test_auto(vlm: VLM) -> None:
                 assert all(json.loads(call.function.arguments)["side"] in ("left", "right") for call in calls)
 
 
-def marked(vlm: VLM) -> CallForm:
+def marked(vlm: VLM) -> ToolCallFormat:
     """A form with control tokens and ids, as some models have it."""
     texts = "<row_1_col_1>", "<row_1_col_2>"
-    return CallForm(
+    return ToolCallFormat(
         f'{texts[0]}[{{"name": "',
         '", "arguments": ',
         f', "id": "{HOLE}"}}, {{"name": "',
@@ -349,10 +349,10 @@ def marked(vlm: VLM) -> CallForm:
     )
 
 
-FORMS: dict[str, Callable[[VLM], CallForm]] = {
+FORMS: dict[str, Callable[[VLM], ToolCallFormat]] = {
     "marked": marked,
-    "bare": lambda _: CallForm('{"name": "', '", "parameters": ', None, "}", '{"name": "', anywhere=False),
-    "tagged": lambda _: CallForm("<function=", ">", "</function><function=", "</function>", "<function="),
+    "bare": lambda _: ToolCallFormat('{"name": "', '", "parameters": ', None, "}", '{"name": "', anywhere=False),
+    "tagged": lambda _: ToolCallFormat("<function=", ">", "</function><function=", "</function>", "<function="),
 }
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pocketvlm.atomic import new_file
-from pocketvlm.batch.job import Defaults, read_job
+from pocketvlm.batch.requests import Defaults, read_batch
 from pocketvlm.batch.results import Results
 from pocketvlm.errors import RequestError
+from pocketvlm.system.atomic import new_file
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
 
@@ -25,6 +25,6 @@ def test_no_file_takes_the_place_of_a_device_or_pipe(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no regular file"):
         Results(pipe, {})
     with pytest.raises(RequestError, match="no regular file"):
-        read_job(pipe, Defaults())
+        read_batch(pipe, Defaults())
     assert stat.S_ISFIFO(pipe.lstat().st_mode)
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

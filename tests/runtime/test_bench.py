@@ -17,8 +17,8 @@ from pocketvlm import VLM
 from pocketvlm.bench.measure import STEPS, Case, Report, Spread, fresh, measure, photo
 from pocketvlm.bench.picture import draw
 from pocketvlm.cli.commands import app
-from pocketvlm.devices import process_memory
 from pocketvlm.errors import RequestError
+from pocketvlm.system.machine import process_memory
 
 FIELDS = ("first", "second", "again", "moved", "encode", "prefill", "decode")
 

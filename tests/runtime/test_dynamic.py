@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from pocketvlm.errors import ImageError
-from pocketvlm.vision.dynamic import DynamicSize, smart_resize
+from pocketvlm.vision.dynamic_size import DynamicSize, smart_resize
 
 KNOWN = DynamicSize(28, 56 * 56, 16384 * 28 * 28, "<picture>", ("<start>", "<end>"))
 SIZES = [(1, 1), (1, 200), (27, 29), (28, 28), (42, 70), (56, 56), (640, 480), (1023, 33), (4032, 3024), (9000, 6000)]

@@ -17,8 +17,8 @@ import pytest
 
 from pocketvlm.errors import PictureCacheError
 from pocketvlm.native.context import Aborted
-from pocketvlm.vision.cache import ENTRY, EmbeddingCache, content_of
-from pocketvlm.vision.files import EmbeddingFiles
+from pocketvlm.vision.disk_cache import DiskCache
+from pocketvlm.vision.embedding_cache import ENTRY, EmbeddingCache, content_of
 
 Rows = npt.NDArray[np.float32]
 WIDTH = 32
@@ -188,7 +188,7 @@ def test_contents_tell_tiles_apart() -> None:
 
 
 def cache_in(folder: Path, size: int = 1 << 20, memory: int = 1 << 20, encoder: str = "encoder") -> Source:
-    return Source(EmbeddingCache(memory, width=WIDTH, files=EmbeddingFiles(folder, size), encoder=encoder))
+    return Source(EmbeddingCache(memory, width=WIDTH, files=DiskCache(folder, size), encoder=encoder))
 
 
 def entries(folder: Path) -> list[Path]:
@@ -240,23 +240,23 @@ def test_a_folder_that_others_can_read(tmp_path: Path) -> None:
         folder.mkdir()
         folder.chmod(0o755)
     (full / "letter.txt").write_text("mine")
-    EmbeddingFiles(empty, 1000)
+    DiskCache(empty, 1000)
     assert stat.S_IMODE(empty.stat().st_mode) == 0o700
     with pytest.raises(PictureCacheError, match=r"full: others may look .*chmod 700"):
-        EmbeddingFiles(full, 1000)
+        DiskCache(full, 1000)
     assert stat.S_IMODE(full.stat().st_mode) == 0o755
 
 
 def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(PictureCacheError, match=r"file: .* is not a folder") as caught:
-        EmbeddingFiles(tmp_path / "file", 1000)
+        DiskCache(tmp_path / "file", 1000)
     assert caught.value.path == tmp_path / "file"
     with pytest.raises(PictureCacheError, match="Not a directory"):
-        EmbeddingFiles(tmp_path / "file" / "below", 1000)
+        DiskCache(tmp_path / "file" / "below", 1000)
     if sys.platform == "linux":  # also root cannot write there
         with pytest.raises(PictureCacheError, match="/proc/pictures"):
-            EmbeddingFiles("/proc/pictures", 1000)
+            DiskCache("/proc/pictures", 1000)
 
 
 @pytest.mark.parametrize("fault", ["byte", "cut", "empty", "longer", "head", "renamed", "shape"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pocketvlm import VLM
-from pocketvlm.engine.engine import EngineOptions
+from pocketvlm.engine.interface import EngineOptions
 from pocketvlm.errors import RequestError
 
 

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 from pocketvlm.cli.commands import app
 from pocketvlm.errors import ModelFormatError
 from pocketvlm.files.gguf_header import GGUFHeader, LazyArray
+from pocketvlm.vision.compatibility import check_projector, family_of
 from pocketvlm.vision.families.llava import Llava
 from pocketvlm.vision.families.smolvlm import SmolVLM
-from pocketvlm.vision.family import Mosaic, PicturePlan, TileSlot
-from pocketvlm.vision.fit import Fit
-from pocketvlm.vision.pair import check_projector, family_of
-from pocketvlm.vision.tiled import place
+from pocketvlm.vision.family import MosaicSpan, PicturePlan, TileSpan
+from pocketvlm.vision.letterbox import Letterbox
+from pocketvlm.vision.tiled import span_positions
 
 SQUARE = {"image_size": 512, "patch_size": 16, "projector.scale_factor": 4}
 SOUND: dict[str, dict[str, Any]] = {
@@ -170,15 +170,15 @@ def test_a_line_is_made_square_in_little_memory(kind: Literal["crop", "pad"]) ->
     """A picture of a million columns would be enlarged to gigabytes before most of it is cut off."""
     line = np.zeros((1, 100_000, 3), np.uint8)
     line[:, 49_990:50_010] = 255
-    found = np.asarray(Fit(kind, 64).apply(line))
+    found = np.asarray(Letterbox(kind, 64).apply(line))
     assert found.shape == (64, 64, 3)
     assert (found[:, 32] > 200).all() == (kind == "crop")
 
 
 def test_a_mosaic_counts_as_text_does() -> None:
-    mosaic = Mosaic((TileSlot(1, (2, 3)), TileSlot(2, (2, 3))), (0, 1, 6, 7, 11, 11))
+    mosaic = MosaicSpan((TileSpan(1, (2, 3)), TileSpan(2, (2, 3))), (0, 1, 6, 7, 11, 11))
     for mrope, sections in ((False, 1), (True, 4)):
-        positions, advance = place(mosaic, mrope=mrope)
+        positions, advance = span_positions(mosaic, mrope=mrope)
         assert np.array_equal(positions, [range(6)] * sections) and advance == 6
-    plan = PicturePlan((9, 9), ((9, 9),), ("<a>", mosaic, TileSlot(3, (1, 4))))
+    plan = PicturePlan((9, 9), ((9, 9),), ("<a>", mosaic, TileSpan(3, (1, 4))))
     assert (plan.tiles, plan.tokens) == (3, 10)

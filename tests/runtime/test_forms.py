@@ -12,9 +12,9 @@ import pytest
 
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import ChatRequest
-from pocketvlm.structured.form import HOLE, CallForm, form_of
-from pocketvlm.structured.plan import plan
-from pocketvlm.structured.reading import Piece, Reader
+from pocketvlm.structured.compile import compile_request
+from pocketvlm.structured.output_parser import OutputParser, OutputPiece
+from pocketvlm.structured.tool_call_format import HOLE, ToolCallFormat, detect_tool_call_format
 from pocketvlm.templates.prompt import ChatTemplate, TextSpan
 
 EOS = "<eos>"
@@ -70,11 +70,11 @@ def template(calls: str, *, shown: str = SHOWN, results: str = "{{ m.content }}"
 CONTROLS = {"[TOOL_CALLS]": 7, "<|ACTION|>": 8, "<|calls|>": 9, "<|end|>": 10}
 
 
-def form(source: str) -> CallForm | None:
-    return form_of(ChatTemplate(source), CONTROLS, {"<|end|>"})
+def form(source: str) -> ToolCallFormat | None:
+    return detect_tool_call_format(ChatTemplate(source), CONTROLS, {"<|end|>"})
 
 
-def texts(found: CallForm | None) -> tuple[str | None, ...]:
+def texts(found: ToolCallFormat | None) -> tuple[str | None, ...]:
     assert found is not None
     return found.opening, found.middle, found.gap, found.closing, found.mark
 
@@ -133,7 +133,7 @@ def test_no_form_and_so_told_in_text(source: str) -> None:
     assert form(source) is None
     call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": {"side": "left"}}}
     turn = [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [call]}]
-    made = plan(ChatRequest.parse(turn, tools=[TOOL]), ChatTemplate(source), None)
+    made = compile_request(ChatRequest.parse(turn, tools=[TOOL]), ChatTemplate(source), None)
     told = "".join(span.text for span in made.spans if isinstance(span, TextSpan))
     assert '{"name": "look"' in told and "To call one" in told
     assert '<tool_call>\n{"name": "look", "arguments": {"side": "left"}}\n</tool_call>' in told
@@ -175,8 +175,8 @@ def test_bare_json_is_a_call_only_at_the_beginning(size: int) -> None:
 
 
 def read(source: str, text: str, size: int) -> list[tuple[str, str]]:
-    reader = Reader((), form=form(source), thinks=False, thinking=False)
-    pieces: list[Piece] = []
+    reader = OutputParser((), form=form(source), thinks=False, thinking=False)
+    pieces: list[OutputPiece] = []
     data = text.encode()
     for at in range(0, len(data), size):
         pieces += reader.push(data[at : at + size])
@@ -190,10 +190,13 @@ def read(source: str, text: str, size: int) -> list[tuple[str, str]]:
 
 
 def test_a_control_token_is_known_by_its_number() -> None:
-    reader = Reader((), form=form(template(LIST_WITH_IDS)), thinks=False, thinking=False)
+    reader = OutputParser((), form=form(template(LIST_WITH_IDS)), thinks=False, thinking=False)
     assert reader.push(b"", 7) == []
     assert reader.push(b"", 10) == []  # of another, nothing is said
-    assert reader.push(b'[{"name": "look", "arguments": {}', 99) == [Piece("call", "look"), Piece("arguments", "{}")]
+    assert reader.push(b'[{"name": "look", "arguments": {}', 99) == [
+        OutputPiece("call", "look"),
+        OutputPiece("arguments", "{}"),
+    ]
 
 
 def test_ids_that_a_template_refuses_are_numbered() -> None:
@@ -204,7 +207,7 @@ def test_ids_that_a_template_refuses_are_numbered() -> None:
     ]
     turn: list[Any] = [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": calls}]
     turn += [{"role": "tool", "tool_call_id": call["id"], "content": call["id"][:6]} for call in reversed(calls)]
-    made = plan(ChatRequest.parse(turn, tools=[TOOL]), ChatTemplate(source), form(source))
+    made = compile_request(ChatRequest.parse(turn, tools=[TOOL]), ChatTemplate(source), form(source))
     told = "".join(span.text for span in made.spans if isinstance(span, TextSpan))
     assert '"id": "000000000"}, {' in told and "<|tool|>000000001=call_1" in told and "<|tool|>000000000=call_0" in told
 
@@ -213,12 +216,12 @@ def test_more_calls_than_a_template_can_write() -> None:
     calls = [{"id": i, "type": "function", "function": {"name": "look", "arguments": "{}"}} for i in "ab"]
     turn = [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": calls}]
     with pytest.raises(RequestError, match="one at once"):
-        plan(ChatRequest.parse(turn, tools=[TOOL]), ChatTemplate(template(BARE)), form(template(BARE)))
+        compile_request(ChatRequest.parse(turn, tools=[TOOL]), ChatTemplate(template(BARE)), form(template(BARE)))
 
 
 def test_a_template_that_goes_through_tools_without_asking() -> None:
     source = template(TAGGED, shown="{% for tool in tools %}{{ tool | tojson }}{% endfor %}")
-    made = plan(ChatRequest.parse([{"role": "user", "content": "hi"}]), ChatTemplate(source), form(source))
+    made = compile_request(ChatRequest.parse([{"role": "user", "content": "hi"}]), ChatTemplate(source), form(source))
     assert made.spans[1] == TextSpan("hi", False)
 
 
@@ -231,7 +234,7 @@ def test_templates_of_others() -> None:
         ends = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", EOS, "<|end|>", "<|message_sep|>", "<|END_OF_TURN_TOKEN|>"}
         names = {*re.findall(r"<\|[^|<>\s]{1,40}\|>|\[/?[A-Z_]{3,30}\]|<SPECIAL_\d+>", source), EOS, *ends}
         made = ChatTemplate(source, bos="<bos>", eos=EOS)
-        found = form_of(made, {name: number for number, name in enumerate(sorted(names))}, ends)
+        found = detect_tool_call_format(made, {name: number for number, name in enumerate(sorted(names))}, ends)
         if found is None:
             continue
         derived += 1
@@ -242,10 +245,10 @@ def test_templates_of_others() -> None:
             {"role": "assistant", "content": "", "tool_calls": calls},
         ]
         asked += [{"role": "tool", "content": "done", "tool_call_id": call["id"], "name": "look.at"} for call in calls]
-        spans = plan(ChatRequest.parse(asked, tools=[TOOL]), made, found).spans
+        spans = compile_request(ChatRequest.parse(asked, tools=[TOOL]), made, found).spans
         told = "".join(span.text for span in spans if isinstance(span, TextSpan))
         text = told[told.index("what-now") :]
-        reader = Reader((), form=found, thinks=False, thinking=False)
+        reader = OutputParser((), form=found, thinks=False, thinking=False)
         pieces = [*reader.push(text[text.index(found.mark) :].encode()), *reader.finish()]
         assert [piece.text for piece in pieces if piece.kind == "call"] == ["look.at"] * len(calls), path.name
         for piece in pieces:

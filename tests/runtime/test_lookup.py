@@ -7,9 +7,9 @@ from random import Random
 
 import pytest
 
-from pocketvlm.engine.lookup import Lookup
-from pocketvlm.engine.pace import PATIENCE
-from pocketvlm.engine.speculation import DRAFTED, Speculation
+from pocketvlm.engine.scheduling.prefill_budget import MAX_STEP_SLOWDOWN
+from pocketvlm.engine.speculative.draft_length import MAX_DRAFT_TOKENS, DraftLengthPolicy
+from pocketvlm.engine.speculative.ngram import NgramProposer
 
 
 class Search:
@@ -48,7 +48,7 @@ def test_as_by_brute_force(seed: int) -> None:
     words = rng.choice((2, 4, 12))
     pictures = iter(range(1, 1000))
     prompt = [rng.randrange(words) if rng.random() < 0.9 else -next(pictures) for _ in range(rng.randrange(60))]
-    lookup, search = Lookup(prompt), Search(prompt)
+    lookup, search = NgramProposer(prompt), Search(prompt)
     drafts = 0
     for _ in range(150):
         drafted = search.draft(6)
@@ -62,7 +62,7 @@ def test_as_by_brute_force(seed: int) -> None:
 
 
 def test_a_picture_is_never_drafted() -> None:
-    lookup = Lookup([1, 2, 3, -4, 5])
+    lookup = NgramProposer([1, 2, 3, -4, 5])
     lookup.add(1)
     lookup.add(2)
     assert lookup.draft(5) == [3]
@@ -71,7 +71,7 @@ def test_a_picture_is_never_drafted() -> None:
 
 
 def test_what_repeats_is_drafted_as_if_it_went_on() -> None:
-    lookup = Lookup([7, 8])
+    lookup = NgramProposer([7, 8])
     for token in (9, 7, 8):
         lookup.add(token)
     assert lookup.draft(7) == [9, 7, 8, 9, 7, 8, 9]
@@ -79,7 +79,7 @@ def test_what_repeats_is_drafted_as_if_it_went_on() -> None:
 
 def test_guesses_that_are_right_are_trusted() -> None:
     text = Random(1).sample(range(1000), 200)
-    copying, other = Lookup(text), Lookup(text)
+    copying, other = NgramProposer(text), NgramProposer(text)
     for token in text[:100]:
         copying.add(token)
     for at in range(50, 190, 3):  # two tokens of the text, and then another
@@ -87,7 +87,7 @@ def test_guesses_that_are_right_are_trusted() -> None:
             other.add(token)
     other.add(text[40])
     other.add(text[41])
-    certain, doubtful = copying.chances(DRAFTED), other.chances(DRAFTED)
+    certain, doubtful = copying.chances(MAX_DRAFT_TOKENS), other.chances(MAX_DRAFT_TOKENS)
     assert all(before >= after for before, after in pairwise(certain))
     assert certain[-1] > 0.5
     assert doubtful[0] < 0.1
@@ -95,7 +95,7 @@ def test_guesses_that_are_right_are_trusted() -> None:
 
 def drafted(seconds: dict[int, float], chances: list[float], steps: int = 400, answers: int = 1) -> list[int]:
     """How many tokens are drafted in each step of a machine where steps of so many rows take so long."""
-    speculation = Speculation("auto")
+    speculation = DraftLengthPolicy("auto")
     found = []
     for _ in range(steps):
         found.append(speculation.drafted(answers, chances, False))
@@ -130,7 +130,7 @@ def test_little_is_lost_where_it_never_pays(chances: list[float]) -> None:
 
 
 def test_tried_again_where_it_pays_by_now() -> None:
-    speculation = Speculation("auto")
+    speculation = DraftLengthPolicy("auto")
     for step in range(3000):
         rows = 1 + speculation.drafted(1, [0.9], False)
         speculation.note({1: 1.0, 2: 2.0 if step < 500 else 1.1}[rows], rows, False)
@@ -139,7 +139,7 @@ def test_tried_again_where_it_pays_by_now() -> None:
 
 def test_answers_share_the_budget() -> None:
     chances = sorted([0.9**i for i in range(1, 16)] * 3, reverse=True)
-    assert max(drafted({64: 1.0}, chances, answers=3)) <= DRAFTED
+    assert max(drafted({64: 1.0}, chances, answers=3)) <= MAX_DRAFT_TOKENS
     assert len(set(drafted({64: 1.0}, chances, answers=3)[4:])) == 1
 
 
@@ -148,19 +148,19 @@ def test_no_step_that_others_feel(answers: int, shared: bool) -> None:
     """Sixteen rows would pay, but take as long as eight tokens."""
     steps = {1: 1.0, 2: 1.3, 3: 1.6, 4: 1.8, 6: 2.1, 8: 3.0, 16: 4.0, 32: 5.0}
     usual = time_of(steps, answers)
-    speculation, taken = Speculation("auto"), []
+    speculation, taken = DraftLengthPolicy("auto"), []
     speculation.note(usual, answers, shared)
     for _ in range(400):
         count = speculation.drafted(answers, [0.99**i for i in range(1, 16)], shared)
         taken.append(time_of(steps, answers + count))
         speculation.note(taken[-1], answers + count, shared)
-    assert usual < taken[-1] <= PATIENCE * usual
-    assert sum(time > PATIENCE * usual for time in taken) <= 2, "sizes are tried from small to large"
+    assert usual < taken[-1] <= MAX_STEP_SLOWDOWN * usual
+    assert sum(time > MAX_STEP_SLOWDOWN * usual for time in taken) <= 2, "sizes are tried from small to large"
 
 
 def test_always_and_by_whether_cores_are_shared() -> None:
-    assert Speculation("on").drafted(1, [0.01] * 40, False) == DRAFTED
-    speculation = Speculation("auto")
+    assert DraftLengthPolicy("on").drafted(1, [0.01] * 40, False) == MAX_DRAFT_TOKENS
+    speculation = DraftLengthPolicy("auto")
     for rows in (1, 2):
         speculation.note(1.0, rows, False)
     assert speculation.drafted(1, [0.9], False) == 1

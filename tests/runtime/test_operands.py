@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pocketvlm.native import library
-from pocketvlm.native.operands import ClassPosition, ClassToken
+from pocketvlm.native.mtmd_graph_patches import ClassPositionPatch, ClassTokenPatch
 from pocketvlm.native.tensor import GGMLTensor, read, write
 
 WIDE, PATCHES = 4, 3
@@ -80,7 +80,7 @@ def graph() -> Iterator[Graph]:
 def test_a_table_is_rolled_where_the_token_is_last(graph: Graph, token: str) -> None:
     node = graph.op("add", graph.op("concat", graph.patches, getattr(graph, token), 1), graph.table)
     graph.allocate()
-    fault = ClassPosition()
+    fault = ClassPositionPatch()
     for _ in range(2):
         fault.mend(node)
     assert fault.done and np.array_equal(graph.values(graph.table), ROLLED), "once"
@@ -91,7 +91,7 @@ def test_a_table_stays_where_the_token_is_first(graph: Graph, token: str) -> Non
     """As a libmtmd without the fault does it."""
     node = graph.op("add", graph.op("concat", getattr(graph, token), graph.patches, 1), graph.table)
     graph.allocate()
-    fault = ClassPosition()
+    fault = ClassPositionPatch()
     fault.mend(node)
     assert fault.done and np.array_equal(graph.values(graph.table), TABLE)
 
@@ -105,7 +105,7 @@ def test_a_table_stays_where_the_graph_is_another(graph: Graph) -> None:
     nodes = [graph.op("add", patches, table) for patches, table in zip((graph.other, last, last), tables, strict=True)]
     nodes += [graph.op("add", foreign, graph.table), graph.op("mul", last, graph.table)]
     graph.allocate()
-    fault = ClassPosition()
+    fault = ClassPositionPatch()
     for node in nodes:
         fault.mend(node)
     assert not fault.done
@@ -115,7 +115,7 @@ def test_a_table_stays_where_the_graph_is_another(graph: Graph) -> None:
 def test_a_copy_is_enough_to_see_the_right_order(graph: Graph) -> None:
     node = graph.op("add", graph.op("concat", graph.token, graph.patches, 1), graph.copy)
     graph.allocate()
-    fault = ClassPosition()
+    fault = ClassPositionPatch()
     fault.mend(node)
     assert fault.done and np.array_equal(graph.values(graph.copy), TABLE)
 
@@ -127,9 +127,9 @@ def test_a_token_is_put_first(graph: Graph) -> None:
     foreign = graph.op("concat", graph.patches, graph.other, 1)
     graph.allocate()
     for node in (last, first):
-        fault = ClassToken()
+        fault = ClassTokenPatch()
         fault.mend(node)
         assert fault.done and GGMLTensor.from_address(node).src[:2] == [graph.token, graph.patches]
-    fault = ClassToken()
+    fault = ClassTokenPatch()
     fault.mend(foreign)
     assert not fault.done and GGMLTensor.from_address(foreign).src[:2] == [graph.patches, graph.other]

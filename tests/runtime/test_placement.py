@@ -13,7 +13,13 @@ from typing import Any
 
 import pytest
 
-from pocketvlm.engine.placement import Demand, Placement, check_name, onnx_device, place
+from pocketvlm.engine.loading.device_placement import (
+    DevicePlacement,
+    MemoryDemand,
+    check_name,
+    onnx_device,
+    place_on_devices,
+)
 from pocketvlm.errors import NativeLibraryError, RequestError
 from pocketvlm.files.footprint import Weights
 from pocketvlm.native.backends import Backend
@@ -46,10 +52,10 @@ BLAS = Backend("BLAS", "Accelerate", "accel", 0, 0)  # as ggml-blas.cpp describe
 
 # A model of 2 B parameters in four bits: 28 layers of 40 MiB, 8 KiB a cell and layer; an encoder of 1 GiB.
 WEIGHTS = Weights((40 * MIB,) * 28, 200 * MIB, 200 * MIB, (8192,) * 28)
-DEMAND = Demand(WEIGHTS, 8192, 300 * MIB, 1 * GIB, True)
+DEMAND = MemoryDemand(WEIGHTS, 8192, 300 * MIB, 1 * GIB, True)
 
 
-def taken(placement: Placement, demand: Demand) -> int:
+def taken(placement: DevicePlacement, demand: MemoryDemand) -> int:
     layers = demand.weights.layers[len(demand.weights.layers) + 1 - placement.layers :]
     size = sum(layers) + len(layers) * demand.cells * 8192
     if placement.layers:
@@ -66,7 +72,7 @@ def test_all_of_it_where_there_is_room() -> None:
         ((APPLE, BLAS, CPU), "metal", 0),
         ((BLAS, APPLE, CPU), "auto", 1),
     ):
-        found = place(devices, asked, DEMAND, host=16 * GIB)
+        found = place_on_devices(devices, asked, DEMAND, host=16 * GIB)
         assert (found.device, found.layers, found.encoder, found.short) == (number, 29, True, False), asked
         assert devices[number].description in found.told
 
@@ -76,7 +82,7 @@ def test_machines_that_were_recorded(machine: str) -> None:
     """Nothing is taken that is not there; and what has no GPU, or hides it, computes on its CPU."""
     found = RECORDED[machine]
     devices = recorded(machine)
-    placed = place(devices, "auto", DEMAND, host=found["host_free"])
+    placed = place_on_devices(devices, "auto", DEMAND, host=found["host_free"])
     gpus = [device for device in devices if device.kind in ("gpu", "igpu")]
     assert (placed.device is None) == (not gpus)
     if gpus:
@@ -84,14 +90,14 @@ def test_machines_that_were_recorded(machine: str) -> None:
         device = devices[placed.device]
         assert device.description in placed.told and taken(placed, DEMAND) <= device.free
     else:
-        assert placed == Placement(None, 0, False, "all on the CPU")
+        assert placed == DevicePlacement(None, 0, False, "all on the CPU")
         with pytest.raises(NativeLibraryError, match="no GPU"):
-            place(devices, "vulkan", DEMAND, host=found["host_free"])
+            place_on_devices(devices, "vulkan", DEMAND, host=found["host_free"])
 
 
 def test_lavapipe_has_the_encoder_and_some_layers() -> None:
     """It tells of 2 GiB, whatever the host has."""
-    placed = place((LAVAPIPE, CPU), "vulkan:0", DEMAND, host=24 * GIB)
+    placed = place_on_devices((LAVAPIPE, CPU), "vulkan:0", DEMAND, host=24 * GIB)
     assert LAVAPIPE.free == 2 * GIB and placed.encoder and placed.short and 0 < placed.layers < 29
 
 
@@ -99,9 +105,9 @@ def test_lavapipe_has_the_encoder_and_some_layers() -> None:
 def test_devices_that_others_told_of(device: dict[str, Any]) -> None:
     """All of a model of 2 B parameters fits each; where memory is the host's, no more goes there than that has left."""
     found = published(device["description"])
-    placed = place((found, CPU), "auto", DEMAND, host=device["host"] and device["host"] * GIB // 2)
+    placed = place_on_devices((found, CPU), "auto", DEMAND, host=device["host"] and device["host"] * GIB // 2)
     assert (placed.layers, placed.encoder, placed.short) == (29, True, False)
-    shared = place((found, CPU), "auto", DEMAND, host=1 * GIB)
+    shared = place_on_devices((found, CPU), "auto", DEMAND, host=1 * GIB)
     assert shared.short == (device["host"] is not None)
     assert taken(shared, DEMAND) <= (1 * GIB if shared.short else found.free)
 
@@ -109,51 +115,51 @@ def test_devices_that_others_told_of(device: dict[str, Any]) -> None:
 def test_less_where_there_is_less_and_it_says_so() -> None:
     for free in range(6 * GIB, 0, -64 * MIB):
         device = replace(RTX, free=free, total=12 * GIB)
-        found = place((device, CPU), "auto", DEMAND, host=None)
+        found = place_on_devices((device, CPU), "auto", DEMAND, host=None)
         assert taken(found, DEMAND) <= max(0, free - 12 * GIB // 20)
         assert found.short == (found.layers < 29 or not found.encoder)
         if found.short and found.device is not None:
             assert "of 29 layers" in found.told or "not the vision encoder" in found.told
-    assert found == Placement(None, 0, False, found.told, True)
+    assert found == DevicePlacement(None, 0, False, found.told, True)
     assert "all on the CPU" in found.told
 
 
 def test_the_encoder_goes_first() -> None:
     device = replace(RTX, free=2 * GIB, total=2 * GIB)
-    found = place((device, CPU), "auto", DEMAND, host=None)
+    found = place_on_devices((device, CPU), "auto", DEMAND, host=None)
     assert found.encoder and 0 < found.layers < 29
-    onnx = place((device, CPU), "auto", Demand(WEIGHTS, 8192, 300 * MIB, 1 * GIB, False), host=None)
+    onnx = place_on_devices((device, CPU), "auto", MemoryDemand(WEIGHTS, 8192, 300 * MIB, 1 * GIB, False), host=None)
     assert not onnx.encoder and onnx.layers > found.layers
-    assert place((FULL, CPU), "auto", DEMAND, host=None).device is None
+    assert place_on_devices((FULL, CPU), "auto", DEMAND, host=None).device is None
 
 
 def test_a_longer_context_leaves_less_room() -> None:
     device = replace(RTX, free=4 * GIB, total=4 * GIB)
     counts = [
-        place((device, CPU), "auto", Demand(WEIGHTS, cells, 300 * MIB, 0, False), host=None).layers
+        place_on_devices((device, CPU), "auto", MemoryDemand(WEIGHTS, cells, 300 * MIB, 0, False), host=None).layers
         for cells in (2048, 32768, 131072)
     ]
     assert counts[0] == 29 > counts[1] > counts[2] >= 1
 
 
 def test_unified_memory_is_the_hosts() -> None:
-    assert place((ARC, CPU), "auto", DEMAND, host=16 * GIB).layers == 29
-    assert place((ARC, CPU), "auto", DEMAND, host=2 * GIB).layers < 29
-    assert place((APPLE, CPU), "metal", DEMAND, host=1 * GIB).short
+    assert place_on_devices((ARC, CPU), "auto", DEMAND, host=16 * GIB).layers == 29
+    assert place_on_devices((ARC, CPU), "auto", DEMAND, host=2 * GIB).layers < 29
+    assert place_on_devices((APPLE, CPU), "metal", DEMAND, host=1 * GIB).short
     silent = replace(ARC, free=0, total=0)  # a driver that does not tell
-    assert place((silent, CPU), "auto", DEMAND, host=8 * GIB).layers == 29
-    assert place((RTX, CPU), "auto", DEMAND, host=1 * GIB).layers == 29  # memory of its own
+    assert place_on_devices((silent, CPU), "auto", DEMAND, host=8 * GIB).layers == 29
+    assert place_on_devices((RTX, CPU), "auto", DEMAND, host=1 * GIB).layers == 29  # memory of its own
 
 
 def test_which_device() -> None:
-    assert place((ARC, RTX, SMALL, CPU), "auto", DEMAND, host=8 * GIB).device == 1
-    assert place((SMALL, RTX, CPU), "auto", DEMAND, host=None).device == 1
-    assert place((RTX, SMALL, CPU), "cuda:1", DEMAND, host=None).device == 1
-    assert place((RTX, CPU), "cpu", DEMAND, host=None).device is None
-    assert place((CPU, BLAS), "auto", DEMAND, host=None) == Placement(None, 0, False, "all on the CPU")
+    assert place_on_devices((ARC, RTX, SMALL, CPU), "auto", DEMAND, host=8 * GIB).device == 1
+    assert place_on_devices((SMALL, RTX, CPU), "auto", DEMAND, host=None).device == 1
+    assert place_on_devices((RTX, SMALL, CPU), "cuda:1", DEMAND, host=None).device == 1
+    assert place_on_devices((RTX, CPU), "cpu", DEMAND, host=None).device is None
+    assert place_on_devices((CPU, BLAS), "auto", DEMAND, host=None) == DevicePlacement(None, 0, False, "all on the CPU")
     for asked in ("vulkan", "cuda:2", "metal"):
         with pytest.raises(NativeLibraryError, match=r"CUDA0, CUDA1"):
-            place((RTX, SMALL, CPU), asked, DEMAND, host=None)
+            place_on_devices((RTX, SMALL, CPU), asked, DEMAND, host=None)
 
 
 def test_names() -> None:
@@ -170,7 +176,7 @@ def test_names() -> None:
 
 
 def test_what_comes_after_a_device_that_lied() -> None:
-    found: Placement | None = Placement(0, 29, True, "")
+    found: DevicePlacement | None = DevicePlacement(0, 29, True, "")
     seen = []
     while found is not None:
         seen.append((found.device, found.layers, found.encoder))

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pocketvlm.messages import ChatRequest
-from pocketvlm.structured.form import HERMES, form_of
-from pocketvlm.structured.plan import Plan, plan
-from pocketvlm.structured.reading import Piece, Reader
+from pocketvlm.structured.compile import CompiledRequest, compile_request
+from pocketvlm.structured.output_parser import OutputParser, OutputPiece
+from pocketvlm.structured.tool_call_format import HERMES, detect_tool_call_format
 from pocketvlm.templates.prompt import ChatTemplate, TextSpan
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
@@ -51,30 +51,32 @@ NO_SYSTEM = "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exceptio
 )
 
 
-def planned(template: str, messages: list[Any] | None = None, **fields: Any) -> Plan:
+def planned(template: str, messages: list[Any] | None = None, **fields: Any) -> CompiledRequest:
     made = ChatTemplate(template)
-    return plan(ChatRequest.parse(messages or [HI], **fields), made, form_of(made, {}, {"<|im_end|>"}))
+    return compile_request(
+        ChatRequest.parse(messages or [HI], **fields), made, detect_tool_call_format(made, {}, {"<|im_end|>"})
+    )
 
 
-def told(made: Plan, *, special: bool | None = None) -> str:
+def told(made: CompiledRequest, *, special: bool | None = None) -> str:
     spans = [span for span in made.spans if isinstance(span, TextSpan)]
     return "".join(span.text for span in spans if special is None or span.special == special)
 
 
-def read(text: str, size: int, *, stops: tuple[str, ...] = (), **options: Any) -> list[Piece]:
+def read(text: str, size: int, *, stops: tuple[str, ...] = (), **options: Any) -> list[OutputPiece]:
     """Neighbouring pieces of one kind as one."""
-    reader = Reader(stops, **{"form": HERMES, "thinks": False, "thinking": False, **options})
+    reader = OutputParser(stops, **{"form": HERMES, "thinks": False, "thinking": False, **options})
     data = text.encode()
-    pieces: list[Piece] = []
+    pieces: list[OutputPiece] = []
     for at in range(0, len(data), size):
         pieces += reader.push(data[at : at + size])
         if reader.stopped:
             break
-    found: list[Piece] = []
+    found: list[OutputPiece] = []
     for piece in [*pieces, *reader.finish()]:
         same = found and (found[-1].kind, found[-1].index) == (piece.kind, piece.index) and piece.kind != "call"
         if same:
-            piece = Piece(piece.kind, found.pop().text + piece.text, piece.index)
+            piece = OutputPiece(piece.kind, found.pop().text + piece.text, piece.index)
         found.append(piece)
     return found
 
@@ -84,30 +86,30 @@ def test_reading(size: int) -> None:
     one = '<tool_call>\n{"name": "look", "arguments": {"a": "</tool_call> } \\" é", "b": [{}]}}\n</tool_call>'
     two = '<tool_call>\n{"name": "go", "arguments": {}}\n</tool_call>'
     calls = [
-        Piece("call", "look", 0),
-        Piece("arguments", '{"a": "</tool_call> } \\" é", "b": [{}]}', 0),
-        Piece("call", "go", 1),
-        Piece("arguments", "{}", 1),
+        OutputPiece("call", "look", 0),
+        OutputPiece("arguments", '{"a": "</tool_call> } \\" é", "b": [{}]}', 0),
+        OutputPiece("call", "go", 1),
+        OutputPiece("arguments", "{}", 1),
     ]
     assert read(f"{one}\n{two}", size) == calls
-    assert read(f" Let me <tool see.\n{one}\n{two}", size) == [Piece("content", "Let me <tool see.\n"), *calls]
-    assert read("a <tool_cal", size) == [Piece("content", "a <tool_cal")]
-    assert read(two, size, form=None) == [Piece("content", two)]
-    assert read(f"say STOP {two}", size, stops=("STOP",)) == [Piece("content", "say ")]
+    assert read(f" Let me <tool see.\n{one}\n{two}", size) == [OutputPiece("content", "Let me <tool see.\n"), *calls]
+    assert read("a <tool_cal", size) == [OutputPiece("content", "a <tool_cal")]
+    assert read(two, size, form=None) == [OutputPiece("content", two)]
+    assert read(f"say STOP {two}", size, stops=("STOP",)) == [OutputPiece("content", "say ")]
     assert read(f"{one}", size, stops=("look",)) == calls[:2]
     bare = replace(HERMES, opening='{"name": "', mark='{"name": "', anywhere=False)
-    assert read('STO{"name": "f"', size, stops=("STOP",), form=bare) == [Piece("content", 'STO{"name": "f"')]
-    thought = [Piece("reasoning", "hm\n\nhm"), Piece("content", "yes")]
+    assert read('STO{"name": "f"', size, stops=("STOP",), form=bare) == [OutputPiece("content", 'STO{"name": "f"')]
+    thought = [OutputPiece("reasoning", "hm\n\nhm"), OutputPiece("content", "yes")]
     assert read("<think>\nhm\n\nhm\n</think>\n\nyes", size, thinks=True) == thought
     assert read("\nhm\n\nhm\n</think>\n\nyes", size, thinks=True, thinking=True) == thought
     assert read("<think>\nhm\n\nhm\n</think>\n\nyes\n\nno", size, stops=("\n\n",), thinks=True) == thought
-    assert read("<think>hm", size, thinks=True) == [Piece("reasoning", "hm")]
-    assert read("<thin", size, thinks=True) == [Piece("content", "<thin")]
-    assert read("yes <think>", size, thinks=True) == [Piece("content", "yes <think>")]
+    assert read("<think>hm", size, thinks=True) == [OutputPiece("reasoning", "hm")]
+    assert read("<thin", size, thinks=True) == [OutputPiece("content", "<thin")]
+    assert read("yes <think>", size, thinks=True) == [OutputPiece("content", "yes <think>")]
 
 
 def test_a_template_that_knows_tools() -> None:
-    assert form_of(ChatTemplate(KNOWS), {}, {"<|im_end|>"}) == replace(
+    assert detect_tool_call_format(ChatTemplate(KNOWS), {}, {"<|im_end|>"}) == replace(
         HERMES, gap=HERMES.gap.replace("call>\n<", "call><")
     )
     made = planned(KNOWS, TURN, tools=[TOOL])
@@ -122,7 +124,7 @@ def test_a_template_that_knows_tools() -> None:
 
 @pytest.mark.parametrize("template", [PLAIN, NO_SYSTEM])
 def test_a_template_that_knows_none(template: str) -> None:
-    assert form_of(ChatTemplate(template), {}, ()) is None
+    assert detect_tool_call_format(ChatTemplate(template), {}, ()) is None
     made = planned(template, TURN, tools=[TOOL])
     assert '{"name": "look"' in told(made) and "<tool_response>\na wall\n</tool_response>" in told(made)
     assert told(planned(template, tools=[TOOL], tool_choice="none")) == told(planned(template))
@@ -135,7 +137,7 @@ def test_a_template_that_knows_none(template: str) -> None:
 def test_thoughts() -> None:
     opens = PLAIN.replace("assistant\n{% endif", "assistant\n<think>\n{% endif") + "{# </think> #}"
     made = planned(opens)
-    assert made.reader().push(b"hm</think>yes") == [Piece("reasoning", "hm"), Piece("content", "yes")]
-    assert planned(PLAIN).reader().push(b"<think>") == [Piece("content", "<think>")]
+    assert made.reader().push(b"hm</think>yes") == [OutputPiece("reasoning", "hm"), OutputPiece("content", "yes")]
+    assert planned(PLAIN).reader().push(b"<think>") == [OutputPiece("content", "<think>")]
     held = planned(opens, response_format={"type": "json_object"}).constraint
     assert held is not None and "thought" in held.grammar

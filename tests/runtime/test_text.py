@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pocketvlm.structured.text import TextAssembler
+from pocketvlm.structured.detokenizer import Detokenizer
 
 
 def fed(data: bytes, cuts: list[int], stops: tuple[str, ...]) -> tuple[list[str], bool]:
     """What comes out when the bytes come in pieces, and whether it stopped."""
-    assembler = TextAssembler(stops)
+    assembler = Detokenizer(stops)
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     deltas = [assembler.push(data[start:end]) for start, end in pairwise(edges)]
     return [*deltas, assembler.finish()], assembler.stopped
@@ -48,7 +48,7 @@ def test_no_beginning_of_a_stop_string_leaks(before: str, stop: str) -> None:
     """After each byte, what was shown is a beginning of the final text, whatever comes next."""
     data = (before + stop).encode()
     expected, _ = cut(before + stop, (stop,))
-    assembler, shown = TextAssembler((stop,)), ""
+    assembler, shown = Detokenizer((stop,)), ""
     for byte in data:
         shown += assembler.push(bytes([byte]))
         assert expected.startswith(shown)
@@ -57,12 +57,12 @@ def test_no_beginning_of_a_stop_string_leaks(before: str, stop: str) -> None:
 
 
 def test_a_character_split_over_tokens_comes_out_whole() -> None:
-    assembler = TextAssembler()
+    assembler = Detokenizer()
     assert [assembler.push(bytes([byte])) for byte in "é😀".encode()] == ["", "é", "", "", "", "😀"]
 
 
 def test_text_is_shown_as_soon_as_it_cannot_be_a_stop_string() -> None:
-    assembler = TextAssembler(("<end>",))
+    assembler = Detokenizer(("<end>",))
     assert assembler.push(b"ok <en") == "ok "
     assert assembler.push(b"ter") == "<enter"
     assert assembler.push(b" <") == " "
@@ -70,7 +70,7 @@ def test_text_is_shown_as_soon_as_it_cannot_be_a_stop_string() -> None:
 
 
 def test_nothing_follows_a_stop() -> None:
-    assembler = TextAssembler(("STOP",))
+    assembler = Detokenizer(("STOP",))
     assert assembler.push(b"a STO") == "a "
     assert not assembler.stopped
     assert assembler.push(b"P b") == ""
@@ -81,15 +81,15 @@ def test_nothing_follows_a_stop() -> None:
 
 def test_the_stop_that_is_complete_first_wins_and_of_equals_the_longest() -> None:
     for data in (b"xabc", b"xabcd"):  # the same, however many bytes a token has
-        assembler = TextAssembler(("abcd", "bc"))
+        assembler = Detokenizer(("abcd", "bc"))
         assert assembler.push(data) == "xa"
         assert assembler.stopped
-    assembler = TextAssembler(("bc", "abc"))
+    assembler = Detokenizer(("bc", "abc"))
     assert assembler.push(b"xabc") == "x"
 
 
 def test_an_unfinished_character_at_the_end_is_replaced() -> None:
-    assembler = TextAssembler()
+    assembler = Detokenizer()
     assert assembler.push("né".encode()[:-1]) == "n"
     assert assembler.finish() == "\ufffd"
     assert assembler.finish() == ""
@@ -97,4 +97,4 @@ def test_an_unfinished_character_at_the_end_is_replaced() -> None:
 
 def test_an_empty_stop_string_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
-        TextAssembler(("a", ""))
+        Detokenizer(("a", ""))

@@ -15,7 +15,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from pocketvlm import devices
 from pocketvlm.errors import (
     BundleError,
     EngineClosedError,
@@ -27,12 +26,13 @@ from pocketvlm.errors import (
 )
 from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.context import Aborted
-from pocketvlm.vision import speeds
-from pocketvlm.vision.choose import Candidate, choose, device_name
+from pocketvlm.system import machine
+from pocketvlm.vision import encoder_speeds
+from pocketvlm.vision.compatibility import check_files
+from pocketvlm.vision.encoder_speeds import EncoderSpeed
 from pocketvlm.vision.onnx import OnnxEncoder, runtime
-from pocketvlm.vision.pair import check_files
 from pocketvlm.vision.providers import devices_for, providers_of
-from pocketvlm.vision.speeds import Speed
+from pocketvlm.vision.select_encoder import Candidate, device_name, select_encoder
 
 MODEL, MMPROJ, VISION = "model-F32.gguf", "mmproj-f32.gguf", "vision-fp32.onnx"
 
@@ -320,37 +320,37 @@ def test_what_a_device_cannot_do_is_left_to_the_cpu() -> None:
 
 
 def test_speeds_are_remembered_by_device(cache: Path) -> None:
-    assert speeds.recall("here") == {} and not speeds.forget()
-    one, two = Speed(name="a", threads=2, seconds=0.5), Speed(name="b", threads=1, seconds=0.25)
-    speeds.remember("here", {"x": one})
-    speeds.remember("there", {"x": two})
-    speeds.remember("here", {"y": two})
-    assert speeds.recall("here") == {"x": one, "y": two}
+    assert encoder_speeds.recall("here") == {} and not encoder_speeds.forget()
+    one, two = EncoderSpeed(name="a", threads=2, seconds=0.5), EncoderSpeed(name="b", threads=1, seconds=0.25)
+    encoder_speeds.remember("here", {"x": one})
+    encoder_speeds.remember("there", {"x": two})
+    encoder_speeds.remember("here", {"y": two})
+    assert encoder_speeds.recall("here") == {"x": one, "y": two}
     assert [path.name for path in cache.parent.iterdir()] == [cache.name]
-    assert speeds.forget() and speeds.recall_all() == {}
+    assert encoder_speeds.forget() and encoder_speeds.recall_all() == {}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', '{"devices": {"here": {"x": {"seconds": -1}}}}'])
 def test_a_corrupt_memory_is_none(cache: Path, text: str) -> None:
     cache.parent.mkdir(parents=True)
     cache.write_text(text)
-    assert speeds.recall("here") == {}
-    speeds.remember("here", {"x": Speed(name="a", threads=2, seconds=0.5)})
-    assert set(speeds.recall("here")) == {"x"}
+    assert encoder_speeds.recall("here") == {}
+    encoder_speeds.remember("here", {"x": EncoderSpeed(name="a", threads=2, seconds=0.5)})
+    assert set(encoder_speeds.recall("here")) == {"x"}
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
 def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    speeds.remember("here", {"x": Speed(name="a", threads=2, seconds=0.5)})
-    assert speeds.recall("here") == {}
+    encoder_speeds.remember("here", {"x": EncoderSpeed(name="a", threads=2, seconds=0.5)})
+    assert encoder_speeds.recall("here") == {}
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert devices.cache_folder() == tmp_path / "pocketvlm"
+    assert machine.cache_folder() == tmp_path / "pocketvlm"
     monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")  # the specification says to ignore it
-    assert devices.cache_folder() != Path("not/absolute/pocketvlm")
+    assert machine.cache_folder() != Path("not/absolute/pocketvlm")
 
 
 def test_file_hash(tmp_path: Path) -> None:
@@ -358,7 +358,7 @@ def test_file_hash(tmp_path: Path) -> None:
     found = set()
     for data in (b"", b"a", b"b", b"a" * (3 << 20), b"a" * (3 << 20) + b"b"):
         path.write_bytes(data)
-        found.add(speeds.file_hash(path))
+        found.add(encoder_speeds.file_hash(path))
     assert len(found) == 5
 
 
@@ -370,13 +370,13 @@ def test_remembered_threads_stay_within_the_cores(iota_onnx: Path) -> None:
         for key in ("x", "y")
     ]
     for key, seconds in (("x", 0.2), ("y", 0.1)):
-        speeds.remember("here", {key: Speed(name=key, threads=64, seconds=seconds)})
-    best, threads = choose(candidates, lambda: np.zeros((96, 96, 3), np.uint8), "here", (2, 1))
+        encoder_speeds.remember("here", {key: EncoderSpeed(name=key, threads=64, seconds=seconds)})
+    best, threads = select_encoder(candidates, lambda: np.zeros((96, 96, 3), np.uint8), "here", (2, 1))
     assert (best.key, threads) == ("y", 2)
-    best, threads = choose(candidates, lambda: np.zeros((96, 96, 3), np.uint8), "elsewhere", (2, 1))
-    assert set(speeds.recall("elsewhere")) == {"x", "y"} and threads in (1, 2)
-    best, threads = choose(candidates[:1], lambda: np.zeros((96, 96, 3), np.uint8), "nowhere", (2, 1))
-    assert (best.key, threads, speeds.recall("nowhere")) == ("x", 2, {})
+    best, threads = select_encoder(candidates, lambda: np.zeros((96, 96, 3), np.uint8), "elsewhere", (2, 1))
+    assert set(encoder_speeds.recall("elsewhere")) == {"x", "y"} and threads in (1, 2)
+    best, threads = select_encoder(candidates[:1], lambda: np.zeros((96, 96, 3), np.uint8), "nowhere", (2, 1))
+    assert (best.key, threads, encoder_speeds.recall("nowhere")) == ("x", 2, {})
 
 
 def test_the_device_is_named_by_what_matters() -> None:

@@ -6,11 +6,11 @@ import math
 
 import pytest
 
-from pocketvlm.engine.watch import Watch
+from pocketvlm.engine.process.watchdog import Watchdog
 
 
 def test_silence() -> None:
-    watch = Watch(600.0)
+    watch = Watchdog(600.0)
     assert watch.interval == 6
     for _ in range(3):  # an answer now and then is enough
         assert [watch.look() for _ in range(10)] == [""] * 10
@@ -20,7 +20,7 @@ def test_silence() -> None:
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_work_that_does_not_end(place: int) -> None:
-    watch = Watch(120.0)
+    watch = Watchdog(120.0)
     seen = []
     for look in range(30):
         watch.hear((7, None) if place == 0 else (look, 7))
@@ -30,7 +30,7 @@ def test_work_that_does_not_end(place: int) -> None:
 
 
 def test_work_that_goes_on_and_none_at_all() -> None:
-    watch = Watch(0.5)
+    watch = Watchdog(0.5)
     for look in range(100):
         watch.hear((look, None) if look % 2 else (None, look))
         assert watch.look() == ""
@@ -40,7 +40,7 @@ def test_work_that_goes_on_and_none_at_all() -> None:
 
 
 def test_no_limit() -> None:
-    watch = Watch(math.inf)
+    watch = Watchdog(math.inf)
     for _ in range(1000):
         watch.hear((1, 1))
         assert watch.look() == ""

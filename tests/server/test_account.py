@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pocketvlm.messages import ChatCompletionChunk, ChunkChoice, Delta, FunctionDelta, ToolCallDelta
-from pocketvlm.server.account import Account
+from pocketvlm.server.request_record import RequestRecord
 
 CALL = ToolCallDelta(index=0, id="call_1", function=FunctionDelta(name="weather"))
 
@@ -14,7 +14,7 @@ CALL = ToolCallDelta(index=0, id="call_1", function=FunctionDelta(name="weather"
     "first", [Delta(content="a"), Delta(reasoning_content="a"), Delta(content=None, tool_calls=[CALL])]
 )
 def test_when_the_first_token_came(first: Delta) -> None:
-    account = Account("id")
+    account = RequestRecord("id")
     chunks = (
         ChatCompletionChunk(id="c", created=0, model="m", choices=[ChunkChoice(index=0, delta=delta)])
         for delta in (Delta(), first, Delta())

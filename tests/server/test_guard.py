@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import requests
 
-from pocketvlm import offline
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.server.run import listen
 from pocketvlm.server.settings import Settings
+from pocketvlm.system import offline
 from server.conftest import COMMAND, Server, Start, look, refused
 
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}

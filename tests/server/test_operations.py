@@ -20,7 +20,7 @@ import uvicorn
 from PIL import Image, ImageDraw
 from prometheus_client.parser import text_string_to_metric_families
 
-from pocketvlm.server import protocol
+from pocketvlm.server import http_protocol
 from server.conftest import KEYS, Server, Start, data_uri, look, png, refused, stop
 
 HI = [{"role": "user", "content": "hi"}]
@@ -220,7 +220,7 @@ def test_large_bodies_are_refused_while_they_are_read(serve: Start) -> None:
 
 def test_slow_heads_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A byte now and then does not keep a connection; what waits before its first byte ends, too."""
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT", 0.4)
+    monkeypatch.setattr(http_protocol, "HEAD_TIMEOUT", 0.4)
 
     def drip(port: int, data: bytes) -> bytes:
         with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
@@ -230,10 +230,12 @@ def test_slow_heads_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
             return received(sock)
 
     async def check() -> None:
-        config = uvicorn.Config(lambda: None, http=protocol.Protocol, ws="none", lifespan="off", log_config=None)
+        config = uvicorn.Config(
+            lambda: None, http=http_protocol.HTTPProtocol, ws="none", lifespan="off", log_config=None
+        )
         state = uvicorn.server.ServerState()
         loop = asyncio.get_running_loop()
-        listening = await loop.create_server(lambda: protocol.Protocol(config, state, {}), "127.0.0.1", 0)
+        listening = await loop.create_server(lambda: http_protocol.HTTPProtocol(config, state, {}), "127.0.0.1", 0)
         port = listening.sockets[0].getsockname()[1]
         for data in (b"", b"GET /h"):
             began = time.monotonic()

@@ -97,7 +97,7 @@ class Checkpoint:
 
     def token_id(self, text: str) -> int | None:
         """Of a token that the tokenizer spells so. Raises TokenizerError."""
-        from pocketvlm_converters.tokenizer.reference import FILE, load_reference  # which is above
+        from pocketvlm_converters.checkpoint.reference_tokenizer import FILE, load_reference  # which is above
 
         number: int | None = load_reference(self.path / FILE).token_to_id(text)
         return number

@@ -52,7 +52,7 @@ def convert(
     from pocketvlm_converters.convert import convert as convert_checkpoint
 
     if dry_run:
-        from pocketvlm_converters.cli.plan import show as show_plan
+        from pocketvlm_converters.cli.dry_run import show as show_plan
 
         with ending_cleanly():
             show_plan(checkpoint, output, every=every, quantize=quantize, mmproj=mmproj, onnx=onnx, imatrix=imatrix)

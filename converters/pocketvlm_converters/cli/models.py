@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pocketvlm_converters.catalog.entry import Entry, Types
-    from pocketvlm_converters.catalog.figures import Figures
+    from pocketvlm_converters.catalog.estimates import Figures
 
 _TYPES = ("Q4_K_M", "Q6_K", "Q8_0", "BF16")
 _GAP = 2  # between two columns of a table
@@ -49,7 +49,7 @@ def models(
 
 def _figures(wanted: Sequence[tuple[Entry, Types]]) -> list[Figures]:
     """A progress bar where much must be computed."""
-    from pocketvlm_converters.catalog.figures import all_figures
+    from pocketvlm_converters.catalog.estimates import all_figures
     from pocketvlm_converters.cli.progress import bars
 
     with bars() as show:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pocketvlm_converters.gguf import Progress
+    from pocketvlm_converters.progress import Progress
 
 
 @contextmanager

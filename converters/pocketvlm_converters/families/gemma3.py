@@ -7,16 +7,17 @@ from math import isqrt
 from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
-from pocketvlm_converters.family import CONNECTOR, HEAD, LANGUAGE, TOWER_MODEL, Family, Part, Value, Weight
-from pocketvlm_converters.networks.decoder import MOST_LAYERS, Style, decoder, head_width
+from pocketvlm_converters.family import CONNECTOR, HEAD, LANGUAGE, TOWER_MODEL, Family
+from pocketvlm_converters.networks.decoder import MOST_LAYERS, DecoderStyle, decoder, head_width
 from pocketvlm_converters.networks.rope import Rope, read_rope
 from pocketvlm_converters.networks.siglip import SigLIP, siglip
 from pocketvlm_converters.onnx import layers
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
 from pocketvlm_converters.onnx.patches import BILINEAR, Normalization, read_normalization, require_preprocessing
 from pocketvlm_converters.onnx.weights import floats
+from pocketvlm_converters.weights import Part, Value, Weight
 
-_GEMMA = Style(
+_GEMMA = DecoderStyle(
     "gemma3",
     qkv_bias=False,
     norms={

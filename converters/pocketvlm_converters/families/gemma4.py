@@ -10,12 +10,13 @@ from typing import ClassVar
 import numpy as np
 
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
-from pocketvlm_converters.family import TOWER, Family, Names, Part, Value, Weight
+from pocketvlm_converters.family import TOWER, Family, Names
 from pocketvlm_converters.networks.decoder import MOST_LAYERS, embeddings
-from pocketvlm_converters.networks.pooled_vit import PooledViT
+from pocketvlm_converters.networks.gemma4_vit import Gemma4ViT
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
 from pocketvlm_converters.onnx.layers import norm
 from pocketvlm_converters.onnx.patches import BICUBIC, require_preprocessing
+from pocketvlm_converters.weights import Part, Value, Weight
 
 _TEXT_DEFAULTS = {  # transformers' Gemma4TextConfig
     "hidden_size": 2304,
@@ -88,7 +89,7 @@ class Gemma4(Family):
         return names.tensor("embedding_projection.weight", (self._width, self._encoder.hidden))
 
     @cached_property
-    def _encoder(self) -> PooledViT:
+    def _encoder(self) -> Gemma4ViT:
         config = self.checkpoint.config.present("vision_config")
         config.require("model_type", "gemma4_vision", "gemma4_vision")
         config.require("hidden_activation", "gelu_pytorch_tanh", "gelu_pytorch_tanh")
@@ -99,7 +100,7 @@ class Gemma4(Family):
             raise rope.wrong("rope_type", "only axial is supported, which older files call default")
         heads = config.integer("num_attention_heads", 12)
         config.require("num_key_value_heads", heads, 12)
-        found = PooledViT(
+        found = Gemma4ViT(
             hidden=config.integer("hidden_size", 768),
             inner=config.integer("intermediate_size", 3072),
             layers=config.integer("num_hidden_layers", 16, most=MOST_LAYERS),

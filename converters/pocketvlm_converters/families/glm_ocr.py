@@ -7,21 +7,22 @@ from functools import cached_property
 from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Tensor
-from pocketvlm_converters.family import Names, Part, Weight
+from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.activations import ACTIVATIONS
-from pocketvlm_converters.networks.decoder import MOST_LAYERS, Style
+from pocketvlm_converters.networks.decoder import MOST_LAYERS, DecoderStyle
 from pocketvlm_converters.networks.feed_forward import refuse_square
-from pocketvlm_converters.networks.mrope import MERGE, MRope
-from pocketvlm_converters.networks.rotary_vit import FRAMES, Kind, RotaryViT
+from pocketvlm_converters.networks.mrope import MERGE, MRopeFamily
+from pocketvlm_converters.networks.qwen_vit import FRAMES, QwenViT, QwenViTVariant
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.layers import norm
+from pocketvlm_converters.weights import Part, Weight
 
 _MOST_PATCH = 64  # pixels, four times what encoders have
 _WIDER = 3  # times the width, in the projector's MLP: transformers takes the number of colours for it
 _PROJECTOR_EPSILON = 1e-5  # no configuration has a key for it
 
 
-class _Encoder(RotaryViT):
+class _Encoder(QwenViT):
     """Neighbouring patches become one by a convolution, which a norm and a gated MLP follow."""
 
     def _projectors(self, names: Names) -> list[Weight]:
@@ -66,10 +67,10 @@ class _Encoder(RotaryViT):
         return linear(inner, names.tensor("merger.down_proj.weight", (self.width, wide)))
 
 
-class GlmOcr(MRope):
+class GlmOcr(MRopeFamily):
     model_types: ClassVar[frozenset[str]] = frozenset({"glm_ocr"})
     projector_type = "glm4v"
-    style = Style(  # defaults are those of transformers' GlmOcrTextConfig
+    style = DecoderStyle(  # defaults are those of transformers' GlmOcrTextConfig
         "glm4",
         given_neighbours=True,
         fused_mlp=True,
@@ -104,12 +105,12 @@ class GlmOcr(MRope):
         return super().language()
 
     @cached_property
-    def encoder(self) -> RotaryViT:
+    def encoder(self) -> QwenViT:
         config = self.read_vision()
         for key, value in (("hidden_act", "silu"), ("attention_bias", True)):
             config.require(key, value, value)
         found = _Encoder(
-            Kind(
+            QwenViTVariant(
                 ACTIVATIONS["silu"],
                 up="up_proj",
                 down="down_proj",

@@ -7,11 +7,11 @@ from functools import cached_property
 from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Section
-from pocketvlm_converters.family import CONNECTOR, HEAD, LANGUAGE, TOWER, Family, Names, Part, Value, Weight
-from pocketvlm_converters.networks.decoder import Style, decoder, head_width, require_full_attention
+from pocketvlm_converters.family import CONNECTOR, HEAD, LANGUAGE, TOWER, Family, Names
+from pocketvlm_converters.networks.decoder import DecoderStyle, decoder, head_width, require_full_attention
 from pocketvlm_converters.networks.feed_forward import refuse_square
+from pocketvlm_converters.networks.intern_vit import InternViT
 from pocketvlm_converters.networks.rope import read_rope
-from pocketvlm_converters.networks.scaled_vit import ScaledViT
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
 from pocketvlm_converters.onnx.layers import norm
 from pocketvlm_converters.onnx.patches import (
@@ -22,6 +22,7 @@ from pocketvlm_converters.onnx.patches import (
     read_normalization,
     require_preprocessing,
 )
+from pocketvlm_converters.weights import Part, Value, Weight
 
 _TEXT_DEFAULTS = {  # transformers' Qwen2Config and Qwen3Config
     "hidden_size": 4096,
@@ -33,8 +34,8 @@ _TEXT_DEFAULTS = {  # transformers' Qwen2Config and Qwen3Config
     "max_position_embeddings": 32768,
 }
 _STYLES = {  # by the text configuration's model_type
-    "qwen2": Style("qwen2", qkv_bias=True, defaults=_TEXT_DEFAULTS),
-    "qwen3": Style(
+    "qwen2": DecoderStyle("qwen2", qkv_bias=True, defaults=_TEXT_DEFAULTS),
+    "qwen3": DecoderStyle(
         "qwen3",
         qkv_bias=False,
         head_norms={"attn_q_norm": "q_norm", "attn_k_norm": "k_norm"},
@@ -105,7 +106,7 @@ class InternVL(Family):
         return self.checkpoint.config.present("text_config")
 
     @cached_property
-    def _style(self) -> Style:
+    def _style(self) -> DecoderStyle:
         kind = self._text.text("model_type", "qwen2")
         if kind not in _STYLES:
             raise self._text.wrong("model_type", f"the language models known are {', '.join(_STYLES)}")
@@ -129,7 +130,7 @@ class InternVL(Family):
         return int(1 / ratio)
 
     @cached_property
-    def _encoder(self) -> ScaledViT:
+    def _encoder(self) -> InternViT:
         config = self.checkpoint.config
         for key, value in (
             ("projector_hidden_act", "gelu"),
@@ -146,7 +147,7 @@ class InternVL(Family):
             ("use_mean_pooling", True),  # otherwise there is a norm behind the last layer
         ):
             config.require(key, value, value)
-        found = ScaledViT(
+        found = InternViT(
             hidden=config.integer("hidden_size", 1024),
             inner=config.integer("intermediate_size", 4096),
             layers=config.integer("num_hidden_layers", 24),
@@ -161,7 +162,7 @@ class InternVL(Family):
         self._check(found, config)
         return found
 
-    def _check(self, encoder: ScaledViT, config: Section) -> None:
+    def _check(self, encoder: InternViT, config: Section) -> None:
         if encoder.hidden % encoder.heads:
             raise config.wrong("num_attention_heads", f"hidden_size {encoder.hidden} is no multiple of it")
         if encoder.image % encoder.patch or encoder.side % self._shuffle:

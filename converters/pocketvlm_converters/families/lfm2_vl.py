@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Tensor
-from pocketvlm_converters.family import CONNECTOR, Family, Part, Value, Weight
-from pocketvlm_converters.networks.naflex import NaFlex, naflex
-from pocketvlm_converters.networks.short_conv import short_conv_decoder
+from pocketvlm_converters.family import CONNECTOR, Family
+from pocketvlm_converters.networks.lfm2_decoder import lfm2_decoder
+from pocketvlm_converters.networks.siglip2_naflex import SigLIP2NaFlex, siglip2_naflex
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
 from pocketvlm_converters.onnx.patches import BILINEAR, Normalization, read_normalization, require_preprocessing
+from pocketvlm_converters.weights import Part, Value, Weight
 
 _PROCESSORS = ("Lfm2VlImageProcessor", "Lfm2VlImageProcessorFast")
 _MOST_TILES = 10  # along an edge; each place in the grid has a token of its own
@@ -27,7 +28,7 @@ class LFM2VL(Family):
         text.require("model_type", "lfm2", "lfm2")
         tied = config.flag("tie_embedding", config.flag("tie_word_embeddings", True))
         names = self.names(("model.language_model.", "language_model."))
-        return short_conv_decoder(text, names, self.names(("",)), tied, "lfm2")
+        return lfm2_decoder(text, names, self.names(("",)), tied, "lfm2")
 
     def projector(self) -> Part:
         encoder, pixels = self._encoder, self._normalization()
@@ -64,9 +65,9 @@ class LFM2VL(Family):
         return GraphOutput(graph.linear(value, *second, sensitive=True), self._width)
 
     @cached_property
-    def _encoder(self) -> NaFlex:
+    def _encoder(self) -> SigLIP2NaFlex:
         self.checkpoint.config.require("vision_feature_layer", -1, -1)  # transformers 5 does not look at it
-        return naflex(self.checkpoint.config.present("vision_config"))
+        return siglip2_naflex(self.checkpoint.config.present("vision_config"))
 
     @cached_property
     def _connector(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...], tuple[Tensor, Tensor]]:

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
-from pocketvlm_converters.family import CONNECTOR, HEAD, LANGUAGE, TOWER_MODEL, Family, Names, Part, Value, Weight
+from pocketvlm_converters.family import CONNECTOR, HEAD, LANGUAGE, TOWER_MODEL, Family, Names
 from pocketvlm_converters.networks.clip import clip
-from pocketvlm_converters.networks.decoder import Style, decoder, head_width, require_full_attention
+from pocketvlm_converters.networks.decoder import DecoderStyle, decoder, head_width, require_full_attention
 from pocketvlm_converters.networks.rope import read_rope
 from pocketvlm_converters.networks.siglip import SigLIP, siglip
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
@@ -22,8 +22,9 @@ from pocketvlm_converters.onnx.patches import (
     read_normalization,
     require_preprocessing,
 )
+from pocketvlm_converters.weights import Part, Value, Weight
 
-MISTRAL = Style(  # the defaults are those of transformers' configuration class, here and below
+MISTRAL = DecoderStyle(  # the defaults are those of transformers' configuration class, here and below
     "llama",
     rotates_neighbours=True,
     qkv_bias=False,
@@ -31,9 +32,9 @@ MISTRAL = Style(  # the defaults are those of transformers' configuration class,
 )
 MISTRAL_WINDOW = 4096  # tokens, where a file says nothing
 _TEXT = {  # by the model_type of text_config
-    "llama": Style("llama", rotates_neighbours=True),
+    "llama": DecoderStyle("llama", rotates_neighbours=True),
     "mistral": MISTRAL,
-    "qwen2": Style(
+    "qwen2": DecoderStyle(
         "qwen2",
         qkv_bias=True,
         defaults={"intermediate_size": 22016, "vocab_size": 151936, "max_position_embeddings": 32768},

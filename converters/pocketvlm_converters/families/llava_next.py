@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.families.llava import Llava
-from pocketvlm_converters.family import Value, Weight
 from pocketvlm_converters.onnx.graph import INPUT, Graph, GraphOutput
 from pocketvlm_converters.onnx.patches import BICUBIC, require_preprocessing
+from pocketvlm_converters.weights import Value, Weight
 
 _GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]  # transformers' default: height, width
 _MOST_TILES = 64  # along an edge

@@ -15,9 +15,9 @@ import numpy as np
 from pocketvlm.errors import TokenizerError
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.families.llava import MISTRAL, MISTRAL_WINDOW
-from pocketvlm_converters.family import CONNECTOR, HEAD, TOWER, Family, Part, PreTokenizer, Value, Weight
-from pocketvlm_converters.networks.axial_vit import AxialViT, axial_vit
-from pocketvlm_converters.networks.decoder import Style, decoder, head_width
+from pocketvlm_converters.family import CONNECTOR, HEAD, TOWER, Family
+from pocketvlm_converters.networks.decoder import DecoderStyle, decoder, head_width
+from pocketvlm_converters.networks.pixtral_vit import PixtralViT, pixtral_vit
 from pocketvlm_converters.networks.rope import read_rope
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph, GraphOutput
 from pocketvlm_converters.onnx.grid import Grid
@@ -30,10 +30,12 @@ from pocketvlm_converters.onnx.patches import (
     read_normalization,
     require_preprocessing,
 )
+from pocketvlm_converters.tokenizer.pre_tokenizer import PreTokenizer
+from pocketvlm_converters.weights import Part, Value, Weight
 
 _TEXT = {  # by the model_type of text_config; the defaults are those of its configuration class
     "mistral": replace(MISTRAL, architecture="mistral3"),
-    "ministral3": Style(
+    "ministral3": DecoderStyle(
         "mistral3",
         rotates_neighbours=True,
         qkv_bias=False,
@@ -186,7 +188,7 @@ class Mistral3(Family):
         return self._text.integer("hidden_size", 4096)
 
     @cached_property
-    def _encoder(self) -> AxialViT:
+    def _encoder(self) -> PixtralViT:
         config = self.checkpoint.config
         config.require("vision_feature_layer", -1, -1 if self._merges else -2)
         config.require("projector_hidden_act", "gelu", "gelu")
@@ -196,7 +198,7 @@ class Mistral3(Family):
             config.require("vision_feature_select_strategy", "full", "default")
         seen = config.present("vision_config")
         seen.require("model_type", "pixtral", "pixtral")
-        return axial_vit(seen, **_VISION_DEFAULTS)
+        return pixtral_vit(seen, **_VISION_DEFAULTS)
 
     @property
     def _merges(self) -> bool:

@@ -11,7 +11,7 @@ from pocketvlm_converters.networks.activations import read_activation
 from pocketvlm_converters.networks.decoder import MOST_LAYERS
 from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.mrope import EPSILON, MERGE
-from pocketvlm_converters.networks.rotary_vit import Kind, RotaryViT
+from pocketvlm_converters.networks.qwen_vit import QwenViT, QwenViTVariant
 
 _WINDOW = 112  # pixels; libmtmd has no key for it
 
@@ -21,12 +21,12 @@ class Qwen25VL(Qwen2VL):
     projector_type = "qwen2.5vl_merger"
 
     @cached_property
-    def encoder(self) -> RotaryViT:
+    def encoder(self) -> QwenViT:
         config = self.read_vision()
         config.require("window_size", _WINDOW, _WINDOW)
         patch = config.integer("patch_size", 14, most=_WINDOW // MERGE)
-        found = RotaryViT(
-            Kind(read_activation(config, "silu"), up="up_proj", down="down_proj", gate="gate_proj", rms=True),
+        found = QwenViT(
+            QwenViTVariant(read_activation(config, "silu"), up="up_proj", down="down_proj", gate="gate_proj", rms=True),
             hidden=config.integer("hidden_size", 3584),
             inner=config.integer("intermediate_size", 3420),
             layers=config.integer("depth", 32),

@@ -6,20 +6,20 @@ from functools import cached_property
 from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.family import Part
 from pocketvlm_converters.networks.activations import read_activation
-from pocketvlm_converters.networks.decoder import Style, head_width
+from pocketvlm_converters.networks.decoder import DecoderStyle, head_width
 from pocketvlm_converters.networks.feed_forward import refuse_square
-from pocketvlm_converters.networks.mrope import EPSILON, MERGE, MRope
-from pocketvlm_converters.networks.rotary_vit import Kind, RotaryViT
+from pocketvlm_converters.networks.mrope import EPSILON, MERGE, MRopeFamily
+from pocketvlm_converters.networks.qwen_vit import QwenViT, QwenViTVariant
+from pocketvlm_converters.weights import Part
 
 _MOST_PATCH = 64  # pixels, four times what encoders have
 
 
-class Qwen2VL(MRope):
+class Qwen2VL(MRopeFamily):
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_vl"})
     projector_type = "qwen2vl_merger"
-    style = Style(  # defaults are those of transformers' Qwen2VLTextConfig
+    style = DecoderStyle(  # defaults are those of transformers' Qwen2VLTextConfig
         "qwen2vl",
         qkv_bias=True,
         epsilon=1e-5,
@@ -46,12 +46,12 @@ class Qwen2VL(MRope):
         return super().language()
 
     @cached_property
-    def encoder(self) -> RotaryViT:
+    def encoder(self) -> QwenViT:
         config = self.read_vision()
         hidden, ratio = config.integer("embed_dim", 1280), config.integer("mlp_ratio", 4)
         refuse_square(config, hidden * ratio, hidden, "mlp_ratio")
-        found = RotaryViT(
-            Kind(read_activation(config, "quick_gelu"), up="fc1", down="fc2"),
+        found = QwenViT(
+            QwenViTVariant(read_activation(config, "quick_gelu"), up="fc1", down="fc2"),
             hidden=hidden,
             inner=hidden * ratio,
             layers=config.integer("depth", 32),

@@ -8,20 +8,20 @@ from functools import cached_property
 from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Section
-from pocketvlm_converters.family import Part
 from pocketvlm_converters.networks.activations import read_activation
-from pocketvlm_converters.networks.decoder import MOST_LAYERS, Style
-from pocketvlm_converters.networks.mrope import EPSILON, MERGE, MRope
-from pocketvlm_converters.networks.rotary_vit import Kind, RotaryViT
+from pocketvlm_converters.networks.decoder import MOST_LAYERS, DecoderStyle
+from pocketvlm_converters.networks.mrope import EPSILON, MERGE, MRopeFamily
+from pocketvlm_converters.networks.qwen_vit import QwenViT, QwenViTVariant
+from pocketvlm_converters.weights import Part
 
 _MOST_PATCH = 64  # pixels, four times what encoders have
 _MOST_POSITIONS = 1 << 16
 
 
-class Qwen3VL(MRope):
+class Qwen3VL(MRopeFamily):
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen3_vl"})
     projector_type = "qwen3vl_merger"
-    style = Style(  # defaults are those of transformers' Qwen3VLTextConfig
+    style = DecoderStyle(  # defaults are those of transformers' Qwen3VLTextConfig
         "qwen3vl",
         qkv_bias=False,
         head_norms={"attn_q_norm": "q_norm", "attn_k_norm": "k_norm"},
@@ -48,11 +48,11 @@ class Qwen3VL(MRope):
         return replace(made, metadata={**made.metadata, f"{made.architecture}.n_deepstack_layers": len(deepstack)})
 
     @cached_property
-    def encoder(self) -> RotaryViT:
+    def encoder(self) -> QwenViT:
         config = self.read_vision()
         layers = config.integer("depth", 27, most=MOST_LAYERS)
-        found = RotaryViT(
-            Kind(
+        found = QwenViT(
+            QwenViTVariant(
                 read_activation(config, "gelu_pytorch_tanh"),
                 up="linear_fc1",
                 down="linear_fc2",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.family import Family, Part, Value, Weight
-from pocketvlm_converters.networks.decoder import Style, decoder, head_width
+from pocketvlm_converters.family import Family
+from pocketvlm_converters.networks.decoder import DecoderStyle, decoder, head_width
 from pocketvlm_converters.networks.rope import read_rope
 from pocketvlm_converters.networks.siglip import SigLIP, siglip
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
 from pocketvlm_converters.onnx.patches import LANCZOS, Normalization, read_normalization, require_preprocessing
+from pocketvlm_converters.weights import Part, Value, Weight
 
 # transformers' Idefics3VisionConfig; SmolVLMVisionConfig has the same.
 _VISION_DEFAULTS = {
@@ -21,7 +22,7 @@ _VISION_DEFAULTS = {
     "image_size": 224,
     "patch_size": 32,
 }
-_LLAMA = Style("llama", rotates_neighbours=True)
+_LLAMA = DecoderStyle("llama", rotates_neighbours=True)
 _MOST_TILES = 64  # along an edge; each place in the grid has a token of its own
 _SEEN, _CONNECTOR = ("model.vision_model.", "vision_model."), ("model.connector.", "connector.")
 

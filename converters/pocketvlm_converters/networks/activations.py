@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pocketvlm_converters.checkpoint.folder import Section
-from pocketvlm_converters.family import Value
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
+from pocketvlm_converters.weights import Value
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A decoder with rotary positions and a gated MLP as GGUF: hyperparameters, tensor names, rotary order.
 
-Shared by every family that has one; a `Style` says how it differs from the first of its kind.
+Shared by every family that has one; a `DecoderStyle` says how it differs from the first of its kind.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
-from pocketvlm_converters.family import Names, Part, Value, Weight
+from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.rope import Rope
 from pocketvlm_converters.onnx.weights import floats
+from pocketvlm_converters.weights import Part, Value, Weight
 
 _DEFAULTS = {  # transformers' LlamaConfig
     "hidden_size": 4096,
@@ -30,7 +31,7 @@ _NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"
 
 
 @dataclass(frozen=True)
-class Style:
+class DecoderStyle:
     """What a decoder's graph in libllama is like.
 
     `rotates_neighbours`: it rotates values (0, 1), (2, 3), ..., else halves; transformers likewise, by
@@ -53,7 +54,7 @@ class Style:
     epsilon: float = 1e-6
 
 
-def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style, rope: Rope) -> Part:
+def decoder(config: Section, names: Names, head: Names, tied: bool, style: DecoderStyle, rope: Rope) -> Part:
     """`config` is the text configuration, `names` the decoder's tensors, `head` holds `lm_head.weight`.
 
     With `tied`, the head is written only if the checkpoint has one that differs, as transformers does. The family
@@ -130,7 +131,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Style
     return Part(style.architecture, prefixed, tuple(weights))
 
 
-def head_width(config: Section, style: Style) -> int:
+def head_width(config: Section, style: DecoderStyle) -> int:
     """`head_dim`, or the hidden size divided by the heads. Raises CheckpointError where that is no even number."""
     defaults = {**_DEFAULTS, **style.defaults}
     hidden, heads = (config.integer(key, defaults[key]) for key in ("hidden_size", "num_attention_heads"))
@@ -167,7 +168,7 @@ def embeddings(names: Names, head: Names, tied: bool, shape: tuple[int, int]) ->
     return embedding, None if same else output
 
 
-def _reordered(style: Style, heads: int, width: int) -> npt.NDArray[np.intp] | None:
+def _reordered(style: DecoderStyle, heads: int, width: int) -> npt.NDArray[np.intp] | None:
     """The order of rows of queries or keys that libllama wants."""
     if style.rotates_neighbours == style.given_neighbours:
         return None

@@ -1,4 +1,4 @@
-"""Models of a `RotaryViT` and a decoder with M-RoPE (arXiv 2409.12191): pictures at about their own size."""
+"""Models of a `QwenViT` and a decoder with M-RoPE (arXiv 2409.12191): pictures at about their own size."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Section
-from pocketvlm_converters.family import Family, Names, Part, Value
-from pocketvlm_converters.networks.decoder import Style, decoder, head_width, require_full_attention
+from pocketvlm_converters.family import Family, Names
+from pocketvlm_converters.networks.decoder import DecoderStyle, decoder, head_width, require_full_attention
+from pocketvlm_converters.networks.qwen_vit import FRAMES, QwenViT
 from pocketvlm_converters.networks.rope import Rope, read_rope, section_of
-from pocketvlm_converters.networks.rotary_vit import FRAMES, RotaryViT
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
 from pocketvlm_converters.onnx.patches import (
     BICUBIC,
@@ -21,6 +21,7 @@ from pocketvlm_converters.onnx.patches import (
     read_normalization,
     require_preprocessing,
 )
+from pocketvlm_converters.weights import Part, Value
 
 MERGE = 2  # libmtmd has a key, but parts of its graph and of its input count on this
 EPSILON = 1e-6  # of the encoder's norms: no configuration has a key for it
@@ -29,7 +30,7 @@ _IMAGE_SIZE = 560  # what libmtmd's own converter writes where there is no table
 _FIXED = {"spatial_merge_size": MERGE, "temporal_patch_size": FRAMES, "in_channels": 3, "in_chans": 3}
 
 
-class MRope(Family):
+class MRopeFamily(Family):
     """`style` is the decoder's, with the defaults of its configuration class; `theta` that of its positions.
 
     `interleaved` is how frequencies are dealt to the axes of positions. A picture has at least and at most so many
@@ -37,7 +38,7 @@ class MRope(Family):
     """
 
     projector_type: ClassVar[str]
-    style: ClassVar[Style]
+    style: ClassVar[DecoderStyle]
     theta: ClassVar[float]
     interleaved: ClassVar[bool] = False
     pixels: ClassVar[tuple[int, int]] = (56 * 56, 28 * 28 * 1280)
@@ -45,7 +46,7 @@ class MRope(Family):
 
     @property
     @abstractmethod
-    def encoder(self) -> RotaryViT:
+    def encoder(self) -> QwenViT:
         """Read from `vision_config`, as `read_vision` gives it."""
 
     def language(self) -> Part:
@@ -95,7 +96,7 @@ class MRope(Family):
         rope.require("rope_theta", 10000.0, 10000.0)
         return config
 
-    def check(self, encoder: RotaryViT, config: Section, width: str) -> RotaryViT:
+    def check(self, encoder: QwenViT, config: Section, width: str) -> QwenViT:
         """`encoder` as it was read from `config`; `width` is the key of its own."""
         if encoder.hidden % (4 * encoder.heads):
             raise config.wrong("num_heads", f"heads of hidden_size {encoder.hidden} must have a multiple of 4 values")

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.config import short
 from pocketvlm_converters.checkpoint.folder import Section
-from pocketvlm_converters.family import Value
+from pocketvlm_converters.weights import Value
 
 _SLOW = 1e-5  # radians from one place to the next: a hundredth of a turn takes thousands of places
 

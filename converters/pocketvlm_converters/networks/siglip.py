@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
-from pocketvlm_converters.family import Names, Value, Weight
+from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.activations import Activation, read_activation
 from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.sizes import layer_sizes
@@ -17,6 +17,7 @@ from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.layers import add_norm
 from pocketvlm_converters.onnx.patches import Normalization, cut, folded
 from pocketvlm_converters.onnx.weights import floats
+from pocketvlm_converters.weights import Value, Weight
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from pocketvlm_converters.family import Value
+from pocketvlm_converters.weights import Value
 
 
 class Layers(Protocol):

@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from pocketvlm.errors import ConversionError
 from pocketvlm_converters.checkpoint.folder import Tensor
-from pocketvlm_converters.family import Value
-from pocketvlm_converters.gguf import Progress, silent
 from pocketvlm_converters.onnx.weights import Int4, Int8, floats, four_bits, halves, signed_bytes
+from pocketvlm_converters.progress import Progress, silent
+from pocketvlm_converters.weights import Value
 
 OnnxType = Literal["fp32", "fp16", "int8", "int4"]
 ONNX_TYPES: tuple[OnnxType, ...] = ("fp32", "fp16", "int8", "int4")
@@ -57,11 +57,11 @@ class Graph:
     """
 
     def __init__(
-        self, path: Path, kind: OnnxType, weights: int, progress: Progress = silent, *, hollow: bool = False
+        self, path: Path, kind: OnnxType, weights: int, progress: Progress = silent, *, meta: bool = False
     ) -> None:
         """`weights` is how many there will be, roughly: it decides whether they go to `<name>.onnx.data`.
 
-        With `hollow`, that file gets its size but no weights: a hole, which takes no room on the disk.
+        With `meta`, that file gets its size but no weights: a hole, which takes no room on the disk.
         """
         self.path = path
         self.kind = kind
@@ -71,7 +71,7 @@ class Graph:
         self._counts: dict[str, int] = {}
         self._quantized: dict[str, list[str]] = {}
         self._progress = progress
-        self._hollow = hollow
+        self._meta = meta
         self._done, self._total = 0, weights
         self._data: BinaryIO | None = None
         self._onnx = _package(path)
@@ -124,7 +124,7 @@ class Graph:
             ):
                 entry = proto.external_data.add()
                 entry.key, entry.value = key, value
-            if self._hollow:
+            if self._meta:
                 self._data.truncate(self._data.seek(values.nbytes, os.SEEK_CUR))
             else:
                 self._data.write(values.data)

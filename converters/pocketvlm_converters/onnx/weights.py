@@ -35,7 +35,7 @@ class Int4:
 
 def floats(tensor: Tensor) -> npt.NDArray[np.float32]:
     """All weights in float32, in the tensor's shape. Raises CheckpointError for NaN or infinity."""
-    if _hollow(tensor):
+    if _meta(tensor):
         return np.broadcast_to(np.float32(0), tensor.shape)
     found = np.empty(tensor.shape, np.float32)
     rows = found.reshape(-1, tensor.shape[-1] if tensor.shape else 1)
@@ -57,7 +57,7 @@ def halves(tensor: Tensor) -> npt.NDArray[np.float16]:
 
 def signed_bytes(tensor: Tensor) -> Int8:
     """Rows quantized one by one, symmetric: zero stays zero, and the integer product needs no correction for it."""
-    if _hollow(tensor):
+    if _meta(tensor):
         return Int8(np.broadcast_to(np.int8(0), tensor.shape), np.ones(tensor.shape[:1], np.float32))
     weights = floats(tensor)
     largest = np.abs(weights).max(axis=1)
@@ -81,7 +81,7 @@ def four_bits(tensor: Tensor, block: int) -> Int4:
     return Int4(packed, scales.reshape(-1).astype(np.float32), width)
 
 
-def _hollow(tensor: Tensor) -> bool:
+def _meta(tensor: Tensor) -> bool:
     """Whether it is one value seen many times, as in a checkpoint without weights: there is nothing to compute."""
     return tensor.data.size > 1 and not any(tensor.data.strides)
 

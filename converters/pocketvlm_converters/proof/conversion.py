@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pocketvlm.errors import ProofError
 from pocketvlm.files.bundle import Bundle, Check, FileEntry, Proof, sha256_of
-from pocketvlm_converters import apart
-from pocketvlm_converters.gguf import Progress, silent
+from pocketvlm_converters import subprocess_task
+from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.proof import stages
 from pocketvlm_converters.proof.distributions import Distributions
 from pocketvlm_converters.proof.verify import encoder_of, examine
@@ -28,7 +28,7 @@ def prove_conversion(folder: Path, original: Path, progress: Progress = silent) 
     `original` is the language model in the checkpoint's precision; where it is missing, the bundle's own has lost
     nothing. What it expects goes into the bundle, the proof into the manifest. Raises ProofError where it cannot run.
     """
-    reason = apart.run(__name__, folder, original, progress=progress)
+    reason = subprocess_task.run(__name__, folder, original, progress=progress)
     if reason is not None:
         raise ProofError(f"cannot be proven: {reason}; --keep-unproven keeps the bundle", folder)
     proof = Bundle(folder).manifest.proof
@@ -62,4 +62,4 @@ def prove_here(folder: Path, original: Path, progress: Progress = silent) -> Non
 
 
 if __name__ == "__main__":
-    apart.main(prove_here)
+    subprocess_task.main(prove_here)

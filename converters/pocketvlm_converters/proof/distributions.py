@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pocketvlm.errors import BundleError, EngineError
 from pocketvlm.native.llama import Model
-from pocketvlm_converters.gguf import Progress, silent
+from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.samples.forward import Exchange, answers, context_for
 
 _MOST = 64  # likeliest tokens that are kept of a position: 240 KB in all, whatever the vocabulary

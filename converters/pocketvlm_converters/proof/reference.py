@@ -19,10 +19,10 @@ import numpy.typing as npt
 from pocketvlm.errors import CheckpointError, NativeLibraryError
 from pocketvlm.files.bundle import Bundle, Check, Role
 from pocketvlm.native.llama import Model
-from pocketvlm.vision.encoder import Slot
-from pocketvlm.vision.pair import check_files, family_of
+from pocketvlm.vision.compatibility import check_files, family_of
+from pocketvlm.vision.encoder import EmbeddingSpan
 from pocketvlm_converters.checkpoint.folder import Checkpoint
-from pocketvlm_converters.gguf import Progress
+from pocketvlm_converters.progress import Progress
 from pocketvlm_converters.proof import thresholds
 from pocketvlm_converters.proof.distributions import Distributions, log_softmax
 from pocketvlm_converters.proof.stages import ENCODERS, at_least, at_most, compare, hashes
@@ -85,11 +85,11 @@ class Reference:
         """How much of a normalised pixel value is one of 255 grey levels."""
         return 1 / 255 / float(max(getattr(self.processor.image_processor, "image_std", None) or [1.0]))
 
-    def ids(self, slot: Slot) -> list[int]:
+    def ids(self, span: EmbeddingSpan) -> list[int]:
         """What stands in its prompt where the embeddings of a tile stand in ours."""
         image, words = int(self.model.config.image_token_id), self.processor.tokenizer
-        known = {at: int(words.convert_tokens_to_ids(token)) for at, token in slot.control.items()}
-        return [known.get(at, image) for at in range(slot.tokens)]
+        known = {at: int(words.convert_tokens_to_ids(token)) for at, token in span.control.items()}
+        return [known.get(at, image) for at in range(span.tokens)]
 
     def embeddings(self, inputs: Any) -> npt.NDArray[np.float32]:
         """Of all pictures, [tokens, width], in the order of the prompt."""
@@ -236,7 +236,7 @@ def _preprocessing(
     for inputs, exchange in zip(prepared, exchanges, strict=True):
         ids: list[int] = []
         for piece in exchange.prompt:
-            ids += [piece] if isinstance(piece, int) else reference.ids(piece.slot)
+            ids += [piece] if isinstance(piece, int) else reference.ids(piece.span)
         same += ids == inputs["input_ids"][0].tolist()
     yield at_least("preprocessing", "prompts of the same tokens", same / len(samples), 1.0, sealed)
 
@@ -258,7 +258,7 @@ def _embeddings(
     assert entry is not None
     stage, cosines, lengths = "reference encoders", [], []
     for inputs, exchange in zip(prepared, found, strict=True):
-        seen = [np.delete(piece.rows, list(piece.slot.control), axis=0) for piece in exchange.slots]
+        seen = [np.delete(piece.rows, list(piece.span.control), axis=0) for piece in exchange.spans]
         mine, wanted = np.concatenate(seen), reference.embeddings(inputs)
         if mine.shape != wanted.shape:
             told = f"{list(mine.shape)}, transformers has {list(wanted.shape)}"

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from pocketvlm.errors import PairingError, PocketVLMError
 from pocketvlm.files.bundle import Bundle, Check, Role
 from pocketvlm.templates.prompt import ImageSpan
-from pocketvlm.vision.pair import check_files, family_of
-from pocketvlm_converters.gguf import Progress
+from pocketvlm.vision.compatibility import check_files, family_of
+from pocketvlm_converters.progress import Progress
 from pocketvlm_converters.proof import thresholds
 from pocketvlm_converters.proof.distributions import Distributions
-from pocketvlm_converters.samples.forward import Asked, Loaded
+from pocketvlm_converters.samples.forward import Loaded, SampleExchange
 from pocketvlm_converters.tokenizer import tokens_sha256
 
 ENCODERS: tuple[Role, ...] = ("mmproj", "vision")  # the first that is there looks at the pictures of the prompts
@@ -140,7 +140,7 @@ def renders_sha256(loaded: Loaded) -> str:
     return digest.hexdigest()
 
 
-def encoders(bundle: Bundle, asked: Sequence[Asked], progress: Progress) -> Iterator[Check]:
+def encoders(bundle: Bundle, asked: Sequence[SampleExchange], progress: Progress) -> Iterator[Check]:
     """Both encoders see the same, for every size of picture. `asked` holds what the first one saw."""
     paths = [path for role in ENCODERS if (path := bundle.file(role))]
     sealed = hashes(bundle, *ENCODERS)
@@ -157,7 +157,7 @@ def encoders(bundle: Bundle, asked: Sequence[Asked], progress: Progress) -> Iter
     with Loaded(model, paths[1]) as other:
         for number, (sample, exchange) in enumerate(asked):
             progress("encoders", number, len(asked))
-            for one, two in zip(exchange.slots, other.exchange(sample).slots, strict=True):
+            for one, two in zip(exchange.spans, other.exchange(sample).spans, strict=True):
                 height, width = sample.pictures[one.picture].shape[:2]
                 size = f"{width}x{height}"
                 cosines, lengths = compare(one.rows, two.rows)
@@ -170,7 +170,9 @@ def encoders(bundle: Bundle, asked: Sequence[Asked], progress: Progress) -> Iter
     yield at_most("encoders", "lengths, median off by", off, thresholds.SCALE, sealed)
 
 
-def language(bundle: Bundle, asked: Sequence[Asked], before: float | None, progress: Progress) -> Iterator[Check]:
+def language(
+    bundle: Bundle, asked: Sequence[SampleExchange], before: float | None, progress: Progress
+) -> Iterator[Check]:
     """The quantized language model expects what the original did, over the answers to questions about pictures."""
     path, original, entry = bundle.file("model"), bundle.file("proof"), bundle.manifest.entry("model")
     assert path is not None and entry is not None

@@ -11,10 +11,10 @@ from pathlib import Path
 from pocketvlm.errors import OutputError, PocketVLMError
 from pocketvlm.files.bundle import Bundle, Check, Proof, Run
 from pocketvlm.vision import onnx
-from pocketvlm_converters import apart
-from pocketvlm_converters.gguf import Progress, silent
+from pocketvlm_converters import subprocess_task
+from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.proof import stages
-from pocketvlm_converters.samples.forward import Asked, Loaded
+from pocketvlm_converters.samples.forward import Loaded, SampleExchange
 from pocketvlm_converters.samples.sets import proof_samples
 
 _NOTHING = Proof(tokens_sha256=None, renders_sha256=None, divergence=None)  # of a bundle that was never proven
@@ -79,7 +79,7 @@ def versions(*more: str) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def examine(bundle: Bundle, asked: list[Asked] | None = None, progress: Progress = silent) -> Run:
+def examine(bundle: Bundle, asked: list[SampleExchange] | None = None, progress: Progress = silent) -> Run:
     """All checks that need no original; `asked` are the proof samples, where they are at hand."""
     return Run(against="itself", versions=versions(), checks=tuple(_checks(bundle, asked, progress)))
 
@@ -88,7 +88,7 @@ def _examine_apart(bundle: Bundle, progress: Progress) -> Run:
     """The same in a process of its own: where native code aborts, that is a check that failed."""
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "checks.jsonl"
-        reason = apart.run(__name__, bundle.path, told, progress=progress)
+        reason = subprocess_task.run(__name__, bundle.path, told, progress=progress)
         lines = told.read_text("utf-8").splitlines() if told.exists() else []
     checks = [Check.model_validate_json(line) for line in lines]
     if reason is not None:
@@ -103,7 +103,7 @@ def _tell_checks(bundle: Path, told: Path, progress: Progress) -> None:
             print(check.model_dump_json(), file=file, flush=True)
 
 
-def _checks(bundle: Bundle, asked: list[Asked] | None, progress: Progress) -> Iterator[Check]:
+def _checks(bundle: Bundle, asked: list[SampleExchange] | None, progress: Progress) -> Iterator[Check]:
     progress("files", 0, 1)
     # Where these fail, native code must not see the files, and what it would measure means nothing.
     for stage in (stages.files, stages.pairing):
@@ -147,4 +147,4 @@ def encoder_of(bundle: Bundle) -> Path | None:
 
 
 if __name__ == "__main__":
-    apart.main(_tell_checks)
+    subprocess_task.main(_tell_checks)

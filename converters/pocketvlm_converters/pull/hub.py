@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pocketvlm.errors import DownloadError
-from pocketvlm_converters.gguf import Progress, silent
+from pocketvlm_converters.progress import Progress, silent
 
 _TRIES = 5  # in a row that bring nothing
 _WAIT = 1.0  # seconds after the first of them, then twice as long each time

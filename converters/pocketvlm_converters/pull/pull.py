@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pocketvlm.devices import data_folder
 from pocketvlm.errors import CheckpointError, DownloadError, OutputError
 from pocketvlm.files.bundle import Bundle
 from pocketvlm.files.locate import MODELS, REPOSITORY
+from pocketvlm.system.machine import data_folder
 from pocketvlm_converters.atomic import check_target, writing
 from pocketvlm_converters.catalog.entry import Entry, Types, find_entry
 from pocketvlm_converters.checkpoint.config import Section, parse_object
 from pocketvlm_converters.checkpoint.files import read_limited
 from pocketvlm_converters.checkpoint.folder import largest
 from pocketvlm_converters.convert import convert
-from pocketvlm_converters.family import check_model_type
-from pocketvlm_converters.gguf import Progress, silent
-from pocketvlm_converters.pull import choose
+from pocketvlm_converters.families import check_model_type
+from pocketvlm_converters.progress import Progress, silent
+from pocketvlm_converters.pull import select_files
+from pocketvlm_converters.pull.gguf_pair import bundle_pair
 from pocketvlm_converters.pull.hub import Hub, Listing, RemoteFile
-from pocketvlm_converters.pull.pair import bundle_pair
 from pocketvlm_converters.quantization.quantize import bundle_types
 
 _DEFAULT = Types(quantize="Q4_K_M", mmproj="q8_0", onnx="int8")
@@ -57,7 +57,7 @@ def pull(wanted: Wanted, progress: Progress = silent, say: Callable[[str], None]
     if wanted.output or output.parent.is_dir():
         check_target(output, None, wanted.force)
     listing = hub.listing(repository, wanted.revision)
-    if not wanted.gguf and "config.json" not in listing.files and choose.ggufs(listing):
+    if not wanted.gguf and "config.json" not in listing.files and select_files.ggufs(listing):
         ready = True
     types = entry.types if entry else _DEFAULT
     downloads = output.with_name(f".{output.name}.download")
@@ -135,22 +135,22 @@ class _Way:
     def ready(self, wanted: Wanted, types: Types) -> Bundle:
         if wanted.onnx and wanted.onnx.lower() != "none":
             raise DownloadError("ready GGUF files have no ONNX encoder: leave out --onnx", self.listing.repository)
-        pair = choose.pair(self.listing, wanted.quantize, wanted.mmproj, (types.quantize,))
+        pair = select_files.pair(self.listing, wanted.quantize, wanted.mmproj, (types.quantize,))
         self._download(pair.files, converted=False)
         return bundle_pair(self.listing, pair, self.folder, self.output, wanted.force)
 
     def converted(self, wanted: Wanted, types: Types) -> Bundle:
         if missing := [name for name in _CONVERTERS if find_spec(name) is None]:
-            known = " or take ready GGUF files with --gguf" if choose.ggufs(self.listing) else ""
+            known = " or take ready GGUF files with --gguf" if select_files.ggufs(self.listing) else ""
             reason = f"{missing[0]} is missing to convert it: pip install 'pocketvlm[convert]'{known}"
             raise DownloadError(reason, self.listing.repository)
         given = {name: getattr(wanted, name) for name in Types.model_fields}
         chosen = types.model_copy(update={name: value for name, value in given.items() if value is not None})
         bundle_types(chosen.quantize, chosen.mmproj, chosen.onnx)
-        for file in choose.side_files(self.listing):
+        for file in select_files.side_files(self.listing):
             self.hub.download(self.listing, file, self.folder)
         self._check_family()
-        self._download(choose.weight_files(self.listing, self.folder), converted=True)
+        self._download(select_files.weight_files(self.listing, self.folder), converted=True)
         return convert(self.folder, self.output, **chosen.model_dump(), force=wanted.force, progress=self.progress)
 
     def _check_family(self) -> None:

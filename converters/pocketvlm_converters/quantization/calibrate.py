@@ -11,8 +11,8 @@ from pathlib import Path
 from pocketvlm.errors import QuantizationError
 from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
-from pocketvlm_converters import apart
-from pocketvlm_converters.gguf import Progress, silent
+from pocketvlm_converters import subprocess_task
+from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.quantization.imatrix import Matrix, read_matrix, write_matrix
 from pocketvlm_converters.samples.forward import Loaded, answers, context_for
 from pocketvlm_converters.samples.sets import calibration_samples
@@ -28,7 +28,7 @@ def compute_matrix(model: Path, encoder: Path, target: Path, progress: Progress 
     Raises QuantizationError with the reason where it cannot be computed.
     """
     progress(_STEP, 0, 2 * len(calibration_samples()))
-    reason = apart.run(__name__, model, encoder, target, progress=progress)
+    reason = subprocess_task.run(__name__, model, encoder, target, progress=progress)
     if reason is not None:
         raise QuantizationError(f"no importance matrix: {reason}", model)
     return read_matrix(target)
@@ -54,4 +54,4 @@ def compute_here(model: Path, encoder: Path, target: Path, progress: Progress = 
 
 
 if __name__ == "__main__":
-    apart.main(compute_here)
+    subprocess_task.main(compute_here)

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from pocketvlm.errors import OutputError, QuantizationError
 from pocketvlm.files.bundle import sha256_of
-from pocketvlm_converters.family import Weight
 from pocketvlm_converters.gguf import read_tensors
+from pocketvlm_converters.weights import Weight
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _LAYERS = "blk."

@@ -10,16 +10,9 @@ from typing import TypeVar
 
 from pocketvlm.errors import QuantizationError
 from pocketvlm.native.quantize import file_types, quantize_gguf
-from pocketvlm_converters.gguf import (
-    PROJECTOR_TYPES,
-    FloatType,
-    Progress,
-    ProjectorType,
-    TensorEntry,
-    read_tensors,
-    silent,
-)
+from pocketvlm_converters.gguf import PROJECTOR_TYPES, FloatType, ProjectorType, TensorEntry, read_tensors
 from pocketvlm_converters.onnx.graph import ONNX_TYPES, OnnxType
+from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.quantization.imatrix import Matrix
 
 T = TypeVar("T", bound=str)

@@ -21,20 +21,20 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.devices import physical_cores
 from pocketvlm.errors import ModelError, PairingError
 from pocketvlm.messages import ChatRequest, ImagePart
 from pocketvlm.native.context import Context
 from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
 from pocketvlm.pictures.images import Picture, read_picture
+from pocketvlm.system.machine import physical_cores
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, Span, isolate_control_tokens
-from pocketvlm.vision.choose import open_vision
-from pocketvlm.vision.encoder import Embeddings, Seen, Slot
+from pocketvlm.vision.compatibility import check_files
+from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage
 from pocketvlm.vision.family import Detail
-from pocketvlm.vision.pair import check_files
-from pocketvlm.vision.units import Unit, units_of
-from pocketvlm_converters.gguf import Progress, silent
+from pocketvlm.vision.prompt_units import PromptUnit, units_of
+from pocketvlm.vision.select_encoder import open_vision
+from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.samples.drawing import RGB
 from pocketvlm_converters.samples.sets import Sample
 
@@ -47,10 +47,10 @@ _CPU = "cpu"  # the same on every machine that has no other device
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """A slot of the prompt with its embeddings, float32 [tokens, n_embd_inp]; `picture` is its number in the sample."""
+    """A span of the prompt with its embeddings, float32 [tokens, n_embd_inp]; `picture` is its number in the sample."""
 
     picture: int
-    slot: Slot
+    span: EmbeddingSpan
     rows: Embeddings
 
 
@@ -62,16 +62,16 @@ class Exchange:
     answer: tuple[int, ...]
 
     @property
-    def slots(self) -> list[Embedded]:
+    def spans(self) -> list[Embedded]:
         return [piece for piece in self.prompt if isinstance(piece, Embedded)]
 
     @property
     def cells(self) -> int:
         """Of the KV cache."""
-        return sum(len(slot.rows) for slot in self.slots) + sum(isinstance(p, int) for p in self.prompt) + ANSWER
+        return sum(len(span.rows) for span in self.spans) + sum(isinstance(p, int) for p in self.prompt) + ANSWER
 
 
-Asked = tuple[Sample, Exchange]
+SampleExchange = tuple[Sample, Exchange]
 
 
 class Loaded:
@@ -113,12 +113,12 @@ class Loaded:
             asked = self._units([user], pictures)
             told = self._units([user, {"role": "assistant", "content": sample.answer}], pictures, asking=False)
             begin = _common(asked, told)
-            if any(isinstance(unit, Slot) for unit in told[begin - 1 :]):
+            if any(isinstance(unit, EmbeddingSpan) for unit in told[begin - 1 :]):
                 raise ModelError("its chat template writes a question otherwise once it is answered", self.model.path)
-            owner = {id(slot): number for number, seen in enumerate(pictures) for slot in seen.slots}
+            owner = {id(span): number for number, seen in enumerate(pictures) for span in seen.spans}
 
-            def embedded(slot: Slot) -> Embedded:
-                return Embedded(number := owner[id(slot)], slot, pictures[number].encode(slot))
+            def embedded(span: EmbeddingSpan) -> Embedded:
+                return Embedded(number := owner[id(span)], span, pictures[number].encode(span))
 
             return Exchange(
                 tuple(unit if isinstance(unit, int) else embedded(unit) for unit in told[:begin]),
@@ -128,7 +128,9 @@ class Loaded:
             for seen in pictures:
                 seen.close()
 
-    def asked(self, samples: Iterable[Sample], progress: Progress = silent, detail: Detail = "auto") -> list[Asked]:
+    def asked(
+        self, samples: Iterable[Sample], progress: Progress = silent, detail: Detail = "auto"
+    ) -> list[SampleExchange]:
         """The samples whose exchanges fit the model's context."""
         samples = tuple(samples)
         found = []
@@ -144,7 +146,9 @@ class Loaded:
         """What the chat template makes of messages; `asking` ends it where an answer begins."""
         return self.template.render(ChatRequest.parse(messages).messages, add_generation_prompt=asking)
 
-    def _units(self, messages: Sequence[object], pictures: Sequence[Seen], asking: bool = True) -> list[Unit]:
+    def _units(
+        self, messages: Sequence[object], pictures: Sequence[PreparedImage], asking: bool = True
+    ) -> list[PromptUnit]:
         spans = isolate_control_tokens(self.render(messages, asking), self._control)
         return units_of(self.model, [pictures[s.index] if isinstance(s, ImageSpan) else s for s in spans])
 
@@ -164,7 +168,7 @@ class Loaded:
 def context_for(model: Model, exchanges: Iterable[Exchange], collector: Collector | None = None) -> Context:
     """A context that holds any one of them; its logits can be reproduced. `collector` sees what goes on in it."""
     exchanges = tuple(exchanges)
-    largest = max((len(slot.rows) for exchange in exchanges for slot in exchange.slots), default=1)
+    largest = max((len(span.rows) for exchange in exchanges for span in exchange.spans), default=1)
     cells = max(exchange.cells for exchange in exchanges)
     # A picture with non-causal attention must fit one batch.
     batch = max(_BATCH, largest)
@@ -213,8 +217,8 @@ def _prefill(context: Context, exchange: Exchange) -> tuple[int, int]:
             continue
         position = _evaluate(context, waiting, position)
         waiting = []
-        context.decode_embeddings(piece.rows, piece.slot.at(position), causal=piece.slot.causal)
-        position += piece.slot.advance
+        context.decode_embeddings(piece.rows, piece.span.at(position), causal=piece.span.causal)
+        position += piece.span.advance
     return _evaluate(context, waiting[:-1], position), waiting[-1]
 
 
@@ -231,7 +235,7 @@ def _threads(model: Model) -> int:
     return physical_cores() if model.n_params > _SMALL else 1
 
 
-def _common(one: Sequence[Unit], other: Sequence[Unit]) -> int:
+def _common(one: Sequence[PromptUnit], other: Sequence[PromptUnit]) -> int:
     """Units at the beginning that both have; at least one of the other is left over."""
     count = 0
     for a, b in zip(one, other[:-1], strict=False):

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import TokenizerError
-from pocketvlm_converters.family import PreTokenizer, Value
+from pocketvlm_converters.tokenizer.pre_tokenizer import PreTokenizer
+from pocketvlm_converters.weights import Value
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORD, _REST = r"[^\r\n\p{L}\p{N}]?\p{L}+", r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -13,9 +13,9 @@ from gguf import TokenType
 from pocketvlm.errors import ModelError, TokenizerError
 from pocketvlm.native.llama import Model
 from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
-from pocketvlm.vision.pair import check_files
+from pocketvlm.vision.compatibility import check_files
+from pocketvlm_converters.checkpoint.reference_tokenizer import FILE, load_reference
 from pocketvlm_converters.tokenizer.corpus import corpus
-from pocketvlm_converters.tokenizer.reference import FILE, load_reference
 from pocketvlm_converters.tokenizer.vocabulary import Vocabulary
 
 _MATCHED_FIRST = (TokenType.CONTROL, TokenType.USER_DEFINED)  # found before the text is split

@@ -14,7 +14,7 @@ from typing import Any
 from gguf import TokenType
 
 from pocketvlm.errors import TokenizerError
-from pocketvlm_converters.family import Value
+from pocketvlm_converters.weights import Value
 
 SPACE = "\u2581"  # stands for a space within tokens
 _BYTES = {f"<0x{byte:02X}>": byte for byte in range(256)}

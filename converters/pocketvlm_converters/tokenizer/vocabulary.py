@@ -11,11 +11,12 @@ from gguf import TokenType
 from pocketvlm.errors import CheckpointError, TokenizerError
 from pocketvlm.vision import families
 from pocketvlm_converters.checkpoint.folder import Checkpoint
-from pocketvlm_converters.family import PreTokenizer, Value
+from pocketvlm_converters.checkpoint.reference_tokenizer import FILE, load_reference
 from pocketvlm_converters.tokenizer.byte_bpe import read_byte_bpe
-from pocketvlm_converters.tokenizer.reference import FILE, load_reference
+from pocketvlm_converters.tokenizer.pre_tokenizer import PreTokenizer
 from pocketvlm_converters.tokenizer.sentencepiece import SPACE, read_sentencepiece, type_of
 from pocketvlm_converters.tokenizer.special import chat_template, check_decoder, infill, special
+from pocketvlm_converters.weights import Value
 
 _UNUSED = int(TokenType.UNUSED)
 

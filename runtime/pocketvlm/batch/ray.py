@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from pocketvlm.batch.job import Job
+from pocketvlm.batch.requests import BatchInput
 from pocketvlm.batch.results import Results, refused
 from pocketvlm.batch.run import Answerer
 from pocketvlm.errors import PocketVLMError, RequestError
@@ -22,7 +22,7 @@ _ROUNDS = 4  # requests of an actor's task, in times of what it answers together
 
 def run_on_ray(
     loading: Mapping[str, Any],
-    job: Job,
+    job: BatchInput,
     results: Results,
     *,
     actors: int,
@@ -69,7 +69,7 @@ def run_on_ray(
 
 class _Actor:
     def __init__(self, loading: Mapping[str, Any]) -> None:
-        from pocketvlm.vlm import VLM
+        from pocketvlm.chat.vlm import VLM
 
         self._answerer = Answerer(VLM.load(**loading))
         self._together = loading["parallel"]

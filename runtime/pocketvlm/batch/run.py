@@ -9,10 +9,11 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from pocketvlm.answer import fold
-from pocketvlm.batch.job import Job
+from pocketvlm.batch.requests import BatchInput
 from pocketvlm.batch.results import Results, answered, refused
-from pocketvlm.engine.engine import Stopper
+from pocketvlm.chat.completion import fold
+from pocketvlm.chat.vlm import VLM
+from pocketvlm.engine.interface import CancellationToken
 from pocketvlm.errors import (
     EngineClosedError,
     EngineCrashedError,
@@ -21,10 +22,9 @@ from pocketvlm.errors import (
     RequestError,
 )
 from pocketvlm.messages import ChatRequest
-from pocketvlm.vlm import VLM
 
 
-def run(vlm: VLM, job: Job, results: Results, *, together: int, told: Callable[[], None] = lambda: None) -> None:
+def run(vlm: VLM, job: BatchInput, results: Results, *, together: int, told: Callable[[], None] = lambda: None) -> None:
     """Answer what has no line yet, `together` requests at a time; `told` is called after each.
 
     A request that is wrong gets a line that says so. Ctrl-C and an engine that crashes again and again end it; what
@@ -61,7 +61,7 @@ class Answerer:
 
     def __init__(self, vlm: VLM) -> None:
         self._vlm = vlm
-        self._stoppers: set[Stopper] = set()
+        self._stoppers: set[CancellationToken] = set()
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -91,18 +91,18 @@ class Answerer:
     def stop(self) -> None:
         with self._lock:
             self._stopped = True
-            for stopper in self._stoppers:
-                stopper.stop()
+            for cancellation in self._stoppers:
+                cancellation.stop()
 
     def _answer(self, custom_id: str, request: ChatRequest) -> str:
-        stopper = Stopper()
+        cancellation = CancellationToken()
         with self._lock:
             if self._stopped:
                 raise GenerationCancelledError("the batch was stopped")
-            self._stoppers.add(stopper)
+            self._stoppers.add(cancellation)
         try:
-            with closing(self._vlm.run(request, stopper=stopper, buffered=True)) as chunks:
+            with closing(self._vlm.run(request, cancellation=cancellation, buffered=True)) as chunks:
                 return answered(custom_id, fold(chunks, request))
         finally:
             with self._lock:
-                self._stoppers.discard(stopper)
+                self._stoppers.discard(cancellation)

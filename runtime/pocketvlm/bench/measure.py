@@ -13,15 +13,15 @@ from random import Random
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from pocketvlm.devices import Memory, process_memory
+from pocketvlm.system.machine import Memory, process_memory
 from pocketvlm.vision.family import Detail
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from pocketvlm.chat.vlm import VLM
     from pocketvlm.messages import Timings, Usage
-    from pocketvlm.vlm import VLM
 
 STEPS = ("first", "second", "again", "moved", "read")  # of a round, in this order
 _FIRST, _NEXT, _OTHER = "What is in the picture?", "What else is there?", "Describe the picture in one sentence."

@@ -26,7 +26,7 @@ from pocketvlm.cli.loading import (
 from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:
-    from pocketvlm.batch.job import Job
+    from pocketvlm.batch.requests import BatchInput
     from pocketvlm.batch.results import Results
 
 err = Console(stderr=True)
@@ -53,7 +53,7 @@ def batch(
     ] = 0,
 ) -> None:
     """Answer many requests, a line each. Run again, it goes on where it was stopped."""
-    from pocketvlm.batch.job import Defaults, read_job
+    from pocketvlm.batch.requests import Defaults, read_batch
     from pocketvlm.batch.results import Results
 
     if parallel < 1:
@@ -64,7 +64,7 @@ def batch(
     fields = {
         name: value for name, value in (("max_tokens", max_tokens), ("temperature", temperature)) if value is not None
     }
-    job = read_job(source, Defaults(prompt, system, detail, fields))
+    job = read_batch(source, Defaults(prompt, system, detail, fields))
     options: dict[str, Any] = {"context_size": ctx_size, "threads": threads, "vision": vision, "device": device}
     options |= {"parallel": parallel, "supervised": True}
     chosen = loading(model, mmproj, memory=memory, **options)
@@ -82,7 +82,7 @@ def batch(
             sys.exit(1)
 
 
-def _answer(job: Job, results: Results, chosen: dict[str, Any], actors: int) -> None:
+def _answer(job: BatchInput, results: Results, chosen: dict[str, Any], actors: int) -> None:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -105,13 +105,13 @@ def _answer(job: Job, results: Results, chosen: dict[str, Any], actors: int) -> 
 
         if actors:
             from pocketvlm.batch.ray import run_on_ray
-            from pocketvlm.devices import physical_cores
+            from pocketvlm.system.machine import physical_cores
 
             threads = chosen["threads"] or max(1, physical_cores() // actors)
             run_on_ray({**chosen, "threads": threads}, job, results, actors=actors, threads=threads, told=told)
             return
         from pocketvlm.batch.run import run
-        from pocketvlm.vlm import VLM
+        from pocketvlm.chat.vlm import VLM
 
         with VLM.load(**chosen) as vlm:
             run(vlm, job, results, together=chosen["parallel"], told=told)

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pocketvlm.atomic import new_file
 from pocketvlm.cli.loading import Device, Encoder, Mmproj, Threads, check_detail, load
 from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.system.atomic import new_file
 
 if TYPE_CHECKING:
     from pocketvlm.bench.measure import Case, Report, Spread, Subject
@@ -64,8 +64,8 @@ def bench(
         _check_target(plot)
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from pocketvlm import devices
     from pocketvlm.bench.measure import STEPS, measure
+    from pocketvlm.system.machine import physical_cores, processor
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
@@ -76,7 +76,7 @@ def bench(
             bar.update(task, description="measuring", total=len(subjects) * len(details) * repeat * len(STEPS))
             bar.advance(task, -1)  # a step is told as it begins
             report = measure(vlm, subjects, details, repeat=repeat, tokens=tokens, step=lambda: bar.advance(task))  # type: ignore[arg-type]  # checked above
-    machine = f"{devices.processor()}, {threads or devices.physical_cores()} threads"
+    machine = f"{processor()}, {threads or physical_cores()} threads"
     if plot is not None:
         _write(plot, report, machine)
     if as_json:

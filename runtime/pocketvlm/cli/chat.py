@@ -44,8 +44,8 @@ from pocketvlm.errors import (
 )
 
 if TYPE_CHECKING:
+    from pocketvlm.chat.vlm import VLM
     from pocketvlm.messages import Timings
-    from pocketvlm.vlm import VLM
 
 HELP = (
     "[dim]/image PATH shows a picture, /reset starts again, /save FILE keeps the conversation, /load FILE goes on with "

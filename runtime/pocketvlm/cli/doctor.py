@@ -14,13 +14,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pocketvlm import __version__, devices
+from pocketvlm import __version__
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.native import library
 from pocketvlm.native.build import GPU_BUILDS
 from pocketvlm.native.build import version as version_of_llama
 from pocketvlm.native.library import WANTED
-from pocketvlm.vision import onnx, speeds
+from pocketvlm.system import machine
+from pocketvlm.vision import encoder_speeds, onnx
 from pocketvlm.vision.providers import devices_for
 
 out = Console(highlight=False)
@@ -40,10 +41,12 @@ def doctor(
 ) -> None:
     """Check devices, library versions and CPU features, and say what would be used and why."""
     from pocketvlm.files.locate import iota
-    from pocketvlm.plan import remembered
+    from pocketvlm.plan import probe_cache
 
     if forget:
-        forgotten = [str(path) for path in (speeds.path(), remembered.TABLE.path) if speeds.forget(path)]
+        forgotten = [
+            str(path) for path in (encoder_speeds.path(), probe_cache.CACHE.path) if encoder_speeds.forget(path)
+        ]
         out.print(f"forgotten: {', '.join(forgotten)}" if forgotten else "nothing was remembered")
         return
     if as_json:
@@ -54,12 +57,12 @@ def doctor(
     table.add_column(overflow="fold")
     python = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     table.add_row("pocketvlm", f"{__version__} ({python})")
-    table.add_row("processor", devices.processor())
-    threads = devices.physical_cores()
+    table.add_row("processor", machine.processor())
+    threads = machine.physical_cores()
     table.add_row(
-        "threads", f"{threads}: the physical cores of the {devices.allowed_cpus()} CPUs that this process may use"
+        "threads", f"{threads}: the physical cores of the {machine.allowed_cpus()} CPUs that this process may use"
     )
-    memory = devices.memory()
+    memory = machine.memory()
     if memory:
         table.add_row("memory", f"{memory[0] / 1e9:.1f} GB, {memory[1] / 1e9:.1f} GB available")
     problem = _native_rows(table)
@@ -80,10 +83,10 @@ def doctor(
 
 def _recorded() -> dict[str, Any]:
     """What decides where a model goes, as this machine has it now."""
-    memory = devices.memory()
+    memory = machine.memory()
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": devices.processor(),
+        "processor": machine.processor(),
         "library": library.build().label,
         "host_total": memory[0] if memory else None,
         "host_free": memory[1] if memory else None,
@@ -101,10 +104,10 @@ def _native_rows(table: Table) -> PocketVLMError | None:
         if not build.stamped:
             table.add_row("", "it has no stamp, so whether it fits is not known")
         table.add_row("features", library.features())
-        devices = library.devices()
+        machine = library.devices()
     except PocketVLMError as error:
         return error
-    for number, device in enumerate(devices):
+    for number, device in enumerate(machine):
         size = f", {device.total / 1e9:.1f} GB, {device.free / 1e9:.1f} GB free" if device.total else ""
         table.add_row("" if number else "native devices", f"{device.name}: {device.description}{size}")
     if library.offloads():
@@ -124,7 +127,7 @@ def _onnx_rows(table: Table) -> PocketVLMError | None:
         return error
     table.add_row("onnxruntime", f"{onnx.version()}, runs on {', '.join(offered)}")
     table.add_row("vision encoder", "the only one that a bundle has, else the one that measures fastest here")
-    measured = speeds.recall_all()
+    measured = encoder_speeds.recall_all()
     if not measured:
         table.add_row("measured", "nothing yet: a bundle with two encoders is measured when it is first loaded")
     for device, found in measured.items():
@@ -132,7 +135,7 @@ def _onnx_rows(table: Table) -> PocketVLMError | None:
         for speed in sorted(found.values(), key=lambda speed: speed.seconds):
             table.add_row("", f"{speed.seconds:.4g} s a tile: {speed.name}, threads {speed.threads}")
     if measured:
-        table.add_row("", f"remembered in {speeds.path()}; --forget clears it")
+        table.add_row("", f"remembered in {encoder_speeds.path()}; --forget clears it")
     return None
 
 

@@ -16,7 +16,7 @@ from pocketvlm.files.bundle import Bundle, FileEntry, Proof, is_bundle, other_fi
 from pocketvlm.files.gguf_header import GGUFHeader, LazyArray, projector_type, read_header
 from pocketvlm.files.locate import bundle_path
 from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
-from pocketvlm.vision.pair import deepstack_projectors, named_family
+from pocketvlm.vision.compatibility import deepstack_projectors, named_family
 
 out = Console(highlight=False, markup=False)  # a model file may hold anything, brackets too
 

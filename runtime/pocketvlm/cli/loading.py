@@ -12,7 +12,7 @@ from pocketvlm.errors import PocketVLMError, RequestError
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from pocketvlm.vlm import VLM
+    from pocketvlm.chat.vlm import VLM
 
 _OF_A_PICTURE = ("path", "url", "image", "image_url")  # fields whose errors name the picture itself
 # Options of several commands, each in one place.
@@ -75,7 +75,7 @@ def kept(size: int | None, folder: Path | None, files_size: int) -> dict[str, An
 
 def load(model: str | None, mmproj: str | None, *, memory: str | None = None, **options: Any) -> VLM:
     """`options` are those of VLM.load. MemoryBudgetError where the model does not fit `memory` in any way."""
-    from pocketvlm.vlm import VLM
+    from pocketvlm.chat.vlm import VLM
 
     return VLM.load(**loading(model, mmproj, memory=memory, **options))
 

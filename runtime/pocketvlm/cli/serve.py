@@ -31,7 +31,7 @@ from pocketvlm.cli.loading import (
 from pocketvlm.errors import PocketVLMError, RequestError
 
 if TYPE_CHECKING:
-    from pocketvlm.vlm import VLM
+    from pocketvlm.chat.vlm import VLM
 
 _OPTIONS = {  # where they are called otherwise than the field
     "slots": "parallel",
@@ -101,9 +101,9 @@ def serve(
         raise PocketVLMError(f'this needs {", ".join(lacking)}: pip install "pocketvlm[server]"')
     if log_level not in ("debug", "info", "warning", "error"):
         raise RequestError("must be debug, info, warning or error", "--log-level")
-    from pocketvlm import offline as network
     from pocketvlm.pictures.handles import HandleLimits
     from pocketvlm.server.settings import MEBIBYTE, Settings, is_loopback
+    from pocketvlm.system import offline as network
 
     with _options_named():
         settings = Settings(
@@ -125,14 +125,14 @@ def serve(
         if not is_loopback(host) or allow_image_host:
             raise RequestError("goes with neither --host elsewhere nor --allow-image-host", "--offline")
         network.enforce()
-    from pocketvlm.native.heap import keep_for_ever, return_large_blocks
     from pocketvlm.server import logs, run
+    from pocketvlm.system.allocator import freeze_garbage_collector, return_large_blocks
 
     return_large_blocks()
     logs.set_up(as_json=log_json, level=log_level)
     sock = run.listen(settings)  # before the model is loaded: a port that is taken shows at once
+    from pocketvlm.chat.vlm import VLM
     from pocketvlm.server.app import Service
-    from pocketvlm.vlm import VLM
 
     with sock:
         chosen = loading(
@@ -157,7 +157,7 @@ def serve(
         with vlm:
             url = run.url_of(sock)
             service = Service(vlm, settings)
-            keep_for_ever()
+            freeze_garbage_collector()
             run.serve(service, settings, sock, lambda: _tell(vlm, url, api_key is not None))
 
 

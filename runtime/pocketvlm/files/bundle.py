@@ -13,8 +13,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pocketvlm.atomic import new_file
 from pocketvlm.errors import BundleError, ModelNotFoundError
+from pocketvlm.system.atomic import new_file
 
 MANIFEST = "manifest.json"
 Role = Literal["model", "mmproj", "vision", "data", "proof"]

@@ -13,9 +13,9 @@ from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
-from pocketvlm.devices import data_folder
 from pocketvlm.errors import BundleError, ModelNotFoundError, PairingError, PocketVLMError
 from pocketvlm.files.bundle import MANIFEST, Bundle, is_bundle
+from pocketvlm.system.machine import data_folder
 
 MODELS = "models"  # in the user's data folder: what was pulled, by its name
 _HOME_OF_IOTA = "pocketvlm_models"

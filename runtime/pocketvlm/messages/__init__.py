@@ -4,7 +4,24 @@ OpenAI's chat completions read together with Hugging Face's Chat Completion sche
 once, by `ChatRequest.parse`; a refusal is a RequestError whose `param` is the path of the field.
 """
 
-from pocketvlm.messages.answer import (
+from pocketvlm.messages.chat import (
+    AssistantMessage,
+    Content,
+    Detail,
+    ImagePart,
+    ImageURL,
+    ImageURLPart,
+    Message,
+    Part,
+    SystemMessage,
+    TextContent,
+    TextPart,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from pocketvlm.messages.request import ChatRequest, ResponseFormat, StreamOptions, Tool, ToolChoice
+from pocketvlm.messages.response import (
     ChatCompletion,
     ChatCompletionChunk,
     Choice,
@@ -24,23 +41,6 @@ from pocketvlm.messages.answer import (
     TopLogprob,
     Usage,
 )
-from pocketvlm.messages.chat import (
-    AssistantMessage,
-    Content,
-    Detail,
-    ImagePart,
-    ImageURL,
-    ImageURLPart,
-    Message,
-    Part,
-    SystemMessage,
-    TextContent,
-    TextPart,
-    ToolCall,
-    ToolMessage,
-    UserMessage,
-)
-from pocketvlm.messages.request import ChatRequest, ResponseFormat, StreamOptions, Tool, ToolChoice
 
 __all__ = [
     "AssistantMessage",

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from pocketvlm.errors import EngineError
 from pocketvlm.native import library, log
+from pocketvlm.native.deferred_signals import signals_deferred
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.imatrix import Collector
-from pocketvlm.native.interrupt import held_back
 from pocketvlm.native.llama import Model
 
 # llama.cpp asks between graph nodes whether to stop, by calling bool f(void *). libc's strlen on our two-byte flag
@@ -86,7 +86,7 @@ class Context(Handle):
         params.abort_callback = ctypes.cast(_libc.strlen, type(params.abort_callback))
         params.abort_callback_data = ctypes.addressof(self._flag)
         log.forget_errors()
-        with held_back():
+        with signals_deferred():
             raw = lib.llama_init_from_model(model.raw, params)
             if not raw:
                 raise EngineError(f"cannot make a context of {n_ctx * sequences:,} tokens: {log.last_error()}")
@@ -252,7 +252,7 @@ class Context(Handle):
         self._lib.llama_memory_clear(self._memory, False)
 
     def _run(self, batch: object) -> None:
-        with held_back(self.abort):
+        with signals_deferred(self.abort):
             code = self._lib.llama_decode(self.raw, batch)
         if code == 0:
             return

@@ -10,9 +10,9 @@ from pathlib import Path
 from unicodedata import is_normalized, normalize
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError, RequestError
-from pocketvlm.native import library, log, words
+from pocketvlm.native import library, log, pretokenizer
+from pocketvlm.native.deferred_signals import signals_deferred
 from pocketvlm.native.handle import Handle
-from pocketvlm.native.interrupt import held_back
 
 _PARSED_ON_DEMAND = (2, 3)  # LLAMA_TOKEN_TYPE_UNKNOWN, LLAMA_TOKEN_TYPE_CONTROL
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 4, 1, 8, 16  # llama_token_attr
@@ -56,7 +56,7 @@ class Model(Handle):
         if simulated:
             params.no_alloc, params.load_mode = True, 0  # a mapped file fails an assertion
         log.forget_errors()
-        with held_back():
+        with signals_deferred():
             raw = self._lib.llama_model_load_from_file(str(self.path).encode(), params)
             if not raw:
                 raise ModelFormatError(f"libllama cannot load it: {log.last_error()}", self.path)
@@ -69,7 +69,7 @@ class Model(Handle):
         self._prefix, self._split = self._text_of("pocketvlm.space_prefix"), self._text_of("pocketvlm.split")
         told = f"{self._normalizer}; {self._prefix}; {self._split}; {ends}"
         known = self._normalizer in _NORMALIZERS and self._prefix in _PREFIXES
-        known = known and (not self._split or words.is_known(self._split))
+        known = known and (not self._split or pretokenizer.is_known(self._split))
         if not known or not re.fullmatch(r"[0-9 ]*", ends):
             self.close()
             raise ModelFormatError(
@@ -185,7 +185,7 @@ class Model(Handle):
         return bool(self._split) and not text.isascii()
 
     def _tokenize_words(self, text: str) -> list[int]:
-        found = words.split(self._split).findall(text)
+        found = pretokenizer.split(self._split).findall(text)
         return [token for word in found for token in self._merges.encode(word.encode("utf-8", "surrogatepass"))]
 
     def _tokenize(self, text: str, special: bool) -> list[int]:
@@ -235,14 +235,14 @@ class Model(Handle):
         return _any_of(found) if found else None
 
     @cached_property
-    def _merges(self) -> words.Merges:
+    def _merges(self) -> pretokenizer.BytePairMerges:
         others = _CONTROL | _USER_DEFINED
         kinds = enumerate(self._attributes)
         ids = {self.piece(token): token for token, kind in kinds if kind & _NORMAL and not kind & others}
         missing = [byte for byte in range(256) if bytes([byte]) not in ids]
         if missing:
             raise ModelFormatError(f"has pocketvlm.split, but no token for the byte {missing[0]:#04x}", self.path)
-        return words.Merges(ids)
+        return pretokenizer.BytePairMerges(ids)
 
     @cached_property
     def _attributes(self) -> list[int]:

@@ -17,20 +17,20 @@ from pocketvlm.errors import EngineError, ModelNotFoundError, PairingError
 from pocketvlm.files.gguf_header import GGUFHeader, projector_type, read_header
 from pocketvlm.native import library, log
 from pocketvlm.native.context import Aborted
+from pocketvlm.native.deferred_signals import signals_deferred
 from pocketvlm.native.handle import Handle
-from pocketvlm.native.interrupt import held_back
 from pocketvlm.native.llama import Model
-from pocketvlm.native.operands import CLASS_TOKEN, ClassPosition, ClassToken
+from pocketvlm.native.mtmd_graph_patches import CLASS_TOKEN, ClassPositionPatch, ClassTokenPatch
 
 _TEXT, _IMAGE = 0, 1  # mtmd_input_chunk_type
 _ASK_EVERY = 24  # graph nodes between two looks at the cancel flag: about two a transformer layer
 Projector = NewType("Projector", str)  # libmtmd's name of one
 # Those whose graphs have a fault, and what mends it.
-_MENDS: dict[str, type[ClassToken | ClassPosition]] = {
-    Projector("mlp"): ClassToken,
-    Projector("ldp"): ClassToken,
-    Projector("ldpv2"): ClassToken,
-    Projector("internvl"): ClassPosition,
+_MENDS: dict[str, type[ClassTokenPatch | ClassPositionPatch]] = {
+    Projector("mlp"): ClassTokenPatch,
+    Projector("ldp"): ClassTokenPatch,
+    Projector("ldpv2"): ClassTokenPatch,
+    Projector("internvl"): ClassPositionPatch,
 }
 
 
@@ -81,7 +81,7 @@ class Mtmd(Handle):
         self._eval = type(params.cb_eval)(_make_eval(self, self._mend))
         params.cb_eval = self._eval
         log.forget_errors()
-        with held_back(self.cancel):
+        with signals_deferred(self.cancel):
             raw = lib.mtmd_init_from_file(str(self.path).encode(), model.raw, params)
             if not raw:
                 raise PairingError(f"libmtmd cannot load it for {model.path.name}: {log.last_error()}", self.path)
@@ -150,7 +150,7 @@ class Mtmd(Handle):
         log.forget_errors()
         # On a thread that ends with it. GNU's OpenMP keeps a team for each that called, and once all teams have more
         # threads than there are cores, barriers sleep instead of spin: the decoder would lose a third of its speed.
-        with held_back(self.cancel), ThreadPoolExecutor(1, "pocketvlm-encode") as alone:
+        with signals_deferred(self.cancel), ThreadPoolExecutor(1, "pocketvlm-encode") as alone:
             code = alone.submit(lib.mtmd_encode_chunk, self.raw, chunk.raw).result()
         # A cancelled encode returns 0 and a finite, wrong embedding: only our own flag tells.
         if self._cancelled:
@@ -185,13 +185,13 @@ class Mtmd(Handle):
         return ImageChunk(owner, raw, count, positions, lib.mtmd_input_chunk_get_n_pos(raw))
 
 
-def _mend_for(header: GGUFHeader) -> ClassToken | ClassPosition | None:
+def _mend_for(header: GGUFHeader) -> ClassTokenPatch | ClassPositionPatch | None:
     """None where the graph of a file has no fault, or no class token."""
     mend = _MENDS.get(projector_type(header.metadata) or "")
     return mend() if mend and any(tensor.name == CLASS_TOKEN for tensor in header.tensors) else None
 
 
-def _make_eval(owner: Mtmd, fault: ClassToken | ClassPosition | None) -> Any:
+def _make_eval(owner: Mtmd, fault: ClassTokenPatch | ClassPositionPatch | None) -> Any:
     """The scheduler's callback. It must not keep `owner` alive, or the context would never be freed."""
     import weakref
 

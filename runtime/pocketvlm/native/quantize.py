@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import QuantizationError
-from pocketvlm.native import child, library, log
+from pocketvlm.native import library, log
+from pocketvlm.system import subprocess
 
 _PREFIXES = ("LLAMA_FTYPE_MOSTLY_", "LLAMA_FTYPE_ALL_")
 _BUFFER = 32 << 20  # bytes of one tensor in memory together; libllama's default is 8 GiB
@@ -131,7 +132,7 @@ def _run(
     *options: str,
 ) -> None:
     more = (*options, *(("--matrix", str(matrix)) if matrix else ()), "--threads", str(threads or _cores()))
-    ended = child.run(__name__, str(source), str(target), file_type, *more, take=take)
+    ended = subprocess.run(__name__, str(source), str(target), file_type, *more, take=take)
     if ended.code != 0:
         reason = next((line.partition(_REASON)[2] for line in ended.lines if _REASON in line), " / ".join(ended.lines))
         raise QuantizationError(f"libllama cannot quantize it to {file_type}: {ended.signal}{reason}", source)

@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pocketvlm.devices import memory
 from pocketvlm.errors import RequestError
 from pocketvlm.files.locate import locate
 from pocketvlm.pictures.images import MAX_PIXELS
 from pocketvlm.plan.prediction import PIXEL, Planner, Prediction
-from pocketvlm.vision.cache import default_size
-from pocketvlm.vision.dynamic import DynamicSize
+from pocketvlm.system.machine import memory
+from pocketvlm.vision.dynamic_size import DynamicSize
+from pocketvlm.vision.embedding_cache import default_size
 
 PICTURE = (1920, 1080)  # planned for, where nobody knows better
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}

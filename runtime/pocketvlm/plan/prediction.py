@@ -7,21 +7,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvlm.devices import memory, physical_cores
-from pocketvlm.engine.engine import EngineOptions
-from pocketvlm.engine.load import BATCH, context_size
-from pocketvlm.engine.placement import check_name
+from pocketvlm.engine.interface import EngineOptions
+from pocketvlm.engine.loading.device_placement import check_name
+from pocketvlm.engine.loading.loader import BATCH_ROWS, context_size
 from pocketvlm.errors import MemoryBudgetError, RequestError
 from pocketvlm.files.footprint import encoder_bytes, encoder_mapped, encoder_scratch, weights_of
 from pocketvlm.files.locate import Located
-from pocketvlm.plan import remembered
-from pocketvlm.plan.rehearsal import Asked, Told
-from pocketvlm.vision.choose import measured_tile, tile_patches
-from pocketvlm.vision.dynamic import DynamicSize
+from pocketvlm.plan import probe_cache
+from pocketvlm.plan.probe import ProbeRequest, ProbeResult
+from pocketvlm.system.machine import memory, physical_cores
+from pocketvlm.vision.compatibility import CheckedFiles, EncoderChoice, check_files, family_of
+from pocketvlm.vision.dynamic_size import DynamicSize
 from pocketvlm.vision.family import Detail, Family, PicturePlan
 from pocketvlm.vision.onnx import TOGETHER
-from pocketvlm.vision.pair import Checked, Wanted, check_files, family_of
 from pocketvlm.vision.providers import DEVICES
+from pocketvlm.vision.select_encoder import measured_tile, tile_patches
 
 QUESTION = 48  # tokens of a question and of the template around it
 ANSWER = 208  # tokens that should be left for an answer, at the least
@@ -35,10 +35,10 @@ _LEAST_TOKENS = 64  # of a picture: less shows little
 
 
 @dataclass(frozen=True)
-class Way:
+class RunConfiguration:
     """How to run it. `most_tokens` caps a picture's tokens; None does not."""
 
-    encoder: Wanted
+    encoder: EncoderChoice
     context: int
     detail: Detail
     most_tokens: int | None = None
@@ -51,7 +51,7 @@ class Prediction:
     Times in seconds, None where they are not known. `parts` add up to `memory_bytes`.
     """
 
-    way: Way
+    way: RunConfiguration
     anonymous_bytes: int
     mapped_bytes: int
     parts: dict[str, int]
@@ -70,7 +70,7 @@ class Prediction:
 class Encoder:
     """A vision encoder file of the model."""
 
-    kind: Wanted
+    kind: EncoderChoice
     path: Path
     metadata: dict[str, object]
     size: int
@@ -86,7 +86,7 @@ class Planner:
         *,
         picture: tuple[int, int],
         context: int | None = None,
-        vision: Wanted = "auto",
+        vision: EncoderChoice = "auto",
         parallel: int = 1,
         threads: int | None = None,
         device: str = "auto",
@@ -102,13 +102,13 @@ class Planner:
         self.asked_context = context_size(checked, context)
         self.contexts = tuple(sorted({self.asked_context, *_smaller(self.asked_context)}, reverse=True))
         tile = self.family.tile_tokens if self.family else 0
-        self.told: Told = remembered.rehearsed(
-            Asked(
+        self.told: ProbeResult = probe_cache.cached_probe(
+            ProbeRequest(
                 str(found.model),
                 str(checked.projector.path) if checked.projector else None,
                 str(checked.encoder.path) if checked.encoder else None,
                 contexts=self.contexts,
-                batch=max(BATCH, tile if self.family and self.family.non_causal else 0),
+                batch=max(BATCH_ROWS, tile if self.family and self.family.non_causal else 0),
                 rows=max(16, min(tile or 256, 256)),
                 parallel=parallel,
                 exact=False,
@@ -128,7 +128,7 @@ class Planner:
             sizes[tensor.type_name] += tensor.n_bytes
         return sizes.most_common(1)[0][0]
 
-    def predict(self, way: Way) -> Prediction:
+    def predict(self, way: RunConfiguration) -> Prediction:
         told, at = self.told, self.contexts.index(way.context)
         model = self.found.model.stat().st_size
         plan = self._plan(way)
@@ -167,9 +167,9 @@ class Planner:
             tokens_per_s=1 / (told.answer + _TOKEN) if told.answer else None,
         )
 
-    def usual(self, detail: Detail = "auto") -> Way:
+    def usual(self, detail: Detail = "auto") -> RunConfiguration:
         """As it runs where nothing limits it: with the encoder that is the fastest here."""
-        return Way(self._fastest()[0], self.asked_context, detail)
+        return RunConfiguration(self._fastest()[0], self.asked_context, detail)
 
     def within(self, budget: int, detail: Detail = "auto") -> Prediction:
         """The first that fits: a smaller context, then another encoder, then less detail, then a cap for pictures.
@@ -198,18 +198,18 @@ class Planner:
             smallest.memory_bytes,
         )
 
-    def _ways(self, detail: Detail) -> Iterator[Way]:
+    def _ways(self, detail: Detail) -> Iterator[RunConfiguration]:
         details: tuple[Detail, ...] = ("high", "auto", "low")
         kinds = self._fastest()
         for view in details[details.index(detail) :]:
             for kind in kinds:
                 for context in self.contexts:
-                    yield Way(kind, context, view)
+                    yield RunConfiguration(kind, context, view)
         if isinstance(self.family, DynamicSize):
             tokens = self.family.plan(self.picture, "low", None).tokens // 2
             while tokens >= _LEAST_TOKENS:
                 for kind in kinds:
-                    yield Way(kind, self.contexts[-1], "low", tokens)
+                    yield RunConfiguration(kind, self.contexts[-1], "low", tokens)
                 tokens //= 2
 
     def _advice(self, budget: int, smallest: Prediction) -> str:
@@ -233,16 +233,16 @@ class Planner:
         most = max((encoder_bytes(e.metadata, e.size, onnx=e.kind == "onnx") for e in self.encoders), default=0)
         return known is None or 2 * most < known[1]
 
-    def _fastest(self) -> tuple[Wanted, ...]:
+    def _fastest(self) -> tuple[EncoderChoice, ...]:
         """The kinds of encoders that are there, the fastest first; "auto" where there is none."""
         known = self.told.tiles
         order = sorted(self.encoders, key=lambda e: known.get(e.path.name, float("inf")))
         return tuple(encoder.kind for encoder in order) or ("auto",)
 
-    def _encoder(self, kind: Wanted) -> Encoder | None:
+    def _encoder(self, kind: EncoderChoice) -> Encoder | None:
         return next((encoder for encoder in self.encoders if encoder.kind == kind), None)
 
-    def _plan(self, way: Way) -> PicturePlan | None:
+    def _plan(self, way: RunConfiguration) -> PicturePlan | None:
         return self.family.plan(self.picture, way.detail, way.most_tokens) if self.family else None
 
     def _first_token(self, plan: PicturePlan | None, encoder: Encoder | None) -> float | None:
@@ -280,7 +280,7 @@ def _picture_bytes(size: tuple[int, int], plan: PicturePlan | None) -> int:
     return max(PIXEL * whole, cutting)
 
 
-def _encoders(checked: Checked) -> Iterator[Encoder]:
+def _encoders(checked: CheckedFiles) -> Iterator[Encoder]:
     if (encoder := checked.encoder) is not None:
         size = sum(path.stat().st_size for path in {encoder.path, *encoder.data_files})
         kind = str(encoder.metadata.get("pocketvlm.type", ""))

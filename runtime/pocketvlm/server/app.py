@@ -12,18 +12,18 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pocketvlm import __version__
+from pocketvlm.chat.vlm import VLM
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server import openapi
-from pocketvlm.server.account import Account
+from pocketvlm.server.access_control import AccessControl
 from pocketvlm.server.admission import Admission
 from pocketvlm.server.chat import ChatEndpoint, unknown_model
-from pocketvlm.server.faults import HTTPError, fault_of, shutting_down
-from pocketvlm.server.guard import Guard
+from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.logs import AccessLog
 from pocketvlm.server.metrics import Metrics
+from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.uploads import Uploads
-from pocketvlm.vlm import VLM
 
 
 class Service:
@@ -38,7 +38,7 @@ class Service:
         self._uploads = Uploads(handles, settings)
         self._metrics = Metrics(self.admission, vlm, handles, __version__)
         router = Router(self._routes(), redirect_slashes=False)
-        self.app = AccessLog(Guard(_Faults(router), settings), self._metrics)
+        self.app = AccessLog(AccessControl(_Faults(router), settings), self._metrics)
 
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
@@ -107,10 +107,10 @@ class _Faults:
         try:
             await self._app(scope, receive, noting)
         except ClientDisconnect:
-            Account.of(scope).left = True
+            RequestRecord.of(scope).left = True
         except Exception as error:  # whatever it is, the client is told
-            fault = _routing(error) if isinstance(error, HTTPException) else fault_of(error)
-            Account.of(scope).code = fault.code
+            fault = _routing(error) if isinstance(error, HTTPException) else http_error_of(error)
+            RequestRecord.of(scope).code = fault.code
             if not started:
                 await fault.response()(scope, receive, send)
 

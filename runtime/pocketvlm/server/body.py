@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from pocketvlm.server.faults import HTTPError
+from pocketvlm.server.http_errors import HTTPError
 
 _MAX_VALUES = 300_000  # a logit_bias of a whole vocabulary; each may take microseconds in which nobody else gets on
 _SMALL = 1 << 16  # read on the event loop: shorter than the way to a thread and back

@@ -10,18 +10,18 @@ from contextlib import closing
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from pocketvlm.answer import fold
-from pocketvlm.engine.engine import Stopper
+from pocketvlm.chat.completion import fold
+from pocketvlm.chat.vlm import VLM
+from pocketvlm.engine.interface import CancellationToken
 from pocketvlm.messages import ChatCompletionChunk, ChatRequest
 from pocketvlm.pictures.handles import PictureHandles
-from pocketvlm.server.account import Account
 from pocketvlm.server.admission import Admission
 from pocketvlm.server.body import read_object
-from pocketvlm.server.faults import HTTPError, fault_of, shutting_down
+from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.pictures import Pictures
-from pocketvlm.server.pump import Pump
+from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
-from pocketvlm.vlm import VLM
+from pocketvlm.server.thread_stream import ThreadStream
 
 ANY_MODEL = "dummy"  # what huggingface_hub sends where no model is named
 
@@ -47,7 +47,7 @@ class ChatEndpoint:
         if request.model not in (None, ANY_MODEL, self._vlm.info.name):
             raise unknown_model()
         reply = _Reply(send)
-        account = Account.of(scope)
+        account = RequestRecord.of(scope)
         account.stream = bool(request.stream)
         work = asyncio.create_task(self._answer(request, account, reply))
         gone = asyncio.create_task(_disconnect(receive))
@@ -63,7 +63,7 @@ class ChatEndpoint:
                 raise ClientDisconnect from None
             await reply.fail(shutting_down())
         except Exception as error:  # whatever it is, the client is told
-            fault = fault_of(error)
+            fault = http_error_of(error)
             account.code = fault.code
             await reply.fail(fault)
         finally:
@@ -80,11 +80,11 @@ class ChatEndpoint:
         for task in self._tasks:
             task.cancel()
 
-    async def _answer(self, request: ChatRequest, account: Account, reply: _Reply) -> None:
+    async def _answer(self, request: ChatRequest, account: RequestRecord, reply: _Reply) -> None:
         asked = time.perf_counter()
         await self._admission.enter()
         entered = time.perf_counter()
-        stopper = Stopper()
+        cancellation = CancellationToken()
 
         def work(put: Callable[[bytes], None]) -> Generator[bytes, None, None]:
             def encoding(done: int, total: int) -> None:
@@ -96,7 +96,7 @@ class ChatEndpoint:
                 request,
                 progress=encoding,
                 read=pictures.read,
-                stopper=stopper,
+                cancellation=cancellation,
                 queue_ms=waited,
                 buffered=not request.stream,
             )
@@ -107,7 +107,7 @@ class ChatEndpoint:
             self._admission.leave(time.perf_counter() - entered)
 
         try:
-            pump = Pump(work, stop=stopper.stop, ended=ended)
+            pump = ThreadStream(work, stop=cancellation.stop, ended=ended)
         except BaseException:  # no thread was to be had
             ended()
             raise

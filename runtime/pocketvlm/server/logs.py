@@ -13,8 +13,8 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pocketvlm.server.account import Account
 from pocketvlm.server.metrics import Metrics
+from pocketvlm.server.request_record import RequestRecord
 
 logger = logging.getLogger("pocketvlm.access")
 _HANDLE = re.compile(r"(/images/.{11})[^/]*")  # whole, it would say which picture was shown; its colon may be %3A
@@ -33,7 +33,7 @@ class AccessLog:
         if scope["type"] != "http":
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        account = Account(given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
+        account = RequestRecord(given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
         account.open(scope)
 
         async def noting(message: Message) -> None:
@@ -54,7 +54,7 @@ def _method(scope: Scope) -> str:
     return scope["method"] if scope["method"] in _METHODS else "other"
 
 
-def _fields(scope: Scope, account: Account) -> dict[str, Any]:
+def _fields(scope: Scope, account: RequestRecord) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "request_id": account.request_id,
         "method": _method(scope),

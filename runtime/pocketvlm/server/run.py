@@ -13,7 +13,7 @@ import uvicorn
 
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.server.app import Service
-from pocketvlm.server.protocol import MAX_HEAD, Protocol
+from pocketvlm.server.http_protocol import MAX_HEAD, HTTPProtocol
 from pocketvlm.server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def serve(service: Service, settings: Settings, sock: socket.socket, ready: Call
 async def _serve(service: Service, settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> None:
     config = uvicorn.Config(
         service.app,
-        http=Protocol,
+        http=HTTPProtocol,
         ws="none",
         lifespan="off",
         log_config=None,

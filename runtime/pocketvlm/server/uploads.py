@@ -13,7 +13,7 @@ from pocketvlm.messages import ImagePart
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles
 from pocketvlm.pictures.images import read_picture
 from pocketvlm.server.body import read_body
-from pocketvlm.server.faults import HTTPError
+from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.settings import Settings
 
 _BODIES = 8  # uploads that are held in memory; slow ones keep others waiting, but the time for a body ends

@@ -11,8 +11,8 @@ from typing import Any
 
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import AssistantMessage, Message, SystemMessage, TextPart, Tool, ToolMessage, UserMessage
-from pocketvlm.structured.form import HERMES, CallForm
 from pocketvlm.structured.schema import json_rule
+from pocketvlm.structured.tool_call_format import HERMES, ToolCallFormat
 
 _ONE = HERMES.opening + "%s" + HERMES.middle + "%s" + HERMES.closing
 MOST = 16  # calls in one answer
@@ -26,7 +26,7 @@ _EXPLANATION = (
 )
 
 
-def calls_rules(tools: Sequence[Tool], chosen: Sequence[int], form: CallForm, *, several: bool) -> str:
+def calls_rules(tools: Sequence[Tool], chosen: Sequence[int], form: ToolCallFormat, *, several: bool) -> str:
     """Rules `calls`: what follows the mark of the first call. `chosen` are positions in `tools`."""
     calls = ["calls: head call tail", f"head: {form.rule(form.opening.removeprefix(form.mark))}"]
     if several and form.gap is not None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pocketvlm.pictures.images import Picture
 from pocketvlm.templates.prompt import TextSpan
-from pocketvlm.vision.cache import EmbeddingCache, Tier
+from pocketvlm.vision.embedding_cache import EmbeddingCache, Tier
 from pocketvlm.vision.family import RGB, Detail
 
 Embeddings = npt.NDArray[np.float32]  # [tokens, n_embd_inp]
@@ -38,12 +38,12 @@ class VisionEncoder(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
+class EmbeddingSpan:
     """A run of embeddings in the prompt, to be computed by the vision that prepared it.
 
     `key` names the embeddings: equal keys, equal values. `positions` is int32 [1 or 4, tokens], relative to the
-    slot's start; the text after it goes on at `advance`. `control` are the control tokens whose embeddings the encoder
-    puts among those of the picture, by place. One with `parts` takes its rows from them, in `order`; they are slots of
+    span's start; the text after it goes on at `advance`. `control` are the control tokens whose embeddings the encoder
+    puts among those of the picture, by place. One with `parts` takes its rows from them, in `order`; they are spans of
     whole tiles and stand nowhere themselves.
     """
 
@@ -53,11 +53,11 @@ class Slot:
     advance: int
     causal: bool = True
     control: Mapping[int, str] = field(default_factory=dict)
-    parts: tuple[Slot, ...] = ()
+    parts: tuple[EmbeddingSpan, ...] = ()
     order: npt.NDArray[np.intp] | None = None
 
     @property
-    def tiles(self) -> tuple[Slot, ...]:
+    def tiles(self) -> tuple[EmbeddingSpan, ...]:
         """What is to be encoded for it."""
         return self.parts or (self,)
 
@@ -66,7 +66,7 @@ class Slot:
         return int(self.positions.shape[1])
 
     def at(self, start: int) -> npt.NDArray[np.int32]:
-        """The positions of a slot that begins at `start`."""
+        """The positions of a span that begins at `start`."""
         positions: npt.NDArray[np.int32] = self.positions + np.int32(start)
         positions[3:] = 0  # the fourth section of M-RoPE is unused
         return positions
@@ -77,55 +77,55 @@ class Slot:
 
 
 @dataclass
-class Seen:
-    """A picture as the model will see it: texts, tokens and slots in prompt order, and what that took.
+class PreparedImage:
+    """A picture as the model will see it: texts, tokens and spans in prompt order, and what that took.
 
     Texts at the edges are not tokens yet: beside other text they may be part of longer ones.
 
-    Made by a `Vision`, which knows how to `compute` its slots; `close` frees what that needs.
+    Made by a `Vision`, which knows how to `compute` its spans; `close` frees what that needs.
     """
 
-    pieces: tuple[TextSpan | int | Slot, ...]
+    pieces: tuple[TextSpan | int | EmbeddingSpan, ...]
     original: tuple[int, int]  # (width, height)
     used: tuple[int, int]
     shrunk: bool
     preprocess_ms: float = 0.0
     encode_ms: float = 0.0
     cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)
-    found: Counter[Tier] = field(default_factory=Counter)  # slots, by where their embeddings came from
+    tile_sources: Counter[Tier] = field(default_factory=Counter)  # spans, by where their embeddings came from
     _counted: float = 0.0  # until when time in the encoder is part of `encode_ms`
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
-    def slots(self) -> list[Slot]:
-        return [piece for piece in self.pieces if isinstance(piece, Slot)]
+    def spans(self) -> list[EmbeddingSpan]:
+        return [piece for piece in self.pieces if isinstance(piece, EmbeddingSpan)]
 
     @property
     def tile_count(self) -> int:
-        return sum(len(slot.tiles) for slot in self.slots)
+        return sum(len(span.tiles) for span in self.spans)
 
     @property
     def tokens(self) -> int:
-        return sum(slot.tokens for slot in self.slots)
+        return sum(span.tokens for span in self.spans)
 
-    def recall(self, tile: Slot) -> Embeddings | None:
+    def recall(self, tile: EmbeddingSpan) -> Embeddings | None:
         """Those that are in memory, at once and on any thread."""
         rows = self.cache.recall(tile.key)
         if rows is not None:
             self._note("memory")
         return rows
 
-    def encode(self, slot: Slot) -> Embeddings:
-        """float32 [slot.tokens, n_embd_inp], from the cache or computed; Aborted where the vision was cancelled."""
-        if slot.parts:
-            return slot.arranged([self.encode(part) for part in slot.parts])
-        rows, tier = self.cache.encode(slot.key, slot.tokens, lambda: self.content(slot), lambda: self.compute(slot))
+    def encode(self, span: EmbeddingSpan) -> Embeddings:
+        """float32 [span.tokens, n_embd_inp], from the cache or computed; Aborted where the vision was cancelled."""
+        if span.parts:
+            return span.arranged([self.encode(part) for part in span.parts])
+        rows, tier = self.cache.encode(span.key, span.tokens, lambda: self.content(span), lambda: self.compute(span))
         self._note(tier)
         return rows
 
     def _note(self, tier: Tier) -> None:
         with self._lock:
-            self.found[tier] += 1
+            self.tile_sources[tier] += 1
 
     def spent(self, began: float) -> None:
         """Time in the encoder, from a time.perf_counter() until now; of tiles at the same time it counts once."""
@@ -134,11 +134,11 @@ class Seen:
             self.encode_ms += 1000 * (now - max(began, self._counted))
             self._counted = now
 
-    def content(self, slot: Slot) -> str:
-        """Names what the encoder gets for a slot: what has the same content has the same embeddings."""
+    def content(self, span: EmbeddingSpan) -> str:
+        """Names what the encoder gets for a span: what has the same content has the same embeddings."""
         raise NotImplementedError
 
-    def compute(self, slot: Slot) -> Embeddings:
+    def compute(self, span: EmbeddingSpan) -> Embeddings:
         raise NotImplementedError
 
     def close(self) -> None:
@@ -154,7 +154,7 @@ class Vision(Protocol):
     cache: EmbeddingCache
     together: int  # as its encoder's
 
-    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:
+    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
         """From the size alone where the family is known: no pixel work before the prompt is known to fit."""
         ...
 

@@ -18,7 +18,7 @@ Detail = Literal["low", "high", "auto"]
 
 
 @dataclass(frozen=True)
-class TileSlot:
+class TileSpan:
     """The place of one tile's embeddings in the prompt. `grid` is (rows, columns) of its tokens.
 
     `between` is a control token whose embedding the encoder itself puts between two rows; none where it is empty.
@@ -40,13 +40,13 @@ class TileSlot:
 
 
 @dataclass(frozen=True)
-class Mosaic:
+class MosaicSpan:
     """A run of embeddings out of several tiles: `order` numbers their rows, one tile's after the other's.
 
     A tile is part of one mosaic. Rows may be left out, or come more than once. Positions count as those of text.
     """
 
-    tiles: tuple[TileSlot, ...]
+    tiles: tuple[TileSpan, ...]
     order: tuple[int, ...]
 
     @property
@@ -58,14 +58,14 @@ class Mosaic:
 class PicturePlan:
     """How one picture will be seen; made from its size alone, before any pixel work.
 
-    `layout` holds control text, tile slots and mosaics in prompt order. Only `control_tokens` are parsed in the text;
+    `layout` holds control text, tile spans and mosaics in prompt order. Only `control_tokens` are parsed in the text;
     the rest is tokenized together with the text beside it.
     Sizes are (width, height) in pixels.
     """
 
     original: tuple[int, int]
     resizes: tuple[tuple[int, int], ...]  # as the family's reference makes them; tiles are cut from the last
-    layout: tuple[str | TileSlot | Mosaic, ...]
+    layout: tuple[str | TileSpan | MosaicSpan, ...]
     canvas: tuple[int, int] | None = None  # with it, they are cut from this, the last size in its middle
 
     @property
@@ -74,15 +74,15 @@ class PicturePlan:
 
     @property
     def tiles(self) -> int:
-        return sum(len(piece.tiles) if isinstance(piece, Mosaic) else 1 for piece in self._slots)
+        return sum(len(piece.tiles) if isinstance(piece, MosaicSpan) else 1 for piece in self._spans)
 
     @property
     def tokens(self) -> int:
         """Embeddings only; the control text around them is counted with the prompt."""
-        return sum(piece.tokens for piece in self._slots)
+        return sum(piece.tokens for piece in self._spans)
 
     @property
-    def _slots(self) -> list[TileSlot | Mosaic]:
+    def _spans(self) -> list[TileSpan | MosaicSpan]:
         return [piece for piece in self.layout if not isinstance(piece, str)]
 
     @property
@@ -111,7 +111,7 @@ class Family(Protocol):
         ...
 
     def tiles(self, image: RGB, plan: PicturePlan) -> Sequence[RGB]:
-        """uint8 [height, width, 3] each, in the order of the plan's slots; not all of one size in every family."""
+        """uint8 [height, width, 3] each, in the order of the plan's spans; not all of one size in every family."""
         ...
 
 

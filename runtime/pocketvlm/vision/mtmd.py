@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pocketvlm.devices import memory
 from pocketvlm.errors import EngineError, ModelFormatError, PairingError, RequestError
 from pocketvlm.files.gguf_header import GGUFHeader
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.mtmd import ImageChunk, Mtmd, TextChunk
 from pocketvlm.pictures.images import Picture
-from pocketvlm.vision.cache import EmbeddingCache
-from pocketvlm.vision.encoder import Embeddings, Seen, Slot
+from pocketvlm.system.machine import memory
+from pocketvlm.vision.embedding_cache import EmbeddingCache
+from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage
 from pocketvlm.vision.family import RGB, Detail, EndsRows, Family, RowEnd
 
 _WINDOWS = "clip.vision.n_wa_pattern"
@@ -101,7 +101,7 @@ class NativeVision(_Opened):
         self._n_vocab = n_vocab
         self.cache = cache or EmbeddingCache()
 
-    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:
+    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
         if detail == "low" or max_tokens is not None:
             asked = "detail: low" if detail == "low" else "max_image_tokens"
             raise RequestError(
@@ -109,7 +109,7 @@ class NativeVision(_Opened):
             )
         began = time.perf_counter()
         owner, chunks = self._mtmd.open_chunks(picture.pixels)
-        pieces: list[int | Slot] = []
+        pieces: list[int | EmbeddingSpan] = []
         images: list[ImageChunk] = []
         for chunk in chunks:
             if isinstance(chunk, TextChunk):
@@ -118,9 +118,9 @@ class NativeVision(_Opened):
             else:
                 key = f"{picture.digest}:{len(images)}:{self.name}"
                 causal = not self._mtmd.non_causal
-                pieces.append(Slot(key, len(images), chunk.positions, chunk.advance, causal))
+                pieces.append(EmbeddingSpan(key, len(images), chunk.positions, chunk.advance, causal))
                 images.append(chunk)
-        seen = _NativeSeen(
+        seen = _NativeImage(
             tuple(pieces),
             picture.size,
             picture.size,
@@ -142,17 +142,17 @@ class NativeVision(_Opened):
 
 
 @dataclass(kw_only=True)
-class _NativeSeen(Seen):
+class _NativeImage(PreparedImage):
     mtmd: Mtmd
     owner: Handle
     images: list[ImageChunk]
 
-    def content(self, slot: Slot) -> str:
-        return f"whole:{slot.key}"  # libmtmd alone knows what it makes of a picture
+    def content(self, span: EmbeddingSpan) -> str:
+        return f"whole:{span.key}"  # libmtmd alone knows what it makes of a picture
 
-    def compute(self, slot: Slot) -> Embeddings:
+    def compute(self, span: EmbeddingSpan) -> Embeddings:
         began = time.perf_counter()
-        rows = self.mtmd.encode(self.images[slot.index])
+        rows = self.mtmd.encode(self.images[span.index])
         self.spent(began)
         return rows
 

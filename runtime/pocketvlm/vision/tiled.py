@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import EngineError, ImageError, RequestError
-from pocketvlm.native.heap import return_free_blocks
 from pocketvlm.pictures.images import Picture
+from pocketvlm.system.allocator import return_free_blocks
 from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
-from pocketvlm.vision.cache import EmbeddingCache, content_of
-from pocketvlm.vision.encoder import Embeddings, Seen, Slot, VisionEncoder
-from pocketvlm.vision.family import RGB, Detail, Family, Mosaic, PicturePlan, TileSlot
+from pocketvlm.vision.embedding_cache import EmbeddingCache, content_of
+from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage, VisionEncoder
+from pocketvlm.vision.family import RGB, Detail, Family, MosaicSpan, PicturePlan, TileSpan
 
 
 class FamilyVision:
@@ -34,7 +34,7 @@ class FamilyVision:
         self._control_tokens = family.control_tokens()
         self._mrope = mrope
 
-    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> Seen:
+    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
         try:
             plan = self._family.plan(picture.size, detail, max_tokens)
         except ImageError as error:
@@ -42,11 +42,11 @@ class FamilyVision:
         if max_tokens is not None and plan.tokens > max_tokens:
             raise RequestError(f"max_image_tokens is {max_tokens}; this model needs {plan.tokens} for a picture", param)
         spans = (
-            TextSpan(piece, special=True) if isinstance(piece, str) else self._slot(piece, picture, plan)
+            TextSpan(piece, special=True) if isinstance(piece, str) else self._span(piece, picture, plan)
             for piece in plan.layout
         )
-        pieces: tuple[TextSpan | Slot, ...] = isolate_control_tokens(spans, self._control_tokens)
-        return _TiledSeen(
+        pieces: tuple[TextSpan | EmbeddingSpan, ...] = isolate_control_tokens(spans, self._control_tokens)
+        return _TiledImage(
             pieces,
             plan.original,
             plan.used,
@@ -57,15 +57,19 @@ class FamilyVision:
             by=(self._family, self._encoder),
         )
 
-    def _slot(self, piece: TileSlot | Mosaic, picture: Picture, plan: PicturePlan) -> Slot:
-        positions, advance = place(piece, mrope=self._mrope)
+    def _span(self, piece: TileSpan | MosaicSpan, picture: Picture, plan: PicturePlan) -> EmbeddingSpan:
+        positions, advance = span_positions(piece, mrope=self._mrope)
         causal = not self._family.non_causal
         key = f"{picture.digest}:{plan.resizes}:" + (f"{plan.canvas}:" if plan.canvas else "")
-        if isinstance(piece, TileSlot):
-            return Slot(f"{key}{piece.index}:{self.name}", piece.index, positions, advance, causal, piece.control)
-        parts = tuple(self._slot(tile, picture, plan) for tile in piece.tiles)
+        if isinstance(piece, TileSpan):
+            return EmbeddingSpan(
+                f"{key}{piece.index}:{self.name}", piece.index, positions, advance, causal, piece.control
+            )
+        parts = tuple(self._span(tile, picture, plan) for tile in piece.tiles)
         named = f"{key}{[part.index for part in parts]}:{self.name}"
-        return Slot(named, parts[0].index, positions, advance, causal, parts=parts, order=np.array(piece.order))
+        return EmbeddingSpan(
+            named, parts[0].index, positions, advance, causal, parts=parts, order=np.array(piece.order)
+        )
 
     def cancel(self) -> None:
         self._encoder.cancel()
@@ -78,50 +82,50 @@ class FamilyVision:
 
 
 @dataclass(kw_only=True)
-class _TiledSeen(Seen):
+class _TiledImage(PreparedImage):
     picture: Picture
     plan: PicturePlan
     by: tuple[Family, VisionEncoder]
     tiles: Sequence[RGB] | None = field(default=None, repr=False)  # cut when first needed
     contents: dict[int, str] = field(default_factory=dict, repr=False)  # of tiles that were asked for, by index
 
-    def content(self, slot: Slot) -> str:
+    def content(self, span: EmbeddingSpan) -> str:
         """Of a tile, which the encoder sees by itself: a picture that changed in one place costs the tiles there."""
-        if slot.index not in self.contents:
-            tile = self._tile(slot)
+        if span.index not in self.contents:
+            tile = self._tile(span)
             began = time.perf_counter()
-            self.contents[slot.index] = content_of(tile)
+            self.contents[span.index] = content_of(tile)
             self.preprocess_ms += 1000 * (time.perf_counter() - began)
-        return self.contents[slot.index]
+        return self.contents[span.index]
 
-    def compute(self, slot: Slot) -> Embeddings:
-        tile = self._tile(slot)
+    def compute(self, span: EmbeddingSpan) -> Embeddings:
+        tile = self._tile(span)
         began = time.perf_counter()
         rows = self.by[1].encode_tile(tile)
         self.spent(began)
-        if len(rows) != slot.tokens:
+        if len(rows) != span.tokens:
             raise EngineError(
-                f"the vision encoder gave {len(rows)} embeddings for a tile, its family has {slot.tokens}"
+                f"the vision encoder gave {len(rows)} embeddings for a tile, its family has {span.tokens}"
             )
         return rows
 
-    def _tile(self, slot: Slot) -> RGB:
+    def _tile(self, span: EmbeddingSpan) -> RGB:
         if self.tiles is None:
             began = time.perf_counter()
             self.tiles = self.by[0].tiles(self.picture.pixels, self.plan)
             return_free_blocks()
             self.preprocess_ms += 1000 * (time.perf_counter() - began)
-        return self.tiles[slot.index]
+        return self.tiles[span.index]
 
 
-def place(slot: TileSlot | Mosaic, *, mrope: bool) -> tuple[npt.NDArray[np.int32], int]:
-    """Positions of a slot's tokens, int32 [1 or 4, tokens] from 0, and how far the text after it moves on.
+def span_positions(span: TileSpan | MosaicSpan, *, mrope: bool) -> tuple[npt.NDArray[np.int32], int]:
+    """Positions of a span's tokens, int32 [1 or 4, tokens] from 0, and how far the text after it moves on.
 
     M-RoPE (arXiv 2409.12191): time stands still, height and width count, and text goes on past the longer.
     """
-    if not mrope or isinstance(slot, Mosaic):
-        return np.tile(np.arange(slot.tokens, dtype=np.int32), (4 if mrope else 1, 1)), slot.tokens
-    rows, cols = slot.grid
+    if not mrope or isinstance(span, MosaicSpan):
+        return np.tile(np.arange(span.tokens, dtype=np.int32), (4 if mrope else 1, 1)), span.tokens
+    rows, cols = span.grid
     y, x = np.divmod(np.arange(rows * cols, dtype=np.int32), cols)
     zeros = np.zeros_like(y)
     return np.stack([zeros, y, x, zeros]).astype(np.int32), max(rows, cols)

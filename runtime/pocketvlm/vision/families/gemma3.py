@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
-from pocketvlm.vision.square import read_square
+from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSpan
+from pocketvlm.vision.fixed_size import read_fixed_size
 
 _BEGIN, _END = "<start_of_image>", "<end_of_image>"
 _BILINEAR = Image.Resampling.BILINEAR
@@ -36,7 +36,7 @@ class Gemma3:
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:  # noqa: ARG002
         """The same for every `detail`: a picture costs what it costs."""
         grid = (self.tokens_per_side, self.tokens_per_side)
-        layout = (f"\n\n{_BEGIN}", TileSlot(0, grid), f"{_END}\n\n")
+        layout = (f"\n\n{_BEGIN}", TileSpan(0, grid), f"{_END}\n\n")
         return PicturePlan(original=size, resizes=((self.tile, self.tile),), layout=layout)
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
@@ -50,4 +50,4 @@ def matches(metadata: dict[str, Any]) -> bool:
 
 
 def from_metadata(metadata: dict[str, Any]) -> Gemma3:
-    return Gemma3(*read_square(metadata, _POOLED))
+    return Gemma3(*read_fixed_size(metadata, _POOLED))

@@ -14,9 +14,9 @@ from PIL import Image
 
 from pocketvlm.errors import ImageError
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSpan
+from pocketvlm.vision.fixed_size import positive
 from pocketvlm.vision.grid import resized
-from pocketvlm.vision.square import positive
 
 _BUDGETS = (70, 140, 280, 560, 1120)  # embeddings of a picture that the model was trained with
 _BEGIN, _END = "<|image>", "<image|>"
@@ -47,8 +47,8 @@ class Gemma4:
         if max_tokens is not None and max_tokens < budget:
             budget = max((known for known in _BUDGETS if known <= max_tokens), default=max_tokens)
         used = _fit(size, self.cell, budget)
-        slot = TileSlot(0, (used[1] // self.cell, used[0] // self.cell))
-        return PicturePlan(original=size, resizes=(used,), layout=(_BEGIN, slot, _END))
+        span = TileSpan(0, (used[1] // self.cell, used[0] // self.cell))
+        return PicturePlan(original=size, resizes=(used,), layout=(_BEGIN, span, _END))
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
         """One uint8 [height, width, 3]."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.dynamic import DynamicSize, read_dynamic
+from pocketvlm.vision.dynamic_size import DynamicSize, read_dynamic
 
 
 def matches(metadata: dict[str, Any]) -> bool:

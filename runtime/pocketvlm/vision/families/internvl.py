@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSpan
+from pocketvlm.vision.fixed_size import positive, read_fixed_size
 from pocketvlm.vision.grid import cut, grids, nearest, resized
-from pocketvlm.vision.square import positive, read_square
 
 _BEGIN, _END = "<img>", "</img>"
 _BICUBIC = Image.Resampling.BICUBIC
@@ -58,9 +58,9 @@ class InternVL:
         cols, rows = nearest(size, self.tile, grids(self.least, most)) or (1, 1)
         grid = (self.tokens_per_side, self.tokens_per_side)
         count = cols * rows
-        slots = (TileSlot(index, grid) for index in range(count + 1 if count > 1 else 1))
+        spans = (TileSpan(index, grid) for index in range(count + 1 if count > 1 else 1))
         return PicturePlan(
-            original=size, resizes=((cols * self.tile, rows * self.tile),), layout=(_BEGIN, *slots, _END)
+            original=size, resizes=((cols * self.tile, rows * self.tile),), layout=(_BEGIN, *spans, _END)
         )
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
@@ -80,4 +80,4 @@ def from_metadata(metadata: dict[str, Any]) -> InternVL:
     """Files of llama.cpp's own converter may lack the last two keys."""
     least = positive(metadata, "clip.vision.preproc_min_tiles", _FEWEST, most=_MOST_TILES)
     most = positive(metadata, "clip.vision.preproc_max_tiles", _USUAL, most=_MOST_TILES)
-    return InternVL(*read_square(metadata), least, most)
+    return InternVL(*read_fixed_size(metadata), least, most)

@@ -14,9 +14,9 @@ from PIL import Image
 
 from pocketvlm.errors import ImageError
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSpan
+from pocketvlm.vision.fixed_size import positive
 from pocketvlm.vision.grid import cut, grids, nearest, resized, within
-from pocketvlm.vision.square import positive
 
 _BILINEAR = Image.Resampling.BILINEAR
 _BEGIN, _END, _OVERVIEW = "<|image_start|>", "<|image_end|>", "<|img_thumbnail|>"
@@ -79,7 +79,7 @@ class LFM2VL:
         if max_tokens is not None and self._tokens(single) > max_tokens:
             cols, rows = within(size, max_tokens)
             single = (cols * self.cell, rows * self.cell)
-        return PicturePlan(original=size, resizes=(single,), layout=(_BEGIN, self._slot(0, single), _END))
+        return PicturePlan(original=size, resizes=(single,), layout=(_BEGIN, self._span(0, single), _END))
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
         """The grid row by row, uint8 [tile, tile, 3] each, then the whole picture; or that alone."""
@@ -128,16 +128,16 @@ class LFM2VL:
     def _tokens(self, size: tuple[int, int]) -> int:
         return size[0] * size[1] // self.cell**2
 
-    def _slot(self, index: int, size: tuple[int, int]) -> TileSlot:
-        return TileSlot(index, (size[1] // self.cell, size[0] // self.cell))
+    def _span(self, index: int, size: tuple[int, int]) -> TileSpan:
+        return TileSpan(index, (size[1] // self.cell, size[0] // self.cell))
 
-    def _layout(self, grid: tuple[int, int], overview: tuple[int, int]) -> tuple[str | TileSlot, ...]:
+    def _layout(self, grid: tuple[int, int], overview: tuple[int, int]) -> tuple[str | TileSpan, ...]:
         cols, rows = grid
-        layout: list[str | TileSlot] = [_BEGIN]
+        layout: list[str | TileSpan] = [_BEGIN]
         for number in range(cols * rows):
-            layout += [_name(*divmod(number, cols)), self._slot(number, (self.tile, self.tile))]
+            layout += [_name(*divmod(number, cols)), self._span(number, (self.tile, self.tile))]
         if self.overview:
-            layout += [_OVERVIEW, self._slot(cols * rows, overview)]
+            layout += [_OVERVIEW, self._span(cols * rows, overview)]
         return (*layout, _END)
 
 

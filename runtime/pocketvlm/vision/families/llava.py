@@ -9,16 +9,16 @@ import numpy as np
 
 from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.families import llava_next
-from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
-from pocketvlm.vision.fit import Fit, read_fit
-from pocketvlm.vision.square import read_square
+from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSpan
+from pocketvlm.vision.fixed_size import read_fixed_size
+from pocketvlm.vision.letterbox import Letterbox, read_letterbox
 
 
 @dataclass(frozen=True)
 class Llava:
     """`fit` makes a picture square; `tokens_per_side` is image_size / patch_size."""
 
-    fit: Fit
+    fit: Letterbox
     tokens_per_side: int
     non_causal: bool = False
     image_token: str = "<image>"
@@ -32,7 +32,7 @@ class Llava:
 
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:  # noqa: ARG002
         """The same for every `detail`: a picture costs what it costs."""
-        layout = (TileSlot(0, (self.tokens_per_side, self.tokens_per_side)),)
+        layout = (TileSpan(0, (self.tokens_per_side, self.tokens_per_side)),)
         return PicturePlan(original=size, resizes=((self.fit.edge, self.fit.edge),), layout=layout)
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:  # noqa: ARG002  # as all families'
@@ -44,5 +44,5 @@ def matches(metadata: dict[str, Any]) -> bool:
 
 
 def from_metadata(metadata: dict[str, Any]) -> Llava:
-    edge, side = read_square(metadata, 1)
-    return Llava(read_fit(metadata, edge), side)
+    edge, side = read_fixed_size(metadata, 1)
+    return Llava(read_letterbox(metadata, edge), side)

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.family import RGB, Detail, Mosaic, PicturePlan, RowEnd, TileSlot
+from pocketvlm.vision.family import RGB, Detail, MosaicSpan, PicturePlan, RowEnd, TileSpan
+from pocketvlm.vision.fixed_size import read_fixed_size
 from pocketvlm.vision.grid import Size, cut
-from pocketvlm.vision.square import read_square
 
 _KEY = "clip.vision.image_grid_pinpoints"
 _MOST_TILES = 64  # along an edge: several times what models have
@@ -54,10 +54,10 @@ class LlavaNext:
         """`auto` leaves a picture that a tile holds in one tile; a model was trained on that layout as well."""
         grids = [grid for grid in self.grids if max_tokens is None or self._tokens(size, grid) <= max_tokens]
         if detail == "low" or not grids or (detail == "auto" and max(size) <= self.tile):
-            whole = Mosaic((self._slot(0),), tuple(range(self.tile_tokens)))
+            whole = MosaicSpan((self._span(0),), tuple(range(self.tile_tokens)))
             return PicturePlan(size, ((self.tile, self.tile),), (whole,))
         grid = _best(size, grids)
-        whole = Mosaic((self._slot(0),), tuple(range(self.side**2)))
+        whole = MosaicSpan((self._span(0),), tuple(range(self.side**2)))
         return PicturePlan(size, (_fitted(size, grid),), (whole, *self._bands(size, grid)), grid)
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
@@ -79,7 +79,7 @@ class LlavaNext:
     def _seen(self, size: Size, grid: Size) -> tuple[range, range]:
         return _seen(size, (grid[0] // self.tile * self.side, grid[1] // self.tile * self.side))
 
-    def _bands(self, size: Size, grid: Size) -> Iterator[Mosaic]:
+    def _bands(self, size: Size, grid: Size) -> Iterator[MosaicSpan]:
         """The grid's embeddings, a row of tiles at a time."""
         cols, rows = grid[0] // self.tile, grid[1] // self.tile
         across, down = self._seen(size, grid)
@@ -92,10 +92,10 @@ class LlavaNext:
                     )
                     order.append(self.tile_tokens - 1)
             if order:
-                yield Mosaic(tuple(self._slot(1 + row * cols + col) for col in range(cols)), tuple(order))
+                yield MosaicSpan(tuple(self._span(1 + row * cols + col) for col in range(cols)), tuple(order))
 
-    def _slot(self, index: int) -> TileSlot:
-        return TileSlot(index, (1, self.tile_tokens))
+    def _span(self, index: int) -> TileSpan:
+        return TileSpan(index, (1, self.tile_tokens))
 
 
 def matches(metadata: dict[str, Any]) -> bool:
@@ -104,7 +104,7 @@ def matches(metadata: dict[str, Any]) -> bool:
 
 def from_metadata(metadata: dict[str, Any]) -> LlavaNext:
     """The key holds width and height by turns, as in files of llama.cpp's own converter."""
-    tile, side = read_square(metadata, 1)
+    tile, side = read_fixed_size(metadata, 1)
     told = metadata[_KEY]
     if not isinstance(told, list | tuple) or len(told) % 2 or not all(type(edge) is int for edge in told):
         raise ValueError(f"{_KEY} is {told!r}, must be pairs of numbers")

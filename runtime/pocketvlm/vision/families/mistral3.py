@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.family import RGB, Detail, PicturePlan, RowEnd, TileSlot
+from pocketvlm.vision.family import RGB, Detail, PicturePlan, RowEnd, TileSpan
+from pocketvlm.vision.fixed_size import positive
 from pocketvlm.vision.grid import resized
-from pocketvlm.vision.square import positive
 
 _BREAK, _END = "[IMG_BREAK]", "[IMG_END]"
 _AUTO, _LOW = 1024, 256  # embeddings, those of rows' ends among them
@@ -36,7 +36,7 @@ class Mistral3:
 
     @property
     def tile_tokens(self) -> int:
-        return self._slot((self.longest, self.longest)).tokens
+        return self._span((self.longest, self.longest)).tokens
 
     @property
     def row_end(self) -> RowEnd:
@@ -49,23 +49,23 @@ class Mistral3:
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:
         own = {"high": None, "auto": _AUTO, "low": _LOW}[detail]
         limit = min((most for most in (own, max_tokens) if most is not None), default=None)
-        slot = self._slot(_within(size, self.longest))
+        span = self._span(_within(size, self.longest))
         below = range((self.longest - 1) // self.factor * self.factor, 0, -self.factor)
         for longest in below:  # the reference's procedure, with a shorter longest edge
-            if limit is None or slot.tokens <= limit:
+            if limit is None or span.tokens <= limit:
                 break
-            slot = self._slot(_within(size, longest))
-        used = (slot.grid[1] * self.factor, slot.grid[0] * self.factor)
-        return PicturePlan(original=size, resizes=(used,), layout=(slot, _END))
+            span = self._span(_within(size, longest))
+        used = (span.grid[1] * self.factor, span.grid[0] * self.factor)
+        return PicturePlan(original=size, resizes=(used,), layout=(span, _END))
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
         """One uint8 [height, width, 3]."""
         return [np.asarray(resized(Image.fromarray(image), plan.used, Image.Resampling.BICUBIC))]
 
-    def _slot(self, size: tuple[int, int]) -> TileSlot:
+    def _span(self, size: tuple[int, int]) -> TileSpan:
         """As many rows and columns as cover a picture of this size."""
         width, height = size
-        return TileSlot(0, (-(-height // self.factor), -(-width // self.factor)), _BREAK)
+        return TileSpan(0, (-(-height // self.factor), -(-width // self.factor)), _BREAK)
 
 
 def matches(metadata: dict[str, Any]) -> bool:

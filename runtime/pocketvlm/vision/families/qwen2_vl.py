@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.dynamic import DynamicSize, read_dynamic
+from pocketvlm.vision.dynamic_size import DynamicSize, read_dynamic
 
 
 def matches(metadata: dict[str, Any]) -> bool:

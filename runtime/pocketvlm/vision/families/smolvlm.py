@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSlot
+from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSpan
+from pocketvlm.vision.fixed_size import positive, read_fixed_size
 from pocketvlm.vision.grid import cut, resized
-from pocketvlm.vision.square import positive, read_square
 
 _LONGEST_ALLOWED = 4096  # transformers: idefics3 MAX_IMAGE_SIZE
 _MOST_TILES = 64  # along an edge; each place in the grid has a token of its own
@@ -101,17 +101,17 @@ class SmolVLM:
         best = max(fitting, key=lambda g: (min(g[0] / cols, g[1] / rows), g[0] * g[1], g[0] if wide else g[1]))
         return best[0] * self.tile, best[1] * self.tile
 
-    def _layout(self, used: tuple[int, int]) -> tuple[str | TileSlot, ...]:
+    def _layout(self, used: tuple[int, int]) -> tuple[str | TileSpan, ...]:
         cols, rows = used[0] // self.tile, used[1] // self.tile
         grid = (self.tokens_per_side, self.tokens_per_side)
         if cols * rows == 1:
-            return (f"{_EDGE}<global-img>", TileSlot(0, grid), _EDGE)
-        layout: list[str | TileSlot] = []
+            return (f"{_EDGE}<global-img>", TileSpan(0, grid), _EDGE)
+        layout: list[str | TileSpan] = []
         for row in range(rows):
             for col in range(cols):
                 newline = "\n" if col == 0 and row > 0 else ""
-                layout += [f"{newline}{_EDGE}<row_{row + 1}_col_{col + 1}>", TileSlot(row * cols + col, grid)]
-        return (*layout, f"\n\n{_EDGE}<global-img>", TileSlot(rows * cols, grid), _EDGE)
+                layout += [f"{newline}{_EDGE}<row_{row + 1}_col_{col + 1}>", TileSpan(row * cols + col, grid)]
+        return (*layout, f"\n\n{_EDGE}<global-img>", TileSpan(rows * cols, grid), _EDGE)
 
 
 def matches(metadata: dict[str, Any]) -> bool:
@@ -119,7 +119,7 @@ def matches(metadata: dict[str, Any]) -> bool:
 
 
 def from_metadata(metadata: dict[str, Any]) -> SmolVLM:
-    tile, side = read_square(metadata)
+    tile, side = read_fixed_size(metadata)
     return SmolVLM(tile, positive(metadata, "clip.vision.preproc_image_size", most=_MOST_TILES * tile), side)
 
 

@@ -1,0 +1,158 @@
+"""A vision transformer with a class token and learned scales of its residual branches, as GGUF and as ONNX.
+
+Layer scale is arXiv 2103.17239, norms of queries and keys are arXiv 2302.05442. The last layer has no norm behind it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pocketvlm_converters.checkpoint.folder import Tensor
+from pocketvlm_converters.family import Names
+from pocketvlm_converters.networks.sizes import layer_sizes
+from pocketvlm_converters.onnx.graph import INPUT, MICROSOFT, Graph
+from pocketvlm_converters.onnx.layers import add_norm, norm
+from pocketvlm_converters.onnx.patches import Normalization, cut, folded
+from pocketvlm_converters.onnx.weights import floats
+from pocketvlm_converters.weights import Value, Weight
+
+
+@dataclass(frozen=True)
+class InternViT:
+    """Sizes of the encoder. `side` is the number of patches along one edge of a tile.
+
+    Its activation is GELU, of which libmtmd has but an approximation (arXiv 1606.08415), off by at most 0.0005.
+    With `rms`, norms divide by the root of the mean square and have no bias. `biased` are queries, keys and values;
+    with `normed`, queries and keys have a norm of that kind each, over all heads together.
+    """
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    image: int
+    patch: int
+    epsilon: float
+    rms: bool = False
+    biased: bool = True
+    normed: bool = False
+
+    @property
+    def side(self) -> int:
+        return self.image // self.patch
+
+    def metadata(self) -> dict[str, Value]:
+        return {
+            "clip.has_vision_encoder": True,
+            "clip.use_gelu": True,
+            "clip.vision.image_size": self.image,
+            "clip.vision.patch_size": self.patch,
+            **layer_sizes(self, self.epsilon),
+        }
+
+    def weights(self, names: Names) -> list[Weight]:
+        """What is added or scales stays float32, as in every encoder here."""
+        hidden, inner, found = self.hidden, self.inner, []
+
+        def exact(gguf: str, name: str, shape: tuple[int, ...]) -> None:
+            found.append(Weight(gguf, names.tensor(name, shape), exact=True))
+
+        def linear(gguf: str, name: str, shape: tuple[int, int], biased: bool = True) -> None:
+            found.append(Weight(f"{gguf}.weight", names.tensor(f"{name}.weight", shape)))
+            if biased:
+                exact(f"{gguf}.bias", f"{name}.bias", shape[:1])
+
+        found.append(Weight("v.class_embd", self._class_token(names), exact=True))
+        found.append(Weight("v.position_embd.weight", self._places(names), exact=True))
+        patches = "embeddings.patch_embeddings.projection"
+        exact("v.patch_embd.weight", f"{patches}.weight", (hidden, 3, self.patch, self.patch))
+        exact("v.patch_embd.bias", f"{patches}.bias", (hidden,))
+        for layer in range(self.layers):
+            here, there = f"encoder.layer.{layer}.", f"v.blk.{layer}."
+            for gguf, name in (("ln1", "layernorm_before"), ("ln2", "layernorm_after")):
+                for kind in ("weight",) if self.rms else ("weight", "bias"):
+                    exact(f"{there}{gguf}.{kind}", f"{here}{name}.{kind}", (hidden,))
+            for gguf, name in (("ls1", "lambda_1"), ("ls2", "lambda_2")):
+                exact(f"{there}{gguf}.weight", f"{here}{name}", (hidden,))
+            for x in "qkv":
+                linear(f"{there}attn_{x}", f"{here}attention.{x}_proj", (hidden, hidden), self.biased)
+            for x in "qk" if self.normed else "":
+                exact(f"{there}attn_{x}_norm.weight", f"{here}attention.{x}_norm.weight", (hidden,))
+            linear(f"{there}attn_out", f"{here}attention.projection_layer", (hidden, hidden))
+            linear(f"{there}ffn_up", f"{here}mlp.fc1", (inner, hidden))
+            linear(f"{there}ffn_down", f"{here}mlp.fc2", (hidden, inner))
+        return found
+
+    def graph(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
+        """Add the encoder to `graph`; its output [tiles, side * side, hidden], without the class token.
+
+        Patches come in squares of `group` x `group`, as `cut` says: attention does not mind their order as long as
+        the position table has the same.
+        """
+
+        def scales(name: str) -> list[str]:
+            kinds = ("weight",) if self.rms else ("weight", "bias")
+            return [graph.vector(names.tensor(f"{name}.{kind}", (self.hidden,))) for kind in kinds]
+
+        def linear(value: str, name: str, shape: tuple[int, int], biased: bool = True, sensitive: bool = False) -> str:
+            bias = names.tensor(f"{name}.bias", shape[:1]) if biased else None
+            return graph.linear(value, names.tensor(f"{name}.weight", shape), bias, sensitive)
+
+        def scaled(value: str, name: str) -> str:
+            return graph.one("Mul", value, graph.vector(names.tensor(name, (self.hidden,))))
+
+        square, up, down = (self.hidden, self.hidden), (self.inner, self.hidden), (self.hidden, self.inner)
+        value = self._embedded(graph, names, pixels, group)
+        normed = norm(graph, value, *scales("encoder.layer.0.layernorm_before"), epsilon=self.epsilon)
+        for layer in range(self.layers):
+            at = f"encoder.layer.{layer}."
+            queries, keys, values = (linear(normed, f"{at}attention.{x}_proj", square, self.biased) for x in "qkv")
+            if self.normed:
+                queries, keys = (
+                    norm(graph, x, *scales(f"{at}attention.{name}"), epsilon=self.epsilon)
+                    for x, name in ((queries, "q_norm"), (keys, "k_norm"))
+                )
+            mixed = graph.one("MultiHeadAttention", queries, keys, values, domain=MICROSOFT, num_heads=self.heads)
+            mixed = scaled(linear(mixed, f"{at}attention.projection_layer", square), f"{at}lambda_1")
+            normed, value = add_norm(graph, value, mixed, *scales(f"{at}layernorm_after"), epsilon=self.epsilon)
+            inner = graph.one("Gelu", linear(normed, f"{at}mlp.fc1", up), domain=MICROSOFT)
+            # Trained activations have outliers here, as in every encoder with such an MLP.
+            inner = scaled(linear(inner, f"{at}mlp.fc2", down, sensitive=graph.kind == "int8"), f"{at}lambda_2")
+            if layer + 1 < self.layers:
+                following = scales(f"encoder.layer.{layer + 1}.layernorm_before")
+                normed, value = add_norm(graph, value, inner, *following, epsilon=self.epsilon)
+            else:
+                value = graph.one("Add", value, inner)
+        return graph.one("Slice", value, graph.integers(0), graph.integers(self.side**2), graph.integers(1))
+
+    def _embedded(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
+        """Patches and behind them the class token, each with its position: [tiles, side * side + 1, hidden]."""
+        outer = self.side // group
+        shape = (self.hidden, 3, self.patch, self.patch)
+        patches = "embeddings.patch_embeddings.projection"
+        matrix, offset = folded(floats(names.tensor(f"{patches}.weight", shape)), pixels)
+        offset += floats(names.tensor(f"{patches}.bias", shape[:1]))
+        places = floats(self._places(names))
+        table = (places[1:] + offset).reshape(outer, group, outer, group, self.hidden).transpose(0, 2, 1, 3, 4)
+        token = floats(self._class_token(names)) + places[0]
+
+        value = cut(graph, self.patch, group, outer, outer)
+        value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
+        table = table.reshape(1, -1, self.hidden).astype(np.float32)
+        value = graph.one("Add", value, graph.constant("position_embedding", table))
+        tiles = graph.one("Shape", INPUT, start=0, end=1)
+        first = graph.constant("class_embedding", token.reshape(1, 1, -1))
+        first = graph.one("Expand", first, graph.extents(tiles, 1, self.hidden))
+        return graph.one("Concat", value, first, axis=1)
+
+    def _class_token(self, names: Names) -> Tensor:
+        """[hidden]."""
+        found = names.tensor("embeddings.cls_token", (1, 1, self.hidden))
+        return replace(found, data=found.data.reshape(-1))
+
+    def _places(self, names: Names) -> Tensor:
+        """The position table [1 + side * side, hidden], the class token's first."""
+        found = names.tensor("embeddings.position_embeddings", (1, 1 + self.side**2, self.hidden))
+        return replace(found, data=found.data[0])

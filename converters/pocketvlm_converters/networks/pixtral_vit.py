@@ -1,0 +1,140 @@
+"""A vision transformer built like a decoder, for pictures of any size, as GGUF and as ONNX.
+
+RMS norms, gated MLPs, no biases; rows and columns turn queries and keys by alternating frequencies (axial rotary
+positions), and every patch attends to the whole picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pocketvlm_converters.checkpoint.folder import Section
+from pocketvlm_converters.family import Names
+from pocketvlm_converters.networks.decoder import rotary_order
+from pocketvlm_converters.networks.feed_forward import refuse_square
+from pocketvlm_converters.networks.sizes import layer_sizes
+from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
+from pocketvlm_converters.onnx.grid import Grid
+from pocketvlm_converters.onnx.layers import add_norm, norm
+from pocketvlm_converters.onnx.patches import Normalization, cut, folded
+from pocketvlm_converters.onnx.weights import floats
+from pocketvlm_converters.weights import Value, Weight
+
+_EPSILON = 1e-5  # no configuration has a key for it
+_THETA = 10000.0  # libmtmd has no key for it
+
+
+@dataclass(frozen=True)
+class PixtralViT:
+    """Sizes. `hidden` values a patch, in `heads`."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    patch: int
+
+    def metadata(self) -> dict[str, Value]:
+        return {
+            "clip.has_vision_encoder": True,
+            "clip.use_silu": True,
+            "clip.vision.patch_size": self.patch,
+            **layer_sizes(self, _EPSILON),
+        }
+
+    def weights(self, names: Names) -> list[Weight]:
+        """Patch convolution and norms stay float32, as in every encoder here; libmtmd rotates neighbours."""
+        hidden, inner, found = self.hidden, self.inner, []
+        turned = rotary_order(self.heads, hidden // self.heads)
+
+        def exact(gguf: str, name: str) -> None:
+            found.append(Weight(f"{gguf}.weight", names.tensor(f"{name}.weight", (hidden,)), exact=True))
+
+        kernel = names.tensor("patch_conv.weight", (hidden, 3, self.patch, self.patch))
+        found.append(Weight("v.patch_embd.weight", kernel, exact=True))
+        exact("v.pre_ln", "ln_pre")
+        for layer in range(self.layers):
+            here, there = f"transformer.layers.{layer}.", f"v.blk.{layer}."
+            exact(f"{there}ln1", f"{here}attention_norm")
+            exact(f"{there}ln2", f"{here}ffn_norm")
+            for gguf, name, shape, order in (
+                ("attn_q", "attention.q_proj", (hidden, hidden), turned),
+                ("attn_k", "attention.k_proj", (hidden, hidden), turned),
+                ("attn_v", "attention.v_proj", (hidden, hidden), None),
+                ("attn_out", "attention.o_proj", (hidden, hidden), None),
+                ("ffn_gate", "feed_forward.gate_proj", (inner, hidden), None),
+                ("ffn_up", "feed_forward.up_proj", (inner, hidden), None),
+                ("ffn_down", "feed_forward.down_proj", (hidden, inner), None),
+            ):
+                found.append(Weight(f"{there}{gguf}.weight", names.tensor(f"{here}{name}.weight", shape), order))
+        return found
+
+    def graph(self, graph: Graph, names: Names, pixels: Normalization, grid: Grid) -> str:
+        """Add the encoder to `graph`; its output [tiles, patches, hidden], in the squares of `grid`."""
+        turns = (graph.integers(0), *grid.angles(self.hidden // self.heads, _THETA, alternating=True))
+        square, up, down = (self.hidden, self.hidden), (self.inner, self.hidden), (self.hidden, self.inner)
+
+        def scale(name: str) -> str:
+            return graph.vector(names.tensor(f"{name}.weight", (self.hidden,)))
+
+        def linear(value: str, name: str, shape: tuple[int, int], sensitive: bool = False) -> str:
+            return graph.linear(value, names.tensor(f"{name}.weight", shape), sensitive=sensitive)
+
+        value = cut(graph, self.patch, grid.merge, grid.rows, grid.cols)
+        kernel = names.tensor("patch_conv.weight", (self.hidden, 3, self.patch, self.patch))
+        matrix, offset = folded(floats(kernel), pixels)
+        value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
+        value = graph.one("Add", value, graph.constant("patch_offset", offset.astype(np.float32)))
+        value = norm(graph, value, scale("ln_pre"), epsilon=_EPSILON)
+        change = ""
+        for layer in range(self.layers):
+            at = f"transformer.layers.{layer}."
+            if change:
+                normed, value = add_norm(graph, value, change, scale(f"{at}attention_norm"), epsilon=_EPSILON)
+            else:
+                normed = norm(graph, value, scale(f"{at}attention_norm"), epsilon=_EPSILON)
+            queries, keys, values = (linear(normed, f"{at}attention.{part}_proj", square) for part in "qkv")
+            queries, keys = (
+                graph.one("RotaryEmbedding", part, *turns, domain=MICROSOFT, num_heads=self.heads)
+                for part in (queries, keys)
+            )
+            mixed = graph.one("MultiHeadAttention", queries, keys, values, domain=MICROSOFT, num_heads=self.heads)
+            mixed = linear(mixed, f"{at}attention.o_proj", square)
+            normed, value = add_norm(graph, value, mixed, scale(f"{at}ffn_norm"), epsilon=_EPSILON)
+            gate = linear(normed, f"{at}feed_forward.gate_proj", up)
+            gate = graph.one("QuickGelu", gate, domain=MICROSOFT, alpha=1.0)  # SiLU
+            inner = graph.one("Mul", gate, linear(normed, f"{at}feed_forward.up_proj", up))
+            # The product of a gated MLP has the largest outliers of all activations.
+            change = linear(inner, f"{at}feed_forward.down_proj", down, sensitive=graph.kind == "int8")
+        return graph.one("Add", value, change)
+
+
+def pixtral_vit(config: Section, **defaults: int) -> PixtralViT:
+    """Read `config`, the vision configuration; `defaults` are what the family's configuration class fills in.
+
+    What libmtmd has fixed and it has otherwise is refused.
+    """
+    config.require("num_channels", 3, 3)
+    config.require("hidden_act", "silu", "gelu")
+    config.require("rope_theta", _THETA, _THETA)
+    rope = config.section("rope_parameters")
+    rope.require("rope_theta", _THETA, _THETA)
+    if rope.text("rope_type", "axial") not in ("axial", "default"):  # older files call it default
+        raise rope.wrong("rope_type", "only axial is supported")
+    found = PixtralViT(
+        hidden=config.integer("hidden_size", defaults["hidden_size"]),
+        inner=config.integer("intermediate_size", defaults["intermediate_size"]),
+        layers=config.integer("num_hidden_layers", defaults["num_hidden_layers"]),
+        heads=config.integer("num_attention_heads", defaults["num_attention_heads"]),
+        patch=config.integer("patch_size", defaults["patch_size"]),
+    )
+    if found.hidden % (4 * found.heads):
+        raise config.wrong(
+            "num_attention_heads", f"heads of hidden_size {found.hidden} must have a multiple of 4 values"
+        )
+    width = found.hidden // found.heads
+    config.require("head_dim", width, width)
+    refuse_square(config, found.inner, found.hidden)
+    return found

@@ -1,0 +1,311 @@
+"""The engine in this process: a model, its vision, one context, and the scheduler that shares them out."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from queue import SimpleQueue
+
+from pocketvlm.engine.interface import (
+    CancellationToken,
+    EngineInfo,
+    EngineOptions,
+    Event,
+    Finished,
+    Generation,
+    PromptImage,
+    Snapshot,
+    Statistics,
+)
+from pocketvlm.engine.kv_cache.prefix_cache import length_of
+from pocketvlm.engine.loading.loader import load
+from pocketvlm.engine.scheduling.request_state import Emit, RequestState
+from pocketvlm.engine.scheduling.sampling import check_sampling
+from pocketvlm.engine.scheduling.scheduler import Scheduler
+from pocketvlm.engine.scheduling.step import MAX_UNREAD_EVENTS
+from pocketvlm.engine.threads import ThreadBudget
+from pocketvlm.errors import (
+    ContextLengthError,
+    EngineBusyError,
+    EngineClosedError,
+    EngineError,
+    GenerationCancelledError,
+    RequestError,
+)
+from pocketvlm.native.grammar import Matcher, Vocabulary
+from pocketvlm.native.llama import Model
+from pocketvlm.system.machine import physical_cores
+from pocketvlm.templates.prompt import TextSpan
+from pocketvlm.vision.compatibility import check_files
+from pocketvlm.vision.disk_cache import DiskCache
+from pocketvlm.vision.encoder import PreparedImage, Vision
+from pocketvlm.vision.prompt_units import PromptUnit, units_of
+
+
+class InProcessEngine:
+    """Loads the files. Raises ModelError leaves, each naming the file.
+
+    With `parallel` 1, decoder and encoder take turns and use all threads. With several requests they work at the same
+    time: the background worker (encoder, background prefill) has half of the threads, the decoder the other half while
+    it works.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        mmproj: Path | None,
+        onnx: Path | None,
+        *,
+        name: str,
+        fingerprint: str,
+        options: EngineOptions,
+    ) -> None:
+        checked = check_files(model, mmproj, onnx, options.vision)
+        disk_cache = None
+        if options.picture_cache is not None:
+            disk_cache = DiskCache(options.picture_cache, options.picture_files_size)
+        count = options.threads or physical_cores()
+        threads = ThreadBudget.split(count, parallel=options.parallel)
+        encoder_threads = max(1, count // 2) if options.parallel > 1 else options.threads
+        loaded = load(checked, options, threads=threads, encoder_threads=encoder_threads, disk_cache=disk_cache)
+        self._model, self._vision, self._context = loaded.model, loaded.vision, loaded.context
+        control = self._model.control_tokens(checked.model.array("tokenizer.ggml.token_type"))
+        self._info = EngineInfo(
+            name=name,
+            chat_template=self._model.chat_template,
+            bos=self._model.token_text(self._model.bos),
+            eos=self._model.token_text(self._model.eos),
+            control_tokens=control,
+            end_tokens=frozenset(text for text, token in control.items() if self._model.is_end(token)),
+            image_token=self._vision.image_token if self._vision else None,
+            has_vision=self._vision is not None,
+            vision=self._vision.name if self._vision else None,
+            context_size=self._context.n_ctx,
+            fingerprint=fingerprint,
+            exact=options.exact,
+            placement=loaded.placement.summary,
+        )
+        self._scheduler = Scheduler(
+            self._model,
+            self._vision,
+            self._context,
+            parallel=options.parallel,
+            threads=threads,
+            load_token_embeddings=loaded.load_token_embeddings,
+            draft_policy=loaded.draft_policy,
+            prefill_context=loaded.prefill_context,
+        )
+        self._parallel = options.parallel
+        self._vocabulary: Vocabulary | None = None
+        self._making_vocabulary = threading.Lock()
+        self._open: dict[RequestState, SimpleQueue[Event | BaseException]] = {}
+        self._streams_of_thread: Counter[int] = Counter()
+        self._lock = threading.RLock()  # the garbage collector ends streams, on any thread, in any line
+        self._calls = _Calls()
+        # Not a __del__: the scheduler's thread keeps the scheduler, and so the model, alive.
+        self._process = os.getpid()
+        self._finalizer = weakref.finalize(
+            self, _free, self._process, self._scheduler, self._calls, self._vision, self._model
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        return self._info
+
+    def statistics(self) -> Statistics:
+        statistics = self._scheduler.statistics()
+        if self._vision is None:
+            return statistics
+        cache = self._vision.cache.statistics()
+        return replace(
+            statistics,
+            tiles_encoded=cache.encoded,
+            tiles_from_memory=cache.from_memory,
+            tiles_from_disk=cache.from_disk,
+            picture_evictions=cache.evictions,
+            picture_bytes=cache.bytes,
+        )
+
+    def clear_picture_cache(self) -> None:
+        if self._vision is not None:
+            self._vision.cache.clear()
+
+    @property
+    def progress(self) -> tuple[int | None, int | None]:
+        """The numbers of the running step and of the running background work, rising with time; None while idle."""
+        return self._scheduler.progress
+
+    def cancel(self) -> None:
+        with self._lock:
+            running = [(request, channel) for request, channel in list(self._open.items()) if request.sequence]
+        for request, channel in running:
+            self._scheduler.cancel(request)
+            channel.put(GenerationCancelledError(_CANCELLED))
+
+    def close(self) -> None:
+        self._finalizer()
+
+    def generate(
+        self, generation: Generation, cancellation: CancellationToken | None = None
+    ) -> Generator[Event, None, None]:
+        self._check_open()
+        thread = threading.get_ident()
+        if self._streams_of_thread[thread] >= self._parallel:
+            raise EngineBusyError("this thread has unfinished streams on this model: read one to its end or close it")
+        channel: SimpleQueue[Event | BaseException] = SimpleQueue()
+        request = self.submit(generation, channel.put, channel.qsize)
+        with self._lock:
+            self._open[request] = channel
+            self._streams_of_thread[thread] += 1
+        event: Event | BaseException | None = None
+        cancellation = cancellation or CancellationToken()
+        cancellation.attach(lambda: channel.put(GenerationCancelledError(_CANCELLED)))
+        try:
+            while not isinstance(event, Finished):
+                event = channel.get()
+                if request.cancelled:
+                    raise GenerationCancelledError(_CANCELLED)
+                self._check_open()
+                if isinstance(event, BaseException):
+                    raise event
+                if channel.qsize() == MAX_UNREAD_EVENTS - 1:
+                    self._scheduler.wake()
+                yield event
+        finally:
+            cancellation.attach(None)
+            with self._lock:
+                del self._open[request]
+                self._streams_of_thread[thread] -= 1
+                if not self._streams_of_thread[thread]:
+                    del self._streams_of_thread[thread]
+            if not isinstance(event, Finished):
+                self._scheduler.cancel(request)
+
+    def submit(self, generation: Generation, emit: Emit, unread_events: Callable[[], int] = lambda: 0) -> RequestState:
+        """Like `generate`, without an iterator: `emit` gets the events on other threads; an error is the last one.
+
+        Raises what is wrong with the request.
+        """
+        with self._calls:
+            return self._submit(generation, emit, unread_events)
+
+    def _submit(self, generation: Generation, emit: Emit, unread_events: Callable[[], int]) -> RequestState:
+        check_sampling(self._model, generation)
+        constraint = generation.constraint
+        matcher = None if constraint is None else Matcher(self._grammar_vocabulary(), constraint)
+        images: list[tuple[PromptImage, PreparedImage]] = []
+        try:
+            units = self._prompt_units(generation.prompt, images)
+            if not units:
+                raise RequestError("the prompt is empty", "messages")
+            prompt_tokens = sum(map(length_of, units))
+            room = self._context.n_ctx - prompt_tokens
+            if room < 1:
+                image_tokens = sum(prepared.tokens for _, prepared in images)
+                raise ContextLengthError(
+                    f"the prompt has {prompt_tokens:,} tokens ({image_tokens:,} of them pictures), "
+                    f"the context holds {self._context.n_ctx:,}",
+                    "messages",
+                )
+            limit = min(generation.max_tokens or room, room)
+            request = RequestState(generation, units, images, limit, emit, unread_events, matcher)
+            self._scheduler.submit(request)
+        except BaseException:  # Ctrl-C too: no caller has the images yet
+            for _, prepared in images:
+                prepared.close()
+            raise
+        return request
+
+    def snapshot(self, prompt: Sequence[TextSpan | PromptImage]) -> Snapshot:
+        self._check_open()
+        images: list[tuple[PromptImage, PreparedImage]] = []
+        with self._calls:
+            try:
+                units = self._prompt_units(prompt, images)
+            finally:
+                for _, prepared in images:
+                    prepared.close()
+        return self._scheduler.run_between_steps(lambda sequences: sequences.snapshot(units))
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        self._check_open()
+        self._scheduler.run_between_steps(lambda sequences: sequences.adopt(snapshot))
+
+    def withdraw(self, request: RequestState) -> None:
+        """Cancel what `submit` returned."""
+        self._scheduler.cancel(request)
+
+    def _grammar_vocabulary(self) -> Vocabulary:
+        """The vocabulary in llguidance's form, made when it is first needed."""
+        with self._making_vocabulary:
+            if self._vocabulary is None:
+                self._vocabulary = Vocabulary(self._model)
+            return self._vocabulary
+
+    def _check_open(self) -> None:
+        if os.getpid() != self._process:  # the engine's threads are not in this process: no request would end
+            raise EngineError("the model was loaded before this process was forked: load it where it is used")
+        if not self._finalizer.alive:
+            raise EngineClosedError(_CLOSED)
+
+    def _prompt_units(
+        self, prompt: Sequence[TextSpan | PromptImage], images: list[tuple[PromptImage, PreparedImage]]
+    ) -> list[PromptUnit]:
+        """Tokenize a prompt and prepare its images, which are added to `images`, to be closed."""
+        pieces: list[TextSpan | PreparedImage] = []
+        for piece in prompt:
+            if isinstance(piece, TextSpan):
+                pieces.append(piece)
+                continue
+            if self._vision is None:
+                raise RequestError(
+                    f"{self._info.name} is a text-only model: it was loaded without a projector", piece.param
+                )
+            prepared = self._vision.prepare(piece.picture, piece.detail, piece.max_tokens, piece.param)
+            images.append((piece, prepared))
+            pieces.append(prepared)
+        return units_of(self._model, pieces)
+
+
+_CANCELLED, _CLOSED = "the generation was cancelled", "the model is closed"
+
+
+class _Calls:
+    """Counts threads that use native objects, as tokenizing does. Freeing these objects waits for their end."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._threads: list[int] = []
+        self._closed = False
+
+    def __enter__(self) -> None:
+        with self._changed:
+            if self._closed:
+                raise EngineClosedError(_CLOSED)
+            self._threads.append(threading.get_ident())
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._threads.remove(threading.get_ident())
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Refuse new calls and wait for running ones, except for one that a signal interrupted on this thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not {*self._threads} - {threading.get_ident()})
+
+
+def _free(process: int, scheduler: Scheduler, calls: _Calls, vision: Vision | None, model: Model) -> None:
+    if os.getpid() != process:  # after a fork the threads to wait for are not here
+        return
+    scheduler.close()
+    calls.end()
+    if vision is not None:
+        vision.close()
+    model.close()  # closes context and vision before itself

@@ -1,0 +1,183 @@
+"""Load checked files: a model, its vision and a context, on a GPU as far as its memory allows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from pocketvlm.engine.interface import EngineOptions
+from pocketvlm.engine.loading.device_placement import (
+    DevicePlacement,
+    MemoryDemand,
+    check_name,
+    onnx_device,
+    place_on_devices,
+    scratch_bytes,
+)
+from pocketvlm.engine.scheduling.background_prefill import CHUNK_ROWS
+from pocketvlm.engine.speculative.draft_length import MAX_DRAFT_TOKENS, DraftLengthPolicy, draft_length_policy
+from pocketvlm.engine.threads import ThreadBudget
+from pocketvlm.errors import EngineError, ModelError, NativeLibraryError
+from pocketvlm.files.footprint import encoder_bytes, encoder_scratch, weights_of
+from pocketvlm.native import library
+from pocketvlm.native.context import Context
+from pocketvlm.native.llama import Model
+from pocketvlm.native.token_embeddings import TokenEmbeddings, token_embeddings
+from pocketvlm.system.allocator import return_free_blocks
+from pocketvlm.system.machine import memory
+from pocketvlm.vision import onnx
+from pocketvlm.vision.compatibility import CheckedFiles, family_of
+from pocketvlm.vision.disk_cache import DiskCache
+from pocketvlm.vision.embedding_cache import default_size
+from pocketvlm.vision.encoder import Vision
+from pocketvlm.vision.providers import DEVICES, devices_for
+from pocketvlm.vision.select_encoder import open_vision, tile_patches
+
+_log = logging.getLogger(__name__)
+CONTEXT_LIMIT = 8192  # default cap: the cache of a 2 B model then stays within a few hundred MB
+BATCH_ROWS = 512
+_PHOTO = (4000, 3000)  # seen with detail auto: the encoder's share of a device is reckoned with it
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What an engine runs.
+
+    `prefill_context` makes the context of background prompts, where there is to be one. `load_token_embeddings` returns
+    the embeddings of tokens, for models where an embedding gives the same logits as its token.
+    """
+
+    model: Model
+    vision: Vision | None
+    context: Context
+    prefill_context: Callable[[], Context] | None
+    placement: DevicePlacement
+    load_token_embeddings: Callable[[], TokenEmbeddings | None] | None
+    draft_policy: DraftLengthPolicy | None
+
+
+def load(
+    checked: CheckedFiles,
+    options: EngineOptions,
+    *,
+    threads: ThreadBudget,
+    encoder_threads: int | None,
+    disk_cache: DiskCache | None,
+) -> LoadedModel:
+    """Load the files. Where a device has less memory than it reports, try again with less on it."""
+    placement: DevicePlacement | None = _placement(checked, options)
+    while placement is not None:
+        if placement.short:
+            _log.warning("%s", placement.summary)
+        else:
+            _log.info("%s", placement.summary)
+        try:
+            return _load(checked, options, placement, threads, encoder_threads, disk_cache)
+        except (ModelError, EngineError) as error:
+            placement = placement.smaller()
+            if placement is None:
+                raise
+            _log.warning("%s", error)
+    raise AssertionError
+
+
+def context_size(checked: CheckedFiles, asked: int | None) -> int:
+    """In tokens, of a request."""
+    trained = checked.model.metadata.get(f"{checked.model.architecture}.context_length")
+    return asked or min(trained if isinstance(trained, int) and trained else CONTEXT_LIMIT, CONTEXT_LIMIT)
+
+
+def _load(
+    checked: CheckedFiles,
+    options: EngineOptions,
+    placement: DevicePlacement,
+    threads: ThreadBudget,
+    encoder_threads: int | None,
+    disk_cache: DiskCache | None,
+) -> LoadedModel:
+    model = Model(checked.model.path, gpu_layers=placement.layers, device=placement.device)
+    try:
+        vision = open_vision(
+            model,
+            checked,
+            threads=encoder_threads,
+            device=onnx_device(options.device, _onnx_devices()) if checked.encoder else "auto",
+            gpu=placement.device if placement.encoder else None,
+            cache_size=default_size() if options.picture_cache_size is None else options.picture_cache_size,
+            cache_files=disk_cache,
+        )
+        size, sequences = context_size(checked, options.context_size), options.parallel
+        at_once = vision.at_once if vision else 0
+        # On a GPU a second context would take its memory and not save its time.
+        background = threads.background > 0 and not model.forgets and not placement.layers
+        make = partial(Context, model, exact=options.exact, sequences=sequences, moves=background)
+        draft_policy = draft_length_policy(options.speculate, exact=options.exact, forgets=model.forgets)
+        drafted = MAX_DRAFT_TOKENS if draft_policy else 0
+        context = make(n_ctx=size, n_batch=max(BATCH_ROWS, at_once), threads=threads.all, outputs=sequences + drafted)
+    except BaseException:  # Ctrl-C too: no caller has the model yet
+        model.close()
+        raise
+    return_free_blocks()
+    prefill_context = partial(
+        make,
+        n_ctx=-(-size // sequences),
+        n_batch=max(CHUNK_ROWS, at_once),
+        threads=threads.background,
+        outputs=sequences,
+    )
+    # Small batches cost a GPU less, and ggml's Vulkan backend on Mesa's lavapipe crashed in the trial of a row.
+    mixed = vision and not model.forgets and not placement.layers
+    return LoadedModel(
+        model,
+        vision,
+        context,
+        prefill_context if background else None,
+        placement,
+        partial(token_embeddings, model, checked.model, context) if mixed else None,
+        draft_policy,
+    )
+
+
+def _placement(checked: CheckedFiles, options: EngineOptions) -> DevicePlacement:
+    check_name(options.device, DEVICES)
+    host = memory()
+    try:
+        placement = place_on_devices(
+            library.devices(), options.device, _memory_demand(checked, options), host=host[1] if host else None
+        )
+    except NativeLibraryError:
+        if checked.encoder is None or options.device not in _onnx_devices():  # then onnxruntime alone has it
+            raise
+        return DevicePlacement(None, 0, False, f"{options.device} for the ONNX vision encoder alone")
+    if options.gpu_layers < 0 or placement.device is None:
+        return placement
+    encoder = placement.encoder and options.gpu_layers > 0
+    return DevicePlacement(placement.device, options.gpu_layers, encoder, "as asked")
+
+
+def _memory_demand(checked: CheckedFiles, options: EngineOptions) -> MemoryDemand:
+    metadata, architecture = checked.model.metadata, checked.model.architecture
+
+    def number(key: str) -> int:
+        value = metadata.get(f"{architecture}.{key}")
+        return value if isinstance(value, int) else max(value, default=0) if isinstance(value, list) else 0
+
+    size, sequences = context_size(checked, options.context_size), options.parallel
+    vocabulary = next((t.shape[-1] for t in checked.model.tensors if t.name == "token_embd.weight"), 0)
+    width = number("embedding_length")
+    inner = number("feed_forward_length") or 4 * width
+    scratch = scratch_bytes(width, inner, vocabulary, batch=BATCH_ROWS, context=size, sequences=sequences)
+    projector = checked.projector
+    if projector is None:
+        return MemoryDemand(weights_of(checked.model), size * sequences, scratch)
+    family = family_of(projector.metadata, projector.path)
+    patches = tile_patches(family, family.plan(_PHOTO, "auto", None) if family else None, projector.metadata)
+    encoder = encoder_bytes(projector.metadata, projector.path.stat().st_size, onnx=False)
+    encoder += encoder_scratch(projector.metadata, patches, onnx=False)
+    return MemoryDemand(weights_of(checked.model), size * sequences, scratch, encoder, True)
+
+
+def _onnx_devices() -> tuple[str, ...]:
+    return devices_for("auto", onnx.runtime().get_available_providers())

@@ -1,0 +1,108 @@
+"""Who may ask: the Host header (DNS rebinding), the Origin header (other web pages), the key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+from collections.abc import Mapping
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pocketvlm.server.http_errors import HTTPError
+from pocketvlm.server.request_record import RequestRecord
+from pocketvlm.server.settings import Settings, is_loopback
+
+OPEN_PATHS = frozenset({"/health", "/v1/health"})  # asked by what watches a process, which has no key
+
+
+class AccessControl:
+    """In front of the app. Answers preflights, and refuses whoever may not ask."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._key = _digest(settings.api_key) if settings.api_key else None
+        self._hosts = {"localhost", "127.0.0.1", "[::1]", _bracketed(settings.host)}
+        self._hosts.update(host.lower() for host in settings.allowed_hosts)
+        # A name can be pointed at this machine by whoever owns it, an address cannot; the key is still asked for.
+        self._any_address = not is_loopback(settings.host)
+        self._origins = frozenset(settings.allowed_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        origin = headers.get("origin")
+        try:
+            self._check_host(headers.get("host", ""))
+            if origin is not None:
+                self._check_origin(origin)
+                send = _with_headers(send, {"access-control-allow-origin": origin, "vary": "Origin"})
+                if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                    await _preflight(headers)(scope, receive, send)
+                    return
+            if scope["path"] not in OPEN_PATHS:
+                self._check_key(headers.get("authorization", ""))
+        except HTTPError as fault:
+            RequestRecord.of(scope).code = fault.code
+            await fault.response()(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _check_host(self, given: str) -> None:
+        host = given.lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if host in self._hosts or name in self._hosts or (self._any_address and _is_address(name)):
+            return
+        raise HTTPError(403, "this Host header is not served here; --allowed-host adds one", code="host_not_allowed")
+
+    def _check_origin(self, origin: str) -> None:
+        if "*" not in self._origins and origin not in self._origins:
+            raise HTTPError(
+                403, "web pages of this origin may not call; --allow-origin adds one", code="origin_not_allowed"
+            )
+
+    def _check_key(self, authorization: str) -> None:
+        if self._key is None:
+            return
+        scheme, _, key = authorization.partition(" ")
+        # Digests, so that neither content nor length of the key shows in the time that comparing takes.
+        if scheme.lower() != "bearer" or not hmac.compare_digest(_digest(key.strip()), self._key):
+            headers = {"www-authenticate": "Bearer"}
+            raise HTTPError(401, "a valid key is needed: Authorization: Bearer KEY", None, "invalid_api_key", headers)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]".lower() if ":" in host and not host.startswith("[") else host.lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _preflight(headers: Headers) -> Response:
+    allowed = {
+        "access-control-allow-methods": "GET, POST, DELETE",
+        "access-control-allow-headers": headers.get("access-control-request-headers", "authorization, content-type"),
+        "access-control-max-age": "600",
+    }
+    if headers.get("access-control-request-private-network") == "true":
+        allowed["access-control-allow-private-network"] = "true"
+    return Response(status_code=204, headers=allowed)
+
+
+def _with_headers(send: Send, more: Mapping[str, str]) -> Send:
+    async def wrapped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(more)
+        await send(message)
+
+    return wrapped

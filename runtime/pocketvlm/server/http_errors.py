@@ -1,0 +1,75 @@
+"""What a client is told when a request fails: a status, and a body in which all four keys always stand."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from starlette.responses import Response
+
+from pocketvlm.errors import (
+    EngineClosedError,
+    EngineCrashedError,
+    GenerationCancelledError,
+    ImageNotFoundError,
+    QueueFullError,
+    RequestError,
+)
+
+logger = logging.getLogger(__name__)
+_LONGEST_PARAM = 200  # a path can hold a key that the client made up
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+@dataclass(eq=False)
+class HTTPError(Exception):
+    """`param` is the path of the request's field at fault, `code` what a program looks at."""
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.status} {self.code}"
+
+    @property
+    def type(self) -> str:
+        return _TYPES.get(self.status) or ("server_error" if self.status >= 500 else "invalid_request_error")
+
+    def json(self) -> bytes:
+        """As ASCII: a client may have sent half of a surrogate pair."""
+        param = self.param if self.param is None else self.param[:_LONGEST_PARAM]
+        error = {"message": self.message, "type": self.type, "param": param, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+    def response(self) -> Response:
+        return Response(self.json(), self.status, dict(self.headers), media_type="application/json")
+
+
+def shutting_down() -> HTTPError:
+    return HTTPError(503, "the server is shutting down", code="shutting_down", headers={"retry-after": "5"})
+
+
+def http_error_of(error: BaseException) -> HTTPError:
+    """The fault that a client is told of for any exception; one that nobody foresaw is logged without its values."""
+    if isinstance(error, HTTPError):
+        return error
+    if isinstance(error, RequestError):
+        status = 404 if isinstance(error, ImageNotFoundError) else 400
+        return HTTPError(status, error.message, error.param, error.code or "invalid_value")
+    if isinstance(error, QueueFullError):
+        return HTTPError(429, str(error), code="queue_full", headers={"retry-after": str(math.ceil(error.retry_after))})
+    if isinstance(error, EngineCrashedError):
+        return HTTPError(500, str(error), code="engine_crashed")
+    if isinstance(error, GenerationCancelledError | EngineClosedError):
+        return shutting_down()
+    # An exception's text may hold what the client sent; where it happened does not.
+    where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
+    logger.error("%s\n%s", type(error).__name__, where.rstrip())
+    return HTTPError(500, "an internal error; the server's log says where", code="internal_error")

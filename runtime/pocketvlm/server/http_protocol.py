@@ -1,0 +1,68 @@
+"""uvicorn's HTTP/1.1, with our errors for what is no HTTP, and a limit on the time that a request's head may take."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from pocketvlm.server.http_errors import HTTPError
+
+HEAD_TIMEOUT = 20.0  # seconds
+LINGER = 1.0  # seconds
+MAX_HEAD = 1 << 16  # bytes of request line and headers
+
+
+class HTTPProtocol(H11Protocol):
+    """A connection that is idle between requests is closed by uvicorn's own timer."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _refused = False
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._watch_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        super().data_received(data)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn names it
+        """uvicorn calls this for any broken request."""
+        self._refuse(HTTPError(400, "this is not valid HTTP/1.1, or its headers are too large", code="invalid_http"))
+
+    def _watch_head(self) -> None:
+        """Start the timer when a head is awaited, or the rest of a body after its answer; stop it otherwise."""
+        if self.conn.their_state is not h11.IDLE and self.conn.our_state is not h11.DONE:
+            if self._head_timer is not None:
+                self._head_timer.cancel()
+                self._head_timer = None
+        elif self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
+
+    def _too_slow(self) -> None:
+        self._head_timer = None
+        if not self.transport.is_closing():
+            self._refuse(HTTPError(408, f"no request within {HEAD_TIMEOUT:g} s", code="request_timeout"))
+
+    def _refuse(self, fault: HTTPError) -> None:
+        """Tell why, and close; a moment later, or the reset for what was not read would overtake the answer."""
+        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.close()
+            return
+        body = fault.json()
+        headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+        for event in (h11.Response(status_code=fault.status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self._refused = True
+        self.transport.write_eof()
+        self.loop.call_later(LINGER, self.transport.close)

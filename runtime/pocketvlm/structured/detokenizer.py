@@ -1,0 +1,58 @@
+"""Token bytes -> text that may be shown: whole UTF-8 characters, and never the beginning of a stop string. Pure."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+
+class Detokenizer:
+    """Turns the bytes of one token after another into text deltas.
+
+    The deltas together are the whole text, decoded as `bytes.decode("utf-8", "replace")` would, cut before the first
+    stop string: the one that is complete first, and of several that end at the same character the longest. That does
+    not depend on how the bytes are split into tokens, and generation can end with the token that completes it.
+    """
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        if "" in stops:
+            raise ValueError("a stop string must not be empty")
+        self.stopped = False
+        self._stops = tuple(stops)
+        self._longest = max(map(len, self._stops), default=0)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""  # always the possible beginning of a stop string
+
+    def push(self, data: bytes) -> str:
+        """The text that may be shown now; empty once `stopped`."""
+        return self._advance(self._decoder.decode(data))
+
+    def finish(self) -> str:
+        """What was held back, now that no token follows; empty once `stopped`."""
+        text = self._advance(self._decoder.decode(b"", final=True))
+        text, self._held = text + self._held, ""
+        return text
+
+    def _advance(self, text: str) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + text
+        cut = self._first_stop(text)
+        if cut is not None:
+            self.stopped, self._held = True, ""
+            return text[:cut]
+        keep = len(text) - self._beginning_of_stop(text)
+        self._held = text[keep:]
+        return text[:keep]
+
+    def _first_stop(self, text: str) -> int | None:
+        """Where the first stop string begins."""
+        found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
+        return min(found)[1] if found else None
+
+    def _beginning_of_stop(self, text: str) -> int:
+        """Length of the longest end of `text` with which some stop string begins."""
+        for length in range(min(self._longest - 1, len(text)), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0

@@ -1,0 +1,56 @@
+"""One of our modules in a process of its own: it can be stopped, and an abort in native code ends nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_KEPT = 5  # lines
+# `python -m` looks for modules in the working directory first, which may be a folder that was downloaded.
+_START = (
+    "import sys; sys.path = [folder for folder in sys.path if folder]; import runpy; "
+    "from pocketvlm import offline; offline.enforce_if_told(); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+
+
+@dataclass(frozen=True)
+class ExitedProcess:
+    """How it ended: 0, an exit status, or minus the number of a signal; and the last lines that nobody took."""
+
+    code: int
+    lines: tuple[str, ...]
+
+    @property
+    def signal(self) -> str:
+        """The beginning of a sentence about it, "" where there was none."""
+        return f"process ended with signal {-self.code}: " if self.code < 0 else ""
+
+
+def run(module: str, *arguments: str, take: Callable[[str], bool]) -> ExitedProcess:
+    """Run `python -m module arguments` to its end, without the modules of the working directory.
+
+    `take` gets each line of its standard error; True: it was for it. Whatever is raised meanwhile, Ctrl-C
+    too, kills the process first.
+    """
+    last: deque[str] = deque(maxlen=_KEPT)
+    with subprocess.Popen(
+        [sys.executable, "-c", _START, module, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if not take(line):
+                    last.append(line.strip())
+            return ExitedProcess(process.wait(), tuple(last))
+        except BaseException:  # Ctrl-C too: nobody else can end it
+            process.kill()
+            raise

@@ -1,0 +1,38 @@
+"""A prompt as a language model takes it: token ids, and spans where the embeddings of a picture go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pocketvlm.native.llama import Model
+from pocketvlm.templates.prompt import TextSpan, joined
+from pocketvlm.vision.encoder import EmbeddingSpan, PreparedImage
+
+PromptUnit = int | EmbeddingSpan
+
+
+def units_of(model: Model, pieces: Iterable[TextSpan | PreparedImage]) -> list[PromptUnit]:
+    """`pieces` in prompt order; pictures are prepared already."""
+    flat: list[TextSpan | PromptUnit] = []
+    for piece in pieces:
+        flat += piece.pieces if isinstance(piece, PreparedImage) else (piece,)
+    parts: Iterable[TextSpan | PromptUnit] = joined(flat)
+    units: list[PromptUnit] = []
+    for part in parts:
+        if isinstance(part, TextSpan):
+            units.extend(model.tokenize(part.text, special=part.special, first=not units))
+        else:
+            units.append(part)
+    # Some templates spell the first token, others leave it to the tokenizer.
+    if model.adds_bos and (not units or units[0] != model.bos):
+        units.insert(0, model.bos)
+    return units
+
+
+def leading_tokens(units: Sequence[PromptUnit]) -> list[int]:
+    found: list[int] = []
+    for unit in units:
+        if not isinstance(unit, int):
+            break
+        found.append(unit)
+    return found
