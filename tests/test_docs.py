@@ -21,7 +21,6 @@ FAST = {"docs/tutorial.md"}
 ELSEWHERE = {"docs/server.md"}
 COLUMNS = 120
 FOLDERS = "tests|docs|runtime|converters|models|scripts|benchmarks|examples|cmake"
-UNFINISHED = ("docs/architecture.md", "docs/glossary.md")
 # Of other programs.
 OPTIONS = set("--build --check --ctx-checkpoints --data-binary --find-links --install --no-deps --no-index".split())
 
@@ -208,12 +207,12 @@ def test_the_public_names_are_documented() -> None:
 # ---- how it is written
 
 
-@pytest.mark.parametrize("page", pages(*UNFINISHED))
+@pytest.mark.parametrize("page", pages())
 def test_dropped_words(page: Path) -> None:
     assert not re.findall(r"\b(?:tells?|told|nobody|whoever|so many|mend|mends|mended|aside)\b", prose(page))
 
 
-@pytest.mark.parametrize("page", pages(*UNFINISHED))
+@pytest.mark.parametrize("page", pages())
 def test_lines_are_short(page: Path) -> None:
     long = [number for number, line in enumerate(page.read_text("utf-8").splitlines(), 1) if len(line) > COLUMNS]
     assert not long, f"lines {long} have more than {COLUMNS} columns"
