@@ -166,12 +166,12 @@ def test_mmproj_types(kind: str, least: float, pristine: Path, reference: Any, t
 def test_libmtmd_still_misplaces_positions(
     pristine: Path, reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where this fails, libmtmd does it right by itself, and native.operands must not any more."""
+    """Where this fails, libmtmd does it right by itself, and native.mtmd_graph_patches must not any more."""
     wanted = rows_of(reference, pristine)
     bundle = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="f32", onnx="none", verify=False)
     files = (bundle.file("mmproj"), bundle.file("model"))
     assert min(worst(rows, wanted) for rows in encoded(*files, len(wanted))) >= 0.9999, "once and again"
-    monkeypatch.setattr(mtmd, "_MENDS", {})
+    monkeypatch.setattr(mtmd, "_GRAPH_PATCHES", {})
     assert worst(encoded(*files, len(wanted))[0], wanted) < 0.99
 
 

@@ -118,19 +118,19 @@ def test_onnx_types(kind: Any, least: float, pristine: Path, reference: Any, tmp
 def test_libmtmd_still_misplaces_the_class_token(
     pristine: Path, reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where this fails, libmtmd does it right by itself, and native.operands can go."""
+    """Where this fails, libmtmd does it right by itself, and native.mtmd_graph_patches can go."""
     made = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="f32", onnx="none", verify=False)
     rows = wanted(reference)
     assert worst(encoded(made), rows) >= 0.9999
     assert worst(encoded(made, meanwhile=Collector), rows) >= 0.9999, "another one that looks at nodes"
-    monkeypatch.setattr(mtmd, "_MENDS", {})
+    monkeypatch.setattr(mtmd, "_GRAPH_PATCHES", {})
     assert worst(encoded(made), rows) < 0.9
 
 
 def test_a_mend_that_found_nothing_is_told(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="f32", onnx="none", verify=False)
     monkeypatch.setattr(mtmd_graph_patches, "CLASS_TOKEN", "v.another_name")
-    with pytest.raises(EngineError, match=r"mmproj-f32\.gguf: this build of libmtmd places the class token otherwise"):
+    with pytest.raises(EngineError, match=r"mmproj-f32\.gguf: this build of libmtmd places the class token"):
         encoded(made)
 
 
