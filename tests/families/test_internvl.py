@@ -227,7 +227,7 @@ def test_details() -> None:
 def test_files_of_other_converters(pristine: Path) -> None:
     metadata = {**parts(pristine)[1].metadata}
     assert seen_by.from_metadata(metadata) == seen_by.InternVL(32, 4, 1, 12)
-    assert seen_by.from_metadata(metadata | {"clip.vision.preproc_max_tiles": 6}).most == 6
+    assert seen_by.from_metadata(metadata | {"clip.vision.preproc_max_tiles": 6}).max_tiles == 6
     for key in ("min", "max"):
         del metadata[f"clip.vision.preproc_{key}_tiles"]
     assert seen_by.from_metadata(metadata) == seen_by.InternVL(32, 4, 1, 12)

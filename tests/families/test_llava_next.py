@@ -18,9 +18,10 @@ from transformers import LlavaNextImageProcessorPil, LlavaNextModel, LlavaNextPr
 from checkpoints import parts, put, refusal
 from pocketvlm import VLM
 from pocketvlm.errors import ModelFormatError, PairingError, RequestError
+from pocketvlm.messages import Detail
 from pocketvlm.vision.compatibility import family_of
 from pocketvlm.vision.families import find
-from pocketvlm.vision.family import Detail, MosaicSpan
+from pocketvlm.vision.family import MosaicSpan
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.gguf import write_projector
 from pocketvlm_converters.weights import Part
