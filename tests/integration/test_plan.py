@@ -66,7 +66,7 @@ def test_memory_and_tokens_are_as_measured(encoder: str, sample_png: Path) -> No
 def test_cache_and_scratch_are_those_of_the_real_thing(iota_bundle: Path) -> None:
     """libllama's own words about a context that it has really made."""
     path = next(iota_bundle.glob("model-*.gguf"))
-    with log.heard() as lines:
+    with log.capture() as lines:
         model = Model(path, gpu_layers=0)
         Context(model, n_ctx=700, n_batch=512, threads=1, sequences=3, outputs=3).close()
         model.close()

@@ -13,8 +13,8 @@ from random import Random
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from pocketvlm.messages import Detail
 from pocketvlm.system.machine import Memory, process_memory
-from pocketvlm.vision.family import Detail
 
 if TYPE_CHECKING:
     import numpy as np

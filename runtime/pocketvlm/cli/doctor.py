@@ -44,9 +44,7 @@ def doctor(
     from pocketvlm.plan import probe_cache
 
     if forget:
-        forgotten = [
-            str(path) for path in (encoder_speeds.path(), probe_cache.CACHE.path) if encoder_speeds.forget(path)
-        ]
+        forgotten = [str(cache.path) for cache in (encoder_speeds.CACHE, probe_cache.CACHE) if cache.remove()]
         out.print(f"forgotten: {', '.join(forgotten)}" if forgotten else "nothing was remembered")
         return
     if as_json:
@@ -135,7 +133,7 @@ def _onnx_rows(table: Table) -> PocketVLMError | None:
         for speed in sorted(found.values(), key=lambda speed: speed.seconds):
             table.add_row("", f"{speed.seconds:.4g} s a tile: {speed.name}, threads {speed.threads}")
     if measured:
-        table.add_row("", f"remembered in {encoder_speeds.path()}; --forget clears it")
+        table.add_row("", f"remembered in {encoder_speeds.CACHE.path}; --forget clears it")
     return None
 
 

@@ -10,14 +10,13 @@ from typing import Literal, Protocol
 
 from pocketvlm.engine.speculative.draft_length import MODES, Speculate
 from pocketvlm.errors import RequestError
-from pocketvlm.messages import ImageTimings
+from pocketvlm.messages import Detail, ImageTimings
 from pocketvlm.native.context import Cells
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.images import Picture
 from pocketvlm.templates.prompt import TextSpan
 from pocketvlm.vision.compatibility import EncoderChoice
-from pocketvlm.vision.family import Detail
 
 PICTURE_FILES_SIZE = 1 << 30  # bytes
 _ANY = 2**63

@@ -13,12 +13,13 @@ from pocketvlm.engine.loading.loader import BATCH_ROWS, context_size
 from pocketvlm.errors import MemoryBudgetError, RequestError
 from pocketvlm.files.footprint import encoder_bytes, encoder_mapped, encoder_scratch, weights_of
 from pocketvlm.files.locate import Located
+from pocketvlm.messages import Detail
 from pocketvlm.plan import probe_cache
 from pocketvlm.plan.probe import ProbeRequest, ProbeResult
 from pocketvlm.system.machine import memory, physical_cores
 from pocketvlm.vision.compatibility import CheckedFiles, EncoderChoice, check_files, family_of
 from pocketvlm.vision.dynamic_size import DynamicSize
-from pocketvlm.vision.family import Detail, Family, PicturePlan
+from pocketvlm.vision.family import Family, PicturePlan
 from pocketvlm.vision.onnx import TOGETHER
 from pocketvlm.vision.providers import DEVICES
 from pocketvlm.vision.select_encoder import measured_tile, tile_patches
