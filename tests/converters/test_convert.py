@@ -52,7 +52,7 @@ def test_bundle(pristine: Path, tmp_path: Path) -> None:
     assert types == {"model": "Q4_K_M", "mmproj": "q8_0", "vision": "int8", "proof": "f32"}
     assert manifest.source.files["model.safetensors"] == sha256_of(pristine / "model.safetensors")
     assert set(manifest.versions) == {"pocketvlm", "gguf", "llama-cpp-python", "onnx"}
-    assert "no multiple of 256" in manifest.notes[0]
+    assert "not multiples of 256" in manifest.notes[0]
 
 
 def test_the_folder_is_as_readable_as_any_other(pristine: Path, tmp_path: Path) -> None:
