@@ -194,7 +194,7 @@ def test_encoders_that_cut_pictures_otherwise(bundle: Path) -> None:
     size = gguf.GGUFReader(bundle / MMPROJ, "r+").get_field("clip.vision.preproc_image_size")
     size.parts[size.data[0]][0] *= 2
     reseal(bundle)
-    deviates(bundle, "pairing", "prepare pictures otherwise")
+    deviates(bundle, "pairing", "prepare pictures differently")
 
 
 def test_another_tokenizer(bundle: Path) -> None:

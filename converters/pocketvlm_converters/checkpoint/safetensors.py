@@ -144,8 +144,11 @@ def _entry(name: str, entry: Any, path: Path) -> _Entry:
 
     def sizes(key: str, max_length: int) -> list[int]:
         values = entry.get(key)
-        valid = isinstance(values, list) and all(type(n) is int and n >= 0 for n in values)
-        if not valid or len(values) > max_length:
+        if (
+            not isinstance(values, list)
+            or len(values) > max_length
+            or not all(type(n) is int and n >= 0 for n in values)
+        ):
             raise CheckpointError(f"tensor {name}: {key} is {short(values)} in the safetensors header", path)
         return values
 

@@ -78,7 +78,9 @@ def read_matrix(path: Path) -> Matrix:
         raise QuantizationError(f"the importance matrix cannot be read: {error.strerror}", path) from None
     for name, values in means.items():
         if not np.isfinite(values).all() or (values < 0).any():
-            raise QuantizationError(f"the importance matrix has impossible values for {name}: must be finite and >= 0", path)
+            raise QuantizationError(
+                f"the importance matrix has impossible values for {name}: must be finite and >= 0", path
+            )
     return Matrix(path, digest, means)
 
 
