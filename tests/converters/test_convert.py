@@ -101,7 +101,7 @@ def test_force_replaces_nothing_but_bundles(checkpoint: Path, tmp_path: Path) ->
     for output in (folder, file, link):
         refused(checkpoint, output, "not a bundle", force=True)
     for output in (checkpoint, tmp_path):
-        refused(checkpoint, output, "the checkpoint itself", force=True)
+        refused(checkpoint, output, "the checkpoint's own folder", force=True)
     assert (folder / "holiday.jpg").read_text() == file.read_text() == "dear"
     assert (checkpoint / "config.json").exists()
     (folder / "holiday.jpg").unlink()

@@ -110,7 +110,7 @@ def test_a_sound_bundle_passes(sound: Path) -> None:
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sound.iterdir()}
     result = run("verify", sound)
     assert result.exit_code == 0, result.output
-    assert "the bundle does what its checkpoint does" in result.stdout
+    assert "the bundle behaves as its checkpoint does" in result.stdout
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sound.iterdir()} == before
     (found,) = verify(sound)
     assert list(dict.fromkeys(check.stage for check in found.checks)) == STAGES

@@ -104,7 +104,10 @@ def _repository(name: str, entry: Entry | None, ready: bool) -> str:
 
 @contextmanager
 def _locked(downloads: Path) -> Iterator[None]:
-    """Create and lock the folder; remove it at the end if it is empty. Raises DownloadError if another pull has it."""
+    """Create and lock the folder; remove it at the end if it contains only the lock.
+
+    Raises DownloadError if another pull has locked it.
+    """
     from filelock import FileLock, Timeout  # in the same extra as huggingface_hub, which Hub has already imported
 
     downloads.mkdir(parents=True, exist_ok=True)
