@@ -72,7 +72,7 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
 
     def run(**values: Any) -> None:
         for name, group in groups.items():
-            values[name] = group.take(values)
+            values[name] = group.pop(values)
         command(**values)
 
     run.__name__, run.__doc__ = command.__name__, command.__doc__
@@ -98,14 +98,14 @@ class _Group:
                 name, inspect.Parameter.KEYWORD_ONLY, default=_shown_default(field), annotation=_annotation(field)
             )
 
-    def take(self, values: dict[str, Any]) -> Any:
+    def pop(self, values: dict[str, Any]) -> Any:
         """Remove the group's values from those of the command line, and return the dataclass made of them."""
-        given = {
+        arguments = {
             field.name: _from_command_line(field, values.pop(name, _shown_default(field)))
             for name, field in self._fields.items()
         }
         try:
-            return self._options(**given)
+            return self._options(**arguments)
         except RequestError as error:
             flag = next((field.flags[0] for field in self._fields.values() if field.name == error.param), error.param)
             raise RequestError(error.message, flag) from None
