@@ -213,9 +213,9 @@ def test_doctor_shows_and_forgets(bundle: Path) -> None:
     with VLM.load(bundle):
         pass
     shown = told()
-    assert "s a tile" in shown and "vision-fp32.onnx" in shown and "mmproj-f32.gguf" in shown
-    assert "forgotten" in told("--forget")
-    assert "nothing was remembered" in told("--forget") and "nothing yet" in told()
+    assert "s per tile" in shown and "vision-fp32.onnx" in shown and "mmproj-f32.gguf" in shown
+    assert "removed" in told("--forget")
+    assert "nothing to remove" in told("--forget") and "nothing yet" in told()
     machine = json.loads(told("--json"))  # as tests/runtime/devices has it
     assert [Backend(**device).name for device in machine["devices"]] == [device.name for device in library.devices()]
     assert machine["host_total"] is None or machine["host_total"] >= machine["host_free"] > 0

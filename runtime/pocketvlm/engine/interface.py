@@ -8,74 +8,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, Protocol
 
-from pocketvlm.engine.speculative.draft_length import MODES, Speculate
-from pocketvlm.errors import RequestError
+from pocketvlm.engine.options import EngineOptions as EngineOptions
 from pocketvlm.messages import Detail, ImageTimings
 from pocketvlm.native.context import Cells
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.images import Picture
 from pocketvlm.templates.prompt import TextSpan
-from pocketvlm.vision.compatibility import EncoderChoice
-
-PICTURE_FILES_SIZE = 1 << 30  # bytes
-_ANY = 2**63
-_LIMITS = {  # ggml ends the process over its own limits: GGML_MAX_N_THREADS (ggml.h), LLAMA_MAX_SEQ (llama-cparams.h)
-    "context_size": (1, 1 << 24),  # longer than any model was trained for, and its table alone a gigabyte
-    "threads": (1, 512),
-    "gpu_layers": (-1, _ANY),
-    "parallel": (1, 256),
-    "picture_cache_size": (0, _ANY),
-    "picture_files_size": (0, _ANY),
-}
-_OPTIONAL = ("context_size", "threads", "picture_cache_size")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """`context_size` of each request; None: the model's own, capped. `exact`: reproducible logits, but slower.
-
-    `parallel` requests run together, the others wait. `vision` says which encoder, `device` where
-    it all runs: auto, cpu, a device of llama.cpp's build or of onnxruntime. `gpu_layers` -1: as many as fit.
-    Embeddings of pictures are kept in memory within
-    `picture_cache_size` bytes (None: as `vision.cache` says), and within `picture_files_size` in files in the folder
-    `picture_cache`, if there is one.
-
-    `speculate`: whether what answers repeat, of their prompts and of themselves, is drafted and evaluated at once;
-    "auto" where steps were measured to gain by it, not with `exact`. Never where the cache cannot be cut back.
-
-    An engine in a process of its own is started again where one step or tile takes more than `stuck_after` seconds, or
-    where that process does not answer for as long, or a minute.
-    """
-
-    context_size: int | None = None
-    threads: int | None = None
-    gpu_layers: int = -1
-    exact: bool = False
-    vision: EncoderChoice = "auto"
-    device: str = "auto"
-    parallel: int = 1
-    picture_cache_size: int | None = None
-    picture_cache: str | None = None
-    picture_files_size: int = PICTURE_FILES_SIZE
-    stuck_after: float = 600.0
-    speculate: Speculate = "auto"
-
-    def __post_init__(self) -> None:
-        for name, (least, most) in _LIMITS.items():
-            value = getattr(self, name)
-            if value is None and name in _OPTIONAL:
-                continue
-            if type(value) is not int:
-                raise RequestError("must be a whole number", name)
-            if not least <= value <= most:
-                raise RequestError(
-                    f"must be from {least:,} to {most:,}" if most < _ANY else f"must be at least {least}", name
-                )
-        if not self.stuck_after > 0:
-            raise RequestError("must be more than 0", "stuck_after")
-        if self.speculate not in MODES:
-            raise RequestError(f"must be {', '.join(MODES)}", "speculate")
 
 
 @dataclass(frozen=True)
