@@ -11,10 +11,10 @@ from typing import Literal, Protocol
 from pocketvlm.engine.speculative.draft_length import MODES, Speculate
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import ImageTimings
-from pocketvlm.native.context import Cells
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.images import Picture
+from pocketvlm.system.json_types import ByteArray, SystemText
 from pocketvlm.templates.prompt import TextSpan
 from pocketvlm.vision.compatibility import EncoderChoice
 from pocketvlm.vision.family import Detail
@@ -57,7 +57,7 @@ class EngineOptions:
     device: str = "auto"
     parallel: int = 1
     picture_cache_size: int | None = None
-    picture_cache: str | None = None
+    picture_cache: SystemText | None = None
     picture_files_size: int = PICTURE_FILES_SIZE
     stuck_after: float = 600.0
     speculate: Speculate = "auto"
@@ -114,6 +114,7 @@ class EncodeProgress:
 
     done: int
     total: int
+    kind: Literal["encode_progress"] = "encode_progress"  # of events in JSON
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class PrefillDone:
     images: tuple[ImageTimings, ...]
     prefill_ms: float
     queue_ms: float = 0.0  # before that, until it could run
+    kind: Literal["prefill_done"] = "prefill_done"
 
 
 @dataclass(frozen=True)
@@ -148,11 +150,13 @@ class Token:
     drafted: int = 0
     accepted: bool = False
     ms: float = field(default=0.0, compare=False)  # the same token at another time
+    kind: Literal["token"] = "token"
 
 
 @dataclass(frozen=True)
 class Finished:
     reason: Literal["stop", "length"]
+    kind: Literal["finished"] = "finished"
 
 
 Event = EncodeProgress | PrefillDone | Token | Finished
@@ -165,7 +169,7 @@ class EngineInfo:
     `control_tokens` by their text; `end_tokens` are the texts of those that end an answer.
     """
 
-    name: str
+    name: SystemText
     chat_template: str | None
     bos: str
     eos: str
@@ -246,8 +250,8 @@ class Snapshot:
 
     keys: tuple[int | str, ...] = ()
     ends: tuple[int, ...] = ()
-    state: Cells | None = None
-    checkpoints: tuple[tuple[int, Cells], ...] = ()
+    state: ByteArray | None = None
+    checkpoints: tuple[tuple[int, ByteArray], ...] = ()
 
     def __post_init__(self) -> None:
         counts = [count for count, _ in self.checkpoints]
