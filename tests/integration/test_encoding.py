@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 from pocketvlm.engine.helper import idle_threads
 
+from engine_seam import encoder_of, encoding_as, never_ending, told_to_stop, watch_rests
 from pocketvlm import VLM
 from pocketvlm.engine.interface import CancellationToken
 from pocketvlm.engine.scheduling import scheduler
@@ -48,10 +49,8 @@ def watched(vlm: VLM, begin: Callable[[], None] = lambda: None) -> Iterator[list
     """Afterwards the list holds, for each run of the encoder, how many there were at that moment."""
     found: list[int] = []
     running, lock = [0], threading.Lock()
-    encoder: Any = vlm._engine._vision._encoder  # type: ignore[attr-defined]
-    original = encoder.encode_tile
 
-    def watch(tile: Any) -> Any:
+    def watch(original: Callable[[Any], Any], tile: Any) -> Any:
         with lock:
             running[0] += 1
             found.append(running[0])
@@ -62,11 +61,8 @@ def watched(vlm: VLM, begin: Callable[[], None] = lambda: None) -> Iterator[list
             with lock:
                 running[0] -= 1
 
-    encoder.encode_tile = watch
-    try:
+    with encoding_as(vlm, watch):
         yield found
-    finally:
-        del encoder.encode_tile
 
 
 def test_two_while_nobody_else_is_there(vlm: VLM, iota_bundle: Path) -> None:
@@ -97,9 +93,8 @@ def test_time_in_the_encoder_counts_once(vlm: VLM) -> None:
 @contextmanager
 def beside_an_answer(vlm: VLM) -> Iterator[Callable[[], None]]:
     """The call lets it go on by a token."""
-    model: Any = vlm._engine._model  # type: ignore[attr-defined]
-    ends = {str(token): -100.0 for token in range(model.n_vocab) if model.is_end(token)}
-    with closing(vlm.stream(asked(None, "Hello."), max_tokens=1900, logit_bias=ends)) as stream:
+    bias = never_ending(vlm)
+    with closing(vlm.stream(asked(None, "Hello."), max_tokens=1900, logit_bias=bias)) as stream:
         next(stream)
         yield lambda: void(next(stream, None), time.sleep(0.002))
 
@@ -132,16 +127,7 @@ def test_one_beside_an_answer_where_no_thread_is_idle(iota_bundle: Path, monkeyp
 @idle
 def test_a_second_beside_an_answer_in_spare_time(vlm: VLM, iota_bundle: Path) -> None:
     policies: dict[str, set[int]] = {}
-    stepper: Any = vlm._engine._scheduler._stepper  # type: ignore[attr-defined]
-    rest, rests = stepper._pace.rest, [0.0]
-    held: list[bool] = []
-
-    def resting(last: float) -> float:
-        rests.append(rest(last))
-        held.append(bool(stepper._outbox))
-        return rests[-1]
-
-    stepper._pace.rest = resting
+    rests = watch_rests(vlm)
     both, turns = threading.Barrier(2, timeout=20), itertools.count()
 
     def begin() -> None:
@@ -149,7 +135,7 @@ def test_a_second_beside_an_answer_in_spare_time(vlm: VLM, iota_bundle: Path) ->
         if 1 <= next(turns) <= 2:
             both.wait()
             end = time.monotonic() + 20
-            while max(rests) == 0:
+            while not any(seconds for seconds, _ in rests):
                 assert time.monotonic() < end, "no step left time"
                 time.sleep(0.001)
 
@@ -159,7 +145,7 @@ def test_a_second_beside_an_answer_in_spare_time(vlm: VLM, iota_bundle: Path) ->
     assert max(runs) == 2
     assert policies == {"pocketvlm-side": {os.SCHED_OTHER}, "pocketvlm-helper": {os.SCHED_IDLE}}
     assert answer.text == cold(iota_bundle, noise(4))
-    assert any(held), "tokens go out behind the rest, where the reader is not behind itself"
+    assert any(held for _, held in rests), "tokens go out behind the rest, where the reader is not behind itself"
     told = len(rests)
     vlm.chat(asked(noise(7)), max_tokens=8)
     assert len(rests) == told, "only while it is wanted"
@@ -168,14 +154,13 @@ def test_a_second_beside_an_answer_in_spare_time(vlm: VLM, iota_bundle: Path) ->
 @idle
 def test_spare_time_that_never_comes(vlm: VLM, iota_bundle: Path) -> None:
     """Where others have all cores, who encodes the rest does that tile, too, and asks for no more help."""
-    encoder: Any = vlm._engine._vision._encoder  # type: ignore[attr-defined]
     helped: list[bool] = []
 
     def begin() -> None:
         if threading.current_thread().name == "pocketvlm-helper":
             helped.append(True)
             end = time.monotonic() + 20
-            while not encoder._cancelled:
+            while not told_to_stop(encoder_of(vlm)):
                 assert time.monotonic() < end
                 time.sleep(0.001)
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from integration.test_child import asked, disc, pid_of, settle, start
+from integration.asking import asked, disc, settle
+from integration.test_child import pid_of, start
 from pocketvlm.chat import vlm as face
 from pocketvlm.engine.interface import EngineOptions, Generation, PromptImage
 from pocketvlm.engine.process import protocol, worker

@@ -10,11 +10,11 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from engine_seam import admit_at_most, before_a_step, free_lanes, local, unread_events, usual_step, vision_of
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
 from pocketvlm.engine.in_process import InProcessEngine
@@ -33,11 +33,9 @@ def vlm(iota_bundle: Path) -> Iterator[VLM]:
 @pytest.fixture
 def engine(vlm: VLM) -> Iterator[InProcessEngine]:
     """The engine of `vlm`, which must be idle before and after."""
-    found = vlm._engine
-    assert isinstance(found, InProcessEngine)
-    settle(found)
-    yield found
-    settle(found)
+    settle(vlm)
+    yield local(vlm)
+    settle(vlm)
 
 
 @pytest.mark.usefixtures("engine")
@@ -63,7 +61,8 @@ def test_together_as_alone(iota_bundle: Path) -> None:
 def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: InProcessEngine) -> None:
     encoding = threading.Event()
     release = threading.Event()
-    original = engine._vision.prepare  # type: ignore[union-attr]
+    vision = vision_of(vlm)
+    original = vision.prepare
 
     def slow(*arguments: Any) -> Any:
         seen = original(*arguments)
@@ -74,7 +73,7 @@ def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: InProcess
             release.wait(20)
             return encode(slot)
 
-        seen.encode = wait  # type: ignore[method-assign]
+        seen.encode = wait
         return seen
 
     with closing(
@@ -82,7 +81,7 @@ def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: InProcess
     ) as one:
         while not isinstance(next(one), Token):
             pass
-        engine._vision.prepare = slow  # type: ignore[union-attr,method-assign]
+        vision.prepare = slow
         try:
             answers: list[str] = []
             question = asked("What colour is the circle?", disc("blue", 7))
@@ -92,7 +91,7 @@ def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: InProcess
             assert sum(isinstance(next(one), Token) for _ in range(100)) == 100
             assert not answers
         finally:
-            engine._vision.prepare = original  # type: ignore[union-attr,method-assign]
+            vision.prepare = original
             release.set()
         other.join()
     assert answers == ["Blue"]
@@ -151,7 +150,7 @@ def test_cancelling_at_any_stage_loses_no_lane(vlm: VLM, engine: InProcessEngine
             stages[stage] += 1
     settle(engine)
     assert all(stages.values()), stages
-    assert engine._scheduler._lanes.free == 4
+    assert free_lanes(vlm) == 4
     after = engine.statistics()
     assert after.cancelled - before.cancelled + after.finished - before.finished == 300
     for colour in COLOURS:
@@ -194,8 +193,8 @@ def test_a_prefix_is_shared_with_a_lane_that_is_busy(vlm: VLM, engine: InProcess
 
 def test_full_queue(iota_bundle: Path) -> None:
     with VLM.load(iota_bundle, parallel=2, context_size=512) as vlm:
-        engine: Any = vlm._engine
-        engine._scheduler._most = 3
+        engine = local(vlm)
+        admit_at_most(vlm, 3)
         ask = generation(vlm, asked("Describe the picture."), 300, endless=True)
         streams = []
         threads = ThreadPoolExecutor(3)  # each stream is opened by a thread of its own
@@ -245,7 +244,7 @@ def test_a_reader_that_sleeps_makes_only_itself_wait(vlm: VLM, engine: InProcess
         busy = time.process_time()
         time.sleep(0.3)
         assert time.process_time() - busy < 0.15, "nothing is to be done"
-        assert engine._open and max(channel.qsize() for channel in engine._open.values()) < 60
+        assert len(unread_events(vlm)) > 0 and max(unread_events(vlm)) < 60
         assert len([e for e in sleeper if isinstance(e, Token)]) == 300
 
 
@@ -287,7 +286,6 @@ def test_memory_after_many_pictures(vlm: VLM) -> None:
 
 def test_pictures_go_in_pieces_beside_a_stream(vlm: VLM, engine: InProcessEngine) -> None:
     """Rows of a picture go in calls of their own, in pieces: the answer is that of one piece."""
-    engine_: Any = engine
     colour_of = lambda seed: COLOURS[seed % 4]  # noqa: E731
     ask = generation(vlm, asked("Describe the picture."), 600, endless=True)
     with closing(engine.generate(ask)) as stream:  # somebody who reads: prompts are cut small
@@ -296,7 +294,7 @@ def test_pictures_go_in_pieces_beside_a_stream(vlm: VLM, engine: InProcessEngine
         for seed in range(4):
             picture = disc(colour_of(seed), 900 + seed, (320, 240))
             assert vlm.chat(asked("What colour is the circle?", picture)).text.lower() == colour_of(seed)
-    assert engine_._scheduler._stepper._pace._usual is not None
+    assert usual_step(vlm) is not None
 
 
 def test_placement_prefers_a_free_lane_to_throwing_a_chat_away() -> None:
@@ -336,21 +334,17 @@ def test_steps_leave_time_where_they_are_short() -> None:
     assert all(last + rest <= 0.0220001 for last, rest in zip((0.010, 0.015, 0.020), rests, strict=False))
 
 
+@pytest.mark.usefixtures("engine")
 @pytest.mark.parametrize("crowded", [True, False])
 def test_who_reads_has_a_moment_where_all_cores_are_taken(
-    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch, crowded: bool
+    vlm: VLM, monkeypatch: pytest.MonkeyPatch, crowded: bool
 ) -> None:
-    engine_: Any = engine
-    stepper, told = engine_._scheduler._stepper, list[float]()
-    job: Any = SimpleNamespace(cancelled=False, sink=lambda _: told.append(time.perf_counter()))
-    monkeypatch.setattr(stepper, "_crowded", crowded)
-    stepper._outbox.append((job, None))
-    stepper._rest()
+    told: list[float] = []
+    before_a_step(monkeypatch, vlm, lambda _: told.append(time.perf_counter()), crowded=crowded)
     if crowded:
         assert time.perf_counter() - told[0] >= 0.0005
     else:
         assert not told, "else it goes out while the next step is evaluated"
-        stepper._outbox.clear()
 
 
 @pytest.mark.parametrize("cost", [0.0001, 0.001, 0.05])
