@@ -12,7 +12,7 @@ _KEPT = 5  # lines
 # `python -m` looks for modules in the working directory first, which may be a folder that was downloaded.
 _START = (
     "import sys; sys.path = [folder for folder in sys.path if folder]; import runpy; "
-    "from pocketvlm import offline; offline.enforce_if_told(); "
+    "from pocketvlm.system import offline; offline.enforce_if_requested(); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 
