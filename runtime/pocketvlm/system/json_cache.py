@@ -1,4 +1,7 @@
-"""What was found out once, in the user's cache folder: {"format": 1, NAME: {KEY: ...}}. Losing it costs seconds."""
+"""A JSON file in the user's cache folder for results that take seconds to find again.
+
+Its form is {"format": 1, NAME: {KEY: ENTRY, ...}}.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class JSONCache:
-    """`most` entries; the oldest go."""
+    """`file` is its name in the cache folder. It holds `most` entries; the oldest are evicted first."""
 
     file: str
     name: str
@@ -27,18 +30,18 @@ class JSONCache:
         return cache_folder() / self.file
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """All entries; none where the file is not there, or not ours."""
+        """Return all entries; none where the file is missing, or not such a cache."""
         try:
-            found = json.loads(self.path.read_bytes())
-            return dict(found[self.name]) if found["format"] == 1 else {}
+            content = json.loads(self.path.read_bytes())
+            return dict(content[self.name]) if content["format"] == 1 else {}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
     def add(self, key: str, entry: dict[str, Any]) -> None:
-        """Where it cannot be written, it is found out anew the next time."""
-        known = {**self.read(), key: entry}
-        text = json.dumps({"format": 1, self.name: dict(list(known.items())[-self.most :])}, indent=1)
+        """Add an entry. Where the file cannot be written, the caller finds the result again the next time."""
+        entries = {**self.read(), key: entry}
+        text = json.dumps({"format": 1, self.name: dict(list(entries.items())[-self.most :])}, indent=1)
         try:
             keep_text(self.path, text)
         except OSError as error:
-            _log.info("%s are not remembered: %s", self.name, error)
+            _log.info("cannot cache %s in %s: %s", self.name, self.path, error)
