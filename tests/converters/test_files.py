@@ -154,7 +154,9 @@ def test_projector_types_in_libmtmd(iota_onnx: Path, tmp_path: Path, kind: Any) 
 def test_projector_rows_that_do_not_fit(tmp_path: Path, make_model: Any, save: Any) -> None:
     save(make_model(vision={"intermediate_size": 80}), tmp_path / "checkpoint")
     bundle = convert(tmp_path / "checkpoint", tmp_path / "bundle", quantize="f16", verify=False)
-    assert bundle.manifest.notes == ("2 mmproj tensors are f16, not q8_0: their row lengths (80) are not multiples of 32",)
+    assert bundle.manifest.notes == (
+        "2 mmproj tensors are f16, not q8_0: their row lengths (80) are not multiples of 32",
+    )
     kinds = {tensor.name: tensor.kind for tensor in read_tensors(bundle.path / "mmproj-q8_0.gguf")}
     assert kinds["v.blk.1.ffn_down.weight"] == "F16" and kinds["v.blk.1.ffn_up.weight"] == "Q8_0"
 

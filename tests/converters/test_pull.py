@@ -268,7 +268,10 @@ def test_what_is_not_there(hub: HubServer, tmp_path: Path) -> None:
     refused(Wanted(READY), "has no projector")
     assert left(tmp_path) == []
     hub.repositories["acme/iota"].listed = [{"rfilename": "chat_template.json", "size": 1 << 40, "blobId": COMMIT}]
-    refused(Wanted("acme/iota"), "acme/iota/chat_template.json: has 1,099,511,627,776 bytes; at most 16,777,216 are accepted")
+    refused(
+        Wanted("acme/iota"),
+        "acme/iota/chat_template.json: has 1,099,511,627,776 bytes; at most 16,777,216 are accepted",
+    )
 
 
 @pytest.mark.parametrize("status", [401, 403])

@@ -25,8 +25,8 @@ from engine_seam import (
     Process,
     engine_of,
     generate,
+    has_pending_questions,
     pauses,
-    process_of,
     processes,
     prompt_of,
     started_with,
@@ -174,9 +174,9 @@ def test_cancel_reaches_all(vlm: VLM) -> None:
 def test_cancel_stops_no_more_than_generations(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = Process.ask
 
-    def cancelling(process: Any, message: Any, *rest: Any) -> None:
-        ask(process, message, *rest)
-        if message["kind"] == "snapshot":
+    def cancelling(process: Any, question: Any, channel: Any) -> None:
+        ask(process, question, channel)
+        if isinstance(question, protocol.TakeSnapshot):
             vlm.cancel()
 
     monkeypatch.setattr(Process, "ask", cancelling)
@@ -224,14 +224,14 @@ def test_killed_under_load(vlm: VLM, how: signal.Signals) -> None:
 @posix
 def test_an_answer_that_memory_does_not_hold(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(vlm)
-    real, faults = protocol.read, [MemoryError()]
+    real, faults = protocol.REPLIES.read, [MemoryError()]
 
     def read(stream: Any) -> Any:
-        if faults and process_of(vlm).channels:
+        if faults and has_pending_questions(vlm):
             raise faults.pop()
         return real(stream)
 
-    monkeypatch.setattr(protocol, "read", read)
+    monkeypatch.setattr(protocol.REPLIES, "read", read)
     with pytest.raises(EngineCrashedError, match="MemoryError"):
         colour_is_right(vlm, 0)
     assert colour_is_right(vlm, 1)
@@ -259,13 +259,13 @@ def test_a_process_that_cannot_answer_ends() -> None:
     code = (
         "import os, threading, time; from queue import SimpleQueue\n"
         "from pocketvlm.engine.process.worker import _write\n"
-        "outbox = SimpleQueue(); outbox.put({'answer': object()})\n"
+        "outbox = SimpleQueue(); outbox.put(object())\n"
         "threading.Thread(target=_write, args=(open(os.devnull, 'wb', 0), outbox, os.getppid()), daemon=True).start()\n"
         "time.sleep(20)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
-    assert "not JSON serializable" in ended.stderr
+    assert "PydanticSerializationError" in ended.stderr
 
 
 @posix
@@ -462,7 +462,7 @@ termios.tcsetattr(0, termios.TCSANOW, settings)
 from engine_seam import started_with
 from pocketvlm import VLM
 started_with(
-    "import os, sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine import worker; serve = worker.serve;"
+    "import os, sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine.process import worker; serve = worker.serve;"
     "worker.serve = lambda *given: (os.write(2, b'loud '), serve(*given)); worker.main()"
 )
 with VLM.load(sys.argv[1], supervised=True, context_size=1024) as vlm:
@@ -483,7 +483,8 @@ import ctypes, os, sys
 sys.path[:] = sys.argv[1:]
 from pathlib import Path
 from llama_cpp import llama_cpp
-from pocketvlm.engine import encoding, worker
+from pocketvlm.engine.background.encode_task import EncodeTask
+from pocketvlm.engine.process import worker
 from pocketvlm.native.context import Context
 
 def due(place):
@@ -515,7 +516,7 @@ FAULT = Path(os.environ["POCKETVLM_TEST_FAULT"])
 Context.decode_embeddings = faulty("prefill", Context.decode_embeddings, assertion)
 Context.decode = faulty("hang", faulty("decode", Context.decode, assertion), hang)
 worker.InProcessEngine.submit = faulty("submit", worker.InProcessEngine.submit, hang)
-encoding._encoded = faulty("encode", faulty("hang encoding", encoding._encoded, hang), abort)
+EncodeTask._encode = faulty("encode", faulty("hang encoding", EncodeTask._encode, hang), abort)
 worker.main()
 """
 
@@ -584,8 +585,7 @@ def test_native_code_that_fails_or_never_returns(fault: tuple[VLM, Path], place:
 OFFLINE = """
 import sys
 sys.path[:] = sys.argv[1:]
-from pocketvlm import offline
-from pocketvlm.engine import worker
+from pocketvlm.engine.process import worker
 def attempt(*given):
     import socket
     try:
@@ -605,7 +605,8 @@ import sys
 sys.path[:] = {sys.path!r}
 from pathlib import Path
 from engine_seam import started_with
-from pocketvlm import VLM, offline
+from pocketvlm import VLM
+from pocketvlm.system import offline
 offline.enforce()
 started_with({OFFLINE!r})
 VLM.load(Path({str(iota_bundle)!r}), supervised=True).close()

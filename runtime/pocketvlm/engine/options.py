@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pocketvlm.engine.speculative.draft_length import Speculate
+from pocketvlm.system.json_types import SystemText
 from pocketvlm.system.options import MEBIBYTES, Option, check_options
 from pocketvlm.vision.compatibility import EncoderChoice
 
@@ -56,7 +57,7 @@ class EngineOptions:
         ),
     ] = None
     picture_cache: Annotated[
-        str | Path | None,
+        SystemText | Path | None,
         Option("Folder that also keeps the embeddings of pictures. They reveal what the pictures show."),
     ] = None
     picture_files_size: Annotated[
