@@ -170,7 +170,7 @@ def test_what_a_busy_machine_told_is_not_remembered(
     asked = ProbeRequest("", None, None, (512,), 512, 16, 1, False, 1, "cpu", True, False)
     monkeypatch.setattr(probe_cache, "_key", lambda _: "key")
     for steady in (False, True):
-        monkeypatch.setattr(probe_cache, "rehearse", lambda _, steady=steady: replace(planner.told, steady=steady))
+        monkeypatch.setattr(probe_cache, "run_probe", lambda _, steady=steady: replace(planner.told, steady=steady))
         assert probe_cache.cached_probe(asked).steady == steady
         assert list(probe_cache.CACHE.read()) == ["key"] * steady
 
