@@ -47,7 +47,7 @@ def main() -> None:
         require_compiler()
         with compilation(bindings) as progress:
             install(torch, progress)
-            install(others, progress)
+            run(f"pip install {len(others)} other packages", pip("install", *others), progress)
         if not install_compiled(bindings):
             fail(f"pip did not install {shlex.join(bindings)} from {WHEELS}.")
     install(torch)
