@@ -1,5 +1,8 @@
 # Compiles libmtmd's small model files in batches, as llama.cpp does with those of libllama: most of their time goes into
 # the headers that all of them include.
+if(NOT TARGET mtmd)  # CMAKE_ARGS may have left it out
+    return()
+endif()
 get_target_property(sources mtmd SOURCES)
 get_target_property(folder mtmd SOURCE_DIR)
 set(others "${sources}")
