@@ -1,1 +1,1 @@
-"""Answers of a given form, JSON Schema or tool calls: the prompt, the grammar of the answer, and its parser."""
+"""Answers that follow a JSON Schema or call tools: the prompt, the grammar of the answer, and its parser."""
