@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pocketvlm import VLM
@@ -12,6 +11,7 @@ from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import Engine, Event, Generation
 from pocketvlm.engine.process import engine_process, supervisor
 from pocketvlm.engine.process.supervisor import SupervisedEngine
+from pocketvlm.engine.scheduling.commands import Submit
 from pocketvlm.messages import ChatRequest
 from pocketvlm.native.context import Batch
 from pocketvlm.native.llama import Model
@@ -39,8 +39,8 @@ def prompt_of(vlm: VLM, messages: Sequence[Any]) -> Any:
 
 
 def units_of(vlm: VLM, messages: Sequence[Any], pictures: list[Any] | None = None) -> list[Any]:
-    """Token ids and slots of a prompt; `pictures` gets each picture with what has seen it."""
-    units: list[Any] = local(vlm)._units(prompt_of(vlm, messages), [] if pictures is None else pictures)
+    """Token ids and embedding spans of a prompt; `pictures` gets each picture with its prepared one."""
+    units: list[Any] = local(vlm)._prompt_units(prompt_of(vlm, messages), [] if pictures is None else pictures)
     return units
 
 
@@ -69,7 +69,7 @@ def model_of(vlm: VLM) -> Model:
 
 def vocabulary_of(vlm: VLM) -> Any:
     """For the grammar."""
-    return local(vlm)._vocabulary()
+    return local(vlm)._grammar_vocabulary()
 
 
 def last_logits(vlm: VLM) -> Any:
@@ -102,11 +102,6 @@ def encoding_as(vlm: VLM, encode: Callable[[Callable[[Any], Any], Any], Any]) ->
         del encoder.encode_tile
 
 
-def told_to_stop(encoder: Any) -> bool:
-    """Whether an ONNX encoder was asked to give up the tile that it is at."""
-    return bool(encoder._cancelled)
-
-
 def session_of(encoder: Any) -> Any:
     """onnxruntime's session of an ONNX encoder."""
     return encoder._session
@@ -132,43 +127,33 @@ def scheduler_of(vlm: VLM) -> Any:
 
 
 def run_between_steps(vlm: VLM, work: Callable[[Any], Any]) -> Any:
-    """What `work` makes of the lanes while nothing is evaluated."""
+    """Call `work` with the sequence pool while nothing is evaluated."""
     return scheduler_of(vlm).run_between_steps(work)
 
 
-def lanes_of(vlm: VLM) -> Any:
-    return scheduler_of(vlm)._lanes
+def sequence_pool(vlm: VLM) -> Any:
+    return scheduler_of(vlm)._sequences
 
 
-def free_lanes(vlm: VLM) -> int:
-    free: int = lanes_of(vlm).free
-    return free
-
-
-def each_lane(lanes: Any) -> list[Any]:
-    found: list[Any] = lanes._lanes
-    return found
+def sequences_in(pool: Any) -> list[Any]:
+    sequences: list[Any] = pool._sequences
+    return sequences
 
 
 def forget(vlm: VLM) -> None:
-    """Empty every lane of an idle engine, and its context."""
-    lanes = lanes_of(vlm)
-    for lane in each_lane(lanes):
-        assert not lane.busy
-        lanes.clear(lane)
+    """Empty every sequence of an idle engine, and its context."""
+    pool = sequence_pool(vlm)
+    for sequence in sequences_in(pool):
+        assert not sequence.busy
+        pool.clear(sequence)
     local(vlm)._context.clear()
 
 
-def last_position(lanes: Any, lane: Any) -> int:
-    """Of the native cells of a lane; -1 where there are none."""
-    context = lanes._context
-    found: int = context._lib.llama_memory_seq_pos_max(context._memory, lane.id)
-    return found
-
-
-def admit_at_most(vlm: VLM, requests: int) -> None:
-    """Running and waiting ones together."""
-    scheduler_of(vlm)._most = requests
+def last_position(pool: Any, sequence: Any) -> int:
+    """Return the last position in the native cells of a sequence; -1 where there are none."""
+    context = pool._context
+    position: int = context._lib.llama_memory_seq_pos_max(context._memory, sequence.id)
+    return position
 
 
 def is_closing(vlm: VLM) -> bool:
@@ -176,81 +161,58 @@ def is_closing(vlm: VLM) -> bool:
 
 
 def when_submitted(patch: pytest.MonkeyPatch, vlm: VLM, act: Callable[[], None]) -> None:
-    """`act` between a request's acceptance and the scheduler's knowledge of it."""
+    """Call `act` when a request is accepted, before the scheduler's thread can know of it."""
     scheduler = scheduler_of(vlm)
     post = scheduler._post
 
     def late(command: Any) -> None:
-        if getattr(command, "func", None) == scheduler._waiting.append:
+        if isinstance(command, Submit):
             act()
         post(command)
 
     patch.setattr(scheduler, "_post", late)
 
 
-def pace_of(vlm: VLM) -> Any:
-    return scheduler_of(vlm)._stepper._pace
+def prefill_budget(vlm: VLM) -> Any:
+    return scheduler_of(vlm)._steps._prefill_budget
 
 
 def usual_step(vlm: VLM) -> float | None:
-    """Seconds of a step without prompts, once known."""
-    usual: float | None = pace_of(vlm)._usual
-    return usual
+    """Return the seconds of a step without prompt rows, once known."""
+    seconds: float | None = prefill_budget(vlm)._usual
+    return seconds
 
 
 def prompt_rows(vlm: VLM, rows: int) -> None:
-    """Evaluate prompts by so many rows, instead of as many as a batch takes."""
-    pace_of(vlm)._n_batch = rows
-
-
-def before_a_step(patch: pytest.MonkeyPatch, vlm: VLM, sink: Callable[[Any], None], *, crowded: bool) -> None:
-    """What happens to a token that is to be handed out, just before the next step of an idle engine.
-
-    `crowded`: as many threads evaluate as there are cores.
-    """
-    stepper = scheduler_of(vlm)._stepper
-    patch.setattr(stepper, "_crowded", crowded)
-    stepper._outbox.append((SimpleNamespace(cancelled=False, sink=sink), None))
-    stepper._rest()
-    stepper._outbox.clear()
-
-
-def watch_rests(vlm: VLM) -> list[tuple[float, bool]]:
-    """From now on, of each pause between two steps: its seconds, and whether tokens wait to be handed out."""
-    stepper = scheduler_of(vlm)._stepper
-    rest, found = stepper._pace.rest, list[tuple[float, bool]]()
-
-    def resting(last: float) -> float:
-        found.append((rest(last), bool(stepper._outbox)))
-        return found[-1][0]
-
-    stepper._pace.rest = resting
-    return found
+    """Evaluate `rows` of a prompt at a time, instead of a whole batch."""
+    prefill_budget(vlm)._n_batch = rows
 
 
 def sequences(batch: Batch) -> Any:
-    """The lane of each row."""
+    """Return the sequence of each row."""
     return batch._sequences[: batch.count]
 
 
-# ---- prompts beside answers
+# ---- prompts in the background
 
 
-def side_of(vlm: VLM) -> Any:
-    return scheduler_of(vlm)._prefill.side
+def prefill_context(vlm: VLM) -> Any:
+    return scheduler_of(vlm)._prefill.prefill_context
 
 
-MAKE_SIDE = "_make"  # its attribute that makes its context
+MAKE_CONTEXT = "_make"  # its attribute that makes the native context
 
 
-def side_is_open(vlm: VLM) -> bool:
-    return side_of(vlm)._context is not None
+def prefill_is_open(vlm: VLM) -> bool:
+    """Whether the native context exists."""
+    return prefill_context(vlm)._context is not None
 
 
-def side_is_empty(vlm: VLM) -> bool:
-    """No prompt, and no memory that is kept for one."""
+def prefill_is_empty(vlm: VLM) -> bool:
+    """Whether no prompt is in the background, and no cells are kept for one."""
     prefill = scheduler_of(vlm)._prefill
-    return prefill._room == local(vlm).info.context_size and not prefill._chunks and not prefill.side._inside
+    all_free = prefill._free_cells == local(vlm).info.context_size
+    return all_free and not prefill._chunks and not prefill.prefill_context._used_sequences
 
 
 # ---- the engine in a process of its own

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine_seam import each_lane, lanes_of, local, run_between_steps, streams_lock, when_submitted
+from engine_seam import local, run_between_steps, sequence_pool, sequences_in, streams_lock, when_submitted
 from integration.asking import asked, generation, settle
 from pocketvlm import VLM
 from pocketvlm.engine.in_process import InProcessEngine
@@ -66,7 +66,7 @@ def test_after_a_fault_the_cache_is_not_trusted(
     """What was evaluated when it came is in the cells, and nowhere else."""
     request = generation(vlm, asked("What is a circle?"), max_tokens=8)
     expected = tokens(engine, request)
-    run_between_steps(vlm, lambda lanes: [lanes.clear(lane) for lane in each_lane(lanes)])
+    run_between_steps(vlm, lambda lanes: [lanes.clear(lane) for lane in sequences_in(lanes)])
 
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
@@ -86,7 +86,7 @@ def test_a_fault_while_a_request_leaves_keeps_no_lane(
 ) -> None:
     request = generation(vlm, asked("What is a circle?"), max_tokens=8)
     expected = tokens(engine, request)
-    lanes = lanes_of(vlm)
+    lanes = sequence_pool(vlm)
 
     def fail(*_: Any) -> None:
         raise ZeroDivisionError

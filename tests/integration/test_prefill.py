@@ -1,4 +1,4 @@
-"""Prompts evaluated on the side while answers run: the same answers, and nothing is left behind."""
+"""Prompts evaluated in the background while answers run: the same answers, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from engine_seam import MAKE_SIDE, generate, is_closing, local, side_is_empty, side_is_open, side_of
+from engine_seam import MAKE_CONTEXT, generate, is_closing, local, prefill_context, prefill_is_empty, prefill_is_open
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM, ChatCompletion
 from pocketvlm.engine.interface import PrefillDone, Token
@@ -41,13 +41,13 @@ def exact(iota_bundle: Path) -> Iterator[VLM]:
 
 @pytest.fixture
 def chunks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
-    """(position, units, whether it brought what was known) of each chunk that was evaluated on the side."""
+    """(position, units, whether it brought what was known) of each chunk that was evaluated in the background."""
     found: list[tuple[int, int, bool]] = []
     original = PrefillContext.evaluate
 
     def evaluate(self: PrefillContext, chunk: Any) -> Any:
         cells = original(self, chunk)
-        found.append((chunk.position, len(chunk.units), chunk.enters is not None))
+        found.append((chunk.position, len(chunk.units), chunk.prefix is not None))
         return cells
 
     monkeypatch.setattr(PrefillContext, "evaluate", evaluate)
@@ -56,25 +56,25 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each token, whether it was drawn from the side's logits."""
+    """Of each token, whether it was drawn from the prefill context's logits."""
     found: list[bool] = []
-    original = TokenSampler.draw
+    original = TokenSampler.sample
 
-    def draw(self: TokenSampler, context: Any, at: Any, **told: Any) -> Any:
-        found.append(not isinstance(at, int))
-        return original(self, context, at, **told)
+    def sample(self: TokenSampler, context: Any, logits: Any, **details: Any) -> Any:
+        found.append(not isinstance(logits, int))
+        return original(self, context, logits, **details)
 
-    monkeypatch.setattr(TokenSampler, "draw", draw)
+    monkeypatch.setattr(TokenSampler, "sample", sample)
     return found
 
 
 def idle(vlm: VLM) -> None:
     settle(vlm)
     until = time.monotonic() + 10
-    while side_is_open(vlm):
-        assert time.monotonic() < until, "the side's context stays open"
+    while prefill_is_open(vlm):
+        assert time.monotonic() < until, "the prefill context stays open"
         time.sleep(0.005)
-    assert side_is_empty(vlm)
+    assert prefill_is_empty(vlm)
 
 
 def assert_same(found: ChatCompletion, expected: ChatCompletion) -> None:
@@ -220,8 +220,8 @@ def test_closing_before_the_first_token_is_drawn(iota_bundle: Path, monkeypatch:
         assert not closer.is_alive() and events.empty()
 
 
-@pytest.mark.parametrize("broken", [MAKE_SIDE, "evaluate"])
-def test_where_the_side_fails_the_steps_take_over(exact: VLM, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+@pytest.mark.parametrize("broken", [MAKE_CONTEXT, "evaluate"])
+def test_where_it_fails_the_steps_take_over(exact: VLM, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     calls = []
 
     def fail(*_: Any) -> Any:
@@ -229,7 +229,7 @@ def test_where_the_side_fails_the_steps_take_over(exact: VLM, monkeypatch: pytes
         raise EngineError("no memory")
 
     idle(exact)
-    monkeypatch.setattr(side_of(exact), broken, fail)
+    monkeypatch.setattr(prefill_context(exact), broken, fail)
     with somebody_reads(exact):
         question = asked(LONG + "What colour is the circle?", disc("yellow", 6300 + len(broken)))
         assert exact.chat(question, max_tokens=4).text

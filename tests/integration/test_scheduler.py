@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from engine_seam import admit_at_most, before_a_step, free_lanes, local, unread_events, usual_step, vision_of
+from engine_seam import local, sequence_pool, unread_events, usual_step, vision_of
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import EncodeProgress, Finished, PrefillDone, Token
-from pocketvlm.errors import EngineBusyError, GenerationCancelledError, QueueFullError
+from pocketvlm.errors import EngineBusyError, GenerationCancelledError
 
 COLOURS = ("red", "green", "blue", "yellow")
 
@@ -107,7 +107,7 @@ def test_tokens_that_nobody_reads_come_with_the_end(vlm: VLM, engine: InProcessE
 
         def sink(event: Any, events: list[Any] = events, steps: list[int | None] = steps, over: Any = over) -> None:
             events.append(event)
-            steps.append(engine.doing[0])
+            steps.append(engine.progress[0])
             if not isinstance(event, PrefillDone | Token):
                 over.set()
 
@@ -150,7 +150,7 @@ def test_cancelling_at_any_stage_loses_no_lane(vlm: VLM, engine: InProcessEngine
             stages[stage] += 1
     settle(engine)
     assert all(stages.values()), stages
-    assert free_lanes(vlm) == 4
+    assert sequence_pool(vlm).free == 4
     after = engine.statistics()
     assert after.cancelled - before.cancelled + after.finished - before.finished == 300
     for colour in COLOURS:
@@ -189,35 +189,6 @@ def test_a_prefix_is_shared_with_a_lane_that_is_busy(vlm: VLM, engine: InProcess
     assert answer.timings.images[0].cache == "kv"
     assert answer.timings.images[0].encode_ms == 0
     assert answer.text == "Yellow"
-
-
-def test_full_queue(iota_bundle: Path) -> None:
-    with VLM.load(iota_bundle, parallel=2, context_size=512) as vlm:
-        engine = local(vlm)
-        admit_at_most(vlm, 3)
-        ask = generation(vlm, asked("Describe the picture."), 300, endless=True)
-        streams = []
-        threads = ThreadPoolExecutor(3)  # each stream is opened by a thread of its own
-
-        def start() -> None:
-            stream = engine.generate(ask)
-            streams.append(stream)
-            if len(streams) < 3:
-                next(stream)
-
-        for _ in range(2):
-            threads.submit(start).result()
-        job = engine.submit(ask, lambda _: None)
-        with pytest.raises(QueueFullError) as caught:
-            vlm.chat(asked("What is this?"))
-        assert caught.value.retry_after >= 1
-        assert caught.value.code == "queue_full"
-        assert engine.statistics().queued == 1
-        engine.withdraw(job)
-        for stream in streams:
-            stream.close()
-        settle(engine)
-        assert vlm.chat(asked("What is this?"), max_tokens=2).text
 
 
 def test_a_thread_does_not_wait_for_itself(vlm: VLM, engine: InProcessEngine) -> None:
@@ -297,54 +268,29 @@ def test_pictures_go_in_pieces_beside_a_stream(vlm: VLM, engine: InProcessEngine
     assert usual_step(vlm) is not None
 
 
-def test_placement_prefers_a_free_lane_to_throwing_a_chat_away() -> None:
+def test_a_free_sequence_is_preferred_to_dropping_a_chat() -> None:
     from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix, CachedSequence, SequenceChoice, choose_sequence
 
-    def lane(number: int, tokens: range, used: int, busy: bool = False) -> CachedSequence:
+    def sequence(number: int, tokens: range, used: int, busy: bool = False) -> CachedSequence:
         content = CachedPrefix()
         for token in tokens:
             content.add(token)
         return CachedSequence(number, content, used, busy)
 
-    def placed(lanes: list[CachedSequence], tokens: list[int], *, cut: bool = True) -> SequenceChoice:
-        common = {lane: min(lane.content.common(tokens), len(tokens) - 1) for lane in lanes}
-        own = {lane: count if cut or count == len(lane.content.keys) else 0 for lane, count in common.items()}
-        return choose_sequence(lanes, len(tokens), own, common if cut else dict.fromkeys(lanes, 0))
+    def placed(sequences: list[CachedSequence], tokens: list[int], *, cut: bool = True) -> SequenceChoice:
+        common = {one: min(one.content.common(tokens), len(tokens) - 1) for one in sequences}
+        own = {one: count if cut or count == len(one.content.keys) else 0 for one, count in common.items()}
+        return choose_sequence(sequences, len(tokens), own, common if cut else dict.fromkeys(sequences, 0))
 
-    lanes = [lane(0, range(100), 5), lane(1, range(0), 0), lane(2, range(50, 80), 3)]
-    chosen = placed(lanes, [*range(10), *range(500, 600)])
-    assert (chosen.lane.id, chosen.known, chosen.source) == (1, 10, lanes[0])
-    chosen = placed(lanes, [*range(100), 7, 8])
-    assert (chosen.lane.id, chosen.known, chosen.source) == (0, 100, None)
-    chosen = placed(lanes, list(range(90)), cut=False)  # cannot be cut back
-    assert (chosen.lane.id, chosen.known) == (1, 0)
-    chosen = placed([replace(lanes[0], busy=True), *lanes[1:]], list(range(80)))
-    assert (chosen.lane.id, chosen.known, chosen.source and chosen.source.id) == (1, 79, 0)
-
-
-def test_steps_leave_time_where_they_are_short() -> None:
-    from pocketvlm.engine.scheduling.prefill_budget import PrefillBudget
-
-    pace = PrefillBudget(512)
-    assert pace.rest(0.010) == pytest.approx(0.006), "no more is known than the last step"
-    for _ in range(20):
-        pace.note(0.010, 1, 0, False)
-    rests = [pace.rest(last) for last in (0.010, 0.015, 0.020, 0.050)]
-    assert rests == pytest.approx([0.006, 0.006, 0.002, 0.0])
-    assert all(last + rest <= 0.0220001 for last, rest in zip((0.010, 0.015, 0.020), rests, strict=False))
-
-
-@pytest.mark.usefixtures("engine")
-@pytest.mark.parametrize("crowded", [True, False])
-def test_who_reads_has_a_moment_where_all_cores_are_taken(
-    vlm: VLM, monkeypatch: pytest.MonkeyPatch, crowded: bool
-) -> None:
-    told: list[float] = []
-    before_a_step(monkeypatch, vlm, lambda _: told.append(time.perf_counter()), crowded=crowded)
-    if crowded:
-        assert time.perf_counter() - told[0] >= 0.0005
-    else:
-        assert not told, "else it goes out while the next step is evaluated"
+    sequences = [sequence(0, range(100), 5), sequence(1, range(0), 0), sequence(2, range(50, 80), 3)]
+    chosen = placed(sequences, [*range(10), *range(500, 600)])
+    assert (chosen.sequence.id, chosen.known, chosen.source) == (1, 10, sequences[0])
+    chosen = placed(sequences, [*range(100), 7, 8])
+    assert (chosen.sequence.id, chosen.known, chosen.source) == (0, 100, None)
+    chosen = placed(sequences, list(range(90)), cut=False)  # cannot be cut back
+    assert (chosen.sequence.id, chosen.known) == (1, 0)
+    chosen = placed([replace(sequences[0], busy=True), *sequences[1:]], list(range(80)))
+    assert (chosen.sequence.id, chosen.known, chosen.source and chosen.source.id) == (1, 79, 0)
 
 
 @pytest.mark.parametrize("cost", [0.0001, 0.001, 0.05])
@@ -355,14 +301,14 @@ def test_pace_shrinks_and_recovers(cost: float) -> None:
     pace = PrefillBudget(512)
     assert pace.rows(0, False, urgent=False) == 512
     for _ in range(20):
-        pace.note(0.010, 1, 0, False)
+        pace.record(0.010, 1, 0, False)
     longest, served = [], 0
     for _ in range(1000):
         rows = pace.rows(1, False, urgent=False)
         served += rows
         seconds = 0.010 + cost * rows
         longest.append(seconds)
-        pace.note(seconds, 1, rows, False)
+        pace.record(seconds, 1, rows, False)
     assert served * cost > 0.1  # the prompt does go on
     assert max(longest[20:]) < max(0.031, 0.011 + cost)
     assert sum(seconds > 0.025 for seconds in longest) < 200

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import hybrid
-from engine_seam import each_lane, generate, last_position, never_ending, run_between_steps
+from engine_seam import generate, last_position, never_ending, run_between_steps, sequences_in
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
 from pocketvlm.engine.interface import Event, Finished, Generation, Token
@@ -74,7 +74,7 @@ def whole(vlm: VLM) -> None:
     settle(vlm)
 
     def look(lanes: Any) -> None:
-        for lane in each_lane(lanes):
+        for lane in sequences_in(lanes):
             assert last_position(lanes, lane) == lane.content.position - 1
 
     run_between_steps(vlm, look)

@@ -11,80 +11,13 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, Protocol
 
-from pocketvlm.engine.speculative.draft_length import MODES, Speculate
-from pocketvlm.errors import RequestError
-from pocketvlm.messages import ImageTimings
+from pocketvlm.engine.options import EngineOptions as EngineOptions
+from pocketvlm.messages import Detail, ImageTimings
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.images import Picture
 from pocketvlm.system.json_types import ByteArray, SystemText
 from pocketvlm.templates.prompt import TextSpan
-from pocketvlm.vision.compatibility import EncoderChoice
-from pocketvlm.vision.family import Detail
-
-PICTURE_FILES_SIZE = 1 << 30  # bytes
-_UNLIMITED = 2**63
-# (least, most) of each option. ggml aborts the process above limits of its own: GGML_MAX_N_THREADS (ggml.h) and
-# LLAMA_MAX_SEQ (llama-cparams.h).
-_LIMITS = {
-    "context_size": (1, 1 << 24),  # longer than any model was trained for; its bookkeeping alone takes a gigabyte
-    "threads": (1, 512),
-    "gpu_layers": (-1, _UNLIMITED),
-    "parallel": (1, 256),
-    "picture_cache_size": (0, _UNLIMITED),
-    "picture_files_size": (0, _UNLIMITED),
-}
-_MAY_BE_NONE = ("context_size", "threads", "picture_cache_size")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How to load and run a model.
-
-    `context_size`: tokens of each request; None: what the model was trained for, up to a limit. `threads`: None: one
-    for each physical core. `gpu_layers`: -1: as many as fit. `exact`: reproducible logits, but slower. `vision` names
-    the encoder, and `device` where everything runs: auto, cpu, or a device of llama.cpp's build or of onnxruntime.
-    `parallel` requests run at the same time; others wait.
-
-    Embeddings of pictures are cached within `picture_cache_size` bytes of memory (None: see `vision.embedding_cache`)
-    and within `picture_files_size` bytes of files in the folder `picture_cache`, if that is set.
-
-    `speculate`: whether to draft tokens that an answer may repeat from its prompt or from itself. With "auto" that is
-    done where measured steps gain by it, and not with `exact`. It is never done where the cache cannot be cut back.
-
-    `stuck_after`: seconds. An engine in a process of its own is started again where one step or tile takes longer, or
-    where the process does not answer for as long, or for a minute.
-
-    Raises RequestError where an option is out of its limits; `param` is its name.
-    """
-
-    context_size: int | None = None
-    threads: int | None = None
-    gpu_layers: int = -1
-    exact: bool = False
-    vision: EncoderChoice = "auto"
-    device: str = "auto"
-    parallel: int = 1
-    picture_cache_size: int | None = None
-    picture_cache: SystemText | None = None
-    picture_files_size: int = PICTURE_FILES_SIZE
-    stuck_after: float = 600.0
-    speculate: Speculate = "auto"
-
-    def __post_init__(self) -> None:
-        for name, (least, most) in _LIMITS.items():
-            value = getattr(self, name)
-            if value is None and name in _MAY_BE_NONE:
-                continue
-            if type(value) is not int:
-                raise RequestError("must be a whole number", name)
-            if not least <= value <= most:
-                limits = f"from {least:,} to {most:,}" if most < _UNLIMITED else f"at least {least}"
-                raise RequestError(f"must be {limits}", name)
-        if not self.stuck_after > 0:
-            raise RequestError("must be more than 0", "stuck_after")
-        if self.speculate not in MODES:
-            raise RequestError(f"must be {', '.join(MODES)}", "speculate")
 
 
 @dataclass(frozen=True)

@@ -98,9 +98,10 @@ class GGUFHeader:
         return np.fromfile(self.path, "<f4", tensor.shape[0], offset=self.start + tensor.offset).astype(np.float32)
 
 
-def read_header(path: str | Path) -> GGUFHeader:
+def read_header(path: str | Path, *, allow_unknown_types: bool = False) -> GGUFHeader:
     """Read and check a header.
 
+    With `allow_unknown_types`, tensors of types that the gguf package does not know are accepted without a size check.
     Raises ModelFormatError for anything but a complete GGUF file of version 2 or 3, ModelNotFoundError for no file.
     """
     path = Path(path)
@@ -109,7 +110,7 @@ def read_header(path: str | Path) -> GGUFHeader:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            return _Reader(file, path).header(size)
+            return _Reader(file, path).header(size, allow_unknown_types)
     except FileNotFoundError:
         raise ModelNotFoundError("no such file", path) from None
     except OSError as error:
@@ -127,7 +128,7 @@ class _Reader:
         self._file = file
         self._path = path
 
-    def header(self, size: int) -> GGUFHeader:
+    def header(self, size: int, allow_unknown_types: bool) -> GGUFHeader:
         magic = self._file.read(4)
         if magic != MAGIC:
             raise ModelFormatError("is empty" if size == 0 else "is not a GGUF file", self._path)
@@ -146,14 +147,16 @@ class _Reader:
         if not isinstance(alignment, int) or alignment < 1:
             raise ModelFormatError(f"has a broken header: general.alignment is {alignment!r}", self._path)
         start = (self._file.tell() + alignment - 1) // alignment * alignment
-        self._check_length(tensors, start, size)
+        self._check_length(tensors, start, size, allow_unknown_types)
         return GGUFHeader(self._path, version, metadata, tensors, start)
 
-    def _check_length(self, tensors: tuple[TensorInfo, ...], start: int, size: int) -> None:
+    def _check_length(self, tensors: tuple[TensorInfo, ...], start: int, size: int, allow_unknown_types: bool) -> None:
         for tensor in tensors:
             try:
                 end = start + tensor.offset + tensor.n_bytes
             except (KeyError, ValueError):
+                if allow_unknown_types:
+                    continue
                 raise ModelFormatError(f"tensor {tensor.name} has the unknown type {tensor.type}", self._path) from None
             if end > size:
                 raise ModelFormatError(

@@ -26,8 +26,7 @@ def new_file(path: Path, *, mode: int = 0o666, synced: bool = True) -> Iterator[
         kind = path.lstat().st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISLNK(kind) or stat.S_ISDIR(kind)):
             raise OSError(errno.EINVAL, "not a regular file")
-    # The name is chosen before the file is made: a signal between the two would leave the file behind.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = partial_path(path)
     try:
         # O_EXCL: never write through a link that another user made.
         with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, mode), "w+b") as file:
@@ -40,6 +39,14 @@ def new_file(path: Path, *, mode: int = 0o666, synced: bool = True) -> Iterator[
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def partial_path(path: Path) -> Path:
+    """Return a new hidden name next to `path`, `.NAME.RANDOM.partial`, for what is not complete yet.
+
+    Call it before the `try` that removes the file: a signal between creating and naming would leave the file behind.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def keep_text(path: Path, text: str) -> None:
