@@ -195,8 +195,8 @@ class StepRunner:
             candidates += [(chance, request) for chance in request.proposer.chances(len(drafts[request]))]
         # The sort is stable and chances fall along a draft, so what remains of a draft is its beginning.
         candidates.sort(key=lambda candidate: -candidate[0])
-        limit = min(len(candidates), self._batch.size - len(answers))
-        count = self._draft_policy.draft_count(len(answers), [chance for chance, _ in candidates[:limit]], shared)
+        del candidates[self._batch.size - len(answers) :]
+        count = self._draft_policy.draft_count(len(answers), [chance for chance, _ in candidates], shared)
         counts = Counter(request for _, request in candidates[:count])
         return {request: draft[: counts[request]] for request, draft in drafts.items()}
 

@@ -12,7 +12,8 @@ from typing import Literal
 
 Speculate = Literal["auto", "off", "on"]
 MODES: tuple[Speculate, ...] = ("auto", "off", "on")
-MAX_STEP_SLOWDOWN = 2.4  # a step beside running streams takes at most this many times the usual time between two tokens
+# A step with work in addition to the streams' tokens takes at most this many times the usual time between two tokens.
+MAX_STEP_SLOWDOWN = 2.4
 MAX_DRAFT_TOKENS = 15  # tokens in a step, of all answers together
 _ROWS = (2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)  # rows of a step with drafts: few sizes, so each is soon measured
 _MIN_SPEEDUP = 1.05  # times as fast as without drafts, or nothing is drafted
