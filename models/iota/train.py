@@ -8,7 +8,6 @@ cheap, and enough to learn to see; every layout; then mostly pairs of pictures, 
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from pocketvlm.system.machine import allowed_cpus
 from pocketvlm.vision.families.smolvlm import SmolVLM
 
 from .hints import Hints, targets
@@ -212,7 +212,7 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=PHASES[-1].until, help="stop here")
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--rate", type=float, default=2e-3)
-    options.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    options.add_argument("--threads", type=int, default=allowed_cpus())
     options.add_argument("--state", type=Path, default=HERE / ".train" / "state.pt")
     options.add_argument("--output", type=Path, default=CHECKPOINT)
     arguments = options.parse_args()

@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
+from engine_seam import model_of, mtmd_of, vision_of
 from iota.evaluate import evaluate, trials
 from iota.questions import ask
 from iota.scenes import draw, random_scene
@@ -33,9 +34,8 @@ from pocketvlm.vision import encoder_speeds
 from pocketvlm.vision.encoder_speeds import EncoderSpeed
 from pocketvlm.vision.mtmd import NativeVision
 from pocketvlm.vision.select_encoder import device_name
-from pocketvlm_converters.convert import convert
+from store import IOTA, Store
 
-CHECKPOINT = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"
 MODEL, MMPROJ, VISION = "model-F32.gguf", "mmproj-f32.gguf", "vision-fp32.onnx"
 SCENES = 200
 
@@ -53,11 +53,9 @@ def through_gguf(iota_onnx: Path) -> Iterator[VLM]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle without an mmproj, as `convert` makes it: int8."""
-    path = tmp_path_factory.mktemp("alone") / "bundle"
-    convert(CHECKPOINT, path, quantize="F32", mmproj="none", verify=False)
-    return path
+def alone(store: Store) -> Path:
+    """A bundle without an mmproj, as `convert` makes it: int8. Do not write to it."""
+    return store.bundle(IOTA, mmproj="none", onnx="int8")
 
 
 @pytest.fixture
@@ -77,8 +75,8 @@ def asked(question: str, picture: Any, **options: Any) -> list[Any]:
 
 @pytest.mark.oracle
 def test_answers_as_transformers_and_libmtmd(through_onnx: VLM, through_gguf: VLM) -> None:
-    processor: Any = AutoProcessor.from_pretrained(CHECKPOINT)
-    reference: Any = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    processor: Any = AutoProcessor.from_pretrained(IOTA)
+    reference: Any = AutoModelForImageTextToText.from_pretrained(IOTA, dtype=torch.float32).eval()
     rng = Random(4)
     for number in range(SCENES):
         scene = random_scene(rng)
@@ -215,9 +213,9 @@ def test_doctor_shows_and_forgets(bundle: Path) -> None:
     with VLM.load(bundle):
         pass
     shown = told()
-    assert "s a tile" in shown and "vision-fp32.onnx" in shown and "mmproj-f32.gguf" in shown
-    assert "forgotten" in told("--forget")
-    assert "nothing was remembered" in told("--forget") and "nothing yet" in told()
+    assert "s per tile" in shown and "vision-fp32.onnx" in shown and "mmproj-f32.gguf" in shown
+    assert "removed" in told("--forget")
+    assert "nothing to remove" in told("--forget") and "nothing yet" in told()
     machine = json.loads(told("--json"))  # as tests/runtime/devices has it
     assert [Backend(**device).name for device in machine["devices"]] == [device.name for device in library.devices()]
     assert machine["host_total"] is None or machine["host_total"] >= machine["host_free"] > 0
@@ -303,9 +301,8 @@ def test_fewer_tokens_than_a_tile_has(through_onnx: VLM) -> None:
 def test_caches_know_the_encoder(through_onnx: VLM, through_gguf: VLM) -> None:
     keys = []
     for vlm in (through_onnx, through_gguf):
-        engine: Any = vlm._engine
-        seen = engine._vision.prepare(picture_of(Image.new("RGB", (64, 64), "red")), "auto", None, "image")
-        keys.append({slot.key for slot in seen.spans})
+        seen = vision_of(vlm).prepare(picture_of(Image.new("RGB", (64, 64), "red")), "auto", None, "image")
+        keys.append({slot.key for slot in seen.slots})
     assert keys[0] and not keys[0] & keys[1]
 
 
@@ -321,8 +318,7 @@ def test_too_many_tiles_are_counted_before_encoding(iota_onnx: Path) -> None:
 
 def test_an_unknown_family_has_no_say_in_sizes(through_gguf: VLM) -> None:
     """libmtmd's own preprocessing, as it serves projectors that we do not know."""
-    engine: Any = through_gguf._engine
-    native = NativeVision(engine._vision._encoder._mtmd, engine._model.n_vocab)
+    native = NativeVision(mtmd_of(through_gguf), model_of(through_gguf).n_vocab)
     picture = picture_of(Image.new("RGB", (64, 64), "red"))
     for detail, most, words in (("low", None, "detail: low"), ("auto", 16, "max_image_tokens")):
         with pytest.raises(RequestError, match=rf"{words} needs a projector of a known family") as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,11 +15,6 @@ from typing import Any
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.messages import ChatCompletion
 from pocketvlm.system.atomic import new_file
-
-try:
-    import fcntl
-except ImportError:  # Windows: nothing keeps two batches from one file there
-    fcntl = None  # type: ignore[assignment]  # the type of an absent module
 
 
 def answered(custom_id: str, completion: ChatCompletion) -> str:
@@ -132,13 +128,17 @@ class Results:
             raise PocketVLMError(f"{self.path}: cannot be written: {error.strerror or error}") from None
 
     def _claim(self) -> None:
-        if fcntl is not None:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise PocketVLMError(f"{self.path}: another batch is writing it") from None
-            except OSError:  # a file system without locks
-                pass
+        """Lock the file against a second batch. Windows has no such lock."""
+        if sys.platform == "win32":
+            return
+        import fcntl
+
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PocketVLMError(f"{self.path}: another batch is writing it") from None
+        except OSError:  # a file system without locks
+            pass
 
     def _recall(self) -> None:
         self._file.seek(0)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Info, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,6 +14,7 @@ from pocketvlm.chat.vlm import VLM
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server.admission import Admission
 from pocketvlm.server.request_record import RequestRecord
+from pocketvlm.system.machine import process_memory
 
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LONG = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -61,16 +60,10 @@ class _Now(Collector):
         yield CounterMetricFamily("pocketvlm_drafted_tokens", drafted, engine.drafted_tokens)
         accepted = "Of these, tokens that were right."
         yield CounterMetricFamily("pocketvlm_accepted_tokens", accepted, engine.accepted_tokens)
-        if engine.child is not None and (size := _resident(engine.child)) is not None:
-            yield GaugeMetricFamily("pocketvlm_engine_resident_memory_bytes", "Memory of the engine's process.", size)
-
-
-def _resident(process: int) -> int | None:
-    try:
-        pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
+        if engine.child is not None and (size := process_memory(engine.child)) is not None:
+            yield GaugeMetricFamily(
+                "pocketvlm_engine_resident_memory_bytes", "Memory of the engine's process.", size.resident
+            )
 
 
 class Metrics:
