@@ -3,20 +3,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 BUNDLE := models/pocketvlm_models/iota
 PRESET ?= cpu
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench compare train native test-native test-vulkan test-aarch64 clean
+.PHONY: help demo test test-all check docs bench compare train native test-native test-vulkan test-aarch64 clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS=... is passed on by test, compare and train."
+	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS=... is passed on by test, test-all, compare and train."
 
 demo: .venv/.demo ## ask the model in the box about a picture
 	$(BIN)/pocketvlm chat "What is in the picture?" -i docs/sample.png
 	$(BIN)/pocketvlm chat "How many shapes are there?" -i docs/sample.png
 
-test: .venv/.dev ## all tests, with the network blocked
-	$(BIN)/python -m pytest $(ARGS)
+test: .venv/.dev ## the fast tests, on all cores, with the network blocked
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: .venv/.dev ## all tests
+	$(PYTEST) $(ARGS)
 
 check: .venv/.dev ## lint, format, types, import direction
 	$(BIN)/ruff check .

@@ -12,8 +12,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from pocketvlm.errors import CheckpointError
+from pocketvlm.files.onnx_header import read_onnx
+from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.checkpoint.folder import Checkpoint
+from pocketvlm_converters.export_parts import parts_of, write_encoder
 from pocketvlm_converters.families import find_family
+from pocketvlm_converters.gguf import write_projector
 from pocketvlm_converters.weights import Part, weights_sha256
 
 
@@ -27,6 +31,21 @@ def parts(folder: Path) -> tuple[Part, Part]:
 
 def same(one: tuple[Part, Part], other: tuple[Part, Part]) -> bool:
     return weights_sha256(one) == weights_sha256(other) and [p.metadata for p in one] == [p.metadata for p in other]
+
+
+def onnx_encoder(checkpoint: Path, kind: Any, folder: Path) -> OnnxEncoder:
+    """As a conversion writes it to `folder`; without the rest of the bundle."""
+    family = find_family(Checkpoint(checkpoint))
+    path = folder / f"vision-{kind}.onnx"
+    write_encoder(family, parts_of(family, "tiny").vision, path, kind)
+    return OnnxEncoder(read_onnx(path), threads=1)
+
+
+def mmproj(checkpoint: Path, kind: Any, folder: Path) -> Path:
+    """The other format, likewise."""
+    path = folder / f"mmproj-{kind}.gguf"
+    write_projector(parts_of(find_family(Checkpoint(checkpoint)), "tiny").vision, path, kind)
+    return path
 
 
 def change(path: Path, work: Callable[[dict[str, Any]], Any]) -> None:

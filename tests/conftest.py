@@ -6,18 +6,25 @@ import os
 import runpy
 import signal
 import tempfile
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
+
+from alone import Turns, cores
+from pocketvlm.system.machine import allowed_cpus
+from store import IOTA, Store
 
 ROOT = Path(__file__).parent.parent
 OFFLINE = Path(__file__).parent / "offline"
 
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
-_CACHE = tempfile.TemporaryDirectory(prefix="pocketvlm-cache-")  # what tests measure is nobody's business
+_CACHE = tempfile.TemporaryDirectory(prefix="pocketvlm-cache-")  # what tests measure is kept nowhere else
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+TURNS = Turns(Path(os.environ.setdefault("POCKETVLM_TEST_TURNS", _CACHE.name)))  # workers inherit it
 os.environ.setdefault("POCKETVLM_NATIVE", "llama-cpp-python")  # not what `make native` may have left in .venv
 # A shell starts what it runs in the background deaf to these, and so would our children be.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -33,6 +40,51 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--conversations", type=int, default=2, help="random conversations with each kind of model")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """A worker takes up to 1.5 GB."""
+    return min(allowed_cpus(), 8)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers run whole modules, or all tests of a module with one parameter of its fixtures; in the end, what must be
+    alone."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=is_alone)
+
+
+def group_of(item: pytest.Item) -> str:
+    if is_alone(item):
+        return "alone"
+    path = item.path.relative_to(ROOT / "tests").as_posix()
+    callspec = getattr(item, "callspec", None)
+    if callspec is None or path not in BY_PARAMETER:
+        return path
+    return f"{path} {callspec.params.get(BY_PARAMETER[path])}"
+
+
+def is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    if not IS_WORKER:
+        return (yield)
+    alone = is_alone(item)
+    with TURNS.take(alone=alone), cores(all=alone):
+        return (yield)
+
+
+BY_PARAMETER = {  # modules whose fixtures are made once for each value of this parameter
+    "families/test_conversations.py": "load",
+    "families/test_faithful.py": "pair",
+    "families/test_naming.py": "case",
+    "families/test_together.py": "name",
+    "families/test_verify.py": "name",
+}
+
+
 @pytest.fixture(scope="session")
 def iota_bundle() -> Path:
     """The folder of the model in the box."""
@@ -42,14 +94,16 @@ def iota_bundle() -> Path:
 
 
 @pytest.fixture(scope="session")
-def iota_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of iota with every encoder in float32: mmproj and ONNX."""
-    from pocketvlm_converters.convert import convert
+def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Checkpoints and bundles that tests read."""
+    cache = getattr(request.config, "cache", None)  # not with `-p no:cacheprovider`
+    return Store(cache.mkdir("bundles") if cache else tmp_path_factory.getbasetemp() / "bundles")
 
-    checkpoint = ROOT / "models" / "iota" / "checkpoint"
-    assert checkpoint.is_dir(), f"no checkpoint at {checkpoint}"
-    folder = tmp_path_factory.mktemp("iota") / "both"
-    return convert(checkpoint, folder, quantize="F32", mmproj="f32", onnx="fp32", verify=False).path
+
+@pytest.fixture(scope="session")
+def iota_onnx(store: Store) -> Path:
+    """A bundle of iota with every encoder in float32: mmproj and ONNX. Do not write to it."""
+    return store.bundle(IOTA)
 
 
 @pytest.fixture(scope="session")

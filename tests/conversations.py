@@ -7,7 +7,6 @@ several of them take turns on fewer lanes.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -19,11 +18,11 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
+from engine_seam import forget, generate, prompt_of, prompt_rows
+from integration.asking import settle
 from pocketvlm import VLM
-from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import Generation, PrefillDone, Token
 from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix
-from pocketvlm.messages import ChatRequest
 from pocketvlm.native.sampler import Sampling
 
 WORDS = "What colour is the circle square left of top How many shapes are there number red blue and why".split()
@@ -129,10 +128,9 @@ def converse(vlm: VLM, seed: int, words: tuple[int, int]) -> list[Turn]:
 def answer(vlm: VLM, messages: list[dict[str, Any]], *, count: int = ANSWER, stop: int | None = None) -> Turn:
     """`stop`: given up after so many events."""
     turn = Turn(copy.deepcopy(messages))
-    engine: Any = vlm._engine
-    request = Generation(vlm._prompt(ChatRequest.parse(messages)), Sampling(), max_tokens=count, top_logprobs=TOP)
+    request = Generation(prompt_of(vlm, messages), Sampling(), max_tokens=count, top_logprobs=TOP)
     data = b""
-    with closing(engine.generate(request)) as events:
+    with closing(generate(vlm, request)) as events:
         for number, event in enumerate(events):
             if isinstance(event, PrefillDone):
                 turn.prompt, turn.cached = event.prompt_tokens, event.cached_tokens
@@ -145,24 +143,6 @@ def answer(vlm: VLM, messages: list[dict[str, Any]], *, count: int = ANSWER, sto
                 break
     turn.text = data.decode("utf-8", "replace").strip()
     return turn
-
-
-def forget(vlm: VLM) -> None:
-    """Empty every lane of an idle engine."""
-    engine = vlm._engine
-    assert isinstance(engine, InProcessEngine)
-    lanes = engine._scheduler._lanes
-    for lane in lanes._lanes:
-        assert not lane.busy
-        lanes.clear(lane)
-    engine._context.clear()
-
-
-def settle(vlm: VLM, seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while (now := vlm.statistics()).running or now.queued or now.encoding:
-        assert time.monotonic() < until, now
-        time.sleep(0.002)
 
 
 def compare(load: Callable[..., VLM], seeds: range, *, lanes: int = 4, together: int = 3) -> Difference:
@@ -187,9 +167,8 @@ def replay(load: Callable[..., VLM], turns: list[Turn], *, rows: int | None = No
     """The same prompts, each with nothing known; `rows` of them at once, instead of as many as a batch takes."""
     made = []
     with load(parallel=1) as cold:
-        engine: Any = cold._engine
         if rows is not None:
-            engine._scheduler._stepper._pace._n_batch = rows
+            prompt_rows(cold, rows)
         for turn in turns:
             settle(cold)
             forget(cold)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine_seam import last_logits
 from pocketvlm import VLM
 from pocketvlm.native.llama import Model
 from pocketvlm_converters.samples.forward import ANSWER, Exchange, Loaded, answers, context_for
@@ -35,8 +36,7 @@ def test_as_a_chat(iota_onnx: Path, encoder: str, number: int) -> None:
     vision: Any = "onnx" if encoder.endswith("onnx") else "gguf"
     with VLM.load(iota_onnx, exact=True, vision=vision, threads=1) as vlm:
         vlm.chat([{"role": "user", "content": user}], max_tokens=1)
-        engine: Any = vlm._engine
-        np.testing.assert_allclose(engine._context.logits(), logits[0], atol=1e-4)
+        np.testing.assert_allclose(last_logits(vlm), logits[0], atol=1e-4)
 
 
 def test_the_answer_ends_its_turn(iota_onnx: Path) -> None:

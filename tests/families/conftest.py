@@ -18,7 +18,7 @@ from pocketvlm.vision import families
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.mtmd import MtmdEncoder
 from pocketvlm.vision.onnx import OnnxEncoder
-from pocketvlm_converters.convert import convert
+from store import Store
 from tiny import Tiny
 
 
@@ -29,16 +29,20 @@ def family(request: pytest.FixtureRequest) -> Tiny:
 
 
 @pytest.fixture(scope="module")
-def reference(family: Tiny) -> Any:
-    return family.model()
+def changes() -> dict[str, Any]:
+    """Arguments of the tiny model, where it is not the family's first."""
+    return {}
 
 
 @pytest.fixture(scope="module")
-def pristine(family: Tiny, reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reference(family: Tiny, changes: dict[str, Any]) -> Any:
+    return family.model(**changes)
+
+
+@pytest.fixture(scope="module")
+def pristine(family: Tiny, changes: dict[str, Any], store: Store) -> Path:
     """Do not write to it."""
-    folder = tmp_path_factory.mktemp("family") / "checkpoint"
-    family.save(reference, folder)
-    return folder
+    return store.checkpoint(family.__name__.rpartition(".")[2], **changes)
 
 
 @pytest.fixture
@@ -48,9 +52,9 @@ def checkpoint(pristine: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundle(pristine: Path) -> Path:
-    made = pristine.parent / "bundle"
-    return convert(pristine, made, quantize="F32", mmproj="f32", onnx="fp32", verify=False).path
+def bundle(pristine: Path, store: Store) -> Path:
+    """In float32, with both encoders. Do not write to it."""
+    return store.bundle(pristine)
 
 
 @pytest.fixture(scope="module", params=["gguf", "onnx"])

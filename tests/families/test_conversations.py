@@ -13,9 +13,10 @@ import pytest
 
 import hybrid
 from conversations import CLOSE, answer, compare, said
+from engine_seam import sequences
 from pocketvlm import VLM
 from pocketvlm.native.context import Batch, Context
-from pocketvlm_converters.convert import convert
+from store import Store
 from tiny import families
 
 pytestmark = pytest.mark.oracle
@@ -25,7 +26,7 @@ HYBRIDS = {"hybrid": 0, "hybrid with windows": 20}
 
 @pytest.fixture(scope="module", params=["iota", *HYBRIDS, *families()])
 def load(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, iota_onnx: Path
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, iota_onnx: Path, store: Store
 ) -> Callable[..., VLM]:
     name, folder = request.param, tmp_path_factory.mktemp("conversations")
     exact = partial(VLM.load, exact=True, context_size=1536, vision="gguf")
@@ -34,9 +35,7 @@ def load(
         return partial(exact, model=model, mmproj=mmproj)
     if name in HYBRIDS:
         return partial(exact, model=hybrid.save(model, folder / "hybrid.gguf", window=HYBRIDS[name]), mmproj=mmproj)
-    tiny = families()[name]
-    tiny.save(tiny.model(**next(iter(tiny.VARIANTS.values()))), folder / "checkpoint")
-    return partial(exact, convert(folder / "checkpoint", folder / "bundle", quantize="F32", mmproj="f32").path)
+    return partial(exact, store.family_bundle(name))
 
 
 def test_as_with_a_cold_engine(load: Callable[..., VLM], request: pytest.FixtureRequest) -> None:
@@ -70,7 +69,7 @@ def test_batches_are_even_where_they_must_be(iota_onnx: Path, tmp_path: Path, mo
     decode = Context.decode
 
     def watched(context: Context, batch: Batch) -> None:
-        seen.append(np.unique(batch._sequences[: batch.count], return_counts=True)[1].tolist())
+        seen.append(np.unique(sequences(batch), return_counts=True)[1].tolist())
         decode(context, batch)
 
     monkeypatch.setattr(Context, "decode", watched)

@@ -17,12 +17,12 @@ import pytest
 import torch
 from PIL import Image
 
+from engine_seam import generate, last_logits, model_of, units_of
+from integration.asking import generation
 from pocketvlm import VLM
-from pocketvlm.engine.interface import Generation, Token
-from pocketvlm.messages import ChatRequest
-from pocketvlm.native.sampler import Sampling
+from pocketvlm.engine.interface import Token
 from pocketvlm.vision.encoder import EmbeddingSpan
-from pocketvlm_converters.convert import convert
+from store import Store
 from tiny import Tiny, families
 
 pytestmark = pytest.mark.oracle
@@ -72,14 +72,12 @@ class Pair:
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case[1])
-def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def pair(request: pytest.FixtureRequest, store: Store) -> Pair:
     name, variant = request.param
     tiny: Tiny = families()[name]
-    folder = tmp_path_factory.mktemp(name)
-    reference = tiny.model(**tiny.VARIANTS[variant])
-    tiny.save(reference, folder / "checkpoint")
-    convert(folder / "checkpoint", folder / "bundle", quantize="F32", mmproj="f32", onnx="fp32")
-    return Pair(reference, tiny.processor(folder / "checkpoint"), folder / "bundle")
+    changes = tiny.VARIANTS[variant]
+    checkpoint = store.checkpoint(name, **changes)
+    return Pair(tiny.model(**changes), tiny.processor(checkpoint), store.bundle(checkpoint))
 
 
 @pytest.fixture(scope="module", params=["gguf", "onnx"])
@@ -94,10 +92,8 @@ def test_conversation(pair: Pair, vlm: VLM, name: str) -> None:
     inputs = pair.processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
-    engine: Any = vlm._engine
-    prompt = vlm._prompt(ChatRequest.parse(in_full_detail(messages)))
-    seen: list[Any] = []
-    units = engine._units(prompt, seen)
+    asked, seen = in_full_detail(messages), list[Any]()
+    units = units_of(vlm, asked, seen)
     ids = [i for unit in units for i in ([unit] if isinstance(unit, int) else ids_of(unit, pair))]
     assert ids == inputs["input_ids"][0].tolist()
 
@@ -117,11 +113,10 @@ def test_conversation(pair: Pair, vlm: VLM, name: str) -> None:
         logits = pair.reference(**inputs).logits[0, -1].double().numpy()
         made = pair.reference.generate(**inputs, max_new_tokens=ANSWER, do_sample=False)[0, len(ids) :].tolist()
     assert logits.std() > 0.1, "the model must say something"
-    events = list(engine.generate(Generation(prompt, Sampling(), max_tokens=1)))
-    assert events
-    assert divergence(logits, engine._context.logits().astype(np.float64)) <= 1e-4
-    tokens = [e.id for e in engine.generate(Generation(prompt, Sampling(), max_tokens=ANSWER)) if isinstance(e, Token)]
-    ends = {token for token in made if engine._model.is_end(token)}
+    assert list(generate(vlm, generation(vlm, asked, 1)))
+    assert divergence(logits, last_logits(vlm).astype(np.float64)) <= 1e-4
+    tokens = [event.id for event in generate(vlm, generation(vlm, asked, ANSWER)) if isinstance(event, Token)]
+    ends = {token for token in made if model_of(vlm).is_end(token)}
     assert tokens == [token for token in made if token not in ends]
 
 

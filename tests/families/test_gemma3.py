@@ -13,17 +13,15 @@ import torch
 from PIL import Image
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
-from checkpoints import change, parts, put, rename, same, worst
+from checkpoints import change, mmproj, onnx_encoder, parts, put, rename, same, worst
+from engine_seam import units_of
 from pocketvlm import VLM
 from pocketvlm.errors import CheckpointError, ContextLengthError, RequestError
 from pocketvlm.files.gguf_header import read_header
-from pocketvlm.files.onnx_header import read_onnx
-from pocketvlm.messages import ChatRequest
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
 from pocketvlm.native.token_embeddings import token_embeddings
-from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
 from tiny import gemma3 as tiny
@@ -176,24 +174,16 @@ def seen(reference: Any) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize(("kind", "least"), [("fp32", 0.99999), ("fp16", 0.9999), ("int8", 0.998), ("int4", 0.95)])
 def test_onnx_types(kind: str, least: float, pristine: Path, seen: Any, tmp_path: Path) -> None:
-    bundle = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
-    encoder = OnnxEncoder(read_onnx(bundle.file("vision")), threads=1)
-    assert worst(encoder.encode_tile(noise()), seen) >= least
+    assert worst(onnx_encoder(pristine, kind, tmp_path).encode_tile(noise()), seen) >= least
 
 
 @pytest.mark.parametrize(("kind", "least"), [("f16", 0.9999), ("bf16", 0.998), ("q8_0", 0.998)])
-def test_mmproj_types(kind: str, least: float, pristine: Path, seen: Any, tmp_path: Path) -> None:
-    bundle = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj=kind, onnx="none", verify=False)
+def test_mmproj_types(kind: str, least: float, pristine: Path, bundle: Path, seen: Any, tmp_path: Path) -> None:
     with (
-        Model(bundle.file("model")) as language,
-        Mtmd(bundle.file("mmproj"), language, threads=1, tile_tokens=len(seen)) as encoder,
+        Model(bundle / "model-F32.gguf") as language,
+        Mtmd(mmproj(pristine, kind, tmp_path), language, threads=1, tile_tokens=len(seen)) as encoder,
     ):
         assert worst(encoder.encode_tile(noise()), seen) >= least
-
-
-@pytest.fixture(scope="module")
-def bundle(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return convert(pristine, tmp_path_factory.mktemp("gemma3") / "bundle", quantize="F32", onnx="fp32").path
 
 
 def message(**options: Any) -> list[dict[str, Any]]:
@@ -224,7 +214,7 @@ def test_newlines_around_pictures_join_others(pristine: Path, bundle: Path, mess
     processor = tiny.processor(pristine)
     wanted = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
     with VLM.load(bundle) as vlm:
-        units = vlm._engine._units(vlm._prompt(ChatRequest.parse(messages)), [])  # type: ignore[attr-defined]
+        units = units_of(vlm, messages)
     soft = processor.tokenizer.image_token_id
     ids = [i for unit in units for i in ([unit] if isinstance(unit, int) else [soft] * unit.tokens)]
     assert ids == wanted["input_ids"][0]

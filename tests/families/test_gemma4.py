@@ -11,15 +11,13 @@ import torch
 from PIL import Image
 from transformers.models.gemma4.image_processing_pil_gemma4 import get_aspect_ratio_preserving_size
 
-from checkpoints import parts, put, worst
+from checkpoints import mmproj, onnx_encoder, parts, put, worst
 from pocketvlm.errors import CheckpointError, ImageError
 from pocketvlm.files.footprint import weights_of
 from pocketvlm.files.gguf_header import read_header
-from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
 from pocketvlm.vision.families.gemma4 import Gemma4, from_metadata
-from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.convert import convert
 from tiny import gemma4 as tiny
 
@@ -86,28 +84,25 @@ def seen_by(model: Any, checkpoint: Path) -> Any:
 
 
 @pytest.mark.parametrize(("kind", "least"), [("fp16", 0.9999), ("int8", 0.99), ("int4", 0.9)])
-def test_onnx_types(kind: Any, least: float, reference: Any, checkpoint: Path, tmp_path: Path) -> None:
-    bundle = convert(checkpoint, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
-    encoder = OnnxEncoder(read_onnx(bundle.file("vision")), threads=1)
-    assert worst(encoder.encode_tile(TILE), seen_by(reference, checkpoint)) >= least
+def test_onnx_types(kind: Any, least: float, reference: Any, pristine: Path, tmp_path: Path) -> None:
+    encoder = onnx_encoder(pristine, kind, tmp_path)
+    assert worst(encoder.encode_tile(TILE), seen_by(reference, pristine)) >= least
 
 
-def test_matrices_without_bounds(tmp_path: Path) -> None:
+def test_matrices_without_bounds(bundle: Path, tmp_path: Path) -> None:
     model = tiny.model()
     for number, (name, value) in enumerate(model.named_buffers()):
         if name.endswith(("put_min", "put_max")) and number % 3:
             value.mul_(torch.inf)
-    tiny.save(model, tmp_path / "checkpoint")
-    made = convert(
-        tmp_path / "checkpoint", tmp_path / "bundle", quantize="F16", mmproj="f32", onnx="fp32", verify=False
-    )
-    wanted = seen_by(model, tmp_path / "checkpoint")
+    folder = tmp_path / "checkpoint"
+    tiny.save(model, folder)
+    wanted = seen_by(model, folder)
     with (
-        Model(made.file("model")) as language,
-        Mtmd(made.file("mmproj"), language, threads=1, tile_tokens=len(wanted)) as encoder,
+        Model(bundle / "model-F32.gguf") as language,
+        Mtmd(mmproj(folder, "f32", tmp_path), language, threads=1, tile_tokens=len(wanted)) as encoder,
     ):
         assert worst(encoder.encode_tile(TILE), wanted) >= 0.9999
-    assert worst(OnnxEncoder(read_onnx(made.file("vision")), threads=1).encode_tile(TILE), wanted) >= 0.9999
+    assert worst(onnx_encoder(folder, "fp32", tmp_path).encode_tile(TILE), wanted) >= 0.9999
 
 
 def test_what_takes_memory(checkpoint: Path, tmp_path: Path) -> None:

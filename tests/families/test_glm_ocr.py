@@ -13,15 +13,12 @@ import torch
 from transformers import GlmOcrConfig, GlmOcrForConditionalGeneration
 from transformers.models.glm46v.image_processing_pil_glm46v import smart_resize
 
-from checkpoints import parts, put, same, worst
+from checkpoints import mmproj, onnx_encoder, parts, put, same, worst
 from pocketvlm.errors import CheckpointError, ImageError
-from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
 from pocketvlm.vision.families import glm_ocr as seen_by
-from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.checkpoint.folder import Checkpoint
-from pocketvlm_converters.convert import convert
 from tiny import glm_ocr as tiny
 
 pytestmark = pytest.mark.oracle
@@ -127,17 +124,15 @@ def rows_of(model: Any, folder: Path) -> Any:
 
 @pytest.mark.parametrize(("kind", "least"), [("fp16", 0.9999), ("int8", 0.99), ("int4", 0.9)])
 def test_onnx_types(kind: str, least: float, pristine: Path, reference: Any, tmp_path: Path) -> None:
-    bundle = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
-    encoder = OnnxEncoder(read_onnx(bundle.file("vision")), threads=1)
+    encoder = onnx_encoder(pristine, kind, tmp_path)
     assert worst(encoder.encode_tile(noise()), rows_of(reference, pristine)) >= least
 
 
 @pytest.mark.parametrize(("kind", "least"), [("f16", 0.9999), ("q8_0", 0.99)])
-def test_mmproj_types(kind: str, least: float, pristine: Path, reference: Any, tmp_path: Path) -> None:
+def test_mmproj_types(kind: str, least: float, pristine: Path, bundle: Path, reference: Any, tmp_path: Path) -> None:
     wanted = rows_of(reference, pristine)
-    bundle = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj=kind, onnx="none", verify=False)
     with (
-        Model(bundle.file("model")) as language,
-        Mtmd(bundle.file("mmproj"), language, threads=1, tile_tokens=len(wanted)) as encoder,
+        Model(bundle / "model-F32.gguf") as language,
+        Mtmd(mmproj(pristine, kind, tmp_path), language, threads=1, tile_tokens=len(wanted)) as encoder,
     ):
         assert worst(encoder.encode_tile(noise()), wanted) >= least

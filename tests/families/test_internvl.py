@@ -12,15 +12,12 @@ import pytest
 import torch
 from transformers import GotOcr2ImageProcessorPil, InternVLConfig, InternVLForConditionalGeneration
 
-from checkpoints import parts, put, same, worst
+from checkpoints import mmproj, onnx_encoder, parts, put, same, worst
 from pocketvlm.errors import CheckpointError
-from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native import mtmd
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
 from pocketvlm.vision.families import internvl as seen_by
-from pocketvlm.vision.onnx import OnnxEncoder
-from pocketvlm_converters.convert import convert
 from pocketvlm_converters.families import internvl as family
 from tiny import internvl as tiny
 
@@ -140,39 +137,35 @@ def rows_of(model: Any, folder: Path) -> Any:
         return model.get_image_features(pixels).pooler_output[0].numpy()
 
 
-def encoded(mmproj: Any, model: Any, tokens: int) -> Any:
+def encoded(path: Path, bundle: Path, tokens: int) -> Any:
     """The same tile twice, by libmtmd."""
     with (
-        Model(model) as language,
-        Mtmd(mmproj, language, threads=1, tile_tokens=tokens) as encoder,
+        Model(bundle / "model-F32.gguf") as language,
+        Mtmd(path, language, threads=1, tile_tokens=tokens) as encoder,
     ):
         return [encoder.encode_tile(noise()) for _ in range(2)]
 
 
 @pytest.mark.parametrize(("kind", "least"), [("fp16", 0.9999), ("int8", 0.998), ("int4", 0.95)])
 def test_onnx_types(kind: str, least: float, pristine: Path, reference: Any, tmp_path: Path) -> None:
-    bundle = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
-    encoder = OnnxEncoder(read_onnx(bundle.file("vision")), threads=1)
+    encoder = onnx_encoder(pristine, kind, tmp_path)
     assert worst(encoder.encode_tile(noise()), rows_of(reference, pristine)) >= least
 
 
 @pytest.mark.parametrize(("kind", "least"), [("f16", 0.9999), ("q8_0", 0.998)])
-def test_mmproj_types(kind: str, least: float, pristine: Path, reference: Any, tmp_path: Path) -> None:
+def test_mmproj_types(kind: str, least: float, pristine: Path, bundle: Path, reference: Any, tmp_path: Path) -> None:
     wanted = rows_of(reference, pristine)
-    bundle = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj=kind, onnx="none", verify=False)
-    assert worst(encoded(bundle.file("mmproj"), bundle.file("model"), len(wanted))[0], wanted) >= least
+    assert worst(encoded(mmproj(pristine, kind, tmp_path), bundle, len(wanted))[0], wanted) >= least
 
 
 def test_libmtmd_still_misplaces_positions(
-    pristine: Path, reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pristine: Path, bundle: Path, reference: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where this fails, libmtmd does it right by itself, and native.operands must not any more."""
-    wanted = rows_of(reference, pristine)
-    bundle = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="f32", onnx="none", verify=False)
-    files = (bundle.file("mmproj"), bundle.file("model"))
-    assert min(worst(rows, wanted) for rows in encoded(*files, len(wanted))) >= 0.9999, "once and again"
-    monkeypatch.setattr(mtmd, "_MENDS", {})
-    assert worst(encoded(*files, len(wanted))[0], wanted) < 0.99
+    """Where this fails, libmtmd does it right by itself, and native.mtmd_graph_patches must not any more."""
+    wanted, path = rows_of(reference, pristine), bundle / "mmproj-f32.gguf"
+    assert min(worst(rows, wanted) for rows in encoded(path, bundle, len(wanted))) >= 0.9999, "once and again"
+    monkeypatch.setattr(mtmd, "_GRAPH_PATCHES", {})
+    assert worst(encoded(path, bundle, len(wanted))[0], wanted) < 0.99
 
 
 def test_the_large_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,10 +177,7 @@ def test_the_large_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     names = {weight.name for weight in parts(tmp_path / "checkpoint")[1].weights}
     assert {"v.blk.1.attn_q_norm.weight", "v.blk.1.attn_k_norm.weight", "v.blk.1.ln1.weight"} <= names
     assert not {"v.blk.1.ln1.bias", "v.blk.1.ln2.bias", "v.blk.1.attn_q.bias"} & names
-    bundle = convert(
-        tmp_path / "checkpoint", tmp_path / "bundle", quantize="F16", mmproj="none", onnx="fp32", verify=False
-    )
-    encoder = OnnxEncoder(read_onnx(bundle.file("vision")), threads=1)
+    encoder = onnx_encoder(tmp_path / "checkpoint", "fp32", tmp_path)
     assert worst(encoder.encode_tile(noise()), rows_of(model, tmp_path / "checkpoint")) >= 0.99999
     put(tmp_path / "checkpoint" / "config.json", {"vision_config.layer_norm_eps": 1e-5})
     with pytest.raises(CheckpointError, match="with use_qk_norm only 1e-06"):
@@ -227,7 +217,7 @@ def test_details() -> None:
 def test_files_of_other_converters(pristine: Path) -> None:
     metadata = {**parts(pristine)[1].metadata}
     assert seen_by.from_metadata(metadata) == seen_by.InternVL(32, 4, 1, 12)
-    assert seen_by.from_metadata(metadata | {"clip.vision.preproc_max_tiles": 6}).most == 6
+    assert seen_by.from_metadata(metadata | {"clip.vision.preproc_max_tiles": 6}).max_tiles == 6
     for key in ("min", "max"):
         del metadata[f"clip.vision.preproc_{key}_tiles"]
     assert seen_by.from_metadata(metadata) == seen_by.InternVL(32, 4, 1, 12)

@@ -10,14 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from checkpoints import parts, put, worst
+from checkpoints import onnx_encoder, parts, put, worst
 from pocketvlm.errors import CheckpointError, ImageError
-from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.vision.families.lfm2_vl import LFM2VL, from_metadata
 from pocketvlm.vision.family import PicturePlan
-from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm.vision.select_encoder import tile_patches
-from pocketvlm_converters.convert import convert
 from pocketvlm_converters.dry_run import plan_conversion
 from tiny import lfm2_vl as tiny
 
@@ -104,10 +101,9 @@ def cells(tile: Any) -> Any:
 
 
 @pytest.mark.parametrize(("kind", "least"), [("fp16", 0.9999), ("int8", 0.998), ("int4", 0.95)])
-def test_onnx_types(kind: Any, least: float, reference: Any, checkpoint: Path, tmp_path: Path) -> None:
-    bundle = convert(checkpoint, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
-    encoder = OnnxEncoder(read_onnx(bundle.file("vision")), threads=1)
-    images = tiny.processor(checkpoint).image_processor
+def test_onnx_types(kind: Any, least: float, reference: Any, pristine: Path, tmp_path: Path) -> None:
+    encoder = onnx_encoder(pristine, kind, tmp_path)
+    images = tiny.processor(pristine).image_processor
     for height, width in ((6, 12), (20, 4), (8, 10)):  # patches; the table of positions is 5 x 5
         tile = np.random.default_rng(width).integers(0, 256, (height * tiny.PATCH, width * tiny.PATCH, 3), np.uint8)
         inputs = images([Image.fromarray(tile)], return_tensors="pt")
@@ -166,7 +162,7 @@ def test_what_does_not_fit_together(key: str, value: int) -> None:
 
 def test_as_llama_cpp_writes_it() -> None:
     assert from_metadata(LLAMA_CPP) == LFM2VL(
-        tile=512, patch=16, factor=2, tiles_from=2, tiles_to=10, least=64, most=256
+        tile=512, patch=16, factor=2, min_tiles=2, max_tiles=10, min_tokens=64, max_tokens=256
     )
 
 

@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoints import change, parts, put, refusal, same, worst
+from checkpoints import change, mmproj, onnx_encoder, parts, put, refusal, same, worst
 from pocketvlm.errors import EngineError
-from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native import mtmd, mtmd_graph_patches
 from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
-from pocketvlm.vision.onnx import OnnxEncoder
-from pocketvlm_converters.convert import convert
 from tiny import llava as tiny
 
 pytestmark = pytest.mark.oracle
@@ -56,8 +53,8 @@ SPARSE = {
 
 
 @pytest.fixture(scope="module")
-def reference() -> Any:
-    return tiny.model(text={"num_key_value_heads": 4})
+def changes() -> dict[str, Any]:
+    return {"text": {"num_key_value_heads": 4}}
 
 
 def wanted(model: Any, tile: Any = TILE) -> Any:
@@ -67,13 +64,13 @@ def wanted(model: Any, tile: Any = TILE) -> Any:
         return model.get_image_features(pixels).pooler_output[0].numpy()
 
 
-def encoded(bundle: Any, tile: Any = TILE, meanwhile: Callable[[], Any] = lambda: None) -> Any:
+def encoded(path: Path, bundle: Path, meanwhile: Callable[[], Any] = lambda: None) -> Any:
     with (
-        Model(bundle.file("model")) as language,
-        mtmd.Mtmd(bundle.file("mmproj"), language, threads=1, tile_tokens=TOKENS) as encoder,
+        Model(bundle / "model-F32.gguf") as language,
+        mtmd.Mtmd(path, language, threads=1, tile_tokens=TOKENS) as encoder,
     ):
         meanwhile()
-        return encoder.encode_tile(tile)
+        return encoder.encode_tile(TILE)
 
 
 def test_the_files_of_the_hub_say_the_same_in_fewer_words(checkpoint: Path, pristine: Path) -> None:
@@ -90,48 +87,41 @@ def test_the_files_of_the_hub_say_the_same_in_fewer_words(checkpoint: Path, pris
 
 
 @pytest.mark.parametrize("layer", [-1, 1, 3])
-def test_any_one_layer(checkpoint: Path, tmp_path: Path, reference: Any, layer: int) -> None:
+def test_any_one_layer(checkpoint: Path, bundle: Path, tmp_path: Path, reference: Any, layer: int) -> None:
     put(checkpoint / "config.json", {"vision_feature_layer": layer})
-    made = convert(checkpoint, tmp_path / "bundle", quantize="F16", mmproj="f32", onnx="fp32", verify=False)
     reference.config.vision_feature_layer = layer
     try:
         rows = wanted(reference)
     finally:
         reference.config.vision_feature_layer = -2
-    assert worst(encoded(made), rows) >= 0.9999
-    assert worst(OnnxEncoder(read_onnx(made.file("vision")), threads=1).encode_tile(TILE), rows) >= 0.9999
+    assert worst(encoded(mmproj(checkpoint, "f32", tmp_path), bundle), rows) >= 0.9999
+    assert worst(onnx_encoder(checkpoint, "fp32", tmp_path).encode_tile(TILE), rows) >= 0.9999
 
 
 @pytest.mark.parametrize(("kind", "least"), [("f16", 0.9999), ("q8_0", 0.998)])
-def test_mmproj_types(kind: Any, least: float, pristine: Path, reference: Any, tmp_path: Path) -> None:
-    made = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj=kind, onnx="none", verify=False)
-    assert worst(encoded(made), wanted(reference)) >= least
+def test_mmproj_types(kind: Any, least: float, pristine: Path, bundle: Path, reference: Any, tmp_path: Path) -> None:
+    assert worst(encoded(mmproj(pristine, kind, tmp_path), bundle), wanted(reference)) >= least
 
 
 @pytest.mark.parametrize(("kind", "least"), [("fp16", 0.9999), ("int8", 0.998), ("int4", 0.9)])
 def test_onnx_types(kind: Any, least: float, pristine: Path, reference: Any, tmp_path: Path) -> None:
-    made = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
-    rows = OnnxEncoder(read_onnx(made.file("vision")), threads=1).encode_tile(TILE)
+    rows = onnx_encoder(pristine, kind, tmp_path).encode_tile(TILE)
     assert worst(rows, wanted(reference)) >= least
 
 
-def test_libmtmd_still_misplaces_the_class_token(
-    pristine: Path, reference: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where this fails, libmtmd does it right by itself, and native.operands can go."""
-    made = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="f32", onnx="none", verify=False)
-    rows = wanted(reference)
-    assert worst(encoded(made), rows) >= 0.9999
-    assert worst(encoded(made, meanwhile=Collector), rows) >= 0.9999, "another one that looks at nodes"
-    monkeypatch.setattr(mtmd, "_MENDS", {})
-    assert worst(encoded(made), rows) < 0.9
+def test_libmtmd_still_misplaces_the_class_token(bundle: Path, reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this fails, libmtmd does it right by itself, and native.mtmd_graph_patches can go."""
+    rows, path = wanted(reference), bundle / "mmproj-f32.gguf"
+    assert worst(encoded(path, bundle), rows) >= 0.9999
+    assert worst(encoded(path, bundle, meanwhile=Collector), rows) >= 0.9999, "another one that looks at nodes"
+    monkeypatch.setattr(mtmd, "_GRAPH_PATCHES", {})
+    assert worst(encoded(path, bundle), rows) < 0.9
 
 
-def test_a_mend_that_found_nothing_is_told(pristine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="f32", onnx="none", verify=False)
+def test_a_mend_that_found_nothing_is_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mtmd_graph_patches, "CLASS_TOKEN", "v.another_name")
-    with pytest.raises(EngineError, match=r"mmproj-f32\.gguf: this build of libmtmd places the class token otherwise"):
-        encoded(made)
+    with pytest.raises(EngineError, match=r"mmproj-f32\.gguf: this build of libmtmd places the class token"):
+        encoded(bundle / "mmproj-f32.gguf", bundle)
 
 
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {

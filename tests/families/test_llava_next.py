@@ -18,12 +18,14 @@ from transformers import LlavaNextImageProcessorPil, LlavaNextModel, LlavaNextPr
 from checkpoints import parts, put, refusal
 from pocketvlm import VLM
 from pocketvlm.errors import ModelFormatError, PairingError, RequestError
+from pocketvlm.files.bundle import Bundle
+from pocketvlm.messages import Detail
 from pocketvlm.vision.compatibility import family_of
 from pocketvlm.vision.families import find
-from pocketvlm.vision.family import Detail, MosaicSpan
-from pocketvlm_converters.convert import convert
+from pocketvlm.vision.family import MosaicSpan
 from pocketvlm_converters.gguf import write_projector
 from pocketvlm_converters.weights import Part
+from store import Store
 
 pytestmark = pytest.mark.oracle
 
@@ -176,9 +178,8 @@ def test_refused_preprocessing(values: dict[str, Any], message: str, checkpoint:
 
 
 @pytest.fixture(scope="module")
-def bundle(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("llava_next") / "bundle"
-    return convert(pristine, folder, quantize="F32", mmproj="f32", onnx="fp32", verify=False)
+def bundle(pristine: Path, store: Store) -> Any:
+    return Bundle(store.bundle(pristine))
 
 
 def loose(part: Part, folder: Path) -> Path:

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 
-from checkpoints import change, parts, refusal, worst
+from checkpoints import change, onnx_encoder, parts, refusal, worst
+from engine_seam import session_of
 from pocketvlm import VLM
 from pocketvlm.errors import ModelFormatError, TokenizerError
 from pocketvlm.files.gguf_header import read_header
@@ -30,9 +31,9 @@ from pocketvlm.vision.family import TileSpan
 from pocketvlm.vision.mtmd import MtmdEncoder
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.checkpoint.folder import Checkpoint
-from pocketvlm_converters.convert import convert
 from pocketvlm_converters.families import find_family
 from pocketvlm_converters.gguf import write_projector
+from store import Store
 from tiny import mistral3 as tiny
 
 pytestmark = pytest.mark.oracle
@@ -106,10 +107,13 @@ def reference() -> Any:
 
 
 @pytest.fixture(scope="module")
-def pixtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pixtral") / "checkpoint"
-    tiny.save(tiny.model(**tiny.VARIANTS["pixtral"]), folder)
-    return folder
+def pristine(reference: Any, store: Store) -> Path:
+    return store.get(lambda folder: tiny.save(reference, folder), "checkpoint", "mistral3", "of half the weights")
+
+
+@pytest.fixture(scope="module")
+def pixtral(store: Store) -> Path:
+    return store.checkpoint("mistral3", **tiny.VARIANTS["pixtral"])
 
 
 def tile_of(rows: int, cols: int) -> Array:
@@ -137,8 +141,7 @@ def test_a_tile_of_any_size_passes_as_it_is(
 
 @pytest.mark.parametrize("kind", LEAST)
 def test_onnx_types(kind: str, reference: Any, pristine: Path, tmp_path: Path) -> None:
-    convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
-    made = OnnxEncoder(read_onnx(tmp_path / "bundle" / f"vision-{kind}.onnx"), threads=1)
+    made = onnx_encoder(pristine, kind, tmp_path)
     tile = tile_of(4, 5)
     assert worst(made.encode_tile(tile), wanted(reference, pristine, tile)) >= LEAST[kind]
 
@@ -146,7 +149,7 @@ def test_onnx_types(kind: str, reference: Any, pristine: Path, tmp_path: Path) -
 def test_several_tiles_at_once(bundle: Path) -> None:
     made = OnnxEncoder(read_onnx(bundle / "vision-fp32.onnx"), threads=1)
     tiles = np.stack([tile_of(5, 6), tile_of(6, 5).transpose(1, 0, 2)])
-    (together,) = made._session.run(None, {"pixels": tiles})
+    (together,) = session_of(made).run(None, {"pixels": tiles})
     for tile, rows in zip(tiles, together, strict=True):
         assert np.abs(made.encode_tile(tile) - rows).max() < 1e-4 * np.abs(rows).max()
 

@@ -1,4 +1,7 @@
-"""One model under every naming, in one file or several, with its configuration old or new: the same bytes."""
+"""One model under every naming, in one file or several, with its configuration old or new: the same files.
+
+Compared is what the files of a bundle are written from, and the encoder's graph as it is written.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
-from pocketvlm.files.bundle import Bundle
-from pocketvlm_converters.convert import convert
+from pocketvlm_converters.checkpoint.folder import Checkpoint
+from pocketvlm_converters.export_parts import parts_of, write_encoder
+from pocketvlm_converters.families import find_family
+from pocketvlm_converters.weights import weights_sha256
+from store import Store
 from tiny import Tiny, families
 
 CASES = [(name, variant) for name, tiny in families().items() for variant in tiny.VARIANTS]
@@ -52,11 +58,11 @@ def in_old_files(folder: Path, hub_config: Callable[[dict[str, Any]], dict[str, 
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[1])
-def test_the_same_bytes(case: tuple[str, str], tmp_path: Path) -> None:
+def test_the_same_model(case: tuple[str, str], store: Store, tmp_path: Path) -> None:
     tiny: Tiny = families()[case[0]]
-    model = tiny.model(**tiny.VARIANTS[case[1]])
-    saved = tmp_path / "saved"
-    tiny.save(model, saved)
+    changes = tiny.VARIANTS[case[1]]
+    model = tiny.model(**changes)
+    saved = store.checkpoint(case[0], **changes)
     memory = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     tied = model.config.tie_word_embeddings
     without_head = {name: tensor for name, tensor in memory.items() if not tied or name != "lm_head.weight"}
@@ -70,21 +76,25 @@ def test_the_same_bytes(case: tuple[str, str], tmp_path: Path) -> None:
             in_old_files(folder, tiny.hub_config)
         return folder
 
-    made = [
-        converted(folder)
-        for folder in (
-            saved,
-            variant("memory", without_head, 1, old=False),
-            variant("hub", on_hub, 1, old=True),
-            variant("hub-sharded-head", on_hub, SHARDS, old=True),
-            variant("memory-sharded-old", without_head, SHARDS, old=True),
-        )
-    ]
-    assert set(made[0]) == {"model-F32.gguf", "mmproj-f32.gguf", "vision-fp32.onnx"}
-    for other in made[1:]:
-        assert other == made[0]
+    wanted = written(saved, tmp_path)
+    for folder in (
+        variant("memory", without_head, 1, old=False),
+        variant("hub", on_hub, 1, old=True),
+        variant("hub-sharded-head", on_hub, SHARDS, old=True),
+        variant("memory-sharded-old", without_head, SHARDS, old=True),
+    ):
+        assert written(folder, tmp_path) == wanted, folder.name
 
 
-def converted(folder: Path) -> dict[str, bytes]:
-    bundle = convert(folder, folder / "bundle", quantize="f32", mmproj="f32", onnx="fp32", verify=False)
-    return {path.name: path.read_bytes() for path in Bundle(bundle.path).path.iterdir() if path.name != "manifest.json"}
+def written(folder: Path, scratch: Path) -> list[Any]:
+    """Both parts, the hash of all their weights, and the bytes of the graph."""
+    family = find_family(Checkpoint(folder))
+    made = parts_of(family, "model")
+    path = scratch / "vision.onnx"
+    assert write_encoder(family, made.vision, path, "fp32") is None, "all of it is in this file"
+    found: list[Any] = [weights_sha256((made.language, made.vision)), path.read_bytes()]
+    for part in (made.language, made.vision):
+        found.append(part.architecture)
+        found.append(list(part.metadata.items()))
+        found.append([(weight.name, weight.exact, weight.tensor.dtype, weight.tensor.shape) for weight in part.weights])
+    return found

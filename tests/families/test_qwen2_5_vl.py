@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 import pocketvlm.vision.mtmd
-from checkpoints import refusal
+from checkpoints import onnx_encoder, refusal
+from engine_seam import session_of
 from pocketvlm.errors import EngineError, ModelFormatError
 from pocketvlm.files.gguf_header import read_header
 from pocketvlm.files.onnx_header import read_onnx
@@ -27,7 +28,6 @@ from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.mtmd import MtmdEncoder
 from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.checkpoint.folder import Checkpoint
-from pocketvlm_converters.convert import convert
 from pocketvlm_converters.families import find_family
 from tiny import qwen2_5_vl as tiny
 
@@ -65,8 +65,7 @@ def test_a_tile_of_any_size_passes_as_it_is(
 
 @pytest.mark.parametrize("kind", LEAST)
 def test_onnx_types(kind: str, reference: Any, pristine: Path, tmp_path: Path) -> None:
-    convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
-    made = OnnxEncoder(read_onnx(tmp_path / "bundle" / f"vision-{kind}.onnx"), threads=1)
+    made = onnx_encoder(pristine, kind, tmp_path)
     for grid in ((4, 4), (5, 7)):
         tile = tile_of(*grid)
         assert worst_cosine(made.encode_tile(tile), wanted(reference, pristine, tile)) >= LEAST[kind]
@@ -75,7 +74,7 @@ def test_onnx_types(kind: str, reference: Any, pristine: Path, tmp_path: Path) -
 def test_several_tiles_at_once(bundle: Path) -> None:
     made = OnnxEncoder(read_onnx(bundle / "vision-fp32.onnx"), threads=1)
     tiles = np.stack([tile_of(5, 6), tile_of(6, 5).transpose(1, 0, 2)])
-    (together,) = made._session.run(None, {"pixels": tiles})
+    (together,) = session_of(made).run(None, {"pixels": tiles})
     for tile, rows in zip(tiles, together, strict=True):
         assert np.abs(made.encode_tile(tile) - rows).max() < 1e-4 * np.abs(rows).max()
 

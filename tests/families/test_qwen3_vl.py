@@ -13,19 +13,17 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from checkpoints import drop, parts, put, refusal, worst
+from checkpoints import drop, onnx_encoder, parts, put, refusal, worst
 from pocketvlm import VLM
 from pocketvlm.cli.commands import app
 from pocketvlm.errors import ModelFormatError, PairingError
 from pocketvlm.files.gguf_header import read_header
-from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.token_embeddings import token_embeddings
 from pocketvlm.vision import families
 from pocketvlm.vision.compatibility import check_encoder, check_language_model, check_projector
 from pocketvlm.vision.encoder import VisionEncoder
-from pocketvlm.vision.onnx import OnnxEncoder
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.networks.rope import read_rope
@@ -65,8 +63,7 @@ def test_a_tile_of_any_size_passes_as_it_is(
 
 @pytest.mark.parametrize("kind", LEAST)
 def test_onnx_types(kind: str, reference: Any, pristine: Path, tmp_path: Path) -> None:
-    convert(pristine, tmp_path / "bundle", quantize="F16", mmproj="none", onnx=kind, verify=False)
-    made = OnnxEncoder(read_onnx(tmp_path / "bundle" / f"vision-{kind}.onnx"), threads=1)
+    made = onnx_encoder(pristine, kind, tmp_path)
     tile = tile_of(5, 7)
     assert worst(made.encode_tile(tile), np.concatenate(wanted(reference, pristine, tile), -1)) >= LEAST[kind]
 

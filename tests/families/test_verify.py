@@ -8,18 +8,24 @@ import pytest
 
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.proof.verify import verify
+from store import EXACT, Store
 from tiny import families
+
+CASES = [
+    pytest.param(name, variant, marks=pytest.mark.slow if number else ())
+    for name, tiny in families().items()
+    for number, variant in enumerate(tiny.VARIANTS)
+]
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("name", families())
-def test_proof(name: str, tmp_path: Path) -> None:
-    tiny = families()[name]
-    tiny.save(tiny.model(**next(iter(tiny.VARIANTS.values()))), tmp_path / "checkpoint")
-    bundle = convert(tmp_path / "checkpoint", tmp_path / "bundle", quantize="F32", mmproj="f32", onnx="fp32")
+@pytest.mark.parametrize(("name", "variant"), CASES)
+def test_proof(name: str, variant: str, store: Store, tmp_path: Path) -> None:
+    checkpoint = store.checkpoint(name, **families()[name].VARIANTS[variant])
+    bundle = convert(checkpoint, tmp_path / "bundle", **EXACT)
     proof = bundle.manifest.proof
     assert proof is not None and proof.runs[0].deviation is None
-    _, reference = verify(bundle.path, tmp_path / "checkpoint")
+    _, reference = verify(bundle.path, checkpoint)
     assert reference.deviation is None
     values = {check.measured: check.value for check in reference.checks}
     assert values["prompts of the same tokens"] == 1 and values["same of 32 greedy tokens"] == 1

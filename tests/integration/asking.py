@@ -7,18 +7,18 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from engine_seam import never_ending, prompt_of
 from pocketvlm import VLM
 from pocketvlm.engine.interface import Generation
-from pocketvlm.messages import ChatRequest
 from pocketvlm.native.sampler import Sampling
 
 
-def settle(engine: Any, seconds: float = 20) -> None:
-    """Wait until nothing runs; every lane is free then."""
+def settle(engine: Any, seconds: float = 30) -> None:
+    """Wait until nothing runs in an engine, or that of a VLM; every lane is free then."""
     until = time.monotonic() + seconds
-    while (now := engine.statistics()).running or now.queued or now.encoding:
+    while (now := engine.statistics()).running or now.queued or now.encoding or now.state != "ok":
         assert time.monotonic() < until, now
-        time.sleep(0.005)
+        time.sleep(0.002)
 
 
 def disc(colour: str, seed: int = 0, size: tuple[int, int] = (96, 96)) -> Image.Image:
@@ -36,7 +36,5 @@ def asked(question: str, *pictures: Any) -> list[Any]:
 
 
 def generation(vlm: VLM, messages: list[Any], max_tokens: int | None = None, endless: bool = False) -> Generation:
-    prompt = vlm._prompt(ChatRequest.parse(messages))
-    engine: Any = vlm._engine
-    bias = {engine._model.eos: -100.0}
-    return Generation(prompt, Sampling(logit_bias=bias if endless else {}), max_tokens=max_tokens)
+    sampling = Sampling(logit_bias=never_ending(vlm) if endless else {})
+    return Generation(prompt_of(vlm, messages), sampling, max_tokens=max_tokens)

@@ -18,11 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from engine_seam import (
+    STARTED,
+    Process,
+    engine_of,
+    generate,
+    has_pending_questions,
+    pauses,
+    processes,
+    prompt_of,
+    started_with,
+    streams_lock,
+)
+from integration.asking import asked, disc, settle
 from pocketvlm import VLM
 from pocketvlm.engine.interface import EngineOptions, Generation, Token
-from pocketvlm.engine.process import protocol, supervisor
+from pocketvlm.engine.process import protocol
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.errors import (
     ContextLengthError,
@@ -30,14 +43,13 @@ from pocketvlm.errors import (
     EngineCrashedError,
     GenerationCancelledError,
     ModelFormatError,
-    QueueFullError,
     RequestError,
 )
 from pocketvlm.files.locate import locate
-from pocketvlm.messages import ChatRequest
 from pocketvlm.native.sampler import Sampling
 
 COLOURS = ("red", "green", "blue", "yellow")
+ABORT = "import os; os.abort()"
 KILLS = int(os.environ.get("POCKETVLM_KILLS", "3"))
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
@@ -57,36 +69,17 @@ def vlm(iota_bundle: Path) -> Iterator[VLM]:
         yield loaded
 
 
-def disc(colour: str, seed: int = 0) -> Image.Image:
-    picture = Image.new("RGB", (96, 96), "white")
-    ImageDraw.Draw(picture).ellipse((12, 12, 84, 84), colour)
-    picture.putpixel((0, 0), (seed % 256, seed // 256, 0))
-    return picture
-
-
-def asked(question: str, *pictures: Any) -> list[Any]:
-    parts = [{"type": "image", "image": picture} for picture in pictures]
-    return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
-
-
 def endless(vlm: VLM, tokens: int = 3500) -> Generation:
     """One that goes on for `tokens` tokens."""
     ends = 4  # iota has its ends of text and turn among the first four tokens
-    prompt = vlm._prompt(ChatRequest.parse(asked("Describe the picture.")))
+    prompt = prompt_of(vlm, asked("Describe the picture."))
     return Generation(prompt, Sampling(logit_bias=dict.fromkeys(range(ends), -100.0)), max_tokens=tokens)
 
 
 def pid_of(vlm: VLM) -> int:
-    pid = vlm._engine.statistics().child
+    pid = vlm.statistics().child
     assert pid is not None
     return pid
-
-
-def settle(vlm: VLM) -> None:
-    until = time.monotonic() + 30
-    while (now := vlm._engine.statistics()).running or now.queued or now.state != "ok":
-        assert time.monotonic() < until, now
-        time.sleep(0.01)
 
 
 def left() -> tuple[int, int]:
@@ -138,7 +131,7 @@ def test_each_client_is_told_about_its_own_picture(vlm: VLM) -> None:
         assert all(pool.map(lambda number: colour_is_right(vlm, number), range(32)))
 
 
-def test_errors_are_those_of_this_process(vlm: VLM, iota_bundle: Path, tmp_path: Path) -> None:
+def test_errors_are_those_of_this_process(vlm: VLM, tmp_path: Path) -> None:
     with pytest.raises(ContextLengthError, match="the context holds 4,096") as caught:
         vlm.chat(asked("word " * 5000))
     assert caught.value.param == "messages"
@@ -148,29 +141,23 @@ def test_errors_are_those_of_this_process(vlm: VLM, iota_bundle: Path, tmp_path:
             tmp_path / "broken.gguf", None, None, name="broken", fingerprint="", options=EngineOptions(parallel=2)
         )
     assert refused.value.path == tmp_path / "broken.gguf"
-    with start(iota_bundle, parallel=1, queue_size=0) as small:
-        with closing(small._engine.generate(endless(small))) as stream:
-            next(stream)
-            with pytest.raises(QueueFullError) as full:
-                small.chat(asked("What is this?"))
-        assert full.value.retry_after >= 1
 
 
 def test_closing_a_stream_frees_its_lane(vlm: VLM) -> None:
     ask = endless(vlm)
-    before = vlm._engine.statistics()
+    before = vlm.statistics()
     for count in range(40):
-        with closing(vlm._engine.generate(ask)) as stream:
+        with closing(generate(vlm, ask)) as stream:
             for _ in range(count % 4):
                 next(stream)
     settle(vlm)
-    assert vlm._engine.statistics().cancelled - before.cancelled >= 30
+    assert vlm.statistics().cancelled - before.cancelled >= 30
     assert colour_is_right(vlm, 1)
 
 
 def test_cancel_reaches_all(vlm: VLM) -> None:
     def read() -> None:
-        for event in vlm._engine.generate(endless(vlm)):
+        for event in generate(vlm, endless(vlm)):
             if isinstance(event, Token):
                 reading.release()
 
@@ -185,17 +172,16 @@ def test_cancel_reaches_all(vlm: VLM) -> None:
 
 
 def test_cancel_stops_no_more_than_generations(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine: Any = vlm._engine
-    ask = supervisor._Process.ask
+    ask = Process.ask
 
-    def cancelling(process: Any, message: Any, *rest: Any) -> None:
-        ask(process, message, *rest)
-        if message["kind"] == "snapshot":
+    def cancelling(process: Any, question: Any, channel: Any) -> None:
+        ask(process, question, channel)
+        if isinstance(question, protocol.TakeSnapshot):
             vlm.cancel()
 
-    monkeypatch.setattr(supervisor._Process, "ask", cancelling)
+    monkeypatch.setattr(Process, "ask", cancelling)
     vlm.chat(asked("Hello."), max_tokens=1)
-    assert engine.snapshot(vlm._prompt(ChatRequest.parse(asked("Hello.")))).keys
+    assert engine_of(vlm).snapshot(prompt_of(vlm, asked("Hello."))).keys
 
 
 @posix
@@ -204,13 +190,13 @@ def test_killed_under_load(vlm: VLM, how: signal.Signals) -> None:
     """All that run or wait are told, the next is right, and nothing is left of the dead."""
     settle(vlm)
     assert colour_is_right(vlm, 0)
-    before, restarts = left(), vlm._engine.statistics().restarts
+    before, restarts = left(), vlm.statistics().restarts
     for round in range(KILLS):
         pid = pid_of(vlm)
         started = threading.Semaphore(0)
 
         def read(started: threading.Semaphore = started) -> None:
-            for event in vlm._engine.generate(endless(vlm)):
+            for event in generate(vlm, endless(vlm)):
                 if isinstance(event, Token):
                     started.release()
 
@@ -231,37 +217,35 @@ def test_killed_under_load(vlm: VLM, how: signal.Signals) -> None:
         with pytest.raises(ProcessLookupError):  # reaped: not even a zombie
             os.kill(pid, 0)
     assert nothing_more_than(before)
-    assert vlm._engine.statistics().restarts == restarts + KILLS
-    assert vlm._engine.statistics().state == "ok"
+    assert vlm.statistics().restarts == restarts + KILLS
+    assert vlm.statistics().state == "ok"
 
 
 @posix
 def test_an_answer_that_memory_does_not_hold(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(vlm)
-    real, faults = protocol.read, [MemoryError()]
-    engine: Any = vlm._engine
+    real, faults = protocol.REPLIES.read, [MemoryError()]
 
     def read(stream: Any) -> Any:
-        if faults and engine._supervisor._process.channels:
+        if faults and has_pending_questions(vlm):
             raise faults.pop()
         return real(stream)
 
-    monkeypatch.setattr(protocol, "read", read)
+    monkeypatch.setattr(protocol.REPLIES, "read", read)
     with pytest.raises(EngineCrashedError, match="MemoryError"):
         colour_is_right(vlm, 0)
     assert colour_is_right(vlm, 1)
 
 
 def test_a_stream_that_the_garbage_collector_ends(vlm: VLM) -> None:
-    engine: Any = vlm._engine
-    stream = engine.generate(endless(vlm))
+    stream = generate(vlm, endless(vlm))
     next(stream)
     cycle = [stream]
     cycle.append(cycle)
     del stream, cycle
 
     def collect() -> None:
-        with engine._supervisor._process._changing:
+        with streams_lock(vlm):
             gc.collect()
 
     collecting = threading.Thread(target=collect, daemon=True)
@@ -273,20 +257,21 @@ def test_a_stream_that_the_garbage_collector_ends(vlm: VLM) -> None:
 
 def test_a_process_that_cannot_answer_ends() -> None:
     code = (
-        "import os, threading, time; from queue import SimpleQueue; from pocketvlm.engine.process.worker import _write\n"
-        "outbox = SimpleQueue(); outbox.put({'answer': object()})\n"
+        "import os, threading, time; from queue import SimpleQueue\n"
+        "from pocketvlm.engine.process.worker import _write\n"
+        "outbox = SimpleQueue(); outbox.put(object())\n"
         "threading.Thread(target=_write, args=(open(os.devnull, 'wb', 0), outbox, os.getppid()), daemon=True).start()\n"
         "time.sleep(20)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
-    assert "not JSON serializable" in ended.stderr
+    assert "PydanticSerializationError" in ended.stderr
 
 
 @posix
 def test_killed_while_encoding_or_idle(vlm: VLM) -> None:
     for number in range(2):
-        with closing(vlm._engine.generate(endless(vlm))) as stream:
+        with closing(generate(vlm, endless(vlm))) as stream:
             next(stream)
         os.kill(pid_of(vlm), signal.SIGKILL)
         time.sleep(0.05 * number)
@@ -298,13 +283,12 @@ def test_killed_while_encoding_or_idle(vlm: VLM) -> None:
 
 @posix
 def test_a_crash_loop_backs_off_and_says_so(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "_PAUSES", (0.0, 0.0, 0.0, 0.6))
+    pauses(monkeypatch, 0.0, 0.0, 0.0, 0.6)
     with start(iota_bundle) as vlm:
-        good = supervisor._START
-        monkeypatch.setattr(supervisor, "_START", "import os; os.abort()")
+        started_with(ABORT, monkeypatch)
         os.kill(pid_of(vlm), signal.SIGKILL)
         until = time.monotonic() + 20
-        while vlm._engine.statistics().state != "failing":
+        while vlm.statistics().state != "failing":
             assert time.monotonic() < until
             time.sleep(0.01)
         for _ in range(100):
@@ -314,44 +298,44 @@ def test_a_crash_loop_backs_off_and_says_so(iota_bundle: Path, monkeypatch: pyte
                 break
             except AssertionError:
                 time.sleep(0.01)
-        assert vlm._engine.statistics().child is None
-        monkeypatch.setattr(supervisor, "_START", good)
-        while vlm._engine.statistics().state != "ok":
+        assert vlm.statistics().child is None
+        started_with(STARTED, monkeypatch)
+        while vlm.statistics().state != "ok":
             assert time.monotonic() < until + 20
             time.sleep(0.01)
         assert colour_is_right(vlm, 2)
-        assert vlm._engine.statistics().restarts >= 3
+        assert vlm.statistics().restarts >= 3
 
 
 @posix
 def test_the_pauses_grow(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Noted(supervisor._Process):
+    class Noted(Process):
         def __init__(self, *given: Any) -> None:
             starts.append(time.monotonic())
             super().__init__(*given)
 
     starts: list[float] = []
-    pauses = (0.0, 0.1, 0.2, 0.4)
-    monkeypatch.setattr(supervisor, "_PAUSES", pauses)
+    seconds = (0.0, 0.1, 0.2, 0.4)
+    pauses(monkeypatch, *seconds)
     with start(iota_bundle) as vlm:
-        monkeypatch.setattr(supervisor, "_START", "import os; os.abort()")
-        monkeypatch.setattr(supervisor, "_Process", Noted)
+        started_with(ABORT, monkeypatch)
+        processes(monkeypatch, Noted)
         began = time.monotonic()
         os.kill(pid_of(vlm), signal.SIGKILL)
         while len(starts) < 5:
             assert time.monotonic() < began + 30
             time.sleep(0.01)
     for crashes, (before, after) in enumerate(itertools.pairwise([began, *starts]), 1):
-        assert after - before >= pauses[min(crashes, 3)]
+        assert after - before >= seconds[min(crashes, 3)]
 
 
 @posix
 def test_closing_does_not_wait_for_the_next_start(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "_PAUSES", (0.0, 60.0))
+    pauses(monkeypatch, 0.0, 60.0)
     vlm = start(iota_bundle)
     os.kill(pid_of(vlm), signal.SIGKILL)
     with ThreadPoolExecutor(1) as pool:
-        while vlm._engine.statistics().state == "ok":
+        while vlm.statistics().state == "ok":
             time.sleep(0.001)
         waiting = pool.submit(colour_is_right, vlm, 0)
         time.sleep(0.05)
@@ -363,16 +347,16 @@ def test_closing_does_not_wait_for_the_next_start(iota_bundle: Path, monkeypatch
 
 @posix
 def test_a_system_that_gives_no_process(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Refused(supervisor._Process):
+    class Refused(Process):
         def __init__(self, *_: Any) -> None:
             monkeypatch.undo()
             raise BlockingIOError(11, "Resource temporarily unavailable")
 
     with start(iota_bundle) as vlm:
-        monkeypatch.setattr(supervisor, "_Process", Refused)
+        processes(monkeypatch, Refused)
         os.kill(pid_of(vlm), signal.SIGKILL)
         until = time.monotonic() + 20
-        while vlm._engine.statistics().restarts < 1:
+        while vlm.statistics().restarts < 1:
             assert time.monotonic() < until
             time.sleep(0.01)
         assert colour_is_right(vlm, 2)
@@ -381,7 +365,7 @@ def test_a_system_that_gives_no_process(iota_bundle: Path, monkeypatch: pytest.M
 def test_closed(iota_bundle: Path) -> None:
     vlm = start(iota_bundle)
     pid = pid_of(vlm)
-    stream = vlm._engine.generate(endless(vlm))
+    stream = generate(vlm, endless(vlm))
     next(stream)
     vlm.close()
     vlm.close()
@@ -389,7 +373,7 @@ def test_closed(iota_bundle: Path) -> None:
         list(stream)
     with pytest.raises(EngineClosedError):
         vlm.chat(asked("What is this?"))
-    assert vlm._engine.statistics().child is None
+    assert vlm.statistics().child is None
     if sys.platform != "win32":
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -401,18 +385,17 @@ def test_the_child_goes_with_its_parent(iota_bundle: Path, how: str) -> None:
     end = {
         "kill": "import time; time.sleep(60)",
         "exit": "",
-        "drop": "del vlm, engine, stream; import time; time.sleep(60)",
+        "drop": "del vlm, stream; import time; time.sleep(60)",
     }
     script = f"""
 import sys
 sys.path[:0] = {sys.path!r}
-from test_child_helper import start, endless
+from test_child_helper import start, endless, generate
 from pathlib import Path
 vlm = start(Path({str(iota_bundle)!r}))
-engine = vlm._engine
-stream = engine.generate(endless(vlm))
+stream = generate(vlm, endless(vlm))
 next(stream)
-print(engine.statistics().child, flush=True)
+print(vlm.statistics().child, flush=True)
 {end[how]}
 """.replace(
         "from test_child_helper import", f"sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_child import"
@@ -453,7 +436,7 @@ def test_interrupt_stops_the_caller_only(iota_bundle: Path) -> None:
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             for _ in range(1000):
-                list(vlm._engine.generate(endless(vlm)))
+                list(generate(vlm, endless(vlm)))
         timer.join()
         assert os.getpgid(pid) != os.getpgid(0)
         assert colour_is_right(vlm, 3)
@@ -476,10 +459,10 @@ if pid:
 settings = termios.tcgetattr(0)
 settings[3] |= termios.TOSTOP
 termios.tcsetattr(0, termios.TCSANOW, settings)
+from engine_seam import started_with
 from pocketvlm import VLM
-from pocketvlm.engine import child
-child._START = (
-    "import os, sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine import worker; serve = worker.serve;"
+started_with(
+    "import os, sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine.process import worker; serve = worker.serve;"
     "worker.serve = lambda *given: (os.write(2, b'loud '), serve(*given)); worker.main()"
 )
 with VLM.load(sys.argv[1], supervised=True, context_size=1024) as vlm:
@@ -500,7 +483,8 @@ import ctypes, os, sys
 sys.path[:] = sys.argv[1:]
 from pathlib import Path
 from llama_cpp import llama_cpp
-from pocketvlm.engine import encoding, worker
+from pocketvlm.engine.background.encode_task import EncodeTask
+from pocketvlm.engine.process import worker
 from pocketvlm.native.context import Context
 
 def due(place):
@@ -532,7 +516,7 @@ FAULT = Path(os.environ["POCKETVLM_TEST_FAULT"])
 Context.decode_embeddings = faulty("prefill", Context.decode_embeddings, assertion)
 Context.decode = faulty("hang", faulty("decode", Context.decode, assertion), hang)
 worker.InProcessEngine.submit = faulty("submit", worker.InProcessEngine.submit, hang)
-encoding._encoded = faulty("encode", faulty("hang encoding", encoding._encoded, hang), abort)
+EncodeTask._encode = faulty("encode", faulty("hang encoding", EncodeTask._encode, hang), abort)
 worker.main()
 """
 
@@ -541,7 +525,7 @@ worker.main()
 def fault(iota_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[VLM, Path]]:
     file = tmp_path_factory.mktemp("fault") / "fault"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(supervisor, "_START", FAULTY)
+        started_with(FAULTY, patch)
         patch.setenv("POCKETVLM_TEST_FAULT", str(file))
         with start(iota_bundle, stuck_after=3.0, context_size=16384) as vlm:
             yield vlm, file
@@ -564,11 +548,11 @@ def test_native_code_that_fails_or_never_returns(fault: tuple[VLM, Path], place:
     """By an assertion of its own, or a call without end. All that run are told why; then all lanes work again."""
     vlm, file = fault
     settle(vlm)
-    before, pid = vlm._engine.statistics(), pid_of(vlm)
+    before, pid = vlm.statistics(), pid_of(vlm)
     started = threading.Semaphore(0)
 
     def read() -> None:
-        for event in vlm._engine.generate(endless(vlm, 16000)):
+        for event in generate(vlm, endless(vlm, 16000)):
             if isinstance(event, Token):
                 started.release()
 
@@ -593,7 +577,7 @@ def test_native_code_that_fails_or_never_returns(fault: tuple[VLM, Path], place:
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(lambda number: colour_is_right(vlm, number), range(8)))
     settle(vlm)
-    after = vlm._engine.statistics()
+    after = vlm.statistics()
     assert after.restarts == before.restarts + 1
     assert after.child != before.child
 
@@ -601,8 +585,7 @@ def test_native_code_that_fails_or_never_returns(fault: tuple[VLM, Path], place:
 OFFLINE = """
 import sys
 sys.path[:] = sys.argv[1:]
-from pocketvlm import offline
-from pocketvlm.engine import worker
+from pocketvlm.engine.process import worker
 def attempt(*given):
     import socket
     try:
@@ -621,10 +604,11 @@ def test_the_engines_process_is_offline_too(iota_bundle: Path) -> None:
 import sys
 sys.path[:] = {sys.path!r}
 from pathlib import Path
-from pocketvlm import VLM, offline
-from pocketvlm.engine import child
+from engine_seam import started_with
+from pocketvlm import VLM
+from pocketvlm.system import offline
 offline.enforce()
-child._START = {OFFLINE!r}
+started_with({OFFLINE!r})
 VLM.load(Path({str(iota_bundle)!r}), supervised=True).close()
 """
     bare = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -636,7 +620,7 @@ VLM.load(Path({str(iota_bundle)!r}), supervised=True).close()
 
 
 def test_a_crash_while_loading_is_an_error(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "_START", "import os; os.abort()")
+    started_with(ABORT, monkeypatch)
     threads = threading.active_count()
     with pytest.raises(EngineCrashedError, match="while the model was loaded"):
         start(iota_bundle)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,16 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pocketvlm.engine.helper import idle_threads
 
+from engine_seam import encoding_as, never_ending
+from integration.asking import settle
 from pocketvlm import VLM
 from pocketvlm.engine.interface import CancellationToken
-from pocketvlm.engine.scheduling import scheduler
 from pocketvlm.errors import GenerationCancelledError
 from pocketvlm.messages import ChatRequest
 
 TILE = 96
-idle = pytest.mark.skipif(not idle_threads(), reason="this system has no threads that run only where nobody else does")
 
 
 @pytest.fixture
@@ -48,10 +46,8 @@ def watched(vlm: VLM, begin: Callable[[], None] = lambda: None) -> Iterator[list
     """Afterwards the list holds, for each run of the encoder, how many there were at that moment."""
     found: list[int] = []
     running, lock = [0], threading.Lock()
-    encoder: Any = vlm._engine._vision._encoder  # type: ignore[attr-defined]
-    original = encoder.encode_tile
 
-    def watch(tile: Any) -> Any:
+    def watch(original: Callable[[Any], Any], tile: Any) -> Any:
         with lock:
             running[0] += 1
             found.append(running[0])
@@ -62,11 +58,8 @@ def watched(vlm: VLM, begin: Callable[[], None] = lambda: None) -> Iterator[list
             with lock:
                 running[0] -= 1
 
-    encoder.encode_tile = watch
-    try:
+    with encoding_as(vlm, watch):
         yield found
-    finally:
-        del encoder.encode_tile
 
 
 def test_two_while_nobody_else_is_there(vlm: VLM, iota_bundle: Path) -> None:
@@ -97,9 +90,8 @@ def test_time_in_the_encoder_counts_once(vlm: VLM) -> None:
 @contextmanager
 def beside_an_answer(vlm: VLM) -> Iterator[Callable[[], None]]:
     """The call lets it go on by a token."""
-    model: Any = vlm._engine._model  # type: ignore[attr-defined]
-    ends = {str(token): -100.0 for token in range(model.n_vocab) if model.is_end(token)}
-    with closing(vlm.stream(asked(None, "Hello."), max_tokens=1900, logit_bias=ends)) as stream:
+    bias = never_ending(vlm)
+    with closing(vlm.stream(asked(None, "Hello."), max_tokens=1900, logit_bias=bias)) as stream:
         next(stream)
         yield lambda: void(next(stream, None), time.sleep(0.002))
 
@@ -107,105 +99,38 @@ def beside_an_answer(vlm: VLM) -> Iterator[Callable[[], None]]:
 def void(*_: object) -> None: ...
 
 
-def seen_beside_an_answer(vlm: VLM, picture: Image.Image, begin: Callable[[], None] = lambda: None) -> tuple[Any, Any]:
-    """What was answered, and how many tiles were encoded at each start of one."""
-    with beside_an_answer(vlm) as go_on, watched(vlm, begin) as runs, ThreadPoolExecutor(1) as pool:
-        other = pool.submit(vlm.chat, asked(picture), max_tokens=8)
-        while not other.done():
-            go_on()
-    return other.result(), runs
-
-
 def cold(bundle: Path, picture: Image.Image) -> str:
     with VLM.load(bundle, context_size=2048, vision="onnx") as vlm:
         return vlm.chat(asked(picture), max_tokens=8).text
 
 
-def test_one_beside_an_answer_where_no_thread_is_idle(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "idle_threads", lambda: False)
-    with VLM.load(iota_bundle, parallel=2, context_size=2048, threads=2, vision="onnx") as vlm:
-        answer, runs = seen_beside_an_answer(vlm, noise(3))
-    assert answer.timings.images[0].encoded == 5
+def test_one_beside_an_answer(vlm: VLM, iota_bundle: Path) -> None:
+    with beside_an_answer(vlm) as go_on, watched(vlm) as runs, ThreadPoolExecutor(1) as pool:
+        other = pool.submit(vlm.chat, asked(noise(3)), max_tokens=8)
+        while not other.done():
+            go_on()
+    assert other.result().timings.images[0].encoded == 5
     assert runs == [1] * 5
+    assert other.result().text == cold(iota_bundle, noise(3))
 
 
-@idle
-def test_a_second_beside_an_answer_in_spare_time(vlm: VLM, iota_bundle: Path) -> None:
-    policies: dict[str, set[int]] = {}
-    stepper: Any = vlm._engine._scheduler._stepper  # type: ignore[attr-defined]
-    rest, rests = stepper._pace.rest, [0.0]
-    held: list[bool] = []
-
-    def resting(last: float) -> float:
-        rests.append(rest(last))
-        held.append(bool(stepper._outbox))
-        return rests[-1]
-
-    stepper._pace.rest = resting
-    both, turns = threading.Barrier(2, timeout=20), itertools.count()
+def test_who_leaves_while_two_are_encoded(vlm: VLM, iota_bundle: Path) -> None:
+    both, leave = threading.Barrier(3, timeout=20), threading.Event()
 
     def begin() -> None:
-        policies.setdefault(threading.current_thread().name, set()).add(os.sched_getscheduler(0))
-        if 1 <= next(turns) <= 2:
-            both.wait()
-            end = time.monotonic() + 20
-            while max(rests) == 0:
-                assert time.monotonic() < end, "no step left time"
-                time.sleep(0.001)
-
-    answer, runs = seen_beside_an_answer(vlm, noise(4), begin)
-    assert answer.timings.images[0].encoded == 5
-    assert runs[0] == 1, "the first alone"
-    assert max(runs) == 2
-    assert policies == {"pocketvlm-side": {os.SCHED_OTHER}, "pocketvlm-helper": {os.SCHED_IDLE}}
-    assert answer.text == cold(iota_bundle, noise(4))
-    assert any(held), "tokens go out behind the rest, where the reader is not behind itself"
-    told = len(rests)
-    vlm.chat(asked(noise(7)), max_tokens=8)
-    assert len(rests) == told, "only while it is wanted"
-
-
-@idle
-def test_spare_time_that_never_comes(vlm: VLM, iota_bundle: Path) -> None:
-    """Where others have all cores, who encodes the rest does that tile, too, and asks for no more help."""
-    encoder: Any = vlm._engine._vision._encoder  # type: ignore[attr-defined]
-    helped: list[bool] = []
-
-    def begin() -> None:
-        if threading.current_thread().name == "pocketvlm-helper":
-            helped.append(True)
-            end = time.monotonic() + 20
-            while not encoder._cancelled:
-                assert time.monotonic() < end
-                time.sleep(0.001)
-
-    answer, runs = seen_beside_an_answer(vlm, noise(5), begin)
-    assert helped == [True]
-    assert len(runs) == 6, "five tiles, one of them twice"
-    assert answer.text == cold(iota_bundle, noise(5))
-
-
-@idle
-def test_who_leaves_while_helped(vlm: VLM, iota_bundle: Path) -> None:
-    both, leave = threading.Barrier(2, timeout=20), threading.Event()
-    turns = itertools.count()
-
-    def begin() -> None:
-        if 1 <= next(turns) <= 2:
+        if not leave.is_set():
             both.wait()
             assert leave.wait(20)
 
     request, cancellation = ChatRequest.parse(asked(noise(6))), CancellationToken()
-    with beside_an_answer(vlm) as go_on, watched(vlm, begin) as runs, ThreadPoolExecutor(1) as pool:
+    with watched(vlm, begin) as runs, ThreadPoolExecutor(1) as pool:
         other = pool.submit(lambda: list(vlm.run(request, cancellation=cancellation)))
-        while len(runs) < 3:
-            go_on()
+        both.wait()
         cancellation.stop()
         assert isinstance(other.exception(30), GenerationCancelledError)
         leave.set()
-        while vlm.statistics().encoding:
-            go_on()
-    assert len(runs) == 3
+        settle(vlm)
+    assert sorted(runs) == [1, 2]
     assert vlm.chat(asked(noise(6)), max_tokens=8).text == cold(iota_bundle, noise(6))
 
 

@@ -14,13 +14,12 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from engine_seam import last_logits, units_of
 from iota.questions import ask
 from iota.scenes import draw, random_scene
 from iota.train import CHECKPOINT
 from pocketvlm import VLM
-from pocketvlm.messages import ChatRequest
 from pocketvlm.vision.families.smolvlm import SmolVLM
-from pocketvlm_converters.convert import convert
 
 pytestmark = pytest.mark.oracle
 
@@ -41,16 +40,9 @@ def reference() -> Any:
     return AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("f32") / "bundle"
-    convert(CHECKPOINT, path, quantize="F32", mmproj="f32", onnx="fp32", verify=False)
-    return path
-
-
 @pytest.fixture(scope="module", params=["gguf", "onnx"])
-def vlm(bundle: Path, request: pytest.FixtureRequest) -> Iterator[VLM]:
-    with VLM.load(bundle, exact=True, vision=request.param) as loaded:
+def vlm(iota_onnx: Path, request: pytest.FixtureRequest) -> Iterator[VLM]:
+    with VLM.load(iota_onnx, exact=True, vision=request.param) as loaded:
         yield loaded
 
 
@@ -97,7 +89,6 @@ def log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def test_answers_tokens_and_logits(processor: Any, reference: Any, vlm: VLM) -> None:
     rng = Random(99)
-    engine: Any = vlm._engine
     for _ in range(SCENES):
         scene = random_scene(rng)
         picture = draw(scene, rng)
@@ -112,14 +103,14 @@ def test_answers_tokens_and_logits(processor: Any, reference: Any, vlm: VLM) -> 
         expected = processor.decode(generated[inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
         messages = [{"role": "user", "content": [parts[0] | {"image": picture, "detail": "high"}, parts[1]]}]
-        units = engine._units(vlm._prompt(ChatRequest.parse(messages)), [])
+        units = units_of(vlm, messages)
         ids = [
             i for unit in units for i in ([unit] if isinstance(unit, int) else [processor.image_token_id] * unit.tokens)
         ]
         assert ids == inputs["input_ids"][0].tolist()
 
         answer = vlm.chat(messages, max_tokens=1)
-        mine = engine._context.logits().astype(np.float64)
+        mine = last_logits(vlm).astype(np.float64)
         expected_log, mine_log = log_softmax(logits), log_softmax(mine)
         assert np.abs(logits - mine).max() < 1e-2
         assert float((np.exp(expected_log) * (expected_log - mine_log)).sum()) < 1e-6

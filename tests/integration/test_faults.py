@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine_seam import local, run_between_steps, sequence_pool, sequences_in, streams_lock, when_submitted
 from integration.asking import asked, generation, settle
 from pocketvlm import VLM
 from pocketvlm.engine.in_process import InProcessEngine
@@ -34,8 +35,8 @@ def vlm(iota_bundle: Path) -> Iterator[VLM]:
 
 @pytest.fixture
 def engine(vlm: VLM) -> InProcessEngine:
-    assert isinstance(vlm._engine, InProcessEngine)
-    return vlm._engine
+    found: InProcessEngine = local(vlm)
+    return found
 
 
 def in_time(work: Callable[[], Any]) -> Any:
@@ -65,7 +66,7 @@ def test_after_a_fault_the_cache_is_not_trusted(
     """What was evaluated when it came is in the cells, and nowhere else."""
     request = generation(vlm, asked("What is a circle?"), max_tokens=8)
     expected = tokens(engine, request)
-    engine._scheduler.run_between_steps(lambda lanes: [lanes.clear(lane) for lane in lanes._lanes])
+    run_between_steps(vlm, lambda lanes: [lanes.clear(lane) for lane in sequences_in(lanes)])
 
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
@@ -85,7 +86,7 @@ def test_a_fault_while_a_request_leaves_keeps_no_lane(
 ) -> None:
     request = generation(vlm, asked("What is a circle?"), max_tokens=8)
     expected = tokens(engine, request)
-    lanes = engine._scheduler._lanes
+    lanes = sequence_pool(vlm)
 
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
@@ -94,7 +95,7 @@ def test_a_fault_while_a_request_leaves_keeps_no_lane(
         with monkeypatch.context() as broken:
             broken.setattr(lanes, "release", fail)
             tokens(engine, request)
-            in_time(lambda: engine._scheduler.run_between_steps(lambda _: None))
+            in_time(lambda: run_between_steps(vlm, lambda _: None))
     assert in_time(lambda: tokens(engine, request)) == expected
 
 
@@ -103,7 +104,7 @@ def test_a_stream_that_the_garbage_collector_ends(vlm: VLM, engine: InProcessEng
     abandon(engine.generate(generation(vlm, asked(QUESTION), max_tokens=1000, endless=True)))
 
     def collect() -> None:
-        with engine._lock:
+        with streams_lock(vlm):
             gc.collect()
 
     in_time(collect)
@@ -126,17 +127,14 @@ def test_submitting_to_an_engine_that_closes(
     vlm: VLM, engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was accepted is told of the end, whenever that comes."""
-    scheduler = engine._scheduler
-    post = scheduler._post
     closer = threading.Thread(target=engine.close)
 
-    def late(command: Any) -> None:
-        if getattr(command, "func", None) == scheduler._waiting.append and closer.ident is None:
+    def close() -> None:
+        if closer.ident is None:
             closer.start()
             closer.join(0.2)
-        post(command)
 
-    monkeypatch.setattr(scheduler, "_post", late)
+    when_submitted(monkeypatch, vlm, close)
     with pytest.raises(EngineClosedError):
         in_time(lambda: tokens(engine, generation(vlm, asked(QUESTION), max_tokens=1)))
     closer.join()

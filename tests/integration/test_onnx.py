@@ -18,6 +18,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from typer.testing import CliRunner
 
+from engine_seam import model_of, mtmd_of, vision_of
 from iota.evaluate import evaluate, trials
 from iota.questions import ask
 from iota.scenes import draw, random_scene
@@ -28,13 +29,13 @@ from pocketvlm.messages import ImagePart
 from pocketvlm.native import library
 from pocketvlm.native.backends import Backend
 from pocketvlm.pictures.images import Picture, read_picture
+from pocketvlm.system.json_cache import file_hash
 from pocketvlm.vision import encoder_speeds
 from pocketvlm.vision.encoder_speeds import EncoderSpeed
 from pocketvlm.vision.mtmd import NativeVision
 from pocketvlm.vision.select_encoder import device_name
-from pocketvlm_converters.convert import convert
+from store import IOTA, Store
 
-CHECKPOINT = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"
 MODEL, MMPROJ, VISION = "model-F32.gguf", "mmproj-f32.gguf", "vision-fp32.onnx"
 SCENES = 200
 
@@ -52,11 +53,9 @@ def through_gguf(iota_onnx: Path) -> Iterator[VLM]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle without an mmproj, as `convert` makes it: int8."""
-    path = tmp_path_factory.mktemp("alone") / "bundle"
-    convert(CHECKPOINT, path, quantize="F32", mmproj="none", verify=False)
-    return path
+def alone(store: Store) -> Path:
+    """A bundle without an mmproj, as `convert` makes it: int8. Do not write to it."""
+    return store.bundle(IOTA, mmproj="none", onnx="int8")
 
 
 @pytest.fixture
@@ -76,8 +75,8 @@ def asked(question: str, picture: Any, **options: Any) -> list[Any]:
 
 @pytest.mark.oracle
 def test_answers_as_transformers_and_libmtmd(through_onnx: VLM, through_gguf: VLM) -> None:
-    processor: Any = AutoProcessor.from_pretrained(CHECKPOINT)
-    reference: Any = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    processor: Any = AutoProcessor.from_pretrained(IOTA)
+    reference: Any = AutoModelForImageTextToText.from_pretrained(IOTA, dtype=torch.float32).eval()
     rng = Random(4)
     for number in range(SCENES):
         scene = random_scene(rng)
@@ -162,7 +161,7 @@ def test_asked_for_by_name(bundle: Path) -> None:
     for wanted, name in (("gguf", "libmtmd"), ("onnx", "onnxruntime fp32")):
         with VLM.load(bundle, vision=wanted) as vlm:  # type: ignore[arg-type]
             assert vlm.info.vision == name
-    assert not encoder_speeds.path().exists(), "nothing to choose, nothing to measure"
+    assert not encoder_speeds.CACHE.path.exists(), "nothing to choose, nothing to measure"
     (bundle / "manifest.json").unlink()
     with pytest.raises(ModelNotFoundError, match="ONNX"):
         VLM.load(model=bundle / MODEL, mmproj=bundle / MMPROJ, vision="onnx")
@@ -173,20 +172,20 @@ def test_asked_for_by_name(bundle: Path) -> None:
 def test_auto_measures_once_and_remembers(bundle: Path) -> None:
     with VLM.load(bundle):
         pass
-    written = encoder_speeds.path().stat().st_mtime_ns
+    written = encoder_speeds.CACHE.path.stat().st_mtime_ns
     measured = encoder_speeds.recall(device_name(None))
     assert sorted(speed.name for speed in measured.values()) == [f"{MMPROJ}, libmtmd", f"{VISION}, onnxruntime, cpu"]
     with VLM.load(bundle) as vlm:
         fastest = min(measured.values(), key=lambda speed: speed.seconds)
         assert (vlm.info.vision or "").split()[0] in fastest.name
-    assert encoder_speeds.path().stat().st_mtime_ns == written
+    assert encoder_speeds.CACHE.path.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("winner", ["libmtmd", "onnxruntime"])
 def test_auto_takes_what_was_fastest(bundle: Path, winner: str) -> None:
     for path, key in ((MMPROJ, ""), (VISION, ":cpu")):
         found = EncoderSpeed(name=path, threads=1, seconds=0.1 if (winner == "libmtmd") == (path == MMPROJ) else 0.2)
-        encoder_speeds.remember(device_name(None), {encoder_speeds.file_hash(bundle / path) + key: found})
+        encoder_speeds.remember(device_name(None), {file_hash(bundle / path) + key: found})
     with VLM.load(bundle) as vlm:
         assert (vlm.info.vision or "").split()[0] == winner
 
@@ -214,9 +213,9 @@ def test_doctor_shows_and_forgets(bundle: Path) -> None:
     with VLM.load(bundle):
         pass
     shown = told()
-    assert "s a tile" in shown and "vision-fp32.onnx" in shown and "mmproj-f32.gguf" in shown
-    assert "forgotten" in told("--forget")
-    assert "nothing was remembered" in told("--forget") and "nothing yet" in told()
+    assert "s per tile" in shown and "vision-fp32.onnx" in shown and "mmproj-f32.gguf" in shown
+    assert "removed" in told("--forget")
+    assert "nothing to remove" in told("--forget") and "nothing yet" in told()
     machine = json.loads(told("--json"))  # as tests/runtime/devices has it
     assert [Backend(**device).name for device in machine["devices"]] == [device.name for device in library.devices()]
     assert machine["host_total"] is None or machine["host_total"] >= machine["host_free"] > 0
@@ -302,9 +301,8 @@ def test_fewer_tokens_than_a_tile_has(through_onnx: VLM) -> None:
 def test_caches_know_the_encoder(through_onnx: VLM, through_gguf: VLM) -> None:
     keys = []
     for vlm in (through_onnx, through_gguf):
-        engine: Any = vlm._engine
-        seen = engine._vision.prepare(picture_of(Image.new("RGB", (64, 64), "red")), "auto", None, "image")
-        keys.append({slot.key for slot in seen.spans})
+        seen = vision_of(vlm).prepare(picture_of(Image.new("RGB", (64, 64), "red")), "auto", None, "image")
+        keys.append({slot.key for slot in seen.slots})
     assert keys[0] and not keys[0] & keys[1]
 
 
@@ -320,8 +318,7 @@ def test_too_many_tiles_are_counted_before_encoding(iota_onnx: Path) -> None:
 
 def test_an_unknown_family_has_no_say_in_sizes(through_gguf: VLM) -> None:
     """libmtmd's own preprocessing, as it serves projectors that we do not know."""
-    engine: Any = through_gguf._engine
-    native = NativeVision(engine._vision._encoder._mtmd, engine._model.n_vocab)
+    native = NativeVision(mtmd_of(through_gguf), model_of(through_gguf).n_vocab)
     picture = picture_of(Image.new("RGB", (64, 64), "red"))
     for detail, most, words in (("low", None, "detail: low"), ("auto", 16, "max_image_tokens")):
         with pytest.raises(RequestError, match=rf"{words} needs a projector of a known family") as caught:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from engine_seam import encoding_as
 from pocketvlm import VLM
 from pocketvlm.errors import GenerationCancelledError, PictureCacheError, RequestError
 from pocketvlm.messages import ImageTimings
@@ -60,18 +61,13 @@ def look(vlm: VLM, *pictures: Any, before: str = "", **fields: Any) -> tuple[str
 def counted(vlm: VLM) -> Iterator[list[int]]:
     """Afterwards the list holds how often the encoder ran."""
     runs = [0]
-    encoder: Any = vlm._engine._vision._encoder  # type: ignore[attr-defined]
-    original = encoder.encode_tile
 
-    def count(tile: Any) -> Any:
+    def count(original: Callable[[Any], Any], tile: Any) -> Any:
         runs[0] += 1
         return original(tile)
 
-    encoder.encode_tile = count
-    try:
+    with encoding_as(vlm, count):
         yield runs
-    finally:
-        del encoder.encode_tile
 
 
 def test_eight_pictures_in_rotation(vlm: VLM) -> None:
@@ -157,26 +153,24 @@ class Slow:
     """An encoder that stops before each tile until it may go on."""
 
     def __init__(self, vlm: VLM) -> None:
-        self._vision: Any = vlm._engine._vision  # type: ignore[attr-defined]
-        self._encoder = self._vision._encoder
-        self._original = self._encoder.encode_tile
+        self._changed = encoding_as(vlm, self._encode)
         self.runs = 0
         self.began = threading.Event()
         self.go_on = threading.Event()
 
-    def _encode(self, tile: Any) -> Any:
+    def _encode(self, original: Callable[[Any], Any], tile: Any) -> Any:
         self.runs += 1
         self.began.set()
         assert self.go_on.wait(20)
-        return self._original(tile)
+        return original(tile)
 
     def __enter__(self) -> Slow:
-        self._encoder.encode_tile = self._encode
+        self._changed.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.go_on.set()
-        del self._encoder.encode_tile
+        self._changed.__exit__(None, None, None)
 
 
 def until(condition: Callable[[], bool]) -> None:

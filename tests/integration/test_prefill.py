@@ -1,4 +1,4 @@
-"""Prompts evaluated on the side while answers run: the same answers, and nothing is left behind."""
+"""Prompts evaluated in the background while answers run: the same answers, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from engine_seam import MAKE_CONTEXT, generate, is_closing, local, prefill_context, prefill_is_empty, prefill_is_open
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM, ChatCompletion
 from pocketvlm.engine.interface import PrefillDone, Token
-from pocketvlm.engine.scheduling.background_prefill import BackgroundPrefill, PrefillContext
+from pocketvlm.engine.scheduling.background_prefill import PrefillContext
 from pocketvlm.engine.scheduling.sampling import TokenSampler
 from pocketvlm.errors import EngineClosedError, EngineError
 
@@ -25,12 +26,11 @@ LONG = "word " * 150
 @contextmanager
 def somebody_reads(vlm: VLM) -> Iterator[None]:
     """A stream that goes on all the time."""
-    engine: Any = vlm._engine
-    with closing(engine.generate(generation(vlm, asked("Describe the picture."), 900, endless=True))) as stream:
+    with closing(generate(vlm, generation(vlm, asked("Describe the picture."), 900, endless=True))) as stream:
         while not isinstance(next(stream), Token):
             pass
         yield
-    settle(engine)
+    settle(vlm)
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +41,13 @@ def exact(iota_bundle: Path) -> Iterator[VLM]:
 
 @pytest.fixture
 def chunks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
-    """(position, units, whether it brought what was known) of each chunk that was evaluated on the side."""
+    """(position, units, whether it brought what was known) of each chunk that was evaluated in the background."""
     found: list[tuple[int, int, bool]] = []
     original = PrefillContext.evaluate
 
     def evaluate(self: PrefillContext, chunk: Any) -> Any:
         cells = original(self, chunk)
-        found.append((chunk.position, len(chunk.units), chunk.enters is not None))
+        found.append((chunk.position, len(chunk.units), chunk.prefix is not None))
         return cells
 
     monkeypatch.setattr(PrefillContext, "evaluate", evaluate)
@@ -56,29 +56,25 @@ def chunks(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """Of each token, whether it was drawn from the side's logits."""
+    """Of each token, whether it was drawn from the prefill context's logits."""
     found: list[bool] = []
-    original = TokenSampler.draw
+    original = TokenSampler.sample
 
-    def draw(self: TokenSampler, context: Any, at: Any, **told: Any) -> Any:
-        found.append(not isinstance(at, int))
-        return original(self, context, at, **told)
+    def sample(self: TokenSampler, context: Any, logits: Any, **details: Any) -> Any:
+        found.append(not isinstance(logits, int))
+        return original(self, context, logits, **details)
 
-    monkeypatch.setattr(TokenSampler, "draw", draw)
+    monkeypatch.setattr(TokenSampler, "sample", sample)
     return found
 
 
-def idle(vlm: VLM) -> BackgroundPrefill:
-    engine: Any = vlm._engine
-    settle(engine)
-    prefill: BackgroundPrefill = engine._scheduler._prefill
+def idle(vlm: VLM) -> None:
+    settle(vlm)
     until = time.monotonic() + 10
-    while prefill.side._context is not None:
-        assert time.monotonic() < until, "the side's context stays open"
+    while prefill_is_open(vlm):
+        assert time.monotonic() < until, "the prefill context stays open"
         time.sleep(0.005)
-    assert prefill._room == engine.info.context_size
-    assert not prefill._chunks and not prefill.side._inside
-    return prefill
+    assert prefill_is_empty(vlm)
 
 
 def assert_same(found: ChatCompletion, expected: ChatCompletion) -> None:
@@ -151,7 +147,7 @@ def test_a_known_beginning_goes_along(iota_bundle: Path, exact: VLM, chunks: lis
 
 
 def test_leaving_at_any_time(exact: VLM, chunks: list[tuple[int, int, bool]]) -> None:
-    engine: Any = exact._engine
+    engine = local(exact)
     with somebody_reads(exact):
         for number in range(40):
             ask = generation(exact, asked(LONG + str(number), disc("red", 6100 + number, (300, 200))), 3)
@@ -180,7 +176,7 @@ def at_the_last_chunk(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) 
 def test_leaving_before_the_first_token_is_drawn(
     exact: VLM, monkeypatch: pytest.MonkeyPatch, drawn: list[bool]
 ) -> None:
-    engine: Any = exact._engine
+    engine = local(exact)
     done, events = threading.Event(), list[Any]()
     jobs: SimpleQueue[Any] = SimpleQueue()
 
@@ -201,13 +197,13 @@ def test_leaving_before_the_first_token_is_drawn(
 def test_closing_before_the_first_token_is_drawn(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closers: list[threading.Thread] = []
     with VLM.load(iota_bundle, parallel=3, context_size=1024, threads=2) as vlm:
-        engine: Any = vlm._engine
+        engine = local(vlm)
         events: SimpleQueue[Any] = SimpleQueue()
 
         def close() -> None:
             closers.append(threading.Thread(target=vlm.close))
             closers[-1].start()
-            while not engine._scheduler._closed:
+            while not is_closing(vlm):
                 time.sleep(0.001)
 
         at_the_last_chunk(monkeypatch, close)
@@ -224,15 +220,16 @@ def test_closing_before_the_first_token_is_drawn(iota_bundle: Path, monkeypatch:
         assert not closer.is_alive() and events.empty()
 
 
-@pytest.mark.parametrize("broken", ["_make", "evaluate"])
-def test_where_the_side_fails_the_steps_take_over(exact: VLM, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+@pytest.mark.parametrize("broken", [MAKE_CONTEXT, "evaluate"])
+def test_where_it_fails_the_steps_take_over(exact: VLM, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     calls = []
 
     def fail(*_: Any) -> Any:
         calls.append(1)
         raise EngineError("no memory")
 
-    monkeypatch.setattr(idle(exact).side, broken, fail)
+    idle(exact)
+    monkeypatch.setattr(prefill_context(exact), broken, fail)
     with somebody_reads(exact):
         question = asked(LONG + "What colour is the circle?", disc("yellow", 6300 + len(broken)))
         assert exact.chat(question, max_tokens=4).text

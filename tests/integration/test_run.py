@@ -12,6 +12,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
+from engine_seam import generate
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
 from pocketvlm.engine.interface import Token
@@ -83,14 +84,13 @@ def test_beside_an_answer(iota_bundle: Path, calls: list[tuple[str, str, int]]) 
     picture = disc("green", size=(400, 300))
     with VLM.load(iota_bundle, parallel=2, context_size=1024, threads=2) as vlm:
         vlm.chat(asked("Describe the picture.", picture), max_tokens=1)
-        engine: Any = vlm._engine
-        settle(engine)
-        with closing(engine.generate(generation(vlm, asked("Hello."), 900, endless=True))) as stream:
+        settle(vlm)
+        with closing(generate(vlm, generation(vlm, asked("Hello."), 900, endless=True))) as stream:
             while not isinstance(next(stream), Token):
                 pass
             calls.clear()
             vlm.chat(asked("word " * 20 + "What is it?", picture, picture), max_tokens=1)
-        settle(engine)
+        settle(vlm)
     aside = [name for thread, name, _ in calls if thread == "pocketvlm-side"]
     assert set(aside) == {"decode_embeddings"}
 

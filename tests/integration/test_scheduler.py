@@ -10,16 +10,16 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from engine_seam import local, sequence_pool, unread_events, usual_step, vision_of
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import EncodeProgress, Finished, PrefillDone, Token
-from pocketvlm.errors import EngineBusyError, GenerationCancelledError, QueueFullError
+from pocketvlm.errors import EngineBusyError, GenerationCancelledError
 
 COLOURS = ("red", "green", "blue", "yellow")
 
@@ -33,11 +33,9 @@ def vlm(iota_bundle: Path) -> Iterator[VLM]:
 @pytest.fixture
 def engine(vlm: VLM) -> Iterator[InProcessEngine]:
     """The engine of `vlm`, which must be idle before and after."""
-    found = vlm._engine
-    assert isinstance(found, InProcessEngine)
-    settle(found)
-    yield found
-    settle(found)
+    settle(vlm)
+    yield local(vlm)
+    settle(vlm)
 
 
 @pytest.mark.usefixtures("engine")
@@ -63,7 +61,8 @@ def test_together_as_alone(iota_bundle: Path) -> None:
 def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: InProcessEngine) -> None:
     encoding = threading.Event()
     release = threading.Event()
-    original = engine._vision.prepare  # type: ignore[union-attr]
+    vision = vision_of(vlm)
+    original = vision.prepare
 
     def slow(*arguments: Any) -> Any:
         seen = original(*arguments)
@@ -74,7 +73,7 @@ def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: InProcess
             release.wait(20)
             return encode(slot)
 
-        seen.encode = wait  # type: ignore[method-assign]
+        seen.encode = wait
         return seen
 
     with closing(
@@ -82,7 +81,7 @@ def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: InProcess
     ) as one:
         while not isinstance(next(one), Token):
             pass
-        engine._vision.prepare = slow  # type: ignore[union-attr,method-assign]
+        vision.prepare = slow
         try:
             answers: list[str] = []
             question = asked("What colour is the circle?", disc("blue", 7))
@@ -92,7 +91,7 @@ def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: InProcess
             assert sum(isinstance(next(one), Token) for _ in range(100)) == 100
             assert not answers
         finally:
-            engine._vision.prepare = original  # type: ignore[union-attr,method-assign]
+            vision.prepare = original
             release.set()
         other.join()
     assert answers == ["Blue"]
@@ -108,7 +107,7 @@ def test_tokens_that_nobody_reads_come_with_the_end(vlm: VLM, engine: InProcessE
 
         def sink(event: Any, events: list[Any] = events, steps: list[int | None] = steps, over: Any = over) -> None:
             events.append(event)
-            steps.append(engine.doing[0])
+            steps.append(engine.progress[0])
             if not isinstance(event, PrefillDone | Token):
                 over.set()
 
@@ -151,7 +150,7 @@ def test_cancelling_at_any_stage_loses_no_lane(vlm: VLM, engine: InProcessEngine
             stages[stage] += 1
     settle(engine)
     assert all(stages.values()), stages
-    assert engine._scheduler._lanes.free == 4
+    assert sequence_pool(vlm).free == 4
     after = engine.statistics()
     assert after.cancelled - before.cancelled + after.finished - before.finished == 300
     for colour in COLOURS:
@@ -192,35 +191,6 @@ def test_a_prefix_is_shared_with_a_lane_that_is_busy(vlm: VLM, engine: InProcess
     assert answer.text == "Yellow"
 
 
-def test_full_queue(iota_bundle: Path) -> None:
-    with VLM.load(iota_bundle, parallel=2, context_size=512) as vlm:
-        engine: Any = vlm._engine
-        engine._scheduler._most = 3
-        ask = generation(vlm, asked("Describe the picture."), 300, endless=True)
-        streams = []
-        threads = ThreadPoolExecutor(3)  # each stream is opened by a thread of its own
-
-        def start() -> None:
-            stream = engine.generate(ask)
-            streams.append(stream)
-            if len(streams) < 3:
-                next(stream)
-
-        for _ in range(2):
-            threads.submit(start).result()
-        job = engine.submit(ask, lambda _: None)
-        with pytest.raises(QueueFullError) as caught:
-            vlm.chat(asked("What is this?"))
-        assert caught.value.retry_after >= 1
-        assert caught.value.code == "queue_full"
-        assert engine.statistics().queued == 1
-        engine.withdraw(job)
-        for stream in streams:
-            stream.close()
-        settle(engine)
-        assert vlm.chat(asked("What is this?"), max_tokens=2).text
-
-
 def test_a_thread_does_not_wait_for_itself(vlm: VLM, engine: InProcessEngine) -> None:
     ask = generation(vlm, asked("Describe the picture."), 200, endless=True)
     streams = [engine.generate(ask) for _ in range(4)]
@@ -245,7 +215,7 @@ def test_a_reader_that_sleeps_makes_only_itself_wait(vlm: VLM, engine: InProcess
         busy = time.process_time()
         time.sleep(0.3)
         assert time.process_time() - busy < 0.15, "nothing is to be done"
-        assert engine._open and max(channel.qsize() for channel in engine._open.values()) < 60
+        assert len(unread_events(vlm)) > 0 and max(unread_events(vlm)) < 60
         assert len([e for e in sleeper if isinstance(e, Token)]) == 300
 
 
@@ -287,7 +257,6 @@ def test_memory_after_many_pictures(vlm: VLM) -> None:
 
 def test_pictures_go_in_pieces_beside_a_stream(vlm: VLM, engine: InProcessEngine) -> None:
     """Rows of a picture go in calls of their own, in pieces: the answer is that of one piece."""
-    engine_: Any = engine
     colour_of = lambda seed: COLOURS[seed % 4]  # noqa: E731
     ask = generation(vlm, asked("Describe the picture."), 600, endless=True)
     with closing(engine.generate(ask)) as stream:  # somebody who reads: prompts are cut small
@@ -296,61 +265,32 @@ def test_pictures_go_in_pieces_beside_a_stream(vlm: VLM, engine: InProcessEngine
         for seed in range(4):
             picture = disc(colour_of(seed), 900 + seed, (320, 240))
             assert vlm.chat(asked("What colour is the circle?", picture)).text.lower() == colour_of(seed)
-    assert engine_._scheduler._stepper._pace._usual is not None
+    assert usual_step(vlm) is not None
 
 
-def test_placement_prefers_a_free_lane_to_throwing_a_chat_away() -> None:
+def test_a_free_sequence_is_preferred_to_dropping_a_chat() -> None:
     from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix, CachedSequence, SequenceChoice, choose_sequence
 
-    def lane(number: int, tokens: range, used: int, busy: bool = False) -> CachedSequence:
+    def sequence(number: int, tokens: range, used: int, busy: bool = False) -> CachedSequence:
         content = CachedPrefix()
         for token in tokens:
             content.add(token)
         return CachedSequence(number, content, used, busy)
 
-    def placed(lanes: list[CachedSequence], tokens: list[int], *, cut: bool = True) -> SequenceChoice:
-        common = {lane: min(lane.content.common(tokens), len(tokens) - 1) for lane in lanes}
-        own = {lane: count if cut or count == len(lane.content.keys) else 0 for lane, count in common.items()}
-        return choose_sequence(lanes, len(tokens), own, common if cut else dict.fromkeys(lanes, 0))
+    def placed(sequences: list[CachedSequence], tokens: list[int], *, cut: bool = True) -> SequenceChoice:
+        common = {one: min(one.content.common(tokens), len(tokens) - 1) for one in sequences}
+        own = {one: count if cut or count == len(one.content.keys) else 0 for one, count in common.items()}
+        return choose_sequence(sequences, len(tokens), own, common if cut else dict.fromkeys(sequences, 0))
 
-    lanes = [lane(0, range(100), 5), lane(1, range(0), 0), lane(2, range(50, 80), 3)]
-    chosen = placed(lanes, [*range(10), *range(500, 600)])
-    assert (chosen.lane.id, chosen.known, chosen.source) == (1, 10, lanes[0])
-    chosen = placed(lanes, [*range(100), 7, 8])
-    assert (chosen.lane.id, chosen.known, chosen.source) == (0, 100, None)
-    chosen = placed(lanes, list(range(90)), cut=False)  # cannot be cut back
-    assert (chosen.lane.id, chosen.known) == (1, 0)
-    chosen = placed([replace(lanes[0], busy=True), *lanes[1:]], list(range(80)))
-    assert (chosen.lane.id, chosen.known, chosen.source and chosen.source.id) == (1, 79, 0)
-
-
-def test_steps_leave_time_where_they_are_short() -> None:
-    from pocketvlm.engine.scheduling.prefill_budget import PrefillBudget
-
-    pace = PrefillBudget(512)
-    assert pace.rest(0.010) == pytest.approx(0.006), "no more is known than the last step"
-    for _ in range(20):
-        pace.note(0.010, 1, 0, False)
-    rests = [pace.rest(last) for last in (0.010, 0.015, 0.020, 0.050)]
-    assert rests == pytest.approx([0.006, 0.006, 0.002, 0.0])
-    assert all(last + rest <= 0.0220001 for last, rest in zip((0.010, 0.015, 0.020), rests, strict=False))
-
-
-@pytest.mark.parametrize("crowded", [True, False])
-def test_who_reads_has_a_moment_where_all_cores_are_taken(
-    engine: InProcessEngine, monkeypatch: pytest.MonkeyPatch, crowded: bool
-) -> None:
-    engine_: Any = engine
-    stepper, told = engine_._scheduler._stepper, list[float]()
-    job: Any = SimpleNamespace(cancelled=False, sink=lambda _: told.append(time.perf_counter()))
-    monkeypatch.setattr(stepper, "_crowded", crowded)
-    stepper._outbox.append((job, None))
-    stepper._rest()
-    if crowded:
-        assert time.perf_counter() - told[0] >= 0.0005
-    else:
-        assert not told, "else it goes out while the next step is evaluated"
-        stepper._outbox.clear()
+    sequences = [sequence(0, range(100), 5), sequence(1, range(0), 0), sequence(2, range(50, 80), 3)]
+    chosen = placed(sequences, [*range(10), *range(500, 600)])
+    assert (chosen.sequence.id, chosen.known, chosen.source) == (1, 10, sequences[0])
+    chosen = placed(sequences, [*range(100), 7, 8])
+    assert (chosen.sequence.id, chosen.known, chosen.source) == (0, 100, None)
+    chosen = placed(sequences, list(range(90)), cut=False)  # cannot be cut back
+    assert (chosen.sequence.id, chosen.known) == (1, 0)
+    chosen = placed([replace(sequences[0], busy=True), *sequences[1:]], list(range(80)))
+    assert (chosen.sequence.id, chosen.known, chosen.source and chosen.source.id) == (1, 79, 0)
 
 
 @pytest.mark.parametrize("cost", [0.0001, 0.001, 0.05])
@@ -361,14 +301,14 @@ def test_pace_shrinks_and_recovers(cost: float) -> None:
     pace = PrefillBudget(512)
     assert pace.rows(0, False, urgent=False) == 512
     for _ in range(20):
-        pace.note(0.010, 1, 0, False)
+        pace.record(0.010, 1, 0, False)
     longest, served = [], 0
     for _ in range(1000):
         rows = pace.rows(1, False, urgent=False)
         served += rows
         seconds = 0.010 + cost * rows
         longest.append(seconds)
-        pace.note(seconds, 1, rows, False)
+        pace.record(seconds, 1, rows, False)
     assert served * cost > 0.1  # the prompt does go on
     assert max(longest[20:]) < max(0.031, 0.011 + cost)
     assert sum(seconds > 0.025 for seconds in longest) < 200

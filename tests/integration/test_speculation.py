@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import hybrid
+from engine_seam import generate, last_position, never_ending, run_between_steps, sequences_in
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
 from pocketvlm.engine.interface import Event, Finished, Generation, Token
@@ -46,8 +47,7 @@ def endless(vlm: VLM, text: str = LIST, seed: int = 0, **sampling: Any) -> Gener
 
 
 def read(vlm: VLM, request: Generation) -> list[Event]:
-    engine: Any = vlm._engine
-    return [event for event in engine.generate(request) if isinstance(event, Token | Finished)]
+    return [event for event in generate(vlm, request) if isinstance(event, Token | Finished)]
 
 
 def bare(event: Event) -> Event:
@@ -71,16 +71,13 @@ def compare(plain: VLM, drafting: VLM, request: Generation) -> tuple[int, int]:
 
 def whole(vlm: VLM) -> None:
     """The native cache holds what the lanes say, no more."""
-    engine: Any = vlm._engine
-    settle(engine)
+    settle(vlm)
 
     def look(lanes: Any) -> None:
-        context = lanes._context
-        for lane in lanes._lanes:
-            last = context._lib.llama_memory_seq_pos_max(context._memory, lane.id)
-            assert last == lane.content.position - 1
+        for lane in sequences_in(lanes):
+            assert last_position(lanes, lane) == lane.content.position - 1
 
-    engine._scheduler.run_between_steps(look)
+    run_between_steps(vlm, look)
 
 
 CONSTRAINT = Constraint(GRAMMAR, "response_format")
@@ -133,8 +130,7 @@ def test_ends_where_it_should(plain: VLM, drafting: VLM) -> None:
 
 def test_stops_within_a_draft(plain: VLM, drafting: VLM) -> None:
     asking = asked(LIST, disc("red"))
-    engine: Any = plain._engine
-    options = {"max_tokens": COUNT, "logit_bias": {str(engine._model.eos): -100}}
+    options = {"max_tokens": COUNT, "logit_bias": never_ending(plain)}
     text = plain.chat(asking, **options).text
     assert len(text) > 60
     for start in range(0, 60, 13):
@@ -157,10 +153,9 @@ def test_together_as_alone(plain: VLM, drafting: VLM) -> None:
 
 def test_goes_on_after_it_was_cancelled(plain: VLM, drafting: VLM) -> None:
     """Nothing of a draft stays in the cache that the next request finds."""
-    engine: Any = drafting._engine
     expected = list(map(bare, read(plain, endless(plain))))
     for count in (1, 2, 7, 20, 41):
-        with closing(engine.generate(endless(drafting))) as stream:
+        with closing(generate(drafting, endless(drafting))) as stream:
             for event in stream:
                 count -= isinstance(event, Token)
                 if count == 0:
@@ -183,7 +178,7 @@ def test_a_second_turn_finds_the_answer_in_the_cache(plain: VLM, drafting: VLM) 
 def test_is_counted(drafting: VLM) -> None:
     before = drafting.statistics()
     answer = drafting.chat(asked(LIST, disc("red")), max_tokens=COUNT, ignore_eos=True)
-    settle(drafting._engine)
+    settle(drafting)
     after = drafting.statistics()
     timings = answer.timings
     assert 0 < timings.accepted_tokens <= timings.drafted_tokens
@@ -197,7 +192,7 @@ def test_off_and_exact_draft_nothing_and_auto_does(plain: VLM, iota_onnx: Path) 
         with VLM.load(iota_onnx, vision="gguf", exact=exact, threads=1, context_size=1024) as auto:
             for _ in range(4):
                 read(auto, endless(plain))
-            settle(auto._engine)
+            settle(auto)
             assert (auto.statistics().drafted_tokens > 0) != exact
 
 
@@ -210,5 +205,5 @@ def test_never_where_the_cache_cannot_be_cut_back(iota_onnx: Path, tmp_path: Pat
     model = hybrid.save(iota_onnx / "model-F32.gguf", tmp_path / "hybrid.gguf")
     with VLM.load(model=model, context_size=512, threads=1, speculate="on") as vlm:
         vlm.chat([{"role": "user", "content": LIST}], max_tokens=COUNT, ignore_eos=True)
-        settle(vlm._engine)
+        settle(vlm)
         assert vlm.statistics().drafted_tokens == 0

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from engine_seam import model_of, never_ending, template_form, vocabulary_of
 from pocketvlm import VLM
 from pocketvlm.errors import RequestError, UnsupportedError
 from pocketvlm.native.grammar import Constraint, Matcher
@@ -165,8 +166,7 @@ def test_a_stop_string_does_not_cut_it(vlm: VLM) -> None:
 
 def test_one_spelling_of_a_name(vlm: VLM) -> None:
     """ "\\u0061" is "a", and would escape what the schema says of it."""
-    engine: Any = vlm._engine
-    model, vocabulary = engine._model, engine._vocabulary()
+    model, vocabulary = model_of(vlm), vocabulary_of(vlm)
     rule = json_rule({"properties": {"a": {"type": "integer"}}}, "schema")
 
     def fits(text: str) -> bool:
@@ -223,7 +223,7 @@ def chain(length: int) -> dict[str, Any]:
         ({"$ref": "https://example.com/x"}, "$ref", "ref"),
         ({"$ref": "file:///etc/passwd"}, "$ref", "ref"),
         ({"$ref": "#/$defs/none"}, "", "none"),
-        ({"$ref": "#"}, "", "nothing fits"),
+        ({"$ref": "#"}, "", "no text matches"),
         ({"type": "string", "pattern": "("}, "", "unclosed"),
         ({"type": "string", "pattern": "(?=a)b"}, "", "look-around"),
         ({"type": "string", "pattern": "(" * 3000 + ")" * 3000}, "", "nest"),
@@ -325,8 +325,7 @@ def test_forced(vlm: VLM, choice: Any) -> None:
 def test_auto(vlm: VLM) -> None:
     """The model decides. Told by a bias to begin the call, iota is held to it; the rest is the grammar's."""
     assert vlm.chat(HI, tools=[tool()], max_tokens=5).choices[0].message.tool_calls is None
-    engine: Any = vlm._engine
-    begin = engine._model.tokenize("<tool_call>", special=False)
+    begin = model_of(vlm).tokenize("<tool_call>", special=False)
     fields: Any = {"tools": [tool()], "logit_bias": dict.fromkeys(begin, 60), "max_tokens": 300}
     for seed in range(4):
         choice = vlm.chat(HI, temperature=2.0, seed=seed, **fields).choices[0]
@@ -359,12 +358,10 @@ FORMS: dict[str, Callable[[VLM], ToolCallFormat]] = {
 @pytest.mark.parametrize("name", FORMS)
 def test_the_models_own_form(vlm: VLM, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     form = FORMS[name](vlm)
-    monkeypatch.setattr(vlm, "_form", form)
+    template_form(monkeypatch, vlm, form)
     tools, validator = [tool("other"), tool()], tool()["function"]["parameters"]
     fields: Any = {"tools": tools, "temperature": 1.5, "max_tokens": 300}
-    engine: Any = vlm._engine
-    more = {token: -100.0 for token in range(engine._model.n_vocab) if engine._model.is_end(token)}
-    for seed, bias in enumerate([{}, more]):
+    for seed, bias in enumerate([{}, never_ending(vlm)]):
         choice = vlm.chat(HI, tool_choice="required", seed=seed, logit_bias=bias, **fields).choices[0]
         assert choice.message.content is None
         calls = choice.message.tool_calls or ()
@@ -372,7 +369,7 @@ def test_the_models_own_form(vlm: VLM, monkeypatch: pytest.MonkeyPatch, name: st
         for call in calls[: -1 if choice.finish_reason == "length" else None]:
             jsonschema.validate(json.loads(call.function.arguments), validator)
     # The model decides; a bias makes it begin a call.
-    begin = [form.controls[form.mark]] if form.controls else engine._model.tokenize(form.mark, special=False)
+    begin = [form.controls[form.mark]] if form.controls else model_of(vlm).tokenize(form.mark, special=False)
     begun = [vlm.chat(HI, seed=seed, logit_bias=dict.fromkeys(begin, 40), **fields).choices[0] for seed in range(4)]
     assert name != "marked" or all(choice.message.tool_calls for choice in begun)
     for choice in begun:

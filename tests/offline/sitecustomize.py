@@ -1,4 +1,4 @@
-"""Blocks every socket that is not loopback, in this process.
+"""Blocks every socket that is not loopback, in this process; and where tests share the cores, shows it only one.
 
 conftest.py loads it for the tests and puts this folder on PYTHONPATH, so that Python loads it at the start of every
 child. An audit hook rather than patched functions: it sees C code that uses Python's sockets too, and nothing can
@@ -8,6 +8,7 @@ remove it. Native libraries with sockets of their own are out of its sight.
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import sys
 from typing import Any
@@ -42,3 +43,11 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
 
 
 sys.addaudithook(_hook)
+
+if hasattr(os, "sched_getaffinity"):
+    _allowed = os.sched_getaffinity
+
+    def _shown(pid: int) -> set[int]:
+        return {min(_allowed(pid))} if "POCKETVLM_TEST_ONE_CORE" in os.environ else _allowed(pid)
+
+    os.sched_getaffinity = _shown

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine_seam import prompt_of
 from pocketvlm import VLM
 from pocketvlm.errors import ImageFormatError, ImageNotFoundError, ImageTooLargeError, RequestError
-from pocketvlm.messages import ChatRequest, ImagePart, ImageURLPart
+from pocketvlm.messages import ImagePart, ImageURLPart
 from pocketvlm.pictures.handles import HandleLimits, PictureHandles
 
 
@@ -112,17 +113,8 @@ def test_in_python(iota_bundle: Path, sample_png: Path, tmp_path: Path) -> None:
         with pytest.raises(ImageNotFoundError) as caught:
             vlm.chat(question)
         assert caught.value.param == "messages.0.content.0.image_url.url"
-        low = vlm._prompt(
-            ChatRequest.parse(
-                [
-                    {
-                        "role": "user",
-                        "content": [{**question[0]["content"][0], "image_url": {"url": ids[4], "detail": "low"}}],
-                    }
-                ]
-            ),
-            vlm._read,
-        )  # type: ignore[index]
+        shown = {"type": "image_url", "image_url": {"url": ids[4], "detail": "low"}}
+        low = prompt_of(vlm, [{"role": "user", "content": [shown]}])
         assert [piece.detail for piece in low if hasattr(piece, "detail")] == ["low"]
         (tmp_path / "text.png").write_text("no picture")
         with pytest.raises(ImageFormatError, match=r"text\.png"):

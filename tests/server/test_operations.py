@@ -20,6 +20,7 @@ import uvicorn
 from PIL import Image, ImageDraw
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine_seam import never_ending
 from pocketvlm.server import http_protocol
 from server.conftest import KEYS, Server, Start, data_uri, look, png, refused, stop
 
@@ -34,9 +35,7 @@ def endless() -> dict[str, Any]:
     from pocketvlm import VLM
 
     with VLM.load() as vlm:
-        model = vlm._engine._model  # type: ignore[attr-defined]
-        ends = [token for token in range(model.n_vocab) if model.is_end(token)]
-    return {**LONG, "logit_bias": {str(token): -100 for token in ends}}
+        return {**LONG, "logit_bias": {str(token): bias for token, bias in never_ending(vlm).items()}}
 
 
 def wait_until(done: Any, seconds: float = 10) -> None:

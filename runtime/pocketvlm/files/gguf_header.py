@@ -96,15 +96,18 @@ class GGUFHeader:
         return np.fromfile(self.path, "<f4", found.shape[0], offset=self.start + found.offset).astype(np.float32)
 
 
-def read_header(path: str | Path) -> GGUFHeader:
-    """Read and check a header. ModelFormatError for anything but a complete GGUF file of version 2 or 3."""
+def read_header(path: str | Path, *, allow_unknown_types: bool = False) -> GGUFHeader:
+    """Read and check a header. ModelFormatError for anything but a complete GGUF file of version 2 or 3.
+
+    With `allow_unknown_types`, tensors of types that the gguf package does not know are accepted without a size check.
+    """
     path = Path(path)
     if path.is_dir():
         raise ModelFormatError("is a directory, not a GGUF file", path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            return _Reader(file, path).header(size)
+            return _Reader(file, path).header(size, allow_unknown_types)
     except FileNotFoundError:
         raise ModelNotFoundError("no such file", path) from None
     except OSError as error:
@@ -122,7 +125,7 @@ class _Reader:
         self._file = file
         self._path = path
 
-    def header(self, size: int) -> GGUFHeader:
+    def header(self, size: int, allow_unknown_types: bool) -> GGUFHeader:
         magic = self._file.read(4)
         if magic != MAGIC:
             what = "is empty" if size == 0 else "is not a GGUF file"
@@ -142,14 +145,16 @@ class _Reader:
         if not isinstance(alignment, int) or alignment < 1:
             raise ModelFormatError(f"has a broken header: general.alignment is {alignment!r}", self._path)
         start = (self._file.tell() + alignment - 1) // alignment * alignment
-        self._check_length(tensors, start, size)
+        self._check_length(tensors, start, size, allow_unknown_types)
         return GGUFHeader(self._path, version, metadata, tensors, start)
 
-    def _check_length(self, tensors: tuple[TensorInfo, ...], start: int, size: int) -> None:
+    def _check_length(self, tensors: tuple[TensorInfo, ...], start: int, size: int, allow_unknown_types: bool) -> None:
         for tensor in tensors:
             try:
                 end = start + tensor.offset + tensor.n_bytes
             except (KeyError, ValueError):
+                if allow_unknown_types:
+                    continue
                 raise ModelFormatError(f"tensor {tensor.name} has the unknown type {tensor.type}", self._path) from None
             if end > size:
                 raise ModelFormatError(

@@ -15,11 +15,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pocketvlm.errors import ImageNotFoundError, ImageTooLargeError, RequestError
 from pocketvlm.messages import ImagePart, ImageURLPart
 from pocketvlm.pictures.images import Picture
+from pocketvlm.system.options import MEBIBYTES, Option, check_options
 
 SCHEME = "sha256:"
 
@@ -46,16 +47,20 @@ class HandleLimits:
     Raises RequestError whose `param` names the field.
     """
 
-    seconds: float = 3600.0
-    count: int = 256
-    size: int = 256 << 20
+    seconds: Annotated[
+        float, Option("Seconds that a picture stays available after its last use.", ("--image-ttl",), above=0)
+    ] = 3600.0
+    count: Annotated[int, Option("Most pictures to keep for requests that name them.", ("--image-count",), least=0)] = (
+        256
+    )
+    size: Annotated[
+        int, Option("Memory for the files of these pictures, in {unit}.", ("--image-store",), MEBIBYTES, least=0)
+    ] = 256 << 20
 
     def __post_init__(self) -> None:
-        if not 0 < self.seconds < math.inf:
-            raise RequestError("must be a number of seconds, more than 0", "seconds")
-        for name in ("count", "size"):
-            if getattr(self, name) < 0:
-                raise RequestError("must not be negative", name)
+        check_options(self)
+        if self.seconds == math.inf:
+            raise RequestError("must be finite", "seconds")
 
 
 @dataclass

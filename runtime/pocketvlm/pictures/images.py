@@ -24,6 +24,7 @@ from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from pocketvlm.errors import ImageError, ImageFormatError, ImageNotFoundError, ImageTooLargeError
 from pocketvlm.messages import ImagePart, ImageURLPart
+from pocketvlm.system.json_types import ByteArray
 
 if TYPE_CHECKING:  # numpy and Pillow are imported with the first picture
     import numpy as np
@@ -57,7 +58,7 @@ class Picture:
     `read_ms` is the time from source to array, in milliseconds.
     """
 
-    pixels: npt.NDArray[np.uint8] = field(repr=False)
+    pixels: ByteArray = field(repr=False)
     digest: str
     read_ms: float
 
