@@ -411,7 +411,7 @@ def test_a_name_of_the_catalogue(hub: HubServer, tmp_path: Path, monkeypatch: py
     assert bundle.path == models(tmp_path) / "smolvlm-256m" and bundle.file("model").name == "iota-Q8_0.gguf"
     assert locate("smolvlm-256m", model=None, mmproj=None).model.name == "iota-Q8_0.gguf"
     with pytest.raises(
-        ModelNotFoundError, match=f"none of that name was pulled; smolvlm-256m was made of {entry.gguf}"
+        ModelNotFoundError, match=f"none of that name was pulled; smolvlm-256m was made from {entry.gguf}"
     ):
         locate(entry.gguf.lower(), model=None, mmproj=None)
     app = Typer()
