@@ -171,7 +171,8 @@ def test_environment_variables() -> None:
             texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
             used |= {text for text in texts if re.fullmatch(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+|CC|CXX|LOCALAPPDATA", text)}
     listed = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", text))
-    assert used - listed == {"PIP_DISABLE_PIP_VERSION_CHECK"}  # scripts/setup_venv.py silences pip
+    # scripts/setup_venv.py sets these for pip and its build.
+    assert used - listed <= {"PIP_DISABLE_PIP_VERSION_CHECK", "SKBUILD_BUILD_DIR"}
     ours = {name for name in listed if name.startswith("POCKETVLM")}
     assert ours <= used
 
