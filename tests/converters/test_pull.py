@@ -360,7 +360,7 @@ def test_names_of_a_stranger(hub: HubServer, tmp_path: Path) -> None:
     files["model.safetensors.index.json"] = json.dumps(index).encode()
     refused(Wanted("acme/iota"), "weight_map has '../evil.safetensors'; expected the name of a .safetensors file")
     files["model.safetensors.index.json"] = b'{"weight_map": {"a": "model-1.safetensors"}}'
-    refused(Wanted("acme/iota"), "acme/iota/model-1.safetensors: is missing there: the index names it")
+    refused(Wanted("acme/iota"), "acme/iota/model-1.safetensors: is missing from the repository; the index lists it")
     assert not list(tmp_path.rglob("*evil*")) and not any("evil" in path for path, *_ in hub.log)
 
 
