@@ -462,7 +462,7 @@ termios.tcsetattr(0, termios.TCSANOW, settings)
 from engine_seam import started_with
 from pocketvlm import VLM
 started_with(
-    "import os, sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine import worker; serve = worker.serve;"
+    "import os, sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine.process import worker; serve = worker.serve;"
     "worker.serve = lambda *given: (os.write(2, b'loud '), serve(*given)); worker.main()"
 )
 with VLM.load(sys.argv[1], supervised=True, context_size=1024) as vlm:
@@ -483,7 +483,8 @@ import ctypes, os, sys
 sys.path[:] = sys.argv[1:]
 from pathlib import Path
 from llama_cpp import llama_cpp
-from pocketvlm.engine import encoding, worker
+from pocketvlm.engine.background.encode_task import EncodeTask
+from pocketvlm.engine.process import worker
 from pocketvlm.native.context import Context
 
 def due(place):
@@ -515,7 +516,7 @@ FAULT = Path(os.environ["POCKETVLM_TEST_FAULT"])
 Context.decode_embeddings = faulty("prefill", Context.decode_embeddings, assertion)
 Context.decode = faulty("hang", faulty("decode", Context.decode, assertion), hang)
 worker.InProcessEngine.submit = faulty("submit", worker.InProcessEngine.submit, hang)
-encoding._encoded = faulty("encode", faulty("hang encoding", encoding._encoded, hang), abort)
+EncodeTask._encode = faulty("encode", faulty("hang encoding", EncodeTask._encode, hang), abort)
 worker.main()
 """
 
@@ -584,8 +585,8 @@ def test_native_code_that_fails_or_never_returns(fault: tuple[VLM, Path], place:
 OFFLINE = """
 import sys
 sys.path[:] = sys.argv[1:]
-from pocketvlm import offline
-from pocketvlm.engine import worker
+from pocketvlm.system import offline
+from pocketvlm.engine.process import worker
 def attempt(*given):
     import socket
     try:
@@ -605,7 +606,8 @@ import sys
 sys.path[:] = {sys.path!r}
 from pathlib import Path
 from engine_seam import started_with
-from pocketvlm import VLM, offline
+from pocketvlm import VLM
+from pocketvlm.system import offline
 offline.enforce()
 started_with({OFFLINE!r})
 VLM.load(Path({str(iota_bundle)!r}), supervised=True).close()

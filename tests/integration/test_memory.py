@@ -58,7 +58,7 @@ def test_the_engines_process_keeps_none(iota_bundle: Path, monkeypatch: pytest.M
         return request
 
     real = protocol.decode_generation
-    monkeypatch.setattr(protocol, "generation_in", noted)
+    monkeypatch.setattr(protocol, "decode_generation", noted)
     there, here = os.pipe()
     outbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
     with os.fdopen(there, "rb") as requests, os.fdopen(here, "wb") as asking:
