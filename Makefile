@@ -6,7 +6,7 @@ PRESET ?= cpu
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench compare train native test-native test-vulkan test-aarch64 clean
+.PHONY: help demo test test-all check docs bench compare train native test-native test-vulkan test-aarch64 clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,11 @@ check: .venv/.dev ## lint, format, types, import direction
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+# The variable turns off a notice of mkdocs-material about its successor.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: .venv/.dev ## the documentation as a site in build/site, without warnings
+	$(BIN)/mkdocs build --strict
 
 bench: .venv/.bench ## side-by-side measurements
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done

@@ -24,6 +24,7 @@ from checkpoint import random_weights
 from peers import Piped
 from PIL import Image
 
+from pocketvlm import LoadOptions
 from pocketvlm.bench.measure import fresh, photo
 from pocketvlm.files.locate import iota
 from pocketvlm.plan.budget import planner_for, read_picture_size
@@ -61,9 +62,8 @@ def main() -> None:
 
 def compare(bundle: Path, size: str, context: int, threads: int, times: int) -> tuple[float, float]:
     """Predicted by measured: memory, and time."""
-    planner = planner_for(
-        {"target": bundle, "context_size": context, "threads": threads}, picture=read_picture_size(size)
-    )
+    options = LoadOptions(context_size=context, threads=threads)
+    planner = planner_for(bundle, options, picture=read_picture_size(size))
     told = planner.predict(planner.usual())
     peer = Piped("pocketvlm", "ours", bundle, threads, context, str(told.way.encoder))
     try:

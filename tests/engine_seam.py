@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pocketvlm import VLM
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import Engine, Event, Generation
-from pocketvlm.engine.process import supervisor
+from pocketvlm.engine.process import engine_process, supervisor
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.engine.scheduling.commands import Submit
 from pocketvlm.messages import ChatRequest
@@ -56,7 +56,7 @@ def never_ending(vlm: VLM) -> dict[int, float]:
 
 def template_form(patch: pytest.MonkeyPatch, vlm: VLM, form: Any) -> None:
     """Let the model's template write calls in this form."""
-    patch.setattr(vlm, "_form", form)
+    patch.setattr(vlm, "_tool_call_format", form)
 
 
 # ---- the engine in this process
@@ -111,7 +111,7 @@ def streams_lock(vlm: VLM) -> Any:
     """Held while the streams that there are change."""
     if isinstance(vlm._engine, InProcessEngine):
         return vlm._engine._lock
-    return process_of(vlm)._changing
+    return process_of(vlm)._lock
 
 
 def unread_events(vlm: VLM) -> list[int]:
@@ -217,15 +217,15 @@ def prefill_is_empty(vlm: VLM) -> bool:
 
 # ---- the engine in a process of its own
 
-Process: Any = supervisor._Process
+Process: Any = engine_process.EngineProcess
 
 
-STARTED: str = supervisor._START  # the code that an engine's process runs
+STARTED: str = engine_process._COMMAND  # the code that an engine's process runs
 
 
 def started_with(code: str, patch: pytest.MonkeyPatch | None = None) -> None:
     """Engines' processes run this code from now on: until `patch` is undone, or in a script for ever."""
-    (patch.setattr if patch else setattr)(supervisor, "_START", code)
+    (patch.setattr if patch else setattr)(engine_process, "_COMMAND", code)
 
 
 def pauses(patch: pytest.MonkeyPatch, *seconds: float) -> None:
@@ -235,10 +235,15 @@ def pauses(patch: pytest.MonkeyPatch, *seconds: float) -> None:
 
 def processes(patch: pytest.MonkeyPatch, kind: Any) -> None:
     """A subclass of `Process` in its place."""
-    patch.setattr(supervisor, "_Process", kind)
+    patch.setattr(supervisor, "EngineProcess", kind)
 
 
 def process_of(vlm: VLM) -> Any:
     engine: Any = vlm._engine
     assert isinstance(engine, SupervisedEngine)
-    return engine._supervisor._process
+    return engine._supervisor.process
+
+
+def has_pending_questions(vlm: VLM) -> bool:
+    """Whether a thread waits for an answer of the engine's process."""
+    return bool(process_of(vlm)._pending)

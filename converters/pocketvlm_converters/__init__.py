@@ -1,1 +1,4 @@
-"""Turn a Hugging Face checkpoint into a bundle: `pocketvlm_converters.convert.convert`. No torch, no transformers."""
+"""Turn a Hugging Face checkpoint into a bundle: `pocketvlm_converters.convert.convert`.
+
+It needs neither torch nor transformers.
+"""

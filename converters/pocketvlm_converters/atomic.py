@@ -1,11 +1,10 @@
-"""A folder that appears when it is complete, or not at all."""
+"""Write a folder that appears when it is complete, or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,70 +12,70 @@ from pathlib import Path
 
 from pocketvlm.errors import OutputError, PocketVLMError
 from pocketvlm.files.bundle import is_bundle
+from pocketvlm.system.atomic import partial_path
 
 _PROBE = 1 << 20  # bytes
 
 
 @contextlib.contextmanager
 def new_folder(output: Path, force: bool) -> Iterator[Path]:
-    """A folder beside `output`, to be filled; it takes its place at the end, and is gone where anything is raised.
+    """Yield an empty folder next to `output`; rename it to `output` at the end, or remove it if anything is raised.
 
-    With `force` it replaces a bundle, and never what else appeared there meanwhile. Raises OutputError.
-    An operating system's error, such as a full disk or a read-only target, becomes an OutputError that names `output`.
+    With `force` it replaces an existing bundle, but nothing else, even if that appeared in the meantime. Raises
+    OutputError, also for errors of the operating system such as a full disk or a read-only folder.
     """
-    with writing(output):
-        # Named before it is made: a signal between the two would leave it behind.
-        folder = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
+    with os_errors_as_output_errors(output):
+        folder = partial_path(output)
         try:
             folder.mkdir()
             yield folder
             check_target(output, None, force)
             _publish(folder, output)
-        except BaseException:  # Ctrl-C and SIGTERM too: nothing may be left behind
+        except BaseException:  # also Ctrl-C and SIGTERM: leave nothing behind
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
 
 def check_target(output: Path, source: Path | None, force: bool) -> None:
-    """`source` is a folder that must not be replaced. Raises OutputError."""
+    """Raise OutputError unless a bundle may be written to `output`. `source` is a folder that must not be replaced."""
     try:
         str(output).encode()
     except UnicodeEncodeError:
-        raise OutputError("its path is not UTF-8, which the name of a model must be", output) from None
+        raise OutputError("the path is not valid UTF-8; choose another name", output) from None
     if not output.parent.is_dir():
-        raise OutputError("the folder that it should lie in does not exist", output)
+        raise OutputError("its parent folder does not exist; create it first", output)
     if not os.path.lexists(output):
         return
     if not force:
         raise OutputError("already exists; --force replaces a bundle", output)
     checkpoint = source.resolve() if source else None
     if checkpoint and output.resolve() in (checkpoint, *checkpoint.parents):
-        raise OutputError("is or holds the checkpoint itself", output)
+        raise OutputError("is the checkpoint's own folder or contains it; choose another folder", output)
     if output.is_symlink() or not output.is_dir() or not (is_bundle(output) or not any(output.iterdir())):
-        raise OutputError("already exists and is not a bundle: it will not be replaced", output)
+        raise OutputError("already exists and is not a bundle, so it is not replaced; choose another folder", output)
 
 
 def _publish(folder: Path, output: Path) -> None:
-    """Rename, the one moment in which the bundle appears; an old one steps aside and comes back if that fails."""
+    """Rename `folder` to `output`. An existing bundle is renamed first, and renamed back if this fails."""
     if not output.exists():
         folder.rename(output)
         return
-    aside = folder.with_suffix(".old")
+    replaced = folder.with_suffix(".old")
     try:
-        output.rename(aside)
+        output.rename(replaced)
         folder.rename(output)
-    except BaseException:  # a signal comes between any two calls, right after either rename too
-        if aside.exists() and not output.exists():
-            aside.rename(output)
+    except BaseException:  # a signal may arrive between any two calls, also right after either rename
+        if replaced.exists() and not output.exists():
+            replaced.rename(output)
         raise
     finally:
         if output.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def writing(output: Path) -> Iterator[None]:
-    """An operating system's error, such as a full disk or a read-only target, as an OutputError that names it."""
+def os_errors_as_output_errors(output: Path) -> Iterator[None]:
+    """Turn an operating system's error, such as a full disk or a read-only folder, into an OutputError for `output`."""
     try:
         yield
     except OSError as error:
@@ -87,8 +86,11 @@ def writing(output: Path) -> Iterator[None]:
         raise OutputError(f"cannot be written: {reason}{full}", output) from error
 
 
-def probe(folder: Path) -> None:
-    """Raise the OSError that libllama met but does not tell: a full disk is an "iostream error" to it."""
+def check_writable(folder: Path) -> None:
+    """Write 1 MiB to a temporary file, to raise the OSError behind a failure of libllama.
+
+    libllama reports a full disk as "iostream error", without the reason.
+    """
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(b"\0" * _PROBE)
         file.flush()

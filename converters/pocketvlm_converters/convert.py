@@ -1,16 +1,16 @@
-"""The whole way from a checkpoint to a bundle. All or nothing: a bundle appears when it is complete."""
+"""Convert a checkpoint to a bundle. The bundle appears when it is complete, or not at all."""
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from pocketvlm.errors import OutputError, ProofError, QuantizationError
 from pocketvlm.files.bundle import Bundle, Check, FileEntry, ImportanceMatrix, Manifest, Role, sha256_of
-from pocketvlm_converters.atomic import check_target, new_folder, probe
+from pocketvlm.system.allocator import return_free_blocks
+from pocketvlm_converters.atomic import check_target, check_writable, new_folder
+from pocketvlm_converters.checkpoint.files import utf8_name
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.export_parts import parts_of, write_encoder
 from pocketvlm_converters.families import find_family
@@ -22,16 +22,12 @@ from pocketvlm_converters.proof.conversion import EXPECTED, prove_conversion
 from pocketvlm_converters.proof.verify import advice
 from pocketvlm_converters.quantization.calibrate import AUTO, compute_matrix
 from pocketvlm_converters.quantization.imatrix import Matrix, read_matrix
-from pocketvlm_converters.quantization.quantize import (
-    FLOAT_TYPES,
-    bundle_types,
-    quantize_language,
-)
+from pocketvlm_converters.quantization.quantize import FLOAT_TYPES, bundle_types, quantize_language
 from pocketvlm_converters.tokenizer import Vocabulary, prove
 from pocketvlm_converters.weights import Part
 
 _PACKAGES = ("pocketvlm", "gguf", "llama-cpp-python", "onnx")
-_ORIGINAL = "original.gguf"  # the language model in the checkpoint's own precision, for a while
+_ORIGINAL = "original.gguf"  # temporary: the language model in the checkpoint's own precision
 
 
 def convert(
@@ -49,14 +45,14 @@ def convert(
 ) -> Bundle:
     """Convert the checkpoint folder to the new bundle folder `output`, whose name becomes the model's.
 
-    `quantize` is the type of the language model, `mmproj` and `onnx` those of the vision encoder in either format;
-    "none" leaves one of them out. `imatrix` is a file with an importance matrix for the language model, or "auto": one
-    is computed, on texts and pictures of our own. `force` replaces an existing bundle, at the very end. `verify` proves
-    the finished bundle against the checkpoint's own precision and writes the result into the manifest; `keep_unproven`
-    keeps a bundle whose proof fails or cannot run.
+    `quantize` is the type of the language model, `mmproj` and `onnx` are those of the vision encoder in either format;
+    "none" omits one of them. `imatrix` is a file with an importance matrix for the language model, or "auto" to compute
+    one with pocketvlm's calibration texts and pictures. `force` replaces an existing bundle, as the last step. `verify`
+    proves the finished bundle against the checkpoint's own precision and writes the result into the manifest;
+    `keep_unproven` keeps a bundle whose proof fails or cannot run.
 
-    Raises a ConversionError: CheckpointError, QuantizationError, TokenizerError (also where the proof of the tokenizer
-    fails), ProofError or OutputError. Then, and when interrupted, nothing is left behind.
+    Raises a ConversionError: CheckpointError, QuantizationError, TokenizerError (also if the proof of the tokenizer
+    fails), ProofError or OutputError. After an error or an interruption, nothing is left behind.
     """
     output = Path(output).absolute()
     language, projector, graph = bundle_types(quantize, mmproj, onnx, with_matrix=imatrix is not None)
@@ -66,10 +62,12 @@ def convert(
     with new_folder(output, force) as folder:
         conversion = _Conversion(family, folder, output.name, progress or silent, verify, keep_unproven)
         conversion.write(language, projector, graph, imatrix)
-        _give_back()
+        return_free_blocks()  # the proof is another process and needs the memory
         conversion.seal()
         if conversion.deviation and not keep_unproven:
-            raise ProofError(f"{advice(conversion.deviation)}. Nothing was written; --keep-unproven keeps it", output)
+            raise ProofError(
+                f"{advice(conversion.deviation)}. Nothing was written; --keep-unproven keeps the bundle", output
+            )
     return Bundle(output)
 
 
@@ -78,7 +76,7 @@ class _Conversion:
 
     def __init__(self, family: Family, folder: Path, name: str, progress: Progress, verify: bool, keep: bool) -> None:
         self.verify = verify
-        self.keep = keep  # a bundle whose proof fails or cannot run
+        self.keep = keep  # keep a bundle whose proof fails or cannot run
         self.deviation: Check | None = None
         self.family = family
         self.checkpoint = family.checkpoint
@@ -88,7 +86,7 @@ class _Conversion:
         self.entries: list[FileEntry] = []
         self.notes: list[str] = []
         self.matrix: Matrix | None = None
-        self.imatrix: ImportanceMatrix | None = None  # as the manifest tells it
+        self.imatrix: ImportanceMatrix | None = None  # for the manifest
 
     def write(
         self,
@@ -103,9 +101,8 @@ class _Conversion:
         self.notes += parts.vocabulary.notes
         if self.matrix is not None:
             self.matrix.check_fits(parts.language.weights)
-            name = os.fsencode(self.matrix.path.name).decode("utf-8", "replace")  # a file may be named in any bytes
-            self.imatrix = ImportanceMatrix(name=name, sha256=self.matrix.sha256)
-        # Pictures first: who looks at the language model in its original precision may show it some.
+            self.imatrix = ImportanceMatrix(name=utf8_name(self.matrix.path), sha256=self.matrix.sha256)
+        # The vision encoders come first: computing an importance matrix needs one.
         if projector:
             self._projector(parts.vision, projector)
         if graph:
@@ -116,17 +113,17 @@ class _Conversion:
         path, original = self.folder / f"model-{kind}.gguf", self.folder / _ORIGINAL
         if kind in FLOAT_TYPES:
             write_language(part, path, FLOAT_TYPES[kind], self.progress)
-            if self.verify and _loses(part, kind):
+            if self.verify and _rounds(part, kind):
                 write_language(part, original, None, self.progress)
         else:
-            # In the checkpoint's own precision first, so that the weights are rounded once.
+            # First in the checkpoint's own precision, so that the weights are rounded only once.
             write_language(part, original, None, self.progress)
             try:
                 if computed:
                     self._compute_matrix(original)
                 self.notes += quantize_language(original, path, kind, self.progress, self.matrix)
             except (QuantizationError, OutputError):
-                probe(self.folder)
+                check_writable(self.folder)
                 raise
         self.progress("tokenizer", 0, 1)
         prove(path, self.checkpoint.path, vocabulary)
@@ -134,12 +131,12 @@ class _Conversion:
         self._add(path, "model", kind)
 
     def _compute_matrix(self, original: Path) -> None:
-        """With the encoder that was just written: it is what the language model will get its pictures from."""
+        """Compute the importance matrix with the bundle's own encoder, as its chats will use it."""
         encoder = next(self.folder / entry.name for entry in self.entries if entry.role in ("mmproj", "vision"))
-        target = self.folder / "imatrix.gguf"
-        self.matrix = compute_matrix(original, encoder, target, self.progress)
+        path = self.folder / "imatrix.gguf"
+        self.matrix = compute_matrix(original, encoder, path, self.progress)
         self.imatrix = ImportanceMatrix(name=AUTO, sha256=self.matrix.sha256)
-        target.unlink()
+        path.unlink()
 
     def _projector(self, part: Part, kind: ProjectorType) -> None:
         path = self.folder / f"mmproj-{kind}.gguf"
@@ -154,7 +151,7 @@ class _Conversion:
             self._add(data, "data", kind)
 
     def seal(self) -> None:
-        """Manifest and proof."""
+        """Write the manifest, prove the bundle, and sync its files to disk."""
         self.checkpoint.check_unchanged()
         manifest = Manifest(
             name=self.name,
@@ -172,7 +169,7 @@ class _Conversion:
             try:
                 self.deviation = prove_conversion(self.folder, original, self.progress)
             except ProofError as error:
-                probe(self.folder)
+                check_writable(self.folder)
                 if not self.keep:
                     raise
                 (self.folder / EXPECTED).unlink(missing_ok=True)
@@ -184,8 +181,8 @@ class _Conversion:
                 os.fsync(file.fileno())
 
     def _architecture(self) -> str:
-        named = self.checkpoint.config.values.get("architectures")
-        return str(named[0]) if isinstance(named, list) and named else self.checkpoint.model_type
+        names = self.checkpoint.config.values.get("architectures")
+        return str(names[0]) if isinstance(names, list) and names else self.checkpoint.model_type
 
     def _add(self, path: Path, role: Role, kind: str) -> None:
         entry = FileEntry(
@@ -194,12 +191,6 @@ class _Conversion:
         self.entries.append(entry)
 
 
-def _give_back() -> None:
-    """Memory that is free by now, to the system: the proof is another process, and glibc keeps what it has had."""
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-def _loses(part: Part, kind: str) -> bool:
-    """Whether writing the matrices as `kind` rounds any of them."""
+def _rounds(part: Part, kind: str) -> bool:
+    """Return whether writing the matrices as `kind` rounds any of them."""
     return kind != "F32" and any(weight.is_matrix and weight.tensor.dtype != kind for weight in part.weights)

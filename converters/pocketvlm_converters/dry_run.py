@@ -1,7 +1,7 @@
-"""What a conversion would write, tensor by tensor, and the memory that it and the bundle would take.
+"""List what a conversion would write, tensor by tensor, and estimate the memory that it and the bundle need.
 
-A rehearsal, not a calculation: the same code writes the same files with holes for weights into a temporary folder,
-and libllama itself says what type it would give to each tensor. So the sizes are those of the true files to the byte.
+The same code as in a conversion writes meta files (with holes for weights) to a temporary folder, and libllama reports
+the type it would give to each tensor, so the sizes are those of the real files to the byte.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -19,32 +18,31 @@ import numpy as np
 from pocketvlm.errors import ConversionError
 from pocketvlm.files.bundle import Role
 from pocketvlm.native.quantize import planned_types, row_bytes
-from pocketvlm_converters.atomic import writing
+from pocketvlm_converters.atomic import os_errors_as_output_errors
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.export_parts import parts_of, write_encoder
 from pocketvlm_converters.families import find_family
 from pocketvlm_converters.gguf import TensorEntry, read_tensors, write_language, write_projector
 from pocketvlm_converters.quantization.calibrate import AUTO
 from pocketvlm_converters.quantization.imatrix import Matrix, column_counts, read_matrix
-from pocketvlm_converters.quantization.quantize import (
-    FLOAT_TYPES,
-    bundle_types,
-    fallbacks,
-    saved,
-)
-from pocketvlm_converters.weights import Part
+from pocketvlm_converters.quantization.quantize import FLOAT_TYPES, bundle_types, fallbacks, saved_matrix
+from pocketvlm_converters.weights import Part, vocabulary_size
 
-CONTEXT = 8192  # tokens that `pocketvlm chat` makes room for, unless it is told otherwise or the model has fewer
+CONTEXT = 8192  # tokens: the default context of `pocketvlm chat`, for models that have as many
 _ALIGNMENT = 32  # bytes, of a GGUF file's tensors
-# Anonymous memory of a conversion in bytes, rough, so that it lies above the peaks of bench_convert_large.py: the
-# program alone, with the child that quantizes, a token of the vocabulary, a weight of the largest matrix for ONNX.
-_PROGRAM, _WITH_CHILD, _TOKEN, _WEIGHT = 60 << 20, 180 << 20, 1000, 8
+_LOGITS_BATCH = 512  # tokens
+# Anonymous memory of a conversion in bytes, rounded up to lie above the peaks that bench_convert_large.py measures.
+_PROGRAM = 60 << 20
+_WITH_QUANTIZER = 180 << 20  # the program and the process that quantizes
+_PER_TOKEN = 1000  # for each token of the vocabulary
+_PER_ONNX_WEIGHT = 8  # for each weight of the largest matrix of the ONNX encoder
+# The number of a layer in a tensor's name.
 _LAYER = re.compile(r"(\bblk\.|\blayers\.|\bblocks\.)\d+\.")
 
 
 @dataclass(frozen=True)
 class PlannedTensor:
-    """`shape` in numpy's order, `kind` as in Q4_K or INT8, `size` in bytes."""
+    """A tensor with its `shape` in numpy's order, `kind` as in Q4_K or INT8, `size` in bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -54,7 +52,7 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """`size` in bytes is the true file's; `tensors` are in its order."""
+    """A file with its size in bytes and its tensors, in the file's order."""
 
     name: str
     role: Role
@@ -65,8 +63,9 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes in bytes. `converting` and `scratch` are estimates, of memory that cannot be given back to a file.
+    """What a conversion would write and need; sizes are in bytes.
 
+    `converting` and `scratch` are estimates of anonymous memory: of the conversion, and of the runtime's buffers.
     `cache` is the KV cache of `context` tokens in float16, as if no layer had a sliding window.
     """
 
@@ -83,7 +82,7 @@ class Plan:
 
     @property
     def weights(self) -> int:
-        """Of the language model and the larger of its encoders: one is loaded."""
+        """Bytes of the language model and the larger of its encoders; only one of them is loaded."""
         sizes = {file.role: file.size for file in self.files}
         return sizes["model"] + max(sizes.get("mmproj", 0), sizes.get("vision", 0) + sizes.get("data", 0))
 
@@ -101,19 +100,22 @@ def plan_conversion(
     onnx: str = "int8",
     imatrix: str | Path | None = None,
 ) -> Plan:
-    """What `convert` with the same arguments would write to a bundle called `name`. Raises what that would raise,
-    OutputError also where there is no room for the temporary folder.
+    """Return what `convert` with the same arguments would write to a bundle called `name`.
 
-    Weights are looked at for the ONNX file only, so NaN elsewhere goes unnoticed, and no tokenizer is proven.
+    Raises the same errors as `convert`, and OutputError if the temporary folder cannot be written. Only the ONNX file's
+    weights are read, so NaN elsewhere is not detected; the tokenizer is not proven.
     """
     language, projector, graph = bundle_types(quantize, mmproj, onnx, with_matrix=imatrix is not None)
     family = find_family(Checkpoint(checkpoint))
     parts = parts_of(family, name, hashed=False)
     files: list[PlannedFile] = []
     notes = [*parts.vocabulary.notes]
-    scratch = Path(tempfile.gettempdir())
-    with writing(scratch), tempfile.TemporaryDirectory(prefix="pocketvlm-", dir=scratch) as where:
-        folder = Path(where)
+    temporary = Path(tempfile.gettempdir())
+    with (
+        os_errors_as_output_errors(temporary),
+        tempfile.TemporaryDirectory(prefix="pocketvlm-", dir=temporary) as folder_name,
+    ):
+        folder = Path(folder_name)
         if projector:
             path = folder / f"mmproj-{projector}.gguf"
             notes += write_projector(parts.vision, path, projector, meta=True)
@@ -132,46 +134,50 @@ def plan_conversion(
     return Plan(
         tuple(files),
         tuple(notes),
-        _converting(parts.language, parts.vision, graph),
+        _conversion_memory(parts.language, parts.vision, graph),
         context,
-        _cache(parts.language, context),
-        _scratch(parts.language, parts.vision),
+        _cache_size(parts.language, context),
+        _scratch_size(parts.language, parts.vision),
     )
 
 
 def condensed(tensors: Sequence[PlannedTensor]) -> Iterator[tuple[int, PlannedTensor]]:
-    """Tensors that differ in the number of their layer only, as one: how many, and `blk.*.` with the size of all."""
+    """Combine tensors that differ only in their layer's number, in order of their first occurrence.
 
-    def key(tensor: PlannedTensor) -> tuple[str, tuple[int, ...], str]:
-        return _LAYER.sub(r"\1*.", tensor.name), tensor.shape, tensor.kind
-
-    order = {found: number for number, found in reversed(list(enumerate(map(key, tensors))))}
-    for (name, shape, kind), same in groupby(sorted(tensors, key=lambda t: order[key(t)]), key=key):
-        sizes = [tensor.size for tensor in same]
-        yield len(sizes), PlannedTensor(name, shape, kind, sum(sizes))
+    Yields how many there are and one tensor for all of them, named `blk.*.` and with the sum of their sizes.
+    """
+    sizes: dict[tuple[str, tuple[int, ...], str], list[int]] = {}
+    for tensor in tensors:
+        key = _LAYER.sub(r"\1*.", tensor.name), tensor.shape, tensor.kind
+        sizes.setdefault(key, []).append(tensor.size)
+    for key, group in sizes.items():
+        yield len(group), PlannedTensor(*key, sum(group))
 
 
 def _language(part: Part, folder: Path, kind: str, imatrix: str | Path | None) -> tuple[list[TensorEntry], Path]:
-    """The tensors of the language model to be, and its hollow file of the right size."""
+    """Write a meta file of the language model, with its final size. Returns its tensors and its path."""
     path = folder / f"model-{kind}.gguf"
     if kind in FLOAT_TYPES:
         write_language(part, path, FLOAT_TYPES[kind], meta=True)
         return read_tensors(path), path
     write_language(part, path, None, meta=True)
-    with saved(_matrix(part, imatrix, folder), path) as matrix:
+    with saved_matrix(_matrix(part, imatrix, folder), path) as matrix:
         types = planned_types(path, kind, matrix=matrix)
-    before = read_tensors(path)
-    if types.keys() != {tensor.name for tensor in before}:
-        raise ConversionError("libllama does not tell what it would do with every tensor", path)
-    begin = min(tensor.offset for tensor in before)
-    tensors = [TensorEntry(t.name, t.shape, types[t.name], t.offset) for t in before]
+    originals = read_tensors(path)
+    if types.keys() != {tensor.name for tensor in originals}:
+        raise ConversionError("libllama did not report the type of every tensor", path)
+    begin = min(tensor.offset for tensor in originals)
+    tensors = [replace(tensor, kind=types[tensor.name]) for tensor in originals]
     with path.open("r+b") as file:
         file.truncate(begin + sum(-(-_size(t) // _ALIGNMENT) * _ALIGNMENT for t in tensors))
     return tensors, path
 
 
 def _matrix(part: Part, imatrix: str | Path | None, folder: Path) -> Matrix | None:
-    """The given one, or for "auto" one of ones: libllama's choices depend on whether there is one."""
+    """Return the importance matrix to plan with: for "auto" one of ones.
+
+    libllama's choice of types depends only on whether there is a matrix, not on its values.
+    """
     if imatrix is None:
         return None
     if imatrix == AUTO:
@@ -200,28 +206,25 @@ def _initializers(path: Path) -> Iterator[PlannedTensor]:
         yield PlannedTensor(tensor.name, shape, dtype.name.upper(), prod(shape) * dtype.itemsize)
 
 
-def _converting(language: Part, vision: Part, graph: str | None) -> int:
+def _conversion_memory(language: Part, vision: Part, graph: str | None) -> int:
     largest = max(weight.tensor.data.size for weight in vision.weights) if graph else 0
-    return max(_WITH_CHILD, _PROGRAM + _WEIGHT * largest) + _TOKEN * _tokens(language)
+    return max(_WITH_QUANTIZER, _PROGRAM + _PER_ONNX_WEIGHT * largest) + _PER_TOKEN * vocabulary_size(language)
 
 
-def _tokens(part: Part) -> int:
-    return next(weight.tensor.shape[0] for weight in part.weights if weight.name == "token_embd.weight")
+def _cache_size(part: Part, context: int) -> int:
+    key_length, value_length = (_key(part, f"attention.{name}_length") for name in ("key", "value"))
+    heads = part.metadata[f"{part.architecture}.attention.head_count_kv"]  # for all layers, or a list by layer
+    by_layer = heads if isinstance(heads, list) else [_key(part, "attention.head_count_kv")] * _key(part, "block_count")
+    return 2 * context * sum(by_layer) * (key_length + value_length)  # float16
 
 
-def _cache(part: Part, context: int) -> int:
-    key, value = (_key(part, f"attention.{name}") for name in ("key_length", "value_length"))
-    heads = part.metadata[f"{part.architecture}.attention.head_count_kv"]  # of all layers, or of each
-    each = heads if isinstance(heads, list) else [_key(part, "attention.head_count_kv")] * _key(part, "block_count")
-    return 2 * context * sum(each) * (key + value)
-
-
-def _scratch(language: Part, vision: Part) -> int:
-    """Logits of a batch, and of the encoder the activations of a tile with one layer's attention in full."""
+def _scratch_size(language: Part, vision: Part) -> int:
+    """Estimate the logits of a batch, and the encoder's activations for a tile, with one layer's full attention."""
     keys = ("image_size", "patch_size", "attention.head_count", "embedding_length", "feed_forward_length")
     image, patch, heads, hidden, inner = (_key(vision, f"vision.{key}") for key in keys)
     patches = (image // patch) ** 2
-    return 4 * (512 * _tokens(language) + patches * (heads * patches + 4 * hidden + 2 * inner))
+    activations = patches * (heads * patches + 4 * hidden + 2 * inner)
+    return 4 * (_LOGITS_BATCH * vocabulary_size(language) + activations)  # float32
 
 
 def _key(part: Part, name: str) -> int:

@@ -1,4 +1,4 @@
-"""The files of a bundle as parts to be written: what a conversion and its rehearsal have in common."""
+"""The parts of a bundle that a conversion and a dry run write: GGUF files and the ONNX encoder."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pocketvlm_converters.family import Family
 from pocketvlm_converters.onnx.graph import Graph, OnnxType
 from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.tokenizer import Vocabulary, check_picture_tokens, read_vocabulary
-from pocketvlm_converters.weights import Part, weights_sha256
+from pocketvlm_converters.weights import Part, vocabulary_size, weights_sha256
 
 
 @dataclass(frozen=True)
 class Parts:
-    """`language` and `vision` with complete metadata; `vocabulary` is in the language model's."""
+    """`language` and `vision` with complete metadata; that of `language` includes `vocabulary`."""
 
     language: Part
     vision: Part
@@ -23,30 +23,29 @@ class Parts:
 
 
 def parts_of(family: Family, name: str, *, hashed: bool = True) -> Parts:
-    """Everything that a checkpoint promises is checked, and that it has a chat template; `name` becomes the model's.
+    """Return the parts of a bundle called `name`.
 
-    Without `hashed` no weight is read, and the files would not know that they are a pair.
+    Without `hashed`, no weight is read, and the hash that marks the files as a pair is all zeros. Raises
+    CheckpointError, also for tensors that the family does not use or if there is no chat template, and TokenizerError.
     """
     language, vision = family.language(), family.projector()
     family.check_all_used()
-    rows = next(weight.tensor.shape[0] for weight in language.weights if weight.name == "token_embd.weight")
-    vocabulary = read_vocabulary(family.checkpoint, rows, family.pre_tokenizers)
+    vocabulary = read_vocabulary(family.checkpoint, vocabulary_size(language), family.pre_tokenizers)
     if vocabulary.chat_template is None:
         raise CheckpointError(
-            "has no chat template, neither chat_template.jinja nor chat_template in tokenizer_config.json: "
-            "nothing says how a question is put, or where a picture stands",
+            "has no chat template; expected chat_template.jinja, or chat_template in tokenizer_config.json",
             family.checkpoint.path,
         )
     check_picture_tokens(family.checkpoint, vision.metadata, vocabulary)
-    labels = {
+    shared = {
         "general.name": name,
         "pocketvlm.family": family.name,
-        # Pairs the files. Not the checkpoint's own hash: that differs where only names or shards do.
+        # Marks the files as a pair. The checkpoint's own hash would differ if only names or shards differed.
         "pocketvlm.weights_sha256": weights_sha256((language, vision)) if hashed else "0" * 64,
     }
     return Parts(
-        replace(language, metadata={**labels, **language.metadata, **vocabulary.metadata()}),
-        replace(vision, metadata={**labels, **vision.metadata}),
+        replace(language, metadata={**shared, **language.metadata, **vocabulary.metadata()}),
+        replace(vision, metadata={**shared, **vision.metadata}),
         vocabulary,
     )
 
@@ -54,10 +53,13 @@ def parts_of(family: Family, name: str, *, hashed: bool = True) -> Parts:
 def write_encoder(
     family: Family, part: Part, path: Path, kind: OnnxType, progress: Progress = silent, *, meta: bool = False
 ) -> Path | None:
-    """Write the ONNX vision encoder; the path of the weights beside it, if they are not in the graph."""
-    weights = sum(weight.tensor.data.size for weight in part.weights)
-    # The keys of the mmproj file, so that the runtime's families read both alike.
+    """Write the ONNX vision encoder. Returns the path of the separate file of weights, or None if the graph has them.
+
+    With `meta`, the files have holes instead of weights, as those of `gguf.write_language`.
+    """
+    weight_count = sum(weight.tensor.data.size for weight in part.weights)
+    # The same keys as in the mmproj file, so that the runtime's families read both alike.
     metadata = {**part.metadata, "pocketvlm.type": kind}
-    with Graph(path, kind, weights, progress, meta=meta) as graph:
+    with Graph(path, kind, weight_count, progress, meta=meta) as graph:
         graph.finish(family.vision_graph(graph), metadata)
     return graph.data_path

@@ -1,4 +1,4 @@
-"""What a family states about its checkpoints, and how the family of a checkpoint is found."""
+"""The base class of the families: what a family states about its checkpoints."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ class Family(ABC):
     """One subclass per module of `families/`; the module's name is the family's, as in the runtime's families."""
 
     model_types: ClassVar[frozenset[str]]
-    # model_type and vision_config.model_type, where another family has the first with other encoders
+    # Pairs of model_type and vision_config.model_type, for a model_type that another family has with other encoders.
     encoders: ClassVar[frozenset[tuple[str, str]]] = frozenset()
-    other_formats: ClassVar[Mapping[str, str]] = {}  # of the same models, by model_type: what they are, what to take
+    # Unsupported formats of the same models by their model_type: the text of the error, with what to use instead.
+    other_formats: ClassVar[Mapping[str, str]] = {}
     pre_tokenizers: ClassVar[tuple[PreTokenizer, ...]] = ()  # those that no other family has
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -35,32 +36,35 @@ class Family(ABC):
 
     @abstractmethod
     def language(self) -> Part:
-        """The language model, without its vocabulary."""
+        """Return the language model, without its vocabulary."""
 
     @abstractmethod
     def projector(self) -> Part:
-        """The vision encoder and projector, with the keys that libmtmd wants."""
+        """Return the vision encoder and projector, with the GGUF keys that libmtmd reads."""
 
     def vision_graph(self, graph: Graph) -> GraphOutput:
         """Add the vision encoder and projector to `graph`, from its input to the embeddings."""
-        raise CheckpointError(f"no ONNX vision encoder for family {self.name} yet; use --onnx none", graph.path)
+        raise CheckpointError(f"family {self.name} has no ONNX vision encoder yet; use --onnx none", graph.path)
 
     def names(self, prefixes: Sequence[str]) -> Names:
-        """The checkpoint's tensors below the first of `prefixes` that occurs: hub naming or transformers' own."""
+        """Return the checkpoint's tensors below the first of `prefixes` that occurs.
+
+        Tensors have other prefixes on the hub than in files that transformers 5 has saved.
+        """
         prefix = next((p for p in prefixes if any(name.startswith(p) for name in self.checkpoint.tensors)), prefixes[0])
         return Names(self.checkpoint, prefix, self._used, prefixes[0])
 
     def check_all_used(self) -> None:
-        """A weight that nobody asked for would be lost without a word; raises CheckpointError naming it."""
-        left = [name for name in self.checkpoint.tensors if name not in self._used]
-        if left:
-            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        """Raise CheckpointError for tensors that no part uses: the conversion would drop them silently."""
+        unused = [name for name in self.checkpoint.tensors if name not in self._used]
+        if unused:
+            more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
             raise CheckpointError(
-                f"tensor {left[0]}{more} is not part of a {self.checkpoint.model_type} model", self.checkpoint.path
+                f"tensor {unused[0]}{more} is not part of a {self.checkpoint.model_type} model", self.checkpoint.path
             )
 
 
-# Where most checkpoints have their tensors: as on the hub and as transformers 5 holds them.
+# Prefixes of the tensors in most checkpoints: as on the hub and as transformers 5 names them.
 LANGUAGE = ("language_model.model.", "model.language_model.", "language_model.")
 HEAD = ("language_model.", "")
 TOWER = ("model.vision_tower.", "vision_tower.")
@@ -70,7 +74,10 @@ CONNECTOR = ("model.multi_modal_projector.", "multi_modal_projector.")
 
 @dataclass(frozen=True)
 class Names:
-    """Tensors of a checkpoint below a prefix, labelled as under `first`. Remembers which were asked for."""
+    """The tensors of a checkpoint below `prefix`. Their labels begin with `first`, whichever prefix the checkpoint has.
+
+    `used` collects the names of the tensors that were requested.
+    """
 
     checkpoint: Checkpoint
     prefix: str
@@ -78,18 +85,18 @@ class Names:
     first: str
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Raises CheckpointError where the tensor is missing or of another shape."""
-        full = self.prefix + name
-        tensor = self.checkpoint.tensor(full, shape)
+        """Return a tensor. Raises CheckpointError if it is missing or has another shape."""
+        full_name = self.prefix + name
+        tensor = self.checkpoint.tensor(full_name, shape)
         if tensor is None:
-            raise CheckpointError(f"tensor {full} is missing", self.checkpoint.path)
+            raise CheckpointError(f"tensor {full_name} is missing", self.checkpoint.path)
         if tensor.shape != shape:
-            raise CheckpointError(f"tensor {full} is {tensor.shape}, the configuration says {shape}", tensor.path)
-        self.used.add(full)
+            raise CheckpointError(f"tensor {full_name} is {tensor.shape}, the configuration says {shape}", tensor.path)
+        self.used.add(full_name)
         return replace(tensor, given_label=self.first + name)
 
     def ignore(self, below: str) -> None:
-        """Tensors that the reference does not use either."""
+        """Mark tensors as used that the reference implementation does not use either."""
         self.used.update(name for name in self.checkpoint.tensors if name.startswith(self.prefix + below))
 
     def __contains__(self, name: str) -> bool:

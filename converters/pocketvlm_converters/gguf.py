@@ -1,11 +1,13 @@
-"""GGUF files, written tensor by tensor in blocks: neither a file nor a whole tensor is ever in memory."""
+"""Write GGUF files tensor by tensor in blocks, so that neither a file nor a whole tensor is ever in memory.
+
+A meta file, written with `meta=True`, has the header and the size of the real file, but a hole instead of the weights:
+it takes no room on the disk. (torch calls tensors without data "meta", too.)
+"""
 
 from __future__ import annotations
 
 import contextlib
-import mmap
 import re
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -17,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType as Type
 
-from pocketvlm.errors import CheckpointError, OutputError
+from pocketvlm.errors import CheckpointError, ModelFormatError, OutputError
+from pocketvlm.files.gguf_header import read_header
 from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.weights import Part, Value, Weight
 
@@ -25,92 +28,89 @@ FloatType = Literal["f32", "f16", "bf16"]
 ProjectorType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q4_0", "mixed"]
 PROJECTOR_TYPES: tuple[ProjectorType, ...] = get_args(ProjectorType)
 _FILE_TYPES = {Type.F32: 0, Type.F16: 1, Type.Q4_0: 2, Type.Q8_0: 7, Type.Q5_1: 9, Type.BF16: 32}  # llama_ftype
-_PROJECTOR = ("mm.", "v.deepstack.")  # where libmtmd's names of its matrices begin
+_PROJECTOR_PREFIXES = ("mm.", "v.deepstack.")  # of libmtmd's names for the projector's matrices
 _LAYER = re.compile(r"v\.blk\.(\d+)\.")
-_QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+_QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION of ggml.h
+_KNOWN_TYPES = frozenset(map(int, gguf.GGML_QUANT_SIZES))
 
 
 def write_language(
     part: Part, path: Path, kind: FloatType | None, progress: Progress = silent, *, meta: bool = False
 ) -> None:
-    """Write the language model; `kind` None keeps every matrix in the precision that the checkpoint has.
+    """Write the language model; `kind` None keeps every matrix in the checkpoint's precision.
 
-    Vectors are float32 always: libllama computes norms and biases in it. A `meta` file has the size of the true one,
-    and its header, but no weights: a hole, which takes no room on the disk.
+    Vectors are always float32: libllama computes norms and biases in it. With `meta`, write a meta file.
     """
-    wanted = Type[kind.upper()] if kind else None
 
-    def choose(weight: Weight) -> Type:
+    def type_of(weight: Weight) -> Type:
         if weight.exact or not weight.is_matrix:
             return Type.F32
-        return wanted if wanted is not None else Type[weight.tensor.dtype]  # Type.F32 is 0
+        return Type[kind.upper() if kind else weight.tensor.dtype]
 
-    main = choose(max(part.weights, key=lambda weight: weight.tensor.data.size))
-    _write(
-        part,
-        path,
-        choose,
-        {"general.type": "model", "general.file_type": _FILE_TYPES[main]},
-        "language model",
-        progress,
-        meta,
-    )
+    main = type_of(max(part.weights, key=lambda weight: weight.tensor.data.size))
+    metadata: dict[str, Value] = {"general.type": "model", "general.file_type": _FILE_TYPES[main]}
+    _write(part, path, type_of, metadata, "language model", progress, meta)
 
 
 def write_projector(
     part: Part, path: Path, kind: ProjectorType, progress: Progress = silent, *, meta: bool = False
 ) -> list[str]:
-    """Write the mmproj file, likewise. Returns one line about what could not be written as `kind`, if anything."""
-    fallen: list[Weight] = []
-    last = max((number for weight in part.weights if (number := _layer(weight)) is not None), default=0)
+    """Write the mmproj file, with `meta` a meta file.
 
-    def choose(weight: Weight) -> Type:
-        wanted = _projector_type(weight, kind, last)
+    Returns a note about the tensors that cannot be written as `kind`, if there are any.
+    """
+    fallbacks: list[Weight] = []
+    last_layer = max((number for weight in part.weights if (number := _layer(weight)) is not None), default=0)
+
+    def type_of(weight: Weight) -> Type:
+        wanted = _projector_type(weight, kind, last_layer)
         if weight.width % gguf.GGML_QUANT_SIZES[wanted][0]:
-            fallen.append(weight)
+            fallbacks.append(weight)
             return Type.F16
         return wanted
 
-    main = _FILE_TYPES[Type.Q5_1 if kind == "mixed" else Type[kind.upper()]]
-    extra: dict[str, Value] = {"general.type": "mmproj", "general.file_type": main}
-    _write(part, path, choose, extra, f"mmproj {kind}", progress, meta)
-    if not fallen:
+    main = Type.Q5_1 if kind == "mixed" else Type[kind.upper()]
+    metadata: dict[str, Value] = {"general.type": "mmproj", "general.file_type": _FILE_TYPES[main]}
+    _write(part, path, type_of, metadata, f"mmproj {kind}", progress, meta)
+    if not fallbacks:
         return []
-    widths = ", ".join(str(width) for width in sorted({weight.width for weight in fallen}))
-    return [f"{len(fallen)} mmproj tensors are f16, not {kind}: their rows of {widths} are no multiple of 32"]
+    widths = ", ".join(str(width) for width in sorted({weight.width for weight in fallbacks}))
+    return [
+        f"{len(fallbacks)} mmproj tensors are f16, not {kind}: their row lengths ({widths}) are not multiples of 32"
+    ]
 
 
-def write_meta(part: Part, path: Path, types: Mapping[str, str]) -> None:
-    """A hollow language model whose tensors have the `types` of these names, as in Q4_K."""
-    _write(part, path, lambda weight: Type[types[weight.name]], {"general.type": "model"}, "sketch", silent, True)
+def write_meta_language(part: Part, path: Path, types: Mapping[str, str]) -> None:
+    """Write a meta file of a quantized language model; `types` maps each tensor's name to its type, as in Q4_K."""
+    _write(part, path, lambda weight: Type[types[weight.name]], {"general.type": "model"}, "", silent, True)
 
 
-def _projector_type(weight: Weight, kind: ProjectorType, last: int) -> Type:
-    """By what errors cost on a trained model: most in the projector, then in the first, the last and each down matrix.
+def _projector_type(weight: Weight, kind: ProjectorType, last_layer: int) -> Type:
+    """Return the type of a tensor. "mixed" gives more bits where rounding errors cost most.
 
-    `last` is the number of the last layer.
+    Measured on a trained model: most in the projector, then in the first layer, the last layer and all down matrices.
     """
     if weight.exact or not weight.is_matrix:
         return Type.F32
     if kind in get_args(FloatType):
         return Type[kind.upper()]
-    if weight.name.startswith(_PROJECTOR):
+    if weight.name.startswith(_PROJECTOR_PREFIXES):
         return Type.F16
     if kind != "mixed":
         return Type[kind.upper()]
-    return Type.Q8_0 if _layer(weight) in (0, last) or "ffn_down" in weight.name else Type.Q5_1
+    return Type.Q8_0 if _layer(weight) in (0, last_layer) or "ffn_down" in weight.name else Type.Q5_1
 
 
 def _layer(weight: Weight) -> int | None:
-    found = _LAYER.match(weight.name)
-    return int(found[1]) if found else None
+    match = _LAYER.match(weight.name)
+    return int(match[1]) if match else None
 
 
 def _write(
     part: Part,
     path: Path,
-    choose: Callable[[Weight], Type],
-    extra: Mapping[str, Value],
+    type_of: Callable[[Weight], Type],
+    metadata: Mapping[str, Value],
     step: str,
     progress: Progress,
     meta: bool,
@@ -121,11 +121,11 @@ def _write(
         "general.size_label": gguf.size_label(count, count, 0, 0),
         "general.quantization_version": _QUANTIZATION_VERSION,
     }
-    for key, value in {**general, **extra, **part.metadata}.items():
+    for key, value in {**general, **metadata, **part.metadata}.items():
         add_value(writer, key, value)
-    plan = [(weight, choose(weight)) for weight in part.weights]
-    sizes = [_size(weight.tensor.shape, kind) for weight, kind in plan]
-    for (weight, kind), size in zip(plan, sizes, strict=True):
+    typed = [(weight, type_of(weight)) for weight in part.weights]
+    sizes = [_size(weight.tensor.shape, kind) for weight, kind in typed]
+    for (weight, kind), size in zip(typed, sizes, strict=True):
         writer.add_tensor_info(weight.name, weight.tensor.shape, np.dtype(np.float32), size, raw_dtype=kind)
     done, total = 0, sum(sizes)
     progress(step, 0, total)
@@ -137,9 +137,9 @@ def _write(
         writer.write_padding(out, out.tell())
         if meta:
             out.truncate(out.tell() + sum(writer.ggml_pad(size, writer.data_alignment) for size in sizes))
-            plan, sizes = [], []
-        # Not write_tensor_data: it wants a whole tensor, and a full disk there is an OSError without errno.
-        for (weight, kind), size in zip(plan, sizes, strict=True):
+            typed, sizes = [], []
+        # Not write_tensor_data: it needs a whole tensor, and raises an OSError without errno when the disk is full.
+        for (weight, kind), size in zip(typed, sizes, strict=True):
             for block in weight.tensor.blocks(weight.order):
                 encoded = np.ascontiguousarray(_encode(block, weight, kind))
                 out.write(encoded.data)
@@ -147,15 +147,15 @@ def _write(
                 progress(step, done, total)
             writer.write_padding(out, size)
         writer.flush()
-    except BaseException:  # Ctrl-C too: the file must not stay open
-        with contextlib.suppress(OSError):  # closing writes what is buffered: the first error is the one to tell
+    except BaseException:  # also Ctrl-C: close the file
+        with contextlib.suppress(OSError):  # closing flushes the buffer and may fail, too; the first error counts
             writer.close()
         raise
     writer.close()
 
 
 def add_value(writer: Any, key: str, value: Value) -> None:
-    """One key of a file that `writer`, a gguf.GGUFWriter, makes, in the type that `Part` says."""
+    """Add a key to `writer`, a gguf.GGUFWriter, with the value's type as described at `Part`."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):
@@ -174,7 +174,7 @@ def _size(shape: tuple[int, ...], kind: Type) -> int:
 
 
 def _encode(block: npt.NDArray[Any], weight: Weight, kind: Type) -> npt.NDArray[Any]:
-    """[rows, width] as stored by the checkpoint -> the same rows as stored by ggml."""
+    """Convert [rows, width] weights as the checkpoint stores them to the bytes or floats that ggml stores."""
     if weight.tensor.dtype == kind.name:
         return block
     values = (block.astype(np.uint32) << 16).view(np.float32) if weight.tensor.dtype == "BF16" else block
@@ -183,7 +183,7 @@ def _encode(block: npt.NDArray[Any], weight: Weight, kind: Type) -> npt.NDArray[
             halves = values.astype(np.float16)
         if not np.isfinite(halves).all():
             raise CheckpointError(
-                f"tensor {weight.tensor.name} has weights beyond float16: use bf16 or f32", weight.tensor.path
+                f"tensor {weight.tensor.name} has weights beyond float16's range; use bf16 or f32", weight.tensor.path
             )
         return halves
     encoded: npt.NDArray[Any] = gguf.quants.quantize(values.astype(np.float32, copy=False), kind)
@@ -192,7 +192,7 @@ def _encode(block: npt.NDArray[Any], weight: Weight, kind: Type) -> npt.NDArray[
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """A tensor as a GGUF header lists it. `shape` is in numpy's order, `kind` as in Q4_K, `offset` from byte 0 on."""
+    """A tensor in a GGUF header. `shape` is in numpy's order, `kind` as in Q4_K, `offset` in bytes from byte 0."""
 
     name: str
     shape: tuple[int, ...]
@@ -201,76 +201,17 @@ class TensorEntry:
 
 
 def read_tensors(path: Path) -> list[TensorEntry]:
-    """The tensors of a GGUF file, with a check that the file holds all of their data.
-
-    gguf.GGUFReader makes an array of every token: seconds, and hundreds of MB. Raises OutputError.
-    """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
-            return _read_tensors(data)
-        except (struct.error, ValueError, OverflowError) as error:
-            raise OutputError(f"is incomplete: {error}", path) from None
-
-
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
-_TYPES = frozenset(map(int, gguf.GGML_QUANT_SIZES))  # libllama may be ahead of the gguf package
-
-
-def _read_tensors(data: mmap.mmap) -> list[TensorEntry]:
-    at = 0
-
-    def take(format: str) -> Any:
-        nonlocal at
-        values = struct.unpack_from("<" + format, data, at)
-        at += struct.calcsize("<" + format)
-        return values if len(values) > 1 else values[0]
-
-    def text() -> str:
-        nonlocal at
-        length = take("Q")
-        at += length
-        return data[at - length : at].decode()
-
-    def scalar(kind: int) -> str:
-        if kind not in _SCALARS:
-            raise ValueError(f"a value of its header has the unknown type {kind}")
-        return _SCALARS[kind]
-
-    def value(kind: int) -> Any:
-        nonlocal at
-        if kind == _STRING:
-            return text()
-        if kind != _ARRAY:
-            return take(scalar(kind))
-        item, count = take("IQ")
-        if item != _STRING:
-            at += count * struct.calcsize("<" + scalar(item))
-        else:
-            for _ in range(count):
-                at += 8 + struct.unpack_from("<Q", data, at)[0]
-        return None
-
-    if data[:4] != b"GGUF":
-        raise ValueError("it does not begin with GGUF")
-    _, _, tensor_count, value_count = take("IIQQ")
-    alignment = 32
-    for _ in range(value_count):
-        key, kind = text(), take("I")
-        found = value(kind)
-        if key == "general.alignment":
-            if not isinstance(found, int) or found < 1:
-                raise ValueError(f"its data cannot be aligned to {found!r}")
-            alignment = found
-    found, ends = [], [0]
-    for _ in range(tensor_count):
-        name, dimensions = text(), take("I")
-        shape = tuple(take("Q") for _ in range(dimensions))[::-1]
-        number, offset = take("IQ")
-        if number in _TYPES:
-            ends.append(offset + _size(shape, Type(number)))
-        found.append((name, shape, Type(number).name if number in _TYPES else f"type {number}", offset))
-    begin = -(-at // alignment) * alignment
-    if begin + max(ends) > len(data):
-        raise ValueError(f"its last tensor ends at byte {begin + max(ends):,} of {len(data):,}")
-    return [TensorEntry(name, shape, kind, begin + offset) for name, shape, kind, offset in found]
+    """Return the tensors of a GGUF file. Raises OutputError unless the file contains all of their data."""
+    try:
+        header = read_header(path, allow_unknown_types=True)  # libllama may write types that the gguf package lacks
+    except ModelFormatError as error:
+        raise OutputError(f"is not a complete GGUF file: it {error.message}", path) from None
+    return [
+        TensorEntry(
+            tensor.name,
+            tensor.shape[::-1],
+            tensor.type_name if tensor.type in _KNOWN_TYPES else f"type {tensor.type}",
+            header.start + tensor.offset,
+        )
+        for tensor in header.tensors
+    ]

@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called as the work goes on: `done` of `total`, in bytes or tensors, of the named step."""
+    """Called during the work: `done` of `total`, in bytes or items, of the step with this name."""
 
     def __call__(self, step: str, done: int, total: int) -> None: ...
 
 
 def silent(step: str, done: int, total: int) -> None:
-    """A Progress that shows nothing."""
+    """Ignore the progress."""

@@ -1,4 +1,4 @@
-"""Work of ours in a process of its own, and how it tells of its progress: lines on its standard error."""
+"""Run one of this package's modules in its own process, which reports its progress as lines on standard error."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from pocketvlm.errors import PocketVLMError
 from pocketvlm.system import subprocess
 from pocketvlm_converters.progress import Progress
 
-_DONE = re.compile(r"\[(\d+)/(\d+)\] (.+)$")
+_PROGRESS_LINE = re.compile(r"\[(\d+)/(\d+)\] (.+)$")
 
 
 def run(module: str, *paths: Path, progress: Progress) -> str | None:
-    """Run a module whose last act is `main`, with `paths`. Why it failed, in a line; None where it did not."""
+    """Run a module that ends with a call of `main`, with `paths` as its arguments.
 
-    def take(line: str) -> bool:
-        found = _DONE.match(line.strip())
-        if found:
-            progress(found[3], int(found[1]), int(found[2]))
-        return found is not None
+    Returns the reason in one line if it failed, else None.
+    """
 
-    ended = subprocess.run(module, *map(str, paths), take=take)
-    return f"{ended.signal}{' / '.join(ended.lines[-1:])}" if ended.code else None
+    def forward(line: str) -> bool:
+        match = _PROGRESS_LINE.match(line.strip())
+        if match:
+            progress(match[3], int(match[1]), int(match[2]))
+        return match is not None
+
+    exited = subprocess.run(module, *map(str, paths), take=forward)
+    return f"{exited.signal}{' / '.join(exited.lines[-1:])}" if exited.code else None
 
 
 def main(work: Callable[..., None]) -> None:
-    """`work` with the paths of the command line and a Progress; ends the process."""
+    """Call `work` with the paths of the command line and a Progress, then exit. A PocketVLMError becomes the reason."""
 
-    def show(step: str, done: int, total: int) -> None:
+    def report(step: str, done: int, total: int) -> None:
         print(f"[{done}/{total}] {step}", file=sys.stderr, flush=True)
 
     try:
-        work(*map(Path, sys.argv[1:]), show)
+        work(*map(Path, sys.argv[1:]), report)
     except PocketVLMError as error:
         sys.exit(str(error))
     sys.exit(0)

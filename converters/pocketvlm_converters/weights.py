@@ -1,4 +1,4 @@
-"""The tensors and metadata of a GGUF file to be written."""
+"""The tensors and metadata of a GGUF file before it is written."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Weight:
 
     @property
     def width(self) -> int:
-        """Length of a row, which is what a type with blocks must divide."""
+        """Length of a row; it must be a multiple of a quantized type's block size."""
         return self.tensor.shape[-1]
 
     @property
@@ -35,9 +35,9 @@ class Weight:
 
 @dataclass(frozen=True)
 class Part:
-    """A GGUF file to be: `architecture` is general.architecture, `metadata` holds complete GGUF keys.
+    """The content of a GGUF file: `architecture` is general.architecture, `metadata` maps complete GGUF keys to values.
 
-    An int becomes a uint32, a float a float32, a list an array of its items' type.
+    An int is written as uint32, a float as float32, a list as an array of its items' type.
     """
 
     architecture: str
@@ -45,10 +45,16 @@ class Part:
     weights: tuple[Weight, ...]
 
 
-def weights_sha256(parts: Iterable[Part]) -> str:
-    """Of all names, types, shapes and values: the same for one model in whatever files, under whichever naming.
+def vocabulary_size(language: Part) -> int:
+    """Return the number of tokens of a language model: the rows of its token embeddings."""
+    return next(weight.tensor.shape[0] for weight in language.weights if weight.name == "token_embd.weight")
 
-    Raises CheckpointError where a weight is NaN or infinite.
+
+def weights_sha256(parts: Iterable[Part]) -> str:
+    """Return the SHA-256 of all GGUF names, types, shapes and values.
+
+    It does not depend on the checkpoint's tensor names or shards. Raises CheckpointError if a weight is NaN or
+    infinite.
     """
     digest = hashlib.sha256()
     for weight in (weight for part in parts for weight in part.weights):

@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from pocketvlm.messages import Detail
 from pocketvlm.vision.families.smolvlm import SmolVLM
-from pocketvlm.vision.family import RGB, Detail
+from pocketvlm.vision.family import RGB
 
 from .questions import Turn, conversation, no_picture
 from .scenes import Scene, draw, random_scene, random_size

@@ -1,31 +1,78 @@
-"""pocketvlm: image-text chat with quantized vision-language models on the machine in front of you."""
+"""Image-text chat with quantized vision-language models on your own machine, without a network.
 
-from __future__ import annotations
+    from pocketvlm import VLM
 
-from typing import TYPE_CHECKING
+    with VLM.load() as vlm:
+        print(vlm.chat([{"role": "user", "content": "Hello."}]).text)
 
-if TYPE_CHECKING:
+Public are the names in `__all__` here and in `pocketvlm.bench`. Everything else is private and may change in any
+version, modules included: import `RequestError` from `pocketvlm`, not from the module that defines it.
+"""
+
+# ruff: noqa: F403, F405, RUF022  # the star imports are for type checkers alone, and __all__ is sorted by kind
+
+import typing as _typing
+
+if _typing.TYPE_CHECKING:
+    from pocketvlm import bench, errors
+    from pocketvlm.chat.options import LoadOptions
     from pocketvlm.chat.vlm import VLM
-    from pocketvlm.errors import PocketVLMError
-    from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest
+    from pocketvlm.engine.interface import CancellationToken, EngineInfo, Statistics
+    from pocketvlm.errors import *
+    from pocketvlm.messages import *
+    from pocketvlm.pictures.handles import HandleLimits, PictureHandle
 
 __version__ = "0.1.0"
-__all__ = ["VLM", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "PocketVLMError", "__version__"]
+# fmt: off
+__all__ = [
+    "VLM", "LoadOptions", "HandleLimits", "PictureHandle", "EngineInfo", "Statistics", "CancellationToken", "bench",
+    "errors", "__version__",
+    # messages
+    "AssistantMessage", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "Choice", "ChoiceLogprobs",
+    "ChunkChoice", "Content", "Delta", "Detail", "FinishReason", "FunctionDelta", "ImagePart", "ImageTimings",
+    "ImageURL", "ImageURLPart", "Message", "Part", "PromptTokensDetails", "ResponseFormat", "ResponseFunction",
+    "ResponseMessage", "ResponseToolCall", "StreamOptions", "SystemMessage", "TextContent", "TextPart", "Timings",
+    "TokenLogprob", "Tool", "ToolCall", "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage",
+    "UserMessage",
+    # errors
+    "PocketVLMError", "RequestError", "ImageError", "ImageNotFoundError", "ImageFormatError", "ImageTooLargeError",
+    "ContextLengthError", "MemoryBudgetError", "UnsupportedError", "FileError", "ModelError", "ModelNotFoundError",
+    "ModelFormatError", "PairingError", "BundleError", "PictureCacheError", "SessionError", "DownloadError",
+    "ConversionError", "CheckpointError", "QuantizationError", "TokenizerError", "ProofError", "OutputError",
+    "EngineError", "EngineBusyError", "EngineClosedError", "EngineCrashedError", "QueueFullError",
+    "GenerationCancelledError", "NativeLibraryError",
+]
+# fmt: on
 
+# Names that are neither errors nor messages.
 _HOMES = {
     "VLM": "pocketvlm.chat.vlm",
-    "PocketVLMError": "pocketvlm.errors",
-    "ChatCompletion": "pocketvlm.messages",
-    "ChatCompletionChunk": "pocketvlm.messages",
-    "ChatRequest": "pocketvlm.messages",
+    "LoadOptions": "pocketvlm.chat.options",
+    "CancellationToken": "pocketvlm.engine.interface",
+    "EngineInfo": "pocketvlm.engine.interface",
+    "Statistics": "pocketvlm.engine.interface",
+    "HandleLimits": "pocketvlm.pictures.handles",
+    "PictureHandle": "pocketvlm.pictures.handles",
 }
+_MODULES = ("bench", "errors")
 
 
-def __getattr__(name: str) -> object:
-    # Importing pocketvlm must not load native libraries: the command line asks for help far more often than for VLM.
+def __getattr__(name: str) -> _typing.Any:
+    """Import a public name when it is first used: the command line must start fast, and loads no native library."""
     from importlib import import_module
 
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(home), name)
+    if name in _MODULES:
+        return import_module(f"pocketvlm.{name}")
+    value = getattr(import_module(_home(name)), name)
+    globals()[name] = value
+    return value
+
+
+def _home(name: str) -> str:
+    return _HOMES.get(name, "pocketvlm.errors" if name.endswith("Error") else "pocketvlm.messages")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

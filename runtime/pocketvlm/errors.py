@@ -1,36 +1,36 @@
-"""Every error that pocketvlm raises on purpose. Each message names the culprit: a file, a field or a picture.
+"""All errors that pocketvlm raises on purpose. Each message names what is wrong: a file, a field or a picture.
 
 PocketVLMError
 ├── RequestError (ValueError)           the request is wrong; `param` is the path of the field
 │   ├── ImageError                      a picture of the request cannot be used
 │   │   ├── ImageNotFoundError (FileNotFoundError)
-│   │   ├── ImageFormatError            not a picture, truncated, or of a kind that is not supported
+│   │   ├── ImageFormatError            not a picture, truncated, or in an unsupported format
 │   │   └── ImageTooLargeError          over the pixel limit
-│   ├── UnsupportedError                a part of the schema that this version cannot serve
+│   ├── UnsupportedError                a part of the schema that this version does not support
 │   ├── ContextLengthError              the prompt does not fit the context
-│   └── MemoryBudgetError               a model does not fit the memory that was allowed
-├── FileError                           a file cannot be used; `path` says which
+│   └── MemoryBudgetError               the model does not fit the allowed memory
+├── FileError                           a file cannot be used; `path` is the file
 │   ├── ModelError                      a model file or bundle
 │   │   ├── ModelNotFoundError (FileNotFoundError)
 │   │   ├── ModelFormatError (ValueError)   truncated, of another format, or the wrong kind of model
-│   │   ├── PairingError (ValueError)       language model and vision encoder are no pair
-│   │   └── BundleError (ValueError)        manifest missing or broken, or a file that does not match its hash
-│   ├── PictureCacheError (OSError)     the folder for embeddings cannot be used, or is not private
-│   ├── SessionError (ValueError)       a saved conversation that is damaged, or of another model or engine
-│   ├── DownloadError (OSError)         what `pocketvlm pull` was asked for cannot be had, or is not what it should be
+│   │   ├── PairingError (ValueError)       language model and vision encoder do not belong together
+│   │   └── BundleError (ValueError)        missing or broken manifest, or a file that does not match its hash
+│   ├── PictureCacheError (OSError)     the folder of the embedding cache cannot be used, or is not private
+│   ├── SessionError (ValueError)       a saved conversation is damaged, or of another model or engine
+│   ├── DownloadError (OSError)         `pocketvlm pull` cannot download a file, or got other content than expected
 │   └── ConversionError                 a conversion was refused or failed; nothing was written
-│       ├── CheckpointError (ValueError)    missing shard or tensor, unknown architecture, NaN weights
-│       ├── QuantizationError (ValueError)  a type that is unknown or needs an importance matrix
-│       ├── TokenizerError (ValueError)     unknown pre-tokenizer, or the GGUF vocabulary tokenizes otherwise
-│       ├── ProofError (ValueError)     the finished bundle does not do what the checkpoint does
-│       └── OutputError (OSError)           the target cannot be written: read-only, full, or already there
+│       ├── CheckpointError (ValueError)    a missing shard or tensor, an unknown architecture, NaN weights
+│       ├── QuantizationError (ValueError)  an unknown type, or one that needs an importance matrix
+│       ├── TokenizerError (ValueError)     unknown pre-tokenizer, or the GGUF vocabulary tokenizes differently
+│       ├── ProofError (ValueError)         the finished bundle does not do what the checkpoint does
+│       └── OutputError (OSError)           the target cannot be written: read-only, full, or it exists already
 ├── EngineError (RuntimeError)          the engine failed or is closed
-│   ├── EngineBusyError                 this thread already has an unfinished stream on this engine
+│   ├── EngineBusyError                 all sequences are in use, or this thread has an unfinished stream
 │   ├── EngineClosedError
-│   ├── EngineCrashedError              native code died with this request; the engine restarts by itself
-│   ├── QueueFullError                  too many requests wait; `retry_after` says in how many seconds to try again
-│   └── GenerationCancelledError        somebody called cancel()
-└── NativeLibraryError (ImportError)    llama-cpp-python or onnxruntime is missing, or lacks what is needed
+│   ├── EngineCrashedError              native code died during this request; the engine restarts by itself
+│   ├── QueueFullError                  too many requests wait; try again after `retry_after` seconds
+│   └── GenerationCancelledError        the generation was cancelled
+└── NativeLibraryError (ImportError)    llama-cpp-python or onnxruntime is missing, or lacks a function or device
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class PocketVLMError(Exception):
 
 
 class RequestError(PocketVLMError, ValueError):
-    """`param` is the path of the field, as in `messages.0.content.1.image_url.url`; `code` is machine-readable."""
+    """`param` is the path of the field, such as `messages.0.content.1.image_url.url`; `code` is for programs."""
 
     code: str | None = None
 
@@ -76,7 +76,7 @@ class ContextLengthError(RequestError):
 
 
 class MemoryBudgetError(RequestError):
-    """`needed` in bytes, at the least."""
+    """`needed` is the least memory that would do, in bytes."""
 
     code = "memory_budget"
 
@@ -90,7 +90,7 @@ class UnsupportedError(RequestError):
 
 
 class FileError(PocketVLMError):
-    """`path` is the file or folder at fault, where there is one."""
+    """`path` is the file or folder that cannot be used, if there is one."""
 
     def __init__(self, message: str, path: str | Path | None = None) -> None:
         super().__init__(f"{path}: {message}" if path is not None else message)
@@ -123,11 +123,11 @@ class PictureCacheError(FileError, OSError):
 
 
 class SessionError(FileError, ValueError):
-    """A saved conversation is damaged, was made by another model or engine, or cannot be written."""
+    """A saved conversation is damaged, belongs to another model or engine, or cannot be written."""
 
 
 class DownloadError(FileError, OSError):
-    """`path` names a repository of the hub, or a file of one."""
+    """`path` names a repository on the hub, or a file in one."""
 
 
 class ConversionError(FileError):
@@ -171,7 +171,7 @@ class EngineCrashedError(EngineError):
 
 
 class QueueFullError(EngineError):
-    """`retry_after` in seconds, a guess from how long the last requests took."""
+    """`retry_after` is in seconds, estimated from the time of the last requests."""
 
     code = "queue_full"
 

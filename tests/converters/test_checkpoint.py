@@ -179,7 +179,7 @@ def test_unreadable_type(weights: Path) -> None:
 
 def test_quantized_checkpoint(checkpoint: Path, edit: Edit) -> None:
     edit(checkpoint / "config.json", {"quantization_config": {"quant_method": "awq"}})
-    refused(checkpoint, "quantized already")
+    refused(checkpoint, "already quantized")
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_bundle(pristine: Path, tmp_path: Path) -> None:
     assert types == {"model": "Q4_K_M", "mmproj": "q8_0", "vision": "int8", "proof": "f32"}
     assert manifest.source.files["model.safetensors"] == sha256_of(pristine / "model.safetensors")
     assert set(manifest.versions) == {"pocketvlm", "gguf", "llama-cpp-python", "onnx"}
-    assert "no multiple of 256" in manifest.notes[0]
+    assert "not multiples of 256" in manifest.notes[0]
 
 
 def test_the_folder_is_as_readable_as_any_other(pristine: Path, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_force_replaces_nothing_but_bundles(checkpoint: Path, tmp_path: Path) ->
     for output in (folder, file, link):
         refused(checkpoint, output, "not a bundle", force=True)
     for output in (checkpoint, tmp_path):
-        refused(checkpoint, output, "the checkpoint itself", force=True)
+        refused(checkpoint, output, "the checkpoint's own folder", force=True)
     assert (folder / "holiday.jpg").read_text() == file.read_text() == "dear"
     assert (checkpoint / "config.json").exists()
     (folder / "holiday.jpg").unlink()

@@ -181,8 +181,8 @@ SINGLE_FILE: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "header of -1 bytes": (raw_header(b"{}", 2**64 - 1), (SINGLE, "truncated or not safetensors")),
     "header of no bytes": (raw_header(b""), (SINGLE, "not valid JSON")),
     "header not JSON": (raw_header(b"{'a': 1}"), (SINGLE, "not valid JSON")),
-    "header a list": (raw_header(b"[]"), (SINGLE, "must hold a JSON object")),
-    "header null": (raw_header(b"null"), (SINGLE, "must hold a JSON object")),
+    "header a list": (raw_header(b"[]"), (SINGLE, "expected a JSON object")),
+    "header null": (raw_header(b"null"), (SINGLE, "expected a JSON object")),
     "header NaN": (raw_header(b'{"a": NaN}'), (SINGLE, "tensor a: nan")),
     "header without tensors": (raw_header(b"{}"), (SINGLE, "no tensors")),
     "header not UTF-8": (raw_header(b'{"\xff": 1}'), (SINGLE, "not UTF-8")),
@@ -196,12 +196,12 @@ SINGLE_FILE: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "name of several lines": (renamed(NORM, "a\nb"), (SINGLE, r"'a\nb'")),
     "name empty": (renamed(NORM, ""), (SINGLE, "unusable name")),
     # its entries
-    "entry a number": (header(lambda e: e.update({NORM: 7})), (SINGLE, NORM, "no dtype")),
-    "entry without dtype": (header(lambda e: e[NORM].pop("dtype")), (SINGLE, NORM, "no dtype")),
+    "entry a number": (header(lambda e: e.update({NORM: 7})), (SINGLE, NORM, "without a dtype")),
+    "entry without dtype": (header(lambda e: e[NORM].pop("dtype")), (SINGLE, NORM, "without a dtype")),
     "entry without shape": (header(lambda e: e[NORM].pop("shape")), (SINGLE, NORM, "shape is None")),
     "entry without offsets": (header(lambda e: e[NORM].pop("data_offsets")), (SINGLE, NORM, "data_offsets is None")),
     "dtype unknown": (entry(NORM, dtype="F31"), (SINGLE, f"{NORM} is F31")),
-    "dtype a number": (entry(NORM, dtype=32), (SINGLE, NORM, "no dtype")),
+    "dtype a number": (entry(NORM, dtype=32), (SINGLE, NORM, "without a dtype")),
     "shape text": (entry(NORM, shape="64"), (SINGLE, NORM, "shape is '64'")),
     "shape float": (entry(NORM, shape=[64.0]), (SINGLE, NORM, "shape is [64.0]")),
     "shape bool": (entry(NORM, shape=[True]), (SINGLE, NORM, "shape is [True]")),
@@ -336,7 +336,7 @@ SHARDED: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "path ..": (moved_to(".."), (INDEX, NORM, "'..'")),
     "path empty": (moved_to(""), (INDEX, NORM, "''")),
     "path to another file": (moved_to(CONFIG), (INDEX, NORM, "'config.json'")),
-    "path a number": (weight_map(lambda found, _: found.update({NORM: 1})), (INDEX, NORM, "not in 1")),
+    "path a number": (weight_map(lambda found, _: found.update({NORM: 1})), (INDEX, NORM, "is in 1; expected")),
     "map missing": (file(INDEX, b'{"metadata": {}}'), (INDEX, "weight_map is missing")),
     "map a list": (file(INDEX, b'{"weight_map": ["a"]}'), (INDEX, "weight_map is ['a']")),
     "map empty": (file(INDEX, b'{"weight_map": {}}'), (INDEX, "names no tensors")),
@@ -461,7 +461,7 @@ def test_a_file_that_is_written_during_the_conversion(checkpoint: Path, tmp_path
                 out.seek(-1, os.SEEK_END)
                 out.write(b"\0")
 
-    with pytest.raises(CheckpointError, match="has changed"):
+    with pytest.raises(CheckpointError, match="changed during"):
         convert(checkpoint, tmp_path / "bundle", progress=write)
     assert not (tmp_path / "bundle").exists()
 

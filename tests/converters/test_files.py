@@ -97,7 +97,7 @@ def test_widths_that_fit(wide: Path, tmp_path: Path) -> None:
 
 def test_widths_that_do_not_fit_are_told(narrow: Path, tmp_path: Path) -> None:
     (note,) = quantize_language(narrow, tmp_path / "out.gguf", "Q4_K_M")
-    assert "15 of 15 matrices are larger than Q4_K_M says" in note and "64, 96" in note and "Q5_0" in note
+    assert "15 of 15 matrices have a larger type than Q4_K_M" in note and "64, 96" in note and "Q5_0" in note
     assert quantize_language(narrow, tmp_path / "out.gguf", "Q8_0") == []
 
 
@@ -154,7 +154,9 @@ def test_projector_types_in_libmtmd(iota_onnx: Path, tmp_path: Path, kind: Any) 
 def test_projector_rows_that_do_not_fit(tmp_path: Path, make_model: Any, save: Any) -> None:
     save(make_model(vision={"intermediate_size": 80}), tmp_path / "checkpoint")
     bundle = convert(tmp_path / "checkpoint", tmp_path / "bundle", quantize="f16", verify=False)
-    assert bundle.manifest.notes == ("2 mmproj tensors are f16, not q8_0: their rows of 80 are no multiple of 32",)
+    assert bundle.manifest.notes == (
+        "2 mmproj tensors are f16, not q8_0: their row lengths (80) are not multiples of 32",
+    )
     kinds = {tensor.name: tensor.kind for tensor in read_tensors(bundle.path / "mmproj-q8_0.gguf")}
     assert kinds["v.blk.1.ffn_down.weight"] == "F16" and kinds["v.blk.1.ffn_up.weight"] == "Q8_0"
 
@@ -221,5 +223,5 @@ def test_header_reader_agrees_with_the_gguf_package(wide: Path) -> None:
 @pytest.mark.parametrize("lost", [1, 1000, 100_000])
 def test_an_incomplete_file_is_seen(wide: Path, tmp_path: Path, lost: int) -> None:
     (tmp_path / "short.gguf").write_bytes(wide.read_bytes()[:-lost])
-    with pytest.raises(OutputError, match="incomplete"):
+    with pytest.raises(OutputError, match="is not a complete GGUF file"):
         read_tensors(tmp_path / "short.gguf")

@@ -194,7 +194,7 @@ def test_files_that_cannot_be_used(automatic: Path, wide_bundle: Path, tmp_path:
         assert caught.value.path == path
 
     for size in (4, 20, 100, 3000, len(whole) // 2, len(whole) - 64):
-        refused(whole[:size], "incomplete")
+        refused(whole[:size], "is not a complete GGUF file")
     old = old_format(means, tail=False)
     for size in (len(old) // 2, len(old) - 1):
         refused(old[:size], r"truncated or damaged after \d+ of 14 tensors")
@@ -211,7 +211,7 @@ def test_files_that_cannot_be_used(automatic: Path, wide_bundle: Path, tmp_path:
         text(b"general.alignment") + struct.pack("<I", 8) + text(b"32"),
         struct.pack("<Q", 2**64 - 1),
     ):
-        refused(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + broken + bytes(64), "is incomplete")
+        refused(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + broken + bytes(64), "is not a complete GGUF file")
     with pytest.raises(QuantizationError, match="is a GGUF file, but not an importance matrix"):
         read_matrix(wide_bundle / "model-F32.gguf")
     with pytest.raises(QuantizationError, match="cannot be read: No such file"):
@@ -227,9 +227,9 @@ def test_the_matrix_of_another_model(automatic: Path, pristine: Path, wide: Path
             convert(wide, tmp_path / "bundle", imatrix=tmp_path / "x.dat")
         assert [path.name for path in tmp_path.iterdir()] == ["x.dat"]
 
-    refused(means | {"blk.2.attn_q.weight": np.ones(256)}, "it is about blk.2.attn_q.weight")
+    refused(means | {"blk.2.attn_q.weight": np.ones(256)}, "it has blk.2.attn_q.weight")
     refused(means | {"blk.1.ffn_down.weight": np.ones(256)}, "its blk.1.ffn_down.weight has 256 columns, .* 512")
-    refused({n: v for n, v in means.items() if "blk.1" not in n}, "it says nothing about blk.1")
+    refused({n: v for n, v in means.items() if "blk.1" not in n}, "it lacks blk.1")
     with pytest.raises(QuantizationError, match="of another model"):
         convert(pristine, tmp_path / "bundle", imatrix=automatic)
 
@@ -319,5 +319,5 @@ def test_interrupted(wide: Path, tmp_path: Path) -> None:
 
 def test_the_reason_is_told(wide_bundle: Path, tmp_path: Path) -> None:
     model = wide_bundle / "model-F32.gguf"
-    with pytest.raises(QuantizationError, match=r"no importance matrix: .*is a language model"):
+    with pytest.raises(QuantizationError, match=r"matrix cannot be computed: .*is a language model"):
         compute_matrix(model, model, tmp_path / "x.gguf")

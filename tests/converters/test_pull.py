@@ -129,7 +129,7 @@ def test_two_at_a_time(hub: HubServer, tmp_path: Path) -> None:
     first.start()
     try:
         assert hub.stalled.wait(60)
-        refused(Wanted(READY), "another pull is at work there")
+        refused(Wanted(READY), "another pull uses this folder")
     finally:
         hub.stall.set()
         first.join()
@@ -157,7 +157,7 @@ def test_which_of_several(hub: HubServer, tmp_path: Path) -> None:
     files.update({"imatrix.gguf": model, "iota-UD-Q4_K_M.gguf": model})
     refused(Wanted(READY), "has several Q4_K_M files for --quantize: iota-Q4_K_M.gguf, iota-UD-Q4_K_M.gguf")
     refused(Wanted(READY, quantize="imatrix"), "has no imatrix file for --quantize; it has Q4_K_M")
-    refused(Wanted(READY, onnx="int8"), "ready GGUF files have no ONNX encoder: leave out --onnx")
+    refused(Wanted(READY, onnx="int8"), "ready GGUF files have no ONNX encoder; omit --onnx")
     files.update({"iota-F16.gguf": model, "mmproj-iota-2-Q8_0.gguf": mmproj})
     refused(
         Wanted(READY, quantize="f16"), "has several Q8_0 files for --mmproj: mmproj-iota-2-Q8_0.gguf, mmproj-iota-Q8"
@@ -214,7 +214,7 @@ def test_a_connection_that_breaks_is_taken_up_again(hub: HubServer) -> None:
 
 def test_what_was_begun_goes_on(hub: HubServer, tmp_path: Path) -> None:
     hub.cuts[MODEL] = [90_000, *[0] * client._TRIES]
-    refused(Wanted(READY), f"{READY}/{MODEL}: the connection broke at 0.1 of .* Run it again to go on")
+    refused(Wanted(READY), f"{READY}/{MODEL}: the connection broke at 0.1 of .* Run it again to resume")
     assert left(tmp_path) == []
     said: list[str] = []
     pull(Wanted(READY), say=said.append).verify()
@@ -232,7 +232,7 @@ def test_a_wrong_hash(name: str, hub: HubServer, tmp_path: Path) -> None:
     repository = READY if name == MODEL else "acme/iota"
     right = hub.repositories[repository].files[name]
     hub.repositories[repository].served[name] = b"x" + right[1:]
-    refused(Wanted(repository), f"{repository}/{name}: is not what the hub says: its hash differs")
+    refused(Wanted(repository), f"{repository}/{name}: is not what the hub lists: its hash differs")
     assert not list(tmp_path.rglob(f"{name}*"))
     hub.repositories[repository].served[name] = right + b"x"
     refused(Wanted(repository), f"{repository}/{name}: is longer than the hub says")
@@ -255,11 +255,11 @@ def test_a_damaged_part_is_not_kept(hub: HubServer, tmp_path: Path) -> None:
 def test_what_is_not_there(hub: HubServer, tmp_path: Path) -> None:
     refused(Wanted("acme/nothing"), "acme/nothing: no such repository, or a private one")
     refused(Wanted("acme/iota", revision="old"), "acme/iota: has no such revision")
-    refused(Wanted("nothing"), "nothing: is neither in the catalogue .* nor a name of the hub")
-    refused(Wanted("iota"), "iota: it is in the box already")
+    refused(Wanted("nothing"), "nothing: is neither an id of the catalogue .* nor owner/name of the hub")
+    refused(Wanted("iota"), "iota: comes with pocketvlm")
     for name in ("../iota", "a/b/c", "/etc/passwd", "--x/y"):
-        refused(Wanted(name), f"{name}: is neither in the catalogue .* nor a name of the hub")
-    refused(Wanted("a..b/c"), r"a\.\.b/c: is no name of a repository")
+        refused(Wanted(name), f"{name}: is neither an id of the catalogue .* nor owner/name of the hub")
+    refused(Wanted("a..b/c"), r"a\.\.b/c: is not a valid name of a repository")
     hub.repositories[READY].served[MMPROJ] = None
     refused(Wanted(READY), f"{MMPROJ}: is listed by the hub, but missing there")
     refused(Wanted(READY, quantize="Q2_K"), "has no Q2_K file for --quantize; it has Q4_K_M")
@@ -268,7 +268,10 @@ def test_what_is_not_there(hub: HubServer, tmp_path: Path) -> None:
     refused(Wanted(READY), "has no projector")
     assert left(tmp_path) == []
     hub.repositories["acme/iota"].listed = [{"rfilename": "chat_template.json", "size": 1 << 40, "blobId": COMMIT}]
-    refused(Wanted("acme/iota"), "acme/iota/chat_template.json: has 1,099,511,627,776 bytes, too many for it")
+    refused(
+        Wanted("acme/iota"),
+        "acme/iota/chat_template.json: has 1,099,511,627,776 bytes; at most 16,777,216 are accepted",
+    )
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -294,9 +297,9 @@ def test_trouble_at_the_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> 
     refused(Wanted("acme/iota"), "acme/iota: the hub refuses with status 418")
     hub.status = None
     hub.repositories["acme/iota"].listed = [{"rfilename": "x", "size": -1, "blobId": COMMIT}]
-    refused(Wanted("acme/iota"), "the hub's answer makes no sense")
+    refused(Wanted("acme/iota"), "the hub's answer is not valid")
     hub.repositories[READY].commit = "../../evil"
-    refused(Wanted(READY), "the hub's answer makes no sense")
+    refused(Wanted(READY), "the hub's answer is not valid")
     hub.repositories[READY].commit = COMMIT
     hub.repositories[READY].refused = (503, "")
     refused(Wanted(READY), "the connection broke at 0.0 .*: the server answers with status 503")
@@ -314,7 +317,7 @@ def test_trouble_at_the_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_answers_that_make_no_sense(repository: dict[str, Any], requests: int, hub: HubServer) -> None:
     hub.repositories["acme/iota"] = replace(hub.repositories["acme/iota"], **repository)
-    refused(Wanted("acme/iota"), "acme/iota/config.json: the hub's answer makes no sense: ")
+    refused(Wanted("acme/iota"), "acme/iota/config.json: the hub's answer is not valid: ")
     assert len([path for path, *_ in hub.log if path.endswith("config.json")]) == requests, "it is not asked again"
 
 
@@ -378,7 +381,7 @@ def test_what_is_no_checkpoint(hub: HubServer, tmp_path: Path) -> None:
     refused(Wanted("acme/iota", mmproj="none", onnx="none"), "needs a vision encoder", QuantizationError)
     assert not hub.asked(WEIGHTS), "told before gigabytes are downloaded"
     del files["config.json"]
-    refused(Wanted("acme/iota"), "is no checkpoint, as it has no config.json")
+    refused(Wanted("acme/iota"), "is not a checkpoint: it has no config.json")
     hub.repositories[READY].files[MMPROJ] = hub.repositories[READY].files[MODEL] + b"\0"
     refused(Wanted(READY), "is a language model, not a multimodal projector", Exception)
 
@@ -393,7 +396,7 @@ def test_a_full_disk(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
     asked = hub.asked(MODEL)
-    refused(Wanted(READY), "needs about .* GB, 0.0 GB are free", OutputError)
+    refused(Wanted(READY), "needs about .* GB; 0.0 GB are free", OutputError)
     refused(Wanted("acme/iota"), "needs about .* GB to download and convert", OutputError)
     assert hub.asked(MODEL) == asked and not hub.asked(WEIGHTS) and left(tmp_path) == []
 
@@ -408,7 +411,7 @@ def test_a_name_of_the_catalogue(hub: HubServer, tmp_path: Path, monkeypatch: py
     assert bundle.path == models(tmp_path) / "smolvlm-256m" and bundle.file("model").name == "iota-Q8_0.gguf"
     assert locate("smolvlm-256m", model=None, mmproj=None).model.name == "iota-Q8_0.gguf"
     with pytest.raises(
-        ModelNotFoundError, match=f"none of that name was pulled; smolvlm-256m was made of {entry.gguf}"
+        ModelNotFoundError, match=f"none of that name was pulled; smolvlm-256m was made from {entry.gguf}"
     ):
         locate(entry.gguf.lower(), model=None, mmproj=None)
     app = Typer()
@@ -430,7 +433,7 @@ def test_from_a_checkpoint_to_an_answer(hub: HubServer, tmp_path: Path, sample_p
     first.send_signal(signal.SIGINT)
     _, told = first.communicate(timeout=60)
     hub.stall.set()
-    assert first.returncode == 130 and "interrupted: run it again to go on" in told and "Traceback" not in told
+    assert first.returncode == 130 and "interrupted: run it again to resume" in told and "Traceback" not in told
     assert left(tmp_path) == []
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

@@ -110,7 +110,7 @@ def test_a_sound_bundle_passes(sound: Path) -> None:
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sound.iterdir()}
     result = run("verify", sound)
     assert result.exit_code == 0, result.output
-    assert "the bundle does what its checkpoint does" in result.stdout
+    assert "the bundle behaves as its checkpoint does" in result.stdout
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in sound.iterdir()} == before
     (found,) = verify(sound)
     assert list(dict.fromkeys(check.stage for check in found.checks)) == STAGES
@@ -194,7 +194,7 @@ def test_encoders_that_cut_pictures_otherwise(bundle: Path) -> None:
     size = gguf.GGUFReader(bundle / MMPROJ, "r+").get_field("clip.vision.preproc_image_size")
     size.parts[size.data[0]][0] *= 2
     reseal(bundle)
-    deviates(bundle, "pairing", "prepare pictures otherwise")
+    deviates(bundle, "pairing", "prepare pictures differently")
 
 
 def test_another_tokenizer(bundle: Path) -> None:

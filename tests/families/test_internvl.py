@@ -161,10 +161,10 @@ def test_mmproj_types(kind: str, least: float, pristine: Path, bundle: Path, ref
 def test_libmtmd_still_misplaces_positions(
     pristine: Path, bundle: Path, reference: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where this fails, libmtmd does it right by itself, and native.operands must not any more."""
+    """Where this fails, libmtmd does it right by itself, and native.mtmd_graph_patches must not any more."""
     wanted, path = rows_of(reference, pristine), bundle / "mmproj-f32.gguf"
     assert min(worst(rows, wanted) for rows in encoded(path, bundle, len(wanted))) >= 0.9999, "once and again"
-    monkeypatch.setattr(mtmd, "_MENDS", {})
+    monkeypatch.setattr(mtmd, "_GRAPH_PATCHES", {})
     assert worst(encoded(path, bundle, len(wanted))[0], wanted) < 0.99
 
 
@@ -217,7 +217,7 @@ def test_details() -> None:
 def test_files_of_other_converters(pristine: Path) -> None:
     metadata = {**parts(pristine)[1].metadata}
     assert seen_by.from_metadata(metadata) == seen_by.InternVL(32, 4, 1, 12)
-    assert seen_by.from_metadata(metadata | {"clip.vision.preproc_max_tiles": 6}).most == 6
+    assert seen_by.from_metadata(metadata | {"clip.vision.preproc_max_tiles": 6}).max_tiles == 6
     for key in ("min", "max"):
         del metadata[f"clip.vision.preproc_{key}_tiles"]
     assert seen_by.from_metadata(metadata) == seen_by.InternVL(32, 4, 1, 12)

@@ -162,7 +162,7 @@ def test_what_does_not_fit_together(key: str, value: int) -> None:
 
 def test_as_llama_cpp_writes_it() -> None:
     assert from_metadata(LLAMA_CPP) == LFM2VL(
-        tile=512, patch=16, factor=2, tiles_from=2, tiles_to=10, least=64, most=256
+        tile=512, patch=16, factor=2, min_tiles=2, max_tiles=10, min_tokens=64, max_tokens=256
     )
 
 

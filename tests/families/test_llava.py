@@ -110,17 +110,17 @@ def test_onnx_types(kind: Any, least: float, pristine: Path, reference: Any, tmp
 
 
 def test_libmtmd_still_misplaces_the_class_token(bundle: Path, reference: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where this fails, libmtmd does it right by itself, and native.operands can go."""
+    """Where this fails, libmtmd does it right by itself, and native.mtmd_graph_patches can go."""
     rows, path = wanted(reference), bundle / "mmproj-f32.gguf"
     assert worst(encoded(path, bundle), rows) >= 0.9999
     assert worst(encoded(path, bundle, meanwhile=Collector), rows) >= 0.9999, "another one that looks at nodes"
-    monkeypatch.setattr(mtmd, "_MENDS", {})
+    monkeypatch.setattr(mtmd, "_GRAPH_PATCHES", {})
     assert worst(encoded(path, bundle), rows) < 0.9
 
 
 def test_a_mend_that_found_nothing_is_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mtmd_graph_patches, "CLASS_TOKEN", "v.another_name")
-    with pytest.raises(EngineError, match=r"mmproj-f32\.gguf: this build of libmtmd places the class token otherwise"):
+    with pytest.raises(EngineError, match=r"mmproj-f32\.gguf: this build of libmtmd places the class token"):
         encoded(bundle / "mmproj-f32.gguf", bundle)
 
 

@@ -19,9 +19,10 @@ from checkpoints import parts, put, refusal
 from pocketvlm import VLM
 from pocketvlm.errors import ModelFormatError, PairingError, RequestError
 from pocketvlm.files.bundle import Bundle
+from pocketvlm.messages import Detail
 from pocketvlm.vision.compatibility import family_of
 from pocketvlm.vision.families import find
-from pocketvlm.vision.family import Detail, MosaicSpan
+from pocketvlm.vision.family import MosaicSpan
 from pocketvlm_converters.gguf import write_projector
 from pocketvlm_converters.weights import Part
 from store import Store

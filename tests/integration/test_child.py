@@ -25,8 +25,8 @@ from engine_seam import (
     Process,
     engine_of,
     generate,
+    has_pending_questions,
     pauses,
-    process_of,
     processes,
     prompt_of,
     started_with,
@@ -174,9 +174,9 @@ def test_cancel_reaches_all(vlm: VLM) -> None:
 def test_cancel_stops_no_more_than_generations(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     ask = Process.ask
 
-    def cancelling(process: Any, message: Any, *rest: Any) -> None:
-        ask(process, message, *rest)
-        if message["kind"] == "snapshot":
+    def cancelling(process: Any, question: Any, channel: Any) -> None:
+        ask(process, question, channel)
+        if isinstance(question, protocol.TakeSnapshot):
             vlm.cancel()
 
     monkeypatch.setattr(Process, "ask", cancelling)
@@ -224,14 +224,14 @@ def test_killed_under_load(vlm: VLM, how: signal.Signals) -> None:
 @posix
 def test_an_answer_that_memory_does_not_hold(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(vlm)
-    real, faults = protocol.read, [MemoryError()]
+    real, faults = protocol.REPLIES.read, [MemoryError()]
 
     def read(stream: Any) -> Any:
-        if faults and process_of(vlm).channels:
+        if faults and has_pending_questions(vlm):
             raise faults.pop()
         return real(stream)
 
-    monkeypatch.setattr(protocol, "read", read)
+    monkeypatch.setattr(protocol.REPLIES, "read", read)
     with pytest.raises(EngineCrashedError, match="MemoryError"):
         colour_is_right(vlm, 0)
     assert colour_is_right(vlm, 1)
@@ -259,13 +259,13 @@ def test_a_process_that_cannot_answer_ends() -> None:
     code = (
         "import os, threading, time; from queue import SimpleQueue\n"
         "from pocketvlm.engine.process.worker import _write\n"
-        "outbox = SimpleQueue(); outbox.put({'answer': object()})\n"
+        "outbox = SimpleQueue(); outbox.put(object())\n"
         "threading.Thread(target=_write, args=(open(os.devnull, 'wb', 0), outbox, os.getppid()), daemon=True).start()\n"
         "time.sleep(20)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
-    assert "not JSON serializable" in ended.stderr
+    assert "PydanticSerializationError" in ended.stderr
 
 
 @posix
@@ -585,7 +585,6 @@ def test_native_code_that_fails_or_never_returns(fault: tuple[VLM, Path], place:
 OFFLINE = """
 import sys
 sys.path[:] = sys.argv[1:]
-from pocketvlm.system import offline
 from pocketvlm.engine.process import worker
 def attempt(*given):
     import socket

@@ -86,7 +86,7 @@ def test_picture_cache(sample_png: Path, tmp_path: Path) -> None:
     assert run("chat", "--picture-cache", folder, stdin=b"/clear-cache\n").returncode == 0
     assert not list(folder.iterdir())
     assert "is not a folder" in refused(*asked[:-2], sample_png)
-    assert "picture_cache_size" in refused("chat", "Hi", "--picture-cache-size", "-1")
+    assert "--picture-cache-size: must be at least 0" in refused("chat", "Hi", "--picture-cache-size", "-1")
 
 
 def test_inspect_and_doctor(iota_bundle: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_full_disk_is_told_in_a_line(arguments: list[str], stdin: bytes, iota_
     ("lines", "words"),
     [
         ("/image none.png\nHi\n", "error: none.png: no such file\n"),
-        ("/pictures\nHi\n", "error: there is no /pictures; /help tells what there is\n"),
+        ("/pictures\nHi\n", "error: unknown command /pictures; /help lists the commands\n"),
     ],
 )
 def test_a_conversation_from_a_file_ends_at_what_is_wrong(lines: str, words: str) -> None:

@@ -27,13 +27,13 @@ def as_in_a_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_while_native_code_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_heard", [Pressing()])
+    monkeypatch.setattr(log, "_captures", [Pressing()])
     with pytest.raises(KeyboardInterrupt):
         VLM.load(verify=False)
 
 
 def test_while_libmtmd_encodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    make = mtmd._make_eval
+    make = mtmd._node_callback
     nodes = 0
 
     def pressing(*given: Any) -> Callable[..., bool]:
@@ -48,7 +48,7 @@ def test_while_libmtmd_encodes(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return pressed
 
-    monkeypatch.setattr(mtmd, "_make_eval", pressing)
+    monkeypatch.setattr(mtmd, "_node_callback", pressing)
     with pytest.raises(KeyboardInterrupt):
         VLM.load(verify=False)
     assert 0 < nodes < 100  # it was stopped, not waited for

@@ -8,7 +8,7 @@ import platform
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -18,8 +18,21 @@ import pytest
 from integration.asking import asked, disc, settle
 from integration.test_child import pid_of, start
 from pocketvlm.chat import vlm as face
-from pocketvlm.engine.interface import EngineOptions, Generation, PromptImage
-from pocketvlm.engine.process import protocol, worker
+from pocketvlm.engine.in_process import InProcessEngine
+from pocketvlm.engine.interface import EngineOptions, Finished, Generation, PromptImage
+from pocketvlm.engine.process import worker
+from pocketvlm.engine.process.protocol import (
+    REQUESTS,
+    Cancel,
+    Close,
+    EventReply,
+    Failed,
+    Generate,
+    Ready,
+    Reply,
+    Request,
+    Start,
+)
 from pocketvlm.files.locate import locate
 from pocketvlm.messages import ImagePart
 from pocketvlm.native.sampler import Sampling
@@ -52,52 +65,50 @@ def test_the_engines_process_keeps_none(iota_bundle: Path, monkeypatch: pytest.M
     """Requests that end, are cancelled while they are encoded, and fail."""
     seen: list[weakref.ref[Any]] = []
 
-    def noted(message: Mapping[str, Any], blob: memoryview) -> Generation:
-        request = real(message, blob)
-        seen.extend(weakref.ref(piece.picture) for piece in request.prompt if isinstance(piece, PromptImage))
-        return request
+    def noted(self: InProcessEngine, generation: Generation, *rest: Any) -> Any:
+        seen.extend(weakref.ref(piece.picture) for piece in generation.prompt if isinstance(piece, PromptImage))
+        return real(self, generation, *rest)
 
-    real = protocol.decode_generation
-    monkeypatch.setattr(protocol, "decode_generation", noted)
+    real = InProcessEngine.submit
+    monkeypatch.setattr(InProcessEngine, "submit", noted)
     there, here = os.pipe()
-    outbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
+    outbox: SimpleQueue[Reply] = SimpleQueue()
     with os.fdopen(there, "rb") as requests, os.fdopen(here, "wb") as asking:
         running = threading.Thread(target=worker.serve, args=(requests, outbox))
         running.start()
 
-        def send(message: Mapping[str, Any], blobs: list[memoryview] | None = None) -> None:
-            asking.writelines(protocol.pack(message, blobs or []))
+        def send(request: Request) -> None:
+            asking.writelines(REQUESTS.pack(request))
             asking.flush()
 
         def ask(number: int, words: str = " What is this?") -> None:
             pictures = (ImagePart(type="image", image=disc("red", 4 * number + n)) for n in range(4))
             images = [PromptImage(read_picture(picture, ""), "high", None, "") for picture in pictures]
-            request = Generation(
-                (TextSpan("User:", special=False), *images, TextSpan(words, special=False)), Sampling(), max_tokens=2
-            )
-            message, blobs = protocol.encode_generation(request)
-            send({"kind": "generate", "id": number, **message}, blobs)
+            prompt = (TextSpan("User:", special=False), *images, TextSpan(words, special=False))
+            send(Generate(number, Generation(prompt, Sampling(), max_tokens=2)))
 
-        def ends(number: int) -> str:
+        def ends(number: int) -> type:
             while True:
-                message = outbox.get(timeout=30)
-                if message.get("id") == number and (found := {"finished", "error"} & set(message)):
-                    return found.pop()
+                match outbox.get(timeout=30):
+                    case EventReply(id, Finished()) if id == number:
+                        return Finished
+                    case Failed(id) if id == number:
+                        return Failed
 
         found = locate(iota_bundle, model=None, mmproj=None)
         options = EngineOptions(parallel=parallel, context_size=512, threads=1)
-        send(protocol.encode_engine(found.model, found.mmproj, found.onnx, name="", fingerprint="", options=options))
-        assert "ready" in outbox.get(timeout=30)
+        send(Start(found.model, found.mmproj, found.onnx, name="", fingerprint="", options=options))
+        assert isinstance(outbox.get(timeout=30), Ready)
         for number in range(3):
             ask(number)
-            assert ends(number) == "finished"
+            assert ends(number) is Finished
         ask(3, " What" * 1000)
-        assert ends(3) == "error"
+        assert ends(3) is Failed
         ask(4)
-        send({"kind": "cancel", "id": 4})
+        send(Cancel(4))
         wait_until(lambda: len(seen) == 20)
         wait_until(lambda: not any(one() for one in seen))
-        send({"kind": "close"})
+        send(Close())
         running.join(30)
 
 

@@ -29,6 +29,7 @@ from pocketvlm.messages import ImagePart
 from pocketvlm.native import library
 from pocketvlm.native.backends import Backend
 from pocketvlm.pictures.images import Picture, read_picture
+from pocketvlm.system.json_cache import file_hash
 from pocketvlm.vision import encoder_speeds
 from pocketvlm.vision.encoder_speeds import EncoderSpeed
 from pocketvlm.vision.mtmd import NativeVision
@@ -160,7 +161,7 @@ def test_asked_for_by_name(bundle: Path) -> None:
     for wanted, name in (("gguf", "libmtmd"), ("onnx", "onnxruntime fp32")):
         with VLM.load(bundle, vision=wanted) as vlm:  # type: ignore[arg-type]
             assert vlm.info.vision == name
-    assert not encoder_speeds.path().exists(), "nothing to choose, nothing to measure"
+    assert not encoder_speeds.CACHE.path.exists(), "nothing to choose, nothing to measure"
     (bundle / "manifest.json").unlink()
     with pytest.raises(ModelNotFoundError, match="ONNX"):
         VLM.load(model=bundle / MODEL, mmproj=bundle / MMPROJ, vision="onnx")
@@ -171,20 +172,20 @@ def test_asked_for_by_name(bundle: Path) -> None:
 def test_auto_measures_once_and_remembers(bundle: Path) -> None:
     with VLM.load(bundle):
         pass
-    written = encoder_speeds.path().stat().st_mtime_ns
+    written = encoder_speeds.CACHE.path.stat().st_mtime_ns
     measured = encoder_speeds.recall(device_name(None))
     assert sorted(speed.name for speed in measured.values()) == [f"{MMPROJ}, libmtmd", f"{VISION}, onnxruntime, cpu"]
     with VLM.load(bundle) as vlm:
         fastest = min(measured.values(), key=lambda speed: speed.seconds)
         assert (vlm.info.vision or "").split()[0] in fastest.name
-    assert encoder_speeds.path().stat().st_mtime_ns == written
+    assert encoder_speeds.CACHE.path.stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("winner", ["libmtmd", "onnxruntime"])
 def test_auto_takes_what_was_fastest(bundle: Path, winner: str) -> None:
     for path, key in ((MMPROJ, ""), (VISION, ":cpu")):
         found = EncoderSpeed(name=path, threads=1, seconds=0.1 if (winner == "libmtmd") == (path == MMPROJ) else 0.2)
-        encoder_speeds.remember(device_name(None), {encoder_speeds.file_hash(bundle / path) + key: found})
+        encoder_speeds.remember(device_name(None), {file_hash(bundle / path) + key: found})
     with VLM.load(bundle) as vlm:
         assert (vlm.info.vision or "").split()[0] == winner
 
@@ -212,9 +213,9 @@ def test_doctor_shows_and_forgets(bundle: Path) -> None:
     with VLM.load(bundle):
         pass
     shown = told()
-    assert "s a tile" in shown and "vision-fp32.onnx" in shown and "mmproj-f32.gguf" in shown
-    assert "forgotten" in told("--forget")
-    assert "nothing was remembered" in told("--forget") and "nothing yet" in told()
+    assert "s per tile" in shown and "vision-fp32.onnx" in shown and "mmproj-f32.gguf" in shown
+    assert "removed" in told("--forget")
+    assert "nothing to remove" in told("--forget") and "nothing yet" in told()
     machine = json.loads(told("--json"))  # as tests/runtime/devices has it
     assert [Backend(**device).name for device in machine["devices"]] == [device.name for device in library.devices()]
     assert machine["host_total"] is None or machine["host_total"] >= machine["host_free"] > 0

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import hybrid
+from pocketvlm import LoadOptions
 from pocketvlm.errors import MemoryBudgetError, ModelError, RequestError
 from pocketvlm.files.gguf_header import read_header
 from pocketvlm.files.locate import locate
@@ -66,7 +67,7 @@ def test_memory_and_tokens_are_as_measured(encoder: str, sample_png: Path) -> No
 def test_cache_and_scratch_are_those_of_the_real_thing(iota_bundle: Path) -> None:
     """libllama's own words about a context that it has really made."""
     path = next(iota_bundle.glob("model-*.gguf"))
-    with log.heard() as lines:
+    with log.capture() as lines:
         model = Model(path, gpu_layers=0)
         Context(model, n_ctx=700, n_batch=512, threads=1, sequences=3, outputs=3).close()
         model.close()
@@ -102,7 +103,8 @@ def test_a_sketch_of_layers_that_differ(iota_onnx: Path, tmp_path: Path, monkeyp
 
 @pytest.fixture(scope="module")
 def planner() -> Planner:
-    return Planner(locate(None, model=None, mmproj=None), picture=(640, 480), context=2048, threads=1, timed=False)
+    options = LoadOptions(context_size=2048, threads=1)
+    return Planner(locate(None, model=None, mmproj=None), options, picture=(640, 480), timed=False)
 
 
 def test_what_is_given_up_first(planner: Planner) -> None:
@@ -124,7 +126,8 @@ def test_what_does_not_fit_says_what_would_be_needed(planner: Planner) -> None:
         planner.within(1 << 20)
     assert planner.within(refused.value.needed).memory_bytes == refused.value.needed
     assert refused.value.param == "--memory"
-    big = Planner(planner.found, picture=(640, 480), context=100, threads=1, timed=False)
+    options = LoadOptions(context_size=100, threads=1)
+    big = Planner(planner.found, options, picture=(640, 480), timed=False)
     with pytest.raises(RequestError, match="do not fit 100"):
         big.within(1 << 40)
 
@@ -142,7 +145,8 @@ def test_chat_within_a_budget(sample_png: Path, planner: Planner) -> None:
 
 def test_it_is_remembered_and_works_where_nothing_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def kept() -> int:
-        planner = Planner(locate(None, model=None, mmproj=None), picture=(64, 64), context=512, threads=1, timed=False)
+        options = LoadOptions(context_size=512, threads=1)
+        planner = Planner(locate(None, model=None, mmproj=None), options, picture=(64, 64), timed=False)
         return planner.predict(planner.usual()).parts["scratch"]
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

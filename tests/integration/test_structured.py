@@ -223,7 +223,7 @@ def chain(length: int) -> dict[str, Any]:
         ({"$ref": "https://example.com/x"}, "$ref", "ref"),
         ({"$ref": "file:///etc/passwd"}, "$ref", "ref"),
         ({"$ref": "#/$defs/none"}, "", "none"),
-        ({"$ref": "#"}, "", "nothing fits"),
+        ({"$ref": "#"}, "", "no text matches"),
         ({"type": "string", "pattern": "("}, "", "unclosed"),
         ({"type": "string", "pattern": "(?=a)b"}, "", "look-around"),
         ({"type": "string", "pattern": "(" * 3000 + ")" * 3000}, "", "nest"),

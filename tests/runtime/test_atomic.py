@@ -20,7 +20,7 @@ def test_no_file_takes_the_place_of_a_device_or_pipe(tmp_path: Path) -> None:
     """As root, `/save /dev/null` would leave everybody without it."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with pytest.raises(OSError, match="no regular file"), new_file(pipe):
+    with pytest.raises(OSError, match="not a regular file"), new_file(pipe):
         pass
     with pytest.raises(RequestError, match="no regular file"):
         Results(pipe, {})

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pocketvlm import VLM
-from pocketvlm.bench.measure import STEPS, Case, Report, Spread, fresh, measure, photo
+from pocketvlm.bench.measure import STEPS, Case, Report, Spread, fresh, photo, run
 from pocketvlm.bench.picture import draw
 from pocketvlm.cli.commands import app
 from pocketvlm.errors import RequestError
@@ -56,7 +56,7 @@ REPORT = Report(
 
 def test_measures(vlm: VLM) -> None:
     steps = []
-    report = measure(vlm, [photo(300, 200)], ["low", "high"], repeat=2, tokens=5, step=lambda: steps.append(0))
+    report = run(vlm, [photo(300, 200)], ["low", "high"], repeat=2, tokens=5, step=lambda: steps.append(0))
     assert len(steps) == 2 * 2 * len(STEPS)
     low, high = report.cases
     assert (low.detail, high.detail) == ("low", "high")
@@ -81,7 +81,7 @@ def test_only_the_first_sight_encodes(vlm: VLM, monkeypatch: pytest.MonkeyPatch)
             yield chunk
 
     monkeypatch.setattr(VLM, "stream", watched)
-    measure(vlm, [photo(40, 30)], ["low"], repeat=2, tokens=2)
+    run(vlm, [photo(40, 30)], ["low"], repeat=2, tokens=2)
     rounds = cached[1:]  # the first is to warm up
     assert len(rounds) == 2 * len(STEPS)
     for first, second, again, moved, read in (rounds[:5], rounds[5:]):
@@ -129,7 +129,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert Image.open(plot).width == 1000
     assert list(tmp_path.iterdir()) == [plot]
     shown = CliRunner().invoke(app, ["bench", *options]).stdout
-    for words in ("iota", "64x48", "first sight", "prefill", "decode"):
+    for words in ("iota", "64x48", "a new picture", "prefill", "decode"):
         assert words in shown
 
 

@@ -52,7 +52,9 @@ def test_pixels_are_the_reference(size: tuple[int, int]) -> None:
 
     picture = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), np.uint8)
     (tile,) = KNOWN.tiles(picture, KNOWN.plan(size, "high"))
-    same = Qwen2VLImageProcessorPil(min_pixels=KNOWN.least, max_pixels=KNOWN.most, do_normalize=False, do_rescale=False)
+    same = Qwen2VLImageProcessorPil(
+        min_pixels=KNOWN.min_pixels, max_pixels=KNOWN.max_pixels, do_normalize=False, do_rescale=False
+    )
     wanted = same(images=[Image.fromarray(picture)], return_tensors="np")
     patches = wanted["pixel_values"].reshape(-1, 3, 2, 14, 14)[:, :, 0]
     rows, cols = wanted["image_grid_thw"][0, 1:]

@@ -25,7 +25,7 @@ from pocketvlm.errors import RequestError
         ("picture_cache_size", -1, "at least 0"),
         ("picture_files_size", -1, "at least 0"),
         ("stuck_after", float("nan"), "more than 0"),
-        ("speculate", "maybe", "auto, off, on"),
+        ("speculate", "maybe", "use auto, off or on"),
     ],
 )
 def test_what_no_engine_takes_is_refused_by_name(name: str, value: object, why: str) -> None:

@@ -52,13 +52,15 @@ def test_the_best_installed_unless_named(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_name_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     install("cpu")
     monkeypatch.setenv("POCKETVLM_NATIVE", "cuda")
-    with pytest.raises(NativeLibraryError, match=r"there: cpu, llama-cpp-python; to make it: cmake --preset cuda"):
+    with pytest.raises(NativeLibraryError, match=r"it has: cpu, llama-cpp-python; to make it: cmake --preset cuda"):
         build.choose()
 
 
 def test_libraries_for_another_version() -> None:
     folder = install("vulkan", "0.3.35")
-    with pytest.raises(NativeLibraryError, match=rf"{folder}: libraries for llama-cpp-python 0\.3\.35, but 0\.3\."):
+    with pytest.raises(
+        NativeLibraryError, match=rf"{folder}: these libraries are for llama-cpp-python 0\.3\.35, but 0\.3\."
+    ):
         build.choose()
 
 

@@ -82,7 +82,7 @@ def test_a_table_is_rolled_where_the_token_is_last(graph: Graph, token: str) -> 
     graph.allocate()
     fault = ClassPositionPatch()
     for _ in range(2):
-        fault.mend(node)
+        fault.apply(node)
     assert fault.done and np.array_equal(graph.values(graph.table), ROLLED), "once"
 
 
@@ -92,7 +92,7 @@ def test_a_table_stays_where_the_token_is_first(graph: Graph, token: str) -> Non
     node = graph.op("add", graph.op("concat", getattr(graph, token), graph.patches, 1), graph.table)
     graph.allocate()
     fault = ClassPositionPatch()
-    fault.mend(node)
+    fault.apply(node)
     assert fault.done and np.array_equal(graph.values(graph.table), TABLE)
 
 
@@ -107,7 +107,7 @@ def test_a_table_stays_where_the_graph_is_another(graph: Graph) -> None:
     graph.allocate()
     fault = ClassPositionPatch()
     for node in nodes:
-        fault.mend(node)
+        fault.apply(node)
     assert not fault.done
     assert all(np.array_equal(graph.values(table), TABLE) for table in tables)
 
@@ -116,7 +116,7 @@ def test_a_copy_is_enough_to_see_the_right_order(graph: Graph) -> None:
     node = graph.op("add", graph.op("concat", graph.token, graph.patches, 1), graph.copy)
     graph.allocate()
     fault = ClassPositionPatch()
-    fault.mend(node)
+    fault.apply(node)
     assert fault.done and np.array_equal(graph.values(graph.copy), TABLE)
 
 
@@ -128,8 +128,8 @@ def test_a_token_is_put_first(graph: Graph) -> None:
     graph.allocate()
     for node in (last, first):
         fault = ClassTokenPatch()
-        fault.mend(node)
+        fault.apply(node)
         assert fault.done and GGMLTensor.from_address(node).src[:2] == [graph.token, graph.patches]
     fault = ClassTokenPatch()
-    fault.mend(foreign)
+    fault.apply(foreign)
     assert not fault.done and GGMLTensor.from_address(foreign).src[:2] == [graph.patches, graph.other]

@@ -74,7 +74,7 @@ def test_all_of_it_where_there_is_room() -> None:
     ):
         found = place_on_devices(devices, asked, DEMAND, host=16 * GIB)
         assert (found.device, found.layers, found.encoder, found.short) == (number, 29, True, False), asked
-        assert devices[number].description in found.told
+        assert devices[number].description in found.summary
 
 
 @pytest.mark.parametrize("machine", RECORDED)
@@ -88,7 +88,7 @@ def test_machines_that_were_recorded(machine: str) -> None:
     if gpus:
         assert placed.device is not None
         device = devices[placed.device]
-        assert device.description in placed.told and taken(placed, DEMAND) <= device.free
+        assert device.description in placed.summary and taken(placed, DEMAND) <= device.free
     else:
         assert placed == DevicePlacement(None, 0, False, "all on the CPU")
         with pytest.raises(NativeLibraryError, match="no GPU"):
@@ -119,9 +119,9 @@ def test_less_where_there_is_less_and_it_says_so() -> None:
         assert taken(found, DEMAND) <= max(0, free - 12 * GIB // 20)
         assert found.short == (found.layers < 29 or not found.encoder)
         if found.short and found.device is not None:
-            assert "of 29 layers" in found.told or "not the vision encoder" in found.told
-    assert found == DevicePlacement(None, 0, False, found.told, True)
-    assert "all on the CPU" in found.told
+            assert "of 29 layers" in found.summary or "not the vision encoder" in found.summary
+    assert found == DevicePlacement(None, 0, False, found.summary, True)
+    assert "all on the CPU" in found.summary
 
 
 def test_the_encoder_goes_first() -> None:
@@ -180,6 +180,6 @@ def test_what_comes_after_a_device_that_lied() -> None:
     seen = []
     while found is not None:
         seen.append((found.device, found.layers, found.encoder))
-        found = found.less()
+        found = found.smaller()
     assert seen[:3] == [(0, 29, True), (0, 14, True), (0, 7, True)]
     assert seen[-1] == (None, 0, False) and len(seen) < 12

@@ -27,6 +27,7 @@ from pocketvlm.errors import (
 from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.context import Aborted
 from pocketvlm.system import machine
+from pocketvlm.system.json_cache import file_hash
 from pocketvlm.vision import encoder_speeds
 from pocketvlm.vision.compatibility import check_files
 from pocketvlm.vision.encoder_speeds import EncoderSpeed
@@ -207,7 +208,7 @@ def test_external_data(bundle: Path) -> None:
                 entry.value = f"../{data.name}" if entry.key == "location" else entry.value
 
     edit(path, point_outside)
-    with pytest.raises(ModelFormatError, match="beside it"):
+    with pytest.raises(ModelFormatError, match="in the same folder"):
         check(bundle)
 
 
@@ -320,14 +321,14 @@ def test_what_a_device_cannot_do_is_left_to_the_cpu() -> None:
 
 
 def test_speeds_are_remembered_by_device(cache: Path) -> None:
-    assert encoder_speeds.recall("here") == {} and not encoder_speeds.forget()
+    assert encoder_speeds.recall("here") == {} and not encoder_speeds.CACHE.remove()
     one, two = EncoderSpeed(name="a", threads=2, seconds=0.5), EncoderSpeed(name="b", threads=1, seconds=0.25)
     encoder_speeds.remember("here", {"x": one})
     encoder_speeds.remember("there", {"x": two})
     encoder_speeds.remember("here", {"y": two})
     assert encoder_speeds.recall("here") == {"x": one, "y": two}
     assert [path.name for path in cache.parent.iterdir()] == [cache.name]
-    assert encoder_speeds.forget() and encoder_speeds.recall_all() == {}
+    assert encoder_speeds.CACHE.remove() and encoder_speeds.recall_all() == {}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', '{"devices": {"here": {"x": {"seconds": -1}}}}'])
@@ -358,7 +359,7 @@ def test_file_hash(tmp_path: Path) -> None:
     found = set()
     for data in (b"", b"a", b"b", b"a" * (3 << 20), b"a" * (3 << 20) + b"b"):
         path.write_bytes(data)
-        found.add(encoder_speeds.file_hash(path))
+        found.add(file_hash(path))
     assert len(found) == 5
 
 

@@ -15,7 +15,7 @@ def test_silence() -> None:
     for _ in range(3):  # an answer now and then is enough
         assert [watch.look() for _ in range(10)] == [""] * 10
         watch.hear((None, None))
-    assert [watch.look() for _ in range(11)] == [""] * 10 + ["as it did not answer for 60 s"]
+    assert [watch.look() for _ in range(11)] == [""] * 10 + ["because it did not answer for 60 s"]
 
 
 @pytest.mark.parametrize("place", [0, 1])
@@ -25,7 +25,7 @@ def test_work_that_does_not_end(place: int) -> None:
     for look in range(30):
         watch.hear((7, None) if place == 0 else (look, 7))
         seen.append(watch.look())
-    assert seen.index("as one step of its work took more than 120 s") == 20  # looks, 6 s between two
+    assert seen.index("because one step of its work took more than 120 s") == 20  # looks, 6 s between two
     assert not any(seen[:20])
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import requests
 from PIL import Image
 
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()", "serve"]
+JS = Path(__file__).parent / "js"
 KEYS = {"message", "type", "param", "code"}
 
 
@@ -153,3 +155,16 @@ def sample_uri(sample_png: Path) -> str:
 
 def look(url: Any, text: str = "How many shapes are there?") -> list[dict[str, Any]]:
     return [{"type": "text", "text": text}, {"type": "image_url", "image_url": url}]
+
+
+@pytest.fixture(scope="session")
+def npm() -> Path:
+    """The folder with the installed npm packages."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("NO node ON THIS MACHINE: the clients and schemas from npm are NOT tested")
+    modules = JS / "node_modules"
+    stamp = modules / ".package-lock.json"
+    if not stamp.is_file() or stamp.stat().st_mtime < (JS / "package-lock.json").stat().st_mtime:
+        done = subprocess.run(["npm", "ci"], cwd=JS, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, f"npm ci in {JS}: {done.stderr}"
+    return modules

@@ -20,9 +20,8 @@ import requests
 from huggingface_hub import InferenceClient
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.conftest import Server, look
+from server.conftest import JS, Server, look
 
-JS = Path(__file__).parent / "js"
 QUESTION = "How many shapes are there?"
 
 
@@ -208,19 +207,6 @@ def test_requests(server: Server, sample_uri: str) -> None:
 
 
 # ---- npm
-
-
-@pytest.fixture(scope="session")
-def npm() -> Path:
-    """The folder with the installed npm packages."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("NO node ON THIS MACHINE: the clients and schemas from npm are NOT tested")
-    modules = JS / "node_modules"
-    stamp = modules / ".package-lock.json"
-    if not stamp.is_file() or stamp.stat().st_mtime < (JS / "package-lock.json").stat().st_mtime:
-        done = subprocess.run(["npm", "ci"], cwd=JS, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, f"npm ci in {JS}: {done.stderr}"
-    return modules
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What docs/server.md shows is well-formed, and names options that exist."""
+"""What docs/server.md shows is well-formed, names options that exist, and runs; so do the examples of clients."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ import configparser
 import inspect
 import plistlib
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from conftest import ROOT
+from pages import furnish, run, runnable
 from pocketvlm.cli.serve import serve
+from server.conftest import Server
 
-TEXT = (ROOT / "docs" / "server.md").read_text("utf-8")
+PAGE = ROOT / "docs" / "server.md"
+TEXT = PAGE.read_text("utf-8")
 OPTIONS = {"--" + name.replace("_", "-") for name in inspect.signature(serve).parameters} | {"--help"}
 CURL = {"--data-binary"}
+ANSWER = (
+    "A large red circle at the top left, a small blue star at the top right and the number 42 in green at the bottom.\n"
+)
 
 
 def block(kind: str) -> str:
-    found = re.search(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL)
-    assert found
-    return found[1]
+    match = re.search(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL)
+    assert match
+    return match[1]
 
 
 @pytest.mark.parametrize("option", sorted(set(re.findall(r"--[a-z][a-z-]+", TEXT)) - CURL))
@@ -29,9 +38,9 @@ def test_options_exist(option: str) -> None:
 
 
 def test_the_launchd_example() -> None:
-    told = plistlib.loads(block("xml").encode())
-    assert told["ProgramArguments"][1] == "serve"
-    assert told["ExitTimeOut"] > 30
+    service = plistlib.loads(block("xml").encode())
+    assert service["ProgramArguments"][1] == "serve"
+    assert service["ExitTimeOut"] > 30
 
 
 def test_the_systemd_example() -> None:
@@ -40,3 +49,26 @@ def test_the_systemd_example() -> None:
     unit.read_string(block("ini"))
     assert " serve " in unit["Service"]["ExecStart"]
     assert int(unit["Service"]["TimeoutStopSec"]) > 30
+
+
+def test_the_page_runs(npm: Path, server: Server, tmp_path: Path) -> None:
+    furnish(tmp_path)
+    (tmp_path / "node_modules").symlink_to(npm)
+    run(runnable(PAGE), tmp_path, server.url)
+
+
+def test_the_python_client(server: Server, sample_png: Path) -> None:
+    assert client([sys.executable, str(ROOT / "examples" / "client.py"), str(sample_png), server.base]) == ANSWER
+
+
+def test_the_javascript_client(npm: Path, server: Server, sample_png: Path, tmp_path: Path) -> None:
+    (tmp_path / "node_modules").symlink_to(npm)
+    program = tmp_path / "client.mjs"
+    program.write_text((ROOT / "examples" / "client.mjs").read_text("utf-8"), "utf-8")
+    assert client(["node", str(program), str(sample_png), server.base]) == ANSWER
+
+
+def client(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

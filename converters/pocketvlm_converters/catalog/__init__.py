@@ -1,1 +1,1 @@
-"""Checkpoints that people use, described by their configuration, and what they take, computed from it."""
+"""The catalogue: popular checkpoints with their configuration, and the sizes and memory computed from it."""

@@ -1,4 +1,4 @@
-"""What the catalogue says of a checkpoint: a TOML file each, `pocketvlm_models/catalog/ID.toml`."""
+"""The entries of the catalogue, one TOML file each: `pocketvlm_models/catalog/ID.toml`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\n]+$")]
 
 
 class Types(BaseModel):
-    """As `pocketvlm convert` takes them."""
+    """The types of a bundle, as in the options of `pocketvlm convert`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,13 +33,14 @@ class Types(BaseModel):
 
 
 class Entry(BaseModel):
-    """`repository` is the hub's name of the checkpoint, `gguf` that of one with ready GGUF files.
+    """A checkpoint of the catalogue.
 
-    Without a `repository` it is in the box. `license` is the hub's short name, where it is known; with `gated`, it must
-    be accepted there first. `types` are recommended, `pictures` says in a sentence how a picture becomes tokens.
-    `config`, `preprocessor` and `processor` are what config.json, preprocessor_config.json and processor_config.json
-    say, as far as shapes and the way of pictures depend on them; "null" stands for JSON's, which TOML lacks. `dtype` is
-    what most of the published weights are in.
+    `repository` is the hub's name of the checkpoint, `gguf` that of a repository with ready GGUF files. A model without
+    `repository` comes with pocketvlm. `license` is the hub's short name, if known; if `gated`, users must accept it on
+    the hub first. `dtype` is that of most published weights. `pictures` explains in one sentence how a picture becomes
+    tokens. `types` are the recommended ones. `config`, `preprocessor` and `processor` are the parts of config.json,
+    preprocessor_config.json and processor_config.json on which the shapes and the pictures' preprocessing depend;
+    "null" stands for JSON's null, which TOML lacks.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,12 +71,12 @@ def folder() -> Path:
 
 
 def entries() -> tuple[Entry, ...]:
-    """All, by id. Raises ModelFormatError naming the file and the key at fault."""
+    """Return all entries, sorted by id. Raises ModelFormatError, naming the file and the invalid key."""
     return tuple(read_entry(path) for path in sorted(folder().glob("*.toml")))
 
 
 def find_entry(name: str) -> Entry | None:
-    """By id, or by either of its repositories."""
+    """Return the entry with this id or repository, ignoring case, or None."""
     folded = name.casefold()
     for entry in entries():
         if folded in (entry.id, *(known.casefold() for known in (entry.repository, entry.gguf) if known)):
@@ -84,22 +85,23 @@ def find_entry(name: str) -> Entry | None:
 
 
 def get_entry(name: str) -> Entry:
-    """Likewise. Raises ModelNotFoundError with what is known."""
-    found = find_entry(name)
-    if found is None:
+    """Return the entry with this id or repository. Raises ModelNotFoundError, listing the known ids."""
+    entry = find_entry(name)
+    if entry is None:
         known = ", ".join(entry.id for entry in entries())
         raise ModelNotFoundError(f"{name} is not in the catalogue; known: {known}")
-    return found
+    return entry
 
 
 def read_entry(path: Path) -> Entry:
+    """Read the TOML file of an entry. Raises ModelFormatError."""
     try:
         values = _with_nulls(tomllib.loads(path.read_text("utf-8")))
         return Entry.model_validate({**values, "id": path.stem, "path": path})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(step) for step in first["loc"])
-        raise ModelFormatError(f"{where}: {first['msg']}", path) from None
+        key = ".".join(str(step) for step in first["loc"])
+        raise ModelFormatError(f"{key}: {first['msg']}", path) from None
     except (OSError, ValueError) as error:
         raise ModelFormatError(f"cannot be read: {error}", path) from None
 

@@ -1,6 +1,6 @@
-"""What a checkpoint of the catalogue takes here, by `pocketvlm plan` on a sketch of its bundle.
+"""Estimate the sizes and the memory of a catalogue entry on this machine: `pocketvlm plan` on a meta bundle.
 
-It takes a second or two, so what was found is remembered in the user's cache folder.
+An estimate takes a second or two, so results are cached in the user's cache folder.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ from pocketvlm_converters.catalog.entry import Entry, Types
 from pocketvlm_converters.catalog.meta_bundle import model_of, write_bundle
 from pocketvlm_converters.progress import Progress, silent
 
-PICTURE = (640, 480)
-# Bytes of memory for each token of a vocabulary, as libllama has it. Measured likewise.
-_MEMORY = {"bytes": 320, "characters": 152}
-_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_TABLE = JSONCache("catalog.json", "figures", most=1024)
+PICTURE = (640, 480)  # width and height in pixels of the picture that the figures are about
+# Bytes of libllama's memory for each token of a vocabulary, by the kind of tokenizer; measured as the file's bytes in
+# meta_bundle.
+_VOCABULARY_MEMORY = {"bytes": 320, "characters": 152}
+_WEIGHT_SIZE = {"bfloat16": 2, "float16": 2, "float32": 4}  # bytes
+_STEP = "computing, once"
+_CACHE = JSONCache("catalog.json", "figures", most=1024)
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Bytes. `memory` is that of a process that was asked about one picture, by vision encoder: gguf, onnx.
+    """The sizes of an entry; all but `parameters`, `context` and those of the picture are in bytes.
 
-    `download` is the checkpoint's weights in its `dtype`, `bundle` what is kept, `context` in tokens what the memory is
-    for. `picture_tokens` and `picture_tiles` are how many of them one of 640x480 takes.
+    `download` is the size of the checkpoint's weights in its `dtype`, `bundle` that of the converted files. `memory` is
+    that of a process that answers a question about one picture, by vision encoder (gguf, onnx), with a context of
+    `context` tokens. `picture_tokens` and `picture_tiles` are those of a picture of 640x480.
     """
 
     parameters: int
@@ -49,63 +52,63 @@ class Figures:
 
 
 def figures(entry: Entry, types: Types | None = None) -> Figures:
-    """With the recommended types, or others. Raises CheckpointError, QuantizationError."""
+    """Return an entry's figures with the recommended or other types. Raises CheckpointError, QuantizationError."""
     return all_figures([(entry, types or entry.types)])[0]
 
 
 def all_figures(wanted: Sequence[tuple[Entry, Types]], progress: Progress = silent) -> list[Figures]:
-    """Likewise, of several together. `progress` hears only of what must be computed."""
-    found, missing, known = {}, {}, _TABLE.read()
-    keys = [_key(*one) for one in wanted]
-    for key, one in zip(keys, wanted, strict=True):
-        if remembered := _read(known.get(key)):
-            found[key] = remembered
+    """Return the figures of several entries. `progress` reports only those that are not cached."""
+    figures_by_key, missing, cached = {}, {}, _CACHE.read()
+    keys = [_key(entry, types) for entry, types in wanted]
+    for key, (entry, types) in zip(keys, wanted, strict=True):
+        if cached_figures := _parse(cached.get(key)):
+            figures_by_key[key] = cached_figures
         else:
-            missing[key] = one
-    # Most of the time goes to processes that libllama is asked in.
+            missing[key] = entry, types
+    # Threads suffice: most of the time is spent in subprocesses that call libllama.
     with ThreadPoolExecutor(allowed_cpus()) as pool:
-        running = {pool.submit(_figures, *one): key for key, one in missing.items()}
+        running = {pool.submit(_compute, entry, types): key for key, (entry, types) in missing.items()}
         try:
             for done, future in enumerate(as_completed(running)):
-                progress("computing, once", done, len(running))
-                found[running[future]] = future.result()
-                _TABLE.add(running[future], asdict(future.result()))
-        except BaseException:  # Ctrl-C too: what waits for its turn must not run
+                progress(_STEP, done, len(running))
+                figures_by_key[running[future]] = future.result()
+                _CACHE.add(running[future], asdict(future.result()))
+        except BaseException:  # also Ctrl-C: tasks that have not started must not run
             pool.shutdown(cancel_futures=True)
             raise
     if missing:
-        progress("computing, once", len(missing), len(missing))
-    return [found[key] for key in keys]
+        progress(_STEP, len(missing), len(missing))
+    return [figures_by_key[key] for key in keys]
 
 
-def _figures(entry: Entry, types: Types) -> Figures:
+def _compute(entry: Entry, types: Types) -> Figures:
     model = model_of(entry)
-    vocabulary = _MEMORY[model.entry.tokenizer] * model.tokens
+    vocabulary = _VOCABULARY_MEMORY[model.entry.tokenizer] * model.vocabulary_size
     with tempfile.TemporaryDirectory(prefix="pocketvlm-") as folder:
-        found = write_bundle(model, types, Path(folder))
-        planner = Planner(found, picture=PICTURE, timed=False)
+        planner = Planner(write_bundle(model, types, Path(folder)), picture=PICTURE, timed=False)
         usual = planner.usual()
         memory = {e.kind: planner.predict(replace(usual, encoder=e.kind)).memory_bytes for e in planner.encoders}
-        seen = planner.predict(usual)
+        prediction = planner.predict(usual)
         return Figures(
-            model.parameters,
-            _BYTES[entry.dtype] * model.parameters,
-            sum(path.stat().st_size for path in Path(folder).iterdir()),
-            {kind: size + vocabulary for kind, size in memory.items()},
-            usual.context,
-            seen.picture_tokens or 0,
-            seen.picture_tiles,
+            parameters=model.parameters,
+            download=_WEIGHT_SIZE[entry.dtype] * model.parameters,
+            bundle=sum(path.stat().st_size for path in Path(folder).iterdir()),
+            memory={kind: size + vocabulary for kind, size in memory.items()},
+            context=usual.context,
+            picture_tokens=prediction.picture_tokens or 0,
+            picture_tiles=prediction.picture_tiles,
         )
 
 
 def _key(entry: Entry, types: Types) -> str:
-    libraries = [device_name(None), find_spec("onnx") is not None]
-    told = [version("pocketvlm"), *libraries, entry.model_dump_json(exclude={"path", "title"}), types.model_dump_json()]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+    """Return the cache key: a hash of all that the figures depend on."""
+    environment = [version("pocketvlm"), device_name(None), find_spec("onnx") is not None]
+    inputs = [*environment, entry.model_dump_json(exclude={"path", "title"}), types.model_dump_json()]
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
 
-def _read(remembered: dict[str, Any] | None) -> Figures | None:
+def _parse(cached: dict[str, Any] | None) -> Figures | None:
     try:
-        return Figures(**remembered) if remembered else None
-    except TypeError:  # of another version
+        return Figures(**cached) if cached else None
+    except TypeError:  # written by another version
         return None

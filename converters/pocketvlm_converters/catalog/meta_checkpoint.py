@@ -1,4 +1,4 @@
-"""A checkpoint of which only the configuration is known: every tensor that its family asks for is there, as zeros."""
+"""A checkpoint with a configuration but no weights: every tensor that its family requests exists, as zeros."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import numpy as np
 from pocketvlm_converters.catalog.entry import Entry
 from pocketvlm_converters.checkpoint.folder import Checkpoint, Section, Tensor
 
-_NOTHING = np.zeros((), np.uint16)  # bfloat16
+_ZERO = np.zeros((), np.uint16)  # bfloat16
 
 
 class MetaCheckpoint(Checkpoint):
-    """Takes no memory for its weights: each is one zero, seen as many times as the shape says."""
+    """A checkpoint whose weights take no memory: each tensor is one zero, broadcast to the requested shape."""
 
-    def __init__(self, entry: Entry) -> None:  # nothing of a folder is read
+    def __init__(self, entry: Entry) -> None:
+        # Does not call super().__init__(), which reads a folder.
         self.path = entry.path
         self._files = {
             "config.json": entry.config,
@@ -37,4 +38,4 @@ class MetaCheckpoint(Checkpoint):
         return 0
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        return Tensor(name, np.broadcast_to(_NOTHING, shape), self.path)
+        return Tensor(name, np.broadcast_to(_ZERO, shape), self.path)

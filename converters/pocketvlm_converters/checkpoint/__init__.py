@@ -1,1 +1,1 @@
-"""A Hugging Face checkpoint on disk, read as a stranger's: configuration, side files, safetensors."""
+"""A Hugging Face checkpoint on disk, which is untrusted: its configuration, side files and safetensors."""

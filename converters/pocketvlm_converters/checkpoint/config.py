@@ -1,4 +1,4 @@
-"""JSON of strangers: parsed within limits, and read with types."""
+"""Parse untrusted JSON within limits, and read its values with types."""
 
 from __future__ import annotations
 
@@ -11,61 +11,63 @@ from typing import Any
 
 from pocketvlm.errors import CheckpointError
 
-_LARGEST_INT = 2**31 - 1  # GGUF and libllama hold sizes in 32 bits
-_LARGEST_FLOAT = 3.4e38  # and numbers in float32
+_LARGEST_INT = 2**31 - 1  # GGUF and libllama store sizes in 32 bits
+_LARGEST_FLOAT = 3.4e38  # the largest float32
 
 
 def short(value: Any) -> str:
-    """A value of any size for an error of one line."""
+    """Return `repr(value)`, abbreviated to fit into an error of one line."""
     return reprlib.repr(value)
 
 
 def parse_object(raw: bytes, path: Path, what: str = "file") -> dict[str, Any]:
-    """A JSON object in UTF-8. Raises CheckpointError: not JSON, nested too deep, a key twice, half a surrogate pair."""
+    """Parse a JSON object in UTF-8.
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            seen: set[str] = set()
-            for key, _ in pairs:
-                if key in seen:
-                    raise CheckpointError(f"names {short(key)} twice", path)
-                seen.add(key)
-        return found
-
+    Raises CheckpointError for invalid JSON, JSON that is nested too deep, duplicate keys, and half a surrogate pair.
+    """
     try:
         text = raw.decode("utf-8")
-        values = json.loads(text, object_pairs_hook=unique)
+        values = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, path))
         if "\\ud" in text.lower():
-            json.dumps(values, ensure_ascii=False).encode("utf-8")
+            json.dumps(values, ensure_ascii=False).encode("utf-8")  # UnicodeError: half a surrogate pair
     except CheckpointError:
         raise
     except RecursionError:
-        raise CheckpointError(f"is no usable {what}: its JSON is nested too deep", path) from None
+        raise CheckpointError(f"is not a usable {what}: its JSON is nested too deep", path) from None
     except UnicodeError as error:
-        raise CheckpointError(f"is no usable {what}: its JSON is not UTF-8 ({error})", path) from None
+        raise CheckpointError(f"is not a usable {what}: its JSON is not UTF-8 ({error})", path) from None
     except ValueError as error:
-        raise CheckpointError(f"is no usable {what}: not valid JSON ({error})", path) from None
+        raise CheckpointError(f"is not a usable {what}: not valid JSON ({error})", path) from None
     if not isinstance(values, dict):
-        raise CheckpointError(f"is no usable {what}: it must hold a JSON object", path)
+        raise CheckpointError(f"is not a usable {what}: expected a JSON object", path)
+    return values
+
+
+def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise CheckpointError(f"has the key {short(key)} twice", path)
+        values[key] = value
     return values
 
 
 class Section:
     """One JSON object of the configuration, read with types. Errors name the field, as in `text_config.hidden_size`."""
 
-    def __init__(self, values: Mapping[str, Any], path: Path, where: str = "") -> None:
+    def __init__(self, values: Mapping[str, Any], path: Path, prefix: str = "") -> None:
         self.values = values
         self.path = path
-        self._where = where
+        self._prefix = prefix
 
     def section(self, key: str) -> Section:
-        return Section(self._get(key, dict, {}), self.path, f"{self._where}{key}.")
+        """Return the JSON object at `key`, or an empty one if there is none."""
+        return Section(self._get(key, dict, {}), self.path, f"{self._prefix}{key}.")
 
     def present(self, key: str) -> Section:
-        """A section that must be there."""
+        """Return the JSON object at `key`, which is required."""
         if self.values.get(key) is None:
-            raise CheckpointError(f"{self._where}{key} is missing", self.path)
+            raise CheckpointError(f"{self._prefix}{key} is missing", self.path)
         return self.section(key)
 
     def integer(self, key: str, default: int | None = None, least: int = 1, most: int = _LARGEST_INT) -> int:
@@ -95,32 +97,32 @@ class Section:
         return [float(value) for value in values]
 
     def require(self, key: str, expected: Any, default: Any) -> None:
-        """Refuse a checkpoint whose `key` is not the one value that the runtime knows."""
+        """Raise CheckpointError unless `key`, or its `default`, has the one value that the runtime supports."""
         value = self.values.get(key)
         if (default if value is None else value) != expected:
             raise self.wrong(key, f"only {expected!r} is supported")
 
     def wrong(self, key: str, reason: str) -> CheckpointError:
-        """The error that names a field and its value."""
+        """Return an error that names the field and its value."""
         value = self.values.get(key)
         return CheckpointError(
-            f"{self._where}{key} is {'missing' if value is None else short(value)}; {reason}", self.path
+            f"{self._prefix}{key} is {'missing' if value is None else short(value)}; {reason}", self.path
         )
 
     def _get(self, key: str, kind: Any, default: Any) -> Any:
         value = self.values.get(key)
         if value is None:
             if default is None:
-                raise CheckpointError(f"{self._where}{key} is missing", self.path)
+                raise CheckpointError(f"{self._prefix}{key} is missing", self.path)
             return default
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise self.wrong(key, f"expected {' or '.join(one.__name__ for one in kinds)}")
+            raise self.wrong(key, f"expected {' or '.join(cls.__name__ for cls in kinds)}")
         return value
 
 
 def _is_number(value: Any) -> bool:
-    """Told apart from a truth value, NaN, infinity, and integers of a thousand digits."""
+    """Return whether float32 can hold `value`: False for booleans, NaN, infinity and integers of a thousand digits."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) <= _LARGEST_FLOAT and not math.isnan(value)

@@ -1,4 +1,4 @@
-"""Opening the files of a folder that was downloaded: what lies there may not be what its name says."""
+"""Open the files of a downloaded folder: a file may not be what its name says."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import BinaryIO
 
 from pocketvlm.errors import CheckpointError
 
-# How files begin that people find in place of the right one.
-_FOREIGN = (
-    (b"version https://git-lfs", "is a git-lfs pointer, not the file itself: run `git lfs pull` in its folder"),
-    (b"<!doctype html", "is a web page, not the file itself: the download failed"),
-    (b"<html", "is a web page, not the file itself: the download failed"),
-    (b"gguf", "is a GGUF file; the safetensors of the original checkpoint are read"),
-    (b"pk\x03\x04", "is a PyTorch or zip file; only safetensors are read"),
-    (b"\x80\x02", "is a Python pickle; only safetensors are read"),
-    (b"\x1f\x8b", "is compressed: unpack it first"),
+# The first bytes, in lower case, of files that users have in place of the right one, and what the error says.
+_WRONG_KINDS = (
+    (b"version https://git-lfs", "is a git-lfs pointer, not the file itself; run `git lfs pull` in its folder"),
+    (b"<!doctype html", "is a web page, not the file itself; the download failed, so download it again"),
+    (b"<html", "is a web page, not the file itself; the download failed, so download it again"),
+    (b"gguf", "is a GGUF file; expected the safetensors of the original checkpoint"),
+    (b"pk\x03\x04", "is a PyTorch or zip file; only safetensors are supported"),
+    (b"\x80\x02", "is a Python pickle; only safetensors are supported"),
+    (b"\x1f\x8b", "is compressed; unpack it first"),
 )
 
 
 def open_file(path: Path) -> BinaryIO:
-    """`path`, which may be a link, opened for reading.
+    """Open `path`, which may be a symbolic link, for reading.
 
-    Raises CheckpointError where it is missing, empty, no regular file (a FIFO would block), or another kind of file.
+    Raises CheckpointError if it is missing, empty, not a regular file (a FIFO would block), or another kind of file.
     """
     try:
         mode = path.stat().st_mode
@@ -33,13 +33,13 @@ def open_file(path: Path) -> BinaryIO:
         file = path.open("rb")
         try:
             _check_kind(file, path)
-        except BaseException:  # whatever ends it: nobody else has the file
+        except BaseException:  # also Ctrl-C: the caller does not have the file and cannot close it
             file.close()
             raise
         return file
     except FileNotFoundError:
-        gone = path.is_symlink()
-        raise CheckpointError("is a link to a file that is gone" if gone else "is missing", path) from None
+        reason = "is a link to a file that is gone" if path.is_symlink() else "is missing"
+        raise CheckpointError(reason, path) from None
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         if isinstance(error, CheckpointError):
             raise
@@ -47,15 +47,20 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_limited(path: Path, limit: int) -> bytes:
-    """All of a file of at most `limit` bytes. Raises CheckpointError."""
+    """Return the content of a file of at most `limit` bytes. Raises CheckpointError."""
     with open_file(path) as file:
         try:
             size = os.fstat(file.fileno()).st_size
             if size > limit:
-                raise CheckpointError(f"has {size:,} bytes; {limit >> 20} MiB are plenty for such a file", path)
+                raise CheckpointError(f"has {size:,} bytes; at most {limit >> 20} MiB are accepted", path)
             return file.read(size)
         except OSError as error:
             raise CheckpointError(f"cannot be read: {error}", path) from None
+
+
+def utf8_name(path: Path) -> str:
+    """Return the last part of `path`, where bytes that are not UTF-8 are replaced by U+FFFD."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
 
 
 def _check_kind(file: BinaryIO, path: Path) -> None:
@@ -63,6 +68,6 @@ def _check_kind(file: BinaryIO, path: Path) -> None:
     file.seek(0)
     if not head:
         raise CheckpointError("is empty", path)
-    for beginning, reason in _FOREIGN:
+    for beginning, reason in _WRONG_KINDS:
         if head.startswith(beginning):
             raise CheckpointError(reason, path)

@@ -1,23 +1,26 @@
-"""A Hugging Face checkpoint on disk: its configuration and its weights, one tensor in memory at a time."""
+"""A Hugging Face checkpoint on disk: its configuration, and its weights, which are memory-mapped."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm.files.bundle import Source, sha256_of
 from pocketvlm_converters.checkpoint.config import Section, parse_object, short
-from pocketvlm_converters.checkpoint.files import read_limited
-from pocketvlm_converters.checkpoint.safetensors import BUFFERS, Tensor, read_tensors
+from pocketvlm_converters.checkpoint.files import read_limited, utf8_name
+from pocketvlm_converters.checkpoint.reference_tokenizer import FILE as TOKENIZER_FILE
+from pocketvlm_converters.checkpoint.reference_tokenizer import load_reference
+from pocketvlm_converters.checkpoint.safetensors import BUFFERS, Tensor, read_safetensors
 
-__all__ = ["Checkpoint", "Section", "Tensor"]  # what a family needs
+__all__ = ["Checkpoint", "Section", "Tensor"]  # the names that families import from here
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-# Everything that a conversion may read, besides the shards.
+# All files that a conversion may read, except the shards.
 SIDE_FILES = (
     "config.json",
     "generation_config.json",
@@ -30,20 +33,38 @@ SIDE_FILES = (
     "chat_template.json",
     INDEX,
 )
-# The largest that such a file may be, in bytes; parsed, it takes ten times as much.
-_LIMIT = 16 << 20
-_LIMITS = {"tokenizer.json": 256 << 20, INDEX: 64 << 20}
-# How weights of quantized checkpoints are called, where the configuration does not tell.
-_QUANTIZED = (".qweight", ".qzeros", ".g_idx", ".absmax", ".quant_map", ".SCB", ".weight_scale", ".weight_scale_inv")
+# Largest accepted size of such a file in bytes; the parsed JSON takes about ten times as much memory.
+_SIZE_LIMIT = 16 << 20
+_SIZE_LIMITS = {"tokenizer.json": 256 << 20, INDEX: 64 << 20}
+# Suffixes of weights in quantized checkpoints, for those whose configuration does not mention the quantization.
+_QUANTIZED_SUFFIXES = (
+    ".qweight",
+    ".qzeros",
+    ".g_idx",
+    ".absmax",
+    ".quant_map",
+    ".SCB",
+    ".weight_scale",
+    ".weight_scale_inv",
+)
 
 
-def largest(name: str) -> int:
-    """Bytes that a side file of this name may have."""
-    return _LIMITS.get(name, _LIMIT)
+def size_limit(name: str) -> int:
+    """Return the largest accepted size of the side file `name`, in bytes."""
+    return _SIZE_LIMITS.get(name, _SIZE_LIMIT)
+
+
+def source_of(name: str, files: Mapping[str, str]) -> Source:
+    """Return the source of a bundle from its name and the SHA-256 of each file.
+
+    Its `sha256` is that of the listing that `sha256sum` prints for the files, sorted by name.
+    """
+    listing = "".join(f"{sha256}  {file}\n" for file, sha256 in sorted(files.items()))
+    return Source(name=name, sha256=hashlib.sha256(listing.encode()).hexdigest(), files=dict(files))
 
 
 class Checkpoint:
-    """A checkpoint folder. Raises CheckpointError where a file is missing, truncated or not what it says."""
+    """A checkpoint folder. Raises CheckpointError if a file is missing, truncated or malformed."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -60,21 +81,21 @@ class Checkpoint:
         self.config = self.json("config.json")
         if self.config.values.get("quantization_config") is not None:
             method = self.config.section("quantization_config").values.get("quant_method")
-            reason = f"quantization_config (quant_method {short(method)}): it is quantized already"
+            reason = f"quantization_config (quant_method {short(method)}): the checkpoint is already quantized"
             raise CheckpointError(f"{reason}; convert the original checkpoint", self.config.path)
         self.model_type = self.config.text("model_type")
         self.tensors: dict[str, Tensor] = {}
         self.shards = self._find_shards()
         for shard in self.shards:
-            for tensor in read_tensors(shard):
+            for tensor in read_safetensors(shard):
                 self._add(tensor, shard)
         for name, shard_name in self._index.items():
             if not name.endswith(BUFFERS):
                 self._check_listed(name, shard_name)
-        self._state = self._look()
+        self._shard_states = self._stat_shards()
 
     def json(self, name: str, optional: bool = False) -> Section:
-        """A JSON file of the folder; empty where it is missing and `optional`."""
+        """Return a JSON file of the folder, or an empty section if it is missing and `optional`."""
         path = self.path / name
         if not self._has(name):
             if optional:
@@ -83,6 +104,7 @@ class Checkpoint:
         return Section(parse_object(self._read(name), path), path)
 
     def text(self, name: str) -> str | None:
+        """Return a UTF-8 text file of the folder, or None if there is none."""
         path = self.path / name
         if not self._has(name):
             return None
@@ -92,49 +114,48 @@ class Checkpoint:
             raise CheckpointError(f"cannot be read: {error}", path) from None
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor | None:  # noqa: ARG002
-        """None where there is none. Whoever asks compares the `shape`; a checkpoint without weights goes by it."""
+        """Return the tensor, or None if there is none.
+
+        The caller compares `shape`; only a checkpoint without weights (MetaCheckpoint) uses it here.
+        """
         return self.tensors.get(name)
 
     def token_id(self, text: str) -> int | None:
-        """Of a token that the tokenizer spells so. Raises TokenizerError."""
-        from pocketvlm_converters.checkpoint.reference_tokenizer import FILE, load_reference  # which is above
-
-        number: int | None = load_reference(self.path / FILE).token_to_id(text)
-        return number
+        """Return the id of the token that the tokenizer spells `text`, or None. Raises TokenizerError."""
+        token_id: int | None = load_reference(self.path / TOKENIZER_FILE).token_to_id(text)
+        return token_id
 
     def check_unchanged(self) -> None:
-        """Raises CheckpointError where a shard is no longer the file that was opened: a download went on, perhaps."""
-        for shard, before, now in zip(self.shards, self._state, self._look(), strict=True):
+        """Raise CheckpointError if a shard is not the file that was opened, e.g. because a download continued."""
+        for shard, before, now in zip(self.shards, self._shard_states, self._stat_shards(), strict=True):
             if before != now:
-                raise CheckpointError("has changed while it was converted", shard)
+                raise CheckpointError("changed during the conversion; convert again when it is complete", shard)
 
     @cached_property
     def preprocessor(self) -> Section:
-        """The image processor's settings, from preprocessor_config.json or inside processor_config.json."""
-        found = self.json("preprocessor_config.json", optional=True)
-        if not found.values:
-            found = self.json("processor_config.json", optional=True).section("image_processor")
-        if not found.values:
+        """The image processor's settings, from preprocessor_config.json or processor_config.json."""
+        settings = self.json("preprocessor_config.json", optional=True)
+        if not settings.values:
+            settings = self.json("processor_config.json", optional=True).section("image_processor")
+        if not settings.values:
             raise CheckpointError(
                 "has neither preprocessor_config.json nor an image processor in its processor_config.json", self.path
             )
-        return found
+        return settings
 
     @cached_property
     def source(self) -> Source:
-        """SHA-256 of every file that a conversion reads; `sha256` is that of `sha256sum`'s listing of them."""
+        """The folder's name and the SHA-256 of every file that a conversion reads."""
         names = sorted({*filter(self._has, SIDE_FILES), *(shard.name for shard in self.shards)})
         try:
             files = {name: sha256_of(self.path / name) for name in names}
         except OSError as error:
             raise CheckpointError(f"cannot be read: {error}", self.path) from None
-        listing = "".join(f"{digest}  {name}\n" for name, digest in files.items())
-        name = os.fsencode(self.path.resolve().name).decode("utf-8", "replace")  # a folder may be named in any bytes
-        return Source(name=name, sha256=hashlib.sha256(listing.encode()).hexdigest(), files=files)
+        return source_of(utf8_name(self.path.resolve()), files)
 
     @cached_property
     def _index(self) -> dict[str, str]:
-        """Shards by tensor; empty without an index, and beside a single file, which transformers prefers."""
+        """The shard of each tensor; empty without an index, or with a single file, which transformers prefers."""
         if self._has(SINGLE) or not self._has(INDEX):
             return {}
         weight_map = self.json(INDEX).present("weight_map").values
@@ -142,8 +163,8 @@ class Checkpoint:
             plain = isinstance(shard, str) and shard.isprintable() and Path(shard).name == shard and "\\" not in shard
             if not plain or not shard.endswith(".safetensors"):
                 raise CheckpointError(
-                    f"weight_map: tensor {short(name)} must be in a .safetensors file of the folder, "
-                    f"not in {short(shard)}",
+                    f"weight_map: tensor {short(name)} is in {short(shard)}; "
+                    "expected the name of a .safetensors file of the folder",
                     self.path / INDEX,
                 )
         if not weight_map:
@@ -155,13 +176,13 @@ class Checkpoint:
             shards = {self.path / shard: name for name, shard in self._index.items()}
             for shard, tensor in sorted(shards.items()):
                 if not os.path.lexists(shard):
-                    reason = f"shard is missing, one of {len(shards)} that the index names; it holds tensor {tensor}"
+                    reason = f"shard is missing, one of {len(shards)} that the index lists; it contains tensor {tensor}"
                     raise CheckpointError(reason, shard)
             return sorted(shards)
         if not self._has(SINGLE):
             others = [n for n in self._entries if n.endswith((".bin", ".pt", ".pth", ".gguf", ".safetensors"))]
-            read = f" (only safetensors of those names are read, not {short(others[0])[1:-1]})" if others else ""
-            raise CheckpointError(f"has neither {SINGLE} nor {INDEX}{self._hint() or read}", self.path)
+            other = f" (only safetensors of these names are supported, not {short(others[0])[1:-1]})" if others else ""
+            raise CheckpointError(f"has neither {SINGLE} nor {INDEX}{self._hint() or other}", self.path)
         return [self.path / SINGLE]
 
     def _add(self, tensor: Tensor, shard: Path) -> None:
@@ -169,36 +190,36 @@ class Checkpoint:
         if other is not tensor:
             assert other.path is not None
             raise CheckpointError(f"tensor {tensor.name} is in {other.path.name} as well", shard)
-        if tensor.name.endswith(_QUANTIZED):
-            raise CheckpointError(f"tensor {tensor.name}: is quantized already; convert the original checkpoint", shard)
+        if tensor.name.endswith(_QUANTIZED_SUFFIXES):
+            raise CheckpointError(f"tensor {tensor.name} is already quantized; convert the original checkpoint", shard)
 
     def _check_listed(self, name: str, shard: str) -> None:
         path = self.path / shard
-        found = self.tensors.get(name)
-        if found is None:
+        tensor = self.tensors.get(name)
+        if tensor is None:
             raise CheckpointError(f"tensor {short(name)[1:-1]} is missing: the index says that it is here", path)
-        if found.path is not None and found.path != path:
+        if tensor.path is not None and tensor.path != path:
             raise CheckpointError(
-                f"tensor {name} is missing: the index says that it is here, but it is in {found.path.name}", path
+                f"tensor {name} is missing: the index says that it is here, but it is in {tensor.path.name}", path
             )
 
     def _read(self, name: str) -> bytes:
-        return read_limited(self.path / name, largest(name))
+        return read_limited(self.path / name, size_limit(name))
 
     def _has(self, name: str) -> bool:
-        """Whether there is anything of this name, be it a link to nothing, which is an error and not an absence."""
+        """Return whether the name exists. A broken symbolic link does: opening it is an error, not an absent file."""
         return os.path.lexists(self.path / name)
 
-    def _look(self) -> list[tuple[int, int, int]]:
+    def _stat_shards(self) -> list[tuple[int, int, int]]:
         try:
-            return [(at.st_ino, at.st_size, at.st_mtime_ns) for at in map(Path.stat, self.shards)]
+            return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in map(Path.stat, self.shards)]
         except OSError as error:
             raise CheckpointError(f"cannot be read: {error}", self.path) from None
 
     def _hint(self) -> str:
-        """What the folder is instead, where that can be told from the names in it."""
+        """Return what the folder is instead, if the names of its files show that, as the end of an error."""
         if "adapter_config.json" in self._entries:
             return ": it is an adapter (LoRA); merge it into its base model first"
         if "snapshots" in self._entries:
-            return ": it is a folder of the hub's cache; give one of those in snapshots"
+            return ": it is a folder of the hub's cache; give one of the folders in snapshots"
         return ""

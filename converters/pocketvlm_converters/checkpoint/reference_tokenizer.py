@@ -1,4 +1,4 @@
-"""tokenizer.json in the tokenizers package: what every vocabulary made of it is compared with."""
+"""Load tokenizer.json with the tokenizers package, the reference for every vocabulary that is converted from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FILE = "tokenizer.json"
 
 
 def load_reference(path: Path) -> Any:
-    """A tokenizers.Tokenizer that neither truncates nor pads. Raises TokenizerError."""
+    """Return a tokenizers.Tokenizer that neither truncates nor pads. Raises TokenizerError."""
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
@@ -20,7 +20,7 @@ def load_reference(path: Path) -> Any:
         reference = Tokenizer.from_file(str(path))
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # the package raises plain Exception, and BaseException where its Rust panics
+    except BaseException as error:  # the package raises plain Exception, and BaseException when its Rust code panics
         raise TokenizerError(f"cannot be loaded: {error}", path) from None
     reference.no_truncation()
     reference.no_padding()

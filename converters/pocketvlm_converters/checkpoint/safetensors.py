@@ -1,7 +1,7 @@
-"""Weights of a safetensors file: its header checked as a stranger's, its data mapped into memory, not read before use.
+"""Read safetensors files: the header is untrusted and checked, the weights are memory-mapped.
 
-The format: an 8-byte length, a JSON header, raw little-endian data without gaps. Read here, and not by its own
-library, because numpy has no bfloat16: such tensors are uint16 arrays.
+The format: an 8-byte length, a JSON header, raw little-endian data without gaps. The safetensors package is not used
+because numpy has no bfloat16: such tensors are uint16 arrays here.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from pocketvlm_converters.checkpoint.config import parse_object, short
 from pocketvlm_converters.checkpoint.files import open_file
 
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
-# The format's library takes 100 MB; parsed, that is a gigabyte. Headers of the largest models are below 10 MB.
+# Bytes. The safetensors package accepts 100 MB, which takes a gigabyte when parsed; the largest models' headers are
+# below 10 MB.
 _HEADER_LIMIT = 16 << 20
-_MOST_AXES = 8
-_LONGEST_NAME = 500
-_BLOCK = 1 << 20  # weights looked at together
-BUFFERS = ("inv_freq", "position_ids")  # computed by the model, and of any type; old checkpoints hold them
+_MAX_AXES = 8
+_MAX_NAME_LENGTH = 500  # characters
+_BLOCK = 1 << 20  # weights in a block of `Tensor.blocks`
+BUFFERS = ("inv_freq", "position_ids")  # name endings of buffers in old checkpoints, of any type; models compute them
 
 
 @dataclass(frozen=True)
 class Tensor:
     """Weights in row-major order: float32, float16, or bfloat16 as uint16. `data` is a view of `mapped`, the file.
 
-    `label` is the name under one naming, whichever the checkpoint has; the name itself where nobody gave one.
+    `label` is the name in the family's first naming scheme, whichever scheme the checkpoint uses; `name` by default.
     """
 
     name: str
@@ -56,28 +57,29 @@ class Tensor:
         return next(name for name, dtype in _DTYPES.items() if dtype == self.data.dtype)
 
     def blocks(self, order: npt.NDArray[np.intp] | None = None) -> Iterator[npt.NDArray[Any]]:
-        """The weights as [rows, width] blocks of about a million, rows in `order`; a row is the last axis.
+        """Yield the weights as [rows, width] blocks of about a million, rows in `order`; a row is the last axis.
 
-        Raises CheckpointError where one of them is NaN or infinite, or the file has shrunk.
+        Raises CheckpointError if a weight is NaN or infinite, or the file has shrunk.
         """
         width = self.shape[-1] if self.shape else 1
         rows = self.data.reshape(-1, width)
         step = max(1, _BLOCK // width)
         for start in range(0, len(rows), step):
-            # Reading mapped pages that are gone kills the process. This leaves a moment for it, not the whole run.
+            # Reading pages beyond the end of a file that has shrunk kills the process with SIGBUS. Checking before each
+            # block shortens the time in which that can happen.
             if self.mapped is not None and self.mapped.size() < len(self.mapped):
-                raise CheckpointError(f"has become shorter while tensor {self.name} was read", self.path)
+                raise CheckpointError(f"became shorter while tensor {self.name} was read", self.path)
             block = rows[start : start + step] if order is None else rows[order[start : start + step]]
             if not _finite(block):
                 raise CheckpointError(f"tensor {self.name} has NaN or infinite weights", self.path)
             yield block
 
 
-def read_tensors(path: Path) -> list[Tensor]:
-    """The tensors of one file, except buffers that models compute; no weight is read yet.
+def read_safetensors(path: Path) -> list[Tensor]:
+    """Return the tensors of one file, except buffers that models compute. Weights are not read yet.
 
-    Raises CheckpointError for a header that does not describe this file, byte for byte, and for types other than
-    F32, F16 and BF16.
+    Raises CheckpointError if the header does not describe the file to the byte, and for types other than F32, F16 and
+    BF16.
     """
     buffer = _map(path)
     length = int.from_bytes(buffer[:8], "little")
@@ -87,24 +89,26 @@ def read_tensors(path: Path) -> list[Tensor]:
             f"is truncated or not safetensors: its header would end at byte {start:,} of {len(buffer):,}", path
         )
     if length > _HEADER_LIMIT:
-        raise CheckpointError(f"is not usable safetensors: its header has {length:,} bytes", path)
+        raise CheckpointError(
+            f"is not usable safetensors: its header has {length:,} bytes, at most {_HEADER_LIMIT:,} are accepted", path
+        )
     header = parse_object(buffer[8:start], path, "safetensors header")
     header.pop("__metadata__", None)
     if not header:
-        raise CheckpointError("holds no tensors", path)
+        raise CheckpointError("contains no tensors", path)
     entries = sorted((_entry(name, entry, path) for name, entry in header.items()), key=lambda e: (e.begin, e.end))
-    at, size = 0, len(buffer) - start
-    if cut := next((entry for entry in entries if entry.end > size), None):
+    end, size = 0, len(buffer) - start
+    if truncated := next((entry for entry in entries if entry.end > size), None):
         raise CheckpointError(
-            f"is truncated: tensor {cut.name} ends at byte {start + cut.end:,} of {len(buffer):,}", path
+            f"is truncated: tensor {truncated.name} ends at byte {start + truncated.end:,} of {len(buffer):,}", path
         )
     for entry in entries:
-        if entry.begin != at:
-            overlaps = "overlaps the one before" if entry.begin < at else "leaves a gap before it"
-            raise CheckpointError(f"tensor {entry.name} {overlaps}: its header is damaged", path)
-        at = entry.end
-    if at != size:
-        raise CheckpointError(f"has {size - at:,} bytes after its last tensor, {entries[-1].name}", path)
+        if entry.begin != end:
+            fault = "overlaps the one before it" if entry.begin < end else "leaves a gap before it"
+            raise CheckpointError(f"has a damaged header: tensor {entry.name} {fault}", path)
+        end = entry.end
+    if end != size:
+        raise CheckpointError(f"has {size - end:,} bytes after its last tensor, {entries[-1].name}", path)
     return [entry.tensor(buffer, start, path) for entry in entries if not entry.name.endswith(BUFFERS)]
 
 
@@ -113,36 +117,42 @@ class _Entry:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    begin: int  # bytes from the end of the header
+    begin: int  # bytes after the end of the header, as `end`
     end: int
 
     def tensor(self, buffer: mmap.mmap, start: int, path: Path) -> Tensor:
         dtype, count = _DTYPES.get(self.dtype), math.prod(self.shape)
         if dtype is None:
-            reason = "F32, F16 and BF16 are read; of a quantized checkpoint, convert the original"
+            reason = "only F32, F16 and BF16 are supported; if the checkpoint is quantized, convert the original"
             raise CheckpointError(f"tensor {self.name} is {short(self.dtype)[1:-1]}; {reason}", path)
         size = self.end - self.begin
         if count * dtype.itemsize != size:
             raise CheckpointError(
-                f"tensor {self.name} has {size:,} bytes, not those of {self.dtype} {short(self.shape)}", path
+                f"tensor {self.name} has {size:,} bytes; expected {count * dtype.itemsize:,} for {self.dtype} "
+                f"{short(self.shape)}",
+                path,
             )
         data = np.frombuffer(buffer, dtype, count, start + self.begin).reshape(self.shape)
         return Tensor(self.name, data, path, buffer)
 
 
 def _entry(name: str, entry: Any, path: Path) -> _Entry:
-    if not name.isprintable() or not 0 < len(name) <= _LONGEST_NAME:
+    if not name.isprintable() or not 0 < len(name) <= _MAX_NAME_LENGTH:
         raise CheckpointError(f"has a tensor with the unusable name {short(name)}", path)
-
-    def sizes(key: str, most: int) -> list[int]:
-        found = entry.get(key)
-        if not isinstance(found, list) or len(found) > most or not all(type(n) is int and n >= 0 for n in found):
-            raise CheckpointError(f"tensor {name}: {key} is {short(found)} in the safetensors header", path)
-        return found
-
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
-        raise CheckpointError(f"tensor {name}: {short(entry)} in the safetensors header, with no dtype", path)
-    shape, offsets = tuple(sizes("shape", _MOST_AXES)), sizes("data_offsets", 2)
+        raise CheckpointError(f"tensor {name}: {short(entry)} in the safetensors header, without a dtype", path)
+
+    def sizes(key: str, max_length: int) -> list[int]:
+        values = entry.get(key)
+        if (
+            not isinstance(values, list)
+            or len(values) > max_length
+            or not all(type(n) is int and n >= 0 for n in values)
+        ):
+            raise CheckpointError(f"tensor {name}: {key} is {short(values)} in the safetensors header", path)
+        return values
+
+    shape, offsets = tuple(sizes("shape", _MAX_AXES)), sizes("data_offsets", 2)
     if len(offsets) != 2 or offsets[0] > offsets[1]:
         raise CheckpointError(f"tensor {name}: data_offsets is {short(offsets)} in the safetensors header", path)
     return _Entry(name, entry["dtype"], shape, *offsets)
@@ -150,7 +160,7 @@ def _entry(name: str, entry: Any, path: Path) -> _Entry:
 
 def _finite(block: npt.NDArray[Any]) -> bool:
     if block.dtype == _DTYPES["BF16"]:
-        return bool(((block & 0x7F80) != 0x7F80).all())  # an exponent of ones is NaN or infinity
+        return bool(((block & 0x7F80) != 0x7F80).all())  # NaN and infinity have all bits of the exponent set
     return bool(np.isfinite(block).all())
 
 

@@ -1,1 +1,1 @@
-"""The `pocketvlm` commands of the converters, a file per command."""
+"""The `pocketvlm` commands of the converters, one file each."""

@@ -1,8 +1,10 @@
-"""`pocketvlm convert`: a checkpoint folder to a bundle, with progress bars."""
+"""`pocketvlm convert`: convert a checkpoint folder to a bundle, with progress bars."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="BUNDLE", help="Folder to write; its name names the model.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="BUNDLE", help="Folder to write; its name becomes the model's."),
     ] = None,
     quantize: Annotated[
         str, typer.Option(metavar="TYPE", help="Type of the language model: Q4_K_M, Q8_0, ... or f32, f16, bf16.")
@@ -36,57 +39,75 @@ def convert(
         typer.Option(metavar="FILE", help="Importance matrix for the language model: a file, or auto to compute one."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
-    verify: Annotated[bool, typer.Option(help="Prove the finished bundle against the checkpoint.")] = True,
+    verify: Annotated[bool, typer.Option(help="Prove that the bundle behaves as the checkpoint does.")] = True,
     keep_unproven: Annotated[
         bool, typer.Option("--keep-unproven", help="Keep a bundle whose proof fails; its manifest says so.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell tensors, types, sizes and memory; write nothing.")
+        bool, typer.Option("--dry-run", help="Only print tensors, types, sizes and memory; write nothing.")
     ] = False,
-    every: Annotated[bool, typer.Option("--all", help="With --dry-run: each tensor in a line of its own.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="With --dry-run: print every tensor, not one line per kind.")
+    ] = False,
 ) -> None:
-    """Convert a checkpoint to a bundle: quantized language model, vision encoders, and a manifest that seals them."""
+    """Convert a checkpoint to a bundle: a quantized language model, vision encoders, and a manifest with hashes."""
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
     from pocketvlm_converters.cli.progress import bars
     from pocketvlm_converters.cli.signals import ending_cleanly
     from pocketvlm_converters.convert import convert as convert_checkpoint
 
     if dry_run:
-        from pocketvlm_converters.cli.dry_run import show as show_plan
+        from pocketvlm_converters.cli.dry_run import show
 
         with ending_cleanly():
-            show_plan(checkpoint, output, every=every, quantize=quantize, mmproj=mmproj, onnx=onnx, imatrix=imatrix)
+            show(checkpoint, output, every=every, quantize=quantize, mmproj=mmproj, onnx=onnx, imatrix=imatrix)
         return
     if output is None:
-        raise typer.BadParameter("missing; it names the folder to write", param_hint="--output")
+        raise typer.BadParameter("is missing; give the folder to write", param_hint="--output")
+    with failed_proof_exits(), ending_cleanly(), bars() as progress:
+        bundle = convert_checkpoint(
+            checkpoint,
+            output,
+            quantize=quantize,
+            mmproj=mmproj,
+            onnx=onnx,
+            imatrix=imatrix,
+            force=force,
+            verify=verify,
+            keep_unproven=keep_unproven,
+            progress=progress,
+        )
+    print_written(bundle, output)
+    for entry in bundle.manifest.files:
+        typer.echo(f"  {entry.name}  {entry.size / 1e6:,.1f} MB")
+    typer.echo(_proof_line(bundle))
+    print_example(str(output))
+
+
+@contextmanager
+def failed_proof_exits() -> Iterator[None]:
+    """Print a failed proof as one line and exit with code 1."""
     try:
-        with ending_cleanly(), bars() as show:
-            bundle = convert_checkpoint(
-                checkpoint,
-                output,
-                quantize=quantize,
-                mmproj=mmproj,
-                onnx=onnx,
-                imatrix=imatrix,
-                force=force,
-                verify=verify,
-                keep_unproven=keep_unproven,
-                progress=show,
-            )
+        yield
     except ProofError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from None
+
+
+def print_written(bundle: Bundle, path: Path) -> None:
+    """Print the notes of a new bundle and its path."""
     for note in bundle.manifest.notes:
         typer.echo(f"note: {note}", err=True)
-    typer.echo(f"wrote {output}")
-    for entry in bundle.manifest.files:
-        typer.echo(f"  {entry.name}  {entry.size / 1e6:,.1f} MB")
-    typer.echo(_proven(bundle))
-    typer.echo(f'try it: pocketvlm chat "What is this?" -i photo.jpg --model {shlex.quote(str(output))}')
+    typer.echo(f"wrote {path}")
 
 
-def _proven(bundle: Bundle) -> str:
-    """What the manifest says, in a line."""
+def print_example(model: str) -> None:
+    """Print a command that uses the new bundle."""
+    typer.echo(f'try it: pocketvlm chat "What is this?" -i photo.jpg --model {shlex.quote(model)}')
+
+
+def _proof_line(bundle: Bundle) -> str:
+    """Return one line about the proof in the manifest."""
     proof = bundle.manifest.proof
     if proof is None:
         return "  nothing was proven"

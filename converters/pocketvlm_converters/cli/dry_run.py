@@ -1,4 +1,4 @@
-"""`pocketvlm convert --dry-run`: the tensors, types, sizes and memory of a conversion, as a table."""
+"""`pocketvlm convert --dry-run`: print the tensors, types, sizes and memory of a conversion as a table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 def show(
     checkpoint: Path, output: Path | None, *, every: bool, quantize: str, mmproj: str, onnx: str, imatrix: str | None
 ) -> None:
-    """`every` tensor in a line of its own, or those that differ in the number of their layer only together."""
+    """Print one line for `every` tensor, or one for all tensors that differ only in the number of their layer."""
     from pocketvlm_converters.dry_run import condensed, plan_conversion
 
     name = (output or checkpoint).absolute().name
@@ -18,17 +18,17 @@ def show(
     for file in plan.files:
         typer.echo(f"{file.name}  {_mb(file.size)}")
         rows = [(1, tensor) for tensor in file.tensors] if every else list(condensed(file.tensors))
-        wide = max((len(tensor.name) for _, tensor in rows), default=0)
+        name_width = max((len(tensor.name) for _, tensor in rows), default=0)
         for count, tensor in rows:
             shape = " x ".join(map(str, tensor.shape))
             times = f"{count:4} x" if count > 1 else ""
-            typer.echo(f"  {times:6} {tensor.name:{wide}}  {shape:>16}  {tensor.kind:8} {tensor.size:>14,} bytes")
+            typer.echo(f"  {times:6} {tensor.name:{name_width}}  {shape:>16}  {tensor.kind:8} {tensor.size:>14,} bytes")
     for note in plan.notes:
         typer.echo(f"note: {note}", err=True)
-    typer.echo(f"together {_mb(plan.size)}, besides manifest and proof; nothing was written")
+    typer.echo(f"total {_mb(plan.size)}, without manifest and proof; nothing was written")
     typer.echo(f"memory to convert: about {_mb(plan.converting)}")
     typer.echo(
-        f"memory to run: about {_mb(plan.running)} ({_mb(plan.weights)} weights, {_mb(plan.cache)} cache of "
+        f"memory to run: about {_mb(plan.running)} ({_mb(plan.weights)} weights, {_mb(plan.cache)} KV cache of "
         f"{plan.context:,} tokens, {_mb(plan.scratch)} scratch)"
     )
 

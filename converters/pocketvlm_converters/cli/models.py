@@ -1,4 +1,4 @@
-"""`pocketvlm models`: what the catalogue has, and what it would take here."""
+"""`pocketvlm models`: list the catalogue, with the disk space and memory that its models need on this machine."""
 
 from __future__ import annotations
 
@@ -14,49 +14,53 @@ if TYPE_CHECKING:
     from pocketvlm_converters.catalog.entry import Entry, Types
     from pocketvlm_converters.catalog.estimates import Figures
 
-_TYPES = ("Q4_K_M", "Q6_K", "Q8_0", "BF16")
-_GAP = 2  # between two columns of a table
+_TYPES = ("Q4_K_M", "Q6_K", "Q8_0", "BF16")  # listed for one model, besides the recommended type
+_GAP = 2  # characters between two columns of a table
 
 
 def models(
-    model: Annotated[str | None, typer.Argument(metavar="[ID]", help="A model of the catalogue; all without.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    model: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="A model of the catalogue; by default all are listed.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON instead of a table.")] = False,
 ) -> None:
-    """Checkpoints that pocketvlm converts, what they take to download, on disk and in memory, and their pictures."""
+    """List models that pocketvlm converts, with their download, disk space, memory and tokens per picture."""
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
     import json
 
     from pocketvlm_converters.catalog.entry import entries, get_entry
 
     if model is None:
-        listed = entries()
-        found = list(zip(listed, _figures([(entry, entry.types) for entry in listed]), strict=True))
-        found.sort(key=lambda row: row[1].parameters)
+        all_entries = entries()
+        listed = list(zip(all_entries, _figures([(entry, entry.types) for entry in all_entries]), strict=True))
+        listed.sort(key=lambda row: row[1].parameters)
         if as_json:
-            typer.echo(json.dumps([_as_json(entry, figures) for entry, figures in found], indent=2, ensure_ascii=False))
+            report = [_as_json(entry, figures) for entry, figures in listed]
+            typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
         else:
-            _show_all(found)
+            _show_all(listed)
         return
     entry = get_entry(model)
     types = dict.fromkeys((entry.types.quantize, *_TYPES))
     rows = _figures([(entry, entry.types.model_copy(update={"quantize": quantize})) for quantize in types])
+    by_type = dict(zip(types, rows, strict=True))
     if as_json:
-        told = _as_json(entry, rows[0]) | {"types": {name: _sizes(row) for name, row in zip(types, rows, strict=True)}}
-        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        sizes = {name: _sizes(figures) for name, figures in by_type.items()}
+        typer.echo(json.dumps(_as_json(entry, rows[0]) | {"types": sizes}, indent=2, ensure_ascii=False))
     else:
-        _show_one(entry, dict(zip(types, rows, strict=True)))
+        _show_one(entry, by_type)
 
 
 def _figures(wanted: Sequence[tuple[Entry, Types]]) -> list[Figures]:
-    """A progress bar where much must be computed."""
+    """Return the figures, with a progress bar for those that are not cached."""
     from pocketvlm_converters.catalog.estimates import all_figures
     from pocketvlm_converters.cli.progress import bars
 
-    with bars() as show:
-        return all_figures(wanted, show)
+    with bars() as progress:
+        return all_figures(wanted, progress)
 
 
-def _as_json(entry: Entry, found: Figures) -> dict[str, Any]:
+def _as_json(entry: Entry, figures: Figures) -> dict[str, Any]:
     return {
         "id": entry.id,
         "title": entry.title,
@@ -66,32 +70,33 @@ def _as_json(entry: Entry, found: Figures) -> dict[str, Any]:
         "license": entry.license,
         "gated": entry.gated,
         "pulled": _pulled(entry),
-        "parameters": found.parameters,
-        "download_bytes": found.download,
+        "parameters": figures.parameters,
+        "download_bytes": figures.download,
         "recommended": entry.types.model_dump(),
-        **_sizes(found),
-        "context_size": found.context,
+        **_sizes(figures),
+        "context_size": figures.context,
         "pictures": entry.pictures,
-        "picture_tokens_640x480": found.picture_tokens,
-        "picture_tiles_640x480": found.picture_tiles,
+        "picture_tokens_640x480": figures.picture_tokens,
+        "picture_tiles_640x480": figures.picture_tiles,
     }
 
 
 def _pulled(entry: Entry) -> str | None:
+    """Return the folder of the model, if it was pulled."""
     from pocketvlm.files.bundle import is_bundle
-    from pocketvlm_converters.pull.pull import place_of
+    from pocketvlm_converters.pull.pull import pulled_folder
 
-    place = place_of(entry.id)
-    return str(place) if is_bundle(place) else None
+    folder = pulled_folder(entry.id)
+    return str(folder) if is_bundle(folder) else None
 
 
-def _sizes(found: Figures) -> dict[str, Any]:
-    return {"bundle_bytes": found.bundle, "memory_bytes": found.memory}
+def _sizes(figures: Figures) -> dict[str, Any]:
+    return {"bundle_bytes": figures.bundle, "memory_bytes": figures.memory}
 
 
 @dataclass(frozen=True)
 class _Column:
-    """Where a table is too wide, the column with the highest `rank` goes first."""
+    """A column of a table. If the table is too wide, the column with the highest `rank` is dropped first."""
 
     title: str
     cells: Sequence[str]
@@ -103,8 +108,8 @@ class _Column:
         return max(map(len, (*self.title.split("\n"), *self.cells)))
 
 
-def _fitting(columns: Sequence[_Column], width: int) -> Table:
-    """With as many columns as fit, and the first in any case; no cell is cut."""
+def _fitted_table(columns: Sequence[_Column], width: int) -> Table:
+    """Return a table of at most `width` characters. It always has the first column, and no cell is cut."""
     from rich.table import Table
 
     shown = list(columns)
@@ -118,65 +123,68 @@ def _fitting(columns: Sequence[_Column], width: int) -> Table:
     return table
 
 
-def _show_all(found: list[tuple[Entry, Figures]]) -> None:
+def _show_all(listed: list[tuple[Entry, Figures]]) -> None:
     from rich.console import Console
 
-    out = Console(highlight=False, markup=False)
-    listed = [entry for entry, _ in found]
-    figures = [one for _, one in found]
+    console = Console(highlight=False, markup=False)
+    entries = [entry for entry, _ in listed]
+    all_figures = [figures for _, figures in listed]
     columns = (
-        _Column("id", [f"{entry.id}{' +' if _pulled(entry) else ''}" for entry in listed], 0, right=False),
-        _Column("family", [entry.family for entry in listed], 6, right=False),
+        _Column("id", [f"{entry.id}{' +' if _pulled(entry) else ''}" for entry in entries], 0, right=False),
+        _Column("family", [entry.family for entry in entries], 6, right=False),
         _Column(
-            "licence", [f"{entry.license or '-'}{' *' if entry.gated else ''}" for entry in listed], 4, right=False
+            "licence", [f"{entry.license or '-'}{' *' if entry.gated else ''}" for entry in entries], 4, right=False
         ),
-        _Column("weights", [_count(one.parameters) for one in figures], 5),
-        _Column("download", [_size(one.download) for one in figures], 2),
-        _Column("bundle", [_size(one.bundle) for one in figures], 3),
-        _Column("memory", [_size(max(one.memory.values())) for one in figures], 1),
-        _Column("picture", [f"{one.picture_tokens}" for one in figures], 3),
+        _Column("weights", [_count(figures.parameters) for figures in all_figures], 5),
+        _Column("download", [_size(figures.download) for figures in all_figures], 2),
+        _Column("bundle", [_size(figures.bundle) for figures in all_figures], 3),
+        _Column("memory", [_size(max(figures.memory.values())) for figures in all_figures], 1),
+        _Column("picture", [f"{figures.picture_tokens}" for figures in all_figures], 3),
     )
-    out.print(_fitting(columns, out.width))
+    console.print(_fitted_table(columns, console.width))
     notes = (
         "memory: with the recommended types, a context of 8192 tokens and one picture",
-        "picture: tokens of 640x480 with --detail auto",
-        "*: the licence must be accepted on the hub first",
-        "+: pulled, chat --model takes its id",
-        "more, as the family and other types: pocketvlm models ID",
+        "picture: tokens of a picture of 640x480 with --detail auto",
+        "*: you must accept the licence on the hub first",
+        "+: pulled; use its id with chat --model",
+        "details, with the family and other types: pocketvlm models ID",
     )
-    out.print("\n" + "\n".join(notes), style="dim")
+    console.print("\n" + "\n".join(notes), style="dim")
 
 
-def _show_one(entry: Entry, found: dict[str, Figures]) -> None:
+def _show_one(entry: Entry, by_type: dict[str, Figures]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    first = found[entry.types.quantize]
+    recommended = by_type[entry.types.quantize]
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")
-    gated = ", to be accepted on the hub first" if entry.gated else ""
-    table.add_row("model", f"{entry.title}, {_count(first.parameters)} parameters, family {entry.family}")
-    table.add_row("licence", f"{entry.license or 'see its card'}{gated}")
-    table.add_row("checkpoint", f"{entry.repository}, {_size(first.download)}" if entry.repository else "in the box")
+    gated = "; accept it on the hub first" if entry.gated else ""
+    table.add_row("model", f"{entry.title}, {_count(recommended.parameters)} parameters, family {entry.family}")
+    table.add_row("licence", f"{entry.license or 'see its model card'}{gated}")
+    checkpoint = f"{entry.repository}, {_size(recommended.download)}" if entry.repository else "comes with pocketvlm"
+    table.add_row("checkpoint", checkpoint)
     if pulled := _pulled(entry):
         table.add_row("pulled", pulled)
     if entry.gguf:
         table.add_row("ready GGUF", entry.gguf)
     types = entry.types
     table.add_row("recommended", f"--quantize {types.quantize} --mmproj {types.mmproj} --onnx {types.onnx}")
-    tiles = f"{first.picture_tiles} tile{'s' if first.picture_tiles > 1 else ''}"
+    tiles = f"{recommended.picture_tiles} tile{'s' if recommended.picture_tiles > 1 else ''}"
     table.add_row("pictures", entry.pictures)
-    table.add_row("", f"640x480 with --detail auto: {first.picture_tokens} tokens, {tiles}")
-    out = Console(highlight=False, markup=False)
-    out.print(table)
-    sizes = [_Column("type", list(found), 0, right=False)]
-    sizes.append(_Column("bundle", [_size(row.bundle) for row in found.values()], 1))
-    for kind in first.memory:
-        sizes.append(_Column(f"memory,\n{kind}", [_size(row.memory[kind]) for row in found.values()], 2))
-    out.print()
-    out.print(_fitting(sizes, out.width))
-    out.print(f"\nmemory: with either vision encoder, a context of {first.context} and one picture", style="dim")
+    table.add_row("", f"640x480 with --detail auto: {recommended.picture_tokens} tokens, {tiles}")
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    sizes = [_Column("type", list(by_type), 0, right=False)]
+    sizes.append(_Column("bundle", [_size(figures.bundle) for figures in by_type.values()], 1))
+    for kind in recommended.memory:
+        memory = [_size(figures.memory[kind]) for figures in by_type.values()]
+        sizes.append(_Column(f"memory,\n{kind}", memory, 2))
+    console.print()
+    console.print(_fitted_table(sizes, console.width))
+    note = f"memory: with either vision encoder, a context of {recommended.context} tokens and one picture"
+    console.print(f"\n{note}", style="dim")
 
 
 def _count(number: int) -> str:

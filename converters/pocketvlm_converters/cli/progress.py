@@ -1,4 +1,4 @@
-"""Progress bars on standard error, one for each step that is told of."""
+"""Progress bars on standard error, one for each step."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ if TYPE_CHECKING:
 
 @contextmanager
 def bars() -> Iterator[Progress]:
+    """Yield a Progress that shows a bar for each step it is called with."""
     from rich.console import Console
     from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
+    from rich.progress import Progress as ProgressBars
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
-    shown = Bars(*columns, console=Console(stderr=True))
+    display = ProgressBars(*columns, console=Console(stderr=True))
 
     def show(step: str, done: int, total: int) -> None:
         if step not in tasks:
-            shown.start()  # not before: without a bar, it leaves an empty line
-            tasks[step] = shown.add_task(step, total=total)
-        shown.update(tasks[step], completed=done, total=total)
+            display.start()  # not before the first step: without a bar, it leaves an empty line
+            tasks[step] = display.add_task(step, total=total)
+        display.update(tasks[step], completed=done, total=total)
 
     try:
         yield show
     finally:
         if tasks:
-            shown.stop()
+            display.stop()

@@ -1,4 +1,4 @@
-"""Signals that end a program, as an exception: what Ctrl-C cleans up, they clean up too."""
+"""Turn signals that end a program into an exception, so that they clean up as Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from types import FrameType
 
 @contextlib.contextmanager
 def ending_cleanly() -> Iterator[None]:
-    """Within it, SIGTERM and SIGHUP raise SystemExit with 128 and the signal's number; a second one is ignored.
+    """In this context, SIGTERM and SIGHUP raise SystemExit with 128 + the signal's number; a second one is ignored.
 
-    Signals that somebody handles or ignores (nohup) are left alone. In the main thread only, as Python wants it.
+    Signals that have another handler or are ignored (nohup) are not changed. Only for the main thread, as Python
+    requires.
     """
-    known = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    ours = [number for number in known if signal.getsignal(number) is signal.SIG_DFL]
+    supported = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    handled = [number for number in supported if signal.getsignal(number) is signal.SIG_DFL]
 
     def end(number: int, _: FrameType | None) -> None:
-        for one in ours:
-            signal.signal(one, signal.SIG_IGN)
+        for other in handled:
+            signal.signal(other, signal.SIG_IGN)
         sys.exit(128 + number)
 
-    for number in ours:
+    for number in handled:
         signal.signal(number, end)
     try:
         yield
     finally:
-        for number in ours:
+        for number in handled:
             signal.signal(number, signal.SIG_DFL)

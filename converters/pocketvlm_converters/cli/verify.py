@@ -1,4 +1,4 @@
-"""`pocketvlm verify`: a table of what a bundle was held against, and a verdict."""
+"""`pocketvlm verify`: print a table of the checks of a bundle, and a verdict."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def verify(
     bundle: Annotated[Path, typer.Argument(help="A bundle, or the name of a pulled model.")],
     reference: Annotated[
         Path | None,
-        typer.Option(metavar="CHECKPOINT", help="Compare with transformers running this checkpoint as well."),
+        typer.Option(metavar="CHECKPOINT", help="Also compare with transformers running this checkpoint."),
     ] = None,
     write: Annotated[bool, typer.Option("--write", help="Put the result into the bundle's manifest.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
 ) -> None:
-    """Check that a bundle still does what its checkpoint does. Exit code 1 where it does not."""
+    """Check that a bundle behaves as its checkpoint does. Exits with code 1 if it does not."""
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
     from pocketvlm.files.locate import bundle_path
     from pocketvlm_converters.cli.progress import bars
@@ -42,20 +42,21 @@ def verify(
     if as_json:
         import json
 
-        told = {"passed": deviation is None, "runs": [run.model_dump(mode="json") for run in runs]}
-        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        report = {"passed": deviation is None, "runs": [run.model_dump(mode="json") for run in runs]}
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
     if deviation:
         typer.secho(f"deviates: {proof.advice(deviation)}", fg=typer.colors.RED, err=True)
         if reference is not None and len(runs) == 1:
-            typer.echo("not compared with transformers: what deviates by itself comes first", err=True)
+            typer.echo("not compared with transformers, because checks without it have failed", err=True)
         raise typer.Exit(1)
     if not as_json:
-        missing = dict.fromkeys(check.stage for check in runs[0].checks if check.value == UNKNOWN)
-        if missing:
-            verdict = f"nothing deviates, but its conversion left nothing to compare with for {', '.join(missing)}"
+        unrecorded = dict.fromkeys(check.stage for check in runs[0].checks if check.value == UNKNOWN)
+        if unrecorded:
+            stages = ", ".join(unrecorded)
+            verdict = f"nothing deviates, but its conversion recorded nothing to compare with for {stages}"
             typer.secho(verdict, fg=typer.colors.YELLOW)
         else:
-            typer.secho("the bundle does what its checkpoint does, as far as was measured", fg=typer.colors.GREEN)
+            typer.secho("the bundle behaves as its checkpoint does in all checks", fg=typer.colors.GREEN)
 
 
 def _print(run: Run) -> None:
@@ -65,14 +66,14 @@ def _print(run: Run) -> None:
 
 
 def table(run: Run) -> Table:
-    """All checks of a run."""
+    """Return the table of a run's checks."""
     from rich.table import Table
 
-    shown = Table("stage", "measured", "value", "limit", "", box=None, pad_edge=False, header_style="dim")
+    rows = Table("stage", "measured", "value", "limit", "", box=None, pad_edge=False, header_style="dim")
     stage = ""
     for check in run.checks:
         verdict = {True: "[green]ok[/green]", False: "[bold red]FAILED[/bold red]", None: "[dim]-[/dim]"}[check.passed]
         cells = (check.stage if check.stage != stage else "", check.measured, check.shown, check.limit)
-        shown.add_row(*(cell.replace("[", r"\[") for cell in cells), verdict)
+        rows.add_row(*(cell.replace("[", r"\[") for cell in cells), verdict)
         stage = check.stage
-    return shown
+    return rows

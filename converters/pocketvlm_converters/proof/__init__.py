@@ -1,1 +1,1 @@
-"""Whether a bundle still does what its checkpoint does."""
+"""Prove that a bundle behaves as its checkpoint does."""

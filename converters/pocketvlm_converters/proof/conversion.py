@@ -1,7 +1,7 @@
-"""The proof at the end of a conversion, while the language model is still there in its original precision.
+"""The proof at the end of a conversion, while the language model still exists in its original precision.
 
-`python -m pocketvlm_converters.proof.conversion FOLDER ORIGINAL` is a process of its own: an abort in native code ends
-nothing else, and what the encoders hold is given back.
+`python -m pocketvlm_converters.proof.conversion FOLDER ORIGINAL` runs it in its own process: an abort in native code
+does not end the conversion, and the memory of the encoders is released.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from pocketvlm_converters.samples.forward import Loaded
 from pocketvlm_converters.samples.sets import proof_samples
 from pocketvlm_converters.tokenizer import tokens_sha256
 
-EXPECTED = "proof.npz"  # what the original says, in the bundle
+EXPECTED = "proof.npz"  # the bundle's file with the distributions that the original language model predicts
 
 
 def prove_conversion(folder: Path, original: Path, progress: Progress = silent) -> Check | None:
-    """Prove the bundle in `folder`, whose tokenizer was just compared with the original's. The first check that fails.
+    """Prove the bundle in `folder`, whose tokenizer was already compared with the original's.
 
-    `original` is the language model in the checkpoint's precision; where it is missing, the bundle's own has lost
-    nothing. What it expects goes into the bundle, the proof into the manifest. Raises ProofError where it cannot run.
+    `original` is the language model in the checkpoint's precision; if it does not exist, the bundle's own has the same
+    precision. Its predictions are added to the bundle as a file, and the proof to the manifest. Returns the first check
+    that failed, or None. Raises ProofError if the proof cannot run.
     """
     reason = subprocess_task.run(__name__, folder, original, progress=progress)
     if reason is not None:
@@ -36,17 +37,17 @@ def prove_conversion(folder: Path, original: Path, progress: Progress = silent) 
     return proof.runs[0].deviation
 
 
-def prove_here(folder: Path, original: Path, progress: Progress = silent) -> None:
-    """The same in this process; the manifest holds the result."""
+def prove_in_process(folder: Path, original: Path, progress: Progress = silent) -> None:
+    """Prove the bundle in this process and write the result into its manifest."""
     bundle = Bundle(folder)
     model, encoder = bundle.file("model"), encoder_of(bundle)
     assert model is not None and encoder is not None
     original = original if original.exists() else model
     with Loaded(original, encoder) as loaded:
-        asked = loaded.asked(proof_samples(), progress)
-    if asked:  # a context may be too small for any
+        exchanges = loaded.asked(proof_samples(), progress)
+    if exchanges:  # none if the context is too small for every sample
         path = folder / EXPECTED
-        Distributions.of(original, [exchange for _, exchange in asked], progress).save(path)
+        Distributions.of(original, [exchange for _, exchange in exchanges], progress).save(path)
         size, digest = path.stat().st_size, sha256_of(path)
         entry = FileEntry(name=path.name, role="proof", quantization="f32", size=size, sha256=digest)
         files = (*bundle.manifest.files, entry)
@@ -55,11 +56,12 @@ def prove_here(folder: Path, original: Path, progress: Progress = silent) -> Non
         renders = stages.renders_sha256(loaded)
     proof = Proof(tokens_sha256=tokens_sha256(model), renders_sha256=renders, divergence=None)
     bundle.manifest = bundle.manifest.model_copy(update={"proof": proof})
-    run = examine(bundle, asked, progress)
-    means = [c.value for c in run.checks if c.stage == "language" and isinstance(c.value, float)]
-    proof = proof.model_copy(update={"divergence": means[0] if means else None, "runs": (run,)})
+    run = examine(bundle, exchanges, progress)
+    divergences = [c.value for c in run.checks if c.stage == "language" and isinstance(c.value, float)]
+    # The first of them is the mean.
+    proof = proof.model_copy(update={"divergence": divergences[0] if divergences else None, "runs": (run,)})
     bundle.manifest.model_copy(update={"proof": proof}).write(folder)
 
 
 if __name__ == "__main__":
-    subprocess_task.main(prove_here)
+    subprocess_task.main(prove_in_process)

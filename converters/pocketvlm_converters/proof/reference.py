@@ -1,7 +1,7 @@
-"""A bundle beside transformers running its checkpoint in float32: pixels, tokens, embeddings, logits, answers.
+"""Compare a bundle with transformers running its checkpoint in float32: pixels, tokens, embeddings, logits, answers.
 
-The one module that imports torch and transformers, when it is used; nothing else needs them. It knows no family:
-transformers finds its classes by the checkpoint's configuration.
+This is the only module that imports torch and transformers, and only when it is used. It has no code per family:
+transformers chooses its classes by the checkpoint's configuration.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from pocketvlm_converters.proof.stages import ENCODERS, at_least, at_most, compa
 from pocketvlm_converters.samples.forward import Exchange, Loaded, context_for, continuation
 from pocketvlm_converters.samples.sets import Sample, proof_samples
 
-_GREEDY = 32  # tokens
-# Else transformers asks the user whether to run code that a checkpoint brings along.
-_CLOSED: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-_PARTS = ("processor", "extractor", "tokenizer", "template")  # how a processor's arguments for its parts end
-_NAMES: dict[Role, str] = {"mmproj": "libmtmd", "vision": "onnxruntime"}
+_GREEDY_TOKENS = 32
+# trust_remote_code must be False: by default, transformers asks the user whether to run a checkpoint's own code.
+_LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_PARTS = ("processor", "extractor", "tokenizer", "template")  # endings of a processor's arguments for its components
+_ENCODER_NAMES: dict[Role, str] = {"mmproj": "libmtmd", "vision": "onnxruntime"}
 
 
 class Reference:
-    """The checkpoint in transformers. Raises NativeLibraryError where it or torch is missing, CheckpointError where
-    it cannot load the checkpoint. Nothing is downloaded, and no code of the checkpoint runs.
+    """The checkpoint in transformers. Nothing is downloaded, and no code of the checkpoint runs.
+
+    Raises NativeLibraryError if transformers or torch is missing, CheckpointError if it cannot load the checkpoint.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,16 +54,16 @@ class Reference:
         source = Checkpoint(path).source
         self.sha256 = source.sha256
         try:
-            automatic: Any = transformers.AutoModelForImageTextToText
-            self.model: Any = automatic.from_pretrained(
-                path, dtype=torch.float32, use_safetensors=True, **_CLOSED
+            auto_model: Any = transformers.AutoModelForImageTextToText
+            self.model: Any = auto_model.from_pretrained(
+                path, dtype=torch.float32, use_safetensors=True, **_LOCAL_ONLY
             ).eval()
             self.processor = _processor(path, self.model.config.model_type)
-        except Exception as error:  # it raises whatever its many parts raise
+        except Exception as error:  # from_pretrained raises errors of many kinds
             raise CheckpointError(f"transformers cannot load it: {error}", path) from error
 
     def inputs(self, sample: Sample) -> Any:
-        """What its processor makes of the sample's question: token ids, pixels, and what else the model takes."""
+        """Return the processor's output for the sample's question: token ids, pixels and the model's other inputs."""
         parts = [{"type": "image", "image": self._image(picture)} for picture in sample.pictures]
         user = {"role": "user", "content": [*parts, {"type": "text", "text": sample.question}]}
         return self.processor.apply_chat_template(
@@ -70,61 +71,62 @@ class Reference:
         )
 
     def pixels(self, tiles: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        """Tiles at their final size, normalised and cut into patches as the model wants them, in one row."""
-        make, found = self.processor.image_processor, []
-        divides = hasattr(make, "image_grid_pinpoints")
+        """Return the normalised pixels of tiles of their final size, in the model's order of patches, in one row."""
+        processor, rows = self.processor.image_processor, []
+        cuts_tiles = hasattr(processor, "image_grid_pinpoints")
         for tile in tiles:
-            more = {"image_grid_pinpoints": [list(tile.shape[:2])]} if divides else {}
-            made = make(images=[self._image(tile)], do_resize=False, return_tensors="np", **more)["pixel_values"]
-            # One that cuts pictures into tiles gives a tile twice: as the whole, and as the only one in the grid.
-            found.append(np.asarray(made[0][0] if divides else made, np.float32).ravel())
-        return np.concatenate(found)
+            options = {"image_grid_pinpoints": [list(tile.shape[:2])]} if cuts_tiles else {}
+            inputs = processor(images=[self._image(tile)], do_resize=False, return_tensors="np", **options)
+            pixels = inputs["pixel_values"]
+            # A processor that cuts pictures into tiles returns a tile twice: as overview and as the grid's only tile.
+            rows.append(np.asarray(pixels[0][0] if cuts_tiles else pixels, np.float32).ravel())
+        return np.concatenate(rows)
 
     @property
-    def grey(self) -> float:
-        """How much of a normalised pixel value is one of 255 grey levels."""
+    def grey_level(self) -> float:
+        """The difference between two adjacent ones of the 255 grey levels, in normalised pixel values."""
         return 1 / 255 / float(max(getattr(self.processor.image_processor, "image_std", None) or [1.0]))
 
     def ids(self, span: EmbeddingSpan) -> list[int]:
-        """What stands in its prompt where the embeddings of a tile stand in ours."""
-        image, words = int(self.model.config.image_token_id), self.processor.tokenizer
-        known = {at: int(words.convert_tokens_to_ids(token)) for at, token in span.control.items()}
-        return [known.get(at, image) for at in range(span.tokens)]
+        """Return the token ids that the reference's prompt has at the positions of an embedding span."""
+        image_token, tokenizer = int(self.model.config.image_token_id), self.processor.tokenizer
+        control = {at: int(tokenizer.convert_tokens_to_ids(token)) for at, token in span.control.items()}
+        return [control.get(at, image_token) for at in range(span.tokens)]
 
     def embeddings(self, inputs: Any) -> npt.NDArray[np.float32]:
-        """Of all pictures, [tokens, width], in the order of the prompt."""
-        inner = getattr(self.model, "model", self.model)  # the outer one names fewer of the arguments
+        """Return the embeddings of all pictures, float32 [tokens, width], in the order of the prompt."""
+        inner = getattr(self.model, "model", self.model)  # the outer model's method names fewer of its arguments
         accepted = inspect.signature(inner.get_image_features).parameters
         with self._torch.no_grad():
-            found = inner.get_image_features(**{k: v for k, v in inputs.items() if k in accepted})
-        # In deepstack models, what the decoder's first layers add follows in each row, as libllama takes it.
-        features = [getattr(found, "pooler_output", found), *(getattr(found, "deepstack_features", None) or ())]
+            output = inner.get_image_features(**{k: v for k, v in inputs.items() if k in accepted})
+        # In deepstack models, the embeddings that the decoder's first layers add follow in each row, as in libllama.
+        features = [getattr(output, "pooler_output", output), *(getattr(output, "deepstack_features", None) or ())]
         parts = [self._torch.cat(list(rows)) if isinstance(rows, list | tuple) else rows for rows in features]
         joined = self._torch.cat([rows.reshape(-1, rows.shape[-1]) for rows in parts], dim=-1)
         array: npt.NDArray[np.float32] = joined.float().numpy()
         return array
 
     def logs(self, inputs: Any, answer: Sequence[int]) -> npt.NDArray[np.float64]:
-        """Log probabilities where each token of the answer stands, [tokens, n_vocab]."""
+        """Return the log probabilities at each token of the answer, float64 [tokens, n_vocab]."""
         torch, ids = self._torch, inputs["input_ids"]
         extended = dict(inputs)
         for key, value in inputs.items():
-            if value.shape == ids.shape:  # kinds of tokens, masks: the answer is text that is looked at
-                more = torch.full((1, len(answer)), int(key == "attention_mask"), dtype=value.dtype)
-                extended[key] = torch.cat([value, more], dim=1)
+            if value.shape == ids.shape:  # attention mask (1 for the answer) and token types (0: text)
+                added = torch.full((1, len(answer)), int(key == "attention_mask"), dtype=value.dtype)
+                extended[key] = torch.cat([value, added], dim=1)
         extended["input_ids"] = torch.cat([ids, torch.tensor([list(answer)], dtype=ids.dtype)], dim=1)
         with torch.no_grad():
             logits = self.model(**extended, logits_to_keep=len(answer) + 1).logits[0, -len(answer) - 1 : -1]
         return log_softmax(logits.float().numpy())
 
     def greedy(self, inputs: Any, count: int, ends: set[int]) -> list[int]:
-        """The likeliest tokens after the prompt, whatever the checkpoint's own generation settings are."""
+        """Return the most likely tokens after the prompt, regardless of the checkpoint's own generation settings."""
         config = type(self.model.generation_config)(
             do_sample=False, max_new_tokens=count, eos_token_id=sorted(ends), pad_token_id=min(ends)
         )
         with self._torch.no_grad():
-            made = self.model.generate(**inputs, generation_config=config)[0, inputs["input_ids"].shape[1] :].tolist()
-        return [token for token in made if token not in ends]
+            output = self.model.generate(**inputs, generation_config=config)
+        return [token for token in output[0, inputs["input_ids"].shape[1] :].tolist() if token not in ends]
 
     def _image(self, picture: npt.NDArray[np.uint8]) -> Any:
         from PIL import Image
@@ -133,84 +135,88 @@ class Reference:
 
 
 def _processor(path: Path, model_type: str) -> Any:
-    """The processor of a checkpoint; without videos and sound where torchvision, which only videos need, or a file is
-    missing.
+    """Return the processor of a checkpoint.
+
+    It lacks video and sound if their files or torchvision, which only videos need, are missing.
     """
     import transformers
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
     try:
-        return transformers.AutoProcessor.from_pretrained(path, **_CLOSED)
+        return transformers.AutoProcessor.from_pretrained(path, **_LOCAL_ONLY)
     except (ImportError, OSError):
         # Some models share the processor of another; their files name it.
         files = (Checkpoint(path).json(f"{name}_config.json", optional=True) for name in ("processor", "preprocessor"))
-        named = next((name for file in files if (name := file.text("processor_class", ""))), "")
-        name = PROCESSOR_MAPPING_NAMES.get(model_type, named)
+        configured = next((name for file in files if (name := file.text("processor_class", ""))), "")
+        name = PROCESSOR_MAPPING_NAMES.get(model_type, configured)
         if name not in PROCESSOR_MAPPING_NAMES.values():
             raise ValueError(f"it has no processor for {model_type}") from None
         base: Any = getattr(transformers, name)
     if not issubclass(base, transformers.ProcessorMixin):
         base = _with_pillow(base)
-    saved, _ = base.get_processor_dict(path, **_CLOSED)
-    words = transformers.AutoTokenizer.from_pretrained(path, **_CLOSED)
-    images = transformers.AutoImageProcessor.from_pretrained(path, **_CLOSED)
-    given = {"image_processor": images, "tokenizer": words, "chat_template": words.chat_template}
-    wanted = {key: one for key, one in inspect.signature(base).parameters.items() if one.kind is not one.VAR_KEYWORD}
-    settings = {key: saved[key] for key in wanted if key in saved and not key.endswith(_PARTS)}
-    lacking = {key: None for key, one in wanted.items() if one.default is one.empty}
+    saved, _ = base.get_processor_dict(path, **_LOCAL_ONLY)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, **_LOCAL_ONLY)
+    images = transformers.AutoImageProcessor.from_pretrained(path, **_LOCAL_ONLY)
+    parts = {"image_processor": images, "tokenizer": tokenizer, "chat_template": tokenizer.chat_template}
+    parameters = {key: p for key, p in inspect.signature(base).parameters.items() if p.kind is not p.VAR_KEYWORD}
+    settings = {key: saved[key] for key in parameters if key in saved and not key.endswith(_PARTS)}
+    missing = {key: None for key, parameter in parameters.items() if parameter.default is parameter.empty}
 
-    class Lacking(base):  # type: ignore[misc]  # a class that is known when it runs
+    class Partial(base):  # type: ignore[misc]  # `base` is known only at run time
+        """The processor, which accepts None for a missing component."""
+
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             return argument and super().check_argument_for_proper_class(argument_name, argument)
 
-    return Lacking(**lacking | given | settings)
+    return Partial(**missing | parts | settings)
 
 
 def _with_pillow(stand_in: Any) -> Any:
-    """The processor of which transformers has only a stand-in, because its module names one that needs torchvision.
+    """Return the real processor for a stand-in of transformers.
 
-    That module has a twin for Pillow with the same functions.
+    The stand-in exists because the processor's module imports another one, which needs torchvision. That has a twin for
+    Pillow with the same functions, which replaces it.
     """
     name = stand_in.__module__
-    needed, twin = (name.replace(".processing_", f".image_processing_{kind}") for kind in ("", "pil_"))
-    sys.modules.setdefault(needed, import_module(twin))
+    needs_torchvision, pillow = (name.replace(".processing_", f".image_processing_{kind}") for kind in ("", "pil_"))
+    sys.modules.setdefault(needs_torchvision, import_module(pillow))
     return getattr(import_module(name), stand_in.__name__)
 
 
 def checks(bundle: Bundle, reference: Reference, progress: Progress) -> Iterator[Check]:
-    """Every stage, on the whole set of proof samples in full detail, which is the reference's own procedure."""
+    """Run every stage on all proof samples, with full detail as transformers prepares pictures."""
     samples = proof_samples()
-    model, entry = bundle.file("model"), bundle.manifest.entry("model")
-    assert model is not None and entry is not None
-    prepared = []
+    model = bundle.file("model")
+    assert model is not None
+    inputs = []
     for number, sample in enumerate(samples):
         progress("transformers", number, len(samples))
-        prepared.append(reference.inputs(sample))
+        inputs.append(reference.inputs(sample))
     progress("transformers", len(samples), len(samples))
     exchanges: list[Exchange] = []
-    late: list[Check] = []
+    embedding_checks: list[Check] = []  # yielded after the preprocessing stage
     for role in ENCODERS:
         if (path := bundle.file(role)) is None:
             continue
         with Loaded(model, path) as loaded:
-            found = []
+            encoded = []
             for number, sample in enumerate(samples):
-                progress(f"pictures, {_NAMES[role]}", number, len(samples))
-                found.append(loaded.exchange(sample, "high"))
-            progress(f"pictures, {_NAMES[role]}", len(samples), len(samples))
+                progress(f"pictures, {_ENCODER_NAMES[role]}", number, len(samples))
+                encoded.append(loaded.exchange(sample, "high"))
+            progress(f"pictures, {_ENCODER_NAMES[role]}", len(samples), len(samples))
         if not exchanges:
-            exchanges = found
-            yield from _preprocessing(bundle, reference, prepared, exchanges, samples)
-        late += _embeddings(bundle, role, reference, prepared, found)
-    yield from late
-    yield from _logits(bundle, reference, prepared, exchanges, progress)
-    yield from _answers(bundle, reference, prepared, exchanges, progress)
+            exchanges = encoded
+            yield from _preprocessing(bundle, reference, inputs, exchanges, samples)
+        embedding_checks += _embeddings(bundle, role, reference, inputs, encoded)
+    yield from embedding_checks
+    yield from _logits(bundle, reference, inputs, exchanges, progress)
+    yield from _answers(bundle, reference, inputs, exchanges, progress)
 
 
 def _preprocessing(
     bundle: Bundle,
     reference: Reference,
-    prepared: Sequence[Any],
+    all_inputs: Sequence[Any],
     exchanges: Sequence[Exchange],
     samples: Sequence[Sample],
 ) -> Iterator[Check]:
@@ -222,18 +228,19 @@ def _preprocessing(
     family = family_of(header.metadata, header.path) if header else None
     assert family is not None
     worst = 0.0
-    for inputs, sample in zip(prepared, samples, strict=True):
+    for inputs, sample in zip(all_inputs, samples, strict=True):
         tiles = [
             tile
             for picture in sample.pictures
             for tile in family.tiles(picture, family.plan((picture.shape[1], picture.shape[0]), "high", None))
         ]
-        mine, wanted = reference.pixels(tiles), _pixels(inputs)
-        off = float(np.abs(mine - wanted).max()) / reference.grey if mine.shape == wanted.shape else 255.0
-        worst = float(np.maximum(worst, off))  # NaN stays NaN
+        pixels, expected = reference.pixels(tiles), _pixels(inputs)
+        same_shape = pixels.shape == expected.shape
+        deviation = float(np.abs(pixels - expected).max()) / reference.grey_level if same_shape else 255.0
+        worst = float(np.maximum(worst, deviation))  # NaN stays NaN
     yield at_most("preprocessing", "pixels, grey levels off by", worst, thresholds.PIXEL, sealed)
     same = 0
-    for inputs, exchange in zip(prepared, exchanges, strict=True):
+    for inputs, exchange in zip(all_inputs, exchanges, strict=True):
         ids: list[int] = []
         for piece in exchange.prompt:
             ids += [piece] if isinstance(piece, int) else reference.ids(piece.span)
@@ -242,73 +249,78 @@ def _preprocessing(
 
 
 def _pixels(inputs: Any) -> npt.NDArray[np.float32]:
-    """All pixels of a prompt in one row, without those that only fill pictures up to the size of the largest."""
+    """Return all pixels of a prompt in one row, without the padding to the size of the largest picture."""
     pixels, sizes = np.asarray(inputs["pixel_values"], np.float32), inputs.get("image_sizes")
-    if pixels.ndim == 5:  # tiles, of one size each; black ones are not 0 here
+    if pixels.ndim == 5:  # tiles of one size; all zeros is padding, as normalised black is not 0
         return pixels[pixels.any(axis=(2, 3, 4))].ravel()
     if sizes is None or pixels.ndim != 4:
         return pixels.ravel()
-    return np.concatenate([one[:, :h, :w].ravel() for one, (h, w) in zip(pixels, np.asarray(sizes), strict=True)])
+    pictures = zip(pixels, np.asarray(sizes), strict=True)
+    return np.concatenate([picture[:, :height, :width].ravel() for picture, (height, width) in pictures])
 
 
 def _embeddings(
-    bundle: Bundle, role: Role, reference: Reference, prepared: Sequence[Any], found: Sequence[Exchange]
+    bundle: Bundle, role: Role, reference: Reference, all_inputs: Sequence[Any], exchanges: Sequence[Exchange]
 ) -> Iterator[Check]:
     entry, sealed = bundle.manifest.entry(role), hashes(bundle, role)
     assert entry is not None
     stage, cosines, lengths = "reference encoders", [], []
-    for inputs, exchange in zip(prepared, found, strict=True):
-        seen = [np.delete(piece.rows, list(piece.span.control), axis=0) for piece in exchange.spans]
-        mine, wanted = np.concatenate(seen), reference.embeddings(inputs)
-        if mine.shape != wanted.shape:
-            told = f"{list(mine.shape)}, transformers has {list(wanted.shape)}"
-            yield Check(stage=stage, measured=f"shape, {_NAMES[role]}", value=told, passed=False, files=sealed)
+    for inputs, exchange in zip(all_inputs, exchanges, strict=True):
+        spans = [np.delete(piece.rows, list(piece.span.control), axis=0) for piece in exchange.spans]
+        rows, expected = np.concatenate(spans), reference.embeddings(inputs)
+        if rows.shape != expected.shape:
+            shapes = f"{list(rows.shape)}, transformers has {list(expected.shape)}"
+            yield Check(
+                stage=stage, measured=f"shape, {_ENCODER_NAMES[role]}", value=shapes, passed=False, files=sealed
+            )
             return
-        cosine, ratio = compare(mine, wanted)
+        cosine, ratio = compare(rows, expected)
         cosines.append(cosine)
         lengths.append(ratio)
     limit = thresholds.encoder_limit(entry.quantization)
-    worst, off = float(np.concatenate(cosines).min()), float(np.median(np.abs(np.concatenate(lengths) - 1)))
-    yield at_least(stage, f"worst cosine, {_NAMES[role]} {entry.quantization}", worst, limit, sealed)
-    yield at_most(stage, f"lengths, {_NAMES[role]}, median off by", off, thresholds.SCALE, sealed)
+    worst, deviation = float(np.concatenate(cosines).min()), float(np.median(np.abs(np.concatenate(lengths) - 1)))
+    yield at_least(stage, f"worst cosine, {_ENCODER_NAMES[role]} {entry.quantization}", worst, limit, sealed)
+    yield at_most(stage, f"lengths, {_ENCODER_NAMES[role]}, median off by", deviation, thresholds.SCALE, sealed)
 
 
 def _logits(
-    bundle: Bundle, reference: Reference, prepared: Sequence[Any], exchanges: Sequence[Exchange], progress: Progress
+    bundle: Bundle, reference: Reference, all_inputs: Sequence[Any], exchanges: Sequence[Exchange], progress: Progress
 ) -> Iterator[Check]:
     path, kinds = bundle.file("model"), _kinds(bundle)
     assert path is not None
-    logs = (reference.logs(i, e.answer) for i, e in zip(prepared, exchanges, strict=True))
-    found = Distributions.made_of(exchanges, logs).divergence(path, exchanges, progress)
+    logs = (reference.logs(i, e.answer) for i, e in zip(all_inputs, exchanges, strict=True))
+    divergence = Distributions.from_log_probabilities(exchanges, logs).divergence(path, exchanges, progress)
     sealed, stage = hashes(bundle, "model", *ENCODERS[:1]), "reference logits"
-    yield at_most(stage, f"mean KL, {' and '.join(kinds)}", found.mean, thresholds.reference_limit(*kinds), sealed)
-    yield at_most(stage, "largest KL", found.largest, None, sealed)
-    yield at_least(stage, "same likeliest token", found.same_top, None, sealed)
+    limit = thresholds.reference_limit(*kinds)
+    yield at_most(stage, f"mean KL, {' and '.join(kinds)}", divergence.mean, limit, sealed)
+    yield at_most(stage, "largest KL", divergence.largest, None, sealed)
+    yield at_least(stage, "same likeliest token", divergence.same_top, None, sealed)
 
 
 def _answers(
-    bundle: Bundle, reference: Reference, prepared: Sequence[Any], exchanges: Sequence[Exchange], progress: Progress
+    bundle: Bundle, reference: Reference, all_inputs: Sequence[Any], exchanges: Sequence[Exchange], progress: Progress
 ) -> Iterator[Check]:
     path = bundle.file("model")
     assert path is not None
     shares = []
     with Model(path, gpu_layers=0, mapped=True) as model, context_for(model, exchanges) as context:
         ends = {token for token in range(model.n_vocab) if model.is_end(token)}
-        for number, (inputs, exchange) in enumerate(zip(prepared, exchanges, strict=True)):
+        for number, (inputs, exchange) in enumerate(zip(all_inputs, exchanges, strict=True)):
             progress("greedy answers", number, len(exchanges))
-            mine, wanted = continuation(context, model, exchange, _GREEDY), reference.greedy(inputs, _GREEDY, ends)
-            same = next((i for i, (a, b) in enumerate(zip(mine, wanted, strict=False)) if a != b), None)
-            whole = max(len(mine), len(wanted), 1)
-            shares.append(1.0 if mine == wanted else (min(len(mine), len(wanted)) if same is None else same) / whole)
+            tokens = continuation(context, model, exchange, _GREEDY_TOKENS)
+            expected = reference.greedy(inputs, _GREEDY_TOKENS, ends)
+            pairs = enumerate(zip(tokens, expected, strict=False))
+            common = next((number for number, (a, b) in pairs if a != b), min(len(tokens), len(expected)))
+            shares.append(1.0 if tokens == expected else common / max(len(tokens), len(expected)))
         progress("greedy answers", len(exchanges), len(exchanges))
     exact = 1.0 if thresholds.is_exact(*_kinds(bundle)) else None
     share = sum(shares) / len(shares)
     sealed = hashes(bundle, "model", *ENCODERS[:1])
-    yield at_least("reference answers", f"same of {_GREEDY} greedy tokens", share, exact, sealed)
+    yield at_least("reference answers", f"same of {_GREEDY_TOKENS} greedy tokens", share, exact, sealed)
 
 
 def _kinds(bundle: Bundle) -> tuple[str, str]:
-    """Types of the language model and of the encoder that looks for it."""
+    """Return the types of the language model and of the encoder that encodes its pictures."""
     model = bundle.manifest.entry("model")
     encoder = next(entry for role in ENCODERS if (entry := bundle.manifest.entry(role)))
     assert model is not None

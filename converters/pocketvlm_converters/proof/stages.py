@@ -1,4 +1,4 @@
-"""The stages of a proof that need no original: each a small function from a bundle to its checks."""
+"""The stages of a proof that do not need the original: one function each, from a bundle to its checks."""
 
 from __future__ import annotations
 
@@ -19,34 +19,38 @@ from pocketvlm_converters.proof.distributions import Distributions
 from pocketvlm_converters.samples.forward import Loaded, SampleExchange
 from pocketvlm_converters.tokenizer import tokens_sha256
 
-ENCODERS: tuple[Role, ...] = ("mmproj", "vision")  # the first that is there looks at the pictures of the prompts
+ENCODERS: tuple[Role, ...] = ("mmproj", "vision")  # the first that exists encodes the pictures of the prompts
 UNKNOWN = "not recorded"
 _TOO_LONG = "no sample fits the context"
-_SOURCE = "pocketvlm.weights_sha256"
+_WEIGHTS_KEY = "pocketvlm.weights_sha256"
 _USER: dict[str, object] = {"role": "user", "content": "What is this?"}
 _ANSWER: dict[str, object] = {"role": "assistant", "content": "A boat."}
 _SYSTEM: dict[str, object] = {"role": "system", "content": "Be brief."}
 
 
-def _seen(text: str, pictures: int) -> dict[str, object]:
-    """A turn of the user with pictures; their pixels play no part in a template."""
+def _user_with_pictures(text: str, pictures: int) -> dict[str, object]:
+    """Return a user's turn with pictures of one pixel: a template does not depend on their pixels."""
     image = {"type": "image", "image": np.zeros((1, 1, 3), np.uint8)}
     return {"role": "user", "content": [*[image] * pictures, {"type": "text", "text": text}]}
 
 
-# Name, messages, pictures. A template may refuse a system turn; all else it must take.
+# Name, messages, number of pictures. A template may refuse a system turn, but must accept the other conversations.
 _CONVERSATIONS: tuple[tuple[str, list[dict[str, object]], int], ...] = (
     ("user", [_USER], 0),
     ("several turns", [_USER, _ANSWER, _USER], 0),
-    ("one picture", [_seen("What is this?", 1)], 1),
-    ("three pictures", [_seen("Compare.", 3)], 3),
-    ("pictures in two turns", [_seen("What is this?", 1), _ANSWER, _seen("And these?", 2)], 3),
-    ("system", [_SYSTEM, _seen("What is this?", 1)], 1),
+    ("one picture", [_user_with_pictures("What is this?", 1)], 1),
+    ("three pictures", [_user_with_pictures("Compare.", 3)], 3),
+    (
+        "pictures in two turns",
+        [_user_with_pictures("What is this?", 1), _ANSWER, _user_with_pictures("And these?", 2)],
+        3,
+    ),
+    ("system", [_SYSTEM, _user_with_pictures("What is this?", 1)], 1),
 )
 
 
 def files(bundle: Bundle) -> Iterator[Check]:
-    """Every file is there, as long as the manifest says and of its hash."""
+    """Check that every file exists, with the size and hash of the manifest."""
     try:
         bundle.verify()
         value, passed = f"{len(bundle.manifest.files)} match", True
@@ -57,7 +61,7 @@ def files(bundle: Bundle) -> Iterator[Check]:
 
 
 def pairing(bundle: Bundle) -> Iterator[Check]:
-    """The headers fit, and all files were made from the same weights."""
+    """Check that the headers match, and that all files were made from the same weights."""
     passed: bool | None = True
     try:
         value = _pair(bundle)
@@ -74,77 +78,76 @@ def pairing(bundle: Bundle) -> Iterator[Check]:
 
 
 def _pair(bundle: Bundle) -> str:
-    """The hash of the weights that all files were made from; raises PairingError where they differ."""
+    """Return the hash of the weights that all files were made from. Raises PairingError if they differ."""
     model = bundle.file("model")
     if model is None:
         raise PairingError("the manifest lists no language model", bundle.path)
     checked = check_files(model, bundle.file("mmproj"), bundle.file("vision"))
-    found = {model.name: checked.model.metadata.get(_SOURCE)}
+    weights = {model.name: checked.model.metadata.get(_WEIGHTS_KEY)}  # hash by file
     layouts = []
     for header in (checked.projector, checked.encoder):
         if header is not None:
-            found[header.path.name] = header.metadata.get(_SOURCE)
+            weights[header.path.name] = header.metadata.get(_WEIGHTS_KEY)
             layouts.append(family_of(header.metadata, header.path))
-    if len(set(found.values())) != 1:
-        told = "; ".join(f"{name} from weights {str(mark)[:12]}" for name, mark in found.items())
-        raise PairingError(told, bundle.path)
+    if len(set(weights.values())) != 1:
+        differing = "; ".join(f"{name} from weights {str(sha256)[:12]}" for name, sha256 in weights.items())
+        raise PairingError(differing, bundle.path)
     if layouts[1:] and layouts[0] != layouts[1]:
-        raise PairingError("its two vision encoders prepare pictures otherwise", bundle.path)
-    mark = found[model.name]
-    return str(mark)[:12] if mark else UNKNOWN
+        raise PairingError("its two vision encoders prepare pictures differently", bundle.path)
+    sha256 = weights[model.name]
+    return str(sha256)[:12] if sha256 else UNKNOWN
 
 
-def tokenizer(bundle: Bundle, wanted: str | None) -> Iterator[Check]:
-    """libllama tokenizes the corpus as the original tokenizer did at the conversion."""
+def tokenizer(bundle: Bundle, expected: str | None) -> Iterator[Check]:
+    """Check that libllama tokenizes the corpus as the original tokenizer did at the conversion."""
     path = bundle.file("model")
     assert path is not None
-    found = tokens_sha256(path)
-    yield _same("tokenizer", "token ids of a corpus", found, wanted, hashes(bundle, "model"))
+    yield _same("tokenizer", "token ids of a corpus", tokens_sha256(path), expected, hashes(bundle, "model"))
 
 
-def template(bundle: Bundle, loaded: Loaded, wanted: str | None) -> Iterator[Check]:
-    """The chat template takes turns and pictures, each picture in its place, and writes what it wrote."""
+def template(bundle: Bundle, loaded: Loaded, expected: str | None) -> Iterator[Check]:
+    """Check that the chat template accepts turns, places every picture, and renders as at the conversion."""
     sealed = hashes(bundle, "model")
     faults = []
-    # Some begin an answer where a question ends, and know no such thing.
-    prompts = "add_generation_prompt" in (loaded.model.chat_template or "")
+    # Some templates always begin the answer after a question, and have no such variable.
+    has_generation_prompt = "add_generation_prompt" in (loaded.model.chat_template or "")
     for name, messages, pictures in _CONVERSATIONS:
         try:
-            asked, told = (loaded.render(messages, asking) for asking in (True, False))
+            prompt, transcript = (loaded.render(messages, asking) for asking in (True, False))
         except PocketVLMError as error:
             if name != "system":
                 faults.append(f"{name}: {error}")
             continue
-        placed = sum(isinstance(span, ImageSpan) for span in asked)
+        placed = sum(isinstance(span, ImageSpan) for span in prompt)
         if placed != pictures:
             faults.append(f"{name}: {placed} places for {pictures} pictures")
-        if prompts and asked == told:
-            faults.append(f"{name}: add_generation_prompt changes nothing")
+        if has_generation_prompt and prompt == transcript:
+            faults.append(f"{name}: add_generation_prompt has no effect")
     if not loaded.model.chat_template:
         faults = ["there is none"]
     value = faults[0] if faults else f"{len(_CONVERSATIONS)} conversations"
     yield Check(stage="template", measured="turns and pictures", value=value, passed=not faults, files=sealed)
-    yield _same("template", "rendered prompts", renders_sha256(loaded), wanted, sealed)
+    yield _same("template", "rendered prompts", renders_sha256(loaded), expected, sealed)
 
 
 def renders_sha256(loaded: Loaded) -> str:
-    """Of what the template makes of some conversations, or of its refusal."""
+    """Return the SHA-256 of the chat template's renderings of all conversations, or of the class of its errors."""
     digest = hashlib.sha256()
     for _, messages, _ in _CONVERSATIONS:
         for asking in (True, False):
             try:
-                told = repr(loaded.render(messages, asking))
+                rendered = repr(loaded.render(messages, asking))
             except PocketVLMError as error:
-                told = type(error).__name__
-            digest.update(told.encode())
+                rendered = type(error).__name__
+            digest.update(rendered.encode())
     return digest.hexdigest()
 
 
-def encoders(bundle: Bundle, asked: Sequence[SampleExchange], progress: Progress) -> Iterator[Check]:
-    """Both encoders see the same, for every size of picture. `asked` holds what the first one saw."""
+def encoders(bundle: Bundle, exchanges: Sequence[SampleExchange], progress: Progress) -> Iterator[Check]:
+    """Check that both encoders give the same embeddings, for every picture size. `exchanges` has the first one's."""
     paths = [path for role in ENCODERS if (path := bundle.file(role))]
     sealed = hashes(bundle, *ENCODERS)
-    if len(paths) < 2 or not asked:
+    if len(paths) < 2 or not exchanges:
         value = _TOO_LONG if paths[1:] else f"{paths[0].name} is the only one" if paths else "there is none"
         yield Check(stage="encoders", measured="libmtmd against onnxruntime", value=value, passed=None, files=sealed)
         return
@@ -155,51 +158,54 @@ def encoders(bundle: Bundle, asked: Sequence[SampleExchange], progress: Progress
     worst: dict[str, float] = {}
     ratios = []
     with Loaded(model, paths[1]) as other:
-        for number, (sample, exchange) in enumerate(asked):
-            progress("encoders", number, len(asked))
-            for one, two in zip(exchange.spans, other.exchange(sample).spans, strict=True):
-                height, width = sample.pictures[one.picture].shape[:2]
+        for number, (sample, exchange) in enumerate(exchanges):
+            progress("encoders", number, len(exchanges))
+            for first, second in zip(exchange.spans, other.exchange(sample).spans, strict=True):
+                height, width = sample.pictures[first.picture].shape[:2]
                 size = f"{width}x{height}"
-                cosines, lengths = compare(one.rows, two.rows)
+                cosines, lengths = compare(first.rows, second.rows)
                 worst[size] = float(np.minimum(worst.get(size, 1.0), cosines.min()))  # NaN stays NaN
                 ratios.append(lengths)
-        progress("encoders", len(asked), len(asked))
+        progress("encoders", len(exchanges), len(exchanges))
     for size, cosine in worst.items():
         yield at_least("encoders", f"worst cosine, {size}", cosine, limit, sealed)
-    off = float(np.median(np.abs(np.concatenate(ratios) - 1)))
-    yield at_most("encoders", "lengths, median off by", off, thresholds.SCALE, sealed)
+    deviation = float(np.median(np.abs(np.concatenate(ratios) - 1)))
+    yield at_most("encoders", "lengths, median off by", deviation, thresholds.SCALE, sealed)
 
 
 def language(
-    bundle: Bundle, asked: Sequence[SampleExchange], before: float | None, progress: Progress
+    bundle: Bundle, exchanges: Sequence[SampleExchange], at_conversion: float | None, progress: Progress
 ) -> Iterator[Check]:
-    """The quantized language model expects what the original did, over the answers to questions about pictures."""
+    """Check that the quantized language model predicts the answers to questions about pictures as the original does.
+
+    `at_conversion` is the mean KL divergence in nats that the conversion measured.
+    """
     path, original, entry = bundle.file("model"), bundle.file("proof"), bundle.manifest.entry("model")
     assert path is not None and entry is not None
     sealed = hashes(bundle, "model", "proof", *ENCODERS)
     measured = f"mean KL, {entry.quantization}"
-    if original is None or not asked:
-        told = UNKNOWN if asked else _TOO_LONG
-        yield Check(stage="language", measured=measured, value=told, passed=None, files=sealed)
+    if original is None or not exchanges:
+        reason = UNKNOWN if exchanges else _TOO_LONG
+        yield Check(stage="language", measured=measured, value=reason, passed=None, files=sealed)
         return
     try:
-        found = Distributions.load(original).divergence(path, [e for _, e in asked], progress)
+        divergence = Distributions.load(original).divergence(path, [e for _, e in exchanges], progress)
     except PocketVLMError as error:
         yield Check(stage="language", measured=measured, value=str(error), passed=False, files=sealed)
         return
-    yield at_most("language", measured, found.mean, thresholds.language_limit(entry.quantization), sealed)
-    yield at_most("language", "largest KL", found.largest, None, sealed)
+    yield at_most("language", measured, divergence.mean, thresholds.language_limit(entry.quantization), sealed)
+    yield at_most("language", "largest KL", divergence.largest, None, sealed)
     exact = thresholds.TOP_FLOAT if entry.quantization in ("F32", "F16") else None
-    yield at_least("language", "same likeliest token", found.same_top, exact, sealed)
-    if before is not None:
-        limit = before * thresholds.GROWTH + thresholds.SLACK
-        yield at_most("language", "mean KL beside that then", found.mean, limit, sealed)
+    yield at_least("language", "same likeliest token", divergence.same_top, exact, sealed)
+    if at_conversion is not None:
+        limit = at_conversion * thresholds.GROWTH + thresholds.SLACK
+        yield at_most("language", "mean KL, against that at conversion", divergence.mean, limit, sealed)
 
 
 def compare(
     one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Cosine and ratio of lengths, token by token."""
+    """Return the cosine and the ratio of lengths of each token's embeddings, float64 [tokens] both."""
     a, b = one.astype(np.float64), other.astype(np.float64)
     lengths = np.maximum(np.linalg.norm(a, axis=1), 1e-30), np.maximum(np.linalg.norm(b, axis=1), 1e-30)
     return np.einsum("ij,ij->i", a, b) / (lengths[0] * lengths[1]), lengths[0] / lengths[1]
@@ -216,17 +222,17 @@ def at_most(stage: str, measured: str, value: float, limit: float | None, sealed
 
 
 def hashes(bundle: Bundle, *roles: Role) -> tuple[str, ...]:
-    """SHA-256 of the files in these roles, with the weights that lie beside an ONNX file."""
-    wanted = {*roles, "data"} if "vision" in roles else set(roles)
-    return tuple(entry.sha256 for entry in bundle.manifest.files if entry.role in wanted)
+    """Return the SHA-256 of the files in these roles, with the separate weights of an ONNX file."""
+    all_roles = {*roles, "data"} if "vision" in roles else set(roles)
+    return tuple(entry.sha256 for entry in bundle.manifest.files if entry.role in all_roles)
 
 
-def _same(stage: str, measured: str, found: str, wanted: str | None, sealed: tuple[str, ...]) -> Check:
-    passed = None if wanted is None else found == wanted
+def _same(stage: str, measured: str, sha256: str, expected: str | None, sealed: tuple[str, ...]) -> Check:
+    passed = None if expected is None else sha256 == expected
     value = {None: UNKNOWN, True: "as converted", False: "other than converted"}[passed]
     return Check(stage=stage, measured=measured, value=value, passed=passed, files=sealed)
 
 
 def _short(value: float) -> float | str:
-    """Six digits: more would tell two runs of the same files apart. JSON has no NaN and no infinity."""
+    """Round to six digits, because more would differ between two runs of the same files. JSON cannot hold NaN."""
     return float(f"{value:.6g}") if math.isfinite(value) else str(value)

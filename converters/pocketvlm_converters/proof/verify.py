@@ -1,4 +1,4 @@
-"""What a bundle is worth: does it still do what the checkpoint does? Stage by stage, into one table."""
+"""Check, stage by stage, that a bundle behaves as its checkpoint does."""
 
 from __future__ import annotations
 
@@ -17,47 +17,47 @@ from pocketvlm_converters.proof import stages
 from pocketvlm_converters.samples.forward import Loaded, SampleExchange
 from pocketvlm_converters.samples.sets import proof_samples
 
-_NOTHING = Proof(tokens_sha256=None, renders_sha256=None, divergence=None)  # of a bundle that was never proven
-_STAGES = ("files", "pairing", "tokenizer", "template", "encoders", "language")  # in their order
+_NO_PROOF = Proof(tokens_sha256=None, renders_sha256=None, divergence=None)  # for a bundle that was never proven
+_STAGES = ("files", "pairing", "tokenizer", "template", "encoders", "language")  # in the order of their checks
 _PACKAGES = ("pocketvlm", "llama-cpp-python", "gguf")
 _ADVICE = {
-    "files": "a file is damaged or was replaced: get the bundle again",
-    "pairing": "a file was made from another checkpoint: convert all of them together",
-    "tokenizer": "this libllama splits text otherwise, or the vocabulary was changed: convert again with it",
-    "template": "the chat template was changed, or the runtime reads it otherwise: convert again",
+    "files": "a file is damaged or was replaced: convert or download the bundle again",
+    "pairing": "a file was made from another checkpoint: convert all files together",
+    "tokenizer": "this libllama tokenizes differently, or the vocabulary was changed: convert again",
+    "template": "the chat template was changed, or the runtime renders it differently: convert again",
     "encoders": "the two vision encoders disagree: convert with --mmproj f16 or --onnx fp32 to see which is wrong",
-    "preprocessing": "pictures or prompts reach the model otherwise than in transformers",
-    "reference encoders": "vision encoder or projector deviate: see whether --mmproj f32 --onnx fp32 do, too",
-    "reference logits": "the language model deviates: see whether --quantize f32 does, too",
-    "reference answers": "the answers deviate: see whether --quantize f32 --mmproj f32 do, too",
-    "language": "quantization costs too much: take a larger type, or the file is not the one that was converted",
+    "preprocessing": "the model's input (pixels or prompt tokens) differs from that in transformers",
+    "reference encoders": "the vision encoder or projector deviates: check whether --mmproj f32 --onnx fp32 does, too",
+    "reference logits": "the language model deviates: check whether --quantize f32 does, too",
+    "reference answers": "the answers deviate: check whether --quantize f32 --mmproj f32 does, too",
+    "language": "quantization changes the predictions too much: use a larger type, or check that no file was replaced",
 }
 
 
 def verify(path: str | Path, reference: str | Path | None = None, *, progress: Progress = silent) -> list[Run]:
-    """Check a bundle against its manifest and what its conversion wrote down, then against transformers running the
-    checkpoint at `reference`, if that is given and the first run finds nothing. Writes nothing.
+    """Check a bundle against its manifest and the records of its conversion. Writes nothing.
 
-    Raises ModelError leaves where there is no bundle to check, NativeLibraryError where transformers or torch is
-    missing; what is wrong with a bundle is in the checks.
+    With `reference`, the path of the checkpoint, a second run compares it with transformers, if no check has failed.
+    Faults of the bundle are in the checks. Raises a ModelError if there is no bundle, NativeLibraryError if
+    transformers or torch is missing, CheckpointError if transformers cannot load the checkpoint.
     """
     bundle = Bundle(path, check=False)
     if reference is not None:
         from pocketvlm_converters.proof.reference import Reference, checks
 
         original = Reference(Path(reference))
-    runs = [_examine_apart(bundle, progress)]
+    runs = [_examine_in_subprocess(bundle, progress)]
     if reference is not None and runs[0].deviation is None:
-        found = tuple(_guarded("preprocessing", checks(bundle, original, progress)))
-        more = versions("torch", "transformers")
-        runs.append(Run(against="reference", versions=more, checks=found, reference=original.sha256))
+        comparisons = tuple(_guarded("preprocessing", checks(bundle, original, progress)))
+        packages = versions("torch", "transformers")
+        runs.append(Run(against="reference", versions=packages, checks=comparisons, reference=original.sha256))
     return runs
 
 
 def write(path: str | Path, run: Run) -> None:
-    """Put a run into the manifest, in place of an earlier one of its kind. Raises OutputError."""
+    """Write a run to the manifest, where it replaces the earlier one of its kind. Raises OutputError."""
     bundle = Bundle(path, check=False)
-    proof = bundle.manifest.proof or _NOTHING
+    proof = bundle.manifest.proof or _NO_PROOF
     try:
         bundle.manifest.model_copy(update={"proof": proof.with_run(run)}).write(bundle.path)
     except OSError as error:
@@ -65,54 +65,54 @@ def write(path: str | Path, run: Run) -> None:
 
 
 def advice(check: Check) -> str:
-    """What deviates and what to do about it, in a line."""
+    """Return one line about a failed check: what deviates, and what to do about it."""
     limit = f", must be {check.limit}" if check.limit else ""
     return f"{check.stage}: {check.measured}: {check.shown}{limit}; {_ADVICE[check.stage]}"
 
 
 def versions(*more: str) -> dict[str, str]:
-    """Of the packages that a result depends on."""
-    found = {"onnxruntime": onnx.version()}
+    """Return the versions of the packages that a result depends on, and of `more` packages."""
+    installed = {"onnxruntime": onnx.version()}
     for package in (*_PACKAGES, *more):
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return dict(sorted(found.items()))
+            installed[package] = importlib.metadata.version(package)
+    return dict(sorted(installed.items()))
 
 
-def examine(bundle: Bundle, asked: list[SampleExchange] | None = None, progress: Progress = silent) -> Run:
-    """All checks that need no original; `asked` are the proof samples, where they are at hand."""
-    return Run(against="itself", versions=versions(), checks=tuple(_checks(bundle, asked, progress)))
+def examine(bundle: Bundle, exchanges: list[SampleExchange] | None = None, progress: Progress = silent) -> Run:
+    """Run all checks that do not need the original. `exchanges` are the proof samples, if they are already encoded."""
+    return Run(against="itself", versions=versions(), checks=tuple(_checks(bundle, exchanges, progress)))
 
 
-def _examine_apart(bundle: Bundle, progress: Progress) -> Run:
-    """The same in a process of its own: where native code aborts, that is a check that failed."""
+def _examine_in_subprocess(bundle: Bundle, progress: Progress) -> Run:
+    """Run the checks in another process, so that an abort in native code becomes a failed check."""
     with tempfile.TemporaryDirectory() as folder:
-        told = Path(folder) / "checks.jsonl"
-        reason = subprocess_task.run(__name__, bundle.path, told, progress=progress)
-        lines = told.read_text("utf-8").splitlines() if told.exists() else []
+        output = Path(folder) / "checks.jsonl"
+        reason = subprocess_task.run(__name__, bundle.path, output, progress=progress)
+        lines = output.read_text("utf-8").splitlines() if output.exists() else []
     checks = [Check.model_validate_json(line) for line in lines]
     if reason is not None:
-        reached = _STAGES.index(checks[-1].stage) + 1 if checks else 0
-        checks.append(_failed(_STAGES[min(reached, len(_STAGES) - 1)], reason))
+        next_stage = _STAGES.index(checks[-1].stage) + 1 if checks else 0
+        checks.append(_failed(_STAGES[min(next_stage, len(_STAGES) - 1)], reason))
     return Run(against="itself", versions=versions(), checks=tuple(checks))
 
 
-def _tell_checks(bundle: Path, told: Path, progress: Progress) -> None:
-    with told.open("w", encoding="utf-8") as file:
+def _write_checks(bundle: Path, output: Path, progress: Progress) -> None:
+    with output.open("w", encoding="utf-8") as file:
         for check in _checks(Bundle(bundle, check=False), None, progress):
             print(check.model_dump_json(), file=file, flush=True)
 
 
-def _checks(bundle: Bundle, asked: list[SampleExchange] | None, progress: Progress) -> Iterator[Check]:
+def _checks(bundle: Bundle, exchanges: list[SampleExchange] | None, progress: Progress) -> Iterator[Check]:
     progress("files", 0, 1)
-    # Where these fail, native code must not see the files, and what it would measure means nothing.
+    # If one of these fails, native code must not read the files, and its measurements would be meaningless.
     for stage in (stages.files, stages.pairing):
         for check in stage(bundle):
             yield check
             if check.passed is False:
                 return
     progress("files", 1, 1)
-    proof = bundle.manifest.proof or _NOTHING
+    proof = bundle.manifest.proof or _NO_PROOF
     yield from _guarded("tokenizer", stages.tokenizer(bundle, proof.tokens_sha256))
     model, encoder = bundle.file("model"), encoder_of(bundle)
     assert model is not None
@@ -121,16 +121,16 @@ def _checks(bundle: Bundle, asked: list[SampleExchange] | None, progress: Progre
     try:
         with Loaded(model, encoder) as loaded:
             yield from _guarded("template", stages.template(bundle, loaded, proof.renders_sha256))
-            asked = loaded.asked(proof_samples(), progress) if asked is None else asked
+            exchanges = loaded.asked(proof_samples(), progress) if exchanges is None else exchanges
     except PocketVLMError as error:
         yield _failed("encoders", error)
         return
-    yield from _guarded("encoders", stages.encoders(bundle, asked, progress))
-    yield from _guarded("language", stages.language(bundle, asked, proof.divergence, progress))
+    yield from _guarded("encoders", stages.encoders(bundle, exchanges, progress))
+    yield from _guarded("language", stages.language(bundle, exchanges, proof.divergence, progress))
 
 
 def _guarded(stage: str, checks: Iterator[Check]) -> Iterator[Check]:
-    """A stage that cannot run has failed; those after it may tell more."""
+    """Turn an error into a failed check of the stage; the stages after it still run."""
     try:
         yield from checks
     except PocketVLMError as error:
@@ -142,9 +142,9 @@ def _failed(stage: str, reason: object) -> Check:
 
 
 def encoder_of(bundle: Bundle) -> Path | None:
-    """The one that looks at the pictures of the prompts."""
+    """Return the vision encoder that encodes the pictures of the prompts."""
     return next((path for role in stages.ENCODERS if (path := bundle.file(role))), None)
 
 
 if __name__ == "__main__":
-    subprocess_task.main(_tell_checks)
+    subprocess_task.main(_write_checks)

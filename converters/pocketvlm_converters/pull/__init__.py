@@ -1,1 +1,1 @@
-"""From the hub to a bundle: the one part of pocketvlm that uses the network, and only when it is told to."""
+"""Download from the hub and make a bundle: the only part of pocketvlm that uses the network, on explicit request."""

@@ -1,25 +1,25 @@
-"""A bundle of ready GGUF files: they are checked as a pair, and sealed as they are."""
+"""Make a bundle of ready GGUF files, which are checked as a pair and not changed."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import shutil
 from pathlib import Path
 
-from pocketvlm.files.bundle import Bundle, FileEntry, Manifest, Role, Source, sha256_of
+from pocketvlm.files.bundle import Bundle, FileEntry, Manifest, Role, sha256_of
 from pocketvlm.files.gguf_header import projector_type
 from pocketvlm.vision.compatibility import check_files, named_family
 from pocketvlm_converters.atomic import check_target, new_folder
+from pocketvlm_converters.checkpoint.folder import source_of
 from pocketvlm_converters.pull.hub import Listing
 from pocketvlm_converters.pull.select_files import Pair
 
 
 def bundle_pair(listing: Listing, pair: Pair, folder: Path, output: Path, force: bool) -> Bundle:
-    """From `folder` to the new bundle `output`, without a copy where the system has hard links.
+    """Make the bundle `output` of the files in `folder`, with hard links where the file system supports them.
 
-    Raises ModelError leaves where the files are no pair, OutputError.
+    Raises OutputError, and a ModelError if the files are not a pair.
     """
     check_target(output, None, force)
     checked = check_files(folder / pair.model.name, folder / pair.mmproj.name, None)
@@ -30,28 +30,26 @@ def bundle_pair(listing: Listing, pair: Pair, folder: Path, output: Path, force:
         ("model", pair.model.name, pair.quantization),
         ("mmproj", pair.mmproj.name, pair.projector),
     )
-    with new_folder(output, force) as made:
+    with new_folder(output, force) as bundle:
         entries = []
         for role, name, kind in parts:
-            _link(folder / name, made / name)
-            size, sha256 = (made / name).stat().st_size, sha256_of(made / name)
+            _link(folder / name, bundle / name)
+            size, sha256 = (bundle / name).stat().st_size, sha256_of(bundle / name)
             entries.append(FileEntry(name=name, role=role, quantization=kind, size=size, sha256=sha256))
-        files = {entry.name: entry.sha256 for entry in entries}
-        listed = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(files.items()))
         Manifest(
             name=output.name,
             family=family[0] if family else projector_type(metadata) or "",
             architecture=checked.model.architecture,
             files=tuple(entries),
-            source=Source(name=listing.repository, sha256=hashlib.sha256(listed.encode()).hexdigest(), files=files),
+            source=source_of(listing.repository, {entry.name: entry.sha256 for entry in entries}),
             versions={"pocketvlm": importlib.metadata.version("pocketvlm")},
             notes=(f"ready GGUF files of {listing.repository} at {listing.commit}: nothing was proven",),
-        ).write(made)
+        ).write(bundle)
     return Bundle(output)
 
 
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # a file system without
+    except OSError:  # e.g. a file system without hard links
         shutil.copyfile(source, target)

@@ -1,4 +1,7 @@
-"""The whole way: choose, check the room, download, then convert or bundle. All or nothing, but a download goes on."""
+"""Pull a model: choose its files, check the disk space, download them, then convert them or bundle them as they are.
+
+The bundle appears when it is complete, or not at all; an interrupted download is resumed.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from pocketvlm.errors import CheckpointError, DownloadError, OutputError
 from pocketvlm.files.bundle import Bundle
 from pocketvlm.files.locate import MODELS, REPOSITORY
 from pocketvlm.system.machine import data_folder
-from pocketvlm_converters.atomic import check_target, writing
+from pocketvlm_converters.atomic import check_target, os_errors_as_output_errors
 from pocketvlm_converters.catalog.entry import Entry, Types, find_entry
 from pocketvlm_converters.checkpoint.config import Section, parse_object
 from pocketvlm_converters.checkpoint.files import read_limited
-from pocketvlm_converters.checkpoint.folder import largest
+from pocketvlm_converters.checkpoint.folder import size_limit
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.families import check_model_type
 from pocketvlm_converters.progress import Progress, silent
@@ -26,15 +29,16 @@ from pocketvlm_converters.pull.gguf_pair import bundle_pair
 from pocketvlm_converters.pull.hub import Hub, Listing, RemoteFile
 from pocketvlm_converters.quantization.quantize import bundle_types
 
-_DEFAULT = Types(quantize="Q4_K_M", mmproj="q8_0", onnx="int8")
-_LOCK = ".lock"  # in the folder of the download, while a pull is at work there
-_CONVERTERS = ("onnx", "tokenizers")
-_CONVERTED = 2.2  # times the checkpoint: it once more for a while, what is made of it, and some air
+_DEFAULT_TYPES = Types(quantize="Q4_K_M", mmproj="q8_0", onnx="int8")
+_LOCK = ".lock"  # in the folder of the downloads, while a pull runs
+_CONVERTER_PACKAGES = ("onnx", "tokenizers")
+# Disk space of a conversion as a multiple of the checkpoint: a temporary copy of it, the bundle, and a reserve.
+_CONVERSION_SPACE = 2.2
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to pull: a name of the catalogue or of the hub. None leaves a type to the catalogue's recommendation."""
+    """What to pull: `name` is an id of the catalogue or a repository. Types that are None are the recommended ones."""
 
     name: str
     output: Path | None = None
@@ -44,28 +48,31 @@ class Wanted:
     mmproj: str | None = None
     onnx: str | None = None
     force: bool = False
-    keep: bool = False  # the downloaded files, too
+    keep: bool = False  # keep the downloaded files
 
 
 def pull(wanted: Wanted, progress: Progress = silent, say: Callable[[str], None] = lambda _: None) -> Bundle:
-    """Raises DownloadError, ConversionError or ModelError leaves; then there is no bundle, and the download is kept."""
+    """Pull a model and return its bundle. `say` gets messages for the user.
+
+    Raises DownloadError, a ConversionError or a ModelError; then there is no bundle, and the download is kept.
+    """
     entry = find_entry(wanted.name)
     hub = Hub()
     ready = wanted.gguf or (entry is not None and str(entry.gguf).casefold() == wanted.name.casefold())
     repository = _repository(wanted.name, entry, ready)
-    output = (wanted.output or place_of(entry.id if entry else repository)).absolute()
+    output = (wanted.output or pulled_folder(entry.id if entry else repository)).absolute()
     if wanted.output or output.parent.is_dir():
         check_target(output, None, wanted.force)
     listing = hub.listing(repository, wanted.revision)
     if not wanted.gguf and "config.json" not in listing.files and select_files.ggufs(listing):
         ready = True
-    types = entry.types if entry else _DEFAULT
+    types = entry.types if entry else _DEFAULT_TYPES
     downloads = output.with_name(f".{output.name}.download")
     folder = downloads / listing.commit / repository.rpartition("/")[2]
-    with writing(downloads), _alone(downloads):
-        _only(downloads, listing.commit)
-        way = _Way(hub, listing, folder, output, progress, say)
-        bundle = way.ready(wanted, types) if ready else way.converted(wanted, types)
+    with os_errors_as_output_errors(downloads), _locked(downloads):
+        _remove_other_commits(downloads, listing.commit)
+        task = _Pull(hub, listing, folder, output, progress, say)
+        bundle = task.bundle_ready_files(wanted, types) if ready else task.convert_checkpoint(wanted, types)
         if wanted.keep:
             say(f"kept {folder}")
         else:
@@ -73,38 +80,42 @@ def pull(wanted: Wanted, progress: Progress = silent, say: Callable[[str], None]
     return bundle
 
 
-def place_of(name: str) -> Path:
-    """Where a model lies that was pulled by this name."""
+def pulled_folder(name: str) -> Path:
+    """Return the default folder of a model that was pulled by this name."""
     return data_folder() / MODELS / name
 
 
 def name_of(bundle: Bundle) -> str:
-    """What `pocketvlm chat --model` takes: its name where pulled models lie, else its path."""
-    home = place_of("")
-    return bundle.path.relative_to(home).as_posix() if bundle.path.is_relative_to(home) else str(bundle.path)
+    """Return what `pocketvlm chat --model` accepts: the name of a bundle in the default folder, else its path."""
+    folder = pulled_folder("")
+    return bundle.path.relative_to(folder).as_posix() if bundle.path.is_relative_to(folder) else str(bundle.path)
 
 
 def _repository(name: str, entry: Entry | None, ready: bool) -> str:
-    found = (entry.gguf if ready else entry.repository) if entry else name
-    if found is None:
-        held = "no ready GGUF files are known of it" if ready else "it is in the box already"
-        raise DownloadError(held, name)
-    if not REPOSITORY.fullmatch(found):
-        raise DownloadError("is neither in the catalogue (pocketvlm models) nor a name of the hub, as owner/name", name)
-    return found
+    repository = (entry.gguf if ready else entry.repository) if entry else name
+    if repository is None:
+        raise DownloadError(
+            "has no known ready GGUF files" if ready else "comes with pocketvlm; no need to pull it", name
+        )
+    if not REPOSITORY.fullmatch(repository):
+        raise DownloadError("is neither an id of the catalogue (see pocketvlm models) nor owner/name of the hub", name)
+    return repository
 
 
 @contextmanager
-def _alone(downloads: Path) -> Iterator[None]:
-    """Makes the folder, and removes it where nothing is left. Raises DownloadError where another pull is at work."""
-    from filelock import FileLock, Timeout  # of the same extra as the Hub, which comes before
+def _locked(downloads: Path) -> Iterator[None]:
+    """Create and lock the folder; remove it at the end if it contains only the lock.
+
+    Raises DownloadError if another pull has locked it.
+    """
+    from filelock import FileLock, Timeout  # in the same extra as huggingface_hub, which Hub has already imported
 
     downloads.mkdir(parents=True, exist_ok=True)
     lock = FileLock(downloads / _LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise DownloadError("another pull is at work there", str(downloads)) from None
+        raise DownloadError("another pull uses this folder; wait for its end", str(downloads)) from None
     try:
         yield
     finally:
@@ -113,18 +124,19 @@ def _alone(downloads: Path) -> Iterator[None]:
         lock.release()
 
 
-def _only(downloads: Path, commit: str) -> None:
-    """Nothing of another commit is left in the way."""
-    for other in downloads.iterdir():
-        if other.is_dir() and not other.is_symlink():
-            if other.name != commit:
-                shutil.rmtree(other)
-        elif other.name != _LOCK:
-            other.unlink()
+def _remove_other_commits(downloads: Path, commit: str) -> None:
+    for path in downloads.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            if path.name != commit:
+                shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
 
 
 @dataclass(frozen=True)
-class _Way:
+class _Pull:
+    """One pull: files of `listing` are downloaded to `folder`, and `output` is the new bundle."""
+
     hub: Hub
     listing: Listing
     folder: Path
@@ -132,21 +144,21 @@ class _Way:
     progress: Progress
     say: Callable[[str], None]
 
-    def ready(self, wanted: Wanted, types: Types) -> Bundle:
+    def bundle_ready_files(self, wanted: Wanted, types: Types) -> Bundle:
         if wanted.onnx and wanted.onnx.lower() != "none":
-            raise DownloadError("ready GGUF files have no ONNX encoder: leave out --onnx", self.listing.repository)
+            raise DownloadError("ready GGUF files have no ONNX encoder; omit --onnx", self.listing.repository)
         pair = select_files.pair(self.listing, wanted.quantize, wanted.mmproj, (types.quantize,))
         self._download(pair.files, converted=False)
         return bundle_pair(self.listing, pair, self.folder, self.output, wanted.force)
 
-    def converted(self, wanted: Wanted, types: Types) -> Bundle:
-        if missing := [name for name in _CONVERTERS if find_spec(name) is None]:
-            known = " or take ready GGUF files with --gguf" if select_files.ggufs(self.listing) else ""
-            reason = f"{missing[0]} is missing to convert it: pip install 'pocketvlm[convert]'{known}"
+    def convert_checkpoint(self, wanted: Wanted, types: Types) -> Bundle:
+        if missing := [name for name in _CONVERTER_PACKAGES if find_spec(name) is None]:
+            alternative = ", or use ready GGUF files with --gguf" if select_files.ggufs(self.listing) else ""
+            reason = f"conversion needs {missing[0]}: pip install 'pocketvlm[convert]'{alternative}"
             raise DownloadError(reason, self.listing.repository)
-        given = {name: getattr(wanted, name) for name in Types.model_fields}
-        chosen = types.model_copy(update={name: value for name, value in given.items() if value is not None})
-        bundle_types(chosen.quantize, chosen.mmproj, chosen.onnx)
+        requested = {name: getattr(wanted, name) for name in Types.model_fields}
+        chosen = types.model_copy(update={name: value for name, value in requested.items() if value is not None})
+        bundle_types(chosen.quantize, chosen.mmproj, chosen.onnx)  # fail before the download
         for file in select_files.side_files(self.listing):
             self.hub.download(self.listing, file, self.folder)
         self._check_family()
@@ -154,32 +166,32 @@ class _Way:
         return convert(self.folder, self.output, **chosen.model_dump(), force=wanted.force, progress=self.progress)
 
     def _check_family(self) -> None:
-        """Raises CheckpointError, and leaves nothing, as running it again would not help."""
+        """Raise CheckpointError for an unknown family, and remove the download: it could not be converted later."""
         config = self.folder / "config.json"
         try:
-            check_model_type(Section(parse_object(read_limited(config, largest(config.name)), config), config))
+            check_model_type(Section(parse_object(read_limited(config, size_limit(config.name)), config), config))
         except CheckpointError as error:
             shutil.rmtree(self.folder.parent, ignore_errors=True)
             raise CheckpointError(error.message, f"{self.listing.repository}/{config.name}") from None
 
     def _download(self, files: tuple[RemoteFile, ...] | list[RemoteFile], converted: bool) -> None:
         size = sum(file.size for file in files)
-        here = sum(self._have(file) for file in files)
-        room = size - here + (int(_CONVERTED * size) if converted else 0)
-        free = shutil.disk_usage(_nearest(self.folder)).free
-        if room > free:
+        downloaded = sum(self._downloaded_size(file) for file in files)
+        needed = size - downloaded + (int(_CONVERSION_SPACE * size) if converted else 0)
+        free = shutil.disk_usage(_existing_folder(self.folder)).free
+        if needed > free:
             use = " to download and convert" if converted else ""
-            raise OutputError(f"needs about {room / 1e9:.1f} GB{use}, {free / 1e9:.1f} GB are free", self.output)
-        left = f", {here / 1e6:,.1f} MB of it are here already" if here else ""
-        self.say(f"{self.listing.repository} at {self.listing.commit[:12]}: {size / 1e6:,.1f} MB{left}")
+            raise OutputError(f"needs about {needed / 1e9:.1f} GB{use}; {free / 1e9:.1f} GB are free", self.output)
+        resumed = f", of which {downloaded / 1e6:,.1f} MB are already downloaded" if downloaded else ""
+        self.say(f"{self.listing.repository} at {self.listing.commit[:12]}: {size / 1e6:,.1f} MB{resumed}")
         for file in files:
             self.hub.download(self.listing, file, self.folder, self.progress)
 
-    def _have(self, file: RemoteFile) -> int:
+    def _downloaded_size(self, file: RemoteFile) -> int:
         paths = (self.folder / file.name, self.folder / f"{file.name}.part")
         return min(file.size, next((path.stat().st_size for path in paths if path.exists()), 0))
 
 
-def _nearest(path: Path) -> Path:
-    """The lowest of its folders that is there."""
-    return path if path.is_dir() else _nearest(path.parent)
+def _existing_folder(path: Path) -> Path:
+    """Return `path`, or its nearest parent that exists."""
+    return path if path.is_dir() else _existing_folder(path.parent)

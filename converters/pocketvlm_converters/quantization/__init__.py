@@ -1,1 +1,1 @@
-"""Types of the weights, and the importance matrices that some of them need."""
+"""Quantization types, and the importance matrices that some of them need."""

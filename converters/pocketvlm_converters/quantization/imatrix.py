@@ -1,7 +1,7 @@
-"""Importance matrices: how much each column of a matrix matters, as the mean of its squared inputs.
+"""Importance matrices: for each column of a weight matrix, the mean of its squared inputs.
 
-Reads the two formats of llama.cpp's tools/imatrix: GGUF, and the older one, which most files on the hub have. Writes
-the first.
+Both formats of llama.cpp's tools/imatrix are read: GGUF, and the legacy format that most files on the hub have. GGUF is
+written.
 """
 
 from __future__ import annotations
@@ -23,72 +23,76 @@ from pocketvlm_converters.weights import Weight
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _LAYERS = "blk."
-_MOST_ENTRIES, _LONGEST_NAME, _MOST_VALUES = 1 << 17, 255, 1 << 26  # of the older format, which has no other marks
+# Limits of the legacy format, which has no magic number: beyond them a file is something else.
+_MAX_ENTRIES, _MAX_NAME_LENGTH, _MAX_VALUES = 1 << 17, 255, 1 << 26
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """`means` are float32 [in], or [experts * in], by the names of a GGUF file's tensors; `sha256` is the file's."""
+    """`means` maps names of GGUF tensors to float32 [in] or [experts * in]; `sha256` is the hash of the file `path`."""
 
     path: Path
     sha256: str
     means: Mapping[str, npt.NDArray[np.float32]]
 
     def check_fits(self, weights: Iterable[Weight]) -> None:
-        """Raises QuantizationError naming the tensor where this is the matrix of another model."""
+        """Raise QuantizationError, naming a tensor, if this is the matrix of another model."""
         counts = column_counts(weights)
         for name, values in self.means.items():
             if name not in counts:
                 if name.startswith(_LAYERS):
-                    raise self._other(f"it is about {name}, which this model does not have")
+                    raise self._wrong_model(f"it has {name}, the model does not")
             elif values.size != counts[name]:
-                raise self._other(f"its {name} has {values.size:,} columns, the model's {counts[name]:,}")
-        left = next((name for name in counts if name not in self.means), None)
-        if left is not None:
-            raise self._other(f"it says nothing about {left}")
+                raise self._wrong_model(f"its {name} has {values.size:,} columns, the model's has {counts[name]:,}")
+        missing = next((name for name in counts if name not in self.means), None)
+        if missing is not None:
+            raise self._wrong_model(f"it lacks {missing}")
 
     def save(self, path: Path) -> None:
-        """As `quantize_gguf` takes it. What is about no matrix is left out; numpy has arguments of its own by name."""
+        """Write the .npz file that `quantize_gguf` reads."""
         with path.open("wb") as file:
+            # Only weights: any other name could be one of savez's own keyword arguments.
             weights = {name: values for name, values in self.means.items() if name.endswith(".weight")}
             np.savez(file, allow_pickle=False, **weights)
 
-    def _other(self, reason: str) -> QuantizationError:
+    def _wrong_model(self, reason: str) -> QuantizationError:
         return QuantizationError(f"is the importance matrix of another model: {reason}", self.path)
 
 
 def column_counts(weights: Iterable[Weight]) -> dict[str, int]:
-    """The matrices that an importance matrix is about, and how many columns each has, those of all experts."""
-    found = {w.name: w.tensor.shape for w in weights if w.is_matrix and not w.exact and w.name.startswith(_LAYERS)}
-    return {name: shape[-1] * (shape[0] if len(shape) > 2 else 1) for name, shape in found.items()}
+    """Return the matrices that an importance matrix must cover, with the number of columns of all their experts."""
+    shapes = {w.name: w.tensor.shape for w in weights if w.is_matrix and not w.exact and w.name.startswith(_LAYERS)}
+    return {name: shape[-1] * (shape[0] if len(shape) > 2 else 1) for name, shape in shapes.items()}
 
 
 def read_matrix(path: Path) -> Matrix:
-    """Either format. Raises QuantizationError where it is no importance matrix, truncated, or has impossible values."""
+    """Read either format. Raises QuantizationError for another kind of file, a truncated file and impossible values."""
     try:
         with path.open("rb") as file:
             is_gguf = file.read(4) == b"GGUF"
-        means = _read_gguf(path) if is_gguf else _read_old(path)
+        means = _read_gguf(path) if is_gguf else _read_legacy(path)
         digest = sha256_of(path)
     except OSError as error:
-        if isinstance(error, OutputError):  # of the GGUF reader
+        if isinstance(error, OutputError):  # from the GGUF reader
             raise QuantizationError(error.message, path) from None
         raise QuantizationError(f"the importance matrix cannot be read: {error.strerror}", path) from None
     for name, values in means.items():
         if not np.isfinite(values).all() or (values < 0).any():
-            raise QuantizationError(f"the importance matrix has impossible values for {name}", path)
+            raise QuantizationError(
+                f"the importance matrix has impossible values for {name}: must be finite and >= 0", path
+            )
     return Matrix(path, digest, means)
 
 
 def write_matrix(
     path: Path, sums: Mapping[str, npt.NDArray[Any]], counts: Mapping[str, npt.NDArray[Any]], dataset: str, chunks: int
 ) -> None:
-    """The GGUF form: `sums` [matrices, in] of squared inputs and `counts` [matrices] of them, by tensor.
+    """Write a matrix as GGUF: by tensor, `sums` [matrices, in] of squared inputs and `counts` [matrices] of inputs.
 
-    `dataset` names what it was computed on, `chunks` is how many pieces that had.
+    `dataset` names the samples it was computed on, `chunks` is their number.
     """
     writer = gguf.GGUFWriter(path, "")
-    writer.kv_data[0].clear()  # such files have no general.architecture
+    writer.kv_data[0].clear()  # an importance matrix has no general.architecture
     writer.add_type(gguf.GGUFType.IMATRIX)
     writer.add_array(gguf.Keys.IMatrix.DATASETS, [dataset])
     writer.add_uint32(gguf.Keys.IMatrix.CHUNK_COUNT, chunks)
@@ -123,14 +127,18 @@ def _read_gguf(path: Path) -> dict[str, npt.NDArray[np.float32]]:
         if sums.size % counts.size:
             raise QuantizationError(f"the importance matrix has {counts.size} counts for {name}", path)
         counts = counts[:, None]
-        # An expert that nothing was sent to: all its columns matter alike.
+        # An expert that received no inputs: all its columns are equally important.
         mean = np.where(counts > 0, sums.reshape(len(counts), -1) / np.maximum(counts, 1), 1)
         means[name] = mean.reshape(-1).astype(np.float32)
     return means
 
 
-def _read_old(path: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """int32 number of entries; each an int32 length, a name, int32 calls, int32 length and float32 mean * calls."""
+def _read_legacy(path: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """Read the legacy format.
+
+    It is the int32 number of entries, then for each the int32 length of its name, the name, the int32 number of calls,
+    the int32 number of values and the values: float32 mean * calls.
+    """
     data = path.read_bytes()
     at, means = 0, {}
 
@@ -142,16 +150,16 @@ def _read_old(path: Path) -> dict[str, npt.NDArray[np.float32]]:
 
     try:
         entries = number()
-        _plausible(0 < entries <= _MOST_ENTRIES)
+        _require(0 < entries <= _MAX_ENTRIES)
         for _ in range(entries):
             length = number()
-            _plausible(0 < length <= _LONGEST_NAME)
+            _require(0 < length <= _MAX_NAME_LENGTH)
             name = data[at : at + length].decode()
-            _plausible(name.isprintable())
+            _require(name.isprintable())
             at += length
             calls, size = number(), number()
-            _plausible(0 < size <= _MOST_VALUES)
-            values = np.frombuffer(data, "<f4", size, at)  # ValueError beyond the end
+            _require(0 < size <= _MAX_VALUES)
+            values = np.frombuffer(data, "<f4", size, at)  # ValueError if the file ends earlier
             at += 4 * size
             means[name] = (values / max(calls, 1)).astype(np.float32)
     except (struct.error, ValueError):
@@ -163,6 +171,6 @@ def _read_old(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     return means
 
 
-def _plausible(condition: bool) -> None:
+def _require(condition: bool) -> None:
     if not condition:
         raise ValueError

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import ModelError, PairingError
-from pocketvlm.messages import ChatRequest, ImagePart
+from pocketvlm.messages import ChatRequest, Detail, ImagePart
 from pocketvlm.native.context import Context
 from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
@@ -31,7 +31,6 @@ from pocketvlm.system.machine import physical_cores
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, Span, isolate_control_tokens
 from pocketvlm.vision.compatibility import check_files
 from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage
-from pocketvlm.vision.family import Detail
 from pocketvlm.vision.prompt_units import PromptUnit, units_of
 from pocketvlm.vision.select_encoder import open_vision
 from pocketvlm_converters.progress import Progress, silent

@@ -15,21 +15,22 @@ from typing import Any
 from pocketvlm.batch.requests import BatchInput
 from pocketvlm.batch.results import Results, refused
 from pocketvlm.batch.run import Answerer
+from pocketvlm.chat.options import LoadOptions
 from pocketvlm.errors import PocketVLMError, RequestError
 
 _ROUNDS = 4  # requests of an actor's task, in times of what it answers together: what a kill can lose
 
 
 def run_on_ray(
-    loading: Mapping[str, Any],
+    target: str | None,
+    options: LoadOptions,
     job: BatchInput,
     results: Results,
     *,
     actors: int,
-    threads: int,
     told: Callable[[], None] = lambda: None,
 ) -> None:
-    """Answer what has no line yet with `actors` engines of `threads` cores; `loading` is what `VLM.load` takes.
+    """Answer what has no line yet with `actors` engines, each with as many cores as `options` has threads.
 
     Joins the cluster that RAY_ADDRESS names, else starts one here. Models, and pictures that are named by a path, must
     be where every machine finds them.
@@ -54,13 +55,13 @@ def run_on_ray(
     if not rows:
         return
     ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
-    size = loading["parallel"] * _ROUNDS
+    size = options.parallel * _ROUNDS
     answers = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // size)).map_batches(
         _Actor,
-        fn_constructor_kwargs={"loading": dict(loading)},
+        fn_constructor_kwargs={"target": target, "options": options},
         batch_size=size,
         concurrency=actors,
-        num_cpus=threads,
+        num_cpus=options.threads,
     )
     for row in answers.iter_rows():
         results.add(row["line"])
@@ -68,11 +69,11 @@ def run_on_ray(
 
 
 class _Actor:
-    def __init__(self, loading: Mapping[str, Any]) -> None:
+    def __init__(self, target: str | None, options: LoadOptions) -> None:
         from pocketvlm.chat.vlm import VLM
 
-        self._answerer = Answerer(VLM.load(**loading))
-        self._together = loading["parallel"]
+        self._answerer = Answerer(VLM.load(target, options))
+        self._together = options.parallel
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         bodies = [partial(json.loads, str(body)) for body in batch["body"]]

@@ -6,6 +6,7 @@ Every round changes the lowest bits of the picture by chance, so that no cache k
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -13,8 +14,8 @@ from random import Random
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from pocketvlm.messages import Detail
 from pocketvlm.system.machine import Memory, process_memory
-from pocketvlm.vision.family import Detail
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +112,7 @@ def fresh(subject: Subject) -> npt.NDArray[np.uint8]:
     return noise
 
 
-def measure(
+def run(
     vlm: VLM,
     subjects: Sequence[Subject],
     details: Sequence[Detail] = ("auto",),
@@ -205,3 +206,10 @@ def _read_speed(asked: _Asked) -> float:
 def _made_speed(asked: _Asked) -> float:
     """The first token comes with the prompt."""
     return 1000 * (asked.usage.completion_tokens - 1) / asked.rest_ms
+
+
+def __getattr__(name: str) -> Any:
+    if name == "measure":
+        warnings.warn("pocketvlm.bench.measure.measure is now pocketvlm.bench.run", DeprecationWarning, stacklevel=2)
+        return run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

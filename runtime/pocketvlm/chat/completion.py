@@ -1,14 +1,15 @@
-"""Events to chunks, and chunks to a completion. Pure."""
+"""Turn the engine's events into chunks, and chunks into a completion. No I/O."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from pocketvlm.engine.interface import EngineInfo, PrefillDone, TokenScore
+from pocketvlm.engine.interface import EngineInfo, Finished, PrefillDone, Token, TokenScore
 from pocketvlm.messages import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -29,25 +30,88 @@ from pocketvlm.messages import (
     TopLogprob,
     Usage,
 )
+from pocketvlm.structured.compile import CompiledRequest
 from pocketvlm.structured.output_parser import OutputPiece
 
 
-class Answer:
-    """What all chunks of one request share, and what is counted on the way."""
+class CompletionBuilder:
+    """Turn the engine's events for one request into the chunks of its answer, one choice after the other.
 
-    def __init__(self, info: EngineInfo, queue_ms: float) -> None:
+    For each choice: `begin_choice`, `add` for every event until `stopped` or the last one, `end_choice`. Then `end`.
+    """
+
+    def __init__(self, compiled: CompiledRequest, info: EngineInfo, *, choices: int = 1, queue_ms: float = 0.0) -> None:
+        self._compiled = compiled
         self._info = info
-        self._queue_ms = queue_ms
+        self._choices = choices
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
-        self.started: list[PrefillDone] = []
-        self.tokens = 0
-        self.steps = 0  # tokens but the first of each answer, which comes with its prompt
-        self.drafted = self.accepted = 0
-        self.decode_ms = 0.0
+        self._prefills: list[PrefillDone] = []
+        self._queue_ms = queue_ms
+        self._decode_ms = 0.0
+        self._tokens = self._drafted = self._accepted = 0
+        self._decode_steps = 0  # tokens except the first of each choice, which comes with its prompt
+        self._index = -1
 
-    def chunk(
-        self, choices: list[ChunkChoice], usage: Usage | None = None, timings: Timings | None = None
+    def begin_choice(self) -> None:
+        self._index += 1
+        self._parser = self._compiled.reader()
+        self._reason: FinishReason = "stop"
+        self._choice_ms = 0.0
+        self._has_token = False
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the choice has reached a stop string, so that its generation can be closed."""
+        return self._parser.stopped
+
+    def add(self, event: PrefillDone | Token | Finished) -> Iterator[ChatCompletionChunk]:
+        match event:
+            case PrefillDone():
+                self._prefills.append(event)
+                yield self._choice_chunk(Delta())
+            case Token():
+                self._tokens += 1
+                self._decode_steps += self._has_token
+                self._has_token = True
+                self._drafted += event.drafted
+                self._accepted += event.accepted
+                self._choice_ms = event.ms
+                logprobs = _logprobs(event.data, event.score) if event.score else None
+                pieces = self._parser.push(event.data, event.id)
+                for delta in map(_delta, pieces) if pieces else [Delta()] * (logprobs is not None):
+                    yield self._choice_chunk(delta, logprobs=logprobs)
+                    logprobs = None
+            case Finished():
+                self._reason = event.reason
+
+    def end_choice(self) -> Iterator[ChatCompletionChunk]:
+        """Yield what the parser held back, and the finish reason: with the timings if this is the last choice."""
+        self._decode_ms += self._choice_ms
+        for piece in self._parser.finish():
+            yield self._choice_chunk(_delta(piece))
+        if self._parser.calls and self._reason == "stop":
+            self._reason = "tool_calls"
+        timings = self._timings() if self._index == self._choices - 1 else None
+        yield self._choice_chunk(Delta(), finish_reason=self._reason, timings=timings)
+
+    def end(self) -> ChatCompletionChunk:
+        """Return the last chunk: no choices, but usage and timings."""
+        return self._chunk([], usage=self._usage(), timings=self._timings())
+
+    def _choice_chunk(
+        self,
+        delta: Delta,
+        *,
+        logprobs: ChoiceLogprobs | None = None,
+        finish_reason: FinishReason | None = None,
+        timings: Timings | None = None,
+    ) -> ChatCompletionChunk:
+        choice = ChunkChoice(index=self._index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
+        return self._chunk([choice], timings=timings)
+
+    def _chunk(
+        self, choices: list[ChunkChoice], *, usage: Usage | None = None, timings: Timings | None = None
     ) -> ChatCompletionChunk:
         return ChatCompletionChunk(
             id=self._id,
@@ -59,104 +123,110 @@ class Answer:
             timings=timings,
         )
 
-    def usage(self) -> Usage:
-        first = self.started[0]
+    def _usage(self) -> Usage:
+        first = self._prefills[0]
         return Usage(
             prompt_tokens=first.prompt_tokens,
-            completion_tokens=self.tokens,
-            total_tokens=first.prompt_tokens + self.tokens,
+            completion_tokens=self._tokens,
+            total_tokens=first.prompt_tokens + self._tokens,
             prompt_tokens_details=PromptTokensDetails(
                 cached_tokens=first.cached_tokens, image_tokens=sum(image.tokens for image in first.images)
             ),
         )
 
-    def timings(self) -> Timings:
-        first = self.started[0]
-        prefill_ms = sum(started.prefill_ms for started in self.started)
-        fresh = sum(started.prompt_tokens - started.cached_tokens for started in self.started)
+    def _timings(self) -> Timings:
+        prefills, steps, decode_ms = self._prefills, self._decode_steps, self._decode_ms
+        prefill_ms = sum(prefill.prefill_ms for prefill in prefills)
+        evaluated = sum(prefill.prompt_tokens - prefill.cached_tokens for prefill in prefills)
         return Timings(
-            images=list(first.images),
-            queue_ms=self._queue_ms + sum(started.queue_ms for started in self.started),
+            images=list(prefills[0].images),
+            queue_ms=self._queue_ms + sum(prefill.queue_ms for prefill in prefills),
             prefill_ms=prefill_ms,
-            decode_ms=self.decode_ms,
-            drafted_tokens=self.drafted,
-            accepted_tokens=self.accepted,
-            prefill_tokens_per_second=1000 * fresh / prefill_ms if prefill_ms else None,
-            decode_tokens_per_second=1000 * self.steps / self.decode_ms if self.steps and self.decode_ms else None,
+            decode_ms=decode_ms,
+            drafted_tokens=self._drafted,
+            accepted_tokens=self._accepted,
+            prefill_tokens_per_second=1000 * evaluated / prefill_ms if prefill_ms else None,
+            decode_tokens_per_second=1000 * steps / decode_ms if steps and decode_ms else None,
         )
 
 
-def logprobs(data: bytes, score: TokenScore) -> ChoiceLogprobs:
-    """Of one token."""
+def _logprobs(data: bytes, score: TokenScore) -> ChoiceLogprobs:
+    def entry(token: bytes) -> dict[str, Any]:
+        return {"token": token.decode("utf-8", "replace"), "bytes": list(token)}
 
-    def entry(raw: bytes) -> dict[str, Any]:
-        return {"token": raw.decode("utf-8", "replace"), "bytes": list(raw)}
-
-    top = [TopLogprob(**entry(raw), logprob=logprob) for _, raw, logprob in score.top]
+    top = [TopLogprob(**entry(token), logprob=logprob) for _, token, logprob in score.top]
     return ChoiceLogprobs(content=[TokenLogprob(**entry(data), logprob=score.logprob, top_logprobs=top)])
 
 
-def delta(piece: OutputPiece) -> Delta:
-    """Of a piece of an answer."""
+def _delta(piece: OutputPiece) -> Delta:
     if piece.kind == "content":
         return Delta(content=piece.text)
     if piece.kind == "reasoning":
         return Delta(reasoning_content=piece.text)
     if piece.kind == "call":
-        first = FunctionDelta(name=piece.text)
-        call = ToolCallDelta(index=piece.index, id=f"call_{uuid.uuid4().hex[:24]}", function=first)
+        call_id, function = f"call_{uuid.uuid4().hex[:24]}", FunctionDelta(name=piece.text)
+        call = ToolCallDelta(index=piece.index, id=call_id, function=function)
     else:
         call = ToolCallDelta(index=piece.index, function=FunctionDelta(arguments=piece.text))
     return Delta(content=None, tool_calls=[call])
 
 
-def _whole(parts: Iterable[ToolCallDelta]) -> list[ResponseToolCall]:
-    found: list[ResponseToolCall] = []
-    for index, group in groupby(parts, key=lambda part: part.index):
-        of_one = list(group)
-        arguments = "".join(part.function.arguments for part in of_one)
-        function = ResponseFunction(name=of_one[0].function.name or "", arguments=arguments)
-        assert index == len(found)
-        found.append(ResponseToolCall(id=of_one[0].id, function=function))
-    return found
-
-
 def fold(chunks: Iterable[ChatCompletionChunk], request: ChatRequest) -> ChatCompletion:
-    """The chunks of `VLM.run` as one answer."""
-    n = request.n or 1
-    texts: list[list[str]] = [[] for _ in range(n)]
-    thoughts: list[list[str]] = [[] for _ in range(n)]
-    calls: list[list[ToolCallDelta]] = [[] for _ in range(n)]
-    reasons: list[FinishReason] = ["stop"] * n
-    scores: list[list[TokenLogprob]] = [[] for _ in range(n)]
+    """Join the chunks of `VLM.run` into one completion."""
+    choices = [_Choice(index) for index in range(request.n or 1)]
     chunk: ChatCompletionChunk | None = None
     for chunk in chunks:
-        for choice in chunk.choices:
-            texts[choice.index].append(choice.delta.content or "")
-            thoughts[choice.index].append(choice.delta.reasoning_content or "")
-            calls[choice.index] += choice.delta.tool_calls or ()
-            reasons[choice.index] = choice.finish_reason or reasons[choice.index]
-            if choice.logprobs:
-                scores[choice.index].extend(choice.logprobs.content)
+        for part in chunk.choices:
+            choices[part.index].add(part)
     assert chunk is not None and chunk.usage is not None and chunk.timings is not None
     return ChatCompletion(
         id=chunk.id,
         created=chunk.created,
         model=chunk.model,
         system_fingerprint=chunk.system_fingerprint,
-        choices=[
-            Choice(
-                index=i,
-                message=ResponseMessage(
-                    content=None if calls[i] else "".join(texts[i]),
-                    reasoning_content="".join(thoughts[i]) or None,
-                    tool_calls=_whole(calls[i]) or None,
-                ),
-                finish_reason=reasons[i],
-                logprobs=ChoiceLogprobs(content=scores[i]) if scores[i] else None,
-            )
-            for i in range(n)
-        ],
+        choices=[choice.join() for choice in choices],
         usage=chunk.usage,
         timings=chunk.timings,
     )
+
+
+@dataclass
+class _Choice:
+    """The parts of one choice, as they come."""
+
+    index: int
+    content: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: list[ToolCallDelta] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: FinishReason = "stop"
+
+    def add(self, part: ChunkChoice) -> None:
+        self.content.append(part.delta.content or "")
+        self.reasoning.append(part.delta.reasoning_content or "")
+        self.calls += part.delta.tool_calls or ()
+        if part.logprobs:
+            self.logprobs += part.logprobs.content
+        self.finish_reason = part.finish_reason or self.finish_reason
+
+    def join(self) -> Choice:
+        return Choice(
+            index=self.index,
+            message=ResponseMessage(
+                content=None if self.calls else "".join(self.content),
+                reasoning_content="".join(self.reasoning) or None,
+                tool_calls=_join_calls(self.calls) or None,
+            ),
+            finish_reason=self.finish_reason,
+            logprobs=ChoiceLogprobs(content=self.logprobs) if self.logprobs else None,
+        )
+
+
+def _join_calls(deltas: Iterable[ToolCallDelta]) -> list[ResponseToolCall]:
+    calls = []
+    for _, group in groupby(deltas, key=lambda delta: delta.index):
+        first, *others = group
+        arguments = "".join(delta.function.arguments for delta in (first, *others))
+        function = ResponseFunction(name=first.function.name or "", arguments=arguments)
+        calls.append(ResponseToolCall(id=first.id, function=function))
+    return calls

@@ -1,8 +1,8 @@
-"""A conversation in a file: its messages, their pictures, and what the KV cache knows of them.
+"""A conversation in a file: its messages, their pictures, and what the KV cache holds of them.
 
-The file is a line that says what it is, the SHA-256 of all that follows, the length of a JSON object (uint64,
-little-endian), that object, and the binary parts whose sizes it lists: the states of the cache, the pictures.
-Nothing of it is used before the hash was right. That proves it whole, not who wrote it.
+The file starts with a line that names the format, the SHA-256 of everything after it, and the length of a JSON object
+(uint64, little-endian). The object follows, then the binary parts whose sizes it lists: states of the cache, pictures.
+Nothing is used before the hash is checked. The hash proves that the file is complete, not who wrote it.
 """
 
 from __future__ import annotations
@@ -12,141 +12,176 @@ import io
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pocketvlm.engine.interface import EngineInfo, Snapshot
-from pocketvlm.engine.process import protocol
 from pocketvlm.errors import SessionError
 from pocketvlm.messages import ImagePart, ImageURLPart, Message
 from pocketvlm.native.build import version
 from pocketvlm.pictures.images import Picture
 from pocketvlm.system.atomic import new_file
+from pocketvlm.system.json_types import ByteArray
 
 _MAGIC = b"pocketvlm session 1\n"
-_HASH = 32
+_HASH_SIZE = 32  # bytes
 _LENGTH = struct.Struct("<Q")
-_SHOWN = ("detail", "max_image_tokens")  # of a picture, besides its pixels
+_IMAGE_OPTIONS = ("detail", "max_image_tokens")
 
 
 @dataclass(frozen=True)
 class Session:
-    """`messages` are such as requests take, their pictures as the bytes of PNG files."""
+    """`messages` as a request has them, with each picture as the bytes of a PNG file."""
 
     messages: list[dict[str, Any]]
     snapshot: Snapshot
 
 
-def plain(messages: Sequence[Message], pictures: Mapping[tuple[int, int], Picture]) -> list[dict[str, Any]]:
-    """Messages as a session holds them. `pictures`: what was read for the j-th part of the i-th message.
+@dataclass(frozen=True)
+class _SavedCache:
+    """A snapshot as the JSON has it. `marks` count the units before each checkpoint.
 
-    Of a picture only what the model was shown is kept, its pixels: no name, no place, no camera.
+    `sizes` are those of the states that follow the JSON, in bytes: of the whole sequence, then of each checkpoint.
     """
-    found = []
+
+    keys: Sequence[int | str]
+    ends: Sequence[int]
+    marks: Sequence[int]
+    sizes: Sequence[int]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, states: Sequence[ByteArray]) -> _SavedCache:
+        marks = [count for count, _ in snapshot.checkpoints]
+        return cls(snapshot.keys, snapshot.ends, marks, [len(state) for state in states])
+
+    def snapshot(self, states: memoryview) -> Snapshot:
+        ends = accumulate(self.sizes, initial=0)
+        arrays = [np.frombuffer(states[start:end], np.uint8) for start, end in pairwise(ends)]
+        checkpoints = tuple(zip(self.marks, arrays[1:], strict=True))
+        return Snapshot(tuple(self.keys), tuple(self.ends), arrays[0] if arrays else None, checkpoints)
+
+
+def plain(messages: Sequence[Message], pictures: Mapping[tuple[int, int], Picture]) -> list[dict[str, Any]]:
+    """Return messages as a session holds them. `pictures[i, j]` was read for part j of message i.
+
+    Of a picture only the pixels that the model was shown are kept: no name, no place, no camera.
+    """
+    plain_messages = []
     for i, message in enumerate(messages):
-        told = message.model_dump(exclude_none=True, exclude={"content"})
+        fields = message.model_dump(exclude_none=True, exclude={"content"})
         content: Any = message.content
         if isinstance(content, tuple):
-            content = [_plain(part, pictures.get((i, j))) for j, part in enumerate(content)]
-        found.append(told | ({} if content is None else {"content": content}))
-    return found
+            content = [_plain_part(part, pictures.get((i, j))) for j, part in enumerate(content)]
+        plain_messages.append(fields if content is None else {**fields, "content": content})
+    return plain_messages
 
 
-def _plain(part: Any, picture: Picture | None) -> dict[str, Any]:
+def _plain_part(part: Any, picture: Picture | None) -> dict[str, Any]:
     if picture is None:
-        told: dict[str, Any] = part.model_dump(exclude_none=True)
-        return told
+        fields: dict[str, Any] = part.model_dump(exclude_none=True)
+        return fields
     from PIL import Image
 
     assert isinstance(part, ImagePart | ImageURLPart)
-    given = part.image_url if isinstance(part, ImageURLPart) else part
     file = io.BytesIO()
     Image.fromarray(picture.pixels).save(file, "PNG", compress_level=1)
-    kept = given.model_dump(include={*_SHOWN}, exclude_none=True)
-    return {"type": "image", "image": file.getvalue(), **kept}
+    image = part.image_url if isinstance(part, ImageURLPart) else part
+    options = image.model_dump(include={*_IMAGE_OPTIONS}, exclude_none=True)
+    return {"type": "image", "image": file.getvalue(), **options}
 
 
 def write(path: Path, session: Session, info: EngineInfo) -> None:
-    """Private to its owner, and there only when it is whole. SessionError where it cannot be written."""
-    cache, states = protocol.encode_snapshot(session.snapshot)
+    """Write a file that only its owner can read. It appears when it is complete.
+
+    Raises SessionError where it cannot be written.
+    """
+    snapshot = session.snapshot
+    states = [] if snapshot.state is None else [snapshot.state, *(state for _, state in snapshot.checkpoints)]
     pictures: list[bytes] = []
 
-    def outside(value: object) -> int:
+    def picture_number(value: object) -> int:
         if not isinstance(value, bytes):
             raise TypeError(f"{type(value).__name__} in a message")
         pictures.append(value)
         return len(pictures) - 1
 
-    messages = json.dumps(session.messages, default=outside)
-    told = {
+    messages = json.dumps(session.messages, default=picture_number)
+    header = {
         "made for": _made_for(info),
         "messages": json.loads(messages),
-        "cache": cache,
+        "cache": asdict(_SavedCache.of(snapshot, states)),
         "pictures": [len(picture) for picture in pictures],
     }
-    text = json.dumps(told, separators=(",", ":")).encode("ascii")
-    pieces: list[Any] = [_LENGTH.pack(len(text)), text, *states, *pictures]
-    hashed = hashlib.sha256()
-    for piece in pieces:
-        hashed.update(piece)
+    text = json.dumps(header, separators=(",", ":")).encode("ascii")
+    parts: list[Any] = [_LENGTH.pack(len(text)), text, *states, *pictures]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
     try:
         with new_file(path, mode=0o600) as file:
-            file.writelines([_MAGIC, hashed.digest(), *pieces])
-    except (OSError, ValueError) as error:  # the latter for what is no name of a file
+            file.writelines([_MAGIC, digest.digest(), *parts])
+    except (OSError, ValueError) as error:  # ValueError for a path that cannot name a file
         raise SessionError(f"cannot be written: {getattr(error, 'strerror', None) or error}", path) from None
 
 
 def read(path: Path, info: EngineInfo) -> Session:
-    """SessionError where the file is missing, none of these, damaged, or made for another engine than `info`'s."""
+    """Read a session that was written for an engine like that of `info`.
+
+    Raises SessionError where the file is missing, damaged, not a session, or of another engine.
+    """
     try:
         if not path.is_file():  # a pipe would block
             raise SessionError("is a directory" if path.is_dir() else "no such file", path)
         with path.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
-                raise SessionError("is no session of this version", path)
-            digest, rest = file.read(_HASH), memoryview(file.read())
+                raise SessionError("is not a session file that this version can read", path)
+            digest, rest = file.read(_HASH_SIZE), memoryview(file.read())
     except (OSError, MemoryError) as error:
         raise SessionError(f"cannot be read: {getattr(error, 'strerror', None) or 'too large'}", path) from None
     if hashlib.sha256(rest).digest() != digest:
         raise SessionError("is damaged: its content does not match its hash", path)
     try:
-        return _session(rest, _made_for(info))
+        return _parse(rest, _made_for(info))
+    except SessionError as error:
+        raise SessionError(error.message, path) from None
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error) as error:
-        why = error.message if isinstance(error, SessionError) else f"is no session of this version: {error!r}"
-        raise SessionError(why, path) from None
+        raise SessionError(f"is not a session file that this version can read: {error!r}", path) from None
 
 
-def _session(rest: memoryview, made_for: Mapping[str, Any]) -> Session:
+def _parse(rest: memoryview, made_for: Mapping[str, Any]) -> Session:
     start = _LENGTH.size
     (length,) = _LENGTH.unpack(rest[:start])
-    told = json.loads(bytes(rest[start : start + length]))
+    header = json.loads(bytes(rest[start : start + length]))
     for name, here in made_for.items():
-        if (there := told["made for"].get(name)) != here:
+        if (there := header["made for"].get(name)) != here:
             raise SessionError(f"was saved with another {name}: {there!r}, here it is {here!r}")
     start += length
-    sizes = [*told["cache"]["sizes"], *told["pictures"]]
+    cache, picture_sizes = _SavedCache(**header["cache"]), header["pictures"]
+    sizes = [*cache.sizes, *picture_sizes]
     if min(sizes, default=0) < 0 or start + sum(sizes) != len(rest):
-        raise ValueError("its parts are of other sizes")
-    after = start + sum(told["cache"]["sizes"])
-    pictures = [bytes(rest[at:end]) for at, end in pairwise(accumulate(told["pictures"], initial=after))]
-    for message in told["messages"]:
+        raise ValueError("the sizes of its parts do not add up to its size")
+    states_end = start + sum(cache.sizes)
+    pictures = [bytes(rest[at:end]) for at, end in pairwise(accumulate(picture_sizes, initial=states_end))]
+    for message in header["messages"]:
         if isinstance(content := message.get("content"), list):
-            message["content"] = [_part(part, pictures) for part in content]
-    return Session(told["messages"], protocol.decode_snapshot(told["cache"], rest[start:after]))
+            message["content"] = [_parse_part(part, pictures) for part in content]
+    return Session(header["messages"], cache.snapshot(rest[start:states_end]))
 
 
-def _part(told: dict[str, Any], pictures: Sequence[bytes]) -> dict[str, Any]:
-    """A picture is one of the file's own: who made the file must not choose what is read from this machine."""
-    if told["type"] == "text":
-        return told
-    shown = {name: told[name] for name in _SHOWN if name in told}
-    return {"type": "image", "image": pictures[told["image"]], **shown}
+def _parse_part(part: dict[str, Any], pictures: Sequence[bytes]) -> dict[str, Any]:
+    """Every picture is one of the file's own, because its author must not choose what is read from this machine."""
+    if part["type"] == "text":
+        return part
+    options = {name: part[name] for name in _IMAGE_OPTIONS if name in part}
+    return {"type": "image", "image": pictures[part["image"]], **options}
 
 
 def _made_for(info: EngineInfo) -> dict[str, Any]:
-    """What must be the same for a cache to mean the same."""
+    """Return what must be equal for the saved state of the cache to be valid."""
     template = hashlib.sha256((info.chat_template or "").encode()).hexdigest()
     return {
         "model": info.fingerprint,

@@ -1,179 +1,111 @@
-"""VLM: load a model, chat, stream. `chat` is a fold over the same stream that the other faces show."""
+"""VLM: load a model, chat, stream, save and restore conversations."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from secrets import randbits
 from types import TracebackType
 from typing import Any
 
-from pocketvlm.chat.completion import Answer, delta, fold, logprobs
+from pocketvlm.chat.completion import CompletionBuilder, fold
+from pocketvlm.chat.options import LoadOptions, accepts_fields_of
 from pocketvlm.chat.session import Session, plain
 from pocketvlm.chat.session import read as read_session
 from pocketvlm.chat.session import write as write_session
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import (
-    PICTURE_FILES_SIZE,
     CancellationToken,
     EncodeProgress,
     Engine,
     EngineInfo,
-    EngineOptions,
-    Finished,
     Generation,
-    PrefillDone,
     PromptImage,
     Statistics,
-    Token,
 )
 from pocketvlm.engine.process.supervisor import SupervisedEngine
-from pocketvlm.engine.speculative.draft_length import Speculate
 from pocketvlm.errors import RequestError, SessionError
 from pocketvlm.files.locate import locate
-from pocketvlm.messages import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatRequest,
-    ChunkChoice,
-    Delta,
-    FinishReason,
-    ImagePart,
-    ImageURLPart,
-)
+from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest, ImagePart, ImageURLPart
 from pocketvlm.native.sampler import Sampling
-from pocketvlm.pictures.handles import HandleLimits, PictureHandle, PictureHandles, file_of
-from pocketvlm.pictures.images import MAX_PIXELS, Picture, read_picture
+from pocketvlm.pictures.handles import PictureHandle, PictureHandles, file_of
+from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.structured.compile import CompiledRequest, compile_request
-from pocketvlm.structured.output_parser import OutputParser
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, isolate_control_tokens
-from pocketvlm.vision.compatibility import EncoderChoice
 
 ProgressCallback = Callable[[int, int], None]
-PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # of a part, and the path of its field
+PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # (part, path of its field in the request)
 
 
 class VLM:
-    """A loaded model.
+    """A loaded model. Use it as a context manager, or call `close`.
 
-    Threads: calls may come from any number of them; `parallel` run together, the others wait for their turn. A thread
-    that holds as many streams, neither read to their end nor closed, and asks for another gets EngineBusyError.
+    Any number of threads may call it. `parallel` requests run together, and others wait. A thread that holds
+    `parallel` unfinished streams and starts another one gets EngineBusyError: close a stream or read it to its end.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        *,
-        max_pixels: int = MAX_PIXELS,
-        max_image_tokens: int | None = None,
-        handle_limits: HandleLimits | None = None,
-    ) -> None:
-        for param, most in (("max_pixels", max_pixels), ("max_image_tokens", max_image_tokens)):
-            if most is not None and most < 1:
-                raise RequestError("must be at least 1", param)
+    def __init__(self, engine: Engine, options: LoadOptions | None = None) -> None:
+        """Chat with an engine that is already loaded. Use `load` instead, which also makes the engine."""
+        options = options or LoadOptions()
         self._engine = engine
-        self._max_pixels = max_pixels
-        self._max_image_tokens = max_image_tokens
-        self._handles = PictureHandles(handle_limits)
-        self._latest: ChatRequest | None = None
+        self._max_pixels = options.max_pixels
+        self._max_image_tokens = options.max_image_tokens
+        self._handles = PictureHandles(options.handle_limits)
+        self._last_request: ChatRequest | None = None  # with its answer
         info = engine.info
         self._template = ChatTemplate(
             info.chat_template, bos=info.bos, eos=info.eos, image_token=info.image_token, path=info.name
         )
-        self._form = detect_tool_call_format(self._template, info.control_tokens, info.end_tokens)
+        self._tool_call_format = detect_tool_call_format(self._template, info.control_tokens, info.end_tokens)
 
+    @accepts_fields_of(LoadOptions)
     @classmethod
-    def load(
-        cls,
-        target: str | Path | None = None,
-        *,
-        model: str | Path | None = None,
-        mmproj: str | Path | None = None,
-        context_size: int | None = None,
-        threads: int | None = None,
-        gpu_layers: int = -1,
-        exact: bool = False,
-        vision: EncoderChoice = "auto",
-        device: str = "auto",
-        parallel: int = 1,
-        supervised: bool = False,
-        stuck_after: float = 600.0,
-        speculate: Speculate = "auto",
-        verify: bool = True,
-        max_pixels: int = MAX_PIXELS,
-        picture_cache_size: int | None = None,
-        picture_cache: str | Path | None = None,
-        picture_files_size: int = PICTURE_FILES_SIZE,
-        max_image_tokens: int | None = None,
-        handle_limits: HandleLimits | None = None,
-        name: str | None = None,
-        session: str | Path | None = None,
-    ) -> VLM:
-        """Load iota (nothing given), a bundle or a .gguf (`target`), or any pair (`model`, `mmproj`).
+    def load(cls, target: str | Path | None = None, options: LoadOptions | None = None, **keywords: Any) -> VLM:
+        """Load a model.
 
-        `context_size` in tokens: the model's own up to 8192 unless given. `threads`: the physical cores of this process
-        unless given. `gpu_layers` -1: as many as fit. `exact`: logits that do not depend on what is cached, slower.
-        `parallel` requests run together, each with a context of that size. `verify` compares a bundle with its hashes.
-        `max_pixels` is the limit of one picture, `max_image_tokens` caps the tokens that any picture gets. `name` is
-        what answers call the model, instead of its own. `supervised` runs it in a process of its own, which is started
-        again when native code ends it, or stays in one step for more than `stuck_after` seconds; its requests then get
-        EngineCrashedError.
+        `target` is a bundle, the name of a pulled model or a .gguf file; by default iota, the model in the box.
+        `options` say how to run it. Keywords are fields of LoadOptions and replace those of `options`:
+        `VLM.load("my-bundle", parallel=4)`.
 
-        `mmproj` is a GGUF projector or an ONNX vision encoder. Of several encoders, `vision` takes the `gguf` or the
-        `onnx` one, or (`auto`) the one that is fastest here: measured once, then remembered in the user's cache folder.
-        `device` is where all of it runs: `auto`, `cpu`, `cuda`, `metal` or `vulkan` (`vulkan:1` is the second), or what
-        onnxruntime offers besides; as much goes there as its free memory holds.
-
-        Embeddings of pictures are kept in memory within `picture_cache_size` bytes: 256 MiB or a 32nd of this machine's
-        memory unless given, 0 for none. `picture_cache` is a folder that keeps them in files as well, up to
-        `picture_files_size` bytes; nothing is written without it, as embeddings tell about pictures. `handle_limits`
-        are those of `add_image`. `speculate`: whether to draft what answers repeat; `auto`: if faster.
-        `session` is a file that `save` has written: `conversation` holds what was said in it.
-
-        Raises RequestError for an option, ModelError leaves that name the file, PictureCacheError and SessionError.
+        Raises RequestError for an invalid option, ModelError (which names the file) for files that cannot be used,
+        PictureCacheError, SessionError.
         """
-        found = locate(target, model=model, mmproj=mmproj, verify=verify)
-        options = EngineOptions(
-            context_size=context_size,
-            threads=threads,
-            gpu_layers=gpu_layers,
-            exact=exact,
-            vision=vision,
-            device=device,
-            parallel=parallel,
-            picture_cache_size=picture_cache_size,
-            picture_cache=None if picture_cache is None else str(Path(picture_cache).absolute()),
-            picture_files_size=picture_files_size,
-            stuck_after=stuck_after,
-            speculate=speculate,
-        )
-        engine = (SupervisedEngine if supervised else InProcessEngine)(
-            found.model,
-            found.mmproj,
-            found.onnx,
-            name=name or found.name,
-            fingerprint=found.fingerprint,
-            options=options,
+        options = replace(options or LoadOptions(), **keywords)
+        files = locate(target, model=options.model, mmproj=options.mmproj, verify=options.verify)
+        engine = (SupervisedEngine if options.supervised else InProcessEngine)(
+            files.model,
+            files.mmproj,
+            files.onnx,
+            name=options.name or files.name,
+            fingerprint=files.fingerprint,
+            options=options.engine_options(),
         )
         try:
-            vlm = cls(engine, max_pixels=max_pixels, max_image_tokens=max_image_tokens, handle_limits=handle_limits)
-            if session is not None:
-                vlm.restore(session)
+            vlm = cls(engine, options)
+            if options.session is not None:
+                vlm.restore(options.session)
             return vlm
-        except BaseException:  # Ctrl-C too: nobody else can close it
+        except BaseException:  # Ctrl-C too: the caller has nothing to close
             engine.close()
             raise
 
     @property
     def info(self) -> EngineInfo:
+        """What is known about the loaded model."""
         return self._engine.info
 
     def chat(
         self, messages: Sequence[Any], *, progress: ProgressCallback | None = None, **fields: Any
     ) -> ChatCompletion:
-        """Answer `messages`; `fields` are those of ChatRequest. Raises RequestError naming the field that is wrong."""
+        """Answer `messages`; `fields` are those of ChatRequest.
+
+        `progress(done, total)` is called before each tile of a picture that has to be encoded.
+
+        Raises RequestError, whose `param` names the invalid field, and EngineError.
+        """
         request = ChatRequest.parse(messages, **fields)
         with closing(self.run(request, progress=progress, buffered=True)) as chunks:
             completion = fold(chunks, request)
@@ -183,19 +115,19 @@ class VLM:
     def stream(
         self, messages: Sequence[Any], *, progress: ProgressCallback | None = None, **fields: Any
     ) -> Generator[ChatCompletionChunk, None, None]:
-        """The same answer in pieces. Closing the iterator stops the work within one token.
+        """Answer `messages` in chunks, as `chat` does at once. Closing the iterator stops the work within one token.
 
-        `progress(done, total)` is called before each tile of a picture that has to be encoded. The last chunk has
-        the timings; usage comes in one more chunk, as OpenAI does, with `stream_options={"include_usage": True}`.
+        The last chunk has the timings. `stream_options={"include_usage": True}` asks for one more chunk, which has the
+        usage and no choices, as in OpenAI's API.
         """
         request = ChatRequest.parse(messages, **fields)
-        made: list[ChatCompletionChunk] = []
+        received: list[ChatCompletionChunk] = []
         with closing(self.run(request, progress=progress)) as chunks:
             for chunk in chunks:
-                made.append(chunk)
+                received.append(chunk)
                 if chunk.choices or request.wants_usage:
                     yield chunk
-        self._remember(request, fold(made, request))
+        self._remember(request, fold(received, request))
 
     def run(
         self,
@@ -207,47 +139,59 @@ class VLM:
         queue_ms: float = 0.0,
         buffered: bool = False,
     ) -> Generator[ChatCompletionChunk, None, None]:
-        """All chunks of a request that is already validated: what `chat` and `stream` are made of.
+        """Yield all chunks of a validated request; `chat` and `stream` are made of them.
 
-        The choices come one after the other, then a chunk without choices that carries usage and timings. `read`
-        reads its pictures instead of `read_picture`; `cancellation` can end it; `queue_ms` is how long it waited before,
-        for the timings. `buffered`: they may come all at once, where no caller reads them before the end.
+        The choices come one after the other, then a chunk without choices that has usage and timings.
+
+        `read` reads the pictures instead of the default. `cancellation` ends the request from another thread.
+        `queue_ms` is the time that the request has waited already, for the timings. `buffered` lets tokens come all at
+        once, for callers that do not read before the end.
         """
-        answer = Answer(self.info, queue_ms)
-        planned = compile_request(request, self._template, self._form)
-        prompt = self._prompt(request, read or self._read, planned)
+        compiled = compile_request(request, self._template, self._tool_call_format)
+        prompt = self._prompt(request, read or self._read, compiled)
+        choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
-        for index in range(request.n or 1):
+        builder = CompletionBuilder(compiled, self.info, choices=choices, queue_ms=queue_ms)
+        for index in range(choices):
             generation = Generation(
                 prompt,
                 _sampling(request, seed + index),
                 max_tokens=request.limit,
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-                constraint=planned.constraint,
+                constraint=compiled.constraint,
                 ignore_eos=bool(request.ignore_eos),
-                buffered=buffered and not request.stop,  # a stop string is found by who reads
+                buffered=buffered and not request.stop,  # stop strings are recognized here, not in the engine
             )
-            last = index == (request.n or 1) - 1
-            yield from self._choice(index, generation, planned.reader(), answer, progress, cancellation, last)
-        yield answer.chunk([], usage=answer.usage(), timings=answer.timings())
+            builder.begin_choice()
+            with closing(self._engine.generate(generation, cancellation)) as events:
+                for event in events:
+                    if not isinstance(event, EncodeProgress):
+                        yield from builder.add(event)
+                    elif progress:
+                        progress(event.done, event.total)
+                    if builder.stopped:
+                        break
+            yield from builder.end_choice()
+        yield builder.end()
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
-        """The messages of what `chat` or `stream` finished last, its answer too; or of the session that was loaded."""
-        if self._latest is None:
+        """The messages of the last finished `chat` or `stream` with its answer, or those of the restored session."""
+        if self._last_request is None:
             return []
-        return [message.model_dump(exclude_none=True) for message in self._latest.messages]
+        return [message.model_dump(exclude_none=True) for message in self._last_request.messages]
 
     def save(self, path: str | Path, messages: Sequence[Any] | None = None, **fields: Any) -> None:
-        """Write a conversation to a file, its pictures in it, with what the KV cache knows of it.
+        """Write a conversation to a file: its messages, their pictures, and its part of the KV cache.
 
-        That of `conversation`, or `messages`, asked with `fields`. The file is private to its owner.
+        The conversation is `conversation`, or `messages` with the `fields` of ChatRequest. Only the file's owner can
+        read it.
 
-        Raises SessionError where it cannot be written, and what `chat` raises for messages and pictures.
+        Raises SessionError if the file cannot be written, and what `chat` raises for messages and pictures.
         """
-        request = self._latest if messages is None else ChatRequest.parse(messages, **fields)
+        request = self._last_request if messages is None else ChatRequest.parse(messages, **fields)
         if request is None:
-            raise RequestError("nothing was said yet", "messages")
+            raise RequestError("there is no conversation to save yet; chat first, or give messages", "messages")
         pictures: dict[tuple[int, int], Picture] = {}
 
         def read(part: ImageURLPart | ImagePart, param: str) -> Picture:
@@ -259,9 +203,9 @@ class VLM:
         write_session(Path(path), Session(plain(request.messages, pictures), snapshot), self.info)
 
     def restore(self, path: str | Path) -> list[dict[str, Any]]:
-        """Go on with a conversation that `save` has written: its messages, which the cache knows again.
+        """Load a conversation that `save` has written, with its part of the KV cache, and return its messages.
 
-        Raises SessionError where the file is damaged, or of another model, context, cache or template.
+        Raises SessionError if the file is damaged, or was saved with another model, context size, cache or template.
         """
         session = read_session(Path(path), self.info)
         try:
@@ -269,34 +213,39 @@ class VLM:
             self._engine.adopt(session.snapshot)
         except (RequestError, SessionError) as error:
             raise SessionError(str(error), path) from None
-        self._latest = request
+        self._last_request = request
         return self.conversation
 
     def statistics(self) -> Statistics:
+        """Return counters of the engine: requests, tokens, tiles, restarts."""
         return self._engine.statistics()
 
     def add_image(self, image: Any) -> PictureHandle:
-        """Keep a picture for a while; its `id` is then a `url` in messages.
+        """Keep a picture for a while, and return a handle whose `id` can be a `url` in messages.
 
-        `image` is what a part of type image may have: a path, a file's bytes, a PIL image, or a uint8 array
-        [height, width, 3]. Raises ImageError leaves.
+        `image` is what a part of type "image" accepts: a path, the bytes of a file, a PIL image, or a uint8 array
+        [height, width, 3]. Raises ImageError.
         """
         picture = read_picture(ImagePart(type="image", image=image), "image", max_pixels=self._max_pixels)
         return self._handles.add(file_of(image, picture), picture.size)
 
     def remove_image(self, id: str) -> None:
-        """Forget it; ImageNotFoundError where no picture has this handle any more."""
+        """Forget a picture of `add_image`. Raises ImageNotFoundError if the handle is unknown or has expired."""
         self._handles.remove(id, "id")
 
     def clear_picture_cache(self) -> None:
-        """Forget the embeddings of all pictures, those in files included; PictureCacheError where these stay."""
+        """Forget the embeddings of all pictures, in memory and in files.
+
+        Raises PictureCacheError if a file cannot be removed.
+        """
         self._engine.clear_picture_cache()
 
     def cancel(self) -> None:
-        """Stop the running requests, from any thread; they raise GenerationCancelledError."""
+        """Stop all running requests, from any thread. They raise GenerationCancelledError."""
         self._engine.cancel()
 
     def close(self) -> None:
+        """Free the model. Running requests raise EngineClosedError. Closing twice is harmless."""
         self._engine.close()
 
     def __enter__(self) -> VLM:
@@ -313,11 +262,11 @@ class VLM:
     def _remember(self, request: ChatRequest, completion: ChatCompletion) -> None:
         answer = completion.choices[0].message.model_dump(exclude_none=True)
         if answer.get("content") or answer.get("tool_calls"):
-            told = ChatRequest.parse([*request.messages, answer]).messages
-            self._latest = request.model_copy(update={"messages": told})
+            messages = ChatRequest.parse([*request.messages, answer]).messages
+            self._last_request = request.model_copy(update={"messages": messages})
 
     def _prompt(
-        self, request: ChatRequest, read: PictureReader = read_picture, planned: CompiledRequest | None = None
+        self, request: ChatRequest, read: PictureReader = read_picture, compiled: CompiledRequest | None = None
     ) -> tuple[TextSpan | PromptImage, ...]:
         images: list[PromptImage] = []
         for i, message in enumerate(request.messages):
@@ -326,74 +275,28 @@ class VLM:
             for j, part in enumerate(message.content):
                 if isinstance(part, ImageURLPart | ImagePart):
                     param = f"messages.{i}.content.{j}"
-                    given = part.image_url if isinstance(part, ImageURLPart) else part
-                    limits = [n for n in (given.max_image_tokens, self._max_image_tokens) if n is not None]
-                    images.append(PromptImage(read(part, param), given.detail, min(limits, default=None), param))
-        spans = isolate_control_tokens(
-            (planned or compile_request(request, self._template, self._form)).spans, self.info.control_tokens
-        )
+                    image = part.image_url if isinstance(part, ImageURLPart) else part
+                    limits = [n for n in (image.max_image_tokens, self._max_image_tokens) if n is not None]
+                    images.append(PromptImage(read(part, param), image.detail, min(limits, default=None), param))
+        compiled = compiled or compile_request(request, self._template, self._tool_call_format)
+        spans = isolate_control_tokens(compiled.spans, self.info.control_tokens)
         return tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
-
-    def _choice(
-        self,
-        index: int,
-        generation: Generation,
-        reader: OutputParser,
-        answer: Answer,
-        progress: ProgressCallback | None,
-        cancellation: CancellationToken | None,
-        last: bool,
-    ) -> Generator[ChatCompletionChunk, None, None]:
-        decode_ms, before = 0.0, answer.tokens
-        reason: FinishReason = "stop"
-        with closing(self._engine.generate(generation, cancellation)) as events:
-            for event in events:
-                if isinstance(event, EncodeProgress):
-                    if progress:
-                        progress(event.done, event.total)
-                elif isinstance(event, PrefillDone):
-                    answer.started.append(event)
-                    yield answer.chunk([ChunkChoice(index=index, delta=Delta())])
-                elif isinstance(event, Token):
-                    answer.tokens += 1
-                    decode_ms = event.ms
-                    answer.drafted += event.drafted
-                    answer.accepted += event.accepted
-                    scored = logprobs(event.data, event.score) if event.score else None
-                    deltas = [delta(piece) for piece in reader.push(event.data, event.id)] or [Delta()] * bool(scored)
-                    for part in deltas:
-                        yield answer.chunk([ChunkChoice(index=index, delta=part, logprobs=scored)])
-                        scored = None
-                    if reader.stopped:
-                        break
-                elif isinstance(event, Finished):
-                    reason = event.reason
-        answer.decode_ms += decode_ms
-        answer.steps += max(0, answer.tokens - before - 1)
-        for piece in reader.finish():
-            yield answer.chunk([ChunkChoice(index=index, delta=delta(piece))])
-        if reader.calls and reason == "stop":
-            reason = "tool_calls"
-        yield answer.chunk(
-            [ChunkChoice(index=index, delta=Delta(), finish_reason=reason)],
-            timings=answer.timings() if last else None,
-        )
 
 
 def _sampling(request: ChatRequest, seed: int) -> Sampling:
-    """Greedy unless a temperature is asked for: the same picture and question give the same answer."""
+    """Sample greedily by default, so that the same picture and question give the same answer."""
 
-    def given(value: Any, default: Any) -> Any:
+    def value_or(value: Any, default: Any) -> Any:
         return default if value is None else value
 
     return Sampling(
-        temperature=given(request.temperature, 0.0),
-        top_k=given(request.top_k, 0),
-        top_p=given(request.top_p, 1.0),
-        min_p=given(request.min_p, 0.0),
-        repeat_penalty=given(request.repeat_penalty, 1.0),
-        frequency_penalty=given(request.frequency_penalty, 0.0),
-        presence_penalty=given(request.presence_penalty, 0.0),
+        temperature=value_or(request.temperature, 0.0),
+        top_k=value_or(request.top_k, 0),
+        top_p=value_or(request.top_p, 1.0),
+        min_p=value_or(request.min_p, 0.0),
+        repeat_penalty=value_or(request.repeat_penalty, 1.0),
+        frequency_penalty=value_or(request.frequency_penalty, 0.0),
+        presence_penalty=value_or(request.presence_penalty, 0.0),
         logit_bias=dict(request.logit_bias or {}),
         seed=seed,
     )

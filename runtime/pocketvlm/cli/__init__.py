@@ -1,4 +1,4 @@
-"""The `pocketvlm` command. Little is imported here: Ctrl-C while its parts are loaded must end it quietly too."""
+"""The `pocketvlm` command. It imports little here, so that Ctrl-C while the rest is loaded ends it quietly, too."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import sys
 import warnings
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def interrupted(error: BaseException | None) -> bool:
-    """Whether it came of Ctrl-C: an extension module makes an ImportError of one that comes while it is loaded."""
+    """Return whether Ctrl-C caused `error`. An extension module that it interrupts while loading raises ImportError."""
     while error is not None:
         if isinstance(error, KeyboardInterrupt):
             return True
@@ -20,18 +20,18 @@ def interrupted(error: BaseException | None) -> bool:
 
 
 def main() -> None:
-    """Exit codes: 0 done, 1 a check failed, 2 wrong use or input, 130 interrupted."""
-    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # `>&-` leaves none
+    """Run the command. Exit codes: 0 done, 1 a check failed, 2 wrong use or input, 130 interrupted."""
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # None if the shell closed it (`>&-`)
     sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
-    warnings.filterwarnings("ignore", module="PIL")  # a broken picture is our error, told once
+    warnings.filterwarnings("ignore", module="PIL")  # broken pictures are reported by our own errors
     try:
         from pocketvlm.cli.commands import run
 
         run()
-    except BrokenPipeError:  # the reader went away (pocketvlm ... | head)
+    except BrokenPipeError:  # the reader has ended (pocketvlm ... | head)
         sys.exit(0)
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _OUTPUT_ERRORS:
             raise
         sys.stderr.write(f"error: the output cannot be written: {error.strerror}\n")
         sys.exit(2)
@@ -42,5 +42,5 @@ def main() -> None:
     finally:
         try:
             sys.stdout.flush()
-        except OSError:  # what is still buffered has nowhere to go
+        except OSError:  # the rest of the buffer cannot be written
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

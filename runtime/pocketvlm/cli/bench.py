@@ -1,4 +1,4 @@
-"""`pocketvlm bench`: how fast a model is here."""
+"""`pocketvlm bench`: how fast a model is on this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pocketvlm.cli.loading import Device, Encoder, Mmproj, Threads, check_detail, load
+from pocketvlm.chat.options import LoadOptions
+from pocketvlm.cli.loading import load
+from pocketvlm.cli.options import Fields, ModelArgument, check_detail, expand_options
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.system.atomic import new_file
 
@@ -23,37 +25,34 @@ if TYPE_CHECKING:
 
 err = Console(stderr=True)
 _ROWS = (
-    ("first", "first sight of the picture"),
+    ("first", "a new picture"),
     ("second", "next question about it"),
     ("again", "the picture in a new chat"),
     ("moved", "the picture after other text"),
 )
 
 
+@expand_options
 def bench(
-    model: Annotated[
-        str | None, typer.Argument(help="A bundle, a .gguf or the name of a pulled model; iota without one.")
-    ] = None,
-    mmproj: Mmproj = None,
+    model: ModelArgument = None,
+    *,
+    options: Annotated[LoadOptions, Fields("mmproj", "vision", "device", "context_size", "threads")],
     picture: Annotated[
-        list[str] | None, typer.Option("-i", "--picture", help="A picture to ask about; may be repeated.")
+        list[str] | None, typer.Option("-i", "--picture", help="Picture to ask about; may be repeated.")
     ] = None,
     size: Annotated[
-        list[str] | None, typer.Option(help="Instead, WIDTHxHEIGHT of a drawn one; may be repeated. [640x480]")
+        list[str] | None,
+        typer.Option(help="Instead of a picture, the WIDTHxHEIGHT of a drawn one; may be repeated. [640x480]"),
     ] = None,
-    detail: Annotated[list[str] | None, typer.Option(help="low, auto or high; may be repeated. [auto]")] = None,
-    repeat: Annotated[int, typer.Option(help="Rounds; the medians of all are shown.")] = 3,
-    tokens: Annotated[int, typer.Option(help="Tokens of the answer whose speed is taken, at least 2.")] = 64,
-    vision: Encoder = "auto",
-    device: Device = "auto",
-    ctx_size: Annotated[
-        int | None, typer.Option(help="Context in tokens; the model's own up to 8192 by default.")
+    detail: Annotated[
+        list[str] | None, typer.Option(help="Resolution: low, auto or high; may be repeated. [auto]")
     ] = None,
-    threads: Threads = None,
+    repeat: Annotated[int, typer.Option(help="Rounds; the medians are printed.")] = 3,
+    tokens: Annotated[int, typer.Option(help="Tokens of the answer that is timed, at least 2.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Draw the result, as a PNG file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the result to this PNG file.")] = None,
 ) -> None:
-    """Measure encoder, prefill, decode, and the time to the first token: new picture, next question, new chat."""
+    """Measure vision encoder, prefill, decode, and the time to first token: new picture, next question, new chat."""
     details = detail or ["auto"]
     check_detail(*details)
     for name, value, least in (("--repeat", repeat, 1), ("--tokens", tokens, 2)):
@@ -64,19 +63,19 @@ def bench(
         _check_target(plot)
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from pocketvlm.bench.measure import STEPS, measure
+    from pocketvlm.bench.measure import STEPS, run
     from pocketvlm.system.machine import physical_cores, processor
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
         task = bar.add_task("loading", total=None)
-        began = time.perf_counter()
-        with load(model, mmproj, context_size=ctx_size, threads=threads, vision=vision, device=device) as vlm:
-            load_ms = 1000 * (time.perf_counter() - began)
+        start = time.perf_counter()
+        with load(model, options) as vlm:
+            load_ms = 1000 * (time.perf_counter() - start)
             bar.update(task, description="measuring", total=len(subjects) * len(details) * repeat * len(STEPS))
-            bar.advance(task, -1)  # a step is told as it begins
-            report = measure(vlm, subjects, details, repeat=repeat, tokens=tokens, step=lambda: bar.advance(task))  # type: ignore[arg-type]  # checked above
-    machine = f"{processor()}, {threads or physical_cores()} threads"
+            bar.advance(task, -1)  # a step is reported when it begins
+            report = run(vlm, subjects, details, repeat=repeat, tokens=tokens, step=lambda: bar.advance(task))  # type: ignore[arg-type]  # checked above
+    machine = f"{processor()}, {options.threads or physical_cores()} threads"
     if plot is not None:
         _write(plot, report, machine)
     if as_json:
@@ -91,28 +90,28 @@ def _subjects(pictures: list[str], sizes: list[str]) -> list[Subject]:
     from pocketvlm.pictures.images import MAX_PIXELS, read_picture
 
     if pictures and sizes:
-        raise RequestError("goes without --picture", "--size")
+        raise RequestError("cannot be combined with --picture; use one of them", "--size")
     if pictures:
-        read = [(name, read_picture(ImagePart(type="image", path=name), "--picture")) for name in pictures]
-        return [Subject(Path(name).name, found.pixels) for name, found in read]
+        files = [(name, read_picture(ImagePart(type="image", path=name), "--picture")) for name in pictures]
+        return [Subject(Path(name).name, file.pixels) for name, file in files]
     subjects = []
-    for given in sizes or ["640x480"]:
-        match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", given)
+    for size in sizes or ["640x480"]:
+        match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", size)
         width, height = map(int, match.groups()) if match else (0, 0)
         if not 0 < width * height <= MAX_PIXELS:
-            raise RequestError(f"must be WIDTHxHEIGHT of at most {MAX_PIXELS:,} pixels, not {given}", "--size")
+            raise RequestError(f"must be WIDTHxHEIGHT of at most {MAX_PIXELS:,} pixels, not {size}", "--size")
         subjects.append(photo(width, height))
     return subjects
 
 
 def _check_target(path: Path) -> None:
-    """Before minutes are spent on measuring."""
+    """Refuse a file that cannot be written, before minutes are spent on measuring."""
     if path.suffix.lower() != ".png":
         raise RequestError(f"{path}: the name must end in .png", "--plot")
     if not path.parent.is_dir():
-        raise RequestError(f"{path}: there is no such folder", "--plot")
+        raise RequestError(f"{path}: the folder {path.parent} does not exist", "--plot")
     if path.is_dir():
-        raise RequestError(f"{path}: is a folder", "--plot")
+        raise RequestError(f"{path}: is a folder; give a file", "--plot")
 
 
 def _write(path: Path, report: Report, machine: str) -> None:
@@ -128,14 +127,14 @@ def _write(path: Path, report: Report, machine: str) -> None:
 def _show(report: Report, machine: str, load_ms: float) -> None:
     out = Console(highlight=False)
     out.print(f"[bold]{escape(report.model)}[/bold], encoder {report.vision}, loaded in {load_ms / 1000:.2f} s")
-    out.print(f"[dim]{escape(machine)}; median of {report.repeat}, and the spread[/dim]")
+    out.print(f"[dim]{escape(machine)}; median of {report.repeat}, lowest to highest[/dim]")
     for case in report.cases:
         table = Table(box=None, pad_edge=False, title_justify="left", title=_title(case), title_style="")
-        table.add_column("to the first token", min_width=30)
+        table.add_column("time to first token", min_width=30)
         table.add_column("", justify="right")
         table.add_column("", style="dim")
-        for name, words in _ROWS:
-            table.add_row(words, *_cells(getattr(case, name), "ms"))
+        for name, title in _ROWS:
+            table.add_row(title, *_cells(getattr(case, name), "ms"))
         table.add_section()
         table.add_row(f"encoder, {case.tiles} tile{'s' * (case.tiles != 1)}", *_cells(case.encode, "ms"))
         table.add_row("prefill of a text", *_cells(case.prefill, "tokens/s"))
@@ -144,7 +143,7 @@ def _show(report: Report, machine: str, load_ms: float) -> None:
         out.print(table)
     if report.memory is not None:
         own, peak = report.memory.anonymous / 1e6, report.memory.peak / 1e6
-        out.print(f"\n[dim]memory {own:,.0f} MB of its own; with mapped files {peak:,.0f} MB at the most[/dim]")
+        out.print(f"\n[dim]memory {own:,.0f} MB of its own; peak with mapped files {peak:,.0f} MB[/dim]")
 
 
 def _title(case: Case) -> str:
@@ -157,7 +156,5 @@ def _title(case: Case) -> str:
 def _cells(spread: Spread, unit: str) -> tuple[str, str]:
     digits = 0 if spread.median >= 100 else 1
 
-    def shown(value: float) -> str:
-        return f"{value:,.{digits}f}"
-
-    return f"{shown(spread.median)} {unit}", f"{shown(spread.low)} to {shown(spread.high)}"
+    median, low, high = (f"{value:,.{digits}f}" for value in (spread.median, spread.low, spread.high))
+    return f"{median} {unit}", f"{low} to {high}"

@@ -1,4 +1,4 @@
-"""The sub-commands of `pocketvlm`, one file each; other packages add theirs by an entry point."""
+"""The subcommands of `pocketvlm`, one file each. Other packages add theirs by an entry point."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pocketvlm.cli import interrupted
 from pocketvlm.cli.batch import batch
 from pocketvlm.cli.bench import bench
 from pocketvlm.cli.chat import chat
+from pocketvlm.cli.console import error_message
 from pocketvlm.cli.doctor import doctor
 from pocketvlm.cli.inspect import inspect
-from pocketvlm.cli.loading import told
 from pocketvlm.cli.plan import plan
 from pocketvlm.cli.serve import serve
 from pocketvlm.errors import PocketVLMError
 
-_QUIET = ("chat", "pull")  # interrupted: an answer just ends, pull says itself how it goes on
+_QUIET = ("chat", "pull")  # print nothing if interrupted: chat just ends, pull prints how to continue
 
 
 class _Commands(TyperGroup):
@@ -62,21 +62,21 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 
 def add_commands() -> None:
-    """Import another package's command only where it is called or listed: converters would slow every chat down."""
-    wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
+    """Add the commands of other packages. Import one only if it is called or all are listed: converters are slow."""
+    called = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     for point in sorted(entry_points(group="pocketvlm.commands"), key=lambda p: p.name):
-        if wanted in (None, point.name):
+        if called in (None, point.name):
             app.command(point.name)(point.load())
 
 
 def run() -> None:
-    """What goes wrong on purpose, in a line and with exit code 2."""
+    """Print expected errors as one line and exit with code 2."""
     try:
         add_commands()
         app(standalone_mode=True)
     except PocketVLMError as error:
-        typer.secho(f"error: {told(error)}", fg=typer.colors.RED, err=True)
+        typer.secho(f"error: {error_message(error)}", fg=typer.colors.RED, err=True)
         sys.exit(2)
     except MemoryError:
-        typer.secho("error: out of memory; `pocketvlm plan` tells what a model needs", fg=typer.colors.RED, err=True)
+        typer.secho("error: out of memory; `pocketvlm plan` shows what a model needs", fg=typer.colors.RED, err=True)
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""`pocketvlm doctor`: what this machine has, and what would be used and why."""
+"""`pocketvlm doctor`: what this machine has, and what pocketvlm would use and why."""
 
 from __future__ import annotations
 
@@ -36,21 +36,20 @@ _EXTRAS = {
 
 
 def doctor(
-    forget: Annotated[bool, typer.Option("--forget", help="Forget what was measured here.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print machine and devices alone, as JSON.")] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Forget the measurements of this machine.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only machine and devices, as JSON.")] = False,
 ) -> None:
-    """Check devices, library versions and CPU features, and say what would be used and why."""
+    """Check devices, library versions and CPU features, and show what would be used and why."""
     from pocketvlm.files.locate import iota
     from pocketvlm.plan import probe_cache
 
     if forget:
-        forgotten = [
-            str(path) for path in (encoder_speeds.path(), probe_cache.CACHE.path) if encoder_speeds.forget(path)
-        ]
-        out.print(f"forgotten: {', '.join(forgotten)}" if forgotten else "nothing was remembered")
+        caches = (encoder_speeds.CACHE, probe_cache.CACHE)
+        removed = [str(cache.path) for cache in caches if cache.remove()]
+        out.print(f"removed: {', '.join(removed)}" if removed else "there was nothing to remove")
         return
     if as_json:
-        print(json.dumps(_recorded(), indent=1))
+        print(json.dumps(_machine(), indent=1))
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="dim")
@@ -68,8 +67,8 @@ def doctor(
     problem = _native_rows(table)
     table.add_row("packages", ", ".join(f"{name} {_version(name)}" for name in _PACKAGES))
     for extra, names in _EXTRAS.items():
-        lacking = [name for name in names if find_spec(name) is None]
-        state = f'lacks {", ".join(lacking)}: pip install "pocketvlm\\[{extra}]"' if lacking else "installed"
+        missing = [name for name in names if find_spec(name) is None]
+        state = f'{", ".join(missing)} missing: pip install "pocketvlm\\[{extra}]"' if missing else "installed"
         table.add_row(f"extra {extra}", state)
     try:
         table.add_row("model in the box", str(iota()))
@@ -81,8 +80,8 @@ def doctor(
         sys.exit(1)
 
 
-def _recorded() -> dict[str, Any]:
-    """What decides where a model goes, as this machine has it now."""
+def _machine() -> dict[str, Any]:
+    """Return what decides on which device a model is placed."""
     memory = machine.memory()
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -95,47 +94,47 @@ def _recorded() -> dict[str, Any]:
 
 
 def _native_rows(table: Table) -> PocketVLMError | None:
-    """Rows about llama.cpp; what is wrong with it, if anything."""
+    """Add rows about llama.cpp. Return what is wrong with it, if anything."""
     table.add_row("llama-cpp-python", f"{version_of_llama()} (tested with {WANTED})")
     try:
         build = library.build()
         place = f"{build.name}, in {build.folder}" if build.folder else "its own"
         table.add_row("native library", f"{place}: {build.why}")
         if not build.stamped:
-            table.add_row("", "it has no stamp, so whether it fits is not known")
+            table.add_row("", "it has no stamp, so it may not match llama-cpp-python")
         table.add_row("features", library.features())
-        machine = library.devices()
+        devices = library.devices()
     except PocketVLMError as error:
         return error
-    for number, device in enumerate(machine):
+    for number, device in enumerate(devices):
         size = f", {device.total / 1e9:.1f} GB, {device.free / 1e9:.1f} GB free" if device.total else ""
         table.add_row("" if number else "native devices", f"{device.name}: {device.description}{size}")
     if library.offloads():
-        table.add_row("device", "GPU: this build of llama.cpp can offload, as much as its free memory holds")
+        table.add_row("device", "GPU: this build of llama.cpp offloads as much as the GPU's free memory holds")
     elif build.name in GPU_BUILDS:
-        table.add_row("device", f"CPU: the build {build.name} found no device of its own, or no driver for one")
+        table.add_row("device", f"CPU: the build {build.name} sees no device of its kind, or no driver for one")
     else:
         table.add_row("device", "CPU: this build of llama.cpp has no GPU support")
     return _onnx_rows(table)
 
 
 def _onnx_rows(table: Table) -> PocketVLMError | None:
-    """Rows about vision encoders: where onnxruntime can run, and what was measured here."""
+    """Add rows about vision encoders: where onnxruntime can run, and what was measured."""
     try:
         offered = devices_for("auto", onnx.runtime().get_available_providers())
     except PocketVLMError as error:
         return error
     table.add_row("onnxruntime", f"{onnx.version()}, runs on {', '.join(offered)}")
-    table.add_row("vision encoder", "the only one that a bundle has, else the one that measures fastest here")
+    table.add_row("vision encoder", "the only one that a bundle has, or else the one that was measured to be faster")
     measured = encoder_speeds.recall_all()
     if not measured:
-        table.add_row("measured", "nothing yet: a bundle with two encoders is measured when it is first loaded")
-    for device, found in measured.items():
+        table.add_row("measured", "nothing yet: the encoders of a bundle are measured when it is first loaded")
+    for device, speeds in measured.items():
         table.add_row("measured on", device)
-        for speed in sorted(found.values(), key=lambda speed: speed.seconds):
-            table.add_row("", f"{speed.seconds:.4g} s a tile: {speed.name}, threads {speed.threads}")
+        for speed in sorted(speeds.values(), key=lambda speed: speed.seconds):
+            table.add_row("", f"{speed.seconds:.4g} s per tile: {speed.name}, threads {speed.threads}")
     if measured:
-        table.add_row("", f"remembered in {encoder_speeds.path()}; --forget clears it")
+        table.add_row("", f"remembered in {encoder_speeds.CACHE.path}; --forget removes it")
     return None
 
 

@@ -1,4 +1,4 @@
-"""`pocketvlm inspect`: what is in a bundle, a GGUF or an ONNX file, read from its headers alone."""
+"""`pocketvlm inspect`: what a bundle, a GGUF or an ONNX file contains, read from the headers alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pocketvlm.cli.loading import waiting
+from pocketvlm.cli.console import waiting
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError
 from pocketvlm.files.bundle import Bundle, FileEntry, Proof, is_bundle, other_file
 from pocketvlm.files.gguf_header import GGUFHeader, LazyArray, projector_type, read_header
@@ -22,7 +22,7 @@ out = Console(highlight=False, markup=False)  # a model file may hold anything, 
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A bundle, the name of a pulled model, or a .gguf or .onnx file.")],
+    path: Annotated[Path, typer.Argument(help="Bundle, name of a pulled model, or .gguf or .onnx file.")],
     template: Annotated[bool, typer.Option(help="Print the whole chat template.")] = False,
     metadata: Annotated[bool, typer.Option(help="Print every metadata key.")] = False,
     verify: Annotated[bool, typer.Option(help="Compare a bundle's files with their hashes.")] = True,
@@ -32,8 +32,8 @@ def inspect(
     if not path.exists():
         raise ModelNotFoundError("no such file or bundle", path)
     if not (is_bundle(path) or path.is_dir()):
-        if path.suffix.lower() not in (".gguf", ".onnx") and (told := other_file(path)):
-            raise ModelFormatError(told, path)
+        if path.suffix.lower() not in (".gguf", ".onnx") and (problem := other_file(path)):
+            raise ModelFormatError(problem, path)
         _show_file(path, template, metadata)
         return
     bundle = Bundle(path)
@@ -59,9 +59,9 @@ def inspect(
 
 
 def _show_proof(proof: Proof | None) -> None:
-    """What was proven, a line for each stage: the check that failed, or the first."""
+    """Print one line per stage of the proof: the check that failed, or the first."""
     if proof is None or not proof.runs:
-        out.print("nothing was proven; `pocketvlm verify` does", style="yellow")
+        out.print("nothing about this bundle was proven; run `pocketvlm verify`", style="yellow")
     for run in proof.runs if proof else ():
         against = "transformers" if run.against == "reference" else "its original"
         used = ", ".join(f"{name} {version}" for name, version in run.versions.items())
@@ -108,10 +108,10 @@ def _show_gguf(header: GGUFHeader, template: bool, metadata: bool) -> None:
     table.add_row("architecture", f"{header.architecture}, {'projector' if header.is_projector else 'language model'}")
     table.add_row("name", str(data.get("general.name", "-")))
     table.add_row("weights", f"{_weights(header) / 1e6:,.1f} M in {len(header.tensors)} tensors")
-    kinds: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for tensor in header.tensors:
-        kinds[tensor.type_name] += tensor.n_bytes
-    table.add_row("types", ", ".join(f"{name} {size_text(size)}" for name, size in kinds.most_common()))
+        sizes[tensor.type_name] += tensor.n_bytes
+    table.add_row("types", ", ".join(f"{name} {size_text(size)}" for name, size in sizes.most_common()))
     if header.is_projector:
         _picture_rows(table, data, header.path)
     else:
@@ -134,13 +134,13 @@ def _print_metadata(data: dict[str, Any]) -> None:
 def _model_rows(table: Table, header: GGUFHeader) -> None:
     data, arch = header.metadata, header.architecture
 
-    def of(key: str) -> Any:
+    def value(key: str) -> Any:
         return data.get(f"{arch}.{key}", "-")
 
     table.add_row(
-        "layers", f"{of('block_count')} of width {of('embedding_length')}, heads {of('attention.head_count')}"
+        "layers", f"{value('block_count')} of width {value('embedding_length')}, heads {value('attention.head_count')}"
     )
-    table.add_row("context", f"{of('context_length')} tokens")
+    table.add_row("context", f"{value('context_length')} tokens")
     tokens = data.get("tokenizer.ggml.tokens")
     count = tokens.count if isinstance(tokens, LazyArray) else len(tokens or ())
     kind = f"{data.get('tokenizer.ggml.model', '-')}, {data.get('tokenizer.ggml.pre', 'no')} pre-tokenizer"
@@ -151,16 +151,16 @@ def _model_rows(table: Table, header: GGUFHeader) -> None:
 
 
 def _picture_rows(table: Table, data: dict[str, Any], path: Path) -> None:
-    """What a vision encoder of either format says about itself."""
-    found = named_family(data, path)
-    table.add_row("projector", f"{projector_type(data) or '-'}, {f'family {found[0]}' if found else 'no family'}")
+    """Add rows about a vision encoder of either format, from its metadata."""
+    match = named_family(data, path)
+    table.add_row("projector", f"{projector_type(data) or '-'}, {f'family {match[0]}' if match else 'no family'}")
     size, patch = data.get("clip.vision.image_size", "-"), data.get("clip.vision.patch_size", "-")
     table.add_row("tile", f"{size}x{size} pixels, patches of {patch}")
     more = deepstack_projectors(data)
-    deepstack = f", and {more} more of them from earlier layers (deepstack)" if more else ""
+    deepstack = f", and {more} more from earlier layers (deepstack)" if more else ""
     table.add_row("embeddings", f"{data.get('clip.vision.projection_dim', '-')} wide{deepstack}")
-    if found:
-        family = found[1]
+    if match:
+        family = match[1]
         small, photo = family.plan((64, 64), "auto", None), family.plan((4000, 3000), "auto", None)
         table.add_row("picture tokens", f"{small.tokens} for a small picture, {photo.tokens} for a photo of 4000x3000")
 

@@ -1,16 +1,18 @@
-"""`pocketvlm plan`: what a model will take here, before it is loaded."""
+"""`pocketvlm plan`: what a model needs on this machine, before it is loaded."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from pocketvlm.cli.loading import Device, Encoder, Mmproj, Threads, check_detail, waiting
+from pocketvlm.chat.options import LoadOptions
+from pocketvlm.cli.console import waiting
+from pocketvlm.cli.loading import load_arguments
+from pocketvlm.cli.options import Fields, ModelArgument, Resolution, check_detail, expand_options
 from pocketvlm.errors import MemoryBudgetError
 
 if TYPE_CHECKING:
@@ -19,38 +21,33 @@ if TYPE_CHECKING:
 out = Console(highlight=False, markup=False)
 
 
+@expand_options
 def plan(
-    model: Annotated[
-        Path | None, typer.Argument(help="A bundle, a .gguf or the name of a pulled model; iota without one.")
+    model: ModelArgument = None,
+    *,
+    options: Annotated[LoadOptions, Fields("mmproj", "vision", "device", "context_size", "parallel", "threads")],
+    memory: Annotated[
+        str | None, typer.Option(help="Memory budget, e.g. 4G or 512M; by default the memory that is free now.")
     ] = None,
-    mmproj: Mmproj = None,
-    memory: Annotated[str | None, typer.Option(help="What it may take, as 4G; what is free here by default.")] = None,
-    picture: Annotated[str, typer.Option(help="The size of a picture in pixels.")] = "1920x1080",
-    ctx: Annotated[int | None, typer.Option("--ctx", "--ctx-size", help="Context in tokens.")] = None,
-    detail: Annotated[str, typer.Option(help="low, auto or high.")] = "auto",
-    vision: Encoder = "auto",
-    device: Device = "auto",
-    parallel: Annotated[int, typer.Option(help="Requests that run together.")] = 1,
-    threads: Threads = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    picture: Annotated[str, typer.Option(help="Size of a picture in pixels.")] = "1920x1080",
+    detail: Resolution = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Predict memory, picture tokens and times here, and recommend what fits. Nothing is loaded in this process."""
+    """Predict memory, picture tokens and times on this machine, and recommend what fits, without loading the model."""
     from pocketvlm.plan.budget import available, planner_for, read_picture_size, read_size
 
     check_detail(detail)
     size = read_picture_size(picture)
     budget = read_size(memory) if memory else available()
-    file = str(model) if model and model.suffix.lower() == ".gguf" else None
-    loading: dict[str, Any] = {"target": None if file else model, "model": file, "mmproj": mmproj, "context_size": ctx}
-    loading |= {"vision": vision, "device": device, "parallel": parallel, "threads": threads}
+    target, options = load_arguments(model, options)
     with waiting("measuring, once"):
-        planner = planner_for(loading, picture=size)
+        planner = planner_for(target, options, picture=size)
     usual = planner.predict(planner.usual(detail))  # type: ignore[arg-type]  # checked above
     best: Prediction | None = None
     refused = ""
     if budget is not None:
         try:
-            best = planner.within(budget, detail)  # type: ignore[arg-type]  # a choice that typer has checked
+            best = planner.within(budget, detail)  # type: ignore[arg-type]  # checked above
         except MemoryBudgetError as error:
             refused = error.message
     if as_json:
@@ -62,31 +59,32 @@ def plan(
 def _as_json(
     planner: Planner, usual: Prediction, best: Prediction | None, budget: int | None, refused: str
 ) -> dict[str, Any]:
-    def told(found: Prediction) -> dict[str, Any]:
+    def values(prediction: Prediction) -> dict[str, Any]:
+        configuration = prediction.way
         return {
-            "memory_bytes": found.memory_bytes,
-            "anonymous_bytes": found.anonymous_bytes,
-            "mapped_bytes": found.mapped_bytes,
-            "picture_tokens": found.picture_tokens,
-            "picture_tiles": found.picture_tiles,
-            "picture_size": found.picture_size,
-            "first_token_s": found.first_token_s,
-            "tokens_per_s": found.tokens_per_s,
-            "context_size": found.way.context,
-            "encoder": found.way.encoder if planner.encoders else None,
-            "detail": found.way.detail,
-            "max_image_tokens": found.way.most_tokens,
-            "parts": found.parts,
+            "memory_bytes": prediction.memory_bytes,
+            "anonymous_bytes": prediction.anonymous_bytes,
+            "mapped_bytes": prediction.mapped_bytes,
+            "picture_tokens": prediction.picture_tokens,
+            "picture_tiles": prediction.picture_tiles,
+            "picture_size": prediction.picture_size,
+            "first_token_s": prediction.first_token_s,
+            "tokens_per_s": prediction.tokens_per_s,
+            "context_size": configuration.context,
+            "encoder": configuration.encoder if planner.encoders else None,
+            "detail": configuration.detail,
+            "max_image_tokens": configuration.most_tokens,
+            "parts": prediction.parts,
         }
 
     types: dict[str, str] = {"language model": planner.type}
     types |= {encoder.kind: encoder.type for encoder in planner.encoders}
     fits = None if budget is None else usual.memory_bytes <= budget
-    recommended = told(best) if best else None
+    recommended = values(best) if best else None
     return {
         "model": planner.found.name,
         "types": types,
-        **told(usual),
+        **values(usual),
         "budget_bytes": budget,
         "fits": fits,
         "steady": planner.told.steady,
@@ -101,38 +99,43 @@ def _show(planner: Planner, usual: Prediction, best: Prediction | None, budget: 
     table.add_column(overflow="fold")
     encoders = ", ".join(f"{encoder.kind} {encoder.type}" for encoder in planner.encoders)
     table.add_row("model", f"{planner.found.name}: {planner.type}" + (f"; vision {encoders}" if encoders else ""))
-    shown = [("as it is", usual)] + ([("within the budget", best)] if best and best.way != usual.way else [])
-    for title, found in shown:
+    predictions = [("as it is", usual)] + ([("within the budget", best)] if best and best.way != usual.way else [])
+    for title, prediction in predictions:
         table.add_row("", "")
-        way = found.way
-        words = [f"context {way.context}"]
+        configuration = prediction.way
+        choices = [f"context {configuration.context}"]
         if planner.encoders:
-            words += [f"--vision {way.encoder}", f"--detail {way.detail}"]
-        if way.most_tokens:
-            words.append(f"max_image_tokens {way.most_tokens}")
-        table.add_row(title, ", ".join(words))
+            choices += [f"--vision {configuration.encoder}", f"--detail {configuration.detail}"]
+        if configuration.most_tokens:
+            choices.append(f"max_image_tokens {configuration.most_tokens}")
+        table.add_row(title, ", ".join(choices))
         table.add_row(
             "memory",
-            f"{found.memory_bytes / 1e6:,.0f} MB: {found.anonymous_bytes / 1e6:,.0f} MB of its own, "
-            f"{found.mapped_bytes / 1e6:,.0f} MB mapped from files",
+            f"{prediction.memory_bytes / 1e6:,.0f} MB: {prediction.anonymous_bytes / 1e6:,.0f} MB of its own, "
+            f"{prediction.mapped_bytes / 1e6:,.0f} MB mapped from files",
         )
-        for name, size in found.parts.items():
+        for name, size in prediction.parts.items():
             table.add_row("", f"{size / 1e6:>9,.1f} MB  {name}")
         if planner.encoders:
-            width, height = planner.picture
-            seen = "{}x{}".format(*found.picture_size)
-            told = f"is seen at {seen}: {found.picture_tokens} tokens, {found.picture_tiles} tiles"
-            known = found.picture_tokens is not None
-            table.add_row("picture", f"{width}x{height} {told if known else ': libmtmd decides how it is seen'}")
-        first, speed = found.first_token_s, found.tokens_per_s
+            table.add_row("picture", _picture_text(planner, prediction))
+        first, speed = prediction.first_token_s, prediction.tokens_per_s
         table.add_row("first token", f"{first:.2f} s after a new picture" if first is not None else "not known")
         table.add_row("answer", f"{speed:,.1f} tokens/s" if speed else "not known")
         if not planner.told.steady:
-            table.add_row("", "measured while other programs worked: it may be faster, and is measured again next time")
+            table.add_row("", "measured while other programs ran: it may be faster, and is measured again next time")
     table.add_row("", "")
     if budget is None:
-        table.add_row("budget", "not known here; --memory gives one")
+        table.add_row("budget", "the free memory is not known here; set one with --memory")
     else:
         verdict = refused or ("it fits" if best == usual else "it fits as above")
         table.add_row("budget", f"{budget / 1e6:,.0f} MB: {verdict}")
     out.print(table)
+
+
+def _picture_text(planner: Planner, prediction: Prediction) -> str:
+    width, height = planner.picture
+    if prediction.picture_tokens is None:
+        return f"{width}x{height}: libmtmd decides at which size it is seen"
+    seen = "{}x{}".format(*prediction.picture_size)
+    tokens, tiles = prediction.picture_tokens, prediction.picture_tiles
+    return f"{width}x{height} is seen at {seen}: {tokens} tokens, {tiles} tiles"

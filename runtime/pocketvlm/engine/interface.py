@@ -1,4 +1,7 @@
-"""The Engine protocol: requests in, events out, cancel. `VLM` knows nothing else about how tokens are made."""
+"""The `Engine` protocol and the values it speaks in: generations in, events out.
+
+`VLM` knows nothing else about how tokens are made. The dataclasses also travel to an engine's process as JSON.
+"""
 
 from __future__ import annotations
 
@@ -8,80 +11,21 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, Protocol
 
-from pocketvlm.engine.speculative.draft_length import MODES, Speculate
-from pocketvlm.errors import RequestError
-from pocketvlm.messages import ImageTimings
-from pocketvlm.native.context import Cells
+from pocketvlm.engine.options import EngineOptions as EngineOptions
+from pocketvlm.messages import Detail, ImageTimings
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.images import Picture
+from pocketvlm.system.json_types import ByteArray, SystemText
 from pocketvlm.templates.prompt import TextSpan
-from pocketvlm.vision.compatibility import EncoderChoice
-from pocketvlm.vision.family import Detail
-
-PICTURE_FILES_SIZE = 1 << 30  # bytes
-_ANY = 2**63
-_LIMITS = {  # ggml ends the process over its own limits: GGML_MAX_N_THREADS (ggml.h), LLAMA_MAX_SEQ (llama-cparams.h)
-    "context_size": (1, 1 << 24),  # longer than any model was trained for, and its table alone a gigabyte
-    "threads": (1, 512),
-    "gpu_layers": (-1, _ANY),
-    "parallel": (1, 256),
-    "picture_cache_size": (0, _ANY),
-    "picture_files_size": (0, _ANY),
-}
-_OPTIONAL = ("context_size", "threads", "picture_cache_size")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """`context_size` of each request; None: the model's own, capped. `exact`: reproducible logits, but slower.
-
-    `parallel` requests run together, the others wait. `vision` says which encoder, `device` where
-    it all runs: auto, cpu, a device of llama.cpp's build or of onnxruntime. `gpu_layers` -1: as many as fit.
-    Embeddings of pictures are kept in memory within
-    `picture_cache_size` bytes (None: as `vision.cache` says), and within `picture_files_size` in files in the folder
-    `picture_cache`, if there is one.
-
-    `speculate`: whether what answers repeat, of their prompts and of themselves, is drafted and evaluated at once;
-    "auto" where steps were measured to gain by it, not with `exact`. Never where the cache cannot be cut back.
-
-    An engine in a process of its own is started again where one step or tile takes more than `stuck_after` seconds, or
-    where that process does not answer for as long, or a minute.
-    """
-
-    context_size: int | None = None
-    threads: int | None = None
-    gpu_layers: int = -1
-    exact: bool = False
-    vision: EncoderChoice = "auto"
-    device: str = "auto"
-    parallel: int = 1
-    picture_cache_size: int | None = None
-    picture_cache: str | None = None
-    picture_files_size: int = PICTURE_FILES_SIZE
-    stuck_after: float = 600.0
-    speculate: Speculate = "auto"
-
-    def __post_init__(self) -> None:
-        for name, (least, most) in _LIMITS.items():
-            value = getattr(self, name)
-            if value is None and name in _OPTIONAL:
-                continue
-            if type(value) is not int:
-                raise RequestError("must be a whole number", name)
-            if not least <= value <= most:
-                raise RequestError(
-                    f"must be from {least:,} to {most:,}" if most < _ANY else f"must be at least {least}", name
-                )
-        if not self.stuck_after > 0:
-            raise RequestError("must be more than 0", "stuck_after")
-        if self.speculate not in MODES:
-            raise RequestError(f"must be {', '.join(MODES)}", "speculate")
 
 
 @dataclass(frozen=True)
 class PromptImage:
-    """`param` is the path of the request's field, for errors."""
+    """A picture in a prompt. `param` is the path of the request's field, for errors.
+
+    `max_tokens` limits the tokens that the picture may take; None: the family's own limit.
+    """
 
     picture: Picture
     detail: Detail
@@ -91,12 +35,14 @@ class PromptImage:
 
 @dataclass(frozen=True)
 class Generation:
-    """One prompt and how to go on from it. `top_logprobs` None: no log probabilities at all.
+    """One prompt and how to continue it.
 
-    With a `constraint` every token keeps to it, and the answer ends where nothing can follow; where `max_tokens` ends
-    it before, it is unfinished. With `ignore_eos`, tokens that end an answer do not, where there is no constraint.
-    `buffered`: nobody reads before its end, so its tokens, but for the first, come when it is over: who is woken for
-    each takes its time from a core that evaluates. Where it fails or is cancelled, they do not come.
+    `max_tokens`: None: up to the end of the context. `top_logprobs`: None: no log probabilities at all. With a
+    `constraint`, every token follows its grammar, and the answer ends where nothing can follow; `max_tokens` may cut it
+    short. `ignore_eos` continues after tokens that end an answer, unless there is a constraint.
+
+    `buffered`: the caller reads nothing before the end, so all tokens but the first are emitted with it, and none where
+    the generation fails or is cancelled. Waking a reader for each token would take time from a core that evaluates.
     """
 
     prompt: tuple[TextSpan | PromptImage, ...]
@@ -110,26 +56,31 @@ class Generation:
 
 @dataclass(frozen=True)
 class EncodeProgress:
-    """A tile is about to be encoded: the `done`-th of `total` that are not in a cache."""
+    """A tile is about to be encoded: number `done`, from 0, of the `total` that are in no cache."""
 
     done: int
     total: int
+    kind: Literal["encode_progress"] = "encode_progress"  # tells events apart in JSON, here and below
 
 
 @dataclass(frozen=True)
 class PrefillDone:
-    """The prompt is evaluated."""
+    """The prompt is evaluated. Times are in milliseconds."""
 
     prompt_tokens: int
     cached_tokens: int
     images: tuple[ImageTimings, ...]
     prefill_ms: float
-    queue_ms: float = 0.0  # before that, until it could run
+    queue_ms: float = 0.0  # from the submission to the start
+    kind: Literal["prefill_done"] = "prefill_done"
 
 
 @dataclass(frozen=True)
 class TokenScore:
-    """Natural logarithms of the model's own distribution, before any sampler; `top` sorted, best first."""
+    """Natural logarithms of probabilities in the model's own distribution, before any sampler.
+
+    `logprob` is that of the token itself; `top` has (token id, bytes, logprob) of the likeliest tokens, best first.
+    """
 
     logprob: float
     top: tuple[tuple[int, bytes, float], ...]
@@ -137,9 +88,10 @@ class TokenScore:
 
 @dataclass(frozen=True)
 class Token:
-    """It was drawn in one step with those behind it that were `accepted`, of so many `drafted`.
+    """A token of the answer.
 
-    `ms`: milliseconds since the answer began, as the engine saw it; a reader may come later.
+    `drafted`: tokens proposed after this one. `accepted`: this token was itself a correct proposal. `ms`: milliseconds
+    from the first token to this one in the engine; the caller may read it later.
     """
 
     id: int
@@ -147,12 +99,16 @@ class Token:
     score: TokenScore | None = None
     drafted: int = 0
     accepted: bool = False
-    ms: float = field(default=0.0, compare=False)  # the same token at another time
+    ms: float = field(default=0.0, compare=False)
+    kind: Literal["token"] = "token"
 
 
 @dataclass(frozen=True)
 class Finished:
+    """The answer is complete, or reached the token limit ("length")."""
+
     reason: Literal["stop", "length"]
+    kind: Literal["finished"] = "finished"
 
 
 Event = EncodeProgress | PrefillDone | Token | Finished
@@ -160,12 +116,13 @@ Event = EncodeProgress | PrefillDone | Token | Finished
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """What a face needs to know about the model behind an engine.
+    """The properties of a loaded model that callers need.
 
-    `control_tokens` by their text; `end_tokens` are the texts of those that end an answer.
+    `control_tokens` maps texts to token ids; `end_tokens` has the texts of those that end an answer. `context_size` is
+    in tokens of one request.
     """
 
-    name: str
+    name: SystemText
     chat_template: str | None
     bos: str
     eos: str
@@ -177,48 +134,48 @@ class EngineInfo:
     context_size: int
     fingerprint: str
     exact: bool = False
-    placement: str = ""  # what is on which device, for a person
+    placement: str = ""  # a sentence about which part runs on which device
 
 
 class CancellationToken:
-    """Cancels one generation from another thread than the one that reads its iterator, and so may wait in it.
+    """Cancels a generation from another thread than the one that reads its events, which may be waiting for one.
 
-    The iterator then raises GenerationCancelledError. Used for one generation after another, it stops them all.
+    The iterator then raises GenerationCancelledError. A token may be used for several generations in turn.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stop: Callable[[], None] | None = None
-        self._asked = False
+        self._stopped = False
 
     def stop(self) -> None:
-        """Harmless more than once, and where nothing runs; what begins later is stopped as it begins."""
+        """Stop the running generation, and every later one as it begins. Calling it again does nothing."""
         with self._lock:
-            self._asked = True
+            self._stopped = True
             if self._stop is not None:
                 self._stop()
 
     def attach(self, stop: Callable[[], None] | None) -> None:
-        """For an engine: how to stop what begins now; None when it is over. `stop` must not wait."""
+        """Set how to stop the generation that begins now; None when it is over. For engines. `stop` must not wait."""
         with self._lock:
             self._stop = stop
-            if stop is not None and self._asked:
+            if stop is not None and self._stopped:
                 stop()
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Gauges of this moment, and totals since the engine was made, restarts included.
+    """Gauges of this moment, and totals since the engine was loaded, restarts included.
 
-    `state`: "ok"; "restarting" while a child process is started again; "failing" when it crashed again and again, and
-    requests are refused until it lives. `child` is its process id, where there is one.
+    `state`: "ok"; "restarting" while the engine's process is started again; "failing" after several crashes in a row,
+    while requests are refused. `child` is the id of that process, if there is one.
     """
 
     state: Literal["ok", "restarting", "failing"] = "ok"
     parallel: int = 1
     running: int = 0
     queued: int = 0
-    encoding: int = 0  # requests with tiles to encode
+    encoding: int = 0  # requests with tiles that are not encoded yet
     finished: int = 0
     cancelled: int = 0
     failed: int = 0
@@ -232,47 +189,49 @@ class Statistics:
     tiles_from_memory: int = 0
     tiles_from_disk: int = 0
     picture_evictions: int = 0
-    picture_bytes: int = 0  # gauge: what embeddings take in memory
+    picture_bytes: int = 0  # a gauge: bytes of the embeddings in memory
     child: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """What a lane of the KV cache holds: for an engine of the same files and settings.
+    """The content of one sequence of the KV cache. It fits engines with the same files and settings.
 
-    `keys` and `ends` name its units and say at which position each ends; `state` is libllama's, `checkpoints` its parts
-    after so many units. Raises ValueError where these do not go together.
+    `keys` identify the units it holds (token ids, or the keys of embedding spans), `ends` are the positions after each.
+    `state` is the sequence's native state, `checkpoints` are the context checkpoints after a number of units: all uint8
+    [bytes] in libllama's form. Raises ValueError where the parts contradict each other.
     """
 
     keys: tuple[int | str, ...] = ()
     ends: tuple[int, ...] = ()
-    state: Cells | None = None
-    checkpoints: tuple[tuple[int, Cells], ...] = ()
+    state: ByteArray | None = None
+    checkpoints: tuple[tuple[int, ByteArray], ...] = ()
 
     def __post_init__(self) -> None:
         counts = [count for count, _ in self.checkpoints]
-        whole = all(type(number) is int for number in (*self.ends, *counts)) and len(self.keys) == len(self.ends)
-        named = all(type(key) in (int, str) for key in self.keys)
-        rising = all(a < b for numbers in (self.ends, counts) for a, b in pairwise((0, *numbers)))
-        if not (whole and named and rising and max(counts, default=0) <= len(self.keys)):
-            raise ValueError("what a cache is said to hold does not go together")
+        typed = all(type(number) is int for number in (*self.ends, *counts))
+        typed = typed and all(type(key) in (int, str) for key in self.keys)
+        if not typed or len(self.keys) != len(self.ends) or max(counts, default=0) > len(self.keys):
+            raise ValueError("the units of a snapshot do not match its positions or checkpoints")
+        if not all(a < b for numbers in (self.ends, counts) for a, b in pairwise((0, *numbers))):
+            raise ValueError("the positions or checkpoints of a snapshot do not ascend")
 
 
 class Engine(Protocol):
-    """Serves many generations at once; as many as `parallel` run together, others wait for their turn."""
+    """Serves many generations at once: `parallel` of them run together, others wait for their turn."""
 
     @property
     def info(self) -> EngineInfo: ...
 
     def generate(
-        self, request: Generation, cancellation: CancellationToken | None = None
+        self, generation: Generation, cancellation: CancellationToken | None = None
     ) -> Generator[Event, None, None]:
-        """Progress*, Started, Token*, Finished. Closing the iterator cancels this one generation, at any stage.
+        """Yield EncodeProgress*, PrefillDone, Token*, Finished. Closing the iterator cancels it, at any stage.
 
-        Any number of threads may call. Nothing happens before the first `next`, which raises what is wrong:
-        RequestError; EngineBusyError in a thread that would wait for itself, as it has `parallel`
-        iterators that it has neither read to their end nor closed (engines in this process only). Later come
-        EngineCrashedError, where native code died, and EngineClosedError. `cancellation` works from another thread.
+        Any number of threads may call. Nothing happens before the first `next`, which raises what is wrong with the
+        request: RequestError; or EngineBusyError where the thread would wait for itself, because it has `parallel`
+        unfinished iterators (engines in this process only). Later come EngineCrashedError, where native code died, and
+        EngineClosedError. `cancellation` stops the generation from another thread.
         """
         ...
 
@@ -283,20 +242,23 @@ class Engine(Protocol):
     def statistics(self) -> Statistics: ...
 
     def clear_picture_cache(self) -> None:
-        """Forget all embeddings of pictures, those in files included. The KV cache is another matter.
+        """Forget all embeddings of pictures, in memory and in files. The KV cache stays.
 
         Raises PictureCacheError where a file cannot be removed.
         """
         ...
 
     def snapshot(self, prompt: Sequence[TextSpan | PromptImage]) -> Snapshot:
-        """What an idle lane knows of the beginning of `prompt`, and nothing else: it forgets the rest."""
+        """Copy the beginning of `prompt` that a free sequence holds. The sequence drops whatever else it held."""
         ...
 
     def adopt(self, snapshot: Snapshot) -> None:
-        """Put it into an idle lane. EngineBusyError where none is; SessionError where it cannot be taken."""
+        """Put a snapshot into a free sequence.
+
+        Raises EngineBusyError where no sequence is free, SessionError where the snapshot does not fit.
+        """
         ...
 
     def close(self) -> None:
-        """Free the model. What still runs ends with EngineClosedError; closing twice is harmless."""
+        """Free the model. Running generations end with EngineClosedError. Closing it again does nothing."""
         ...

@@ -1,1 +1,1 @@
-"""llama.cpp through ctypes: the only folder that imports llama_cpp. No ctypes name leaves it."""
+"""Bind llama.cpp through ctypes. Only this folder imports llama_cpp, and no ctypes name leaves it."""

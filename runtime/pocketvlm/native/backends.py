@@ -14,9 +14,10 @@ _KINDS = ("cpu", "gpu", "igpu", "accel")  # ggml_backend_dev_type, ggml-backend.
 
 @dataclass(frozen=True)
 class Backend:
-    """A device that ggml can compute on. `name` is ggml's own, Vulkan0 for one; memory in bytes, 0 where unknown.
+    """A device that ggml can compute on. `name` is ggml's own, such as Vulkan0.
 
-    `kind` is cpu, gpu (memory of its own), igpu (the host's memory) or accel (works beside the CPU).
+    `kind` is cpu, gpu (has its own memory), igpu (uses the host's memory) or accel (works together with the CPU).
+    `free` and `total` are bytes of memory, 0 where unknown.
     """
 
     name: str
@@ -27,35 +28,38 @@ class Backend:
 
 
 def load(functions: ctypes.CDLL, folder: Path) -> None:
-    """Load the backends that are libraries of their own: the best for this CPU, and every other one that loads here.
+    """Load the backends that are separate libraries in `folder`: the best one for this CPU, and all others that load.
 
-    ggml looks in the working directory where nobody has loaded any, and that may be a folder that was downloaded.
+    If no backend is loaded, ggml searches the working directory, which may be a downloaded folder. Raises
+    NativeLibraryError where `folder` has no backend for this CPU.
     """
     functions.ggml_backend_reg_count.restype = ctypes.c_size_t
     if functions.ggml_backend_reg_count():
         return  # compiled in
     functions.ggml_backend_load_all_from_path.argtypes = [ctypes.c_char_p]
     functions.ggml_backend_load_all_from_path(os.fsencode(folder))
-    if not any(backend.kind == "cpu" for backend in present(functions)):
-        raise NativeLibraryError(f"{folder}: no CPU backend in it runs on this machine")
+    if not any(device.kind == "cpu" for device in list_devices(functions)):
+        raise NativeLibraryError(
+            f"{folder}: none of its CPU backends runs on this machine; build the libraries again on this machine"
+        )
 
 
-def present(functions: ctypes.CDLL) -> tuple[Backend, ...]:
-    """All devices, in ggml's order, with their memory as it is now."""
+def list_devices(functions: ctypes.CDLL) -> tuple[Backend, ...]:
+    """Return all devices in ggml's order, with the memory that is free now."""
     functions.ggml_backend_dev_count.restype = ctypes.c_size_t
     numbers = range(functions.ggml_backend_dev_count())
-    return tuple(_backend(functions, pointer(functions, number)) for number in numbers)
+    return tuple(_describe(functions, device_address(functions, number)) for number in numbers)
 
 
-def pointer(functions: ctypes.CDLL, number: int) -> int:
-    """The device of that number."""
+def device_address(functions: ctypes.CDLL, number: int) -> int:
+    """Return the address of a device by its place in `list_devices`."""
     get = functions.ggml_backend_dev_get
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     return int(get(number))
 
 
-def _backend(functions: ctypes.CDLL, device: int) -> Backend:
-    pointer = ctypes.c_void_p(device)
+def _describe(functions: ctypes.CDLL, address: int) -> Backend:
+    pointer = ctypes.c_void_p(address)
     for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
         getattr(functions, name).restype = ctypes.c_char_p
     free, total = ctypes.c_size_t(), ctypes.c_size_t()

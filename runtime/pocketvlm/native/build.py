@@ -1,4 +1,4 @@
-"""Which build of the native libraries is loaded, and why; whether it belongs to the installed llama-cpp-python."""
+"""Choose the build of the native libraries to load, and check that it matches the installed llama-cpp-python."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pathlib import Path
 
 from pocketvlm.errors import NativeLibraryError
 
-CHOICE = "POCKETVLM_NATIVE"  # the name of an installed build, or OWN
-OWN = "llama-cpp-python"
+LLAMA_CPP_PYTHON = "llama-cpp-python"
+_BUILD_VARIABLE = "POCKETVLM_NATIVE"  # names an installed build, or LLAMA_CPP_PYTHON for the libraries in its package
 # llama-cpp-python's own variables: where its modules load libllama and libmtmd from.
 _LLAMA_PATH, _MTMD_PATH = "LLAMA_CPP_LIB_PATH", "MTMD_CPP_LIB"
-_STAMP = "pocketvlm.json"
-# Of several installed builds, the first one: the most particular to a machine.
+_STAMP = "pocketvlm.json"  # written by CMakeLists.txt
 GPU_BUILDS = ("cuda", "metal", "vulkan")
-_PREFERRED = (*GPU_BUILDS, "cpu-native", "cpu")
+_PREFERRED = (*GPU_BUILDS, "cpu-native", "cpu")  # from the most to the least specific to a machine
 
 
 @dataclass(frozen=True)
 class Build:
-    """`folder` holds the libraries, None: those in llama-cpp-python's own package. `why` it was taken.
+    """One build of the native libraries.
 
-    `stamped`: it says which llama-cpp-python it is for, and that is the installed one.
+    `folder` holds the libraries; None: they are in llama-cpp-python's own package. `why` says why it was chosen.
+    `stamped`: the build names the llama-cpp-python that it is for, and that version is installed.
     """
 
     name: str
@@ -37,59 +37,63 @@ class Build:
 
     @property
     def label(self) -> str:
-        """What a measurement or a report holds for."""
-        return f"{OWN} {version()}" + (f", build {self.name}" if self.folder else "")
+        """The versions that a measurement or a report is valid for."""
+        return f"{LLAMA_CPP_PYTHON} {version()}" + (f", build {self.name}" if self.folder else "")
 
 
 def version() -> str:
-    """The installed llama-cpp-python's, or "not installed"."""
+    """Return the version of the installed llama-cpp-python, or "not installed"."""
     try:
-        return importlib.metadata.version(OWN)
+        return importlib.metadata.version(LLAMA_CPP_PYTHON)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
 
 
 def home() -> Path:
-    """Where `cmake --build --target install` puts a folder for each build: inside this Python's environment."""
+    """Return the folder, inside this Python's environment, where `cmake --build --target install` puts builds."""
     return Path(sys.prefix) / "lib" / "pocketvlm"
 
 
 def installed() -> tuple[str, ...]:
-    """Names of the builds in `home`, those that are preferred first."""
+    """Return the names of the builds in `home`, preferred ones first."""
     names = [path.parent.name for path in home().glob(f"*/{_STAMP}")]
-    return tuple(sorted(names, key=lambda name: (*(name != first for first in _PREFERRED), name)))
+    return tuple(sorted(names, key=lambda name: (*(name != preferred for preferred in _PREFERRED), name)))
 
 
 def choose() -> Build:
-    """The build to load: the one that an environment variable names, else the best of those installed.
+    """Return the build that an environment variable names, else the best one that is installed.
 
-    Raises NativeLibraryError where it is not there, or is for another llama-cpp-python.
+    Raises NativeLibraryError where it does not exist, or is for another llama-cpp-python.
     """
-    given, choice, names = os.environ.get(_LLAMA_PATH), os.environ.get(CHOICE), installed()
-    if given:
-        return _checked(Path(given).absolute(), f"{_LLAMA_PATH} names it")
-    if choice and choice != OWN:
+    llama_path, choice, names = os.environ.get(_LLAMA_PATH), os.environ.get(_BUILD_VARIABLE), installed()
+    if llama_path:
+        return _checked(Path(llama_path).absolute(), f"{_LLAMA_PATH} names it")
+    if choice and choice != LLAMA_CPP_PYTHON:
         if choice not in names:
             raise NativeLibraryError(
-                f"{CHOICE}={choice}: no such build in {home()}; there: {', '.join((*names, OWN))}; "
+                f"{_BUILD_VARIABLE}={choice}: {home()} has no such build; "
+                f"it has: {', '.join((*names, LLAMA_CPP_PYTHON))}; "
                 f"to make it: cmake --preset {choice} && cmake --build --preset {choice} --target install"
             )
-        return _checked(home() / choice, f"{CHOICE} names it")
+        return _checked(home() / choice, f"{_BUILD_VARIABLE} names it")
     if names and not choice:
-        others = ", ".join((*names[1:], OWN))
-        return _checked(home() / names[0], f"installed in this environment; {CHOICE} chooses another: {others}")
-    return Build(OWN, None, f"{CHOICE} names it" if choice else f"no other build in {home()}", True)
+        others = ", ".join((*names[1:], LLAMA_CPP_PYTHON))
+        return _checked(
+            home() / names[0], f"installed in this environment; {_BUILD_VARIABLE} can choose another: {others}"
+        )
+    why = f"{_BUILD_VARIABLE} names it" if choice else f"no other build in {home()}"
+    return Build(LLAMA_CPP_PYTHON, None, why, True)
 
 
 @contextmanager
-def pointed_at(build: Build) -> Iterator[None]:
-    """While llama-cpp-python is imported: its variables say where the libraries are."""
+def library_paths(build: Build) -> Iterator[None]:
+    """Point llama-cpp-python's variables at `build` while its modules are imported."""
     before = {name: os.environ.get(name) for name in (_LLAMA_PATH, _MTMD_PATH)}
     for name, value in before.items():
         if build.folder and (name == _LLAMA_PATH or not value):
             os.environ[name] = str(build.folder)
         elif not value:
-            os.environ.pop(name, None)  # empty, it would mean the working directory
+            os.environ.pop(name, None)  # an empty value would mean the working directory
     try:
         yield
     finally:
@@ -107,14 +111,16 @@ def _checked(folder: Path, why: str) -> Build:
     if not stamp.exists():
         return Build("unknown", folder, why, False)
     try:
-        written = json.loads(stamp.read_text(encoding="utf-8"))
-        name, bound = str(written["build"]), str(written["llama_cpp_python"])
+        fields = json.loads(stamp.read_text(encoding="utf-8"))
+        name, built_for = str(fields["build"]), str(fields["llama_cpp_python"])
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise NativeLibraryError(f"{stamp}: not a stamp of pocketvlm's build: {error!r}") from error
-    if bound != version():
-        without = f"unset {_LLAMA_PATH}" if os.environ.get(_LLAMA_PATH) else f"set {CHOICE}={OWN}"
         raise NativeLibraryError(
-            f"{folder}: libraries for llama-cpp-python {bound}, but {version()} is installed, and its structs differ; "
-            f"build them again, or {without}"
+            f"{stamp}: not a stamp of a pocketvlm build ({error!r}); build the libraries again"
+        ) from error
+    if built_for != version():
+        own = f"unset {_LLAMA_PATH}" if os.environ.get(_LLAMA_PATH) else f"set {_BUILD_VARIABLE}={LLAMA_CPP_PYTHON}"
+        raise NativeLibraryError(
+            f"{folder}: these libraries are for llama-cpp-python {built_for}, but {version()} is installed, and its "
+            f"structs differ; build them again, or {own}"
         )
     return Build(name, folder, why, True)

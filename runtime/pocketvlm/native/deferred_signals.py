@@ -1,4 +1,4 @@
-"""Ctrl-C and its like, while native code runs in the main thread."""
+"""Defer Ctrl-C and similar signals while native code runs in the main thread."""
 
 from __future__ import annotations
 
@@ -7,36 +7,37 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-_RAISING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-_elsewhere = nullcontext()
+_DEFERRED = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_do_nothing = nullcontext()
 
 
 def signals_deferred(stop: Callable[[], None] | None = None) -> AbstractContextManager[None]:
-    """What handlers of signals raise, such as KeyboardInterrupt, comes when the native call is over; `stop` ends it.
+    """Run Python's signal handlers after a native call, not inside it; a signal calls `stop` to end the call early.
 
-    Python runs them at the next step of its main thread, which during a native call is one of our callbacks. Nothing
-    can be raised through that: ctypes prints it with a traceback, and the call goes on as if nobody had interrupted.
+    Python runs a handler at the next bytecode of its main thread, which during a native call belongs to one of our
+    callbacks. An exception such as KeyboardInterrupt cannot leave that: ctypes prints it with a traceback, and the
+    native call continues.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    return _held_back(stop) if ours else _elsewhere
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    return _deferred(stop) if in_main_thread else _do_nothing
 
 
 @contextmanager
-def _held_back(stop: Callable[[], None] | None) -> Iterator[None]:
-    before = {number: found for number in _RAISING if callable(found := signal.getsignal(number))}
-    came: list[int] = []
+def _deferred(stop: Callable[[], None] | None) -> Iterator[None]:
+    handlers = {number: handler for number in _DEFERRED if callable(handler := signal.getsignal(number))}
+    received: list[int] = []
 
-    def note(number: int, _frame: object) -> None:
-        came.append(number)
+    def receive(number: int, _frame: object) -> None:
+        received.append(number)
         if stop is not None:
             stop()
 
-    for number in before:
-        signal.signal(number, note)
+    for number in handlers:
+        signal.signal(number, receive)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
+        if received:
+            signal.raise_signal(received[0])

@@ -1,4 +1,4 @@
-"""llguidance: which tokens may come next so that an answer follows a grammar."""
+"""Constrain an answer to a grammar with llguidance: which tokens may come next."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from pocketvlm.errors import EngineError, UnsupportedError
 from pocketvlm.native import library
 from pocketvlm.native.llama import Model
 
-MAX_GRAMMAR = 1 << 18  # characters
-_LONGEST = 128  # bytes of a token: llguidance's trie aborts beyond 255; longer runs of white space are never needed
-_SPECIAL = b"\xff"  # begins no text; what llguidance takes for a control token
-# Work for one token, in llguidance's units: some 10 ms, in which the streams beside it wait.
+_MAX_GRAMMAR = 1 << 18  # characters
+# Bytes of a token. llguidance's trie aborts beyond 255; only runs of white space are longer, and none is ever needed.
+_MAX_TOKEN_BYTES = 128
+_CONTROL_PREFIX = b"\xff"  # llguidance takes a token for a control token if it begins with this, as no text does
+# Work for one token in llguidance's units, about 10 ms, for which all other streams wait.
 _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 150_000,
@@ -34,21 +35,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Constraint:
-    """`grammar` is Lark as llguidance has it, with %json; `param` the path of the request's field, for errors."""
+    """`grammar` is llguidance's Lark, with %json. `param` is the path of the request's field, for errors."""
 
     grammar: str
     param: str
 
 
 class Vocabulary:
-    """A model's tokens, as a trie. Made in some 0.1 to 0.5 s; any number of constraints share it."""
+    """A model's tokens as a trie, which any number of matchers share. Creating one takes 0.1 to 0.5 s."""
 
     def __init__(self, model: Model) -> None:
-        tokens = [_spelled(model, token) for token in range(model.n_vocab)]
+        tokens = [_spelling(model, token) for token in range(model.n_vocab)]
         ends = [token for token in range(model.n_vocab) if model.is_end(token)] or [model.eos]
         pointer = ctypes.cast(library.llama().llama_tokenize, ctypes.c_void_p).value
         self.n_vocab = model.n_vocab
-        self.tokenizer = _guarded(
+        self.tokenizer = _catch_panic(
             lambda: llguidance.LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]  # its stubs lack it
                 tokens=tokens, vocab_ptr=model.vocab, tokenize_fptr=pointer, eos_token=ends, slices=None
             )
@@ -56,80 +57,82 @@ class Vocabulary:
 
 
 class Matcher:
-    """How far one answer has come in its grammar. One thread at a time.
+    """The state of one answer in its grammar. Use it from one thread at a time.
 
-    Raises UnsupportedError for a grammar that cannot be compiled within the limits, or that nothing fits.
+    Raises UnsupportedError for a grammar that cannot be compiled within the limits, or that no text matches.
     """
 
     def __init__(self, vocabulary: Vocabulary, constraint: Constraint) -> None:
         self._param = constraint.param
-        if len(constraint.grammar) > MAX_GRAMMAR:
-            raise UnsupportedError(f"is too large: over {MAX_GRAMMAR:,} characters", self._param)
+        if len(constraint.grammar) > _MAX_GRAMMAR:
+            raise UnsupportedError(f"is too large: its grammar has over {_MAX_GRAMMAR:,} characters", self._param)
         self._n_vocab = vocabulary.n_vocab
         self._mask = np.zeros((vocabulary.n_vocab + 31) // 32, np.int32)
         limits = llguidance.LLParserLimits(**_LIMITS)
         try:
-            self._raw = _guarded(
+            self._raw = _catch_panic(
                 lambda: llguidance.LLMatcher(vocabulary.tokenizer, constraint.grammar, log_level=0, limits=limits)
             )
             self._check()
-            self._fill()
+            self._compute_mask()
         except EngineError as error:
-            told = "nothing fits it" if str(error).startswith("NoExtension") else str(error)
-            raise UnsupportedError(f"cannot be held to: {told}", self._param) from None
+            reason = "no text matches it" if str(error).startswith("NoExtension") else str(error)
+            raise UnsupportedError(f"cannot be enforced: {reason}", self._param) from None
 
     @property
     def complete(self) -> bool:
-        """Nothing can follow."""
-        return bool(_guarded(self._raw.is_stopped))
+        """Whether the answer is complete and nothing can follow."""
+        return bool(_catch_panic(self._raw.is_stopped))
 
     def restrict(self, logits: npt.NDArray[np.float32]) -> None:
-        """Make what may not come next impossible, in place. float32 [n_vocab].
+        """Set the logits of tokens that may not come next to -inf, in place. float32 [n_vocab].
 
         Raises UnsupportedError where that is more work than one token may take.
         """
         try:
-            self._fill()
+            self._compute_mask()
         except EngineError as error:
-            raise UnsupportedError(f"is too complex to be held to: {error}", self._param) from None
+            raise UnsupportedError(f"is too complex to enforce: {error}", self._param) from None
         allowed = np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=self._n_vocab)
         logits[allowed == 0] = -np.inf
 
     def accept(self, token: int) -> None:
-        if not _guarded(lambda: self._raw.consume_token(token)):
-            raise UnsupportedError(f"is too complex to be held to: {_reason(self._raw.get_error())}", self._param)
+        """Add a token to the answer. Raises UnsupportedError where that is too much work."""
+        if not _catch_panic(lambda: self._raw.consume_token(token)):
+            raise UnsupportedError(f"is too complex to enforce: {_reason(self._raw.get_error())}", self._param)
 
-    def _fill(self) -> None:
+    def _compute_mask(self) -> None:
         mask = self._mask
-        _guarded(lambda: self._raw.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes))
+        _catch_panic(lambda: self._raw.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes))
         self._check()
         if not mask.any():
-            raise EngineError("nothing fits it")
+            raise EngineError("no text matches it")
 
     def _check(self) -> None:
-        if _guarded(self._raw.is_error):
-            raise EngineError(_reason(_guarded(self._raw.get_error)))
+        if _catch_panic(self._raw.is_error):
+            raise EngineError(_reason(_catch_panic(self._raw.get_error)))
 
 
-def _spelled(model: Model, token: int) -> bytes:
+def _spelling(model: Model, token: int) -> bytes:
+    """Return the bytes of a token for the trie, b"" for one that is too long for it."""
     text = model.piece(token)
     if not text:
-        return _SPECIAL + model.token_text(token).encode("utf-8", "replace")[:_LONGEST]
-    return text if len(text) <= _LONGEST else b""
+        return _CONTROL_PREFIX + model.token_text(token).encode("utf-8", "replace")[:_MAX_TOKEN_BYTES]
+    return text if len(text) <= _MAX_TOKEN_BYTES else b""
 
 
-def _reason(told: str) -> str:
-    """The first lines of llguidance's own, without where in its files it was."""
-    told = re.split(r"\n\s*\d+ \| |<non-verbose/>|<state>", told)[0]
-    told = re.sub(r"^at \d+\(\d+\): |failed to compile JSON schema: |^Parser Error: ", "", told)
-    told = re.sub(r"(?s)^(regex parse error: ).*error: ", r"\1", " ".join(told.split()))
-    return told[:300] or "the grammar failed"
+def _reason(message: str) -> str:
+    """Return the first lines of an error message of llguidance, without the place in its source files."""
+    message = re.split(r"\n\s*\d+ \| |<non-verbose/>|<state>", message)[0]
+    message = re.sub(r"^at \d+\(\d+\): |failed to compile JSON schema: |^Parser Error: ", "", message)
+    message = re.sub(r"(?s)^(regex parse error: ).*error: ", r"\1", " ".join(message.split()))
+    return message[:300] or "the grammar failed"
 
 
-def _guarded(work: Callable[[], T]) -> T:
-    """A panic in Rust is no Exception to Python; here it is an EngineError."""
+def _catch_panic(call: Callable[[], T]) -> T:
+    """Return the result of `call`; raise EngineError for an exception or a panic in it."""
     try:
-        return work()
+        return call()
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of llguidance derives from BaseException

@@ -1,4 +1,4 @@
-"""Lifetime of a native object: freed once, children before parents, also at interpreter exit."""
+"""Own a native object: free it once, children before parents, also at interpreter exit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Self_ = TypeVar("Self_", bound="Handle")
 class Handle:
     """A raw pointer, the function that frees it, and the parent that must outlive it.
 
-    A child keeps its parent alive; closing a parent closes its children first. weakref.finalize runs in reverse
-    order of creation at exit, so the same order holds there.
+    A child keeps its parent alive; closing a parent closes its children first. At exit, weakref.finalize runs in
+    reverse order of creation, which is the same order.
     """
 
     def __init__(self, raw: Any, free: Callable[[Any], None], parent: Handle | None = None) -> None:
@@ -29,7 +29,7 @@ class Handle:
 
     @property
     def raw(self) -> Any:
-        """The pointer; using a closed handle is an EngineClosedError, never a use after free."""
+        """The pointer. Raises EngineClosedError where the object is closed, so nothing is used after it was freed."""
         if not self._finalizer.alive:
             raise EngineClosedError(f"{type(self).__name__} is closed")
         return self._raw
@@ -39,7 +39,7 @@ class Handle:
         return not self._finalizer.alive
 
     def close(self) -> None:
-        """Free the object and everything that hangs on it. May be called again."""
+        """Free the object and its children. Closing again does nothing."""
         for child in list(self._children):
             child.close()
         self._finalizer()

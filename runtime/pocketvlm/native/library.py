@@ -1,4 +1,4 @@
-"""Load libllama and libmtmd, and check once that they offer every function that this folder calls."""
+"""Load libllama and libmtmd, and check once that they have every function that this folder calls."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import ModuleType
 from pocketvlm.errors import NativeLibraryError
 from pocketvlm.native import backends
 from pocketvlm.native.backends import Backend
-from pocketvlm.native.build import OWN, Build, choose, pointed_at, version
+from pocketvlm.native.build import LLAMA_CPP_PYTHON, Build, choose, library_paths, version
 
-WANTED = ">=0.3.36,<0.3.37"
+WANTED = ">=0.3.36,<0.3.37"  # versions of llama-cpp-python
 
 _LLAMA = (
     "llama_backend_init llama_log_set llama_model_default_params llama_model_load_from_file llama_model_free "
@@ -38,7 +38,7 @@ _MTMD = (
 
 @cache
 def llama() -> ModuleType:
-    """The ctypes module of libllama, checked, its logs going to `logging`."""
+    """Return the ctypes module of libllama, with its logs sent to `logging`. Raises NativeLibraryError."""
     module = _load("llama_cpp.llama_cpp", _LLAMA)
     from pocketvlm.native.log import send_to_logging
 
@@ -50,7 +50,7 @@ def llama() -> ModuleType:
 
 @cache
 def mtmd() -> ModuleType:
-    """The ctypes module of libmtmd, likewise."""
+    """Return the ctypes module of libmtmd, with its logs sent to `logging`. Raises NativeLibraryError."""
     llama()
     module = _load("llama_cpp.mtmd_cpp", _MTMD)
     from pocketvlm.native.log import send_to_logging
@@ -61,12 +61,12 @@ def mtmd() -> ModuleType:
 
 @cache
 def build() -> Build:
-    """The build that is loaded, decided once."""
+    """Return the build to load; chosen once in a process."""
     return choose()
 
 
 def features() -> str:
-    """What this build of llama.cpp was compiled for, in its own words."""
+    """Return llama_print_system_info: what this build of llama.cpp was compiled for."""
     llama()
     mtmd()
     text: bytes = llama().llama_print_system_info()
@@ -74,40 +74,43 @@ def features() -> str:
 
 
 def offloads() -> bool:
+    """Return whether the loaded build can use a GPU."""
     return bool(llama().llama_supports_gpu_offload())
 
 
 def devices() -> tuple[Backend, ...]:
-    """What this build can compute on here; CPUs too."""
-    return backends.present(llama()._lib)
+    """Return the devices that the loaded build can compute on, CPUs included."""
+    return backends.list_devices(llama()._lib)
 
 
 def device(number: int) -> int:
-    """The pointer to one of `devices`, for the other modules of this folder."""
-    return backends.pointer(llama()._lib, number)
+    """Return the address of one of `devices`, for the other modules of this folder."""
+    return backends.device_address(llama()._lib, number)
 
 
 def _load(name: str, functions: list[str]) -> ModuleType:
-    taken = build()
+    folder = build().folder
     try:
-        with pointed_at(taken):
+        with library_paths(build()):
             module = importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
-        place = f"{OWN} ({version()})" + (f" with the libraries in {taken.folder}" if taken.folder else "")
-        raise NativeLibraryError(f"cannot load {place}: {error}; wanted: {WANTED}") from error
+        place = f"{LLAMA_CPP_PYTHON} ({version()})" + (f" with the libraries in {folder}" if folder else "")
+        raise NativeLibraryError(f"cannot load {place}: {error}; pocketvlm needs {WANTED}") from error
     missing = [function for function in functions if not hasattr(module, function)]
     if missing:
         raise NativeLibraryError(
-            f"{OWN} {version()} lacks {', '.join(missing)}; pocketvlm is tested with {WANTED}: "
-            f'pip install "{OWN}{WANTED}"'
+            f"{LLAMA_CPP_PYTHON} {version()} lacks {', '.join(missing)}; pocketvlm is tested with {WANTED}: "
+            f'pip install "{LLAMA_CPP_PYTHON}{WANTED}"'
         )
     return module
 
 
 def _folder(module: ModuleType) -> Path:
-    """Where libllama came from. NativeLibraryError where that is not the build that was chosen."""
+    """Return the folder of libllama. Raises NativeLibraryError where it is not the chosen build's."""
     folder = Path(module._lib._name).parent
     chosen = build().folder
     if chosen and not folder.samefile(chosen):
-        raise NativeLibraryError(f"llama_cpp was imported before, from {folder}: {chosen} can no longer be loaded")
+        raise NativeLibraryError(
+            f"llama_cpp was already imported, from {folder}, so {chosen} cannot be loaded; import pocketvlm first"
+        )
     return folder

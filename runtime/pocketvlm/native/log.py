@@ -1,4 +1,4 @@
-"""Native logs go to `logging` ("pocketvlm.native"), and the last errors can be asked for a reason."""
+"""Send native logs to `logging` ("pocketvlm.native"), and keep the last errors as reasons for exceptions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 logger = logging.getLogger("pocketvlm.native")
 
-# ggml_log_level (ggml.h): DEBUG 1, INFO 2, WARN 3, ERROR 4; 5 continues the line before.
+# ggml_log_level (ggml.h): DEBUG 1, INFO 2, WARN 3, ERROR 4; 5 continues the previous line.
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
-_recent: deque[str] = deque(maxlen=8)
+_errors: deque[str] = deque(maxlen=8)
 _level = logging.DEBUG
-_heard: list[list[str]] = []
+_captures: list[list[str]] = []
 
 
 def _receive(level: int, text: bytes, _data: object) -> None:
@@ -23,10 +23,10 @@ def _receive(level: int, text: bytes, _data: object) -> None:
     _level = _LEVELS.get(level, _level)
     line = text.decode("utf-8", "replace").rstrip()
     if _level >= logging.ERROR and line:
-        _recent.append(line)
-    for lines in _heard:
+        _errors.append(line)
+    for lines in _captures:
         lines.append(line)
-    # A native error is raised as an exception with its reason; as a log line it is a detail.
+    # Every level becomes DEBUG: native errors are raised as exceptions anyway, with their reason.
     if line and logger.isEnabledFor(logging.DEBUG):
         logger.debug("%s", line)
 
@@ -35,28 +35,29 @@ _callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_
 
 
 def send_to_logging(log_set: Callable[[Any, Any], None]) -> None:
-    """`log_set` is llama_log_set or mtmd_log_set; the callback lives as long as the process."""
+    """Install the log callback with `log_set`, which is llama_log_set or mtmd_log_set."""
     log_set(ctypes.cast(_callback, log_set.argtypes[0]) if hasattr(log_set, "argtypes") else _callback, None)
 
 
 @contextmanager
-def heard() -> Iterator[list[str]]:
-    """The lines that come meanwhile: libllama tells some things in no other way."""
+def capture() -> Iterator[list[str]]:
+    """Collect the log lines of the block. Some facts, such as memory sizes, libllama reports only by logging them."""
     lines: list[str] = []
-    _heard.append(lines)
+    _captures.append(lines)
     try:
         yield lines
     finally:
-        _heard.remove(lines)
+        _captures.remove(lines)
 
 
 def forget_errors() -> None:
-    _recent.clear()
+    """Drop the errors so far; call it before a native call whose errors `last_error` should report."""
+    _errors.clear()
 
 
 def last_error() -> str:
-    """The first native error since `forget_errors`, which is the cause of those after it."""
-    if not _recent:
+    """Return the first native error since `forget_errors`, which caused those after it."""
+    if not _errors:
         return "no reason given"
-    line = _recent[0]
+    line = _errors[0]
     return line.split(": ", 1)[1] if ": " in line.partition(" ")[0] + " " else line

@@ -1,6 +1,7 @@
-"""What libllama would allocate for a model and a context, told by itself, without the weights being loaded.
+"""Ask libllama what it would allocate for a model and a context, without loading the weights.
 
-It tells by log lines only (llama-context.cpp, llama-kv-cache.cpp, llama-model.cpp of the version that is bound here).
+libllama reports sizes in log lines only (llama-context.cpp, llama-kv-cache.cpp and llama-model.cpp of the version in
+`library.WANTED`).
 """
 
 from __future__ import annotations
@@ -14,20 +15,21 @@ from pathlib import Path
 import numpy as np
 
 from pocketvlm.errors import EngineError
-from pocketvlm.native import library, log
+from pocketvlm.native import log
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
 
 _MIB = 1 << 20
-_CACHE = re.compile(r"^llama_(?:kv_cache|memory_recurrent)\w*: size = +([\d.]+) MiB")
-_SCRATCH = re.compile(r"(\S+) compute buffer size = +([\d.]+) MiB")
-_REORDERED = re.compile(r"load_tensors: +(\S+) model buffer size = +([\d.]+) MiB")
-_WIDTH = 256  # the largest block of ggml's types
+_CACHE_LINE = re.compile(r"^llama_(?:kv_cache|memory_recurrent)\w*: size = +([\d.]+) MiB")
+_SCRATCH_LINE = re.compile(r"(\S+) compute buffer size = +([\d.]+) MiB")
+_WEIGHTS_LINE = re.compile(r"load_tensors: +(\S+) model buffer size = +([\d.]+) MiB")
+_PLAIN_BUFFERS = ("CPU", "CPU_Mapped")
+_PROBE_WIDTH = 256  # values: the largest block of ggml's types
 
 
 @dataclass(frozen=True)
 class BufferSizes:
-    """Bytes: of the KV cache, wherever it is, and of scratch memory by the name of the device's buffers."""
+    """Bytes of the KV cache on all devices, and of scratch memory by the name of the buffer type."""
 
     cache: int
     scratch: dict[str, int]
@@ -36,32 +38,30 @@ class BufferSizes:
 def estimate_buffers(
     model: Model, *, n_ctx: int, n_batch: int, sequences: int, outputs: int, exact: bool = False
 ) -> BufferSizes:
-    """Make a context of a simulated model."""
-    with log.heard() as lines:
+    """Return the buffers of a `Context` with these arguments over a simulated `model`. Raises EngineError."""
+    with log.capture() as lines:
         Context(
             model, n_ctx=n_ctx, n_batch=n_batch, threads=1, sequences=sequences, outputs=outputs, exact=exact
         ).close()
-    caches = [float(found[1]) for line in lines if (found := _CACHE.search(line))]
-    scratch = {found[1]: int(float(found[2]) * _MIB) for line in lines if (found := _SCRATCH.search(line))}
+    caches = [float(match[1]) for line in lines if (match := _CACHE_LINE.search(line))]
+    scratch = {match[1]: int(float(match[2]) * _MIB) for line in lines if (match := _SCRATCH_LINE.search(line))}
     if not scratch:
-        raise EngineError(f"libllama did not tell what memory it takes for {model.path.name}")
+        raise EngineError(f"libllama did not report how much memory {model.path.name} needs")
     return BufferSizes(int(sum(caches) * _MIB), scratch)
 
 
 @cache
 def reordered(type_number: int) -> bool:
-    """Whether matrices of a ggml type are copied into an order that this CPU likes better, when a model is loaded."""
-    with tempfile.TemporaryDirectory(prefix="pocketvlm-") as folder, log.heard() as lines:
+    """Return whether libllama copies matrices of a ggml type into an order that is faster on this CPU."""
+    with tempfile.TemporaryDirectory(prefix="pocketvlm-") as folder, log.capture() as lines:
         path = Path(folder) / "probe.gguf"
         _write_probe(path, type_number)
         Model(path, gpu_layers=0).close()
-    library.llama()
-    plain = ("CPU", "CPU_Mapped")
-    return any((found := _REORDERED.search(line)) and found[1] not in plain for line in lines)
+    return any((match := _WEIGHTS_LINE.search(line)) and match[1] not in _PLAIN_BUFFERS for line in lines)
 
 
 def _write_probe(path: Path, type_number: int) -> None:
-    """A model of one layer, all zeros, without a vocabulary."""
+    """Write a model of one layer, all zeros, without a vocabulary."""
     from gguf import GGUFWriter
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -69,20 +69,20 @@ def _write_probe(path: Path, type_number: int) -> None:
     block, size = GGML_QUANT_SIZES[kind]
     writer = GGUFWriter(path, "llama")
     writer.add_block_count(1)
-    writer.add_context_length(_WIDTH)
-    writer.add_embedding_length(_WIDTH)
-    writer.add_feed_forward_length(_WIDTH)
+    writer.add_context_length(_PROBE_WIDTH)
+    writer.add_embedding_length(_PROBE_WIDTH)
+    writer.add_feed_forward_length(_PROBE_WIDTH)
     writer.add_head_count(4)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(_WIDTH)
+    writer.add_vocab_size(_PROBE_WIDTH)
     writer.add_tokenizer_model("no_vocab")
-    matrix = np.zeros((_WIDTH, _WIDTH // block * size), np.uint8)
+    matrix = np.zeros((_PROBE_WIDTH, _PROBE_WIDTH // block * size), np.uint8)
     for name in "attn_q attn_k attn_v attn_output ffn_gate ffn_up ffn_down".split():
         writer.add_tensor(f"blk.0.{name}.weight", matrix, raw_dtype=kind)
-    vector = np.zeros(_WIDTH, np.float32)
+    vector = np.zeros(_PROBE_WIDTH, np.float32)
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
         writer.add_tensor(f"{name}.weight", vector)
-    writer.add_tensor("token_embd.weight", np.zeros((_WIDTH, _WIDTH), np.float32))
+    writer.add_tensor("token_embd.weight", np.zeros((_PROBE_WIDTH, _PROBE_WIDTH), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

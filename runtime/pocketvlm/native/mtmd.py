@@ -1,8 +1,9 @@
-"""libmtmd: an mmproj file as an encoder of single tiles, or with its own preprocessing and layout."""
+"""Encode pictures with libmtmd and an mmproj file: single tiles, or with libmtmd's own preprocessing and layout."""
 
 from __future__ import annotations
 
 import ctypes
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,10 +24,11 @@ from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd_graph_patches import CLASS_TOKEN, ClassPositionPatch, ClassTokenPatch
 
 _TEXT, _IMAGE = 0, 1  # mtmd_input_chunk_type
-_ASK_EVERY = 24  # graph nodes between two looks at the cancel flag: about two a transformer layer
-Projector = NewType("Projector", str)  # libmtmd's name of one
-# Those whose graphs have a fault, and what mends it.
-_MENDS: dict[str, type[ClassTokenPatch | ClassPositionPatch]] = {
+_CANCEL_INTERVAL = 24  # graph nodes between two checks of the cancel flag: about two checks a transformer layer
+Projector = NewType("Projector", str)  # libmtmd's name of a projector type
+_GraphPatch = ClassTokenPatch | ClassPositionPatch
+# Projectors whose graphs libmtmd builds wrong.
+_GRAPH_PATCHES: dict[str, type[_GraphPatch]] = {
     Projector("mlp"): ClassTokenPatch,
     Projector("ldp"): ClassTokenPatch,
     Projector("ldpv2"): ClassTokenPatch,
@@ -37,7 +39,7 @@ _MENDS: dict[str, type[ClassTokenPatch | ClassPositionPatch]] = {
 class ImageChunk(Handle):
     """One picture chunk of libmtmd, not yet encoded: `tokens` rows at `positions` int32 [1 or 4, tokens], from 0.
 
-    `advance` is how far the next text position moves on.
+    `advance` is the number of positions from its start to the text after it.
     """
 
     def __init__(self, chunks: Handle, raw: Any, tokens: int, positions: npt.NDArray[np.int32], advance: int) -> None:
@@ -55,9 +57,10 @@ class TextChunk:
 class Mtmd(Handle):
     """An mmproj file, loaded for `model`.
 
-    With `tile_tokens`, libmtmd's own limits are set to one tile, so that a tile given at its size passes unchanged.
-    `device` is the number of one of ggml's, None the CPU.
-    The caller checks the pair first: libmtmd aborts the process on some wrong ones.
+    With `tile_tokens`, libmtmd's own limits are set to one tile, so that it does not resize a tile. `device` is an
+    index into `library.devices`, None the CPU.
+
+    The caller must check first that the two files are a pair: libmtmd aborts the process on some wrong ones.
     """
 
     def __init__(
@@ -77,9 +80,9 @@ class Mtmd(Handle):
         params.print_timings = False
         if tile_tokens is not None:
             params.image_min_tokens, params.image_max_tokens = 1, tile_tokens
-        self._mend = _mend_for(read_header(self.path))
-        self._eval = type(params.cb_eval)(_make_eval(self, self._mend))
-        params.cb_eval = self._eval
+        self._patch = _graph_patch(read_header(self.path))
+        self._on_node = type(params.cb_eval)(_node_callback(self, self._patch))
+        params.cb_eval = self._on_node
         log.forget_errors()
         with signals_deferred(self.cancel):
             raw = lib.mtmd_init_from_file(str(self.path).encode(), model.raw, params)
@@ -88,39 +91,41 @@ class Mtmd(Handle):
             super().__init__(raw, lib.mtmd_free, parent=model)
         if not lib.mtmd_support_vision(raw):
             self.close()
-            raise PairingError("this projector does not take pictures", self.path)
+            raise PairingError("this projector is not for pictures", self.path)
         self.width = model.n_embd_inp
         self._mrope = model.mrope
 
     @property
     def non_causal(self) -> bool:
+        """Whether the decoder must attend both ways within a picture."""
         return bool(self._lib.mtmd_decode_use_non_causal(self.raw, None))
 
     def cancel(self) -> None:
-        """Stop the running encode, from any thread. Holds until `allow`."""
+        """Stop the running encode and all later ones until `allow`. May be called from any thread."""
         self._cancelled = True
 
     def allow(self) -> None:
+        """Let encodes run again after `cancel`."""
         self._cancelled = False
 
     def encode_tile(self, tile: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """uint8 [height, width, 3] at the encoder's own size -> float32 [tokens, n_embd_inp]."""
-        with self.chunks(tile) as parts:
+        """Encode a tile, uint8 [height, width, 3] at the encoder's own size, to float32 [tokens, n_embd_inp]."""
+        with self.chunks(tile) as chunks:
             # Tiled layouts put the overview last, and a picture of one tile is its own overview.
-            last = [part for part in parts if isinstance(part, ImageChunk)][-1]
-            return self.encode(last)
+            overview = [chunk for chunk in chunks if isinstance(chunk, ImageChunk)][-1]
+            return self.encode(overview)
 
     @contextmanager
     def chunks(self, image: npt.NDArray[np.uint8]) -> Iterator[list[TextChunk | ImageChunk]]:
-        """libmtmd's own preprocessing and layout of a picture: uint8 [height, width, 3]."""
-        owner, parts = self.open_chunks(image)
+        """Preprocess and lay out a picture, uint8 [height, width, 3], as libmtmd does; the chunks live in the block."""
+        owner, chunks = self.open_chunks(image)
         try:
-            yield parts
+            yield chunks
         finally:
             owner.close()
 
     def open_chunks(self, image: npt.NDArray[np.uint8]) -> tuple[Handle, list[TextChunk | ImageChunk]]:
-        """Like `chunks`, but the caller closes the first value, which owns the parts."""
+        """Do the same as `chunks`, but leave it to the caller to close the first value, which owns the chunks."""
         lib = self._lib
         pixels = np.ascontiguousarray(image)
         height, width = pixels.shape[:2]
@@ -142,25 +147,27 @@ class Mtmd(Handle):
         return owner, [self._chunk(owner, lib.mtmd_input_chunks_get(chunks, i)) for i in range(count)]
 
     def encode(self, chunk: ImageChunk) -> npt.NDArray[np.float32]:
-        """float32 [chunk.tokens, n_embd_inp]; Aborted where `cancel` was called meanwhile.
+        """Return the embeddings of a chunk, float32 [chunk.tokens, n_embd_inp].
 
-        EngineError where libmtmd fails, or computes an encoder that it has a fault in otherwise than expected.
+        Raises Aborted if `cancel` was called meanwhile, and EngineError where libmtmd fails or builds a graph with a
+        known fault in an unknown way.
         """
         lib = self._lib
         log.forget_errors()
-        # On a thread that ends with it. GNU's OpenMP keeps a team for each that called, and once all teams have more
-        # threads than there are cores, barriers sleep instead of spin: the decoder would lose a third of its speed.
-        with signals_deferred(self.cancel), ThreadPoolExecutor(1, "pocketvlm-encode") as alone:
-            code = alone.submit(lib.mtmd_encode_chunk, self.raw, chunk.raw).result()
-        # A cancelled encode returns 0 and a finite, wrong embedding: only our own flag tells.
+        # The thread ends with the call. GNU's OpenMP keeps a team of threads for each calling thread. Once all teams
+        # together have more threads than there are cores, barriers sleep instead of spinning, and the decoder would
+        # lose a third of its speed.
+        with signals_deferred(self.cancel), ThreadPoolExecutor(1, "pocketvlm-encode") as executor:
+            code = executor.submit(lib.mtmd_encode_chunk, self.raw, chunk.raw).result()
+        # A cancelled encode returns 0 and finite, wrong embeddings, so our own flag must be checked.
         if self._cancelled:
             raise Aborted
         if code != 0:
             raise EngineError(f"libmtmd failed to encode a picture: {log.last_error()}")
-        if self._mend is not None and not self._mend.done:
+        if self._patch is not None and not self._patch.done:
             raise EngineError(
-                f"{self.path.name}: this build of libmtmd places the class token otherwise than pocketvlm knows, and "
-                "may see pictures wrong; an ONNX vision encoder does without it"
+                f"{self.path.name}: this build of libmtmd places the class token in a way that pocketvlm does not "
+                "know, and its embeddings may be wrong; use an ONNX vision encoder"
             )
         output = lib.mtmd_get_output_embd(self.raw)
         rows: npt.NDArray[np.float32] = np.ctypeslib.as_array(output, shape=(chunk.tokens, self.width)).copy()
@@ -178,34 +185,35 @@ class Mtmd(Handle):
             raise EngineError("libmtmd returned a chunk that is neither text nor picture")
         if self._mrope:
             image = lib.mtmd_input_chunk_get_tokens_image(raw)
-            placed = [lib.mtmd_image_tokens_get_decoder_pos(image, 0, i) for i in range(count)]
-            positions = np.array([[p.t, p.y, p.x, p.z] for p in placed], dtype=np.int32).T
+            places = [lib.mtmd_image_tokens_get_decoder_pos(image, 0, i) for i in range(count)]
+            positions = np.array([[place.t, place.y, place.x, place.z] for place in places], dtype=np.int32).T
         else:
             positions = np.arange(count, dtype=np.int32)[None]
         return ImageChunk(owner, raw, count, positions, lib.mtmd_input_chunk_get_n_pos(raw))
 
 
-def _mend_for(header: GGUFHeader) -> ClassTokenPatch | ClassPositionPatch | None:
-    """None where the graph of a file has no fault, or no class token."""
-    mend = _MENDS.get(projector_type(header.metadata) or "")
-    return mend() if mend and any(tensor.name == CLASS_TOKEN for tensor in header.tensors) else None
+def _graph_patch(header: GGUFHeader) -> _GraphPatch | None:
+    """Return the patch for the graph of a file, None where libmtmd builds it right or it has no class token."""
+    patch = _GRAPH_PATCHES.get(projector_type(header.metadata) or "")
+    return patch() if patch and any(tensor.name == CLASS_TOKEN for tensor in header.tensors) else None
 
 
-def _make_eval(owner: Mtmd, fault: ClassTokenPatch | ClassPositionPatch | None) -> Any:
-    """The scheduler's callback. It must not keep `owner` alive, or the context would never be freed."""
-    import weakref
+def _node_callback(owner: Mtmd, patch: _GraphPatch | None) -> Any:
+    """Return the ggml_backend_sched_eval_callback: patch the graph, and stop it where `owner` was cancelled.
 
+    It must not keep `owner` alive, or the context would never be freed.
+    """
     reference = weakref.ref(owner)
-    seen = 0
+    nodes = 0
 
-    def look(node: int, ask: bool, _data: object) -> bool:
-        nonlocal seen
+    def on_node(node: int, ask: bool, _data: object) -> bool:
+        nonlocal nodes
         if ask:
-            if fault is not None:
-                fault.mend(node)
-            seen += 1
-            return seen % _ASK_EVERY == 0
+            if patch is not None:
+                patch.apply(node)
+            nodes += 1
+            return nodes % _CANCEL_INTERVAL == 0
         mtmd = reference()
         return mtmd is not None and not mtmd._cancelled
 
-    return look
+    return on_node

@@ -1,73 +1,75 @@
-"""Nodes of a graph before they are computed: what they take, changed where libmtmd builds one wrong."""
+"""Correct graphs that libmtmd builds wrong: change the sources of a node before it is computed."""
 
 from __future__ import annotations
 
 from pocketvlm.native.tensor import GGMLTensor, is_known, op_desc, read, write
 
 CLASS_TOKEN = "v.class_embd"
-_TABLE = b"v.position_embd.weight"
+_POSITIONS = b"v.position_embd.weight"
 
 
 class ClassTokenPatch:
-    """Puts a class token before the patches, where its place in the table of positions is and where it is taken away.
+    """Put the class token before the patches, as the position table and the removal of the token expect it.
 
-    libmtmd's graph of encoders with a plain MLP puts it behind them: every patch then has its neighbour's position, the
-    first one's embedding is lost, and the class token's stands in the picture. `done` once the order was right or made
-    so: where it stays False after a picture, the graph or the structure of its nodes is not one that this knows.
+    libmtmd's graph of encoders with a plain MLP appends it instead: then every patch gets its neighbour's position, the
+    first patch's embedding is dropped, and the class token's stays among the picture's embeddings.
+
+    `done`: the order was right or has been corrected. If it stays False after a picture, this class does not know the
+    graph or the structure of its nodes.
     """
 
     done = False
 
-    def mend(self, node: int) -> None:
-        """The node at an address, about to be computed; nothing happens where no token is behind patches."""
+    def apply(self, node: int) -> None:
+        """Correct the node at an address before it is computed, if it appends the class token to patches."""
         if not _is(node, b"CONCAT"):
             return
         sources = GGMLTensor.from_address(node).src
-        first, last = _ends(node)
-        if last and not first:
+        token_first, token_last = _token_places(node)
+        if token_last and not token_first:
             sources[0], sources[1] = sources[1], sources[0]
-        self.done |= first or last
+        self.done |= token_first or token_last
 
 
 class ClassPositionPatch:
-    """Puts the class token's row of the table of positions, the first, behind the others, in the loaded weights.
+    """Move the class token's row, the first of the position table, to the end, in the loaded weights.
 
-    Where libmtmd's graph appends the class token to the patches and takes it away there again, the table alone is in
-    another order: every patch has its neighbour's position, as where ClassTokenPatch mends. `done` as there.
+    There libmtmd's graph appends the class token to the patches and removes it from the end again, so only the table
+    has another order: every patch gets its neighbour's position. `done` as in ClassTokenPatch.
     """
 
     done = False
 
-    def mend(self, node: int) -> None:
-        """The node at an address, about to be computed: the first that adds the table to patches with a token.
+    def apply(self, node: int) -> None:
+        """Correct the table at the first node that adds it to patches with an appended class token.
 
-        A copy of the table for another device is left as it is: its original would be copied again.
+        A copy of the table for another device is left as it is, because the original would be copied over it.
         """
         if self.done or not _is(node, b"ADD"):
             return
-        patches, at = GGMLTensor.from_address(node).src[:2]
-        table = GGMLTensor.from_address(at)
-        if _TABLE not in table.name or not _is(patches, b"CONCAT"):
+        patches, address = GGMLTensor.from_address(node).src[:2]
+        table = GGMLTensor.from_address(address)
+        if _POSITIONS not in table.name or not _is(patches, b"CONCAT"):
             return
-        first, last = _ends(patches)
-        if last and not first and table.name == _TABLE:
-            row, rows = table.nb[1], read(at, table.nb[1] * table.ne[1])
-            write(at, rows[row:] + rows[:row])
+        token_first, token_last = _token_places(patches)
+        if token_last and not token_first and table.name == _POSITIONS:
+            row, rows = table.nb[1], read(address, table.nb[1] * table.ne[1])
+            write(address, rows[row:] + rows[:row])
             self.done = True
-        self.done |= first
+        self.done |= token_first
 
 
 def _is(node: int, operation: bytes) -> bool:
     return op_desc(node) == operation and is_known(node)
 
 
-def _ends(concat: int) -> tuple[bool, bool]:
-    """Whether the first of two sources is the class token, and whether the second is."""
+def _token_places(concat: int) -> tuple[bool, bool]:
+    """Return whether the class token is the first source of a CONCAT, and whether it is the second."""
     node = GGMLTensor.from_address(concat)
     return _is_token(node.src[0]), _is_token(node.src[1])
 
 
 def _is_token(address: int) -> bool:
-    """Itself, a copy for another device, which has more in its name, or one for each tile."""
+    """Return whether a tensor is the class token, its copy on another device (a longer name), or a repetition of it."""
     tensor = GGMLTensor.from_address(address)
     return CLASS_TOKEN.encode() in (tensor.source(0) if _is(address, b"REPEAT") else tensor).name

@@ -1,7 +1,6 @@
-"""libllama's quantization of a language model, in a process of its own: it can be stopped, and may abort.
+"""Quantize a language model with libllama, in a process of its own: it can be stopped, and libllama may abort it.
 
-`python -m pocketvlm.native.quantize SOURCE TARGET TYPE` is that process; what libllama logs goes to its standard
-error.
+`python -m pocketvlm.native.quantize SOURCE TARGET TYPE` is that process. It writes libllama's log to standard error.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -22,22 +20,26 @@ import numpy.typing as npt
 from pocketvlm.errors import QuantizationError
 from pocketvlm.native import library, log
 from pocketvlm.system import subprocess
+from pocketvlm.system.machine import allowed_cpus
 
 _PREFIXES = ("LLAMA_FTYPE_MOSTLY_", "LLAMA_FTYPE_ALL_")
-_BUFFER = 32 << 20  # bytes of one tensor in memory together; libllama's default is 8 GiB
-_TENSOR = re.compile(r"\[ *(\d+)/ *(\d+)\] +(\S+) .* type = +(\w+)")
-_CHANGED = re.compile(r"size = .* -> .*\((\w+)\)")
+_MAX_BUFFER = 32 << 20  # bytes of one tensor in memory at once; libllama's default is 8 GiB
+_TENSOR_LINE = re.compile(r"\[ *(\d+)/ *(\d+)\] +(\S+) .* type = +(\w+)")
+_NEW_TYPE_LINE = re.compile(r"size = .* -> .*\((\w+)\)")
 _REASON = "failed to quantize: "
 
 
 def file_types() -> dict[str, int]:
-    """llama_ftype by the name that a person uses: F16, Q8_0, Q4_K_M, ..."""
+    """Return the numbers of llama_ftype by the names that people use: F16, Q8_0, Q4_K_M, ..."""
     constants = vars(library.llama())
     return {name.removeprefix(p): value for name, value in constants.items() for p in _PREFIXES if name.startswith(p)}
 
 
 def row_bytes(kind: str, width: int) -> int:
-    """What a row of `width` weights takes as `kind`, as in Q4_K; also of types that the gguf package does not know."""
+    """Return the bytes of a row of `width` weights of type `kind`, such as Q4_K.
+
+    Unlike the gguf package, this knows every type of the loaded libggml.
+    """
     lib = library.llama()
     functions = lib._lib
     functions.ggml_type_name.restype = ctypes.c_char_p
@@ -58,34 +60,34 @@ def quantize_gguf(
     """Write `source`, a GGUF language model of F32, F16 or BF16, as `file_type` to `target`.
 
     `matrix` is an .npz file with float32 [in] (or [experts * in]) by the names of tensors: the importance of columns.
-    `progress` gets the tensors done and their number. Raises QuantizationError with libllama's reason; that of
-    a full disk is an "iostream error".
+    `progress` gets the number of finished tensors and the number of all. Raises QuantizationError with libllama's
+    reason; for a full disk it is "iostream error".
     """
 
-    def take(line: str) -> bool:
-        found = _TENSOR.match(line)
-        if found and progress is not None:
-            progress(int(found[1]), int(found[2]))
-        return found is not None
+    def report(line: str) -> bool:
+        match = _TENSOR_LINE.match(line)
+        if match and progress is not None:
+            progress(int(match[1]), int(match[2]))
+        return match is not None
 
-    _run(source, target, file_type, matrix, threads, take)
+    _run(source, target, file_type, matrix, threads, report)
 
 
 def planned_types(source: Path, file_type: str, *, matrix: Path | None = None) -> dict[str, str]:
-    """The type that `quantize_gguf` would give to each tensor, as in Q4_K, by libllama's own decision.
+    """Return the type that `quantize_gguf` would give to each tensor, such as Q4_K; libllama decides.
 
-    `source` may be a file with holes instead of weights: only its header is read.
+    `source` may have holes instead of weights: only its header is read.
     """
     types: dict[str, str] = {}
 
-    def take(line: str) -> bool:
-        if found := _TENSOR.match(line):
-            types[found[3]] = found[4].upper()
-        elif types and (changed := _CHANGED.match(line)):
-            types[next(reversed(types))] = changed[1].upper()
-        return found is not None
+    def record(line: str) -> bool:
+        if tensor := _TENSOR_LINE.match(line):
+            types[tensor[3]] = tensor[4].upper()
+        elif types and (new_type := _NEW_TYPE_LINE.match(line)):
+            types[next(reversed(types))] = new_type[1].upper()
+        return tensor is not None
 
-    _run(source, source.with_suffix(".none"), file_type, matrix, 1, take, "--dry-run")
+    _run(source, source.with_suffix(".none"), file_type, matrix, 1, record, "--dry-run")
     return types
 
 
@@ -97,22 +99,22 @@ def quantize_here(
     matrix: Mapping[str, npt.NDArray[np.float32]] | None = None,
     dry_run: bool = False,
 ) -> None:
-    """The same in this process; `dry_run` only logs what would be done."""
+    """Do the same as `quantize_gguf` in this process; with `dry_run`, only log what would be done."""
     lib = library.llama()
     params = lib.llama_model_quantize_default_params()
     params.ftype = file_types()[file_type]
     params.nthread = threads
-    params.max_buf_size = _BUFFER
+    params.max_buf_size = _MAX_BUFFER
     params.dry_run = dry_run
     if matrix is not None:
-        params.imatrix = _entries(lib, matrix)  # which the structure keeps alive
+        params.imatrix = _entries(lib, matrix)  # the structure keeps the array alive
     log.forget_errors()
     if lib.llama_model_quantize(str(source).encode(), str(target).encode(), params) != 0:
         raise QuantizationError(log.last_error(), source)
 
 
 def _entries(lib: Any, matrix: Mapping[str, npt.NDArray[np.float32]]) -> Any:
-    """A C array of llama_model_imatrix_data; the last entry has no name."""
+    """Return a C array of llama_model_imatrix_data, whose last entry has no name."""
     entries = (lib.llama_model_imatrix_data * (len(matrix) + 1))()
     entries.keep = arrays = [np.ascontiguousarray(values, np.float32) for values in matrix.values()]
     for entry, name, values in zip(entries, matrix, arrays, strict=False):
@@ -128,18 +130,15 @@ def _run(
     file_type: str,
     matrix: Path | None,
     threads: int | None,
-    take: Callable[[str], bool],
+    on_line: Callable[[str], bool],
     *options: str,
 ) -> None:
-    more = (*options, *(("--matrix", str(matrix)) if matrix else ()), "--threads", str(threads or _cores()))
-    ended = subprocess.run(__name__, str(source), str(target), file_type, *more, take=take)
-    if ended.code != 0:
-        reason = next((line.partition(_REASON)[2] for line in ended.lines if _REASON in line), " / ".join(ended.lines))
-        raise QuantizationError(f"libllama cannot quantize it to {file_type}: {ended.signal}{reason}", source)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    options = (*options, *(("--matrix", str(matrix)) if matrix else ()), "--threads", str(threads or allowed_cpus()))
+    exited = subprocess.run(__name__, str(source), str(target), file_type, *options, take=on_line)
+    if exited.code != 0:
+        lines = exited.lines
+        reason = next((line.partition(_REASON)[2] for line in lines if _REASON in line), " / ".join(lines))
+        raise QuantizationError(f"libllama cannot quantize it to {file_type}: {exited.signal}{reason}", source)
 
 
 def _main() -> int:
@@ -150,14 +149,16 @@ def _main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--matrix", type=Path)
     parser.add_argument("--dry-run", action="store_true")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     log.logger.setLevel(logging.DEBUG)
-    matrix = dict(np.load(given.matrix)) if given.matrix else None
+    matrix = dict(np.load(arguments.matrix)) if arguments.matrix else None
     try:
-        quantize_here(given.source, given.target, given.file_type, given.threads, matrix, given.dry_run)
+        quantize_here(
+            arguments.source, arguments.target, arguments.file_type, arguments.threads, matrix, arguments.dry_run
+        )
     except QuantizationError:
-        return 1  # what libllama has logged says why
+        return 1  # libllama has logged the reason
     return 0
 
 

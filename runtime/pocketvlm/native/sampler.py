@@ -1,4 +1,4 @@
-"""The sampler chain of libllama: one native call draws and accepts a token."""
+"""Sample tokens with libllama's sampler chain: one native call samples and accepts a token."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pocketvlm.native.llama import Model
 
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
 _PENALTY_WINDOW = 64  # llama.cpp's default penalty_last_n
-_RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: another one each time
-_COLDEST = 1e-30  # temperature: logits divided by less overflow, and then the last token is drawn
+_RANDOM_SEED = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED: libllama replaces it by a random one
+_MIN_TEMPERATURE = 1e-30  # logits divided by less overflow, and then libllama samples the last token
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn, in llama.cpp's terms. Temperature 0 takes the most likely token."""
+    """Sampling parameters in llama.cpp's terms. Temperature 0 is greedy: the most likely token."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -36,7 +36,7 @@ class Sampling:
 
 
 class Sampler(Handle):
-    """Bias, penalties, top-k, top-p, min-p, temperature, draw: the order of llama.cpp's own tools."""
+    """A chain in the order of llama.cpp's own tools: bias, penalties, top-k, top-p, min-p, temperature, sample."""
 
     def __init__(self, model: Model, sampling: Sampling) -> None:
         self._lib = lib = library.llama()
@@ -50,10 +50,10 @@ class Sampler(Handle):
         if penalized:
             penalties = lib.llama_sampler_init_penalties(model.n_vocab, _PENALTY_WINDOW, repeat, frequency, presence)
             self._add(penalties)
-        cold = sampling.temperature < _COLDEST
-        # A chain lists every token of the vocabulary first, ten times the work of finding the largest logit.
-        self._plain = cold and not sampling.logit_bias and not penalized
-        if cold:
+        greedy = sampling.temperature < _MIN_TEMPERATURE
+        # A chain first lists every token of the vocabulary, ten times the work of finding the largest logit.
+        self._only_argmax = greedy and not sampling.logit_bias and not penalized
+        if greedy:
             self._add(lib.llama_sampler_init_greedy())
             return
         if sampling.top_k > 0:
@@ -66,14 +66,14 @@ class Sampler(Handle):
         self._add(lib.llama_sampler_init_dist(sampling.seed % _RANDOM_SEED))
 
     def sample(self, context: Context, index: int = -1) -> int:
-        """Draw from the logits of one token of the last batch, and remember what was drawn for the penalties."""
-        if self._plain:
+        """Sample from the logits of one token of the last batch, and record the result for the penalties."""
+        if self._only_argmax:
             return int(context.logits(index, copy=False).argmax())
         return int(self._lib.llama_sampler_sample(self.raw, context.raw, index))
 
     def choose(self, logits: Logits) -> int:
-        """The same from logits that were copied."""
-        if self._plain:
+        """Do the same as `sample` with copied logits. Raises EngineError where libllama samples no token."""
+        if self._only_argmax:
             return int(logits.argmax())
         lib, count = self._lib, len(logits)
         candidates = np.zeros(count, _CANDIDATE)
@@ -82,12 +82,12 @@ class Sampler(Handle):
         array = lib.llama_token_data_array(data=pointer, size=count, selected=-1, sorted=False)
         lib.llama_sampler_apply(self.raw, ctypes.byref(array))
         if not 0 <= array.selected < array.size:
-            raise EngineError("libllama drew no token")
-        token = int(array.data[array.selected].id)  # a sampler may have sorted them, or put them elsewhere
+            raise EngineError("libllama sampled no token")
+        token = int(array.data[array.selected].id)  # a sampler may have sorted or moved the candidates
         lib.llama_sampler_accept(self.raw, token)
         return token
 
     def _add(self, part: object) -> None:
         if not part:
-            raise EngineError("libllama refused a sampler")
+            raise EngineError("libllama cannot create a sampler")
         self._lib.llama_sampler_chain_add(self._raw, part)

@@ -1,4 +1,4 @@
-"""A tensor of ggml, by its address: its structure, and what libggml says of it."""
+"""Access a tensor of ggml by its address: its fields, its values and libggml's functions for it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pocketvlm.native import library
 
 
 class GGMLTensor(ctypes.Structure):
-    """struct ggml_tensor of ggml.h, down to its name.
+    """struct ggml_tensor of ggml.h, up to its name.
 
-    `ne` counts elements and `nb` is in bytes, the innermost axis first; `src` holds addresses.
+    `ne` has the number of elements and `nb` the stride in bytes of each axis, innermost first. `src` holds addresses.
     """
 
     _fields_ = (
@@ -35,38 +35,38 @@ class GGMLTensor(ctypes.Structure):
 
 
 def op_desc(address: int) -> bytes:
-    """What a node computes: MUL_MAT, CONCAT."""
-    found: bytes = function("ggml_op_desc", ctypes.c_char_p, ctypes.c_void_p)(address)
-    return found
+    """Return the name of a node's operation, such as MUL_MAT or CONCAT."""
+    name: bytes = function("ggml_op_desc", ctypes.c_char_p, ctypes.c_void_p)(address)
+    return name
 
 
 def name_address(address: int) -> int:
-    """Where libggml has the name of a tensor."""
+    """Return the address at which libggml keeps the name of a tensor."""
     return int(function("ggml_get_name", ctypes.c_void_p, ctypes.c_void_p)(address))
 
 
 def is_known(address: int) -> bool:
-    """Whether libggml's structure is still the one above, so that what is read with it means something."""
+    """Return whether libggml's structure still is `GGMLTensor`, so that the fields read by it are right."""
     return name_address(address) == address + GGMLTensor.name.offset
 
 
 def read(address: int, size: int) -> bytes:
-    """The first `size` bytes of a tensor's values, on whatever device they lie."""
+    """Return the first `size` bytes of a tensor's values, from whichever device they are on."""
     values = ctypes.create_string_buffer(size)
-    _copy("ggml_backend_tensor_get")(address, values, 0, size)
+    _copy_function("ggml_backend_tensor_get")(address, values, 0, size)
     return values.raw
 
 
 def write(address: int, values: bytes) -> None:
-    """Replace the first of a tensor's values."""
-    _copy("ggml_backend_tensor_set")(address, values, 0, len(values))
+    """Overwrite the beginning of a tensor's values."""
+    _copy_function("ggml_backend_tensor_set")(address, values, 0, len(values))
 
 
-def _copy(name: str) -> Any:
+def _copy_function(name: str) -> Any:
     return function(name, None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t)
 
 
 @cache
 def function(name: str, result: Any, *arguments: Any) -> Any:
-    """A function of libggml, with types of its own: those set on an attribute of the library hold for all."""
+    """Return a function of libggml with these types. Types set on the library's attribute would change it for all."""
     return ctypes.CFUNCTYPE(result, *arguments)((name, library.llama()._lib))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
 
+from pocketvlm.chat.options import LoadOptions
 from pocketvlm.errors import RequestError
 from pocketvlm.files.locate import locate
-from pocketvlm.pictures.images import MAX_PIXELS
 from pocketvlm.plan.prediction import PIXEL, Planner, Prediction
 from pocketvlm.system.machine import memory
 from pocketvlm.vision.dynamic_size import DynamicSize
@@ -39,42 +39,35 @@ def available() -> int | None:
     return known[1] if known else None
 
 
-def planner_for(loading: Mapping[str, Any], *, picture: tuple[int, int], timed: bool = True) -> Planner:
-    """For what `VLM.load` would be given."""
-    found = locate(loading.get("target"), model=loading.get("model"), mmproj=loading.get("mmproj"), verify=False)
-    return Planner(
-        found,
-        picture=picture,
-        context=loading.get("context_size"),
-        vision=loading.get("vision", "auto"),
-        parallel=loading.get("parallel", 1),
-        threads=loading.get("threads"),
-        device=loading.get("device", "auto"),
-        supervised=loading.get("supervised", False),
-        timed=timed,
-    )
+def planner_for(
+    target: str | Path | None, options: LoadOptions, *, picture: tuple[int, int], timed: bool = True
+) -> Planner:
+    """Plan for what `VLM.load` would load with the same arguments."""
+    located = locate(target, model=options.model, mmproj=options.mmproj, verify=False)
+    return Planner(located, options, picture=picture, timed=timed)
 
 
-def keep_within(loading: Mapping[str, Any], size: str) -> tuple[dict[str, Any], Prediction]:
-    """What to give `VLM.load` instead. MemoryBudgetError where nothing fits.
+def keep_within(target: str | Path | None, options: LoadOptions, size: str) -> tuple[LoadOptions, Prediction]:
+    """Return options with which the model stays within `size`, and the prediction for them.
 
-    A picture takes no more than the one that was planned with: its tokens and pixels are capped where that matters.
+    Tokens and pixels of pictures are capped where larger pictures than the planned one would take more. Raises
+    MemoryBudgetError if nothing fits.
     """
     budget = read_size(size)
-    planner = planner_for(loading, picture=PICTURE, timed=False)
-    found = planner.within(budget)
-    way = found.way
-    room = (budget - found.memory_bytes) // 2  # half for larger pictures, half for what is kept of them
-    pixels = PICTURE[0] * PICTURE[1] + room // (PIXEL * max(1, loading.get("parallel", 1)))
-    kept = loading.get("picture_cache_size")
-    chosen = {
-        **loading,
-        "context_size": way.context,
-        "max_pixels": min(loading.get("max_pixels", MAX_PIXELS), pixels),
-        "picture_cache_size": min(default_size() if kept is None else kept, room),
-    }
+    planner = planner_for(target, options, picture=PICTURE, timed=False)
+    prediction = planner.within(budget)
+    configuration = prediction.way
+    spare = (budget - prediction.memory_bytes) // 2  # half for larger pictures, half for the embeddings that are kept
+    pixels = PICTURE[0] * PICTURE[1] + spare // (PIXEL * options.parallel)
+    cache_size = default_size() if options.picture_cache_size is None else options.picture_cache_size
+    chosen = replace(
+        options,
+        context_size=configuration.context,
+        max_pixels=min(options.max_pixels, pixels),
+        picture_cache_size=min(cache_size, spare),
+    )
     if planner.encoders:
-        chosen["vision"] = way.encoder
-    if isinstance(planner.family, DynamicSize) or (planner.family and way.detail != "auto"):
-        chosen["max_image_tokens"] = found.picture_tokens
-    return chosen, found
+        chosen = replace(chosen, vision=configuration.encoder)
+    if isinstance(planner.family, DynamicSize) or (planner.family and configuration.detail != "auto"):
+        chosen = replace(chosen, max_image_tokens=prediction.picture_tokens)
+    return chosen, prediction

@@ -7,19 +7,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvlm.engine.interface import EngineOptions
+from pocketvlm.chat.options import LoadOptions
 from pocketvlm.engine.loading.device_placement import check_name
 from pocketvlm.engine.loading.loader import BATCH_ROWS, context_size
 from pocketvlm.errors import MemoryBudgetError, RequestError
 from pocketvlm.files.footprint import encoder_bytes, encoder_mapped, encoder_scratch, weights_of
 from pocketvlm.files.locate import Located
+from pocketvlm.messages import Detail
 from pocketvlm.plan import probe_cache
 from pocketvlm.plan.probe import ProbeRequest, ProbeResult
 from pocketvlm.system.machine import memory, physical_cores
 from pocketvlm.vision.compatibility import CheckedFiles, EncoderChoice, check_files, family_of
 from pocketvlm.vision.dynamic_size import DynamicSize
-from pocketvlm.vision.family import Detail, Family, PicturePlan
-from pocketvlm.vision.onnx import TOGETHER
+from pocketvlm.vision.family import Family, PicturePlan
+from pocketvlm.vision.onnx import CONCURRENT_TILES
 from pocketvlm.vision.providers import DEVICES
 from pocketvlm.vision.select_encoder import measured_tile, tile_patches
 
@@ -83,23 +84,18 @@ class Planner:
     def __init__(
         self,
         found: Located,
+        options: LoadOptions | None = None,
         *,
         picture: tuple[int, int],
-        context: int | None = None,
-        vision: EncoderChoice = "auto",
-        parallel: int = 1,
-        threads: int | None = None,
-        device: str = "auto",
-        supervised: bool = False,
         timed: bool = True,
     ) -> None:
-        EngineOptions(context_size=context, threads=threads, parallel=parallel)  # refuses what an engine would refuse
-        check_name(device, DEVICES)
+        options = options or LoadOptions()
+        check_name(options.device, DEVICES)
         self.found, self.picture = found, picture
-        self._checked = checked = check_files(found.model, found.mmproj, found.onnx, vision)
+        self._checked = checked = check_files(found.model, found.mmproj, found.onnx, options.vision)
         self.encoders = tuple(_encoders(checked))
         self.family = self._family()
-        self.asked_context = context_size(checked, context)
+        self.asked_context = context_size(checked, options.context_size)
         self.contexts = tuple(sorted({self.asked_context, *_smaller(self.asked_context)}, reverse=True))
         tile = self.family.tile_tokens if self.family else 0
         self.told: ProbeResult = probe_cache.cached_probe(
@@ -110,15 +106,15 @@ class Planner:
                 contexts=self.contexts,
                 batch=max(BATCH_ROWS, tile if self.family and self.family.non_causal else 0),
                 rows=max(16, min(tile or 256, 256)),
-                parallel=parallel,
+                parallel=options.parallel,
                 exact=False,
-                threads=threads or physical_cores(),
-                device=device,
+                threads=options.threads or physical_cores(),
+                device=options.device,
                 timed=timed,
                 opened=timed and self._can_open(),
             )
         )
-        self._parallel, self._supervised = parallel, supervised
+        self._parallel, self._supervised = options.parallel, options.supervised
 
     @property
     def type(self) -> str:
@@ -148,8 +144,8 @@ class Planner:
             onnx = encoder.kind == "onnx"
             parts["vision encoder"] = encoder_bytes(encoder.metadata, encoder.size, onnx=onnx)
             patches = tile_patches(self.family, plan, encoder.metadata)
-            together = min(TOGETHER, plan.tiles if plan else 1) if onnx and self._parallel > 1 else 1
-            parts["vision scratch"] = together * encoder_scratch(encoder.metadata, patches, onnx=onnx)
+            tiles = min(CONCURRENT_TILES, plan.tiles if plan else 1) if onnx and self._parallel > 1 else 1
+            parts["vision scratch"] = tiles * encoder_scratch(encoder.metadata, patches, onnx=onnx)
             parts["vision libraries, mapped"] = encoder_mapped(onnx=onnx)
             parts["picture"] = self._parallel * _picture_bytes(self.picture, plan)
             parts["embeddings"] = self._parallel * _F32 * told.width * (plan.tokens if plan else 0)

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from pocketvlm import __version__
 from pocketvlm.plan.probe import ProbeRequest, ProbeResult, parse_result, run_probe
-from pocketvlm.system.json_cache import JSONCache
-from pocketvlm.vision.encoder_speeds import file_hash
+from pocketvlm.system.json_cache import JSONCache, file_hash
 from pocketvlm.vision.select_encoder import device_name
 
 CACHE = JSONCache("plans.json", "rehearsals", most=256)

@@ -1,4 +1,4 @@
-"""What a process that lives long does with memory that was freed."""
+"""How a long-running process gives freed memory back, and how it keeps garbage collection short."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import sys
 from contextlib import suppress
 
 _M_MMAP_THRESHOLD = -3  # malloc.h
-_LARGE = 1 << 17  # bytes; where glibc begins
+_LARGE = 1 << 17  # bytes; glibc's initial threshold
 
 
 def return_large_blocks() -> None:
-    """From now on blocks of 128 KiB and more go back to the system as soon as they are freed.
+    """Make the allocator return blocks of 128 KiB and more to the system as soon as they are freed.
 
     glibc raises that limit by itself, to the size of the largest block that was freed (M_MMAP_THRESHOLD in
-    mallopt(3)). Then pictures lie between small things that stay, in the heaps of all threads that ever read one, and
-    the holes that they leave add up. Other C libraries are left alone.
+    mallopt(3)). Pictures then lie between small long-lived objects, in the heaps of all threads that ever read one, and
+    the holes that they leave add up. Does nothing with other C libraries.
     """
     if sys.platform == "linux":
         with suppress(AttributeError):  # musl has no mallopt
@@ -24,21 +24,21 @@ def return_large_blocks() -> None:
 
 
 def return_free_blocks() -> None:
-    """What is free in the middle of the heaps goes back to the system, once (malloc_trim(3)).
+    """Return the memory that is free within the heaps to the system, once (malloc_trim(3)).
 
-    For a process that is not ours to change: loading a model and cutting a picture leave holes as large as they worked
-    with, and what the encoder then takes does not fit them.
+    For processes whose allocator is not ours to configure: loading a model and cutting a picture leave large holes,
+    which do not fit what the encoder allocates next.
     """
     if sys.platform == "linux":
-        with suppress(AttributeError):  # glibc's alone
+        with suppress(AttributeError):  # only glibc has it
             ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
 
 
 def freeze_garbage_collector() -> None:
-    """What there is now is not looked at again by the garbage collector.
+    """Exclude all present objects from garbage collection.
 
-    For a process that is ours, when it is ready: a full collection takes 40 ms for 60,000 objects, and no answer goes
-    on meanwhile.
+    For a process of our own, once it is ready: a full collection takes 40 ms for 60,000 objects, in which all answers
+    pause.
     """
     gc.collect()
     gc.freeze()

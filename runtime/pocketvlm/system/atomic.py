@@ -1,4 +1,4 @@
-"""A file that appears when it is complete, or not at all."""
+"""Files that appear when they are complete, or not at all."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+_BINARY = getattr(os, "O_BINARY", 0)  # on Windows files are text by default
+
 
 @contextmanager
 def new_file(path: Path, *, mode: int = 0o666, synced: bool = True) -> Iterator[BinaryIO]:
-    """To be filled; it takes its place at the end, and is gone where anything is raised, Ctrl-C included.
+    """Yield a file to be written. It replaces `path` at the end, and is removed where anything is raised, even Ctrl-C.
 
-    It lies beside its place as `.NAME.RANDOM.partial`, with `mode` less the umask. `synced` where losing it in a power
-    cut matters. Raises what the system does: OSError, and ValueError for what is no name of a file; and OSError for a
-    device or a pipe, whose place no file should take.
+    Until then it is `.NAME.RANDOM.partial` in the same folder, with `mode` less the umask. `synced`: flush it to disk,
+    where losing it in a power cut matters. Raises OSError as the system does, and for a device or pipe, which must not
+    be replaced; ValueError for a path that cannot name a file.
     """
     with suppress(FileNotFoundError):
         kind = path.lstat().st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISLNK(kind) or stat.S_ISDIR(kind)):
-            raise OSError(errno.EINVAL, "is no regular file")
-    # Named before it is made: a signal between the two would leave it behind.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+            raise OSError(errno.EINVAL, "not a regular file")
+    partial = partial_path(path)
     try:
-        # Never through a link that somebody put there.
+        # O_EXCL: never write through a link that another user made.
         with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, mode), "w+b") as file:
             yield file
             if synced:
@@ -40,11 +41,16 @@ def new_file(path: Path, *, mode: int = 0o666, synced: bool = True) -> Iterator[
         raise
 
 
+def partial_path(path: Path) -> Path:
+    """Return a new hidden name next to `path`, `.NAME.RANDOM.partial`, for what is not complete yet.
+
+    Call it before the `try` that removes the file: a signal between creating and naming would leave the file behind.
+    """
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
 def keep_text(path: Path, text: str) -> None:
-    """What was measured, for this user alone: its folder is made where it is missing, and a power cut may take it."""
+    """Write a text that can be made again, readable by this user only. Makes its folder; a power cut may lose it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path, mode=0o600, synced=False) as file:
         file.write(text.encode())
-
-
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows has two kinds

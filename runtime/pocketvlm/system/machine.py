@@ -1,4 +1,4 @@
-"""What this machine has: cores that this process may use, memory, CPU features."""
+"""The machine: cores that this process may use, memory, processor, and the user's folders."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 
 def allowed_cpus() -> int:
-    """Logical CPUs, limited by affinity and by the cgroup's quota (cgroup v2 cpu.max, v1 cpu.cfs_quota_us)."""
+    """Return the number of logical CPUs within the affinity and the cgroup's quota (cpu.max, cpu.cfs_quota_us)."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _cgroup_quota()
     return max(1, min(count, int(quota))) if quota else max(1, count)
 
 
 def physical_cores() -> int:
-    """Physical cores among the allowed CPUs: two threads of one core only get in each other's way here."""
+    """Return the number of physical cores among the allowed CPUs: two threads of one core only slow each other down."""
     siblings: set[str] = set()
     if hasattr(os, "sched_getaffinity"):
         for cpu in os.sched_getaffinity(0):
@@ -30,7 +30,7 @@ def physical_cores() -> int:
 
 
 def memory() -> tuple[int, int] | None:
-    """(total, available) bytes of this machine, or of this process's cgroup; None where it does not say."""
+    """Return (total, available) bytes of this machine, or of this process's cgroup; None where they are unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -44,9 +44,9 @@ def memory() -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process: `anonymous` are its own alone, `resident` also has pages of files that it maps.
+    """Memory of one process in bytes. `anonymous` is not shared with others; `resident` includes mapped files.
 
-    `peak` is the most that `resident` ever was.
+    `peak` is the maximum of `resident` so far.
     """
 
     anonymous: int
@@ -55,7 +55,7 @@ class Memory:
 
 
 def process_memory(pid: int | None = None) -> Memory | None:
-    """Of this process, or of another; None where the system does not say (proc_pid_status(5)), or it is gone."""
+    """Return the memory of this process or another (proc_pid_status(5)); None if unknown or ended."""
     try:
         lines = Path(f"/proc/{pid or 'self'}/status").read_text().splitlines()
     except OSError:
@@ -67,6 +67,7 @@ def process_memory(pid: int | None = None) -> Memory | None:
 
 
 def processor() -> str:
+    """Return the processor's name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -77,26 +78,26 @@ def processor() -> str:
 
 
 def cache_folder() -> Path:
-    """Where this user's programs keep what they can make again: XDG_CACHE_HOME, or the system's own place.
+    """Return the folder for files that can be made again: in XDG_CACHE_HOME, or the system's own place.
 
-    Where nobody knows a home, a place that cannot be written: what would be remembered is forgotten.
+    Without a home folder it is a path that cannot be written, so nothing is cached.
     """
     return _own_folder("XDG_CACHE_HOME", ".cache", "Caches")
 
 
 def data_folder() -> Path:
-    """Where this user's programs keep what is worth keeping, as models: XDG_DATA_HOME, or the system's own place."""
+    """Return the folder for files worth keeping, such as models: in XDG_DATA_HOME, or the system's own place."""
     return _own_folder("XDG_DATA_HOME", ".local/share", "Application Support")
 
 
 def _own_folder(variable: str, linux: str, macos: str) -> Path:
-    given = os.environ.get(variable)
-    if given and Path(given).is_absolute():
-        base = Path(given)
+    value = os.environ.get(variable)
+    if value and Path(value).is_absolute():
+        base = Path(value)
     else:
         try:
             home = Path.home()
-        except RuntimeError:  # a user without an entry, as in many containers
+        except RuntimeError:  # the user has no entry in the password database, as in many containers
             return Path(os.devnull) / "pocketvlm"
         if sys.platform == "darwin":
             base = home / "Library" / macos
@@ -108,12 +109,12 @@ def _own_folder(variable: str, linux: str, macos: str) -> Path:
 
 
 def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[tuple[int, int]]:
-    """(limit, used) of the cgroups that this process is in, v2 and v1; file pages that can be dropped are not used."""
+    """Return (limit, used) bytes of this process's cgroups, v2 and v1. File pages that can be dropped do not count."""
     try:
         groups = [line.split(":", 2) for line in own.read_text().splitlines()]
     except OSError:
         return []
-    found = []
+    memory = []
     for _, controllers, path in groups:
         if controllers == "":
             base, names, cached = root, ("memory.max", "memory.current"), "inactive_file"
@@ -128,11 +129,12 @@ def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/
                 stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
             except (OSError, ValueError):  # no such group, or its limit is "max"
                 continue
-            found.append((limit, max(0, used - int(stat.get(cached, 0)))))
-    return found
+            memory.append((limit, max(0, used - int(stat.get(cached, 0)))))
+    return memory
 
 
 def _cgroup_quota() -> float | None:
+    """Return the CPUs that the cgroup may use, None where there is no limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)

@@ -1,7 +1,7 @@
-"""`--offline` as a promise that this process keeps: an audit hook refuses every address but loopback.
+"""`--offline`: an audit hook refuses every network address but loopback.
 
-Nothing can remove the hook. It sees all that goes through Python's sockets, from C code as well; native libraries with
-sockets of their own are out of its sight.
+The hook cannot be removed. It sees everything that goes through Python's socket module, even from C code, but not
+native libraries that open sockets of their own.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import socket
 import sys
 from typing import Any
 
-VARIABLE = "POCKETVLM_OFFLINE"  # tells child processes
+VARIABLE = "POCKETVLM_OFFLINE"  # passes the setting on to child processes
 _LOOKUPS = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
 _enforced = False
 
 
 class NetworkForbiddenError(RuntimeError):
-    """Not an OSError, so that code which copes with a missing network does not hide the attempt."""
+    """Not an OSError: code that handles a missing network must not hide the attempt."""
 
 
 def enforce() -> None:
-    """From now on, for this process and, by `enforce_if_requested`, for those of ours that it starts."""
+    """Refuse the network from now on, in this process and in child processes that call `enforce_if_requested`."""
     global _enforced
     os.environ[VARIABLE] = "1"
     if not _enforced:
@@ -31,7 +31,7 @@ def enforce() -> None:
 
 
 def enforce_if_requested() -> None:
-    """For the beginning of a child process."""
+    """Refuse the network where the parent process does. For the start of a child process."""
     if os.environ.get(VARIABLE):
         enforce()
 

@@ -1,4 +1,4 @@
-"""How long work takes on this machine: done again until its times agree, and judged by who had the processor."""
+"""Time work on this machine: repeat it until the times agree, and check that it had the processor to itself."""
 
 from __future__ import annotations
 
@@ -7,54 +7,57 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
 
-_AGREE = 1.1  # times as long as the shortest, the next may be
-_OWN = 0.75  # of the processor's time, at the least: what other programs take makes each barrier of threads wait
-_BEST = 3  # takes, at the least
+_MAX_SPREAD = 1.1  # times the shortest time: the second shortest may take as long
+# The least share of the processor's time for this process: other programs make every barrier of threads wait.
+_MIN_SHARE = 0.75
+_MIN_BEST = 3  # measurements
 
 
 @dataclass
 class RepeatedTiming:
-    """Of the same work, `least` to `most` times, but no more after `enough` seconds.
+    """Measurements of the same work: `least` to `most` of them, but no further one after `enough` seconds.
 
-    `threads` compute all the while; None where something else does, as a GPU.
+    `threads`: how many threads of this process compute all the time; None where a GPU does.
     """
 
     threads: int | None
     least: int = 2
     most: int = 32
     enough: float = 4.0
-    _taken: list[tuple[float, float]] = field(default_factory=list)
+    _measurements: list[tuple[float, float]] = field(default_factory=list)  # seconds: wall time, processor time
 
     def run(self, work: Callable[[], object]) -> None:
+        """Do the work once and time it."""
         began, computed = time.perf_counter(), time.process_time()
         work()
         self.add(time.perf_counter() - began, time.process_time() - computed)
 
     def add(self, seconds: float, computed: float) -> None:
-        """`computed`: what this process's threads had of the processor meanwhile."""
-        self._taken.append((max(seconds, 1e-6), computed))
+        """Add a measurement. `computed` is the processor time of this process's threads, in seconds."""
+        self._measurements.append((max(seconds, 1e-6), computed))
 
     @property
     def wanted(self) -> bool:
-        """Another one."""
-        if not self._taken:
+        """Whether another measurement is needed."""
+        if not self._measurements:
             return True
-        if len(self._taken) >= self.most or sum(wall for wall, _ in self._taken) >= self.enough:
+        if len(self._measurements) >= self.most or sum(wall for wall, _ in self._measurements) >= self.enough:
             return False
-        return len(self._taken) < self.least or not self.steady
+        return len(self._measurements) < self.least or not self.steady
 
     @property
     def seconds(self) -> float:
-        """The median of the shorter half: what disturbs only makes longer."""
+        """The median of the shorter half, because disturbances only make work longer."""
         return median(wall for wall, _ in self._best)
 
     @property
     def steady(self) -> bool:
-        """Whether the shortest two agree, and this process had the processor."""
+        """Whether the shortest two agree, and this process had the processor to itself."""
         best = self._best
-        alone = self.threads is None or sum(own for _, own in best) >= _OWN * self.threads * sum(w for w, _ in best)
-        return alone and best[min(1, len(best) - 1)][0] <= _AGREE * best[0][0]
+        wall, computed = (sum(times) for times in zip(*best, strict=True))
+        alone = self.threads is None or computed >= _MIN_SHARE * self.threads * wall
+        return alone and best[min(1, len(best) - 1)][0] <= _MAX_SPREAD * best[0][0]
 
     @property
     def _best(self) -> list[tuple[float, float]]:
-        return sorted(self._taken)[: max(_BEST, len(self._taken) // 2)]
+        return sorted(self._measurements)[: max(_MIN_BEST, len(self._measurements) // 2)]

@@ -1,6 +1,6 @@
-"""Whether files belong together, from their headers alone.
+"""Check from their headers that a model, a projector and a vision encoder belong together.
 
-libmtmd and libllama abort the process on some wrong pairs, so everything that can be read is compared first.
+libmtmd and libllama abort the process on some wrong pairs, so everything that the headers state is compared first.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pocketvlm.vision.onnx import INPUT, OUTPUT
 
 EncoderChoice = Literal["auto", "gguf", "onnx"]
 WANTED: tuple[EncoderChoice, ...] = ("auto", "gguf", "onnx")
-_FLOAT, _UINT8 = 1, 2  # TensorProto's numbers
+_FLOAT, _UINT8 = 1, 2  # TensorProto.DataType
 _SOURCE = "pocketvlm.weights_sha256"
 _LAST_BIAS = "mm.2.bias"
 
 
 @dataclass(frozen=True)
 class CheckedFiles:
-    """Files that belong together. `projector` and `encoder` are None where there is none or it is not wanted."""
+    """Files that belong together. `projector` or `encoder` is None where it is missing or not wanted."""
 
     model: GGUFHeader
     projector: GGUFHeader | None
@@ -34,16 +34,17 @@ class CheckedFiles:
 
 
 def check_files(model: Path, mmproj: Path | None, onnx: Path | None, wanted: EncoderChoice = "auto") -> CheckedFiles:
-    """Read the headers of what may be used. Raises ModelError leaves naming the file that is wrong.
+    """Read and check the headers of the files that may be used.
 
-    ModelNotFoundError where the `wanted` encoder is not among the files, RequestError for one that nobody knows.
+    Raises subclasses of ModelError that name the wrong file, ModelNotFoundError where there is no file for the `wanted`
+    encoder, and RequestError where `wanted` is unknown.
     """
     if wanted not in WANTED:
         raise RequestError(f"{wanted!r} is unknown; known: {', '.join(WANTED)}", "vision")
     header = check_language_model(model)
     for kind, path, name in (("gguf", mmproj, "an mmproj (GGUF)"), ("onnx", onnx, "an ONNX")):
         if kind == wanted and path is None:
-            raise ModelNotFoundError(f"has no file beside it for {name} vision encoder, which was asked for", model)
+            raise ModelNotFoundError(f"has no file next to it for {name} vision encoder, which was requested", model)
     return CheckedFiles(
         header,
         check_projector(mmproj, header) if mmproj and wanted != "onnx" else None,
@@ -52,67 +53,76 @@ def check_files(model: Path, mmproj: Path | None, onnx: Path | None, wanted: Enc
 
 
 def check_language_model(path: Path) -> GGUFHeader:
-    """A complete GGUF that is a language model; ModelFormatError otherwise."""
+    """Return the header of a complete GGUF language model. Raises ModelFormatError for any other file."""
     header = read_header(path)
     if header.is_projector:
         raise ModelFormatError("is a multimodal projector (mmproj), not a language model; give it as mmproj", path)
     if not header.architecture or not header.tensors:
         raise ModelFormatError("is a GGUF file without a model in it", path)
     layers = header.metadata.get(f"{header.architecture}.block_count")
-    if isinstance(layers, int) and 0 < layers <= (deep := _deepstack(header)):
-        # An assert of libllama: in its last layer it computes some tokens only, where a picture's rows are whole.
+    if isinstance(layers, int) and 0 < layers <= (deep := _deepstack_layers(header)):
+        # libllama asserts this: its last layer computes some tokens only, but deepstack adds rows of whole pictures.
         raise ModelFormatError(f"has {deep} deepstack layers of {layers}, at least one too many", path)
     return header
 
 
 def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
-    """A complete GGUF that is a projector for vision, as wide as the language model; else a typed error."""
+    """Return the header of a complete GGUF vision projector that is as wide as the language model.
+
+    Raises ModelFormatError or PairingError.
+    """
     header = read_header(path)
     if not header.is_projector:
         raise ModelFormatError("is a language model, not a multimodal projector (mmproj)", path)
-    if any(not isinstance(header.metadata.get(key, ""), str) for key in PROJECTOR_TYPES):  # an assert of libmtmd
-        raise ModelFormatError("names its projector by something that is not text", path)
+    if any(not isinstance(header.metadata.get(key, ""), str) for key in PROJECTOR_TYPES):  # libmtmd asserts this
+        raise ModelFormatError("has a projector type that is not text", path)
     if not header.metadata.get("clip.has_vision_encoder", True):
-        raise PairingError("this projector does not take pictures", path)
+        raise PairingError("this projector is not for pictures", path)
     width, more = header.metadata.get("clip.vision.projection_dim"), deepstack_projectors(header.metadata)
     bias = next((tensor for tensor in header.tensors if tensor.name == _LAST_BIAS), None)
     if bias is not None and projector_type(header.metadata) == "mlp":
-        width = bias.shape[0]  # as libmtmd does: older converters wrote another width under the key
+        width = bias.shape[0]  # as libmtmd does: older converters wrote another width to projection_dim
     if isinstance(width, int):
         _check_width(width * (1 + (more or 0)), model, path, deepstack=more is not None)
     return header
 
 
 def check_encoder(path: Path, model: GGUFHeader) -> OnnxHeader:
-    """A complete ONNX vision encoder of a known family, made for this language model; else a typed error."""
+    """Return the header of a complete ONNX vision encoder of a known family that was made for this language model.
+
+    Raises ModelFormatError or PairingError.
+    """
     header = read_onnx(path)
     family = family_of(header.metadata, path)
     if family is None:
         raise ModelFormatError(
             "is not a vision encoder of a known family; `pocketvlm convert --onnx` makes one from a checkpoint", path
         )
-    given = [(value.name, value.type, len(value.shape)) for value in (*header.inputs, *header.outputs)]
-    if given != [(INPUT, _UINT8, 4), (OUTPUT, _FLOAT, 3)]:
-        raise ModelFormatError(f"is not from uint8 {INPUT} to float32 {OUTPUT}, but {given}", path)
+    signature = [(value.name, value.type, len(value.shape)) for value in (*header.inputs, *header.outputs)]
+    if signature != [(INPUT, _UINT8, 4), (OUTPUT, _FLOAT, 3)]:
+        raise ModelFormatError(f"is not from uint8 {INPUT} to float32 {OUTPUT}, but has {signature}", path)
     _, tokens, width = header.outputs[0].shape
     if tokens not in (None, family.tile_tokens):
-        raise ModelFormatError(f"gives {tokens} tokens a tile, its family {family.tile_tokens}", path)
+        raise ModelFormatError(f"returns {tokens} tokens a tile, but its family has {family.tile_tokens}", path)
     if width is not None:
         _check_width(width, model, path)
-    mine, other = header.metadata.get(_SOURCE), model.metadata.get(_SOURCE)
-    if mine is not None and other is not None and mine != other:
+    source, model_source = header.metadata.get(_SOURCE), model.metadata.get(_SOURCE)
+    if source is not None and model_source is not None and source != model_source:
         raise PairingError(f"was made from another checkpoint than {model.path.name}: they are not a pair", path)
     return header
 
 
 def family_of(metadata: dict[str, Any], path: Path) -> Family | None:
-    """The family that a projector's metadata names; ModelFormatError where what it needs is not there, or nonsense."""
-    found = named_family(metadata, path)
-    return found[1] if found else None
+    """Return the family of a projector's metadata, None where it is unknown.
+
+    Raises ModelFormatError where metadata that the family needs is missing or wrong.
+    """
+    named = named_family(metadata, path)
+    return named[1] if named else None
 
 
 def named_family(metadata: dict[str, Any], path: Path) -> tuple[str, Family] | None:
-    """Likewise, with the family's name."""
+    """Do the same as `family_of`, and return the family's name, too."""
     try:
         return families.find(metadata)
     except KeyError as error:
@@ -122,24 +132,27 @@ def named_family(metadata: dict[str, Any], path: Path) -> tuple[str, Family] | N
 
 
 def deepstack_projectors(metadata: Mapping[str, Any]) -> int | None:
-    """How many more projectors an encoder has after earlier layers; None where libmtmd alone knows."""
-    found = metadata.get("clip.vision.is_deepstack_layers")
-    return sum(map(bool, found)) if isinstance(found, list) else None
+    """Return the number of an encoder's additional projectors after earlier layers; None where only libmtmd knows."""
+    flags = metadata.get("clip.vision.is_deepstack_layers")
+    return sum(map(bool, flags)) if isinstance(flags, list) else None
 
 
 def _check_width(width: int, model: GGUFHeader, path: Path, *, deepstack: bool = True) -> None:
-    """An embedding is as wide as that of a token; with `deepstack`, what the first layers add is in it."""
-    text = model.metadata.get(f"{model.architecture}.embedding_length")
-    if not isinstance(text, int):
+    """Raise PairingError unless an embedding is as wide as the model's.
+
+    With `deepstack`, an embedding includes what the first layers add.
+    """
+    token_width = model.metadata.get(f"{model.architecture}.embedding_length")
+    if not isinstance(token_width, int):
         return
-    wanted = text * (1 + _deepstack(model)) if deepstack else text
-    if width != wanted:
+    expected = token_width * (1 + _deepstack_layers(model)) if deepstack else token_width
+    if width != expected:
         raise PairingError(
-            f"its embeddings are {width} wide, {model.path.name} takes {wanted}: they are not a pair", path
+            f"its embeddings are {width} wide, {model.path.name} takes {expected}: they are not a pair", path
         )
 
 
-def _deepstack(model: GGUFHeader) -> int:
-    """How many layers add something of their own to a picture's embeddings (arXiv 2406.04334)."""
-    found = model.metadata.get(f"{model.architecture}.n_deepstack_layers")
-    return found if isinstance(found, int) else 0
+def _deepstack_layers(model: GGUFHeader) -> int:
+    """Return the number of layers that add further embeddings of a picture (DeepStack, arXiv 2406.04334)."""
+    layers = model.metadata.get(f"{model.architecture}.n_deepstack_layers")
+    return layers if isinstance(layers, int) else 0

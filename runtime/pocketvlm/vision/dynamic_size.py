@@ -1,4 +1,4 @@
-"""Pictures at about their own size: one tile, its edges multiples of what one embedding sees."""
+"""Encode a picture at about its own size: as one tile whose edges are multiples of what one embedding covers."""
 
 from __future__ import annotations
 
@@ -10,57 +10,59 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.errors import ImageError
-from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSpan
+from pocketvlm.messages import Detail
+from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import positive
 from pocketvlm.vision.grid import resized, within
 
-_MERGE = 2
-# Far above what models have: a small picture is enlarged to at least so many pixels.
-_LARGEST, _LARGEST_LEAST = 64, 1 << 26
-_AUTO, _LOW = 1024, 256  # embeddings
-_LONGEST = 200  # times the short edge: more is refused, as the reference does
+_MERGE = 2  # patches along the edge of an embedding, where a file is silent
+_MAX_PATCH = 64  # pixels, and patches that are merged: far above what models have
+_MAX_MIN_PIXELS = 1 << 26  # far above what models have: every small picture is enlarged to the minimum
+_AUTO_TOKENS, _LOW_TOKENS = 1024, 256  # embeddings
+_MAX_RATIO = 200  # of the long edge to the short edge, as in the reference
 
 
 @dataclass(frozen=True)
 class DynamicSize:
-    """`factor` is patch_size * merge_size, in pixels; a picture has `least` to `most` pixels, as trained.
+    """`factor` is patch_size * merge_size in pixels. A resized picture has `min_pixels` to `max_pixels`.
 
-    With `edges_first`, a picture is enlarged until no edge is below `factor`, before anything else is looked at.
+    With `edges_first`, a picture is first enlarged until no edge is shorter than `factor`.
 
-    `around` are the control tokens that the chat template itself writes around `image_token`. The reference are the
-    image processors of transformers that have a `smart_resize` (Pillow backend).
+    `around` are the control tokens that the chat template itself writes around `image_token`. The reference is
+    `smart_resize` of transformers' image processors (Pillow backend).
 
-    Attention costs the square of the patches (4 an embedding). So `auto` stops at 1024 embeddings: about 0.8 megapixels
-    with a factor of 28.
+    The cost of attention grows with the square of the patches (4 an embedding), so `auto` stops at 1024 embeddings:
+    about 0.8 megapixels with a factor of 28.
     """
 
     factor: int
-    least: int
-    most: int
+    min_pixels: int
+    max_pixels: int
     image_token: str
     around: tuple[str, ...]
     edges_first: bool = False
     non_causal: bool = False
 
     def __post_init__(self) -> None:
-        if self.factor < 1 or not 1 <= self.least <= self.most:
-            raise ValueError(f"pictures of {self.least} to {self.most} pixels in steps of {self.factor}")
+        if self.factor < 1 or not 1 <= self.min_pixels <= self.max_pixels:
+            raise ValueError(f"pictures of {self.min_pixels} to {self.max_pixels} pixels in steps of {self.factor}")
 
     @property
     def tile_tokens(self) -> int:
-        """A bound; only tiny pictures of extreme shape come near it where `least` and `most` are close."""
-        edges = math.sqrt(self.least) * (math.sqrt(_LONGEST) + 1) / self.factor
-        return max(self.most // self.factor**2, math.ceil(self.least / self.factor**2 + edges + 1), _LONGEST + 1)
+        """An upper bound. Only tiny pictures of extreme shape come near it, where the limits are close together."""
+        edges = math.sqrt(self.min_pixels) * (math.sqrt(_MAX_RATIO) + 1) / self.factor
+        smallest = math.ceil(self.min_pixels / self.factor**2 + edges + 1)
+        return max(self.max_pixels // self.factor**2, smallest, _MAX_RATIO + 1)
 
     def control_tokens(self) -> tuple[str, ...]:
         return self.around
 
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:
-        area, most = self.factor**2, self.most
+        area, max_pixels = self.factor**2, self.max_pixels
         if detail == "auto":
-            most = min(most, max(_AUTO * area, self.least))
-        used = smart_resize(size, self.factor, self.least, most, edges_first=self.edges_first)
-        limits = [limit for limit in (max_tokens, _LOW if detail == "low" else None) if limit is not None]
+            max_pixels = min(max_pixels, max(_AUTO_TOKENS * area, self.min_pixels))
+        used = smart_resize(size, self.factor, self.min_pixels, max_pixels, edges_first=self.edges_first)
+        limits = [limit for limit in (max_tokens, _LOW_TOKENS if detail == "low" else None) if limit is not None]
         if limits and used[0] * used[1] > min(limits) * area:
             cols, rows = within(size, min(limits))
             used = (cols * self.factor, rows * self.factor)
@@ -68,46 +70,47 @@ class DynamicSize:
         return PicturePlan(original=size, resizes=(used,), layout=(span,))
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
-        """One uint8 [height, width, 3]."""
+        """Return the resized picture, uint8 [height, width, 3]."""
         return [np.asarray(resized(Image.fromarray(image), plan.used, Image.Resampling.BICUBIC))]
 
 
 def read_dynamic(
-    metadata: Mapping[str, object], *, least: int, most: int, image_token: str, around: tuple[str, ...]
+    metadata: Mapping[str, object], *, min_pixels: int, max_pixels: int, image_token: str, around: tuple[str, ...]
 ) -> DynamicSize:
-    """From the keys of an encoder's file; in those of llama.cpp's own converter, `least` and `most` stand for theirs.
+    """Read the sizes from an encoder's metadata. `min_pixels` and `max_pixels` are for files without these keys.
 
-    Raises KeyError for a key that is missing, ValueError for a value that no encoder has.
+    llama.cpp's own converter does not write them. Raises KeyError for a key that is missing, ValueError for a value
+    that no encoder has.
     """
-    merge = positive(metadata, "clip.vision.spatial_merge_size", _MERGE, most=_LARGEST)
+    merge = positive(metadata, "clip.vision.spatial_merge_size", _MERGE, most=_MAX_PATCH)
     return DynamicSize(
-        factor=positive(metadata, "clip.vision.patch_size", most=_LARGEST) * merge,
-        least=positive(metadata, "clip.vision.image_min_pixels", least, most=_LARGEST_LEAST),
-        most=positive(metadata, "clip.vision.image_max_pixels", most, most=2**31 - 1),
+        factor=positive(metadata, "clip.vision.patch_size", most=_MAX_PATCH) * merge,
+        min_pixels=positive(metadata, "clip.vision.image_min_pixels", min_pixels, most=_MAX_MIN_PIXELS),
+        max_pixels=positive(metadata, "clip.vision.image_max_pixels", max_pixels, most=2**31 - 1),
         image_token=image_token,
         around=around,
     )
 
 
 def smart_resize(
-    size: tuple[int, int], factor: int, least: int, most: int, *, edges_first: bool = False
+    size: tuple[int, int], factor: int, min_pixels: int, max_pixels: int, *, edges_first: bool = False
 ) -> tuple[int, int]:
-    """(width, height) -> the nearest multiples of `factor` with `least` to `most` pixels, in about its proportions.
+    """Return the nearest (width, height) in multiples of `factor` within the limits, in about the same proportions.
 
-    The same numbers as transformers' functions of this name, of which some look at edges first. Raises ImageError for a
-    picture more than 200 times as long as wide.
+    The numbers are those of transformers' functions of this name, of which some adapt the edges first. Raises
+    ImageError for a picture more than 200 times as long as wide.
     """
     if edges_first and min(size) < factor:
         scale = factor / min(size)
         size = int(size[0] * scale), int(size[1] * scale)
-    if max(size) > _LONGEST * min(size):
-        raise ImageError(f"a picture of {size[0]}x{size[1]} is more than {_LONGEST} times as long as wide")
+    if max(size) > _MAX_RATIO * min(size):
+        raise ImageError(f"a picture of {size[0]}x{size[1]} is more than {_MAX_RATIO} times as long as wide")
     area = size[0] * size[1]
     width, height = (round(edge / factor) * factor for edge in size)
-    if width * height > most:
-        shrink = math.sqrt(area / most)
+    if width * height > max_pixels:
+        shrink = math.sqrt(area / max_pixels)
         width, height = (max(factor, math.floor(edge / shrink / factor) * factor) for edge in size)
-    elif width * height < least:
-        grow = math.sqrt(least / area)
+    elif width * height < min_pixels:
+        grow = math.sqrt(min_pixels / area)
         width, height = (math.ceil(edge * grow / factor) * factor for edge in size)
     return width, height

@@ -1,4 +1,4 @@
-"""The seam between pictures and engine: what encodes a tile, and what a prepared picture looks like in a prompt."""
+"""The interface between pictures and the engine: encoders of tiles, and prepared pictures in a prompt."""
 
 from __future__ import annotations
 
@@ -12,39 +12,48 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.messages import Detail
 from pocketvlm.pictures.images import Picture
 from pocketvlm.templates.prompt import TextSpan
 from pocketvlm.vision.embedding_cache import EmbeddingCache, Tier
-from pocketvlm.vision.family import RGB, Detail
+from pocketvlm.vision.family import RGB
 
 Embeddings = npt.NDArray[np.float32]  # [tokens, n_embd_inp]
 
 
 class VisionEncoder(Protocol):
-    """Encodes one tile that already has the size its family says. libmtmd and onnxruntime are both one."""
+    """An encoder of tiles that already have the size that their family states: libmtmd or onnxruntime."""
 
     name: str
-    together: int  # tiles that may be encoded at a time, each by a thread of its own
+    concurrent_tiles: int  # the number of tiles that may be encoded at the same time, each on its own thread
 
-    def encode_tile(self, tile: RGB) -> Embeddings: ...
-
-    def cancel(self) -> None:
-        """Make the running encode raise Aborted soon, from any thread. Holds until `allow`."""
+    def encode_tile(self, tile: RGB) -> Embeddings:
+        """Return the embeddings of a tile. Raises Aborted after `cancel`, and EngineError."""
         ...
 
-    def allow(self) -> None: ...
+    def cancel(self) -> None:
+        """Make the running encode and all later ones raise Aborted until `allow`. May be called from any thread."""
+        ...
 
-    def close(self) -> None: ...
+    def allow(self) -> None:
+        """Let encodes run again after `cancel`."""
+        ...
+
+    def close(self) -> None:
+        """Free the encoder."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingSpan:
-    """A run of embeddings in the prompt, to be computed by the vision that prepared it.
+    """A run of embeddings in the prompt, which the vision that prepared it computes.
 
-    `key` names the embeddings: equal keys, equal values. `positions` is int32 [1 or 4, tokens], relative to the
-    span's start; the text after it goes on at `advance`. `control` are the control tokens whose embeddings the encoder
-    puts among those of the picture, by place. One with `parts` takes its rows from them, in `order`; they are spans of
-    whole tiles and stand nowhere themselves.
+    `key` names the embeddings: spans with equal keys have equal embeddings. `positions` is int32 [1 or 4, tokens],
+    relative to the span's start; the text after the span continues at `advance`. `control` maps a row to the control
+    token whose embedding the encoder puts there.
+
+    A span with `parts` is composed: its rows are those of the parts, in `order`. Parts are spans of whole tiles that
+    are not in the prompt themselves.
     """
 
     key: str
@@ -58,7 +67,7 @@ class EmbeddingSpan:
 
     @property
     def tiles(self) -> tuple[EmbeddingSpan, ...]:
-        """What is to be encoded for it."""
+        """The spans to encode for this one, each a whole tile."""
         return self.parts or (self,)
 
     @property
@@ -66,23 +75,23 @@ class EmbeddingSpan:
         return int(self.positions.shape[1])
 
     def at(self, start: int) -> npt.NDArray[np.int32]:
-        """The positions of a span that begins at `start`."""
+        """Return the positions of the span if it begins at `start`: int32 [1 or 4, tokens]."""
         positions: npt.NDArray[np.int32] = self.positions + np.int32(start)
         positions[3:] = 0  # the fourth section of M-RoPE is unused
         return positions
 
     def arranged(self, rows: Sequence[Embeddings]) -> Embeddings:
-        """Its embeddings out of those of its `tiles`."""
+        """Return the embeddings of the span, given those of each of its `tiles`."""
         return rows[0] if self.order is None else np.concatenate(rows)[self.order]
 
 
 @dataclass
 class PreparedImage:
-    """A picture as the model will see it: texts, tokens and spans in prompt order, and what that took.
+    """A picture as the model will see it: texts, tokens and spans in prompt order, and the time that this took.
 
-    Texts at the edges are not tokens yet: beside other text they may be part of longer ones.
+    Texts stay untokenized because they may form longer tokens with the text around the picture.
 
-    Made by a `Vision`, which knows how to `compute` its spans; `close` frees what that needs.
+    A `Vision` makes it and knows how to `compute` its spans. `close` frees what the computation needs.
     """
 
     pieces: tuple[TextSpan | int | EmbeddingSpan, ...]
@@ -92,8 +101,8 @@ class PreparedImage:
     preprocess_ms: float = 0.0
     encode_ms: float = 0.0
     cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)
-    tile_sources: Counter[Tier] = field(default_factory=Counter)  # spans, by where their embeddings came from
-    _counted: float = 0.0  # until when time in the encoder is part of `encode_ms`
+    tile_sources: Counter[Tier] = field(default_factory=Counter)  # the number of tiles from each tier
+    _counted_until: float = 0.0  # time.perf_counter(): encoder time up to then is in `encode_ms`
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -109,59 +118,73 @@ class PreparedImage:
         return sum(span.tokens for span in self.spans)
 
     def recall(self, tile: EmbeddingSpan) -> Embeddings | None:
-        """Those that are in memory, at once and on any thread."""
+        """Return embeddings that are in memory, else None. Does not block, and any thread may call."""
         rows = self.cache.recall(tile.key)
         if rows is not None:
-            self._note("memory")
+            self._count_tile("memory")
         return rows
 
     def encode(self, span: EmbeddingSpan) -> Embeddings:
-        """float32 [span.tokens, n_embd_inp], from the cache or computed; Aborted where the vision was cancelled."""
+        """Return the embeddings of a span, float32 [span.tokens, n_embd_inp], from the cache or computed.
+
+        Raises Aborted if the vision was cancelled, and EngineError.
+        """
         if span.parts:
             return span.arranged([self.encode(part) for part in span.parts])
         rows, tier = self.cache.encode(span.key, span.tokens, lambda: self.content(span), lambda: self.compute(span))
-        self._note(tier)
+        self._count_tile(tier)
         return rows
 
-    def _note(self, tier: Tier) -> None:
+    def _count_tile(self, tier: Tier) -> None:
         with self._lock:
             self.tile_sources[tier] += 1
 
-    def spent(self, began: float) -> None:
-        """Time in the encoder, from a time.perf_counter() until now; of tiles at the same time it counts once."""
+    def add_encode_time(self, began: float) -> None:
+        """Add the time since `began`, a time.perf_counter(), to `encode_ms`.
+
+        Time in which several tiles were encoded concurrently counts once.
+        """
         with self._lock:
             now = time.perf_counter()
-            self.encode_ms += 1000 * (now - max(began, self._counted))
-            self._counted = now
+            self.encode_ms += 1000 * (now - max(began, self._counted_until))
+            self._counted_until = now
 
     def content(self, span: EmbeddingSpan) -> str:
-        """Names what the encoder gets for a span: what has the same content has the same embeddings."""
+        """Return a key for what the encoder gets for a span: equal contents have equal embeddings."""
         raise NotImplementedError
 
     def compute(self, span: EmbeddingSpan) -> Embeddings:
+        """Return the embeddings of a span from the encoder. Raises Aborted and EngineError."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Nothing to free, unless a subclass says otherwise."""
+        """Free what `compute` needs; here nothing."""
 
 
 class Vision(Protocol):
-    """Prepares pictures; one per engine."""
+    """Prepares pictures for one engine."""
 
     name: str
-    image_token: str | None  # what the chat template writes for a picture; None: nothing is known about it
-    at_once: int  # embeddings that the decoder must get in one batch; 0: they may be parted
+    image_token: str | None  # what the chat template writes for a picture; None: unknown
+    min_batch: int  # the number of embeddings that the decoder must get in one batch; 0: any split is allowed
     cache: EmbeddingCache
-    together: int  # as its encoder's
+    concurrent_tiles: int  # `VisionEncoder.concurrent_tiles` of the encoder
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
-        """From the size alone where the family is known: no pixel work before the prompt is known to fit."""
+        """Prepare a picture; `param` is the path of its part, for errors. Raises ImageError and RequestError.
+
+        If the family is known, only the picture's size is read: there is no pixel work before the prompt fits.
+        """
         ...
 
     def cancel(self) -> None:
-        """Make the running encode raise Aborted soon, from any thread. Holds until `allow`."""
+        """Make the running encode and all later ones raise Aborted until `allow`. May be called from any thread."""
         ...
 
-    def allow(self) -> None: ...
+    def allow(self) -> None:
+        """Let encodes run again after `cancel`."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the encoder."""
+        ...

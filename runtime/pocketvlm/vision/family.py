@@ -1,27 +1,28 @@
-"""What a vision family states about its pictures: the size it works at, the tiles it cuts, the tokens around them.
+"""What a vision family states about pictures: how they are resized, which tiles are cut, which tokens surround them.
 
-A family decides nothing about *who* encodes a tile: libmtmd and onnxruntime get the same tiles, and the engine
-lays the embeddings out as the plan says.
+A family does not decide which encoder is used: libmtmd and onnxruntime get the same tiles, and the engine lays out the
+embeddings as the plan says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.messages import Detail
+
 RGB = npt.NDArray[np.uint8]  # [height, width, 3]
-Detail = Literal["low", "high", "auto"]
 
 
 @dataclass(frozen=True)
 class TileSpan:
     """The place of one tile's embeddings in the prompt. `grid` is (rows, columns) of its tokens.
 
-    `between` is a control token whose embedding the encoder itself puts between two rows; none where it is empty.
+    `between` is a control token whose embedding the encoder itself puts between two rows; "": it puts none there.
     """
 
     index: int
@@ -34,16 +35,16 @@ class TileSpan:
 
     @property
     def control(self) -> dict[int, str]:
-        """The control tokens among the embeddings, by place."""
+        """The control tokens among the embeddings, by row."""
         rows, cols = self.grid
         return {row * (cols + 1) - 1: self.between for row in range(1, rows)} if self.between else {}
 
 
 @dataclass(frozen=True)
 class MosaicSpan:
-    """A run of embeddings out of several tiles: `order` numbers their rows, one tile's after the other's.
+    """A run of embeddings from several tiles. `order` holds indices into the concatenated rows of all `tiles`.
 
-    A tile is part of one mosaic. Rows may be left out, or come more than once. Positions count as those of text.
+    Rows may be left out or repeated. A tile belongs to one mosaic only. Positions are those of text.
     """
 
     tiles: tuple[TileSpan, ...]
@@ -56,17 +57,19 @@ class MosaicSpan:
 
 @dataclass(frozen=True)
 class PicturePlan:
-    """How one picture will be seen; made from its size alone, before any pixel work.
+    """How the model will see one picture; made from its size alone, before any pixel work.
 
-    `layout` holds control text, tile spans and mosaics in prompt order. Only `control_tokens` are parsed in the text;
-    the rest is tokenized together with the text beside it.
-    Sizes are (width, height) in pixels.
+    `layout` holds control text, tile spans and mosaics in prompt order. In the text, only `control_tokens` are parsed;
+    the rest is tokenized together with the text around it.
+
+    `resizes` are the steps of the family's reference; tiles are cut from the last one. With a `canvas`, the last one is
+    centred on a picture of that size, and tiles are cut from there. All sizes are (width, height) in pixels.
     """
 
     original: tuple[int, int]
-    resizes: tuple[tuple[int, int], ...]  # as the family's reference makes them; tiles are cut from the last
+    resizes: tuple[tuple[int, int], ...]
     layout: tuple[str | TileSpan | MosaicSpan, ...]
-    canvas: tuple[int, int] | None = None  # with it, they are cut from this, the last size in its middle
+    canvas: tuple[int, int] | None = None
 
     @property
     def used(self) -> tuple[int, int]:
@@ -78,7 +81,7 @@ class PicturePlan:
 
     @property
     def tokens(self) -> int:
-        """Embeddings only; the control text around them is counted with the prompt."""
+        """The number of embeddings. The control text around them is not included."""
         return sum(piece.tokens for piece in self._spans)
 
     @property
@@ -87,40 +90,43 @@ class PicturePlan:
 
     @property
     def shrunk(self) -> bool:
-        """True where the model sees fewer pixels than the picture has, on either axis."""
+        """Whether the model sees fewer pixels than the picture has, on either axis."""
         return self.used[0] < self.original[0] or self.used[1] < self.original[1]
 
 
 class Family(Protocol):
-    """One per `vision/families/<name>.py`."""
+    """A vision family; each has a module `vision/families/<name>.py`."""
 
     non_causal: bool  # the decoder attends both ways within a picture
     image_token: str  # what the family's chat templates write for a picture
 
     def control_tokens(self) -> tuple[str, ...]:
-        """Every token of the layout that a vocabulary must have as one: else the pair does not belong together."""
+        """Return the texts of the layout that must be single tokens of the vocabulary of a matching model."""
         ...
 
     @property
     def tile_tokens(self) -> int:
-        """Embeddings of the largest tile that `plan` may ask for."""
+        """The number of embeddings of the largest tile that `plan` can return."""
         ...
 
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None) -> PicturePlan:
-        """Raises ImageError where the family's reference refuses a picture of this size."""
+        """Return how to show a picture of `size` with at most `max_tokens` embeddings, if the model can.
+
+        Raises ImageError where the family's reference refuses a picture of this size.
+        """
         ...
 
     def tiles(self, image: RGB, plan: PicturePlan) -> Sequence[RGB]:
-        """uint8 [height, width, 3] each, in the order of the plan's spans; not all of one size in every family."""
+        """Return the tiles in the order of the plan's spans, uint8 [height, width, 3] each. Sizes may differ."""
         ...
 
 
 @dataclass(frozen=True)
 class RowEnd:
-    """An embedding in a projector's file that libmtmd does not put where it belongs.
+    """An embedding in a projector's file that the runtime must put in place, because libmtmd does not.
 
-    `tensors` are the names that files have for it, ours first. It stands behind every row of cells, of `cell` pixels
-    each, but a tile's last; where `cell` is None once, behind the whole tile.
+    `tensors` are the names that it has in files, ours first. It stands after every row of a tile but the last; a row
+    has cells of `cell` pixels. With `cell` None, it stands once, after the whole tile.
     """
 
     tensors: tuple[str, ...]
@@ -128,8 +134,8 @@ class RowEnd:
 
 
 @runtime_checkable
-class EndsRows(Protocol):
-    """A family that has one."""
+class HasRowEnd(Protocol):
+    """A family with a row end."""
 
     @property
     def row_end(self) -> RowEnd: ...
@@ -138,8 +144,10 @@ class EndsRows(Protocol):
 class FamilyModule(Protocol):
     """What the module of a family offers: recognise an mmproj by its metadata, and read it."""
 
-    def matches(self, metadata: dict[str, Any]) -> bool: ...
+    def matches(self, metadata: dict[str, Any]) -> bool:
+        """Return whether the metadata are those of this family's projectors."""
+        ...
 
     def from_metadata(self, metadata: dict[str, Any]) -> Family:
-        """Raises KeyError for a key that is missing, ValueError for a value that makes no sense."""
+        """Return the family. Raises KeyError for a missing key, ValueError for a value that makes no sense."""
         ...

@@ -1,4 +1,4 @@
-"""Pictures resized with Pillow and cut into a grid of square tiles."""
+"""Resize pictures with Pillow, choose a grid of square tiles, and cut pictures into it."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from pocketvlm.vision.family import RGB
 Size = tuple[int, int]  # (width, height) in pixels, or (columns, rows)
 
 
-def grids(least: int, most: int) -> list[Size]:
-    """Every grid of `least` to `most` tiles, the fewest tiles first, then the fewest columns."""
-    found = ((cols, rows) for cols in range(1, most + 1) for rows in range(1, most // cols + 1))
-    return sorted((grid for grid in found if grid[0] * grid[1] >= least), key=math.prod)
+def grids(min_tiles: int, max_tiles: int) -> list[Size]:
+    """Return every grid of `min_tiles` to `max_tiles` tiles: the fewest tiles first, then the fewest columns."""
+    within_max = ((cols, rows) for cols in range(1, max_tiles + 1) for rows in range(1, max_tiles // cols + 1))
+    return sorted((grid for grid in within_max if grid[0] * grid[1] >= min_tiles), key=math.prod)
 
 
-def nearest(size: Size, tile: int, choice: Iterable[Size]) -> Size | None:
-    """The first grid of `choice` nearest in proportions to a picture of this size; None where there is none.
+def nearest(size: Size, tile: int, candidates: Iterable[Size]) -> Size | None:
+    """Return the first grid that is nearest in proportions to a picture of `size`, None without candidates.
 
-    Of two that are equally near, the later one where the picture has more than half of its pixels.
+    Of two equally near grids, the later one wins if the picture has more than half of its pixels.
     """
     ratio, area = size[0] / size[1], size[0] * size[1]
-    best, least = None, math.inf
-    for cols, rows in choice:
-        away = abs(ratio - cols / rows)
-        if away < least or (away == least and area > 0.5 * tile**2 * cols * rows):
-            best, least = (cols, rows), away
+    best, best_distance = None, math.inf
+    for cols, rows in candidates:
+        distance = abs(ratio - cols / rows)
+        if distance < best_distance or (distance == best_distance and area > 0.5 * tile**2 * cols * rows):
+            best, best_distance = (cols, rows), distance
     return best
 
 
-def within(size: Size, most: int) -> Size:
-    """The largest grid of at most `most` cells in about the proportions of `size`."""
-    scale = math.sqrt(most / (size[0] * size[1]))
+def within(size: Size, max_cells: int) -> Size:
+    """Return the largest grid of at most `max_cells` cells in about the proportions of `size`."""
+    scale = math.sqrt(max_cells / (size[0] * size[1]))
     short, long = (max(1, math.floor(edge * scale)) for edge in sorted(size))
-    long = min(long, max(1, most // short))
+    long = min(long, max(1, max_cells // short))
     return (long, short) if size[0] >= size[1] else (short, long)
 
 
 def cut(picture: Image.Image, tile: int) -> list[RGB]:
-    """Its tiles of `tile` x `tile` pixels, row by row."""
+    """Return the tiles of a picture, `tile` x `tile` pixels each, row by row."""
     corners = ((left, top) for top in range(0, picture.height, tile) for left in range(0, picture.width, tile))
     return [np.asarray(picture.crop((left, top, left + tile, top + tile))) for left, top in corners]
 
 
 def resized(picture: Image.Image, size: Size, resampling: Image.Resampling) -> Image.Image:
-    """A picture that has the size already stays as it is."""
+    """Return the picture in `size`; it is not resampled if it has that size already."""
     return picture if picture.size == size else picture.resize(size, resampling)

@@ -1,4 +1,4 @@
-"""Ways to make a picture square, with Pillow's bicubic filter."""
+"""Make a picture square by cropping, padding or stretching, with Pillow's bicubic filter."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from pocketvlm.vision.family import RGB
 
 Kind = Literal["crop", "pad", "stretch"]
 _BICUBIC = Image.Resampling.BICUBIC
-_LARGEST = 8192  # pixels along an edge of what is made on the way: a square of them takes 200 MB
+_MAX_EDGE = 8192  # pixels of an intermediate picture: a square of this size takes 200 MB
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """To `edge` x `edge` pixels: the middle square (`crop`), within bars of `colour` (`pad`), or out of proportion."""
+    """How to make a picture `edge` x `edge` pixels.
+
+    `crop` takes the middle square, `pad` adds bars of `colour`, `stretch` changes the proportions.
+    """
 
     kind: Kind
     edge: int
@@ -31,20 +34,20 @@ class Letterbox:
         return (self._padded(picture) if self.kind == "pad" else picture).resize((self.edge, self.edge), _BICUBIC)
 
     def _cropped(self, picture: Image.Image) -> Image.Image:
-        """The shorter edge becomes `edge`, then the middle is cut out."""
-        width, height = (int(self.edge * along / min(picture.size)) for along in picture.size)
+        """Resize the shorter edge to `edge`, then cut out the middle."""
+        width, height = (int(self.edge * length / min(picture.size)) for length in picture.size)
         left, top = (width - self.edge) // 2, (height - self.edge) // 2
         box = (left, top, left + self.edge, top + self.edge)
-        if max(width, height) <= _LARGEST:
+        if max(width, height) <= _MAX_EDGE:
             return picture.resize((width, height), _BICUBIC).crop(box)
-        # Almost the same, without the ends of a line that is thousands of times as long as high.
+        # Almost the same result without resizing the parts that are cut off, which may be thousands of times as long.
         x, y = picture.width / width, picture.height / height
-        seen = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
-        return picture.resize((self.edge, self.edge), _BICUBIC, box=seen)
+        source_box = (box[0] * x, box[1] * y, box[2] * x, box[3] * y)
+        return picture.resize((self.edge, self.edge), _BICUBIC, box=source_box)
 
     def _padded(self, picture: Image.Image) -> Image.Image:
-        if max(picture.size) > _LARGEST:
-            picture.thumbnail((_LARGEST, _LARGEST), _BICUBIC)
+        if max(picture.size) > _MAX_EDGE:
+            picture.thumbnail((_MAX_EDGE, _MAX_EDGE), _BICUBIC)
         longest = max(picture.size)
         square = Image.new("RGB", (longest, longest), self.colour)
         square.paste(picture, ((longest - picture.width) // 2, (longest - picture.height) // 2))
@@ -52,19 +55,20 @@ class Letterbox:
 
 
 def read_letterbox(metadata: Mapping[str, object], edge: int) -> Letterbox:
-    """As the converter wrote it; files of other converters are for models that were trained on padded pictures.
+    """Return the letterbox in an encoder's metadata. Bars have the mean colour.
 
-    Bars have the mean colour. Raises ValueError for what nobody knows.
+    Files of other converters lack it; their models were trained on padded pictures. Raises ValueError for unknown
+    kinds and wrong colours.
     """
-    kind = metadata.get("pocketvlm.image_fit", "pad")
-    found = next((known for known in get_args(Kind) if known == kind), None)
-    if found is None:
-        raise ValueError(f"pocketvlm.image_fit is {kind!r}, known: {', '.join(get_args(Kind))}")
+    name = metadata.get("pocketvlm.image_fit", "pad")
+    kind = next((known for known in get_args(Kind) if known == name), None)
+    if kind is None:
+        raise ValueError(f"pocketvlm.image_fit is {name!r}, known: {', '.join(get_args(Kind))}")
     mean = metadata.get("clip.vision.image_mean")
     if not isinstance(mean, list | tuple) or len(mean) != 3 or not all(map(_is_finite, mean)):
         raise ValueError(f"clip.vision.image_mean is {mean!r}, must be three numbers")
     red, green, blue = (int(min(255, max(0, 255 * x))) for x in mean)
-    return Letterbox(found, edge, (red, green, blue))
+    return Letterbox(kind, edge, (red, green, blue))
 
 
 def _is_finite(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""libmtmd behind the seam: as an encoder of tiles, and whole, for projectors whose family nobody knows."""
+"""Encode with libmtmd: tiles of a known family, or whole pictures for projectors of an unknown one."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import numpy as np
 
 from pocketvlm.errors import EngineError, ModelFormatError, PairingError, RequestError
 from pocketvlm.files.gguf_header import GGUFHeader
+from pocketvlm.messages import Detail
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.mtmd import ImageChunk, Mtmd, TextChunk
 from pocketvlm.pictures.images import Picture
 from pocketvlm.system.machine import memory
 from pocketvlm.vision.embedding_cache import EmbeddingCache
 from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage
-from pocketvlm.vision.family import RGB, Detail, EndsRows, Family, RowEnd
+from pocketvlm.vision.family import RGB, Family, HasRowEnd, RowEnd
 
-_WINDOWS = "clip.vision.n_wa_pattern"
-_MASK_BYTES = 12  # a pair: in float32 twice, in float16 twice
+_WINDOW_PATTERN = "clip.vision.n_wa_pattern"
+_MASK_BYTES = 12  # for each pair of patches: twice float32 and twice float16
 
 
-class _Opened:
-    """What stops and frees an mmproj file."""
+class _MtmdOwner:
+    """What MtmdEncoder and NativeVision share: they cancel and free an mmproj file."""
 
     name = "libmtmd"
-    together = 1
+    concurrent_tiles = 1
 
     def __init__(self, mtmd: Mtmd) -> None:
         self._mtmd = mtmd
@@ -40,61 +41,67 @@ class _Opened:
         self._mtmd.close()
 
 
-class MtmdEncoder(_Opened):
-    """A `VisionEncoder` over an mmproj file that was opened for single tiles of `family`; `header` is that file's."""
+class MtmdEncoder(_MtmdOwner):
+    """A `VisionEncoder` over an mmproj file that was opened for single tiles of `family`; `header` is that file's.
+
+    Raises ModelFormatError where the file lacks the family's row end.
+    """
 
     def __init__(self, mtmd: Mtmd, header: GGUFHeader, family: Family) -> None:
         super().__init__(mtmd)
         patch = header.metadata.get("clip.vision.patch_size")
-        self._masked = patch if isinstance(patch, int) and header.metadata.get(_WINDOWS) else None
-        end = family.row_end if isinstance(family, EndsRows) else None
-        self._end = None if end is None else (end.cell, _row_end(end, header, mtmd.width))
+        self._window_patch = patch if isinstance(patch, int) and header.metadata.get(_WINDOW_PATTERN) else None
+        row_end = family.row_end if isinstance(family, HasRowEnd) else None
+        self._row_end = None if row_end is None else (row_end.cell, _read_row_end(row_end, header, mtmd.width))
 
     def encode_tile(self, tile: RGB) -> Embeddings:
-        """With the family's row ends.
+        """Return the embeddings of a tile, with the family's row ends.
 
-        Raises EngineError where libmtmd could not, or not without taking more memory than there is.
+        Raises Aborted, and EngineError where libmtmd fails or would need more memory than is available.
         """
-        if self._masked:
-            _check_mask(tile.shape[1] // self._masked * (tile.shape[0] // self._masked))
+        if self._window_patch:
+            _check_mask(tile.shape[1] // self._window_patch * (tile.shape[0] // self._window_patch))
         rows = self._mtmd.encode_tile(tile)
-        if self._end is None:
+        if self._row_end is None:
             return rows
-        cell, end = self._end
+        cell, embedding = self._row_end
         if cell is None:
-            return np.concatenate([rows, end[None]])
+            return np.concatenate([rows, embedding[None]])
         columns = tile.shape[1] // cell
-        rows[columns :: columns + 1] = end
+        rows[columns :: columns + 1] = embedding
         return rows
 
 
-def _row_end(end: RowEnd, header: GGUFHeader, width: int) -> Embeddings:
-    """float32 [width]. libmtmd ends the process where it uses one of another width."""
-    found = next((values for name in end.tensors if (values := header.vector(name)) is not None), None)
-    if found is None:
-        raise ModelFormatError(f"has no {end.tensors[0]} in float32, which its pictures need", header.path)
-    if len(found) != width:
+def _read_row_end(row_end: RowEnd, header: GGUFHeader, width: int) -> Embeddings:
+    """Return the embedding, float32 [width]. libmtmd would end the process if it used one of another width."""
+    embedding = next((values for name in row_end.tensors if (values := header.vector(name)) is not None), None)
+    if embedding is None:
+        raise ModelFormatError(f"has no {row_end.tensors[0]} in float32, which its pictures need", header.path)
+    if len(embedding) != width:
         raise ModelFormatError(
-            f"{end.tensors[0]} has {len(found)} values, the language model takes {width}", header.path
+            f"{row_end.tensors[0]} has {len(embedding)} values, the language model takes {width}", header.path
         )
-    return found
+    return embedding
 
 
 def _check_mask(patches: int) -> None:
-    """For windows, libmtmd fills a mask of all pairs of patches, counts its places in 32 bits, and copies it."""
-    needed, known = patches**2 * _MASK_BYTES, memory()
-    if patches**2 >= 2**31 or (known and needed > known[1]):
+    """Raise EngineError where libmtmd could not hold the mask for windowed attention.
+
+    The mask has all pairs of patches. libmtmd counts them in 32 bits, and copies the mask.
+    """
+    needed, total_available = patches**2 * _MASK_BYTES, memory()
+    if patches**2 >= 2**31 or (total_available and needed > total_available[1]):
         raise EngineError(
-            f"a picture of {patches:,} patches takes libmtmd {needed / 2**30:.1f} GiB for their windows; lower detail "
-            "or max_image_tokens take less, an ONNX vision encoder much less"
+            f"libmtmd needs {needed / 2**30:.1f} GiB for the attention windows of a picture of {patches:,} patches; "
+            "use a lower detail, max_image_tokens or an ONNX vision encoder"
         )
 
 
-class NativeVision(_Opened):
-    """libmtmd's own preprocessing and layout, as it is. It has no say in `detail`, and says so."""
+class NativeVision(_MtmdOwner):
+    """libmtmd's own preprocessing and layout, which has no `detail`: other values than the default are refused."""
 
     image_token: str | None = None
-    at_once = 0  # libmtmd does not tell before it has a picture
+    min_batch = 0  # unknown before libmtmd has a picture
 
     def __init__(self, mtmd: Mtmd, n_vocab: int, cache: EmbeddingCache | None = None) -> None:
         super().__init__(mtmd)
@@ -102,10 +109,11 @@ class NativeVision(_Opened):
         self.cache = cache or EmbeddingCache()
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
+        """Prepare a picture with libmtmd. Raises RequestError for a size limit, PairingError and EngineError."""
         if detail == "low" or max_tokens is not None:
-            asked = "detail: low" if detail == "low" else "max_image_tokens"
+            option = "detail: low" if detail == "low" else "max_image_tokens"
             raise RequestError(
-                f"{asked} needs a projector of a known family; libmtmd sizes this one's pictures itself", param
+                f"{option} needs a projector of a known family; this projector's pictures are sized by libmtmd", param
             )
         began = time.perf_counter()
         owner, chunks = self._mtmd.open_chunks(picture.pixels)
@@ -113,14 +121,14 @@ class NativeVision(_Opened):
         images: list[ImageChunk] = []
         for chunk in chunks:
             if isinstance(chunk, TextChunk):
-                self._check(chunk.tokens)
+                self._check_tokens(chunk.tokens)
                 pieces.extend(chunk.tokens)
             else:
                 key = f"{picture.digest}:{len(images)}:{self.name}"
                 causal = not self._mtmd.non_causal
                 pieces.append(EmbeddingSpan(key, len(images), chunk.positions, chunk.advance, causal))
                 images.append(chunk)
-        seen = _NativeImage(
+        prepared = _NativeImage(
             tuple(pieces),
             picture.size,
             picture.size,
@@ -130,11 +138,11 @@ class NativeVision(_Opened):
             owner=owner,
             images=images,
         )
-        seen.preprocess_ms = 1000 * (time.perf_counter() - began)
-        return seen
+        prepared.preprocess_ms = 1000 * (time.perf_counter() - began)
+        return prepared
 
-    def _check(self, tokens: tuple[int, ...]) -> None:
-        # libmtmd writes token -1 where the vocabulary lacks one of its own, and libllama then aborts the process.
+    def _check_tokens(self, tokens: tuple[int, ...]) -> None:
+        # libmtmd writes token -1 if the vocabulary lacks a token that it needs. libllama then aborts the process.
         if any(not 0 <= token < self._n_vocab for token in tokens):
             raise PairingError(
                 "this projector needs control tokens that the language model's vocabulary lacks", self._mtmd.path
@@ -148,12 +156,12 @@ class _NativeImage(PreparedImage):
     images: list[ImageChunk]
 
     def content(self, span: EmbeddingSpan) -> str:
-        return f"whole:{span.key}"  # libmtmd alone knows what it makes of a picture
+        return f"whole:{span.key}"  # only libmtmd knows what its encoder gets
 
     def compute(self, span: EmbeddingSpan) -> Embeddings:
         began = time.perf_counter()
         rows = self.mtmd.encode(self.images[span.index])
-        self.spent(began)
+        self.add_encode_time(began)
         return rows
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""onnxruntime behind the seam: a vision encoder that `pocketvlm convert` made, from pixels to embeddings."""
+"""Encode with onnxruntime, from pixels to embeddings, with a vision encoder that `pocketvlm convert` exported."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from pocketvlm.vision.family import RGB
 from pocketvlm.vision.providers import CPU, providers_of
 
 INPUT, OUTPUT = "pixels", "embeddings"
-TOGETHER = 2  # tiles at a time on a CPU, each on a thread of the caller's
+CONCURRENT_TILES = 2  # tiles that may be encoded at the same time on a CPU, each on a thread of the caller's
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
-_FATAL = 4  # log level; errors are raised, and anything else would go to the terminal
+_FATAL = 4  # log level. Errors are raised as exceptions; lower levels would only write to the terminal.
 
 
 @cache
 def runtime() -> ModuleType:
-    """The onnxruntime package, loaded when first needed; NativeLibraryError where that fails."""
-    # Read when it is loaded: else it leaves an id of this machine in the cache folder, and may send events.
+    """Return the onnxruntime package, imported at the first call. Raises NativeLibraryError where that fails."""
+    # onnxruntime reads this while it is loaded. Without it, it writes an id of this machine to the cache folder and
+    # may send events.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         import onnxruntime
     except (ImportError, OSError) as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # pybind11 hides it, where it comes in the middle
+        if isinstance(error.__cause__, KeyboardInterrupt):  # pybind11 turns one during the import into ImportError
             raise KeyboardInterrupt from None
         raise NativeLibraryError(f"cannot load onnxruntime: {error}") from error
     onnxruntime.disable_telemetry_events()
@@ -39,7 +40,7 @@ def runtime() -> ModuleType:
 
 
 def version() -> str:
-    """Of the onnxruntime that is installed, under whichever name it was packaged, without loading it."""
+    """Return the version of the installed onnxruntime, whichever package it is from, or "not installed"."""
     for package in _PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(package)
@@ -47,9 +48,10 @@ def version() -> str:
 
 
 class OnnxEncoder:
-    """A `VisionEncoder` over a file whose header was checked.
+    """A `VisionEncoder` over a file whose header was checked. Raises ModelFormatError where onnxruntime refuses it.
 
-    A tile is a run of its own: int8 activations share one scale a run, so it would depend on its neighbours.
+    Each tile is encoded in a run of its own. In a batch, int8 activations would share one scale, so that embeddings
+    would depend on the other tiles.
     """
 
     def __init__(self, header: OnnxHeader, *, threads: int, device: str = CPU) -> None:
@@ -57,7 +59,7 @@ class OnnxEncoder:
         kind = str(header.metadata.get("pocketvlm.type", ""))
         self.name = " ".join(filter(None, ("onnxruntime", kind, "" if device == CPU else device)))
         self.path = header.path
-        self.together = TOGETHER if device == CPU else 1
+        self.concurrent_tiles = CONCURRENT_TILES if device == CPU else 1
         self._cancelled = False
         self._run = ort.RunOptions()
         self._run.log_severity_level = _FATAL
@@ -65,8 +67,8 @@ class OnnxEncoder:
         options.log_severity_level = _FATAL
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.enable_mem_pattern = False  # one block for everything costs a fifth of the memory more, for no speed
-        # Threads that still spin after a run would take the decoder's cores.
+        options.enable_mem_pattern = False  # a single block for all tensors takes 20 % more memory and is not faster
+        # Threads that spin after a run would compete with the decoder for the cores.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self._session: Any = None
         try:
@@ -76,10 +78,11 @@ class OnnxEncoder:
 
     @property
     def width(self) -> int:
-        """Of an embedding."""
+        """The width of an embedding."""
         return int(self._session.get_outputs()[0].shape[-1])
 
     def encode_tile(self, tile: RGB) -> Embeddings:
+        """Return the embeddings of a tile. Raises Aborted, EngineClosedError and EngineError."""
         if self._session is None:
             raise EngineClosedError("the vision encoder is closed")
         try:
@@ -90,12 +93,12 @@ class OnnxEncoder:
             raise EngineError(f"onnxruntime failed to encode a picture: {_first_line(error)}") from error
         if self._cancelled:
             raise Aborted
-        found: Embeddings = rows[0].copy()  # else what is kept holds onnxruntime's scratch memory in pieces
-        return found
+        embeddings: Embeddings = rows[0].copy()  # a cached view would keep onnxruntime's scratch memory fragmented
+        return embeddings
 
     def cancel(self) -> None:
         self._cancelled = True
-        self._run.terminate = True  # looked at between two operators
+        self._run.terminate = True  # onnxruntime reads it between two operators
 
     def allow(self) -> None:
         self._cancelled = False

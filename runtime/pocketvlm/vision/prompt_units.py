@@ -1,4 +1,4 @@
-"""A prompt as a language model takes it: token ids, and spans where the embeddings of a picture go."""
+"""A prompt as units for a language model: token ids, and spans for the embeddings of pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PromptUnit = int | EmbeddingSpan
 
 
 def units_of(model: Model, pieces: Iterable[TextSpan | PreparedImage]) -> list[PromptUnit]:
-    """`pieces` in prompt order; pictures are prepared already."""
+    """Return the units of a prompt. `pieces` are texts and prepared pictures in prompt order."""
     flat: list[TextSpan | PromptUnit] = []
     for piece in pieces:
         flat += piece.pieces if isinstance(piece, PreparedImage) else (piece,)
@@ -23,16 +23,17 @@ def units_of(model: Model, pieces: Iterable[TextSpan | PreparedImage]) -> list[P
             units.extend(model.tokenize(part.text, special=part.special, first=not units))
         else:
             units.append(part)
-    # Some templates spell the first token, others leave it to the tokenizer.
+    # Some templates write the BOS token, others leave it to the tokenizer.
     if model.adds_bos and (not units or units[0] != model.bos):
         units.insert(0, model.bos)
     return units
 
 
 def leading_tokens(units: Sequence[PromptUnit]) -> list[int]:
-    found: list[int] = []
+    """Return the tokens before the first span."""
+    tokens: list[int] = []
     for unit in units:
         if not isinstance(unit, int):
             break
-        found.append(unit)
-    return found
+        tokens.append(unit)
+    return tokens

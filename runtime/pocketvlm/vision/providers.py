@@ -1,6 +1,6 @@
-"""Where onnxruntime may run: the devices that people name, and the execution providers behind them.
+"""The devices that onnxruntime may run on: their names for people, and its execution providers.
 
-Only `cpu` has been run by us. The others are chosen by what the installed onnxruntime says that it offers.
+We have tested only `cpu`. The others are used if the installed onnxruntime lists their provider as available.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ _PROVIDERS = {
 DEVICES = ("auto", *_PROVIDERS)
 
 
-def devices_for(asked: str, offered: Sequence[str]) -> tuple[str, ...]:
-    """The devices to consider for what a user asked: for `auto` all that are offered, else the one.
+def devices_for(requested: str, offered: Sequence[str]) -> tuple[str, ...]:
+    """Return the devices to consider: for `auto` all that onnxruntime offers, else the `requested` one.
 
-    `offered` are onnxruntime's available providers. RequestError for an unknown name, NativeLibraryError for a
+    `offered` are onnxruntime's available providers. Raises RequestError for an unknown name, NativeLibraryError for a
     device that this onnxruntime does not offer.
     """
-    check_device(asked)
-    here = tuple(device for device, provider in _PROVIDERS.items() if provider in offered)
-    if asked == "auto":
-        return here
-    if asked not in here:
+    check_device(requested)
+    available = tuple(device for device, provider in _PROVIDERS.items() if provider in offered)
+    if requested == "auto":
+        return available
+    if requested not in available:
         raise NativeLibraryError(
-            f"device {asked}: this onnxruntime offers {', '.join(here) or 'none that is known'} only; "
-            f"it needs a build with {_PROVIDERS[asked]}"
+            f"device {requested}: this onnxruntime offers {', '.join(available) or 'no known device'} only; "
+            f"install a build with {_PROVIDERS[requested]}"
         )
-    return (asked,)
+    return (requested,)
 
 
 def check_device(name: str) -> None:
-    """RequestError for a device that nobody knows."""
+    """Raise RequestError for an unknown device."""
     if name not in DEVICES:
         raise RequestError(f"{name!r} is unknown; known: {', '.join(DEVICES)}", "device")
 
 
 def providers_of(device: str) -> list[str]:
-    """onnxruntime's providers in order of preference: what a device cannot do is left to the CPU."""
+    """Return onnxruntime's providers in order of preference. The CPU runs the operators that a device lacks."""
     return [_PROVIDERS[device]] if device == CPU else [_PROVIDERS[device], _PROVIDERS[CPU]]

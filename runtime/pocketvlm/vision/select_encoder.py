@@ -1,4 +1,4 @@
-"""Which encoder sees for a language model: the one that is there, or of several the one that is fastest here."""
+"""Choose the vision encoder for a language model: the only one there is, or the one that measures fastest here."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pocketvlm.files.onnx_header import OnnxHeader
 from pocketvlm.native import library
 from pocketvlm.native.llama import Model
 from pocketvlm.native.mtmd import Mtmd
+from pocketvlm.system.json_cache import file_hash
 from pocketvlm.system.machine import physical_cores, processor
 from pocketvlm.system.timing import RepeatedTiming
 from pocketvlm.vision import encoder_speeds, onnx
@@ -32,17 +33,17 @@ from pocketvlm.vision.providers import CPU, devices_for
 from pocketvlm.vision.tiled import FamilyVision
 
 _log = logging.getLogger(__name__)
-REVISION = 2  # of what is computed from the same tile with the same files; raised with a mend, so that kept files go
-_LONG = 3.0  # seconds: a tile is encoded again, to see past the first run's own cost
-_MERGES = ("projector.scale_factor", "spatial_merge_size")  # patches along the edge of what becomes a token
-_EDGE = 224  # pixels of the tile that encoders are measured with, unless the family wants another size
+_REVISION = 2  # part of disk cache keys; raise it when the same files give other embeddings, as after a bug fix
+_MAX_SECONDS = 3.0  # of timing one encoder; a tile is encoded again to see past the costs of the first run
+_MERGES = ("projector.scale_factor", "spatial_merge_size")  # keys of: patches along the edge of a token
+_EDGE = 224  # pixels of the tile that encoders are measured with, unless the family needs another size
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An encoder that could be used. `key` names file and device for the memory, `open` takes threads.
+    """An encoder that could be used. `key` names file and device in `encoder_speeds`. `open` takes a thread count.
 
-    `files` hold what it computes with. `on_cpu`: with threads of this process.
+    `files` hold its weights. `on_cpu`: it computes with threads of this process.
     """
 
     key: str
@@ -62,80 +63,77 @@ def open_vision(
     cache_size: int = 0,
     cache_files: DiskCache | None = None,
 ) -> Vision | None:
-    """The vision for files that were checked; None where there is no encoder.
+    """Return the vision for files that were checked, None where there is no encoder.
 
-    `threads` None: what measures best. More than the physical cores of this process are never used. `device` is where
-    onnxruntime runs, `gpu` the number of ggml's device for libmtmd, None its CPU. Embeddings are kept within
-    `cache_size` bytes, and in `cache_files`. Raises PairingError where the vocabulary lacks a control token,
-    NativeLibraryError for a device that is not there.
+    `threads` None: the number that measures best. The physical cores of this process are the upper limit. `device` is
+    where onnxruntime runs. `gpu` is an index into `library.devices` for libmtmd, None its CPU. Embeddings are cached
+    within `cache_size` bytes, and in `cache_files`. Raises PairingError where the vocabulary lacks a control token,
+    NativeLibraryError for a device that is not available.
     """
 
-    def cache_of(key: str, files: Sequence[Path]) -> EmbeddingCache:
-        encoder = f"{REVISION} {processor()} {_libraries(gpu)} {key} {[*map(sha256_of, files)]}" if cache_files else ""
+    def new_cache(key: str, files: Sequence[Path]) -> EmbeddingCache:
+        encoder = f"{_REVISION} {processor()} {_libraries(gpu)} {key} {[*map(sha256_of, files)]}" if cache_files else ""
         return EmbeddingCache(cache_size, width=model.n_embd_inp, files=cache_files, encoder=encoder)
 
-    most = min(threads or physical_cores(), physical_cores())
-    family, candidates = encoders(model, checked, device=device, gpu=gpu)
+    counts = _thread_counts(threads)
+    family, candidates = _candidates(model, checked, device=device, gpu=gpu)
     if family is None:
         if checked.projector is None:
             return None
-        mtmd = Mtmd(checked.projector.path, model, threads=most, device=gpu)
-        return NativeVision(mtmd, model.n_vocab, cache_of("", [checked.projector.path]))
-    tile = partial(_tile, family)
-    best, count = select_encoder(candidates, tile, device_name(threads, gpu), _counts(most, threads is not None))
-    cache = cache_of(best.key, best.files)
-    return FamilyVision(family, best.open(count), mrope=model.mrope, cache=cache)
+        mtmd = Mtmd(checked.projector.path, model, threads=counts[0], device=gpu)
+        return NativeVision(mtmd, model.n_vocab, new_cache("", [checked.projector.path]))
+    best, count = select_encoder(candidates, partial(_noise_tile, family), device_name(threads, gpu), counts)
+    return FamilyVision(family, best.open(count), mrope=model.mrope, cache=new_cache(best.key, best.files))
 
 
 def time_encoders(
     model: Model, checked: CheckedFiles, *, threads: int | None = None, device: str = "auto", gpu: int | None = None
 ) -> dict[str, EncoderSpeed]:
-    """How long each encoder takes for the tile that they are compared with, by the name of its file.
+    """Return the speed of each encoder for the tile that they are compared with, by the name of its file.
 
-    As remembered, else measured now and remembered; also where that was done on a busy machine.
+    Speeds that are not remembered, or were measured on a busy machine, are measured now and remembered.
     """
-    family, candidates = encoders(model, checked, device=device, gpu=gpu)
+    family, candidates = _candidates(model, checked, device=device, gpu=gpu)
     if family is None:
         return {}
-    most = min(threads or physical_cores(), physical_cores())
     name = device_name(threads, gpu)
-    known = encoder_speeds.recall(name)
-    if not all(candidate.key in known and known[candidate.key].steady for candidate in candidates):
-        known = _measure(candidates, _tile(family), _counts(most, threads is not None))
-        encoder_speeds.remember(name, known)
-    found = sorted((known[candidate.key] for candidate in candidates), key=lambda speed: -speed.seconds)
-    return {speed.name.split(",")[0]: speed for speed in found}
+    speeds: Mapping[str, EncoderSpeed] = encoder_speeds.recall(name)
+    if not all(candidate.key in speeds and speeds[candidate.key].steady for candidate in candidates):
+        speeds = _measure(candidates, _noise_tile(family), _thread_counts(threads))
+        encoder_speeds.remember(name, speeds)
+    slowest_first = sorted((speeds[candidate.key] for candidate in candidates), key=lambda speed: -speed.seconds)
+    return {speed.name.split(",")[0]: speed for speed in slowest_first}  # the fastest where a file has several
 
 
 def measured_tile(family: Family) -> PicturePlan:
-    """The tile that encoders are compared with."""
+    """Return the plan of the tile that encoders are compared with."""
     return family.plan((_EDGE, _EDGE), "low", None)
 
 
 def tile_patches(family: Family | None, plan: PicturePlan | None, metadata: Mapping[str, object]) -> int:
-    """Patches of a picture's tile; 0 where its metadata does not tell."""
+    """Return the number of patches in a tile of a planned picture, 0 where the encoder's metadata does not say."""
     patch, edge = (metadata.get(f"clip.vision.{key}") for key in ("patch_size", "image_size"))
     if not isinstance(patch, int) or not isinstance(edge, int) or patch < 1:
         return 0
     if plan and isinstance(family, DynamicSize):
         return plan.used[0] * plan.used[1] // patch**2
-    of_square = (edge // patch) ** 2
+    square = (edge // patch) ** 2
     merge = next((m for key in _MERGES if isinstance(m := metadata.get(f"clip.vision.{key}"), int)), None)
-    if plan and family and merge and family.tile_tokens * merge**2 != of_square:  # tiles are not of one size
+    if plan and family and merge and family.tile_tokens * merge**2 != square:  # tiles have several sizes
         return round(merge**2 * plan.tokens / plan.tiles)
-    return of_square
+    return square
 
 
-def encoders(
+def _candidates(
     model: Model, checked: CheckedFiles, *, device: str, gpu: int | None
 ) -> tuple[Family | None, list[Candidate]]:
-    """The family of the pictures and who could encode them; none where the family is not known."""
+    """Return the family of the pictures and the encoders for them; none where the family is unknown."""
     families: list[Family] = []
     candidates: list[Candidate] = []
     if (encoder := checked.encoder) is not None:
         candidates += [
             Candidate(
-                f"{encoder_speeds.file_hash(encoder.path)}:{where}",
+                f"{file_hash(encoder.path)}:{where}",
                 f"{encoder.path.name}, onnxruntime, {where}",
                 partial(_open_onnx, encoder, model, where),
                 (encoder.path, *encoder.data_files),
@@ -143,38 +141,44 @@ def encoders(
             )
             for where in devices_for(device, onnx.runtime().get_available_providers())
         ]
-        families.append(_known(model, encoder.metadata, encoder.path))
-    if (projector := checked.projector) is not None:
-        family = family_of(projector.metadata, projector.path)
-        if family is not None:
-            families.append(_known(model, projector.metadata, projector.path))
-            opened = partial(_open_mtmd, projector, model, family, gpu)
-            named = f"{projector.path.name}, libmtmd"
-            candidates.append(
-                Candidate(encoder_speeds.file_hash(projector.path), named, opened, (projector.path,), gpu is None)
+        families.append(_known_family(model, encoder.metadata, encoder.path))
+    if (projector := checked.projector) is not None and family_of(projector.metadata, projector.path) is not None:
+        family = _known_family(model, projector.metadata, projector.path)
+        families.append(family)
+        candidates.append(
+            Candidate(
+                file_hash(projector.path),
+                f"{projector.path.name}, libmtmd",
+                partial(_open_mtmd, projector, model, family, gpu),
+                (projector.path,),
+                gpu is None,
             )
+        )
     if encoder is not None and any(family != families[0] for family in families):
-        raise PairingError("prepares pictures otherwise than the mmproj beside it: they are not a pair", encoder.path)
+        raise PairingError(
+            "prepares pictures in another way than the mmproj next to it: they are not a pair", encoder.path
+        )
     return (families[0] if families else None), candidates
 
 
 def select_encoder(
     candidates: Sequence[Candidate], tile: Callable[[], RGB], device: str, counts: Sequence[int]
 ) -> tuple[Candidate, int]:
-    """The fastest candidate on this device, and its threads: as remembered, else measured on `tile` and remembered.
+    """Return the fastest candidate on this device and its number of threads.
 
-    `counts` are the numbers of threads to try, the likeliest first; the others are tried with the fastest only.
+    Speeds are remembered, or measured on `tile`. `counts` are the numbers of threads to try; all but the first are
+    tried with the fastest candidate only.
     """
-    known = encoder_speeds.recall(device)
-    if len(candidates) > 1 and any(candidate.key not in known for candidate in candidates):
-        known = _measure(candidates, tile(), counts)
-        encoder_speeds.remember(device, known)
-    best = min(candidates, key=lambda c: known[c.key].seconds if c.key in known else 0.0)
-    return best, min(known[best.key].threads, max(counts)) if best.key in known else counts[0]
+    speeds: Mapping[str, EncoderSpeed] = encoder_speeds.recall(device)
+    if len(candidates) > 1 and any(candidate.key not in speeds for candidate in candidates):
+        speeds = _measure(candidates, tile(), counts)
+        encoder_speeds.remember(device, speeds)
+    best = min(candidates, key=lambda c: speeds[c.key].seconds if c.key in speeds else 0.0)
+    return best, min(speeds[best.key].threads, max(counts)) if best.key in speeds else counts[0]
 
 
 def device_name(threads: int | None, gpu: int | None = None) -> str:
-    """What a measurement holds for: the processor, its share for us, and the libraries."""
+    """Return what a measurement is valid for: the processor, the cores that we may use, and the libraries."""
     count = f"{threads} threads" if threads else f"{physical_cores()} cores"
     return f"{processor()}, {count}, {_libraries(gpu)}"
 
@@ -186,37 +190,35 @@ def _libraries(gpu: int | None) -> str:
 
 def _measure(candidates: Sequence[Candidate], tile: RGB, counts: Sequence[int]) -> dict[str, EncoderSpeed]:
     _log.info("measuring %d vision encoders, once on this device", len(candidates))
-    found: dict[str, EncoderSpeed] = {}
-
-    def time_one(candidate: Candidate, threads: int) -> None:
-        encoder = candidate.open(threads)
-        try:
-            takes = RepeatedTiming(threads if candidate.on_cpu else None, enough=_LONG)
-            while takes.wanted:
-                takes.run(lambda: encoder.encode_tile(tile))
-        finally:
-            encoder.close()
-        seconds = takes.seconds
-        _log.info("%s, %d threads: %.3f s a tile", candidate.name, threads, seconds)
-        if candidate.key not in found or seconds < found[candidate.key].seconds:
-            found[candidate.key] = EncoderSpeed(
-                name=candidate.name, threads=threads, seconds=seconds, steady=takes.steady
-            )
-
-    for candidate in candidates:
-        time_one(candidate, counts[0])
-    fastest = min(candidates, key=lambda candidate: found[candidate.key].seconds)
+    speeds = {candidate.key: _time(candidate, tile, counts[0]) for candidate in candidates}
+    fastest = min(candidates, key=lambda candidate: speeds[candidate.key].seconds)
     for threads in counts[1:]:
-        time_one(fastest, threads)
-    return found
+        speed = _time(fastest, tile, threads)
+        speeds[fastest.key] = min(speeds[fastest.key], speed, key=lambda speed: speed.seconds)
+    return speeds
 
 
-def _counts(most: int, exactly: bool) -> tuple[int, ...]:
-    return (most,) if exactly or most == 1 else (most, most // 2)
+def _time(candidate: Candidate, tile: RGB, threads: int) -> EncoderSpeed:
+    encoder = candidate.open(threads)
+    try:
+        timing = RepeatedTiming(threads if candidate.on_cpu else None, enough=_MAX_SECONDS)
+        while timing.wanted:
+            timing.run(lambda: encoder.encode_tile(tile))
+    finally:
+        encoder.close()
+    seconds = timing.seconds
+    _log.info("%s, %d threads: %.3f s a tile", candidate.name, threads, seconds)
+    return EncoderSpeed(name=candidate.name, threads=threads, seconds=seconds, steady=timing.steady)
 
 
-def _tile(family: Family) -> RGB:
-    """A tile of noise: an encoder takes as long for it as for a photo. Small, where a family's tiles have any size."""
+def _thread_counts(threads: int | None) -> tuple[int, ...]:
+    """Return the numbers of threads to try, the likeliest first: the given one, or all and half of the cores."""
+    count = min(threads or physical_cores(), physical_cores())
+    return (count,) if threads is not None or count == 1 else (count, count // 2)
+
+
+def _noise_tile(family: Family) -> RGB:
+    """Return a tile of noise, as small as the family allows. Encoders need as long for noise as for a photo."""
     picture = np.random.default_rng(0).integers(0, 256, (_EDGE, _EDGE, 3), dtype=np.uint8)
     return family.tiles(picture, measured_tile(family))[0]
 
@@ -236,14 +238,15 @@ def _open_mtmd(header: GGUFHeader, model: Model, family: Family, gpu: int | None
     return MtmdEncoder(mtmd, header, family)
 
 
-def _known(model: Model, metadata: dict[str, object], path: Path) -> Family:
+def _known_family(model: Model, metadata: dict[str, object], path: Path) -> Family:
+    """Return the family of a checked file. Raises PairingError where the vocabulary lacks its control tokens."""
     family = family_of(metadata, path)
     assert family is not None
-    lacking = [token for token in family.control_tokens() if len(model.tokenize(token, special=True)) != 1]
-    if lacking:
-        named = ", ".join(repr(token) for token in lacking[:4])
+    missing = [token for token in family.control_tokens() if len(model.tokenize(token, special=True)) != 1]
+    if missing:
+        tokens = ", ".join(repr(token) for token in missing[:4])
         raise PairingError(
-            f"the vocabulary of {model.path.name} lacks {named}, which this projector needs: they are not a pair",
+            f"the vocabulary of {model.path.name} lacks {tokens}, which this projector needs: they are not a pair",
             path,
         )
     return family

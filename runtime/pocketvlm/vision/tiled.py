@@ -1,4 +1,4 @@
-"""Pictures of a known family: its preprocessing and layout, with any tile encoder."""
+"""Prepare pictures of a known family: with the family's preprocessing and layout, and any tile encoder."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import EngineError, ImageError, RequestError
+from pocketvlm.messages import Detail
 from pocketvlm.pictures.images import Picture
 from pocketvlm.system.allocator import return_free_blocks
 from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
 from pocketvlm.vision.embedding_cache import EmbeddingCache, content_of
 from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage, VisionEncoder
-from pocketvlm.vision.family import RGB, Detail, Family, MosaicSpan, PicturePlan, TileSpan
+from pocketvlm.vision.family import RGB, Family, MosaicSpan, PicturePlan, TileSpan
 
 
 class FamilyVision:
-    """With `mrope`, positions have four sections."""
+    """A `Vision` for the pictures of `family`. With `mrope`, positions have four sections."""
 
     def __init__(
         self, family: Family, encoder: VisionEncoder, *, mrope: bool, cache: EmbeddingCache | None = None
     ) -> None:
         self.name = encoder.name
         self.image_token: str | None = family.image_token
-        self.at_once = family.tile_tokens if family.non_causal else 0
-        self.together = encoder.together
+        self.min_batch = family.tile_tokens if family.non_causal else 0
+        self.concurrent_tiles = encoder.concurrent_tiles
         self.cache = cache or EmbeddingCache()
         self._family = family
         self._encoder = encoder
@@ -35,6 +36,7 @@ class FamilyVision:
         self._mrope = mrope
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
+        """Plan a picture. Raises RequestError where the model needs more than `max_tokens`, and ImageError."""
         try:
             plan = self._family.plan(picture.size, detail, max_tokens)
         except ImageError as error:
@@ -54,7 +56,8 @@ class FamilyVision:
             cache=self.cache,
             picture=picture,
             plan=plan,
-            by=(self._family, self._encoder),
+            family=self._family,
+            encoder=self._encoder,
         )
 
     def _span(self, piece: TileSpan | MosaicSpan, picture: Picture, plan: PicturePlan) -> EmbeddingSpan:
@@ -66,10 +69,8 @@ class FamilyVision:
                 f"{key}{piece.index}:{self.name}", piece.index, positions, advance, causal, piece.control
             )
         parts = tuple(self._span(tile, picture, plan) for tile in piece.tiles)
-        named = f"{key}{[part.index for part in parts]}:{self.name}"
-        return EmbeddingSpan(
-            named, parts[0].index, positions, advance, causal, parts=parts, order=np.array(piece.order)
-        )
+        key = f"{key}{[part.index for part in parts]}:{self.name}"
+        return EmbeddingSpan(key, parts[0].index, positions, advance, causal, parts=parts, order=np.array(piece.order))
 
     def cancel(self) -> None:
         self._encoder.cancel()
@@ -85,12 +86,13 @@ class FamilyVision:
 class _TiledImage(PreparedImage):
     picture: Picture
     plan: PicturePlan
-    by: tuple[Family, VisionEncoder]
+    family: Family
+    encoder: VisionEncoder
     tiles: Sequence[RGB] | None = field(default=None, repr=False)  # cut when first needed
-    contents: dict[int, str] = field(default_factory=dict, repr=False)  # of tiles that were asked for, by index
+    contents: dict[int, str] = field(default_factory=dict, repr=False)  # by the tile's index
 
     def content(self, span: EmbeddingSpan) -> str:
-        """Of a tile, which the encoder sees by itself: a picture that changed in one place costs the tiles there."""
+        """Return the content key of a tile. If a picture changes in one place, the other tiles stay cached."""
         if span.index not in self.contents:
             tile = self._tile(span)
             began = time.perf_counter()
@@ -101,27 +103,28 @@ class _TiledImage(PreparedImage):
     def compute(self, span: EmbeddingSpan) -> Embeddings:
         tile = self._tile(span)
         began = time.perf_counter()
-        rows = self.by[1].encode_tile(tile)
-        self.spent(began)
+        rows = self.encoder.encode_tile(tile)
+        self.add_encode_time(began)
         if len(rows) != span.tokens:
             raise EngineError(
-                f"the vision encoder gave {len(rows)} embeddings for a tile, its family has {span.tokens}"
+                f"the vision encoder returned {len(rows)} embeddings for a tile, but its family has {span.tokens}"
             )
         return rows
 
     def _tile(self, span: EmbeddingSpan) -> RGB:
         if self.tiles is None:
             began = time.perf_counter()
-            self.tiles = self.by[0].tiles(self.picture.pixels, self.plan)
+            self.tiles = self.family.tiles(self.picture.pixels, self.plan)
             return_free_blocks()
             self.preprocess_ms += 1000 * (time.perf_counter() - began)
         return self.tiles[span.index]
 
 
 def span_positions(span: TileSpan | MosaicSpan, *, mrope: bool) -> tuple[npt.NDArray[np.int32], int]:
-    """Positions of a span's tokens, int32 [1 or 4, tokens] from 0, and how far the text after it moves on.
+    """Return the positions of a span's tokens, int32 [1 or 4, tokens] from 0, and the position of the text after it.
 
-    M-RoPE (arXiv 2409.12191): time stands still, height and width count, and text goes on past the longer.
+    In M-RoPE (arXiv 2409.12191), all tokens of a tile have the same time, height and width count its rows and columns,
+    and text continues after the longer of the two.
     """
     if not mrope or isinstance(span, MosaicSpan):
         return np.tile(np.arange(span.tokens, dtype=np.int32), (4 if mrope else 1, 1)), span.tokens

@@ -37,8 +37,8 @@ from pocketvlm.vision.select_encoder import open_vision, tile_patches
 
 _log = logging.getLogger(__name__)
 CONTEXT_LIMIT = 8192  # default cap: the cache of a 2 B model then stays within a few hundred MB
-BATCH_ROWS = 512
-_PHOTO = (4000, 3000)  # seen with detail auto: the encoder's share of a device is reckoned with it
+BATCH_ROWS = 512  # tokens and embeddings in one evaluation
+_PHOTO = (4000, 3000)  # pixels: the encoder's memory on a device is that of such a picture with detail auto
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ def load(
     encoder_threads: int | None,
     disk_cache: DiskCache | None,
 ) -> LoadedModel:
-    """Load the files. Where a device has less memory than it reports, try again with less on it."""
+    """Load the files. Where a device has less memory than it reports, try again with less on it.
+
+    Raises ModelError or EngineError where the files cannot be loaded on the CPU either.
+    """
     placement: DevicePlacement | None = _placement(checked, options)
     while placement is not None:
         if placement.short:
@@ -80,13 +83,13 @@ def load(
             if placement is None:
                 raise
             _log.warning("%s", error)
-    raise AssertionError
+    raise AssertionError("the CPU is the last placement")
 
 
-def context_size(checked: CheckedFiles, asked: int | None) -> int:
-    """In tokens, of a request."""
+def context_size(checked: CheckedFiles, requested: int | None) -> int:
+    """Return the context size of a request, in tokens: as `requested`, or what the model was trained for, capped."""
     trained = checked.model.metadata.get(f"{checked.model.architecture}.context_length")
-    return asked or min(trained if isinstance(trained, int) and trained else CONTEXT_LIMIT, CONTEXT_LIMIT)
+    return requested or min(trained if isinstance(trained, int) and trained else CONTEXT_LIMIT, CONTEXT_LIMIT)
 
 
 def _load(
@@ -109,13 +112,15 @@ def _load(
             cache_files=disk_cache,
         )
         size, sequences = context_size(checked, options.context_size), options.parallel
-        at_once = vision.at_once if vision else 0
+        min_batch = vision.min_batch if vision else 0
         # On a GPU a second context would take its memory and not save its time.
-        background = threads.background > 0 and not model.forgets and not placement.layers
+        background = threads.background > 0 and not model.needs_checkpoints and not placement.layers
         make = partial(Context, model, exact=options.exact, sequences=sequences, moves=background)
-        draft_policy = draft_length_policy(options.speculate, exact=options.exact, forgets=model.forgets)
+        draft_policy = draft_length_policy(
+            options.speculate, exact=options.exact, needs_checkpoints=model.needs_checkpoints
+        )
         drafted = MAX_DRAFT_TOKENS if draft_policy else 0
-        context = make(n_ctx=size, n_batch=max(BATCH_ROWS, at_once), threads=threads.all, outputs=sequences + drafted)
+        context = make(n_ctx=size, n_batch=max(BATCH_ROWS, min_batch), threads=threads.all, outputs=sequences + drafted)
     except BaseException:  # Ctrl-C too: no caller has the model yet
         model.close()
         raise
@@ -123,12 +128,12 @@ def _load(
     prefill_context = partial(
         make,
         n_ctx=-(-size // sequences),
-        n_batch=max(CHUNK_ROWS, at_once),
+        n_batch=max(CHUNK_ROWS, min_batch),
         threads=threads.background,
         outputs=sequences,
     )
-    # Small batches cost a GPU less, and ggml's Vulkan backend on Mesa's lavapipe crashed in the trial of a row.
-    mixed = vision and not model.forgets and not placement.layers
+    # Not on a GPU: small batches cost it less, and ggml's Vulkan backend crashed in the trial of a row (on lavapipe).
+    mixed = vision and not model.needs_checkpoints and not placement.layers
     return LoadedModel(
         model,
         vision,
@@ -142,11 +147,9 @@ def _load(
 
 def _placement(checked: CheckedFiles, options: EngineOptions) -> DevicePlacement:
     check_name(options.device, DEVICES)
-    host = memory()
+    devices, demand, host = library.devices(), _memory_demand(checked, options), memory()
     try:
-        placement = place_on_devices(
-            library.devices(), options.device, _memory_demand(checked, options), host=host[1] if host else None
-        )
+        placement = place_on_devices(devices, options.device, demand, host=host[1] if host else None)
     except NativeLibraryError:
         if checked.encoder is None or options.device not in _onnx_devices():  # then onnxruntime alone has it
             raise

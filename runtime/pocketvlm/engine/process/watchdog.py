@@ -1,48 +1,48 @@
-"""Whether a process still gets on, judged by looking at it now and then."""
+"""Whether a process makes progress, judged by checking it at intervals."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-_SILENT = 60.0  # seconds, at most, for a process to answer
-_LOOKS = 10  # in that time
+_MAX_SILENCE = 60.0  # seconds until a process must have answered
+_CHECKS = 10  # in that time
 
 
 class Watchdog:
-    """To be looked at each `interval` seconds, and asked each time; `hear` takes the answers, on any thread.
+    """Call `look` every `interval` seconds and ask the process for its progress; `hear` gets each answer.
 
-    Looks are counted, not seconds: when we slept ourselves, a lid closed or a container frozen, none was missed.
-    `stuck_after` is how long one piece of work may take, in seconds.
+    The watchdog counts checks, not seconds: while this process sleeps too, because a lid is closed or a container is
+    frozen, no check is missed. `stuck_after` is how long one piece of work may take, in seconds.
     """
 
     def __init__(self, stuck_after: float) -> None:
         self._stuck_after = stuck_after
-        self._silent_after = min(_SILENT, stuck_after)
-        self.interval = self._silent_after / _LOOKS
-        self._heard = True
-        self._doing: tuple[int | None, ...] = ()
-        self._before: tuple[int | None, ...] = ()
-        self._quiet = 0
-        self._same: list[int] = []
+        self._max_silence = min(_MAX_SILENCE, stuck_after)
+        self.interval = self._max_silence / _CHECKS
+        self._heard = True  # since the last check
+        self._progress: tuple[int | None, ...] = ()
+        self._last_progress: tuple[int | None, ...] = ()  # at the last check
+        self._silent_checks = 0
+        self._unchanged_checks: list[int] = []  # for each thread of the process
 
-    def hear(self, doing: Sequence[int | None]) -> None:
-        """An answer: the number of what each thread works on, None where it waits."""
-        self._doing = tuple(doing)
+    def hear(self, progress: Sequence[int | None]) -> None:
+        """Take an answer: for each thread the number of its work, None where it waits. From any thread."""
+        self._progress = tuple(progress)
         self._heard = True
 
     def look(self) -> str:
-        """Why it must be ended, "" as long as it gets on."""
-        self._quiet = 0 if self._heard else self._quiet + 1
+        """Return why the process must be killed, as the end of a sentence about it; "" while it makes progress."""
+        self._silent_checks = 0 if self._heard else self._silent_checks + 1
         self._heard = False
-        doing, before = self._doing, self._before
-        same = [*self._same, *[0] * len(doing)]
-        self._same = [
-            count + 1 if number is not None and number in before[place : place + 1] else 0
-            for place, (number, count) in enumerate(zip(doing, same, strict=False))
+        progress, last = self._progress, self._last_progress
+        counts = [*self._unchanged_checks, *[0] * len(progress)]
+        self._unchanged_checks = [
+            count + 1 if number is not None and number in last[thread : thread + 1] else 0
+            for thread, (number, count) in enumerate(zip(progress, counts, strict=False))
         ]
-        self._before = doing
-        if self._quiet >= _LOOKS:
-            return f"as it did not answer for {self._silent_after:g} s"
-        if any(count * self.interval >= self._stuck_after for count in self._same):
-            return f"as one step of its work took more than {self._stuck_after:g} s"
+        self._last_progress = progress
+        if self._silent_checks >= _CHECKS:
+            return f"because it did not answer for {self._max_silence:g} s"
+        if any(count * self.interval >= self._stuck_after for count in self._unchanged_checks):
+            return f"because one step of its work took more than {self._stuck_after:g} s"
         return ""

@@ -1,6 +1,6 @@
-"""The process of a `SupervisedEngine`: frames on standard input are requests, frames on standard output are events.
+"""The process of a `SupervisedEngine`: it reads requests from standard input and writes replies to standard output.
 
-It ends with its parent, however that ends: the pipe closes, and to be sure it looks who its parent is.
+It ends with its parent, however that ends: then the pipe closes, and the process also checks who its parent is.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from queue import Empty, SimpleQueue
-from typing import IO, Any
+from typing import IO
 
 from pocketvlm.engine.in_process import InProcessEngine
-from pocketvlm.engine.interface import Event, Finished, Generation, Snapshot
+from pocketvlm.engine.interface import Event, Finished, Generation
 from pocketvlm.engine.process import protocol
 from pocketvlm.engine.scheduling.request_state import RequestState
 from pocketvlm.errors import PocketVLMError
@@ -26,137 +25,155 @@ from pocketvlm.system import offline
 from pocketvlm.system.allocator import freeze_garbage_collector, return_large_blocks
 from pocketvlm.templates.prompt import TextSpan
 
-_LOOK = 1.0  # seconds between two looks at the parent
-_AT_ONCE = 64  # frames in one write
-_LONG = 100_000  # characters
+_PARENT_CHECK_INTERVAL = 1.0  # seconds
+_MAX_FRAMES_PER_WRITE = 64
+_LONG_PROMPT = 100_000  # characters of text, whose tokenizing would hold up other requests
 
 
 def main() -> None:
     parent = os.getppid()
     offline.enforce_if_requested()
     return_large_blocks()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the parent
     if sys.platform != "win32":
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # else `stty tostop` would stop who writes a message there
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # or `stty tostop` would stop a process that logs to the terminal
     requests = os.fdopen(os.dup(0), "rb")
-    answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever prints must not print into the frames
-    outbox: SimpleQueue[Mapping[str, Any]] = SimpleQueue()
-    threading.Thread(target=_write, args=(answers, outbox, parent), daemon=True).start()
+    replies = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # native code that prints must not print into the replies
+    outbox: SimpleQueue[protocol.Reply] = SimpleQueue()
+    threading.Thread(target=_write, args=(replies, outbox, parent), daemon=True).start()
     serve(requests, outbox)
-    os._exit(0)  # at once: the parent has gone or has said so, and nothing here outlives it
+    os._exit(0)  # without waiting for anything: the parent has gone, or wants that
 
 
-def serve(requests: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]]) -> None:
-    """Until the parent goes or says `close`."""
-    first = protocol.read(requests)
-    if first is None:
+def serve(requests: IO[bytes], outbox: SimpleQueue[protocol.Reply]) -> None:
+    """Load the engine and handle requests until the parent has gone or sends `Close`."""
+    start = protocol.REQUESTS.read(requests)
+    if start is None:
         return
+    assert isinstance(start, protocol.Start)
     try:
-        engine = InProcessEngine(**protocol.decode_engine(first[0]))
+        engine = InProcessEngine(
+            start.model,
+            start.mmproj,
+            start.onnx,
+            name=start.name,
+            fingerprint=start.fingerprint,
+            options=start.options,
+        )
     except PocketVLMError as error:
-        outbox.put({"refused": protocol.encode_error(error)})
-        protocol.read(requests)  # the parent has read it and closes
+        outbox.put(protocol.Refused(protocol.ErrorMessage.of(error)))
+        protocol.REQUESTS.read(requests)  # returns when the parent has read the reply and closes the pipe
         return
     freeze_garbage_collector()
-    outbox.put({"ready": protocol.encode_info(engine.info)})
-    jobs: dict[int, RequestState | None] = {}  # None: not submitted yet
-    changing = threading.Lock()
+    outbox.put(protocol.Ready(engine.info))
+    handler = _Handler(engine, outbox)
+    while (request := _next_request(requests)) is not None:
+        handler.handle(request)
+        del request  # it may hold pictures, and the next one may be long in coming
 
-    def sink(number: int, event: Event | BaseException) -> None:
-        outbox.put({**protocol.encode_event(event), "id": number})
-        if isinstance(event, Finished | BaseException):
-            with changing:
-                jobs.pop(number, None)
 
-    def begin(number: int, request: Generation) -> None:
+def _next_request(stream: IO[bytes]) -> protocol.EngineRequest | None:
+    """Wait for a request; None where the parent has gone, or wants the process to end."""
+    request = protocol.REQUESTS.read(stream)
+    return None if isinstance(request, protocol.Start | protocol.Close) else request
+
+
+class _Handler:
+    """Handles requests to a loaded engine, and puts the replies into the outbox."""
+
+    def __init__(self, engine: InProcessEngine, outbox: SimpleQueue[protocol.Reply]) -> None:
+        self._engine, self._outbox = engine, outbox
+        self._generations: dict[int, RequestState | None] = {}  # that are not over; None before they are submitted
+        self._lock = threading.Lock()
+        # A grammar, a whole book or a snapshot may take seconds, in which other requests must be handled.
+        self._slow = ThreadPoolExecutor(2, "pocketvlm-slow-request")
+
+    def handle(self, request: protocol.EngineRequest) -> None:
+        match request:
+            case protocol.Generate(number, generation):
+                self._generations[number] = None
+                characters = sum(len(piece.text) for piece in generation.prompt if isinstance(piece, TextSpan))
+                if generation.constraint is None and characters < _LONG_PROMPT:
+                    self._submit(number, generation)
+                else:
+                    self._slow.submit(self._submit, number, generation)
+            case protocol.Cancel(number):
+                with self._lock:
+                    state = self._generations.pop(number, None)
+                if state is not None:
+                    self._engine.withdraw(state)
+            case protocol.TakeSnapshot(number, prompt):
+                self._answer_slowly(number, lambda: protocol.SnapshotReply(number, self._engine.snapshot(prompt)))
+            case protocol.AdoptSnapshot(number, snapshot):
+                self._do_slowly(number, partial(self._engine.adopt, snapshot))
+            case protocol.ClearPictureCache(number):
+                self._do_slowly(number, self._engine.clear_picture_cache)
+            case protocol.GetStatistics(number):
+                self._outbox.put(protocol.StatisticsReply(number, self._engine.statistics()))
+            case protocol.GetProgress():
+                self._outbox.put(protocol.ProgressReply(self._engine.progress))
+
+    def _submit(self, number: int, generation: Generation) -> None:
         try:
-            job = engine.submit(request, partial(sink, number))
-        except Exception as error:  # whoever asked is told
-            sink(number, error)
+            state = self._engine.submit(generation, partial(self._emit, number))
+        except Exception as error:  # the parent raises it
+            self._emit(number, error)
             return
-        with changing:
-            wanted = number in jobs
+        with self._lock:
+            wanted = number in self._generations
             if wanted:
-                jobs[number] = job
-        if not wanted:  # over already, or cancelled before it was submitted
-            engine.withdraw(job)
+                self._generations[number] = state
+        if not wanted:  # it has finished already, or was cancelled before it was submitted
+            self._engine.withdraw(state)
 
-    def adopt(snapshot: Snapshot) -> Snapshot:
-        engine.adopt(snapshot)
-        return Snapshot()
+    def _emit(self, number: int, event: Event | BaseException) -> None:
+        if isinstance(event, BaseException):
+            self._outbox.put(protocol.Failed(number, protocol.ErrorMessage.of(event)))
+        else:
+            self._outbox.put(protocol.EventReply(number, event))
+        if isinstance(event, Finished | BaseException):
+            with self._lock:
+                self._generations.pop(number, None)
 
-    def clear() -> Snapshot:
-        engine.clear_picture_cache()
-        return Snapshot()
+    def _do_slowly(self, number: int, work: Callable[[], None]) -> None:
+        def answer() -> protocol.Reply:
+            work()
+            return protocol.Done(number)
 
-    def reply(number: int, work: Callable[[], Snapshot]) -> None:
-        try:
-            told, blobs = protocol.encode_snapshot(work())
-            outbox.put({"snapshot": told, "id": number, "blobs": blobs})
-        except Exception as error:  # whoever asked is told
-            outbox.put({**protocol.encode_event(error), "id": number})
+        self._answer_slowly(number, answer)
 
-    slowly = ThreadPoolExecutor(2, "pocketvlm-begin")  # a grammar, a book, a cache may take seconds; others must get on
+    def _answer_slowly(self, number: int, answer: Callable[[], protocol.Reply]) -> None:
+        def run() -> None:
+            try:
+                self._outbox.put(answer())
+            except Exception as error:  # the parent raises it
+                self._outbox.put(protocol.Failed(number, protocol.ErrorMessage.of(error)))
 
-    def take(message: dict[str, Any], blob: memoryview) -> bool:
-        kind: str = message.pop("kind")
-        if kind == "generate":
-            number = message.pop("id")
-            jobs[number] = None
-            request = protocol.decode_generation(message, blob)
-            letters = sum(len(piece.text) for piece in request.prompt if isinstance(piece, TextSpan))
-            if request.constraint is None and letters < _LONG:
-                begin(number, request)
-            else:
-                slowly.submit(begin, number, request)
-        elif kind == "cancel":
-            with changing:
-                unwanted = jobs.pop(message["id"], None)
-            if unwanted is not None:
-                engine.withdraw(unwanted)
-        elif kind == "snapshot":
-            number = message.pop("id")
-            slowly.submit(reply, number, partial(engine.snapshot, protocol.decode_generation(message, blob).prompt))
-        elif kind == "adopt":
-            slowly.submit(reply, message["id"], partial(adopt, protocol.decode_snapshot(message["snapshot"], blob)))
-        elif kind == "clear_picture_cache":
-            slowly.submit(reply, message["id"], clear)
-        elif kind == "statistics":
-            outbox.put({"statistics": asdict(engine.statistics()), "id": message["id"]})
-        elif kind == "look":
-            outbox.put({"doing": engine.progress})
-        return bool(kind != "close")
-
-    while (frame := protocol.read(requests)) is not None and take(*frame):
-        del frame  # pictures among it, until the next request comes
+        self._slow.submit(run)
 
 
-def _write(stream: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]], parent: int) -> None:
-    """To the end of the process: that of the parent, or of what can be written."""
+def _write(stream: IO[bytes], outbox: SimpleQueue[protocol.Reply], parent: int) -> None:
+    """Write replies until the parent has gone or the stream is closed; then end the process."""
     try:
         _write_all(stream, outbox, parent)
     except OSError:
         pass
-    except BaseException:  # whatever it is, the process is of no use without it
+    except BaseException:  # whatever it is, the process is of no use without this thread
         traceback.print_exc()
     os._exit(1)
 
 
-def _write_all(stream: IO[bytes], outbox: SimpleQueue[Mapping[str, Any]], parent: int) -> None:
+def _write_all(stream: IO[bytes], outbox: SimpleQueue[protocol.Reply], parent: int) -> None:
     while True:
         try:
-            frames = [outbox.get(timeout=_LOOK)]
+            replies = [outbox.get(timeout=_PARENT_CHECK_INTERVAL)]
         except Empty:
             if os.getppid() != parent:
                 return
             continue
-        while not outbox.empty() and len(frames) < _AT_ONCE:
-            frames.append(outbox.get())
-        data = memoryview(b"".join(part for frame in frames for part in _packed(**frame)))
+        while not outbox.empty() and len(replies) < _MAX_FRAMES_PER_WRITE:
+            replies.append(outbox.get())
+        data = memoryview(b"".join(part for reply in replies for part in protocol.REPLIES.pack(reply)))
         while data:
             data = data[stream.write(data) :]
-
-
-def _packed(*, blobs: Sequence[memoryview] = (), **message: Any) -> list[bytes | memoryview]:
-    return protocol.pack(message, blobs)

@@ -1,4 +1,7 @@
-"""How many drafted tokens a step takes: as many as make the answers faster, by what steps have taken so far. Pure."""
+"""How many drafted tokens a step evaluates: as many as make the answers faster, judged by the times of earlier steps.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -8,95 +11,107 @@ from itertools import accumulate
 from typing import Literal
 
 Speculate = Literal["auto", "off", "on"]
-MAX_STEP_SLOWDOWN = 2.4  # a step beside running streams takes at most this many times the usual time between two tokens
 MODES: tuple[Speculate, ...] = ("auto", "off", "on")
-MAX_DRAFT_TOKENS = 15  # tokens in a step at most, of all answers together
-_ROWS = (2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)  # of a step with drafts: few sizes, so that each is known soon
-_WORTH = 1.05  # times as fast as without
-_ROW = 0.03  # of the time of a step: what a row more takes at least, where nobody has tried
-_SMOOTH, _OUTLIER = 0.2, 3.0  # of the time of a step; one that took longer than so many times it tells little
-_HOPE = 0.999  # of the time of a size that was not taken, at each choice: some day it is tried again
+# A step with work in addition to the streams' tokens takes at most this many times the usual time between two tokens.
+MAX_STEP_SLOWDOWN = 2.4
+MAX_DRAFT_TOKENS = 15  # tokens in a step, of all answers together
+_ROWS = (2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)  # rows of a step with drafts: few sizes, so each is soon measured
+_MIN_SPEEDUP = 1.05  # times as fast as without drafts, or nothing is drafted
+_MIN_ROW_COST = 0.03  # assumed time of each further row of a size that was never tried, as a part of the whole step
+_SMOOTHING = 0.2  # weight of a new step in the time of its size
+_OUTLIER = 3.0  # a step longer than this many times the known time counts as this long
+_DISCOUNT = 0.999  # of the assumed time of a size, at each choice of another size: some day it is tried again
 
 
-def draft_length_policy(mode: Speculate, *, exact: bool, forgets: bool) -> DraftLengthPolicy | None:
-    """None where nothing is drafted: wrong guesses must leave the cache, and times would make `exact` logits vary."""
-    if mode == "off" or forgets or (mode == "auto" and exact):
+def draft_length_policy(mode: Speculate, *, exact: bool, needs_checkpoints: bool) -> DraftLengthPolicy | None:
+    """Return None where nothing is to be drafted.
+
+    A cache that needs checkpoints cannot drop wrong drafts. With `exact`, logits must not depend on measured times.
+    """
+    if mode == "off" or needs_checkpoints or (mode == "auto" and exact):
         return None
     return DraftLengthPolicy(mode)
 
 
 @dataclass
-class _Size:
-    """What a step of so many rows takes, and how far it is hoped to take less by now."""
+class _StepTime:
+    """The time of a step with some number of rows. `discount` falls while no such step runs."""
 
-    seconds: float
-    hope: float = 1.0
+    measured: float  # seconds
+    discount: float = 1.0
 
-    def note(self, seconds: float) -> None:
-        share = max(_SMOOTH, 1 - self.hope)
-        self.seconds += share * (min(seconds, _OUTLIER * self.seconds) - self.seconds)
-        self.hope = 1.0
+    @property
+    def assumed(self) -> float:
+        return self.measured * self.discount
+
+    def record(self, seconds: float) -> None:
+        weight = max(_SMOOTHING, 1 - self.discount)
+        self.measured += weight * (min(seconds, _OUTLIER * self.measured) - self.measured)
+        self.discount = 1.0
 
 
 class DraftLengthPolicy:
-    """Weighs tokens that a step may gain against the time that its rows take.
+    """Weighs the tokens that a step may gain against the time that its rows take.
 
-    What a row costs cannot be told beforehand: with a GPU, or a model that waits for its weights, a few are nearly
-    free; on a CPU two may take longer than twice one, and sixteen as long as eight. So each size is taken to cost
-    little more than a smaller one until it was tried.
+    What a row costs cannot be known beforehand. With a GPU, or with a model that waits for its weights, a few rows are
+    nearly free; on a CPU two may take longer than twice one, and sixteen as long as eight. So a size that was never
+    tried is assumed to cost little more than a smaller one.
     """
 
     def __init__(self, mode: Speculate) -> None:
         self._always = mode == "on"
-        # By whether the side thread has cores, and by the rows of a step.
-        self._sizes: dict[bool, dict[int, _Size]] = {False: {}, True: {}}
+        # By whether the background worker has its part of the cores, and by the rows of a step.
+        self._times: dict[bool, dict[int, _StepTime]] = {False: {}, True: {}}
 
     def draft_count(self, answers: int, chances: Sequence[float], shared: bool) -> int:
-        """How many drafted tokens to evaluate beside one of each of the `answers`.
+        """Return how many drafted tokens to evaluate in addition to the pending tokens of the `answers`.
 
-        `chances` of each to be right, the likeliest first.
+        `chances` are the probabilities of the drafted tokens to be accepted, in descending order. `shared`: the
+        background worker is busy.
         """
         chances = chances[:MAX_DRAFT_TOKENS]
         if self._always or not chances:
             return len(chances)
-        known = self._sizes[shared]
-        if answers not in known:
+        times = self._times[shared]
+        if answers not in times:
             return 0
-        expected = list(accumulate(chances, initial=float(answers)))
-        sizes = [rows for rows in _ROWS if answers < rows < answers + len(expected)]
-        speed = {
-            rows: expected[rows - answers] / _seconds(known, rows)
+        expected_tokens = list(accumulate(chances, initial=float(answers)))
+        sizes = [rows for rows in _ROWS if answers < rows < answers + len(expected_tokens)]
+        must_be_smooth = shared or answers > 1
+        longest = MAX_STEP_SLOWDOWN * self._usual(answers, shared)
+        speeds = {
+            rows: expected_tokens[rows - answers] / _assumed(times, rows)
             for rows in sizes
-            if not (shared or answers > 1) or _at_worst(known, rows) <= MAX_STEP_SLOWDOWN * self._usual(answers, shared)
+            if not must_be_smooth or _longest(times, rows) <= longest
         }
-        best = max(speed, key=speed.__getitem__, default=answers)
-        if best == answers or speed[best] < _WORTH * answers / _seconds(known, answers):
+        best = max(speeds, key=speeds.__getitem__, default=answers)
+        if best == answers or speeds[best] < _MIN_SPEEDUP * answers / _assumed(times, answers):
             best = answers
         for rows in (answers, *sizes):
-            if rows != best and rows in known:
-                known[rows].hope *= _HOPE
+            if rows != best and rows in times:
+                times[rows].discount *= _DISCOUNT
         return best - answers
 
-    def _usual(self, answers: int, shared: bool) -> float:
-        """Seconds of a step without drafts, with all cores if that is known."""
-        known = self._sizes[False if answers in self._sizes[False] else shared]
-        return known[answers].seconds
-
     def record(self, seconds: float, rows: int, shared: bool) -> None:
-        """A step with `rows` took so long."""
-        self._sizes[shared].setdefault(rows, _Size(seconds)).note(seconds)
+        """Learn from a step with `rows` that took `seconds`."""
+        self._times[shared].setdefault(rows, _StepTime(seconds)).record(seconds)
+
+    def _usual(self, answers: int, shared: bool) -> float:
+        """Return the seconds of a step without drafts: with all cores, if that is known."""
+        times = self._times[False if answers in self._times[False] else shared]
+        return times[answers].measured
 
 
-def _seconds(known: dict[int, _Size], rows: int) -> float:
-    """Of a step with so many rows: as hoped; little more than smaller ones, where it never ran."""
-    if rows not in known:
-        return max(size.seconds * (1 + _ROW * (rows - count)) for count, size in known.items() if count < rows)
-    return known[rows].seconds * known[rows].hope
+def _assumed(times: dict[int, _StepTime], rows: int) -> float:
+    """Return the seconds of a step with `rows`. A size that was never tried costs little more than smaller ones."""
+    if rows in times:
+        return times[rows].assumed
+    return max(time.measured * (1 + _MIN_ROW_COST * (rows - count)) for count, time in times.items() if count < rows)
 
 
-def _at_worst(known: dict[int, _Size], rows: int) -> float:
-    """The same; by the row, where it never ran."""
-    if rows in known:
-        return _seconds(known, rows)
-    count = max(count for count in known if count < rows)
-    return known[count].seconds * rows / count
+def _longest(times: dict[int, _StepTime], rows: int) -> float:
+    """Like `_assumed`, but a size that was never tried costs as much for each row as the next smaller one."""
+    if rows in times:
+        return times[rows].assumed
+    count = max(count for count in times if count < rows)
+    return times[count].measured * rows / count

@@ -1,4 +1,4 @@
-"""One module per family, named by its `model_type`. They are found by looking, not by a list."""
+"""One module per family, named by its `model_type`. `find` tries all modules of this folder."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from pocketvlm.vision.family import Family
 
 
 def find(metadata: dict[str, Any]) -> tuple[str, Family] | None:
-    """The family whose projector this is, with its name; None where nobody knows it."""
-    for found in pkgutil.iter_modules(__path__):
-        module = import_module(f"{__name__}.{found.name}")
+    """Return the name and the family of the projector with this metadata, None where it is unknown.
+
+    Raises KeyError for a missing key, ValueError for a value that makes no sense.
+    """
+    for module_info in pkgutil.iter_modules(__path__):
+        module = import_module(f"{__name__}.{module_info.name}")
         if module.matches(metadata):
-            return found.name, module.from_metadata(metadata)
+            return module_info.name, module.from_metadata(metadata)
     return None

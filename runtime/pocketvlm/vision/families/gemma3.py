@@ -9,12 +9,13 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSpan
+from pocketvlm.messages import Detail
+from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import read_fixed_size
 
 _BEGIN, _END = "<start_of_image>", "<end_of_image>"
 _BILINEAR = Image.Resampling.BILINEAR
-_POOLED = 4  # libmtmd's, where the file is silent
+_POOLED = 4  # libmtmd's default for files without a scale factor
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ class Gemma3:
         return (_BEGIN, _END)
 
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:  # noqa: ARG002
-        """The same for every `detail`: a picture costs what it costs."""
+        """Return the same plan for every `detail` and limit: a picture always has the same number of tokens."""
         grid = (self.tokens_per_side, self.tokens_per_side)
         layout = (f"\n\n{_BEGIN}", TileSpan(0, grid), f"{_END}\n\n")
         return PicturePlan(original=size, resizes=((self.tile, self.tile),), layout=layout)
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
-        """One, uint8 [tile, tile, 3]; the proportions of the picture are not kept."""
+        """Return one tile, uint8 [tile, tile, 3]. The picture is stretched."""
         picture = Image.fromarray(image)
         return [np.asarray(picture if picture.size == plan.used else picture.resize(plan.used, _BILINEAR))]
 

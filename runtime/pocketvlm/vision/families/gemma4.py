@@ -1,6 +1,6 @@
 """Gemma 4: one tile in the picture's proportions, as large as a budget of embeddings allows.
 
-Same numbers as transformers' Gemma4ImageProcessor (Pillow backend).
+The numbers are those of transformers' Gemma4ImageProcessor (Pillow backend).
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from PIL import Image
 
 from pocketvlm.errors import ImageError
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSpan
+from pocketvlm.messages import Detail
+from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import positive
 from pocketvlm.vision.grid import resized
 
 _BUDGETS = (70, 140, 280, 560, 1120)  # embeddings of a picture that the model was trained with
 _BEGIN, _END = "<|image>", "<image|>"
-_CAUSAL = (1536, 2560)  # widths of language models that see pictures as they see text, where the file is silent
-_LARGEST, _MOST = 256, 1 << 14
+# Widths of language models with causal attention within pictures, for files that do not say so.
+_CAUSAL_WIDTHS = (1536, 2560)
+_MAX_PATCH, _MAX_TOKENS = 256, 1 << 14  # pixels, and embeddings of a picture
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Gemma4:
         return (_BEGIN, _END)
 
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:
-        """`auto` takes the smallest budget that a picture does not exceed, `low` the smallest of all."""
+        """Return a plan. `auto` uses the smallest budget that holds the picture's own size, `low` the smallest one."""
         wanted = {"high": self.tokens, "low": _BUDGETS[0], "auto": -(-size[0] * size[1] // self.cell**2)}[detail]
         budget = min(next((known for known in _BUDGETS if known >= wanted), self.tokens), self.tokens)
         if max_tokens is not None and max_tokens < budget:
@@ -51,12 +53,12 @@ class Gemma4:
         return PicturePlan(original=size, resizes=(used,), layout=(_BEGIN, span, _END))
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
-        """One uint8 [height, width, 3]."""
+        """Return one tile, uint8 [height, width, 3]."""
         return [np.asarray(resized(Image.fromarray(image), plan.used, Image.Resampling.BICUBIC))]
 
 
 def _fit(size: tuple[int, int], cell: int, budget: int) -> tuple[int, int]:
-    """The largest multiples of `cell` in proportion with at most `budget` cells; one row or column at least."""
+    """Return the largest size in proportion, in multiples of `cell`, with at most `budget` cells and at least one."""
     scale = math.sqrt(budget * cell**2 / (size[0] * size[1]))
     width, height = (math.floor(edge * scale / cell) for edge in size)
     if not height:
@@ -73,12 +75,12 @@ def matches(metadata: dict[str, Any]) -> bool:
 
 
 def from_metadata(metadata: dict[str, Any]) -> Gemma4:
-    """Files of llama.cpp's own converter lack the last two keys."""
-    patch = positive(metadata, "clip.vision.patch_size", most=_LARGEST)
-    pool = positive(metadata, "clip.vision.projector.scale_factor", 3, most=_LARGEST)
-    causal = metadata.get("clip.vision.projection_dim") in _CAUSAL
+    """Read an mmproj. Files of llama.cpp's own converter lack the pocketvlm keys."""
+    patch = positive(metadata, "clip.vision.patch_size", most=_MAX_PATCH)
+    pool = positive(metadata, "clip.vision.projector.scale_factor", 3, most=_MAX_PATCH)
+    causal = metadata.get("clip.vision.projection_dim") in _CAUSAL_WIDTHS
     return Gemma4(
         cell=patch * pool,
-        tokens=positive(metadata, "pocketvlm.picture_tokens", 280, most=_MOST),
+        tokens=positive(metadata, "pocketvlm.picture_tokens", 280, most=_MAX_TOKENS),
         non_causal=bool(metadata.get("pocketvlm.non_causal", not causal)),
     )

@@ -14,11 +14,11 @@ def matches(metadata: dict[str, Any]) -> bool:
 
 
 def from_metadata(metadata: dict[str, Any]) -> DynamicSize:
-    found = read_dynamic(
+    family = read_dynamic(
         metadata,
-        least=112 * 112 // 2,  # as the published checkpoint has them, for one of two frames
-        most=9633792 // 2,
+        min_pixels=112 * 112 // 2,  # as in the published checkpoint, for one of two frames
+        max_pixels=9633792 // 2,
         image_token="<|image|>",
         around=("<|begin_of_image|>", "<|end_of_image|>"),
     )
-    return replace(found, edges_first=True)
+    return replace(family, edges_first=True)

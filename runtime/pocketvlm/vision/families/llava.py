@@ -1,4 +1,4 @@
-"""LLaVA 1.5 and its like: every picture is one square tile."""
+"""LLaVA 1.5 and similar models: every picture is one square tile."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from pocketvlm.files.gguf_header import projector_type
+from pocketvlm.messages import Detail
 from pocketvlm.vision.families import llava_next
-from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSpan
+from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import read_fixed_size
 from pocketvlm.vision.letterbox import Letterbox, read_letterbox
 
@@ -31,11 +32,11 @@ class Llava:
         return ()
 
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:  # noqa: ARG002
-        """The same for every `detail`: a picture costs what it costs."""
+        """Return the same plan for every `detail` and limit: a picture always has the same number of tokens."""
         layout = (TileSpan(0, (self.tokens_per_side, self.tokens_per_side)),)
         return PicturePlan(original=size, resizes=((self.fit.edge, self.fit.edge),), layout=layout)
 
-    def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:  # noqa: ARG002  # as all families'
+    def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:  # noqa: ARG002  # the signature of all families
         return [np.asarray(self.fit.apply(image))]
 
 

@@ -1,8 +1,8 @@
 """LLaVA-NeXT: the whole picture as one tile, then a grid of tiles that the picture fills in proportion.
 
-The tiles' embeddings make one grid. What stands for padding is cut off, and each row ends with an embedding of its own,
-which encoders give behind those of every tile. Same numbers as transformers' LlavaNextImageProcessor (Pillow backend)
-and its model's pack_image_features.
+The tiles' embeddings form one grid. Rows and columns of padding are cut off, and each row ends with a special
+embedding, which encoders return after those of every tile. The numbers are those of transformers'
+LlavaNextImageProcessor (Pillow backend) and of its model's pack_image_features.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.family import RGB, Detail, MosaicSpan, PicturePlan, RowEnd, TileSpan
+from pocketvlm.messages import Detail
+from pocketvlm.vision.family import RGB, MosaicSpan, PicturePlan, RowEnd, TileSpan
 from pocketvlm.vision.fixed_size import read_fixed_size
 from pocketvlm.vision.grid import Size, cut
 
 _KEY = "clip.vision.image_grid_pinpoints"
-_MOST_TILES = 64  # along an edge: several times what models have
+_MAX_TILES = 64  # along an edge: several times what models have
 _BICUBIC = Image.Resampling.BICUBIC
 
 
@@ -44,14 +45,14 @@ class LlavaNext:
 
     @property
     def row_end(self) -> RowEnd:
-        """The last of each tile's embeddings, for the layout to put behind rows of the grid; libmtmd leaves it out."""
+        """The last embedding of each tile, which the layout puts after rows of the grid; libmtmd leaves it out."""
         return RowEnd(("v.image_newline", "model.image_newline"))
 
     def control_tokens(self) -> tuple[str, ...]:
         return ()
 
     def plan(self, size: Size, detail: Detail, max_tokens: int | None = None) -> PicturePlan:
-        """`auto` leaves a picture that a tile holds in one tile; a model was trained on that layout as well."""
+        """Return a plan. `auto` uses one tile for a picture that fits into it: models were trained on that, too."""
         grids = [grid for grid in self.grids if max_tokens is None or self._tokens(size, grid) <= max_tokens]
         if detail == "low" or not grids or (detail == "auto" and max(size) <= self.tile):
             whole = MosaicSpan((self._span(0),), tuple(range(self.tile_tokens)))
@@ -61,7 +62,7 @@ class LlavaNext:
         return PicturePlan(size, (_fitted(size, grid),), (whole, *self._bands(size, grid)), grid)
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
-        """uint8 [tile, tile, 3] each: the whole picture, out of proportion, then the grid row by row."""
+        """Return tiles, uint8 [tile, tile, 3] each: the whole picture, stretched, then the grid row by row."""
         picture, edge = Image.fromarray(image), self.tile
         views: list[RGB] = [np.asarray(picture.resize((edge, edge), _BICUBIC))]
         if plan.canvas is not None:
@@ -73,16 +74,16 @@ class LlavaNext:
         return views
 
     def _tokens(self, size: Size, grid: Size) -> int:
-        across, down = self._seen(size, grid)
+        across, down = self._unpadded(size, grid)
         return self.side**2 + len(down) * (len(across) + 1)
 
-    def _seen(self, size: Size, grid: Size) -> tuple[range, range]:
-        return _seen(size, (grid[0] // self.tile * self.side, grid[1] // self.tile * self.side))
+    def _unpadded(self, size: Size, grid: Size) -> tuple[range, range]:
+        return _unpadded(size, (grid[0] // self.tile * self.side, grid[1] // self.tile * self.side))
 
     def _bands(self, size: Size, grid: Size) -> Iterator[MosaicSpan]:
-        """The grid's embeddings, a row of tiles at a time."""
+        """Yield the grid's embeddings, one mosaic for each row of tiles."""
         cols, rows = grid[0] // self.tile, grid[1] // self.tile
-        across, down = self._seen(size, grid)
+        across, down = self._unpadded(size, grid)
         for row in range(rows):
             order: list[int] = []
             for y in range(row * self.side, (row + 1) * self.side):
@@ -103,40 +104,40 @@ def matches(metadata: dict[str, Any]) -> bool:
 
 
 def from_metadata(metadata: dict[str, Any]) -> LlavaNext:
-    """The key holds width and height by turns, as in files of llama.cpp's own converter."""
+    """Read an mmproj. Its grids are a list of widths and heights by turns, as llama.cpp's own converter writes it."""
     tile, side = read_fixed_size(metadata, 1)
-    told = metadata[_KEY]
-    if not isinstance(told, list | tuple) or len(told) % 2 or not all(type(edge) is int for edge in told):
-        raise ValueError(f"{_KEY} is {told!r}, must be pairs of numbers")
-    if any(edge % tile or not 0 < edge <= _MOST_TILES * tile for edge in told):
-        raise ValueError(f"{_KEY} is {told!r}, must be multiples of {tile}, {_MOST_TILES} times as much at most")
-    return LlavaNext(tile, side, tuple((width, height) for width, height in zip(told[::2], told[1::2], strict=True)))
+    edges = metadata[_KEY]
+    if not isinstance(edges, list | tuple) or len(edges) % 2 or not all(type(edge) is int for edge in edges):
+        raise ValueError(f"{_KEY} is {edges!r}, must be pairs of numbers")
+    if any(edge % tile or not 0 < edge <= _MAX_TILES * tile for edge in edges):
+        raise ValueError(f"{_KEY} is {edges!r}, must be multiples of {tile}, at most {_MAX_TILES} times as much")
+    return LlavaNext(tile, side, tuple((width, height) for width, height in zip(edges[::2], edges[1::2], strict=True)))
 
 
 def _best(size: Size, grids: list[Size]) -> Size:
-    """The grid that shows most of the picture's pixels; of those, the one with least padding."""
+    """Return the grid that shows most of the picture's pixels; of those, the one with the least padding."""
 
-    def worth(grid: Size) -> tuple[int, int]:
+    def score(grid: Size) -> tuple[int, int]:
         scale = min(grid[0] / size[0], grid[1] / size[1])
         shown = min(int(size[0] * scale) * int(size[1] * scale), size[0] * size[1])
         return shown, shown - grid[0] * grid[1]
 
-    return max(grids, key=worth)
+    return max(grids, key=score)
 
 
 def _fitted(size: Size, grid: Size) -> Size:
-    """The picture's size within a grid, one edge of which it fills."""
+    """Return the picture's size within a grid, which it fills along one edge."""
     across, down = grid[0] / size[0], grid[1] / size[1]
     if across < down:
         return grid[0], min(math.ceil(size[1] * across), grid[1])
     return min(math.ceil(size[0] * down), grid[0]), grid[1]
 
 
-def _seen(size: Size, places: Size) -> tuple[range, range]:
-    """Columns and rows, of so many `places`, that a picture of this size takes in their middle."""
-    cols, rows = places
+def _unpadded(size: Size, cells: Size) -> tuple[range, range]:
+    """Return the columns and rows of the grid's `cells` that a picture, centred in the grid, covers."""
+    cols, rows = cells
     if size[0] / size[1] > cols / rows:
-        cut = (rows - int(round(size[1] * (cols / size[0]), 7))) // 2
-        return range(cols), range(cut, rows - cut)
-    cut = (cols - int(round(size[0] * (rows / size[1]), 7))) // 2
-    return range(cut, cols - cut), range(rows)
+        padding = (rows - int(round(size[1] * (cols / size[0]), 7))) // 2
+        return range(cols), range(padding, rows - padding)
+    padding = (cols - int(round(size[0] * (rows / size[1]), 7))) // 2
+    return range(padding, cols - padding), range(rows)

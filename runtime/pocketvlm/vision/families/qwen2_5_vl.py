@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: pictures as Qwen2-VL has them."""
+"""Qwen2.5-VL: it prepares pictures as Qwen2-VL does."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ def matches(metadata: dict[str, Any]) -> bool:
 def from_metadata(metadata: dict[str, Any]) -> DynamicSize:
     return read_dynamic(
         metadata,
-        least=56 * 56,  # as published checkpoints have them
-        most=16384 * 28 * 28,
+        min_pixels=56 * 56,  # as in published checkpoints
+        max_pixels=16384 * 28 * 28,
         image_token="<|image_pad|>",
         around=("<|vision_start|>", "<|vision_end|>"),
     )

@@ -1,6 +1,7 @@
 """SmolVLM, SmolVLM2 and Idefics3: square tiles in a grid, then the whole picture as one more tile.
 
-Same numbers as transformers' Idefics3 image processor (Pillow backend) and prompt layout as its processor.
+The numbers are those of transformers' Idefics3 image processor (Pillow backend), the prompt layout that of its
+processor.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.family import RGB, Detail, PicturePlan, TileSpan
+from pocketvlm.messages import Detail
+from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import positive, read_fixed_size
 from pocketvlm.vision.grid import cut, resized
 
-_LONGEST_ALLOWED = 4096  # transformers: idefics3 MAX_IMAGE_SIZE
-_MOST_TILES = 64  # along an edge; each place in the grid has a token of its own
+_MAX_EDGE = 4096  # pixels; transformers: idefics3 MAX_IMAGE_SIZE
+_MAX_TILES = 64  # along an edge; the vocabulary has a token for each place in the grid
 _LANCZOS = Image.Resampling.LANCZOS
 _EDGE = "<fake_token_around_image>"
 
@@ -53,7 +55,7 @@ class SmolVLM:
         return PicturePlan(original=size, resizes=resizes, layout=self._layout(fitted))
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
-        """uint8 [tile, tile, 3] each: the grid row by row, then the whole picture."""
+        """Return tiles, uint8 [tile, tile, 3] each: the grid row by row, then the whole picture."""
         picture = Image.fromarray(image)
         for step in plan.resizes:
             picture = resized(picture, step, _LANCZOS)
@@ -62,12 +64,12 @@ class SmolVLM:
         return crops
 
     def _resizes(self, size: tuple[int, int], detail: Detail) -> tuple[tuple[int, int], ...]:
-        """The sizes that the picture takes, the last one a multiple of the tile both ways."""
-        if detail != "auto":  # the reference's two procedures, with splitting and without: both go by the longest edge
+        """Return the sizes that the picture is resized to; the last one is a multiple of the tile on both axes."""
+        if detail != "auto":  # the reference's procedures with and without splitting, which both set the longest edge
             enlarged = _to_longest_edge(size, self.longest_edge)
             return (enlarged, (self.tile, self.tile) if detail == "low" else self._to_grid(enlarged))
         longest = max(size)
-        if longest > self.longest_edge:  # down to the model's grid, in proportion; never up
+        if longest > self.longest_edge:  # shrink to the model's grid, in proportion; never enlarge
             size = (
                 max(1, size[0] * self.longest_edge // longest),
                 max(1, size[1] * self.longest_edge // longest),
@@ -75,7 +77,7 @@ class SmolVLM:
         return ((self._ceil(size[0]), self._ceil(size[1])),)
 
     def _to_grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The longer edge up to a multiple of the tile, the other in proportion and then up as well."""
+        """Round the longer edge up to a multiple of the tile, the other one in proportion and then up, too."""
         width, height = size
         ratio = width / height
         if width >= height:
@@ -88,17 +90,17 @@ class SmolVLM:
         return max(1, math.ceil(pixels / self.tile)) * self.tile
 
     def _fit(self, size: tuple[int, int], max_tokens: int | None, wide: bool) -> tuple[int, int]:
-        """`size` cut down to the grid that loses least of either axis, at most twice as much of one as of the other.
+        """Reduce `size` to the grid that keeps most of both axes within `max_tokens`, or to one tile.
 
-        One tile where no grid's tiles fit.
+        One axis is reduced by at most twice as much as the other.
         """
         cols, rows = size[0] // self.tile, size[1] // self.tile
-        fitting = [(1, 1)]
+        grids = [(1, 1)]
         for c, r in product(range(1, cols + 1), range(1, rows + 1)):
             fits = max_tokens is None or (c * r + 1) * self.tile_tokens <= max_tokens
             if fits and 0.5 <= (c * rows) / (r * cols) <= 2:
-                fitting.append((c, r))
-        best = max(fitting, key=lambda g: (min(g[0] / cols, g[1] / rows), g[0] * g[1], g[0] if wide else g[1]))
+                grids.append((c, r))
+        best = max(grids, key=lambda g: (min(g[0] / cols, g[1] / rows), g[0] * g[1], g[0] if wide else g[1]))
         return best[0] * self.tile, best[1] * self.tile
 
     def _layout(self, used: tuple[int, int]) -> tuple[str | TileSpan, ...]:
@@ -120,11 +122,11 @@ def matches(metadata: dict[str, Any]) -> bool:
 
 def from_metadata(metadata: dict[str, Any]) -> SmolVLM:
     tile, side = read_fixed_size(metadata)
-    return SmolVLM(tile, positive(metadata, "clip.vision.preproc_image_size", most=_MOST_TILES * tile), side)
+    return SmolVLM(tile, positive(metadata, "clip.vision.preproc_image_size", most=_MAX_TILES * tile), side)
 
 
 def _to_longest_edge(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """In proportion; the shorter edge rounds down and then up to an even number, as the reference does."""
+    """Scale in proportion. The shorter edge is rounded down, then up to an even number, as in the reference."""
     width, height = size
     ratio = width / height
     if width >= height:
@@ -135,8 +137,8 @@ def _to_longest_edge(size: tuple[int, int], longest: int) -> tuple[int, int]:
         width += width % 2
     width, height = max(width, 1), max(height, 1)
     ratio = width / height
-    if width >= height and width > _LONGEST_ALLOWED:
-        width, height = _LONGEST_ALLOWED, int(_LONGEST_ALLOWED / ratio)
-    elif height > width and height > _LONGEST_ALLOWED:
-        width, height = int(_LONGEST_ALLOWED * ratio), _LONGEST_ALLOWED
+    if width >= height and width > _MAX_EDGE:
+        width, height = _MAX_EDGE, int(_MAX_EDGE / ratio)
+    elif height > width and height > _MAX_EDGE:
+        width, height = int(_MAX_EDGE * ratio), _MAX_EDGE
     return max(width, 1), max(height, 1)

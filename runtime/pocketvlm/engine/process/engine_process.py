@@ -1,0 +1,141 @@
+"""One run of the engine's process, as seen from its parent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+from pocketvlm.engine.process import protocol
+from pocketvlm.engine.process.watchdog import Watchdog
+from pocketvlm.errors import EngineCrashedError, GenerationCancelledError
+
+_CLOSE_TIMEOUT = 5.0  # seconds between the request to end and the kill
+_COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine.process.worker import main; main()"
+# Ctrl-C in a terminal is for the parent. In another session, the process would compete with it for cores, sched(7).
+_OWN_GROUP: Any = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+Channel = SimpleQueue[protocol.Answer | Exception]  # the answers to one question; an exception is the last
+
+
+class _Pending(NamedTuple):
+    channel: Channel
+    generation: bool
+
+
+class EngineProcess:
+    """Starts the process and sends requests. One thread must call `read` until the process ends, and then `finish`."""
+
+    def __init__(self, start: protocol.Start, watchdog: Watchdog) -> None:
+        self.watchdog = watchdog
+        self.killed_because = ""  # the last part of a message about its end
+        paths = [str(Path(path).absolute()) for path in sys.path if path]
+        self._popen = subprocess.Popen(
+            [sys.executable, "-c", _COMMAND, *paths],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # an abort would first look for a debugger
+            **_OWN_GROUP,
+        )
+        self.pid = self._popen.pid
+        self._pending: dict[int, _Pending] = {}  # by the question's id
+        self._ended = False
+        self._lock = threading.RLock()  # the garbage collector ends streams, on any thread, in any line
+        self._outbox: SimpleQueue[Sequence[bytes | memoryview] | None] = SimpleQueue()
+        # A thread writes: on the caller's, Ctrl-C would cut a frame, and a large picture would delay its request.
+        self._writer = threading.Thread(target=self._write, name="pocketvlm-to-engine", daemon=True)
+        self._writer.start()
+        self.send(start)
+
+    def send(self, request: protocol.Request) -> None:
+        self._outbox.put(protocol.REQUESTS.pack(request))
+
+    def ask(self, question: protocol.Question, channel: Channel) -> None:
+        """Send a question. Its answers go to `channel` until `forget`; EngineCrashedError where there will be none."""
+        frame = protocol.REQUESTS.pack(question)
+        with self._lock:
+            self._pending[question.id] = _Pending(channel, isinstance(question, protocol.Generate))
+            if self._ended:
+                channel.put(crash_error(self._popen.returncode, self.killed_because))
+            self._outbox.put(frame)
+
+    def forget(self, number: int) -> None:
+        """Drop further answers to the question with this id."""
+        with self._lock:
+            self._pending.pop(number, None)
+
+    def cancel_generations(self) -> None:
+        for number, pending in list(self._pending.items()):
+            if pending.generation:
+                self.send(protocol.Cancel(number))
+                pending.channel.put(GenerationCancelledError("the generation was cancelled"))
+
+    def read(self) -> protocol.Reply | None:
+        """Wait for the next reply; None where the process has ended."""
+        assert self._popen.stdout is not None
+        return protocol.REPLIES.read(self._popen.stdout)
+
+    def deliver(self, answer: protocol.Answer) -> None:
+        """Hand an answer to the thread that waits for it, if one still does."""
+        if (pending := self._pending.get(answer.id)) is not None:
+            pending.channel.put(answer)
+
+    def check(self) -> None:
+        """Kill the process where it is stuck; `read` then returns None. Otherwise ask for its progress."""
+        if reason := self.watchdog.look():
+            self.killed_because = reason
+            self._popen.kill()
+        else:
+            self.send(protocol.GetProgress())
+
+    def close(self) -> None:
+        """Ask the process to end, and kill it where it does not."""
+        self.send(protocol.Close())
+        with suppress(subprocess.TimeoutExpired):
+            self._popen.wait(_CLOSE_TIMEOUT)
+        self._popen.kill()
+
+    def finish(self, error: Exception | None = None) -> int:
+        """Kill the process where it still runs, and free what it used. Return its exit status.
+
+        All pending questions get `error`, or else an EngineCrashedError.
+        """
+        self._popen.kill()
+        code = self._popen.wait()
+        self._outbox.put(None)
+        self._writer.join()
+        assert self._popen.stdout is not None
+        self._popen.stdout.close()
+        with self._lock:
+            self._ended = True
+            for pending in list(self._pending.values()):
+                pending.channel.put(error or crash_error(code, self.killed_because))
+        return code
+
+    def _write(self) -> None:
+        assert self._popen.stdin is not None
+        pipe = self._popen.stdin
+        with suppress(OSError), pipe:  # the reading thread notices the end of the process
+            while (frame := self._outbox.get()) is not None:
+                pipe.writelines(frame)
+                pipe.flush()
+                del frame  # it may hold pictures, and the next one may be long in coming
+
+
+def crash_error(code: int | None, circumstance: str = "") -> EngineCrashedError:
+    """`code` is the exit status, negative for a signal; `circumstance` ends the sentence."""
+    return EngineCrashedError(" ".join(filter(None, ("the engine's process", _ending(code), circumstance))))
+
+
+def _ending(code: int | None) -> str:
+    if code is None or code >= 0:
+        return f"ended with status {code}"
+    with suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"

@@ -1,0 +1,95 @@
+"""From the engine's events to chunks, and from chunks to a completion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pocketvlm import ChatCompletionChunk, ChatRequest, EngineInfo
+from pocketvlm.chat.completion import CompletionBuilder, fold
+from pocketvlm.engine.interface import Finished, PrefillDone, Token, TokenScore
+from pocketvlm.structured.compile import CompiledRequest
+from pocketvlm.structured.tool_call_format import HERMES
+
+INFO = EngineInfo("iota", None, "", "", {}, frozenset(), None, False, None, 512, "fp_1")
+PREFILL = PrefillDone(prompt_tokens=20, cached_tokens=5, images=(), prefill_ms=30.0, queue_ms=2.0)
+CALL = b'<tool_call>\n{"name": "paint", "arguments": {"colour": "red"}}\n</tool_call>'
+
+
+def compiled(**changes: Any) -> CompiledRequest:
+    plain = CompiledRequest((), None, _form=None, _thinks=False, _thinking=False, _stops=())
+    return replace(plain, **{f"_{name}": value for name, value in changes.items()})
+
+
+def chunks(builder: CompletionBuilder, *choices: tuple[list[Token], Finished]) -> Iterator[ChatCompletionChunk]:
+    for tokens, finished in choices:
+        builder.begin_choice()
+        for event in (PREFILL, *tokens, finished):
+            yield from builder.add(event)
+            if builder.stopped:
+                break
+        yield from builder.end_choice()
+    yield builder.end()
+
+
+def tokens(*pieces: bytes) -> list[Token]:
+    """One every 10 ms."""
+    return [Token(number, piece, ms=10.0 * number) for number, piece in enumerate(pieces)]
+
+
+def test_two_choices_and_their_counters() -> None:
+    builder = CompletionBuilder(compiled(), INFO, choices=2, queue_ms=7.0)
+    first = [Token(1, b"a"), Token(2, b"b", drafted=2, ms=10.0), Token(3, b"c", accepted=True, ms=10.0)]
+    all_chunks = list(chunks(builder, (first, Finished("stop")), (tokens(b"x", b"y"), Finished("length"))))
+    answer = fold(all_chunks, ChatRequest.parse([{"role": "user", "content": "Hi"}], n=2))
+    assert [choice.message.content for choice in answer.choices] == ["abc", "xy"]
+    assert [choice.finish_reason for choice in answer.choices] == ["stop", "length"]
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (20, 5)
+    assert answer.usage.prompt_tokens_details.cached_tokens == 5
+    timings = answer.timings
+    assert (timings.queue_ms, timings.prefill_ms, timings.decode_ms) == (7.0 + 2 * 2.0, 60.0, 20.0)
+    assert (timings.drafted_tokens, timings.accepted_tokens) == (2, 1)
+    assert timings.prefill_tokens_per_second == pytest.approx(1000 * 2 * 15 / 60)
+    assert timings.decode_tokens_per_second == pytest.approx(1000 * 3 / 20)  # but the first token of each choice
+    finishing = [chunk for chunk in all_chunks if chunk.choices and chunk.choices[0].finish_reason]
+    assert [chunk.timings is not None for chunk in finishing] == [False, True]
+    assert len({chunk.id for chunk in all_chunks}) == 1
+
+
+def test_an_empty_choice_has_no_decode_steps() -> None:
+    builder = CompletionBuilder(compiled(), INFO, choices=2)
+    *_, last = chunks(builder, ([], Finished("stop")), (tokens(b"x", b"y"), Finished("stop")))
+    assert last.timings and last.timings.decode_tokens_per_second == pytest.approx(1000 * 1 / 10)
+
+
+def test_a_stop_string_ends_the_choice() -> None:
+    builder = CompletionBuilder(compiled(stops=("END",)), INFO)
+    seen = list(chunks(builder, (tokens(b"one E", b"ND two", b"three"), Finished("length"))))
+    assert "".join(chunk.text for chunk in seen) == "one "
+    assert seen[-2].choices[0].finish_reason == "stop"
+    assert seen[-1].usage and seen[-1].usage.completion_tokens == 2
+
+
+def test_thinking_and_tool_calls() -> None:
+    builder = CompletionBuilder(compiled(thinks=True, form=HERMES), INFO)
+    answer = fold(
+        chunks(builder, (tokens(b"<think>hm", b"</think>", CALL), Finished("stop"))),
+        ChatRequest.parse([{"role": "user", "content": "Hi"}]),
+    )
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None and choice.message.reasoning_content == "hm"
+    (call,) = choice.message.tool_calls or []
+    assert call.function.name == "paint" and call.function.arguments == '{"colour": "red"}'
+
+
+def test_log_probabilities_come_with_tokens_that_have_no_text_yet() -> None:
+    builder = CompletionBuilder(compiled(), INFO)
+    score = TokenScore(-0.5, ((1, b"\xc3", -0.5),))
+    seen = list(chunks(builder, ([Token(1, b"\xc3", score), Token(2, b"\xa9", score)], Finished("stop"))))
+    scored = [chunk.choices[0] for chunk in seen if chunk.choices and chunk.choices[0].logprobs]
+    assert [choice.delta.content for choice in scored] == ["", "é"]
+    assert scored[0].logprobs and scored[0].logprobs.content[0].bytes == [0xC3]
