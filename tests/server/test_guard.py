@@ -147,7 +147,7 @@ def test_offline_proves_itself(how: str) -> None:
     """In a process without the tests' own block of the network; the second is how the engine's process begins."""
     begin = f"""
 import socket, sys
-from pocketvlm import offline
+from pocketvlm.system import offline
 offline.{how}
 """
     code = """
