@@ -26,6 +26,8 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 TURNS = Turns(Path(os.environ.setdefault("POCKETVLM_TEST_TURNS", _CACHE.name)))  # workers inherit it
 os.environ.setdefault("POCKETVLM_NATIVE", "llama-cpp-python")  # not what `make native` may have left in .venv
+# Threads of libllama and torch that wait for each other sleep: there may be more of them than cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # A shell starts what it runs in the background deaf to these, and so would our children be.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):

@@ -56,7 +56,7 @@ def never_ending(vlm: VLM) -> dict[int, float]:
 
 def template_form(patch: pytest.MonkeyPatch, vlm: VLM, form: Any) -> None:
     """Let the model's template write calls in this form."""
-    patch.setattr(vlm, "_form", form)
+    patch.setattr(vlm, "_tool_call_format", form)
 
 
 # ---- the engine in this process

@@ -20,7 +20,7 @@ from pocketvlm.system.machine import memory, physical_cores
 from pocketvlm.vision.compatibility import CheckedFiles, EncoderChoice, check_files, family_of
 from pocketvlm.vision.dynamic_size import DynamicSize
 from pocketvlm.vision.family import Family, PicturePlan
-from pocketvlm.vision.onnx import TOGETHER
+from pocketvlm.vision.onnx import CONCURRENT_TILES
 from pocketvlm.vision.providers import DEVICES
 from pocketvlm.vision.select_encoder import measured_tile, tile_patches
 
@@ -144,8 +144,8 @@ class Planner:
             onnx = encoder.kind == "onnx"
             parts["vision encoder"] = encoder_bytes(encoder.metadata, encoder.size, onnx=onnx)
             patches = tile_patches(self.family, plan, encoder.metadata)
-            together = min(TOGETHER, plan.tiles if plan else 1) if onnx and self._parallel > 1 else 1
-            parts["vision scratch"] = together * encoder_scratch(encoder.metadata, patches, onnx=onnx)
+            tiles = min(CONCURRENT_TILES, plan.tiles if plan else 1) if onnx and self._parallel > 1 else 1
+            parts["vision scratch"] = tiles * encoder_scratch(encoder.metadata, patches, onnx=onnx)
             parts["vision libraries, mapped"] = encoder_mapped(onnx=onnx)
             parts["picture"] = self._parallel * _picture_bytes(self.picture, plan)
             parts["embeddings"] = self._parallel * _F32 * told.width * (plan.tokens if plan else 0)

@@ -162,7 +162,7 @@ class StepRunner:
                 parts.append(_TokenRows(request, [request.pending_token, *drafts.get(request, ())], batch.count))
                 batch.extend(parts[-1].tokens, sequence.content.position, sequence.id, every=True)
         for request in prompts:
-            if parts and self._context.even:
+            if parts and self._context.needs_equal_counts:
                 self._evaluate_tokens(parts)
                 parts.clear()
                 batch.clear()

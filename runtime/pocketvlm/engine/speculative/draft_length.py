@@ -23,12 +23,12 @@ _OUTLIER = 3.0  # a step longer than this many times the known time counts as th
 _DISCOUNT = 0.999  # of the assumed time of a size, at each choice of another size: some day it is tried again
 
 
-def draft_length_policy(mode: Speculate, *, exact: bool, forgets: bool) -> DraftLengthPolicy | None:
+def draft_length_policy(mode: Speculate, *, exact: bool, needs_checkpoints: bool) -> DraftLengthPolicy | None:
     """Return None where nothing is to be drafted.
 
-    A cache that `forgets` cannot drop wrong drafts. With `exact`, logits must not depend on measured times.
+    A cache that needs checkpoints cannot drop wrong drafts. With `exact`, logits must not depend on measured times.
     """
-    if mode == "off" or forgets or (mode == "auto" and exact):
+    if mode == "off" or needs_checkpoints or (mode == "auto" and exact):
         return None
     return DraftLengthPolicy(mode)
 
