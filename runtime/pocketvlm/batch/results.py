@@ -85,7 +85,8 @@ class Results:
         """Raise RequestError where the existing answers came from another model."""
         if self.fingerprint not in (None, fingerprint):
             raise RequestError(
-                f"has answers of another model ({self.fingerprint}, this is {fingerprint}); use that model or another file",
+                f"has answers of another model ({self.fingerprint}, this is {fingerprint}); use that model or another "
+                "file",
                 str(self.path),
             )
 
