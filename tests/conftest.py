@@ -23,9 +23,10 @@ runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
 _CACHE = tempfile.TemporaryDirectory(prefix="pocketvlm-cache-")  # what tests measure is kept nowhere else
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
-IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 TURNS = Turns(Path(os.environ.setdefault("POCKETVLM_TEST_TURNS", _CACHE.name)))  # workers inherit it
 os.environ.setdefault("POCKETVLM_NATIVE", "llama-cpp-python")  # not what `make native` may have left in .venv
+# Threads of libllama and torch that wait for each other sleep: there may be more of them than cores.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # A shell starts what it runs in the background deaf to these, and so would our children be.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
@@ -69,7 +70,7 @@ def is_alone(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    if not IS_WORKER:
+    if not hasattr(item.config, "workerinput"):  # without pytest-xdist
         return (yield)
     alone = is_alone(item)
     with TURNS.take(alone=alone), cores(all=alone):
@@ -77,11 +78,12 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 BY_PARAMETER = {  # modules whose fixtures are made once for each value of this parameter
+    "converters/test_fuzz.py": "original",
     "families/test_conversations.py": "load",
     "families/test_faithful.py": "pair",
     "families/test_naming.py": "case",
     "families/test_together.py": "name",
-    "families/test_verify.py": "name",
+    "families/test_verify.py": "case",
 }
 
 
@@ -97,7 +99,9 @@ def iota_bundle() -> Path:
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """Checkpoints and bundles that tests read."""
     cache = getattr(request.config, "cache", None)  # not with `-p no:cacheprovider`
-    return Store(cache.mkdir("bundles") if cache else tmp_path_factory.getbasetemp() / "bundles")
+    found = Store(cache.mkdir("bundles") if cache else tmp_path_factory.getbasetemp() / "bundles")
+    found.tidy()
+    return found
 
 
 @pytest.fixture(scope="session")

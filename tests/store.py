@@ -35,6 +35,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self._folder = folder / made_by()
         self._folder.mkdir(parents=True, exist_ok=True)
+        (self._folder / "used").touch()
         self._seals: dict[Path, str] = {}
 
     def get(self, make: Callable[[Path], object], kind: str, *key: object) -> Path:
@@ -85,11 +86,9 @@ class Store:
 
     def tidy(self) -> None:
         """Remove entries of sources that were last used long ago."""
-        (self._folder / "used").touch()
-        for folder in self._folder.parent.iterdir():
-            used = folder / "used"
-            if not used.exists() or time.time() - used.stat().st_mtime > KEPT:
-                shutil.rmtree(folder, ignore_errors=True)
+        for used in self._folder.parent.glob("*/used"):
+            if time.time() - used.stat().st_mtime > KEPT:
+                shutil.rmtree(used.parent, ignore_errors=True)
 
 
 @cache

@@ -17,6 +17,8 @@ from pocketvlm.errors import ConversionError
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.families import find_family
+from store import Store
+from tiers import slow_but
 from tiny import families
 
 EXAMPLES = 32
@@ -41,12 +43,9 @@ ODD = st.one_of(
 )
 
 
-@pytest.fixture(scope="module", params=families())
-def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tiny = families()[request.param]
-    folder = tmp_path_factory.mktemp("sound") / "checkpoint"
-    tiny.save(tiny.model(), folder)
-    return folder
+@pytest.fixture(scope="module", params=slow_but(families(), "smolvlm"))
+def original(request: pytest.FixtureRequest, store: Store) -> Path:
+    return store.checkpoint(request.param)
 
 
 @pytest.fixture

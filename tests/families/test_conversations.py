@@ -17,6 +17,7 @@ from engine_seam import sequences
 from pocketvlm import VLM
 from pocketvlm.native.context import Batch, Context
 from store import Store
+from tiers import slow_but
 from tiny import families
 
 pytestmark = pytest.mark.oracle
@@ -24,7 +25,10 @@ pytestmark = pytest.mark.oracle
 HYBRIDS = {"hybrid": 0, "hybrid with windows": 20}
 
 
-@pytest.fixture(scope="module", params=["iota", *HYBRIDS, *families()])
+@pytest.fixture(
+    scope="module",
+    params=slow_but(["iota", *HYBRIDS, *families()], "iota", "hybrid", "hybrid with windows", "gemma3", "qwen2_5_vl"),
+)
 def load(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, iota_onnx: Path, store: Store
 ) -> Callable[..., VLM]:

@@ -15,6 +15,7 @@ from integration.asking import generation
 from pocketvlm import VLM
 from pocketvlm.engine.interface import Token
 from store import Store
+from tiers import slow_but
 from tiny import families
 
 pytestmark = pytest.mark.oracle
@@ -29,7 +30,7 @@ def asked(seed: int) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [before, after] if seed % 2 else [after, before]}]
 
 
-@pytest.mark.parametrize("name", families())
+@pytest.mark.parametrize("name", slow_but(families(), "gemma3", "lfm2_vl", "qwen2_5_vl", "smolvlm"))
 def test_together_as_alone(name: str, store: Store) -> None:
     bundle = store.family_bundle(name)
 

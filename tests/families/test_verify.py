@@ -9,18 +9,19 @@ import pytest
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.proof.verify import verify
 from store import EXACT, Store
+from tiers import slow_but
 from tiny import families
 
-CASES = [
-    pytest.param(name, variant, marks=pytest.mark.slow if number else ())
-    for name, tiny in families().items()
-    for number, variant in enumerate(tiny.VARIANTS)
-]
+CASES = slow_but(
+    [(name, variant) for name, tiny in families().items() for variant in tiny.VARIANTS],
+    *[(name, name) for name in ("gemma3", "qwen2_5_vl", "smolvlm")],
+)
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize(("name", "variant"), CASES)
-def test_proof(name: str, variant: str, store: Store, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case[1])
+def test_proof(case: tuple[str, str], store: Store, tmp_path: Path) -> None:
+    name, variant = case
     checkpoint = store.checkpoint(name, **families()[name].VARIANTS[variant])
     bundle = convert(checkpoint, tmp_path / "bundle", **EXACT)
     proof = bundle.manifest.proof

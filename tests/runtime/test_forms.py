@@ -175,7 +175,7 @@ def test_bare_json_is_a_call_only_at_the_beginning(size: int) -> None:
 
 
 def read(source: str, text: str, size: int) -> list[tuple[str, str]]:
-    reader = OutputParser((), form=form(source), thinks=False, thinking=False)
+    reader = OutputParser((), call_format=form(source), thinks=False, thinking=False)
     pieces: list[OutputPiece] = []
     data = text.encode()
     for at in range(0, len(data), size):
@@ -190,7 +190,7 @@ def read(source: str, text: str, size: int) -> list[tuple[str, str]]:
 
 
 def test_a_control_token_is_known_by_its_number() -> None:
-    reader = OutputParser((), form=form(template(LIST_WITH_IDS)), thinks=False, thinking=False)
+    reader = OutputParser((), call_format=form(template(LIST_WITH_IDS)), thinks=False, thinking=False)
     assert reader.push(b"", 7) == []
     assert reader.push(b"", 10) == []  # of another, nothing is said
     assert reader.push(b'[{"name": "look", "arguments": {}', 99) == [
@@ -248,7 +248,7 @@ def test_templates_of_others() -> None:
         spans = compile_request(ChatRequest.parse(asked, tools=[TOOL]), made, found).spans
         told = "".join(span.text for span in spans if isinstance(span, TextSpan))
         text = told[told.index("what-now") :]
-        reader = OutputParser((), form=found, thinks=False, thinking=False)
+        reader = OutputParser((), call_format=found, thinks=False, thinking=False)
         pieces = [*reader.push(text[text.index(found.mark) :].encode()), *reader.finish()]
         assert [piece.text for piece in pieces if piece.kind == "call"] == ["look.at"] * len(calls), path.name
         for piece in pieces:

@@ -53,7 +53,7 @@ def test_expiry() -> None:
     assert handles.find(used.id).expires_at == 1019
     clock.now = 1010
     for wrong in (unused.id, "sha256:", "sha256:" + "0" * 64):
-        with pytest.raises(ImageNotFoundError, match="send it again") as caught:
+        with pytest.raises(ImageNotFoundError, match="send the picture again") as caught:
             handles.resolve(part(wrong), "messages.0.content.1")
         assert caught.value.param == "messages.0.content.1.image_url.url"
     assert handles.held() == (1, 4)

@@ -268,7 +268,7 @@ def test_bad_base64_in_a_part_of_its_own() -> None:
         (np.zeros((4, 4, 3), np.float32), "float32"),
         (np.zeros((3, 4, 4), np.uint8), "[3, 4, 4]"),
         (np.zeros((4, 4), np.uint8), "[4, 4]"),
-        (object(), "PIL image"),
+        pytest.param(object(), "PIL image", id="an object"),
         ([1, 2, 3], "PIL image"),
     ],
     ids=lambda value: repr(value)[:24],

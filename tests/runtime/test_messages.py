@@ -233,7 +233,7 @@ def test_json_is_only_so_deep() -> None:
     deep: dict[str, Any] = {}
     for _ in range(100):
         deep = {"items": deep}
-    with pytest.raises(RequestError, match="64 deep"):
+    with pytest.raises(RequestError, match="at most 64 levels"):
         ChatRequest.parse(HELLO, response_format={"type": "json_object", "value": deep})
 
 

@@ -65,7 +65,7 @@ def told(made: CompiledRequest, *, special: bool | None = None) -> str:
 
 def read(text: str, size: int, *, stops: tuple[str, ...] = (), **options: Any) -> list[OutputPiece]:
     """Neighbouring pieces of one kind as one."""
-    reader = OutputParser(stops, **{"form": HERMES, "thinks": False, "thinking": False, **options})
+    reader = OutputParser(stops, **{"call_format": HERMES, "thinks": False, "thinking": False, **options})
     data = text.encode()
     pieces: list[OutputPiece] = []
     for at in range(0, len(data), size):
@@ -94,11 +94,13 @@ def test_reading(size: int) -> None:
     assert read(f"{one}\n{two}", size) == calls
     assert read(f" Let me <tool see.\n{one}\n{two}", size) == [OutputPiece("content", "Let me <tool see.\n"), *calls]
     assert read("a <tool_cal", size) == [OutputPiece("content", "a <tool_cal")]
-    assert read(two, size, form=None) == [OutputPiece("content", two)]
+    assert read(two, size, call_format=None) == [OutputPiece("content", two)]
     assert read(f"say STOP {two}", size, stops=("STOP",)) == [OutputPiece("content", "say ")]
     assert read(f"{one}", size, stops=("look",)) == calls[:2]
     bare = replace(HERMES, opening='{"name": "', mark='{"name": "', anywhere=False)
-    assert read('STO{"name": "f"', size, stops=("STOP",), form=bare) == [OutputPiece("content", 'STO{"name": "f"')]
+    assert read('STO{"name": "f"', size, stops=("STOP",), call_format=bare) == [
+        OutputPiece("content", 'STO{"name": "f"')
+    ]
     thought = [OutputPiece("reasoning", "hm\n\nhm"), OutputPiece("content", "yes")]
     assert read("<think>\nhm\n\nhm\n</think>\n\nyes", size, thinks=True) == thought
     assert read("\nhm\n\nhm\n</think>\n\nyes", size, thinks=True, thinking=True) == thought

@@ -208,7 +208,7 @@ def test_external_data(bundle: Path) -> None:
                 entry.value = f"../{data.name}" if entry.key == "location" else entry.value
 
     edit(path, point_outside)
-    with pytest.raises(ModelFormatError, match="beside it"):
+    with pytest.raises(ModelFormatError, match="in the same folder"):
         check(bundle)
 
 

@@ -1,1 +1,1 @@
-"""What runs a prompt: a request in, events out."""
+"""Run prompts: generations in, events out. `VLM` uses an engine through the protocol in `interface`."""

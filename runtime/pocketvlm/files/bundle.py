@@ -1,7 +1,7 @@
-"""A bundle: a folder with a language model, its vision encoders and the manifest that seals them.
+"""A bundle: a folder with a language model, its vision encoders, and a manifest of their sizes and hashes.
 
-The one place that knows paths. Reading verifies sizes always and SHA-256 on request; converters write through
-`Manifest.write`.
+This is the only module that knows the paths in a bundle. Reading always checks sizes, and hashes on request.
+Converters write with `Manifest.write`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Role = Literal["model", "mmproj", "vision", "data", "proof"]
 
 
 class FileEntry(BaseModel):
-    """One file of the bundle. `quantization` is the type as a person names it: Q4_K_M, q8_0, int8."""
+    """One file of the bundle. `quantization` is the name of its type, such as Q4_K_M, q8_0 or int8."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,7 +33,7 @@ class FileEntry(BaseModel):
 
 
 class Source(BaseModel):
-    """What was converted. `sha256` covers the checkpoint's files, name by name, in sorted order."""
+    """The converted checkpoint. `files` maps its files to their SHA-256; `sha256` covers all, sorted by name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,7 +43,7 @@ class Source(BaseModel):
 
 
 class ImportanceMatrix(BaseModel):
-    """What the language model was quantized with: `auto`, or the name of a file, and the SHA-256 of that file."""
+    """The importance matrix of the language model: `auto` or the name of a file, and the SHA-256 of the file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,9 +52,9 @@ class ImportanceMatrix(BaseModel):
 
 
 class Check(BaseModel):
-    """One row of a proof: what was measured in a stage, on which files (by SHA-256), and the limits that it kept.
+    """One row of a proof: what was measured in a stage, on which files (by SHA-256), and the limits of the value.
 
-    `passed` is None where nothing limits the value: it is told, not judged.
+    `passed` is None where the value has no limit, and is only reported.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,23 +69,23 @@ class Check(BaseModel):
 
     @property
     def limit(self) -> str:
-        """For a person; "" where there is none."""
+        """The limit as text, "" where there is none."""
         if self.at_least is not None:
             return f">= {self.at_least:.4g}"
         return f"<= {self.at_most:.4g}" if self.at_most is not None else ""
 
     @property
     def shown(self) -> str:
-        """`value` for a person: as many digits of a share near 1 as tell it from 1."""
+        """The value as text, with enough digits to tell a share near 1 from 1."""
         if isinstance(self.value, str):
             return self.value
         return f"{self.value:.6f}" if self.at_least is not None else f"{self.value:.3g}"
 
 
 class Run(BaseModel):
-    """The checks of one run of `pocketvlm verify`, in their order. `against` is what the bundle was held against.
+    """The checks of one run of `pocketvlm verify`, in order. `against` says what the bundle was compared with.
 
-    `reference` is the SHA-256 of the checkpoint where that was one.
+    `reference` is the SHA-256 of the checkpoint that it was compared with, if it was one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -102,16 +102,16 @@ class Run(BaseModel):
 
     @property
     def summary(self) -> str:
-        """For a person: how many checks there were, and how many held."""
+        """A sentence with the numbers of checks and of those that passed."""
         judged = [check.passed for check in self.checks if check.passed is not None]
         return f"{sum(judged)} of {len(judged)} checks hold"
 
 
 class Proof(BaseModel):
-    """What was proven of a bundle, and what was written down at its conversion to prove it again.
+    """The proof runs of a bundle, and what its conversion recorded so that later runs can compare.
 
-    `tokens_sha256` covers the original tokenizer's ids of a corpus, `renders_sha256` what the chat template made of
-    some conversations, `divergence` is the language model's from its original then (mean KL in nats).
+    `tokens_sha256` covers the original tokenizer's ids of a corpus, `renders_sha256` the chat template's text of some
+    conversations. `divergence` is the mean KL divergence of the language model from its original, in nats.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -122,15 +122,15 @@ class Proof(BaseModel):
     runs: tuple[Run, ...] = ()
 
     def with_run(self, run: Run) -> Proof:
-        """A run replaces the one before it against the same."""
+        """Return a proof with this run in place of an earlier one `against` the same."""
         others = tuple(old for old in self.runs if old.against != run.against)
         return self.model_copy(update={"runs": tuple(sorted((*others, run), key=lambda r: r.against))})
 
 
 class Manifest(BaseModel):
-    """`family` is the name of the modules in vision/families and converters/families.
+    """The content of manifest.json. `family` names the modules in vision/families and converters/families.
 
-    `notes` are for a person: where a file is not quite what its type says. Without a `proof`, nothing was proven.
+    `notes` are sentences about files that are not quite what their type says. Without a `proof`, nothing was verified.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -150,16 +150,16 @@ class Manifest(BaseModel):
         return next((entry for entry in self.files if entry.role == role), None)
 
     def write(self, folder: Path) -> None:
-        """A reader sees the old one or the new one."""
+        """Write the file into `folder`. Others read the old file or the new one, never a part."""
         text = json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False)
         with new_file(folder / MANIFEST) as file:
             file.write(f"{text}\n".encode())
 
 
 class Bundle:
-    """A bundle on disk whose manifest was read and whose files are there, with the sizes that it states.
+    """A bundle on disk, with a valid manifest and with files of the sizes that it states.
 
-    Without `check`, only the manifest is known to be good.
+    Without `check`, only the manifest is valid. Raises BundleError or ModelNotFoundError.
     """
 
     def __init__(self, path: str | Path, *, check: bool = True) -> None:
@@ -173,16 +173,16 @@ class Bundle:
         return self.path / entry.name if entry else None
 
     def verify(self) -> None:
-        """Compare every file with its SHA-256; raises BundleError naming the first that differs."""
+        """Compare every file with its SHA-256. Raises BundleError for the first that differs."""
         for entry in self.manifest.files:
             _check_size(self.path / entry.name, entry)
             try:
-                found = sha256_of(self.path / entry.name)
+                digest = sha256_of(self.path / entry.name)
             except OSError as error:
                 raise BundleError(f"cannot be read: {error.strerror}", self.path / entry.name) from None
-            if found != entry.sha256:
+            if digest != entry.sha256:
                 raise BundleError(
-                    f"does not match the manifest: sha256 {found[:12]}…, expected {entry.sha256[:12]}…",
+                    f"does not match the manifest: sha256 {digest[:12]}…, expected {entry.sha256[:12]}…",
                     self.path / entry.name,
                 )
 
@@ -192,7 +192,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def other_file(path: Path) -> str:
-    """What to give instead of what is no bundle, but lies in one or is (of) a checkpoint; "" if neither."""
+    """Return a hint for a path that lies in a bundle, or is a checkpoint or lies in one; "" otherwise."""
     if path.is_file() and is_bundle(path.parent):
         return f"is a file of a bundle; give the folder, {path.parent}"
     folder = path if path.is_dir() else path.parent
@@ -215,14 +215,14 @@ def _read_manifest(folder: Path) -> Manifest:
     if not folder.exists():
         raise ModelNotFoundError("no such bundle", folder)
     if not path.is_file():
-        why = "a file, which is no bundle and no .gguf" if folder.is_file() else f"not a bundle: it has no {MANIFEST}"
-        raise BundleError(other_file(folder) or why, folder)
+        reason = "a file, but not a .gguf file" if folder.is_file() else f"it has no {MANIFEST}"
+        raise BundleError(other_file(folder) or f"is not a bundle: {reason}", folder)
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(step) for step in first["loc"])
-        raise BundleError(f"{where}: {first['msg']}" if where else first["msg"], path) from None
+        field = ".".join(str(step) for step in first["loc"])
+        raise BundleError(f"{field}: {first['msg']}" if field else first["msg"], path) from None
     except OSError as error:
         raise BundleError(str(error), path) from None
 

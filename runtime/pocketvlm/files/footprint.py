@@ -1,4 +1,4 @@
-"""What parts of a model take in memory, from the headers of its files. Bytes throughout.
+"""How much memory the parts of a model take, from the headers of its files. All sizes are bytes.
 
 The factors were measured (llama-cpp-python 0.3.36, onnxruntime 1.31, x86-64); `pocketvlm plan` is tested against them.
 """
@@ -13,23 +13,23 @@ from typing import Any
 from pocketvlm.files.gguf_header import GGUFHeader
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
-_INPUT = ("token_embd", "per_layer_token_embd")
+_INPUT = ("token_embd", "per_layer_token_embd")  # how the names of tensors before the first layer begin
 _F16, _F32 = 2, 4
-# onnxruntime copies what it computes with into an order of its own; float16 becomes float32.
-_OPENED = {"fp32": 1.0, "fp16": 2.4, "int8": 1.55, "int4": 1.35}
-_OPENING = 5 << 20  # libmtmd's graphs
-_MASK = 8  # a pair of patches, where attention has windows: libmtmd fills masks of all pairs
-_WIDE = 1.4  # onnxruntime's activations in float32, to those of int8
-_TOUCHED = 11 << 20  # pages of onnxruntime's library that its first run needs
+# Memory of an opened ONNX encoder, as a factor of its files' size: onnxruntime copies weights into an order of its own,
+# and float16 becomes float32.
+_ONNX_FACTORS = {"fp32": 1.0, "fp16": 2.4, "int8": 1.55, "int4": 1.35}
+_MTMD_GRAPHS = 5 << 20  # libmtmd's graphs
+_MASK = 8  # for each pair of patches, where attention has windows: libmtmd fills masks of all pairs
+_FLOAT_ACTIVATIONS = 1.4  # onnxruntime's activations in float32, as a factor of those in int8
+_ONNX_PAGES = 11 << 20  # pages of onnxruntime's library that its first run needs
 _GATED = "clip.use_silu"
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Of a language model: each layer, and what is of no layer (embeddings, the output's norm and matrix).
+    """Bytes of a language model: of each layer, of the input (embeddings), and of the output (norm and matrix).
 
-    `cell` is what a cell of the KV cache takes in each layer, in float16. Where windows or states make do with less,
-    that is a bound.
+    `cell` has the bytes of a KV cache cell in each layer, in float16: an upper bound for layers with windows or states.
     """
 
     layers: tuple[int, ...]
@@ -46,53 +46,58 @@ def weights_of(header: GGUFHeader) -> Weights:
     count = _number(header.metadata.get(f"{header.architecture}.block_count"))
     layers, rest = [0] * count, {"input": 0, "output": 0}
     for tensor in header.tensors:
-        found = _LAYER.match(tensor.name)
-        if found and int(found[1]) < count:
-            layers[int(found[1])] += tensor.n_bytes
+        layer = _LAYER.match(tensor.name)
+        if layer and int(layer[1]) < count:
+            layers[int(layer[1])] += tensor.n_bytes
         else:
             rest["input" if tensor.name.startswith(_INPUT) else "output"] += tensor.n_bytes
     if not any(tensor.name == "output.weight" for tensor in header.tensors):
-        # A tied matrix is there twice where input and output are computed apart.
+        # A tied matrix is loaded twice where input and output run on different devices.
         rest["output"] += sum(tensor.n_bytes for tensor in header.tensors if tensor.name == "token_embd.weight")
     return Weights(tuple(layers), rest["input"], rest["output"], _cell(header, count))
 
 
 def encoder_bytes(metadata: Mapping[str, Any], size: int, *, onnx: bool) -> int:
-    """An opened vision encoder; `size` is that of its files."""
-    return int(size * _OPENED.get(str(metadata.get("pocketvlm.type")), 1.55)) if onnx else size + _OPENING
+    """Return the memory of an opened vision encoder; `size` is that of its files."""
+    if not onnx:
+        return size + _MTMD_GRAPHS
+    return int(size * _ONNX_FACTORS.get(str(metadata.get("pocketvlm.type")), 1.55))
 
 
 def encoder_mapped(*, onnx: bool) -> int:
-    """What it brings into memory from libraries, besides what they take when they are loaded."""
-    return _TOUCHED if onnx else _TOUCHED // 3
+    """Return the pages of libraries that a vision encoder touches, in addition to those that loading them touches."""
+    return _ONNX_PAGES if onnx else _ONNX_PAGES // 3
 
 
 def encoder_scratch(metadata: Mapping[str, Any], patches: int, *, onnx: bool) -> int:
-    """While it sees a tile of so many patches."""
+    """Return the memory of a vision encoder's activations while it encodes a tile of `patches`."""
     width = _number(metadata.get("clip.vision.embedding_length"))
     inner = _number(metadata.get("clip.vision.feed_forward_length"))
     activations = _F32 * patches * ((3 if metadata.get(_GATED) else 2) * inner + 4 * width)
     if onnx:
-        return int(activations * (_WIDE if metadata.get("pocketvlm.type") in ("fp32", "int4") else 1))
+        return int(activations * (_FLOAT_ACTIVATIONS if metadata.get("pocketvlm.type") in ("fp32", "int4") else 1))
     return activations + (_MASK * patches**2 if metadata.get("clip.vision.n_wa_pattern") else 0)
 
 
 def _cell(header: GGUFHeader, layers: int) -> tuple[int, ...]:
-    data, arch = header.metadata, header.architecture
+    metadata, architecture = header.metadata, header.architecture
 
-    def each(key: str, default: int) -> list[int]:
-        value = data.get(f"{arch}.attention.{key}", default)
+    def by_layer(key: str, default: int) -> list[int]:
+        value = metadata.get(f"{architecture}.attention.{key}", default)
         return [_number(v) for v in value] if isinstance(value, list) else [_number(value)] * layers
 
-    heads = max(each("head_count", 1), default=1) or 1
-    keys = each("head_count_kv", heads)
-    length = _number(data.get(f"{arch}.embedding_length")) // heads
-    k, v = each("key_length", length), each("value_length", length)
-    if len(keys) < layers:
+    heads = max(by_layer("head_count", 1), default=1) or 1
+    kv_heads = by_layer("head_count_kv", heads)
+    width = _number(metadata.get(f"{architecture}.embedding_length")) // heads
+    key_widths, value_widths = by_layer("key_length", width), by_layer("value_length", width)
+    if len(kv_heads) < layers:
         return ()
-    own = layers - _number(data.get(f"{arch}.attention.shared_kv_layers"))  # the others use keys and values of these
-    cells = zip(keys, k, v, strict=False)
-    return tuple(_F16 * n * (a + b) if at < own else 0 for at, (n, a, b) in enumerate(cells))
+    # The last layers may use the keys and values of these.
+    with_cells = layers - _number(metadata.get(f"{architecture}.attention.shared_kv_layers"))
+    sizes = [
+        _F16 * count * (key + value) for count, key, value in zip(kv_heads, key_widths, value_widths, strict=False)
+    ]
+    return tuple(size if layer < with_cells else 0 for layer, size in enumerate(sizes))
 
 
 def _number(value: object) -> int:

@@ -1,7 +1,7 @@
-"""The header of a GGUF file: its metadata and what tensors it must hold, without reading any of them.
+"""The header of a GGUF file: its metadata and the list of its tensors, without reading a tensor.
 
-The gguf package's reader makes an object of every vocabulary entry, two seconds for a vocabulary of 49,000; here an
-array is stepped over until somebody asks for it. Format: ggml's docs/gguf.md.
+The reader of the gguf package makes an object of every vocabulary entry, which takes two seconds for 49,000 entries.
+This one skips large arrays until they are needed. Format: ggml's docs/gguf.md.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ import numpy.typing as npt
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError
 
 MAGIC = b"GGUF"
-PROJECTOR_TYPES = ("clip.projector_type", "clip.vision.projector_type")  # the second where the first says nothing
+PROJECTOR_TYPES = ("clip.projector_type", "clip.vision.projector_type")  # the second counts where the first is empty
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _FLOAT32 = 0  # GGML_TYPE_F32
-_MOST = 1 << 26  # entries of an array, bytes of a string: above this the file is broken, not large
+_MAX_COUNT = 1 << 26  # entries of an array, bytes of a string: a file with more is broken, not large
+_EAGER_COUNT = 512  # entries: means, deviations, lists of layers and sizes are read at once
+_MAX_DIMENSIONS = 8
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """`shape` as ggml orders it, fastest first; `offset` in bytes from the start of the data."""
+    """`shape` is in ggml's order, fastest dimension first. `offset` is in bytes from the start of the data."""
 
     name: str
     shape: tuple[int, ...]
@@ -53,7 +55,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class LazyArray:
-    """An array of the metadata that was stepped over: `count` entries from `offset` on."""
+    """An array of the metadata that was skipped: `count` entries at byte `offset` of the file."""
 
     type: int
     count: int
@@ -62,7 +64,7 @@ class LazyArray:
 
 @dataclass(frozen=True)
 class GGUFHeader:
-    """`start` is where the tensors' data begins, in bytes."""
+    """`start` is the byte where the data of the tensors begins."""
 
     path: Path
     version: int
@@ -79,7 +81,7 @@ class GGUFHeader:
         return self.architecture == "clip" or self.metadata.get("general.type") == "mmproj"
 
     def array(self, key: str) -> list[Any]:
-        """The entries of an array, read now; an empty list where there is none."""
+        """Read the entries of a skipped array; an empty list where there is none."""
         lazy = self.metadata.get(key)
         if not isinstance(lazy, LazyArray):
             return []
@@ -89,17 +91,18 @@ class GGUFHeader:
             return reader.entries(lazy.type, lazy.count)
 
     def vector(self, name: str) -> npt.NDArray[np.float32] | None:
-        """The values of a tensor of one dimension in float32, read now; None where there is no such tensor."""
-        found = next((tensor for tensor in self.tensors if tensor.name == name), None)
-        if found is None or found.type != _FLOAT32 or len(found.shape) != 1:
+        """Read a float32 tensor of one dimension; None where there is no such tensor."""
+        tensor = next((tensor for tensor in self.tensors if tensor.name == name), None)
+        if tensor is None or tensor.type != _FLOAT32 or len(tensor.shape) != 1:
             return None
-        return np.fromfile(self.path, "<f4", found.shape[0], offset=self.start + found.offset).astype(np.float32)
+        return np.fromfile(self.path, "<f4", tensor.shape[0], offset=self.start + tensor.offset).astype(np.float32)
 
 
 def read_header(path: str | Path, *, allow_unknown_types: bool = False) -> GGUFHeader:
-    """Read and check a header. ModelFormatError for anything but a complete GGUF file of version 2 or 3.
+    """Read and check a header.
 
     With `allow_unknown_types`, tensors of types that the gguf package does not know are accepted without a size check.
+    Raises ModelFormatError for anything but a complete GGUF file of version 2 or 3, ModelNotFoundError for no file.
     """
     path = Path(path)
     if path.is_dir():
@@ -115,9 +118,9 @@ def read_header(path: str | Path, *, allow_unknown_types: bool = False) -> GGUFH
 
 
 def projector_type(metadata: Mapping[str, Any]) -> str | None:
-    """libmtmd's name for a vision encoder, from the metadata of its GGUF or ONNX file; None where it has none."""
-    found = next((value for key in PROJECTOR_TYPES if (value := metadata.get(key, "")) != ""), None)
-    return found if isinstance(found, str) else None
+    """Return libmtmd's name for a vision encoder from the metadata of its GGUF or ONNX file; None where it has none."""
+    name = next((value for key in PROJECTOR_TYPES if (value := metadata.get(key, "")) != ""), None)
+    return name if isinstance(name, str) else None
 
 
 class _Reader:
@@ -128,12 +131,11 @@ class _Reader:
     def header(self, size: int, allow_unknown_types: bool) -> GGUFHeader:
         magic = self._file.read(4)
         if magic != MAGIC:
-            what = "is empty" if size == 0 else "is not a GGUF file"
-            raise ModelFormatError(what, self._path)
+            raise ModelFormatError("is empty" if size == 0 else "is not a GGUF file", self._path)
         version, n_tensors, n_metadata = self._unpack("<IQQ")
         if version not in (2, 3):
             raise ModelFormatError(f"has GGUF version {version}; 2 and 3 are supported", self._path)
-        if max(n_tensors, n_metadata) > _MOST:
+        if max(n_tensors, n_metadata) > _MAX_COUNT:
             raise ModelFormatError("has a broken header", self._path)
         metadata: dict[str, Any] = {}
         for _ in range(n_metadata):
@@ -169,7 +171,7 @@ class _Reader:
     def _tensor(self) -> TensorInfo:
         name = self._string()
         (dimensions,) = self._unpack("<I")
-        if dimensions > 8:
+        if dimensions > _MAX_DIMENSIONS:
             raise ModelFormatError("has a broken header", self._path)
         shape = self._unpack(f"<{dimensions}Q")
         kind, offset = self._unpack("<IQ")
@@ -187,9 +189,9 @@ class _Reader:
 
     def _array(self) -> LazyArray | list[Any]:
         kind, count = self._unpack("<IQ")
-        if count > _MOST or kind == _ARRAY:  # ggml reads no array of arrays either
+        if count > _MAX_COUNT or kind == _ARRAY:  # ggml does not read arrays of arrays either
             raise ModelFormatError("has a broken header", self._path)
-        if kind in _SCALARS and count <= 512:  # means, deviations, lists of layers and sizes
+        if kind in _SCALARS and count <= _EAGER_COUNT:
             return self.entries(kind, count)
         lazy = LazyArray(kind, count, self._file.tell())
         if kind in _SCALARS:
@@ -207,12 +209,12 @@ class _Reader:
 
     def _length(self) -> int:
         (length,) = self._unpack("<Q")
-        if length > _MOST:
+        if length > _MAX_COUNT:
             raise ModelFormatError("has a broken header", self._path)
         return int(length)
 
-    def _unpack(self, form: str) -> tuple[Any, ...]:
-        return struct.unpack(form, self._read(struct.calcsize(form)))
+    def _unpack(self, layout: str) -> tuple[Any, ...]:
+        return struct.unpack(layout, self._read(struct.calcsize(layout)))
 
     def _read(self, count: int) -> bytes:
         data = self._file.read(count)

@@ -1,6 +1,4 @@
-"""From what a user names to the files to load: iota in the box, a bundle, a model that was pulled, a GGUF pair, or a
-language model alone.
-"""
+"""Find the files to load: the built-in iota, a bundle, a pulled model, a GGUF pair, or a language model alone."""
 
 from __future__ import annotations
 
@@ -17,19 +15,19 @@ from pocketvlm.errors import BundleError, ModelNotFoundError, PairingError, Pock
 from pocketvlm.files.bundle import MANIFEST, Bundle, is_bundle
 from pocketvlm.system.machine import data_folder
 
-MODELS = "models"  # in the user's data folder: what was pulled, by its name
-_HOME_OF_IOTA = "pocketvlm_models"
-_FILES = (".gguf", ".onnx")
+MODELS = "models"  # in the user's data folder: a folder for each pulled model
+_IOTA_PACKAGE = "pocketvlm_models"
+_MODEL_SUFFIXES = (".gguf", ".onnx")
 _PART = r"[A-Za-z0-9][\w.-]*"
-REPOSITORY = re.compile(f"{_PART}/{_PART}")  # owner/name, as the hub has it
+REPOSITORY = re.compile(f"{_PART}/{_PART}")  # owner/name on the hub
 _NAME = re.compile(f"{_PART}|{REPOSITORY.pattern}")
 
 
 @dataclass(frozen=True)
 class Located:
-    """Files to load: `mmproj` and `onnx` hold the vision encoder, each in its format.
+    """Files to load. `mmproj` and `onnx` hold the vision encoder, each in its format.
 
-    `fingerprint` changes when a file does.
+    `fingerprint` changes when a file changes.
     """
 
     name: str
@@ -42,12 +40,13 @@ class Located:
 def locate(
     target: str | Path | None, *, model: str | Path | None, mmproj: str | Path | None, verify: bool = True
 ) -> Located:
-    """`target` is a bundle, the name of one that was pulled, or a .gguf; None with no `model` is iota. Bundles are
-    checked against their hashes.
+    """Find the files of a model.
 
-    `mmproj` may be an ONNX vision encoder as well, told by its name.
+    `target` is the path of a bundle or .gguf file, or the name of a pulled bundle. Without `target` and `model` it is
+    iota. `mmproj` may also be an ONNX vision encoder, by its suffix. With `verify`, bundles are compared with their
+    hashes. Raises ModelNotFoundError, PairingError or BundleError.
     """
-    if "" in (target, model, mmproj):  # a variable that is not set; as a path it would be the working directory
+    if "" in (target, model, mmproj):  # such as an unset variable; as a path it would be the working directory
         raise ModelNotFoundError("the name of a model or projector is empty")
     if target is not None and model is not None:
         raise PairingError("give either a bundle or model=, not both", target)
@@ -61,40 +60,46 @@ def locate(
         return _pair(Path(model), Path(mmproj) if mmproj is not None else None)
     assert target is not None
     if mmproj is not None:
-        raise PairingError("a bundle brings its own projector; mmproj= goes with model=", target)
+        raise PairingError("a bundle has its own projector; use mmproj= with model=", target)
     return _bundle(bundle_path(target), verify)
 
 
 def bundle_path(target: str | Path) -> Path:
-    """A path where there is anything, else the bundle that was pulled under this name, if there is one."""
+    """Return the path where something exists there, or else that of the bundle that was pulled under this name.
+
+    Raises ModelNotFoundError where there is neither.
+    """
     path = Path(target)
-    with _looking_for(path):
-        if path.exists() or path.suffix.lower() in _FILES or not _NAME.fullmatch(str(target)):
+    with _lookup_errors(path):
+        if path.exists() or path.suffix.lower() in _MODEL_SUFFIXES or not _NAME.fullmatch(str(target)):
             return path
         if str(target) == "iota":
             return iota()
         pulled = data_folder() / MODELS / target
         if is_bundle(pulled):
             return pulled
-        made = _made_of(str(target))
-        known = f"; {made}" if made else " (pocketvlm pull)"
-        raise ModelNotFoundError(f"no such bundle, and none of that name was pulled{known}", path)
+        source = _bundle_made_from(str(target))
+        hint = f"; {source}" if source else " (pocketvlm pull)"
+        raise ModelNotFoundError(f"no such bundle, and none of that name was pulled{hint}", path)
 
 
-def _made_of(repository: str) -> str | None:
-    """Which pulled one may be meant: one of the catalogue lies under its id, and may tell its source without owner."""
+def _bundle_made_from(repository: str) -> str | None:
+    """Return a hint at a pulled bundle that was made from this repository.
+
+    Bundles of the catalogue lie under their ids, and their source may be named without its owner.
+    """
     names = {repository.casefold(), repository.rpartition("/")[2].casefold()}
     for path in sorted((data_folder() / MODELS).glob(f"*/{MANIFEST}")):
         with suppress(BundleError):
             source = Bundle(path.parent).manifest.source.name
             if source.casefold() in names:
-                return f"{path.parent.name} was made of {source}"
+                return f"{path.parent.name} was made from {source}"
     return None
 
 
 @contextmanager
-def _looking_for(path: Path) -> Iterator[None]:
-    """A name too long, or a folder that may not be entered, as a ModelNotFoundError."""
+def _lookup_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError, such as for a name that is too long, into a ModelNotFoundError."""
     try:
         yield
     except OSError as error:
@@ -104,10 +109,10 @@ def _looking_for(path: Path) -> Iterator[None]:
 
 
 def iota() -> Path:
-    """The bundle in the box."""
-    if find_spec(_HOME_OF_IOTA) is None:
-        raise ModelNotFoundError("iota is not installed; give a model")
-    return Path(str(files(_HOME_OF_IOTA))) / "iota"
+    """Return the folder of the built-in bundle."""
+    if find_spec(_IOTA_PACKAGE) is None:
+        raise ModelNotFoundError("iota is not installed; name another model")
+    return Path(str(files(_IOTA_PACKAGE))) / "iota"
 
 
 def _bundle(path: Path, verify: bool) -> Located:
@@ -117,22 +122,22 @@ def _bundle(path: Path, verify: bool) -> Located:
     model = bundle.file("model")
     if model is None:
         raise BundleError("the manifest lists no language model", path)
-    seal = "".join(entry.sha256 for entry in bundle.manifest.files)
-    return Located(bundle.manifest.name, model, bundle.file("mmproj"), bundle.file("vision"), _short(seal))
+    hashes = "".join(entry.sha256 for entry in bundle.manifest.files)
+    return Located(bundle.manifest.name, model, bundle.file("mmproj"), bundle.file("vision"), _fingerprint(hashes))
 
 
 def _pair(model: Path, mmproj: Path | None) -> Located:
     for path in (model, mmproj):
         if path is not None:
-            with _looking_for(path):
+            with _lookup_errors(path):
                 if path == model and is_bundle(path):
-                    raise PairingError("is a bundle; give it alone, not as model=", path)
+                    raise PairingError("is a bundle; name it alone, not as model=", path)
                 if not path.is_file():
                     raise ModelNotFoundError("is a directory" if path.is_dir() else "no such file", path)
-    marks = [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in (model, mmproj) if p is not None]
+    states = [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in (model, mmproj) if p is not None]
     onnx = mmproj if mmproj and mmproj.suffix.lower() == ".onnx" else None
-    return Located(model.stem, model, None if onnx else mmproj, onnx, _short("|".join(marks)))
+    return Located(model.stem, model, None if onnx else mmproj, onnx, _fingerprint("|".join(states)))
 
 
-def _short(text: str) -> str:
+def _fingerprint(text: str) -> str:
     return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:12]

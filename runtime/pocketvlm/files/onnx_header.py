@@ -1,6 +1,6 @@
-"""What an ONNX file holds besides its weights, read from the protobuf itself: running one needs no onnx package.
+"""The content of an ONNX file without its weights, read from the protobuf: running a model needs no onnx package.
 
-onnxruntime would name a truncated file or a missing operator only in its own words, after it has loaded much of it.
+onnxruntime reports a truncated file or a missing operator only after loading much of it, and in its own words.
 Format: onnx.proto (message ModelProto) and the protobuf wire format.
 """
 
@@ -15,14 +15,14 @@ from typing import Any
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError
 
-DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})  # standard ONNX, under both of its names, and onnxruntime's own
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_DEPTH = 16  # graphs within graphs
+DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})  # of operators: standard ONNX under both names, onnxruntime's
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
+_MAX_DEPTH = 16  # of graphs within graphs
 
 
 @dataclass(frozen=True)
 class ValueInfo:
-    """An input or output of a graph. `type` is TensorProto's number; None in `shape` is an extent that may vary."""
+    """An input or output of a graph. `type` is TensorProto's number; None in `shape` is a variable dimension."""
 
     name: str
     type: int
@@ -31,7 +31,7 @@ class ValueInfo:
 
 @dataclass(frozen=True)
 class OnnxHeader:
-    """`metadata` is metadata_props, each value decoded from JSON where it is JSON."""
+    """`metadata` is metadata_props, with values decoded where they are JSON. `nodes` counts those of all graphs."""
 
     path: Path
     producer: str
@@ -44,9 +44,9 @@ class OnnxHeader:
 
 
 def read_onnx(path: str | Path) -> OnnxHeader:
-    """Read and check a file: complete, standard operators and onnxruntime's only, external data there and complete.
+    """Read a file and check that it and its external data are complete, and that its operators can be run.
 
-    Raises ModelFormatError, or ModelNotFoundError for the file or its external data.
+    Raises ModelFormatError, or ModelNotFoundError where the file or its external data is missing.
     """
     path = Path(path)
     if path.is_dir():
@@ -59,14 +59,14 @@ def read_onnx(path: str | Path) -> OnnxHeader:
                 raise ModelFormatError("is empty", path)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Model(data, path).header()
-    except ModelNotFoundError:  # is an OSError as well
+    except ModelNotFoundError:  # it is an OSError, too
         raise
     except OSError as error:
         raise ModelFormatError(f"cannot be read: {error.strerror}", path) from None
 
 
-class _FaultError(ValueError):
-    """Not the wire format, or the end comes early."""
+class _WireFormatError(ValueError):
+    """The file is not in the wire format, or ends early."""
 
 
 class _Model:
@@ -74,20 +74,21 @@ class _Model:
         self._data = data
         self._path = path
         self._domains: set[str] = set()
-        self._external: dict[str, int] = {}  # location: bytes that it must have
+        self._external: dict[str, int] = {}  # the least size in bytes, by location
         self._nodes = 0
 
     def header(self) -> OnnxHeader:
         try:
-            found = self._model()
-        except (_FaultError, UnicodeDecodeError) as error:
+            header = self._model()
+        except (_WireFormatError, UnicodeDecodeError) as error:
             raise ModelFormatError(f"is truncated or not an ONNX file: {error}", self._path) from None
         foreign = sorted(self._domains - DOMAINS)
         if foreign:
             raise ModelFormatError(
-                f"has operators of the domain {foreign[0]!r}; only standard ONNX and com.microsoft are run", self._path
+                f"has operators of the domain {foreign[0]!r}; only standard ONNX and com.microsoft are supported",
+                self._path,
             )
-        return found
+        return header
 
     def _model(self) -> OnnxHeader:
         producer, metadata = "", {}
@@ -110,7 +111,7 @@ class _Model:
             elif number == 25:
                 self._function(start, end)
         if not graphs or not imports:
-            raise _FaultError("it has no graph" if not graphs else "it does not say which operators it needs")
+            raise _WireFormatError("it has no graph" if not graphs else "it has no operator set")
         return OnnxHeader(
             self._path,
             producer,
@@ -123,8 +124,8 @@ class _Model:
         )
 
     def _graph(self, start: int, end: int, inputs: list[ValueInfo], outputs: list[ValueInfo], depth: int) -> None:
-        if depth > _DEPTH:
-            raise _FaultError("its graphs are nested too deep")
+        if depth > _MAX_DEPTH:
+            raise _WireFormatError(f"its graphs are nested more than {_MAX_DEPTH} deep")
         for number, kind, a, b in self._fields(start, end):
             if kind != _BYTES:
                 continue
@@ -155,24 +156,24 @@ class _Model:
                 self._domains.add(self._string_field(a, b, 1))
 
     def _tensor(self, start: int, end: int) -> None:
-        found = {}
+        external = {}
         for number, kind, a, b in self._fields(start, end):
             if number == 13 and kind == _BYTES:
-                found[self._string_field(a, b, 1)] = self._string_field(a, b, 2)
-        if "location" in found:
+                external[self._string_field(a, b, 1)] = self._string_field(a, b, 2)
+        if "location" in external:
             try:
-                last = int(found.get("offset", 0)) + int(found.get("length", 0))
+                data_end = int(external.get("offset", 0)) + int(external.get("length", 0))
             except ValueError:
-                raise _FaultError("the place of its external data is no number") from None
-            place = found["location"]
-            self._external[place] = max(last, self._external.get(place, 0))
+                raise _WireFormatError("the offset or length of its external data is not a number") from None
+            location = external["location"]
+            self._external[location] = max(data_end, self._external.get(location, 0))
 
     def _data_files(self) -> tuple[Path, ...]:
         paths = []
         for location, size in sorted(self._external.items()):
             path = self._path.parent / location
             if Path(location).name != location or location in ("", "..", "."):
-                raise ModelFormatError(f"its external data must lie beside it, not at {location!r}", self._path)
+                raise ModelFormatError(f"its external data must be in the same folder, not at {location!r}", self._path)
             if not path.is_file():
                 raise ModelNotFoundError(f"is missing: it holds the weights of {self._path.name}", path)
             if path.stat().st_size < size:
@@ -201,7 +202,7 @@ class _Model:
         return self._data[start:end].decode()
 
     def _fields(self, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-        """(field number, wire type, start, end) of every field of a message; for a varint, its value as start."""
+        """Yield (field number, wire type, start, end) of each field of a message; `start` of a varint is its value."""
         while at < end:
             tag, at = self._varint(at, end)
             number, kind = tag >> 3, tag & 7
@@ -214,9 +215,9 @@ class _Model:
             elif kind in (_FIXED32, _FIXED64):
                 length = 4 if kind == _FIXED32 else 8
             else:
-                raise _FaultError(f"byte {at:,} starts no field")
+                raise _WireFormatError(f"there is no field at byte {at:,}")
             if not number or at + length > end:
-                raise _FaultError(f"a field would end at byte {at + length:,} of {end:,}")
+                raise _WireFormatError(f"a field would end at byte {at + length:,} of {end:,}")
             yield number, kind, at, at + length
             at += length
 
@@ -229,7 +230,7 @@ class _Model:
             if byte < 0x80:
                 return value, at
             shift += 7
-        raise _FaultError(f"a number is cut at byte {at:,}")
+        raise _WireFormatError(f"a number is cut at byte {at:,}")
 
 
 def _decoded(text: str) -> Any:

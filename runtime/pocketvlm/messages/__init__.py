@@ -1,7 +1,7 @@
-"""The message schema: what goes into a chat and what comes out, the same in Python, on the command line and over HTTP.
+"""The message schema: requests and responses of a chat, the same in Python, on the command line and over HTTP.
 
-OpenAI's chat completions read together with Hugging Face's Chat Completion schema. Values are frozen and validated
-once, by `ChatRequest.parse`; a refusal is a RequestError whose `param` is the path of the field.
+It follows OpenAI's chat completions and Hugging Face's Chat Completion schema. Values are frozen. `ChatRequest.parse`
+validates a request once, and raises RequestError with the path of the wrong field.
 """
 
 from pocketvlm.messages.chat import (

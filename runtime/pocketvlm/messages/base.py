@@ -1,4 +1,4 @@
-"""What the schema's classes share: frozen values, text, choices by a field or by form, and how a refusal is told."""
+"""What the classes of the schema share: frozen values, text, choices between types, and readable errors."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ from pocketvlm.errors import RequestError
 
 Count = Annotated[int, Strict(), Field(gt=0)]
 Flag = Annotated[bool, Strict()]
-JSON_DEPTH = 64  # of what is passed on as JSON, such as a tool's parameters
+JSON_DEPTH = 64  # levels of plain JSON in a request, such as a tool's parameters
 
 
 def _encodable(value: str) -> str:
-    """JSON can escape half of a surrogate pair; no tokenizer takes that."""
+    """Refuse half of a surrogate pair: JSON can escape it, but no tokenizer takes it."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
-            f"character {error.start} is half of a surrogate pair, as bytes become that are no UTF-8"
-        ) from None
+        raise ValueError(f"character {error.start} is half of a surrogate pair; send the text as UTF-8") from None
     return value
 
 
 def _plain_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """JSON as the standard has it, of a depth that any reader takes."""
+    """Refuse what strict JSON parsers refuse: numbers that are not finite, and values nested too deep."""
     level: list[Any] = [value]
     for _ in range(JSON_DEPTH):
         deeper: list[Any] = []
@@ -39,11 +37,11 @@ def _plain_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
             elif isinstance(item, Sequence):
                 deeper += item
             elif isinstance(item, float) and not math.isfinite(item):
-                raise ValueError("holds a number that is not finite")
+                raise ValueError("contains a number that is not finite")
         if not deeper:
             return value
         level = deeper
-    raise ValueError(f"is nested more than {JSON_DEPTH} deep")
+    raise ValueError(f"is nested too deep; at most {JSON_DEPTH} levels are supported")
 
 
 Text = Annotated[str, AfterValidator(_encodable)]
@@ -55,7 +53,7 @@ class Frozen(BaseModel):
 
 
 def by_field(key: str, tags: tuple[str, ...]) -> Discriminator:
-    """Choose by a field. Tags are written <so>, so that an error's path can leave them out."""
+    """Return a discriminator by the field `key`. Tags are in angle brackets, so that `request_error` can drop them."""
 
     def tag(value: Any) -> str:
         return f"<{value.get(key) if isinstance(value, Mapping) else getattr(value, key, None)}>"
@@ -65,7 +63,7 @@ def by_field(key: str, tags: tuple[str, ...]) -> Discriminator:
 
 
 def by_form(message: str) -> Discriminator:
-    """Choose between <string>, <object> and <list>; `message` is told to anything else."""
+    """Return a discriminator between <string>, <object> and <list>. `message` is the error for anything else."""
 
     def tag(value: Any) -> str | None:
         if isinstance(value, str):
@@ -78,18 +76,18 @@ def by_form(message: str) -> Discriminator:
 
 
 def request_error(error: ValidationError) -> RequestError:
-    """The first fault, with the path of its field."""
+    """Return the first error with the path of its field."""
     first = error.errors(include_url=False, include_input=False)[0]
     path = [str(step) for step in first["loc"] if not str(step).startswith(("<", "[key]"))]
-    if first["type"].startswith("unknown_"):  # by a discriminator, whose path ends before the field
+    if first["type"].startswith("unknown_"):  # a discriminator's; its path ends before the field
         path.append(first["type"].removeprefix("unknown_"))
-    plain = _PLAIN.get(first["type"])
-    message = plain.format(**first.get("ctx", {})) if plain else first["msg"].removeprefix("Value error, ")
+    template = _MESSAGES.get(first["type"])
+    message = template.format(**first.get("ctx", {})) if template else first["msg"].removeprefix("Value error, ")
     return RequestError(message, ".".join(path) or None)
 
 
-# Where pydantic speaks of Python's types, or of "input"; with the bounds that it names.
-_PLAIN = {
+# By pydantic's types of errors, for those whose own messages speak of Python's types or of "input".
+_MESSAGES = {
     "extra_forbidden": "unknown field",
     "missing": "is required",
     "tuple_type": "must be a list",

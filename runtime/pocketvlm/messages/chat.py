@@ -1,4 +1,4 @@
-"""The messages of a chat, and the parts that their content is made of."""
+"""The messages of a chat, and the parts of their content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pocketvlm.messages.base import Count, Frozen, JsonObject, Text, by_field, b
 
 Detail = Literal["auto", "low", "high"]
 _Detail = Annotated[
-    Detail, BeforeValidator(lambda given: "auto" if given is None else given, json_schema_input_type=Detail | None)
+    Detail, BeforeValidator(lambda value: "auto" if value is None else value, json_schema_input_type=Detail | None)
 ]
 
 # ---- parts
@@ -23,7 +23,7 @@ class TextPart(Frozen):
 
 
 class ImageURL(Frozen):
-    """`url` is a data: URI, a handle (sha256:...), or in Python and the CLI a path.
+    """`url` is a data: URI or a handle (sha256:...); in Python and on the command line it may be a path.
 
     `max_image_tokens` is an extension.
     """
@@ -43,7 +43,7 @@ class ImageURLPart(Frozen):
 
 
 class ImagePart(Frozen):
-    """Hugging Face transformers' own part: one of a URL, a path, base64 text, or a picture in memory.
+    """The image part of Hugging Face transformers: one of a URL, a path, base64 text, or a picture in memory.
 
     `image` is bytes, a PIL image, or a uint8 array [height, width, 3].
     """
@@ -60,8 +60,8 @@ class ImagePart(Frozen):
 
     @model_validator(mode="after")
     def _one_source(self) -> ImagePart:
-        given = [name for name in ("url", "path", "base64", "image") if getattr(self, name) is not None]
-        if len(given) != 1:
+        sources = [name for name in ("url", "path", "base64", "image") if getattr(self, name) is not None]
+        if len(sources) != 1:
             raise ValueError("an image part needs exactly one of url, path, base64 and image")
         return self
 
@@ -81,7 +81,7 @@ TextContent = Annotated[Annotated[Text, Tag("<string>")] | Annotated[tuple[TextP
 
 
 class FunctionCall(Frozen):
-    """`arguments` is a JSON string; some clients send the object itself."""
+    """`arguments` is a JSON string; some clients send the object."""
 
     name: Text
     arguments: Annotated[
@@ -92,7 +92,7 @@ class FunctionCall(Frozen):
 
 
 class ToolCall(Frozen):
-    """`index` is what a client has left from the stream that it came in."""
+    """`index` is allowed because clients keep it from a stream; it is ignored."""
 
     id: Text
     type: Literal["function"] = "function"
@@ -116,7 +116,7 @@ class UserMessage(Frozen):
 
 
 class AssistantMessage(Frozen):
-    """An answer as it was given. The last fields come back, as null, from clients that return a whole message."""
+    """An earlier answer. The last fields are allowed because clients send whole messages back, with these as null."""
 
     role: Literal["assistant"]
     content: TextContent | None = None
@@ -138,7 +138,7 @@ class AssistantMessage(Frozen):
 
 
 class ToolMessage(Frozen):
-    """What a tool returned."""
+    """The result of a tool call."""
 
     role: Literal["tool"]
     content: TextContent

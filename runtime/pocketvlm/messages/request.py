@@ -1,4 +1,4 @@
-"""One request: the messages, how to sample, what form the answer has."""
+"""A chat request: its messages, how to sample, and the form of the answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pocketvlm.messages.chat import Message
 MAX_STOPS = 4
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
 
-# ---- the answer's form
+# ---- the form of the answer
 
 
 class TextFormat(Frozen):
@@ -22,7 +22,7 @@ class TextFormat(Frozen):
 
 
 class JsonObjectFormat(Frozen):
-    """Any object, or with `value` one of that JSON Schema: huggingface_hub writes json_schema so."""
+    """Any JSON object. With `value`, one that follows this JSON Schema, as huggingface_hub sends it."""
 
     type: Literal["json_object"]
     value: JsonObject | None = None
@@ -74,10 +74,10 @@ class NamedTool(Frozen):
     function: FunctionReference
 
 
-_CHOICES = "must be auto, none, required or a function"
+_TOOL_CHOICES = "must be auto, none, required or a function"
 ToolChoice = Annotated[
     Annotated[Literal["auto", "none", "required"], Tag("<string>")] | Annotated[NamedTool, Tag("<object>")],
-    by_form(_CHOICES),
+    by_form(_TOOL_CHOICES),
 ]
 
 
@@ -97,10 +97,10 @@ class StreamOptions(Frozen):
 
 
 class ChatRequest(Frozen):
-    """One request. None means the default everywhere.
+    """A chat request. None means the default of every field.
 
     Sampling follows llama.cpp's chain: penalties, top-k, top-p, min-p, temperature, draw. Temperature 0 is greedy.
-    With `ignore_eos` (vLLM's) the answer goes on after its end, up to its limit: for measurements.
+    With `ignore_eos`, as in vLLM, the answer continues after its end up to its limit: for measurements.
     """
 
     messages: Annotated[tuple[Message, ...], Field(min_length=1)]
@@ -161,12 +161,12 @@ class ChatRequest(Frozen):
 
     @classmethod
     def parse(cls, messages: Sequence[Any], **fields: Any) -> ChatRequest:
-        """Validate; raises RequestError naming the first field that is wrong."""
+        """Validate a request. Raises RequestError with the path of the first field that is wrong."""
         return cls.parse_object({"messages": messages, **fields})
 
     @classmethod
     def parse_object(cls, body: Mapping[str, Any]) -> ChatRequest:
-        """The same, from one object, such as a request's JSON."""
+        """Validate a request that is one object, such as the JSON of an HTTP request."""
         if isinstance(body.get("messages"), str):
             raise RequestError("must be a list of messages", "messages")
         try:
@@ -176,6 +176,7 @@ class ChatRequest(Frozen):
 
     @property
     def limit(self) -> int | None:
+        """The most tokens of the answer; None: up to the end of the context."""
         return self.max_completion_tokens or self.max_tokens
 
     @property

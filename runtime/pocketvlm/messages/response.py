@@ -1,4 +1,4 @@
-"""What comes out of a chat: a whole completion, or chunks of one."""
+"""The response of a chat: a whole completion, or the chunks of a stream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 T = TypeVar("T")
-_Omitted = Annotated[T | None, Field(exclude_if=lambda value: value is None)]  # where it is None
+_Omitted = Annotated[T | None, Field(exclude_if=lambda value: value is None)]  # left out of the JSON where None
 
 
 class _Answer(BaseModel):
@@ -30,7 +30,7 @@ class ChoiceLogprobs(_Answer):
 
 
 class ResponseFunction(_Answer):
-    """`arguments` is JSON, valid for the function's parameters unless the answer was cut short."""
+    """`arguments` is JSON that follows the function's parameters, unless the answer was cut short."""
 
     name: str
     arguments: str
@@ -71,10 +71,10 @@ class Usage(_Answer):
 
 
 class ImageTimings(_Answer):
-    """One picture: sizes are [width, height] in pixels; `cache` says where its embeddings came from.
+    """What one picture took. Sizes are [width, height] in pixels, times are in milliseconds.
 
-    Of `tiles`, `encoded` were in no cache; `cache` is none as soon as there is one, and kv where the prompt's own
-    cache had all of the picture. `shrunk` is true where the model saw fewer pixels than the picture has. Milliseconds.
+    `encoded` of the `tiles` were in no cache. `cache` says where the embeddings came from: none where a tile had to be
+    encoded, kv where the KV cache had the whole picture. `shrunk`: the model saw fewer pixels than the picture has.
     """
 
     original_size: tuple[int, int]
@@ -90,9 +90,9 @@ class ImageTimings(_Answer):
 
 
 class Timings(_Answer):
-    """Milliseconds of the whole request; tokens per second of prefill (text and pictures) and decode.
+    """Milliseconds of the whole request, and tokens per second of prefill (text and pictures) and decode.
 
-    Of the answer's tokens, `accepted_tokens` were among the `drafted_tokens`, and took no step of their own.
+    `accepted_tokens` of the `drafted_tokens` became part of the answer without a step of their own.
     """
 
     images: list[ImageTimings] = []
@@ -117,7 +117,7 @@ class ChatCompletion(_Answer):
 
     @property
     def text(self) -> str:
-        """The first choice's text."""
+        """The text of the first choice."""
         return self.choices[0].message.content or ""
 
 
@@ -127,7 +127,10 @@ class FunctionDelta(_Answer):
 
 
 class ToolCallDelta(_Answer):
-    """Call number `index`. The first has the name and the id; in the others the id is empty: clients add them up."""
+    """A piece of the tool call number `index`.
+
+    The first piece has the name and the id. In the others the id is empty, because clients concatenate ids.
+    """
 
     index: int
     id: str = ""
@@ -136,7 +139,7 @@ class ToolCallDelta(_Answer):
 
 
 class Delta(_Answer):
-    """Either `content`, which may be empty, or `tool_calls`."""
+    """New content, which may be empty, or pieces of tool calls."""
 
     role: Literal["assistant"] = "assistant"
     content: _Omitted[str] = ""
@@ -163,5 +166,5 @@ class ChatCompletionChunk(_Answer):
 
     @property
     def text(self) -> str:
-        """The first choice's new text; empty in the last chunk."""
+        """The new text of the first choice; empty in the last chunk."""
         return (self.choices[0].delta.content or "") if self.choices else ""

@@ -93,11 +93,11 @@ class Context(Handle):
             super().__init__(raw, lib.llama_free, parent=model)
         self.n_ctx = int(lib.llama_n_ctx(raw)) // sequences
         self.n_batch = int(lib.llama_n_batch(raw))
-        self._recurrent, self._window, self.forgets = model.recurrent, model.window, model.forgets
+        self._recurrent, self._window, self.needs_checkpoints = model.recurrent, model.window, model.needs_checkpoints
         # Whether a batch must have as many tokens of each of its sequences. libllama splits a batch of such a model
         # into pieces with equal numbers, and reserves cells for all pieces before it evaluates the first: the last one
         # may then have taken cells of a window that the first still attends to.
-        self.even = model.recurrent and model.window > 0
+        self.needs_equal_counts = model.recurrent and model.window > 0
         self._embedding_width = model.n_embd_inp
         self._position_rows = 4 if model.mrope else 1
         self.n_vocab = model.n_vocab
@@ -201,7 +201,7 @@ class Context(Handle):
         removed = bool(self._lib.llama_memory_seq_rm(self._memory, sequence, position if position > 0 else -1, -1))
         return removed and self._has_window(position, sequence)
 
-    def returns(self, position: int, sequence: int = 0) -> bool:
+    def can_truncate(self, position: int, sequence: int = 0) -> bool:
         """Return whether a longer sequence could be truncated to `position`."""
         return position == 0 or (not self._recurrent and self._has_window(position, sequence))
 

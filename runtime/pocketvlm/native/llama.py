@@ -113,7 +113,7 @@ class Model(Handle):
         return int(self._lib.llama_model_n_swa(self.raw))
 
     @property
-    def forgets(self) -> bool:
+    def needs_checkpoints(self) -> bool:
         """Whether a sequence can be truncated only to positions where its state was saved."""
         return self.recurrent or self.window > 0
 

@@ -1,7 +1,7 @@
-"""Pictures that were handed in once and are then named by a handle: `sha256:` and the SHA-256 of the file in hex.
+"""Keep uploaded pictures, so that requests can name them by a handle: `sha256:` and the file's SHA-256 in hex.
 
-The files are kept as they came, for a while, within limits: decoded they would take some ten times the room, and
-decoding is a small part of what a picture costs.
+The encoded files are kept, for a limited time and within limits. Decoded pictures would take about ten times the
+memory, and decoding is a small part of the cost of a picture.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ SCHEME = "sha256:"
 
 @dataclass(frozen=True)
 class PictureHandle:
-    """`id` is what a `url` may say. Sizes in pixels and bytes, times in seconds since 1970.
+    """A kept picture. A request's `url` may be its `id`. Sizes are in pixels and bytes, times in seconds since 1970.
 
-    It goes at `expires_at`, which every use puts off, or sooner where others need the room.
+    The picture is removed at `expires_at`, which every use postpones, or earlier to make room for others.
     """
 
     id: str
@@ -42,7 +42,7 @@ class PictureHandle:
 
 @dataclass(frozen=True)
 class HandleLimits:
-    """A picture is kept for `seconds` after its last use; `count` pictures, `size` bytes together at most.
+    """A picture is kept for `seconds` after its last use. At most `count` pictures with `size` bytes in all are kept.
 
     Raises RequestError whose `param` names the field.
     """
@@ -68,12 +68,12 @@ class _Entry:
     data: bytes
     width: int
     height: int
-    created: float
-    until: float
+    created: float  # seconds since 1970
+    expires: float
 
 
 class PictureHandles:
-    """From any thread. Who was not used for longest makes room."""
+    """The kept pictures. Least recently used ones are evicted first. Any thread may call."""
 
     def __init__(self, limits: HandleLimits | None = None, clock: Callable[[], float] = time.time) -> None:
         self._limits = limits or HandleLimits()
@@ -83,12 +83,14 @@ class PictureHandles:
         self._bytes = 0
 
     def add(self, data: bytes, size: tuple[int, int]) -> PictureHandle:
-        """Keep a file that was read as a picture of `size`. ImageTooLargeError where it could never fit."""
+        """Keep a file that was read as a picture of `size`. Raises ImageTooLargeError where the limits exclude it."""
         limits = self._limits
         if not limits.count:
-            raise ImageTooLargeError("no pictures are kept here")
+            raise ImageTooLargeError("no pictures are kept here; send the picture with the request")
         if len(data) > limits.size:
-            raise ImageTooLargeError(f"a file of {len(data):,} bytes is over the limit of {limits.size:,} for all")
+            raise ImageTooLargeError(
+                f"a file of {len(data):,} bytes is over the limit of {limits.size:,} for all files"
+            )
         id = SCHEME + hashlib.sha256(data).hexdigest()
         with self._lock:
             now = self._clock()
@@ -99,21 +101,21 @@ class PictureHandles:
             entry = _Entry(data, *size, old.created if old else now, now + limits.seconds)
             self._entries[id] = entry
             self._bytes += len(data)
-            return _told(id, entry)
+            return _handle(id, entry)
 
     def find(self, id: str, param: str | None = None) -> PictureHandle:
-        """Without using it. ImageNotFoundError with `param` where it is unknown or has expired."""
+        """Return a handle; this does not count as a use. Raises ImageNotFoundError where it is unknown or expired."""
         with self._lock:
-            return _told(id, self._entry(id, param))
+            return _handle(id, self._entry(id, param))
 
     def remove(self, id: str, param: str | None = None) -> None:
-        """Forget it; ImageNotFoundError where it is not there."""
+        """Remove a picture. Raises ImageNotFoundError where it is unknown or expired."""
         with self._lock:
             self._entry(id, param)
             self._drop(id)
 
     def resolve(self, part: ImageURLPart | ImagePart, param: str) -> ImageURLPart | ImagePart:
-        """The part itself or, where it names a handle, one with the file's bytes. Raises ImageNotFoundError."""
+        """Return the part, or one with the file's bytes if it names a handle. Raises ImageNotFoundError."""
         if isinstance(part, ImageURLPart):
             url, field = part.image_url.url, f"{param}.image_url.url"
         else:
@@ -122,12 +124,12 @@ class PictureHandles:
             return part
         with self._lock:
             entry = self._entry(url, field)
-            entry.until = self._clock() + self._limits.seconds
+            entry.expires = self._clock() + self._limits.seconds
             self._entries.move_to_end(url.lower())
             return ImagePart(type="image", image=entry.data)
 
     def held(self) -> tuple[int, int]:
-        """Pictures, and their bytes."""
+        """Return the number of kept pictures and their bytes."""
         with self._lock:
             self._expire(self._clock())
             return len(self._entries), self._bytes
@@ -136,11 +138,11 @@ class PictureHandles:
         self._expire(self._clock())
         entry = self._entries.get(id.lower())
         if entry is None:
-            raise ImageNotFoundError("no picture has this handle, or no longer; send it again", param)
+            raise ImageNotFoundError("this handle is unknown or has expired; send the picture again", param)
         return entry
 
     def _expire(self, now: float) -> None:
-        for id in [id for id, entry in self._entries.items() if entry.until <= now]:
+        for id in [id for id, entry in self._entries.items() if entry.expires <= now]:
             self._drop(id)
 
     def _drop(self, id: str) -> _Entry | None:
@@ -151,7 +153,7 @@ class PictureHandles:
 
 
 def file_of(image: Any, picture: Picture) -> bytes:
-    """The file that `picture` was read from; where there is none, PNG."""
+    """Return the file that `picture` was read from, or the picture as PNG if there was no file."""
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     if isinstance(image, str | Path) and not str(image).lower().startswith(("data:", "file:")):
@@ -163,5 +165,6 @@ def file_of(image: Any, picture: Picture) -> bytes:
     return file.getvalue()
 
 
-def _told(id: str, entry: _Entry) -> PictureHandle:
-    return PictureHandle(id.lower(), entry.width, entry.height, len(entry.data), int(entry.created), int(entry.until))
+def _handle(id: str, entry: _Entry) -> PictureHandle:
+    times = int(entry.created), int(entry.expires)
+    return PictureHandle(id.lower(), entry.width, entry.height, len(entry.data), *times)

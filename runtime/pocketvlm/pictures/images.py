@@ -1,8 +1,8 @@
-"""A picture of a request -> an upright RGB array, within limits. Decides nothing about models.
+"""Read the picture of a request into an upright RGB array, within limits. Nothing here depends on a model.
 
-The file's content says what it is, not its name or its MIME type. The size is read from the header, and compared with
-the limit, before any pixel is decoded. Pillow's readers are called one by one: `Image.open` would also try rare formats
-(one of which runs Ghostscript), and judges sizes by a limit of its own.
+The format is detected from the file's content, not from its name or MIME type. The size is read from the header and
+compared with the limit before any pixel is decoded. Pillow's readers are called directly: `Image.open` would also try
+rare formats, one of which runs Ghostscript, and has its own limit of sizes.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ _READERS = (
     (re.compile(rb"BM"), "PIL.BmpImagePlugin", "BmpImageFile"),
     (re.compile(rb"II[*+]\0|MM\0[*+]"), "PIL.TiffImagePlugin", "TiffImageFile"),
 )
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE)  # two letters at least: C:\ is a drive
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE)  # at least two letters, as C:\ is a drive
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
     """`pixels` is uint8 [height, width, 3], RGB, C-contiguous and read-only.
 
-    `digest` is the SHA-256 of size and pixels, in hex: equal pictures have equal digests, whatever file they came from.
+    `digest` is the SHA-256 of size and pixels, in hex: equal pictures have equal digests, even from different files.
     `read_ms` is the time from source to array, in milliseconds.
     """
 
@@ -70,7 +70,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a picture comes from: its name for messages and the path of its field."""
+    """The source of a picture, for error messages: its name, and the path of the request's field."""
 
     name: str
     param: str
@@ -82,26 +82,27 @@ class _Source:
 def read_picture(
     part: ImageURLPart | ImagePart, param: str, *, max_pixels: int = MAX_PIXELS, local: bool = True
 ) -> Picture:
-    """Read the picture of one message part; `param` is the path of the part, as in `messages.0.content.1`.
+    """Read the picture of one message part; `param` is the path of the part, such as `messages.0.content.1`.
 
-    With `local=False`, as over HTTP, paths and file: URIs are refused. http(s): is always refused: nothing here
-    reaches the network. Animations give their first frame, transparency lies on white, EXIF orientation is applied.
+    With `local=False`, as over HTTP, paths and file: URIs are refused. http(s): URLs are always refused, because
+    nothing here uses the network. The first frame of an animation is used, transparent pixels are put on white, and
+    the EXIF orientation is applied.
 
-    Raises ImageNotFoundError, ImageTooLargeError (over `max_pixels`), ImageFormatError (not a picture, truncated, a
-    kind that is not supported), or ImageError for a source that is refused or cannot be read. `param` of the error is
-    the path of the field.
+    Raises ImageNotFoundError, ImageTooLargeError (over `max_pixels`), ImageFormatError (not a picture, truncated, or of
+    an unsupported format), or ImageError for a source that is refused or cannot be read. The error's `param` is the
+    path of the field.
     """
     started = time.perf_counter()
-    source, given = _source(part, param, local)
-    if isinstance(given, bytes):
-        if not given:
+    source, content = _source(part, param, local)
+    if isinstance(content, bytes):
+        if not content:
             raise source.error("is empty")
-        image = _decode(io.BytesIO(given), source, max_pixels)
-    elif isinstance(given, Path):
-        with _open_file(given, source) as file:
+        image = _decode(io.BytesIO(content), source, max_pixels)
+    elif isinstance(content, Path):
+        with _open_file(content, source) as file:
             image = _decode(file, source, max_pixels)
     else:
-        image = _load(_from_memory(given, source), source, max_pixels)
+        image = _load(_from_memory(content, source), source, max_pixels)
     pixels = _array(image)
     digest = hashlib.sha256(b"%dx%d:" % image.size)
     digest.update(pixels.data)
@@ -112,7 +113,7 @@ def read_picture(
 
 
 def _source(part: ImageURLPart | ImagePart, param: str, local: bool) -> tuple[_Source, Any]:
-    """The picture's name and field, and a path, bytes, or what the caller holds in memory."""
+    """Return the source, and its content: a path, bytes, or an object in memory."""
     if isinstance(part, ImageURLPart):
         return _from_url(part.image_url.url, f"{param}.image_url.url", local)
     if part.url is not None:
@@ -123,7 +124,7 @@ def _source(part: ImageURLPart | ImagePart, param: str, local: bool) -> tuple[_S
         source = _Source("base64 text", f"{param}.base64")
         return source, _from_base64(part.base64, source)
     param = f"{param}.image"
-    if isinstance(part.image, str):  # transformers takes a path or a URL here as well
+    if isinstance(part.image, str):  # a path or a URL, as in transformers
         return _from_url(part.image, param, local)
     if isinstance(part.image, Path):
         return _from_path(part.image, param, local)
@@ -140,8 +141,9 @@ def _from_url(url: str, param: str, local: bool) -> tuple[_Source, Path | bytes]
         return source, _from_data_uri(url, source)
     source = _Source(_shortened(url), param)
     if scheme in ("http", "https"):
-        instead = "give its path" if local else "send it as a data: URI"
-        raise source.error(f"pictures are not fetched from the network; download it first, then {instead}", ImageError)
+        next_step = "give its path" if local else "send it as a data: URI"
+        reason = f"pictures are not fetched from the network; download it first, then {next_step}"
+        raise source.error(reason, ImageError)
     if scheme == "file":
         return _from_path(_path_of(url, source) if local else "", param, local, url)
     if slashes:
@@ -153,7 +155,7 @@ def _from_path(path: str | Path, param: str, local: bool, shown: str | None = No
     source = _Source(_shortened(shown or str(path)) or "an empty path", param)
     if not local:
         raise source.error("files are not read here; send the picture as a data: URI", ImageError)
-    if str(path) in ("", "."):  # Path("") is the working directory
+    if str(path) in ("", "."):  # Path("") means the working directory
         raise source.error("is not a file", ImageNotFoundError)
     return source, Path(path)
 
@@ -161,7 +163,7 @@ def _from_path(path: str | Path, param: str, local: bool, shown: str | None = No
 def _path_of(uri: str, source: _Source) -> str:
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost"):
-        raise source.error("only files of this machine can be read", ImageError)
+        raise source.error("only files on this machine can be read", ImageError)
     path = unquote(parts.path)
     return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:", path) else path
 
@@ -175,7 +177,7 @@ def _from_data_uri(uri: str, source: _Source) -> bytes:
     try:
         return unquote_to_bytes(data)
     except UnicodeEncodeError:
-        raise source.error("holds half of a surrogate pair") from None
+        raise source.error("contains half of a surrogate pair") from None
 
 
 def _from_base64(text: str, source: _Source) -> bytes:
@@ -201,24 +203,24 @@ def _open_file(path: Path, source: _Source) -> IO[bytes]:
         raise source.error("no such file", ImageNotFoundError) from None
     except PermissionError:
         raise source.error("permission denied", ImageError) from None
-    except (OSError, ValueError) as error:  # too long a name, a NUL in it
+    except (OSError, ValueError) as error:  # a name that is too long or contains NUL
         reason = getattr(error, "strerror", None) or error
         raise source.error(f"cannot be opened: {reason}", ImageNotFoundError) from None
 
 
-def _from_memory(given: object, source: _Source) -> Image.Image:
+def _from_memory(image: object, source: _Source) -> Image.Image:
     import numpy as np
     from PIL import Image
 
-    if isinstance(given, Image.Image):
-        return given
-    if not isinstance(given, np.ndarray):
-        raise source.error("give bytes, a path, a PIL image or a uint8 array [height, width, 3]")
-    if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3:
-        raise source.error(f"needs uint8 [height, width, 3], not {given.dtype} {list(given.shape)}")
-    if not given.size:
+    if isinstance(image, Image.Image):
+        return image
+    if not isinstance(image, np.ndarray):
+        raise source.error("unsupported type; give bytes, a path, a PIL image or a uint8 array [height, width, 3]")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise source.error(f"must be uint8 [height, width, 3], not {image.dtype} {list(image.shape)}")
+    if not image.size:
         raise source.error("has no pixels")
-    return Image.fromarray(np.ascontiguousarray(given))
+    return Image.fromarray(np.ascontiguousarray(image))
 
 
 def _shortened(name: str) -> str:
@@ -231,24 +233,24 @@ def _shortened(name: str) -> str:
 def _decode(file: IO[bytes], source: _Source, max_pixels: int) -> Image.Image:
     head = file.read(512)
     size = _webp_canvas(head)
-    if size is not None:  # Pillow's reader allocates it at once
+    if size is not None:  # Pillow's WebP reader allocates the pixels when it opens a file
         _check_size(size, source, max_pixels)
     reader = _reader(head, source)
     file.seek(0)
     try:
         image = reader(file)
-    except Exception as error:  # its readers raise whatever a damaged file makes them
+    except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
         raise _unreadable(error, source) from None
     return _load(image, source, max_pixels)
 
 
 def _load(image: Image.Image, source: _Source, max_pixels: int) -> Image.Image:
-    """RGB and upright. The header has been read; the pixels are decoded here."""
+    """Decode the pixels of a picture whose header was read, and return it as upright RGB."""
     _check_size(image.size, source, max_pixels)
     try:
         image.load()
         rgb = _to_rgb(image)
-    except Exception as error:  # as above
+    except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
         raise _unreadable(error, source) from None
     return _upright(rgb, image)
 
@@ -266,36 +268,37 @@ def _check_size(size: tuple[int, int], source: _Source, max_pixels: int) -> None
 
 
 def _unreadable(error: Exception, source: _Source) -> Exception:
+    """Return the error to raise for an error of a Pillow reader."""
     from PIL import Image
 
     if isinstance(error, MemoryError | ImageError):
         return error
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        # A few readers check again, by Pillow's own limit, which is the whole process's and not ours to change.
+        # A few readers also check Pillow's own limit. We do not change it, because it is global to the process.
         return source.error(f"{error} (PIL.Image.MAX_IMAGE_PIXELS)", ImageTooLargeError)
     return source.error(f"damaged or truncated: {str(error).strip() or type(error).__name__}")
 
 
 def _reader(head: bytes, source: _Source) -> _Reader:
-    """The one reader for content that begins so."""
+    """Return the Pillow reader for a file that begins with `head`."""
     if head[4:8] == b"ftyp":
         return _iso_reader(head, source)
-    for begins, module, name in _READERS:
-        if begins.match(head):
+    for signature, module, name in _READERS:
+        if signature.match(head):
             reader: _Reader = getattr(importlib.import_module(module), name)
             return reader
     raise source.error(f"is not a picture of a supported format ({FORMATS})")
 
 
 def _iso_reader(head: bytes, source: _Source) -> _Reader:
-    """AVIF and HEIC share a container; the brands in its first box tell them apart."""
+    """Return the reader for AVIF or HEIC. They share a container, whose first box lists brands."""
     box = head[: int.from_bytes(head[:4], "big")]
     brands = {box[8:12], *(box[start : start + 4] for start in range(16, len(box), 4))}
     if brands & _AVIF_BRANDS:
         try:
             from PIL.AvifImagePlugin import AvifImageFile
         except ImportError:
-            raise source.error("this Pillow is too old for AVIF; version 11.3 reads it") from None
+            raise source.error('this Pillow cannot read AVIF: pip install "pillow>=11.3"') from None
         return AvifImageFile
     if brands & _HEIF_BRANDS:
         try:
@@ -308,7 +311,10 @@ def _iso_reader(head: bytes, source: _Source) -> _Reader:
 
 
 def _webp_canvas(head: bytes) -> tuple[int, int] | None:
-    """(width, height) of a WebP's first chunk: extended, lossless or lossy (RFC 9649, sections 2.5 to 2.7)."""
+    """Return (width, height) of a WebP file, None for other files.
+
+    The first chunk has them: extended, lossless or lossy (RFC 9649, sections 2.5 to 2.7).
+    """
     if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
         return None
 
@@ -327,7 +333,7 @@ def _webp_canvas(head: bytes) -> tuple[int, int] | None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode that Pillow's readers give -> RGB; transparency lies on white."""
+    """Convert a picture of any mode to RGB, with transparent pixels on white."""
     from PIL import Image
 
     if image.mode == "F" or image.mode.startswith("I"):
@@ -343,10 +349,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits, or float, scaled to L; Pillow's own conversion would clip.
+    """Scale grey of 16 or 32 bits, or float, to mode L; Pillow's own conversion would clip.
 
-    Integers have 16 bits unless a value is larger. Floats have no fixed range: the smallest of 1, 255 and 65535 that
-    holds them all is white, else the largest value.
+    Integers have 16 bits unless a value is larger. Floats have no fixed range: white is the smallest of 1, 255 and
+    65535 that no value exceeds, else the largest value.
     """
     import numpy as np
     from PIL import Image
@@ -359,22 +365,22 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
         white = next((white for white in (1.0, 255.0, 65535.0) if top <= white), top)
     else:
         white = max(65535.0, float(values.max()))
-    if white == 65535.0 and values.dtype.kind != "f":  # by table: no float copy of a large picture
+    if white == 65535.0 and values.dtype.kind != "f":  # a table needs no float copy of a large picture
         table = np.round(np.arange(65536) / 257).astype(np.uint8)
         scaled = table[values.clip(0) if values.dtype.kind == "i" else values]
     else:
         scaled = np.round(values.clip(0) * (255 / white)).astype(np.uint8)
     grey = Image.fromarray(scaled)
-    if isinstance(key, int):  # one grey that is transparent
+    if isinstance(key, int):  # this shade of grey is transparent
         grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
     return grey
 
 
 def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
-    """Turned as EXIF says. Asked after decoding: readers that turn by themselves have removed the tag by then."""
+    """Apply the EXIF orientation of the decoded `original`. Readers that apply it themselves have removed the tag."""
     from PIL.Image import Transpose
 
-    turns = {
+    transposes = {
         2: Transpose.FLIP_LEFT_RIGHT,
         3: Transpose.ROTATE_180,
         4: Transpose.FLIP_TOP_BOTTOM,
@@ -385,15 +391,15 @@ def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
     }
     try:
         orientation = original.getexif().get(_ORIENTATION, 1)
-    except Exception:  # broken metadata does not make the picture unusable
+    except Exception:  # a picture with damaged metadata is still usable
         return rgb
-    turn = turns.get(orientation) if isinstance(orientation, int) else None
-    return rgb if turn is None else rgb.transpose(turn)
+    transpose = transposes.get(orientation) if isinstance(orientation, int) else None
+    return rgb if transpose is None else rgb.transpose(transpose)
 
 
 def _array(image: Image.Image) -> npt.NDArray[np.uint8]:
     import numpy as np
 
-    pixels = np.asarray(image, dtype=np.uint8, order="C")  # over the bytes that Pillow copies out
+    pixels = np.asarray(image, dtype=np.uint8, order="C")  # a view of the bytes that Pillow copies out
     pixels.setflags(write=False)
     return pixels

@@ -1,1 +1,1 @@
-"""Answers of a given form: a JSON Schema, tool calls. What the model is told, what it may write, how that is read."""
+"""Answers that follow a JSON Schema or call tools: the prompt, the grammar of the answer, and its parser."""

@@ -1,4 +1,4 @@
-"""What a request's response_format and tools mean for its prompt, for what may be written, and for how it is read."""
+"""Compile a request: its `response_format` and `tools` into a prompt, a grammar of the answer, and a parser for it."""
 
 from __future__ import annotations
 
@@ -6,119 +6,141 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from pocketvlm.messages import ChatRequest, Message
+from pocketvlm.messages import ChatRequest, Message, ResponseFormat, Tool
 from pocketvlm.native.grammar import Constraint
-from pocketvlm.structured import tools as calling
 from pocketvlm.structured.output_parser import THINK, THINK_END, OutputParser
 from pocketvlm.structured.schema import json_rule
 from pocketvlm.structured.tool_call_format import HERMES, ToolCallFormat
+from pocketvlm.structured.tools import (
+    call_rules,
+    calls_as_text,
+    describe_tools,
+    function_fields,
+    with_instructions,
+    with_short_ids,
+)
 from pocketvlm.templates.prompt import ChatTemplate, Span, TextSpan
 
-_DEFAULTS = {"name": "", "description": "", "parameters": {"type": "object", "properties": {}}}  # templates need all
-_ANYTHING = r"/(.|\n)*/"
+_DEFAULT_FIELDS = {"name": "", "description": "", "parameters": {"type": "object", "properties": {}}}
+_ANY_TEXT = r"/(.|\n)*/"
 
 
 @dataclass(frozen=True)
 class CompiledRequest:
-    """`spans` is the prompt; `constraint` what the answer is held to, if to anything."""
+    """`spans` is the prompt, `constraint` the grammar of the answer, if it has one."""
 
     spans: tuple[Span, ...]
     constraint: Constraint | None
-    _form: ToolCallFormat | None
+    _call_format: ToolCallFormat | None
     _thinks: bool
     _thinking: bool
     _stops: tuple[str, ...]
 
     def reader(self) -> OutputParser:
-        """For one answer."""
-        return OutputParser(self._stops, form=self._form, thinks=self._thinks, thinking=self._thinking)
+        """Return a parser for one answer."""
+        return OutputParser(self._stops, call_format=self._call_format, thinks=self._thinks, thinking=self._thinking)
 
 
 def compile_request(
-    request: ChatRequest, template: ChatTemplate, form: ToolCallFormat | None = None
+    request: ChatRequest, template: ChatTemplate, call_format: ToolCallFormat | None = None
 ) -> CompiledRequest:
-    """`form`: the template's own for calls, if it has one. Raises RequestError with the path of the field at fault."""
-    shown = () if request.tool_choice == "none" else request.tools or ()
+    """Compile a request for a model with this `template`.
+
+    `call_format` is the template's own form of tool calls. Without one, the prompt describes the tools and the form of
+    Hermes models in words. Raises RequestError with the path of the wrong field.
+    """
+    tools = _offered_tools(request)
+    template_has_calls = call_format is not None
+    call_format = call_format or HERMES
     messages: list[Message] = list(request.messages)
-    told = form is not None
-    form = form or HERMES
-    if not told:
-        messages = calling.spelled(messages)
-    elif form.short_ids:
-        messages = calling.numbered(messages)
-    first = (
-        calling.described(shown, request.tool_prompt) if shown and not told else request.tool_prompt if shown else None
+    if not template_has_calls:
+        messages = calls_as_text(messages)
+    elif call_format.short_ids:
+        messages = with_short_ids(messages)
+    instructions = request.tool_prompt if tools else None
+    template_tools: list[dict[str, Any]] | None = None
+    if tools and template_has_calls:
+        # Templates expect all of a function's fields.
+        functions = [{**_DEFAULT_FIELDS, **function_fields(tool)} for tool in tools]
+        template_tools = [{"type": "function", "function": function} for function in functions]
+    elif tools:
+        instructions = describe_tools(tools, request.tool_prompt)
+    if instructions:
+        messages = with_instructions(messages, instructions, system=template.takes_system)
+    spans = template.render(
+        messages,
+        tools=template_tools,
+        effort=request.reasoning_effort,
+        text_arguments=call_format.text_arguments,
+        no_content=call_format.no_content,
     )
-    if first:
-        messages = calling.told(messages, first, system=template.takes_system)
-    as_given: list[dict[str, Any]] | None = None
-    if shown and told:
-        as_given = [{"type": "function", "function": {**_DEFAULTS, **calling.plain(tool)}} for tool in shown]
-    style = {"text_arguments": form.text_arguments, "no_content": form.no_content}
-    spans = template.render(messages, tools=as_given, effort=request.reasoning_effort, **style)
     last = spans[-1] if spans else None
     thinking = isinstance(last, TextSpan) and last.special and last.text.rstrip().endswith(THINK)
-    constraint, whole = _constraint(request, form, thinks=template.thinks, thinking=thinking)
-    # A stop string would cut what must be whole.
-    stops = () if whole else request.stop or ()
-    return CompiledRequest(spans, constraint, form if shown else None, template.thinks, thinking, stops)
+    constraint = _constraint(request, call_format, thinks=template.thinks, thinking=thinking)
+    # A stop string would cut content that must be complete.
+    stops = () if _content_schema(request.response_format) else request.stop or ()
+    return CompiledRequest(spans, constraint, call_format if tools else None, template.thinks, thinking, stops)
+
+
+def _offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
+    return () if request.tool_choice == "none" else request.tools or ()
+
+
+def _content_schema(response_format: ResponseFormat | None) -> tuple[Any, str] | None:
+    """Return the schema of the content and the path of its field; None where the content is free text."""
+    if response_format is None or response_format.type == "text":
+        return None
+    schema, param = None, "response_format"
+    if response_format.type == "json_schema":
+        schema, param = response_format.json_schema.schema_, "response_format.json_schema.schema"
+    elif response_format.value is not None:
+        schema, param = response_format.value, "response_format.value"
+    return {"type": "object"} if schema is None else schema, param
 
 
 def _constraint(
-    request: ChatRequest, form: ToolCallFormat, *, thinks: bool, thinking: bool
-) -> tuple[Constraint | None, bool]:
-    """And whether all content is of a given form."""
+    request: ChatRequest, call_format: ToolCallFormat, *, thinks: bool, thinking: bool
+) -> Constraint | None:
+    """Return the grammar of the answer; None where any text will do."""
+    tools, choice = _offered_tools(request), request.tool_choice or "auto"
+    must_call = bool(tools) and choice != "auto"
+    content_schema = _content_schema(request.response_format)
     rules: list[str] = []
-    forms: list[str] = []
-    free = True
-    given, choice = request.response_format, request.tool_choice or "auto"
-    shown = () if choice == "none" else request.tools or ()
+    alternatives: list[str] = []
     param = "tools"
-    must = bool(shown) and choice != "auto"
-    if given is not None and given.type != "text":
-        schema: Any = None
-        param = "response_format"
-        if given.type == "json_schema":
-            schema, param = given.json_schema.schema_, "response_format.json_schema.schema"
-        elif given.value is not None:
-            schema, param = given.value, "response_format.value"
-        free = False
-        if not must:
-            rules.append(f"body: {json_rule({'type': 'object'} if schema is None else schema, param)}")
-            forms.append("body")
-    if shown:
-        chosen = list(range(len(shown)))
+    if content_schema is not None and not must_call:
+        schema, param = content_schema
+        rules.append(f"body: {json_rule(schema, param)}")
+        alternatives.append("body")
+    if tools:
+        chosen = list(range(len(tools)))
         several = request.parallel_tool_calls is not False
         if not isinstance(choice, str):
-            chosen = [i for i in chosen if shown[i].function.name == choice.function.name][:1]
+            chosen = [i for i in chosen if tools[i].function.name == choice.function.name][:1]
             several = False
-        rules.append(calling.calls_rules(shown, chosen, form, several=several))
-        if must or not free:
-            forms.append(f"{form.rule(form.mark)} calls")
-            param = "tools" if must else param
+        rules.append(call_rules(tools, chosen, call_format, several=several))
+        if must_call or content_schema is not None:
+            alternatives.append(f"{call_format.rule(call_format.mark)} calls")
         else:
-            rules += _free(form, thinks=thinks)
-            forms += ["FREE", "trigger calls"]
+            rules += _free_text_rules(call_format, thinks=thinks)
+            alternatives += ["FREE", "trigger calls"]
     if not rules:
-        return None, False
-    before = ""
+        return None
+    thought = ""
     if thinking or thinks:
-        opened = "" if thinking else THINK
-        rules.append(f"thought[lazy]: /{opened}(.|\\n)*{THINK_END.replace('/', chr(92) + '/')}/")
-        before = "thought /\\n{0,2}/ " if thinking else "(thought /\\n{0,2}/)? "
-    start = f"start: {before}({' | '.join(forms)})"
-    return Constraint("\n".join(["%llguidance {}", start, *rules]), param), not free
+        opening = "" if thinking else THINK
+        rules.append(f"thought[lazy]: /{opening}(.|\\n)*{THINK_END.replace('/', chr(92) + '/')}/")
+        thought = "thought /\\n{0,2}/ " if thinking else "(thought /\\n{0,2}/)? "
+    start = f"start: {thought}({' | '.join(alternatives)})"
+    return Constraint("\n".join(["%llguidance {}", start, *rules]), param)
 
 
-def _free(form: ToolCallFormat, *, thinks: bool) -> list[str]:
-    """Rules FREE, text without a call, and `trigger`, text up to the mark of one."""
-    anything = f"{_ANYTHING} & ~/(.|\\n)*{THINK}(.|\\n)*/" if thinks else _ANYTHING
-    mark = re.escape(form.mark).replace("/", r"\/")
-    if form.mark in form.controls:  # no text can hold it
-        return [f"FREE: {anything}", f"trigger: FREE {form.rule(form.mark)}"]
-    if not form.anywhere:
-        return [f"FREE: {anything} & ~/\\s*{mark}(.|\\n)*/", rf"trigger: /\s{{0,4}}/ {form.rule(form.mark)}"]
-    return [
-        f"FREE: {anything} & ~/(.|\\n)*{mark}(.|\\n)*/",
-        f"trigger[lazy]: {_ANYTHING} {form.rule(form.mark)}",
-    ]
+def _free_text_rules(call_format: ToolCallFormat, *, thinks: bool) -> list[str]:
+    """Return the rules FREE, text without a call, and `trigger`, text up to the mark of a call."""
+    text = f"{_ANY_TEXT} & ~/(.|\\n)*{THINK}(.|\\n)*/" if thinks else _ANY_TEXT
+    mark, mark_rule = re.escape(call_format.mark).replace("/", r"\/"), call_format.rule(call_format.mark)
+    if call_format.mark in call_format.controls:  # no text can contain it
+        return [f"FREE: {text}", f"trigger: FREE {mark_rule}"]
+    if not call_format.anywhere:
+        return [f"FREE: {text} & ~/\\s*{mark}(.|\\n)*/", rf"trigger: /\s{{0,4}}/ {mark_rule}"]
+    return [f"FREE: {text} & ~/(.|\\n)*{mark}(.|\\n)*/", f"trigger[lazy]: {_ANY_TEXT} {mark_rule}"]

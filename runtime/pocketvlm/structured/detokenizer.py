@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 
 class Detokenizer:
-    """Turns the bytes of one token after another into text deltas.
+    """Turns the bytes of token after token into text deltas.
 
-    The deltas together are the whole text, decoded as `bytes.decode("utf-8", "replace")` would, cut before the first
-    stop string: the one that is complete first, and of several that end at the same character the longest. That does
-    not depend on how the bytes are split into tokens, and generation can end with the token that completes it.
+    The deltas together are the whole text, decoded as `bytes.decode("utf-8", "replace")` would, and cut before the
+    first stop string: the one that is complete first, and of several that end at the same character the longest. The
+    result does not depend on how the bytes are split into tokens. Generation can end with the token that completes the
+    stop string.
     """
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
@@ -24,11 +25,11 @@ class Detokenizer:
         self._held = ""  # always the possible beginning of a stop string
 
     def push(self, data: bytes) -> str:
-        """The text that may be shown now; empty once `stopped`."""
+        """Return the text that may be shown now; empty once `stopped`."""
         return self._advance(self._decoder.decode(data))
 
     def finish(self) -> str:
-        """What was held back, now that no token follows; empty once `stopped`."""
+        """Return what was held back, because no token follows; empty once `stopped`."""
         text = self._advance(self._decoder.decode(b"", final=True))
         text, self._held = text + self._held, ""
         return text
@@ -41,17 +42,17 @@ class Detokenizer:
         if cut is not None:
             self.stopped, self._held = True, ""
             return text[:cut]
-        keep = len(text) - self._beginning_of_stop(text)
-        self._held = text[keep:]
-        return text[:keep]
+        shown = len(text) - self._stop_prefix_length(text)
+        self._held = text[shown:]
+        return text[:shown]
 
     def _first_stop(self, text: str) -> int | None:
-        """Where the first stop string begins."""
-        found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
-        return min(found)[1] if found else None
+        """Return where the first stop string begins."""
+        matches = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
+        return min(matches)[1] if matches else None
 
-    def _beginning_of_stop(self, text: str) -> int:
-        """Length of the longest end of `text` with which some stop string begins."""
+    def _stop_prefix_length(self, text: str) -> int:
+        """Return the length of the longest end of `text` with which a stop string begins."""
         for length in range(min(self._longest - 1, len(text)), 0, -1):
             if any(stop.startswith(text[-length:]) for stop in self._stops):
                 return length

@@ -1,4 +1,4 @@
-"""An answer's text -> content, thinking, tool calls, as it comes. Pure."""
+"""The text of an answer -> content, thinking and tool calls, as it comes. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ THINK, THINK_END = "<think>", "</think>"
 
 @dataclass(frozen=True)
 class OutputPiece:
-    """`arguments` and `call` belong to call number `index`, from 0; `call` begins it, and its text is the name."""
+    """A piece of content or thinking, or of the tool call number `index`, from 0.
+
+    A piece `call` begins a call, and its text is the function's name; pieces `arguments` follow it.
+    """
 
     kind: Literal["content", "reasoning", "call", "arguments"]
     text: str
@@ -23,118 +26,135 @@ class OutputPiece:
 
 
 class OutputParser:
-    """Takes one token's bytes after another. Stop strings count in content only.
+    """Parses the bytes of token after token. Stop strings count in content only.
 
-    `form`: how calls are written, if there can be any. `thinks`: the answer may begin with a thought; `thinking`: it is
-    in one already.
+    `call_format`: how calls are written, if there can be any. `thinks`: the answer may begin with a thought.
+    `thinking`: the prompt ends within one.
     """
 
-    def __init__(self, stops: Sequence[str], *, form: ToolCallFormat | None, thinks: bool, thinking: bool) -> None:
+    def __init__(
+        self, stops: Sequence[str], *, call_format: ToolCallFormat | None, thinks: bool, thinking: bool
+    ) -> None:
         self._bytes = Detokenizer()
         self._content = Detokenizer(stops)
-        self._form = form
+        self._call_format = call_format
         self._controls: dict[int, bytes] = {}
-        if form is not None:
-            self._controls = {token: text.encode() for text, token in form.controls.items()}
-            self._first = re.compile(form.pattern(form.opening.removeprefix(form.mark)))
-            self._next = re.compile(form.pattern(form.gap)) if form.gap is not None else None
+        if call_format is not None:
+            self._controls = {token: text.encode() for text, token in call_format.controls.items()}
+            self._first_head = re.compile(call_format.pattern(call_format.opening.removeprefix(call_format.mark)))
+            self._next_head = None if call_format.gap is None else re.compile(call_format.pattern(call_format.gap))
+        # `head` is the text from the mark of a call to its arguments, `tail` the text behind its arguments.
         self._state: Literal["start", "reasoning", "content", "head", "arguments", "tail"] = (
             "reasoning" if thinking else "start" if thinks else "content"
         )
-        self._held = ""
-        self._begun = False  # content that is not white space, or a thought
-        self._written = False  # content that is not white space, be it held back
-        self._thought = False  # has just ended: the white space behind it is no content
+        self._held = ""  # text that is not parsed yet
+        self._visible = False  # the content, or the thought, has begun with something else than white space
+        self._has_content = False  # like it, but also where the content is held back for a stop string
+        self._after_thought = False  # white space right behind a thought is not content
         self.calls = 0
-        self._depth = 0
-        self._in_string = self._escaped = False
+        self._depth = 0  # of brackets in the arguments
+        self._in_string = self._escaped = False  # in the arguments
 
     @property
     def stopped(self) -> bool:
+        """Whether a stop string was met."""
         return self._content.stopped
 
     def push(self, data: bytes, token: int = -1) -> list[OutputPiece]:
-        """`token` tells control tokens, which have no bytes, where calls are written with them."""
-        return self._read(self._bytes.push(data or self._controls.get(token, b"")), last=False)
+        """Return the pieces that are complete now. `token` identifies control tokens, which have no bytes."""
+        return self._parse(self._bytes.push(data or self._controls.get(token, b"")), last=False)
 
     def finish(self) -> list[OutputPiece]:
-        """What was held back, now that nothing follows."""
-        found = self._read(self._bytes.finish(), last=True)
-        if self._state == "content" or self._state == "start":
-            found += self._said(self._content.finish())
-        return found
+        """Return what was held back, because nothing follows."""
+        pieces = self._parse(self._bytes.finish(), last=True)
+        if self._state in ("content", "start"):
+            pieces += self._content_pieces(self._content.finish())
+        return pieces
 
-    def _read(self, text: str, *, last: bool) -> list[OutputPiece]:
+    def _parse(self, text: str, *, last: bool) -> list[OutputPiece]:
         self._held += text
-        found: list[OutputPiece] = []
+        pieces: list[OutputPiece] = []
         state = ""
-        while state != self._state and not self.stopped:  # each step that changes it may have left text to the next
+        while state != self._state and not self.stopped:  # a change of state may have left text for the next state
             state = self._state
-            found += getattr(self, f"_in_{state}")(last)
-        return found
+            pieces += self._advance(last)
+        return pieces
 
-    def _in_start(self, last: bool) -> Iterator[OutputPiece]:
-        begun = self._held.lstrip()
-        if begun.startswith(THINK):
-            self._held, self._state = begun[len(THINK) :], "reasoning"
-        elif last or not THINK.startswith(begun):
+    def _advance(self, last: bool) -> Iterator[OutputPiece]:
+        """Parse held text in the present state. `last`: no more text follows."""
+        match self._state:
+            case "start":
+                self._look_for_thought(last)
+            case "reasoning":
+                yield from self._parse_reasoning(last)
+            case "content":
+                yield from self._parse_content(last)
+            case "head":
+                yield from self._begin_call(self._first_head)
+            case "arguments":
+                yield from self._parse_arguments()
+            case "tail":
+                if self._next_head is not None:
+                    yield from self._begin_call(self._next_head)
+
+    def _look_for_thought(self, last: bool) -> None:
+        beginning = self._held.lstrip()
+        if beginning.startswith(THINK):
+            self._held, self._state = beginning[len(THINK) :], "reasoning"
+        elif last or not THINK.startswith(beginning):
             self._state = "content"
-        yield from ()
 
-    def _in_reasoning(self, last: bool) -> Iterator[OutputPiece]:
-        thought, found = self._until(THINK_END, last)
-        if found:
+    def _parse_reasoning(self, last: bool) -> Iterator[OutputPiece]:
+        thought, ended = self._split_at(THINK_END, last)
+        if ended:
             thought = thought.rstrip()
-            self._state, self._thought = "content", True
-        elif not last:  # white space at its end may be before THINK_END
-            kept = thought.rstrip()
-            thought, self._held = kept, thought[len(kept) :] + self._held
-        if not self._begun:
+            self._state, self._after_thought = "content", True
+        elif not last:  # white space at its end may stand before THINK_END
+            stripped = thought.rstrip()
+            thought, self._held = stripped, thought[len(stripped) :] + self._held
+        if not self._visible:
             thought = thought.lstrip()
-            self._begun = bool(thought)
-        if found:
-            self._begun = False
+            self._visible = bool(thought)
+        if ended:
+            self._visible = False
         if thought:
             yield OutputPiece("reasoning", thought)
 
-    def _in_content(self, last: bool) -> Iterator[OutputPiece]:
-        if self._thought:
+    def _parse_content(self, last: bool) -> Iterator[OutputPiece]:
+        if self._after_thought:
             self._held = self._held.lstrip()
-            self._thought = not self._held
-        text, found = self._before_call(last)
-        self._written |= bool(text.strip())
-        yield from self._said(self._content.push(text.encode()))
-        if found and not self.stopped:
-            yield from self._said(self._content.finish())
+            self._after_thought = not self._held
+        text, call_begins = self._split_at_call(last)
+        self._has_content |= bool(text.strip())
+        yield from self._content_pieces(self._content.push(text.encode()))
+        if call_begins and not self.stopped:
+            yield from self._content_pieces(self._content.finish())
             self._state = "head"
 
-    def _before_call(self, last: bool) -> tuple[str, bool]:
-        """As `_until` does, with the mark of a call."""
-        if self._form is not None and self._form.anywhere:
-            return self._until(self._form.mark, last)
-        if self._form is not None and not self._written:  # else it is no call
-            begun = self._held.lstrip()
-            if begun.startswith(self._form.mark):
-                self._held = begun[len(self._form.mark) :]
+    def _split_at_call(self, last: bool) -> tuple[str, bool]:
+        """Like `_split_at`, with the mark of a call, where a call may stand."""
+        if self._call_format is not None and self._call_format.anywhere:
+            return self._split_at(self._call_format.mark, last)
+        if self._call_format is not None and not self._has_content:
+            beginning = self._held.lstrip()
+            if beginning.startswith(self._call_format.mark):
+                self._held = beginning[len(self._call_format.mark) :]
                 return "", True
-            if not last and self._form.mark.startswith(begun):
+            if not last and self._call_format.mark.startswith(beginning):
                 return "", False
         text, self._held = self._held, ""
         return text, False
 
-    def _in_head(self, last: bool) -> Iterator[OutputPiece]:  # noqa: ARG002  # called as its siblings are
-        yield from self._named(self._first)
-
-    def _named(self, pattern: re.Pattern[str]) -> Iterator[OutputPiece]:
-        """A call begins, if what stands before its arguments is there."""
-        if match := pattern.match(self._held):
+    def _begin_call(self, head: re.Pattern[str]) -> Iterator[OutputPiece]:
+        """Begin a call once the text before its arguments is complete."""
+        if match := head.match(self._held):
             self._held = self._held[match.end() :]
             self._state = "arguments"
             self._depth, self._in_string, self._escaped = 0, False, False
             self.calls += 1
             yield OutputPiece("call", match[1], self.calls - 1)
 
-    def _in_arguments(self, last: bool) -> Iterator[OutputPiece]:  # noqa: ARG002  # called as its siblings are
+    def _parse_arguments(self) -> Iterator[OutputPiece]:
         if self._depth == 0:  # white space before the object
             self._held = self._held.lstrip()
         end = self._end_of_object()
@@ -145,33 +165,29 @@ class OutputParser:
         if text:
             yield OutputPiece("arguments", text, self.calls - 1)
 
-    def _in_tail(self, last: bool) -> Iterator[OutputPiece]:  # noqa: ARG002  # called as its siblings are
-        if self._next is not None:
-            yield from self._named(self._next)
-
-    def _said(self, text: str) -> Iterator[OutputPiece]:
-        if not self._begun:  # templates that end in "Assistant:" make the model say the space
+    def _content_pieces(self, text: str) -> Iterator[OutputPiece]:
+        if not self._visible:  # where a template ends in "Assistant:", the answer begins with a space
             text = text.lstrip()
-            self._begun = bool(text)
+            self._visible = bool(text)
         if text:
             yield OutputPiece("content", text)
 
-    def _until(self, mark: str, last: bool) -> tuple[str, bool]:
-        """The text before `mark`, and whether it is there; what may be its beginning stays held."""
-        before, found, after = self._held.partition(mark)
-        if found:
+    def _split_at(self, mark: str, last: bool) -> tuple[str, bool]:
+        """Take the text before `mark`, and whether the mark is there. The beginning of a possible mark stays held."""
+        before, separator, after = self._held.partition(mark)
+        if separator:
             self._held = after
             return before, True
-        held = 0
+        length = 0
         if not last:
-            held = next((n for n in range(min(len(mark) - 1, len(before)), 0, -1) if before.endswith(mark[:n])), 0)
-        cut = len(before) - held
+            length = next((n for n in range(min(len(mark) - 1, len(before)), 0, -1) if before.endswith(mark[:n])), 0)
+        cut = len(before) - length
         self._held = before[cut:]
         return before[:cut], False
 
     def _end_of_object(self) -> int | None:
-        """How far the held text goes on with the object; None where it does not end there."""
-        for at, character in enumerate(self._held):
+        """Return where the JSON object ends in the held text; None where it goes on."""
+        for index, character in enumerate(self._held):
             if self._escaped:
                 self._escaped = False
             elif self._in_string:
@@ -184,5 +200,5 @@ class OutputParser:
             elif character in "}]":
                 self._depth -= 1
                 if self._depth == 0:
-                    return at + 1
+                    return index + 1
         return None

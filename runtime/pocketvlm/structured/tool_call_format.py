@@ -1,8 +1,8 @@
-"""How a model writes tool calls, found by having its chat template write some.
+"""How a model writes tool calls, detected by having its chat template write some.
 
 Most templates put literal text around a function's name and its arguments as JSON: `<tool_call>` (Hermes),
-`[TOOL_CALLS]`, bare JSON (Llama 3), `<function=...>` (Functionary), and others. That text is read back from
-probes, so no list of models is needed. A template that writes arguments in a notation of its own has no form here.
+`[TOOL_CALLS]`, bare JSON (Llama 3), `<function=...>` (Functionary), and others. This text is read back from
+probes, so no list of models is needed. Templates that write arguments in a notation of their own are not supported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pocketvlm.errors import PocketVLMError
 from pocketvlm.messages import ChatRequest
 from pocketvlm.templates.prompt import ChatTemplate, TextSpan
 
-HOLE = "\0"  # in a form's texts: an id or a number, which differs from call to call
+HOLE = "\0"  # in the texts of a format: stands for an id or a number, which differs from call to call
 NAME = r"[a-zA-Z0-9_.-]{1,64}"
 _ID = r"[a-zA-Z0-9_-]{1,64}"
 _TAG = re.compile(r"<[^<>\s=]{1,40}[>=]|\[[A-Z_]{3,40}\]")
@@ -27,11 +27,12 @@ _TAG = re.compile(r"<[^<>\s=]{1,40}[>=]|\[[A-Z_]{3,40}\]")
 
 @dataclass(frozen=True)
 class ToolCallFormat:
-    """`opening` NAME `middle` ARGUMENTS; for each further call `gap` NAME `middle` ARGUMENTS; `closing`.
+    """Calls are `opening` NAME `middle` ARGUMENTS, for each further call `gap` NAME `middle` ARGUMENTS, and `closing`.
 
-    `mark` is the part of `opening` that tells a call; `anywhere`: also behind other text. `gap` is None where there can
-    be one call only. `controls` are the control tokens within these texts, and their ids. The last three say how the
-    template wants earlier calls: arguments as a JSON text, no content beside them, ids of nine letters and digits.
+    `mark` is the part of `opening` by which a call is recognized: `anywhere`, or only at the beginning of the answer.
+    `gap` is None where an answer can have one call only. `controls` maps the control tokens in these texts to their
+    ids. The last three fields say how the template takes earlier calls: with arguments as JSON text, without content,
+    with ids of nine letters and digits.
     """
 
     opening: str
@@ -46,25 +47,25 @@ class ToolCallFormat:
     short_ids: bool = False
 
     def pattern(self, text: str) -> str:
-        """A regular expression for one of the texts, with the name and `middle` behind it."""
-        whole = re.escape(text) + f"({NAME})" + re.escape(self.middle)
-        return whole.replace(re.escape(HOLE), _ID)
+        """Return a regular expression for one of the texts, followed by a name (group 1) and `middle`."""
+        pattern = re.escape(text) + f"({NAME})" + re.escape(self.middle)
+        return pattern.replace(re.escape(HOLE), _ID)
 
     def rule(self, text: str) -> str:
-        """One of the texts in llguidance's Lark."""
+        """Return one of the texts in llguidance's Lark."""
         parts = re.split(f"({_any_of([HOLE, *self.controls])})", text)
         return " ".join(
-            f"/{_ID}/" if part == HOLE else f"<[{self.controls[part]}]>" if part in self.controls else quoted(part)
+            f"/{_ID}/" if part == HOLE else f"<[{self.controls[part]}]>" if part in self.controls else _quote(part)
             for part in parts
             if part
         )
 
 
-def quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-# What a template that has no form of its own is told to write.
+# For models whose template has no format of its own; the prompt describes it.
 HERMES = ToolCallFormat(
     opening='<tool_call>\n{"name": "',
     middle='", "arguments": ',
@@ -73,15 +74,15 @@ HERMES = ToolCallFormat(
     mark="<tool_call>",
 )
 
+# The parts of the probes.
 _QUESTION = {"role": "user", "content": "?"}
-_WORDS = "\u00a7"  # begins no call
-_SAYS = {"role": "assistant", "content": _WORDS}
+_ANSWER = {"role": "assistant", "content": "\u00a7"}  # begins like no call
 _NAMES = ("pocket_one", "pocket_two", "pocket_three")
 _IDS = ("pockcall1", "pockcall2", "pockcall3")
 _RESULT = "pocket result"
-_LONG_ID = "call_0123456789abcdef01234567"  # as we make them
+_LONG_ID = "call_0123456789abcdef01234567"  # the form of the ids that pocketvlm makes
 _ARGUMENTS = {"pocket": "vlm"}
-_FOUND = re.compile(r'\{\s*"pocket"\s*:\s*"vlm"\s*\}')
+_WRITTEN_ARGUMENTS = re.compile(r'\{\s*"pocket"\s*:\s*"vlm"\s*\}')
 _PARAMETERS = {"type": "object", "properties": {"pocket": {"type": "string", "description": "vlm"}}, "required": []}
 _TOOLS = [
     {"type": "function", "function": {"name": name, "description": "vlm", "parameters": _PARAMETERS}} for name in _NAMES
@@ -91,18 +92,21 @@ _TOOLS = [
 def detect_tool_call_format(
     template: ChatTemplate, controls: Mapping[str, int], ends: Collection[str]
 ) -> ToolCallFormat | None:
-    """None for a template that does not show tools, calls and results, or writes calls in no form that is known here.
+    """Return the format of a template's calls.
 
-    `controls` are the vocabulary's control tokens and their ids, `ends` those that end an answer.
+    None for a template that leaves out tools, calls or results, or that writes calls in an unsupported form. `controls`
+    maps the vocabulary's control tokens to their ids, `ends` are the tokens that end an answer.
     """
     for text_arguments in (False, True):
         for no_content in (False, True):
             with suppress(PocketVLMError):
-                return _Probe(template, controls, ends, text_arguments, no_content).form()
+                return _Probe(template, controls, ends, text_arguments, no_content).detect()
     return None
 
 
 class _Probe:
+    """Renders conversations with calls, and reads the texts around names and arguments back."""
+
     def __init__(
         self,
         template: ChatTemplate,
@@ -114,103 +118,113 @@ class _Probe:
         self._template, self._controls, self._ends = template, controls, ends
         self._text_arguments, self._no_content = text_arguments, no_content
 
-    def form(self) -> ToolCallFormat | None:
-        """Raises PocketVLMError where the template refuses the probes, or leaves something of them out."""
-        self._check_what_is_shown()
-        if not (around := self._around(1)):
+    def detect(self) -> ToolCallFormat | None:
+        """Return the format, if it is a supported one.
+
+        Raises PocketVLMError where the template refuses the probes, or leaves out a part of them.
+        """
+        self._check_completeness()
+        if not (texts := self._texts_around(1)):
             return None
-        opening, middle, closing = around
+        opening, middle, closing = texts
         gap = None
         with suppress(PocketVLMError, ValueError):
-            first, *rest, last = self._around(3)
-            if rest[0::2] != rest[:1] * 3 or rest[1] != rest[3]:  # calls that are numbered
-                first, last, opening, middle, closing, *rest = (
-                    re.sub(r"\d+", HOLE, text) for text in (first, last, opening, middle, closing, *rest)
+            # Of three calls: first, middle, gap, middle, gap, middle, last.
+            first, *between, last = self._texts_around(3)
+            if between[0::2] != between[:1] * 3 or between[1] != between[3]:  # the template numbers calls
+                first, last, opening, middle, closing, *between = (
+                    re.sub(r"\d+", HOLE, text) for text in (first, last, opening, middle, closing, *between)
                 )
-            if (first, last) == (opening, closing) and rest[0::2] == [middle] * 3 and rest[1] == rest[3]:
-                gap = rest[1]
-        return self._checked(opening, middle, gap, closing)
+            if (first, last) == (opening, closing) and between[0::2] == [middle] * 3 and between[1] == between[3]:
+                gap = between[1]
+        return self._build(opening, middle, gap, closing)
 
-    def _checked(self, opening: str, middle: str, gap: str | None, closing: str) -> ToolCallFormat | None:
+    def _build(self, opening: str, middle: str, gap: str | None, closing: str) -> ToolCallFormat | None:
+        """Return the format with these texts; None where a call could not be recognized, or not be split again."""
         opening = opening.lstrip()
-        if gap is not None and self._ends_in(gap):
+        if gap is not None and self._ends_answer(gap):
             gap = None
         if not middle or middle[0] == HOLE or re.match(NAME, middle) or any(name in middle for name in _NAMES):
             return None
-        if self._ends_in(opening + middle) or any(text.endswith(HOLE) for text in (opening, middle, gap or "")):
+        if self._ends_answer(opening + middle) or any(text.endswith(HOLE) for text in (opening, middle, gap or "")):
             return None
         atoms = self._atoms(opening)
-        marked = bool(atoms) and len(atoms[0]) > 1
-        if not marked and not opening.startswith(("{", "[")):
-            return None  # nothing that could not be the answer's own words
+        has_tag = bool(atoms) and len(atoms[0]) > 1
+        if not has_tag and not opening.startswith(("{", "[")):
+            return None  # the opening could be ordinary words
         written = opening + middle + (gap or "") + closing
         return ToolCallFormat(
             opening,
             middle,
             gap,
             closing,
-            mark=atoms[0] if marked else opening.partition(HOLE)[0],
-            anywhere=marked,
+            mark=atoms[0] if has_tag else opening.partition(HOLE)[0],
+            anywhere=has_tag,
             controls={text: token for text, token in self._controls.items() if text in written},
-            short_ids=not self._takes(_LONG_ID),
+            short_ids=not self._accepts(_LONG_ID),
             text_arguments=self._text_arguments,
             no_content=self._no_content,
         )
 
-    def _around(self, count: int) -> list[str]:
-        """What stands before, between and behind the names and arguments of so many calls; [] if those are no JSON."""
-        called = self._atoms(self._written(_turn(_IDS[:count])))
-        others = self._atoms(self._written([_SAYS], asked=False)), self._atoms(self._written([]))
-        text = "".join(called[max(_alike(other, called) for other in others) :])
+    def _texts_around(self, count: int) -> list[str]:
+        """Return the texts before, between and behind the names and arguments of `count` calls.
+
+        [] where the arguments are not JSON.
+        """
+        calls = self._atoms(self._render(_turn(_IDS[:count])))
+        # A conversation without calls shows where the turn with calls begins.
+        others = self._atoms(self._render([_ANSWER], prompt=False)), self._atoms(self._render([]))
+        text = "".join(calls[max(_common_length(other, calls) for other in others) :])
         for call_id in _IDS:
             text = text.replace(call_id, HOLE)
-        found: list[str] = []
+        texts: list[str] = []
         for name in _NAMES[:count]:
-            before, named, text = text.partition(name)
-            if not named:
+            before, separator, text = text.partition(name)
+            if not separator:
                 raise PocketVLMError("leaves out calls")
-            if (arguments := _FOUND.search(text)) is None:
+            if (arguments := _WRITTEN_ARGUMENTS.search(text)) is None:
                 return []
-            found += [before, text[: arguments.start()]]
+            texts += [before, text[: arguments.start()]]
             text = text[arguments.end() :]
         closing = "".join(takewhile(lambda atom: atom not in self._ends, self._atoms(text)))
-        return [] if _RESULT in closing else [*found, closing]
+        return [] if _RESULT in closing else [*texts, closing]
 
-    def _check_what_is_shown(self) -> None:
-        shown = self._written([])
-        after = self._written(_turn(_IDS[:1]))
-        if not all(name in shown for name in _NAMES) or _RESULT not in after:
+    def _check_completeness(self) -> None:
+        """Raise PocketVLMError where the template leaves out tools or results."""
+        with_tools = self._render([])
+        with_result = self._render(_turn(_IDS[:1]))
+        if not all(name in with_tools for name in _NAMES) or _RESULT not in with_result:
             raise PocketVLMError("leaves out tools or results")
 
-    def _takes(self, call_id: str) -> bool:
+    def _accepts(self, call_id: str) -> bool:
         try:
-            self._written(_turn([call_id]))
+            self._render(_turn([call_id]))
         except PocketVLMError:
             return False
         return True
 
-    def _ends_in(self, text: str) -> bool:
+    def _ends_answer(self, text: str) -> bool:
         return any(atom in self._ends for atom in self._atoms(text))
 
     def _atoms(self, text: str) -> list[str]:
-        """Control tokens and tags, and all else by the character."""
+        """Split a text into control tokens, tags, and single characters."""
         controls = _any_of([control for control in self._controls if control in text])
         return re.findall(f"{controls}|{_TAG.pattern}|(?s:.)", text)
 
-    def _written(self, messages: list[dict[str, Any]], *, asked: bool = True) -> str:
+    def _render(self, messages: list[dict[str, Any]], *, prompt: bool = True) -> str:
         request = ChatRequest.parse([_QUESTION, *messages])
         spans = self._template.render(
             request.messages,
             tools=_TOOLS,
             text_arguments=self._text_arguments,
             no_content=self._no_content,
-            add_generation_prompt=asked,
+            add_generation_prompt=prompt,
         )
         return "".join(span.text for span in spans if isinstance(span, TextSpan))
 
 
 def _turn(ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Calls with these ids, and their results."""
+    """Return calls with these ids, and their results."""
     calls, results = [], []
     for call_id, name in zip(ids, _NAMES, strict=False):
         calls.append({"type": "function", "id": call_id, "function": {"name": name, "arguments": _ARGUMENTS}})
@@ -218,11 +232,11 @@ def _turn(ids: Sequence[str]) -> list[dict[str, Any]]:
     return [{"role": "assistant", "content": "", "tool_calls": calls}, *results]
 
 
-def _alike(one: Sequence[str], two: Sequence[str]) -> int:
-    """How many they have in common at their beginning."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, two, strict=False)))
+def _common_length(a: Sequence[str], b: Sequence[str]) -> int:
+    """Return the length of the common beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
 
 
 def _any_of(texts: Collection[str]) -> str:
-    """A regular expression; of texts that begin alike the longest. It matches nothing where there are none."""
+    """Return a regular expression that matches the longest of the texts; nothing where there are none."""
     return "|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)"

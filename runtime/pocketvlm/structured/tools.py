@@ -1,6 +1,6 @@
 """Tools in a prompt, and the grammar of their calls.
 
-Models whose template has no form for calls are told the tools, and the form of Hermes models, in a system text.
+Where a model's template has no form for calls, a system text describes the tools and the form of Hermes models.
 """
 
 from __future__ import annotations
@@ -14,107 +14,117 @@ from pocketvlm.messages import AssistantMessage, Message, SystemMessage, TextPar
 from pocketvlm.structured.schema import json_rule
 from pocketvlm.structured.tool_call_format import HERMES, ToolCallFormat
 
-_ONE = HERMES.opening + "%s" + HERMES.middle + "%s" + HERMES.closing
-MOST = 16  # calls in one answer
+MAX_CALLS = 16  # in one answer
+_CALL = HERMES.opening + "%s" + HERMES.middle + "%s" + HERMES.closing
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 _INTRODUCTION = "You can call these functions. Each line is one, as JSON:"
 _EXPLANATION = (
     "To call one, answer with nothing but this, for each call:\n"
-    + _ONE % ("the function's name", '{"its": "arguments"}')
+    + _CALL % ("the function's name", '{"its": "arguments"}')
     + "\n"
     + "The results come back between <tool_response> and </tool_response>."
 )
 
 
-def calls_rules(tools: Sequence[Tool], chosen: Sequence[int], form: ToolCallFormat, *, several: bool) -> str:
-    """Rules `calls`: what follows the mark of the first call. `chosen` are positions in `tools`."""
-    calls = ["calls: head call tail", f"head: {form.rule(form.opening.removeprefix(form.mark))}"]
-    if several and form.gap is not None:
-        calls = [f"calls: head call (gap call){{0,{MOST - 1}}} tail", calls[1], f"gap: {form.rule(form.gap)}"]
-    rules = [*calls, f"tail: {form.rule(form.closing)}", f"call: {' | '.join(f'call_{i}' for i in chosen)}"]
+def call_rules(tools: Sequence[Tool], chosen: Sequence[int], call_format: ToolCallFormat, *, several: bool) -> str:
+    """Return the rule `calls`, which follows the mark of the first call, and the rules it uses.
+
+    `chosen` are the indices of the tools that may be called. Raises RequestError leaves for their parameters.
+    """
+    calls, gap_rules = "head call tail", []
+    if several and call_format.gap is not None:
+        calls = f"head call (gap call){{0,{MAX_CALLS - 1}}} tail"
+        gap_rules = [f"gap: {call_format.rule(call_format.gap)}"]
+    rules = [
+        f"calls: {calls}",
+        f"head: {call_format.rule(call_format.opening.removeprefix(call_format.mark))}",
+        *gap_rules,
+        f"tail: {call_format.rule(call_format.closing)}",
+        f"call: {' | '.join(f'call_{i}' for i in chosen)}",
+    ]
     for i in chosen:
         function, param = tools[i].function, f"tools.{i}.function.parameters"
         schema = _ANY_OBJECT if function.parameters is None else function.parameters
         if schema.get("type", "object") != "object":
             raise RequestError("must describe an object", f"{param}.type")
-        rules.append(f"call_{i}: {form.rule(function.name + form.middle)} arguments_{i}")
+        rules.append(f"call_{i}: {call_format.rule(function.name + call_format.middle)} arguments_{i}")
         rules.append(f"arguments_{i}: {json_rule({**schema, 'type': 'object'}, param)}")
     return "\n".join(rules)
 
 
-def plain(tool: Tool) -> dict[str, Any]:
-    """The function as it was given."""
+def function_fields(tool: Tool) -> dict[str, Any]:
+    """Return the function's fields as the request has them."""
     return tool.function.model_dump(exclude_none=True)
 
 
-def described(tools: Sequence[Tool], introduction: str | None) -> str:
-    """The system text of a model whose template knows no tools."""
-    lines = [json.dumps(plain(tool), ensure_ascii=False) for tool in tools]
-    return "\n".join([introduction or _INTRODUCTION, *lines, _EXPLANATION])
+def describe_tools(tools: Sequence[Tool], introduction: str | None) -> str:
+    """Return a system text for a model whose template does not know tools."""
+    functions = [json.dumps(function_fields(tool), ensure_ascii=False) for tool in tools]
+    return "\n".join([introduction or _INTRODUCTION, *functions, _EXPLANATION])
 
 
-def told(messages: Sequence[Message], text: str, *, system: bool) -> list[Message]:
-    """`text` before all else: in the system message (`system`), or in the first question."""
-    found = list(messages)
-    wanted = ("system", "developer") if system else ("user",)
-    for i, message in enumerate(found[:1] if system else found):
-        if message.role in wanted:
-            found[i] = message.model_copy(update={"content": _before(text, message.content)})
-            return found
+def with_instructions(messages: Sequence[Message], text: str, *, system: bool) -> list[Message]:
+    """Put `text` before everything else: into the system message, or without `system` into the first user message."""
+    changed = list(messages)
+    roles = ("system", "developer") if system else ("user",)
+    for i, message in enumerate(changed[:1] if system else changed):
+        if message.role in roles:
+            changed[i] = message.model_copy(update={"content": _prepend(text, message.content)})
+            return changed
     first: Message = SystemMessage(role="system", content=text) if system else UserMessage(role="user", content=text)
-    return [first, *found]
+    return [first, *changed]
 
 
-def spelled(messages: Sequence[Message]) -> list[Message]:
-    """Earlier calls and their results as text, for templates that know neither."""
-    found: list[Message] = []
-    answered = False  # the message before is of results
+def calls_as_text(messages: Sequence[Message]) -> list[Message]:
+    """Write earlier calls and their results as text, for templates that know neither."""
+    changed: list[Message] = []
+    after_result = False
     for message in messages:
         if isinstance(message, AssistantMessage) and message.tool_calls:
             calls = [
-                _ONE % (json.dumps(call.function.name)[1:-1], _json(call.function.arguments))
+                _CALL % (json.dumps(call.function.name)[1:-1], _arguments_text(call.function.arguments))
                 for call in message.tool_calls
             ]
-            text = "\n".join(filter(None, [_text(message.content), *calls]))
-            found.append(AssistantMessage(role="assistant", content=text, name=message.name))
+            text = "\n".join(filter(None, [_content_text(message.content), *calls]))
+            changed.append(AssistantMessage(role="assistant", content=text, name=message.name))
         elif isinstance(message, ToolMessage):
-            text = f"<tool_response>\n{_text(message.content)}\n</tool_response>"
-            if answered:
-                text = f"{found.pop().content}\n{text}"
-            found.append(UserMessage(role="user", content=text))
+            text = f"<tool_response>\n{_content_text(message.content)}\n</tool_response>"
+            if after_result:  # results that follow each other become one message
+                text = f"{changed.pop().content}\n{text}"
+            changed.append(UserMessage(role="user", content=text))
         else:
-            found.append(message)
-        answered = isinstance(message, ToolMessage)
-    return found
+            changed.append(message)
+        after_result = isinstance(message, ToolMessage)
+    return changed
 
 
-def numbered(messages: Sequence[Message]) -> list[Message]:
-    """With ids of nine digits, in the order in which they come."""
-    ids: dict[str, str] = {}
+def with_short_ids(messages: Sequence[Message]) -> list[Message]:
+    """Replace the ids of calls by ids of nine digits, in the order in which they come."""
+    short_ids: dict[str, str] = {}
 
-    def short(given: str) -> str:
-        return ids.setdefault(given, f"{len(ids):09}")
+    def shorten(call_id: str) -> str:
+        return short_ids.setdefault(call_id, f"{len(short_ids):09}")
 
-    found: list[Message] = []
+    changed: list[Message] = []
     for message in messages:
         if isinstance(message, AssistantMessage) and message.tool_calls:
-            calls = tuple(call.model_copy(update={"id": short(call.id)}) for call in message.tool_calls)
+            calls = tuple(call.model_copy(update={"id": shorten(call.id)}) for call in message.tool_calls)
             message = message.model_copy(update={"tool_calls": calls})
         elif isinstance(message, ToolMessage) and message.tool_call_id is not None:
-            message = message.model_copy(update={"tool_call_id": short(message.tool_call_id)})
-        found.append(message)
-    return found
+            message = message.model_copy(update={"tool_call_id": shorten(message.tool_call_id)})
+        changed.append(message)
+    return changed
 
 
-def _before(text: str, content: Any) -> Any:
+def _prepend(text: str, content: Any) -> Any:
     if isinstance(content, str):
         return f"{text}\n\n{content}"
     return (TextPart(type="text", text=text + "\n\n"), *content)
 
 
-def _text(content: Any) -> str:
+def _content_text(content: Any) -> str:
     return content if isinstance(content, str) else "".join(part.text for part in content or ())
 
 
-def _json(arguments: Any) -> str:
+def _arguments_text(arguments: Any) -> str:
     return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""The operating system: the machine, files, processes, memory, the network, and time."""

@@ -1,8 +1,8 @@
-"""Chat template -> ordered spans of text and pictures.
+"""Render messages with a model's chat template to ordered spans of text and pictures.
 
-The model's own template runs in a sandbox that traces which characters a user wrote (`sandbox.py`), so nothing is ever
-searched for in user text and nothing in it acts as a delimiter: a special token that a user types stays text, and a
-picture stands where the template wrote its placeholder for it, or where its part stood in the message.
+The template runs in a sandbox that traces which characters a user wrote (`sandbox.py`). So nothing is ever searched for
+in user text, and nothing in it acts as a delimiter: a special token that a user types stays text. A picture is placed
+where the template wrote its placeholder, or where its part was in the message.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TextSpan:
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """The place of the request's picture number `index`, from 0, in the order of the messages."""
+    """The place of a picture. `index` numbers the request's pictures from 0, in the order of the messages."""
 
     index: int
 
@@ -54,15 +54,14 @@ CHATML = (
 
 
 class ChatTemplate:
-    """A model's chat template, compiled, and which forms of content it takes.
+    """A model's compiled chat template, and the forms of content that it accepts.
 
-    `source` is the Jinja text, `bos` and `eos` the texts of those tokens. Without a template ChatML stands in,
-    which is logged as a warning. `image_token` is what the template writes for a picture, as in `<image>`; without it,
-    or if the template does not write it for a picture, pictures stand in the message's text where their parts do.
-    Consecutive text parts are joined with nothing between, for templates that take strings only. `path` names the
-    model in errors.
+    `source` is the Jinja text, `bos` and `eos` the texts of those tokens. Without a template ChatML is used, and a
+    warning is logged. `image_token` is what the template writes for a picture, such as `<image>`. Without it, or if the
+    template does not write it for a picture, pictures are placed in the message's text where their parts are.
+    For templates that accept only strings, text parts are concatenated. `path` names the model in errors.
 
-    Raises ModelError for a template that cannot be compiled. A ChatTemplate does not change: any thread may render.
+    Raises ModelError for a template that cannot be compiled. A ChatTemplate is immutable, so any thread may render.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class ChatTemplate:
     ) -> None:
         if not source:
             _log.warning(
-                "%s has no chat template: ChatML stands in, and a model that does not know it may answer with nothing",
+                "%s has no chat template; ChatML is used, and a model that was not trained on it may not answer",
                 path or "the model",
             )
             source = CHATML
@@ -91,20 +90,21 @@ class ChatTemplate:
             raise ModelError(f"chat template, line {error.lineno}: {error.message}", path) from None
         except Exception as error:  # a template may raise anything
             raise ModelError(f"chat template: {type(error).__name__}: {error}", path) from None
-        # Whether content is taken as a string, and as a list of parts. The other roles are tried beside a user's.
-        self._no_tools: tuple[()] | None = None
-        self._takes = {"user": (self._tried("user", string=True), self._tried("user", string=False))}
-        if not any(self._takes["user"]):  # one that is made for tools may go through them without asking
+        self._no_tools: tuple[()] | None = None  # what the template gets as `tools` if there are none
+        # For each role, whether content is accepted as a string, and as a list of parts. Other roles are probed with a
+        # message of the user, so the user's comes first.
+        self._accepts = {"user": self._probe_forms("user")}
+        if not any(self._accepts["user"]):  # a template for tools may iterate over `tools` without checking for None
             self._no_tools = ()
-            self._takes = {"user": (self._tried("user", string=True), self._tried("user", string=False))}
-        self._first_only: set[str] = set()  # roles of which it reads one part, and no string
+            self._accepts = {"user": self._probe_forms("user")}
+        self._first_part_only: set[str] = set()  # roles whose content must be a list, of which only one part is read
         for role in ("system", "assistant"):
-            self._takes[role] = (self._tried(role, string=True), self._tried(role, string=False))
-            if not any(self._takes[role]) and self._tried(role, string=False, words=("pocketvlm",)):
-                self._takes[role] = (False, True)
-                self._first_only.add(role)
-        self.takes_system = any(self._takes["system"])
-        self._places_pictures = image_token is not None and self._tried_picture()
+            self._accepts[role] = self._probe_forms(role)
+            if not any(self._accepts[role]) and self._probe(role, string=False, words=("pocketvlm",)):
+                self._accepts[role] = (False, True)
+                self._first_part_only.add(role)
+        self.takes_system = any(self._accepts["system"])
+        self._places_pictures = image_token is not None and self._probe_picture()
 
     def render(
         self,
@@ -116,11 +116,11 @@ class ChatTemplate:
         no_content: bool = False,
         add_generation_prompt: bool = True,
     ) -> tuple[Span, ...]:
-        """The prompt in order. No text span is empty, and neighbours of one kind are one span.
+        """Return the spans of the prompt. No text span is empty, and adjacent text of one kind is one span.
 
-        `tools` as in a request. The template gets earlier calls' arguments as an object, or as JSON (`text_arguments`),
-        and the content beside them as text, or none at all (`no_content`). `effort` as in `reasoning_effort`; a
-        template that knows no such thing takes no notice, and one that refuses this word gets the nearest it takes.
+        `tools` are those of a request. The template gets the arguments of earlier calls as an object, or as JSON text
+        (`text_arguments`), and the content of such messages as text, or None (`no_content`). `effort` is
+        `reasoning_effort`; if a template refuses the word, it gets the nearest one that it accepts.
 
         Raises RequestError where the template refuses the messages or does not place every picture, and ModelError
         where the template itself fails.
@@ -146,7 +146,7 @@ class ChatTemplate:
                 entry["tool_call_id"] = Traced(message.tool_call_id)
             entries.append(entry if message.name is None else {**entry, "name": Traced(message.name)})
         try:
-            rendered = self._weighed(_efforts(effort), entries, add_generation_prompt, _traced(tools))
+            rendered = self._render_first(_effort_variables(effort), entries, add_generation_prompt, _traced(tools))
             spans = tuple(self._spans(rendered, self._places_pictures))
         except sandbox.RefusalError as error:
             raise RequestError(f"the model's chat template refuses the messages: {error}", "messages") from None
@@ -160,12 +160,12 @@ class ChatTemplate:
             )
         return spans
 
-    def _weighed(self, efforts: Sequence[Mapping[str, Any]], *given: Any) -> str:
-        """With the first of `efforts` that the template does not refuse."""
-        for effort in efforts[:-1]:
+    def _render_first(self, alternatives: Sequence[Mapping[str, Any]], *arguments: Any) -> str:
+        """Render with the first of the `alternatives` for variables that the template does not refuse."""
+        for variables in alternatives[:-1]:
             with suppress(sandbox.RefusalError):
-                return self._run(*given, **effort)
-        return self._run(*given, **efforts[-1])
+                return self._run(*arguments, **variables)
+        return self._run(*arguments, **alternatives[-1])
 
     def _run(
         self, messages: list[dict[str, Any]], add_generation_prompt: bool = True, tools: Any = None, **variables: Any
@@ -179,8 +179,8 @@ class ChatTemplate:
                 **self._tokens,
                 **variables,
             )
-        except Exception as error:  # raised again
-            sandbox.let_go(error)
+        except Exception as error:
+            sandbox.drop_traceback(error)
             raise
 
     def _spans(self, rendered: str, find_pictures: bool) -> Iterator[Span]:
@@ -198,56 +198,58 @@ class ChatTemplate:
             else:
                 yield TextSpan(text, special=author == sandbox.TEMPLATE)
 
-    def _content(self, role: str, pieces: Sequence[_Piece], given_as_string: bool) -> str | list[dict[str, str]]:
-        """As it was given, if the template takes that, else in the form that it takes."""
-        strings, parts = self._takes.get(role, (True, True))
+    def _content(self, role: str, pieces: Sequence[_Piece], as_string: bool) -> str | list[dict[str, str]]:
+        """Return content in the request's form if the template accepts it, else in the form that it accepts."""
+        strings, parts = self._accepts.get(role, (True, True))
         has_picture = any(isinstance(piece, ImageSpan) for piece in pieces)
         if has_picture and not self._places_pictures:
-            pieces, has_picture, given_as_string = (_flat(pieces),), False, True
-        if not has_picture and role in self._first_only:
+            pieces, has_picture, as_string = (_flat(pieces),), False, True
+        if not has_picture and role in self._first_part_only:
             pieces = (_flat(pieces),)
-        if not has_picture and (given_as_string if strings == parts else strings):
+        if not has_picture and (as_string if strings == parts else strings):
             return _flat(pieces)
         return [
             {"type": "image"} if isinstance(piece, ImageSpan) else {"type": "text", "text": piece} for piece in pieces
         ]
 
-    def _tried(self, role: str, *, string: bool, words: Sequence[str] = ("pocket", "vlm")) -> bool:
-        """Whether content of this form reaches the prompt, from a message of this role.
+    def _probe_forms(self, role: str) -> tuple[bool, bool]:
+        return self._probe(role, string=True), self._probe(role, string=False)
 
-        It is in two parts where nobody says otherwise, as some templates read only the first.
+    def _probe(self, role: str, *, string: bool, words: Sequence[str] = ("pocket", "vlm")) -> bool:
+        """Return whether content of this form reaches the prompt from a message of this role.
+
+        By default a list has two parts, because some templates read only the first.
         """
         words = [Traced(word) for word in words]
         message = {"role": role, "content": _flat(words) if string else _text_parts(words)}
-        question = {"role": "user", "content": "?" if role == "user" or self._takes["user"][0] else _text_parts("?")}
+        question = {"role": "user", "content": "?" if role == "user" or self._accepts["user"][0] else _text_parts("?")}
         before = [question] if role == "assistant" else []
         after = [question] if role != "user" else []
         try:
-            spans = self._spans(self._run([*before, message, *after]), find_pictures=False)
-            told = "".join(span.text for span in spans if isinstance(span, TextSpan) and not span.special)
+            user_text = _user_text(self._spans(self._run([*before, message, *after]), find_pictures=False))
         except Exception:  # a template may raise anything
             return False
-        # A template for strings may well write out the list itself, as Python shows it.
-        return all(word in told for word in words) and "type" not in told
+        # A template for strings may write out the list itself, in Python's notation.
+        return all(word in user_text for word in words) and "type" not in user_text
 
-    def _tried_picture(self) -> bool:
-        """Whether the template writes its placeholder once for one picture, and the text beside it."""
+    def _probe_picture(self) -> bool:
+        """Return whether the template writes its placeholder once for one picture, and the text around it."""
         words = [Traced("pocket"), Traced("vlm")]
         content = [*_text_parts(words[:1]), {"type": "image"}, *_text_parts(words[1:])]
         try:
             spans = list(self._spans(self._run([{"role": "user", "content": content}]), find_pictures=True))
         except Exception:  # a template may raise anything
             return False
-        told = "".join(span.text for span in spans if isinstance(span, TextSpan) and not span.special)
-        return sum(isinstance(span, ImageSpan) for span in spans) == 1 and all(word in told for word in words)
+        user_text = _user_text(spans)
+        return sum(isinstance(span, ImageSpan) for span in spans) == 1 and all(word in user_text for word in words)
 
 
 def isolate_control_tokens(spans: Iterable[TextSpan | T], tokens: Collection[str]) -> tuple[TextSpan | T, ...]:
-    """Spans with `special` hold control tokens only; all text between two of them is one span without it.
+    """Return spans in which `special` ones are single control tokens, and all text between two of them is one span.
 
-    Splitting text where a user's begins would change its tokens: in "User: What", " What" is one token. Tokenized span
-    by span, the result gives the same ids as the whole prompt does, as long as no user wrote a control token.
-    `tokens` are the texts of the vocabulary's control tokens.
+    `tokens` are the texts of the vocabulary's control tokens. Splitting text where a user's text begins would change
+    its tokens: in "User: What", " What" is one token. As long as no user wrote a control token, the returned spans,
+    tokenized one by one, have the same ids as the whole prompt.
     """
     pattern = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
 
@@ -255,18 +257,18 @@ def isolate_control_tokens(spans: Iterable[TextSpan | T], tokens: Collection[str
         if not isinstance(span, TextSpan) or not span.special:
             yield span
             return
-        at = 0
+        end = 0
         for match in pattern.finditer(span.text):
-            yield TextSpan(span.text[at : match.start()], False)
+            yield TextSpan(span.text[end : match.start()], False)
             yield TextSpan(match[0], True)
-            at = match.end()
-        yield TextSpan(span.text[at:], False)
+            end = match.end()
+        yield TextSpan(span.text[end:], False)
 
     return tuple(joined(part for span in spans for part in split(span)))
 
 
 def joined(pieces: Iterable[TextSpan | T]) -> Iterator[TextSpan | T]:
-    """Neighbouring texts of one kind as one, none of them empty; anything else as it is."""
+    """Join adjacent texts of one kind, drop empty ones, and yield everything else unchanged."""
     text: TextSpan | None = None
     for piece in pieces:
         if isinstance(piece, TextSpan) and text is not None and text.special == piece.special:
@@ -283,23 +285,33 @@ def joined(pieces: Iterable[TextSpan | T]) -> Iterator[TextSpan | T]:
         yield text
 
 
-_NEAR = {"none": ("no_think",), "minimal": ("low",), "medium": ("high",), "xhigh": ("max", "high"), "max": ("high",)}
+# For a word of reasoning_effort, the nearest ones to try where a template refuses it.
+_NEAREST_EFFORTS = {
+    "none": ("no_think",),
+    "minimal": ("low",),
+    "medium": ("high",),
+    "xhigh": ("max", "high"),
+    "max": ("high",),
+}
 
 
-def _efforts(effort: str | None) -> list[dict[str, Any]]:
-    """What templates may call `reasoning_effort`, in the order in which to try: nearest words, then no word."""
+def _effort_variables(effort: str | None) -> list[dict[str, Any]]:
+    """Return the variables that templates may read for `reasoning_effort`, in the order in which to try them.
+
+    The nearest words come first, then variables without a word.
+    """
     if effort is None:
         return [{}]
     on = effort != "none"
     switch: dict[str, Any] = {"enable_thinking": on, "thinking": on, "thinking_mode": "enabled" if on else "disabled"}
     if not on:
         switch["thinking_budget"] = 0
-    words = [Traced(word) for word in (effort, *_NEAR.get(effort, ()))]
+    words = [Traced(word) for word in (effort, *_NEAREST_EFFORTS.get(effort, ()))]
     return [*({**switch, "reasoning_effort": word, "thinking_effort": word} for word in words), switch]
 
 
 def _parts(message: Message) -> Iterator[str | None]:
-    """Texts, and None for a picture."""
+    """Yield the texts of a message, and None for a picture."""
     if isinstance(message.content, str):
         yield message.content
     else:
@@ -308,7 +320,7 @@ def _parts(message: Message) -> Iterator[str | None]:
 
 
 def _call(call: ToolCall, *, as_text: bool) -> dict[str, Any]:
-    """As templates take it: with the arguments as an object, where they are one, or as text."""
+    """Return a call for templates: with the arguments as text, or as an object if they are one."""
     arguments: Any = call.function.arguments
     if as_text and not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
@@ -317,12 +329,12 @@ def _call(call: ToolCall, *, as_text: bool) -> dict[str, Any]:
             parsed = _traced(json.loads(arguments))
             arguments = parsed if isinstance(parsed, dict) else arguments
     function = {"name": call.function.name, "arguments": arguments}
-    found: dict[str, Any] = _traced({"type": "function", "id": call.id, "function": function})
-    return found
+    entry: dict[str, Any] = _traced({"type": "function", "id": call.id, "function": function})
+    return entry
 
 
 def _traced(value: Any) -> Any:
-    """JSON whose texts are a user's."""
+    """Return a JSON value with all texts traced as the user's."""
     if isinstance(value, str):
         return Traced(value)
     if isinstance(value, Mapping):
@@ -331,7 +343,7 @@ def _traced(value: Any) -> Any:
 
 
 def _flat(pieces: Iterable[_Piece]) -> str:
-    """One string, in which a run of its own stands for each picture."""
+    """Return one string in which each picture is a run of one character."""
     return sandbox.joined(
         Traced("\ufffc", ((1, piece.index),)) if isinstance(piece, ImageSpan) else piece for piece in pieces
     )
@@ -339,3 +351,7 @@ def _flat(pieces: Iterable[_Piece]) -> str:
 
 def _text_parts(texts: Iterable[str]) -> list[dict[str, str]]:
     return [{"type": "text", "text": text} for text in texts]
+
+
+def _user_text(spans: Iterable[Span]) -> str:
+    return "".join(span.text for span in spans if isinstance(span, TextSpan) and not span.special)

@@ -1,9 +1,9 @@
-"""Jinja as Hugging Face sets it up for chat templates, with strings that remember who wrote each character.
+"""Run chat templates in Jinja as Hugging Face does, with strings that record the author of each character.
 
-`Traced` strings keep that memory through output, `+`, `~`, slices, `trim`, `split`, `join`, macros and set blocks: all
-that chat templates do to move text. A function that computes a new string from user text (`upper`, `tojson`, `%`)
-gives a string that counts as user text wholly, the template's own characters in it included: a control token among
-them will be read as text. That errs on the safe side, and no common template does it.
+`Traced` strings keep this record through output, `+`, `~`, slices, `trim`, `split`, `join`, macros and set blocks: all
+that chat templates do to move text. If a function computes a new string from user text (`upper`, `tojson`, `%`), the
+whole string counts as user text, including the template's own characters in it, and a control token among these is read
+as text. This is the safe choice, and no common template does it.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, pass_environment
 
-TEMPLATE = -2  # who wrote a run of characters; 0 and above: it stands for the picture of that number
-USER = -1
-_Runs = tuple[tuple[int, int], ...]  # (characters, who wrote them)
+# Authors of a run of characters. A run with an author of 0 or more stands for the picture of that index.
+TEMPLATE, USER = -2, -1
+_Runs = tuple[tuple[int, int], ...]  # (number of characters, author)
 
 
 class RefusalError(TemplateError):
@@ -37,7 +37,7 @@ class RefusalError(TemplateError):
 
 
 class Traced(str):
-    """A string whose characters are not all the template's. Without `runs`, a user wrote them all."""
+    """A string with characters that the template did not write. Without `runs`, a user wrote all of them."""
 
     _runs: _Runs
 
@@ -46,7 +46,7 @@ class Traced(str):
         self._runs = ((len(text), USER),) if runs is None else runs
         return self
 
-    def __str__(self) -> str:  # str() is how templates write out
+    def __str__(self) -> str:  # Jinja's output calls str()
         return self
 
     def __add__(self, other: str) -> str:
@@ -56,27 +56,27 @@ class Traced(str):
         return joined((other, self)) if isinstance(other, str) else NotImplemented
 
     def __iter__(self) -> Iterator[str]:
-        return (self[at] for at in range(len(self)))
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, key: SupportsIndex | slice) -> str:
         start, stop, step = _bounds(key, len(self))
         if step != 1:
             return Traced(super().__getitem__(key))
-        runs, at = [], 0
+        runs, run_start = [], 0
         for length, author in self._runs:
-            kept = min(stop, at + length) - max(start, at)
-            if kept > 0:
-                runs.append((kept, author))
-            at += length
+            overlap = min(stop, run_start + length) - max(start, run_start)
+            if overlap > 0:
+                runs.append((overlap, author))
+            run_start += length
         return Traced(super().__getitem__(key), tuple(runs))
 
-    def _at(self, parts: Iterable[str], gap: int = 0) -> list[str]:
-        """The slices that are these parts, which lie in this order and at least `gap` characters apart."""
-        slices, at = [], 0
+    def _slices(self, parts: Iterable[str], gap: int = 0) -> list[str]:
+        """Return the slices that equal `parts`, which are in this order and at least `gap` characters apart."""
+        slices, end = [], 0
         for part in parts:
-            start = self.find(part, at)
+            start = self.find(part, end)
             slices.append(self[start : start + len(part)])
-            at = start + len(part) + gap
+            end = start + len(part) + gap
         return slices
 
     def strip(self, chars: str | None = None, /) -> str:
@@ -95,45 +95,45 @@ class Traced(str):
         return self[: len(super().removesuffix(suffix))]
 
     def split(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
-        return self._at(super().split(sep, maxsplit), len(sep or ""))
+        return self._slices(super().split(sep, maxsplit), len(sep or ""))
 
     def rsplit(self, sep: str | None = None, maxsplit: SupportsIndex = -1) -> list[str]:
-        return self._at(super().rsplit(sep, maxsplit), len(sep or ""))
+        return self._slices(super().rsplit(sep, maxsplit), len(sep or ""))
 
     def splitlines(self, keepends: bool = False) -> list[str]:
-        return self._at(super().splitlines(keepends))
+        return self._slices(super().splitlines(keepends))
 
     def partition(self, sep: str, /) -> tuple[str, str, str]:
-        head, middle, tail = self._at(super().partition(sep))
+        head, middle, tail = self._slices(super().partition(sep))
         return head, middle, tail
 
     def rpartition(self, sep: str, /) -> tuple[str, str, str]:
-        head, middle, tail = self._at(super().rpartition(sep))
+        head, middle, tail = self._slices(super().rpartition(sep))
         return head, middle, tail
 
     def replace(self, old: str, new: str, /, count: SupportsIndex = -1) -> str:
-        # What a user's text is replaced by is user text as well, or a user could have it written.
-        return _between(Traced(new), self.split(old, count)) if old else Traced(super().replace(old, new, count))
+        # The replacement counts as user text, too; otherwise a user could make the template write it.
+        return _join(Traced(new), self.split(old, count)) if old else Traced(super().replace(old, new, count))
 
     def join(self, parts: Iterable[str], /) -> str:
-        return _between(self, parts)
+        return _join(self, parts)
 
 
 def runs_of(text: str) -> Iterator[tuple[str, int]]:
-    """The string as plain pieces, each with who wrote it."""
-    at = 0
-    for length, author in text._runs if isinstance(text, Traced) else ((len(text), TEMPLATE),):
+    """Yield plain pieces of the string, each with its author."""
+    start = 0
+    for length, author in _runs(text):
         if length:
-            yield str.__getitem__(text, slice(at, at + length)), author
-        at += length
+            yield str.__getitem__(text, slice(start, start + length)), author
+        start += length
 
 
 def joined(values: Iterable[object]) -> str:
-    """One string; neighbours of one author become one run."""
-    strings = [_written(value) for value in values]
+    """Return one string; adjacent runs of one author become one run."""
+    strings = [_output(value) for value in values]
     runs: list[tuple[int, int]] = []
     for text in strings:
-        for length, author in text._runs if isinstance(text, Traced) else ((len(text), TEMPLATE),):
+        for length, author in _runs(text):
             if runs and runs[-1][1] == author:
                 length += runs.pop()[0]
             if length:
@@ -143,16 +143,16 @@ def joined(values: Iterable[object]) -> str:
 
 
 def compiled(source: str) -> Template:
-    """Raises jinja2.TemplateSyntaxError, and whatever else Jinja's compiler may."""
+    """Compile a template. Raises jinja2.TemplateSyntaxError, and any other error of Jinja's compiler."""
     return _ENVIRONMENT.from_string(source)
 
 
-def let_go(error: Exception) -> None:
-    """Forget where in a template it was: Jinja's traceback refers to itself, and keeps what all callers hold alive."""
+def drop_traceback(error: Exception) -> None:
+    """Remove the traceback of a template's error: Jinja's is a reference cycle that keeps all callers' locals alive."""
     trace = error.__traceback__
     while trace is not None:
         frame: FrameType | None = trace.tb_frame
-        with suppress(RuntimeError):  # a frame that runs is a caller's
+        with suppress(RuntimeError):  # raised for a frame that is still running, which is a caller's
             while frame is not None:
                 frame.clear()
                 frame = frame.f_back
@@ -163,25 +163,29 @@ def let_go(error: Exception) -> None:
 def _bounds(key: SupportsIndex | slice, length: int) -> tuple[int, int, int]:
     if isinstance(key, slice):
         return key.indices(length)
-    at = index(key)  # a TypeError for content['type'], as templates ask of strings
-    at += length if at < 0 else 0
-    return at, at + 1, 1
+    start = index(key)  # TypeError for content['type'], which templates try on strings
+    start += length if start < 0 else 0
+    return start, start + 1, 1
 
 
-def _between(separator: str, parts: Iterable[object]) -> str:
+def _runs(text: str) -> _Runs:
+    return text._runs if isinstance(text, Traced) else ((len(text), TEMPLATE),)
+
+
+def _join(separator: str, parts: Iterable[object]) -> str:
     pieces: list[object] = []
     for part in parts:
         pieces += [separator, part] if pieces else [part]
     return joined(pieces)
 
 
-def _written(value: object) -> str:
-    """What the template writes for a value."""
-    return value if isinstance(value, str) else _kept(str(value), (value,))
+def _output(value: object) -> str:
+    """Return what the template writes for a value."""
+    return value if isinstance(value, str) else _trace(str(value), (value,))
 
 
 def _strings(value: object) -> Iterator[str]:
-    """All strings within lists, tuples and mappings."""
+    """Yield all strings within lists, tuples and mappings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -192,24 +196,26 @@ def _strings(value: object) -> Iterator[str]:
             yield from _strings(item)
 
 
-def _kept(result: Any, sources: Iterable[object]) -> Any:
-    """A function's result; a new string made with a user's text among the sources becomes that user's."""
+def _trace(result: Any, sources: Iterable[object]) -> Any:
+    """Return a function's result, as user text where it is a new string and a source has user text."""
     if type(result) in (list, tuple):
         sources = tuple(sources)
-        return type(result)(_kept(item, sources) if isinstance(item, str) else item for item in result)
+        return type(result)(_trace(item, sources) if isinstance(item, str) else item for item in result)
     if not isinstance(result, str) or isinstance(result, Traced):
         return result
     strings = [text for source in sources for text in _strings(source)]
-    passed_on = any(text is result for text in strings)
-    return Traced(result) if not passed_on and any(isinstance(text, Traced) for text in strings) else result
+    is_source = any(text is result for text in strings)
+    return Traced(result) if not is_source and any(isinstance(text, Traced) for text in strings) else result
 
 
-def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(function)  # copies Jinja's pass_context mark as well
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        return _kept(function(*args, **kwargs), (*args, *kwargs.values()))
+def _tracing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a filter so that its result is traced."""
 
-    return guarded
+    @functools.wraps(function)  # copies Jinja's pass_context mark, too
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        return _trace(function(*args, **kwargs), (*args, *kwargs.values()))
+
+    return traced
 
 
 class _CodeGenerator(CodeGenerator):
@@ -222,7 +228,7 @@ class _CodeGenerator(CodeGenerator):
 
 
 class _Generation(Extension):
-    """`{% generation %}` marks what a model wrote, for training. Here it only stands around its content."""
+    """`{% generation %}` marks text of the model for training. Here it has no effect on its content."""
 
     tags = {"generation"}  # noqa: RUF012  # a set of the class, as in jinja2
 
@@ -241,28 +247,30 @@ class _Environment(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[_Generation, LoopControlExtension],
-            finalize=_written,
+            finalize=_output,
         )
-        self.filters = {name: _guarded(function) for name, function in self.filters.items()}
-        self.filters.update(tojson=_guarded(_tojson), join=_join)
+        self.filters = {name: _tracing(function) for name, function in self.filters.items()}
+        self.filters.update(tojson=_tracing(_tojson), join=_join_filter)
         self.globals.update(raise_exception=_refuse, strftime_now=_strftime_now, namespace=_namespace)
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str) and getattr(function, "__name__", None) == "join" and len(args) == 1:
-            return _between(owner, args[0])
+            return _join(owner, args[0])
         result = super().call(context, function, *args, **kwargs)
-        if isinstance(function, Macro | LoopContext):  # template code, traced as it ran
+        if isinstance(function, Macro | LoopContext):  # template code, which was traced while it ran
             return result
-        return _kept(result, (owner if isinstance(owner, str) else None, *args, *kwargs.values()))
+        return _trace(result, (owner if isinstance(owner, str) else None, *args, *kwargs.values()))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        return _kept(super().call_binop(context, operator, left, right), (left, right))
+        return _trace(super().call_binop(context, operator, left, right), (left, right))
 
 
 @pass_environment
-def _join(environment: _Environment, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
-    return _between(d, value if attribute is None else map(make_attrgetter(environment, attribute), value))
+def _join_filter(
+    environment: _Environment, value: Iterable[Any], d: str = "", attribute: str | int | None = None
+) -> str:
+    return _join(d, value if attribute is None else map(make_attrgetter(environment, attribute), value))
 
 
 def _tojson(
@@ -272,7 +280,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Unlike Jinja's own, without HTML escapes."""
+    """Serialize to JSON without the HTML escapes of Jinja's own filter."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -280,12 +288,12 @@ def _refuse(message: str) -> None:
     raise RefusalError(str(message))
 
 
-def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)
+def _strftime_now(format: str) -> str:
+    return datetime.now().strftime(format)
 
 
 class _Namespace(Namespace):
-    """Jinja's, less the names by which a template could pretend that it is an object of another class."""
+    """Jinja's namespace without names such as `__class__`, which would make it look like another class's object."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):

@@ -25,7 +25,7 @@ class VisionEncoder(Protocol):
     """An encoder of tiles that already have the size that their family states: libmtmd or onnxruntime."""
 
     name: str
-    together: int  # the number of tiles that may be encoded at the same time, each on its own thread
+    concurrent_tiles: int  # the number of tiles that may be encoded at the same time, each on its own thread
 
     def encode_tile(self, tile: RGB) -> Embeddings:
         """Return the embeddings of a tile. Raises Aborted after `cancel`, and EngineError."""
@@ -166,9 +166,9 @@ class Vision(Protocol):
 
     name: str
     image_token: str | None  # what the chat template writes for a picture; None: unknown
-    at_once: int  # the number of embeddings that the decoder must get in one batch; 0: any split is allowed
+    min_batch: int  # the number of embeddings that the decoder must get in one batch; 0: any split is allowed
     cache: EmbeddingCache
-    together: int  # `VisionEncoder.together` of the encoder
+    concurrent_tiles: int  # `VisionEncoder.concurrent_tiles` of the encoder
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
         """Prepare a picture; `param` is the path of its part, for errors. Raises ImageError and RequestError.

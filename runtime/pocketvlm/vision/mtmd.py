@@ -26,7 +26,7 @@ class _MtmdOwner:
     """What MtmdEncoder and NativeVision share: they cancel and free an mmproj file."""
 
     name = "libmtmd"
-    together = 1
+    concurrent_tiles = 1
 
     def __init__(self, mtmd: Mtmd) -> None:
         self._mtmd = mtmd
@@ -101,7 +101,7 @@ class NativeVision(_MtmdOwner):
     """libmtmd's own preprocessing and layout, which has no `detail`: other values than the default are refused."""
 
     image_token: str | None = None
-    at_once = 0  # unknown before libmtmd has a picture
+    min_batch = 0  # unknown before libmtmd has a picture
 
     def __init__(self, mtmd: Mtmd, n_vocab: int, cache: EmbeddingCache | None = None) -> None:
         super().__init__(mtmd)

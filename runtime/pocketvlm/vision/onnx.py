@@ -17,7 +17,7 @@ from pocketvlm.vision.family import RGB
 from pocketvlm.vision.providers import CPU, providers_of
 
 INPUT, OUTPUT = "pixels", "embeddings"
-TOGETHER = 2  # tiles that may be encoded at the same time on a CPU, each on a thread of the caller's
+CONCURRENT_TILES = 2  # tiles that may be encoded at the same time on a CPU, each on a thread of the caller's
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
 _FATAL = 4  # log level. Errors are raised as exceptions; lower levels would only write to the terminal.
 
@@ -59,7 +59,7 @@ class OnnxEncoder:
         kind = str(header.metadata.get("pocketvlm.type", ""))
         self.name = " ".join(filter(None, ("onnxruntime", kind, "" if device == CPU else device)))
         self.path = header.path
-        self.together = TOGETHER if device == CPU else 1
+        self.concurrent_tiles = CONCURRENT_TILES if device == CPU else 1
         self._cancelled = False
         self._run = ort.RunOptions()
         self._run.log_severity_level = _FATAL

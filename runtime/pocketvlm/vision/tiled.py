@@ -27,8 +27,8 @@ class FamilyVision:
     ) -> None:
         self.name = encoder.name
         self.image_token: str | None = family.image_token
-        self.at_once = family.tile_tokens if family.non_causal else 0
-        self.together = encoder.together
+        self.min_batch = family.tile_tokens if family.non_causal else 0
+        self.concurrent_tiles = encoder.concurrent_tiles
         self.cache = cache or EmbeddingCache()
         self._family = family
         self._encoder = encoder

@@ -65,7 +65,7 @@ class EncodeTask:
 
     def run(self) -> Callable[[], None]:
         tile = self._next_tile()
-        if self.ahead and self.vision.together > 1 and self.alone() and self._next_differs(tile):
+        if self.ahead and self.vision.concurrent_tiles > 1 and self.alone() and self._next_differs(tile):
             encoded = self._encode_two(tile, self._next_tile())
         else:
             encoded = [self._encode(tile)]

@@ -61,7 +61,7 @@ class BackgroundWorker:
         return bool(self._queue) or self._current is not None
 
     def count_progress(self) -> None:
-        """Tell the watchdog that the running piece has begun another part of it."""
+        """Report to the watchdog that the running piece has begun another part."""
         self._pieces_started += 1
 
     @property

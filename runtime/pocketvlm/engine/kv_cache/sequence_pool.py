@@ -19,8 +19,8 @@ _MAX_CHECKPOINT_BYTES = 256 << 20  # of all sequences together
 class SequencePool:
     """The `count` sequences of a context.
 
-    Where the context forgets (sliding windows, recurrent layers), a sequence can only continue at its end or at a
-    context checkpoint.
+    If the context `needs_checkpoints` (sliding windows, recurrent layers), a sequence can only continue at its end or
+    at a context checkpoint.
     """
 
     def __init__(self, context: Context, count: int) -> None:
@@ -73,7 +73,7 @@ class SequencePool:
 
     def checkpoint_counts(self, units: Sequence[PromptUnit], known: int) -> tuple[int, ...]:
         """Return after how many units of a prompt to save a checkpoint: after its pictures, before its last token."""
-        if not self._context.forgets:
+        if not self._context.needs_checkpoints:
             return ()
         pictures = max((number for number, unit in enumerate(units, 1) if isinstance(unit, EmbeddingSpan)), default=0)
         return tuple(count for count in sorted({pictures, len(units) - 1}) if known < count < len(units))
@@ -135,21 +135,21 @@ class SequencePool:
     def _restorable(self, sequence: CachedSequence, count: int) -> int:
         """Return to how many of its first `count` units the sequence can be brought back."""
         content = sequence.content
-        if count == len(content.keys) or self._context.returns(content.position_after(count), sequence.id):
+        if count == len(content.keys) or self._context.can_truncate(content.position_after(count), sequence.id):
             return count
         checkpoint = content.checkpoint(count)
         return checkpoint.count if checkpoint else 0
 
     def _shareable(self, sequence: CachedSequence, count: int) -> int:
         """Return how many of its first `count` units another sequence could get."""
-        if not self._context.forgets:
+        if not self._context.needs_checkpoints:
             return self._restorable(sequence, count)
         checkpoint = sequence.content.checkpoint(count)
         return checkpoint.count if checkpoint else 0
 
     def _cut_back(self, sequence: CachedSequence, count: int) -> int:
         """Drop all but the first `count` units. Return how many are left."""
-        if self._context.returns(sequence.content.position_after(count), sequence.id):
+        if self._context.can_truncate(sequence.content.position_after(count), sequence.id):
             sequence.content = sequence.content.first(count)
             return count if self.trim(sequence) else 0
         return self._resume(sequence, sequence.content, count)
@@ -158,7 +158,7 @@ class SequencePool:
         """Let `sequence` begin as `source` does. Return how many units it has then."""
         self.clear(sequence)
         self._context.share(source.id, sequence.id, source.content.position_after(count))
-        if self._context.forgets:
+        if self._context.needs_checkpoints:
             return self._resume(sequence, source.content, count)
         sequence.content = source.content.first(count)
         return count

@@ -112,13 +112,15 @@ def _load(
             cache_files=disk_cache,
         )
         size, sequences = context_size(checked, options.context_size), options.parallel
-        at_once = vision.at_once if vision else 0
+        min_batch = vision.min_batch if vision else 0
         # On a GPU a second context would take its memory and not save its time.
-        background = threads.background > 0 and not model.forgets and not placement.layers
+        background = threads.background > 0 and not model.needs_checkpoints and not placement.layers
         make = partial(Context, model, exact=options.exact, sequences=sequences, moves=background)
-        draft_policy = draft_length_policy(options.speculate, exact=options.exact, forgets=model.forgets)
+        draft_policy = draft_length_policy(
+            options.speculate, exact=options.exact, needs_checkpoints=model.needs_checkpoints
+        )
         drafted = MAX_DRAFT_TOKENS if draft_policy else 0
-        context = make(n_ctx=size, n_batch=max(BATCH_ROWS, at_once), threads=threads.all, outputs=sequences + drafted)
+        context = make(n_ctx=size, n_batch=max(BATCH_ROWS, min_batch), threads=threads.all, outputs=sequences + drafted)
     except BaseException:  # Ctrl-C too: no caller has the model yet
         model.close()
         raise
@@ -126,12 +128,12 @@ def _load(
     prefill_context = partial(
         make,
         n_ctx=-(-size // sequences),
-        n_batch=max(CHUNK_ROWS, at_once),
+        n_batch=max(CHUNK_ROWS, min_batch),
         threads=threads.background,
         outputs=sequences,
     )
     # Not on a GPU: small batches cost it less, and ggml's Vulkan backend crashed in the trial of a row (on lavapipe).
-    mixed = vision and not model.forgets and not placement.layers
+    mixed = vision and not model.needs_checkpoints and not placement.layers
     return LoadedModel(
         model,
         vision,

@@ -1,4 +1,4 @@
-"""One run of the engine's process, as its parent has it: started, asked, read, ended."""
+"""One run of the engine's process, as seen from its parent."""
 
 from __future__ import annotations
 
@@ -13,27 +13,15 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from pocketvlm.engine.process.protocol import (
-    REPLIES,
-    REQUESTS,
-    Answer,
-    Cancel,
-    Close,
-    Generate,
-    GetProgress,
-    Question,
-    Reply,
-    Request,
-    Start,
-)
+from pocketvlm.engine.process import protocol
 from pocketvlm.engine.process.watchdog import Watchdog
 from pocketvlm.errors import EngineCrashedError, GenerationCancelledError
 
-_CLOSE_TIMEOUT = 5.0  # seconds until a process that was asked to end is killed
+_CLOSE_TIMEOUT = 5.0  # seconds between the request to end and the kill
 _COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine.process.worker import main; main()"
 # Ctrl-C in a terminal is for the parent. In another session, the process would compete with it for cores, sched(7).
 _OWN_GROUP: Any = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
-Channel = SimpleQueue[Answer | Exception]  # the answers to one question; an exception is the last
+Channel = SimpleQueue[protocol.Answer | Exception]  # the answers to one question; an exception is the last
 
 
 class _Pending(NamedTuple):
@@ -42,11 +30,11 @@ class _Pending(NamedTuple):
 
 
 class EngineProcess:
-    """Sends requests on a thread of its own. Somebody must call `read` until the process ends, and then `finish`."""
+    """Starts the process and sends requests. One thread must call `read` until the process ends, and then `finish`."""
 
-    def __init__(self, start: Start, watchdog: Watchdog) -> None:
+    def __init__(self, start: protocol.Start, watchdog: Watchdog) -> None:
         self.watchdog = watchdog
-        self.killed_because = ""  # the end of a sentence about its end
+        self.killed_because = ""  # the last part of a message about its end
         paths = [str(Path(path).absolute()) for path in sys.path if path]
         self._popen = subprocess.Popen(
             [sys.executable, "-c", _COMMAND, *paths],
@@ -65,14 +53,14 @@ class EngineProcess:
         self._writer.start()
         self.send(start)
 
-    def send(self, request: Request) -> None:
-        self._outbox.put(REQUESTS.pack(request))
+    def send(self, request: protocol.Request) -> None:
+        self._outbox.put(protocol.REQUESTS.pack(request))
 
-    def ask(self, question: Question, channel: Channel) -> None:
+    def ask(self, question: protocol.Question, channel: Channel) -> None:
         """Send a question. Its answers go to `channel` until `forget`; EngineCrashedError where there will be none."""
-        frame = REQUESTS.pack(question)
+        frame = protocol.REQUESTS.pack(question)
         with self._lock:
-            self._pending[question.id] = _Pending(channel, isinstance(question, Generate))
+            self._pending[question.id] = _Pending(channel, isinstance(question, protocol.Generate))
             if self._ended:
                 channel.put(crash_error(self._popen.returncode, self.killed_because))
             self._outbox.put(frame)
@@ -85,15 +73,15 @@ class EngineProcess:
     def cancel_generations(self) -> None:
         for number, pending in list(self._pending.items()):
             if pending.generation:
-                self.send(Cancel(number))
+                self.send(protocol.Cancel(number))
                 pending.channel.put(GenerationCancelledError("the generation was cancelled"))
 
-    def read(self) -> Reply | None:
+    def read(self) -> protocol.Reply | None:
         """Wait for the next reply; None where the process has ended."""
         assert self._popen.stdout is not None
-        return REPLIES.read(self._popen.stdout)
+        return protocol.REPLIES.read(self._popen.stdout)
 
-    def deliver(self, answer: Answer) -> None:
+    def deliver(self, answer: protocol.Answer) -> None:
         """Hand an answer to the thread that waits for it, if one still does."""
         if (pending := self._pending.get(answer.id)) is not None:
             pending.channel.put(answer)
@@ -104,11 +92,11 @@ class EngineProcess:
             self.killed_because = reason
             self._popen.kill()
         else:
-            self.send(GetProgress())
+            self.send(protocol.GetProgress())
 
     def close(self) -> None:
         """Ask the process to end, and kill it where it does not."""
-        self.send(Close())
+        self.send(protocol.Close())
         with suppress(subprocess.TimeoutExpired):
             self._popen.wait(_CLOSE_TIMEOUT)
         self._popen.kill()

@@ -108,8 +108,9 @@ class Close:
     kind: Literal["close"] = "close"
 
 
-Question = Generate | TakeSnapshot | AdoptSnapshot | ClearPictureCache | GetStatistics  # replies carry its `id`
-Request = Start | Question | Cancel | GetProgress | Close
+Question = Generate | TakeSnapshot | AdoptSnapshot | ClearPictureCache | GetStatistics  # replies have its `id`
+EngineRequest = Question | Cancel | GetProgress  # to a loaded engine
+Request = Start | EngineRequest | Close
 
 # --- replies
 

@@ -25,27 +25,8 @@ from pocketvlm.engine.interface import (
     Snapshot,
     Statistics,
 )
+from pocketvlm.engine.process import protocol
 from pocketvlm.engine.process.engine_process import Channel, EngineProcess, crash_error
-from pocketvlm.engine.process.protocol import (
-    AdoptSnapshot,
-    Answer,
-    Cancel,
-    ClearPictureCache,
-    Done,
-    EventReply,
-    Failed,
-    Generate,
-    GetStatistics,
-    ProgressReply,
-    Question,
-    Ready,
-    Refused,
-    Reply,
-    SnapshotReply,
-    Start,
-    StatisticsReply,
-    TakeSnapshot,
-)
 from pocketvlm.engine.process.watchdog import Watchdog
 from pocketvlm.errors import EngineClosedError, EngineCrashedError, EngineError, GenerationCancelledError
 from pocketvlm.templates.prompt import TextSpan
@@ -57,8 +38,8 @@ _HEALTHY_AFTER = 60.0  # seconds: the crash of a process that ran longer counts 
 _STATISTICS_TIMEOUT = 1.0  # seconds
 _CLOSED = "the model is closed"
 _GAUGES = ("running", "queued", "encoding", "picture_bytes")
-_SUPERVISORS = ("state", "parallel", "restarts", "child")  # fields that the process does not fill
-_TOTALS = tuple(field.name for field in fields(Statistics) if field.name not in (*_GAUGES, *_SUPERVISORS))
+_NOT_SUMMED = (*_GAUGES, "state", "parallel", "restarts", "child")
+_TOTALS = tuple(field.name for field in fields(Statistics) if field.name not in _NOT_SUMMED)  # over restarts
 
 
 class SupervisedEngine:
@@ -80,7 +61,7 @@ class SupervisedEngine:
         fingerprint: str,
         options: EngineOptions,
     ) -> None:
-        start = Start(
+        start = protocol.Start(
             model.absolute(),
             mmproj and mmproj.absolute(),
             onnx and onnx.absolute(),
@@ -102,14 +83,14 @@ class SupervisedEngine:
         number = next(self._supervisor.ids)
         channel = Channel()
         process = self._supervisor.wait_for_process()
-        process.ask(Generate(number, generation), channel)
+        process.ask(protocol.Generate(number, generation), channel)
         cancellation = cancellation or CancellationToken()
         cancellation.attach(lambda: channel.put(GenerationCancelledError("the generation was cancelled")))
         finished = False
         try:
             while not finished:
                 answer = _next_answer(channel)
-                assert isinstance(answer, EventReply)
+                assert isinstance(answer, protocol.EventReply)
                 if isinstance(answer.event, Finished):
                     finished = True
                     self._supervisor.note_answer()
@@ -118,18 +99,18 @@ class SupervisedEngine:
             cancellation.attach(None)
             process.forget(number)
             if not finished:  # does nothing where the generation has failed
-                process.send(Cancel(number))
+                process.send(protocol.Cancel(number))
 
     def snapshot(self, prompt: Sequence[TextSpan | PromptImage]) -> Snapshot:
-        answer = self._ask(TakeSnapshot(next(self._supervisor.ids), tuple(prompt)))
-        assert isinstance(answer, SnapshotReply)
+        answer = self._ask(protocol.TakeSnapshot(next(self._supervisor.ids), tuple(prompt)))
+        assert isinstance(answer, protocol.SnapshotReply)
         return answer.snapshot
 
     def adopt(self, snapshot: Snapshot) -> None:
-        self._ask(AdoptSnapshot(next(self._supervisor.ids), snapshot))
+        self._ask(protocol.AdoptSnapshot(next(self._supervisor.ids), snapshot))
 
     def clear_picture_cache(self) -> None:
-        self._ask(ClearPictureCache(next(self._supervisor.ids)))
+        self._ask(protocol.ClearPictureCache(next(self._supervisor.ids)))
 
     def cancel(self) -> None:
         self._supervisor.process.cancel_generations()
@@ -140,7 +121,7 @@ class SupervisedEngine:
     def close(self) -> None:
         self._finalizer()
 
-    def _ask(self, question: Question) -> Answer:
+    def _ask(self, question: protocol.Question) -> protocol.Answer:
         channel = Channel()
         process = self._supervisor.wait_for_process()
         process.ask(question, channel)
@@ -150,12 +131,12 @@ class SupervisedEngine:
             process.forget(question.id)
 
 
-def _next_answer(channel: Channel) -> Answer:
+def _next_answer(channel: Channel) -> protocol.Answer:
     """Wait for an answer. Raises the error that came instead of one."""
     answer = channel.get()
     if isinstance(answer, Exception):
         raise answer
-    if isinstance(answer, Failed):
+    if isinstance(answer, protocol.Failed):
         raise answer.error.exception()
     return answer
 
@@ -163,7 +144,7 @@ def _next_answer(channel: Channel) -> Answer:
 class _Supervisor:
     """Starts a process, reads it to its end on a thread of its own, and starts the next one."""
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: protocol.Start) -> None:
         self._start = start
         self._changed = threading.Condition()
         self._closed = False
@@ -232,9 +213,9 @@ class _Supervisor:
         reply = self.process.read()
         if reply is None:
             raise crash_error(self.process.finish(), "while the model was loaded")
-        if isinstance(reply, Refused):
+        if isinstance(reply, protocol.Refused):
             raise reply.error.exception()
-        assert isinstance(reply, Ready)
+        assert isinstance(reply, protocol.Ready)
         return reply.info
 
     def _watch(self) -> None:
@@ -264,16 +245,16 @@ class _Supervisor:
             if not self._restart():
                 return
 
-    def _handle(self, process: EngineProcess, reply: Reply) -> None:
+    def _handle(self, process: EngineProcess, reply: protocol.Reply) -> None:
         match reply:
-            case ProgressReply(progress):
+            case protocol.ProgressReply(progress):
                 process.watchdog.hear(progress)
-            case StatisticsReply(_, statistics):
+            case protocol.StatisticsReply(_, statistics):
                 self._latest = statistics
                 process.deliver(reply)
-            case EventReply() | Failed() | Done() | SnapshotReply():
+            case protocol.EventReply() | protocol.Failed() | protocol.Done() | protocol.SnapshotReply():
                 process.deliver(reply)
-            case Ready() | Refused():
+            case protocol.Ready() | protocol.Refused():
                 raise EngineError("the engine's process started twice")
 
     def _restart(self) -> bool:
@@ -314,7 +295,7 @@ class _Supervisor:
     def _ask_statistics(self, process: EngineProcess) -> None:
         """Wait until the process's statistics are in `_latest`, until it has died, or for a while."""
         channel = Channel()
-        question = GetStatistics(next(self.ids))
+        question = protocol.GetStatistics(next(self.ids))
         try:
             process.ask(question, channel)
             with suppress(Empty):

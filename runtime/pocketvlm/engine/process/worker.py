@@ -1,6 +1,6 @@
 """The process of a `SupervisedEngine`: it reads requests from standard input and writes replies to standard output.
 
-It ends with its parent, however that ends: then the pipe closes, and the process also checks who its parent is.
+It ends with its parent, however that ends: then the pipe closes, and the process also checks the id of its parent.
 """
 
 from __future__ import annotations
@@ -18,30 +18,7 @@ from typing import IO
 
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import Event, Finished, Generation
-from pocketvlm.engine.process.protocol import (
-    REPLIES,
-    REQUESTS,
-    AdoptSnapshot,
-    Cancel,
-    ClearPictureCache,
-    Close,
-    Done,
-    ErrorMessage,
-    EventReply,
-    Failed,
-    Generate,
-    GetProgress,
-    GetStatistics,
-    ProgressReply,
-    Question,
-    Ready,
-    Refused,
-    Reply,
-    SnapshotReply,
-    Start,
-    StatisticsReply,
-    TakeSnapshot,
-)
+from pocketvlm.engine.process import protocol
 from pocketvlm.engine.scheduling.request_state import RequestState
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.system import offline
@@ -63,18 +40,18 @@ def main() -> None:
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # native code that prints must not print into the replies
-    outbox: SimpleQueue[Reply] = SimpleQueue()
+    outbox: SimpleQueue[protocol.Reply] = SimpleQueue()
     threading.Thread(target=_write, args=(replies, outbox, parent), daemon=True).start()
     serve(requests, outbox)
     os._exit(0)  # without waiting for anything: the parent has gone, or wants that
 
 
-def serve(requests: IO[bytes], outbox: SimpleQueue[Reply]) -> None:
+def serve(requests: IO[bytes], outbox: SimpleQueue[protocol.Reply]) -> None:
     """Load the engine and handle requests until the parent has gone or sends `Close`."""
-    start = REQUESTS.read(requests)
+    start = protocol.REQUESTS.read(requests)
     if start is None:
         return
-    assert isinstance(start, Start)
+    assert isinstance(start, protocol.Start)
     try:
         engine = InProcessEngine(
             start.model,
@@ -85,49 +62,57 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[Reply]) -> None:
             options=start.options,
         )
     except PocketVLMError as error:
-        outbox.put(Refused(ErrorMessage.of(error)))
-        REQUESTS.read(requests)  # returns when the parent has read the reply and closes the pipe
+        outbox.put(protocol.Refused(protocol.ErrorMessage.of(error)))
+        protocol.REQUESTS.read(requests)  # returns when the parent has read the reply and closes the pipe
         return
     freeze_garbage_collector()
-    outbox.put(Ready(engine.info))
+    outbox.put(protocol.Ready(engine.info))
     handler = _Handler(engine, outbox)
-    while (request := REQUESTS.read(requests)) is not None and not isinstance(request, Start | Close):
+    while (request := _next_request(requests)) is not None:
         handler.handle(request)
         del request  # it may hold pictures, and the next one may be long in coming
 
 
+def _next_request(stream: IO[bytes]) -> protocol.EngineRequest | None:
+    """Wait for a request; None where the parent has gone, or wants the process to end."""
+    request = protocol.REQUESTS.read(stream)
+    return None if isinstance(request, protocol.Start | protocol.Close) else request
+
+
 class _Handler:
-    def __init__(self, engine: InProcessEngine, outbox: SimpleQueue[Reply]) -> None:
+    """Handles requests to a loaded engine, and puts the replies into the outbox."""
+
+    def __init__(self, engine: InProcessEngine, outbox: SimpleQueue[protocol.Reply]) -> None:
         self._engine, self._outbox = engine, outbox
         self._generations: dict[int, RequestState | None] = {}  # that are not over; None before they are submitted
         self._lock = threading.Lock()
         # A grammar, a whole book or a snapshot may take seconds, in which other requests must be handled.
         self._slow = ThreadPoolExecutor(2, "pocketvlm-slow-request")
 
-    def handle(self, request: Question | Cancel | GetProgress) -> None:
+    def handle(self, request: protocol.EngineRequest) -> None:
         match request:
-            case Generate(number, generation):
+            case protocol.Generate(number, generation):
                 self._generations[number] = None
                 characters = sum(len(piece.text) for piece in generation.prompt if isinstance(piece, TextSpan))
                 if generation.constraint is None and characters < _LONG_PROMPT:
                     self._submit(number, generation)
                 else:
                     self._slow.submit(self._submit, number, generation)
-            case Cancel(number):
+            case protocol.Cancel(number):
                 with self._lock:
                     state = self._generations.pop(number, None)
                 if state is not None:
                     self._engine.withdraw(state)
-            case TakeSnapshot(number, prompt):
-                self._answer_slowly(number, lambda: SnapshotReply(number, self._engine.snapshot(prompt)))
-            case AdoptSnapshot(number, snapshot):
+            case protocol.TakeSnapshot(number, prompt):
+                self._answer_slowly(number, lambda: protocol.SnapshotReply(number, self._engine.snapshot(prompt)))
+            case protocol.AdoptSnapshot(number, snapshot):
                 self._do_slowly(number, partial(self._engine.adopt, snapshot))
-            case ClearPictureCache(number):
+            case protocol.ClearPictureCache(number):
                 self._do_slowly(number, self._engine.clear_picture_cache)
-            case GetStatistics(number):
-                self._outbox.put(StatisticsReply(number, self._engine.statistics()))
-            case GetProgress():
-                self._outbox.put(ProgressReply(self._engine.progress))
+            case protocol.GetStatistics(number):
+                self._outbox.put(protocol.StatisticsReply(number, self._engine.statistics()))
+            case protocol.GetProgress():
+                self._outbox.put(protocol.ProgressReply(self._engine.progress))
 
     def _submit(self, number: int, generation: Generation) -> None:
         try:
@@ -144,31 +129,31 @@ class _Handler:
 
     def _emit(self, number: int, event: Event | BaseException) -> None:
         if isinstance(event, BaseException):
-            self._outbox.put(Failed(number, ErrorMessage.of(event)))
+            self._outbox.put(protocol.Failed(number, protocol.ErrorMessage.of(event)))
         else:
-            self._outbox.put(EventReply(number, event))
+            self._outbox.put(protocol.EventReply(number, event))
         if isinstance(event, Finished | BaseException):
             with self._lock:
                 self._generations.pop(number, None)
 
     def _do_slowly(self, number: int, work: Callable[[], None]) -> None:
-        def answer() -> Reply:
+        def answer() -> protocol.Reply:
             work()
-            return Done(number)
+            return protocol.Done(number)
 
         self._answer_slowly(number, answer)
 
-    def _answer_slowly(self, number: int, answer: Callable[[], Reply]) -> None:
+    def _answer_slowly(self, number: int, answer: Callable[[], protocol.Reply]) -> None:
         def run() -> None:
             try:
                 self._outbox.put(answer())
             except Exception as error:  # the parent raises it
-                self._outbox.put(Failed(number, ErrorMessage.of(error)))
+                self._outbox.put(protocol.Failed(number, protocol.ErrorMessage.of(error)))
 
         self._slow.submit(run)
 
 
-def _write(stream: IO[bytes], outbox: SimpleQueue[Reply], parent: int) -> None:
+def _write(stream: IO[bytes], outbox: SimpleQueue[protocol.Reply], parent: int) -> None:
     """Write replies until the parent has gone or the stream is closed; then end the process."""
     try:
         _write_all(stream, outbox, parent)
@@ -179,7 +164,7 @@ def _write(stream: IO[bytes], outbox: SimpleQueue[Reply], parent: int) -> None:
     os._exit(1)
 
 
-def _write_all(stream: IO[bytes], outbox: SimpleQueue[Reply], parent: int) -> None:
+def _write_all(stream: IO[bytes], outbox: SimpleQueue[protocol.Reply], parent: int) -> None:
     while True:
         try:
             replies = [outbox.get(timeout=_PARENT_CHECK_INTERVAL)]
@@ -189,6 +174,6 @@ def _write_all(stream: IO[bytes], outbox: SimpleQueue[Reply], parent: int) -> No
             continue
         while not outbox.empty() and len(replies) < _MAX_FRAMES_PER_WRITE:
             replies.append(outbox.get())
-        data = memoryview(b"".join(part for reply in replies for part in REPLIES.pack(reply)))
+        data = memoryview(b"".join(part for reply in replies for part in protocol.REPLIES.pack(reply)))
         while data:
             data = data[stream.write(data) :]

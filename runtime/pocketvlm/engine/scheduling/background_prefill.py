@@ -1,4 +1,4 @@
-"""Prompts evaluated by the background worker beside running answers, in a context of their own.
+"""Prompts evaluated by the background worker while answers run, in a context of their own.
 
 A prompt row in the same step makes every answer wait: one costs a CPU nearly as much as a token, and 64 at once as much
 as ten. On the background worker's cores they cost the answers only some memory bandwidth. After each chunk its cells

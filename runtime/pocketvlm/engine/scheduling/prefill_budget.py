@@ -14,7 +14,7 @@ _MEASURE_EVERY = 16  # one of this many steps goes without prompt rows, because 
 
 
 class PrefillBudget:
-    """The number of prompt rows in a step beside the tokens of running answers.
+    """The number of prompt rows to add to the tokens of running answers in a step.
 
     Without answers it is a whole batch. Otherwise the times of the last steps decide: half as many rows after a step
     that took too long, a quarter more after one that did not. A row costs a CPU nearly as much as an answer's token.

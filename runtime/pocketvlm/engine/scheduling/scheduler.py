@@ -42,7 +42,7 @@ _T = TypeVar("_T")
 class Scheduler:
     """Owns the context from now on. Requests emit events on its thread, the background worker's or the closing one.
 
-    `load_token_embeddings` is called on its thread; with its result, text goes beside pictures into one batch.
+    `load_token_embeddings` is called on its thread; with its result, text and pictures share a batch.
     `prefill_context` makes the context of background prompts; without it, prompts go with the answers' steps.
     """
 

@@ -162,7 +162,7 @@ class StepRunner:
                 parts.append(_TokenRows(request, [request.pending_token, *drafts.get(request, ())], batch.count))
                 batch.extend(parts[-1].tokens, sequence.content.position, sequence.id, every=True)
         for request in prompts:
-            if parts and self._context.even:
+            if parts and self._context.needs_equal_counts:
                 self._evaluate_tokens(parts)
                 parts.clear()
                 batch.clear()
@@ -195,8 +195,8 @@ class StepRunner:
             candidates += [(chance, request) for chance in request.proposer.chances(len(drafts[request]))]
         # The sort is stable and chances fall along a draft, so what remains of a draft is its beginning.
         candidates.sort(key=lambda candidate: -candidate[0])
-        limit = min(len(candidates), self._batch.size - len(answers))
-        count = self._draft_policy.draft_count(len(answers), [chance for chance, _ in candidates[:limit]], shared)
+        del candidates[self._batch.size - len(answers) :]
+        count = self._draft_policy.draft_count(len(answers), [chance for chance, _ in candidates], shared)
         counts = Counter(request for _, request in candidates[:count])
         return {request: draft[: counts[request]] for request, draft in drafts.items()}
 

@@ -12,7 +12,8 @@ from typing import Literal
 
 Speculate = Literal["auto", "off", "on"]
 MODES: tuple[Speculate, ...] = ("auto", "off", "on")
-MAX_STEP_SLOWDOWN = 2.4  # a step beside running streams takes at most this many times the usual time between two tokens
+# A step with work in addition to the streams' tokens takes at most this many times the usual time between two tokens.
+MAX_STEP_SLOWDOWN = 2.4
 MAX_DRAFT_TOKENS = 15  # tokens in a step, of all answers together
 _ROWS = (2, 3, 4, 6, 8, 12, 16, 20, 24, 32, 48, 64)  # rows of a step with drafts: few sizes, so each is soon measured
 _MIN_SPEEDUP = 1.05  # times as fast as without drafts, or nothing is drafted
@@ -22,12 +23,12 @@ _OUTLIER = 3.0  # a step longer than this many times the known time counts as th
 _DISCOUNT = 0.999  # of the assumed time of a size, at each choice of another size: some day it is tried again
 
 
-def draft_length_policy(mode: Speculate, *, exact: bool, forgets: bool) -> DraftLengthPolicy | None:
+def draft_length_policy(mode: Speculate, *, exact: bool, needs_checkpoints: bool) -> DraftLengthPolicy | None:
     """Return None where nothing is to be drafted.
 
-    A cache that `forgets` cannot drop wrong drafts. With `exact`, logits must not depend on measured times.
+    A cache that needs checkpoints cannot drop wrong drafts. With `exact`, logits must not depend on measured times.
     """
-    if mode == "off" or forgets or (mode == "auto" and exact):
+    if mode == "off" or needs_checkpoints or (mode == "auto" and exact):
         return None
     return DraftLengthPolicy(mode)
 
