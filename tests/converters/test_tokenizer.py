@@ -359,7 +359,7 @@ def test_added_tokens_without_a_row(checkpoint: Path, tmp_path: Path) -> None:
 def test_a_token_spelled_like_padding(checkpoint: Path, edit: Edit) -> None:
     """libllama would abort the process."""
     edit(checkpoint / "tokenizer.json", {"model.vocab.[PAD696]": 698})
-    with pytest.raises(TokenizerError, match="padding"):
+    with pytest.raises(TokenizerError, match=r"spelled like the \[PAD"):
         read(checkpoint)
 
 

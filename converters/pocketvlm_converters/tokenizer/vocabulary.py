@@ -105,7 +105,7 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
         if types[number] != TokenType.UNKNOWN and token.content not in merged:
             types[number] = int(TokenType.CONTROL if token.special else TokenType.USER_DEFINED)
     if len(set(tokens)) != rows:  # libllama would abort the process
-        raise TokenizerError("has a token with the same spelling as an unused one, [PAD<id>]", path)
+        raise TokenizerError("has a token that is spelled like the [PAD<id>] of unused ids", path)
     special_tokens = special(checkpoint, reference, ids, path)
     return Vocabulary(
         model=read_sentencepiece(data, model, tuple(tokens), path)
