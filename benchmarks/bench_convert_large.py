@@ -6,7 +6,7 @@ not counted (RssAnon of /proc/PID/status), because the system can drop their pag
     bench_convert_large.py [--upstream LLAMA_CPP] [--verify]
 
 With the sources of llama.cpp, its convert_hf_to_gguf.py (which needs torch and transformers) and libllama's own
-quantization run beside it, for the same language model and mmproj. About 12 GB of disk.
+quantization run as well, for the same language model and mmproj. About 12 GB of disk.
 """
 
 from __future__ import annotations

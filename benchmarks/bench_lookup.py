@@ -45,7 +45,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=physical_cores())
     arguments = options.parse_args()
     print(f"{processor()}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}\n", flush=True)
-    print("| answer | speculate | tokens/s | beside off | range | drafted | right |")
+    print("| answer | speculate | tokens/s | ratio to off | range | drafted | right |")
     print("|---|---|---|---|---|---|---|")
     with ExitStack() as stack:
         engines = {

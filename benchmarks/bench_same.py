@@ -7,7 +7,7 @@ where cells lie in another order.
 
 "Nothing known": prompts whole and by 1, 16 and 128 rows, each alone; and together with others, twice: three requests on
 four lanes, so what goes into a step is a matter of time. Of each figure the largest that any two of these show.
-"Remembers": what is found in the cache is taken from there; beside whole prompts, alone and with nothing known.
+"Remembers": the cached part of a prompt is reused; compared with whole prompts, alone and with nothing known.
 """
 
 from __future__ import annotations

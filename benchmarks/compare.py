@@ -151,7 +151,7 @@ def image(detail: str) -> dict[str, Any]:
 def show(results: Results, peers: list[Peer], ours: int, arguments: argparse.Namespace) -> None:
     others = [peer.name for peer in peers[ours:]]
     by = "".join(f" by {other} | spread |" for other in others)
-    print(f"| step | who | s, tokens/s for decode and text | spread |{by} aim |")
+    print(f"| step | program | s, tokens/s for decode and text | spread |{by} aim |")
     print("|---|---|---|---|" + "---|---|" * len(others) + "---|")
     for step in arguments.steps:
         for name, of_step in results:
@@ -172,7 +172,7 @@ def show(results: Results, peers: list[Peer], ours: int, arguments: argparse.Nam
     for other in peers[ours:]:
         own = (peers[0].anonymous - other.anonymous) / 1e6
         mapped = (peers[0].resident - other.resident) / 1e6
-        print(f"  pocketvlm beside {other.name}: {own:+.0f}, {mapped:+.0f} (aim {MORE_MEMORY / 1e6:+.0f})")
+        print(f"  pocketvlm minus {other.name}: {own:+.0f}, {mapped:+.0f} (aim {MORE_MEMORY / 1e6:+.0f})")
 
 
 if __name__ == "__main__":
