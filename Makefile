@@ -22,10 +22,15 @@ test: .venv/.dev ## the fast tests, on all cores, with the network blocked
 test-all: .venv/.dev ## all tests
 	$(PYTEST) $(ARGS)
 
-check: .venv/.dev ## lint, format, types, import direction
+check: .venv/.dev ## lint, format, types on three systems, imports on every Python that is installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32
+	$(BIN)/mypy --platform darwin
+	@for python in python3.10 $(BIN)/python python3.12 python3.13 python3.14; do \
+		! command -v $$python > /dev/null || ! $$python -c "" 2> /dev/null || $$python scripts/import_check.py || exit 1; \
+	done
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 # The variable turns off a notice of mkdocs-material about its successor.

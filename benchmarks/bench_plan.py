@@ -65,7 +65,7 @@ def compare(bundle: Path, size: str, context: int, threads: int, times: int) -> 
     options = LoadOptions(context_size=context, threads=threads)
     planner = planner_for(bundle, options, picture=read_picture_size(size))
     told = planner.predict(planner.usual())
-    peer = Piped("pocketvlm", "ours", bundle, threads, context, str(told.way.encoder))
+    peer = Piped("pocketvlm", "ours", bundle, threads, context, str(told.configuration.encoder))
     try:
         peer.ask([said("Hello.")], 1)
         seconds = median(peer.ask([said(picture(size), "What is it?")], 1)[0] for _ in range(times))
@@ -73,9 +73,10 @@ def compare(bundle: Path, size: str, context: int, threads: int, times: int) -> 
         peer.close()
     assert told.first_token_s is not None
     memory, time = told.memory_bytes / peer.resident, told.first_token_s / seconds
-    kind = next(encoder.type for encoder in planner.encoders if encoder.kind == told.way.encoder)
+    kind = next(encoder.type for encoder in planner.encoders if encoder.kind == told.configuration.encoder)
     print(
-        f"| {planner.found.name} {planner.type} | {told.way.encoder} {kind} | {size} | {told.picture_tokens} "
+        f"| {planner.located.name} {planner.type} | {told.configuration.encoder} {kind} | {size} "
+        f"| {told.picture_tokens} "
         f"| {told.memory_bytes / 1e6:.0f} | {peer.resident / 1e6:.0f} | {memory:.2f} "
         f"| {told.first_token_s:.2f} | {seconds:.2f} | {time:.2f} |",
         flush=True,

@@ -1,6 +1,6 @@
-"""Hooks of mkdocs.yml: pages that lie outside docs/, links between both, and the reference of the commands.
+"""Hooks of mkdocs.yml: pages that lie outside docs/, links between both, and references that the code itself writes.
 
-The reference of the commands is made from the command line itself, so it cannot differ from `--help`.
+The reference of the commands comes from the command line, so it cannot differ from `--help`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ OUTSIDE = {
 }
 # Path of the repository -> page that shows it.
 SHOWN_BY = {path: page for page, path in OUTSIDE.items()} | {"examples": "examples.md"}
-COMMANDS = "<!-- commands -->"
 _LINK = re.compile(r"(?P<text>!?\[(?:[^\[\]]|\[[^\[\]]*\])*\])\((?P<path>[^()\s#:]+)(?P<anchor>#[^()\s]*)?\)")
 _IMAGE = re.compile(r'(?<=<img src=")docs/')
 _FENCE = re.compile(r"^( *)(```+)[^\n]*\n.*?^\1\2 *$", re.DOTALL | re.MULTILINE)
@@ -53,7 +52,10 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri == "index.md":
         page.meta["hide"] = ["navigation"]  # which would list the page itself alone
     markdown = relink(markdown, page.file.src_uri)
-    return markdown.replace(COMMANDS, command_reference()) if COMMANDS in markdown else markdown
+    for marker, generate in GENERATED.items():
+        if marker in markdown:
+            markdown = markdown.replace(marker, generate())
+    return markdown
 
 
 # ---- links
@@ -78,6 +80,17 @@ def relink(markdown: str, page: str) -> str:
         parts += [_LINK.sub(replace, markdown[end : fence.start()]), fence[0]]
         end = fence.end()
     return _IMAGE.sub("", "".join([*parts, _LINK.sub(replace, markdown[end:])]))
+
+
+# ---- options of VLM.load
+
+
+def load_options() -> str:
+    """List the fields of LoadOptions, which adds them to its docstring when it is imported."""
+    from pocketvlm import LoadOptions
+
+    fields = re.findall(r"^ +(\w+) = (.+?): ([A-Z].+)$", LoadOptions.__doc__ or "", re.MULTILINE)
+    return "\n\n".join(f"`{name}` = `{default}`\n:   {text}" for name, default, text in fields)
 
 
 # ---- commands
@@ -149,3 +162,7 @@ def _value_of(option: Any) -> str:
     annotation = option.type_descriptor.annotation
     kind = (*get_args(annotation), annotation)[0].__name__
     return "TEXT" if kind == "str" else str(kind).upper()
+
+
+# Comment on a page -> what replaces it.
+GENERATED = {"<!-- commands -->": command_reference, "<!-- load options -->": load_options}

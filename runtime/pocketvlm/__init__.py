@@ -22,7 +22,7 @@ if _typing.TYPE_CHECKING:
     from pocketvlm.messages import *
     from pocketvlm.pictures.handles import HandleLimits, PictureHandle
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 # fmt: off
 __all__ = [
     "VLM", "LoadOptions", "HandleLimits", "PictureHandle", "EngineInfo", "Statistics", "CancellationToken", "bench",

@@ -218,7 +218,7 @@ def test_what_was_begun_goes_on(hub: HubServer, tmp_path: Path) -> None:
     assert left(tmp_path) == []
     said: list[str] = []
     pull(Wanted(READY), say=said.append).verify()
-    assert hub.asked(MODEL)[-1] == "bytes=90000-" and "0.1 MB of it are here already" in said[0]
+    assert hub.asked(MODEL)[-1] == "bytes=90000-" and "0.1 MB are already downloaded" in said[0]
 
 
 def test_a_server_that_cannot_resume(hub: HubServer) -> None:
@@ -348,7 +348,7 @@ def test_where_nothing_may_be_downloaded(hub: HubServer, monkeypatch: pytest.Mon
 
 def test_converters_that_are_missing(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(way, "find_spec", lambda name: None if name == "onnx" else object())
-    refused(Wanted("acme/iota"), r"onnx is missing to convert it: pip install 'pocketvlm\[convert\]'")
+    refused(Wanted("acme/iota"), r"conversion needs onnx: pip install 'pocketvlm\[convert\]'")
     assert len(hub.log) == 1
 
 
@@ -361,9 +361,9 @@ def test_names_of_a_stranger(hub: HubServer, tmp_path: Path) -> None:
     files = hub.repositories["acme/iota"].files
     files["../evil.safetensors"] = files.pop(WEIGHTS)
     files["model.safetensors.index.json"] = json.dumps(index).encode()
-    refused(Wanted("acme/iota"), "weight_map names '../evil.safetensors', no .safetensors file beside it")
+    refused(Wanted("acme/iota"), "weight_map has '../evil.safetensors'; expected the name of a .safetensors file")
     files["model.safetensors.index.json"] = b'{"weight_map": {"a": "model-1.safetensors"}}'
-    refused(Wanted("acme/iota"), "acme/iota/model-1.safetensors: is missing there: the index names it")
+    refused(Wanted("acme/iota"), "acme/iota/model-1.safetensors: is missing from the repository; the index lists it")
     assert not list(tmp_path.rglob("*evil*")) and not any("evil" in path for path, *_ in hub.log)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from pocketvlm import VLM
 from pocketvlm.batch.requests import Defaults, read_batch
-from pocketvlm.batch.results import Results, answered, refused
+from pocketvlm.batch.results import Results, answer_line, error_line
 from pocketvlm.batch.run import run
 from pocketvlm.errors import PocketVLMError, RequestError
 
@@ -143,17 +143,17 @@ def test_wrong_folders(tmp_path: Path) -> None:
 
 def test_another_output_is_not_touched(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    mark = read_batch(album, Defaults(QUESTION)).items[0].mark
+    mark = read_batch(album, Defaults(QUESTION)).items[0].hash
     line = '{"id": "batch_req_%s", "custom_id": "00.png", "response": {"status_code": 200, "body": {%s}}}\n'
     other = line % (mark, '"system_fingerprint": "fp_other"')
     for content, words, *options in (
-        ("notes\n", "line 1 is no answer"),
-        ("[" * 100_000 + "\n", "line 1 is no answer"),
-        ('{"custom_id": "x.png", "response": {"status_code": 200, "body": {}}}\n', "'x.png', which is not asked"),
+        ("notes\n", "line 1 is not an answer"),
+        ("[" * 100_000 + "\n", "line 1 is not an answer"),
+        ('{"custom_id": "x.png", "response": {"status_code": 200, "body": {}}}\n', "'x.png', which is not among"),
         (other, "fp_other"),
         (other, "fp_other", "--ray-actors", "1"),
-        (other, "'00.png' as it was asked before", "--system", "Answer in one word."),
-        (other, "'00.png' as it was asked before", "--max-tokens", "9"),
+        (other, "an earlier form of '00.png'", "--system", "Answer in one word."),
+        (other, "an earlier form of '00.png'", "--max-tokens", "9"),
     ):
         output.write_text(content)
         done = call(album, "--prompt", QUESTION, "-o", output, *options)
@@ -169,12 +169,12 @@ def test_one_writer(tmp_path: Path) -> None:
 def test_a_full_disk(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     results = Results(tmp_path / "out.jsonl", {"a": "1", "b": "2"})
-    results.add(refused("a", RequestError("wrong")))
+    results.add(error_line("a", RequestError("wrong")))
     before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "out.jsonl").stat().st_size + 9, most))
     try:
         with pytest.raises(PocketVLMError, match="cannot be written"):
-            results.add(refused("b", RequestError("wrong")))
+            results.add(error_line("b", RequestError("wrong")))
         with pytest.raises(PocketVLMError, match="cannot be written"):
             results.close()
     finally:
@@ -188,7 +188,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 def test_an_engine_that_crashes(album: Path, tmp_path: Path) -> None:
     """The process dies twice under way: all are answered, once."""
     job = read_batch(album, Defaults(QUESTION))
-    order = job.marks
+    order = job.hashes
     killed: list[int] = []
     with Results(tmp_path / "out.jsonl", order) as results, VLM.load(parallel=2, supervised=True, threads=1) as vlm:
 
@@ -198,7 +198,7 @@ def test_an_engine_that_crashes(album: Path, tmp_path: Path) -> None:
                 killed.append(child)
                 os.kill(child, signal.SIGKILL)
 
-        run(vlm, job, results, together=2, told=told)
+        run(vlm, job, results, parallel=2, progress=told)
         results.sort(order)
     assert len(killed) == 2
     found = lines(tmp_path / "out.jsonl")
@@ -208,10 +208,10 @@ def test_an_engine_that_crashes(album: Path, tmp_path: Path) -> None:
 
 def test_an_engine_that_fails_ends_the_batch(album: Path, tmp_path: Path) -> None:
     job = read_batch(album, Defaults(QUESTION))
-    with Results(tmp_path / "out.jsonl", job.marks) as results, VLM.load(threads=1) as vlm:
+    with Results(tmp_path / "out.jsonl", job.hashes) as results, VLM.load(threads=1) as vlm:
         completion = vlm.chat([{"role": "user", "content": "Hi"}], max_tokens=1)
-        results.add(answered("00.png", completion))
+        results.add(answer_line("00.png", completion))
         vlm.close()
         with pytest.raises(PocketVLMError, match="closed"):
-            run(vlm, job, results, together=2)
+            run(vlm, job, results, parallel=2)
         assert results.done == {"00.png"}

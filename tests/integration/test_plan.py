@@ -94,7 +94,7 @@ def test_a_sketch_runs_as_fast_as_the_model(iota_bundle: Path) -> None:
 
 def test_a_sketch_of_layers_that_differ(iota_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some attend and some do not, as an array tells of all: a part of the layers has a part of the array."""
-    monkeypatch.setattr(layer_benchmark, "_ENOUGH", 1)
+    monkeypatch.setattr(layer_benchmark, "_LAYER_BYTES", 1)
     speed = benchmark_layers(
         read_header(hybrid.save(iota_onnx / "model-F32.gguf", tmp_path / "m.gguf")), rows=16, threads=1
     )
@@ -110,13 +110,16 @@ def planner() -> Planner:
 def test_what_is_given_up_first(planner: Planner) -> None:
     """Context, then the encoder, then detail; and nothing where all fits."""
     full = planner.predict(planner.usual())
-    assert planner.within(full.memory_bytes).way == planner.usual()
+    assert planner.within(full.memory_bytes).configuration == planner.usual()
     less = planner.within(full.memory_bytes - 1)
-    assert less.way.context < full.way.context and less.way.encoder == full.way.encoder
-    other = "gguf" if full.way.encoder == "onnx" else "onnx"
+    assert (
+        less.configuration.context < full.configuration.context
+        and less.configuration.encoder == full.configuration.encoder
+    )
+    other = "gguf" if full.configuration.encoder == "onnx" else "onnx"
     both = {kind: planner.predict(RunConfiguration(kind, 512, "auto")).memory_bytes for kind in ("onnx", "gguf")}
-    if both[other] < both[full.way.encoder]:
-        assert planner.within(both[full.way.encoder] - 1).way.encoder == other
+    if both[other] < both[full.configuration.encoder]:
+        assert planner.within(both[full.configuration.encoder] - 1).configuration.encoder == other
     for budget in range(min(both.values()), full.memory_bytes, 1 << 19):
         assert planner.within(budget).memory_bytes <= budget
 
@@ -127,7 +130,7 @@ def test_what_does_not_fit_says_what_would_be_needed(planner: Planner) -> None:
     assert planner.within(refused.value.needed).memory_bytes == refused.value.needed
     assert refused.value.param == "--memory"
     options = LoadOptions(context_size=100, threads=1)
-    big = Planner(planner.found, options, picture=(640, 480), timed=False)
+    big = Planner(planner.located, options, picture=(640, 480), timed=False)
     with pytest.raises(RequestError, match="do not fit 100"):
         big.within(1 << 40)
 
@@ -170,7 +173,7 @@ def test_what_a_busy_machine_told_is_not_remembered(
     asked = ProbeRequest("", None, None, (512,), 512, 16, 1, False, 1, "cpu", True, False)
     monkeypatch.setattr(probe_cache, "_key", lambda _: "key")
     for steady in (False, True):
-        monkeypatch.setattr(probe_cache, "rehearse", lambda _, steady=steady: replace(planner.told, steady=steady))
+        monkeypatch.setattr(probe_cache, "run_probe", lambda _, steady=steady: replace(planner.probe, steady=steady))
         assert probe_cache.cached_probe(asked).steady == steady
         assert list(probe_cache.CACHE.read()) == ["key"] * steady
 
@@ -202,7 +205,7 @@ def test_wrong_options(tmp_path: Path) -> None:
     for text, size in (("4G", 4 << 30), ("512m", 512 << 20), ("1.5 GiB", 3 << 29), ("1000", 1000)):
         assert read_size(text) == size
     for text in ("", "G", "-4G", "4T", "0", "4 G 2"):
-        with pytest.raises(RequestError, match="no size"):
+        with pytest.raises(RequestError, match="invalid size"):
             read_size(text)
     assert read_picture_size("1920x1080") == (1920, 1080)
     for text in ("1920", "0x5", "ax3", "1x2x3"):

@@ -142,7 +142,7 @@ def test_a_missing_extra_is_named() -> None:
     assert 'pip install "pocketvlm[server]"' in done.stderr
 
 
-@pytest.mark.parametrize("how", ["enforce()", "enforce_if_told()"])
+@pytest.mark.parametrize("how", ["enforce()", "enforce_if_requested()"])
 def test_offline_proves_itself(how: str) -> None:
     """In a process without the tests' own block of the network; the second is how the engine's process begins."""
     begin = f"""

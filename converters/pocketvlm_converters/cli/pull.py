@@ -28,7 +28,7 @@ def pull(
         bool, typer.Option("--keep", help="Keep the downloaded files until another commit is pulled.")
     ] = False,
 ) -> None:
-    """Download a checkpoint and convert it, or a ready GGUF pair. An interrupted download resumes when run again."""
+    """Download a checkpoint and convert it, or a ready GGUF pair. Run it again to resume an interrupted download."""
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
     from pocketvlm_converters.cli.convert import failed_proof_exits, print_example, print_written
     from pocketvlm_converters.cli.progress import bars

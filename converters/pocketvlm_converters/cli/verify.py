@@ -19,7 +19,7 @@ def verify(
         Path | None,
         typer.Option(metavar="CHECKPOINT", help="Also compare with transformers running this checkpoint."),
     ] = None,
-    write: Annotated[bool, typer.Option("--write", help="Put the result into the bundle's manifest.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write the result to the bundle's manifest.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
 ) -> None:
     """Check that a bundle behaves as its checkpoint does. Exits with code 1 if it does not."""

@@ -1,4 +1,4 @@
-"""The same job over several machines: Ray Data hands the requests to actors, one engine each.
+"""Answer a batch on several machines: Ray Data hands the requests to actors with one engine each.
 
 https://docs.ray.io/en/latest/data/batch_inference.html
 """
@@ -13,49 +13,49 @@ from functools import partial
 from typing import Any
 
 from pocketvlm.batch.requests import BatchInput
-from pocketvlm.batch.results import Results, refused
+from pocketvlm.batch.results import Results, error_line
 from pocketvlm.batch.run import Answerer
 from pocketvlm.chat.options import LoadOptions
 from pocketvlm.errors import PocketVLMError, RequestError
 
-_ROUNDS = 4  # requests of an actor's task, in times of what it answers together: what a kill can lose
+_TASK_ROUNDS = 4  # a task has this many times the parallel requests; a killed actor can lose them
 
 
 def run_on_ray(
     target: str | None,
     options: LoadOptions,
-    job: BatchInput,
+    batch: BatchInput,
     results: Results,
     *,
     actors: int,
-    told: Callable[[], None] = lambda: None,
+    progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Answer what has no line yet with `actors` engines, each with as many cores as `options` has threads.
+    """Answer the requests without a line with `actors` engines, each with the cores for the threads of `options`.
 
-    Joins the cluster that RAY_ADDRESS names, else starts one here. Models, and pictures that are named by a path, must
-    be where every machine finds them.
+    Joins the cluster that RAY_ADDRESS names, or starts one here. Every machine must find models, and pictures named by
+    a path, under the same name.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing reaches the network unasked
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing reaches the network unless the user asks
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise PocketVLMError(f'this needs ray ({error}): pip install "pocketvlm[ray]"') from None
     rows = []
-    for item in job.items:
+    for item in batch.items:
         if item.custom_id in results.done:
             continue
         try:
-            body = json.dumps(job.body(item))
+            body = json.dumps(batch.body(item))
         except RequestError as error:
-            results.add(refused(item.custom_id, error))
-            told()
+            results.add(error_line(item.custom_id, error))
+            progress()
             continue
         rows.append({"custom_id": item.custom_id, "body": body})
     if not rows:
         return
     ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
-    size = options.parallel * _ROUNDS
+    size = options.parallel * _TASK_ROUNDS
     answers = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // size)).map_batches(
         _Actor,
         fn_constructor_kwargs={"target": target, "options": options},
@@ -65,7 +65,7 @@ def run_on_ray(
     )
     for row in answers.iter_rows():
         results.add(row["line"])
-        told()
+        progress()
 
 
 class _Actor:
@@ -73,10 +73,10 @@ class _Actor:
         from pocketvlm.chat.vlm import VLM
 
         self._answerer = Answerer(VLM.load(target, options))
-        self._together = options.parallel
+        self._parallel = options.parallel
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         bodies = [partial(json.loads, str(body)) for body in batch["body"]]
-        with ThreadPoolExecutor(self._together) as pool:
+        with ThreadPoolExecutor(self._parallel) as pool:
             lines = list(pool.map(self._answerer.line, map(str, batch["custom_id"]), bodies))
         return {"line": [line for line in lines if line is not None]}

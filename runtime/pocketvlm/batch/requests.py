@@ -1,7 +1,8 @@
-"""What is asked: OpenAI's batch file, lines that name pictures, or a folder of pictures. Read as they are needed.
+"""The requests of a batch: OpenAI's batch file, lines that name pictures, or a folder of pictures.
 
-OpenAI's form: https://platform.openai.com/docs/guides/batch. A line of it is {"custom_id", "method", "url", "body"};
-ours is {"image": PATH or a list of them, "prompt", "custom_id"}, the last two optional.
+Each request is read when it is needed. OpenAI's form (https://platform.openai.com/docs/guides/batch) has lines of
+{"custom_id", "method", "url", "body"}; ours has {"image": PATH or a list of them, "prompt", "custom_id"}, the last two
+optional.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from pocketvlm.messages import ChatRequest
 
 URLS = ("/v1/chat/completions", "/chat/completions")
 SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .avif .heic .heif".split())
-_OPENAI = {"custom_id", "method", "url", "body"}
-_OURS = {"custom_id", "image", "prompt"}
+_OPENAI_KEYS = {"custom_id", "method", "url", "body"}
+_OUR_KEYS = {"custom_id", "image", "prompt"}
 
 
 @dataclass(frozen=True)
 class BatchItem:
-    """One request: where it stands in the file, or the picture that it is about.
+    """One request: its place in the file, or its picture.
 
-    `mark` is a hash of all that is asked, but for the pictures themselves: another question has another.
+    `hash` covers everything that the request asks except the content of pictures.
     """
 
     custom_id: str
-    mark: str
+    hash: str
     line: int = 0
     offset: int = 0
     picture: Path | None = None
@@ -38,7 +39,7 @@ class BatchItem:
 
 @dataclass(frozen=True)
 class Defaults:
-    """For requests that do not say so themselves. `fields` are those of a ChatRequest, else RequestError."""
+    """Used by requests that do not set them. `fields` are those of a ChatRequest; RequestError if one is invalid."""
 
     prompt: str | None = None
     system: str | None = None
@@ -49,9 +50,10 @@ class Defaults:
         texts = [text for text in (self.prompt, self.system) if text]
         ChatRequest.parse([{"role": "user", "content": text} for text in texts or [" "]], **self.fields)
 
-    def mark(self, custom_id: str, asked: str) -> str:
-        told = [custom_id, asked, self.prompt, self.system, self.detail, dict(self.fields)]
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:24]
+    def hash(self, custom_id: str, line: str) -> str:
+        """Return the hash of a request, given its line in the file."""
+        parts = [custom_id, line, self.prompt, self.system, self.detail, dict(self.fields)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True)
@@ -63,37 +65,37 @@ class BatchInput:
     defaults: Defaults
 
     @property
-    def marks(self) -> dict[str, str]:
-        """Of each custom_id, in order."""
-        return {item.custom_id: item.mark for item in self.items}
+    def hashes(self) -> dict[str, str]:
+        """The hash of each request by its custom_id, in order."""
+        return {item.custom_id: item.hash for item in self.items}
 
     def body(self, item: BatchItem) -> dict[str, Any]:
-        """The body of a chat request, not validated yet. RequestError where the line is no request."""
+        """Return the body of a chat request, not validated yet. Raises RequestError where the line is not a request."""
         if item.picture is not None:
-            return self._about([str(item.picture)], self.defaults.prompt)
+            return self._body([str(item.picture)], self.defaults.prompt)
         with self.source.open("rb") as file:
             file.seek(item.offset)
             line = _object(file.readline())
         if "body" in line or "method" in line:
             return self._openai(line)
-        if unknown := sorted(set(line) - _OURS):
-            raise RequestError(f"is not known in a line; known: {', '.join(sorted(_OURS | _OPENAI))}", unknown[0])
+        if unknown := sorted(set(line) - _OUR_KEYS):
+            raise RequestError(f"unknown key in a line; use {', '.join(sorted(_OUR_KEYS | _OPENAI_KEYS))}", unknown[0])
         images = line.get("image", [])
-        named = [images] if isinstance(images, str) else images
-        if not isinstance(named, list) or not all(isinstance(name, str) and name for name in named):
+        names = [images] if isinstance(images, str) else images
+        if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
             raise RequestError("must be a path or a list of paths", "image")
         prompt = line.get("prompt", self.defaults.prompt)
         if prompt is not None and not isinstance(prompt, str):
             raise RequestError("must be a string", "prompt")
-        return self._about([self._beside(name) for name in named], prompt)
+        return self._body([self._resolve(name) for name in names], prompt)
 
-    def _beside(self, name: str) -> str:
-        """Paths are meant from where the file lies; data: URIs stay."""
+    def _resolve(self, name: str) -> str:
+        """Return a path relative to the folder of the file; data: URIs stay as they are."""
         return name if ":" in name else str(self.source.parent / name)
 
-    def _about(self, pictures: list[str], prompt: str | None) -> dict[str, Any]:
+    def _body(self, pictures: list[str], prompt: str | None) -> dict[str, Any]:
         if not prompt:
-            raise RequestError("is missing, in the line and on the command line", "prompt")
+            raise RequestError("is missing; give it in the line or with --prompt", "prompt")
         parts: list[dict[str, Any]] = [
             {"type": "image", "url" if ":" in name else "path": name, "detail": self.defaults.detail}
             for name in pictures
@@ -107,7 +109,7 @@ class BatchInput:
         if line.get("method", "POST") != "POST":
             raise RequestError("must be POST", "method")
         if line.get("url", URLS[0]) not in URLS:
-            raise RequestError(f"{line['url']!r} is not served; {URLS[0]} is", "url")
+            raise RequestError(f"{line['url']!r} is not supported; use {URLS[0]}", "url")
         body = line.get("body")
         if not isinstance(body, dict):
             raise RequestError("must be an object", "body")
@@ -115,20 +117,20 @@ class BatchInput:
 
 
 def read_batch(source: Path, defaults: Defaults) -> BatchInput:
-    """Find the requests. RequestError where there are none, or two have one custom_id."""
+    """Read the requests of a file or folder. Raises RequestError where there are none, or two share a custom_id."""
     if source.is_dir():
-        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        names = [path.relative_to(source).as_posix() for path in found]
-        marked = zip(names, found, strict=True)
-        items = [BatchItem(name, defaults.mark(name, ""), picture=path) for name, path in marked]
+        pictures = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        names = [path.relative_to(source).as_posix() for path in pictures]
+        pairs = zip(names, pictures, strict=True)
+        items = [BatchItem(name, defaults.hash(name, ""), picture=path) for name, path in pairs]
         if not defaults.prompt:
             raise RequestError("is needed for a folder of pictures", "--prompt")
     else:
         if source.exists() and not source.is_file():
-            raise RequestError("is no regular file: its lines are read again as they are needed", str(source))
+            raise RequestError("is not a regular file, which is needed to read its lines again", str(source))
         items = _lines(source, defaults)
     if not items:
-        raise RequestError("holds no pictures" if source.is_dir() else "holds no requests", str(source))
+        raise RequestError("contains no pictures" if source.is_dir() else "contains no requests", str(source))
     return BatchInput(source, tuple(items), defaults)
 
 
@@ -139,10 +141,10 @@ def _lines(source: Path, defaults: Defaults) -> list[BatchItem]:
         with source.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    known = _name_of(line)
-                    usable = usable or known is not None
-                    name = known or f"line-{number}"
-                    item = BatchItem(name, defaults.mark(name, line.strip().decode("latin-1")), number, offset)
+                    custom_id = _custom_id_of(line)
+                    usable = usable or custom_id is not None
+                    name = custom_id or f"line-{number}"
+                    item = BatchItem(name, defaults.hash(name, line.strip().decode("latin-1")), number, offset)
                     if item.custom_id in items:
                         first = items[item.custom_id].line
                         raise RequestError(
@@ -153,24 +155,24 @@ def _lines(source: Path, defaults: Defaults) -> list[BatchItem]:
     except OSError as error:
         raise RequestError(f"cannot be read: {error.strerror}", str(source)) from None
     if items and not usable:
-        raise RequestError("holds no line that is a JSON object; a folder of pictures would do, too", str(source))
+        raise RequestError("has no line that is a JSON object; use such a file, or a folder of pictures", str(source))
     return list(items.values())
 
 
-def _name_of(line: bytes) -> str | None:
-    """ "" where it names itself in no usable way, None where it is broken: such lines are called by their number."""
+def _custom_id_of(line: bytes) -> str | None:
+    """Return a line's custom_id, "" where it has no usable one, None where the line is broken."""
     try:
-        found = _object(line).get("custom_id")
+        custom_id = _object(line).get("custom_id")
     except RequestError:
         return None
-    return found if isinstance(found, str) else ""
+    return custom_id if isinstance(custom_id, str) else ""
 
 
 def _object(line: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the line is not JSON: {error}") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise RequestError("the line is not a JSON object")
-    return found
+    return value

@@ -1,4 +1,4 @@
-"""Where the answers go: a file that grows by whole lines, in OpenAI's output form, and tells what is done already."""
+"""The output file of a batch: it grows by whole lines in OpenAI's output form and records what is done."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from pocketvlm.messages import ChatCompletion
 from pocketvlm.system.atomic import new_file
 
 
-def answered(custom_id: str, completion: ChatCompletion) -> str:
-    """The line of an answer."""
+def answer_line(custom_id: str, completion: ChatCompletion) -> str:
+    """Return the line of an answer."""
     return _line(custom_id, 200, completion.model_dump(mode="json", exclude={"timings"}))
 
 
-def refused(custom_id: str, error: Exception) -> str:
-    """The line of a request that has no answer; its body is what a server would say."""
-    wrong = isinstance(error, RequestError)
-    told = {
+def error_line(custom_id: str, error: Exception) -> str:
+    """Return the line of a failed request. Its body is what the server would answer."""
+    invalid = isinstance(error, RequestError)
+    content = {
         "message": error.message if isinstance(error, RequestError) else str(error),
-        "type": "invalid_request_error" if wrong else "server_error",
+        "type": "invalid_request_error" if invalid else "server_error",
         "param": error.param if isinstance(error, RequestError) else None,
-        "code": getattr(error, "code", None) or ("invalid_value" if wrong else "engine_error"),
+        "code": getattr(error, "code", None) or ("invalid_value" if invalid else "engine_error"),
     }
-    return _line(custom_id, 400 if wrong else 500, {"error": told})
+    return _line(custom_id, 400 if invalid else 500, {"error": content})
 
 
 def _line(custom_id: str, status: int, body: dict[str, Any]) -> str:
@@ -39,74 +39,76 @@ def _line(custom_id: str, status: int, body: dict[str, Any]) -> str:
     return json.dumps({"id": None, "custom_id": custom_id, "response": response, "error": None})
 
 
-def _id_of(mark: str) -> str:
-    return f"batch_req_{mark}"
+def _id_of(request_hash: str) -> str:
+    return f"batch_req_{request_hash}"
 
 
 class Results:
-    """Open, it belongs to this process alone. `done` are the custom_ids that have a line, `errors` those that failed.
+    """The open file, locked against other processes. `done` has the custom_ids with a line, `errors` counts failures.
 
-    `wanted` has the mark of each custom_id's request, which becomes the id of its line. A line that a killed process
-    left unfinished is cut off. Raises RequestError where the file holds anything else than lines for `wanted`.
+    `hashes` has the hash of each custom_id's request, which becomes the id of its line. A line that a killed process
+    left incomplete is cut off. Raises RequestError where the file contains other lines than these.
     """
 
-    def __init__(self, path: Path, wanted: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, hashes: Mapping[str, str]) -> None:
         self.path = path
-        self._wanted = wanted
+        self._hashes = hashes
         self._lock = threading.Lock()
         self.done: set[str] = set()
         self.errors = 0
         self.fingerprint: str | None = None
         self._new = not path.exists()
         if not (self._new or path.is_file() or path.is_dir()):
-            raise RequestError("is no regular file: a batch reads in it what is done already", str(path))
+            raise RequestError("is not a regular file, which is needed to see what is done already", str(path))
         try:
             self._file = path.open("a+b")
         except OSError as error:
             raise RequestError(f"cannot be written: {error.strerror}", str(path)) from None
         try:
-            self._claim()
-            self._recall()
-        except BaseException:  # Ctrl-C too: nobody else can close it
+            self._lock_file()
+            self._read()
+        except BaseException:  # Ctrl-C too: the caller has no object to close yet
             self._file.close()
             raise
 
     def add(self, line: str) -> None:
-        """From any thread. What is left of a line that did not fit the disk is cut off when the job goes on."""
-        found = json.loads(line)
-        found["id"] = _id_of(mark := self._wanted[found["custom_id"]])
-        found["response"]["request_id"] = f"req_{mark}"
-        with self._lock, self._told():
-            self._file.write(json.dumps(found).encode("ascii") + b"\n")
+        """Append a line, from any thread. A line cut by a full disk is removed when the batch resumes."""
+        entry = json.loads(line)
+        entry["id"] = _id_of(request_hash := self._hashes[entry["custom_id"]])
+        entry["response"]["request_id"] = f"req_{request_hash}"
+        with self._lock, self._write_errors():
+            self._file.write(json.dumps(entry).encode("ascii") + b"\n")
             self._file.flush()
-            self._note(found)
+            self._record(entry)
 
     def check_model(self, fingerprint: str) -> None:
-        """RequestError where the answers that are there came from another model."""
+        """Raise RequestError where the existing answers came from another model."""
         if self.fingerprint not in (None, fingerprint):
             raise RequestError(
-                f"was begun with another model ({self.fingerprint}, this is {fingerprint})", str(self.path)
+                f"has answers of another model ({self.fingerprint}, this is {fingerprint}); use that model or another "
+                "file",
+                str(self.path),
             )
 
     def sort(self, order: Iterable[str]) -> None:
-        """Bring the lines into `order`: they came as they were ready."""
-        where: dict[str, tuple[int, int]] = {}
-        with self._lock, self._told():
+        """Sort the lines, which were appended as they became ready, into `order`."""
+        places: dict[str, tuple[int, int]] = {}
+        with self._lock, self._write_errors():
             self._file.seek(0)
             start = 0
             for line in self._file:
-                where[json.loads(line)["custom_id"]] = (start, len(line))
+                places[json.loads(line)["custom_id"]] = (start, len(line))
                 start += len(line)
-            wanted = [where[name] for name in order if name in where]
-            if wanted == sorted(wanted):
+            ordered = [places[name] for name in order if name in places]
+            if ordered == sorted(ordered):
                 return
             with new_file(self.path, mode=os.fstat(self._file.fileno()).st_mode & 0o777) as sorted_file:
-                for start, size in wanted:
+                for start, size in ordered:
                     self._file.seek(start)
                     sorted_file.write(self._file.read(size))
 
     def close(self) -> None:
-        with self._told():
+        with self._write_errors():
             self._file.close()
 
     def __enter__(self) -> Results:
@@ -116,18 +118,18 @@ class Results:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None and self._new and not self.done:
-            with suppress(OSError):  # Windows removes no open file; closed, it might be another batch's
+            with suppress(OSError):  # Windows cannot remove an open file; after closing, another batch may own it
                 self.path.unlink()
         self.close()
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _write_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise PocketVLMError(f"{self.path}: cannot be written: {error.strerror or error}") from None
 
-    def _claim(self) -> None:
+    def _lock_file(self) -> None:
         """Lock the file against a second batch. Windows has no such lock."""
         if sys.platform == "win32":
             return
@@ -140,29 +142,31 @@ class Results:
         except OSError:  # a file system without locks
             pass
 
-    def _recall(self) -> None:
+    def _read(self) -> None:
         self._file.seek(0)
         end = 0
         for number, line in enumerate(self._file, 1):
             if not line.endswith(b"\n"):
                 break
             try:
-                found = json.loads(line)
-                custom_id = str(found["custom_id"])
-                self._note(found)
+                entry = json.loads(line)
+                custom_id = str(entry["custom_id"])
+                self._record(entry)
             except (ValueError, KeyError, TypeError, RecursionError):
-                raise RequestError(f"line {number} is no answer of a batch", str(self.path)) from None
-            if custom_id not in self._wanted:
-                raise RequestError(f"holds an answer to {custom_id!r}, which is not asked here", str(self.path))
-            if found.get("id") != _id_of(self._wanted[custom_id]):
+                raise RequestError(f"line {number} is not an answer of a batch", str(self.path)) from None
+            if custom_id not in self._hashes:
                 raise RequestError(
-                    f"holds an answer to {custom_id!r} as it was asked before, with another prompt, line or option",
+                    f"contains an answer to {custom_id!r}, which is not among the requests", str(self.path)
+                )
+            if entry.get("id") != _id_of(self._hashes[custom_id]):
+                raise RequestError(
+                    f"contains an answer to an earlier form of {custom_id!r}, with another prompt, line or option",
                     str(self.path),
                 )
             end += len(line)
         self._file.truncate(end)
 
-    def _note(self, line: dict[str, Any]) -> None:
+    def _record(self, line: dict[str, Any]) -> None:
         self.done.add(line["custom_id"])
         self.errors += line["response"]["status_code"] != 200
         with suppress(KeyError):

@@ -1,4 +1,4 @@
-"""Answer a job with one model, several requests at a time."""
+"""Answer a batch with one model, several requests at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from pocketvlm.batch.requests import BatchInput
-from pocketvlm.batch.results import Results, answered, refused
+from pocketvlm.batch.results import Results, answer_line, error_line
 from pocketvlm.chat.completion import fold
 from pocketvlm.chat.vlm import VLM
 from pocketvlm.engine.interface import CancellationToken
@@ -24,27 +24,29 @@ from pocketvlm.errors import (
 from pocketvlm.messages import ChatRequest
 
 
-def run(vlm: VLM, job: BatchInput, results: Results, *, together: int, told: Callable[[], None] = lambda: None) -> None:
-    """Answer what has no line yet, `together` requests at a time; `told` is called after each.
+def run(
+    vlm: VLM, batch: BatchInput, results: Results, *, parallel: int, progress: Callable[[], None] = lambda: None
+) -> None:
+    """Answer the requests without a line, `parallel` at a time, and call `progress` after each.
 
-    A request that is wrong gets a line that says so. Ctrl-C and an engine that crashes again and again end it; what
-    is done stays.
+    An invalid request gets a line with its error. Ctrl-C and an engine that keeps crashing end the run; finished lines
+    stay.
     """
-    todo = iter([item for item in job.items if item.custom_id not in results.done])
+    todo = iter([item for item in batch.items if item.custom_id not in results.done])
     answerer = Answerer(vlm)
     running: set[Future[str | None]] = set()
-    with ThreadPoolExecutor(together, "pocketvlm-batch") as pool:
+    with ThreadPoolExecutor(parallel, "pocketvlm-batch") as pool:
         try:
             while True:
-                while len(running) < together and (item := next(todo, None)) is not None:
-                    running.add(pool.submit(answerer.line, item.custom_id, partial(job.body, item)))
+                while len(running) < parallel and (item := next(todo, None)) is not None:
+                    running.add(pool.submit(answerer.line, item.custom_id, partial(batch.body, item)))
                 if not running:
                     break
                 ready, running = wait(running, return_when=FIRST_COMPLETED)
                 for line in _lines(ready):
                     results.add(line)
-                    told()
-        except BaseException:  # Ctrl-C too: what is done is kept
+                    progress()
+        except BaseException:  # Ctrl-C too: keep the finished answers
             answerer.stop()
             wait(running)
             for line in _lines(future for future in running if future.exception() is None):
@@ -57,7 +59,7 @@ def _lines(futures: Iterable[Future[str | None]]) -> list[str]:
 
 
 class Answerer:
-    """Turns requests into lines; from several threads."""
+    """Turns requests into lines, from several threads."""
 
     def __init__(self, vlm: VLM) -> None:
         self._vlm = vlm
@@ -66,14 +68,14 @@ class Answerer:
         self._stopped = False
 
     def line(self, custom_id: str, body: Callable[[], dict[str, Any]]) -> str | None:
-        """None where it was stopped. Raises EngineError where there is no sense in going on."""
+        """Return the line of a request; None where it was stopped. Raises EngineError where the engine is gone."""
         try:
             request = ChatRequest.parse_object(body())
         except RequestError as error:
-            return refused(custom_id, error)
-        return self._attempt(custom_id, request, again=True)
+            return error_line(custom_id, error)
+        return self._attempt(custom_id, request, retry=True)
 
-    def _attempt(self, custom_id: str, request: ChatRequest, *, again: bool) -> str | None:
+    def _attempt(self, custom_id: str, request: ChatRequest, *, retry: bool) -> str | None:
         try:
             return self._answer(custom_id, request)
         except GenerationCancelledError:
@@ -81,12 +83,12 @@ class Answerer:
         except EngineCrashedError as error:
             if self._vlm.statistics().state == "failing":
                 raise
-            # It may have been another request's fault.
-            return self._attempt(custom_id, request, again=False) if again else refused(custom_id, error)
+            # Another request may have caused the crash.
+            return self._attempt(custom_id, request, retry=False) if retry else error_line(custom_id, error)
         except EngineClosedError:
             raise
         except (PocketVLMError, OSError) as error:
-            return refused(custom_id, error)
+            return error_line(custom_id, error)
 
     def stop(self) -> None:
         with self._lock:
@@ -102,7 +104,7 @@ class Answerer:
             self._stoppers.add(cancellation)
         try:
             with closing(self._vlm.run(request, cancellation=cancellation, buffered=True)) as chunks:
-                return answered(custom_id, fold(chunks, request))
+                return answer_line(custom_id, fold(chunks, request))
         finally:
             with self._lock:
                 self._stoppers.discard(cancellation)

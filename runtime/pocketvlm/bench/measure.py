@@ -1,6 +1,6 @@
-"""A picture never seen, seen again in three ways, a text, an answer: how long a loaded model takes for each.
+"""Measure a loaded model: a new picture, the same picture again in three ways, a text, and an answer.
 
-Every round changes the lowest bits of the picture by chance, so that no cache knows any of its tiles.
+Every round changes the lowest bits of the picture at random, so that no cache has any of its tiles.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 STEPS = ("first", "second", "again", "moved", "read")  # of a round, in this order
 _FIRST, _NEXT, _OTHER = "What is in the picture?", "What else is there?", "Describe the picture in one sentence."
 _BEFORE = "Here is a picture that I took last summer, on a day when it would not stop raining."
-_SHORT = 8  # tokens of an answer that a second turn goes on from
-_WORDS = 256
+_SHORT_ANSWER = 8  # tokens of the answer before a second turn
+_WORDS = 256  # of the text whose reading is timed
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of all rounds."""
+    """Median, lowest and highest value of all rounds."""
 
     median: float
     low: float
@@ -52,9 +52,9 @@ class Spread:
 class Case:
     """One picture at one `detail`. Times in milliseconds, speeds in tokens per second.
 
-    To the first token: `first` of a picture never seen; `second`, of the next question about it; `again`, of another
-    question about it in a new chat; `moved`, where other text stands before it. `encode` is the encoder's share of
-    `first`. `prefill` is the speed of reading a text, `decode` that of an answer beside the picture.
+    Time to the first token: `first` for a new picture, `second` for the next question about it, `again` for another
+    question about it in a new chat, `moved` where other text comes before it. `encode` is the encoder's share of
+    `first`. `prefill` is the speed of reading a text, `decode` that of an answer about the picture.
     """
 
     picture: str
@@ -74,7 +74,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Report:
-    """`memory` is this process's after the last round; None where the system does not say."""
+    """All cases. `memory` is that of this process after the last round; None where the system does not report it."""
 
     model: str
     fingerprint: str
@@ -86,7 +86,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Measured:
     first_ms: float
     rest_ms: float  # from the first token to the end
     text: str
@@ -95,7 +95,7 @@ class _Asked:
 
 
 def photo(width: int, height: int) -> Subject:
-    """A smooth picture of all colours."""
+    """Return a smooth picture with all colours."""
     import numpy as np
 
     y, x = np.mgrid[:height, :width] / max(width, height)
@@ -104,7 +104,7 @@ def photo(width: int, height: int) -> Subject:
 
 
 def fresh(subject: Subject) -> npt.NDArray[np.uint8]:
-    """The same to the eye, but no cache knows it."""
+    """Return a copy that looks the same but is in no cache."""
     import numpy as np
 
     noise = np.random.default_rng().integers(0, 2, subject.pixels.shape, np.uint8)
@@ -121,12 +121,12 @@ def run(
     tokens: int = 64,
     step: Callable[[], None] = lambda: None,
 ) -> Report:
-    """`repeat` rounds of every subject at every detail; answers have `tokens` tokens, at least 2.
+    """Run `repeat` rounds of every subject at every detail. Answers have `tokens` tokens, at least 2.
 
-    `step` is called before each of the `len(STEPS)` steps of a round. Raises RequestError where the model sees no
+    `step` is called before each of the `len(STEPS)` steps of a round. Raises RequestError where the model takes no
     pictures, and ContextLengthError where one does not fit.
     """
-    _ask(vlm, [_said("user", _image(photo(64, 64).pixels, "auto"), _FIRST)], max_tokens=2)  # what only the first pays
+    _ask(vlm, [_message("user", _image(photo(64, 64).pixels, "auto"), _FIRST)], max_tokens=2)  # warm up
     cases = tuple(
         _case(subject, detail, [_round(vlm, subject, detail, tokens, step) for _ in range(repeat)])
         for subject in subjects
@@ -136,38 +136,38 @@ def run(
     return Report(info.name, info.fingerprint, info.vision, repeat, tokens, cases, process_memory())
 
 
-def _round(vlm: VLM, subject: Subject, detail: Detail, tokens: int, step: Callable[[], None]) -> dict[str, _Asked]:
+def _round(vlm: VLM, subject: Subject, detail: Detail, tokens: int, step: Callable[[], None]) -> dict[str, _Measured]:
     image = _image(fresh(subject), detail)
-    talk = [_said("user", image, _FIRST)]
+    messages = [_message("user", image, _FIRST)]
     step()
-    found = {"first": _ask(vlm, talk, max_tokens=_SHORT)}
-    talk += [_said("assistant", found["first"].text), _said("user", _NEXT)]
+    measured = {"first": _ask(vlm, messages, max_tokens=_SHORT_ANSWER)}
+    messages += [_message("assistant", measured["first"].text), _message("user", _NEXT)]
     step()
-    found["second"] = _ask(vlm, talk, max_tokens=1)
+    measured["second"] = _ask(vlm, messages, max_tokens=1)
     step()
-    found["again"] = _ask(vlm, [_said("user", image, _OTHER)], max_tokens=tokens, ignore_eos=True)
+    measured["again"] = _ask(vlm, [_message("user", image, _OTHER)], max_tokens=tokens, ignore_eos=True)
     step()
-    found["moved"] = _ask(vlm, [_said("user", _BEFORE, image, _FIRST)], max_tokens=1)
+    measured["moved"] = _ask(vlm, [_message("user", _BEFORE, image, _FIRST)], max_tokens=1)
     step()
     numbers = (str(Random().randrange(10)) for _ in range(min(_WORDS, vlm.info.context_size // 8)))
-    found["read"] = _ask(vlm, [_said("user", " ".join(numbers))], max_tokens=1)
-    return found
+    measured["read"] = _ask(vlm, [_message("user", " ".join(numbers))], max_tokens=1)
+    return measured
 
 
-def _ask(vlm: VLM, messages: list[dict[str, Any]], **fields: Any) -> _Asked:
+def _ask(vlm: VLM, messages: list[dict[str, Any]], **fields: Any) -> _Measured:
     began = time.perf_counter()
     first = None
-    said = []
+    texts = []
     with closing(vlm.stream(messages, stream_options={"include_usage": True}, **fields)) as chunks:
         for chunk in chunks:
             first = first or time.perf_counter()
-            said.append(chunk.text)
+            texts.append(chunk.text)
     ended = time.perf_counter()
     assert first is not None and chunk.usage is not None and chunk.timings is not None
-    return _Asked(1000 * (first - began), 1000 * (ended - first), "".join(said), chunk.timings, chunk.usage)
+    return _Measured(1000 * (first - began), 1000 * (ended - first), "".join(texts), chunk.timings, chunk.usage)
 
 
-def _said(role: str, *parts: str | dict[str, Any]) -> dict[str, Any]:
+def _message(role: str, *parts: str | dict[str, Any]) -> dict[str, Any]:
     return {"role": role, "content": [{"type": "text", "text": p} if isinstance(p, str) else p for p in parts]}
 
 
@@ -175,9 +175,9 @@ def _image(pixels: npt.NDArray[np.uint8], detail: Detail) -> dict[str, Any]:
     return {"type": "image", "image": pixels, "detail": detail}
 
 
-def _case(subject: Subject, detail: Detail, rounds: list[dict[str, _Asked]]) -> Case:
-    def spread(value: Callable[[dict[str, _Asked]], float]) -> Spread:
-        values = [value(found) for found in rounds]
+def _case(subject: Subject, detail: Detail, rounds: list[dict[str, _Measured]]) -> Case:
+    def spread(value: Callable[[dict[str, _Measured]], float]) -> Spread:
+        values = [value(measured) for measured in rounds]
         return Spread(median(values), min(values), max(values))
 
     image = rounds[0]["first"].timings.images[0]
@@ -188,24 +188,24 @@ def _case(subject: Subject, detail: Detail, rounds: list[dict[str, _Asked]]) -> 
         detail=detail,
         tiles=image.tiles,
         image_tokens=image.tokens,
-        first=spread(lambda found: found["first"].first_ms),
-        second=spread(lambda found: found["second"].first_ms),
-        again=spread(lambda found: found["again"].first_ms),
-        moved=spread(lambda found: found["moved"].first_ms),
-        encode=spread(lambda found: sum(image.encode_ms for image in found["first"].timings.images)),
-        prefill=spread(lambda found: _read_speed(found["read"])),
-        decode=spread(lambda found: _made_speed(found["again"])),
+        first=spread(lambda measured: measured["first"].first_ms),
+        second=spread(lambda measured: measured["second"].first_ms),
+        again=spread(lambda measured: measured["again"].first_ms),
+        moved=spread(lambda measured: measured["moved"].first_ms),
+        encode=spread(lambda measured: sum(image.encode_ms for image in measured["first"].timings.images)),
+        prefill=spread(lambda measured: _prefill_speed(measured["read"])),
+        decode=spread(lambda measured: _decode_speed(measured["again"])),
     )
 
 
-def _read_speed(asked: _Asked) -> float:
-    details = asked.usage.prompt_tokens_details
-    return 1000 * (asked.usage.prompt_tokens - details.cached_tokens) / asked.timings.prefill_ms
+def _prefill_speed(measured: _Measured) -> float:
+    details = measured.usage.prompt_tokens_details
+    return 1000 * (measured.usage.prompt_tokens - details.cached_tokens) / measured.timings.prefill_ms
 
 
-def _made_speed(asked: _Asked) -> float:
-    """The first token comes with the prompt."""
-    return 1000 * (asked.usage.completion_tokens - 1) / asked.rest_ms
+def _decode_speed(measured: _Measured) -> float:
+    # The first token comes with the prompt.
+    return 1000 * (measured.usage.completion_tokens - 1) / measured.rest_ms
 
 
 def __getattr__(name: str) -> Any:

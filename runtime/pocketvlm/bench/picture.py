@@ -1,4 +1,4 @@
-"""A report as a picture: bars to the first token, speeds below. Drawn twice as large, then halved: smooth edges."""
+"""Draw a report: bars of the time to the first token, speeds below. Drawn at twice the size, for smooth edges."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _WIDTH, _MARGIN, _LABELS, _VALUES = 1000, 40, 220, 110
 _BAR, _GAP = 22, 12
 _PAPER, _INK, _SOFT, _LINE = "#fbfaf8", "#1f2430", "#6b7280", "#e3e0da"
 _ENCODER, _REST, _KNOWN = "#2f6db5", "#a9c9ec", "#e08a3c"
-_TWICE = 2
+_SCALE = 2
 _ROWS = (
-    ("first", "first sight"),
+    ("first", "new picture"),
     ("second", "next question"),
     ("again", "in a new chat"),
     ("moved", "after other text"),
@@ -26,7 +26,7 @@ _CASE = _HEAD + _BARS + _FOOT
 
 
 def draw(report: Report, machine: str) -> Image.Image:
-    """RGB, 1000 pixels wide, taller with every case."""
+    """Return an RGB picture of 1000 pixels width; every case adds to its height."""
     top, foot = 150, 62
     height = top + len(report.cases) * _CASE + foot
     pen = _Pen(height)
@@ -74,11 +74,11 @@ def _draw_case(pen: _Pen, case: Case, y: float, scale: float) -> None:
         y += _BAR + _GAP
     each = _time(case.encode.median / max(1, case.tiles))
     prefill, decode = (f"{speed.median:,.0f} tokens/s" for speed in (case.prefill, case.decode))
-    pen.text(left + 8, y - 2, f"encoder {each} a tile · prefill {prefill} · decode {decode}", 13, _SOFT)
+    pen.text(left + 8, y - 2, f"encoder {each} per tile · prefill {prefill} · decode {decode}", 13, _SOFT)
 
 
 def _ticks(longest: float) -> Iterator[float]:
-    """Round numbers from 0, four to eight of them."""
+    """Yield four to eight round numbers from 0."""
     unit = 10 ** floor(log10(longest))
     step = next(unit * part for part in (0.2, 0.5, 1, 2) if longest < 8 * unit * part)
     return (step * number for number in range(int(longest / step) + 1))
@@ -91,27 +91,27 @@ def _time(milliseconds: float) -> str:
 
 
 class _Pen:
-    """Draws in pixels of the finished picture."""
+    """Draws in the pixels of the finished picture."""
 
     def __init__(self, height: int) -> None:
-        self._image = Image.new("RGB", (_TWICE * _WIDTH, _TWICE * height), _PAPER)
+        self._image = Image.new("RGB", (_SCALE * _WIDTH, _SCALE * height), _PAPER)
         self._draw = ImageDraw.Draw(self._image)
 
     def text(self, x: float, y: float, words: str, size: int, colour: str = _INK, *, middle: bool = False) -> float:
-        """How wide it is; cut short at the right edge."""
-        font = ImageFont.load_default(_TWICE * size)
+        """Draw text, cut short at the right edge. Return its width."""
+        font = ImageFont.load_default(_SCALE * size)
         shown = words
-        while font.getlength(shown) > _TWICE * (_WIDTH - _MARGIN / 2 - x) and len(words) > 1:
+        while font.getlength(shown) > _SCALE * (_WIDTH - _MARGIN / 2 - x) and len(words) > 1:
             words = words[:-1]
             shown = words + "…"
-        self._draw.text((_TWICE * x, _TWICE * y), shown, colour, font, anchor="ma" if middle else "la")
-        return float(font.getlength(shown)) / _TWICE
+        self._draw.text((_SCALE * x, _SCALE * y), shown, colour, font, anchor="ma" if middle else "la")
+        return float(font.getlength(shown)) / _SCALE
 
     def box(self, left: float, top: float, right: float, bottom: float, colour: str) -> None:
-        self._draw.rounded_rectangle([_TWICE * v for v in (left, top, right, bottom)], _TWICE * 3, colour)
+        self._draw.rounded_rectangle([_SCALE * v for v in (left, top, right, bottom)], _SCALE * 3, colour)
 
     def line(self, x: float, y: float, to_x: float, to_y: float, colour: str = _LINE) -> None:
-        self._draw.line([_TWICE * v for v in (x, y, to_x, to_y)], colour, _TWICE)
+        self._draw.line([_SCALE * v for v in (x, y, to_x, to_y)], colour, _SCALE)
 
     def done(self) -> Image.Image:
-        return self._image.resize((self._image.width // _TWICE, self._image.height // _TWICE), Image.Resampling.LANCZOS)
+        return self._image.resize((self._image.width // _SCALE, self._image.height // _SCALE), Image.Resampling.LANCZOS)

@@ -67,7 +67,7 @@ def batch(
     fields = {name: value for name, value in values if value is not None}
     job = read_batch(source, Defaults(prompt, system, detail, fields))
     target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
-    order = job.marks
+    order = job.hashes
     with Results(output, order) as results:
         try:
             if len(results.done) < len(order):
@@ -106,10 +106,10 @@ def _answer(job: BatchInput, results: Results, target: str | None, options: Load
             from pocketvlm.system.machine import physical_cores
 
             options = replace(options, threads=options.threads or max(1, physical_cores() // actors))
-            run_on_ray(target, options, job, results, actors=actors, told=advance)
+            run_on_ray(target, options, job, results, actors=actors, progress=advance)
             return
         from pocketvlm.batch.run import run
         from pocketvlm.chat.vlm import VLM
 
         with VLM.load(target, options) as vlm:
-            run(vlm, job, results, together=options.parallel, told=advance)
+            run(vlm, job, results, parallel=options.parallel, progress=advance)

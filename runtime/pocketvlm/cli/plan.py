@@ -60,7 +60,7 @@ def _as_json(
     planner: Planner, usual: Prediction, best: Prediction | None, budget: int | None, refused: str
 ) -> dict[str, Any]:
     def values(prediction: Prediction) -> dict[str, Any]:
-        configuration = prediction.way
+        configuration = prediction.configuration
         return {
             "memory_bytes": prediction.memory_bytes,
             "anonymous_bytes": prediction.anonymous_bytes,
@@ -73,7 +73,7 @@ def _as_json(
             "context_size": configuration.context,
             "encoder": configuration.encoder if planner.encoders else None,
             "detail": configuration.detail,
-            "max_image_tokens": configuration.most_tokens,
+            "max_image_tokens": configuration.max_tokens,
             "parts": prediction.parts,
         }
 
@@ -82,12 +82,12 @@ def _as_json(
     fits = None if budget is None else usual.memory_bytes <= budget
     recommended = values(best) if best else None
     return {
-        "model": planner.found.name,
+        "model": planner.located.name,
         "types": types,
         **values(usual),
         "budget_bytes": budget,
         "fits": fits,
-        "steady": planner.told.steady,
+        "steady": planner.probe.steady,
         "recommended": recommended,
         "refused": refused or None,
     }
@@ -98,16 +98,18 @@ def _show(planner: Planner, usual: Prediction, best: Prediction | None, budget: 
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     encoders = ", ".join(f"{encoder.kind} {encoder.type}" for encoder in planner.encoders)
-    table.add_row("model", f"{planner.found.name}: {planner.type}" + (f"; vision {encoders}" if encoders else ""))
-    predictions = [("as it is", usual)] + ([("within the budget", best)] if best and best.way != usual.way else [])
+    table.add_row("model", f"{planner.located.name}: {planner.type}" + (f"; vision {encoders}" if encoders else ""))
+    predictions = [("as it is", usual)] + (
+        [("within the budget", best)] if best and best.configuration != usual.configuration else []
+    )
     for title, prediction in predictions:
         table.add_row("", "")
-        configuration = prediction.way
+        configuration = prediction.configuration
         choices = [f"context {configuration.context}"]
         if planner.encoders:
             choices += [f"--vision {configuration.encoder}", f"--detail {configuration.detail}"]
-        if configuration.most_tokens:
-            choices.append(f"max_image_tokens {configuration.most_tokens}")
+        if configuration.max_tokens:
+            choices.append(f"max_image_tokens {configuration.max_tokens}")
         table.add_row(title, ", ".join(choices))
         table.add_row(
             "memory",
@@ -121,7 +123,7 @@ def _show(planner: Planner, usual: Prediction, best: Prediction | None, budget: 
         first, speed = prediction.first_token_s, prediction.tokens_per_s
         table.add_row("first token", f"{first:.2f} s after a new picture" if first is not None else "not known")
         table.add_row("answer", f"{speed:,.1f} tokens/s" if speed else "not known")
-        if not planner.told.steady:
+        if not planner.probe.steady:
             table.add_row("", "measured while other programs ran: it may be faster, and is measured again next time")
     table.add_row("", "")
     if budget is None:

@@ -60,7 +60,7 @@ class EncodeProgress:
 
     done: int
     total: int
-    kind: Literal["encode_progress"] = "encode_progress"  # tells events apart in JSON, here and below
+    kind: Literal["encode_progress"] = "encode_progress"  # identifies the kind of event in JSON, here and below
 
 
 @dataclass(frozen=True)

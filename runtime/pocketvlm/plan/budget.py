@@ -1,4 +1,4 @@
-"""`--memory`: run a model within so many bytes, or say what would be needed."""
+"""`--memory`: choose options that keep a model within a memory budget, or say how much it needs."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from pocketvlm.system.machine import memory
 from pocketvlm.vision.dynamic_size import DynamicSize
 from pocketvlm.vision.embedding_cache import default_size
 
-PICTURE = (1920, 1080)  # planned for, where nobody knows better
+PICTURE = (1920, 1080)  # width and height of the picture that is planned for by default
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def read_size(text: str, param: str = "--memory") -> int:
-    """4G, 512M, 1.5 GiB or a number of bytes."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
-    if not found or not float(found[1]):
-        raise RequestError(f"{text!r} is no size, as in 4G or 512M", param)
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    """Parse a size such as 4G, 512M, 1.5 GiB or a number of bytes. Raises RequestError naming `param`."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
+    if not match or not float(match[1]):
+        raise RequestError(f"invalid size {text!r}; use e.g. 4G or 512M", param)
+    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 def read_picture_size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"\s*(\d{1,6})\s*[xX×]\s*(\d{1,6})\s*", text)
-    if not found or not int(found[1]) or not int(found[2]):
-        raise RequestError(f"{text!r} is no size of a picture, as in 1920x1080", "--picture")
-    return int(found[1]), int(found[2])
+    """Parse a picture size such as 1920x1080. Raises RequestError."""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX×]\s*(\d{1,6})\s*", text)
+    if not match or not int(match[1]) or not int(match[2]):
+        raise RequestError(f"invalid picture size {text!r}; use e.g. 1920x1080", "--picture")
+    return int(match[1]), int(match[2])
 
 
 def available() -> int | None:
-    """Bytes that this machine has to spare now."""
-    known = memory()
-    return known[1] if known else None
+    """Return how many bytes of memory this machine has available; None if it does not say."""
+    sizes = memory()
+    return sizes[1] if sizes else None
 
 
 def planner_for(
@@ -56,8 +57,8 @@ def keep_within(target: str | Path | None, options: LoadOptions, size: str) -> t
     budget = read_size(size)
     planner = planner_for(target, options, picture=PICTURE, timed=False)
     prediction = planner.within(budget)
-    configuration = prediction.way
-    spare = (budget - prediction.memory_bytes) // 2  # half for larger pictures, half for the embeddings that are kept
+    configuration = prediction.configuration
+    spare = (budget - prediction.memory_bytes) // 2  # half for larger pictures, half for the embedding cache
     pixels = PICTURE[0] * PICTURE[1] + spare // (PIXEL * options.parallel)
     cache_size = default_size() if options.picture_cache_size is None else options.picture_cache_size
     chosen = replace(

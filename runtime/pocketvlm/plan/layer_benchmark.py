@@ -1,6 +1,7 @@
-"""A language model's drawing to scale: a few of its layers, all zeros, so that this device can be timed with it.
+"""Time a few layers of a language model on this machine, without its weights.
 
-The time of a layer depends on shapes and types alone. The file is sparse and takes no disk.
+The time of a layer depends on shapes and types alone, so a file with the model's header and zeros for weights will do.
+The file is sparse and takes no disk space.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from pocketvlm.system.machine import memory
 from pocketvlm.system.timing import RepeatedTiming
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
-_ENOUGH = 192 << 20  # bytes of layers: more than the caches of a processor hold
-_TOKENS, _CELLS = 16, 1024
-_ROUND = 8  # runs of a prompt, one behind the other, before the cache is cleared
+_LAYER_BYTES = 192 << 20  # of the timed layers: more than the caches of a processor hold
+_TOKENS, _CELLS = 16, 1024  # tokens of an answer before the cache is cleared; cells of the cache
+_PROMPTS = 8  # prompts in a row before the cache is cleared
 _PAGE = 32  # GGUF's alignment
 
 
 @dataclass(frozen=True)
 class LayerSpeed:
-    """Seconds: of a token of a prompt, evaluated some rows at a time, and of a token of the answer.
+    """Seconds of a token of a prompt, evaluated in batches, and of a token of an answer.
 
-    Not `steady` where they vary, or other programs had the processor.
+    Times that vary, or that other programs disturbed, are not `steady`.
     """
 
     prompt: float
@@ -39,61 +40,68 @@ class LayerSpeed:
 
 
 def benchmark_layers(header: GGUFHeader, *, rows: int, threads: int) -> LayerSpeed:
-    """Raises ModelError or EngineError where libllama cannot be had to run a part of this model."""
+    """Time batches of `rows` tokens and single tokens, and scale the times to all layers.
+
+    Raises ModelError or EngineError where libllama cannot run a part of this model.
+    """
     count = int(header.metadata[f"{header.architecture}.block_count"])
     size = sum(tensor.n_bytes for tensor in header.tensors if _LAYER.match(tensor.name)) / count
-    known = memory()
-    enough = min(_ENOUGH, known[1] // 4) if known else _ENOUGH
-    some = min(count, max(2 * _of_every_kind(header), int(enough / max(size, 1))))
-    sizes = [some] if some == count else [some, some // 2]
+    sizes = memory()
+    budget = min(_LAYER_BYTES, sizes[1] // 4) if sizes else _LAYER_BYTES
+    layers = min(count, max(2 * _layers_of_every_kind(header), int(budget / max(size, 1))))
+    layer_counts = [layers] if layers == count else [layers, layers // 2]
     with ExitStack() as stack:
-        contexts = [stack.enter_context(_sketched(header, layers, rows, threads)) for layers in sizes]
+        contexts = [stack.enter_context(_context_of_zeros(header, number, rows, threads)) for number in layer_counts]
 
-        def evaluate(context: Context, at: int) -> None:
-            context.decode_tokens([0] * rows, at * rows)
+        def prompt(context: Context, index: int) -> None:
+            context.decode_tokens([0] * rows, index * rows)
 
-        def answer(context: Context, at: int) -> None:
-            context.decode_token(0, at)
+        def answer(context: Context, index: int) -> None:
+            context.decode_token(0, index)
 
-        prompts = _times(contexts, evaluate, min(_ROUND, _CELLS // rows), [RepeatedTiming(threads) for _ in sizes])
-        answers = _times(contexts, answer, _TOKENS, [RepeatedTiming(threads, least=8) for _ in sizes])
+        prompts = _times(
+            contexts, prompt, min(_PROMPTS, _CELLS // rows), [RepeatedTiming(threads) for _ in layer_counts]
+        )
+        answers = _times(contexts, answer, _TOKENS, [RepeatedTiming(threads, least=8) for _ in layer_counts])
 
-    def whole(takes: list[RepeatedTiming]) -> float:
-        if some == count:
-            return takes[0].seconds
-        more, fewer = takes[0].seconds, takes[1].seconds
-        return more + (count - some) * max(0.0, more - fewer) / (some - some // 2)
+    def all_layers(timings: list[RepeatedTiming]) -> float:
+        if layers == count:
+            return timings[0].seconds
+        more, fewer = timings[0].seconds, timings[1].seconds
+        return more + (count - layers) * max(0.0, more - fewer) / (layers - layers // 2)
 
-    return LayerSpeed(whole(prompts) / rows, whole(answers), all(take.steady for take in prompts + answers))
+    return LayerSpeed(
+        all_layers(prompts) / rows, all_layers(answers), all(timing.steady for timing in prompts + answers)
+    )
 
 
-def _of_every_kind(header: GGUFHeader) -> int:
-    """The first layers that have one of each kind: libllama ends the process on a hybrid model that lacks one."""
+def _layers_of_every_kind(header: GGUFHeader) -> int:
+    """Return how many first layers have every kind. libllama aborts on a hybrid model that lacks one."""
     key = f"{header.architecture}.attention.head_count_kv"
     heads = header.array(key) or header.metadata.get(key)
     return 1 + max(heads.index(kind) for kind in set(heads)) if isinstance(heads, list) and heads else 1
 
 
 def _times(
-    contexts: list[Context], work: Callable[[Context, int], None], most: int, takes: list[RepeatedTiming]
+    contexts: list[Context], work: Callable[[Context, int], None], repeats: int, timings: list[RepeatedTiming]
 ) -> list[RepeatedTiming]:
-    """In turns, so that what disturbs disturbs all. The first of a round is not timed: it brings the weights in."""
-    at = 0
-    while any(take.wanted for take in takes):
-        for context, take in zip(contexts, takes, strict=True):
-            if at:
-                take.run(partial(work, context, at))
+    """Time the contexts in turns, so that disturbances affect all. The first call of a round only warms up."""
+    index = 0
+    while any(timing.wanted for timing in timings):
+        for context, timing in zip(contexts, timings, strict=True):
+            if index:
+                timing.run(partial(work, context, index))
             else:
                 context.clear()
-                work(context, at)
-        at = (at + 1) % most
-    return takes
+                work(context, index)
+        index = (index + 1) % repeats
+    return timings
 
 
 @contextmanager
-def _sketched(header: GGUFHeader, layers: int, rows: int, threads: int) -> Iterator[Context]:
+def _context_of_zeros(header: GGUFHeader, layers: int, rows: int, threads: int) -> Iterator[Context]:
     with tempfile.TemporaryDirectory(prefix="pocketvlm-") as folder:
-        path = Path(folder) / "sketch.gguf"
+        path = Path(folder) / "zeros.gguf"
         _write(path, header, layers)
         model = Model(path, gpu_layers=0)
         try:
@@ -125,16 +133,16 @@ def _write(path: Path, header: GGUFHeader, layers: int) -> None:
         elif isinstance(value, str):
             writer.add_string(key, value)
         elif value:
-            of_layers = len(value) == header.metadata[f"{arch}.block_count"]
-            writer.add_array(key, value[:layers] if of_layers else value)
+            per_layer = len(value) == header.metadata[f"{arch}.block_count"]
+            writer.add_array(key, value[:layers] if per_layer else value)
     embedding = next(tensor for tensor in header.tensors if tensor.name == "token_embd.weight")
     if f"{arch}.vocab_size" not in header.metadata:
         writer.add_uint32(f"{arch}.vocab_size", embedding.shape[-1])
     writer.add_tokenizer_model("no_vocab")
     size = 0
     for tensor in header.tensors:
-        found = _LAYER.match(tensor.name)
-        if found and int(found[1]) >= layers:
+        match = _LAYER.match(tensor.name)
+        if match and int(match[1]) >= layers:
             continue
         kind = GGMLQuantizationType(tensor.type)
         writer.add_tensor_info(tensor.name, tensor.shape[::-1], np.dtype(np.float32), tensor.n_bytes, raw_dtype=kind)

@@ -1,4 +1,4 @@
-"""From what was rehearsed and what the headers say to memory and times, for each way to run a model."""
+"""Predict memory and times of each way to run a model, from a probe and the headers of the files."""
 
 from __future__ import annotations
 
@@ -25,34 +25,35 @@ from pocketvlm.vision.providers import DEVICES
 from pocketvlm.vision.select_encoder import measured_tile, tile_patches
 
 QUESTION = 48  # tokens of a question and of the template around it
-ANSWER = 208  # tokens that should be left for an answer, at the least
-PIXEL = 10  # bytes, while a picture is read: as decoded, and twice on its way to an array
-_ARRAY, _PILLOW = 3, 4  # bytes of a pixel: in an array, and where Pillow works on it
-_TILE = 2e-3  # seconds beside its encoding: encoder and decoder take turns
-_TOKEN = 1e-4  # seconds beside its evaluation: sampling, and its way to the reader
-_ATTENTION = 3  # times as long for the same multiplications as a matrix product
-_F32 = 4  # bytes
-_LEAST_TOKENS = 64  # of a picture: less shows little
+ANSWER = 208  # tokens that must be left for an answer
+PIXEL = 10  # bytes per pixel while a picture is read: decoded, and twice on its way to an array
+_ARRAY, _PILLOW = 3, 4  # bytes per pixel in an array and in Pillow
+_TILE_OVERHEAD = 2e-3  # seconds per tile besides encoding: encoder and decoder take turns
+_TOKEN_OVERHEAD = 1e-4  # seconds per token besides evaluation: sampling, and its way to the reader
+_ATTENTION_COST = 3  # a multiplication in attention takes this many times as long as in a matrix product
+_F32 = 4  # bytes per number
+_MIN_TOKENS = 64  # of a picture; fewer show too little
 
 
 @dataclass(frozen=True)
 class RunConfiguration:
-    """How to run it. `most_tokens` caps a picture's tokens; None does not."""
+    """A way to run a model. `max_tokens` caps the tokens of a picture, unless it is None."""
 
     encoder: EncoderChoice
     context: int
     detail: Detail
-    most_tokens: int | None = None
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Memory in bytes, what is mapped from files apart from the rest: the system can take it back, at a loss of speed.
+    """Predicted memory in bytes and times in seconds; None where a time is not known.
 
-    Times in seconds, None where they are not known. `parts` add up to `memory_bytes`.
+    Mapped memory is counted apart, because the system can reclaim it at a loss of speed. `parts` add up to
+    `memory_bytes`.
     """
 
-    way: RunConfiguration
+    configuration: RunConfiguration
     anonymous_bytes: int
     mapped_bytes: int
     parts: dict[str, int]
@@ -79,11 +80,11 @@ class Encoder:
 
 
 class Planner:
-    """For one model and one size of picture, (width, height)."""
+    """Predicts for one model and one size of picture, (width, height) in pixels."""
 
     def __init__(
         self,
-        found: Located,
+        located: Located,
         options: LoadOptions | None = None,
         *,
         picture: tuple[int, int],
@@ -91,16 +92,16 @@ class Planner:
     ) -> None:
         options = options or LoadOptions()
         check_name(options.device, DEVICES)
-        self.found, self.picture = found, picture
-        self._checked = checked = check_files(found.model, found.mmproj, found.onnx, options.vision)
+        self.located, self.picture = located, picture
+        self._checked = checked = check_files(located.model, located.mmproj, located.onnx, options.vision)
         self.encoders = tuple(_encoders(checked))
         self.family = self._family()
-        self.asked_context = context_size(checked, options.context_size)
-        self.contexts = tuple(sorted({self.asked_context, *_smaller(self.asked_context)}, reverse=True))
+        self.requested_context = context_size(checked, options.context_size)
+        self.contexts = tuple(sorted({self.requested_context, *_smaller(self.requested_context)}, reverse=True))
         tile = self.family.tile_tokens if self.family else 0
-        self.told: ProbeResult = probe_cache.cached_probe(
+        self.probe: ProbeResult = probe_cache.cached_probe(
             ProbeRequest(
-                str(found.model),
+                str(located.model),
                 str(checked.projector.path) if checked.projector else None,
                 str(checked.encoder.path) if checked.encoder else None,
                 contexts=self.contexts,
@@ -118,28 +119,28 @@ class Planner:
 
     @property
     def type(self) -> str:
-        """That most of the language model's weights have."""
+        """The type of most of the language model's weights."""
         sizes: Counter[str] = Counter()
         for tensor in self._checked.model.tensors:
             sizes[tensor.type_name] += tensor.n_bytes
         return sizes.most_common(1)[0][0]
 
-    def predict(self, way: RunConfiguration) -> Prediction:
-        told, at = self.told, self.contexts.index(way.context)
-        model = self.found.model.stat().st_size
-        plan = self._plan(way)
+    def predict(self, configuration: RunConfiguration) -> Prediction:
+        probe, index = self.probe, self.contexts.index(configuration.context)
+        model = self.located.model.stat().st_size
+        plan = self._plan(configuration)
         parts = {
-            "process": told.anonymous + told.mapped,
+            "process": probe.anonymous + probe.mapped,
             "language model, mapped": model,
-            "language model, reordered": told.reordered,
-            "KV cache": told.caches[at],
-            "scratch": told.scratch[at],
+            "language model, reordered": probe.reordered,
+            "KV cache": probe.caches[index],
+            "scratch": probe.scratch[index],
         }
-        if self._parallel > 1:  # prompts are evaluated in a context of their own, as large as one request's
-            parts["context for prompts"] = told.caches[at] // self._parallel + told.scratch[at]
+        if self._parallel > 1:  # background prefill has a context of its own, as large as one request's
+            parts["context for prompts"] = probe.caches[index] // self._parallel + probe.scratch[index]
         if self._supervised:
-            parts["process of the server"] = told.anonymous
-        encoder = self._encoder(way.encoder)
+            parts["process of the server"] = probe.anonymous
+        encoder = self._encoder(configuration.encoder)
         if encoder is not None:
             onnx = encoder.kind == "onnx"
             parts["vision encoder"] = encoder_bytes(encoder.metadata, encoder.size, onnx=onnx)
@@ -148,11 +149,11 @@ class Planner:
             parts["vision scratch"] = tiles * encoder_scratch(encoder.metadata, patches, onnx=onnx)
             parts["vision libraries, mapped"] = encoder_mapped(onnx=onnx)
             parts["picture"] = self._parallel * _picture_bytes(self.picture, plan)
-            parts["embeddings"] = self._parallel * _F32 * told.width * (plan.tokens if plan else 0)
-        mapped = told.mapped + model + parts.get("vision libraries, mapped", 0)
+            parts["embeddings"] = self._parallel * _F32 * probe.width * (plan.tokens if plan else 0)
+        mapped = probe.mapped + model + parts.get("vision libraries, mapped", 0)
         first = self._first_token(plan, encoder)
         return Prediction(
-            way=way,
+            configuration=configuration,
             anonymous_bytes=sum(parts.values()) - mapped,
             mapped_bytes=mapped,
             parts=parts,
@@ -160,41 +161,41 @@ class Planner:
             picture_tiles=plan.tiles if plan else 0,
             picture_size=plan.used if plan else self.picture,
             first_token_s=first,
-            tokens_per_s=1 / (told.answer + _TOKEN) if told.answer else None,
+            tokens_per_s=1 / (probe.answer + _TOKEN_OVERHEAD) if probe.answer else None,
         )
 
     def usual(self, detail: Detail = "auto") -> RunConfiguration:
-        """As it runs where nothing limits it: with the encoder that is the fastest here."""
-        return RunConfiguration(self._fastest()[0], self.asked_context, detail)
+        """Return the configuration without a budget: the fastest encoder and the whole context."""
+        return RunConfiguration(self._fastest()[0], self.requested_context, detail)
 
     def within(self, budget: int, detail: Detail = "auto") -> Prediction:
-        """The first that fits: a smaller context, then another encoder, then less detail, then a cap for pictures.
+        """Return the first prediction that fits: smaller context, other encoder, less detail, then a cap for pictures.
 
-        Raises MemoryBudgetError, which says what would be needed.
+        Raises MemoryBudgetError with the memory that the model needs.
         """
         smallest: Prediction | None = None
-        for way in self._ways(detail):
-            found = self.predict(way)
-            if (found.picture_tokens or 0) + QUESTION + ANSWER > way.context:
+        for configuration in self._configurations(detail):
+            prediction = self.predict(configuration)
+            if (prediction.picture_tokens or 0) + QUESTION + ANSWER > configuration.context:
                 continue
-            if found.memory_bytes <= budget:
-                return found
-            if smallest is None or found.memory_bytes < smallest.memory_bytes:
-                smallest = found
+            if prediction.memory_bytes <= budget:
+                return prediction
+            if smallest is None or prediction.memory_bytes < smallest.memory_bytes:
+                smallest = prediction
         if smallest is None:
             tokens = self.predict(self.usual("low")).picture_tokens
             raise RequestError(
-                f"a picture's {tokens} tokens and a question do not fit {self.asked_context}", "--ctx-size"
+                f"a picture's {tokens} tokens and a question do not fit {self.requested_context}", "--ctx-size"
             )
         parts = ", ".join(f"{name} {size / 1e6:,.0f} MB" for name, size in smallest.parts.items())
         raise MemoryBudgetError(
-            f"{budget / 1e6:,.0f} MB is too little: {self.found.name} needs {smallest.memory_bytes / 1e6:,.0f} MB at "
-            f"the least ({parts}); {self._advice(budget, smallest)}",
+            f"{budget / 1e6:,.0f} MB is too little: {self.located.name} needs at least "
+            f"{smallest.memory_bytes / 1e6:,.0f} MB ({parts}); {self._advice(budget, smallest)}",
             "--memory",
             smallest.memory_bytes,
         )
 
-    def _ways(self, detail: Detail) -> Iterator[RunConfiguration]:
+    def _configurations(self, detail: Detail) -> Iterator[RunConfiguration]:
         details: tuple[Detail, ...] = ("high", "auto", "low")
         kinds = self._fastest()
         for view in details[details.index(detail) :]:
@@ -203,13 +204,13 @@ class Planner:
                     yield RunConfiguration(kind, context, view)
         if isinstance(self.family, DynamicSize):
             tokens = self.family.plan(self.picture, "low", None).tokens // 2
-            while tokens >= _LEAST_TOKENS:
+            while tokens >= _MIN_TOKENS:
                 for kind in kinds:
                     yield RunConfiguration(kind, self.contexts[-1], "low", tokens)
                 tokens //= 2
 
     def _advice(self, budget: int, smallest: Prediction) -> str:
-        """What could be converted instead. Bits a weight of llama.cpp's own types, embeddings included."""
+        """Say which smaller type would fit. The bits per weight are llama.cpp's, embeddings included."""
         weights = sum(_elements(tensor.shape) for tensor in self._checked.model.tensors)
         size = weights_of(self._checked.model).total
         for name, bits in (("Q6_K", 6.6), ("Q4_K_M", 4.9), ("Q3_K_M", 4.0), ("Q2_K", 3.2)):
@@ -224,40 +225,40 @@ class Planner:
         return None
 
     def _can_open(self) -> bool:
-        """Whether this machine has room to open the largest encoder, to time it."""
-        known = memory()
-        most = max((encoder_bytes(e.metadata, e.size, onnx=e.kind == "onnx") for e in self.encoders), default=0)
-        return known is None or 2 * most < known[1]
+        """Return whether this machine has room to open the largest encoder, to time it."""
+        sizes = memory()
+        largest = max((encoder_bytes(e.metadata, e.size, onnx=e.kind == "onnx") for e in self.encoders), default=0)
+        return sizes is None or 2 * largest < sizes[1]
 
     def _fastest(self) -> tuple[EncoderChoice, ...]:
-        """The kinds of encoders that are there, the fastest first; "auto" where there is none."""
-        known = self.told.tiles
-        order = sorted(self.encoders, key=lambda e: known.get(e.path.name, float("inf")))
+        """Return the kinds of the model's encoders, the fastest first; "auto" where it has none."""
+        seconds = self.probe.tiles
+        order = sorted(self.encoders, key=lambda e: seconds.get(e.path.name, float("inf")))
         return tuple(encoder.kind for encoder in order) or ("auto",)
 
     def _encoder(self, kind: EncoderChoice) -> Encoder | None:
         return next((encoder for encoder in self.encoders if encoder.kind == kind), None)
 
-    def _plan(self, way: RunConfiguration) -> PicturePlan | None:
-        return self.family.plan(self.picture, way.detail, way.most_tokens) if self.family else None
+    def _plan(self, configuration: RunConfiguration) -> PicturePlan | None:
+        return self.family.plan(self.picture, configuration.detail, configuration.max_tokens) if self.family else None
 
     def _first_token(self, plan: PicturePlan | None, encoder: Encoder | None) -> float | None:
-        """With a picture that nothing knows yet, and a question."""
-        told = self.told
-        if told.prompt is None or told.answer is None:
+        """Return the seconds to the first token, for a picture in no cache and a question."""
+        probe = self.probe
+        if probe.prompt is None or probe.answer is None:
             return None
-        seconds = QUESTION * told.prompt
+        seconds = QUESTION * probe.prompt
         if plan is None or encoder is None:
             return seconds
-        if encoder.path.name not in told.tiles or self.family is None:
+        if encoder.path.name not in probe.tiles or self.family is None:
             return None
-        seconds += plan.tokens * told.prompt + self.picture[0] * self.picture[1] * told.pixel
-        one = self._cost(tile_patches(self.family, measured_tile(self.family), encoder.metadata), encoder)
-        here = self._cost(tile_patches(self.family, plan, encoder.metadata), encoder)
-        return seconds + plan.tiles * (_TILE + told.tiles[encoder.path.name] * here / one)
+        seconds += plan.tokens * probe.prompt + self.picture[0] * self.picture[1] * probe.pixel
+        measured = self._cost(tile_patches(self.family, measured_tile(self.family), encoder.metadata), encoder)
+        planned = self._cost(tile_patches(self.family, plan, encoder.metadata), encoder)
+        return seconds + plan.tiles * (_TILE_OVERHEAD + probe.tiles[encoder.path.name] * planned / measured)
 
     def _cost(self, patches: int, encoder: Encoder) -> float:
-        """Of a tile, in multiplications: its layers, and attention, of windows in all but every n-th layer."""
+        """Return the multiplications of a tile: its layers and attention, windowed in all but every n-th layer."""
         data = encoder.metadata
         width, inner = (data.get(f"clip.vision.{key}") for key in ("embedding_length", "feed_forward_length"))
         if not isinstance(width, int) or not isinstance(inner, int):
@@ -265,11 +266,11 @@ class Planner:
         period = data.get("clip.vision.n_wa_pattern")
         share = 1 / period if isinstance(period, int) and period else 1.0
         matrices = 4 * width**2 + (3 if data.get("clip.use_silu") else 2) * width * inner
-        return max(1.0, patches * (matrices + _ATTENTION * share * 2 * patches * width))
+        return max(1.0, patches * (matrices + _ATTENTION_COST * share * 2 * patches * width))
 
 
 def _picture_bytes(size: tuple[int, int], plan: PicturePlan | None) -> int:
-    """At the most: while it is read, resized (first its width, then its height), or cut into tiles."""
+    """Return the peak while a picture is read, resized (first its width, then its height) or cut into tiles."""
     (width, height), used = size, plan.used if plan else size
     whole, target = width * height, used[0] * used[1]
     cutting = (_ARRAY + _PILLOW) * whole + _PILLOW * target + max(_PILLOW * used[0] * height, _ARRAY * target)

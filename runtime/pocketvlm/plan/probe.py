@@ -1,6 +1,6 @@
-"""A process that gets everything ready but the weights, and tells what it took and what more would be taken.
+"""A process that loads everything but the weights and reports the memory used, the memory needed, and speeds.
 
-`python -m pocketvlm.plan.probe '{...}'` with the fields of `ProbeRequest`; a line of JSON on standard error.
+`python -m pocketvlm.plan.probe '{...}'` takes the fields of `ProbeRequest` and prints a line of JSON to standard error.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from pocketvlm.system.machine import Memory, process_memory
 from pocketvlm.system.timing import RepeatedTiming
 from pocketvlm.vision.compatibility import check_files
 
-_PICTURE, _SMALLER = (1024, 768), (640, 480)
-_SAYS = "rehearsal: "
+_PICTURE, _RESIZED = (1024, 768), (640, 480)  # sizes of the picture whose reading is timed
+_PREFIX = "probe: "  # of the line that holds the result
 
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """`contexts` are sizes to try, in tokens. Without `timed`, no speed is measured; of encoders only if `opened`."""
+    """What to probe. `contexts` are sizes in tokens. Speeds are measured if `timed`, those of encoders if `opened`."""
 
     model: str
     mmproj: str | None
@@ -50,12 +50,13 @@ class ProbeRequest:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Bytes and seconds. `anonymous` and `mapped` are the process itself, with libraries and vocabulary.
+    """Sizes in bytes, times in seconds.
 
-    `reordered` is the copy of weights in the CPU's own order; `caches` and `scratch` go with the contexts. `width` is
-    that of an embedding, in numbers. Seconds are of a token of a prompt and of an answer, of a pixel that is read and
-    resized, and of the tile that encoders are compared with, by file: None or empty where nothing could be timed.
-    Not `steady` where they vary, or other programs had the processor: then they are too long.
+    `anonymous` and `mapped` are the memory of the process with its libraries and vocabulary. `reordered` is the copy of
+    weights in the CPU's own order. `caches` and `scratch` belong to the requested contexts. `width` is the length of an
+    embedding. `prompt` and `answer` are the time of a token, `pixel` that of reading and resizing a pixel, `tiles` that
+    of the tile by which encoders are compared, by file; None or empty where nothing could be timed. Times that vary, or
+    that other programs disturbed, are not `steady`: they are too long.
     """
 
     anonymous: int
@@ -71,110 +72,112 @@ class ProbeResult:
     steady: bool
 
 
-def run_probe(asked: ProbeRequest) -> ProbeResult:
-    """Run it. Raises ModelError with libllama's reason where it refuses the model."""
+def run_probe(request: ProbeRequest) -> ProbeResult:
+    """Run the probe in a process of its own. Raises ModelError with libllama's reason where it refuses the model."""
     lines: list[str] = []
 
     def take(line: str) -> bool:
-        ours = line.startswith(_SAYS)
-        if ours:
-            lines.append(line.removeprefix(_SAYS))
-        return ours
+        is_result = line.startswith(_PREFIX)
+        if is_result:
+            lines.append(line.removeprefix(_PREFIX))
+        return is_result
 
-    ended = subprocess.run(__name__, json.dumps(asdict(asked)), take=take)
+    process = subprocess.run(__name__, json.dumps(asdict(request)), take=take)
     if not lines:
-        raise ModelError(f"cannot be planned for: {ended.signal}{' '.join(ended.lines)}", asked.model)
-    found = json.loads(lines[-1])
-    if "refused" in found:
-        raise ModelError(found["refused"], asked.model)
-    return parse_result(found)
+        raise ModelError(f"cannot be probed: {process.signal}{' '.join(process.lines)}", request.model)
+    values = json.loads(lines[-1])
+    if "refused" in values:
+        raise ModelError(values["refused"], request.model)
+    return parse_result(values)
 
 
-def parse_result(found: Mapping[str, Any]) -> ProbeResult:
-    """From JSON."""
-    return ProbeResult(**{**found, "caches": tuple(found["caches"]), "scratch": tuple(found["scratch"])})
+def parse_result(values: Mapping[str, Any]) -> ProbeResult:
+    """Make a result of the JSON object of its fields."""
+    return ProbeResult(**{**values, "caches": tuple(values["caches"]), "scratch": tuple(values["scratch"])})
 
 
-def _told(asked: ProbeRequest) -> ProbeResult:
-    import pocketvlm.chat.vlm  # noqa: F401  # what a chat loads
+def _probe(request: ProbeRequest) -> ProbeResult:
+    import pocketvlm.chat.vlm  # noqa: F401  # loads what a chat loads
     from pocketvlm.native import library, memory_estimate
     from pocketvlm.native.llama import Model
     from pocketvlm.vision import onnx
     from pocketvlm.vision.select_encoder import time_encoders
 
     checked = check_files(
-        Path(asked.model), Path(asked.mmproj) if asked.mmproj else None, Path(asked.onnx) if asked.onnx else None
+        Path(request.model),
+        Path(request.mmproj) if request.mmproj else None,
+        Path(request.onnx) if request.onnx else None,
     )
     library.mtmd()
-    if asked.onnx:
+    if request.onnx:
         onnx.runtime()
-    model = Model(asked.model, gpu_layers=0, simulated=True)
+    model = Model(request.model, gpu_layers=0, simulated=True)
     model.control_tokens(checked.model.array("tokenizer.ggml.token_type"))
     buffers = [
         memory_estimate.estimate_buffers(
             model,
             n_ctx=n,
-            n_batch=asked.batch,
-            sequences=asked.parallel,
-            outputs=asked.parallel + MAX_DRAFT_TOKENS,
-            exact=asked.exact,
+            n_batch=request.batch,
+            sequences=request.parallel,
+            outputs=request.parallel + MAX_DRAFT_TOKENS,
+            exact=request.exact,
         )
-        for n in asked.contexts
+        for n in request.contexts
     ]
-    taken = process_memory() or Memory(0, 0, 0)
+    used = process_memory() or Memory(0, 0, 0)
     matrices = [t for t in checked.model.tensors if len(t.shape) > 1 and not t.name.startswith("token_embd")]
     prompt = answer = None
     tiles: dict[str, float] = {}
     steady = True
-    if asked.opened:
-        device = "cpu" if asked.device == "cpu" else "auto"
-        speeds = time_encoders(model, checked, threads=asked.threads, device=device)
+    if request.opened:
+        device = "cpu" if request.device == "cpu" else "auto"
+        speeds = time_encoders(model, checked, threads=request.threads, device=device)
         tiles = {name: speed.seconds for name, speed in speeds.items()}
         steady = all(speed.steady for speed in speeds.values())
-    if asked.timed:
+    if request.timed:
         try:
-            speed = benchmark_layers(checked.model, rows=asked.rows, threads=asked.threads)
+            speed = benchmark_layers(checked.model, rows=request.rows, threads=request.threads)
             prompt, answer, steady = speed.prompt, speed.answer, steady and speed.steady
         except (ModelError, EngineError, KeyError, StopIteration):
-            pass  # a model that libllama cannot run in part
+            pass  # libllama cannot run a part of this model
     return ProbeResult(
-        taken.anonymous,
-        taken.resident - taken.anonymous,
+        used.anonymous,
+        used.resident - used.anonymous,
         sum(tensor.n_bytes for tensor in matrices if memory_estimate.reordered(tensor.type)),
-        tuple(found.cache for found in buffers),
-        tuple(sum(found.scratch.values()) for found in buffers),
+        tuple(sizes.cache for sizes in buffers),
+        tuple(sum(sizes.scratch.values()) for sizes in buffers),
         model.n_embd_inp,
         prompt,
         answer,
-        _pixel_seconds() if asked.timed else 0.0,
+        _pixel_seconds() if request.timed else 0.0,
         tiles,
         steady,
     )
 
 
 def _pixel_seconds() -> float:
-    """Of a JPEG file, with what is done to a photo on its way to the tiles."""
+    """Return the seconds per pixel to read a JPEG file and resize it, as for a photo."""
     data = BytesIO()
     Image.effect_noise(_PICTURE, 64).convert("RGB").save(data, "JPEG")
 
     def prepare() -> None:
         picture = read_picture(ImagePart(type="image", image=data.getvalue()), "picture")
-        Image.fromarray(picture.pixels).resize(_SMALLER, Image.Resampling.LANCZOS)
+        Image.fromarray(picture.pixels).resize(_RESIZED, Image.Resampling.LANCZOS)
 
-    takes = RepeatedTiming(1, least=3)
-    while takes.wanted:
-        takes.run(prepare)
-    return takes.seconds / (_PICTURE[0] * _PICTURE[1])
+    timing = RepeatedTiming(1, least=3)
+    while timing.wanted:
+        timing.run(prepare)
+    return timing.seconds / (_PICTURE[0] * _PICTURE[1])
 
 
 def main() -> None:
-    asked = ProbeRequest(**json.loads(sys.argv[1]))
+    request = ProbeRequest(**json.loads(sys.argv[1]))
     try:
-        told = asdict(_told(asked))
+        values = asdict(_probe(request))
     except PocketVLMError as error:
-        told = {"refused": getattr(error, "message", str(error))}
+        values = {"refused": getattr(error, "message", str(error))}
     log.forget_errors()
-    print(_SAYS + json.dumps(told), file=sys.stderr, flush=True)
+    print(_PREFIX + json.dumps(values), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What was rehearsed for these files on this device, so that it need not be rehearsed again."""
+"""Results of probes, kept by files, device and settings, so that a probe runs once."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from pocketvlm.vision.select_encoder import device_name
 CACHE = JSONCache("plans.json", "rehearsals", most=256)
 
 
-def cached_probe(asked: ProbeRequest) -> ProbeResult:
-    """As remembered for these files on this device, else now; what a busy machine made too long is not remembered."""
-    known, key = CACHE.read(), _key(asked)
-    if key in known:
+def cached_probe(request: ProbeRequest) -> ProbeResult:
+    """Return the cached result, or run the probe. Times that a busy machine made too long are not cached."""
+    entries, key = CACHE.read(), _key(request)
+    if key in entries:
         try:
-            return parse_result(known[key])
+            return parse_result(entries[key])
         except (TypeError, KeyError):
-            pass  # of another version
-    told = run_probe(asked)
-    if told.steady:
-        CACHE.add(key, asdict(told))
-    return told
+            pass  # written by another version
+    result = run_probe(request)
+    if result.steady:
+        CACHE.add(key, asdict(result))
+    return result
 
 
-def _key(asked: ProbeRequest) -> str:
-    files = [file_hash(Path(file)) for file in (asked.model, asked.mmproj, asked.onnx) if file]
-    settings = {name: value for name, value in asdict(asked).items() if name not in ("model", "mmproj", "onnx")}
-    text = json.dumps([__version__, device_name(asked.threads), files, settings])
+def _key(request: ProbeRequest) -> str:
+    files = [file_hash(Path(file)) for file in (request.model, request.mmproj, request.onnx) if file]
+    settings = {name: value for name, value in asdict(request).items() if name not in ("model", "mmproj", "onnx")}
+    text = json.dumps([__version__, device_name(request.threads), files, settings])
     return hashlib.sha256(text.encode()).hexdigest()

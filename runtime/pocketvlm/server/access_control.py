@@ -1,4 +1,4 @@
-"""Who may ask: the Host header (DNS rebinding), the Origin header (other web pages), the key."""
+"""Check who may call: the Host header (DNS rebinding), the Origin header (other web pages) and the key."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings, is_loopback
 
-OPEN_PATHS = frozenset({"/health", "/v1/health"})  # asked by what watches a process, which has no key
+OPEN_PATHS = frozenset({"/health", "/v1/health"})  # process monitors call them without a key
 
 
 class AccessControl:
-    """In front of the app. Answers preflights, and refuses whoever may not ask."""
+    """ASGI middleware that answers CORS preflights and refuses requests that are not allowed."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
         self._key = _digest(settings.api_key) if settings.api_key else None
         self._hosts = {"localhost", "127.0.0.1", "[::1]", _bracketed(settings.host)}
         self._hosts.update(host.lower() for host in settings.allowed_hosts)
-        # A name can be pointed at this machine by whoever owns it, an address cannot; the key is still asked for.
+        # The owner of a name can point it at this machine; an address is safe from that. The key is required anyway.
         self._any_address = not is_loopback(settings.host)
         self._origins = frozenset(settings.allowed_origins)
 
@@ -43,14 +43,14 @@ class AccessControl:
                     return
             if scope["path"] not in OPEN_PATHS:
                 self._check_key(headers.get("authorization", ""))
-        except HTTPError as fault:
-            RequestRecord.of(scope).code = fault.code
-            await fault.response()(scope, receive, send)
+        except HTTPError as error:
+            RequestRecord.of(scope).code = error.code
+            await error.response()(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _check_host(self, given: str) -> None:
-        host = given.lower()
+    def _check_host(self, header: str) -> None:
+        host = header.lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if host in self._hosts or name in self._hosts or (self._any_address and _is_address(name)):
             return
@@ -66,7 +66,7 @@ class AccessControl:
         if self._key is None:
             return
         scheme, _, key = authorization.partition(" ")
-        # Digests, so that neither content nor length of the key shows in the time that comparing takes.
+        # Comparing digests hides the content and the length of the key from timing attacks.
         if scheme.lower() != "bearer" or not hmac.compare_digest(_digest(key.strip()), self._key):
             headers = {"www-authenticate": "Bearer"}
             raise HTTPError(401, "a valid key is needed: Authorization: Bearer KEY", None, "invalid_api_key", headers)
@@ -99,10 +99,10 @@ def _preflight(headers: Headers) -> Response:
     return Response(status_code=204, headers=allowed)
 
 
-def _with_headers(send: Send, more: Mapping[str, str]) -> Send:
+def _with_headers(send: Send, extra: Mapping[str, str]) -> Send:
     async def wrapped(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).update(more)
+            MutableHeaders(scope=message).update(extra)
         await send(message)
 
     return wrapped

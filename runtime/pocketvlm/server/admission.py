@@ -1,4 +1,4 @@
-"""How many requests run and wait: a bounded queue, first come first served, that a client can leave."""
+"""Limit how many requests run and wait: a bounded queue, first come first served, that a client can leave."""
 
 from __future__ import annotations
 
@@ -9,50 +9,52 @@ from pocketvlm.errors import QueueFullError
 
 
 class Admission:
-    """On the event loop only. `running` and `waiting` are counts of now."""
+    """At most `slots` requests run and `queue` wait. For the event loop only."""
 
     def __init__(self, slots: int, queue: int) -> None:
         self._slots = slots
         self._queue = queue
-        self._line: deque[asyncio.Future[None]] = deque()
-        self._usual = 1.0  # seconds that a request runs, a moving average
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._mean_seconds = 1.0  # moving average of how long a request runs
         self.running = 0
 
     @property
     def waiting(self) -> int:
-        return len(self._line)
+        return len(self._waiters)
 
     async def enter(self) -> None:
-        """Take a place among the running, for which `leave` must be called. Raises QueueFullError at once."""
+        """Wait for a slot; call `leave` to free it. Raises QueueFullError at once where the queue is full."""
         if self.running >= self._slots:
             await self._wait()
         else:
             self.running += 1
 
-    def leave(self, took: float) -> None:
-        """`took` seconds since it was entered."""
-        self._usual += 0.2 * (took - self._usual)
+    def leave(self, seconds: float) -> None:
+        """Free a slot that was taken `seconds` ago."""
+        self._mean_seconds += 0.2 * (seconds - self._mean_seconds)
         self._pass_on()
 
     async def _wait(self) -> None:
-        if len(self._line) >= self._queue:
-            retry = max(1.0, self._usual * (len(self._line) + 1) / self._slots)
-            raise QueueFullError(f"{self.running} requests run and {len(self._line)} wait", retry_after=retry)
+        if len(self._waiters) >= self._queue:
+            retry = max(1.0, self._mean_seconds * (len(self._waiters) + 1) / self._slots)
+            raise QueueFullError(
+                f"{self.running} requests run and {len(self._waiters)} wait; try again later", retry_after=retry
+            )
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append(turn)
+        self._waiters.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
-            if turn in self._line:
-                self._line.remove(turn)
-            elif not turn.cancelled():  # the place had just been given
+            if turn in self._waiters:
+                self._waiters.remove(turn)
+            elif not turn.cancelled():  # it had just got the slot
                 self._pass_on()
             raise
 
     def _pass_on(self) -> None:
-        """The place that is free now goes to the next in line."""
-        while self._line:
-            turn = self._line.popleft()
+        """Give the free slot to the next request in the queue."""
+        while self._waiters:
+            turn = self._waiters.popleft()
             if not turn.done():
                 turn.set_result(None)
                 return

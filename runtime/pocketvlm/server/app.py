@@ -1,4 +1,4 @@
-"""The routes, and the one place where an exception becomes an answer."""
+"""The routes, and the one place where an exception becomes a response."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pocketvlm.server.uploads import Uploads
 
 
 class Service:
-    """`app` is the ASGI application; the rest is for whoever runs it."""
+    """`app` is the ASGI application; `chat` and `admission` are for the code that runs it."""
 
     def __init__(self, vlm: VLM, settings: Settings) -> None:
         self._vlm = vlm
@@ -38,7 +38,7 @@ class Service:
         self._uploads = Uploads(handles, settings)
         self._metrics = Metrics(self.admission, vlm, handles, __version__)
         router = Router(self._routes(), redirect_slashes=False)
-        self.app = AccessLog(AccessControl(_Faults(router), settings), self._metrics)
+        self.app = AccessLog(AccessControl(_ErrorResponses(router), settings), self._metrics)
 
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
@@ -77,7 +77,7 @@ class Service:
             raise shutting_down()
         state = (await asyncio.to_thread(self._vlm.statistics)).state
         if state == "failing":
-            message = "the engine crashed again and again; it is tried again from time to time"
+            message = "the engine crashed several times in a row; it is started again after a pause"
             raise HTTPError(503, message, code="engine_crashed", headers={"retry-after": "30"})
         return JSONResponse({"status": state, "running": self.admission.running, "waiting": self.admission.waiting})
 
@@ -89,8 +89,8 @@ class Service:
         return JSONResponse(openapi.document())
 
 
-class _Faults:
-    """Around the router: what an endpoint raises becomes an answer."""
+class _ErrorResponses:
+    """ASGI middleware that turns what an endpoint raises into a response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -98,25 +98,25 @@ class _Faults:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
-        async def noting(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             nonlocal started
             started = True
             await send(message)
 
-        scope["app"] = self  # or the router answers unknown routes itself
+        scope["app"] = self  # otherwise the router answers unknown routes itself
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send_and_note)
         except ClientDisconnect:
             RequestRecord.of(scope).left = True
-        except Exception as error:  # whatever it is, the client is told
-            fault = _routing(error) if isinstance(error, HTTPException) else http_error_of(error)
-            RequestRecord.of(scope).code = fault.code
+        except Exception as error:  # any error becomes a response
+            response = _routing_error(error) if isinstance(error, HTTPException) else http_error_of(error)
+            RequestRecord.of(scope).code = response.code
             if not started:
-                await fault.response()(scope, receive, send)
+                await response.response()(scope, receive, send)
 
 
-def _routing(error: HTTPException) -> HTTPError:
+def _routing_error(error: HTTPException) -> HTTPError:
     if error.status_code == 405:
-        message = "this route does not take this method"
+        message = "this route does not accept this method; GET /openapi.json lists both"
         return HTTPError(405, message, None, "method_not_allowed", error.headers or {})
     return HTTPError(404, "no such route; GET /openapi.json lists them", code="not_found")

@@ -1,4 +1,4 @@
-"""A request's body, or what the JSON object in it says: size, time, depth and the number of values are limited."""
+"""Read the body of a request within limits of size, time, depth and number of values."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from starlette.types import Receive, Scope
 
 from pocketvlm.server.http_errors import HTTPError
 
-_MAX_VALUES = 300_000  # a logit_bias of a whole vocabulary; each may take microseconds in which nobody else gets on
-_SMALL = 1 << 16  # read on the event loop: shorter than the way to a thread and back
+_MAX_VALUES = 300_000  # a logit_bias of a whole vocabulary; each value may block other requests for microseconds
+_SMALL_BODY = 1 << 16  # bytes parsed on the event loop: quicker than going to a thread and back
 T = TypeVar("T")
 
 
 async def read_object(
     scope: Scope, receive: Receive, make: Callable[[dict[str, Any]], T], *, max_body: int, timeout: float
 ) -> T:
-    """What `make` makes of it, and its errors. Raises HTTPError, or ClientDisconnect."""
+    """Return `make(object)` of the JSON object in the body. Raises HTTPError, ClientDisconnect and `make`'s errors."""
     data = await read_body(scope, receive, max_body=max_body, timeout=timeout)
-    if len(data) <= _SMALL:
+    if len(data) <= _SMALL_BODY:
         return make(parse_object(data))
     return await asyncio.to_thread(lambda: make(parse_object(data)))
 
 
 async def read_body(scope: Scope, receive: Receive, *, max_body: int, timeout: float) -> bytes:
-    """Raises HTTPError, or ClientDisconnect."""
+    """Return the body. Raises HTTPError or ClientDisconnect."""
     try:
         return await asyncio.wait_for(_read(scope, receive, max_body), timeout)
     except asyncio.TimeoutError:
@@ -39,11 +39,17 @@ async def read_body(scope: Scope, receive: Receive, *, max_body: int, timeout: f
 async def _read(scope: Scope, receive: Receive, max_body: int) -> bytes:
     headers = dict(scope["headers"])
     length = headers.get(b"content-length", b"")
-    too_large = HTTPError(413, f"the body is over the limit of {max_body:,} bytes", code="body_too_large")
+    too_large = HTTPError(
+        413, f"the body is over the limit of {max_body:,} bytes; --max-body raises it", code="body_too_large"
+    )
     if length.isdigit() and int(length) > max_body:
         raise too_large
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        raise HTTPError(415, "compressed bodies are not read", code="unsupported_encoding")
+        raise HTTPError(
+            415,
+            "compressed bodies are not supported; send the body without Content-Encoding",
+            code="unsupported_encoding",
+        )
     data = bytearray()
     while True:
         message = await receive()
@@ -57,7 +63,7 @@ async def _read(scope: Scope, receive: Receive, max_body: int) -> bytes:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """JSON in UTF-8. NaN and infinities pass here, for the schema to refuse with the path of their field."""
+    """Parse JSON in UTF-8. Accepts NaN and infinities; the schema refuses them with the path of their field."""
     if sum(data.count(sign) for sign in (b",", b"[", b"{")) > _MAX_VALUES:
         raise _bad_json(f"has more than {_MAX_VALUES:,} values")
     try:

@@ -1,4 +1,4 @@
-"""POST /chat/completions: from the body to the answer or the stream, given up when the client is gone."""
+"""POST /chat/completions: from the body to the answer or stream. A client that leaves cancels its request."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.thread_stream import ThreadStream
 
-ANY_MODEL = "dummy"  # what huggingface_hub sends where no model is named
+ANY_MODEL = "dummy"  # huggingface_hub sends this where the caller names no model
 
 
 class ChatEndpoint:
-    """An ASGI app. While `draining`, new requests are refused and the others go on."""
+    """An ASGI app. While `draining`, it refuses new requests and finishes the others."""
 
     def __init__(self, vlm: VLM, settings: Settings, admission: Admission, handles: PictureHandles) -> None:
         self._handles = handles
@@ -47,27 +47,27 @@ class ChatEndpoint:
         if request.model not in (None, ANY_MODEL, self._vlm.info.name):
             raise unknown_model()
         reply = _Reply(send)
-        account = RequestRecord.of(scope)
-        account.stream = bool(request.stream)
-        work = asyncio.create_task(self._answer(request, account, reply))
-        gone = asyncio.create_task(_disconnect(receive))
+        record = RequestRecord.of(scope)
+        record.stream = bool(request.stream)
+        work = asyncio.create_task(self._answer(request, record, reply))
+        disconnect = asyncio.create_task(_disconnect(receive))
         self._tasks.add(work)
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                account.left = True
+                record.left = True
                 work.cancel()
             await work
         except asyncio.CancelledError:
-            if account.left:
+            if record.left:
                 raise ClientDisconnect from None
             await reply.fail(shutting_down())
-        except Exception as error:  # whatever it is, the client is told
-            fault = http_error_of(error)
-            account.code = fault.code
-            await reply.fail(fault)
+        except Exception as error:  # any error becomes a response
+            http_error = http_error_of(error)
+            record.code = http_error.code
+            await reply.fail(http_error)
         finally:
-            gone.cancel()
+            disconnect.cancel()
             work.cancel()
             self._tasks.discard(work)
 
@@ -76,59 +76,61 @@ class ChatEndpoint:
         return bool(self._tasks)
 
     def abort(self) -> None:
-        """End all that runs or waits, with an error."""
+        """End all running and waiting requests with an error."""
         for task in self._tasks:
             task.cancel()
 
-    async def _answer(self, request: ChatRequest, account: RequestRecord, reply: _Reply) -> None:
-        asked = time.perf_counter()
+    async def _answer(self, request: ChatRequest, record: RequestRecord, reply: _Reply) -> None:
+        arrived = time.perf_counter()
         await self._admission.enter()
         entered = time.perf_counter()
         cancellation = CancellationToken()
 
         def work(put: Callable[[bytes], None]) -> Generator[bytes, None, None]:
-            def encoding(done: int, total: int) -> None:
+            def report_progress(done: int, total: int) -> None:
                 if request.stream:
-                    put(b": encoding %d/%d\n\n" % (done, total))  # a comment: every client passes over it
+                    put(b": encoding %d/%d\n\n" % (done, total))  # clients skip comments
 
-            pictures, waited = Pictures(self._settings, self._handles), 1000 * (entered - asked)
+            pictures, queue_ms = Pictures(self._settings, self._handles), 1000 * (entered - arrived)
             chunks = self._vlm.run(
                 request,
-                progress=encoding,
+                progress=report_progress,
                 read=pictures.read,
                 cancellation=cancellation,
-                queue_ms=waited,
+                queue_ms=queue_ms,
                 buffered=not request.stream,
             )
-            with closing(account.watch(chunks)) as watched:
-                yield from _events(watched, request) if request.stream else _whole(watched, request)
+            with closing(record.watch(chunks)) as recorded:
+                yield from _events(recorded, request) if request.stream else _completion(recorded, request)
 
-        def ended() -> None:  # the client may still be reading
+        def on_end() -> None:  # frees the slot while the client may still be reading
             self._admission.leave(time.perf_counter() - entered)
 
         try:
-            pump = ThreadStream(work, stop=cancellation.stop, ended=ended)
-        except BaseException:  # no thread was to be had
-            ended()
+            stream = ThreadStream(work, stop=cancellation.stop, ended=on_end)
+        except BaseException:  # the system gave no thread
+            on_end()
             raise
         try:
-            while batch := await pump.fetch():
+            while batch := await stream.fetch():
                 await reply.send(b"".join(batch), stream=bool(request.stream))
             await reply.end()
         finally:
-            await pump.cancel()
+            await stream.cancel()
 
 
 def unknown_model() -> HTTPError:
-    return HTTPError(404, "no such model here; GET /v1/models lists what is", "model", "model_not_found")
+    return HTTPError(404, "no such model here; GET /v1/models lists the served one", "model", "model_not_found")
 
 
-def _whole(chunks: Generator[ChatCompletionChunk, None, None], request: ChatRequest) -> Generator[bytes, None, None]:
+def _completion(
+    chunks: Generator[ChatCompletionChunk, None, None], request: ChatRequest
+) -> Generator[bytes, None, None]:
     yield fold(chunks, request).model_dump_json().encode()
 
 
 def _events(chunks: Generator[ChatCompletionChunk, None, None], request: ChatRequest) -> Generator[bytes, None, None]:
-    """Server-sent events. `usage` stands in every chunk, as null, where it was asked for, and in none otherwise."""
+    """Yield server-sent events. `usage` is in every chunk, mostly null, if the request wants it; else in none."""
     for chunk in chunks:
         if chunk.choices or request.wants_usage:
             hidden = {"usage"} if not request.wants_usage else set()
@@ -143,11 +145,11 @@ def _event(data: bytes) -> bytes:
 
 
 class _Reply:
-    """An answer under way: its head goes out with the first bytes, so that until then a fault has its own status."""
+    """A response in progress. Its head goes out with the first bytes, so an error before them has its own status."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        self._started: bool | None = None  # as a stream or not; None before
+        self._started: bool | None = None  # whether as a stream; None before the head was sent
 
     async def send(self, data: bytes, *, stream: bool) -> None:
         if self._started is None:
@@ -162,12 +164,12 @@ class _Reply:
     async def end(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def fail(self, fault: HTTPError) -> None:
-        """In a stream as its last event, which OpenAI's clients raise as an error."""
+    async def fail(self, error: HTTPError) -> None:
+        """End with an error. In a stream it is the last event, which OpenAI's clients raise."""
         if self._started is None:
-            raise fault
+            raise error
         if self._started:
-            await self._send({"type": "http.response.body", "body": _event(fault.json()), "more_body": True})
+            await self._send({"type": "http.response.body", "body": _event(error.json()), "more_body": True})
         await self.end()
 
 

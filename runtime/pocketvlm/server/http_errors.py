@@ -1,4 +1,4 @@
-"""What a client is told when a request fails: a status, and a body in which all four keys always stand."""
+"""Errors as HTTP responses: a status, and a body that always has OpenAI's four keys."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pocketvlm.errors import (
 )
 
 logger = logging.getLogger(__name__)
-_LONGEST_PARAM = 200  # a path can hold a key that the client made up
+_LONGEST_PARAM = 200  # characters; a path can contain a key that the client made up
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 @dataclass(eq=False)
 class HTTPError(Exception):
-    """`param` is the path of the request's field at fault, `code` what a program looks at."""
+    """`param` is the path of the field that is wrong, `code` is for programs."""
 
     status: int
     message: str
@@ -43,7 +43,7 @@ class HTTPError(Exception):
         return _TYPES.get(self.status) or ("server_error" if self.status >= 500 else "invalid_request_error")
 
     def json(self) -> bytes:
-        """As ASCII: a client may have sent half of a surrogate pair."""
+        """Return the body in ASCII: the client may have sent half of a surrogate pair."""
         param = self.param if self.param is None else self.param[:_LONGEST_PARAM]
         error = {"message": self.message, "type": self.type, "param": param, "code": self.code}
         return json.dumps({"error": error}).encode()
@@ -57,7 +57,7 @@ def shutting_down() -> HTTPError:
 
 
 def http_error_of(error: BaseException) -> HTTPError:
-    """The fault that a client is told of for any exception; one that nobody foresaw is logged without its values."""
+    """Return the response for any exception. Log an unexpected one without its values."""
     if isinstance(error, HTTPError):
         return error
     if isinstance(error, RequestError):
@@ -69,7 +69,7 @@ def http_error_of(error: BaseException) -> HTTPError:
         return HTTPError(500, str(error), code="engine_crashed")
     if isinstance(error, GenerationCancelledError | EngineClosedError):
         return shutting_down()
-    # An exception's text may hold what the client sent; where it happened does not.
+    # An exception's text may contain what the client sent; the traceback's lines do not.
     where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
     logger.error("%s\n%s", type(error).__name__, where.rstrip())
     return HTTPError(500, "an internal error; the server's log says where", code="internal_error")

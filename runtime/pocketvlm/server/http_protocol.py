@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1, with our errors for what is no HTTP, and a limit on the time that a request's head may take."""
+"""uvicorn's HTTP/1.1, with our errors for invalid HTTP and a time limit for the head of a request."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pocketvlm.server.http_errors import HTTPError
 
-HEAD_TIMEOUT = 20.0  # seconds
-LINGER = 1.0  # seconds
+HEAD_TIMEOUT = 20.0  # seconds until the head of a request is complete
+LINGER = 1.0  # seconds that a refused connection stays open
 MAX_HEAD = 1 << 16  # bytes of request line and headers
 
 
 class HTTPProtocol(H11Protocol):
-    """A connection that is idle between requests is closed by uvicorn's own timer."""
+    """Refuses slow and invalid heads. uvicorn's own timer closes connections that idle between requests."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _refused = False
@@ -36,12 +36,12 @@ class HTTPProtocol(H11Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn names it
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn passes it by name
         """uvicorn calls this for any broken request."""
         self._refuse(HTTPError(400, "this is not valid HTTP/1.1, or its headers are too large", code="invalid_http"))
 
     def _watch_head(self) -> None:
-        """Start the timer when a head is awaited, or the rest of a body after its answer; stop it otherwise."""
+        """Run the timer while a head is awaited, or the rest of a body after its response."""
         if self.conn.their_state is not h11.IDLE and self.conn.our_state is not h11.DONE:
             if self._head_timer is not None:
                 self._head_timer.cancel()
@@ -52,16 +52,18 @@ class HTTPProtocol(H11Protocol):
     def _too_slow(self) -> None:
         self._head_timer = None
         if not self.transport.is_closing():
-            self._refuse(HTTPError(408, f"no request within {HEAD_TIMEOUT:g} s", code="request_timeout"))
+            self._refuse(
+                HTTPError(408, f"no complete request head arrived within {HEAD_TIMEOUT:g} s", code="request_timeout")
+            )
 
-    def _refuse(self, fault: HTTPError) -> None:
-        """Tell why, and close; a moment later, or the reset for what was not read would overtake the answer."""
+    def _refuse(self, error: HTTPError) -> None:
+        """Send an error and close a moment later, so that the reset for unread data does not overtake it."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.transport.close()
             return
-        body = fault.json()
+        body = error.json()
         headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
-        for event in (h11.Response(status_code=fault.status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+        for event in (h11.Response(status_code=error.status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         self._refused = True
         self.transport.write_eof()

@@ -1,4 +1,4 @@
-"""One line a request, as text or JSON: who asked for what, how it ended, how long it took. Never content."""
+"""The access log: one line per request, as text or JSON. It never contains prompts, pictures or answers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.request_record import RequestRecord
 
 logger = logging.getLogger("pocketvlm.access")
-_HANDLE = re.compile(r"(/images/.{11})[^/]*")  # whole, it would say which picture was shown; its colon may be %3A
+_HANDLE = re.compile(r"(/images/.{11})[^/]*")  # a whole handle reveals the picture; its colon may be %3A
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class AccessLog:
-    """Outermost: gives every request its id and its account, and writes both down at the end."""
+    """The outermost ASGI middleware: gives every request an id and a record, and logs both at the end."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -32,50 +32,50 @@ class AccessLog:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        account = RequestRecord(given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8))
-        account.open(scope)
+        header = Headers(scope=scope).get("x-request-id", "")
+        record = RequestRecord(header if _REQUEST_ID.fullmatch(header) else secrets.token_hex(8))
+        record.open(scope)
 
-        async def noting(message: Message) -> None:
+        async def send_and_note(message: Message) -> None:
             if message["type"] == "http.response.start":
-                account.status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = account.request_id
+                record.status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = record.request_id
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send_and_note)
         finally:
-            self._metrics.request_ended(_method(scope), account)
-            logger.info("request", extra={"fields": _fields(scope, account)})
+            self._metrics.request_ended(_method(scope), record)
+            logger.info("request", extra={"fields": _fields(scope, record)})
 
 
 def _method(scope: Scope) -> str:
-    """Of the known ones: what a client makes up must not become a time series of its own."""
+    """Return a known method or "other": an invented one must not become a time series of its own."""
     return scope["method"] if scope["method"] in _METHODS else "other"
 
 
-def _fields(scope: Scope, account: RequestRecord) -> dict[str, Any]:
+def _fields(scope: Scope, record: RequestRecord) -> dict[str, Any]:
     fields: dict[str, Any] = {
-        "request_id": account.request_id,
+        "request_id": record.request_id,
         "method": _method(scope),
         "path": _HANDLE.sub(r"\1...", scope.get("raw_path", b"").decode("ascii", "replace"))[:100],
-        "status": account.status,
-        "ms": round(1000 * (time.perf_counter() - account.began), 1),
-        "code": account.code,
-        "left": account.left or None,
-        "stream": account.stream,
-        "finish_reason": account.finish_reason,
+        "status": record.status,
+        "ms": round(1000 * (time.perf_counter() - record.began), 1),
+        "code": record.code,
+        "left": record.left or None,
+        "stream": record.stream,
+        "finish_reason": record.finish_reason,
     }
-    if account.first_token is not None:
-        fields["first_token_ms"] = round(1000 * account.first_token, 1)
-    if account.timings is not None:
-        timings = account.timings
+    if record.first_token is not None:
+        fields["first_token_ms"] = round(1000 * record.first_token, 1)
+    if record.timings is not None:
+        timings = record.timings
         fields |= {"queue_ms": timings.queue_ms, "prefill_ms": timings.prefill_ms, "decode_ms": timings.decode_ms}
         fields["encode_ms"] = sum(image.encode_ms for image in timings.images)
         fields["images"] = len(timings.images)
-    if account.usage is not None:
-        details = account.usage.prompt_tokens_details
-        fields |= {"prompt_tokens": account.usage.prompt_tokens, "completion_tokens": account.usage.completion_tokens}
+    if record.usage is not None:
+        details = record.usage.prompt_tokens_details
+        fields |= {"prompt_tokens": record.usage.prompt_tokens, "completion_tokens": record.usage.completion_tokens}
         fields |= {"cached_tokens": details.cached_tokens, "image_tokens": details.image_tokens}
     rounded = {name: round(value, 1) if isinstance(value, float) else value for name, value in fields.items()}
     return {name: value for name, value in rounded.items() if value is not None}
@@ -92,12 +92,12 @@ class _Formatter(logging.Formatter):
         if self._as_json:
             head = {"time": when, "level": record.levelname.lower(), "event": record.getMessage()}
             return json.dumps({**head, **fields})
-        told = [record.getMessage()] if not fields else [f"{name}={value}" for name, value in fields.items()]
-        return " ".join([when, record.levelname, *told])
+        parts = [f"{name}={value}" for name, value in fields.items()] or [record.getMessage()]
+        return " ".join([when, record.levelname, *parts])
 
 
 def set_up(*, as_json: bool, level: str) -> None:
-    """Send the log to standard error. uvicorn's own lines pass where they warn."""
+    """Send the log to standard error. Of uvicorn's own lines, only warnings are shown."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(as_json))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the schema that requests are validated with and answers are built from."""
+"""The OpenAPI document, made from the schema that validates requests and builds answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ERROR: dict[str, Any] = {
             "properties": {
                 "message": {"type": "string"},
                 "type": {"type": "string"},
-                "param": {"type": ["string", "null"], "description": "the path of the request's field at fault"},
+                "param": {"type": ["string", "null"], "description": "the path of the field that is wrong"},
                 "code": {"type": ["string", "null"]},
             },
         }
@@ -78,19 +78,19 @@ _REASONS = {
     "401": "No key, or a wrong one.",
     "403": "A Host or Origin header that is not served.",
     "404": "No such route, model or picture.",
-    "405": "The route does not take this method.",
+    "405": "The route does not accept this method.",
     "408": "The body took too long.",
     "413": "The body is too large.",
     "415": "The body is compressed, or a form.",
     "429": "The queue is full.",
-    "500": "The server failed; code engine_crashed where native code died.",
+    "500": "The server failed; code engine_crashed where native code crashed.",
     "503": "The server is shutting down.",
 }
 
 
 @cache
 def document() -> dict[str, Any]:
-    """OpenAPI 3.1."""
+    """Return the document, in OpenAPI 3.1."""
     _, definitions = models_json_schema(
         [(ChatRequest, "validation"), (ChatCompletion, "serialization"), (ChatCompletionChunk, "serialization")],
         ref_template=_REFERENCE,
@@ -104,14 +104,16 @@ def document() -> dict[str, Any]:
     for prefix in _PREFIXES:
         paths[f"{prefix}/chat/completions"] = {"post": _completions(prefix)}
         paths[f"{prefix}/images"] = {"post": _add_image(prefix)}
-        told = _get("getImage", "What is known of a picture.", prefix, _json("Image"))
-        gone = _get("deleteImage", "Forget a picture.", prefix, _json("DeletedImage"))
-        paths[f"{prefix}/images/{{id}}"] = {"get": _with_id(told), "delete": _with_id(gone)}
-        paths[f"{prefix}/models"] = {"get": _get("listModels", "The model that is served.", prefix, _json("Models"))}
+        shown = _get("getImage", "Describe an uploaded picture.", prefix, _json("Image"))
+        removed = _get("deleteImage", "Delete an uploaded picture.", prefix, _json("DeletedImage"))
+        paths[f"{prefix}/images/{{id}}"] = {"get": _with_id(shown), "delete": _with_id(removed)}
+        paths[f"{prefix}/models"] = {"get": _get("listModels", "The served model.", prefix, _json("Models"))}
         paths[f"{prefix}/models/{{id}}"] = {"get": _model(prefix)}
-        paths[f"{prefix}/health"] = {"get": _get("health", "Whether it is up.", prefix, _json("Health"), key=False)}
+        paths[f"{prefix}/health"] = {
+            "get": _get("health", "Whether the server is up.", prefix, _json("Health"), key=False)
+        }
         text = {"text/plain": {"schema": {"type": "string"}}}
-        paths[f"{prefix}/metrics"] = {"get": _get("metrics", "Figures for Prometheus.", prefix, text)}
+        paths[f"{prefix}/metrics"] = {"get": _get("metrics", "Metrics for Prometheus.", prefix, text)}
         anything = {"application/json": {"schema": {"type": "object"}}}
         paths[f"{prefix}/openapi.json"] = {"get": _get("openapi", "This document.", prefix, anything)}
     return {
@@ -128,7 +130,7 @@ def document() -> dict[str, Any]:
 
 def _completions(prefix: str) -> dict[str, Any]:
     answer = _json("ChatCompletion")
-    # Before OpenAPI 3.2 the schema is each event's.
+    # Before OpenAPI 3.2 the schema of a stream is that of each event.
     chunk = {"$ref": _REFERENCE.format(model="ChatCompletionChunk")}
     payload = {"anyOf": [chunk, {"$ref": _REFERENCE.format(model="Error")}]}
     json_text = {"type": "string", "contentMediaType": "application/json", "contentSchema": payload}
@@ -150,9 +152,9 @@ def _model(prefix: str) -> dict[str, Any]:
     return _with_id(_get("getModel", "One model.", prefix, _json("Model")))
 
 
-def _with_id(told: dict[str, Any]) -> dict[str, Any]:
-    told["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
-    return told
+def _with_id(operation: dict[str, Any]) -> dict[str, Any]:
+    operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
+    return operation
 
 
 def _add_image(prefix: str) -> dict[str, Any]:
@@ -160,7 +162,7 @@ def _add_image(prefix: str) -> dict[str, Any]:
     reasons = ("400", "401", "403", "404", "405", "408", "413", "415", "500", "503")
     return {
         "operationId": _name("addImage", prefix),
-        "summary": "Send a picture's file once; its id is then a url in messages.",
+        "summary": "Upload a picture once; its id is then a url in messages.",
         "requestBody": {"required": True, "content": {"application/octet-stream": file, "image/*": file}},
         "responses": {"200": {"description": "The picture.", "content": _json("Image")}, **_errors(*reasons)},
     }
@@ -168,14 +170,14 @@ def _add_image(prefix: str) -> dict[str, Any]:
 
 def _get(name: str, summary: str, prefix: str, content: dict[str, Any], *, key: bool = True) -> dict[str, Any]:
     reasons = ("400", "401", "403", "404", "405", "408", "500", "503")
-    told: dict[str, Any] = {
+    operation: dict[str, Any] = {
         "operationId": _name(name, prefix),
         "summary": summary,
-        "responses": {"200": {"description": "As asked.", "content": content}, **_errors(*reasons)},
+        "responses": {"200": {"description": "Success.", "content": content}, **_errors(*reasons)},
     }
     if not key:
-        told["security"] = []
-    return told
+        operation["security"] = []
+    return operation
 
 
 def _errors(*statuses: str) -> dict[str, Any]:

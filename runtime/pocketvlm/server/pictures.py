@@ -1,4 +1,4 @@
-"""The pictures of one request over HTTP: from the request, from handles, or from hosts that the owner allowed."""
+"""Read the pictures of one HTTP request: from the request, from handles, or from allowed hosts."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.server.remote import Fetcher
 from pocketvlm.server.settings import Settings
 
-_ALL_PICTURES = 2  # all of one request together may have this many times the pixels that one may have
+_MAX_PICTURES_AT_LIMIT = 2  # all pictures of a request together may have this many times the pixels of one
 
 
 class Pictures:
-    """Reads on the request's own thread. All pictures of a request are in memory at once, so they share a limit."""
+    """Reads on the request's own thread. All pictures of a request are in memory together, so they share a limit."""
 
     def __init__(self, settings: Settings, handles: PictureHandles) -> None:
         self._handles = handles
         self._limit = settings.max_pixels
-        self._left = _ALL_PICTURES * settings.max_pixels
+        self._pixels_left = _MAX_PICTURES_AT_LIMIT * settings.max_pixels
         self._fetcher = Fetcher(settings.image_hosts) if settings.image_hosts else None
 
     def read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
-        """Raises ImageError leaves."""
+        """Return the picture of a message part. Raises ImageError leaves."""
         if isinstance(part, ImagePart):
             for name in ("path", "image"):
                 if getattr(part, name) is not None:
@@ -34,14 +34,14 @@ class Pictures:
         if self._fetcher and url is not None and url.lower().startswith(("http://", "https://")):
             part = ImagePart(type="image", image=self._fetcher.fetch(url, field))
         try:
-            picture = read_picture(part, param, max_pixels=min(self._limit, self._left), local=False)
+            picture = read_picture(part, param, max_pixels=min(self._limit, self._pixels_left), local=False)
         except ImageTooLargeError as error:
             message = error.message
-            if self._left < self._limit:
-                message = f"the pictures have over {_ALL_PICTURES * self._limit:,} pixels together"
+            if self._pixels_left < self._limit:
+                message = f"the pictures have over {_MAX_PICTURES_AT_LIMIT * self._limit:,} pixels together"
             raise ImageTooLargeError(message, field) from None
         except ImageError as error:
             raise type(error)(error.message, field) from None
         width, height = picture.size
-        self._left -= width * height
+        self._pixels_left -= width * height
         return picture

@@ -1,4 +1,4 @@
-"""What is remembered of one request, for the log and the metrics: counts and times, nothing of its content."""
+"""The record of one request for the log and the metrics: counts and times, no content."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from starlette.types import Scope
 
 from pocketvlm.messages import ChatCompletionChunk, Timings, Usage
 
-_KEY = "pocketvlm.account"
+_KEY = "pocketvlm.request_record"
 
 
 @dataclass
 class RequestRecord:
-    """Times in seconds on `time.perf_counter`. `code` is the error's, of an answer that failed."""
+    """Times are seconds of `time.perf_counter`. `code` is that of the error, if the request failed."""
 
     request_id: str
     began: float = field(default_factory=time.perf_counter)
     status: int | None = None
     code: str | None = None
     stream: bool | None = None
-    left: bool = False  # the client went away before the end
+    left: bool = False  # the client left before the end
     first_token: float | None = None
     finish_reason: str | None = None
     usage: Usage | None = None
@@ -30,18 +30,18 @@ class RequestRecord:
 
     @classmethod
     def of(cls, scope: Scope) -> RequestRecord:
-        account: RequestRecord = scope[_KEY]
-        return account
+        record: RequestRecord = scope[_KEY]
+        return record
 
     def open(self, scope: Scope) -> None:
         scope[_KEY] = self
 
     def watch(self, chunks: Generator[ChatCompletionChunk, None, None]) -> Generator[ChatCompletionChunk, None, None]:
-        """The chunks, as they are."""
+        """Yield the chunks unchanged while recording what they say."""
         for chunk in chunks:
             for choice in chunk.choices:
-                told = choice.delta.content or choice.delta.reasoning_content or choice.delta.tool_calls
-                if self.first_token is None and (told or choice.finish_reason):
+                has_output = choice.delta.content or choice.delta.reasoning_content or choice.delta.tool_calls
+                if self.first_token is None and (has_output or choice.finish_reason):
                     self.first_token = time.perf_counter() - self.began
                 self.finish_reason = choice.finish_reason or self.finish_reason
             self.usage = chunk.usage or self.usage

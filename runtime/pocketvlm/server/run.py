@@ -1,4 +1,4 @@
-"""A service on a socket: from listening to the orderly end."""
+"""Run a service on a socket, from listening to an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pocketvlm.server.http_protocol import MAX_HEAD, HTTPProtocol
 from pocketvlm.server.settings import Settings
 
 logger = logging.getLogger(__name__)
-_BACKLOG = 256
+_BACKLOG = 256  # connections that the kernel keeps until they are accepted
 
 
 def listen(settings: Settings) -> socket.socket:
-    """A listening socket. Raises PocketVLMError where the port is taken or the address is not this machine's."""
+    """Return a listening socket. Raises PocketVLMError where the port is in use or the address is not local."""
     host = settings.host.strip("[]")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, kind, protocol)  # asyncio spares sockets of TCP by name Nagle's delay
-        if hasattr(socket, "SO_REUSEPORT"):  # elsewhere the option lets a second server take the port over
+        sock = socket.socket(family, kind, protocol)  # asyncio sets TCP_NODELAY where the protocol is named
+        if hasattr(socket, "SO_REUSEPORT"):  # on Windows the option lets a second server take the port over
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         sock.listen(_BACKLOG)
@@ -41,7 +41,7 @@ def url_of(sock: socket.socket) -> str:
 
 
 def serve(service: Service, settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then let what runs end. A second signal, or `grace`, ends it at once."""
+    """Serve until SIGTERM or SIGINT, then finish running requests. A second signal, or `grace` seconds, end them."""
     asyncio.run(_serve(service, settings, sock, ready))
 
 
@@ -59,7 +59,7 @@ async def _serve(service: Service, settings: Settings, sock: socket.socket, read
         timeout_graceful_shutdown=3,
     )
     server = _Server(config)
-    ending = asyncio.create_task(_end(service, server, settings.grace))
+    shutdown = asyncio.create_task(_shut_down(service, server, settings.grace))
     serving = asyncio.create_task(server.serve(sockets=[sock]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.005)
@@ -68,11 +68,11 @@ async def _serve(service: Service, settings: Settings, sock: socket.socket, read
     try:
         await serving
     finally:
-        ending.cancel()
+        shutdown.cancel()
 
 
-async def _end(service: Service, server: _Server, grace: float) -> None:
-    """Refuse what comes after the first signal while what runs goes on; then stop."""
+async def _shut_down(service: Service, server: _Server, grace: float) -> None:
+    """After the first signal refuse new requests and finish running ones; then stop."""
     await server.signals.get()
     service.chat.draining = True
     logger.info("shutting down: %d requests run, %d wait", service.admission.running, service.admission.waiting)
@@ -91,7 +91,7 @@ async def _idle(service: Service) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn ends at the first signal, by that signal; here the signals are ours."""
+    """Queues signals. uvicorn itself would end at the first one."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -101,12 +101,12 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         loop = asyncio.get_running_loop()
 
-        def told(number: int, _frame: object = None) -> None:
+        def on_signal(number: int, _frame: object = None) -> None:
             loop.call_soon_threadsafe(self.signals.put_nowait, number)
 
         before = {}
-        with suppress(ValueError):  # not on the main thread: whoever runs us there has the signals
-            before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
+        with suppress(ValueError):  # not on the main thread: its owner handles the signals
+            before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""An iterator that blocks, run on a thread; the event loop takes what it yields, in batches."""
+"""Run a blocking iterator on a thread; the event loop fetches what it yields, in batches."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class ThreadStream(Generic[T]):
-    """One wake-up of the loop fetches all that has come meanwhile: no token waits for another's way through it.
+    """One wake-up of the loop fetches everything that is ready, so no token waits for an earlier one to be sent.
 
-    What is not fetched waits here, so a client that reads slowly does not hold the engine up; an answer's length
-    bounds it. The iterator is made, run and closed on one thread of its own.
+    Items that are not fetched yet are kept here, so a slow client does not hold up the engine; the length of an answer
+    bounds them. The iterator is created, run and closed on one thread of its own.
     """
 
     def __init__(
@@ -25,31 +25,31 @@ class ThreadStream(Generic[T]):
         stop: Callable[[], None],
         ended: Callable[[], None],
     ) -> None:
-        """`make` is given what puts an item before those that the iterator yields next, for when it is busy.
+        """`make` gets a function that adds an item while the iterator is busy, before the items that it yields next.
 
-        `stop` and `ended` are called on the loop's thread, the first again and again until the iterator has ended.
+        `stop` and `ended` are called on the loop's thread, `stop` repeatedly until the iterator has ended.
         """
         self._make = make
         self._stop = stop
-        self._tell_end = ended
+        self._on_end = ended
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._ready: list[T] = []
         self._error: BaseException | None = None
         self._over = False
         self._wake = asyncio.Event()
-        self._told = False  # that the loop has something to fetch
+        self._notified = False  # whether the loop knows that there are items
         self.cancelled = False
         self.ended = asyncio.Event()
         threading.Thread(target=self._run, name="pocketvlm-request", daemon=True).start()
 
     async def fetch(self) -> list[T]:
-        """What came since the last call, at least one; empty at the end. Raises what the iterator raised."""
+        """Return the items since the last call, at least one; none at the end. Raises what the iterator raised."""
         while True:
             await self._wake.wait()
             with self._lock:
                 self._wake.clear()
-                self._told = False
+                self._notified = False
                 batch, self._ready = self._ready, []
                 over = self._over
             if batch or over:
@@ -60,7 +60,7 @@ class ThreadStream(Generic[T]):
                 return batch
 
     async def cancel(self) -> None:
-        """Stop the iterator, and wait until its thread has closed it. Harmless at its end."""
+        """Stop the iterator and wait until its thread has closed it. Does nothing after its end."""
         self.cancelled = True
         while not self.ended.is_set():
             self._stop()
@@ -74,24 +74,24 @@ class ThreadStream(Generic[T]):
                     if self.cancelled:
                         break
                     self._put(item)
-        except BaseException as error:  # raised again by who reads
+        except BaseException as error:  # `fetch` raises it
             self._error = error
-        self._loop_calls(self._end)
+        self._call_on_loop(self._end)
 
     def _put(self, item: T) -> None:
         with self._lock:
             self._ready.append(item)
-            if self._told:
+            if self._notified:
                 return
-            self._told = True
-        self._loop_calls(self._wake.set)
+            self._notified = True
+        self._call_on_loop(self._wake.set)
 
     def _end(self) -> None:
         self._over = True
         self._wake.set()
         self.ended.set()
-        self._tell_end()
+        self._on_end()
 
-    def _loop_calls(self, what: Callable[[], None]) -> None:
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(what)
+    def _call_on_loop(self, function: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: no task waits any more
+            self._loop.call_soon_threadsafe(function)

@@ -1,4 +1,4 @@
-"""Pictures that a client sends once and then names by a handle: POST /images, GET and DELETE /images/{id}."""
+"""Pictures that a client uploads once and then names by a handle: POST /images, GET and DELETE /images/{id}."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pocketvlm.server.body import read_body
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.settings import Settings
 
-_BODIES = 8  # uploads that are held in memory; slow ones keep others waiting, but the time for a body ends
-_AT_ONCE = 2  # pictures that are decoded, to see that they are pictures
+_MAX_UPLOADS = 8  # bodies in memory; a slow one keeps others waiting until its read timeout
+_MAX_DECODES = 2  # pictures decoded at a time, to check that they are pictures
 
 
 class Uploads:
     def __init__(self, handles: PictureHandles, settings: Settings) -> None:
         self._handles = handles
         self._settings = settings
-        self._bodies = asyncio.Semaphore(_BODIES)
-        self._decoding = asyncio.Semaphore(_AT_ONCE)
+        self._bodies = asyncio.Semaphore(_MAX_UPLOADS)
+        self._decoding = asyncio.Semaphore(_MAX_DECODES)
 
     async def add(self, request: Request) -> Response:
-        """The body is the file. A form would need a parser of its own, for nothing that a file alone does not say."""
+        """Store the body, which is the file itself. Multipart forms are refused: they would need a parser."""
         if request.headers.get("content-type", "").lower().startswith("multipart/"):
             message = "send the file itself as the body, as curl --data-binary @FILE does; forms are not read"
             raise HTTPError(415, message, code="unsupported_media_type")

@@ -1,6 +1,6 @@
 """The process of a `SupervisedEngine`: it reads requests from standard input and writes replies to standard output.
 
-It ends with its parent, however that ends: then the pipe closes, and the process also checks who its parent is.
+It ends with its parent, however that ends: then the pipe closes, and the process also checks the id of its parent.
 """
 
 from __future__ import annotations
