@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText
 from typer.testing import CliRunner
 
 import pocketvlm_converters.onnx.graph
+from checkpoints import least_of
 from pocketvlm.errors import CheckpointError, QuantizationError
 from pocketvlm.files.bundle import Bundle
 from pocketvlm.files.gguf_header import read_header
@@ -25,7 +26,7 @@ from pocketvlm_converters.convert import convert
 from pocketvlm_converters.onnx.weights import four_bits, signed_bytes
 
 IOTA = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"
-LEAST = {"fp32": 0.9999, "fp16": 0.9999, "int8": 0.999, "int4": 0.95}
+LEAST = dict(least_of({"fp32": 0.9999, "fp16": 0.9999, "int8": 0.999, "int4": 0.95}))
 Array = npt.NDArray[Any]
 
 

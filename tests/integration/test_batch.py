@@ -47,6 +47,7 @@ def album(tmp_path_factory: pytest.TempPathFactory, sample_png: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_killed_twice_and_resumed(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "answers.jsonl"
     before = 0
@@ -183,6 +184,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert results.done == {"a"}
 
 
+@pytest.mark.slow
 def test_an_engine_that_crashes(album: Path, tmp_path: Path) -> None:
     """The process dies twice under way: all are answered, once."""
     job = read_batch(album, Defaults(QUESTION))

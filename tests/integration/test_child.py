@@ -47,6 +47,7 @@ from pocketvlm.errors import (
 )
 from pocketvlm.files.locate import locate
 from pocketvlm.native.sampler import Sampling
+from tiers import slow_but
 
 COLOURS = ("red", "green", "blue", "yellow")
 ABORT = "import os; os.abort()"
@@ -186,6 +187,7 @@ def test_cancel_stops_no_more_than_generations(vlm: VLM, monkeypatch: pytest.Mon
 
 @posix
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGABRT])
+@pytest.mark.slow
 def test_killed_under_load(vlm: VLM, how: signal.Signals) -> None:
     """All that run or wait are told, the next is right, and nothing is left of the dead."""
     settle(vlm)
@@ -380,7 +382,7 @@ def test_closed(iota_bundle: Path) -> None:
 
 
 @posix
-@pytest.mark.parametrize("how", ["kill", "exit", "drop"])
+@pytest.mark.parametrize("how", slow_but(["kill", "exit", "drop"], "kill"))
 def test_the_child_goes_with_its_parent(iota_bundle: Path, how: str) -> None:
     end = {
         "kill": "import time; time.sleep(60)",
@@ -531,22 +533,22 @@ def fault(iota_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             yield vlm, file
 
 
+FAULTS = {
+    "encode": "ended by SIGABRT",
+    "prefill": "ended by SIGABRT",
+    "decode": "ended by SIGABRT",
+    "hang": "one step of its work took more than 3 s",
+    "hang encoding": "one step of its work took more than 3 s",
+    "submit": "did not answer for 3 s",
+    "stopped": "did not answer for 3 s",
+}
+
+
 @posix
-@pytest.mark.parametrize(
-    ("place", "why"),
-    [
-        ("encode", "ended by SIGABRT"),
-        ("prefill", "ended by SIGABRT"),
-        ("decode", "ended by SIGABRT"),
-        ("hang", "one step of its work took more than 3 s"),
-        ("hang encoding", "one step of its work took more than 3 s"),
-        ("submit", "did not answer for 3 s"),
-        ("stopped", "did not answer for 3 s"),
-    ],
-)
-def test_native_code_that_fails_or_never_returns(fault: tuple[VLM, Path], place: str, why: str) -> None:
+@pytest.mark.parametrize("place", slow_but(FAULTS, "encode", "decode", "hang"))
+def test_native_code_that_fails_or_never_returns(fault: tuple[VLM, Path], place: str) -> None:
     """By an assertion of its own, or a call without end. All that run are told why; then all lanes work again."""
-    vlm, file = fault
+    (vlm, file), why = fault, FAULTS[place]
     settle(vlm)
     before, pid = vlm.statistics(), pid_of(vlm)
     started = threading.Semaphore(0)

@@ -20,10 +20,10 @@ from iota.scenes import draw, random_scene
 from iota.train import CHECKPOINT
 from pocketvlm import VLM
 from pocketvlm.vision.families.smolvlm import SmolVLM
+from tiers import slow_but
 
 pytestmark = pytest.mark.oracle
 
-SCENES = 100
 SIZES = [
     *[(96, 96), (64, 48), (97, 96), (192, 96), (96, 192), (193, 97), (640, 480), (480, 640), (1000, 200), (200, 1000)],
     *[(31, 17), (8, 300), (300, 8), (333, 331), (1024, 768), (191, 193), (2000, 1999), (150, 60), (60, 150), (5, 5)],
@@ -87,9 +87,10 @@ def log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return result
 
 
-def test_answers_tokens_and_logits(processor: Any, reference: Any, vlm: VLM) -> None:
+@pytest.mark.parametrize("scenes", slow_but([15, 100], 15))
+def test_answers_tokens_and_logits(processor: Any, reference: Any, vlm: VLM, scenes: int) -> None:
     rng = Random(99)
-    for _ in range(SCENES):
+    for _ in range(scenes):
         scene = random_scene(rng)
         picture = draw(scene, rng)
         turn = ask(scene, rng.choice(("describe", "count")), rng)

@@ -20,6 +20,7 @@ def vlm(iota_bundle: Path) -> Iterator[VLM]:
         yield loaded
 
 
+@pytest.mark.slow
 def test_accuracy_on_new_scenes(vlm: VLM) -> None:
     """The scenes that the card counts. Its seed was chosen before the model was trained."""
     wrong: list[str] = []

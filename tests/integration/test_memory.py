@@ -135,6 +135,7 @@ def test_the_process_that_asks_keeps_none(iota_bundle: Path, monkeypatch: pytest
 
 
 @pytest.mark.skipif(not glibc(), reason="glibc's heap, seen in Linux's /proc")
+@pytest.mark.slow
 def test_what_a_picture_took_goes_back_to_the_system(iota_bundle: Path) -> None:
     with start(iota_bundle) as vlm:
 

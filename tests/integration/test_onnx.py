@@ -35,9 +35,9 @@ from pocketvlm.vision.encoder_speeds import EncoderSpeed
 from pocketvlm.vision.mtmd import NativeVision
 from pocketvlm.vision.select_encoder import device_name
 from store import IOTA, Store
+from tiers import slow_but
 
 MODEL, MMPROJ, VISION = "model-F32.gguf", "mmproj-f32.gguf", "vision-fp32.onnx"
-SCENES = 200
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +74,12 @@ def asked(question: str, picture: Any, **options: Any) -> list[Any]:
 
 
 @pytest.mark.oracle
-def test_answers_as_transformers_and_libmtmd(through_onnx: VLM, through_gguf: VLM) -> None:
+@pytest.mark.parametrize("scenes", slow_but([20, 200], 20))
+def test_answers_as_transformers_and_libmtmd(through_onnx: VLM, through_gguf: VLM, scenes: int) -> None:
     processor: Any = AutoProcessor.from_pretrained(IOTA)
     reference: Any = AutoModelForImageTextToText.from_pretrained(IOTA, dtype=torch.float32).eval()
     rng = Random(4)
-    for number in range(SCENES):
+    for number in range(scenes):
         scene = random_scene(rng)
         picture = draw(scene, rng)
         turn = ask(scene, ("describe", "count")[number % 2], rng)
@@ -102,11 +103,12 @@ def test_every_kind_of_question_as_libmtmd(through_onnx: VLM, through_gguf: VLM)
         assert one == two
 
 
+@pytest.mark.slow
 def test_int8_is_as_often_right(alone: Path, through_onnx: VLM) -> None:
     """Within a point, over all kinds of questions."""
 
     def share(vlm: VLM) -> float:
-        counts = evaluate(vlm, SCENES, seed=8).values()
+        counts = evaluate(vlm, 200, seed=8).values()
         return sum(right for right, _ in counts) / sum(asked for _, asked in counts)
 
     with VLM.load(alone) as vlm:

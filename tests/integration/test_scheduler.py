@@ -20,6 +20,7 @@ from pocketvlm import VLM
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import EncodeProgress, Finished, PrefillDone, Token
 from pocketvlm.errors import EngineBusyError, GenerationCancelledError
+from tiers import slow_but
 
 COLOURS = ("red", "green", "blue", "yellow")
 
@@ -121,7 +122,8 @@ def test_tokens_that_nobody_reads_come_with_the_end(vlm: VLM, engine: InProcessE
     assert when[True][0] != when[True][1] and len(set(when[True][1:])) == 1
 
 
-def test_cancelling_at_any_stage_loses_no_lane(vlm: VLM, engine: InProcessEngine) -> None:
+@pytest.mark.parametrize("count", slow_but([60, 300], 60))
+def test_cancelling_at_any_stage_loses_no_sequence(vlm: VLM, engine: InProcessEngine, count: int) -> None:
     """Queued, encoding, in the prompt, answering: the lanes come back, and what is kept of the cache is right."""
     rng = Random(1)
     before = engine.statistics()
@@ -133,9 +135,9 @@ def test_cancelling_at_any_stage_loses_no_lane(vlm: VLM, engine: InProcessEngine
         stage = "queued"
         wanted = number % 12
         with closing(events):
-            for count, event in enumerate(events):
+            for seen, event in enumerate(events):
                 stage = {EncodeProgress: "encoding", PrefillDone: "prompt", Token: "answer"}[type(event)]
-                if count >= wanted:
+                if seen >= wanted:
                     break
         return stage
 
@@ -146,13 +148,13 @@ def test_cancelling_at_any_stage_loses_no_lane(vlm: VLM, engine: InProcessEngine
         return "queued"
 
     with ThreadPoolExecutor(12) as pool:
-        for stage in pool.map(lambda i: leave_queue(i) if i % 5 == 0 else disturb(i), range(300)):
+        for stage in pool.map(lambda i: leave_queue(i) if i % 5 == 0 else disturb(i), range(count)):
             stages[stage] += 1
     settle(engine)
     assert all(stages.values()), stages
     assert sequence_pool(vlm).free == 4
     after = engine.statistics()
-    assert after.cancelled - before.cancelled + after.finished - before.finished == 300
+    assert after.cancelled - before.cancelled + after.finished - before.finished == count
     for colour in COLOURS:
         assert vlm.chat(asked("What colour is the circle?", disc(colour))).text.lower() == colour
 
@@ -236,6 +238,7 @@ def test_cancel_reaches_all_that_run(vlm: VLM, engine: InProcessEngine) -> None:
 
 
 @pytest.mark.usefixtures("engine")
+@pytest.mark.slow
 def test_memory_after_many_pictures(vlm: VLM) -> None:
     def anonymous() -> int:
         """Bytes of this process that no file backs."""

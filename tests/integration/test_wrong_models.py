@@ -195,6 +195,7 @@ def test_bundle_with_files_elsewhere_or_missing(bundle: Path, pair: tuple[Path, 
         VLM.load(bundle)
 
 
+@pytest.mark.slow
 def test_freed_models_leave_nothing(iota_bundle: Path) -> None:
     """Loading and closing many times does not grow the process."""
 

@@ -109,6 +109,7 @@ def test_no_question_contradicts_the_scene() -> None:
 
 
 @pytest.mark.oracle
+@pytest.mark.slow
 def test_training_stops_and_resumes(tmp_path: Path) -> None:
     def train(steps: int) -> str:
         arguments = ["--steps", str(steps), "--batch", "2", "--threads", "1"]

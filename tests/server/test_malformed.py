@@ -163,6 +163,7 @@ BODIES = (
 )
 
 
+@pytest.mark.slow
 def test_random_bodies(session: requests.Session, server: Server, request: pytest.FixtureRequest) -> None:
     count = request.config.getoption("--malformed")
 
@@ -182,6 +183,7 @@ def test_random_bodies(session: requests.Session, server: Server, request: pytes
     still_works(session, server)
 
 
+@pytest.mark.slow
 def test_random_bytes(session: requests.Session, server: Server, request: pytest.FixtureRequest) -> None:
     count = request.config.getoption("--malformed")
     whole = json.dumps(GOOD).encode()

@@ -26,6 +26,7 @@ QUICK = settings(
 )
 
 
+@pytest.mark.slow
 @schema.parametrize()
 @QUICK
 def test_schemathesis(server: Server, case: Any) -> None:

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from engine_seam import never_ending
 from pocketvlm.server import http_protocol
 from server.conftest import KEYS, Server, Start, data_uri, look, png, refused, stop
+from tiers import slow_but
 
 HI = [{"role": "user", "content": "hi"}]
 DISCONNECTS = int(os.environ.get("POCKETVLM_DISCONNECTS", "20"))
@@ -301,7 +302,7 @@ def child_of(server: Server) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="child processes are found by Linux's /proc")
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("how", slow_but([signal.SIGKILL, signal.SIGSTOP], signal.SIGKILL))
 def test_the_engine_dies_under_load(serve: Start, endless: dict[str, Any], how: signal.Signals) -> None:
     """Every request gets the error, in the form that its answer has taken by then; the next one works."""
     own = serve("--parallel", "2", "--log-json", "--stuck-after", "3")
@@ -340,6 +341,7 @@ def test_the_engine_dies_before_the_first_token(serve: Start) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="child processes are found by Linux's /proc")
+@pytest.mark.slow
 def test_a_crash_loop_shows_and_ends(serve: Start) -> None:
     own = serve()
 
