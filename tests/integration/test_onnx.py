@@ -304,7 +304,7 @@ def test_caches_know_the_encoder(through_onnx: VLM, through_gguf: VLM) -> None:
     keys = []
     for vlm in (through_onnx, through_gguf):
         seen = vision_of(vlm).prepare(picture_of(Image.new("RGB", (64, 64), "red")), "auto", None, "image")
-        keys.append({slot.key for slot in seen.slots})
+        keys.append({span.key for span in seen.spans})
     assert keys[0] and not keys[0] & keys[1]
 
 
