@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,6 @@ from pocketvlm_converters.export_parts import parts_of, write_encoder
 from pocketvlm_converters.families import find_family
 from pocketvlm_converters.gguf import write_projector
 from pocketvlm_converters.weights import Part, weights_sha256
-
-# Without VNNI, onnxruntime's kernels for x86 add products of bytes in 16 bits, where they saturate.
-_FLAGS = Path("/proc/cpuinfo")
-SATURATES = platform.machine() == "x86_64" and _FLAGS.is_file() and "vnni" not in _FLAGS.read_text()
-
-
-def least_of(limits: Mapping[str, float]) -> list[tuple[str, float]]:
-    """(type, lowest cosine) of ONNX encoders on this processor, for `parametrize`."""
-    return [(kind, min(least, 0.9) if kind == "int8" and SATURATES else least) for kind, least in limits.items()]
 
 
 def parts(folder: Path) -> tuple[Part, Part]:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from transformers.models.pixtral.image_processing_pil_pixtral import get_resize_output_image_size
 
-from checkpoints import change, least_of, onnx_encoder, parts, refusal, worst
+from checkpoints import change, onnx_encoder, parts, refusal, worst
 from engine_seam import session_of
 from pocketvlm import VLM
 from pocketvlm.errors import ModelFormatError, TokenizerError
@@ -43,7 +43,7 @@ Edit = Callable[[dict[str, Any]], Any]
 KNOWN = Mistral3(28, 1540)
 SIZES = [(1, 1), (1, 3000), (27, 29), (28, 28), (42, 70), (640, 480), (1023, 33), (4032, 3024), (9000, 60)]
 GRIDS = [(1, 1), (1, 2), (2, 1), (3, 5), (1, 15), (15, 1), (15, 15)]
-LEAST = least_of({"fp32": 0.9999, "fp16": 0.9999, "int8": 0.999, "int4": 0.95})
+LEAST = {"fp32": 0.9999, "fp16": 0.9999, "int8": 0.999, "int4": 0.95}.items()
 
 
 def tokens(size: tuple[int, int], detail: Any, most: int | None = None, family: Mistral3 = KNOWN) -> int:
