@@ -33,11 +33,8 @@ def run(*arguments: str | Path, stdin: bytes = b"", timeout: int = 120) -> subpr
 
 def refused(*arguments: str | Path, stdin: bytes = b"") -> str:
     """Run a command that must end with 2 and one line about why, in this process, and return its standard error."""
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        redirect_stdout(io.StringIO()),
-        redirect_stderr(io.StringIO()) as errors,
-    ):
+    errors = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()), redirect_stderr(errors):
         patch.setattr(sys, "argv", ["pocketvlm", *map(str, arguments)])
         patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         with pytest.raises(SystemExit) as ended:

@@ -197,7 +197,7 @@ def test_off_and_exact_draft_nothing_and_auto_does(plain: VLM, iota_onnx: Path) 
 
 
 def test_a_mode_that_is_none(iota_bundle: Path) -> None:
-    with pytest.raises(RequestError, match="speculate: invalid value .sometimes."):
+    with pytest.raises(RequestError, match=r"speculate: invalid value .sometimes."):
         VLM.load(iota_bundle, speculate="sometimes")  # type: ignore[arg-type]
 
 
