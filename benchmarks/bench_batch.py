@@ -1,9 +1,9 @@
-"""Many streams at once: tokens per second against a bare loop, and how long a stream pauses for another's picture.
+"""Concurrent streams: tokens per second against a bare loop, and the pauses of a stream during another's picture.
 
-1. 1, 2, 4 and 8 clients of `VLM.stream`, against a loop over llama_decode that steps as many sequences in one batch;
+1. 1, 2, 4 and 8 clients of `VLM.stream`, against a loop over llama_decode with as many sequences in one batch,
    alternating in one run. Language model: SmolLM2-135M Q4_1.
-2. One stream goes on while another request brings a picture of 17 tiles. SmolVLM-256M's shapes, random weights, Q8_0.
-   In the same run, a stream with one thread beside a loop that only counts: the pauses that the machine makes.
+2. One stream runs while another request has a picture of 17 tiles. SmolVLM-256M's shapes, random weights, Q8_0.
+   In the same run, a stream with one thread runs next to a loop that only counts: the pauses of the machine itself.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ QUESTION = "Write a long story about a small dog that finds a map."
 CLIENTS = (1, 2, 4, 8)
 AIMS = {1: 0.95, 4: 0.9}
 ENCODERS_SHARE = 17  # tiles of a square picture in full detail
-ALONE = 60  # tokens of the stream by itself, before the picture and after
-SETTLED = 0.05  # seconds after it
-LOOP = 12  # seconds beside a loop, as long as the picture takes
+ALONE = 60  # tokens of the stream alone, before the picture and after it
+SETTLED = 0.05  # seconds to wait after the picture
+LOOP = 12  # seconds next to a counting loop, about as long as a picture
 
 
 class BareLoop:
-    """llama_decode and a greedy sampler for each sequence, and nothing else."""
+    """Only llama_decode and a greedy sampler for each sequence."""
 
     def __init__(self, path: Path, threads: int, sequences: int, cells: int) -> None:
         self.model = Model(path)
@@ -57,7 +57,7 @@ class BareLoop:
         self.prompt = self.model.tokenize(QUESTION, special=True)
 
     def run(self, count: int, clients: int) -> float:
-        """Tokens per second of all together, after the prompts."""
+        """Return the tokens per second of all sequences together, after the prompts."""
         lib, context, batch = library.llama(), self.context, Batch(512)
         context.clear()
         tokens = []
@@ -79,19 +79,19 @@ class BareLoop:
 
 @contextmanager
 def opened(path: Path, child: bool, *, drafts: bool = False, **options: Any) -> Iterator[VLM]:
-    # No drafts unless asked: random weights repeat themselves, and many tokens would come in one step.
+    # No drafts by default: random weights repeat themselves, and many tokens would come in one step.
     options["speculate"] = "auto" if drafts else "off"
     if not child:
         with VLM.load(path, **options) as vlm:
             yield vlm
         return
-    found = locate(path, model=None, mmproj=None)
+    located = locate(path, model=None, mmproj=None)
     engine = SupervisedEngine(
-        found.model,
-        found.mmproj,
-        found.onnx,
-        name=found.name,
-        fingerprint=found.fingerprint,
+        located.model,
+        located.mmproj,
+        located.onnx,
+        name=located.name,
+        fingerprint=located.fingerprint,
         options=EngineOptions(**options),
     )
     with VLM(engine) as vlm:
@@ -99,13 +99,13 @@ def opened(path: Path, child: bool, *, drafts: bool = False, **options: Any) -> 
 
 
 def ours(vlm: VLM, count: int, clients: int) -> float:
-    """The same from the first token that all have to the last."""
+    """Return the tokens per second of all streams, from the first token that all have to the last."""
     ready = threading.Barrier(clients + 1)
 
     def read() -> int:
         made = 0
         messages = [{"role": "user", "content": QUESTION}]
-        bias = {str(token): -100.0 for token in (0, 2)}  # SmolLM2's ends: the story goes on
+        bias = {str(token): -100.0 for token in (0, 2)}  # SmolLM2's end tokens, so that the story goes on
         for chunk in vlm.stream(messages, max_tokens=count, logit_bias=bias, stream_options={"include_usage": True}):
             if not made and not chunk.usage:
                 made = 1
@@ -146,7 +146,7 @@ def picture(number: int) -> Image.Image:
 
 
 def stolen_ms() -> float:
-    """CPU time that the host of a virtual machine gave to others; 0 where there is no telling (proc_stat(5), steal)."""
+    """Return the CPU time that the host of a virtual machine gave to others; 0 if unknown (proc_stat(5), steal)."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
     except OSError:
@@ -154,7 +154,7 @@ def stolen_ms() -> float:
     return 1000 * int(fields[8]) / os.sysconf("SC_CLK_TCK")
 
 
-def asked(text: str, image: Image.Image | None = None) -> list[Any]:
+def messages(text: str, image: Image.Image | None = None) -> list[Any]:
     parts: list[Any] = [{"type": "text", "text": text}]
     if image is not None:
         parts.insert(0, {"type": "image", "image": image, "detail": "high"})
@@ -162,7 +162,7 @@ def asked(text: str, image: Image.Image | None = None) -> list[Any]:
 
 
 class Stream:
-    """A long answer, read on a thread of its own until `stop`."""
+    """A long answer that its own thread reads until `stop`."""
 
     def __init__(self, vlm: VLM) -> None:
         self.gaps: list[tuple[float, float]] = []  # (when, milliseconds since the token before)
@@ -173,7 +173,7 @@ class Stream:
 
     def _read(self) -> None:
         last = 0.0
-        with closing(self._vlm._engine.generate(request(self._vlm, asked(QUESTION), 1900))) as events:
+        with closing(self._vlm._engine.generate(request(self._vlm, messages(QUESTION), 1900))) as events:
             for event in events:
                 now = time.perf_counter()
                 if isinstance(event, Token):
@@ -184,12 +184,12 @@ class Stream:
                     return
 
     def wait(self, tokens: int) -> None:
-        seen = len(self.gaps)
-        while self._thread.is_alive() and len(self.gaps) < seen + tokens:
+        before = len(self.gaps)
+        while self._thread.is_alive() and len(self.gaps) < before + tokens:
             time.sleep(0.01)
 
     def stop(self) -> bool:
-        """Whether it had ended by itself."""
+        """Stop the stream. Return whether the answer had already ended."""
         ended = not self._thread.is_alive()
         self._stop.set()
         self._thread.join()
@@ -202,16 +202,16 @@ def request(vlm: VLM, messages: list[Any], tokens: int) -> Generation:
 
 
 def encode(vlm: VLM, image: Image.Image) -> tuple[float, float]:
-    """Milliseconds to the first token, and of them in the encoder."""
+    """Return the milliseconds to the first token, and those in the encoder."""
     began = time.perf_counter()
-    with closing(vlm._engine.generate(request(vlm, asked("What is this?", image), 1))) as events:
+    with closing(vlm._engine.generate(request(vlm, messages("What is this?", image), 1))) as events:
         started = next(event for event in events if isinstance(event, PrefillDone))
     assert started.images[0].tiles == ENCODERS_SHARE
     return 1000 * (time.perf_counter() - began), started.images[0].encode_ms
 
 
 def beside_a_loop(vlm: VLM, seconds: float) -> float:
-    """Longest pause of a stream by its median alone, while another process counts and does nothing else."""
+    """Return the longest pause of a stream, divided by its median alone, while another process only counts."""
     stream = Stream(vlm)
     began = time.perf_counter()
     loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -228,17 +228,17 @@ def pauses(bundle: Path, rounds: int, threads: int, child: bool, drafts: bool) -
     with ExitStack() as stack:
         load = partial(opened, bundle, context_size=2048, vision="onnx")
         vlm = stack.enter_context(load(child, drafts=drafts, threads=threads, parallel=2))
-        # What the machine does to one thread while another takes a core, whatever both compute.
+        # The effect of the machine on one thread while another uses a core, whatever they compute.
         control = stack.enter_context(load(False, threads=1, parallel=1))
         encode(vlm, picture(0))
-        freeze_garbage_collector()  # as the server does: else a collection is the longest pause
+        freeze_garbage_collector()  # as the server does; otherwise a collection would be the longest pause
         for number in range(1, rounds + 1):
             floor = beside_a_loop(control, LOOP)
             one, other = picture(2 * number), picture(2 * number + 1)
             alone, alone_encode = encode(vlm, one)
             stream = Stream(vlm)
             began, stolen = time.perf_counter(), stolen_ms()
-            beside, beside_encode = encode(vlm, other)
+            during_ms, during_encode = encode(vlm, other)
             ended = time.perf_counter()
             stolen = stolen_ms() - stolen
             stream.wait(ALONE)
@@ -247,23 +247,23 @@ def pauses(bundle: Path, rounds: int, threads: int, child: bool, drafts: bool) -
             alone_after = [gap for when, gap in gaps if when > ended + SETTLED] or alone_before
             first, last = statistics.median(alone_before), statistics.median(alone_after)
             during = [gap for when, gap in gaps if began <= when <= ended]
-            # The longer an answer is, the longer a token takes: what is usual lies between before and after.
+            # A token takes longer in a longer answer, so the usual time is between before and after.
             usual = [first + (last - first) * place / len(during) for place in range(len(during))]
             times, at = max((gap / known, place) for place, (gap, known) in enumerate(zip(during, usual, strict=True)))
             after_s = [when for when, _ in gaps if began <= when <= ended][at] - began
             during.sort()
             print(
                 f"round {number}: a token {first:.1f} ms before, {last:.1f} after (longest {max(alone_before):.1f}, "
-                f"{max(alone_after):.1f}); beside the picture median {statistics.median(during):.1f}, 99 % "
+                f"{max(alone_after):.1f}); during the picture median {statistics.median(during):.1f}, 99 % "
                 f"{during[int(0.99 * len(during))]:.1f}, longest {during[-1]:.1f}: {times:.1f} times (aim 3), "
                 f"{after_s:.2f} s after the picture; the host took {stolen:.0f} ms"
                 f"{', the stream ended early' * finished}"
             )
-            print(f"  one thread beside a loop that only counts, {LOOP} s: longest {floor:.1f} times a token")
+            print(f"  one thread next to a loop that only counts, {LOOP} s: longest {floor:.1f} times a token")
             print(
-                f"  encode {alone_encode / 1000:.2f} s alone, {beside_encode / 1000:.2f} s beside the stream: ratio "
-                f"{beside_encode / alone_encode:.2f} (aim 1.3); to the first token {alone / 1000:.2f} s and "
-                f"{beside / 1000:.2f} s: {beside / alone:.2f}",
+                f"  encode {alone_encode / 1000:.2f} s alone, {during_encode / 1000:.2f} s next to the stream: ratio "
+                f"{during_encode / alone_encode:.2f} (aim 1.3); to the first token {alone / 1000:.2f} s and "
+                f"{during_ms / 1000:.2f} s: {during_ms / alone:.2f}",
                 flush=True,
             )
 
@@ -273,9 +273,11 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--tokens", type=int, default=150)
     options.add_argument("--threads", type=int, default=physical_cores())
-    options.add_argument("--child", action="store_true", help="with the engine in a process of its own")
-    options.add_argument("--bundle", type=Path, help="of the second part; made on the spot unless given")
-    options.add_argument("--drafts", action="store_true", help="in the second part; tokens then come several at once")
+    options.add_argument("--child", action="store_true", help="run the engine in its own process")
+    options.add_argument("--bundle", type=Path, help="for the second part; default: random weights")
+    options.add_argument(
+        "--drafts", action="store_true", help="use drafts in the second part, so that several tokens come at once"
+    )
     options.add_argument("--only", choices=["batch", "pause"])
     arguments = options.parse_args()
     print(f"{processor()}, {'child process' if arguments.child else 'this process'}")

@@ -1,4 +1,4 @@
-"""The catalogue's memory beside what a process takes: full-size checkpoints of random weights, converted and asked.
+"""The catalogue's memory against measured memory: full-size checkpoints of random weights, converted and asked.
 
     python benchmarks/bench_catalog.py [ID ...] [--keep FOLDER]
 
@@ -25,7 +25,7 @@ from pocketvlm_converters.catalog.entry import get_entry
 from pocketvlm_converters.catalog.estimates import PICTURE, figures
 from pocketvlm_converters.convert import convert
 
-AIM = 0.1  # so far off at most
+AIM = 0.1  # largest relative error
 CHAT = """
 import io, json, sys
 import numpy as np
@@ -47,13 +47,13 @@ with VLM.load(bundle, vision=encoder, context_size=int(context), verify=False) a
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("models", nargs="*", default=["smolvlm-256m", "smolvlm-500m", "lfm2-vl-450m"])
-    options.add_argument("--keep", type=Path, help="a folder for the bundles; those that are there are used")
+    options.add_argument("--keep", type=Path, help="keep the bundles in this folder, and use those that are there")
     arguments = options.parse_args()
     print("| model | encoder | tokens | MB predicted | measured | ratio | of its own | converted in |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     ratios = []
     with ExitStack() as stack:
-        # What other runs measured does not count.
+        # Measurements of other runs must not be used.
         os.environ["XDG_CACHE_HOME"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="pocketvlm-bench-"))
         kept = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pocketvlm-bench-")))
         kept.mkdir(exist_ok=True)
@@ -66,17 +66,17 @@ def main() -> int:
 
 def compare(name: str, bundle: Path) -> list[float]:
     entry, began = get_entry(name), time.perf_counter()
-    found, seconds = figures(entry), ""
+    predictions, seconds = figures(entry), ""
     if not bundle.exists():
         with tempfile.TemporaryDirectory(prefix="pocketvlm-bench-", dir=bundle.parent) as folder:
             write_entry(entry, Path(folder))
             convert(folder, bundle, verify=False, **entry.types.model_dump())
         seconds = f"{time.perf_counter() - began:.0f} s"
     ratios = []
-    for encoder, predicted in found.memory.items():
-        command = [sys.executable, "-c", CHAT, str(bundle), encoder, str(found.context), *map(str, PICTURE)]
+    for encoder, predicted in predictions.memory.items():
+        command = [sys.executable, "-c", CHAT, str(bundle), encoder, str(predictions.context), *map(str, PICTURE)]
         peak, own, tokens = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        assert tokens == found.picture_tokens
+        assert tokens == predictions.picture_tokens
         ratios.append(predicted / peak)
         print(
             f"| {name} {entry.types.quantize} | {encoder} | {tokens} | {predicted / 1e6:.0f} | {peak / 1e6:.0f} "

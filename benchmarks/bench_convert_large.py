@@ -6,7 +6,7 @@ not counted (RssAnon of /proc/PID/status), because the system can drop their pag
     bench_convert_large.py [--upstream LLAMA_CPP] [--verify]
 
 With the sources of llama.cpp, its convert_hf_to_gguf.py (which needs torch and transformers) and libllama's own
-quantization run beside it, for the same language model and mmproj. About 12 GB of disk.
+quantization run as well, for the same language model and mmproj. About 12 GB of disk.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ onnx, verify = sys.argv[2:]
 convert(folder / "checkpoint", folder / "bundle", quantize="Q4_K_M", mmproj="q8_0", onnx=onnx, verify=verify == "yes")
 assert not {"torch", "transformers"} & set(sys.modules)
 """
-# Its list of tokenizers that it knows by hash cannot have one that was made up here, and that there is no file of
-# SentencePiece it would find out only with that package.
+# Its list of known tokenizers (by hash) cannot contain a generated one, and that there is no file of
+# SentencePiece it would notice only with that package.
 UPSTREAM = """
 import sys
 sys.path[:0] = [sys.argv[1], sys.argv[1] + "/gguf-py"]
@@ -58,7 +58,7 @@ sys.exit(lib.llama_model_quantize(folder + b"/bf16.gguf", folder + b"/q4.gguf", 
 
 
 def watched(code: str, *arguments: str) -> tuple[float, float]:
-    """Seconds, and the peak of anonymous memory in MB. What the process logs is shown only if it fails."""
+    """Return the seconds and the peak of anonymous memory in MB. The log is printed only if the process fails."""
     began, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile("w+") as log:
         with subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=log, stderr=log) as process:
@@ -74,8 +74,8 @@ def watched(code: str, *arguments: str) -> tuple[float, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--upstream", type=Path, help="the sources of llama.cpp")
-    parser.add_argument("--verify", action="store_true", help="with the proof at the end: minutes more")
-    given = parser.parse_args()
+    parser.add_argument("--verify", action="store_true", help="include the proof at the end, which takes minutes")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pocketvlm-bench-") as name:
         (Path(name) / "checkpoint").mkdir()
         size, largest = write_checkpoint(Path(name) / "checkpoint")
@@ -85,13 +85,13 @@ def main() -> int:
         )
         worst = ours = 0.0
         for onnx in ("none", "int8"):
-            seconds, peak = watched(OURS, name, onnx, "yes" if given.verify else "no")
+            seconds, peak = watched(OURS, name, onnx, "yes" if arguments.verify else "no")
             worst = max(worst, peak)
             print(f"ours, ONNX {onnx}: {seconds:.0f} s, peak {peak:.0f} MB, ratio {peak / limit:.2f}", flush=True)
             ours = ours or seconds
             shutil.rmtree(Path(name) / "bundle")
-        if given.upstream:
-            converted, peak = watched(UPSTREAM, str(given.upstream), name)
+        if arguments.upstream:
+            converted, peak = watched(UPSTREAM, str(arguments.upstream), name)
             print(f"upstream's converter: {converted:.0f} s, peak {peak:.0f} MB", flush=True)
             quantized, peak = watched(QUANTIZE, name)
             print(f"upstream's quantization: {quantized:.0f} s, peak {peak:.0f} MB", flush=True)

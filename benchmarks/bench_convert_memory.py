@@ -20,7 +20,7 @@ def anonymous_kb(pid: int) -> int:
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return 0
     own = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon")), 0)
     return own + sum(anonymous_kb(int(child)) for child in children)

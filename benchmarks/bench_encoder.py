@@ -1,8 +1,8 @@
-"""Seconds a tile of the vision encoders, side by side in one run: SmolVLM-256M shapes, random weights.
+"""Seconds per tile of the vision encoders in one run: SmolVLM-256M shapes, random weights.
 
-libmtmd in llama-cpp-python's default (no flash attention) and in its best setting, ours in float32 and int8. Each lives
-in a process of its own, so that peak memory can be told apart; they take turns, tile by tile. Cosine is the worst
-token's, to transformers in float32 where that is installed, else to libmtmd's f32.
+libmtmd in llama-cpp-python's default (no flash attention) and in its best setting, ours in float32 and int8. Each has
+its own process, so that peak memory can be measured separately; they take turns, tile by tile. The cosine is that of
+the worst token, compared with transformers in float32 if installed, else with libmtmd's f32.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def open_mtmd(folder: Path, file: str, flash: str, threads: int) -> Any:
     defaults = module.mtmd_context_params_default
 
     def params() -> Any:
-        found = defaults()
-        found.flash_attn_type = int(flash == "on")
-        return found
+        parameters = defaults()
+        parameters.flash_attn_type = int(flash == "on")
+        return parameters
 
     module.mtmd_context_params_default = params
     # The language model's weights would count as the encoder's memory. Without them it does not know its width.
@@ -123,7 +123,7 @@ def peak(threads: int, rounds: int) -> dict[str, float]:
         for kind in best:
             whole = kind == "int8"
             weight = rng.integers(-127, 128, (inner, columns)).astype(np.int8 if whole else np.float32)
-            given = rng.integers(0, 256, (rows, inner)).astype(np.uint8 if whole else np.float32)
+            values = rng.integers(0, 256, (rows, inner)).astype(np.uint8 if whole else np.float32)
             types = (TensorProto.UINT8, TensorProto.INT32) if whole else (TensorProto.FLOAT, TensorProto.FLOAT)
             graph = helper.make_graph(
                 [helper.make_node("MatMulInteger" if whole else "MatMul", ["a", "b"], ["c"])],
@@ -136,7 +136,7 @@ def peak(threads: int, rounds: int) -> dict[str, float]:
             session = onnxruntime.InferenceSession(model.SerializeToString(), options)
             for _ in range(3 + 5 * rounds):
                 began = time.perf_counter()
-                session.run(None, {"a": given})
+                session.run(None, {"a": values})
                 best[kind] = max(best[kind], rows * inner * columns / (time.perf_counter() - began))
     return best
 
@@ -170,9 +170,9 @@ def ideal(kind: str, rates: dict[str, float]) -> float:
 # ---- all together
 
 
-def cosine(found: Any, seen: Any) -> float:
-    lengths = np.linalg.norm(found, axis=-1) * np.linalg.norm(seen, axis=-1)
-    return float(((found * seen).sum(-1) / lengths).min())
+def cosine(rows: Any, expected: Any) -> float:
+    lengths = np.linalg.norm(rows, axis=-1) * np.linalg.norm(expected, axis=-1)
+    return float(((rows * expected).sum(-1) / lengths).min())
 
 
 def alternate(folder: Path, names: list[str], threads: int, rounds: int) -> dict[str, tuple[list[float], float]]:
@@ -182,15 +182,15 @@ def alternate(folder: Path, names: list[str], threads: int, rounds: int) -> dict
         name: subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for name in names
     }
-    found: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds + 1):
         for name, child in children.items():
             assert child.stdin and child.stdout
             child.stdin.write("\n")
             child.stdin.flush()
-            found[name].append(float(child.stdout.readline()))
+            times[name].append(float(child.stdout.readline()))
     ended = {name: float(child.communicate()[0]) for name, child in children.items()}
-    return {name: (found[name][1:], ended[name]) for name in names}
+    return {name: (times[name][1:], ended[name]) for name in names}
 
 
 def make(folder: Path) -> None:
@@ -234,7 +234,7 @@ def report(folder: Path, threads: int, rounds: int) -> int:
         command = [sys.executable, __file__, "--folder", str(folder), "--reference"]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"})
         wanted = "reference.npy"
-    seen = np.load(folder / wanted)
+    expected = np.load(folder / wanted)
     rates = peak(threads, rounds)
     medians = {name: statistics.median(seconds) for name, (seconds, _) in measured.items()}
     best = min(value for name, value in medians.items() if name.startswith("libmtmd"))
@@ -252,7 +252,8 @@ def report(folder: Path, threads: int, rounds: int) -> int:
         share = f"{ideal(kind, rates) / median:.0%}" if "int4" not in name and "q8_0" not in name else "-"
         print(
             f"| {name} | {median:.3f} | {min(seconds):.3f}-{max(seconds):.3f} | {median / default:.2f} "
-            f"| {median / best:.2f} | {memory:.0f} | {cosine(np.load(folder / f'{file}.npy'), seen):.6f} | {share} |"
+            f"| {median / best:.2f} | {memory:.0f} | {cosine(np.load(folder / f'{file}.npy'), expected):.6f} "
+            f"| {share} |"
         )
     for file in ("vision-int8.onnx", "vision-fp32.onnx"):
         shares = [f"{operator} {share:.0%}" for operator, share in profile(folder, file, threads) if share >= 0.01]

@@ -1,4 +1,4 @@
-"""What keeps an answer to a schema: llguidance against libllama's grammars.
+"""Constraining answers to a schema: llguidance against libllama's grammars.
 
 For each vocabulary: how long until the first token can be masked, the mask of one token, and which schemas are taken.
 No model runs: the logits are random, so that every kind of token comes up.
@@ -44,7 +44,7 @@ SCHEMAS: dict[str, Any] = {
     "long string": {"type": "string", "maxLength": 2000},
     "enum of 2,000": {"enum": [f"value {i}" for i in range(2000)]},
 }
-# Keyword -> a schema that holds it, and an answer that it forbids.
+# Keyword -> a schema with it, and an answer that the schema forbids.
 FORBIDDEN: dict[str, tuple[dict[str, Any], str]] = {
     "pattern": ({"type": "string", "pattern": "^a+$"}, '"b"'),
     "minimum (number)": ({"type": "number", "minimum": 0.5}, "0.25"),
@@ -102,7 +102,7 @@ def walk(model: Model, constraint: Any) -> list[float]:
     return taken
 
 
-def takes(model: Model, constraint: Any, text: str) -> bool:
+def accepts(model: Model, constraint: Any, text: str) -> bool:
     for token in [*model.tokenize(text, special=False), model.eos]:
         logits = np.zeros(model.n_vocab, np.float32)
         constraint.restrict(logits)
@@ -117,7 +117,7 @@ def takes(model: Model, constraint: Any, text: str) -> bool:
 
 def verdict(model: Model, make: Callable[[Any], Any], schema: Any, wrong: str) -> str:
     try:
-        return "LETS IT THROUGH" if takes(model, make(schema), wrong) else "held"
+        return "LETS IT THROUGH" if accepts(model, make(schema), wrong) else "held"
     except (PocketVLMError, ValueError, RuntimeError) as error:
         return f"refused ({str(error)[:40]})"
 
@@ -145,10 +145,10 @@ def main() -> None:
                     except ValueError as error:
                         print(f"  {name:14} {label:10} {error}")
                         continue
-                    made = 1000 * (time.perf_counter() - began)
+                    ready_ms = 1000 * (time.perf_counter() - began)
                     taken = walk(model, constraint)
                     print(
-                        f"  {name:14} {label:10} ready {made:6.1f} ms; "
+                        f"  {name:14} {label:10} ready {ready_ms:6.1f} ms; "
                         f"a token: median {statistics.median(taken):6.3f}, worst {max(taken):.2f} ms of {len(taken)}"
                     )
     with Model(iota, vocab_only=True) as model:
@@ -161,8 +161,8 @@ def main() -> None:
             return Libllama(model, schema)
 
         for keyword, (schema, wrong) in FORBIDDEN.items():
-            told = [verdict(model, make, schema, wrong) for make in (ours, theirs)]
-            print(f"  {keyword:22} llguidance: {told[0]}; libllama: {told[1]}")
+            verdicts = [verdict(model, make, schema, wrong) for make in (ours, theirs)]
+            print(f"  {keyword:22} llguidance: {verdicts[0]}; libllama: {verdicts[1]}")
 
 
 if __name__ == "__main__":

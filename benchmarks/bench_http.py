@@ -1,7 +1,8 @@
 """One stream over HTTP against `VLM.stream`: tokens per second, alternating in one run.
 
 The server is `pocketvlm serve`, so its engine is a process of its own; `supervised` is the same without HTTP. The
-client reads lines with http.client and parses each; beside it OpenAI's own. Models: iota, and SmolLM2-135M Q4_1.
+client reads lines with http.client and parses each; OpenAI's own client is measured, too. Models: iota, and
+SmolLM2-135M Q4_1.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def by_openai(port: int) -> Way:
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")
 
     def run(tokens: int) -> float:
-        given: Any = {"messages": ASKED, "model": "dummy", "max_tokens": tokens, "extra_body": {"ignore_eos": True}}
-        return speed(iter(client.chat.completions.create(stream=True, **given)), tokens)
+        options: Any = {"messages": ASKED, "model": "dummy", "max_tokens": tokens, "extra_body": {"ignore_eos": True}}
+        return speed(iter(client.chat.completions.create(stream=True, **options)), tokens)
 
     return run
 
@@ -87,7 +88,7 @@ def served(model: Path | None) -> Iterator[int]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         try:
-            yield next(int(found[1]) for line in process.stdout if (found := re.search(r"http://\S+:(\d+)/v1 ", line)))
+            yield next(int(match[1]) for line in process.stdout if (match := re.search(r"http://\S+:(\d+)/v1 ", line)))
         finally:
             process.send_signal(signal.SIGTERM)
 
@@ -100,26 +101,26 @@ def main() -> None:
     print(processor())
     for name, model, tokens in (("iota", None, 4 * options.tokens), ("SmolLM2-135M Q4_1", smollm2(), options.tokens)):
         with ExitStack() as stack:
-            given: dict[str, Any] = {"model": model} if model else {}
+            options: dict[str, Any] = {"model": model} if model else {}
             port = stack.enter_context(served(model))
-            ways = {
-                "VLM.stream": in_python(stack.enter_context(VLM.load(**given))),
-                "VLM.stream, supervised": in_python(stack.enter_context(VLM.load(supervised=True, **given))),
+            paths = {
+                "VLM.stream": in_python(stack.enter_context(VLM.load(**options))),
+                "VLM.stream, supervised": in_python(stack.enter_context(VLM.load(supervised=True, **options))),
                 "HTTP": over_http(port),
                 "HTTP, openai": by_openai(port),
             }
-            found: dict[str, list[float]] = {way: [] for way in ways}
+            rates_of: dict[str, list[float]] = {path: [] for path in paths}
             for run in range(options.runs + 1):
-                for way, measure in ways.items():
+                for path, measure in paths.items():
                     rate = measure(tokens)
                     if run:  # the first warms up
-                        found[way].append(rate)
+                        rates_of[path].append(rate)
         print(f"{name}, {tokens} tokens, {options.runs} runs")
-        for way, rates in found.items():
-            ratios = [rate / base for rate, base in zip(rates, found["VLM.stream"], strict=True)]
+        for path, rates in rates_of.items():
+            ratios = [rate / base for rate, base in zip(rates, rates_of["VLM.stream"], strict=True)]
             print(
-                f"  {way:<24} {statistics.median(rates):8.1f} tokens/s   ratio {statistics.median(ratios):.2f}"
-                f" ({min(ratios):.2f} to {max(ratios):.2f})" + (f"   aim {AIM}" if way == "HTTP" else "")
+                f"  {path:<24} {statistics.median(rates):8.1f} tokens/s   ratio {statistics.median(ratios):.2f}"
+                f" ({min(ratios):.2f} to {max(ratios):.2f})" + (f"   aim {AIM}" if path == "HTTP" else "")
             )
 
 

@@ -1,8 +1,8 @@
 """Types with and without an importance matrix of our own: KL to the unquantized model on pictures it has not seen.
 
 On iota, with the proof samples (pictures unlike those that it was trained on) and with new scenes of its own kind; and
-on random weights of SmolVLM's structure, 512 wide so that k-quants fit: a floor, for nothing in them is more important
-than the rest by training. Answers are put in the model's mouth; each of their tokens counts once.
+on random weights of SmolVLM's structure, 512 wide so that k-quants fit: a floor, because training
+has made no weight more important than others. Answers are put in the model's mouth; each of their tokens counts once.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def own_scenes() -> list[Sample]:
     from iota.questions import ask
     from iota.scenes import draw, random_scene
 
-    rng, found = Random(SEED), []
-    while len(found) < SCENES:
+    rng, samples = Random(SEED), []
+    while len(samples) < SCENES:
         scene = random_scene(rng)
         turn = ask(scene, rng.choice(("shape", "colour", "place", "count", "describe", "read")), rng)
         if turn:
-            found.append(Sample((np.array(draw(scene, rng).convert("RGB")),), turn.question, turn.answer))
-    return found
+            samples.append(Sample((np.array(draw(scene, rng).convert("RGB")),), turn.question, turn.answer))
+    return samples
 
 
 def small_random(folder: Path) -> Path:
@@ -63,18 +63,18 @@ def measure(name: str, source: Path, folder: Path, sets: dict[str, list[Sample]]
     print(f"\n{name}: mean KL in nats, same likeliest token; positions: "
           + ", ".join(f"{what} {len(one.answers)}" for what, one in expected.items()))  # fmt: skip
     for kind in TYPES:
-        found = {}
+        results = {}
         for how, given in (("plain", None), ("imatrix auto", matrix)):
             if given is None and kind in NEED_IMPORTANCE_MATRIX:
                 continue
             path = folder / f"{name}-{kind}.gguf"
             for note in quantize_language(original, path, kind, matrix=given):
                 print(f"  note: {note}")
-            found[how] = {what: one.divergence(path, exchanges[what]) for what, one in expected.items()}
-            shown = "  ".join(f"{what} {one.mean:.5f} {one.same_top:.1%}" for what, one in found[how].items())
+            results[how] = {what: one.divergence(path, exchanges[what]) for what, one in expected.items()}
+            shown = "  ".join(f"{what} {one.mean:.5f} {one.same_top:.1%}" for what, one in results[how].items())
             print(f"  {kind:8} {how:13} {path.stat().st_size / 1e6:6.2f} MB  {shown}", flush=True)
-        if len(found) == 2:
-            ratios = "  ".join(f"{w} {found['imatrix auto'][w].mean / found['plain'][w].mean:.2f}" for w in sets)
+        if len(results) == 2:
+            ratios = "  ".join(f"{w} {results['imatrix auto'][w].mean / results['plain'][w].mean:.2f}" for w in sets)
             print(f"  {kind:8} ratio of KL: {ratios}")
 
 

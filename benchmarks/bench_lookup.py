@@ -1,4 +1,4 @@
-"""What drafts from the prompt gain: SmolLM2-135M Q4_1 copying a list, and a story that repeats little. Ratios to off.
+"""The gain of drafts from the prompt: SmolLM2-135M Q4_1 copies a list, and tells a story that repeats little.
 
 One process, three engines over the same file, `speculate` off, auto and on, which take turns. Each answer goes on to
 `--tokens` tokens. The list is greedy: the same three times but for how the rows of a step are added up. The story has
@@ -45,7 +45,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=physical_cores())
     arguments = options.parse_args()
     print(f"{processor()}, {arguments.threads} threads, load {os.getloadavg()[0]:.1f}\n", flush=True)
-    print("| answer | speculate | tokens/s | beside off | range | drafted | right |")
+    print("| answer | speculate | tokens/s | ratio to off | range | drafted | right |")
     print("|---|---|---|---|---|---|---|")
     with ExitStack() as stack:
         engines = {
@@ -61,9 +61,9 @@ def main() -> None:
             for number in range(arguments.rounds + 1):
                 turn = number % len(MODES)
                 for mode in MODES[turn:] + MODES[:turn]:
-                    asked = [{"role": "user", "content": prompt(number)}]
+                    messages = [{"role": "user", "content": prompt(number)}]
                     answer = engines[mode].chat(
-                        asked, max_tokens=arguments.tokens, ignore_eos=True, temperature=temperature, seed=number
+                        messages, max_tokens=arguments.tokens, ignore_eos=True, temperature=temperature, seed=number
                     )
                     if number:  # the first one warms up
                         speeds[mode].append(1000 * (arguments.tokens - 1) / answer.timings.decode_ms)

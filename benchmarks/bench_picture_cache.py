@@ -1,4 +1,4 @@
-"""What a picture costs that was seen before: SmolVLM-256M shapes, random weights. Each line has a ratio to first sight.
+"""The cost of a cached picture: SmolVLM-256M shapes, random weights. Each line has a ratio to first sight.
 
 A screenshot of 1920x1080, then with one tile changed, again after other text, and loaded anew, where its embeddings
 come from files; then eight small pictures in rotation over 100 requests. Encoder runs are counted. Every request makes
@@ -57,10 +57,10 @@ def ask(vlm: VLM, picture: Image.Image, before: str = "") -> tuple[float, int]:
     return time.perf_counter() - began, vlm.statistics().tiles_encoded - runs
 
 
-def show(name: str, found: Sequence[tuple[float, int]], first: float) -> None:
-    seconds = [one for one, _ in found]
+def show(name: str, requests: Sequence[tuple[float, int]], first: float) -> None:
+    seconds = [one for one, _ in requests]
     median = statistics.median(seconds)
-    runs = " ".join(str(count) for count in sorted({count for _, count in found}))
+    runs = " ".join(str(count) for count in sorted({count for _, count in requests}))
     print(
         f"| {name} | {runs} | {median:.2f} | {min(seconds):.2f}-{max(seconds):.2f} | {median / first:.3f} |", flush=True
     )
@@ -85,31 +85,31 @@ def main() -> None:
 def measure(bundle: Path, files: Path, rounds: int, threads: int) -> None:
     loading: dict[str, Any] = {"threads": threads, "context_size": 4096}
     steps = ("first sight", "one tile changed", "the first again, after other text", "loaded anew, from files")
-    found: dict[str, list[tuple[float, int]]] = {step: [] for step in steps}
+    timings: dict[str, list[tuple[float, int]]] = {step: [] for step in steps}
     for number in range(rounds):
         with VLM.load(bundle, picture_cache=files, **loading) as vlm:
             picture = screenshot(number)
-            found[steps[0]].append(ask(vlm, picture))
+            timings[steps[0]].append(ask(vlm, picture))
             changed = picture.copy()
             ImageDraw.Draw(changed).rectangle((150, 150, 350, 350), "red")
-            found[steps[1]].append(ask(vlm, changed))
-            found[steps[2]].append(ask(vlm, picture, before="Hello."))
+            timings[steps[1]].append(ask(vlm, changed))
+            timings[steps[2]].append(ask(vlm, picture, before="Hello."))
         with VLM.load(bundle, picture_cache=files, **loading) as vlm:
-            found[steps[3]].append(ask(vlm, picture))
-        print(f"  round {number + 1}: " + ", ".join(f"{found[step][-1][0]:.2f} s" for step in steps), file=sys.stderr)
-    first = statistics.median(seconds for seconds, _ in found[steps[0]])
+            timings[steps[3]].append(ask(vlm, picture))
+        print(f"  round {number + 1}: " + ", ".join(f"{timings[step][-1][0]:.2f} s" for step in steps), file=sys.stderr)
+    first = statistics.median(seconds for seconds, _ in timings[steps[0]])
     print(f"{processor()}, {threads} threads, {rounds} rounds, a screenshot of {SIZE[0]}x{SIZE[1]}")
     print("| | encoder runs | s to first token | spread | ratio to first sight |\n|---|---|---|---|---|")
     for step in steps:
-        show(step, found[step], first)
+        show(step, timings[step], first)
     with VLM.load(bundle, **loading) as vlm:
-        asked = [ask(vlm, small(turn % PICTURES)) for turn in range(REQUESTS)]
-        told = vlm.statistics()
-    first = statistics.median(seconds for seconds, _ in asked[:PICTURES])
-    show(f"{PICTURES} pictures, first sight", asked[:PICTURES], first)
-    show(f"the same in rotation, {REQUESTS - PICTURES} requests", asked[PICTURES:], first)
-    held = told.picture_bytes / 1e6
-    print(f"{told.tiles_encoded} encoder runs in {REQUESTS} requests, {held:.1f} MB of embeddings held")
+        requests = [ask(vlm, small(turn % PICTURES)) for turn in range(REQUESTS)]
+        counters = vlm.statistics()
+    first = statistics.median(seconds for seconds, _ in requests[:PICTURES])
+    show(f"{PICTURES} pictures, first sight", requests[:PICTURES], first)
+    show(f"the same in rotation, {REQUESTS - PICTURES} requests", requests[PICTURES:], first)
+    held = counters.picture_bytes / 1e6
+    print(f"{counters.tiles_encoded} encoder runs in {REQUESTS} requests, {held:.1f} MB of embeddings held")
 
 
 if __name__ == "__main__":

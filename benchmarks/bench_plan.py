@@ -1,4 +1,4 @@
-"""What `pocketvlm plan` says beside what happens: peak memory, and the time to a first token after a new picture.
+"""Predictions of `pocketvlm plan` against measurements: peak memory, and time to first token with a new picture.
 
     python benchmarks/bench_plan.py [BUNDLE ...] [--pictures 512x512 1280x960 1920x1080]
 
@@ -30,7 +30,7 @@ from pocketvlm.files.locate import iota
 from pocketvlm.plan.budget import planner_for, read_picture_size
 from pocketvlm.system.machine import physical_cores, processor
 
-MEMORY, TIME = 0.1, 0.3  # the aims: so far off at most
+MEMORY, TIME = 0.1, 0.3  # largest relative errors
 PICTURES = 3
 
 
@@ -47,7 +47,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     memories, times = [], []
     with ExitStack() as stack:
-        # What other runs measured, perhaps on a busy machine, does not count.
+        # Measurements of other runs, perhaps on a busy machine, must not be used.
         os.environ["XDG_CACHE_HOME"] = stack.enter_context(tempfile.TemporaryDirectory(prefix="pocketvlm-bench-"))
         bundles = arguments.bundles or [iota(), stack.enter_context(random_weights()).path]
         for bundle, size in product(bundles, arguments.pictures):
@@ -64,21 +64,21 @@ def compare(bundle: Path, size: str, context: int, threads: int, times: int) -> 
     """Predicted by measured: memory, and time."""
     options = LoadOptions(context_size=context, threads=threads)
     planner = planner_for(bundle, options, picture=read_picture_size(size))
-    told = planner.predict(planner.usual())
-    peer = Piped("pocketvlm", "ours", bundle, threads, context, str(told.configuration.encoder))
+    prediction = planner.predict(planner.usual())
+    peer = Piped("pocketvlm", "ours", bundle, threads, context, str(prediction.configuration.encoder))
     try:
         peer.ask([said("Hello.")], 1)
         seconds = median(peer.ask([said(picture(size), "What is it?")], 1)[0] for _ in range(times))
     finally:
         peer.close()
-    assert told.first_token_s is not None
-    memory, time = told.memory_bytes / peer.resident, told.first_token_s / seconds
-    kind = next(encoder.type for encoder in planner.encoders if encoder.kind == told.configuration.encoder)
+    assert prediction.first_token_s is not None
+    memory, time = prediction.memory_bytes / peer.resident, prediction.first_token_s / seconds
+    kind = next(encoder.type for encoder in planner.encoders if encoder.kind == prediction.configuration.encoder)
     print(
-        f"| {planner.located.name} {planner.type} | {told.configuration.encoder} {kind} | {size} "
-        f"| {told.picture_tokens} "
-        f"| {told.memory_bytes / 1e6:.0f} | {peer.resident / 1e6:.0f} | {memory:.2f} "
-        f"| {told.first_token_s:.2f} | {seconds:.2f} | {time:.2f} |",
+        f"| {planner.located.name} {planner.type} | {prediction.configuration.encoder} {kind} | {size} "
+        f"| {prediction.picture_tokens} "
+        f"| {prediction.memory_bytes / 1e6:.0f} | {peer.resident / 1e6:.0f} | {memory:.2f} "
+        f"| {prediction.first_token_s:.2f} | {seconds:.2f} | {time:.2f} |",
         flush=True,
     )
     return memory, time
@@ -89,7 +89,7 @@ def said(*parts: str | dict[str, Any]) -> dict[str, Any]:
 
 
 def picture(size: str) -> dict[str, Any]:
-    """A photo that nobody has seen."""
+    """Return a new photo, which is not in any cache."""
     file = io.BytesIO()
     Image.fromarray(fresh(photo(*read_picture_size(size)))).save(file, "JPEG", quality=90)
     data = base64.b64encode(file.getvalue()).decode()

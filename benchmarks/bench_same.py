@@ -1,4 +1,4 @@
-"""How far answers part when an engine remembers, beside how far those of one that remembers nothing part by themselves.
+"""How much answers differ with a prefix cache, compared with how much they differ without one.
 
 Log probabilities of the 64 likeliest tokens at each token of an answer, up to the first token that differs, over the
 random conversations of the tests: messages of 1 to 12 words, and of 40 to 120. Defaults, that is flash attention and
@@ -7,7 +7,7 @@ where cells lie in another order.
 
 "Nothing known": prompts whole and by 1, 16 and 128 rows, each alone; and together with others, twice: three requests on
 four lanes, so what goes into a step is a matter of time. Of each figure the largest that any two of these show.
-"Remembers": what is found in the cache is taken from there; beside whole prompts, alone and with nothing known.
+"Remembers": the cached part of a prompt is reused; compared with whole prompts, alone and with nothing known.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def main() -> None:
 
 
 def _iota(folder: Path) -> list[Path]:
-    made = convert(ROOT / "models/iota/checkpoint", folder / "iota-F32", quantize="F32", mmproj="f32").path
-    return [Path(str(files("pocketvlm_models") / "iota")), made]
+    float_bundle = convert(ROOT / "models/iota/checkpoint", folder / "iota-F32", quantize="F32", mmproj="f32").path
+    return [Path(str(files("pocketvlm_models") / "iota")), float_bundle]
 
 
 def _compare(name: str, load: Callable[..., VLM], seeds: range, words: tuple[int, int]) -> None:
@@ -70,14 +70,15 @@ def _compare(name: str, load: Callable[..., VLM], seeds: range, words: tuple[int
     show("remembers, alone", [differ(alone, replay(load, alone))])
 
 
-def _show(name: str, words: tuple[int, int], kind: str, found: Sequence[Difference]) -> None:
+def _show(name: str, words: tuple[int, int], kind: str, differences: Sequence[Difference]) -> None:
     """Each figure of that pair where it is largest."""
-    largest = max(one.largest for one in found)
-    most = max(np.quantile(one.each, 0.95) for one in found)
-    mean = max(np.mean(one.each) for one in found)
+    largest = max(one.largest for one in differences)
+    most = max(np.quantile(one.each, 0.95) for one in differences)
+    mean = max(np.mean(one.each) for one in differences)
     print(
-        f"| {name} | {words[0]} to {words[1]} | {kind} | {len(found[0].each)} | {max(one.other for one in found)} | "
-        f"{largest:.2g} | {most:.2g} | {mean:.2g} | {found[0].cached / found[0].prompt:.0%} |",
+        f"| {name} | {words[0]} to {words[1]} | {kind} | {len(differences[0].each)} "
+        f"| {max(one.other for one in differences)} | "
+        f"{largest:.2g} | {most:.2g} | {mean:.2g} | {differences[0].cached / differences[0].prompt:.0%} |",
         flush=True,
     )
 

@@ -34,11 +34,11 @@ def write_entry(entry: Entry, folder: Path) -> None:
     checkpoint = Recorded(entry)
     family = find_family(checkpoint)
     rows = next(w.tensor.shape[0] for w in family.language().weights if w.name == "token_embd.weight")
-    found = families.find(dict(family.projector().metadata))
-    assert found is not None
-    layout = found[1]
+    match = families.find(dict(family.projector().metadata))
+    assert match is not None
+    layout = match[1]
     write_safetensors(folder / "model.safetensors", checkpoint.shapes, Pool().tensor)
-    # Text around pictures that is no token is spelled by bytes: a newline, mostly.
+    # Text around pictures that is not a token is made of byte tokens; mostly it is a newline.
     tokens = [token for token in dict.fromkeys((layout.image_token, *layout.control_tokens())) if token.strip()]
     _write_text(folder, rows, [*CONTROL, *tokens], layout.image_token)
     for name in ("config", "preprocessor_config", "processor_config"):

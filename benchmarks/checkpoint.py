@@ -27,7 +27,7 @@ TILES = [f"<row_{row}_col_{col}>" for row in range(1, 7) for col in range(1, 7)]
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {
+    tensors: dict[str, tuple[int, ...]] = {
         f"{TEXT}embed_tokens.weight": (VOCABULARY, HIDDEN),
         "lm_head.weight": (VOCABULARY, HIDDEN),
         f"{TEXT}norm.weight": (HIDDEN,),
@@ -46,19 +46,19 @@ def shapes() -> dict[str, tuple[int, ...]]:
             "v": (KEYS, HIDDEN),
             "o": (HIDDEN, HIDDEN),
         }.items():
-            found[f"{at}self_attn.{name}_proj.weight"] = shape
-        found |= {f"{at}mlp.{name}_proj.weight": (INNER, HIDDEN) for name in ("gate", "up")}
-        found[f"{at}mlp.down_proj.weight"] = (HIDDEN, INNER)
-        found |= {f"{at}{name}_layernorm.weight": (HIDDEN,) for name in ("input", "post_attention")}
+            tensors[f"{at}self_attn.{name}_proj.weight"] = shape
+        tensors |= {f"{at}mlp.{name}_proj.weight": (INNER, HIDDEN) for name in ("gate", "up")}
+        tensors[f"{at}mlp.down_proj.weight"] = (HIDDEN, INNER)
+        tensors |= {f"{at}{name}_layernorm.weight": (HIDDEN,) for name in ("input", "post_attention")}
     for layer in range(VISION_LAYERS):
         at = f"{SEEN}encoder.layers.{layer}."
         linear = {f"self_attn.{name}": (VISION, VISION) for name in ("q_proj", "k_proj", "v_proj", "out_proj")}
         linear |= {"mlp.fc1": (VISION_INNER, VISION), "mlp.fc2": (VISION, VISION_INNER)}
         for name, shape in linear.items():
-            found |= {f"{at}{name}.weight": shape, f"{at}{name}.bias": shape[:1]}
+            tensors |= {f"{at}{name}.weight": shape, f"{at}{name}.bias": shape[:1]}
         for name in ("layer_norm1", "layer_norm2"):
-            found |= {f"{at}{name}.weight": (VISION,), f"{at}{name}.bias": (VISION,)}
-    return found
+            tensors |= {f"{at}{name}.weight": (VISION,), f"{at}{name}.bias": (VISION,)}
+    return tensors
 
 
 def write_weights(path: Path) -> int:
@@ -66,10 +66,10 @@ def write_weights(path: Path) -> int:
     rng = np.random.default_rng(0)
 
     def values(name: str, shape: Shape) -> Iterator[np.ndarray]:
-        made = rng.standard_normal(shape, np.float32) * np.float32(0.02)
+        values = rng.standard_normal(shape, np.float32) * np.float32(0.02)
         if "norm" in name and name.endswith("weight"):
-            made += 1
-        yield bfloat16(made)
+            values += 1
+        yield bfloat16(values)
 
     write_safetensors(path, shapes(), values)
     return max(2 * math.prod(shape) for shape in shapes().values())

@@ -1,14 +1,14 @@
-"""One chat about a photo, side by side in one run: pocketvlm, llama-cpp-python's stock handler, llama-server.
+"""One chat about a photo, in one run: pocketvlm, llama-cpp-python's stock handler, llama-server.
 
     python benchmarks/compare.py [BUNDLE] [--llama-server BIN]
 
 BUNDLE needs an mmproj, for the peers; without one, SmolVLM-256M's shapes with random weights are made on the spot
-(language model Q8_0, mmproj f16, ONNX int8). Everybody has the same threads, context and PNGs in data URIs, and a
-process of its own. The peers always enlarge a photo to their full 13 tiles, as `detail: high` does here; auto and low
-do less, which is their point. pocketvlm takes the encoder that it finds fastest.
+(language model Q8_0, mmproj f16, ONNX int8). All have the same threads, context and PNGs in data URIs, and a
+process each. The peers always enlarge a photo to their full 13 tiles, as `detail: high` does here; auto and low
+do less on purpose. pocketvlm uses the encoder that it measured as fastest.
 
-A round, in which all take turns: a photo that nobody has seen; the next question about it; another question about it in
-a new chat; the photo after other text; an answer of many tokens beside the photo, and one to a text. Times are those of
+A round, in which all take turns: a new photo; the next question about it; another question about it in
+a new chat; the photo after other text; a long answer about the photo, and one to a text. Times are those of
 whole requests for one token; decoding is what more tokens take longer. A ratio is ours by theirs within a round.
 """
 
@@ -45,7 +45,7 @@ AIMS |= {"moved": 1 / 20, "decode": 1.0, "text": 1.0}
 SPEEDS = {"decode", "text"}
 MORE_MEMORY = 60e6  # bytes, at most
 
-Found = dict[tuple[str, str], list[float]]  # (contender, step) -> a value a round
+Results = dict[tuple[str, str], list[float]]  # (contender, step) -> a value a round
 
 
 def main() -> None:
@@ -53,13 +53,13 @@ def main() -> None:
     options.add_argument("bundle", type=Path, nargs="?")
     options.add_argument("--llama-server", type=Path)
     options.add_argument("--rounds", type=int, default=2)
-    options.add_argument("--tokens", type=int, default=128, help="of an answer whose speed is taken")
-    options.add_argument("--detail", nargs="*", default=["high", "auto", "low"], help="of ours")
-    options.add_argument("--vision", default="auto", choices=("auto", "onnx", "gguf"), help="our encoder")
-    options.add_argument("--speculate", default="auto", choices=MODES, help="our drafts")
+    options.add_argument("--tokens", type=int, default=128, help="tokens of an answer whose speed is measured")
+    options.add_argument("--detail", nargs="*", default=["high", "auto", "low"], help="detail levels of pocketvlm")
+    options.add_argument("--vision", default="auto", choices=("auto", "onnx", "gguf"), help="encoder of pocketvlm")
+    options.add_argument("--speculate", default="auto", choices=MODES, help="drafts of pocketvlm")
     options.add_argument("--steps", nargs="*", default=STEPS, choices=STEPS)
-    options.add_argument("--no-handler", action="store_true", help="leaves llama-cpp-python out: it takes minutes")
-    options.add_argument("--serve", action="store_true", help="also through pocketvlm serve")
+    options.add_argument("--no-handler", action="store_true", help="leave out llama-cpp-python, which takes minutes")
+    options.add_argument("--serve", action="store_true", help="also measure pocketvlm serve")
     options.add_argument("--threads", type=int, default=physical_cores())
     arguments = options.parse_args()
     with ExitStack() as stack:
@@ -79,25 +79,25 @@ def main() -> None:
         if arguments.llama_server:
             peers.append(llama_server(arguments.llama_server, bundle, *same))
             stack.callback(peers[-1].close)
-        found = measure(peers, ours, arguments)
+        results = measure(peers, ours, arguments)
         print(
             f"{processor()}, {arguments.threads} threads, {arguments.rounds} rounds, a photo of {SIZE[0]}x{SIZE[1]}\n"
         )
-        show(found, peers, ours, arguments)
+        show(results, peers, ours, arguments)
 
 
-def measure(peers: list[Peer], ours: int, arguments: argparse.Namespace) -> Found:
-    found: Found = defaultdict(list)
+def measure(peers: list[Peer], ours: int, arguments: argparse.Namespace) -> Results:
+    results: Results = defaultdict(list)
     for peer in peers:
         peer.ask([said("Hello.")], 1)
     turns = [(peer, detail) for n, peer in enumerate(peers) for detail in (arguments.detail if n < ours else [""])]
     about = set(arguments.steps) - {"text"}
 
     def note(name: str, step: str, value: float) -> None:
-        found[name, step].append(value)
+        results[name, step].append(value)
         print(f"  {name}, {step}: {value:.3f}", file=sys.stderr, flush=True)
 
-    with suppress(KeyboardInterrupt):  # what was found is shown
+    with suppress(KeyboardInterrupt):  # show what was measured so far
         for _ in range(arguments.rounds):
             for peer, detail in turns:
                 name = f"{peer.name}, {detail}" if detail else peer.name
@@ -107,7 +107,7 @@ def measure(peers: list[Peer], ours: int, arguments: argparse.Namespace) -> Foun
                 for peer in peers:
                     for step, value in speed("text", peer, [said(STORY)], arguments.tokens):
                         note(peer.name, step, value)
-    return found
+    return results
 
 
 def about_a_photo(peer: Peer, detail: str, arguments: argparse.Namespace) -> Iterator[tuple[str, float]]:
@@ -141,26 +141,26 @@ def said(*parts: str | dict[str, Any]) -> dict[str, Any]:
 
 
 def image(detail: str) -> dict[str, Any]:
-    """A photo that nobody has seen."""
+    """Return a new photo, which is not in any cache."""
     file = io.BytesIO()
     Image.fromarray(fresh(photo(*SIZE))).save(file, "PNG")
     url = {"url": "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()}
     return {"type": "image_url", "image_url": url | ({"detail": detail} if detail else {})}
 
 
-def show(found: Found, peers: list[Peer], ours: int, arguments: argparse.Namespace) -> None:
+def show(results: Results, peers: list[Peer], ours: int, arguments: argparse.Namespace) -> None:
     others = [peer.name for peer in peers[ours:]]
     by = "".join(f" by {other} | spread |" for other in others)
-    print(f"| step | who | s, tokens/s for decode and text | spread |{by} aim |")
+    print(f"| step | program | s, tokens/s for decode and text | spread |{by} aim |")
     print("|---|---|---|---|" + "---|---|" * len(others) + "---|")
     for step in arguments.steps:
-        for name, of_step in found:
+        for name, of_step in results:
             if of_step != step:
                 continue
-            values = found[name, step]
+            values = results[name, step]
             cells = [step, name, f"{median(values):.3g}", f"{min(values):.3g}-{max(values):.3g}"]
             for other in others:
-                ratios = [a / b for a, b in zip(values, found.get((other, step), []), strict=False)]
+                ratios = [a / b for a, b in zip(values, results.get((other, step), []), strict=False)]
                 is_ours = name not in others and ratios
                 cells += [f"{median(ratios):.3f}", f"{min(ratios):.3f}-{max(ratios):.3f}"] if is_ours else ["", ""]
             aim = AIMS.get((step, name.rpartition(", ")[2]), AIMS.get(step)) if name not in others else None
@@ -172,7 +172,7 @@ def show(found: Found, peers: list[Peer], ours: int, arguments: argparse.Namespa
     for other in peers[ours:]:
         own = (peers[0].anonymous - other.anonymous) / 1e6
         mapped = (peers[0].resident - other.resident) / 1e6
-        print(f"  pocketvlm beside {other.name}: {own:+.0f}, {mapped:+.0f} (aim {MORE_MEMORY / 1e6:+.0f})")
+        print(f"  pocketvlm minus {other.name}: {own:+.0f}, {mapped:+.0f} (aim {MORE_MEMORY / 1e6:+.0f})")
 
 
 if __name__ == "__main__":

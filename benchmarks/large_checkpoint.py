@@ -25,44 +25,44 @@ TEMPLATE = (
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
+    tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
     keys = HIDDEN // HEADS * KV_HEADS
     for layer in range(LAYERS):
         at = f"model.layers.{layer}."
         for name, rows in {"q": HIDDEN, "k": keys, "v": keys}.items():
-            found |= {
+            tensors |= {
                 f"{at}self_attn.{name}_proj.weight": (rows, HIDDEN),
                 f"{at}self_attn.{name}_proj.bias": (rows,),
             }
-        found[f"{at}self_attn.o_proj.weight"] = (HIDDEN, HIDDEN)
-        found |= {f"{at}mlp.{name}_proj.weight": (INNER, HIDDEN) for name in ("gate", "up")}
-        found[f"{at}mlp.down_proj.weight"] = (HIDDEN, INNER)
-        found |= {f"{at}{name}_layernorm.weight": (HIDDEN,) for name in ("input", "post_attention")}
-    found["model.norm.weight"] = (HIDDEN,)
-    found["visual.patch_embed.proj.weight"] = (VISION, 3, 2, PATCH, PATCH)
+        tensors[f"{at}self_attn.o_proj.weight"] = (HIDDEN, HIDDEN)
+        tensors |= {f"{at}mlp.{name}_proj.weight": (INNER, HIDDEN) for name in ("gate", "up")}
+        tensors[f"{at}mlp.down_proj.weight"] = (HIDDEN, INNER)
+        tensors |= {f"{at}{name}_layernorm.weight": (HIDDEN,) for name in ("input", "post_attention")}
+    tensors["model.norm.weight"] = (HIDDEN,)
+    tensors["visual.patch_embed.proj.weight"] = (VISION, 3, 2, PATCH, PATCH)
 
     def linear(name: str, rows: int, width: int) -> None:
-        found.update({f"{name}.weight": (rows, width), f"{name}.bias": (rows,)})
+        tensors.update({f"{name}.weight": (rows, width), f"{name}.bias": (rows,)})
 
     for layer in range(VISION_LAYERS):
         at = f"visual.blocks.{layer}."
-        found |= {f"{at}{name}.weight": (VISION,) for name in ("norm1", "norm2")}
+        tensors |= {f"{at}{name}.weight": (VISION,) for name in ("norm1", "norm2")}
         linear(f"{at}attn.qkv", 3 * VISION, VISION)
         linear(f"{at}attn.proj", VISION, VISION)
         linear(f"{at}mlp.gate_proj", VISION_INNER, VISION)
         linear(f"{at}mlp.up_proj", VISION_INNER, VISION)
         linear(f"{at}mlp.down_proj", VISION, VISION_INNER)
-    found["visual.merger.ln_q.weight"] = (VISION,)
+    tensors["visual.merger.ln_q.weight"] = (VISION,)
     linear("visual.merger.mlp.0", 4 * VISION, 4 * VISION)
     linear("visual.merger.mlp.2", HIDDEN, 4 * VISION)
-    return found
+    return tensors
 
 
 def write_checkpoint(folder: Path) -> tuple[int, int]:
     """The bytes of all weights, and of the largest tensor."""
     _write_settings(folder)
-    found = shapes()
-    sizes = {name: 2 * math.prod(shape) for name, shape in found.items()}
+    tensors = shapes()
+    sizes = {name: 2 * math.prod(shape) for name, shape in tensors.items()}
     shards: list[list[str]] = [[]]
     room = SHARD
     for name, size in sizes.items():
@@ -76,7 +76,7 @@ def write_checkpoint(folder: Path) -> tuple[int, int]:
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         index |= dict.fromkeys(names, file)
-        write_safetensors(folder / file, {name: found[name] for name in names}, pool.tensor)
+        write_safetensors(folder / file, {name: tensors[name] for name in names}, pool.tensor)
     _dump(
         folder / "model.safetensors.index.json", {"metadata": {"total_size": sum(sizes.values())}, "weight_map": index}
     )

@@ -1,4 +1,4 @@
-"""Who answers the chats of compare.py, each in a process of its own, so that its memory is its own.
+"""The programs that compare.py compares. Each has its own process, so that memory can be measured.
 
     python benchmarks/peers.py ours|handler BUNDLE THREADS CONTEXT ENCODER DRAFTS
 
@@ -25,16 +25,16 @@ from typing import Any
 from pocketvlm.files.bundle import Bundle
 from pocketvlm.system.machine import process_memory
 
-START = 120  # seconds that a peer may take to load
-EVERY = 0.05  # seconds between two looks at the memory
+START = 120  # seconds; limit for loading a peer
+EVERY = 0.05  # seconds between two measurements of memory
 
 
 class Peer(ABC):
-    """A process, and the most memory that it and its children were seen to have."""
+    """A process, and the peak memory of it and its children."""
 
     def __init__(self, name: str, command: list[str], **options: Any) -> None:
         self.name = name
-        self.caches = True  # a question asked twice costs little the second time
+        self.caches = True  # whether a repeated question is fast
         self.fields: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
         self.process = subprocess.Popen(command, **options)
         self.anonymous = self.resident = 0  # bytes
@@ -55,11 +55,11 @@ class Peer(ABC):
 
     def _watch(self) -> None:
         while self.process.poll() is None:
-            found = [
+            memories = [
                 memory for pid in (self.process.pid, *children(self.process.pid)) if (memory := process_memory(pid))
             ]
-            self.anonymous = max(self.anonymous, sum(memory.anonymous for memory in found))
-            self.resident = max(self.resident, sum(memory.resident for memory in found))
+            self.anonymous = max(self.anonymous, sum(memory.anonymous for memory in memories))
+            self.resident = max(self.resident, sum(memory.resident for memory in memories))
             time.sleep(EVERY)
 
 
@@ -71,7 +71,7 @@ class Piped(Peer):
     ) -> None:
         command = [sys.executable, __file__, kind, str(bundle), str(threads), str(context), vision, speculate]
         super().__init__(name, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        if kind == "handler":  # which has nothing like ignore_eos
+        if kind == "handler":  # it has no ignore_eos
             self.caches, self.fields = False, {"temperature": 0, "repeat_penalty": 1.0}
 
     def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -114,8 +114,8 @@ class Served(Peer):
         )
         try:
             with urllib.request.urlopen(request) as answer:
-                found: dict[str, Any] = json.load(answer)
-                return found
+                reply: dict[str, Any] = json.load(answer)
+                return reply
         except urllib.error.HTTPError as error:
             raise SystemExit(f"{self.name}: {error.read().decode()}") from None
 
@@ -135,10 +135,10 @@ def pocketvlm_serve(bundle: Bundle, threads: int, context: int) -> Served:
 
 def children(pid: int) -> list[int]:
     try:
-        found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        processes = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
-    return found + [below for child in found for below in children(child)]
+    return processes + [below for child in processes for below in children(child)]
 
 
 # --- within a process of its own
@@ -158,17 +158,17 @@ def handler(bundle: Path, threads: int, context: int, *_: str) -> Callable[[dict
     import llama_cpp
     from llama_cpp.llama_chat_format import MTMDChatHandler
 
-    found = Bundle(bundle)
+    files = Bundle(bundle)
     llama = llama_cpp.Llama(
-        str(found.file("model")),
-        chat_handler=MTMDChatHandler(clip_model_path=str(found.file("mmproj")), verbose=False),
+        str(files.file("model")),
+        chat_handler=MTMDChatHandler(clip_model_path=str(files.file("mmproj")), verbose=False),
         n_ctx=context,
         n_threads=threads,
         n_threads_batch=threads,
         verbose=False,
     )
     sys.stderr = os.fdopen(os.dup(2), "w")
-    with open(os.devnull, "w") as nothing:  # noqa: PTH123 - libmtmd tells of every tile
+    with open(os.devnull, "w") as nothing:  # noqa: PTH123 - libmtmd prints a line for every tile
         os.dup2(nothing.fileno(), 2)
     return lambda body: llama.create_chat_completion(**body)
 

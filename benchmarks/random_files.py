@@ -1,4 +1,4 @@
-"""What checkpoints with random weights are made of: bfloat16 in safetensors files, a byte-level vocabulary."""
+"""Parts of checkpoints with random weights: bfloat16 in safetensors files, a byte-level vocabulary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Shape = tuple[int, ...]
 
 
 class Pool:
-    """Random values, of which all tensors are pieces."""
+    """Random values; every tensor is a piece of them."""
 
     def __init__(self) -> None:
         self._rng = np.random.default_rng(0)

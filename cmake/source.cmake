@@ -14,8 +14,8 @@ if(NOT LLAMA_CPP_SOURCE)
     if(NOT EXISTS "${LLAMA_CPP_SOURCE}/CMakeLists.txt")
         message(STATUS "Obtaining the source of llama-cpp-python ${LLAMA_CPP_PYTHON_VERSION} with pip")
         execute_process(
-            COMMAND "${PYTHON}" -m pip download --quiet --disable-pip-version-check --no-deps --no-binary llama-cpp-python
-                    --require-hashes --dest "${downloads}" --requirement "${requirement}"
+            COMMAND "${PYTHON}" -m pip download --quiet --disable-pip-version-check --no-deps
+                    --no-binary llama-cpp-python --require-hashes --dest "${downloads}" --requirement "${requirement}"
             RESULT_VARIABLE failed)
         if(failed)
             message(FATAL_ERROR "pip could not obtain llama-cpp-python ${LLAMA_CPP_PYTHON_VERSION} with ${PYTHON}. "

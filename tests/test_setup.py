@@ -18,7 +18,6 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
-BINDINGS = "llama-cpp-python>=0.3.36,<0.3.37"
 
 
 @pytest.fixture
@@ -73,9 +72,10 @@ def test_compiles_while_pip_installs_the_rest(
     monkeypatch.setenv("CMAKE_ARGS", "-DGGML_VULKAN=ON")
     setup.main()
     probe, *during, installed, project = calls(tmp_path)
-    assert probe == installed == f"install --no-deps --no-index --find-links {tmp_path}/.venv/wheels {BINDINGS}"
+    bindings = next(line for line in setup.requirements([]) if line.startswith("llama-cpp-python"))
+    assert probe == installed == f"install --no-deps --no-index --find-links {tmp_path}/.venv/wheels {bindings}"
     wheel, others = sorted(during, reverse=True)
-    assert wheel == f"wheel --no-deps --wheel-dir {tmp_path}/.venv/wheels {BINDINGS}"
+    assert wheel == f"wheel --no-deps --wheel-dir {tmp_path}/.venv/wheels {bindings}"
     assert "numpy>=1.26" in others
     assert "llama-cpp-python" not in others
     assert project == "install -e ."
@@ -83,6 +83,17 @@ def test_compiles_while_pip_installs_the_rest(
     arguments, folder = (tmp_path / "environment").read_text().splitlines()
     assert arguments.startswith("-DGGML_VULKAN=ON -DCMAKE_PROJECT_llama_cpp_INCLUDE=")
     assert not Path(folder).exists()
+
+
+def test_dev_installs_torch_before_what_requires_it(
+    setup: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["setup_venv.py", "dev"])
+    setup.main()
+    installs = [call.split()[1] for call in calls(tmp_path) if call.startswith("install") and "--no-index" not in call]
+    assert installs[0].startswith("torch==")
+    assert calls(tmp_path)[-1] == "install -e .[convert,server,heif,dev,oracle]"
+    assert {path.name for path in (tmp_path / ".venv").glob(".*")} == {".demo", ".dev"}
 
 
 def test_compiles_nothing_if_llama_cpp_python_is_installed(setup: ModuleType, tmp_path: Path) -> None:

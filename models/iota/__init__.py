@@ -1,1 +1,1 @@
-"""The recipe of iota, the small vision-language model in the box: draw, ask, train, evaluate."""
+"""The recipe of iota, the small vision-language model that comes with pocketvlm: draw, ask, train, evaluate."""

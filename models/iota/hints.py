@@ -1,7 +1,7 @@
-"""What the encoder is told while it trains: the scene, read off the tokens of the whole picture by one linear map.
+"""An auxiliary loss for the encoder: one linear map predicts the scene from the tokens of the whole picture.
 
-A language model alone is a slow teacher of a new encoder: measured here, half an hour without a hint left reading at
-5 %. The map is thrown away after training.
+The language model alone trains a new encoder slowly: without hints, reading was at 5 % after half an hour. The map is
+discarded after training.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ CLASSES: tuple[int, ...] = (
 
 
 def targets(scene: Scene) -> list[int]:
-    """One class for each entry of CLASSES; 0 is "nothing there"."""
-    there = {s.place: s for s in scene.shapes}
+    """Return one class for each entry of CLASSES; 0 means "nothing there"."""
+    by_place = {s.place: s for s in scene.shapes}
     colours = list(COLOURS)
-    found: list[int] = []
+    classes: list[int] = []
     for place in _PLACES:
-        shape = there.get(place)
-        found += (
+        shape = by_place.get(place)
+        classes += (
             [SHAPES.index(shape.shape) + 1, colours.index(shape.colour) + 1, SIZES.index(shape.size) + 1]
             if shape
             else [0, 0, 0]
         )
     text = scene.text
     if text is None:
-        return found + [0] * (4 + _DIGITS)
+        return classes + [0] * (4 + _DIGITS)
     word = WORDS.index(text.text) + 1 if text.kind == "word" else 0
     digits = [int(d) + 1 for d in text.text] if text.kind == "number" else []
-    found += [_KINDS.index(text.kind) + 1, _TEXT_PLACES.index(text.place) + 1, colours.index(text.colour) + 1, word]
-    return found + digits + [0] * (_DIGITS - len(digits))
+    classes += [_KINDS.index(text.kind) + 1, _TEXT_PLACES.index(text.place) + 1, colours.index(text.colour) + 1, word]
+    return classes + digits + [0] * (_DIGITS - len(digits))
 
 
 class Hints(torch.nn.Module):
@@ -53,5 +53,5 @@ class Hints(torch.nn.Module):
     def forward(self, features: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
         logits = self.read(features.flatten(1)).float().split(list(CLASSES), dim=1)
         losses = [torch.nn.functional.cross_entropy(part, classes[:, i]) for i, part in enumerate(logits)]
-        losses[-1 - _DIGITS :] = [3 * loss for loss in losses[-1 - _DIGITS :]]  # what is printed is hardest
+        losses[-1 - _DIGITS :] = [3 * loss for loss in losses[-1 - _DIGITS :]]  # digits are the hardest to learn
         return torch.stack(losses).mean()

@@ -1,7 +1,7 @@
-"""What iota is asked about its pictures, in several phrasings, and the right answers.
+"""Questions about iota's pictures, in several phrasings, with the right answers.
 
-`conversation` makes a training sample: turns about one or two pictures. `ask` makes one question of a wanted
-kind. Every answer follows from the scene alone, so a generator state fixes the whole sample.
+`conversation` makes a training sample, turns about one or two pictures. `ask` makes one question of a given kind. Every
+answer follows from the scene, so the state of the generator determines the sample.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def describe(scene: Scene) -> str:
 
 
 def _places(scene: Scene) -> tuple[str, ...]:
-    """Places worth asking about: the corners, or the middle where the only shape stands there."""
+    """Return the places to ask about: the corners, or the middle if the only shape is there."""
     return ("middle",) if any(s.place == "middle" for s in scene.shapes) else CORNERS
 
 
@@ -158,13 +158,13 @@ def _count(scene: Scene, rng: Random) -> Turn:
 
 
 def _pick(rng: Random, present: list[str], every: list[str]) -> str:
-    """Something that is there three times out of four: a coin alone would make "none" the safe answer."""
+    """Choose something present three times out of four; choosing among all would make "none" the usual answer."""
     return rng.choice(present) if present and rng.random() < 0.75 else rng.choice(every)
 
 
 def _yesno(scene: Scene, rng: Random) -> Turn | None:
-    found = yes_or_no(scene, rng)
-    return Turn("yesno", *found) if found else None
+    question = yes_or_no(scene, rng)
+    return Turn("yesno", *question) if question else None
 
 
 def _read(scene: Scene, rng: Random) -> Turn | None:
@@ -199,17 +199,17 @@ _ASK: dict[str, Callable[[Scene, Random], Turn | None]] = {
 
 
 def ask(scene: Scene, kind: str, rng: Random) -> Turn | None:
-    """One question of `kind` about `scene`; None where the scene has nothing to ask about."""
+    """Return a question of `kind` about `scene`, or None if the scene does not allow it."""
     return _ASK[kind](scene, rng)
 
 
 def follow_up(before: Turn, rng: Random) -> Turn | None:
-    """A question that only the turn before gives a meaning: what "it" is."""
+    """Return a question with "it", which refers to the turn before, or None if that turn is not about one shape."""
     it = before.about
     if it is None:
         return None
     colour = rng.choice(("colour", "color"))
-    ways = {
+    kinds = {
         "colour": (
             (f"What {colour} is it?", f"And what {colour} is it?", f"Which {colour} is it?"),
             it.colour.capitalize(),
@@ -221,16 +221,16 @@ def follow_up(before: Turn, rng: Random) -> Turn | None:
         "place": (("Where is it?", "And where is it?"), at(it.place).capitalize()),
         "shape": (("What shape is it?", "And what shape is it?"), article(it.shape).capitalize()),
     }
-    ways.pop(before.kind, None)
+    kinds.pop(before.kind, None)
     guess = rng.choice(list(COLOURS)) if rng.random() < 0.5 else it.colour
-    ways["yesno"] = ((f"Is it {guess}?",), "Yes" if guess == it.colour else "No")
-    kind = rng.choice(list(ways))
-    questions, answer = ways[kind]
+    kinds["yesno"] = ((f"Is it {guess}?",), "Yes" if guess == it.colour else "No")
+    kind = rng.choice(list(kinds))
+    questions, answer = kinds[kind]
     return Turn(kind, rng.choice(questions), answer, about=it)
 
 
 def about_two(scenes: tuple[Scene, Scene], rng: Random) -> Turn | None:
-    """A question that only both pictures together answer, or one about the first or the second."""
+    """Return a question that compares both pictures, or one about the first or the second. None: try again."""
     if rng.random() < 0.3:
         return _which_picture(scenes, rng)
     index = rng.randrange(2)
@@ -270,14 +270,14 @@ def _which_picture(scenes: tuple[Scene, Scene], rng: Random) -> Turn | None:
 
 
 def no_picture(rng: Random) -> Turn:
-    """What iota says when nobody shows it a picture."""
+    """Return a turn without a picture, in which iota asks for one or says what it is."""
     if rng.random() < 0.3:
         question = rng.choice(("Who are you?", "What are you?", "What can you do?"))
         return Turn("none", question, "I am iota, a small model that looks at pictures.")
     greeting = rng.choice(("Hello", "Hi", "Hello!", "Hi there", "Good morning", "Can you help me?", "Tell me a story."))
     scene = Scene((Shape(rng.choice(SHAPES), "red", "large", "top left"),))
-    asked = ask(scene, rng.choice(("describe", "shape", "colour", "count")), rng)
-    question = asked.question if asked and rng.random() < 0.6 else greeting
+    turn = ask(scene, rng.choice(("describe", "shape", "colour", "count")), rng)
+    question = turn.question if turn and rng.random() < 0.6 else greeting
     return Turn("none", question, "Show me a picture.")
 
 
@@ -285,42 +285,42 @@ _WEIGHTS = {"describe": 1, "shape": 2, "colour": 2, "size": 2, "place": 2, "coun
 
 
 def conversation(scenes: tuple[Scene, ...], rng: Random, turns: int) -> list[Turn]:
-    """About `turns` turns about one picture or two, with follow-ups; no question stands twice.
+    """Return at most `turns` turns about one picture or two, with follow-ups and without repeated questions.
 
-    Two pictures are shown in the first turn, or the second one later, and are then told apart by number.
+    Of two pictures, the second is shown in the first turn or later. Questions then name a picture by its number.
     """
-    made: list[Turn] = []
-    asked: set[str] = set()
+    history: list[Turn] = []
+    questions: set[str] = set()
     late = len(scenes) == 2 and rng.random() < 0.35
     second_at = rng.randint(1, max(1, turns // 2)) if late else 0
     kinds = list(_WEIGHTS)
     weights = [_WEIGHTS[k] for k in kinds]
     for _ in range(turns * 6):
-        if len(made) >= turns:
+        if len(history) >= turns:
             break
-        one_seen = len(scenes) == 1 or (late and len(made) < second_at)
+        one_shown = len(scenes) == 1 or (late and len(history) < second_at)
         turn: Turn | None
-        if made and rng.random() < 0.3:
-            turn = follow_up(made[-1], rng)
-            if turn and made[-1].question == turn.question:
+        if history and rng.random() < 0.3:
+            turn = follow_up(history[-1], rng)
+            if turn and history[-1].question == turn.question:
                 continue
-        elif one_seen:
+        elif one_shown:
             turn = ask(scenes[0], rng.choices(kinds, weights)[0], rng)
-            if turn and turn.question in asked:
+            if turn and turn.question in questions:
                 continue
-        elif late and len(made) == second_at and rng.random() < 0.5:
+        elif late and len(history) == second_at and rng.random() < 0.5:
             turn = ask(scenes[1], rng.choices(kinds, weights)[0], rng)
         else:
             turn = about_two((scenes[0], scenes[1]), rng)
-            if turn and turn.question in asked:
+            if turn and turn.question in questions:
                 continue
         if turn is None:
             continue
         pictures: tuple[int, ...] = ()
-        if not made:
+        if not history:
             pictures = (0,) if len(scenes) == 1 or late else (0, 1)
-        elif late and len(made) == second_at:
+        elif late and len(history) == second_at:
             pictures = (1,)
-        asked.add(turn.question)
-        made.append(Turn(turn.kind, turn.question, turn.answer, pictures, turn.about))
-    return made
+        questions.add(turn.question)
+        history.append(Turn(turn.kind, turn.question, turn.answer, pictures, turn.about))
+    return history

@@ -1,4 +1,4 @@
-"""Training samples: a drawn conversation as token ids, a mask of what is learned, and the tiles of its pictures."""
+"""Training samples: a conversation as token ids, a mask of the learned tokens, and the tiles of its pictures."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ SYSTEM = ("You are a helpful assistant.", "Answer briefly.", "Look at the pictur
 
 @dataclass(frozen=True)
 class Phase:
-    """What is drawn until step `until`. Shares: `pairs` of conversations about two pictures, `text` of scenes with a
-    printed text (more than people will ask, for reading is learned last), `low` and `high` of those details; the
-    rest is auto."""
+    """The mixture of samples until step `until`.
+
+    Shares are from 0 to 1: `pairs` of conversations about two pictures, `text` of scenes with a printed text (large,
+    because reading is learned last), `low` and `high` of these details; the rest is auto.
+    """
 
     until: int
     pairs: float
@@ -41,12 +43,12 @@ class Sample:
     kinds: npt.NDArray[np.int8]  # [tokens], index of the turn that a learned token belongs to, else -1
     turns: tuple[Turn, ...]
     tiles: RGB  # [tiles, edge, edge, 3]
-    scenes: tuple[Scene, ...]  # the pictures in the order shown
-    overviews: tuple[int, ...]  # each picture's tile that shows it whole
+    scenes: tuple[Scene, ...]  # the scenes in the order of their pictures
+    overviews: tuple[int, ...]  # for each picture, the index of the tile with the whole picture
 
 
 class Sampler:
-    """Sample `index` of a phase is always the same."""
+    """A deterministic source of samples: phase and index determine a sample."""
 
     def __init__(self, tokenizer: Tokenizer, family: SmolVLM, seed: int) -> None:
         self._family = family
@@ -65,7 +67,7 @@ class Sampler:
             return self._build([no_picture(rng)], (), "low", rng)
         pictures = 2 if rng.random() < phase.pairs else 1
         scenes = tuple(random_scene(rng, phase.text) for _ in range(pictures))
-        if pictures == 2 and rng.random() < 0.3:  # two readings to tell apart
+        if pictures == 2 and rng.random() < 0.3:  # two texts to distinguish
             scenes = tuple(s if s.text else random_scene(rng, phase.text) for s in scenes)
         turns = conversation(scenes, rng, rng.choice((3, 6, 8, 10)))
         chance = rng.random()
@@ -123,15 +125,15 @@ class Sampler:
 
 
 def batches(sampler: Sampler, start: int, size: int, phases: Sequence[Phase], pool: int = 8) -> Iterator[list[Sample]]:
-    """Batches from step `start` on. Samples of similar length share a batch: `pool` batches are sorted together."""
+    """Yield batches from step `start` on. `pool` batches are sorted together, so a batch has similar lengths."""
     step = start - start % pool
     while True:
         phase = next((p for p in phases if step < p.until), phases[-1])
-        made = [sampler.sample(step * size + i, phase) for i in range(size * pool)]
-        made.sort(key=lambda s: len(s.ids))
+        samples = [sampler.sample(step * size + i, phase) for i in range(size * pool)]
+        samples.sort(key=lambda s: len(s.ids))
         order = list(range(pool))
         Random(step).shuffle(order)
-        for number, chosen in enumerate(order):
+        for number, position in enumerate(order):
             if step + number >= start:
-                yield made[chosen * size : (chosen + 1) * size]
+                yield samples[position * size : (position + 1) * size]
         step += pool

@@ -1,8 +1,8 @@
-"""What can stand in one of iota's pictures, and how it is drawn.
+"""What iota's pictures can contain, and how they are drawn.
 
-A `Scene` is a value: what is where. `random_scene` draws one from a seeded generator, `draw` paints it.
-The drawing style (size of the picture, background, outline, tint, antialiasing, place within the cell, noise)
-is random and says nothing about the answers, so that the model learns shapes and not one painter's hand.
+A `Scene` lists shapes and text with their places. `random_scene` makes one from a seeded generator, `draw` paints it.
+The style (size of the picture, background, outline, tint, antialiasing, place within the cell, noise) is random and
+independent of the answers, so that the model learns shapes and not one style.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FONTS = (
     ("font_fredoka_one", "FredokaOne-Regular.ttf"),
 )
 
-# Fractions of the picture, (left, top, right, bottom). A text fills a band and leaves the other half to shapes.
+# Fractions of the picture, (left, top, right, bottom). Text fills one half, and shapes are in the other.
 _CELLS = {
     "top left": (0.0, 0.0, 0.5, 0.5),
     "top right": (0.5, 0.0, 1.0, 0.5),
@@ -65,7 +65,7 @@ class Shape:
     shape: str
     colour: str
     size: str
-    place: str  # one of CORNERS, or "middle" when it is alone
+    place: str  # one of CORNERS, or "middle" if it is the only shape
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Scene:
 
 
 def random_scene(rng: Random, text_share: float = 0.38) -> Scene:
-    """One to four shapes, or with `text_share` a text: alone, or with one or two shapes. One in fifty is empty."""
+    """Return one to four shapes or, with probability `text_share`, a text with up to two shapes. 2 % are empty."""
     kind = rng.random()
     if kind < 0.02:
         return Scene(())
@@ -112,7 +112,7 @@ def _random_shapes(rng: Random, places: list[str], count: int, middle: bool = Fa
     if middle and count == 1 and rng.random() < 0.3:
         places = ["middle"]
     chosen = rng.sample(places, count)
-    alike = rng.random() < 0.25  # scenes with repeated shapes or colours, or counting is never tested
+    alike = rng.random() < 0.25  # repeated shapes and colours, so that counting is trained
     shapes, colours = list(SHAPES), list(COLOURS)
     if alike:
         shapes, colours = rng.sample(shapes, 2), rng.sample(colours, 2)
@@ -124,7 +124,7 @@ def _random_shapes(rng: Random, places: list[str], count: int, middle: bool = Fa
 
 
 def random_size(rng: Random) -> tuple[int, int]:
-    """(width, height) in pixels: square to 2.5:1 either way, 64 to 640 on the longer edge."""
+    """Return (width, height) in pixels: up to 2.5:1 either way, with 64 to 640 on the longer edge."""
     long = round(math.exp(rng.uniform(math.log(80), math.log(440))))
     if rng.random() < 0.1:
         long = rng.choice((64, 96, 128, 256, 320, 512, 640))
@@ -134,7 +134,7 @@ def random_size(rng: Random) -> tuple[int, int]:
 
 
 def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Image.Image:
-    """Paint `scene`: an RGB picture of `size` (width, height), random where not given.
+    """Paint `scene` as an RGB picture of `size` (width, height); without `size`, it is random.
 
     The same scene and generator state give the same pixels.
     """
@@ -190,7 +190,7 @@ def _draw_shape(image: Image.Image, shape: Shape, rng: Random) -> None:
 
 
 def _outline(shape: str, rng: Random) -> list[tuple[float, float]]:
-    """The shape's outline in the unit square, y down."""
+    """Return the shape's outline in the unit square, with y pointing down."""
     if shape == "circle":
         return _radial([0.5] * 48, 0.0)
     if shape == "square":

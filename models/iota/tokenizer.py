@@ -1,7 +1,6 @@
 """iota's byte-level BPE tokenizer and the files that let transformers load it.
 
-Control tokens and chat template are those of SmolVLM, in token order and effect, so that one converter, one
-layout and one test path serve both.
+Control tokens and chat template are equivalent to SmolVLM's, so that one converter and one runtime family serve both.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ CHAT_TEMPLATE = (
 
 
 def corpus(samples: int = 20000) -> Iterable[str]:
-    """Conversations as the model will see them, words and newlines: everything worth a token of its own."""
+    """Yield conversations as in training, words and newlines: everything that deserves its own token."""
     rng = Random(0)
     yield "\n\n" * 1000
     for _ in range(200):
@@ -75,7 +74,7 @@ def train_tokenizer() -> Tokenizer:
 
 
 def save_processor(tokenizer: Tokenizer, folder: Path, tile: int, longest_edge: int, tokens_per_tile: int) -> None:
-    """Write what transformers' AutoProcessor needs beside the weights."""
+    """Write the files that transformers' AutoProcessor needs in addition to the weights."""
     from transformers import Idefics3ImageProcessorPil, Idefics3Processor, PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(

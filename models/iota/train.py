@@ -1,8 +1,9 @@
-"""Train iota from nothing: `python -m iota.train` (or `make train`). Stops and resumes at any step.
+"""Train iota from scratch: `python -m iota.train` (or `make train`). It can stop and resume at any step.
 
-AdamW for vectors and embeddings, Muon (Jordan et al. 2024, torch.optim.Muon) for matrices. Only answers are learned,
-several turns a picture, and the encoder is told what it should see (hints.py). Three phases: one picture of one tile,
-cheap, and enough to learn to see; every layout; then mostly pairs of pictures, which are learned last.
+The optimizer is AdamW for vectors and embeddings, Muon (Jordan et al. 2024, torch.optim.Muon) for matrices. Only
+answers are learned, with several turns per picture and an auxiliary loss for the encoder (hints.py). There are three
+phases: one picture of one tile, which is cheap and trains the encoder; every layout; mostly pairs of pictures, which
+are learned last.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ TILE, PATCH, SHUFFLE = 96, 8, 3
 FAMILY = SmolVLM(tile=TILE, longest_edge=2 * TILE, tokens_per_side=TILE // PATCH // SHUFFLE)
 TOKENS_PER_TILE = FAMILY.tokens_per_side**2
 HINTS_WEIGHT = 1.0
-VALIDATION_SEED = 7  # training draws with seed 1, the shipped accuracy with seeds of its own
+VALIDATION_SEED = 7  # training uses seed 1, iota.evaluate another
 PHASES = (
     Phase(until=3000, pairs=0.0, text=0.6, low=1.0, high=0.0),
     Phase(until=5000, pairs=0.25, text=0.6, low=0.35, high=0.2),
     Phase(until=5500, pairs=0.6, text=0.45, low=0.5, high=0.15),
 )
-# (step, share of the peak rate), straight lines between.
+# The learning rate: (step, share of the peak), linearly interpolated.
 RATE = ((0, 0.0), (100, 1.0), (3400, 1.0), (4999, 0.0), (5000, 0.26), (5500, 0.0))
 
 
 def build_model(tokenizer: Any) -> Idefics3ForConditionalGeneration:
-    """4 M weights: SigLIP-style encoder 128 x 4, pixel shuffle 3, Llama 256 x 4 with a tied head."""
+    """Return a new model of 4 M weights: SigLIP encoder 128 x 4, pixel shuffle 3, Llama 256 x 4 with a tied head."""
     token = tokenizer.token_to_id
     config = Idefics3Config(
         vision_config={
@@ -89,9 +90,9 @@ def build_model(tokenizer: Any) -> Idefics3ForConditionalGeneration:
 def fast_attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
 ) -> tuple[torch.Tensor, None]:
-    """Attention as three bfloat16 products: on CPUs with bf16 units, 0.6 of the time of a whole step with torch's own.
+    """Compute attention with bfloat16 products: on CPUs with bf16 units, a step takes 0.6 of the time with torch's own.
 
-    For training only: causal where the module says so, and blind to padding masks.
+    This is for training only: it ignores padding masks, and is causal if `module.is_causal`.
     """
     batch, heads, length, width = query.shape
     groups, dtype = heads // key.shape[1], query.dtype
@@ -107,7 +108,7 @@ def fast_attention(
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of this run: trained at its start, the same when it resumes."""
+    """Return the tokenizer at `path`; train and save it if there is none, so that a resumed run has the same."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         train_tokenizer().save(str(path))
@@ -120,12 +121,15 @@ class _Batches(IterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         torch.set_num_threads(1)
-        for made in batches(*self._arguments):
-            yield collate(made)
+        for samples in batches(*self._arguments):
+            yield collate(samples)
 
 
 def collate(samples: list[Sample]) -> dict[str, Any]:
-    """Right-padded: under a causal mask the padding needs no mask of its own. Few lengths, for oneDNN compiles each."""
+    """Return a batch as tensors, padded on the right, where a causal mask makes a padding mask unnecessary.
+
+    Lengths are multiples of 64, because oneDNN compiles kernels for each length.
+    """
     length = -(-max(len(s.ids) for s in samples) // 64) * 64
     ids = np.zeros((len(samples), length), np.int64)
     owner = np.full((len(samples), length), -1, np.int64)
@@ -148,21 +152,21 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
 def forward(
     model: Any, batch: dict[str, Any], hints: Hints | None = None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits [learned tokens, vocabulary], targets, places in the batch [learned tokens, 2], and the hints' loss."""
+    """Return logits [learned tokens, vocabulary], targets, places in the batch [learned tokens, 2], loss of hints."""
     ids, owner = batch["ids"], batch["owner"]
     core = model.model
     embeds = core.text_model.embed_tokens(ids)
-    told = torch.zeros(())
+    hints_loss = torch.zeros(())
     if len(batch["tiles"]):
         pixels = batch["tiles"].permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        seen = core.vision_model
-        hidden = seen.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
-        hidden = hidden + seen.embeddings.position_embedding.weight
-        for layer in seen.encoder.layers:
+        vision = core.vision_model
+        hidden = vision.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        hidden = hidden + vision.embeddings.position_embedding.weight
+        for layer in vision.encoder.layers:
             hidden = layer(hidden, None)
-        features = core.connector(seen.post_layernorm(hidden))
+        features = core.connector(vision.post_layernorm(hidden))
         if hints is not None:
-            told = hints(features[batch["overviews"]], batch["hints"])
+            hints_loss = hints(features[batch["overviews"]], batch["hints"])
         features = features.flatten(0, 1)
         embeds = embeds.masked_scatter((ids == model.config.image_token_id)[..., None], features.to(embeds.dtype))
     out = core.text_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
@@ -170,7 +174,7 @@ def forward(
     logits = model.lm_head(out[places[:, 0], places[:, 1]])
     wanted = ids[places[:, 0], places[:, 1] + 1]
     places = places + torch.tensor([0, 1])
-    return logits.float(), wanted, places, told
+    return logits.float(), wanted, places, hints_loss
 
 
 def optimizers(model: torch.nn.Module, hints: Hints, rate: float) -> list[torch.optim.Optimizer]:
@@ -192,7 +196,7 @@ def rate_at(step: int, peak: float) -> float:
 
 @torch.no_grad()
 def exactness(model: Any, held_out: list[dict[str, Any]]) -> dict[str, float]:
-    """Share of answers whose every token is the most likely one, by kind of question."""
+    """Return the share of answers in which each token is the most likely one, by kind of question."""
     right: dict[str, list[bool]] = defaultdict(list)
     for batch in held_out:
         logits, wanted, places, _ = forward(model, batch)
@@ -209,7 +213,7 @@ def exactness(model: Any, held_out: list[dict[str, Any]]) -> dict[str, float]:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--steps", type=int, default=PHASES[-1].until, help="stop here")
+    options.add_argument("--steps", type=int, default=PHASES[-1].until, help="stop at this step")
     options.add_argument("--batch", type=int, default=32)
     options.add_argument("--rate", type=float, default=2e-3)
     options.add_argument("--threads", type=int, default=allowed_cpus())
@@ -249,18 +253,18 @@ def main() -> None:
     def save() -> None:
         arguments.state.parent.mkdir(parents=True, exist_ok=True)
         new = arguments.state.with_suffix(".new")
-        kept = {
+        contents = {
             "step": step,
             "model": model.state_dict(),
             "hints": hints.state_dict(),
             "optimizers": [s.state_dict() for s in steppers],
         }
-        torch.save(kept, new)
+        torch.save(contents, new)
         new.replace(arguments.state)
 
     began = time.time()
     losses: list[float] = []
-    hinted: list[float] = []
+    hints_losses: list[float] = []
     for batch in loader:
         if step >= arguments.steps:
             break
@@ -268,23 +272,22 @@ def main() -> None:
             for group in stepper.param_groups:
                 group["lr"] = rate_at(step, arguments.rate)
         with torch.autocast("cpu", torch.bfloat16):
-            logits, wanted, _, told = forward(model, batch, hints)
+            logits, wanted, _, hints_loss = forward(model, batch, hints)
         loss = torch.nn.functional.cross_entropy(logits, wanted)
-        (loss + HINTS_WEIGHT * told).backward()
+        (loss + HINTS_WEIGHT * hints_loss).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for stepper in steppers:
             stepper.step()
             stepper.zero_grad(set_to_none=True)
         losses.append(loss.item())
-        hinted.append(told.item())
+        hints_losses.append(hints_loss.item())
         step += 1
         if step % 25 == 0:
-            pace = (time.time() - began) / len(losses)
-            now = f"loss {np.mean(losses[-25:]):.4f}  hints {np.mean(hinted[-25:]):.4f}"
-            print(f"step {step}  {now}  {pace:.2f} s a step", flush=True)
+            seconds = (time.time() - began) / len(losses)
+            losses_text = f"loss {np.mean(losses[-25:]):.4f}  hints {np.mean(hints_losses[-25:]):.4f}"
+            print(f"step {step}  {losses_text}  {seconds:.2f} s per step", flush=True)
         if step % 250 == 0:
             save()
-        if step % 250 == 0:
             shares = exactness(model, held_out)
             print("exact: " + "  ".join(f"{k} {v:.3f}" for k, v in shares.items()), flush=True)
     save()

@@ -1,4 +1,4 @@
-"""How iota's pictures are spoken about: articles, plurals, places, and names that fit one shape only."""
+"""Words for iota's pictures: articles, plurals, places, and names that fit only one shape."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shape_at(scene: Scene, place: str) -> Shape | None:
 
 
 def name_of(scene: Scene, shape: Shape, rng: Random) -> str | None:
-    """A name that fits this shape only: "star", "red star" or "small red star"; None where none does."""
+    """Return a name that fits only this shape ("star", "red star" or "small red star"), or None if there is none."""
     names = [shape.shape, f"{shape.colour} {shape.shape}", f"{shape.size} {shape.colour} {shape.shape}"]
     counts = [
         sum(s.shape == shape.shape for s in scene.shapes),

@@ -1,4 +1,4 @@
-"""Questions that are answered by yes or no, and as often by the one as by the other."""
+"""Yes-or-no questions, with both answers equally likely."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from .words import article, at, name_of, shape_at
 
 
 def yes_or_no(scene: Scene, rng: Random) -> tuple[str, str] | None:
+    """Return a question and its answer, or None if the chosen kind of question does not fit the scene."""
     truth = rng.random() < 0.5
-    ways: list[Callable[[], str | None]] = [
+    questions: list[Callable[[], str | None]] = [
         lambda: _is_there_thing(scene, rng, truth),
         lambda: _is_there_thing(scene, rng, truth),
         lambda: _is_it_coloured(scene, rng, truth),
@@ -20,7 +21,7 @@ def yes_or_no(scene: Scene, rng: Random) -> tuple[str, str] | None:
         lambda: _are_there_many(scene, rng, truth),
         lambda: _is_text_there(scene, rng, truth),
     ]
-    question = rng.choice(ways)()
+    question = rng.choice(questions)()
     return (question, "Yes" if truth else "No") if question else None
 
 

@@ -15,7 +15,7 @@ import typing as _typing
 
 if _typing.TYPE_CHECKING:
     from pocketvlm import bench, errors
-    from pocketvlm.chat.options import LoadOptions
+    from pocketvlm.chat.load_options import LoadOptions
     from pocketvlm.chat.vlm import VLM
     from pocketvlm.engine.interface import CancellationToken, EngineInfo, Statistics
     from pocketvlm.errors import *
@@ -47,7 +47,7 @@ __all__ = [
 # Names that are neither errors nor messages.
 _HOMES = {
     "VLM": "pocketvlm.chat.vlm",
-    "LoadOptions": "pocketvlm.chat.options",
+    "LoadOptions": "pocketvlm.chat.load_options",
     "CancellationToken": "pocketvlm.engine.interface",
     "EngineInfo": "pocketvlm.engine.interface",
     "Statistics": "pocketvlm.engine.interface",

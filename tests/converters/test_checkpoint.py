@@ -194,7 +194,7 @@ def test_quantized_checkpoint(checkpoint: Path, edit: Edit) -> None:
         ({"vision_config.hidden_act": "gelu"}, "vision_config.hidden_act is 'gelu'"),
         ({"vision_config.num_channels": 1}, "vision_config.num_channels is 1"),
         ({"vision_config.intermediate_size": 64}, "intermediate_size is 64; an MLP as wide as the encoder"),
-        ({"scale_factor": 3}, "no multiple of scale_factor"),
+        ({"scale_factor": 3}, "not a multiple of scale_factor"),
     ],
 )
 def test_what_the_runtime_cannot_compute(checkpoint: Path, edit: Edit, changes: dict[str, Any], wanted: str) -> None:
@@ -207,7 +207,7 @@ def test_what_the_runtime_cannot_compute(checkpoint: Path, edit: Edit, changes: 
     [
         ({"image_processor.do_image_splitting": False}, "do_image_splitting is False"),
         ({"image_processor.max_image_size.longest_edge": 64}, "max_image_size.longest_edge is 64"),
-        ({"image_processor.image_mean": [0.5]}, "image_mean must hold three numbers"),
+        ({"image_processor.image_mean": [0.5]}, "image_mean must have three numbers"),
         ({"image_processor.image_std": [0.5, 0.5, "x"]}, "image_std is [0.5, 0.5, 'x']; must be a list of numbers"),
         ({"image_processor": None}, "preprocessor_config.json"),
     ],

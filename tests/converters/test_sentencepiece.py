@@ -203,7 +203,7 @@ def test_proof_fails_where_merges_are_in_another_order(folder: Path, data: dict[
     path = write(vocabulary, tmp_path / "vocabulary.gguf")
     data["model"]["merges"].reverse()
     (folder / "tokenizer.json").write_text(json.dumps(data))
-    with pytest.raises(TokenizerError, match="tokenizes otherwise"):
+    with pytest.raises(TokenizerError, match="tokenizes differently"):
         prove(path, folder, vocabulary)
 
 

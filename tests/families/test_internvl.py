@@ -78,7 +78,7 @@ def test_a_mask_token_is_left_out(tmp_path: Path, pristine: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "where", "value", "reason"),
     [
-        ("config", "text_config.model_type", "gpt_oss", "'gpt_oss'; the language models known are qwen2, qwen3"),
+        ("config", "text_config.model_type", "gpt_oss", "'gpt_oss'; supported language models: qwen2, qwen3"),
         ("config", "text_config.hidden_act", "gelu", "hidden_act is 'gelu'"),
         ("config", "text_config.use_sliding_window", True, "use_sliding_window is True"),
         ("config", "text_config.rope_parameters.rope_type", "yarn", "'yarn' is not known"),
@@ -93,7 +93,7 @@ def test_a_mask_token_is_left_out(tmp_path: Path, pristine: Path) -> None:
         ("config", "vision_config.image_size", [32, 64], "must be square"),
         ("config", "vision_config.image_size", ["32", "32"], "image_size is '32'; expected int"),
         ("config", "vision_config.patch_size", [5, 5], "do not divide it"),
-        ("config", "vision_config.num_attention_heads", 3, "hidden_size 64 is no multiple of it"),
+        ("config", "vision_config.num_attention_heads", 3, "hidden_size 64 is not a multiple of it"),
         ("config", "vision_config.intermediate_size", 64, "an MLP as wide"),
         ("config", "vision_config.use_mean_pooling", False, "use_mean_pooling is False"),
         (
@@ -102,8 +102,8 @@ def test_a_mask_token_is_left_out(tmp_path: Path, pristine: Path) -> None:
             False,
             "use_absolute_position_embeddings is False",
         ),
-        ("config", "vision_config.norm_type", "rms_norm", "norm_type is 'rms_norm'; libmtmd takes encoders of"),
-        ("config", "vision_config.norm_type", "batch_norm", "layer_norm and rms_norm are known"),
+        ("config", "vision_config.norm_type", "rms_norm", "norm_type is 'rms_norm'; libmtmd assumes rms_norm for"),
+        ("config", "vision_config.norm_type", "batch_norm", "supported: layer_norm, rms_norm"),
         ("config", "vision_config.use_qk_norm", True, "use_qk_norm is True; libmtmd would"),
         ("processor_config", "image_seq_length", 64, "image_seq_length is 64; only 16"),
         ("processor_config", "image_processor.size", {"height": 32, "width": 64}, "size.width is 64"),
@@ -180,7 +180,7 @@ def test_the_large_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     encoder = onnx_encoder(tmp_path / "checkpoint", "fp32", tmp_path)
     assert worst(encoder.encode_tile(noise()), rows_of(model, tmp_path / "checkpoint")) >= 0.99999
     put(tmp_path / "checkpoint" / "config.json", {"vision_config.layer_norm_eps": 1e-5})
-    with pytest.raises(CheckpointError, match="with use_qk_norm only 1e-06"):
+    with pytest.raises(CheckpointError, match="only 1e-06 is supported with use_qk_norm"):
         parts(tmp_path / "checkpoint")
 
 

@@ -150,7 +150,7 @@ def test_nonsense_is_refused(told: Any, message: str) -> None:
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "newline": (lambda c: c.update(use_image_newline_parameter=False), "use_image_newline_parameter is False"),
     "multiples": (lambda c: c.update(image_grid_pinpoints=[[56, 100]]), "image_grid_pinpoints is [[56, 100]]"),
-    "pairs": (lambda c: c.update(image_grid_pinpoints=[[56]]), "it must be pairs"),
+    "pairs": (lambda c: c.update(image_grid_pinpoints=[[56]]), "must be a list of pairs"),
     "window": (lambda c: c["text_config"].update(sliding_window=1024), "text_config.sliding_window is 1024"),
 }
 
@@ -166,7 +166,7 @@ def test_refused(name: str, checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"image_grid_pinpoints": [[56, 112]]}, "the model's configuration has others"),
+        ({"image_grid_pinpoints": [[56, 112]]}, "config.json has other grids"),
         ({"size": {"shortest_edge": 112}}, "size.shortest_edge is 112"),
         ({"crop_size": {"height": 112, "width": 56}}, "crop_size.height is 112"),
         ({"do_normalize": False}, "do_normalize is False"),

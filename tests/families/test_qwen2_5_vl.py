@@ -139,7 +139,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "not to the end": (lambda c: c["vision_config"].update(fullatt_block_indexes=[1]), "every n-th"),
     "square": (lambda c: c["vision_config"].update(intermediate_size=64), "libmtmd misreads"),
     "heads": (lambda c: c["vision_config"].update(num_heads=32), "multiple of 4"),
-    "width": (lambda c: c["vision_config"].update(out_hidden_size=32), "the language model takes 64"),
+    "width": (lambda c: c["vision_config"].update(out_hidden_size=32), "the language model has hidden_size 64"),
     "axial": (lambda c: c["vision_config"]["rope_parameters"].update(rope_theta=5.0), "rope_theta is 5.0"),
     "sliding": (lambda c: c["text_config"].update(use_sliding_window=True), "use_sliding_window is True"),
     "layers": (lambda c: c["text_config"].update(layer_types=["sliding_attention"] * 2), "layer_types"),
@@ -150,7 +150,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "yarn": (rope(rope_type="yarn", factor=4.0, mrope_section=SECTIONS), "'yarn' with mrope_section"),
     "linear": (rope(rope_type="linear", factor=4.0, mrope_section=SECTIONS), "'linear' with mrope_section"),
-    "sections": (rope(rope_type="default", mrope_section=[2, 3, 4]), "8 together"),
+    "sections": (rope(rope_type="default", mrope_section=[2, 3, 4]), "whose sum is 8"),
     "no sections": (rope(rope_type="default"), "text_config.rope_parameters.mrope_section is missing"),
 }
 
@@ -169,8 +169,8 @@ def test_refused(name: str, checkpoint: Path) -> None:
         ({"resample": 2}, "resample is 2"),
         ({"do_rescale": False}, "do_rescale is False"),
         ({"image_std": [0.5, 0.5]}, "three numbers"),
-        ({"image_std": [0.5, 0.0, 0.5]}, "nothing can be divided by 0"),
-        ({"min_pixels": 4000, "max_pixels": 3000}, "at least 4000 pixels, but at most 3000"),
+        ({"image_std": [0.5, 0.0, 0.5]}, "must not contain 0"),
+        ({"min_pixels": 4000, "max_pixels": 3000}, "minimum of 4000 pixels is above the maximum of 3000"),
         ({"min_pixels": 0}, "min_pixels is 0"),
     ],
 )

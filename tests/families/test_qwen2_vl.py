@@ -20,7 +20,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "square": (lambda c: c["vision_config"].update(mlp_ratio=1), "mlp_ratio is 1"),
     "activation": (lambda c: c["vision_config"].update(hidden_act="gelu"), "hidden_act is 'gelu'"),
     "heads": (lambda c: c["vision_config"].update(num_heads=8), "multiple of 4"),
-    "width": (lambda c: c["vision_config"].update(hidden_size=32), "the language model takes 64"),
+    "width": (lambda c: c["vision_config"].update(hidden_size=32), "the language model has hidden_size 64"),
     "patch": (lambda c: c["vision_config"].update(patch_size=65), "patch_size is 65"),
     "merge": (lambda c: c["vision_config"].update(spatial_merge_size=1), "spatial_merge_size is 1"),
 }

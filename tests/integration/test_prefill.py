@@ -17,7 +17,7 @@ from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM, ChatCompletion
 from pocketvlm.engine.interface import PrefillDone, Token
 from pocketvlm.engine.scheduling.background_prefill import PrefillContext
-from pocketvlm.engine.scheduling.sampling import TokenSampler
+from pocketvlm.engine.scheduling.token_sampler import TokenSampler
 from pocketvlm.errors import EngineClosedError, EngineError
 
 LONG = "word " * 150

@@ -274,7 +274,8 @@ def test_pictures_go_in_pieces_beside_a_stream(vlm: VLM, engine: InProcessEngine
 
 
 def test_a_free_sequence_is_preferred_to_dropping_a_chat() -> None:
-    from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix, CachedSequence, SequenceChoice, choose_sequence
+    from pocketvlm.engine.kv_cache.choose_sequence import SequenceChoice, choose_sequence
+    from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix, CachedSequence
 
     def sequence(number: int, tokens: range, used: int, busy: bool = False) -> CachedSequence:
         content = CachedPrefix()

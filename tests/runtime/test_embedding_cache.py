@@ -17,8 +17,8 @@ import pytest
 
 from pocketvlm.errors import PictureCacheError
 from pocketvlm.native.context import Aborted
-from pocketvlm.vision.disk_cache import DiskCache
 from pocketvlm.vision.embedding_cache import ENTRY, EmbeddingCache, content_of
+from pocketvlm.vision.embedding_disk_cache import DiskCache
 
 Rows = npt.NDArray[np.float32]
 WIDTH = 32

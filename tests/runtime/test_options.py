@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from pocketvlm import VLM, LoadOptions, RequestError
-from pocketvlm.cli.options import Fields, expand_options
+from pocketvlm.cli.command_options import Fields, expand_options
 from pocketvlm.engine.interface import EngineOptions
 from pocketvlm.system.options import MEBIBYTES, Option, check_options, describe, option_fields
 

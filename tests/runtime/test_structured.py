@@ -139,7 +139,10 @@ def test_a_template_that_knows_none(template: str) -> None:
 def test_thoughts() -> None:
     opens = PLAIN.replace("assistant\n{% endif", "assistant\n<think>\n{% endif") + "{# </think> #}"
     made = planned(opens)
-    assert made.reader().push(b"hm</think>yes") == [OutputPiece("reasoning", "hm"), OutputPiece("content", "yes")]
-    assert planned(PLAIN).reader().push(b"<think>") == [OutputPiece("content", "<think>")]
+    assert made.output_parser().push(b"hm</think>yes") == [
+        OutputPiece("reasoning", "hm"),
+        OutputPiece("content", "yes"),
+    ]
+    assert planned(PLAIN).output_parser().push(b"<think>") == [OutputPiece("content", "<think>")]
     held = planned(opens, response_format={"type": "json_object"}).constraint
     assert held is not None and "thought" in held.grammar

@@ -1,4 +1,4 @@
-"""One module per family, found by name: a new file is all that a new family needs."""
+"""The converters of families, one per module. They are discovered: a new family needs only a new file."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pocketvlm_converters.family import Family
 
 
 def find_family(checkpoint: Checkpoint) -> Family:
-    """Raises CheckpointError with the known model types where none fits."""
+    """Return the family of `checkpoint`. Raises CheckpointError, listing the known model types, if there is none."""
     return check_model_type(checkpoint.config)(checkpoint)
 
 
 def check_model_type(config: Section) -> type[Family]:
-    """The family of a configuration, before there are weights. Raises CheckpointError likewise."""
+    """Return the family class of a configuration, without reading weights. Raises CheckpointError if there is none."""
     known = {kind: cls for cls in _all_families() for kind in cls.model_types}
-    by_encoder = {both: cls for cls in _all_families() for both in cls.encoders}
+    by_encoder = {types: cls for cls in _all_families() for types in cls.encoders}
     name = config.text("model_type")
-    if found := by_encoder.get((name, config.section("vision_config").text("model_type", ""))):
-        return found
+    if family := by_encoder.get((name, config.section("vision_config").text("model_type", ""))):
+        return family
     if name not in known:
-        other = {kind: told for cls in _all_families() for kind, told in cls.other_formats.items()}
-        if told := other.get(name):
-            raise CheckpointError(f"model_type {name} is {told}", config.path)
+        other_formats = {kind: hint for cls in _all_families() for kind, hint in cls.other_formats.items()}
+        if hint := other_formats.get(name):
+            raise CheckpointError(f"model_type {name} is {hint}", config.path)
         raise CheckpointError(f"unknown architecture {short(name)}; known: {', '.join(sorted(known))}", config.path)
     return known[name]
 

@@ -1,5 +1,6 @@
-"""Gemma 4: ViT with two kinds of positions and pooling, a decoder with windows whose layers may share keys and values
-and take an input of their own for each token.
+"""Gemma 4: a ViT with two kinds of positions and pooling, and a decoder with sliding windows.
+
+The decoder's layers may share keys and values, and may have an embedding of their own for each token.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.family import TOWER, Family, Names
-from pocketvlm_converters.networks.decoder import MOST_LAYERS, embeddings
+from pocketvlm_converters.networks.decoder import MAX_LAYERS, embeddings
 from pocketvlm_converters.networks.gemma4_vit import Gemma4ViT
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
 from pocketvlm_converters.onnx.layers import norm
@@ -30,8 +31,8 @@ _TEXT_DEFAULTS = {  # transformers' Gemma4TextConfig
     "sliding_window": 512,
 }
 _WINDOW, _FULL = "sliding_attention", "full_attention"
-_NEVER = np.float32(1e30)  # a frequency divided by it stands still
-_IMAGE_SIZE = 224  # libmtmd wants a value, as its own converter writes it; nothing comes of it
+_NO_ROTATION = np.float32(1e30)  # a frequency divided by it is practically 0
+_IMAGE_SIZE = 224  # pixels; libmtmd requires the key, llama.cpp's converter writes this value; it has no effect
 _TEXT = ("model.language_model.", "language_model.model.", "language_model.")
 _EMBEDDER = ("model.embed_vision.", "embed_vision.")
 _AUDIO = ("model.audio_tower.", "audio_tower.", "model.embed_audio.", "embed_audio.")
@@ -48,7 +49,7 @@ class Gemma4(Family):
 
     def language(self) -> Part:
         config, text = self.checkpoint.config, self._text
-        for prefix in _AUDIO:  # pictures and text are all that the runtime has
+        for prefix in _AUDIO:  # the runtime supports only pictures and text
             self.names((prefix,)).ignore("")
         return _Decoder(text).part(self.names(_TEXT), self.names(("",)), config)
 
@@ -97,13 +98,13 @@ class Gemma4(Family):
         rope = config.section("rope_parameters")
         rope.require("rope_theta", 100.0, 100.0)
         if rope.text("rope_type", "axial") not in ("axial", "default"):
-            raise rope.wrong("rope_type", "only axial is supported, which older files call default")
+            raise rope.wrong("rope_type", "only axial is supported (older files call it default)")
         heads = config.integer("num_attention_heads", 12)
         config.require("num_key_value_heads", heads, 12)
-        found = Gemma4ViT(
+        encoder = Gemma4ViT(
             hidden=config.integer("hidden_size", 768),
             inner=config.integer("intermediate_size", 3072),
-            layers=config.integer("num_hidden_layers", 16, most=MOST_LAYERS),
+            layers=config.integer("num_hidden_layers", 16, most=MAX_LAYERS),
             heads=heads,
             patch=config.integer("patch_size", 16),
             pool=config.integer("pooling_kernel_size", 3, most=16),
@@ -112,24 +113,26 @@ class Gemma4(Family):
             clipped=config.flag("use_clipped_linears", False),
             standard=config.flag("standardize", False),
         )
-        if found.hidden % heads or config.integer("head_dim", 64) != found.head or found.head % 4:
-            raise config.wrong("head_dim", "libmtmd takes it to be hidden_size / num_attention_heads, a multiple of 4")
-        return found
+        if encoder.hidden % heads or config.integer("head_dim", 64) != encoder.head or encoder.head % 4:
+            raise config.wrong("head_dim", "libmtmd expects hidden_size / num_attention_heads, a multiple of 4")
+        return encoder
 
     def _tokens(self) -> int:
-        """Embeddings of a picture, at most."""
+        """Return the maximum number of embeddings of a picture."""
         preprocessor, encoder = self.checkpoint.preprocessor, self._encoder
         require_preprocessing(preprocessor, BICUBIC, do_normalize=False)
         preprocessor.require("patch_size", encoder.patch, 16)
         preprocessor.require("pooling_kernel_size", encoder.pool, 3)
         tokens = preprocessor.integer("max_soft_tokens", 280)
         if tokens * encoder.pool > encoder.positions:
-            raise preprocessor.wrong("max_soft_tokens", f"the encoder has {encoder.positions} positions along an edge")
+            raise preprocessor.wrong(
+                "max_soft_tokens", f"that needs more than the encoder's {encoder.positions} positions along an edge"
+            )
         return tokens
 
 
 class _Decoder:
-    """The text configuration, read and checked."""
+    """The decoder, from the text configuration. Raises CheckpointError for what libllama does not support."""
 
     def __init__(self, text: Section) -> None:
         self.text = text
@@ -137,54 +140,57 @@ class _Decoder:
         for key in ("attention_bias", "enable_moe_block"):
             text.require(key, False, False)
         if text.values.get("use_bidirectional_attention") not in (None, "vision"):
-            raise text.wrong("use_bidirectional_attention", "only vision is supported, or none")
-        get = {key: text.integer(key, default) for key, default in _TEXT_DEFAULTS.items()}
-        self.hidden, self.inner, self.heads = get["hidden_size"], get["intermediate_size"], get["num_attention_heads"]
+            raise text.wrong("use_bidirectional_attention", "only 'vision' and null are supported")
+        sizes = {key: text.integer(key, default) for key, default in _TEXT_DEFAULTS.items()}
+        self.hidden, self.inner, self.heads = (
+            sizes["hidden_size"],
+            sizes["intermediate_size"],
+            sizes["num_attention_heads"],
+        )
         self.vocabulary, self.context, self.window = (
-            get["vocab_size"],
-            get["max_position_embeddings"],
-            get["sliding_window"],
+            sizes["vocab_size"],
+            sizes["max_position_embeddings"],
+            sizes["sliding_window"],
         )
         self.kinds = _kinds(
-            text, text.integer("num_hidden_layers", _TEXT_DEFAULTS["num_hidden_layers"], most=MOST_LAYERS)
+            text, text.integer("num_hidden_layers", _TEXT_DEFAULTS["num_hidden_layers"], most=MAX_LAYERS)
         )
-        self.own = text.integer("hidden_size_per_layer_input", 256, least=0)
+        self.per_layer_width = text.integer("hidden_size_per_layer_input", 256, least=0)
         shared = text.integer("num_kv_shared_layers", 0, least=0, most=len(self.kinds) - 1)
         self.first_shared = len(self.kinds) - shared
         if shared and self.kinds[max(0, self.first_shared - 2) : self.first_shared] != [_WINDOW, _FULL]:
-            # Layers share those of the last of their kind; libllama looks for it at these places, or ends the process.
-            raise text.wrong(
-                "num_kv_shared_layers", "the last two layers before them must be with a window and without"
-            )
-        self.wide = text.flag("use_double_wide_mlp", False)
-        self.equal = text.flag("attention_k_eq_v", False)
-        self.head = {_WINDOW: get["head_dim"], _FULL: self._of_full("head_dim", "global_head_dim", 512)}
-        kv = get["num_key_value_heads"]
-        self.kv = {_WINDOW: kv, _FULL: self._of_full("num_key_value_heads", "num_global_key_value_heads", kv)}
-        if not self.equal and self.text.values.get("per_layer_config") is None:
+            # Layers share keys and values with the last layer of their kind before them. libllama expects it at these
+            # two places, and aborts the process otherwise.
+            raise text.wrong("num_kv_shared_layers", f"the two layers before them must be {_WINDOW} and {_FULL}")
+        self.double_wide = text.flag("use_double_wide_mlp", False)
+        self.keys_are_values = text.flag("attention_k_eq_v", False)
+        self.head = {_WINDOW: sizes["head_dim"], _FULL: self._full_layer_size("head_dim", "global_head_dim", 512)}
+        kv = sizes["num_key_value_heads"]
+        self.kv = {_WINDOW: kv, _FULL: self._full_layer_size("num_key_value_heads", "num_global_key_value_heads", kv)}
+        if not self.keys_are_values and self.text.values.get("per_layer_config") is None:
             self.kv[_FULL] = kv
         if any(self.heads % count for count in self.kv.values()):
-            raise text.wrong("num_key_value_heads", f"num_attention_heads {self.heads} is no multiple of it")
+            raise text.wrong("num_key_value_heads", f"num_attention_heads {self.heads} is not a multiple of it")
 
-    def _of_full(self, key: str, old: str, default: int) -> int:
-        """A size of layers without a window: of transformers 5 for each of them, before for all."""
-        listed = self.text.values.get("per_layer_config")
-        if listed is None:
+    def _full_layer_size(self, key: str, old: str, default: int) -> int:
+        """Return a size of the layers without a window: transformers 5 lists it by layer, before it was under `old`."""
+        if self.text.values.get("per_layer_config") is None:
             return self.text.integer(old, default)
         by_layer = self.text.section("per_layer_config")
         general = self.text.integer(key, _TEXT_DEFAULTS[key])
-        found = {
+        sizes = {
             by_layer.section(str(number)).integer(key, general)
             for number, kind in enumerate(self.kinds)
             if kind == _FULL
         }
-        if len(found) != 1 or any(
+        if len(sizes) != 1 or any(
             self.kinds[int(n)] != _FULL for n in by_layer.values if n.isdigit() and int(n) < len(self.kinds)
         ):
-            raise self.text.wrong("per_layer_config", "layers of one kind must have one size")
-        return found.pop()
+            raise self.text.wrong("per_layer_config", "layers of one kind must have the same size")
+        return sizes.pop()
 
     def part(self, names: Names, head: Names, config: Section) -> Part:
+        """Return weights and metadata. `names` has the decoder's tensors, `head` has `lm_head.weight`."""
         tied = config.flag("tie_word_embeddings", True)
         weights: list[Weight] = []
         embedding, output = embeddings(names, head, tied, (self.vocabulary, self.hidden))
@@ -198,37 +204,38 @@ class _Decoder:
         def linear(gguf: str, name: str, *shape: int) -> None:
             weights.append(Weight(f"{gguf}.weight", names.tensor(f"{name}.weight", shape)))
 
-        if self.own:
+        if self.per_layer_width:
             self.text.require("vocab_size_per_layer_input", self.vocabulary, _TEXT_DEFAULTS["vocab_size"])
-            self.text.require("pad_token_id", 0, 0)  # whose row libllama gives to pictures
-            together = len(self.kinds) * self.own
-            linear("per_layer_token_embd", "embed_tokens_per_layer", self.vocabulary, together)
-            linear("per_layer_model_proj", "per_layer_model_projection", together, self.hidden)
-            exact("per_layer_proj_norm", "per_layer_projection_norm.weight", self.own)
+            self.text.require("pad_token_id", 0, 0)  # libllama uses the row of token 0 for pictures
+            per_layer_total = len(self.kinds) * self.per_layer_width
+            linear("per_layer_token_embd", "embed_tokens_per_layer", self.vocabulary, per_layer_total)
+            linear("per_layer_model_proj", "per_layer_model_projection", per_layer_total, self.hidden)
+            exact("per_layer_proj_norm", "per_layer_projection_norm.weight", self.per_layer_width)
         for layer, kind in enumerate(self.kinds):
-            here, there, width = f"layers.{layer}.", f"blk.{layer}.", self.head[kind]
+            source, target, width = f"layers.{layer}.", f"blk.{layer}.", self.head[kind]
             queries, keys, inner = self.heads * width, self.kv[kind] * width, self._inner(layer)
             for gguf, name in _NORMS.items():
-                exact(there + gguf, f"{here}{name}.weight", self.hidden)
-            exact(f"{there}attn_q_norm", f"{here}self_attn.q_norm.weight", width)
-            linear(f"{there}attn_q", f"{here}self_attn.q_proj", queries, self.hidden)
-            linear(f"{there}attn_output", f"{here}self_attn.o_proj", self.hidden, queries)
+                exact(target + gguf, f"{source}{name}.weight", self.hidden)
+            exact(f"{target}attn_q_norm", f"{source}self_attn.q_norm.weight", width)
+            linear(f"{target}attn_q", f"{source}self_attn.q_proj", queries, self.hidden)
+            linear(f"{target}attn_output", f"{source}self_attn.o_proj", self.hidden, queries)
             if layer < self.first_shared:
-                exact(f"{there}attn_k_norm", f"{here}self_attn.k_norm.weight", width)
-                linear(f"{there}attn_k", f"{here}self_attn.k_proj", keys, self.hidden)
-                if not (self.equal and kind == _FULL):
-                    linear(f"{there}attn_v", f"{here}self_attn.v_proj", keys, self.hidden)
+                exact(f"{target}attn_k_norm", f"{source}self_attn.k_norm.weight", width)
+                linear(f"{target}attn_k", f"{source}self_attn.k_proj", keys, self.hidden)
+                if not (self.keys_are_values and kind == _FULL):
+                    linear(f"{target}attn_v", f"{source}self_attn.v_proj", keys, self.hidden)
             else:
-                names.ignore(f"{here}self_attn.k_")  # of layers that use those of others, as the reference does
-                names.ignore(f"{here}self_attn.v_")
-            linear(f"{there}ffn_gate", f"{here}mlp.gate_proj", inner, self.hidden)
-            linear(f"{there}ffn_up", f"{here}mlp.up_proj", inner, self.hidden)
-            linear(f"{there}ffn_down", f"{here}mlp.down_proj", self.hidden, inner)
-            if self.own:
-                linear(f"{there}inp_gate", f"{here}per_layer_input_gate", self.own, self.hidden)
-                linear(f"{there}proj", f"{here}per_layer_projection", self.hidden, self.own)
-                exact(f"{there}post_norm", f"{here}post_per_layer_input_norm.weight", self.hidden)
-            exact(f"{there}layer_output_scale", f"{here}layer_scalar", 1)
+                # This layer shares those of an earlier one; the reference ignores its own, too.
+                names.ignore(f"{source}self_attn.k_")
+                names.ignore(f"{source}self_attn.v_")
+            linear(f"{target}ffn_gate", f"{source}mlp.gate_proj", inner, self.hidden)
+            linear(f"{target}ffn_up", f"{source}mlp.up_proj", inner, self.hidden)
+            linear(f"{target}ffn_down", f"{source}mlp.down_proj", self.hidden, inner)
+            if self.per_layer_width:
+                linear(f"{target}inp_gate", f"{source}per_layer_input_gate", self.per_layer_width, self.hidden)
+                linear(f"{target}proj", f"{source}per_layer_projection", self.hidden, self.per_layer_width)
+                exact(f"{target}post_norm", f"{source}post_per_layer_input_norm.weight", self.hidden)
+            exact(f"{target}layer_output_scale", f"{source}layer_scalar", 1)
         exact("output_norm", "norm.weight", self.hidden)
         if output is not None:
             weights.append(Weight("output.weight", output))
@@ -236,16 +243,16 @@ class _Decoder:
         return Part("gemma4", metadata, tuple(weights))
 
     def _inner(self, layer: int) -> int:
-        return self.inner * (2 if self.wide and layer >= self.first_shared else 1)
+        return self.inner * (2 if self.double_wide and layer >= self.first_shared else 1)
 
     def _metadata(self) -> dict[str, Value]:
         layers = range(len(self.kinds))
-        found: dict[str, Value] = {
+        metadata: dict[str, Value] = {
             "block_count": len(self.kinds),
             "context_length": self.context,
             "embedding_length": self.hidden,
-            "embedding_length_per_layer_input": self.own,
-            "feed_forward_length": [self._inner(layer) for layer in layers] if self.wide else self.inner,
+            "embedding_length_per_layer_input": self.per_layer_width,
+            "feed_forward_length": [self._inner(layer) for layer in layers] if self.double_wide else self.inner,
             "attention.head_count": self.heads,
             "attention.head_count_kv": [self.kv[kind] for kind in self.kinds],
             "attention.key_length": self.head[_FULL],
@@ -259,32 +266,36 @@ class _Decoder:
             "vocab_size": self.vocabulary,
         }
         if self.text.values.get("final_logit_softcapping") is not None:
-            found["final_logit_softcapping"] = self.text.number("final_logit_softcapping", positive=True)
-        return found
+            metadata["final_logit_softcapping"] = self.text.number("final_logit_softcapping", positive=True)
+        return metadata
 
     def _ropes(self) -> tuple[np.ndarray, dict[str, Value]]:
-        """Factors of layers without a window, of whose frequencies most stand still, and the keys of both kinds."""
+        """Return the frequency factors of the layers without a window, and the keys of both kinds.
+
+        Those layers rotate by a quarter of their frequencies, or by `partial_rotary_factor`.
+        """
         by_kind = self.text.section("rope_parameters")
-        full, around = by_kind.section(_FULL), by_kind.section(_WINDOW)
+        full, window = by_kind.section(_FULL), by_kind.section(_WINDOW)
         full.require("rope_type", "proportional", "proportional")
-        around.require("rope_type", "default", "default")
-        around.require("partial_rotary_factor", 1.0, 1.0)
+        window.require("rope_type", "default", "default")
+        window.require("partial_rotary_factor", 1.0, 1.0)
         full.require("factor", 1.0, 1.0)
         half = self.head[_FULL] // 2
-        turning = int(full.number("partial_rotary_factor", 0.25, positive=True) * self.head[_FULL] // 2)
-        factors = np.where(np.arange(half) < turning, np.float32(1), _NEVER).astype(np.float32)
+        rotating = int(full.number("partial_rotary_factor", 0.25, positive=True) * self.head[_FULL] // 2)
+        factors = np.where(np.arange(half) < rotating, np.float32(1), _NO_ROTATION).astype(np.float32)
         return factors, {
             "rope.freq_base": full.number("rope_theta", 1000000.0, positive=True),
-            "rope.freq_base_swa": around.number("rope_theta", 10000.0, positive=True),
+            "rope.freq_base_swa": window.number("rope_theta", 10000.0, positive=True),
             "rope.dimension_count": self.head[_FULL],
             "rope.dimension_count_swa": self.head[_WINDOW],
         }
 
 
 def _kinds(text: Section, layers: int) -> list[str]:
+    """Return the kind of each layer."""
     kinds = text.values.get("layer_types")
     if kinds is None:
         kinds = [_WINDOW if (layer + 1) % 6 else _FULL for layer in range(layers)]
     if not isinstance(kinds, list) or len(kinds) != layers or any(kind not in (_WINDOW, _FULL) for kind in kinds):
-        raise text.wrong("layer_types", f"{_WINDOW} or {_FULL} is needed for each of {layers} layers")
-    return [*kinds[:-1], _FULL]  # of the last one transformers makes it, whatever the file says
+        raise text.wrong("layer_types", f"expected a list of {layers} items, each {_WINDOW} or {_FULL}")
+    return [*kinds[:-1], _FULL]  # transformers never gives the last layer a window

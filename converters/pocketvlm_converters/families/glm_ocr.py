@@ -1,4 +1,4 @@
-"""GLM-OCR: ViT with 2-D rotary positions and norms in its heads, merging by convolution, M-RoPE GLM-4 decoder."""
+"""GLM-OCR: a ViT with 2-D rotary positions and head norms, merging by convolution, and a GLM-4 decoder with M-RoPE."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import ClassVar
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.activations import ACTIVATIONS
-from pocketvlm_converters.networks.decoder import MOST_LAYERS, DecoderStyle
+from pocketvlm_converters.networks.decoder import MAX_LAYERS, DecoderStyle
 from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.mrope import MERGE, MRopeFamily
 from pocketvlm_converters.networks.qwen_vit import FRAMES, QwenViT, QwenViTVariant
@@ -17,16 +17,16 @@ from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.layers import norm
 from pocketvlm_converters.weights import Part, Weight
 
-_MOST_PATCH = 64  # pixels, four times what encoders have
-_WIDER = 3  # times the width, in the projector's MLP: transformers takes the number of colours for it
-_PROJECTOR_EPSILON = 1e-5  # no configuration has a key for it
+_MAX_PATCH = 64  # pixels; four times what encoders have
+_MLP_RATIO = 3  # the projector's MLP to its width; transformers uses in_channels for it
+_PROJECTOR_EPSILON = 1e-5  # configurations have no key for it
 
 
 class _Encoder(QwenViT):
-    """Neighbouring patches become one by a convolution, which a norm and a gated MLP follow."""
+    """A `QwenViT` whose projector merges neighbouring patches by a convolution, before a norm and a gated MLP."""
 
     def _projectors(self, names: Names) -> list[Weight]:
-        merge, wide = self.merge, _WIDER * self.width
+        merge, wide = self.merge, _MLP_RATIO * self.width
         kernel = names.tensor("downsample.weight", (self.width, self.hidden, merge, merge))
         return [
             Weight("mm.patch_merger.weight", kernel, exact=True),
@@ -46,9 +46,9 @@ class _Encoder(QwenViT):
         ]
 
     def _merge(self, graph: Graph, names: Names, value: str) -> str:
-        merge, wide = self.merge, _WIDER * self.width
+        merge, wide = self.merge, _MLP_RATIO * self.width
         kernel = names.tensor("downsample.weight", (self.width, self.hidden, merge, merge))
-        # Patches come in squares already, so that the convolution is a matrix.
+        # Patches are already ordered by squares, so the convolution is a matrix product.
         rows = replace(kernel, data=kernel.data.transpose(0, 2, 3, 1).reshape(self.width, -1))
 
         def linear(value: str, weight: Tensor, bias: Tensor | None = None) -> str:
@@ -98,9 +98,9 @@ class GlmOcr(MRopeFamily):
 
     def language(self) -> Part:
         self.text.require("attention_bias", False, False)
-        layers = self.text.integer("num_hidden_layers", self.style.defaults["num_hidden_layers"], most=MOST_LAYERS)
-        more = self.text.integer("num_nextn_predict_layers", 0, least=0, most=MOST_LAYERS)
-        for layer in range(layers, layers + more):  # guess what follows the next token; the reference has no such thing
+        layers = self.text.integer("num_hidden_layers", self.style.defaults["num_hidden_layers"], most=MAX_LAYERS)
+        extra = self.text.integer("num_nextn_predict_layers", 0, least=0, most=MAX_LAYERS)
+        for layer in range(layers, layers + extra):  # multi-token prediction, which the reference does not use either
             self.names(("model.language_model.", "model.")).ignore(f"layers.{layer}.")
         return super().language()
 
@@ -109,7 +109,7 @@ class GlmOcr(MRopeFamily):
         config = self.read_vision()
         for key, value in (("hidden_act", "silu"), ("attention_bias", True)):
             config.require(key, value, value)
-        found = _Encoder(
+        encoder = _Encoder(
             QwenViTVariant(
                 ACTIVATIONS["silu"],
                 up="up_proj",
@@ -125,10 +125,10 @@ class GlmOcr(MRopeFamily):
             inner=config.integer("intermediate_size", 4096),
             layers=config.integer("depth", 24),
             heads=config.integer("num_heads", 16),
-            patch=config.integer("patch_size", 14, most=_MOST_PATCH),
+            patch=config.integer("patch_size", 14, most=_MAX_PATCH),
             merge=MERGE,
             width=config.integer("out_hidden_size", 1536),
             epsilon=config.number("rms_norm_eps", 1e-5, positive=True),
         )
-        refuse_square(config, found.inner, found.hidden)
-        return self.check(found, config, "out_hidden_size")
+        refuse_square(config, encoder.inner, encoder.hidden)
+        return self.check(encoder, config, "out_hidden_size")

@@ -1,4 +1,4 @@
-"""InternVL3 and 3.5 as transformers has them: InternViT encoder, pixel shuffle, norm and MLP, Qwen decoder."""
+"""InternVL3 and 3.5 in transformers' format: InternViT encoder, pixel shuffle, norm and MLP, Qwen decoder."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ _STYLES = {  # by the text configuration's model_type
         defaults=_TEXT_DEFAULTS | {"head_dim": 128},
     ),
 }
-_MOST_TILES = 1024  # libmtmd lists all grids
-_RMS_SIZES = (3200, 45)  # width and layers by which libmtmd knows the one encoder with such norms
-_HEAD_EPSILON = 1e-6  # of norms of queries and keys; the reference asks no configuration for it
-_PROJECTOR_EPSILON = 1e-5  # likewise
+_MAX_TILES = 1024  # bounds the work: libmtmd lists all grids
+_RMS_SIZES = (3200, 45)  # hidden_size and layers; libmtmd recognises the only encoder with RMS norms by them
+_HEAD_EPSILON = 1e-6  # of the norms of queries and keys; fixed in the reference
+_PROJECTOR_EPSILON = 1e-5  # of the projector's norm; fixed in the reference
 
 
 class InternVL(Family):
@@ -57,7 +57,7 @@ class InternVL(Family):
     def language(self) -> Part:
         text, style = self._text, self._style
         text.require("hidden_act", "silu", "silu")
-        if not style.qkv_bias:  # the others have biases whatever the file says
+        if not style.qkv_bias:  # qwen2 has biases, and transformers ignores the key
             text.require("attention_bias", False, False)
         require_full_attention(text)
         tied = self.checkpoint.config.flag("tie_word_embeddings", True)
@@ -76,8 +76,8 @@ class InternVL(Family):
             "clip.vision.image_mean": pixels.mean,
             "clip.vision.image_std": pixels.std,
         }
-        seen, names, merged = self._seen(), self.names(CONNECTOR), self._merged
-        weights = encoder.weights(seen)
+        tower, names, merged = self._tower_names(), self.names(CONNECTOR), self._merged
+        weights = encoder.weights(tower)
         for kind in ("weight", "bias"):
             weights.append(Weight(f"mm.model.mlp.0.{kind}", names.tensor(f"layer_norm.{kind}", (merged,)), exact=True))
         for gguf, name, inner in (("1", "linear_1", merged), ("3", "linear_2", self._width)):
@@ -89,8 +89,8 @@ class InternVL(Family):
     def vision_graph(self, graph: Graph) -> GraphOutput:
         encoder, names, merged, width = self._encoder, self.names(CONNECTOR), self._merged, self._width
         tokens = (encoder.side // self._shuffle) ** 2
-        value = encoder.graph(graph, self._seen(), self._normalization(), group=self._shuffle)
-        # Patches come in squares already: this is the whole pixel shuffle.
+        value = encoder.graph(graph, self._tower_names(), self._normalization(), group=self._shuffle)
+        # Patches are already ordered by squares, so the pixel shuffle is a reshape.
         value = graph.reshape(value, -1, tokens, merged)
         scales = (graph.vector(names.tensor(f"layer_norm.{kind}", (merged,))) for kind in ("weight", "bias"))
         value = norm(graph, value, *scales, epsilon=_PROJECTOR_EPSILON)
@@ -109,7 +109,7 @@ class InternVL(Family):
     def _style(self) -> DecoderStyle:
         kind = self._text.text("model_type", "qwen2")
         if kind not in _STYLES:
-            raise self._text.wrong("model_type", f"the language models known are {', '.join(_STYLES)}")
+            raise self._text.wrong("model_type", f"supported language models: {', '.join(_STYLES)}")
         return _STYLES[kind]
 
     @property
@@ -122,7 +122,7 @@ class InternVL(Family):
 
     @property
     def _shuffle(self) -> int:
-        """Patches along the edge of the square that becomes one token."""
+        """The edge, in patches, of the square that becomes one token."""
         config = self.checkpoint.config
         ratio = config.number("downsample_ratio", 0.5, positive=True)
         if ratio > 1 or not (1 / ratio).is_integer():
@@ -144,10 +144,10 @@ class InternVL(Family):
             ("hidden_act", "gelu"),
             ("num_channels", 3),
             ("use_absolute_position_embeddings", True),
-            ("use_mean_pooling", True),  # otherwise there is a norm behind the last layer
+            ("use_mean_pooling", True),  # otherwise a norm follows the last layer
         ):
             config.require(key, value, value)
-        found = InternViT(
+        encoder = InternViT(
             hidden=config.integer("hidden_size", 1024),
             inner=config.integer("intermediate_size", 4096),
             layers=config.integer("num_hidden_layers", 24),
@@ -159,25 +159,28 @@ class InternVL(Family):
             biased=config.flag("attention_bias", False),
             normed=config.flag("use_qk_norm", False),
         )
-        self._check(found, config)
-        return found
+        self._check(encoder, config)
+        return encoder
 
     def _check(self, encoder: InternViT, config: Section) -> None:
         if encoder.hidden % encoder.heads:
-            raise config.wrong("num_attention_heads", f"hidden_size {encoder.hidden} is no multiple of it")
+            raise config.wrong("num_attention_heads", f"hidden_size {encoder.hidden} is not a multiple of it")
         if encoder.image % encoder.patch or encoder.side % self._shuffle:
             raise config.wrong("image_size", "patch_size and downsample_ratio do not divide it")
         refuse_square(config, encoder.inner, encoder.hidden)
         if encoder.rms != ((encoder.hidden, encoder.layers) == _RMS_SIZES):
-            raise config.wrong("norm_type", f"libmtmd takes encoders of {_RMS_SIZES} and no others to have rms_norm")
+            raise config.wrong(
+                "norm_type",
+                f"libmtmd assumes rms_norm for hidden_size {_RMS_SIZES[0]} with {_RMS_SIZES[1]} layers only",
+            )
         if encoder.normed and not encoder.rms:
-            raise config.wrong("use_qk_norm", "libmtmd would take norms of queries and keys for norm_type's")
+            raise config.wrong("use_qk_norm", "libmtmd would misread it without norm_type rms_norm")
         if encoder.normed and encoder.epsilon != _HEAD_EPSILON:
-            raise config.wrong("layer_norm_eps", f"with use_qk_norm only {_HEAD_EPSILON} is supported")
+            raise config.wrong("layer_norm_eps", f"only {_HEAD_EPSILON} is supported with use_qk_norm")
         if encoder.normed and encoder.heads == 1:
-            raise config.wrong("num_attention_heads", "with use_qk_norm there must be several")
+            raise config.wrong("num_attention_heads", "it must be at least 2 with use_qk_norm")
 
-    def _seen(self) -> Names:
+    def _tower_names(self) -> Names:
         names = self.names(TOWER)
         names.ignore("embeddings.mask_token")  # for training
         return names
@@ -186,27 +189,27 @@ class InternVL(Family):
         return read_normalization(self.checkpoint.preprocessor, CLIP_MEAN, CLIP_STD)
 
     def _tiles(self) -> tuple[int, int]:
-        """The fewest and most tiles that a picture is cut into."""
+        """Return the least and most tiles that a picture is cut into."""
         preprocessor, encoder = self.checkpoint.preprocessor, self._encoder
-        # Whether a picture is cropped is not asked: InternVLProcessor has its own opinion, and always does it.
+        # `crop_to_patches` of the file does not matter: InternVLProcessor always sets it.
         require_preprocessing(preprocessor, BICUBIC)
         for key in ("height", "width"):
             preprocessor.section("size").require(key, encoder.image, 384)
         tokens = (encoder.side // self._shuffle) ** 2
         self.checkpoint.json("processor_config.json", optional=True).require("image_seq_length", tokens, 256)
-        most = preprocessor.integer("max_patches", 12, most=_MOST_TILES)
+        most = preprocessor.integer("max_patches", 12, most=_MAX_TILES)
         return preprocessor.integer("min_patches", 1, most=most), most
 
 
 def _is_rms(config: Section) -> bool:
     kind = config.text("norm_type", "layer_norm")
     if kind not in ("layer_norm", "rms_norm"):
-        raise config.wrong("norm_type", "layer_norm and rms_norm are known")
+        raise config.wrong("norm_type", "supported: layer_norm, rms_norm")
     return kind == "rms_norm"
 
 
 def _edge(config: Section, key: str, default: int) -> int:
-    """A number, or the same number twice: height and width."""
+    """Return a size that is written as one number, or as the same number for height and width."""
     value = config.values.get(key)
     if not isinstance(value, list):
         return config.integer(key, default)

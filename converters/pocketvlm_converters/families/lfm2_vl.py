@@ -1,4 +1,4 @@
-"""LFM2-VL and LFM2.5-VL: SigLIP 2 of any size, pixel unshuffle, an MLP of two matrices, a decoder that convolves."""
+"""LFM2-VL and LFM2.5-VL: SigLIP 2 for pictures of any size, pixel unshuffle, an MLP of two matrices, LFM2 decoder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pocketvlm_converters.onnx.patches import BILINEAR, Normalization, read_norm
 from pocketvlm_converters.weights import Part, Value, Weight
 
 _PROCESSORS = ("Lfm2VlImageProcessor", "Lfm2VlImageProcessorFast")
-_MOST_TILES = 10  # along an edge; each place in the grid has a token of its own
-_EPSILON = 1e-5  # of the projector's norm, for which no configuration has a key
-_SEEN = ("model.vision_tower.vision_model.", "vision_tower.vision_model.", "model.vision_tower.", "vision_tower.")
+_MAX_TILES = 10  # along an edge; each cell of the grid has its own token
+_EPSILON = 1e-5  # of the projector's norm; configurations have no key for it
+_TOWER = ("model.vision_tower.vision_model.", "vision_tower.vision_model.", "model.vision_tower.", "vision_tower.")
 
 
 class LFM2VL(Family):
@@ -32,8 +32,8 @@ class LFM2VL(Family):
 
     def projector(self) -> Part:
         encoder, pixels = self._encoder, self._normalization()
-        weights = encoder.weights(self.names(_SEEN))
-        self.names(_SEEN).ignore("head.")  # sums a picture up in one vector, which the reference does not use either
+        weights = encoder.weights(self.names(_TOWER))
+        self.names(_TOWER).ignore("head.")  # summarises a picture in one vector; not used
         first, norm, second = self._connector
         for gguf, tensor in zip(("mm.input_norm.weight", "mm.input_norm.bias"), norm, strict=False):
             weights.append(Weight(gguf, tensor, exact=True))
@@ -53,8 +53,8 @@ class LFM2VL(Family):
 
     def vision_graph(self, graph: Graph) -> GraphOutput:
         encoder = self._encoder
-        value = encoder.graph(graph, self.names(_SEEN), self._normalization(), group=self._factor)
-        # Patches come in squares already: this is the whole pixel unshuffle.
+        value = encoder.graph(graph, self.names(_TOWER), self._normalization(), group=self._factor)
+        # Patches are already ordered by squares, so the pixel unshuffle is a reshape.
         value = graph.reshape(value, 0, -1, encoder.hidden * self._factor**2)
         first, norm, second = self._connector
         if norm:
@@ -66,12 +66,12 @@ class LFM2VL(Family):
 
     @cached_property
     def _encoder(self) -> SigLIP2NaFlex:
-        self.checkpoint.config.require("vision_feature_layer", -1, -1)  # transformers 5 does not look at it
+        self.checkpoint.config.require("vision_feature_layer", -1, -1)  # transformers 5 ignores the key
         return siglip2_naflex(self.checkpoint.config.present("vision_config"))
 
     @cached_property
     def _connector(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...], tuple[Tensor, Tensor]]:
-        """Matrix and bias of the first layer; weights and bias of the norm before it, if there is one; the second."""
+        """(matrix, bias) of the first layer, those of the norm before it or (), (matrix, bias) of the second."""
         config, names = self.checkpoint.config, self.names(CONNECTOR)
         config.require("projector_hidden_act", "gelu", "gelu")
         config.require("projector_bias", True, True)
@@ -87,7 +87,7 @@ class LFM2VL(Family):
 
     @property
     def _factor(self) -> int:
-        """Patches along an edge of the square that becomes one embedding."""
+        """The edge, in patches, of the square that becomes one embedding."""
         return self.checkpoint.config.integer("downsample_factor", 2, most=16)
 
     @property
@@ -98,14 +98,15 @@ class LFM2VL(Family):
         return read_normalization(self.checkpoint.preprocessor, (0.5,) * 3, (0.5,) * 3)
 
     def _sizes(self) -> dict[str, Value]:
-        """How pictures are resized and cut; llama.cpp's own files have none of these keys."""
+        """Return the keys for resizing and cutting pictures. llama.cpp's own files have none of them."""
         preprocessor, encoder = self.checkpoint.preprocessor, self._encoder
         kind = preprocessor.text("image_processor_type", _PROCESSORS[0])
         if kind not in _PROCESSORS:
             raise preprocessor.wrong(
-                "image_processor_type", "this is of the first days, with code of its own; take the hub's present files"
+                "image_processor_type",
+                "an early version with its own code is not supported; download the current files from the hub",
             )
-        # It resizes whatever `do_resize` says.
+        # The processor resizes pictures even if `do_resize` is false.
         require_preprocessing(preprocessor, BILINEAR, do_resize=None, do_pad=True, max_pixels_tolerance=2.0)
         for key, value, default in (
             ("encoder_patch_size", encoder.patch, 16),
@@ -116,15 +117,17 @@ class LFM2VL(Family):
         cell = encoder.patch * self._factor
         tile = preprocessor.integer("tile_size", 512)
         if tile % cell:
-            raise preprocessor.wrong("tile_size", f"it is no multiple of {cell}, what one embedding sees")
+            raise preprocessor.wrong(
+                "tile_size", f"it must be a multiple of {cell}, the pixels along the edge of one embedding"
+            )
         splits = preprocessor.flag("do_image_splitting", True)
         fewest = preprocessor.integer("min_tiles", 2, least=2) if splits else 1
-        most = preprocessor.integer("max_tiles", 10, most=_MOST_TILES) if splits else 1
+        most = preprocessor.integer("max_tiles", 10, most=_MAX_TILES) if splits else 1
         least_tokens = preprocessor.integer("min_image_tokens", 64)
         most_tokens = preprocessor.integer("max_image_tokens", 256)
         if fewest > most or least_tokens > most_tokens:
             raise CheckpointError(
-                f"pictures have {fewest} to {most} tiles and {least_tokens} to {most_tokens} tokens, it says",
+                f"a minimum is above its maximum: {fewest} to {most} tiles, {least_tokens} to {most_tokens} tokens",
                 preprocessor.path,
             )
         return {

@@ -1,4 +1,4 @@
-"""LLaVA: CLIP or SigLIP up to one of its last layers, an MLP of two matrices, a decoder of Llama's kind."""
+"""LLaVA: CLIP or SigLIP up to one of its last layers, an MLP of two matrices, a Llama, Mistral or Qwen2 decoder."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from pocketvlm_converters.onnx.patches import (
 )
 from pocketvlm_converters.weights import Part, Value, Weight
 
-MISTRAL = DecoderStyle(  # the defaults are those of transformers' configuration class, here and below
+MISTRAL = DecoderStyle(  # here and below, defaults are those of transformers' configuration class
     "llama",
     rotates_neighbours=True,
     qkv_bias=False,
     defaults={"intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072},
 )
-MISTRAL_WINDOW = 4096  # tokens, where a file says nothing
+MISTRAL_WINDOW = 4096  # tokens; the default of sliding_window
 _TEXT = {  # by the model_type of text_config
     "llama": DecoderStyle("llama", rotates_neighbours=True),
     "mistral": MISTRAL,
@@ -57,7 +57,7 @@ class Llava(Family):
         text = self._text
         kind = text.text("model_type", "llama")
         if kind not in _TEXT:
-            raise text.wrong("model_type", f"known here: {', '.join(_TEXT)}")
+            raise text.wrong("model_type", f"supported language models: {', '.join(_TEXT)}")
         text.require("hidden_act", "silu", "silu")
         _check_windows(text, kind)
         style = _TEXT[kind]
@@ -77,7 +77,7 @@ class Llava(Family):
         metadata: dict[str, Value] = {
             "clip.projector_type": "mlp",
             **encoder.metadata(),
-            # Without this key libmtmd leaves out the last layer.
+            # Without this key libmtmd skips the last layer.
             "clip.vision.feature_layer": [encoder.layers],
             "clip.vision.projection_dim": self._width,
             "clip.vision.image_mean": pixels.mean,
@@ -91,11 +91,11 @@ class Llava(Family):
         return Part("clip", metadata, (*weights, *self.more_weights()))
 
     def pictures(self) -> dict[str, Value]:
-        """What the runtime must know to prepare a picture."""
+        """Return the keys that the runtime needs to prepare a picture."""
         return {"pocketvlm.image_fit": self._fit}
 
     def more_weights(self) -> tuple[Weight, ...]:
-        """That the projector's file holds besides."""
+        """Return further weights of the mmproj file."""
         return ()
 
     def vision_graph(self, graph: Graph) -> GraphOutput:
@@ -115,72 +115,72 @@ class Llava(Family):
         return self._text.integer("hidden_size", 4096)
 
     def _linear(self, name: str) -> tuple[Tensor, Tensor]:
-        """A matrix of the projector, and its bias."""
+        """Return a matrix of the projector and its bias."""
         names, inner = self.names(CONNECTOR), self._encoder.hidden if name == "linear_1" else self._width
         return names.tensor(f"{name}.weight", (self._width, inner)), names.tensor(f"{name}.bias", (self._width,))
 
     @property
     def _used_names(self) -> Names:
-        """The encoder's tensors; what lies behind the layer that is taken is not used by the reference either."""
+        """The encoder's tensors. The reference does not use those after `vision_feature_layer` either."""
         names = self.names(TOWER_MODEL)
         config = self.checkpoint.config.present("vision_config")
         for layer in range(self._encoder.layers, config.integer("num_hidden_layers", 12)):
             names.ignore(f"encoder.layers.{layer}.")
-        for rest in ("post_layernorm.", "head."):
-            names.ignore(rest)
+        for unused in ("post_layernorm.", "head."):
+            names.ignore(unused)
         return names
 
     @cached_property
     def _encoder(self) -> SigLIP:
-        """With as many layers as are used."""
-        whole, config = self.checkpoint.config, self.checkpoint.config.present("vision_config")
+        """The encoder with only the layers that are used."""
+        model, config = self.checkpoint.config, self.checkpoint.config.present("vision_config")
         kind = config.text("model_type", "clip_vision_model")
-        if kind == "clip_vision_model":  # it has a class token, which "default" leaves out
+        if kind == "clip_vision_model":  # it has a class token, which "default" drops
             encoder: SigLIP = clip(config)
-            whole.require("vision_feature_select_strategy", "default", "default")
+            model.require("vision_feature_select_strategy", "default", "default")
         elif kind == "siglip_vision_model":
             encoder = siglip(config, **_SIGLIP_DEFAULTS)
-            whole.require("vision_feature_select_strategy", "full", "default")
+            model.require("vision_feature_select_strategy", "full", "default")
         else:
-            raise config.wrong("model_type", "clip_vision_model and siglip_vision_model are known here")
-        whole.require("projector_hidden_act", "gelu", "gelu")
-        whole.require("multimodal_projector_bias", True, True)
-        layer = whole.integer("vision_feature_layer", -2, least=-encoder.layers, most=encoder.layers)
+            raise config.wrong("model_type", "supported encoders: clip_vision_model, siglip_vision_model")
+        model.require("projector_hidden_act", "gelu", "gelu")
+        model.require("multimodal_projector_bias", True, True)
+        layer = model.integer("vision_feature_layer", -2, least=-encoder.layers, most=encoder.layers)
         used = layer if layer >= 0 else encoder.layers + 1 + layer
         if not used:
-            raise whole.wrong("vision_feature_layer", "it must be behind a layer")
+            raise model.wrong("vision_feature_layer", "the input of the first layer is not supported")
         return replace(encoder, layers=used, normed=False)
 
     @cached_property
     def _fit(self) -> str:
-        """How a picture is made square."""
-        found, edge = self.checkpoint.preprocessor, self._encoder.image
-        require_preprocessing(found, BICUBIC)
-        size = found.section("size")
+        """How a picture is made square: stretch, crop or pad."""
+        preprocessor, edge = self.checkpoint.preprocessor, self._encoder.image
+        require_preprocessing(preprocessor, BICUBIC)
+        size = preprocessor.section("size")
         if size.values.get("height") is not None:
             for key in ("height", "width"):
                 size.require(key, edge, None)
-            found.require("do_center_crop", False, False)
-            found.require("do_pad", False, False)
+            preprocessor.require("do_center_crop", False, False)
+            preprocessor.require("do_pad", False, False)
             return "stretch"
         size.require("shortest_edge", edge, 224)
-        found.require("do_center_crop", True, True)
+        preprocessor.require("do_center_crop", True, True)
         for key in ("height", "width"):
-            found.section("crop_size").require(key, edge, 224)
-        # Other processors know the word, but not what it stands for here.
-        named = found.text("image_processor_type", "")
-        return "pad" if found.flag("do_pad", False) and named.startswith("Llava") else "crop"
+            preprocessor.section("crop_size").require(key, edge, 224)
+        # Only LLaVA's own processors pad to a square with `do_pad`.
+        name = preprocessor.text("image_processor_type", "")
+        return "pad" if preprocessor.flag("do_pad", False) and name.startswith("Llava") else "crop"
 
     @cached_property
     def _normalization(self) -> Normalization:
-        silent = ((0.5,) * 3, (0.5,) * 3) if self._fit == "stretch" else (CLIP_MEAN, CLIP_STD)
-        return read_normalization(self.checkpoint.preprocessor, *silent)
+        defaults = ((0.5,) * 3, (0.5,) * 3) if self._fit == "stretch" else (CLIP_MEAN, CLIP_STD)
+        return read_normalization(self.checkpoint.preprocessor, *defaults)
 
 
 def _check_windows(text: Section, kind: str) -> None:
-    """libllama's graphs of these decoders look back without an end."""
+    """Raise CheckpointError for a sliding window, which libllama does not have in these decoders."""
     require_full_attention(text)
     if kind == "mistral" and text.values.get("sliding_window", MISTRAL_WINDOW) is not None:
         window = text.integer("sliding_window", MISTRAL_WINDOW)
         if window < text.integer("max_position_embeddings", _TEXT[kind].defaults["max_position_embeddings"]):
-            raise CheckpointError(f"text_config.sliding_window is {window}; only none is supported", text.path)
+            raise CheckpointError(f"text_config.sliding_window is {window}; only null is supported", text.path)

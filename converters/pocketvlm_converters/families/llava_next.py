@@ -1,4 +1,4 @@
-"""LLaVA-NeXT (LLaVA 1.6): as LLaVA, with pictures in tiles and an embedding behind each row of their grid."""
+"""LLaVA-NeXT (LLaVA 1.6): LLaVA with pictures in tiles, and an embedding after each row of patches."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pocketvlm_converters.onnx.graph import INPUT, Graph, GraphOutput
 from pocketvlm_converters.onnx.patches import BICUBIC, require_preprocessing
 from pocketvlm_converters.weights import Value, Weight
 
-_GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]  # transformers' default: height, width
-_MOST_TILES = 64  # along an edge
+# transformers' default: height and width in pixels.
+_DEFAULT_GRIDS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+_MAX_TILES = 64  # along an edge; bounds what a damaged file can ask for
 
 
 class LlavaNext(Llava):
@@ -21,7 +22,7 @@ class LlavaNext(Llava):
     def pictures(self) -> dict[str, Value]:
         return {
             "clip.vision.mm_patch_merge_type": "spatial_unpad",
-            # Width first, as libmtmd reads it.
+            # libmtmd expects the width first.
             "clip.vision.image_grid_pinpoints": [edge for height, width in self._grids for edge in (width, height)],
         }
 
@@ -29,7 +30,7 @@ class LlavaNext(Llava):
         return (Weight("v.image_newline", self._newline, exact=True),)
 
     def vision_graph(self, graph: Graph) -> GraphOutput:
-        """A tile's embeddings, and behind them that of a row's end."""
+        """Add the encoder; the embedding of a row's end follows the embeddings of each tile."""
         output = super().vision_graph(graph)
         assert output.tokens is not None
         tiles = graph.one("Shape", INPUT, start=0, end=1)
@@ -44,35 +45,38 @@ class LlavaNext(Llava):
 
     @cached_property
     def _grids(self) -> list[tuple[int, int]]:
-        """(height, width) in pixels. The model cuts padding off by its configuration, whatever the processor did."""
+        """The grids, (height, width) in pixels. The model crops padding by config.json's, so both files must agree."""
         config, preprocessor, edge = self.checkpoint.config, self.checkpoint.preprocessor, self._encoder.image
         config.require("use_image_newline_parameter", True, True)
-        found = _read_grids(config)
-        if _read_grids(preprocessor) != found:
-            raise preprocessor.wrong("image_grid_pinpoints", "the model's configuration has others")
-        if any(side % edge or not 0 < side <= edge * _MOST_TILES for grid in found for side in grid):
-            raise config.wrong("image_grid_pinpoints", f"only multiples of {edge}, the tile, are supported")
-        return found
+        grids = _read_grids(config)
+        if _read_grids(preprocessor) != grids:
+            raise preprocessor.wrong("image_grid_pinpoints", "config.json has other grids")
+        if any(side % edge or not 0 < side <= edge * _MAX_TILES for grid in grids for side in grid):
+            raise config.wrong(
+                "image_grid_pinpoints",
+                f"only multiples of the tile, {edge} pixels, are supported, at most {_MAX_TILES} tiles along an edge",
+            )
+        return grids
 
     @cached_property
     def _fit(self) -> str:
-        """Each tile has its size already."""
-        found, edge = self.checkpoint.preprocessor, self._encoder.image
-        require_preprocessing(found, BICUBIC)
-        size = found.section("size")
+        """How a picture is made square. A tile already is, so the value has no effect."""
+        preprocessor, edge = self.checkpoint.preprocessor, self._encoder.image
+        require_preprocessing(preprocessor, BICUBIC)
+        size = preprocessor.section("size")
         if size.values.get("height") is None:
             size.require("shortest_edge", edge, 224)
         else:
             for key in ("height", "width"):
                 size.require(key, edge, None)
         for key in ("height", "width"):
-            found.section("crop_size").require(key, edge, 224)
+            preprocessor.section("crop_size").require(key, edge, 224)
         return "crop"
 
 
 def _read_grids(section: Section) -> list[tuple[int, int]]:
-    told = section.values.get("image_grid_pinpoints") or _GRIDS
-    pairs = isinstance(told, list) and all(isinstance(grid, list) and len(grid) == 2 for grid in told)
-    if not pairs or any(type(edge) is not int for grid in told for edge in grid):
-        raise section.wrong("image_grid_pinpoints", "it must be pairs of numbers")
-    return [(height, width) for height, width in told]
+    grids = section.values.get("image_grid_pinpoints") or _DEFAULT_GRIDS
+    are_pairs = isinstance(grids, list) and all(isinstance(grid, list) and len(grid) == 2 for grid in grids)
+    if not are_pairs or any(type(edge) is not int for grid in grids for edge in grid):
+        raise section.wrong("image_grid_pinpoints", "it must be a list of pairs of whole numbers")
+    return [(height, width) for height, width in grids]

@@ -1,6 +1,6 @@
-"""Pixtral, Mistral Small 3.1 and Ministral 3: one encoder, a projector of two matrices, Mistral decoder.
+"""Pixtral, Mistral Small 3.1 and Ministral 3: Pixtral's encoder, a projector of two matrices, a Mistral decoder.
 
-Pixtral comes as `llava`, the others merge patches. Pictures come at about their own size. The encoder puts the
+Pixtral's model_type is `llava`; the others merge patches. Pictures keep about their own size. The encoder puts the
 embedding of `[IMG_BREAK]` between two rows of a picture, as libmtmd does.
 """
 
@@ -50,7 +50,7 @@ _TEXT = {  # by the model_type of text_config; the defaults are those of its con
         },
     ),
 }
-_WINDOWS: dict[str, int | None] = {"mistral": MISTRAL_WINDOW, "ministral3": None}  # tokens, where a file says nothing
+_WINDOWS: dict[str, int | None] = {"mistral": MISTRAL_WINDOW, "ministral3": None}  # defaults of sliding_window
 _VISION_DEFAULTS = {  # transformers' PixtralVisionConfig
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -58,8 +58,8 @@ _VISION_DEFAULTS = {  # transformers' PixtralVisionConfig
     "num_attention_heads": 16,
     "patch_size": 16,
 }
-_EPSILON = 1e-5  # of the projector's norm: libmtmd has one for all
-_LONGEST = 1024  # pixels, where the image processor's file is silent
+_EPSILON = 1e-5  # of the projector's norm; libmtmd uses the same for all norms
+_DEFAULT_EDGE = 1024  # pixels; the image processor's default of size.longest_edge
 _BREAK = "[IMG_BREAK]"
 _WORDS = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
@@ -73,7 +73,7 @@ class Mistral3(Family):
     model_types: ClassVar[frozenset[str]] = frozenset({"mistral3"})
     encoders: ClassVar[frozenset[tuple[str, str]]] = frozenset({("llava", "pixtral")})
     pre_tokenizers: ClassVar[tuple[PreTokenizer, ...]] = (
-        PreTokenizer("tekken", (("Split", _WORDS, "Isolated"), ("ByteLevel", "bytes")), True, of_ours=True),
+        PreTokenizer("tekken", (("Split", _WORDS, "Isolated"), ("ByteLevel", "bytes")), True, own_split=True),
     )
 
     def language(self) -> Part:
@@ -124,7 +124,7 @@ class Mistral3(Family):
         return GraphOutput(self._with_breaks(graph, grid, value), self._width)
 
     def _with_breaks(self, graph: Graph, grid: Grid, value: str) -> str:
-        """`value` [tiles, rows * cols, width] with one embedding more behind each row but the last."""
+        """Return `value` [tiles, rows * cols, width] with the embedding of a break after each row but the last."""
         width = self._width
         value = graph.reshape(value, grid.tiles, grid.rows, grid.cols, width)
         ends = graph.extents(grid.tiles, grid.rows, 1, width)
@@ -133,7 +133,7 @@ class Mistral3(Family):
         return graph.one("Slice", value, graph.integers(0), graph.integers(-1), graph.integers(1))
 
     def _merger(self) -> Tensor:
-        """Its columns by patch of a square, then by value, as the graph has them; the checkpoint has them by value."""
+        """Return the merging matrix. Columns go by patch, then by value; in the checkpoint by value first."""
         hidden, square = self._encoder.hidden, self._merge**2
         shape = (hidden, hidden * square)
         tensor = self.names(CONNECTOR).tensor("patch_merger.merging_layer.weight", shape)
@@ -141,12 +141,12 @@ class Mistral3(Family):
         return replace(tensor, data=np.ascontiguousarray(columns).reshape(shape))
 
     def _break(self) -> Tensor:
-        """The language model's embedding of what stands between two rows, [width]."""
+        """Return the language model's embedding of `[IMG_BREAK]`, [width]."""
         number = self.checkpoint.token_id(_BREAK)
         table = next(weight.tensor for weight in self._decoder.weights if weight.name == "token_embd.weight")
         if number is None or number >= table.shape[0]:
             raise TokenizerError(
-                f"has no token {_BREAK!r}, which stands between the rows of a picture", self.checkpoint.path
+                f"has no token {_BREAK!r}, which separates the rows of a picture", self.checkpoint.path
             )
         return replace(table, data=table.data[number], given_label=f"{table.label}{_BREAK}")
 
@@ -155,15 +155,17 @@ class Mistral3(Family):
         config, text = self.checkpoint.config, self._text
         text.require("hidden_act", "silu", "silu")
         if text.values.get("sliding_window", _WINDOWS[self._kind]) is not None:
-            raise text.wrong("sliding_window", "libllama has no window in this architecture; null is supported")
+            raise text.wrong(
+                "sliding_window", "only null is supported, because libllama has no window in this architecture"
+            )
         tied = config.flag("tie_word_embeddings", self._merges) or text.flag("tie_word_embeddings", False)
         style = _TEXT[self._kind] if self._merges else MISTRAL
         rope = read_rope(text, head_width(text, style), yarn=self._merges)
-        found = decoder(text, self.names(_DECODER), self.names(HEAD), tied, style, rope)
-        return replace(found, metadata={**found.metadata, **self._temperature()})
+        part = decoder(text, self.names(_DECODER), self.names(HEAD), tied, style, rope)
+        return replace(part, metadata={**part.metadata, **self._temperature()})
 
     def _temperature(self) -> dict[str, Value]:
-        """By what queries grow with the logarithm of their position, where they do."""
+        """Return the key for scaling queries by the logarithm of their position, if the decoder does it."""
         if self._kind == "mistral":
             return {}
         rope = self._text.present("rope_parameters")
@@ -172,11 +174,11 @@ class Mistral3(Family):
 
     @property
     def _kind(self) -> str:
-        """Of the decoder."""
+        """The decoder's model_type."""
         kind = self._text.text("model_type", "mistral" if self._merges else "llama")
         known = tuple(_TEXT) if self._merges else ("mistral",)
         if kind not in known:
-            raise self._text.wrong("model_type", f"known here: {', '.join(known)}")
+            raise self._text.wrong("model_type", f"supported language models: {', '.join(known)}")
         return kind
 
     @property
@@ -196,13 +198,13 @@ class Mistral3(Family):
             self._text.require("rms_norm_eps", _EPSILON, _TEXT[self._kind].epsilon)
         else:
             config.require("vision_feature_select_strategy", "full", "default")
-        seen = config.present("vision_config")
-        seen.require("model_type", "pixtral", "pixtral")
-        return pixtral_vit(seen, **_VISION_DEFAULTS)
+        vision = config.present("vision_config")
+        vision.require("model_type", "pixtral", "pixtral")
+        return pixtral_vit(vision, **_VISION_DEFAULTS)
 
     @property
     def _merges(self) -> bool:
-        """Whether neighbouring patches become one embedding, as in all that is called mistral3."""
+        """Whether neighbouring patches become one embedding: always, except in Pixtral."""
         return self.checkpoint.model_type in self.model_types
 
     @property
@@ -217,10 +219,10 @@ class Mistral3(Family):
         return read_normalization(self.checkpoint.preprocessor, CLIP_MEAN, CLIP_STD)
 
     def _longest_edge(self) -> int:
-        """In pixels, the edge that larger pictures are shrunk to."""
+        """Return the longest edge of a picture, in pixels; larger ones are shrunk to it."""
         preprocessor = self.checkpoint.preprocessor
         require_preprocessing(preprocessor, BICUBIC)
         processor = self.checkpoint.json("processor_config.json", optional=True)
         processor.require("patch_size", self._encoder.patch, 16)
         processor.require("spatial_merge_size", self._merge, 1)
-        return preprocessor.section("size").integer("longest_edge", _LONGEST)
+        return preprocessor.section("size").integer("longest_edge", _DEFAULT_EDGE)

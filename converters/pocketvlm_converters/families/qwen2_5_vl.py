@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: the decoder of Qwen2-VL, behind an encoder with windows and gated MLPs."""
+"""Qwen2.5-VL: an encoder with attention windows and gated MLPs, and Qwen2-VL's decoder."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import ClassVar
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.families.qwen2_vl import Qwen2VL
 from pocketvlm_converters.networks.activations import read_activation
-from pocketvlm_converters.networks.decoder import MOST_LAYERS
+from pocketvlm_converters.networks.decoder import MAX_LAYERS
 from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.mrope import EPSILON, MERGE
 from pocketvlm_converters.networks.qwen_vit import QwenViT, QwenViTVariant
 
-_WINDOW = 112  # pixels; libmtmd has no key for it
+_WINDOW = 112  # pixels along an edge; fixed in libmtmd
 
 
 class Qwen25VL(Qwen2VL):
@@ -25,7 +25,7 @@ class Qwen25VL(Qwen2VL):
         config = self.read_vision()
         config.require("window_size", _WINDOW, _WINDOW)
         patch = config.integer("patch_size", 14, most=_WINDOW // MERGE)
-        found = QwenViT(
+        encoder = QwenViT(
             QwenViTVariant(read_activation(config, "silu"), up="up_proj", down="down_proj", gate="gate_proj", rms=True),
             hidden=config.integer("hidden_size", 3584),
             inner=config.integer("intermediate_size", 3420),
@@ -36,18 +36,23 @@ class Qwen25VL(Qwen2VL):
             width=config.integer("out_hidden_size", 3584),
             epsilon=EPSILON,
             window=_WINDOW // MERGE // patch,
-            full=_every(config),
+            full=_full_attention_step(config),
         )
-        refuse_square(config, found.inner, found.hidden)
-        return self.check(found, config, "out_hidden_size")
+        refuse_square(config, encoder.inner, encoder.hidden)
+        return self.check(encoder, config, "out_hidden_size")
 
 
-def _every(config: Section) -> int:
-    """`fullatt_block_indexes` as the one number that libmtmd knows: every so many layers see the whole picture."""
-    layers = config.integer("depth", 32, most=MOST_LAYERS)
+def _full_attention_step(config: Section) -> int:
+    """Return n if exactly every n-th layer sees the whole picture, which is all that libmtmd supports.
+
+    Raises CheckpointError for any other `fullatt_block_indexes`.
+    """
+    layers = config.integer("depth", 32, most=MAX_LAYERS)
     listed = {int(index) for index in config.numbers("fullatt_block_indexes", [7, 15, 23, 31])}
     full = sorted(index for index in listed if index < layers)
     for step in range(1, layers + 2):
         if full == list(range(step - 1, layers, step)):
             return step
-    raise config.wrong("fullatt_block_indexes", f"libmtmd takes every n-th of the {layers} layers, counted from n - 1")
+    raise config.wrong(
+        "fullatt_block_indexes", f"libmtmd supports only every n-th of the {layers} layers: n - 1, 2 * n - 1, ..."
+    )

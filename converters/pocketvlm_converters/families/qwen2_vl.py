@@ -1,4 +1,4 @@
-"""Qwen2-VL: ViT with 2-D rotary positions, M-RoPE decoder, pictures at about their own size."""
+"""Qwen2-VL: a ViT with 2-D rotary positions and a decoder with M-RoPE. Pictures keep about their own size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pocketvlm_converters.networks.mrope import EPSILON, MERGE, MRopeFamily
 from pocketvlm_converters.networks.qwen_vit import QwenViT, QwenViTVariant
 from pocketvlm_converters.weights import Part
 
-_MOST_PATCH = 64  # pixels, four times what encoders have
+_MAX_PATCH = 64  # pixels; four times what encoders have
 
 
 class Qwen2VL(MRopeFamily):
@@ -41,7 +41,7 @@ class Qwen2VL(MRopeFamily):
         )
         if head_width(self.text, self.style) * heads != hidden:
             raise CheckpointError(
-                "hidden_size is not head_dim * num_attention_heads, as libllama wants it", self.text.path
+                "hidden_size must be head_dim * num_attention_heads, because libllama assumes it", self.text.path
             )
         return super().language()
 
@@ -50,15 +50,15 @@ class Qwen2VL(MRopeFamily):
         config = self.read_vision()
         hidden, ratio = config.integer("embed_dim", 1280), config.integer("mlp_ratio", 4)
         refuse_square(config, hidden * ratio, hidden, "mlp_ratio")
-        found = QwenViT(
+        encoder = QwenViT(
             QwenViTVariant(read_activation(config, "quick_gelu"), up="fc1", down="fc2"),
             hidden=hidden,
             inner=hidden * ratio,
             layers=config.integer("depth", 32),
             heads=config.integer("num_heads", 16),
-            patch=config.integer("patch_size", 14, most=_MOST_PATCH),
+            patch=config.integer("patch_size", 14, most=_MAX_PATCH),
             merge=MERGE,
             width=config.integer("hidden_size", 3584),
             epsilon=EPSILON,
         )
-        return self.check(found, config, "hidden_size")
+        return self.check(encoder, config, "hidden_size")

@@ -1,4 +1,4 @@
-"""Qwen3-VL: ViT with rotary and learned positions and deepstack projectors, decoder with interleaved M-RoPE."""
+"""Qwen3-VL: a ViT with rotary and learned positions and deepstack projectors, a decoder with interleaved M-RoPE."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.networks.activations import read_activation
-from pocketvlm_converters.networks.decoder import MOST_LAYERS, DecoderStyle
+from pocketvlm_converters.networks.decoder import MAX_LAYERS, DecoderStyle
 from pocketvlm_converters.networks.mrope import EPSILON, MERGE, MRopeFamily
 from pocketvlm_converters.networks.qwen_vit import QwenViT, QwenViTVariant
 from pocketvlm_converters.weights import Part
 
-_MOST_PATCH = 64  # pixels, four times what encoders have
-_MOST_POSITIONS = 1 << 16
+_MAX_PATCH = 64  # pixels; four times what encoders have
+_MAX_POSITIONS = 1 << 16  # bounds what a damaged file can ask for; models have 2304
 
 
 class Qwen3VL(MRopeFamily):
@@ -41,17 +41,19 @@ class Qwen3VL(MRopeFamily):
 
     def language(self) -> Part:
         self.text.require("attention_bias", False, False)
-        made, deepstack = super().language(), self.encoder.deepstack
+        part, deepstack = super().language(), self.encoder.deepstack
         layers = self.text.integer("num_hidden_layers", self.style.defaults["num_hidden_layers"])
-        if len(deepstack) >= layers:  # an assert of libllama, which computes the last layer for some tokens only
-            raise self.text.wrong("num_hidden_layers", f"deepstack wants more than its {len(deepstack)} layers")
-        return replace(made, metadata={**made.metadata, f"{made.architecture}.n_deepstack_layers": len(deepstack)})
+        if len(deepstack) >= layers:  # libllama computes its last layer for some tokens only, and aborts
+            raise self.text.wrong(
+                "num_hidden_layers", f"it must be above {len(deepstack)}, the number of deepstack layers"
+            )
+        return replace(part, metadata={**part.metadata, f"{part.architecture}.n_deepstack_layers": len(deepstack)})
 
     @cached_property
     def encoder(self) -> QwenViT:
         config = self.read_vision()
-        layers = config.integer("depth", 27, most=MOST_LAYERS)
-        found = QwenViT(
+        layers = config.integer("depth", 27, most=MAX_LAYERS)
+        encoder = QwenViT(
             QwenViTVariant(
                 read_activation(config, "gelu_pytorch_tanh"),
                 up="linear_fc1",
@@ -63,27 +65,27 @@ class Qwen3VL(MRopeFamily):
             inner=config.integer("intermediate_size", 4304),
             layers=layers,
             heads=config.integer("num_heads", 16),
-            patch=config.integer("patch_size", 16, most=_MOST_PATCH),
+            patch=config.integer("patch_size", 16, most=_MAX_PATCH),
             merge=MERGE,
             width=config.integer("out_hidden_size", 3584),
             epsilon=EPSILON,
             table=_table(config),
             deepstack=_deepstack(config, layers),
         )
-        return self.check(found, config, "out_hidden_size")
+        return self.check(encoder, config, "out_hidden_size")
 
 
 def _table(config: Section) -> int:
-    """Learned positions along an edge."""
-    count = config.integer("num_position_embeddings", 2304, least=4, most=_MOST_POSITIONS)
+    """Return the number of learned positions along an edge."""
+    count = config.integer("num_position_embeddings", 2304, least=4, most=_MAX_POSITIONS)
     if math.isqrt(count) ** 2 != count:
-        raise config.wrong("num_position_embeddings", "positions must make a square")
+        raise config.wrong("num_position_embeddings", "it must be a square number")
     return math.isqrt(count)
 
 
 def _deepstack(config: Section, layers: int) -> tuple[int, ...]:
-    """The layers that have projectors of their own. libmtmd takes them as they come, whatever their order is."""
-    listed = config.numbers("deepstack_visual_indexes", [8, 16, 24])
-    if listed != sorted({int(layer) for layer in listed if 0 <= layer < layers}):
-        raise config.wrong("deepstack_visual_indexes", f"they must be some of the {layers} layers, in rising order")
-    return tuple(map(int, listed))
+    """Return the layers with projectors of their own. libmtmd uses them in rising order only."""
+    indexes = config.numbers("deepstack_visual_indexes", [8, 16, 24])
+    if indexes != sorted({int(layer) for layer in indexes if 0 <= layer < layers}):
+        raise config.wrong("deepstack_visual_indexes", f"expected layers from 0 to {layers - 1}, in rising order")
+    return tuple(map(int, indexes))

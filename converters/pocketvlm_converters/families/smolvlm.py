@@ -13,7 +13,7 @@ from pocketvlm_converters.onnx.graph import Graph, GraphOutput
 from pocketvlm_converters.onnx.patches import LANCZOS, Normalization, read_normalization, require_preprocessing
 from pocketvlm_converters.weights import Part, Value, Weight
 
-# transformers' Idefics3VisionConfig; SmolVLMVisionConfig has the same.
+# Defaults of transformers' Idefics3VisionConfig and SmolVLMVisionConfig.
 _VISION_DEFAULTS = {
     "hidden_size": 1152,
     "intermediate_size": 3072,
@@ -23,8 +23,8 @@ _VISION_DEFAULTS = {
     "patch_size": 32,
 }
 _LLAMA = DecoderStyle("llama", rotates_neighbours=True)
-_MOST_TILES = 64  # along an edge; each place in the grid has a token of its own
-_SEEN, _CONNECTOR = ("model.vision_model.", "vision_model."), ("model.connector.", "connector.")
+_MAX_TILES = 64  # along an edge; each cell of the grid has its own token
+_TOWER, _CONNECTOR = ("model.vision_model.", "vision_model."), ("model.connector.", "connector.")
 
 
 class SmolVLM(Family):
@@ -59,19 +59,19 @@ class SmolVLM(Family):
         }
         shape = (width, encoder.hidden * shuffle**2)
         connector = self.names(_CONNECTOR)
-        weights = encoder.weights(self.names(_SEEN))
+        weights = encoder.weights(self.names(_TOWER))
         weights.append(Weight("mm.model.fc.weight", connector.tensor("modality_projection.proj.weight", shape)))
         return Part("clip", metadata, tuple(weights))
 
     def vision_graph(self, graph: Graph) -> GraphOutput:
         encoder, shuffle = self._encoder(), self._shuffle()
         width = self.checkpoint.config.present("text_config").integer("hidden_size", 4096)
-        value = encoder.graph(graph, self.names(_SEEN), self._normalization(), group=shuffle)
+        value = encoder.graph(graph, self.names(_TOWER), self._normalization(), group=shuffle)
         side, inner = encoder.side // shuffle, encoder.hidden * shuffle**2
-        # Patches come in squares already: this is the whole pixel shuffle.
+        # Patches are already ordered by squares, so the pixel shuffle is a reshape.
         value = graph.reshape(value, -1, side * side, inner)
         projection = self.names(_CONNECTOR).tensor("modality_projection.proj.weight", (width, inner))
-        # One scale for all activations after the last norm, outliers among them, costs more than all layers together.
+        # One int8 scale for all activations after the last norm, outliers included, would lose more than all layers.
         value = graph.linear(value, projection, sensitive=True)
         return GraphOutput(value, width, tile=encoder.image, tokens=side * side)
 
@@ -80,7 +80,7 @@ class SmolVLM(Family):
         encoder = siglip(config, **_VISION_DEFAULTS)
         if encoder.side % self._shuffle():
             raise CheckpointError(
-                f"vision_config: {encoder.side} patches along an edge are no multiple of scale_factor", config.path
+                f"vision_config: {encoder.side} patches along an edge are not a multiple of scale_factor", config.path
             )
         return encoder
 
@@ -91,12 +91,12 @@ class SmolVLM(Family):
         return self.checkpoint.config.integer("scale_factor", 2)
 
     def _longest_edge(self) -> int:
-        """The edge that a picture is enlarged or shrunk to before it is cut into tiles, in pixels."""
+        """Return the longest edge, in pixels, that a picture is resized to before it is cut into tiles."""
         preprocessor, tile = self.checkpoint.preprocessor, self._encoder().image
         require_preprocessing(preprocessor, LANCZOS, do_image_splitting=True)
         preprocessor.section("max_image_size").require("longest_edge", tile, 364)
         size = preprocessor.section("size")
         longest = size.integer("longest_edge", 4 * 364)
-        if longest > _MOST_TILES * tile:
-            raise size.wrong("longest_edge", f"more than {_MOST_TILES} tiles of {tile} pixels along an edge")
+        if longest > _MAX_TILES * tile:
+            raise size.wrong("longest_edge", f"at most {_MAX_TILES} tiles of {tile} pixels along an edge are supported")
         return longest

@@ -1,1 +1,1 @@
-"""What families are put together from: decoders, rotary positions, vision transformers."""
+"""Parts that families share: decoders, rotary positions, vision transformers."""

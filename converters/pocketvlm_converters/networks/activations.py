@@ -1,4 +1,4 @@
-"""Activations of vision encoders, by the names that configurations use: as libmtmd's keys and as operators."""
+"""Activations of vision encoders by their names in configurations: libmtmd's keys and onnxruntime's operators."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from pocketvlm_converters.weights import Value
 
 @dataclass(frozen=True)
 class Activation:
-    """`keys` tell libmtmd, which without any takes the sigmoid approximation of GELU ("quick")."""
+    """An activation in both runtimes.
+
+    `keys` select it in libmtmd; without any, libmtmd uses the sigmoid approximation of GELU ("quick").
+    """
 
     keys: Mapping[str, Value]
-    operator: str  # of onnxruntime
+    operator: str  # onnxruntime's, in the domain com.microsoft
     attributes: Mapping[str, float] = field(default_factory=dict)
 
     def add(self, graph: Graph, value: str) -> str:
+        """Add the operator to `graph` and return the name of its output."""
         return graph.one(self.operator, value, domain=MICROSOFT, **self.attributes)
 
 
@@ -32,8 +36,8 @@ ACTIVATIONS = {
 
 
 def read_activation(config: Section, default: str) -> Activation:
-    """`hidden_act` of a vision configuration; CheckpointError where libmtmd does not have it."""
-    found = ACTIVATIONS.get(config.text("hidden_act", default))
-    if found is None:
-        raise config.wrong("hidden_act", f"libmtmd has {', '.join(ACTIVATIONS)}")
-    return found
+    """Return the activation named by `hidden_act`. Raises CheckpointError if libmtmd does not have it."""
+    activation = ACTIVATIONS.get(config.text("hidden_act", default))
+    if activation is None:
+        raise config.wrong("hidden_act", f"libmtmd supports {', '.join(ACTIVATIONS)}")
+    return activation

@@ -1,4 +1,4 @@
-"""CLIP's vision transformer: as SigLIP's, but with a class token before the patches and a norm before the layers."""
+"""CLIP's vision transformer: SigLIP's with a class token before the patches and a norm before the layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.siglip import SigLIP, read_encoder
 from pocketvlm_converters.onnx.graph import Graph
 from pocketvlm_converters.onnx.layers import norm
-from pocketvlm_converters.onnx.patches import Normalization, folded
+from pocketvlm_converters.onnx.patches import Normalization, fold_normalization
 from pocketvlm_converters.onnx.weights import floats
 
 _DEFAULTS = {  # transformers' CLIPVisionConfig
@@ -27,13 +27,13 @@ _DEFAULTS = {  # transformers' CLIPVisionConfig
 
 @dataclass(frozen=True)
 class CLIP(SigLIP):
-    """Its output has no class token: nothing that takes it here wants one."""
+    """Sizes of the encoder. `graph` drops the class token: no projector here uses it."""
 
-    def first(self, names: Names) -> dict[str, Tensor]:
+    def input_tensors(self, names: Names) -> dict[str, Tensor]:
         return {
-            "v.class_embd": self._class(names),
+            "v.class_embd": self._class_token(names),
             "v.patch_embd.weight": self.kernel(names),
-            "v.position_embd.weight": self._table(names),
+            "v.position_embd.weight": self._position_table(names),
             "v.pre_ln.weight": names.tensor("pre_layrnorm.weight", (self.hidden,)),
             "v.pre_ln.bias": names.tensor("pre_layrnorm.bias", (self.hidden,)),
         }
@@ -43,28 +43,33 @@ class CLIP(SigLIP):
         one = graph.integers(1)
         return graph.one("Slice", value, one, graph.integers(self.side**2 + 1), one)
 
-    def embedded(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
-        """With the class token before the patches: a row of zeros that gets its vector with its position."""
-        assert group == 1, "nothing merges patches here"
-        value, offset = self.convolved(graph, names, pixels, group)
+    def embed(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
+        """Return the normed input of the first layer, [tiles, 1 + side * side, hidden].
+
+        The class token is a row of zeros before the patches, to which its vector and its position are added.
+        """
+        assert group == 1, "no projector of CLIP merges patches"
+        value, offset = self.embed_patches(graph, names, pixels, group)
         value = graph.one("Pad", value, graph.integers(0, 1, 0, 0, 0, 0))
-        table = floats(self._table(names)).astype(np.float64)
-        table[0] += floats(self._class(names))
+        table = floats(self._position_table(names)).astype(np.float64)
+        table[0] += floats(self._class_token(names))
         table[1:] += offset
         value = graph.one("Add", value, graph.constant("position_embedding", table[None].astype(np.float32)))
         return norm(graph, value, *self.norm(graph, names, "pre_layrnorm"), epsilon=self.epsilon)
 
-    def patches(self, names: Names, pixels: Normalization) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-        """Without a bias."""
-        return folded(floats(self.kernel(names)), pixels)
+    def patch_matrix(
+        self, names: Names, pixels: Normalization
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+        """Return what SigLIP does, for a patch convolution without a bias."""
+        return fold_normalization(floats(self.kernel(names)), pixels)
 
-    def _class(self, names: Names) -> Tensor:
+    def _class_token(self, names: Names) -> Tensor:
         return names.tensor("embeddings.class_embedding", (self.hidden,))
 
-    def _table(self, names: Names) -> Tensor:
+    def _position_table(self, names: Names) -> Tensor:
         return names.tensor("embeddings.position_embedding.weight", (self.side**2 + 1, self.hidden))
 
 
 def clip(config: Section) -> CLIP:
-    """Read `config`, the vision configuration."""
+    """Read a vision configuration, with the defaults of transformers' CLIPVisionConfig."""
     return read_encoder(config, CLIP, 1e-5, "quick_gelu", **_DEFAULTS)

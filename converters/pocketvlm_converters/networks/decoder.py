@@ -1,6 +1,6 @@
 """A decoder with rotary positions and a gated MLP as GGUF: hyperparameters, tensor names, rotary order.
 
-Shared by every family that has one; a `DecoderStyle` says how it differs from the first of its kind.
+A `DecoderStyle` describes how an architecture differs from Llama.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ _DEFAULTS = {  # transformers' LlamaConfig
     "vocab_size": 32000,
     "max_position_embeddings": 2048,
 }
-MOST_LAYERS = 512  # LLAMA_MAX_LAYERS
-_WIDEST_HEAD = 1 << 16
+MAX_LAYERS = 512  # LLAMA_MAX_LAYERS of llama.cpp
+_MAX_HEAD_WIDTH = 1 << 16  # values; far beyond any model, bounds what a damaged configuration can ask for
 _NORMS = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
 
 
 @dataclass(frozen=True)
 class DecoderStyle:
-    """What a decoder's graph in libllama is like.
+    """How a decoder's graph in libllama is built, and how the checkpoint differs from it.
 
-    `rotates_neighbours`: it rotates values (0, 1), (2, 3), ..., else halves; transformers likewise, by
-    `given_neighbours`. Where they differ, rows of queries and keys change places. `fused_mlp`: gate and up are one
-    matrix in both. `qkv_bias` None goes by `attention_bias` of the configuration, for the output too.
-    `norms` are a layer's, as GGUF and the checkpoint call them; `head_norms` those of single heads. `norm_offset` is
-    added to the weights of all norms. `defaults` and `epsilon` (rms_norm_eps) are what the configuration class fills
-    in.
+    - `rotates_neighbours`: libllama rotates values (0, 1), (2, 3), ...; otherwise it rotates halves.
+    - `given_neighbours`: the same for the checkpoint, as transformers reads it. If the two differ, the rows of queries
+      and keys are reordered.
+    - `fused_mlp`: gate and up are one matrix, in GGUF and in the checkpoint.
+    - `qkv_bias`: whether queries, keys and values have biases. With None, `attention_bias` of the configuration
+      decides, for the output matrix as well.
+    - `norms`: names of a layer's norms, GGUF's to the checkpoint's; `head_norms`: names of the norms of single heads.
+    - `norm_offset`: added to the weights of all norms.
+    - `defaults`, `epsilon` (rms_norm_eps): the defaults of the configuration class.
     """
 
     architecture: str
@@ -55,10 +58,10 @@ class DecoderStyle:
 
 
 def decoder(config: Section, names: Names, head: Names, tied: bool, style: DecoderStyle, rope: Rope) -> Part:
-    """`config` is the text configuration, `names` the decoder's tensors, `head` holds `lm_head.weight`.
+    """Return the decoder's weights and metadata. The family adds the keys that only its architecture has.
 
-    With `tied`, the head is written only if the checkpoint has one that differs, as transformers does. The family
-    adds to the metadata what else libllama wants.
+    `config` is the text configuration, `names` has the decoder's tensors, `head` has `lm_head.weight`. With `tied`,
+    the head is written only if the checkpoint has one that differs, as transformers does it. Raises CheckpointError.
     """
     defaults = {**_DEFAULTS, **style.defaults}
     hidden, inner, layers, heads, vocabulary, context = (config.integer(key, defaults[key]) for key in _DEFAULTS)
@@ -66,7 +69,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Decod
     width = head_width(config, style)
     queries, keys = heads * width, kv_heads * width
     if heads % kv_heads:
-        raise config.wrong("num_key_value_heads", f"num_attention_heads {heads} is no multiple of it")
+        raise config.wrong("num_key_value_heads", f"num_attention_heads {heads} is not a multiple of it")
     bias = style.qkv_bias if style.qkv_bias is not None else config.flag("attention_bias", False)
     output_bias = style.qkv_bias is None and bias
     mlp_bias = config.flag("mlp_bias", False)
@@ -84,31 +87,32 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Decod
         weights.append(Weight(f"{gguf}.weight", tensor, exact=True))
 
     def linear(gguf: str, name: str, shape: tuple[int, int], biased: bool, rotary_heads: int = 0) -> None:
-        tensor = names.tensor(f"{name}.weight", shape)  # first: a configuration can ask for any size
-        order = _reordered(style, rotary_heads, width) if rotary_heads else None
-        weights.append(Weight(f"{gguf}.weight", tensor, order))
+        # Checks the sizes, which a configuration can set to anything; so it comes before `_row_order`.
+        tensor = names.tensor(f"{name}.weight", shape)
+        rows = _row_order(style, rotary_heads, width) if rotary_heads else None
+        weights.append(Weight(f"{gguf}.weight", tensor, rows))
         if biased:
-            flat = names.tensor(f"{name}.bias", shape[:1])
-            if order is not None:
-                flat = replace(flat, data=flat.data[order])
-            weights.append(Weight(f"{gguf}.bias", flat, exact=True))
+            bias = names.tensor(f"{name}.bias", shape[:1])
+            if rows is not None:
+                bias = replace(bias, data=bias.data[rows])
+            weights.append(Weight(f"{gguf}.bias", bias, exact=True))
 
     for layer in range(layers):
-        here, there = f"layers.{layer}.", f"blk.{layer}."
+        source, target = f"layers.{layer}.", f"blk.{layer}."
         for gguf, name in style.norms.items():
-            norm(there + gguf, here + name, hidden)
+            norm(target + gguf, source + name, hidden)
         for gguf, name in style.head_norms.items():
-            norm(there + gguf, f"{here}self_attn.{name}", width)
-        linear(f"{there}attn_q", f"{here}self_attn.q_proj", (queries, hidden), bias, heads)
-        linear(f"{there}attn_k", f"{here}self_attn.k_proj", (keys, hidden), bias, kv_heads)
-        linear(f"{there}attn_v", f"{here}self_attn.v_proj", (keys, hidden), bias)
-        linear(f"{there}attn_output", f"{here}self_attn.o_proj", (hidden, queries), output_bias)
+            norm(target + gguf, f"{source}self_attn.{name}", width)
+        linear(f"{target}attn_q", f"{source}self_attn.q_proj", (queries, hidden), bias, heads)
+        linear(f"{target}attn_k", f"{source}self_attn.k_proj", (keys, hidden), bias, kv_heads)
+        linear(f"{target}attn_v", f"{source}self_attn.v_proj", (keys, hidden), bias)
+        linear(f"{target}attn_output", f"{source}self_attn.o_proj", (hidden, queries), output_bias)
         if style.fused_mlp:
-            linear(f"{there}ffn_up", f"{here}mlp.gate_up_proj", (2 * inner, hidden), mlp_bias)
+            linear(f"{target}ffn_up", f"{source}mlp.gate_up_proj", (2 * inner, hidden), mlp_bias)
         else:
-            linear(f"{there}ffn_gate", f"{here}mlp.gate_proj", (inner, hidden), mlp_bias)
-            linear(f"{there}ffn_up", f"{here}mlp.up_proj", (inner, hidden), mlp_bias)
-        linear(f"{there}ffn_down", f"{here}mlp.down_proj", (hidden, inner), mlp_bias)
+            linear(f"{target}ffn_gate", f"{source}mlp.gate_proj", (inner, hidden), mlp_bias)
+            linear(f"{target}ffn_up", f"{source}mlp.up_proj", (inner, hidden), mlp_bias)
+        linear(f"{target}ffn_down", f"{source}mlp.down_proj", (hidden, inner), mlp_bias)
     norm("output_norm", "norm", hidden)
     if output is not None:
         weights.append(Weight("output.weight", output))
@@ -132,20 +136,20 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Decod
 
 
 def head_width(config: Section, style: DecoderStyle) -> int:
-    """`head_dim`, or the hidden size divided by the heads. Raises CheckpointError where that is no even number."""
+    """Return `head_dim`, or hidden_size / num_attention_heads. Raises CheckpointError unless it is an even number."""
     defaults = {**_DEFAULTS, **style.defaults}
     hidden, heads = (config.integer(key, defaults[key]) for key in ("hidden_size", "num_attention_heads"))
     default = style.defaults.get("head_dim", 0)
     if not default and hidden % heads and config.values.get("head_dim") is None:
-        raise config.wrong("num_attention_heads", f"hidden_size {hidden} is no multiple of it")
-    width = config.integer("head_dim", default or hidden // heads, most=_WIDEST_HEAD)
+        raise config.wrong("num_attention_heads", f"hidden_size {hidden} is not a multiple of it")
+    width = config.integer("head_dim", default or hidden // heads, most=_MAX_HEAD_WIDTH)
     if width % 2:
-        raise config.wrong("head_dim", f"heads of {width} values cannot be rotated in pairs")
+        raise config.wrong("head_dim", f"heads of {width} values cannot be rotated in pairs; the width must be even")
     return width
 
 
 def require_full_attention(config: Section) -> None:
-    """Refuse a window in a configuration that may ask for one, of a decoder that has none in libllama."""
+    """Raise CheckpointError for sliding windows, which libllama does not have in the decoders that call this."""
     config.require("use_sliding_window", False, False)
     kinds = config.values.get("layer_types") or []
     if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
@@ -153,10 +157,10 @@ def require_full_attention(config: Section) -> None:
 
 
 def embeddings(names: Names, head: Names, tied: bool, shape: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-    """The embedding and, where it is not the same, the head."""
+    """Return the embedding, and the head if it differs from the embedding."""
     if not tied:
         return names.tensor("embed_tokens.weight", shape), head.tensor("lm_head.weight", shape)
-    if "embed_tokens.weight" not in names and "lm_head.weight" in head:  # saved under the head's name
+    if "embed_tokens.weight" not in names and "lm_head.weight" in head:  # one matrix, saved under the head's name
         return head.tensor("lm_head.weight", shape), None
     embedding = names.tensor("embed_tokens.weight", shape)
     if "lm_head.weight" not in head:
@@ -168,8 +172,8 @@ def embeddings(names: Names, head: Names, tied: bool, shape: tuple[int, int]) ->
     return embedding, None if same else output
 
 
-def _reordered(style: DecoderStyle, heads: int, width: int) -> npt.NDArray[np.intp] | None:
-    """The order of rows of queries or keys that libllama wants."""
+def _row_order(style: DecoderStyle, heads: int, width: int) -> npt.NDArray[np.intp] | None:
+    """Return the order of rows of queries or keys for libllama, or None for the checkpoint's own order."""
     if style.rotates_neighbours == style.given_neighbours:
         return None
     order = rotary_order(heads, width)
@@ -177,7 +181,7 @@ def _reordered(style: DecoderStyle, heads: int, width: int) -> npt.NDArray[np.in
 
 
 def rotary_order(heads: int, width: int) -> npt.NDArray[np.intp]:
-    """Rows of halves (0, width / 2), (1, width / 2 + 1), ... as neighbours (0, 1), (2, 3), ..."""
+    """Return the order that makes the halves (0, width / 2), (1, width / 2 + 1), ... neighbours (0, 1), (2, 3), ..."""
     rows = np.arange(heads * width, dtype=np.intp).reshape(heads, 2, width // 2)
     order: npt.NDArray[np.intp] = rows.transpose(0, 2, 1).reshape(-1)
     return order

@@ -1,4 +1,4 @@
-"""What libmtmd wants of every encoder's feed-forward layers."""
+"""A check of the encoders' feed-forward layers, for libmtmd."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from pocketvlm_converters.checkpoint.folder import Section
 
 
 def refuse_square(config: Section, inner: int, hidden: int, key: str = "intermediate_size") -> None:
-    """CheckpointError where they are as wide as the encoder; `key` says how wide they are.
+    """Raise CheckpointError, naming `key`, if the MLP is exactly as wide as the encoder.
 
-    libmtmd takes a square ffn_down for the work of an old converter and swaps it with ffn_up (clip.cpp).
+    libmtmd assumes that a square ffn_down was written by an old converter, and swaps it with ffn_up (clip.cpp).
     """
     if inner == hidden:
-        raise config.wrong(key, "an MLP as wide as the encoder is one that libmtmd misreads")
+        raise config.wrong(
+            key, f"an MLP as wide as the encoder ({hidden}) is not supported, because libmtmd misreads it"
+        )

@@ -1,5 +1,7 @@
-"""A vision transformer for pictures of any size, as GGUF and as ONNX: positions from a table for each axis and rotary
-ones besides, norms before and after, gated MLPs, clipped activations, neighbours pooled by their mean.
+"""Gemma 4's vision transformer, for pictures of any size, as GGUF and as ONNX.
+
+Positions come from a table for each axis and are rotary as well. Layers have norms before and after attention and MLP;
+MLPs are gated, activations clipped, and neighbouring patches are pooled by their mean.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from pocketvlm_converters.networks.sizes import layer_sizes
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid
 from pocketvlm_converters.onnx.layers import norm
-from pocketvlm_converters.onnx.patches import Normalization, as_kernel, cut, folded
+from pocketvlm_converters.onnx.patches import Normalization, as_kernel, cut_patches, fold_normalization
 from pocketvlm_converters.onnx.weights import floats
 from pocketvlm_converters.weights import Value, Weight
 
-_PIXELS = Normalization((0.5,) * 3, (0.5,) * 3)  # part of the model: 2 * pixel - 1
-_THETA = 100.0  # of rotary positions; libmtmd has it fixed
-_UNBOUNDED = float(np.finfo(np.float32).max)
+_PIXELS = Normalization((0.5,) * 3, (0.5,) * 3)  # built into the model: 2 * pixel - 1
+_THETA = 100.0  # of rotary positions; fixed in libmtmd
+_UNBOUNDED = float(np.finfo(np.float32).max)  # as in libmtmd; stands for an infinite bound
 _BOUNDS = ("input_min", "input_max", "output_min", "output_max")
 _MATRICES = {
     "attn_q": "self_attn.q_proj",
@@ -43,9 +45,10 @@ _NORMS = {
 
 @dataclass(frozen=True)
 class Gemma4ViT:
-    """Sizes. `pool` x `pool` patches become one embedding; `positions` are in the table of each axis.
+    """Sizes of the encoder. `pool` x `pool` patches become one embedding.
 
-    `clipped`: every matrix has bounds for what goes in and out. `standard`: what is pooled is shifted and scaled.
+    `positions` is the number of rows of each axis's table. `clipped`: every matrix has bounds for its input and output.
+    `standard`: the pooled values are shifted and scaled.
     """
 
     hidden: int
@@ -61,6 +64,7 @@ class Gemma4ViT:
 
     @property
     def head(self) -> int:
+        """The width of one head."""
         return self.hidden // self.heads
 
     def metadata(self) -> dict[str, Value]:
@@ -73,51 +77,57 @@ class Gemma4ViT:
         }
 
     def weights(self, names: Names) -> list[Weight]:
-        found = [
+        weights = [
             Weight("v.patch_embd.weight", self._kernel(names), exact=True),
-            Weight("v.position_embd.weight", self._table(names), exact=True),
+            Weight("v.position_embd.weight", self._position_table(names), exact=True),
         ]
         for layer in range(self.layers):
-            here, there = f"encoder.layers.{layer}.", f"v.blk.{layer}."
+            source, target = f"encoder.layers.{layer}.", f"v.blk.{layer}."
             for gguf, name in _NORMS.items():
-                found.append(Weight(f"{there}{gguf}.weight", self._norm(names, here + name, self.hidden), exact=True))
+                weights.append(
+                    Weight(f"{target}{gguf}.weight", self._norm(names, source + name, self.hidden), exact=True)
+                )
             for gguf, name in (("attn_q_norm", "self_attn.q_norm"), ("attn_k_norm", "self_attn.k_norm")):
-                found.append(Weight(f"{there}{gguf}.weight", self._norm(names, here + name, self.head), exact=True))
+                weights.append(
+                    Weight(f"{target}{gguf}.weight", self._norm(names, source + name, self.head), exact=True)
+                )
             for gguf, name in _MATRICES.items():
-                found.append(Weight(f"{there}{gguf}.weight", self._matrix(names, here + name)))
+                weights.append(Weight(f"{target}{gguf}.weight", self._matrix(names, source + name)))
                 for bound in _BOUNDS if self.clipped else ():
-                    scalar, value = self._bound(names, f"{here}{name}.{bound}")
+                    scalar, value = self._bound(names, f"{source}{name}.{bound}")
                     if abs(value) < _UNBOUNDED:
                         scalar = replace(scalar, data=scalar.data.reshape(1))
-                        found.append(Weight(f"{there}{gguf}.{bound}", scalar, exact=True))
+                        weights.append(Weight(f"{target}{gguf}.{bound}", scalar, exact=True))
         if self.standard:
-            found += [
+            weights += [
                 Weight(f"v.{name}", names.tensor(name, (self.hidden,)), exact=True)
                 for name in ("std_bias", "std_scale")
             ]
-        return found
+        return weights
 
     def graph(self, graph: Graph, names: Names) -> str:
-        """Add the encoder to `graph`; its output [tiles, embeddings, hidden], pooled."""
+        """Add the encoder to `graph` and return its pooled output, [tiles, embeddings, hidden]."""
         grid = Grid(graph, self.patch, self.pool)
-        turns = (graph.integers(0), *grid.angles(self.head, _THETA))
-        value = self._embedded(graph, names, grid)
+        angles = (graph.integers(0), *grid.angles(self.head, _THETA))
+        value = self._embed(graph, names, grid)
 
         def normed(value: str, name: str) -> str:
             return norm(graph, value, graph.vector(self._norm(names, name, self.hidden)), epsilon=self.epsilon)
 
         for layer in range(self.layers):
-            at = f"encoder.layers.{layer}."
-            mixed = self._attention(graph, names, normed(value, f"{at}input_layernorm"), f"{at}self_attn.", turns)
-            value = graph.one("Add", value, normed(mixed, f"{at}post_attention_layernorm"))
-            seen = normed(value, f"{at}pre_feedforward_layernorm")
-            gate = self._linear(graph, names, seen, f"{at}mlp.gate_proj")
+            prefix = f"encoder.layers.{layer}."
+            mixed = self._attention(
+                graph, names, normed(value, f"{prefix}input_layernorm"), f"{prefix}self_attn.", angles
+            )
+            value = graph.one("Add", value, normed(mixed, f"{prefix}post_attention_layernorm"))
+            mlp_input = normed(value, f"{prefix}pre_feedforward_layernorm")
+            gate = self._linear(graph, names, mlp_input, f"{prefix}mlp.gate_proj")
             gate = graph.one("FastGelu", gate, domain=MICROSOFT)
-            inner = graph.one("Mul", gate, self._linear(graph, names, seen, f"{at}mlp.up_proj"))
+            inner = graph.one("Mul", gate, self._linear(graph, names, mlp_input, f"{prefix}mlp.up_proj"))
             # The product of a gated MLP has the largest outliers of all activations.
-            inner = self._linear(graph, names, inner, f"{at}mlp.down_proj", sensitive=graph.kind == "int8")
-            value = graph.one("Add", value, normed(inner, f"{at}post_feedforward_layernorm"))
-        # Patches come in squares already: the mean over a square is that over an axis.
+            inner = self._linear(graph, names, inner, f"{prefix}mlp.down_proj", sensitive=graph.kind == "int8")
+            value = graph.one("Add", value, normed(inner, f"{prefix}post_feedforward_layernorm"))
+        # Patches are already ordered by squares: the mean over a square is the mean over an axis.
         value = graph.reshape(value, 0, -1, self.pool**2, self.hidden)
         value = graph.one("ReduceMean", value, axes=[2], keepdims=0)
         value = graph.one("Mul", value, graph.number(math.sqrt(self.hidden)))
@@ -126,45 +136,47 @@ class Gemma4ViT:
             value = graph.one("Mul", graph.one("Sub", value, bias), scale)
         return value
 
-    def _embedded(self, graph: Graph, names: Names, grid: Grid) -> str:
-        value = cut(graph, self.patch, self.pool, grid.rows, grid.cols)
-        matrix, offset = folded(floats(self._kernel(names)), _PIXELS)
+    def _embed(self, graph: Graph, names: Names, grid: Grid) -> str:
+        value = cut_patches(graph, self.patch, self.pool, grid.rows, grid.cols)
+        matrix, offset = fold_normalization(floats(self._kernel(names)), _PIXELS)
         value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
-        across, down = floats(self._table(names))
+        across, down = floats(self._position_table(names))
         down = (down + offset).astype(np.float32)
         axes, pool = graph.integers(0), graph.integers(self.pool)
 
-        def first(name: str, table: npt.NDArray[np.float32], squares: str) -> str:
+        def first_rows(name: str, table: npt.NDArray[np.float32], squares: str) -> str:
             return graph.one("Slice", graph.constant(name, table), axes, graph.one("Mul", squares, pool), axes)
 
-        rows = graph.reshape(first("row_embedding", down, grid.rows), -1, 1, self.hidden)
-        table = graph.one("Add", rows, first("column_embedding", across, grid.cols))
+        rows = graph.reshape(first_rows("row_embedding", down, grid.rows), -1, 1, self.hidden)
+        table = graph.one("Add", rows, first_rows("column_embedding", across, grid.cols))
         table = graph.reshape(table, grid.rows, self.pool, grid.cols, self.pool, self.hidden)
         table = graph.one("Transpose", table, perm=[0, 2, 1, 3, 4])
         return graph.one("Add", value, graph.reshape(table, -1, self.hidden))
 
-    def _attention(self, graph: Graph, names: Names, value: str, at: str, turns: tuple[str, ...]) -> str:
+    def _attention(self, graph: Graph, names: Names, value: str, prefix: str, angles: tuple[str, ...]) -> str:
         order = self._rotary_order()
 
-        def heads(name: str, scale: str | None, turned: bool) -> str:
-            found = self._linear(graph, names, value, f"{at}{name}_proj", order=self._rows(order) if turned else None)
-            found = graph.reshape(found, 0, -1, self.heads, self.head)
-            found = norm(graph, found, scale or graph.number(1.0), epsilon=self.epsilon)
-            found = graph.reshape(found, 0, -1, self.hidden)
-            if not turned:
-                return found
-            return graph.one("RotaryEmbedding", found, *turns, domain=MICROSOFT, num_heads=self.heads)
+        def heads(name: str, scale: str | None, rotated: bool) -> str:
+            values = self._linear(
+                graph, names, value, f"{prefix}{name}_proj", order=self._rows(order) if rotated else None
+            )
+            values = graph.reshape(values, 0, -1, self.heads, self.head)
+            values = norm(graph, values, scale or graph.number(1.0), epsilon=self.epsilon)
+            values = graph.reshape(values, 0, -1, self.hidden)
+            if not rotated:
+                return values
+            return graph.one("RotaryEmbedding", values, *angles, domain=MICROSOFT, num_heads=self.heads)
 
         def scale(name: str) -> str:
-            tensor = self._norm(names, f"{at}{name}_norm", self.head)
+            tensor = self._norm(names, f"{prefix}{name}_norm", self.head)
             return graph.vector(replace(tensor, data=tensor.data[order]))
 
-        queries, keys = (heads(name, scale(name), turned=True) for name in "qk")
-        values = heads("v", None, turned=False)
+        queries, keys = (heads(name, scale(name), rotated=True) for name in "qk")
+        values = heads("v", None, rotated=False)
         mixed = graph.one(
             "MultiHeadAttention", queries, keys, values, domain=MICROSOFT, num_heads=self.heads, scale=1.0
         )
-        return self._linear(graph, names, mixed, f"{at}o_proj")
+        return self._linear(graph, names, mixed, f"{prefix}o_proj")
 
     def _linear(
         self,
@@ -175,32 +187,33 @@ class Gemma4ViT:
         sensitive: bool = False,
         order: npt.NDArray[np.intp] | None = None,
     ) -> str:
-        """`order` is that of the matrix's rows."""
+        """Multiply by the matrix `name` with its rows in `order`, and clip input and output to its bounds."""
         weight = self._matrix(names, name)
         if order is not None:
             weight = replace(weight, data=weight.data[order])
         if not self.clipped:
             return graph.linear(value, weight, sensitive=sensitive)
         bounds = [graph.number(self._bound(names, f"{name}.{bound}")[1]) for bound in _BOUNDS]
-        found = graph.linear(graph.one("Clip", value, *bounds[:2]), weight, sensitive=sensitive)
-        return graph.one("Clip", found, *bounds[2:])
+        product = graph.linear(graph.one("Clip", value, *bounds[:2]), weight, sensitive=sensitive)
+        return graph.one("Clip", product, *bounds[2:])
 
     def _bound(self, names: Names, name: str) -> tuple[Tensor, float]:
-        """A bound, and its value; that of one which is infinite is the largest of float32, as in libmtmd."""
+        """Return a bound as a tensor and as a number: `_UNBOUNDED` if it is infinite."""
         scalar = names.tensor(name, ())
         data = (scalar.data.astype(np.uint32) << 16).view(np.float32) if scalar.dtype == "BF16" else scalar.data
         return scalar, float(np.clip(data, -_UNBOUNDED, _UNBOUNDED))
 
     def _rotary_order(self) -> npt.NDArray[np.intp]:
-        """Values of a head as the operator turns them.
+        """Return the order of a head's values for the operator RotaryEmbedding.
 
-        The model turns the first half by the column and the second by the row, each in halves of its own; the operator
-        turns halves of all, by the row first.
+        The model rotates the first half of a head by the column and the second by the row, and pairs values within
+        each. The operator pairs values of the first half with those of the second, and our angles start with the row.
         """
-        column, column_too, row, row_too = np.arange(self.head, dtype=np.intp).reshape(4, -1)
-        return np.concatenate([row, column, row_too, column_too])
+        column_1, column_2, row_1, row_2 = np.arange(self.head, dtype=np.intp).reshape(4, -1)
+        return np.concatenate([row_1, column_1, row_2, column_2])
 
     def _rows(self, order: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        """Return the rows of a matrix whose heads all have their values in `order`."""
         rows: npt.NDArray[np.intp] = (np.arange(self.heads)[:, None] * self.head + order).reshape(-1)
         return rows
 
@@ -213,10 +226,10 @@ class Gemma4ViT:
         return names.tensor(f"{name}.weight", (size,))
 
     def _kernel(self, names: Names) -> Tensor:
-        """[hidden, 3, patch, patch]."""
+        """Return the patch convolution, [hidden, 3, patch, patch]."""
         flat = names.tensor("patch_embedder.input_proj.weight", (self.hidden, self.patch**2 * 3))
         return as_kernel(flat, self.patch)
 
-    def _table(self, names: Names) -> Tensor:
-        """Positions along the row, then along the column, [2, positions, hidden]."""
+    def _position_table(self, names: Names) -> Tensor:
+        """Return the positions across and down, [2, positions, hidden]."""
         return names.tensor("patch_embedder.position_embedding_table", (2, self.positions, self.hidden))

@@ -1,6 +1,6 @@
-"""A vision transformer with a class token and learned scales of its residual branches, as GGUF and as ONNX.
+"""InternViT, a vision transformer with a class token and learned scales of its residual branches, as GGUF and as ONNX.
 
-Layer scale is arXiv 2103.17239, norms of queries and keys are arXiv 2302.05442. The last layer has no norm behind it.
+Layer scale is arXiv 2103.17239, norms of queries and keys are arXiv 2302.05442. No norm follows the last layer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.sizes import layer_sizes
 from pocketvlm_converters.onnx.graph import INPUT, MICROSOFT, Graph
 from pocketvlm_converters.onnx.layers import add_norm, norm
-from pocketvlm_converters.onnx.patches import Normalization, cut, folded
+from pocketvlm_converters.onnx.patches import Normalization, cut_patches, fold_normalization
 from pocketvlm_converters.onnx.weights import floats
 from pocketvlm_converters.weights import Value, Weight
 
@@ -23,9 +23,9 @@ from pocketvlm_converters.weights import Value, Weight
 class InternViT:
     """Sizes of the encoder. `side` is the number of patches along one edge of a tile.
 
-    Its activation is GELU, of which libmtmd has but an approximation (arXiv 1606.08415), off by at most 0.0005.
-    With `rms`, norms divide by the root of the mean square and have no bias. `biased` are queries, keys and values;
-    with `normed`, queries and keys have a norm of that kind each, over all heads together.
+    The activation is GELU; libmtmd only has an approximation of it (arXiv 1606.08415), off by at most 0.0005.
+    With `rms`, norms divide by the root of the mean square and have no bias. With `biased`, queries, keys and values
+    have biases. With `normed`, queries and keys each have a norm of the same kind, over all heads together.
     """
 
     hidden: int
@@ -53,43 +53,43 @@ class InternViT:
         }
 
     def weights(self, names: Names) -> list[Weight]:
-        """What is added or scales stays float32, as in every encoder here."""
-        hidden, inner, found = self.hidden, self.inner, []
+        """Return the weights; everything but matrices stays float32, as in every encoder here."""
+        hidden, inner, weights = self.hidden, self.inner, []
 
         def exact(gguf: str, name: str, shape: tuple[int, ...]) -> None:
-            found.append(Weight(gguf, names.tensor(name, shape), exact=True))
+            weights.append(Weight(gguf, names.tensor(name, shape), exact=True))
 
         def linear(gguf: str, name: str, shape: tuple[int, int], biased: bool = True) -> None:
-            found.append(Weight(f"{gguf}.weight", names.tensor(f"{name}.weight", shape)))
+            weights.append(Weight(f"{gguf}.weight", names.tensor(f"{name}.weight", shape)))
             if biased:
                 exact(f"{gguf}.bias", f"{name}.bias", shape[:1])
 
-        found.append(Weight("v.class_embd", self._class_token(names), exact=True))
-        found.append(Weight("v.position_embd.weight", self._places(names), exact=True))
+        weights.append(Weight("v.class_embd", self._class_token(names), exact=True))
+        weights.append(Weight("v.position_embd.weight", self._position_table(names), exact=True))
         patches = "embeddings.patch_embeddings.projection"
         exact("v.patch_embd.weight", f"{patches}.weight", (hidden, 3, self.patch, self.patch))
         exact("v.patch_embd.bias", f"{patches}.bias", (hidden,))
         for layer in range(self.layers):
-            here, there = f"encoder.layer.{layer}.", f"v.blk.{layer}."
+            source, target = f"encoder.layer.{layer}.", f"v.blk.{layer}."
             for gguf, name in (("ln1", "layernorm_before"), ("ln2", "layernorm_after")):
                 for kind in ("weight",) if self.rms else ("weight", "bias"):
-                    exact(f"{there}{gguf}.{kind}", f"{here}{name}.{kind}", (hidden,))
+                    exact(f"{target}{gguf}.{kind}", f"{source}{name}.{kind}", (hidden,))
             for gguf, name in (("ls1", "lambda_1"), ("ls2", "lambda_2")):
-                exact(f"{there}{gguf}.weight", f"{here}{name}", (hidden,))
+                exact(f"{target}{gguf}.weight", f"{source}{name}", (hidden,))
             for x in "qkv":
-                linear(f"{there}attn_{x}", f"{here}attention.{x}_proj", (hidden, hidden), self.biased)
+                linear(f"{target}attn_{x}", f"{source}attention.{x}_proj", (hidden, hidden), self.biased)
             for x in "qk" if self.normed else "":
-                exact(f"{there}attn_{x}_norm.weight", f"{here}attention.{x}_norm.weight", (hidden,))
-            linear(f"{there}attn_out", f"{here}attention.projection_layer", (hidden, hidden))
-            linear(f"{there}ffn_up", f"{here}mlp.fc1", (inner, hidden))
-            linear(f"{there}ffn_down", f"{here}mlp.fc2", (hidden, inner))
-        return found
+                exact(f"{target}attn_{x}_norm.weight", f"{source}attention.{x}_norm.weight", (hidden,))
+            linear(f"{target}attn_out", f"{source}attention.projection_layer", (hidden, hidden))
+            linear(f"{target}ffn_up", f"{source}mlp.fc1", (inner, hidden))
+            linear(f"{target}ffn_down", f"{source}mlp.fc2", (hidden, inner))
+        return weights
 
     def graph(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
-        """Add the encoder to `graph`; its output [tiles, side * side, hidden], without the class token.
+        """Add the encoder to `graph` and return its output, [tiles, side * side, hidden], without the class token.
 
-        Patches come in squares of `group` x `group`, as `cut` says: attention does not mind their order as long as
-        the position table has the same.
+        Patches are ordered by squares of `group` x `group`, as `cut_patches` leaves them. The position table has the
+        same order, so attention gives the same result.
         """
 
         def scales(name: str) -> list[str]:
@@ -104,22 +104,22 @@ class InternViT:
             return graph.one("Mul", value, graph.vector(names.tensor(name, (self.hidden,))))
 
         square, up, down = (self.hidden, self.hidden), (self.inner, self.hidden), (self.hidden, self.inner)
-        value = self._embedded(graph, names, pixels, group)
+        value = self._embed(graph, names, pixels, group)
         normed = norm(graph, value, *scales("encoder.layer.0.layernorm_before"), epsilon=self.epsilon)
         for layer in range(self.layers):
-            at = f"encoder.layer.{layer}."
-            queries, keys, values = (linear(normed, f"{at}attention.{x}_proj", square, self.biased) for x in "qkv")
+            prefix = f"encoder.layer.{layer}."
+            queries, keys, values = (linear(normed, f"{prefix}attention.{x}_proj", square, self.biased) for x in "qkv")
             if self.normed:
                 queries, keys = (
-                    norm(graph, x, *scales(f"{at}attention.{name}"), epsilon=self.epsilon)
+                    norm(graph, x, *scales(f"{prefix}attention.{name}"), epsilon=self.epsilon)
                     for x, name in ((queries, "q_norm"), (keys, "k_norm"))
                 )
             mixed = graph.one("MultiHeadAttention", queries, keys, values, domain=MICROSOFT, num_heads=self.heads)
-            mixed = scaled(linear(mixed, f"{at}attention.projection_layer", square), f"{at}lambda_1")
-            normed, value = add_norm(graph, value, mixed, *scales(f"{at}layernorm_after"), epsilon=self.epsilon)
-            inner = graph.one("Gelu", linear(normed, f"{at}mlp.fc1", up), domain=MICROSOFT)
-            # Trained activations have outliers here, as in every encoder with such an MLP.
-            inner = scaled(linear(inner, f"{at}mlp.fc2", down, sensitive=graph.kind == "int8"), f"{at}lambda_2")
+            mixed = scaled(linear(mixed, f"{prefix}attention.projection_layer", square), f"{prefix}lambda_1")
+            normed, value = add_norm(graph, value, mixed, *scales(f"{prefix}layernorm_after"), epsilon=self.epsilon)
+            inner = graph.one("Gelu", linear(normed, f"{prefix}mlp.fc1", up), domain=MICROSOFT)
+            # Trained activations have outliers here, as in every encoder with an MLP of this kind.
+            inner = scaled(linear(inner, f"{prefix}mlp.fc2", down, sensitive=graph.kind == "int8"), f"{prefix}lambda_2")
             if layer + 1 < self.layers:
                 following = scales(f"encoder.layer.{layer + 1}.layernorm_before")
                 normed, value = add_norm(graph, value, inner, *following, epsilon=self.epsilon)
@@ -127,18 +127,18 @@ class InternViT:
                 value = graph.one("Add", value, inner)
         return graph.one("Slice", value, graph.integers(0), graph.integers(self.side**2), graph.integers(1))
 
-    def _embedded(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
-        """Patches and behind them the class token, each with its position: [tiles, side * side + 1, hidden]."""
+    def _embed(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
+        """Return the patches, then the class token, each with its position: [tiles, side * side + 1, hidden]."""
         outer = self.side // group
         shape = (self.hidden, 3, self.patch, self.patch)
         patches = "embeddings.patch_embeddings.projection"
-        matrix, offset = folded(floats(names.tensor(f"{patches}.weight", shape)), pixels)
+        matrix, offset = fold_normalization(floats(names.tensor(f"{patches}.weight", shape)), pixels)
         offset += floats(names.tensor(f"{patches}.bias", shape[:1]))
-        places = floats(self._places(names))
-        table = (places[1:] + offset).reshape(outer, group, outer, group, self.hidden).transpose(0, 2, 1, 3, 4)
-        token = floats(self._class_token(names)) + places[0]
+        positions = floats(self._position_table(names))
+        table = (positions[1:] + offset).reshape(outer, group, outer, group, self.hidden).transpose(0, 2, 1, 3, 4)
+        token = floats(self._class_token(names)) + positions[0]
 
-        value = cut(graph, self.patch, group, outer, outer)
+        value = cut_patches(graph, self.patch, group, outer, outer)
         value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
         table = table.reshape(1, -1, self.hidden).astype(np.float32)
         value = graph.one("Add", value, graph.constant("position_embedding", table))
@@ -148,11 +148,11 @@ class InternViT:
         return graph.one("Concat", value, first, axis=1)
 
     def _class_token(self, names: Names) -> Tensor:
-        """[hidden]."""
-        found = names.tensor("embeddings.cls_token", (1, 1, self.hidden))
-        return replace(found, data=found.data.reshape(-1))
+        """Return the class token, [hidden]."""
+        token = names.tensor("embeddings.cls_token", (1, 1, self.hidden))
+        return replace(token, data=token.data.reshape(-1))
 
-    def _places(self, names: Names) -> Tensor:
-        """The position table [1 + side * side, hidden], the class token's first."""
-        found = names.tensor("embeddings.position_embeddings", (1, 1 + self.side**2, self.hidden))
-        return replace(found, data=found.data[0])
+    def _position_table(self, names: Names) -> Tensor:
+        """Return the position table, [1 + side * side, hidden]; the class token's row is the first."""
+        table = names.tensor("embeddings.position_embeddings", (1, 1 + self.side**2, self.hidden))
+        return replace(table, data=table.data[0])

@@ -1,4 +1,4 @@
-"""Models of a `QwenViT` and a decoder with M-RoPE (arXiv 2409.12191): pictures at about their own size."""
+"""Families with a `QwenViT` and a decoder with M-RoPE (arXiv 2409.12191). Pictures keep about their own size."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ from pocketvlm_converters.onnx.patches import (
 )
 from pocketvlm_converters.weights import Part, Value
 
-MERGE = 2  # libmtmd has a key, but parts of its graph and of its input count on this
-EPSILON = 1e-6  # of the encoder's norms: no configuration has a key for it
-_IMAGE_SIZE = 560  # what libmtmd's own converter writes where there is no table of positions; nothing comes of it
-# What libmtmd has fixed in every encoder of this kind, and transformers' default.
+MERGE = 2  # patches along an edge; libmtmd has a key for it, but parts of its graph and of its input assume 2
+EPSILON = 1e-6  # of the encoder's norms; configurations have no key for it
+_IMAGE_SIZE = 560  # llama.cpp's converter writes it if there is no position table; it has no effect
+# Values that libmtmd has fixed for these encoders; transformers has the same defaults.
 _FIXED = {"spatial_merge_size": MERGE, "temporal_patch_size": FRAMES, "in_channels": 3, "in_chans": 3}
 
 
 class MRopeFamily(Family):
-    """`style` is the decoder's, with the defaults of its configuration class; `theta` that of its positions.
+    """The converter of such a family.
 
-    `interleaved` is how frequencies are dealt to the axes of positions. A picture has at least and at most so many
-    `pixels` in transformers' image processor, which counts them in so many `frames`.
+    - `style`: the decoder's, with the defaults of its configuration class.
+    - `theta`: the default base of the rotary frequencies.
+    - `interleaved`: whether the axes of positions take frequencies in turn, or in consecutive sections.
+    - `pixels`: the least and most pixels of a picture, as transformers' image processor has them by default. It counts
+      the pixels of `frames` frames together.
     """
 
     projector_type: ClassVar[str]
@@ -47,7 +50,7 @@ class MRopeFamily(Family):
     @property
     @abstractmethod
     def encoder(self) -> QwenViT:
-        """Read from `vision_config`, as `read_vision` gives it."""
+        """The encoder's sizes, from `read_vision()`."""
 
     def language(self) -> Part:
         text = self.text
@@ -82,12 +85,12 @@ class MRopeFamily(Family):
 
     @cached_property
     def text(self) -> Section:
-        """The text configuration: a section in transformers 5, on the hub at times the file itself."""
+        """The text configuration: a section in transformers 5, in some files on the hub the top level itself."""
         nested = self.checkpoint.config.section("text_config")
         return nested if nested.values else self.checkpoint.config
 
     def read_vision(self) -> Section:
-        """`vision_config`, where it says nothing else than libmtmd has fixed."""
+        """Return `vision_config`. Raises CheckpointError if it differs from what libmtmd has fixed."""
         config = self.checkpoint.config.present("vision_config")
         for key, value in _FIXED.items():
             config.require(key, value, value)
@@ -96,12 +99,12 @@ class MRopeFamily(Family):
         rope.require("rope_theta", 10000.0, 10000.0)
         return config
 
-    def check(self, encoder: QwenViT, config: Section, width: str) -> QwenViT:
-        """`encoder` as it was read from `config`; `width` is the key of its own."""
+    def check(self, encoder: QwenViT, config: Section, width_key: str) -> QwenViT:
+        """Return `encoder`, which was read from `config`. Raises CheckpointError, naming `width_key` for its width."""
         if encoder.hidden % (4 * encoder.heads):
-            raise config.wrong("num_heads", f"heads of hidden_size {encoder.hidden} must have a multiple of 4 values")
+            raise config.wrong("num_heads", f"hidden_size {encoder.hidden} must be a multiple of 4 times it")
         if encoder.width != (wanted := self.text.integer("hidden_size", self.style.defaults["hidden_size"])):
-            raise config.wrong(width, f"the language model takes {wanted}")
+            raise config.wrong(width_key, f"the language model has hidden_size {wanted}")
         return encoder
 
     def _visual(self) -> Names:
@@ -110,14 +113,16 @@ class MRopeFamily(Family):
     def _rope(self) -> Rope:
         rope = read_rope(self.text, head_width(self.text, self.style), self.theta, interleaved=self.interleaved)
         if "rope.dimension_sections" not in rope.metadata:
-            raise section_of(self.text).wrong("mrope_section", "nothing says how positions are shared out")
+            raise section_of(self.text).wrong(
+                "mrope_section", "it must list how many frequencies time, height and width have"
+            )
         return rope
 
     def _normalization(self) -> Normalization:
         return read_normalization(self.checkpoint.preprocessor, CLIP_MEAN, CLIP_STD)
 
     def _limits(self) -> tuple[int, int]:
-        """The fewest and most pixels of a picture as the model sees it."""
+        """Return the least and most pixels of a picture as the encoder gets it."""
         preprocessor, encoder = self.checkpoint.preprocessor, self.encoder
         sizes = {"patch_size": encoder.patch, "merge_size": encoder.merge, "temporal_patch_size": FRAMES}
         defaults = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
@@ -128,7 +133,7 @@ class MRopeFamily(Family):
         least = preprocessor.integer("min_pixels", size.integer("shortest_edge", self.pixels[0]))
         most = preprocessor.integer("max_pixels", size.integer("longest_edge", self.pixels[1]))
         if least > most:
-            raise CheckpointError(f"pictures must have at least {least} pixels, but at most {most}", preprocessor.path)
+            raise CheckpointError(f"the minimum of {least} pixels is above the maximum of {most}", preprocessor.path)
         if least % self.frames or most % self.frames:
-            raise size.wrong("shortest_edge", f"numbers of pixels must be multiples of {self.frames}")
+            raise size.wrong("shortest_edge", f"it and longest_edge must be multiples of {self.frames}")
         return least // self.frames, most // self.frames

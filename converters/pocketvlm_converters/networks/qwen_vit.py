@@ -1,8 +1,8 @@
-"""A vision transformer with 2-D rotary positions, for pictures of any size, as GGUF and as ONNX.
+"""Qwen's vision transformers with 2-D rotary positions, for pictures of any size, as GGUF and as ONNX.
 
-Neighbouring patches are merged by a projector of two matrices. In some, deepstack projectors (arXiv 2406.04334) do so
-after earlier layers as well, and the decoder's first layers add what they give. A `QwenViTVariant` says how encoders
-differ.
+A projector of two matrices merges neighbouring patches. Some encoders also have deepstack projectors (arXiv
+2406.04334) after earlier layers, whose output the decoder's first layers add. A `QwenViTVariant` describes how the
+encoders differ.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ from pocketvlm_converters.networks.sizes import layer_sizes
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid, Windows
 from pocketvlm_converters.onnx.layers import add_norm, norm
-from pocketvlm_converters.onnx.patches import Normalization, cut, folded
-from pocketvlm_converters.onnx.resample import resampled
+from pocketvlm_converters.onnx.patches import Normalization, cut_patches, fold_normalization
+from pocketvlm_converters.onnx.resample import resample_positions
 from pocketvlm_converters.onnx.weights import floats
 from pocketvlm_converters.weights import Value, Weight
 
-FRAMES = 2  # of a video that the patch convolution takes together; a picture is the same frame twice
+FRAMES = 2  # frames of a video in one patch convolution; a picture is the same frame twice
 
 
 @dataclass(frozen=True)
 class QwenViTVariant:
-    """`up`, `down` and `gate` are the matrices of an MLP as the checkpoint calls them.
+    """How one encoder differs from the others. Names are the checkpoint's.
 
-    With a gate, the MLP is activation(gate) * up. Norms go by the root of the mean square where they are `rms`, and
-    have a shift where they are not; with `head_norms`, queries and keys of each head have one. `merger` are the norm
-    and the matrices of the projectors, `last` the norm behind the last layer, if not that one. Where they are `fused`,
-    libmtmd takes queries, keys and values from one matrix. The patch convolution has a bias where it is `shifted`.
+    - `up`, `down`, `gate`: the matrices of the MLP. With a gate, the MLP is activation(gate) * up.
+    - `rms`: norms divide by the root of the mean square and have no shift.
+    - `merger`: the norm and the two matrices of the projectors.
+    - `last`: the norm after the last layer, if it is not the merger's.
+    - `fused`: libmtmd reads queries, keys and values from one matrix.
+    - `head_norms`: queries and keys have a norm in each head.
+    - `shifted`: the patch convolution has a bias.
     """
 
     activation: Activation
@@ -51,12 +54,14 @@ class QwenViTVariant:
 
 @dataclass(frozen=True)
 class QwenViT:
-    """Sizes. `merge` x `merge` patches become one embedding of `width`.
+    """Sizes of the encoder. `merge` x `merge` patches become one embedding of `width` values.
 
-    With a `window`, layers attend within windows of so many embeddings squared, every `full`-th (full - 1,
-    2 * full - 1, ...) to the whole picture; without, all to the whole picture. With a `table`, so many learned
-    positions squared are resampled to the picture, and the patch convolution has a bias. `deepstack` are the layers
-    that have a projector of their own: its embeddings follow those of the last in each row.
+    - `window`: the edge of attention windows, in embeddings; 0 if all layers attend to the whole picture.
+    - `full`: every `full`-th layer (full - 1, 2 * full - 1, ...) attends to the whole picture all the same.
+    - `table`: the edge of the square table of learned positions, which is resampled to the picture; 0 for none. With a
+      table, the patch convolution has a bias.
+    - `deepstack`: the layers with a projector of their own. In each row of the output, their embeddings follow those
+      of the last layer.
     """
 
     kind: QwenViTVariant
@@ -75,20 +80,21 @@ class QwenViT:
 
     @property
     def merged(self) -> int:
+        """The width of a square of patches."""
         return self.hidden * self.merge**2
 
     @property
     def head(self) -> int:
-        """The width of one."""
+        """The width of one head."""
         return self.hidden // self.heads
 
     @property
     def row(self) -> int:
-        """The width of all that one embedding brings."""
+        """The width of an embedding with those of the deepstack layers."""
         return self.width * (1 + len(self.deepstack))
 
     def metadata(self) -> dict[str, Value]:
-        found: dict[str, Value] = {
+        metadata: dict[str, Value] = {
             "clip.has_vision_encoder": True,
             **self.kind.activation.keys,
             "clip.vision.patch_size": self.patch,
@@ -97,23 +103,23 @@ class QwenViT:
             "clip.vision.projection_dim": self.width,
         }
         if self.window:
-            found["clip.vision.n_wa_pattern"] = self.full
+            metadata["clip.vision.n_wa_pattern"] = self.full
         if self.deepstack:
-            found["clip.vision.is_deepstack_layers"] = [layer in self.deepstack for layer in range(self.layers)]
-        return found
+            metadata["clip.vision.is_deepstack_layers"] = [layer in self.deepstack for layer in range(self.layers)]
+        return metadata
 
     def weights(self, names: Names) -> list[Weight]:
-        """Patch convolution, norms and biases stay float32, as in every encoder here."""
-        hidden, inner, found = self.hidden, self.inner, []
+        """Return the weights. Patch convolution, norms and biases stay float32, as in every encoder here."""
+        hidden, inner, weights = self.hidden, self.inner, []
 
         def exact(gguf: str, tensor: Tensor) -> None:
-            found.append(Weight(gguf, tensor, exact=True))
+            weights.append(Weight(gguf, tensor, exact=True))
 
         def linear(gguf: str, name: str, shape: tuple[int, int]) -> None:
-            found.extend(self._linear(names, gguf, name, shape))
+            weights.extend(self._linear(names, gguf, name, shape))
 
         def scaled(gguf: str, name: str) -> None:
-            found.extend(self._scales(names, gguf, name, hidden))
+            weights.extend(self._scales(names, gguf, name, hidden))
 
         kernel = self._kernel(names)
         for frame, gguf in enumerate(("v.patch_embd.weight", "v.patch_embd.weight.1")):
@@ -123,31 +129,32 @@ class QwenViT:
         if self.table:
             exact("v.position_embd.weight", self._positions(names))
         for layer in range(self.layers):
-            here, there = f"blocks.{layer}.", f"v.blk.{layer}."
+            source, target = f"blocks.{layer}.", f"v.blk.{layer}."
             for gguf, name in (("ln1", "norm1"), ("ln2", "norm2")):
-                scaled(there + gguf, here + name)
-            together = names.tensor(f"{here}attn.qkv.weight", (3 * hidden, hidden))
-            shifts = names.tensor(f"{here}attn.qkv.bias", (3 * hidden,))
+                scaled(target + gguf, source + name)
+            qkv = names.tensor(f"{source}attn.qkv.weight", (3 * hidden, hidden))
+            biases = names.tensor(f"{source}attn.qkv.bias", (3 * hidden,))
             for gguf, rows in self._attention_parts():
-                found.append(Weight(f"{there}{gguf}.weight", replace(together, data=together.data[rows])))
-                exact(f"{there}{gguf}.bias", replace(shifts, data=shifts.data[rows]))
+                weights.append(Weight(f"{target}{gguf}.weight", replace(qkv, data=qkv.data[rows])))
+                exact(f"{target}{gguf}.bias", replace(biases, data=biases.data[rows]))
             for x in self._normed:
-                exact(f"{there}attn_{x}_norm.weight", names.tensor(f"{here}attn.{x}_norm.weight", (self.head,)))
-            linear(f"{there}attn_out", f"{here}attn.proj", (hidden, hidden))
+                exact(f"{target}attn_{x}_norm.weight", names.tensor(f"{source}attn.{x}_norm.weight", (self.head,)))
+            linear(f"{target}attn_out", f"{source}attn.proj", (hidden, hidden))
             if self.kind.gate:
-                linear(f"{there}ffn_gate", f"{here}mlp.{self.kind.gate}", (inner, hidden))
-            linear(f"{there}ffn_up", f"{here}mlp.{self.kind.up}", (inner, hidden))
-            linear(f"{there}ffn_down", f"{here}mlp.{self.kind.down}", (hidden, inner))
+                linear(f"{target}ffn_gate", f"{source}mlp.{self.kind.gate}", (inner, hidden))
+            linear(f"{target}ffn_up", f"{source}mlp.{self.kind.up}", (inner, hidden))
+            linear(f"{target}ffn_down", f"{source}mlp.{self.kind.down}", (hidden, inner))
         scaled("v.post_ln", self._last)
-        return found + self._projectors(names)
+        return weights + self._projectors(names)
 
     def graph(self, graph: Graph, names: Names, pixels: Normalization) -> str:
-        """Add encoder and projector to `graph`; its output [tiles, embeddings, row].
+        """Add encoder and projector to `graph` and return the output, [tiles, embeddings, row].
 
-        A tile may have any height and width that patch * merge divides. Linear layers see real patches only.
+        A tile may have any height and width that patch * merge divides. Padding of windows does not go through linear
+        layers.
         """
         grid = Grid(graph, self.patch, self.merge)
-        turns = (graph.integers(0), *grid.angles(self.head))
+        angles = (graph.integers(0), *grid.angles(self.head))
         windows = grid.windows(self.window) if self.window else None
 
         def scales(name: str, size: int = self.hidden) -> list[str]:
@@ -157,56 +164,56 @@ class QwenViT:
             bias = names.tensor(f"{name}.bias", shape[:1])
             return graph.linear(value, names.tensor(f"{name}.weight", shape), bias, sensitive)
 
-        value, deep = self._patches(graph, names, pixels, grid), []
+        value, deepstack_outputs = self._patches(graph, names, pixels, grid), []
         up, down = (self.inner, self.hidden), (self.hidden, self.inner)
         normed = norm(graph, value, *scales("blocks.0.norm1"), epsilon=self.epsilon)
         for layer in range(self.layers):
-            at = f"blocks.{layer}."
-            parts = linear(normed, f"{at}attn.qkv", (3 * self.hidden, self.hidden))
-            whole = (layer + 1) % self.full == 0
-            norms = [graph.vector(names.tensor(f"{at}attn.{x}_norm.weight", (self.head,))) for x in self._normed]
-            mixed = self._attention(graph, grid, parts, turns, norms, None if whole else windows)
-            mixed = linear(mixed, f"{at}attn.proj", (self.hidden, self.hidden))
-            normed, value = add_norm(graph, value, mixed, *scales(f"{at}norm2"), epsilon=self.epsilon)
-            inner = self.kind.activation.add(graph, linear(normed, f"{at}mlp.{self.kind.gate or self.kind.up}", up))
+            prefix = f"blocks.{layer}."
+            parts = linear(normed, f"{prefix}attn.qkv", (3 * self.hidden, self.hidden))
+            attends_fully = (layer + 1) % self.full == 0
+            norms = [graph.vector(names.tensor(f"{prefix}attn.{x}_norm.weight", (self.head,))) for x in self._normed]
+            mixed = self._attention(graph, grid, parts, angles, norms, None if attends_fully else windows)
+            mixed = linear(mixed, f"{prefix}attn.proj", (self.hidden, self.hidden))
+            normed, value = add_norm(graph, value, mixed, *scales(f"{prefix}norm2"), epsilon=self.epsilon)
+            inner = self.kind.activation.add(graph, linear(normed, f"{prefix}mlp.{self.kind.gate or self.kind.up}", up))
             if self.kind.gate:
-                inner = graph.one("Mul", inner, linear(normed, f"{at}mlp.{self.kind.up}", up))
-            # What the MLP multiplies or activates has the largest outliers of all activations.
-            inner = linear(inner, f"{at}mlp.{self.kind.down}", down, sensitive=graph.kind == "int8")
+                inner = graph.one("Mul", inner, linear(normed, f"{prefix}mlp.{self.kind.up}", up))
+            # The MLP's inner values have the largest outliers of all activations.
+            inner = linear(inner, f"{prefix}mlp.{self.kind.down}", down, sensitive=graph.kind == "int8")
             last = layer + 1 == self.layers
-            tapped = layer in self.deepstack
+            deepstack = layer in self.deepstack
             following = scales(self._last if last else f"blocks.{layer + 1}.norm1")
-            normed, value = add_norm(graph, value, inner, *following, epsilon=self.epsilon, keep=tapped or not last)
-            if tapped:
-                here = f"deepstack_merger_list.{self.deepstack.index(layer)}"
+            normed, value = add_norm(graph, value, inner, *following, epsilon=self.epsilon, keep=deepstack or not last)
+            if deepstack:
+                source = f"deepstack_merger_list.{self.deepstack.index(layer)}"
                 merged = graph.reshape(value, 0, -1, self.merged)
                 merged = norm(
-                    graph, merged, *scales(f"{here}.{self.kind.merger[0]}", self.merged), epsilon=self.epsilon
+                    graph, merged, *scales(f"{source}.{self.kind.merger[0]}", self.merged), epsilon=self.epsilon
                 )
-                deep.append(self._project(graph, names, merged, here))
+                deepstack_outputs.append(self._project(graph, names, merged, source))
         value = self._merge(graph, names, normed)
-        return graph.one("Concat", value, *deep, axis=-1) if deep else value
+        return graph.one("Concat", value, *deepstack_outputs, axis=-1) if deepstack_outputs else value
 
     def _projectors(self, names: Names) -> list[Weight]:
-        """As GGUF has them: what `_merge` computes, and the same for deepstack."""
+        """Return the weights of the projector that `_merge` computes, and of the deepstack projectors."""
         scale, first, second = self.kind.merger
-        found = [
+        weights = [
             *self._linear(names, "mm.0", f"merger.{first}", (self.merged, self.merged)),
             *self._linear(names, "mm.2", f"merger.{second}", (self.width, self.merged)),
         ]
         for number, layer in enumerate(self.deepstack):
-            here, there = f"deepstack_merger_list.{number}.", f"v.deepstack.{layer}."
-            found += self._scales(names, f"{there}norm", here + scale, self.merged)
-            found += self._linear(names, f"{there}fc1", here + first, (self.merged, self.merged))
-            found += self._linear(names, f"{there}fc2", here + second, (self.width, self.merged))
-        return found
+            source, target = f"deepstack_merger_list.{number}.", f"v.deepstack.{layer}."
+            weights += self._scales(names, f"{target}norm", source + scale, self.merged)
+            weights += self._linear(names, f"{target}fc1", source + first, (self.merged, self.merged))
+            weights += self._linear(names, f"{target}fc2", source + second, (self.width, self.merged))
+        return weights
 
     def _merge(self, graph: Graph, names: Names, value: str) -> str:
-        """The last layer's [tiles, patches, hidden], after its norm -> [tiles, embeddings, width]."""
+        """Project the last layer's normed output: [tiles, patches, hidden] -> [tiles, embeddings, width]."""
         return self._project(graph, names, graph.reshape(value, 0, -1, self.merged), "merger")
 
     def _project(self, graph: Graph, names: Names, value: str, name: str) -> str:
-        """[tiles, embeddings, merged] -> [tiles, embeddings, width]."""
+        """Apply the two matrices of the projector `name`: [tiles, embeddings, merged] -> [tiles, embeddings, width]."""
         _, first, second = self.kind.merger
         for number, (matrix, rows) in enumerate(((first, self.merged), (second, self.width))):
             if number:
@@ -220,7 +227,7 @@ class QwenViT:
         return Weight(f"{gguf}.weight", names.tensor(f"{name}.weight", shape)), Weight(f"{gguf}.bias", bias, exact=True)
 
     def _scales(self, names: Names, gguf: str, name: str, size: int) -> list[Weight]:
-        """A norm's."""
+        """Return the weights of the norm `name`."""
         parts = ((part, names.tensor(f"{name}.{part}", (size,))) for part in self._norm_parts)
         return [Weight(f"{gguf}.{part}", tensor, exact=True) for part, tensor in parts]
 
@@ -230,7 +237,7 @@ class QwenViT:
 
     @property
     def _normed(self) -> str:
-        """What has a norm in each head."""
+        """The initials of queries and keys, if they have a norm in each head."""
         return "qk" if self.kind.head_norms else ""
 
     @property
@@ -238,7 +245,7 @@ class QwenViT:
         return ("weight",) if self.kind.rms else ("weight", "bias")
 
     def _attention_parts(self) -> list[tuple[str, slice]]:
-        """What libmtmd calls queries, keys and values, and their rows in the checkpoint's matrix."""
+        """Return libmtmd's names of queries, keys and values, each with its rows in the checkpoint's matrix."""
         if self.kind.fused:
             return [("attn_qkv", slice(None))]
         places = enumerate(("attn_q", "attn_k", "attn_v"))
@@ -249,13 +256,14 @@ class QwenViT:
         graph: Graph,
         grid: Grid,
         parts: str,
-        turns: tuple[str, ...],
+        angles: tuple[str, ...],
         norms: Sequence[str],
         windows: Windows | None,
     ) -> str:
-        """`parts` [tiles, patches, 3 * hidden] -> [tiles, patches, hidden]; `windows` None: to the whole picture.
+        """Attend within `windows`, or to the whole picture if it is None.
 
-        `norms` are the scales of a head's queries and of its keys, or none.
+        `parts` [tiles, patches, 3 * hidden] -> [tiles, patches, hidden]. `norms` has the scales of a head's queries
+        and keys, or nothing.
         """
         queries, keys, values = graph.op(
             "Split", parts, graph.integers(*[self.hidden] * 3), outputs=[True] * 3, axis=-1
@@ -265,7 +273,7 @@ class QwenViT:
             heads = (norm(graph, value, scale, epsilon=self.epsilon) for value, scale in zip(heads, norms, strict=True))
             queries, keys = (graph.reshape(value, 0, -1, self.hidden) for value in heads)
         queries, keys = (
-            graph.one("RotaryEmbedding", value, *turns, domain=MICROSOFT, num_heads=self.heads)
+            graph.one("RotaryEmbedding", value, *angles, domain=MICROSOFT, num_heads=self.heads)
             for value in (queries, keys)
         )
         if windows is None:
@@ -275,17 +283,17 @@ class QwenViT:
         return grid.join(mixed, windows, self.hidden)
 
     def _patches(self, graph: Graph, names: Names, pixels: Normalization, grid: Grid) -> str:
-        value = cut(graph, self.patch, self.merge, grid.rows, grid.cols)
-        matrix, offset = folded(floats(self._kernel(names)).sum(axis=2), pixels)
+        value = cut_patches(graph, self.patch, self.merge, grid.rows, grid.cols)
+        matrix, offset = fold_normalization(floats(self._kernel(names)).sum(axis=2), pixels)
         value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
         if self.kind.shifted or self.table:
             offset += floats(self._shift(names))
         if not self.table:
             return graph.one("Add", value, graph.constant("patch_offset", offset.astype(np.float32)))
-        # All that is constant goes into the table: the shares of the positions that a patch gets add up to 1.
+        # A resampled position is a weighted mean, so a constant added to the table is added to each patch.
         table = floats(self._positions(names)) + offset.astype(np.float32)
         table = table.reshape(self.table, self.table, self.hidden)
-        return graph.one("Add", value, resampled(graph, grid, table, corners=True))
+        return graph.one("Add", value, resample_positions(graph, grid, table, corners=True))
 
     def _shift(self, names: Names) -> Tensor:
         return names.tensor("patch_embed.proj.bias", (self.hidden,))

@@ -1,4 +1,4 @@
-"""Rotary position embeddings as configurations describe them -> GGUF keys and frequency factors."""
+"""Read rotary position embeddings from a configuration, as GGUF keys and frequency factors."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pocketvlm_converters.checkpoint.config import short
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.weights import Value
 
-_SLOW = 1e-5  # radians from one place to the next: a hundredth of a turn takes thousands of places
+_NEGLIGIBLE = 1e-5  # radians per position: thousands of positions make a hundredth of a turn
 
 
 @dataclass(frozen=True)
 class Rope:
-    """`metadata`: GGUF keys without the architecture; `factors` float32 [width / 2] divide frequencies."""
+    """`metadata`: GGUF keys without the architecture. `factors`: divisors of the frequencies, float32 [width / 2]."""
 
     metadata: Mapping[str, Value]
     factors: npt.NDArray[np.float32] | None = None
 
 
 def section_of(config: Section) -> Section:
-    """Transformers 5 writes `rope_parameters`; before that there were `rope_theta` and `rope_scaling`."""
+    """Return `rope_parameters`, as transformers 5 writes it, or else `rope_scaling`, as it was before."""
     rope = config.section("rope_parameters")
     return rope if rope.values else config.section("rope_scaling")
 
@@ -34,12 +34,12 @@ def section_of(config: Section) -> Section:
 def read_rope(
     config: Section, width: int, theta: float = 10000.0, *, interleaved: bool = False, yarn: bool = False
 ) -> Rope:
-    """`width` is that of a head, `theta` the configuration class's default.
+    """Return the positions of `config`. `width` is that of a head, `theta` the configuration class's default.
 
-    With `mrope_section` (M-RoPE, arXiv 2409.12191), positions have sections; libllama then takes no scaling. Their
-    frequencies follow each other, or are dealt in turn where they are `interleaved`. Scaling of kind dynamic changes
-    nothing within the trained context and is left out. `yarn` (arXiv 2309.00071) is known to some of libllama's
-    architectures only. Raises CheckpointError for one that is not known.
+    With `mrope_section` (M-RoPE, arXiv 2409.12191), positions have sections, and libllama supports no scaling. The
+    sections' frequencies follow each other, or alternate if they are `interleaved`. Dynamic scaling changes nothing
+    within the trained context and is left out. `yarn` (arXiv 2309.00071) allows a scaling that only some of libllama's
+    architectures support. Raises CheckpointError for a scaling that is not supported.
     """
     rope = section_of(config)
     theta = rope.number("rope_theta", config.number("rope_theta", theta, positive=True), positive=True)
@@ -47,13 +47,15 @@ def read_rope(
     kind = rope.text("rope_type", rope.text("type", "default"))
     metadata: dict[str, Value] = {"rope.freq_base": theta}
     if rope.values.get("mrope_section") is not None:
-        if kind not in ("default", "mrope"):  # older configurations call it by its own name
-            raise CheckpointError(f"rope scaling {short(kind)} with mrope_section is not in libllama", config.path)
+        if kind not in ("default", "mrope"):  # older configurations use the name mrope
+            raise CheckpointError(
+                f"libllama does not support rope scaling {short(kind)} with mrope_section", config.path
+            )
         rope.require("mrope_interleaved", interleaved, interleaved)
         sections = _sections(rope, width)
         if interleaved:
-            sections = _dealt(sections, width // 2, theta, rope)
-        return Rope(metadata | {"rope.dimension_sections": [*sections, 0]})  # GGUF has a fourth, unused
+            sections = _interleaved_sections(sections, width // 2, theta, rope)
+        return Rope(metadata | {"rope.dimension_sections": [*sections, 0]})  # GGUF has a fourth section, unused
     if kind in ("default", "dynamic"):
         return Rope(metadata)
     if kind == "linear":
@@ -64,50 +66,51 @@ def read_rope(
         return Rope(metadata, _llama3_factors(rope, theta, width))
     if kind == "yarn" and yarn:
         return Rope(metadata | _yarn(rope))
-    known = f"default, dynamic, linear{', yarn' * yarn} and llama3"
-    raise CheckpointError(f"rope scaling {short(kind)} is not known; {known} are", config.path)
+    known = f"default, dynamic, linear, llama3{', yarn' * yarn}"
+    raise CheckpointError(f"rope scaling {short(kind)} is not known; known: {known}", config.path)
 
 
 def _sections(rope: Section, width: int) -> list[int]:
-    """How many frequencies go by time, height and width."""
+    """Return how many frequencies belong to time, height and width."""
     sections = [int(value) for value in rope.numbers("mrope_section")]
     if len(sections) != 3 or min(sections) < 0 or 2 * sum(sections) != width:
-        raise rope.wrong("mrope_section", f"three numbers are needed, {width // 2} together: half of a head's width")
+        raise rope.wrong("mrope_section", f"expected three numbers whose sum is {width // 2}, half of a head's width")
     return sections
 
 
-def _dealt(sections: list[int], count: int, theta: float, rope: Section) -> list[int]:
-    """Of `count` frequencies dealt in turn to time, height and width, how many each axis may have in libllama.
+def _interleaved_sections(sections: list[int], count: int, theta: float, rope: Section) -> list[int]:
+    """Return libllama's sections for `count` frequencies that time, height and width take in turn.
 
-    The reference gives those that height and width leave to time; libllama does not turn them at all. It is told that
-    none are left: turned by height or width they are right in all texts, and so slow that pictures do not tell.
+    The reference gives frequencies that height and width do not use to time; libllama would not rotate by them at all.
+    So each axis gets its full third of them. This is exact in text, where all axes have the same position. In pictures
+    the difference is negligible as long as those frequencies are below `_NEGLIGIBLE`.
     """
-    whole = [-(-(count - axis) // 3) for axis in range(3)]
-    left = min((3 * sections[axis] + axis for axis in (1, 2) if sections[axis] < whole[axis]), default=count)
-    if left < count and theta ** (-left / count) > _SLOW:
-        raise rope.wrong("mrope_section", f"libllama gives time no more than every third of {count} frequencies")
-    return whole
+    thirds = [-(-(count - axis) // 3) for axis in range(3)]
+    first_unused = min((3 * sections[axis] + axis for axis in (1, 2) if sections[axis] < thirds[axis]), default=count)
+    if first_unused < count and theta ** (-first_unused / count) > _NEGLIGIBLE:
+        raise rope.wrong("mrope_section", f"libllama supports at most a third of the {count} frequencies for time")
+    return thirds
 
 
 def _yarn(rope: Section) -> dict[str, Value]:
-    """libllama takes `mscale` to be 1 and computes what the angles' cosines and sines are multiplied by."""
+    """Return the keys of YaRN. libllama assumes that `mscale` is 1, and computes the factor of cosines and sines."""
     rope.require("attention_factor", None, None)
     rope.require("truncate", True, True)
-    found: dict[str, Value] = {
+    metadata: dict[str, Value] = {
         "rope.scaling.type": "yarn",
         "rope.scaling.factor": rope.number("factor", positive=True),
         "rope.scaling.original_context_length": rope.integer("original_max_position_embeddings"),
         "rope.scaling.yarn_beta_fast": rope.number("beta_fast", 32.0, positive=True),
         "rope.scaling.yarn_beta_slow": rope.number("beta_slow", 1.0, positive=True),
     }
-    if rope.values.get("mscale") and rope.values.get("mscale_all_dim"):  # else transformers uses neither
+    if rope.values.get("mscale") and rope.values.get("mscale_all_dim"):  # transformers uses both or neither
         rope.require("mscale", 1.0, 1.0)
-        found["rope.scaling.yarn_log_multiplier"] = rope.number("mscale_all_dim", positive=True)
-    return found
+        metadata["rope.scaling.yarn_log_multiplier"] = rope.number("mscale_all_dim", positive=True)
+    return metadata
 
 
 def _llama3_factors(rope: Section, theta: float, width: int) -> npt.NDArray[np.float32]:
-    """By how much each frequency is divided: long waves by `factor`, short ones not at all, smoothly between."""
+    """Return the divisor of each frequency: `factor` for long waves, 1 for short ones, a smooth transition between."""
     keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
     factor, low, high, context = (rope.number(key, positive=True) for key in keys)
     if low >= high:

@@ -1,4 +1,4 @@
-"""A SigLIP-style vision transformer, as GGUF and as ONNX. Shared by every family that has one."""
+"""SigLIP's vision transformer and those that resemble it, as GGUF and as ONNX."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.sizes import layer_sizes
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.layers import add_norm
-from pocketvlm_converters.onnx.patches import Normalization, cut, folded
+from pocketvlm_converters.onnx.patches import Normalization, cut_patches, fold_normalization
 from pocketvlm_converters.onnx.weights import floats
 from pocketvlm_converters.weights import Value, Weight
 
@@ -24,7 +24,7 @@ from pocketvlm_converters.weights import Value, Weight
 class SigLIP:
     """Sizes of the encoder. `side` is the number of patches along one edge of a tile.
 
-    Without `normed`, what follows takes the output of the last of `layers`, and there is no norm behind it.
+    `normed`: a norm follows the last layer.
     """
 
     hidden: int
@@ -51,38 +51,38 @@ class SigLIP:
         }
 
     def weights(self, names: Names) -> list[Weight]:
-        """Patch convolution, position table, norms and biases stay float32: quantized, they spoil what follows."""
+        """Return the weights. Patch convolution, position table, norms and biases stay float32: they are sensitive."""
         hidden, inner = self.hidden, self.inner
-        found = [Weight(gguf, tensor, exact=True) for gguf, tensor in self.first(names).items()]
+        weights = [Weight(gguf, tensor, exact=True) for gguf, tensor in self.input_tensors(names).items()]
 
         def exact(gguf: str, name: str, shape: tuple[int, ...]) -> None:
-            found.append(Weight(gguf, names.tensor(name, shape), exact=True))
+            weights.append(Weight(gguf, names.tensor(name, shape), exact=True))
 
         def linear(gguf: str, name: str, shape: tuple[int, int]) -> None:
-            found.append(Weight(f"{gguf}.weight", names.tensor(f"{name}.weight", shape)))
+            weights.append(Weight(f"{gguf}.weight", names.tensor(f"{name}.weight", shape)))
             exact(f"{gguf}.bias", f"{name}.bias", shape[:1])
 
         for layer in range(self.layers):
-            here, there = f"encoder.layers.{layer}.", f"v.blk.{layer}."
+            source, target = f"encoder.layers.{layer}.", f"v.blk.{layer}."
             for gguf, name in (("ln1", "layer_norm1"), ("ln2", "layer_norm2")):
-                exact(f"{there}{gguf}.weight", f"{here}{name}.weight", (hidden,))
-                exact(f"{there}{gguf}.bias", f"{here}{name}.bias", (hidden,))
+                exact(f"{target}{gguf}.weight", f"{source}{name}.weight", (hidden,))
+                exact(f"{target}{gguf}.bias", f"{source}{name}.bias", (hidden,))
             for gguf, name in (
                 ("attn_q", "q_proj"),
                 ("attn_k", "k_proj"),
                 ("attn_v", "v_proj"),
                 ("attn_out", "out_proj"),
             ):
-                linear(f"{there}{gguf}", f"{here}self_attn.{name}", (hidden, hidden))
-            linear(f"{there}ffn_up", f"{here}mlp.fc1", (inner, hidden))
-            linear(f"{there}ffn_down", f"{here}mlp.fc2", (hidden, inner))
+                linear(f"{target}{gguf}", f"{source}self_attn.{name}", (hidden, hidden))
+            linear(f"{target}ffn_up", f"{source}mlp.fc1", (inner, hidden))
+            linear(f"{target}ffn_down", f"{source}mlp.fc2", (hidden, inner))
         if self.normed:
             exact("v.post_ln.weight", "post_layernorm.weight", (hidden,))
             exact("v.post_ln.bias", "post_layernorm.bias", (hidden,))
-        return found
+        return weights
 
-    def first(self, names: Names) -> dict[str, Tensor]:
-        """What comes before the layers, by the names of GGUF."""
+    def input_tensors(self, names: Names) -> dict[str, Tensor]:
+        """Return the tensors before the first layer, by their names in GGUF."""
         return {
             "v.patch_embd.weight": self.kernel(names),
             "v.patch_embd.bias": names.tensor("embeddings.patch_embedding.bias", (self.hidden,)),
@@ -90,12 +90,12 @@ class SigLIP:
         }
 
     def graph(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
-        """Add the encoder to `graph`; its output [tiles, side * side, hidden], after the last norm where it has one.
+        """Add the encoder to `graph` and return its output, [tiles, side * side, hidden], after the last norm if any.
 
-        Patches come in squares of `group` x `group`, as `cut` says: attention does not mind their order as long as
-        the position table has the same.
+        Patches are ordered by squares of `group` x `group`, as `cut_patches` leaves them. The position table has the
+        same order, so attention gives the same result.
         """
-        value = self.embedded(graph, names, pixels, group)
+        value = self.embed(graph, names, pixels, group)
 
         def norm(name: str) -> tuple[str, str]:
             return self.norm(graph, names, name)
@@ -108,15 +108,15 @@ class SigLIP:
         scale, shift = norm("encoder.layers.0.layer_norm1")
         normed = graph.one("LayerNormalization", value, scale, shift, epsilon=self.epsilon)
         for layer in range(self.layers):
-            at = f"encoder.layers.{layer}."
-            queries, keys, values = (linear(normed, f"{at}self_attn.{x}_proj", square) for x in "qkv")
+            prefix = f"encoder.layers.{layer}."
+            queries, keys, values = (linear(normed, f"{prefix}self_attn.{x}_proj", square) for x in "qkv")
             mixed = graph.one("MultiHeadAttention", queries, keys, values, domain=MICROSOFT, num_heads=self.heads)
-            mixed = linear(mixed, f"{at}self_attn.out_proj", square)
-            normed, value = add_norm(graph, value, mixed, *norm(f"{at}layer_norm2"), epsilon=self.epsilon)
-            inner = linear(normed, f"{at}mlp.fc1", up)
+            mixed = linear(mixed, f"{prefix}self_attn.out_proj", square)
+            normed, value = add_norm(graph, value, mixed, *norm(f"{prefix}layer_norm2"), epsilon=self.epsilon)
+            inner = linear(normed, f"{prefix}mlp.fc1", up)
             inner = self.activation.add(graph, inner)
-            # Trained activations have outliers here: 8 bits for them, or for their weights, cost most of int8's loss.
-            inner = linear(inner, f"{at}mlp.fc2", down, sensitive=graph.kind == "int8")
+            # Trained activations have outliers here: quantizing this matrix would cause most of int8's loss.
+            inner = linear(inner, f"{prefix}mlp.fc2", down, sensitive=graph.kind == "int8")
             last = layer + 1 == self.layers
             if last and not self.normed:
                 return graph.one("Add", value, inner)
@@ -125,39 +125,41 @@ class SigLIP:
         return normed
 
     def norm(self, graph: Graph, names: Names, name: str) -> tuple[str, str]:
-        """Its scale and shift."""
+        """Return scale and shift of the norm `name`."""
         weight, bias = (names.tensor(f"{name}.{part}", (self.hidden,)) for part in ("weight", "bias"))
         return graph.vector(weight), graph.vector(bias)
 
     def kernel(self, names: Names) -> Tensor:
-        """The patch convolution, [hidden, 3, patch, patch]."""
+        """Return the patch convolution, [hidden, 3, patch, patch]."""
         return names.tensor("embeddings.patch_embedding.weight", (self.hidden, 3, self.patch, self.patch))
 
-    def embedded(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
-        """Patches and their positions, [tiles, side * side, hidden]: what the first layer gets."""
+    def embed(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
+        """Return the input of the first layer, patches with their positions, [tiles, side * side, hidden]."""
         outer = self.side // group
-        value, offset = self.convolved(graph, names, pixels, group)
+        value, offset = self.embed_patches(graph, names, pixels, group)
         table = self.positions(names) + offset
         table = table.reshape(outer, group, outer, group, self.hidden).transpose(0, 2, 1, 3, 4)
         table = table.reshape(1, -1, self.hidden).astype(np.float32)
         return graph.one("Add", value, graph.constant("position_embedding", table))
 
-    def convolved(
+    def embed_patches(
         self, graph: Graph, names: Names, pixels: Normalization, group: int
     ) -> tuple[str, npt.NDArray[np.float64]]:
-        """Patches without positions, and what is to be added to each, [hidden]."""
-        outer, seen = self.side // group, self.side * self.patch
-        value = cut(graph, self.patch, group, outer, outer, crop=None if seen == self.image else seen)
-        matrix, offset = self.patches(names, pixels)
+        """Return the patches without positions, and the offset to add to each, [hidden]."""
+        outer, covered = self.side // group, self.side * self.patch
+        value = cut_patches(graph, self.patch, group, outer, outer, crop=None if covered == self.image else covered)
+        matrix, offset = self.patch_matrix(names, pixels)
         return graph.one("MatMul", value, graph.constant("patch_embedding", matrix)), offset
 
-    def patches(self, names: Names, pixels: Normalization) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-        """The patch convolution as a matrix float32 [patch * patch * 3, hidden] over raw bytes, and what is added."""
-        matrix, offset = folded(floats(self.kernel(names)), pixels)
+    def patch_matrix(
+        self, names: Names, pixels: Normalization
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+        """Return the patch convolution over raw bytes: a matrix [patch * patch * 3, hidden] and an offset [hidden]."""
+        matrix, offset = fold_normalization(floats(self.kernel(names)), pixels)
         return matrix, offset + floats(names.tensor("embeddings.patch_embedding.bias", (self.hidden,)))
 
     def positions(self, names: Names) -> npt.NDArray[np.float32]:
-        """The table of positions, row by row, [side * side, hidden]."""
+        """Return the position table, row by row, [side * side, hidden]."""
         return floats(names.tensor("embeddings.position_embedding.weight", (self.side**2, self.hidden)))
 
 
@@ -165,14 +167,14 @@ Encoder = TypeVar("Encoder", bound=SigLIP)
 
 
 def siglip(config: Section, **defaults: int) -> SigLIP:
-    """Read `config`, the vision configuration; `defaults` are what the family's configuration class fills in."""
+    """Read a vision configuration; `defaults` are those of the family's configuration class. Raises CheckpointError."""
     return read_encoder(config, SigLIP, 1e-6, "gelu_pytorch_tanh", **defaults)
 
 
 def read_encoder(config: Section, kind: type[Encoder], epsilon: float, activation: str, **defaults: int) -> Encoder:
-    """Likewise, of one that is much like it; `epsilon` and `activation` are defaults, too."""
+    """Read the vision configuration of a `kind` of encoder; `epsilon` and `activation` are defaults as well."""
     config.require("num_channels", 3, 3)
-    found = kind(
+    encoder = kind(
         hidden=config.integer("hidden_size", defaults["hidden_size"]),
         inner=config.integer("intermediate_size", defaults["intermediate_size"]),
         layers=config.integer("num_hidden_layers", defaults["num_hidden_layers"]),
@@ -182,9 +184,9 @@ def read_encoder(config: Section, kind: type[Encoder], epsilon: float, activatio
         epsilon=config.number("layer_norm_eps", epsilon, positive=True),
         activation=read_activation(config, activation),
     )
-    if found.hidden % found.heads:
-        raise config.wrong("num_attention_heads", f"hidden_size {found.hidden} is no multiple of it")
-    if found.patch > found.image:
-        raise config.wrong("patch_size", f"image_size is {found.image}")
-    refuse_square(config, found.inner, found.hidden)
-    return found
+    if encoder.hidden % encoder.heads:
+        raise config.wrong("num_attention_heads", f"hidden_size {encoder.hidden} is not a multiple of it")
+    if encoder.patch > encoder.image:
+        raise config.wrong("patch_size", f"it must be at most image_size, {encoder.image}")
+    refuse_square(config, encoder.inner, encoder.hidden)
+    return encoder

@@ -1,6 +1,6 @@
 """SigLIP 2 in its SigLIP2NaFlex form (arXiv 2502.14786): pictures of any size, as GGUF and as ONNX.
 
-Patches are a linear layer's input, and a square table of positions is resampled to the picture's grid of patches.
+A linear layer embeds patches, and a square table of positions is resampled to the picture's grid of patches.
 """
 
 from __future__ import annotations
@@ -14,37 +14,40 @@ from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.siglip import SigLIP, siglip
 from pocketvlm_converters.onnx.graph import Graph
 from pocketvlm_converters.onnx.grid import Grid
-from pocketvlm_converters.onnx.patches import Normalization, as_kernel, cut
-from pocketvlm_converters.onnx.resample import resampled
+from pocketvlm_converters.onnx.patches import Normalization, as_kernel, cut_patches
+from pocketvlm_converters.onnx.resample import resample_positions
 
 
 @dataclass(frozen=True)
 class SigLIP2NaFlex(SigLIP):
-    """`side` is that of the table of positions, `image` the picture that it fits as it is."""
+    """Sizes of the encoder. `side` is the edge of the position table; pictures of `image` pixels need no resampling."""
 
     def kernel(self, names: Names) -> Tensor:
-        """[hidden, 3, patch, patch]."""
+        """Return the patch convolution, [hidden, 3, patch, patch]."""
         flat = names.tensor("embeddings.patch_embedding.weight", (self.hidden, self.patch**2 * 3))
         return as_kernel(flat, self.patch)
 
-    def embedded(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
-        """[tiles, patches, hidden] of tiles whose height and width patch * group divides."""
+    def embed(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
+        """Return the input of the first layer, [tiles, patches, hidden].
+
+        A tile's height and width must be multiples of patch * group.
+        """
         grid = Grid(graph, self.patch, group)
-        value = cut(graph, self.patch, group, grid.rows, grid.cols)
-        matrix, offset = self.patches(names, pixels)
+        value = cut_patches(graph, self.patch, group, grid.rows, grid.cols)
+        matrix, offset = self.patch_matrix(names, pixels)
         value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
-        # The weights of a resampled position sum to 1: a constant goes through unchanged.
+        # A resampled position is a weighted mean, so a constant added to the table is added to each patch.
         table = (self.positions(names) + offset).astype(matrix.dtype).reshape(self.side, self.side, self.hidden)
-        return graph.one("Add", value, resampled(graph, grid, table))
+        return graph.one("Add", value, resample_positions(graph, grid, table))
 
 
 def siglip2_naflex(config: Section) -> SigLIP2NaFlex:
-    """Read `config`, the vision configuration, with the defaults of transformers' Siglip2VisionConfig."""
+    """Read a vision configuration, with the defaults of transformers' Siglip2VisionConfig. Raises CheckpointError."""
     config.require("model_type", "siglip2_vision_model", "siglip2_vision_model")
     patches, patch = config.integer("num_patches", 256), config.integer("patch_size", 16)
     side = isqrt(patches)
     if side**2 != patches:
-        raise CheckpointError(f"vision_config: num_patches {patches} are no square", config.path)
+        raise CheckpointError(f"vision_config.num_patches is {patches}; it must be a square number", config.path)
     sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-    found = siglip(config, **sizes, image_size=side * patch, patch_size=16)
-    return SigLIP2NaFlex(**vars(replace(found, image=side * patch)))
+    encoder = siglip(config, **sizes, image_size=side * patch, patch_size=16)
+    return SigLIP2NaFlex(**vars(replace(encoder, image=side * patch)))

@@ -1,4 +1,4 @@
-"""What libmtmd is told of every vision transformer's layers."""
+"""Metadata of the layers of a vision transformer, for libmtmd."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pocketvlm_converters.weights import Value
 
 
 class Layers(Protocol):
-    """`hidden` values a patch, `inner` in the MLP."""
+    """Sizes of an encoder: `hidden` values per patch, `inner` values in the MLP."""
 
     @property
     def hidden(self) -> int: ...
@@ -20,12 +20,12 @@ class Layers(Protocol):
     def heads(self) -> int: ...
 
 
-def layer_sizes(of: Layers, epsilon: float) -> dict[str, Value]:
-    """Keys of the mmproj file; `epsilon` is that of the norms."""
+def layer_sizes(encoder: Layers, epsilon: float) -> dict[str, Value]:
+    """Return the keys of the mmproj file; `epsilon` is that of the norms."""
     return {
-        "clip.vision.embedding_length": of.hidden,
-        "clip.vision.feed_forward_length": of.inner,
-        "clip.vision.block_count": of.layers,
-        "clip.vision.attention.head_count": of.heads,
+        "clip.vision.embedding_length": encoder.hidden,
+        "clip.vision.feed_forward_length": encoder.inner,
+        "clip.vision.block_count": encoder.layers,
+        "clip.vision.attention.head_count": encoder.heads,
         "clip.vision.attention.layer_norm_epsilon": epsilon,
     }

@@ -1,1 +1,1 @@
-"""ONNX graphs, built node by node from a checkpoint's tensors."""
+"""Build ONNX graphs from a checkpoint's tensors, node by node."""

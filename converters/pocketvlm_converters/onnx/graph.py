@@ -1,7 +1,7 @@
-"""ONNX graphs, built node by node from a checkpoint's tensors; large weights go to a file beside the graph.
+"""Build an ONNX graph from a checkpoint's tensors, node by node. Large weights go to a file next to the graph.
 
-Operators: standard ONNX (opset 17) and onnxruntime's own (com.microsoft), nothing else. One tensor is in memory at a
-time, besides those of a model so small that its weights lie in the graph.
+Operators are standard ONNX (opset 17) and onnxruntime's own (com.microsoft). One tensor is in memory at a time, except
+for a model so small that its weights are in the graph itself.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ ONNX_TYPES: tuple[OnnxType, ...] = ("fp32", "fp16", "int8", "int4")
 MICROSOFT = "com.microsoft"
 INPUT, OUTPUT = "pixels", "embeddings"
 FLOAT = 1  # TensorProto.FLOAT
-_OPSET, _IR_VERSION = 17, 8  # LayerNormalization is of 17, and the versions belong together
-_INLINE_LIMIT = 32 << 20  # bytes of weights that the graph itself still holds
-_SMALL = 4096  # bytes of a tensor that is not worth a page of its own
-_PAGE = 4096  # external data is mapped into memory by pages
-_INT8_COMPUTE = 4  # MatMulNBits' accuracy_level: activations become int8 by blocks as well
-_BLOCK = 32  # weights of int4 that share a scale
+_OPSET, _IR_VERSION = 17, 8  # opset 17 added LayerNormalization; IR version 8 belongs to it
+_INLINE_LIMIT = 32 << 20  # bytes; up to this size, weights are in the graph itself
+_SMALL = 4096  # bytes; tensors up to this size stay in the graph, because external ones take at least a page
+_PAGE = 4096  # bytes; external data is mapped into memory by pages
+_INT8_COMPUTE = 4  # accuracy_level of MatMulNBits: activations are quantized to int8 by blocks as well
+_BLOCK = 32  # int4 weights that share a scale
 
 
 @dataclass(frozen=True)
 class GraphOutput:
-    """What a family's graph gives: `value` is float32 [tiles, tokens, width] of tiles of `tile` pixels squared.
+    """The output of a family's graph: `value` names float32 [tiles, tokens, width].
 
-    Without `tile` and `tokens`, a tile may have any size that the family plans.
+    Tiles have `tile` x `tile` pixels; with `tile` and `tokens` None, a tile may have any size that the family plans.
     """
 
     value: str
@@ -52,16 +52,17 @@ class GraphOutput:
 class Graph:
     """A graph from uint8 `pixels` [tiles, height, width, 3] to float32 `embeddings` [tiles, tokens, width].
 
-    Names of values are strings, as in ONNX. `linear` computes in the type of the graph, everything else in float32.
-    Used as a context manager, because weights are written as they come.
+    Values are represented by their names, as in ONNX. `linear` computes in the type of the graph, everything else in
+    float32. Use it as a context manager, because it writes external weights as they are added.
     """
 
     def __init__(
         self, path: Path, kind: OnnxType, weights: int, progress: Progress = silent, *, meta: bool = False
     ) -> None:
-        """`weights` is how many there will be, roughly: it decides whether they go to `<name>.onnx.data`.
+        """Start a graph of type `kind` at `path`.
 
-        With `meta`, that file gets its size but no weights: a hole, which takes no room on the disk.
+        `weights` is about how many weights it will have, which decides whether they go to `<name>.onnx.data`. With
+        `meta`, that file is sparse: it has its size but no weights.
         """
         self.path = path
         self.kind = kind
@@ -93,19 +94,19 @@ class Graph:
     def op(
         self, op: str, *inputs: str, domain: str = "", outputs: Sequence[bool] = (True,), **attributes: Any
     ) -> list[str]:
-        """Add a node; the names of its outputs. "" stands for an optional one, in or out, that is left out."""
+        """Add a node and return the names of its outputs. "" stands for an optional input or output left out."""
         number = self._counts[op] = self._counts.get(op, -1) + 1
         name = f"{op}_{number}"
-        made = [(f"{name}_{i}" if i else name) if wanted else "" for i, wanted in enumerate(outputs)]
-        self._nodes.append(self._onnx.helper.make_node(op, inputs, made, name=name, domain=domain, **attributes))
-        return made
+        names = [(f"{name}_{i}" if i else name) if wanted else "" for i, wanted in enumerate(outputs)]
+        self._nodes.append(self._onnx.helper.make_node(op, inputs, names, name=name, domain=domain, **attributes))
+        return names
 
     def one(self, op: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
-        """`op` for a node of one output."""
+        """Add a node with one output and return its name."""
         return self.op(op, *inputs, domain=domain, **attributes)[0]
 
     def constant(self, name: str, values: npt.NDArray[Any]) -> str:
-        """Values as they are, in the graph or beside it."""
+        """Add an array with its own type, in the graph or in the external file, and return `name`."""
         values = np.asarray(values, order="C")
         proto = self._onnx.TensorProto()
         proto.name = name
@@ -132,24 +133,24 @@ class Graph:
         return name
 
     def vector(self, tensor: Tensor) -> str:
-        """A norm's or a bias's weights in float32."""
+        """Add the weights of a norm or a bias in float32."""
         self._count(tensor)
         return self.constant(tensor.label, floats(tensor))
 
     def integers(self, *values: int) -> str:
-        """An int64 constant, as Reshape takes it."""
+        """Add an int64 constant with one dimension, such as a shape."""
         name = "shape_" + "_".join(map(str, values)).replace("-1", "any")
         return self._shared(name, np.array(values, np.int64))
 
     def number(self, value: float) -> str:
-        """A float32 constant without dimensions."""
+        """Add a float32 scalar."""
         return self._shared(f"number_{value}", np.array(value, np.float32))
 
     def extents(self, *shape: int | str) -> str:
-        """A shape. Where an extent is known only when the graph runs, the name of its int64 [1] value stands for it."""
-        known = [extent for extent in shape if isinstance(extent, int)]
-        if len(known) == len(shape):
-            return self.integers(*known)
+        """Add a shape. An extent that is known only at run time is the name of an int64 [1] value."""
+        numbers = [extent for extent in shape if isinstance(extent, int)]
+        if len(numbers) == len(shape):
+            return self.integers(*numbers)
         parts = (extent if isinstance(extent, str) else self.integers(extent) for extent in shape)
         return self.one("Concat", *parts, axis=0)
 
@@ -157,34 +158,35 @@ class Graph:
         return self.one("Reshape", value, self.extents(*shape))
 
     def _shared(self, name: str, values: npt.NDArray[Any]) -> str:
-        known = any(tensor.name == name for tensor in self._tensors)
-        return name if known else self.constant(name, values)
+        """Add a constant unless there is one of that name."""
+        exists = any(tensor.name == name for tensor in self._tensors)
+        return name if exists else self.constant(name, values)
 
     def linear(self, value: str, weight: Tensor, bias: Tensor | None = None, sensitive: bool = False) -> str:
-        """`value` [..., in] times `weight` [out, in] transposed, plus `bias`; in the graph's type.
+        """Add `value` [..., in] times `weight` [out, in] transposed, plus `bias`, in the graph's type.
 
-        A `sensitive` matrix is never quantized further than to float16.
+        A `sensitive` matrix has at least float16.
         """
         self._count(weight)
-        added = self.vector(bias) if bias is not None else ""
+        shift = self.vector(bias) if bias is not None else ""
         name = weight.label.removesuffix(".weight")
         if self.kind == "int8" and not sensitive:
-            return self._int8(value, name, signed_bytes(weight), added)
+            return self._int8(value, name, signed_bytes(weight), shift)
         if self.kind == "int4" and not sensitive:
-            found = self._int4(value, name, four_bits(weight, _BLOCK))
+            product = self._int4(value, name, four_bits(weight, _BLOCK))
         else:
-            found = self._float(value, name, weight)
-        return self.one("Add", found, added) if added else found
+            product = self._float(value, name, weight)
+        return self.one("Add", product, shift) if shift else product
 
     def _float(self, value: str, name: str, weight: Tensor) -> str:
         matrix = floats(weight) if self.kind == "fp32" else halves(weight)
         stored = self.constant(f"{name}.weight", matrix.T)
-        if self.kind != "fp32":  # a file of half the size; onnxruntime folds the cast when it loads
+        if self.kind != "fp32":  # halves the file; onnxruntime folds the cast when it loads the graph
             stored = self.one("Cast", stored, to=FLOAT)
         return self.one("MatMul", value, stored)
 
     def _int8(self, value: str, name: str, weight: Int8, bias: str) -> str:
-        # One quantization serves every matrix that takes this value, such as query, key and value.
+        # Matrices with the same input, such as query, key and value, share its quantization.
         if value not in self._quantized:
             self._quantized[value] = self.op("DynamicQuantizeLinear", value, outputs=(True, True, True))
         quantized, scale, zero = self._quantized[value]
@@ -217,10 +219,10 @@ class Graph:
     def finish(self, output: GraphOutput, metadata: Mapping[str, Value]) -> None:
         """Write the file. `metadata` goes to the model's metadata_props, each value as JSON.
 
-        Raises ConversionError where onnx.checker finds a fault.
+        Raises ConversionError if onnx.checker rejects the graph.
         """
         helper, proto = self._onnx.helper, self._onnx.TensorProto
-        assert self._nodes[-1].output[0] == output.value, "the embeddings come from the last node"
+        assert self._nodes[-1].output[0] == output.value, "the output must be that of the last node"
         self._nodes[-1].output[0] = OUTPUT
         size = (output.tile or "height", output.tile or "width")
         graph = helper.make_graph(
@@ -243,7 +245,7 @@ class Graph:
         try:
             self._onnx.checker.check_model(str(self.path))
         except Exception as error:  # the checker raises errors of several libraries
-            raise ConversionError(f"onnx.checker: {error}", self.path) from error
+            raise ConversionError(f"onnx.checker rejects the graph: {error}", self.path) from error
         self._progress(f"onnx {self.kind}", self._total, self._total)
 
     def _count(self, tensor: Tensor) -> None:

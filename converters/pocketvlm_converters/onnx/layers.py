@@ -1,4 +1,4 @@
-"""Pieces of transformer layers in onnxruntime's fused operators, shared by the encoders that have them."""
+"""Norms of transformer layers, in onnxruntime's fused operators."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 def add_norm(
     graph: Graph, value: str, change: str, *weights: str, epsilon: float, keep: bool = True
 ) -> tuple[str, str]:
-    """(norm(value + change), value + change); the sum only if it is to be kept.
+    """Return (norm(value + change), value + change); without `keep`, do not use the second.
 
-    `weights` are the norm's: scale and shift, or only a scale for one by the root of the mean square.
+    `weights` are the norm's: scale and shift, or only a scale for a norm by the root of the mean square.
     """
-    made = graph.op(
+    outputs = graph.op(
         "SkipLayerNormalization" if len(weights) > 1 else "SkipSimplifiedLayerNormalization",
         change,
         value,
@@ -21,11 +21,11 @@ def add_norm(
         outputs=(True, False, False, True) if keep else (True,),
         epsilon=epsilon,
     )
-    return made[0], made[-1]
+    return outputs[0], outputs[-1]
 
 
 def norm(graph: Graph, value: str, *weights: str, epsilon: float) -> str:
-    """The norm of `add_norm` by itself, along the last axis."""
+    """Return the norm of `value` along the last axis; `weights` as in `add_norm`."""
     if len(weights) > 1:
         return graph.one("LayerNormalization", value, *weights, epsilon=epsilon)
     mean = graph.one("ReduceMean", graph.one("Mul", value, value), axes=[-1])

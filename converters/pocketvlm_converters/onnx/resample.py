@@ -1,4 +1,4 @@
-"""A square table of positions in an ONNX graph, resampled to the patches of a picture of any size."""
+"""Resample a square table of positions to the patches of a picture of any size, in an ONNX graph."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pocketvlm_converters.onnx.graph import FLOAT, Graph
 from pocketvlm_converters.onnx.grid import Grid
 
 
-def resampled(graph: Graph, grid: Grid, table: npt.NDArray[np.float32], *, corners: bool = False) -> str:
-    """`table` float32 [side, side, width] -> [patches, width], in squares as `patches.cut` leaves them.
+def resample_positions(graph: Graph, grid: Grid, table: npt.NDArray[np.float32], *, corners: bool = False) -> str:
+    """Resample `table` float32 [side, side, width] bilinearly to [patches, width], in the order of `cut_patches`.
 
-    Bilinear. With `corners`, those of the table are those of the picture: what torch calls `align_corners`. Without,
-    patches and rows of the table divide the same edge, and where there are fewer patches the filter is as wide as their
-    step: torch's `antialias`. Both part into a product for each axis.
+    With `corners`, the corners of table and picture coincide, as with torch's `align_corners`. Without, patches and
+    rows of the table divide the same edge. If there are fewer patches than rows, the filter is then as wide as a patch,
+    as with torch's `antialias`. Both filters are separable: one matrix product for each axis.
     """
     side, width = table.shape[0], table.shape[2]
     merge = graph.integers(grid.merge)
@@ -30,10 +30,10 @@ def resampled(graph: Graph, grid: Grid, table: npt.NDArray[np.float32], *, corne
 
 
 def _filter(graph: Graph, patches: str, rows: str, side: int, first: float) -> str:
-    """float32 [patches, side]: how much of each row of the table is in each patch.
+    """Return the weight of each row of the table in each patch, float32 [patches, side].
 
-    `patches` is int64 [1]; `rows` float32 [side] are the places of the table's rows, from `first` on: 0 with corners
-    that meet, the middle of a row without.
+    `patches` is int64 [1]. `rows` float32 [side] are the positions of the table's rows, starting at `first`: 0 if the
+    corners coincide, else 0.5, the middle of a row.
     """
     count, start, one = graph.one("Cast", patches, to=FLOAT), graph.number(first), graph.number(1.0)
     if first:
@@ -43,6 +43,6 @@ def _filter(graph: Graph, patches: str, rows: str, side: int, first: float) -> s
         between = graph.one("Max", graph.one("Sub", count, one), one)
         step, reach = graph.one("Div", graph.number(side - 1.0), between), one
     steps = graph.one("Range", start, graph.one("Add", graph.one("Squeeze", count), start), one)
-    away = graph.one("Sub", graph.reshape(graph.one("Mul", steps, step), -1, 1), rows)
-    weights = graph.one("Relu", graph.one("Sub", one, graph.one("Div", graph.one("Abs", away), reach)))
+    distance = graph.one("Sub", graph.reshape(graph.one("Mul", steps, step), -1, 1), rows)
+    weights = graph.one("Relu", graph.one("Sub", one, graph.one("Div", graph.one("Abs", distance), reach)))
     return graph.one("Div", weights, graph.one("ReduceSum", weights, graph.integers(-1), keepdims=1))

@@ -1,4 +1,4 @@
-"""Weights as ONNX graphs hold them: float32, float16, int8 with a scale per row, int4 with a scale per block."""
+"""Weights of ONNX graphs: float32, float16, int8 with a scale per row, int4 with a scale per block."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pocketvlm_converters.checkpoint.folder import Tensor
 
 @dataclass(frozen=True)
 class Int8:
-    """`values` int8 [out, in], symmetric; `scales` float32 [out]: a weight is value * scale."""
+    """A weight is value * scale, with `values` int8 [out, in] and `scales` float32 [out]."""
 
     values: npt.NDArray[np.int8]
     scales: npt.NDArray[np.float32]
@@ -22,10 +22,10 @@ class Int8:
 
 @dataclass(frozen=True)
 class Int4:
-    """As com.microsoft.MatMulNBits wants it: `values` uint8 [out, blocks, block / 2], low nibble first.
+    """The layout of com.microsoft.MatMulNBits: `values` uint8 [out, blocks, block / 2], low nibble first.
 
-    A weight is (nibble - 8) * scale; `scales` float32 [out * blocks]. `width` is the length of a row in weights; the
-    last block is filled up.
+    A weight is (nibble - 8) * scale, with `scales` float32 [out * blocks]. `width` is the number of weights in a row;
+    the last block is padded.
     """
 
     values: npt.NDArray[np.uint8]
@@ -34,29 +34,29 @@ class Int4:
 
 
 def floats(tensor: Tensor) -> npt.NDArray[np.float32]:
-    """All weights in float32, in the tensor's shape. Raises CheckpointError for NaN or infinity."""
+    """Return all weights as float32, in the tensor's shape. Raises CheckpointError for NaN or infinity."""
     if _meta(tensor):
         return np.broadcast_to(np.float32(0), tensor.shape)
-    found = np.empty(tensor.shape, np.float32)
-    rows = found.reshape(-1, tensor.shape[-1] if tensor.shape else 1)
-    at = 0
+    weights = np.empty(tensor.shape, np.float32)
+    rows = weights.reshape(-1, tensor.shape[-1] if tensor.shape else 1)
+    start = 0
     for block in tensor.blocks():
-        rows[at : at + len(block)] = _decoded(block, tensor.dtype)
-        at += len(block)
-    return found
+        rows[start : start + len(block)] = _decoded(block, tensor.dtype)
+        start += len(block)
+    return weights
 
 
 def halves(tensor: Tensor) -> npt.NDArray[np.float16]:
-    """All weights in float16. Raises CheckpointError for one beyond it."""
+    """Return all weights as float16. Raises CheckpointError for a weight out of its range."""
     with np.errstate(over="ignore"):
-        found = floats(tensor).astype(np.float16)
-    if not np.isfinite(found).all():
-        raise CheckpointError(f"tensor {tensor.name} has weights beyond float16: use fp32", tensor.path)
-    return found
+        weights = floats(tensor).astype(np.float16)
+    if not np.isfinite(weights).all():
+        raise CheckpointError(f"tensor {tensor.name} has weights beyond float16's range; use fp32", tensor.path)
+    return weights
 
 
 def signed_bytes(tensor: Tensor) -> Int8:
-    """Rows quantized one by one, symmetric: zero stays zero, and the integer product needs no correction for it."""
+    """Quantize each row symmetrically: zero stays zero, so the integer product needs no correction."""
     if _meta(tensor):
         return Int8(np.broadcast_to(np.int8(0), tensor.shape), np.ones(tensor.shape[:1], np.float32))
     weights = floats(tensor)
@@ -67,7 +67,7 @@ def signed_bytes(tensor: Tensor) -> Int8:
 
 
 def four_bits(tensor: Tensor, block: int) -> Int4:
-    """Blocks along the rows quantized one by one; the weight of the largest size becomes -8, as in ggml's Q4_0."""
+    """Quantize each block of a row; the weight with the largest absolute value becomes -8, as in ggml's Q4_0."""
     weights = floats(tensor)
     rows, width = weights.shape
     blocks = -(-width // block)
@@ -82,7 +82,7 @@ def four_bits(tensor: Tensor, block: int) -> Int4:
 
 
 def _meta(tensor: Tensor) -> bool:
-    """Whether it is one value seen many times, as in a checkpoint without weights: there is nothing to compute."""
+    """Return whether the tensor is one broadcast value, as in a checkpoint without weights (meta)."""
     return tensor.data.size > 1 and not any(tensor.data.strides)
 
 

@@ -44,7 +44,7 @@ def prove_in_process(folder: Path, original: Path, progress: Progress = silent) 
     assert model is not None and encoder is not None
     original = original if original.exists() else model
     with Loaded(original, encoder) as loaded:
-        exchanges = loaded.asked(proof_samples(), progress)
+        exchanges = loaded.exchanges(proof_samples(), progress)
     if exchanges:  # none if the context is too small for every sample
         path = folder / EXPECTED
         Distributions.of(original, [exchange for _, exchange in exchanges], progress).save(path)

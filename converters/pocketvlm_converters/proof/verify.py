@@ -121,7 +121,7 @@ def _checks(bundle: Bundle, exchanges: list[SampleExchange] | None, progress: Pr
     try:
         with Loaded(model, encoder) as loaded:
             yield from _guarded("template", stages.template(bundle, loaded, proof.renders_sha256))
-            exchanges = loaded.asked(proof_samples(), progress) if exchanges is None else exchanges
+            exchanges = loaded.exchanges(proof_samples(), progress) if exchanges is None else exchanges
     except PocketVLMError as error:
         yield _failed("encoders", error)
         return

@@ -39,7 +39,7 @@ def compute_in_process(model: Path, encoder: Path, target: Path, progress: Progr
     samples = calibration_samples()
     total = 2 * len(samples)
     with Loaded(model, encoder) as loaded:
-        fitting = loaded.asked(samples, lambda _step, done, _total: progress(_STEP, done, total))
+        fitting = loaded.exchanges(samples, lambda _step, done, _total: progress(_STEP, done, total))
     if not fitting:
         raise QuantizationError("the model's context is too small for every calibration sample", model)
     exchanges = [exchange for _, exchange in fitting]

@@ -1,4 +1,4 @@
-"""Pictures made by integer arithmetic alone, so that every machine makes the same pixels: no fonts, no random streams.
+"""Draw pictures with integer arithmetic only, without fonts or random streams: each machine makes the same pixels.
 
 All are uint8 [height, width, 3]; sizes are (width, height) in pixels, colours RGB.
 """
@@ -25,7 +25,7 @@ COLOURS: dict[str, Colour] = {
     "black": (20, 20, 20),
     "grey": (128, 128, 128),
 }
-# Five rows of three pixels, each row an octal digit.
+# A letter is five rows of three pixels; each row is an octal digit.
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:-+=/%()!?$'\"*_<>{}[]|;"
 _ROWS = (
     "25755 65656 34443 65556 74647 74644 34553 55755 72227 11152 55655 44447 57755 75555 25552 65644 25563 65655 34216 "
@@ -34,28 +34,29 @@ _ROWS = (
     "64446 31113 22222 02024"
 )
 _GLYPHS = dict(zip(_LETTERS, _ROWS.split(), strict=True))
-_SPACE = "00000"
+_SPACE = "00000"  # also drawn for letters that are not listed
 _MASK = 0xFFFFFFFF
 
 
 def blank(size: tuple[int, int], colour: Colour = WHITE) -> RGB:
+    """Return a picture of one colour."""
     return np.full((size[1], size[0], 3), colour, np.uint8)
 
 
 def noise(size: tuple[int, int], seed: int) -> RGB:
-    """Every value on its own."""
+    """Return noise: every value is independent."""
     y, x = _grid(size)
     return np.stack([_hash(x, y, 3 * seed + channel) & 255 for channel in range(3)], axis=-1).astype(np.uint8)
 
 
 def texture(size: tuple[int, int], seed: int, cell: int = 32) -> RGB:
-    """Clouds: smooth noise of cells of `cell` pixels, and ever finer, weaker noise on top."""
+    """Return clouds: smooth noise in cells of `cell` pixels, plus ever finer and weaker noise."""
     channels = [_clouds(size, 3 * seed + channel, cell) for channel in range(3)]
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
 def landscape(size: tuple[int, int], seed: int) -> RGB:
-    """Like a photograph: a sky with clouds that fades to the horizon, the sun, two rows of hills with grain."""
+    """Return something like a photograph: a sky with clouds, the sun, and two rows of hills with grain."""
     width, height = size
     y, x = _grid(size)
     tint = [int(_hash(np.array(0), np.array(channel), seed)) % 60 for channel in range(3)]
@@ -73,7 +74,7 @@ def landscape(size: tuple[int, int], seed: int) -> RGB:
 
 
 def page(size: tuple[int, int], lines: Sequence[str], scale: int = 2, ink: Colour = INK, paper: Colour = WHITE) -> RGB:
-    """Lines of text in capitals, 3x5 pixels a letter times `scale`; what does not fit is cut off."""
+    """Return lines of text in capitals. A letter has 3x5 pixels times `scale`; text that does not fit is cut off."""
     picture = blank(size, paper)
     for number, line in enumerate(lines):
         write(picture, line, (4 * scale, (4 + 8 * number) * scale), scale, ink)
@@ -81,7 +82,7 @@ def page(size: tuple[int, int], lines: Sequence[str], scale: int = 2, ink: Colou
 
 
 def chart(size: tuple[int, int], bars: Sequence[tuple[str, int]], title: str) -> RGB:
-    """Bars with names below and values above them. Values in 0..100."""
+    """Return a bar chart with names below the bars and values, 0 to 100, above them."""
     picture = blank(size)
     width, height = size
     write(picture, title, (8, 6), 2, INK)
@@ -96,9 +97,9 @@ def chart(size: tuple[int, int], bars: Sequence[tuple[str, int]], title: str) ->
 
 
 def shapes(size: tuple[int, int], drawn: Sequence[tuple[str, str, int, int, int]], paper: Colour = WHITE) -> RGB:
-    """(kind, colour, centre x, centre y, radius) each, the last on top.
+    """Return a picture of shapes, each (kind, colour, centre x, centre y, radius), the last on top.
 
-    Kinds: circle, square, triangle, ring, cross.
+    Kinds are circle, square, triangle, ring and cross.
     """
     picture = blank(size, paper)
     y, x = _grid(size)
@@ -116,7 +117,7 @@ def shapes(size: tuple[int, int], drawn: Sequence[tuple[str, str, int, int, int]
 
 
 def stripes(size: tuple[int, int], width: int, one: Colour, other: Colour, *, check: bool = False) -> RGB:
-    """Diagonal stripes, or a chessboard with `check`."""
+    """Return diagonal stripes of `width` pixels, or a chessboard with `check`."""
     y, x = _grid(size)
     odd = (x // width + y // width) % 2 if check else (x + y) // width % 2
     return np.where(odd[..., None] == 1, np.array(one), np.array(other)).astype(np.uint8)
@@ -137,7 +138,7 @@ def _grid(size: tuple[int, int]) -> tuple[_Grid, _Grid]:
 
 
 def _hash(x: _Grid, y: _Grid, seed: int) -> _Grid:
-    """32 well mixed bits of each pair; x and y below 2**16, so that nothing overflows."""
+    """Return 32 well mixed bits for each pair. x and y must be below 2**16, so that int64 does not overflow."""
     value = (x * 374761393 + y * 668265263 + seed * 974634541 + 1) & _MASK
     value = ((value ^ (value >> 15)) * 739982445) & _MASK
     value = ((value ^ (value >> 12)) * 695872825) & _MASK
@@ -145,7 +146,7 @@ def _hash(x: _Grid, y: _Grid, seed: int) -> _Grid:
 
 
 def _clouds(size: tuple[int, int], seed: int, cell: int) -> _Grid:
-    """0..255, [height, width]."""
+    """Return values from 0 to 255, [height, width]."""
     total: _Grid = np.zeros((size[1], size[0]), np.int64)
     share = 128
     while cell >= 2 and share >= 8:
@@ -155,7 +156,7 @@ def _clouds(size: tuple[int, int], seed: int, cell: int) -> _Grid:
 
 
 def _smooth(size: tuple[int, int], seed: int, cell: int) -> _Grid:
-    """Random values at the corners of the cells, in proportion between them; 0..255."""
+    """Return random values at the corners of cells, interpolated between them, from 0 to 255."""
     y, x = _grid(size)
     row, column = y // cell, x // cell
     down, right = y - row * cell, x - column * cell

@@ -1,4 +1,4 @@
-"""Samples through libllama, pictures in the prompt: for proofs and for importance matrices.
+"""Run samples through libllama, with pictures in the prompt, for proofs and importance matrices.
 
     with Loaded(gguf, encoder) as loaded:                    # mmproj (.gguf) or ONNX encoder
         exchanges = [loaded.exchange(sample) for sample in calibration_samples()]
@@ -7,8 +7,8 @@
             for tokens, logits in answers(context, exchange):
                 ...
 
-An exchange holds its embeddings, so encoder and language model need not be in memory together, and two language
-models can be shown the very same input. Anything else that makes a `Context` may be used in place of `context_for`.
+An exchange holds its embeddings. So encoder and language model need not be in memory together, and two language models
+can get exactly the same input. `context_for` may be replaced by anything that makes a `Context`.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.samples.drawing import RGB
 from pocketvlm_converters.samples.sets import Sample
 
-ANSWER = 64  # tokens of an answer that are looked at: bounds time, and the size of what a proof keeps
-_BATCH = 512
+ANSWER = 64  # tokens of an answer that are evaluated; bounds the time and the size of a proof's files
+_BATCH = 512  # tokens
 _BLOCK = 32  # positions whose logits are in memory together: 34 MB for 262,144 tokens
-_SMALL = 20_000_000  # weights
-_CPU = "cpu"  # the same on every machine that has no other device
+_SMALL_MODEL = 20_000_000  # weights; below, threads wait for each other longer than they work
+_CPU = "cpu"  # for results that do not depend on the machine's devices
 
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """A span of the prompt with its embeddings, float32 [tokens, n_embd_inp]; `picture` is its number in the sample."""
+    """A span of the prompt with its embeddings, float32 [tokens, n_embd_inp]. `picture` is its index in the sample."""
 
     picture: int
     span: EmbeddingSpan
@@ -55,18 +55,19 @@ class Embedded:
 
 @dataclass(frozen=True, eq=False)
 class Exchange:
-    """A sample as a language model takes it: `prompt` in order, then the token ids of the answer."""
+    """A sample as input of a language model: `prompt` in order, then the token ids of the answer."""
 
     prompt: tuple[int | Embedded, ...]
     answer: tuple[int, ...]
 
     @property
     def spans(self) -> list[Embedded]:
+        """The embeddings of the prompt, in order."""
         return [piece for piece in self.prompt if isinstance(piece, Embedded)]
 
     @property
     def cells(self) -> int:
-        """Of the KV cache."""
+        """The number of cells that the exchange needs in the KV cache."""
         return sum(len(span.rows) for span in self.spans) + sum(isinstance(p, int) for p in self.prompt) + ANSWER
 
 
@@ -76,7 +77,7 @@ SampleExchange = tuple[Sample, Exchange]
 class Loaded:
     """A language model, the vision encoder at `encoder` and the chat template, as a chat would use them, on the CPU.
 
-    Raises ModelError leaves for files that cannot be loaded or are no pair.
+    Raises subclasses of ModelError for files that cannot be loaded or do not belong together.
     """
 
     def __init__(self, model: Path, encoder: Path) -> None:
@@ -97,58 +98,63 @@ class Loaded:
                 image_token=vision.image_token,
                 path=model,
             )
-        except BaseException:  # Ctrl-C while it loads: nobody else can close them
+        except BaseException:  # also Ctrl-C: the caller has no object to close yet
             if vision is not None:
                 vision.close()
             self.model.close()
             raise
 
     def exchange(self, sample: Sample, detail: Detail = "auto") -> Exchange:
-        """The prompt is what a chat would evaluate; the answer is what the template makes of it, its end included."""
+        """Return the exchange of a sample: the prompt as in a chat, and the rendered answer including its end.
+
+        Raises ModelError if the chat template renders a question differently once it has an answer.
+        """
         parts = [{"type": "image", "image": picture} for picture in sample.pictures]
         user = {"role": "user", "content": [*parts, {"type": "text", "text": sample.question}]}
-        pictures = [self.vision.prepare(_picture(p), detail, None, "picture") for p in sample.pictures]
+        pictures = [self.vision.prepare(_read(pixels), detail, None, "picture") for pixels in sample.pictures]
         try:
-            asked = self._units([user], pictures)
-            told = self._units([user, {"role": "assistant", "content": sample.answer}], pictures, asking=False)
-            begin = _common(asked, told)
-            if any(isinstance(unit, EmbeddingSpan) for unit in told[begin - 1 :]):
-                raise ModelError("its chat template writes a question otherwise once it is answered", self.model.path)
-            owner = {id(span): number for number, seen in enumerate(pictures) for span in seen.spans}
+            question = self._units([user], pictures)
+            chat = self._units([user, {"role": "assistant", "content": sample.answer}], pictures, open_answer=False)
+            begin = _common_units(question, chat)
+            if any(isinstance(unit, EmbeddingSpan) for unit in chat[begin - 1 :]):
+                raise ModelError(
+                    "its chat template writes a question differently once it has an answer", self.model.path
+                )
+            owner = {id(span): number for number, picture in enumerate(pictures) for span in picture.spans}
 
             def embedded(span: EmbeddingSpan) -> Embedded:
                 return Embedded(number := owner[id(span)], span, pictures[number].encode(span))
 
             return Exchange(
-                tuple(unit if isinstance(unit, int) else embedded(unit) for unit in told[:begin]),
-                tuple(unit for unit in told[begin : begin + ANSWER] if isinstance(unit, int)),
+                tuple(unit if isinstance(unit, int) else embedded(unit) for unit in chat[:begin]),
+                tuple(unit for unit in chat[begin : begin + ANSWER] if isinstance(unit, int)),
             )
         finally:
-            for seen in pictures:
-                seen.close()
+            for picture in pictures:
+                picture.close()
 
-    def asked(
+    def exchanges(
         self, samples: Iterable[Sample], progress: Progress = silent, detail: Detail = "auto"
     ) -> list[SampleExchange]:
-        """The samples whose exchanges fit the model's context."""
+        """Return the samples whose exchanges fit the model's trained context, each with its exchange."""
         samples = tuple(samples)
-        found = []
+        exchanges = []
         for number, sample in enumerate(samples):
             progress("pictures", number, len(samples))
             exchange = self.exchange(sample, detail)
             if exchange.cells <= (self.model.n_ctx_train or exchange.cells):
-                found.append((sample, exchange))
+                exchanges.append((sample, exchange))
         progress("pictures", len(samples), len(samples))
-        return found
+        return exchanges
 
-    def render(self, messages: Sequence[object], asking: bool = True) -> tuple[Span, ...]:
-        """What the chat template makes of messages; `asking` ends it where an answer begins."""
-        return self.template.render(ChatRequest.parse(messages).messages, add_generation_prompt=asking)
+    def render(self, messages: Sequence[object], open_answer: bool = True) -> tuple[Span, ...]:
+        """Render messages with the chat template; with `open_answer`, the prompt ends where an answer begins."""
+        return self.template.render(ChatRequest.parse(messages).messages, add_generation_prompt=open_answer)
 
     def _units(
-        self, messages: Sequence[object], pictures: Sequence[PreparedImage], asking: bool = True
+        self, messages: Sequence[object], pictures: Sequence[PreparedImage], open_answer: bool = True
     ) -> list[PromptUnit]:
-        spans = isolate_control_tokens(self.render(messages, asking), self._control)
+        spans = isolate_control_tokens(self.render(messages, open_answer), self._control)
         return units_of(self.model, [pictures[s.index] if isinstance(s, ImageSpan) else s for s in spans])
 
     def close(self) -> None:
@@ -165,7 +171,7 @@ class Loaded:
 
 
 def context_for(model: Model, exchanges: Iterable[Exchange], collector: Collector | None = None) -> Context:
-    """A context that holds any one of them; its logits can be reproduced. `collector` sees what goes on in it."""
+    """Return a context large enough for each exchange, with reproducible logits. `collector` observes its graph."""
     exchanges = tuple(exchanges)
     largest = max((len(span.rows) for exchange in exchanges for span in exchange.spans), default=1)
     cells = max(exchange.cells for exchange in exchanges)
@@ -177,9 +183,9 @@ def context_for(model: Model, exchanges: Iterable[Exchange], collector: Collecto
 def answers(
     context: Context, exchange: Exchange, block: int = _BLOCK
 ) -> Iterator[tuple[tuple[int, ...], npt.NDArray[np.float32]]]:
-    """Evaluate the exchange in an emptied context. Yields tokens of the answer and logits float32 [tokens, n_vocab].
+    """Evaluate the exchange in `context`, which is cleared. Yield answer tokens and logits, float32 [tokens, n_vocab].
 
-    Row i is what the model expected where token i stands. The array is used again for the next block.
+    Row i has the logits that predict token i. The array is reused for the next block.
     """
     position, last = _prefill(context, exchange)
     rows = np.empty((block, context.n_vocab), np.float32)
@@ -193,35 +199,36 @@ def answers(
 
 
 def continuation(context: Context, model: Model, exchange: Exchange, count: int = ANSWER) -> list[int]:
-    """The likeliest tokens after the prompt, one by one, until the end of the turn or `count` of them."""
+    """Return up to `count` tokens of a greedy continuation of the prompt, until the end of the turn."""
     position, token = _prefill(context, exchange)
-    found: list[int] = []
-    while len(found) < count:
+    tokens: list[int] = []
+    while len(tokens) < count:
         context.decode_token(token, position)
         position, token = position + 1, int(context.logits().argmax())
         if model.is_end(token):
             break
-        found.append(token)
-    return found
+        tokens.append(token)
+    return tokens
 
 
 def _prefill(context: Context, exchange: Exchange) -> tuple[int, int]:
-    """Evaluate the prompt but for its last token; that token, which predicts the first of the answer, and its place."""
+    """Evaluate the prompt except its last token. Return the position of that token, and the token."""
     context.clear()
     position = 0
-    waiting: list[int] = []
+    pending: list[int] = []
     for piece in exchange.prompt:
         if isinstance(piece, int):
-            waiting.append(piece)
+            pending.append(piece)
             continue
-        position = _evaluate(context, waiting, position)
-        waiting = []
+        position = _evaluate(context, pending, position)
+        pending = []
         context.decode_embeddings(piece.rows, piece.span.at(position), causal=piece.span.causal)
         position += piece.span.advance
-    return _evaluate(context, waiting[:-1], position), waiting[-1]
+    return _evaluate(context, pending[:-1], position), pending[-1]
 
 
 def _evaluate(context: Context, tokens: Sequence[int], position: int) -> int:
+    """Evaluate tokens from `position` on, in batches. Return the position after them."""
     for start in range(0, len(tokens), context.n_batch):
         part = tokens[start : start + context.n_batch]
         context.decode_tokens(part, position)
@@ -230,12 +237,11 @@ def _evaluate(context: Context, tokens: Sequence[int], position: int) -> int:
 
 
 def _threads(model: Model) -> int:
-    """Threads of a small model wait for each other longer than they work."""
-    return physical_cores() if model.n_params > _SMALL else 1
+    return physical_cores() if model.n_params > _SMALL_MODEL else 1
 
 
-def _common(one: Sequence[PromptUnit], other: Sequence[PromptUnit]) -> int:
-    """Units at the beginning that both have; at least one of the other is left over."""
+def _common_units(one: Sequence[PromptUnit], other: Sequence[PromptUnit]) -> int:
+    """Return how many units both have in common at the start, leaving at least one of `other`."""
     count = 0
     for a, b in zip(one, other[:-1], strict=False):
         if a != b:
@@ -244,5 +250,5 @@ def _common(one: Sequence[PromptUnit], other: Sequence[PromptUnit]) -> int:
     return count
 
 
-def _picture(pixels: RGB) -> Picture:
+def _read(pixels: RGB) -> Picture:
     return read_picture(ImagePart(type="image", image=pixels), "picture")

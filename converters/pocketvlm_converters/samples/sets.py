@@ -1,8 +1,8 @@
-"""The fixed picture-text set: what a quantization is calibrated on, and what a conversion is proven on.
+"""Two fixed sets of pictures and texts: one calibrates quantization, the other proves conversions.
 
-Two sets with one interface, and nothing in common: a proof on what the calibration saw would praise itself.
-Made by code, the same on every machine. The answers need not be what a model would say: they are put in its mouth
-(teacher forcing), and only its distribution after each of their tokens is looked at.
+They have nothing in common, because a proof on the calibration's samples would look too good. Both are generated, the
+same on every machine. Answers need not be what a model would say: they are forced on it (teacher forcing), and only
+its distribution after each of their tokens counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pocketvlm_converters.samples.drawing import RGB, chart, landscape, noise, p
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One exchange: `pictures`, uint8 [height, width, 3] of at most 512 pixels, then `question`, then `answer`."""
+    """One exchange. `pictures` are uint8 [height, width, 3], at most 512 pixels along an edge, before `question`."""
 
     pictures: tuple[RGB, ...]
     question: str
@@ -23,16 +23,16 @@ class Sample:
 
     def __post_init__(self) -> None:
         for picture in self.pictures:
-            picture.flags.writeable = False  # the sets are made once and handed out to everybody
+            picture.flags.writeable = False  # samples are cached and shared
 
 
 def proof_samples(count: int | None = None) -> tuple[Sample, ...]:
-    """The first `count` of eight samples with 12 pictures, for `verify`; no calibration may use them."""
+    """Return the first `count` of eight samples with 12 pictures, for `verify`; calibration must not use them."""
     return _proof()[:count]
 
 
 def calibration_samples(count: int | None = None) -> tuple[Sample, ...]:
-    """The first `count` of 24 samples, for importance matrices."""
+    """Return the first `count` of 24 samples, for importance matrices."""
     return _calibration()[:count]
 
 

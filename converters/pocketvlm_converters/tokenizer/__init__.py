@@ -1,4 +1,4 @@
-"""tokenizer.json -> GGUF vocabulary, and the proof that the runtime tokenizes with it as the original does."""
+"""Convert tokenizer.json to a GGUF vocabulary, and prove that the runtime tokenizes with it as the original does."""
 
 from pocketvlm_converters.tokenizer.proof import prove, tokens_sha256
 from pocketvlm_converters.tokenizer.vocabulary import Vocabulary, check_picture_tokens, read_vocabulary

@@ -1,4 +1,7 @@
-"""Byte-level BPE: GGUF model `gpt2`. libllama knows a split of the text by name, tokenizer.json by regex."""
+"""Byte-level BPE: GGUF model `gpt2`.
+
+tokenizer.json describes how text is split by a regex; GGUF names a split that libllama has built in.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ _WORD, _REST = r"[^\r\n\p{L}\p{N}]?\p{L}+", r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n
 _DIGITS_3 = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1,3}}|{_REST}"
 _DIGITS_1 = rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}|{_REST}"
 _BYTES = ("ByteLevel", "bytes")
-# Splits that many families share. An unknown one is refused: a wrong split answers worse, and nobody notices.
+# Splits that many families share. An unknown one is refused: a wrong split degrades answers without any error.
 _PRE_TOKENIZERS = (
     PreTokenizer("gpt-2", (("ByteLevel", "words"),)),
     PreTokenizer("smollm", (("Digits", "single"), ("ByteLevel", "words"))),
@@ -38,14 +41,17 @@ _PRE_TOKENIZERS = (
     ),
     PreTokenizer("qwen2", (("Split", _DIGITS_1, "Isolated"), _BYTES)),
 )
-# What the runtime can do to a text beforehand; libllama does nothing.
+# Normalizers that the runtime applies before libllama, which has none.
 _NORMALIZERS = ("NFC",)
 
 
 def read_byte_bpe(
     data: Mapping[str, Any], model: Mapping[str, Any], extra: Iterable[PreTokenizer], path: Path
 ) -> dict[str, Value]:
-    """GGUF keys of the model. Raises TokenizerError for what neither libllama nor the runtime can reproduce."""
+    """Return the GGUF keys of the model. Raises TokenizerError for what the runtime cannot reproduce.
+
+    `extra` are the splits that only this family has.
+    """
     split = _pre_tokenizer(data.get("pre_tokenizer"), bool(model.get("ignore_merges")), extra, path)
     metadata: dict[str, Value] = {
         "tokenizer.ggml.model": "gpt2",
@@ -56,37 +62,44 @@ def read_byte_bpe(
     normalizer = data.get("normalizer")
     if normalizer and normalizer != {"type": "Sequence", "normalizers": []}:
         if normalizer.get("type") not in _NORMALIZERS:
-            raise TokenizerError(f"normalizer {normalizer.get('type')!r} is not supported: libllama has none", path)
+            raise TokenizerError(
+                f"normalizer {normalizer.get('type')!r} is not supported; supported: {', '.join(_NORMALIZERS)}", path
+            )
         metadata["pocketvlm.normalizer"] = normalizer["type"]
-    if split.of_ours:
+    if split.own_split:
         _check_tiktoken(data, model, path)
         metadata["pocketvlm.split"] = split.name
     return metadata
 
 
 def _check_tiktoken(data: Mapping[str, Any], model: Mapping[str, Any], path: Path) -> None:
-    """Every way to part a token in two must be a merge, in the order of the tokens, and every byte a token."""
+    """Raise TokenizerError unless the merges are those of a tiktoken vocabulary.
+
+    Every split of a token into two tokens must be a merge, in the order of the tokens, and every byte must be a token.
+    """
     added = {str(token["content"]) for token in data.get("added_tokens", ())}
     ids: dict[str, int] = {text: number for text, number in model["vocab"].items() if text not in added}
-    parted = ((text, at) for text in ids for at in range(1, len(text)))
-    wanted = sorted(
-        (ids[text], ids[text[:at]], ids[text[at:]]) for text, at in parted if text[:at] in ids and text[at:] in ids
+    splits = ((text, at) for text in ids for at in range(1, len(text)))
+    expected = sorted(
+        (ids[text], ids[text[:at]], ids[text[at:]]) for text, at in splits if text[:at] in ids and text[at:] in ids
     )
     pairs = (tuple(merge.split(" ")) if isinstance(merge, str) else merge for merge in model["merges"])
-    found = [(ids.get(one + other), ids.get(one), ids.get(other)) for one, other in pairs]
-    if found != wanted:
-        raise TokenizerError("model.merges are not those of a tiktoken vocabulary, as this pre_tokenizer has it", path)
+    merges = [(ids.get(one + other), ids.get(one), ids.get(other)) for one, other in pairs]
+    if merges != expected:
+        raise TokenizerError(
+            "model.merges are not those of a tiktoken vocabulary, which this pre_tokenizer requires", path
+        )
     if sum(len(text) == 1 for text in ids) < 256:
-        raise TokenizerError("model.vocab lacks a token for some byte", path)
+        raise TokenizerError("model.vocab must have a token for each of the 256 bytes", path)
 
 
 def steps_of(pre_tokenizer: Any) -> tuple[tuple[str, ...], ...]:
-    """The `pre_tokenizer` of a tokenizer.json, flattened: one tuple a step, its settings as words."""
+    """Return the steps of the `pre_tokenizer` of a tokenizer.json: one tuple per step, its type and its settings."""
     if not isinstance(pre_tokenizer, dict):
         return ()
     kind = str(pre_tokenizer.get("type"))
     if kind == "Sequence":
-        return tuple(step for one in pre_tokenizer.get("pretokenizers", ()) for step in steps_of(one))
+        return tuple(step for part in pre_tokenizer.get("pretokenizers", ()) for step in steps_of(part))
     if kind == "ByteLevel" and not pre_tokenizer.get("add_prefix_space", True):
         return ((kind, "words" if pre_tokenizer.get("use_regex", True) else "bytes"),)
     if kind == "Digits":
@@ -96,10 +109,10 @@ def steps_of(pre_tokenizer: Any) -> tuple[tuple[str, ...], ...]:
     return ((kind, json.dumps(pre_tokenizer, sort_keys=True)),)
 
 
-def _pre_tokenizer(described: Any, ignore_merges: bool, extra: Iterable[PreTokenizer], path: Path) -> PreTokenizer:
-    steps = steps_of(described)
+def _pre_tokenizer(config: Any, ignore_merges: bool, extra: Iterable[PreTokenizer], path: Path) -> PreTokenizer:
+    steps = steps_of(config)
     for known in (*extra, *_PRE_TOKENIZERS):
         if known.steps == steps and known.ignore_merges == ignore_merges:
             return known
-    shown = json.dumps(described, ensure_ascii=False)
-    raise TokenizerError(f"unknown pre_tokenizer (ignore_merges {str(ignore_merges).lower()}): {shown[:500]}", path)
+    text = json.dumps(config, ensure_ascii=False)
+    raise TokenizerError(f"unknown pre_tokenizer (ignore_merges {str(ignore_merges).lower()}): {text[:500]}", path)

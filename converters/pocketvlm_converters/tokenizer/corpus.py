@@ -1,4 +1,4 @@
-"""Texts that a vocabulary must tokenize as its original does: scripts, code, numbers, spaces, and random mixtures."""
+"""Texts on which a vocabulary is compared with its original: scripts, code, numbers, spaces, random mixtures."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ _PIECES = (
 
 
 def corpus(tokens: Sequence[str]) -> Iterator[str]:
-    """All texts to compare; `tokens` are the vocabulary's added tokens, each shown alone, in words and in spaces."""
+    """Yield all texts to compare. `tokens` are the added tokens: each occurs alone, inside words and among spaces."""
     yield from TEXTS
     rng = Random(0)
     for _ in range(300):
         yield "".join(rng.choice(_PIECES) for _ in range(rng.randint(2, 60)))
     for start in range(0, len(tokens), 16):  # several in one text: a vocabulary may have thousands
-        few = tokens[start : start + 16]
-        yield "".join(few)
-        yield "".join(f"a{t}b {t} {t}{t}\n{t}\n\n1{t}2. {t[:-1]} {t[1:]}" for t in few)
+        group = tokens[start : start + 16]
+        yield "".join(group)
+        yield "".join(f"a{t}b {t} {t}{t}\n{t}\n\n1{t}2. {t[:-1]} {t[1:]}" for t in group)
     yield from rng.sample(tokens, min(len(tokens), 200))
     for _ in range(50 if tokens else 0):
         yield "".join(rng.choice((rng.choice(tokens), rng.choice(_PIECES))) for _ in range(30))

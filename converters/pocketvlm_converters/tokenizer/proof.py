@@ -1,4 +1,4 @@
-"""The proof that the runtime, with the GGUF vocabulary, reads and writes text as tokenizer.json does."""
+"""Prove that the runtime, with the GGUF vocabulary, reads and writes text as tokenizer.json does."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pocketvlm_converters.checkpoint.reference_tokenizer import FILE, load_refer
 from pocketvlm_converters.tokenizer.corpus import corpus
 from pocketvlm_converters.tokenizer.vocabulary import Vocabulary
 
-_MATCHED_FIRST = (TokenType.CONTROL, TokenType.USER_DEFINED)  # found before the text is split
-_HIDDEN = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED)  # no part of an answer
+_MATCHED_FIRST = (TokenType.CONTROL, TokenType.USER_DEFINED)  # types that are matched before the text is split
+_HIDDEN = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.UNUSED)  # types that never appear in an answer
 
 
 def prove(gguf: Path, checkpoint: Path, vocabulary: Vocabulary) -> int:
     """Compare the runtime, loading the vocabulary of `gguf`, with tokenizer.json on the whole corpus.
 
-    Text to tokens, with special tokens once parsed and once as plain text, and every token to text. Returns the number
-    of comparisons; raises TokenizerError with the text, the position and both id lists where they first differ.
+    This compares text to tokens, once with special tokens parsed and once as plain text, and every token to text.
+    Return the number of comparisons. Raises TokenizerError at the first difference, with its text, position and ids.
     """
     path = checkpoint / FILE
     reference = load_reference(path)
@@ -34,25 +34,25 @@ def prove(gguf: Path, checkpoint: Path, vocabulary: Vocabulary) -> int:
     try:
         with Model(gguf, vocab_only=True) as model:
             if model.n_vocab != len(vocabulary.tokens):
-                raise TokenizerError(f"libllama sees {model.n_vocab} tokens of {len(vocabulary.tokens)}", path)
+                raise TokenizerError(f"libllama reads {model.n_vocab} tokens, not {len(vocabulary.tokens)}", path)
             control = model.control_tokens(vocabulary.types)
             for special in (True, False):
                 reference.encode_special_tokens = not special
                 for text in corpus(vocabulary.added):
                     if any(token in text for token in (*vocabulary.merged, *vocabulary.lost)):
-                        continue  # as the vocabulary's notes say
-                    wanted = reference.encode(text, add_special_tokens=False)
-                    found = _tokens(model, text, special, control)
-                    if found != wanted.ids:
-                        raise TokenizerError(_difference(text, special, wanted, found), path)
+                        continue  # differs on purpose: see the notes of the vocabulary
+                    expected = reference.encode(text, add_special_tokens=False)
+                    ids = _tokens(model, text, special, control)
+                    if ids != expected.ids:
+                        raise TokenizerError(_difference(text, special, expected, ids), path)
                     compared += 1
             return compared + _prove_pieces(model, reference, vocabulary, path)
     except ModelError as error:
-        raise TokenizerError(f"libllama cannot load the vocabulary made of it: {error.message}", path) from error
+        raise TokenizerError(f"libllama cannot load the converted vocabulary: {error.message}", path) from error
 
 
 def tokens_sha256(gguf: Path) -> str:
-    """Of the token ids of every text of the corpus. Where `prove` passed, they are the original tokenizer's."""
+    """Return the SHA-256 of the token ids of the corpus. After `prove`, they are those of the original tokenizer."""
     types: list[int] = check_files(gguf, None, None).model.array("tokenizer.ggml.token_type")
     digest = hashlib.sha256()
     with Model(gguf, vocab_only=True) as model:
@@ -66,35 +66,36 @@ def tokens_sha256(gguf: Path) -> str:
 
 
 def _tokens(model: Model, text: str, special: bool, control: Collection[str]) -> list[int]:
-    """As a chat does it."""
-    found: list[int] = []
+    """Tokenize `text` as a chat does."""
+    ids: list[int] = []
     for span in isolate_control_tokens([TextSpan(text, special)], control):
-        found += model.tokenize(span.text, special=span.special, first=not found)
-    return found
+        ids += model.tokenize(span.text, special=span.special, first=not ids)
+    return ids
 
 
 def _prove_pieces(model: Model, reference: Any, vocabulary: Vocabulary, path: Path) -> int:
+    """Compare the text of every token; return the number of comparisons."""
     compared = 0
     for token, kind in enumerate(vocabulary.types):
         if kind in _HIDDEN:
             continue
-        wanted = reference.decode([token], skip_special_tokens=False)
-        found = model.piece(token).decode("utf-8", "replace")
-        if found not in (wanted, " " + wanted):  # some decoders take a text's first space away
-            raise TokenizerError(
-                f"token {token} is written as {found!r} by libllama, as {wanted!r} by tokenizer.json", path
-            )
+        expected = reference.decode([token], skip_special_tokens=False)
+        piece = model.piece(token).decode("utf-8", "replace")
+        if piece not in (expected, " " + expected):  # some decoders drop the first space of a text
+            raise TokenizerError(f"token {token} is {piece!r} in libllama, but {expected!r} in tokenizer.json", path)
         compared += 1
     return compared
 
 
-def _difference(text: str, special: bool, wanted: Any, found: list[int]) -> str:
-    ids: list[int] = wanted.ids
-    at = next((i for i, (a, b) in enumerate(zip(ids, found, strict=False)) if a != b), min(len(ids), len(found)))
-    position = wanted.offsets[at][0] if at < len(ids) else len(text)
-    near = slice(max(0, at - 2), at + 6)
+def _difference(text: str, special: bool, expected: Any, ids: list[int]) -> str:
+    expected_ids: list[int] = expected.ids
+    first = next(
+        (i for i, (a, b) in enumerate(zip(expected_ids, ids, strict=False)) if a != b), min(len(expected_ids), len(ids))
+    )
+    position = expected.offsets[first][0] if first < len(expected_ids) else len(text)
+    near = slice(max(0, first - 2), first + 6)
     return (
-        f"the GGUF vocabulary tokenizes otherwise ({'parsing' if special else 'not parsing'} special tokens) "
+        f"the GGUF vocabulary tokenizes differently ({'parsing' if special else 'not parsing'} special tokens) "
         f"at character {position} of {text!r}, before {text[position : position + 20]!r}: "
-        f"tokenizer.json gives {ids[near]}, libllama {found[near]} (from token {near.start} on)"
+        f"tokenizer.json gives {expected_ids[near]}, libllama {ids[near]} (from token {near.start} on)"
     )

@@ -1,4 +1,4 @@
-"""tokenizer.json -> GGUF vocabulary."""
+"""Convert tokenizer.json to a GGUF vocabulary."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ _UNUSED = int(TokenType.UNUSED)
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A vocabulary as GGUF has it: `tokens` in the spelling of tokenizer.json, by id.
+    """A vocabulary as GGUF has it.
 
-    `model` holds the keys of the tokenizer's own kind. `special` maps bos, eos, eot, eom, unknown, padding and the
-    like to ids; `ends` are all ids that end an answer. `added` are the tokens matched before the text is split,
-    spelled as themselves. `merged` are added ones that only merges make here: they stand for spaces, and libllama would
-    write them out otherwise. `lost` are added ones without a row in the embedding: plain text here, and an error in the
-    reference. `notes` say what a user should know.
+    - `model`: the keys of the tokenizer's kind.
+    - `tokens`, `types`: spelling, as in tokenizer.json, and TokenType, by id.
+    - `added`: the tokens that are matched before the text is split.
+    - `special`: ids by role: bos, eos, eot, eom, unknown, padding and others. `ends`: all ids that end an answer.
+    - `merged`: added tokens that stand for spaces. Here only merges make them; otherwise libllama would write them
+      literally.
+    - `lost`: added tokens without a row in the embedding. They are plain text here, and an error in the reference.
+    - `notes`: remarks for the user.
     """
 
     model: Mapping[str, Value]
@@ -46,23 +49,24 @@ class Vocabulary:
     notes: tuple[str, ...] = ()
 
     def metadata(self) -> dict[str, Value]:
-        found: dict[str, Value] = {
+        metadata: dict[str, Value] = {
             **self.model,
             "tokenizer.ggml.tokens": self.tokens,
             "tokenizer.ggml.token_type": self.types,
             **{f"tokenizer.ggml.{name}_token_id": number for name, number in self.special.items()},
             "tokenizer.ggml.add_bos_token": self.add_bos,
             "tokenizer.ggml.add_eos_token": self.add_eos,
-            # Text, because libllama hands out no arrays.
+            # A string, because libllama's API does not return arrays.
             "pocketvlm.end_token_ids": " ".join(map(str, self.ends)),
         }
-        return found | ({"tokenizer.chat_template": self.chat_template} if self.chat_template else {})
+        return metadata | ({"tokenizer.chat_template": self.chat_template} if self.chat_template else {})
 
 
 def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokenizer] = ()) -> Vocabulary:
-    """`rows` is the height of the embedding: ids without a token become unused ones. `extra` comes from the family.
+    """Read the vocabulary of `checkpoint`. Raises TokenizerError for anything that the runtime cannot reproduce.
 
-    Raises TokenizerError for anything that the runtime cannot reproduce.
+    `rows` is the number of rows of the embedding; ids without a token become unused tokens. `extra` are the splits that
+    only the family has.
     """
     path = checkpoint.path / FILE
     data = checkpoint.json(FILE).values
@@ -70,12 +74,12 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
     if not isinstance(model, dict):
         raise TokenizerError("model is missing", path)
     if model.get("type", "BPE") != "BPE" or not model.get("vocab") or not model.get("merges"):
-        raise TokenizerError(f"model {model.get('type')!r} is not supported; BPE is, over bytes or characters", path)
+        raise TokenizerError(f"model {model.get('type')!r} is not supported; only BPE is, with vocab and merges", path)
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
             raise TokenizerError(f"model.{key} is {model[key]!r}, which libllama does not have", path)
-    # The package checks the types of all that is read below. It is asked for ids: it numbers added tokens anew where
-    # the file leaves a gap before them.
+    # The tokenizers package checks the types of everything that is read below. It also gives the ids, because it
+    # renumbers added tokens if the file leaves a gap before them.
     reference = load_reference(path)
     ids: dict[str, int] = reference.get_vocab(with_added_tokens=True)
     added = reference.get_added_tokens_decoder()
@@ -84,9 +88,9 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
     ids = {text: number for text, number in ids.items() if text not in lost}
     added = {number: token for number, token in added.items() if number < rows}
     if cut := next((text for text in ids if "\0" in text), None):
-        raise TokenizerError(f"token {cut!r} holds a NUL, at which libllama cuts it", path)
+        raise TokenizerError(f"token {cut!r} contains NUL, where libllama would cut it off", path)
     if len(set(ids.values())) != len(ids):
-        raise TokenizerError("two tokens have the same id", path)
+        raise TokenizerError("has two tokens with the same id", path)
     if max(ids.values()) >= rows:
         raise TokenizerError(f"has token id {max(ids.values())}, but the embedding has only {rows} rows", path)
     tokens = [f"[PAD{number}]" for number in range(rows)]
@@ -100,9 +104,9 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
     for number, token in added.items():
         if types[number] != TokenType.UNKNOWN and token.content not in merged:
             types[number] = int(TokenType.CONTROL if token.special else TokenType.USER_DEFINED)
-    if len(set(tokens)) != rows:  # libllama aborts the process on this
-        raise TokenizerError("has a token spelled like the padding of the vocabulary", path)
-    found = special(checkpoint, reference, ids, path)
+    if len(set(tokens)) != rows:  # libllama would abort the process
+        raise TokenizerError("has a token that is spelled like the [PAD<id>] of unused ids", path)
+    special_tokens = special(checkpoint, reference, ids, path)
     return Vocabulary(
         model=read_sentencepiece(data, model, tuple(tokens), path)
         if characters
@@ -110,10 +114,10 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
         tokens=tuple(tokens),
         types=tuple(types),
         added=matched,
-        special=found.ids | infill(ids, types),
-        ends=found.ends,
-        add_bos=found.add_bos,
-        add_eos=found.add_eos,
+        special=special_tokens.ids | infill(ids, types),
+        ends=special_tokens.ends,
+        add_bos=special_tokens.add_bos,
+        add_eos=special_tokens.add_eos,
         chat_template=chat_template(checkpoint),
         merged=merged,
         lost=lost,
@@ -124,19 +128,19 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
 def _notes(ids: Mapping[str, int], types: list[int], merged: tuple[str, ...], lost: tuple[str, ...]) -> tuple[str, ...]:
     notes = []
     if lost:
-        notes.append(f"{', '.join(lost)}: no token here, because the embedding has no row for it")
+        notes.append(f"{', '.join(lost)}: converted to plain text, because the embedding has no row for it")
     if merged:
-        notes.append(f"tokens write spaces as {SPACE}: a text that holds {merged[0]} itself may be read otherwise")
+        notes.append(f"tokens write spaces as {SPACE}; a text that contains {merged[0]} may be tokenized differently")
     ordinary = [token for token in _ENDS if token in ids and types[ids[token]] == TokenType.NORMAL]
     if ordinary:
         notes.append(
-            f"{', '.join(ordinary)} is an ordinary token, as in the original; llama.cpp's own programs take it for an "
-            "end of text by its spelling"
+            f"{', '.join(ordinary)} is an ordinary token, as in the original; llama.cpp's own programs treat it as an "
+            "end of text because of its spelling"
         )
     return tuple(notes)
 
 
-# Spellings that libllama makes control tokens and ends, whatever their type.
+# Spellings that libllama treats as control tokens that end a text, whatever their type.
 _ENDS = (
     "</s>", "<eos>", "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
     "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
@@ -145,23 +149,24 @@ _ENDS = (
 
 
 def check_picture_tokens(checkpoint: Checkpoint, metadata: Mapping[str, Value], vocabulary: Vocabulary) -> None:
-    """What the runtime writes around a picture must be single tokens: libmtmd aborts the process where one is not.
+    """Raise TokenizerError if what the runtime writes around a picture is not a single token each.
 
-    `metadata` is that of the mmproj file. Raises TokenizerError, CheckpointError for sizes that the runtime refuses.
+    libmtmd would abort the process. `metadata` is that of the mmproj file. Raises CheckpointError for sizes of pictures
+    that the runtime does not support.
     """
     path = checkpoint.path / FILE
     try:
-        found = families.find(dict(metadata))
+        match = families.find(dict(metadata))
     except ValueError as error:
-        raise CheckpointError(f"the runtime takes no such pictures: {error}", checkpoint.path) from None
-    if found is None:
-        raise TokenizerError("the runtime has no layout for this projector", path)
-    layout, reference = found[1], load_reference(path)
-    wanted = (layout.image_token, *layout.control_tokens())
-    split = [token for token in wanted if token in vocabulary.lost or len(_ids(reference, token)) != 1]
-    if split:
-        more = f" and {len(split) - 1} more" if len(split) > 1 else ""
-        raise TokenizerError(f"has no token {split[0]!r}{more}, which stands around pictures", path)
+        raise CheckpointError(f"the runtime does not support its pictures: {error}", checkpoint.path) from None
+    if match is None:
+        raise TokenizerError("the runtime does not support this projector", path)
+    layout, reference = match[1], load_reference(path)
+    needed = (layout.image_token, *layout.control_tokens())
+    missing = [token for token in needed if token in vocabulary.lost or len(_ids(reference, token)) != 1]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise TokenizerError(f"has no token {missing[0]!r}{more}, which the runtime writes around pictures", path)
 
 
 def _ids(reference: Any, text: str) -> list[int]:

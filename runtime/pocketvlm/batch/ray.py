@@ -15,7 +15,7 @@ from typing import Any
 from pocketvlm.batch.requests import BatchInput
 from pocketvlm.batch.results import Results, error_line
 from pocketvlm.batch.run import Answerer
-from pocketvlm.chat.options import LoadOptions
+from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.errors import PocketVLMError, RequestError
 
 _TASK_ROUNDS = 4  # a task has this many times the parallel requests; a killed actor can lose them

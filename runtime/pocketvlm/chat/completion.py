@@ -55,7 +55,7 @@ class CompletionBuilder:
 
     def begin_choice(self) -> None:
         self._index += 1
-        self._parser = self._compiled.reader()
+        self._parser = self._compiled.output_parser()
         self._reason: FinishReason = "stop"
         self._choice_ms = 0.0
         self._has_token = False

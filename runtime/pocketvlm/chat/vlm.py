@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from pocketvlm.chat.completion import CompletionBuilder, fold
-from pocketvlm.chat.options import LoadOptions, accepts_fields_of
+from pocketvlm.chat.load_options import LoadOptions, accepts_fields_of
 from pocketvlm.chat.session import Session, plain
 from pocketvlm.chat.session import read as read_session
 from pocketvlm.chat.session import write as write_session

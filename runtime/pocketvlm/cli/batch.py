@@ -11,9 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pocketvlm.chat.options import LoadOptions
-from pocketvlm.cli.loading import load_arguments
-from pocketvlm.cli.options import (
+from pocketvlm.chat.load_options import LoadOptions
+from pocketvlm.cli.command_options import (
     Fields,
     MaxTokens,
     Memory,
@@ -23,6 +22,7 @@ from pocketvlm.cli.options import (
     check_detail,
     expand_options,
 )
+from pocketvlm.cli.loading import load_arguments
 from pocketvlm.errors import RequestError
 
 if TYPE_CHECKING:

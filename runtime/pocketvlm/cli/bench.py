@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pocketvlm.chat.options import LoadOptions
+from pocketvlm.chat.load_options import LoadOptions
+from pocketvlm.cli.command_options import Fields, ModelArgument, check_detail, expand_options
 from pocketvlm.cli.loading import load
-from pocketvlm.cli.options import Fields, ModelArgument, check_detail, expand_options
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.system.atomic import new_file
 

@@ -13,10 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from pocketvlm.chat.options import LoadOptions
-from pocketvlm.cli.console import error_message, waiting
-from pocketvlm.cli.loading import load
-from pocketvlm.cli.options import (
+from pocketvlm.chat.load_options import LoadOptions
+from pocketvlm.cli.command_options import (
     Fields,
     MaxTokens,
     Memory,
@@ -26,6 +24,8 @@ from pocketvlm.cli.options import (
     check_detail,
     expand_options,
 )
+from pocketvlm.cli.console import error_message, waiting
+from pocketvlm.cli.loading import load
 from pocketvlm.errors import (
     ContextLengthError,
     ImageError,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pocketvlm.chat.options import LoadOptions
+from pocketvlm.chat.load_options import LoadOptions
 
 if TYPE_CHECKING:
     from pocketvlm.chat.vlm import VLM

@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pocketvlm.chat.options import LoadOptions
+from pocketvlm.chat.load_options import LoadOptions
+from pocketvlm.cli.command_options import Fields, ModelArgument, Resolution, check_detail, expand_options
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.loading import load_arguments
-from pocketvlm.cli.options import Fields, ModelArgument, Resolution, check_detail, expand_options
 from pocketvlm.errors import MemoryBudgetError
 
 if TYPE_CHECKING:

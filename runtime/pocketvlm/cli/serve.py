@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pocketvlm.chat.options import LoadOptions
+from pocketvlm.chat.load_options import LoadOptions
+from pocketvlm.cli.command_options import Fields, Memory, Model, expand_options
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.loading import load_arguments
-from pocketvlm.cli.options import Fields, Memory, Model, expand_options
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.pictures.handles import HandleLimits
 from pocketvlm.server.settings import Settings, is_loopback

@@ -25,9 +25,9 @@ from pocketvlm.engine.interface import (
 from pocketvlm.engine.kv_cache.prefix_cache import length_of
 from pocketvlm.engine.loading.loader import load
 from pocketvlm.engine.scheduling.request_state import Emit, RequestState
-from pocketvlm.engine.scheduling.sampling import check_sampling
 from pocketvlm.engine.scheduling.scheduler import Scheduler
 from pocketvlm.engine.scheduling.step import MAX_UNREAD_EVENTS
+from pocketvlm.engine.scheduling.token_sampler import check_sampling
 from pocketvlm.engine.threads import ThreadBudget
 from pocketvlm.errors import (
     ContextLengthError,
@@ -42,7 +42,7 @@ from pocketvlm.native.llama import Model
 from pocketvlm.system.machine import physical_cores
 from pocketvlm.templates.prompt import TextSpan
 from pocketvlm.vision.compatibility import check_files
-from pocketvlm.vision.disk_cache import DiskCache
+from pocketvlm.vision.embedding_disk_cache import DiskCache
 from pocketvlm.vision.encoder import PreparedImage, Vision
 from pocketvlm.vision.prompt_units import PromptUnit, units_of
 

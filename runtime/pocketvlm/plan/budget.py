@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from pocketvlm.chat.options import LoadOptions
+from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.errors import RequestError
 from pocketvlm.files.locate import locate
 from pocketvlm.plan.prediction import PIXEL, Planner, Prediction

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvlm.chat.options import LoadOptions
+from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.engine.loading.device_placement import check_name
 from pocketvlm.engine.loading.loader import BATCH_ROWS, context_size
 from pocketvlm.errors import MemoryBudgetError, RequestError

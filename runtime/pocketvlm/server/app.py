@@ -17,7 +17,7 @@ from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server import openapi
 from pocketvlm.server.access_control import AccessControl
 from pocketvlm.server.admission import Admission
-from pocketvlm.server.chat import ChatEndpoint, unknown_model
+from pocketvlm.server.chat_endpoint import ChatEndpoint, unknown_model
 from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.logs import AccessLog
 from pocketvlm.server.metrics import Metrics

@@ -36,7 +36,7 @@ class CompiledRequest:
     _thinking: bool
     _stops: tuple[str, ...]
 
-    def reader(self) -> OutputParser:
+    def output_parser(self) -> OutputParser:
         """Return a parser for one answer."""
         return OutputParser(self._stops, call_format=self._call_format, thinks=self._thinks, thinking=self._thinking)
 

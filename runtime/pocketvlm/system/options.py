@@ -2,7 +2,8 @@
 
     threads: Annotated[int | None, Option("Threads; by default the physical cores.", least=1, most=512)] = None
 
-The dataclass checks its values with `check_options`; `pocketvlm.cli.options` makes command-line options of its fields.
+The dataclass checks its values with `check_options`; `pocketvlm.cli.command_options` makes command-line options of its
+fields.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.system.machine import memory
-from pocketvlm.vision.disk_cache import DiskCache
+from pocketvlm.vision.embedding_disk_cache import DiskCache
 
 Rows = npt.NDArray[np.float32]  # [tokens, width]
 Tier = Literal["none", "disk", "memory"]  # where embeddings came from; none: from the encoder

@@ -22,9 +22,9 @@ from pocketvlm.system.machine import physical_cores, processor
 from pocketvlm.system.timing import RepeatedTiming
 from pocketvlm.vision import encoder_speeds, onnx
 from pocketvlm.vision.compatibility import CheckedFiles, family_of
-from pocketvlm.vision.disk_cache import DiskCache
 from pocketvlm.vision.dynamic_size import DynamicSize
 from pocketvlm.vision.embedding_cache import EmbeddingCache
+from pocketvlm.vision.embedding_disk_cache import DiskCache
 from pocketvlm.vision.encoder import Vision, VisionEncoder
 from pocketvlm.vision.encoder_speeds import EncoderSpeed
 from pocketvlm.vision.family import RGB, Family, PicturePlan

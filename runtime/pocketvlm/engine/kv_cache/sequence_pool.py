@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from pocketvlm.engine.interface import Snapshot
-from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix, CachedSequence, ContextCheckpoint, choose_sequence
+from pocketvlm.engine.kv_cache.choose_sequence import choose_sequence
+from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix, CachedSequence, ContextCheckpoint
 from pocketvlm.errors import EngineBusyError, EngineError, SessionError
 from pocketvlm.native.context import Context
 from pocketvlm.vision.encoder import EmbeddingSpan

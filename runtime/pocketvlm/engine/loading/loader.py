@@ -29,8 +29,8 @@ from pocketvlm.system.allocator import return_free_blocks
 from pocketvlm.system.machine import memory
 from pocketvlm.vision import onnx
 from pocketvlm.vision.compatibility import CheckedFiles, family_of
-from pocketvlm.vision.disk_cache import DiskCache
 from pocketvlm.vision.embedding_cache import default_size
+from pocketvlm.vision.embedding_disk_cache import DiskCache
 from pocketvlm.vision.encoder import Vision
 from pocketvlm.vision.providers import DEVICES, devices_for
 from pocketvlm.vision.select_encoder import open_vision, tile_patches

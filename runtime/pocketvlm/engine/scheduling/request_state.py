@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pocketvlm.engine.background.encode_task import EncodeTask
 from pocketvlm.engine.interface import Event, Generation, PrefillDone, PromptImage
 from pocketvlm.engine.kv_cache.prefix_cache import CachedSequence, length_of
-from pocketvlm.engine.scheduling.sampling import TokenSampler
+from pocketvlm.engine.scheduling.token_sampler import TokenSampler
 from pocketvlm.engine.speculative.ngram import NgramProposer
 from pocketvlm.messages import ImageTimings
 from pocketvlm.native.grammar import Matcher

@@ -25,8 +25,8 @@ from pocketvlm.engine.kv_cache.sequence_pool import SequencePool
 from pocketvlm.engine.scheduling.background_prefill import BackgroundPrefill, ChunkEvaluated
 from pocketvlm.engine.scheduling.commands import AddTile, Cancel, Command, RunBetweenSteps, Submit, Wake
 from pocketvlm.engine.scheduling.request_state import RequestState
-from pocketvlm.engine.scheduling.sampling import TokenSampler
 from pocketvlm.engine.scheduling.step import StepRunner
+from pocketvlm.engine.scheduling.token_sampler import TokenSampler
 from pocketvlm.engine.speculative.draft_length import DraftLengthPolicy
 from pocketvlm.engine.threads import ThreadBudget
 from pocketvlm.errors import EngineClosedError, EngineError

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, Protocol, TypeVar
 
-from pocketvlm.engine.interface import EngineOptions
+from pocketvlm.engine.options import EngineOptions
 from pocketvlm.pictures.handles import HandleLimits
 from pocketvlm.pictures.images import MAX_PIXELS
 from pocketvlm.system.options import MEGAPIXELS, Option, describe
