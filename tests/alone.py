@@ -1,17 +1,17 @@
-"""Tests that need the machine for themselves (`pytest.mark.alone`), beside pytest-xdist's workers that do not."""
+"""Let a test that is marked `alone` have the machine for itself while pytest-xdist runs several processes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-ONE_CORE = "POCKETVLM_TEST_ONE_CORE"  # offline/sitecustomize.py shows a process that has it one core
+ONE_CORE = "POCKETVLM_TEST_ONE_CORE"  # offline/sitecustomize.py shows one core to a process that has this variable
 
 
 class Turns:
-    """Work that is shared may run in several processes at once, work that is not only when nothing else does."""
+    """A lock between processes, in `folder`: shared by ordinary tests, exclusive for a test that must be alone."""
 
     def __init__(self, folder: Path) -> None:
         self._gate, self._inside = folder / "gate", folder / "inside"
@@ -20,9 +20,8 @@ class Turns:
     def take(self, *, alone: bool) -> Iterator[None]:
         import fcntl
 
-        with ExitStack() as stack:
-            inside = stack.enter_context(self._inside.open("w"))
-            with self._gate.open("w") as gate:  # held by who waits to be alone, so that nobody else goes in
+        with self._inside.open("w") as inside:
+            with self._gate.open("w") as gate:  # held while waiting, so that no other test overtakes this one
                 fcntl.flock(gate, fcntl.LOCK_EX)
                 fcntl.flock(inside, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             yield
@@ -30,10 +29,8 @@ class Turns:
 
 @contextmanager
 def cores(*, all: bool) -> Iterator[None]:
-    """Show this process and its children one core, or all that there are."""
-    if all:
-        os.environ.pop(ONE_CORE, None)
-    else:
+    """Show all cores to this process and its children, or only one."""
+    if not all:
         os.environ[ONE_CORE] = "1"
     try:
         yield

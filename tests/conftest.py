@@ -21,13 +21,22 @@ OFFLINE = Path(__file__).parent / "offline"
 
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
-_CACHE = tempfile.TemporaryDirectory(prefix="pocketvlm-cache-")  # what tests measure is kept nowhere else
+_CACHE = tempfile.TemporaryDirectory(prefix="pocketvlm-cache-")  # measured speeds do not outlive the run
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
+# Modules that are grouped by a parameter, too.
+BY_PARAMETER = {
+    "converters/test_fuzz.py": "original",
+    "families/test_conversations.py": "load",
+    "families/test_faithful.py": "pair",
+    "families/test_naming.py": "case",
+    "families/test_together.py": "name",
+    "families/test_verify.py": "case",
+}
 TURNS = Turns(Path(os.environ.setdefault("POCKETVLM_TEST_TURNS", _CACHE.name)))  # workers inherit it
 os.environ.setdefault("POCKETVLM_NATIVE", "llama-cpp-python")  # not what `make native` may have left in .venv
-# Threads of libllama and torch that wait for each other sleep: there may be more of them than cores.
+# The threads of libllama and torch sleep while they wait: spinning would slow down the other workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# A shell starts what it runs in the background deaf to these, and so would our children be.
+# A shell starts background jobs with these ignored, which the tests' children would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -42,19 +51,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """A worker takes up to 1.5 GB."""
+    """As many workers as cores, at most 8: each needs up to 1.5 GB."""
     return min(allowed_cpus(), 8)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Workers run whole modules, or all tests of a module with one parameter of its fixtures; in the end, what must be
-    alone."""
+    """Group the tests for pytest-xdist, which runs a group in one worker. Tests that must be alone come last."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
     items.sort(key=is_alone)
 
 
 def group_of(item: pytest.Item) -> str:
+    """A module, or the tests of a module with one value of a parameter: their fixtures are made once."""
     if is_alone(item):
         return "alone"
     path = item.path.relative_to(ROOT / "tests").as_posix()
@@ -75,16 +84,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     alone = is_alone(item)
     with TURNS.take(alone=alone), cores(all=alone):
         return (yield)
-
-
-BY_PARAMETER = {  # modules whose fixtures are made once for each value of this parameter
-    "converters/test_fuzz.py": "original",
-    "families/test_conversations.py": "load",
-    "families/test_faithful.py": "pair",
-    "families/test_naming.py": "case",
-    "families/test_together.py": "name",
-    "families/test_verify.py": "case",
-}
 
 
 @pytest.fixture(scope="session")

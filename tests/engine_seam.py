@@ -1,4 +1,4 @@
-"""The one place where tests reach into a loaded VLM and its engine: a rename in there changes this file alone."""
+"""What tests use of a VLM and its engine beyond their public names. A rename in the engine changes only this file."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def engine_of(vlm: VLM) -> Engine:
 
 
 def local(vlm: VLM) -> Any:
-    """The engine in this process, with all its attributes."""
+    """Return the engine, which must run in this process."""
     engine = vlm._engine
     assert isinstance(engine, InProcessEngine)
     return engine
 
 
 def prompt_of(vlm: VLM, messages: Sequence[Any]) -> Any:
-    """What the template makes of messages, as a `Generation` has it."""
+    """Render messages to the prompt of a `Generation`."""
     return vlm._prompt(ChatRequest.parse(messages), vlm._read)
 
 
 def units_of(vlm: VLM, messages: Sequence[Any], pictures: list[Any] | None = None) -> list[Any]:
-    """Token ids and embedding spans of a prompt; `pictures` gets each picture with its prepared one."""
+    """Tokenize a prompt to ids and embedding spans. `pictures` gets (image, prepared image) pairs."""
     units: list[Any] = local(vlm)._prompt_units(prompt_of(vlm, messages), [] if pictures is None else pictures)
     return units
 
@@ -49,13 +49,13 @@ def generate(vlm: VLM, request: Generation) -> Generator[Event, None, None]:
 
 
 def never_ending(vlm: VLM) -> dict[int, float]:
-    """A logit bias that rules out every token that ends an answer."""
+    """Return a logit bias that rules out every token that ends an answer."""
     model = model_of(vlm)
     return {token: -100.0 for token in range(model.n_vocab) if model.is_end(token)}
 
 
 def template_form(patch: pytest.MonkeyPatch, vlm: VLM, form: Any) -> None:
-    """Let the model's template write calls in this form."""
+    """Pretend that the model's template writes tool calls in this form."""
     patch.setattr(vlm, "_tool_call_format", form)
 
 
@@ -68,12 +68,12 @@ def model_of(vlm: VLM) -> Model:
 
 
 def vocabulary_of(vlm: VLM) -> Any:
-    """For the grammar."""
+    """Return the vocabulary in the grammar's form."""
     return local(vlm)._grammar_vocabulary()
 
 
 def last_logits(vlm: VLM) -> Any:
-    """Of the token that was evaluated last, float32 [vocabulary]."""
+    """Return the logits after the token that was evaluated last, float32 [vocabulary]."""
     return local(vlm)._context.logits()
 
 
@@ -86,13 +86,13 @@ def encoder_of(vlm: VLM) -> Any:
 
 
 def mtmd_of(vlm: VLM) -> Any:
-    """libmtmd's handle of an encoder that it computes."""
+    """Return the libmtmd handle of an encoder in GGUF format."""
     return encoder_of(vlm)._mtmd
 
 
 @contextmanager
 def encoding_as(vlm: VLM, encode: Callable[[Callable[[Any], Any], Any], Any]) -> Iterator[None]:
-    """`encode(original, tile)` in place of the encoder's own."""
+    """Let `encode(original, tile)` replace the encoder's `encode_tile(tile)`."""
     encoder = encoder_of(vlm)
     original = encoder.encode_tile
     encoder.encode_tile = lambda tile: encode(original, tile)
@@ -103,19 +103,19 @@ def encoding_as(vlm: VLM, encode: Callable[[Callable[[Any], Any], Any], Any]) ->
 
 
 def session_of(encoder: Any) -> Any:
-    """onnxruntime's session of an ONNX encoder."""
+    """Return the onnxruntime session of an ONNX encoder."""
     return encoder._session
 
 
 def streams_lock(vlm: VLM) -> Any:
-    """Held while the streams that there are change."""
+    """Return the lock that guards the collection of open streams."""
     if isinstance(vlm._engine, InProcessEngine):
         return vlm._engine._lock
     return process_of(vlm)._lock
 
 
 def unread_events(vlm: VLM) -> list[int]:
-    """Of each open stream, how many events wait for its reader."""
+    """Return how many events of each open stream wait for its reader."""
     return [channel.qsize() for channel in local(vlm)._open.values()]
 
 
@@ -141,7 +141,7 @@ def sequences_in(pool: Any) -> list[Any]:
 
 
 def forget(vlm: VLM) -> None:
-    """Empty every sequence of an idle engine, and its context."""
+    """Empty the KV cache of an idle engine."""
     pool = sequence_pool(vlm)
     for sequence in sequences_in(pool):
         assert not sequence.busy
@@ -224,17 +224,17 @@ STARTED: str = engine_process._COMMAND  # the code that an engine's process runs
 
 
 def started_with(code: str, patch: pytest.MonkeyPatch | None = None) -> None:
-    """Engines' processes run this code from now on: until `patch` is undone, or in a script for ever."""
+    """Let new engine processes run `code`, until `patch` is undone, or for good without one."""
     (patch.setattr if patch else setattr)(engine_process, "_COMMAND", code)
 
 
 def pauses(patch: pytest.MonkeyPatch, *seconds: float) -> None:
-    """Before the next start, by crashes in a row."""
+    """Set the pauses before a restart, by the number of crashes in a row."""
     patch.setattr(supervisor, "_PAUSES", seconds)
 
 
 def processes(patch: pytest.MonkeyPatch, kind: Any) -> None:
-    """A subclass of `Process` in its place."""
+    """Let the supervisor start a subclass of `Process`."""
     patch.setattr(supervisor, "EngineProcess", kind)
 
 

@@ -1,8 +1,8 @@
-"""Tiny checkpoints and bundles that many tests read, each made once and kept in pytest's cache for later runs.
+"""Tiny checkpoints and bundles that many tests read. Each is made once and kept in pytest's cache for later runs.
 
-An entry is named by a hash of what makes it: our sources, the recipe of the checkpoint, the arguments, the versions of
-the libraries. Tests only read entries; `Store.get` fails where a test has written to one. pytest-xdist's workers share
-the store.
+An entry is named by a hash of everything it is made with: our sources, the model's recipe, the arguments and the
+versions of the libraries. Entries are read-only by convention: `Store.get` fails after a test has written to one. The
+workers of pytest-xdist share the store.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ ROOT = Path(__file__).parent.parent
 IOTA = ROOT / "models" / "iota" / "checkpoint"
 SOURCES = ("runtime/**/*.py", "converters/**/*.py", "tests/tiny/*.py", "models/iota/*.py", "models/iota/checkpoint/*")
 PACKAGES = "gguf llama-cpp-python numpy onnx safetensors tokenizers torch transformers".split()
-KEPT = 24 * 3600  # seconds that entries of other sources stay after their last use
+KEPT = 24 * 3600  # seconds
 EXACT = {"quantize": "F32", "mmproj": "f32", "onnx": "fp32"}
 
 
 class Store:
-    """`folder` is made; entries of the present sources are below `folder/HASH`."""
+    """The entries of the present sources are below `folder/HASH`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / made_by()
@@ -39,9 +39,9 @@ class Store:
         self._seals: dict[Path, str] = {}
 
     def get(self, make: Callable[[Path], object], kind: str, *key: object) -> Path:
-        """The folder of the name `kind` that `make` makes at the path that it is given.
+        """Return a folder named `kind`. `make(path)` makes it where it does not exist.
 
-        `key` is all that it depends on, beside sources and versions.
+        `key` is everything that it depends on, besides sources and versions.
         """
         name = hashlib.sha256(json.dumps([kind, *key], sort_keys=True).encode()).hexdigest()[:16]
         folder = self._folder / name
@@ -57,7 +57,7 @@ class Store:
         return entry
 
     def checkpoint(self, family: str, **changes: Any) -> Path:
-        """A tiny checkpoint of that family; `changes` are arguments of its model."""
+        """Return a tiny checkpoint of a family; `changes` are arguments of its model."""
 
         def make(folder: Path) -> None:
             from tiny import families
@@ -68,13 +68,13 @@ class Store:
         return self.get(make, "checkpoint", family, changes)
 
     def family_bundle(self, family: str) -> Path:
-        """The exact bundle of a family as people have it."""
+        """Return the bundle, in float32, of a family's first variant."""
         from tiny import families
 
         return self.bundle(self.checkpoint(family, **next(iter(families()[family].VARIANTS.values()))))
 
     def bundle(self, checkpoint: Path, **options: Any) -> Path:
-        """What `convert` makes of a checkpoint of this store, or of iota's. Without `options` exact, not proven."""
+        """Convert a checkpoint of this store, or iota's; by default in float32 and without a proof."""
         options = {**EXACT, "verify": False, **options}
 
         def make(folder: Path) -> None:
@@ -85,7 +85,7 @@ class Store:
         return self.get(make, "bundle", checkpoint.parent.name, options)
 
     def tidy(self) -> None:
-        """Remove entries of sources that were last used long ago."""
+        """Remove the entries of other sources that were not used for `KEPT` seconds."""
         for used in self._folder.parent.glob("*/used"):
             if time.time() - used.stat().st_mtime > KEPT:
                 shutil.rmtree(used.parent, ignore_errors=True)
@@ -93,7 +93,7 @@ class Store:
 
 @cache
 def made_by() -> str:
-    """A hash of all that checkpoints and bundles are made with."""
+    """Hash the sources and the versions of the libraries."""
     digest = hashlib.sha256(sys.version.encode())
     for package in PACKAGES:
         digest.update(f"{package} {metadata.version(package)}\n".encode())
@@ -105,6 +105,6 @@ def made_by() -> str:
 
 
 def sealed(folder: Path) -> str:
-    """Sizes and times of all files of a folder."""
+    """Describe the size and time of every file in a folder."""
     stats = {path.name: path.stat() for path in sorted(folder.iterdir())}
     return ", ".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats.items())

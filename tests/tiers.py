@@ -1,4 +1,4 @@
-"""Which values of a parameter are tested in `make test`, and which only in `make test-all`."""
+"""Choose the parameters of a test that `make test` runs; `make test-all` runs all of them."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import pytest
 
 
 def slow_but(values: Iterable[Any], *fast: Any) -> list[Any]:
-    """Values for `parametrize`: all are slow, but those that are named here."""
+    """Mark all `values` as slow, except for the `fast` ones. The result is for `parametrize`."""
     return [value if value in fast else pytest.param(value, marks=pytest.mark.slow) for value in values]

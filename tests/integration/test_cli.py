@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -9,13 +10,14 @@ import signal
 import subprocess
 import sys
 import zlib
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from pocketvlm.cli import main
 from pocketvlm.cli.chat import chat
 from pocketvlm.errors import RequestError
 
@@ -30,11 +32,15 @@ def run(*arguments: str | Path, stdin: bytes = b"", timeout: int = 120) -> subpr
 
 
 def refused(*arguments: str | Path, stdin: bytes = b"") -> str:
-    """Standard error of a run that must end with 2 and say why in a line."""
-    done = run(*arguments, stdin=stdin)
-    told = done.stderr.decode()
-    assert done.returncode == 2, told
-    assert "Traceback" not in told
+    """Run a command that must end with 2 and one line about why, in this process, and return its standard error."""
+    errors = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()), redirect_stderr(errors):
+        patch.setattr(sys, "argv", ["pocketvlm", *map(str, arguments)])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as ended:
+            main()
+    told = errors.getvalue()
+    assert ended.value.code == 2, told
     assert told.count("error: ") == 1 and not told.startswith("\n"), told
     return told
 
