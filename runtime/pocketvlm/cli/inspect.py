@@ -61,7 +61,7 @@ def inspect(
 def _show_proof(proof: Proof | None) -> None:
     """Print one line per stage of the proof: the check that failed, or the first."""
     if proof is None or not proof.runs:
-        out.print("nothing about this bundle was proven; run `pocketvlm verify`", style="yellow")
+        out.print("nothing was proven about this bundle; run `pocketvlm verify`", style="yellow")
     for run in proof.runs if proof else ():
         against = "transformers" if run.against == "reference" else "its original"
         used = ", ".join(f"{name} {version}" for name, version in run.versions.items())
