@@ -32,6 +32,7 @@ Array = npt.NDArray[Any]
 FIRST = [(name, next(iter(tiny.VARIANTS))) for name, tiny in families().items()]  # as people have it
 CASES = slow_but([(name, variant) for name, tiny in families().items() for variant in tiny.VARIANTS], *FIRST)
 ANSWER = 16  # tokens
+TIE = 5e-3  # logits, within the divergence allowed: two tokens that are closer may come in either order
 NEXT = "And what else?"
 
 
@@ -113,13 +114,22 @@ def test_conversation(pair: Pair, vlm: VLM, name: str) -> None:
 
     with torch.no_grad():
         logits = pair.reference(**inputs).logits[0, -1].double().numpy()
-        made = pair.reference.generate(**inputs, max_new_tokens=ANSWER, do_sample=False)[0, len(ids) :].tolist()
+        result = pair.reference.generate(
+            **inputs, max_new_tokens=ANSWER, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+        made = result.sequences[0, len(ids) :].tolist()
     assert logits.std() > 0.1, "the model must say something"
     assert list(generate(vlm, generation(vlm, asked, 1)))
     assert divergence(logits, last_logits(vlm).astype(np.float64)) <= 1e-4
     tokens = [event.id for event in generate(vlm, generation(vlm, asked, ANSWER)) if isinstance(event, Token)]
     ends = {token for token in made if model_of(vlm).is_end(token)}
-    assert tokens == [token for token in made if token not in ends]
+    wanted_tokens = [token for token in made if token not in ends]
+    if tokens != wanted_tokens:  # only where two tokens are as likely, and processors round differently
+        at, (ours, theirs) = next(
+            (at, pair) for at, pair in enumerate(zip(tokens, wanted_tokens, strict=False)) if pair[0] != pair[1]
+        )
+        scores = result.logits[at][0]
+        assert abs(float(scores[ours] - scores[theirs])) <= TIE, f"token {at}: {ours}, not {theirs}"
 
 
 def ids_of(slot: EmbeddingSpan, pair: Pair) -> list[int]:

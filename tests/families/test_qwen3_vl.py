@@ -129,7 +129,7 @@ def test_a_layer_for_each_deepstack_projector(bundle: Path, tmp_path: Path) -> N
 def test_inspect_tells_of_deepstack(name: str, bundle: Path) -> None:
     shown = CliRunner().invoke(app, ["inspect", str(bundle / name)])
     assert shown.exit_code == 0
-    assert "64 wide, and 2 more of them from earlier layers (deepstack)" in " ".join(shown.output.split())
+    assert "64 wide, and 2 more from earlier layers (deepstack)" in " ".join(shown.output.split())
 
 
 def test_files_of_another_converter(bundle: Path) -> None:
