@@ -148,7 +148,7 @@ def test_a_system_that_gives_no_thread(vlm: VLM, monkeypatch: pytest.MonkeyPatch
     begin = threading.Thread.start
 
     def start(thread: threading.Thread) -> None:
-        if threading.current_thread().name == "pocketvlm-side":
+        if threading.current_thread().name == "pocketvlm-background":
             raise RuntimeError("can't start new thread")
         begin(thread)
 

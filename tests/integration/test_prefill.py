@@ -84,7 +84,8 @@ def assert_same(found: ChatCompletion, expected: ChatCompletion) -> None:
     assert one.logprobs and two.logprobs
     for a, b in zip(one.logprobs.content, two.logprobs.content, strict=True):
         for c, d in zip([a, *a.top_logprobs], [b, *b.top_logprobs], strict=True):
-            assert (c.bytes, c.logprob) == (d.bytes, pytest.approx(d.logprob, abs=1e-4))
+            # With `exact` the promise is 1e-3. Processors round differently: 1.0003e-4 was seen without AVX-512.
+            assert (c.bytes, c.logprob) == (d.bytes, pytest.approx(d.logprob, abs=2e-4))
 
 
 SCORED: dict[str, Any] = {"max_tokens": 12, "logprobs": True, "top_logprobs": 2}

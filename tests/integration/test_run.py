@@ -66,7 +66,7 @@ def test_batches_may_end_anywhere(iota_onnx: Path, monkeypatch: pytest.MonkeyPat
     files = {"model": iota_onnx / "model-F32.gguf", "mmproj": iota_onnx / "mmproj-f32.gguf"}
     found = []
     for rows in (512, 24, 5):
-        monkeypatch.setattr(loader, "BATCH", rows)
+        monkeypatch.setattr(loader, "BATCH_ROWS", rows)
         with VLM.load(**files, exact=True, context_size=512) as vlm:
             vlm.chat(question, max_tokens=1)
             vlm.chat(asked("Hello."), max_tokens=1)  # takes the lane, so that all of it is evaluated again
@@ -91,7 +91,7 @@ def test_beside_an_answer(iota_bundle: Path, calls: list[tuple[str, str, int]]) 
             calls.clear()
             vlm.chat(asked("word " * 20 + "What is it?", picture, picture), max_tokens=1)
         settle(vlm)
-    aside = [name for thread, name, _ in calls if thread == "pocketvlm-side"]
+    aside = [name for thread, name, _ in calls if thread == "pocketvlm-background"]
     assert set(aside) == {"decode_embeddings"}
 
 

@@ -20,7 +20,7 @@ CALL = b'<tool_call>\n{"name": "paint", "arguments": {"colour": "red"}}\n</tool_
 
 
 def compiled(**changes: Any) -> CompiledRequest:
-    plain = CompiledRequest((), None, _form=None, _thinks=False, _thinking=False, _stops=())
+    plain = CompiledRequest((), None, _call_format=None, _thinks=False, _thinking=False, _stops=())
     return replace(plain, **{f"_{name}": value for name, value in changes.items()})
 
 
@@ -74,7 +74,7 @@ def test_a_stop_string_ends_the_choice() -> None:
 
 
 def test_thinking_and_tool_calls() -> None:
-    builder = CompletionBuilder(compiled(thinks=True, form=HERMES), INFO)
+    builder = CompletionBuilder(compiled(thinks=True, call_format=HERMES), INFO)
     answer = fold(
         chunks(builder, (tokens(b"<think>hm", b"</think>", CALL), Finished("stop"))),
         ChatRequest.parse([{"role": "user", "content": "Hi"}]),
