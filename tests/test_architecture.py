@@ -22,7 +22,7 @@ LEVELS = {
         {"", "vlm"},
         {"bench"},
         {"chat.vlm"},
-        {"chat.options", "chat.completion", "chat.session"},
+        {"chat.load_options", "chat.completion", "chat.session"},
         {"engine.process"},
         {"engine.in_process"},
         {"engine.loading"},

@@ -34,8 +34,9 @@ def somebody_reads(vlm: VLM) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def exact(iota_bundle: Path) -> Iterator[VLM]:
-    with VLM.load(iota_bundle, exact=True, parallel=3, context_size=1024, threads=2) as loaded:
+def exact(iota_onnx: Path) -> Iterator[VLM]:
+    # Float32 weights: quantized ones round activations, and a last bit may then become a thousandth.
+    with VLM.load(iota_onnx, exact=True, parallel=3, context_size=1024, threads=2) as loaded:
         yield loaded
 
 
@@ -84,8 +85,7 @@ def assert_same(found: ChatCompletion, expected: ChatCompletion) -> None:
     assert one.logprobs and two.logprobs
     for a, b in zip(one.logprobs.content, two.logprobs.content, strict=True):
         for c, d in zip([a, *a.top_logprobs], [b, *b.top_logprobs], strict=True):
-            # With `exact` the promise is 1e-3. Processors round differently: 1.0003e-4 was seen without AVX-512.
-            assert (c.bytes, c.logprob) == (d.bytes, pytest.approx(d.logprob, abs=2e-4))
+            assert (c.bytes, c.logprob) == (d.bytes, pytest.approx(d.logprob, abs=1e-4))
 
 
 SCORED: dict[str, Any] = {"max_tokens": 12, "logprobs": True, "top_logprobs": 2}
@@ -93,11 +93,11 @@ SCORED: dict[str, Any] = {"max_tokens": 12, "logprobs": True, "top_logprobs": 2}
 
 @pytest.mark.parametrize("pictures", [0, 1, 2])
 def test_the_same_answer_as_alone(
-    iota_bundle: Path, exact: VLM, chunks: list[tuple[int, int, bool]], drawn: list[bool], pictures: int
+    iota_onnx: Path, exact: VLM, chunks: list[tuple[int, int, bool]], drawn: list[bool], pictures: int
 ) -> None:
     seen = [disc("red", 5000 + 10 * pictures + i, (200, 150)) for i in range(pictures)]
     question = asked(LONG + "What colour is the circle?", *seen)
-    with VLM.load(iota_bundle, exact=True) as alone:
+    with VLM.load(iota_onnx, exact=True) as alone:
         expected = alone.chat(question, **SCORED)
     drawn.clear()
     with somebody_reads(exact):
@@ -119,10 +119,10 @@ def test_the_same_answer_as_alone(
     ids=["drawn", "penalties", "schema", "one token"],
 )
 def test_its_first_token_is_drawn_as_the_others(
-    iota_bundle: Path, exact: VLM, drawn: list[bool], options: dict[str, Any]
+    iota_onnx: Path, exact: VLM, drawn: list[bool], options: dict[str, Any]
 ) -> None:
     question = asked(f"{next(iter(options))} {LONG} Describe")  # no other knows its beginning
-    with VLM.load(iota_bundle, exact=True) as alone:
+    with VLM.load(iota_onnx, exact=True) as alone:
         expected = alone.chat(question, **SCORED | options)
     drawn.clear()
     with somebody_reads(exact):
@@ -132,7 +132,7 @@ def test_its_first_token_is_drawn_as_the_others(
     idle(exact)
 
 
-def test_a_known_beginning_goes_along(iota_bundle: Path, exact: VLM, chunks: list[tuple[int, int, bool]]) -> None:
+def test_a_known_beginning_goes_along(iota_onnx: Path, exact: VLM, chunks: list[tuple[int, int, bool]]) -> None:
     first = asked("What colour is the circle?", disc("green", 6000, (200, 150)))
     answer = exact.chat(first).text
     idle(exact)
@@ -143,7 +143,7 @@ def test_a_known_beginning_goes_along(iota_bundle: Path, exact: VLM, chunks: lis
     assert [known for _, _, known in chunks].count(True) == 1
     assert [image.cache for image in beside.timings.images] == ["kv", "none"]
     idle(exact)
-    with VLM.load(iota_bundle, exact=True) as alone:
+    with VLM.load(iota_onnx, exact=True) as alone:
         assert alone.chat(second).text == beside.text
 
 
@@ -195,9 +195,9 @@ def test_leaving_before_the_first_token_is_drawn(
     assert not any(drawn) and not events
 
 
-def test_closing_before_the_first_token_is_drawn(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_before_the_first_token_is_drawn(iota_onnx: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closers: list[threading.Thread] = []
-    with VLM.load(iota_bundle, parallel=3, context_size=1024, threads=2) as vlm:
+    with VLM.load(iota_onnx, parallel=3, context_size=1024, threads=2) as vlm:
         engine = local(vlm)
         events: SimpleQueue[Any] = SimpleQueue()
 
