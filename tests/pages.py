@@ -54,7 +54,13 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 def runnable(page: Path) -> list[Block]:
-    return [block for block in blocks(page) if block.run and block.language in _RUNNABLE]
+    """Return the blocks to run. A block that includes a file of `examples/` is run by tests/test_examples.py."""
+    included = "--8<--"
+    return [
+        block
+        for block in blocks(page)
+        if block.run and block.language in _RUNNABLE and not block.code.startswith(included)
+    ]
 
 
 def furnish(folder: Path) -> None:

@@ -234,6 +234,7 @@ def test_the_matrix_of_another_model(automatic: Path, pristine: Path, wide: Path
         convert(pristine, tmp_path / "bundle", imatrix=automatic)
 
 
+@pytest.mark.slow
 def test_every_type_that_needs_a_matrix_works_with_one(tmp_path: Path, make_model: Any, save: Any) -> None:
     """In this process: libllama computes its grids once for each, which takes longer than the work."""
     save(make_model(hidden_size=256, intermediate_size=256, num_hidden_layers=1), tmp_path / "checkpoint")
@@ -275,6 +276,7 @@ def test_it_is_used(wide_bundle: Path, automatic: Path, tmp_path: Path) -> None:
     assert compared > 8
 
 
+@pytest.mark.slow
 def test_convert(wide: Path, tmp_path: Path) -> None:
     with pytest.raises(QuantizationError, match="IQ3_XXS needs an importance matrix"):
         convert(wide, tmp_path / "bundle", quantize="IQ3_XXS")

@@ -420,6 +420,7 @@ def test_a_name_of_the_catalogue(hub: HubServer, tmp_path: Path, monkeypatch: py
     assert told["pulled"] == str(bundle.path)
 
 
+@pytest.mark.slow
 def test_from_a_checkpoint_to_an_answer(hub: HubServer, tmp_path: Path, sample_png: Path) -> None:
     """Ctrl-C in the midst of it; then the rest, the conversion and a chat."""
     hub.stall, hub.cuts[WEIGHTS] = threading.Event(), [1_000_000]

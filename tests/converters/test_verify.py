@@ -157,6 +157,7 @@ def test_without_a_proof(pristine: Path, tmp_path: Path) -> None:
     assert "nothing was proven" in run("inspect", tmp_path / "bundle").stdout
 
 
+@pytest.mark.slow
 def test_one_encoder(pristine: Path, tmp_path: Path) -> None:
     made = convert(pristine, tmp_path / "bundle", quantize="q8_0", mmproj="none")
     (found,) = verify(made.path)
@@ -203,6 +204,7 @@ def test_another_tokenizer(bundle: Path) -> None:
     deviates(bundle, "tokenizer")
 
 
+@pytest.mark.slow
 def test_a_vocabulary_on_which_libllama_aborts(bundle: Path) -> None:
     """Two tokens of one spelling: libllama ends the process, which must not be ours."""
     replace(bundle / "model-Q5_K_M.gguf", b"[PAD697]", b"[PAD696]")
@@ -216,12 +218,14 @@ def test_an_edited_template(bundle: Path) -> None:
     deviates(bundle, "template", "rendered prompts")
 
 
+@pytest.mark.slow
 def test_a_template_that_drops_the_text(bundle: Path) -> None:
     replace(bundle / MODEL, b"{% elif part['type'] == 'text' %}", b"{% elif part['type'] == 'texx' %}")
     reseal(bundle)
     deviates(bundle, "template")
 
 
+@pytest.mark.slow
 def test_no_template(bundle: Path) -> None:
     """As a conversion refuses, and as a bundle of older days may be."""
     replace(bundle / MODEL, b"tokenizer.chat_template", b"tokenizer.that_template")
@@ -229,7 +233,7 @@ def test_no_template(bundle: Path) -> None:
     deviates(bundle, "template", "turns and pictures: there is none")
 
 
-@pytest.mark.parametrize("factor", [1.2, 0.7])
+@pytest.mark.parametrize("factor", slow_but([1.2, 0.7], 1.2))
 def test_a_projector_of_another_scale(bundle: Path, factor: float) -> None:
     """Which a cosine does not see."""
     tensor(bundle / MMPROJ, "mm.model.fc.weight")[:] *= np.float16(factor)
@@ -237,6 +241,7 @@ def test_a_projector_of_another_scale(bundle: Path, factor: float) -> None:
     deviates(bundle, "encoders", "lengths")
 
 
+@pytest.mark.slow
 def test_a_layer_gone_wrong(bundle: Path) -> None:
     rows = tensor(bundle / MMPROJ, "v.blk.1.attn_v.weight")
     rows[:8] = rows[8:16].copy()
@@ -251,6 +256,7 @@ def test_a_worse_quantization_in_its_place(bundle: Path, pristine: Path, tmp_pat
     deviates(bundle, "language", "mean KL", "larger type")
 
 
+@pytest.mark.slow
 def test_a_type_that_cannot_be_so_far_off(bundle: Path) -> None:
     """Absolute limits hold where nobody wrote down how far it was."""
     manifest = Bundle(bundle).manifest
@@ -261,12 +267,14 @@ def test_a_type_that_cannot_be_so_far_off(bundle: Path) -> None:
     deviates(bundle, "language", "mean KL, F16")
 
 
+@pytest.mark.slow
 def test_what_was_written_down_is_gone(bundle: Path) -> None:
     (bundle / "proof.npz").write_bytes(b"PK\3\4 not really")
     reseal(bundle)
     deviates(bundle, "language", "proof.npz")
 
 
+@pytest.mark.slow
 def test_a_context_that_holds_no_sample(make_model: Any, save: Any, tmp_path: Path) -> None:
     save(make_model(max_position_embeddings=64), tmp_path / "checkpoint")
     made = convert(tmp_path / "checkpoint", tmp_path / "bundle", quantize="f16")
@@ -275,6 +283,7 @@ def test_a_context_that_holds_no_sample(make_model: Any, save: Any, tmp_path: Pa
     assert {check.stage for check in found.checks if "no sample fits" in check.shown} == {"encoders", "language"}
 
 
+@pytest.mark.slow
 def test_ids_beyond_the_vocabulary(bundle: Path) -> None:
     with np.load(bundle / "proof.npz") as file:
         arrays = dict(file)
@@ -308,6 +317,7 @@ def test_a_language_model_that_computes_no_numbers(bundle: Path) -> None:
     deviates(bundle, "language", "NaN")
 
 
+@pytest.mark.slow
 def test_an_encoder_that_computes_no_numbers(bundle: Path) -> None:
     tensor(bundle / MMPROJ, "mm.model.fc.weight")[:] = np.nan
     reseal(bundle)
@@ -316,6 +326,7 @@ def test_an_encoder_that_computes_no_numbers(bundle: Path) -> None:
     assert "nan" in [check["value"] for check in told["runs"][0]["checks"]]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_manifest_as_it_was(bundle: Path, file_limit: Any) -> None:
     before = (bundle / "manifest.json").read_bytes()
     (found,) = verify(bundle)
@@ -334,6 +345,7 @@ def test_no_bundle(tmp_path: Path) -> None:
 # ---- at the end of a conversion
 
 
+@pytest.mark.slow
 def test_a_conversion_that_fails_its_proof(make_model: Any, save: Any, tmp_path: Path) -> None:
     """A model so sure of everything that 8 bits are too few for it."""
     model = make_model()
@@ -352,6 +364,7 @@ def test_a_conversion_that_fails_its_proof(make_model: Any, save: Any, tmp_path:
     assert deviation is not None and deviation.measured == "mean KL, Q8_0"
 
 
+@pytest.mark.slow
 def test_a_proof_that_is_killed(pristine: Path, tmp_path: Path) -> None:
     """As the system does where memory is short; what took hours can be kept."""
 
@@ -373,6 +386,7 @@ def test_a_proof_that_is_killed(pristine: Path, tmp_path: Path) -> None:
 # ---- beside transformers
 
 
+@pytest.mark.slow
 @pytest.mark.oracle
 def test_iota_beside_transformers(tmp_path: Path) -> None:
     checkpoint = ROOT / "models" / "iota" / "checkpoint"
@@ -392,6 +406,7 @@ def test_iota_beside_transformers(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.oracle
 def test_a_bundle_of_another_checkpoint_beside_transformers(sound: Path, other: Path, pristine: Path) -> None:
     assert run("verify", sound, "--reference", pristine).exit_code == 0

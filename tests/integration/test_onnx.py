@@ -97,8 +97,9 @@ def test_answers_as_transformers_and_libmtmd(through_onnx: VLM, through_gguf: VL
         assert said == {expected.strip()}
 
 
-def test_every_kind_of_question_as_libmtmd(through_onnx: VLM, through_gguf: VLM) -> None:
-    for trial in trials(40, seed=5):
+@pytest.mark.parametrize("scenes", slow_but([6, 40], 6))
+def test_every_kind_of_question_as_libmtmd(through_onnx: VLM, through_gguf: VLM, scenes: int) -> None:
+    for trial in trials(scenes, seed=5):
         one, two = (vlm.chat(trial.messages, max_tokens=80).text for vlm in (through_onnx, through_gguf))
         assert one == two
 
