@@ -31,6 +31,7 @@ from pocketvlm_converters.cli.verify import verify as verify_command
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.proof import thresholds
 from pocketvlm_converters.proof.verify import verify, write
+from tiers import slow_but
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["files", "pairing", "tokenizer", "template", "encoders", "language"]
