@@ -145,11 +145,12 @@ def _processor(path: Path, model_type: str) -> Any:
     try:
         return transformers.AutoProcessor.from_pretrained(path, **_LOCAL_ONLY)
     except (ImportError, OSError):
-        # Some models share the processor of another; their files name it.
+        # As AutoProcessor does: the files name it, because some models share the processor of another.
         files = (Checkpoint(path).json(f"{name}_config.json", optional=True) for name in ("processor", "preprocessor"))
         configured = next((name for file in files if (name := file.text("processor_class", ""))), "")
-        name = PROCESSOR_MAPPING_NAMES.get(model_type, configured)
-        if name not in PROCESSOR_MAPPING_NAMES.values():
+        known = PROCESSOR_MAPPING_NAMES.values()
+        name = configured if configured in known else PROCESSOR_MAPPING_NAMES.get(model_type, "")
+        if name not in known:
             raise ValueError(f"it has no processor for {model_type}") from None
         base: Any = getattr(transformers, name)
     if not issubclass(base, transformers.ProcessorMixin):
