@@ -79,7 +79,7 @@ def test_sums_are_those_of_transformers(wide_bundle: Path, make_model: Any) -> N
             context.decode_tokens(ids[start : start + 64], start, every=True)
     collector.check()
 
-    decoder = make_model(hidden_size=256, intermediate_size=512).model.text_model
+    decoder = make_model(hidden_size=256, intermediate_size=512).model.text_model.double()
     seen: dict[str, np.ndarray] = {}
 
     def watch(name: str) -> Any:

@@ -312,12 +312,21 @@ def _answers(
             expected = reference.greedy(inputs, _GREEDY_TOKENS, ends)
             pairs = enumerate(zip(tokens, expected, strict=False))
             common = next((number for number, (a, b) in pairs if a != b), min(len(tokens), len(expected)))
-            shares.append(1.0 if tokens == expected else common / max(len(tokens), len(expected)))
+            same = tokens == expected or _is_tie(reference, inputs, tokens[: common + 1], expected[: common + 1])
+            shares.append(1.0 if same else common / max(len(tokens), len(expected)))
         progress("greedy answers", len(exchanges), len(exchanges))
     exact = 1.0 if thresholds.is_exact(*_kinds(bundle)) else None
     share = sum(shares) / len(shares)
     sealed = hashes(bundle, "model", *ENCODERS[:1])
     yield at_least("reference answers", f"same of {_GREEDY_TOKENS} greedy tokens", share, exact, sealed)
+
+
+def _is_tie(reference: Reference, inputs: Any, tokens: list[int], expected: list[int]) -> bool:
+    """Return whether the last tokens are about equally likely for the reference. Rounding decides between them."""
+    if len(tokens) != len(expected):
+        return False
+    logs = reference.logs(inputs, expected)[-1]
+    return bool(logs[expected[-1]] - logs[tokens[-1]] <= thresholds.TIE)
 
 
 def _kinds(bundle: Bundle) -> tuple[str, str]:
