@@ -78,20 +78,27 @@ class Matcher:
                 lambda: llguidance.LLMatcher(vocabulary.tokenizer, constraint.grammar, log_level=0, limits=limits)
             )
             self._check()
-            self._begin(vocabulary, constraint.begun)
-            if not self.complete:
-                self._compute_mask()
+            self._compute_mask()
         except EngineError as error:
             reason = "no text matches it" if str(error).startswith("NoExtension") else str(error)
             raise UnsupportedError(f"cannot be enforced: {reason}", self._param) from None
+        if constraint.begun:
+            self._begin(vocabulary, constraint.begun)
 
     def _begin(self, vocabulary: Vocabulary, text: str) -> None:
-        """Take the beginning of the answer. Its tokens may differ from the prompt's, because only bytes count here."""
-        tokens = _catch_panic(lambda: vocabulary.tokenizer.greedy_tokenize(text)) if text else []
-        if not tokens:
-            return
-        if _catch_panic(lambda: self._raw.try_consume_tokens(tokens)) < len(tokens):
+        """Take the beginning of the answer. Its tokens may differ from the prompt's, because only bytes count here.
+
+        Raises RequestError where the grammar does not allow it.
+        """
+        try:
+            tokens = _catch_panic(lambda: vocabulary.tokenizer.greedy_tokenize(text))
+            allowed = _catch_panic(lambda: self._raw.try_consume_tokens(tokens)) == len(tokens)
             self._check()
+            if allowed and not self.complete:
+                self._compute_mask()
+        except EngineError:
+            allowed = False
+        if not allowed:
             raise RequestError(f"the last one does not begin an answer that {self._param} allows", "messages")
 
     @property
