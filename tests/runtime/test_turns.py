@@ -348,14 +348,6 @@ def test_a_begun_answer_goes_on(name: str, text: str) -> None:
         assert request.output_parser().push(b" one") == [OutputPiece("content", " one")]
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected", "first"),
-    [
-        ({"content": JSON}, f"<assistant><think></think>{JSON}", "content"),
-        ({"content": JSON, "reasoning": "hm"}, f"<assistant><think>hm</think>{JSON}", "content"),
-        ({"content": "", "reasoning_content": "hm, "}, "<assistant><think>hm, ", "reasoning"),
-    ],
-)
 def test_a_begun_answer_alone() -> None:
     begun = ChatRequest.parse([{"role": "assistant", "content": "It was "}])
     expected = {"alternating": "<bos><start_of_turn>user\n<end_of_turn>\n<start_of_turn>model\nIt was "}
@@ -364,6 +356,14 @@ def test_a_begun_answer_alone() -> None:
         assert written == expected.get(name, written) and written.endswith("It was ")
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected", "first"),
+    [
+        ({"content": JSON}, f"<assistant><think></think>{JSON}", "content"),
+        ({"content": JSON, "reasoning": "hm"}, f"<assistant><think>hm</think>{JSON}", "content"),
+        ({"content": "", "reasoning_content": "hm, "}, "<assistant><think>hm, ", "reasoning"),
+    ],
+)
 def test_a_begun_answer_of_a_model_that_thinks(answer: dict[str, Any], expected: str, first: str) -> None:
     request = compiled(OPENS, answer)
     assert whole(request.spans).endswith(f"<end>{expected}")
