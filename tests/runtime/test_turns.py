@@ -372,6 +372,10 @@ def test_a_begun_answer_of_a_model_that_thinks(answer: dict[str, Any], expected:
     )
     drops = whole(compiled(DROPS_LAST, answer).spans)
     thought = answer.get("reasoning", "") if answer["content"] else answer["reasoning_content"]
+    in_thought = DROPS_LAST.replace("{% if not (loop.last and m.role == 'assistant') %}", "").replace(
+        "{{ m.content }}{% endif %}", "{{ '<think>\n' if m.role == 'assistant' }}{{ m.content }}"
+    )
+    assert answer["content"] == "" or whole(compiled(in_thought, answer).spans) == drops
     assert drops == "<user>hi<assistant><think>\n" + thought + (f"\n</think>\n\n{JSON}" if answer["content"] else "")
 
 
