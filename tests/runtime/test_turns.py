@@ -409,7 +409,10 @@ def test_which_answers_go_on(answer: dict[str, Any], fields: dict[str, Any], goe
 @pytest.mark.parametrize("name", ["headers", "chatml", "iota"])
 def test_an_empty_answer_at_the_end_is_a_place_for_it(name: str) -> None:
     source = TEMPLATES[name][0]
-    assert compiled(source, "").spans == compile_request(ChatRequest.parse([HI]), made(source)).spans
+    asked = compile_request(ChatRequest.parse([HI]), made(source)).spans
+    thought = {"content": "", "reasoning": "of another model"}
+    for fields in ({}, {"add_generation_prompt": False}, {"continue_final_message": True}):
+        assert compiled(source, "", **fields).spans == compiled(source, thought, **fields).spans == asked
 
 
 def test_the_beginning_that_the_grammar_gets() -> None:
