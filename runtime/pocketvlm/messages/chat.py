@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, Strict, Tag, model_validator
 
-from pocketvlm.messages.base import Count, Frozen, JsonObject, Text, by_field, by_form
+from pocketvlm.messages.base import Count, Flag, Frozen, JsonObject, Text, by_field, by_form
 
 Detail = Literal["auto", "low", "high"]
 _Detail = Annotated[
@@ -115,8 +115,16 @@ class UserMessage(Frozen):
     name: Text | None = None
 
 
+# In other APIs, fields of these names are no text.
+OtherThought = Annotated[Text | None, BeforeValidator(lambda value: value if isinstance(value, str) else None)]
+
+
 class AssistantMessage(Frozen):
-    """An earlier answer. The last fields are allowed because clients send whole messages back, with these as null."""
+    """An earlier answer. The last fields are allowed because clients send whole messages back, with these as null.
+
+    Clients send its thought as `reasoning_content`, `reasoning`, `thinking` or `reasoning_text`. With `prefix` the last
+    message is the beginning of the answer.
+    """
 
     role: Literal["assistant"]
     content: TextContent | None = None
@@ -124,11 +132,19 @@ class AssistantMessage(Frozen):
     reasoning_content: Text | None = None
     name: Text | None = None
     reasoning: Text | None = None
+    thinking: OtherThought = None
+    reasoning_text: OtherThought = None
+    prefix: Flag | None = None
     tool_call_id: None = None
     refusal: None = None
     annotations: None = None
     audio: None = None
     function_call: None = None
+
+    @property
+    def thought(self) -> str:
+        """The thought, "" if there is none."""
+        return self.reasoning_content or self.reasoning or self.thinking or self.reasoning_text or ""
 
     @model_validator(mode="after")
     def _says_something(self) -> AssistantMessage:

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, Strict, Tag, ValidationError, Valid
 
 from pocketvlm.errors import RequestError
 from pocketvlm.messages.base import Count, Flag, Frozen, JsonObject, Text, by_field, by_form, request_error
-from pocketvlm.messages.chat import Message
+from pocketvlm.messages.chat import AssistantMessage, Message
 
 MAX_STOPS = 4
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
@@ -101,6 +101,10 @@ class ChatRequest(Frozen):
 
     Sampling follows llama.cpp's chain: penalties, top-k, top-p, min-p, temperature, draw. Temperature 0 is greedy.
     With `ignore_eos`, as in vLLM, the answer continues after its end up to its limit: for measurements.
+
+    If the last message is an assistant's, the answer continues it, unless `continue_final_message` is false or
+    `add_generation_prompt` is true. Without both fields, a message that is a whole answer, such as one with tool calls,
+    is followed by a new answer. `add_generation_prompt` false after another message lets the model write what follows.
     """
 
     messages: Annotated[tuple[Message, ...], Field(min_length=1)]
@@ -132,6 +136,8 @@ class ChatRequest(Frozen):
     tool_prompt: Text | None = None
     parallel_tool_calls: Flag | None = None
     reasoning_effort: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")] | None = None
+    add_generation_prompt: Flag | None = None
+    continue_final_message: Flag | None = None
     user: str | None = None
     metadata: Mapping[str, str] | None = None
 
@@ -157,6 +163,18 @@ class ChatRequest(Frozen):
             raise ValueError(f"there is no function {value.function.name} in tools")
         if value == "required" and not names:
             raise ValueError("required needs tools")
+        return value
+
+    @field_validator("continue_final_message")
+    @classmethod
+    def _can_continue(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if not value or "messages" not in info.data:
+            return value
+        last = info.data["messages"][-1]
+        if not isinstance(last, AssistantMessage) or last.tool_calls:
+            raise ValueError("needs a last message of the assistant, without tool calls")
+        if info.data.get("add_generation_prompt"):
+            raise ValueError("excludes add_generation_prompt: true")
         return value
 
     @classmethod
