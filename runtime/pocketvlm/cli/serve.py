@@ -66,6 +66,7 @@ def serve(
             "allowed_hosts",
             "allowed_origins",
             "image_hosts",
+            "strict_model",
         ),
     ],
     handles: Annotated[HandleLimits, Fields("seconds", "count", "size")],

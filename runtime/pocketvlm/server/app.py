@@ -66,7 +66,7 @@ class Service:
 
     async def _show_model(self, request: Request) -> Response:
         if request.path_params["id"] != self._vlm.info.name:
-            raise unknown_model()
+            raise unknown_model([self._vlm.info.name])
         return JSONResponse(self._card())
 
     def _card(self) -> dict[str, object]:

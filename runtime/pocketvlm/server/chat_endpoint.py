@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 
 from starlette.requests import ClientDisconnect
@@ -23,7 +23,7 @@ from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.thread_stream import ThreadStream
 
-ANY_MODEL = "dummy"  # huggingface_hub sends this where the caller names no model
+_NO_MODEL = (None, "", "dummy")  # huggingface_hub sends the last where the caller names no model
 
 
 class ChatEndpoint:
@@ -44,8 +44,8 @@ class ChatEndpoint:
         request = await read_object(
             scope, receive, ChatRequest.parse_object, max_body=settings.max_body, timeout=settings.read_timeout
         )
-        if request.model not in (None, ANY_MODEL, self._vlm.info.name):
-            raise unknown_model()
+        if settings.strict_model and request.model not in (*_NO_MODEL, self._vlm.info.name):
+            raise unknown_model([self._vlm.info.name])
         reply = _Reply(send)
         record = RequestRecord.of(scope)
         record.stream = bool(request.stream)
@@ -119,8 +119,8 @@ class ChatEndpoint:
             await stream.cancel()
 
 
-def unknown_model() -> HTTPError:
-    return HTTPError(404, "no such model here; GET /v1/models lists the served one", "model", "model_not_found")
+def unknown_model(served: Sequence[str]) -> HTTPError:
+    return HTTPError(404, f"model: there is no such model here; use {' or '.join(served)}", "model", "model_not_found")
 
 
 def _completion(

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from pocketvlm.errors import ModelError, RequestError
 from pocketvlm.messages import ChatRequest, Message, ResponseFormat, Tool
+from pocketvlm.messages.tools import NamedTool, names_in, requires_call
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.structured.output_parser import THINK, THINK_END, OutputParser
 from pocketvlm.structured.schema import json_rule
@@ -35,10 +37,17 @@ class CompiledRequest:
     _thinks: bool
     _thinking: bool
     _stops: tuple[str, ...]
+    _names: tuple[str, ...]  # of the functions that can be called
 
     def output_parser(self) -> OutputParser:
         """Return a parser for one answer."""
-        return OutputParser(self._stops, call_format=self._call_format, thinks=self._thinks, thinking=self._thinking)
+        return OutputParser(
+            self._stops,
+            call_format=self._call_format,
+            thinks=self._thinks,
+            thinking=self._thinking,
+            names=self._names,
+        )
 
 
 def compile_request(
@@ -67,19 +76,26 @@ def compile_request(
         instructions = describe_tools(tools, request.tool_prompt)
     if instructions:
         messages = with_instructions(messages, instructions, system=template.takes_system)
-    spans = template.render(
-        messages,
-        tools=template_tools,
-        effort=request.reasoning_effort,
-        text_arguments=call_format.text_arguments,
-        no_content=call_format.no_content,
-    )
+    try:
+        spans = template.render(
+            messages,
+            tools=template_tools,
+            effort=request.effort,
+            variables=request.template_variables,
+            text_arguments=call_format.text_arguments,
+            no_content=call_format.no_content,
+        )
+    except ModelError as error:
+        if request.chat_template_kwargs:  # a template fails where a variable is of another type
+            raise RequestError(error.message, "chat_template_kwargs") from None
+        raise
     last = spans[-1] if spans else None
     thinking = isinstance(last, TextSpan) and last.special and last.text.rstrip().endswith(THINK)
     constraint = _constraint(request, call_format, thinks=template.thinks, thinking=thinking)
     # A stop string would cut content that must be complete.
     stops = () if _content_schema(request.response_format) else request.stop or ()
-    return CompiledRequest(spans, constraint, call_format if tools else None, template.thinks, thinking, stops)
+    names = tuple(tool.function.name for tool in tools)
+    return CompiledRequest(spans, constraint, call_format if tools else None, template.thinks, thinking, stops, names)
 
 
 def _offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
@@ -88,22 +104,18 @@ def _offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
 
 def _content_schema(response_format: ResponseFormat | None) -> tuple[Any, str] | None:
     """Return the schema of the content and the path of its field; None where the content is free text."""
-    if response_format is None or response_format.type == "text":
+    if response_format is None or (content := response_format.content_schema()) is None:
         return None
-    schema, param = None, "response_format"
-    if response_format.type == "json_schema":
-        schema, param = response_format.json_schema.schema_, "response_format.json_schema.schema"
-    elif response_format.value is not None:
-        schema, param = response_format.value, "response_format.value"
-    return {"type": "object"} if schema is None else schema, param
+    schema, field = content
+    return schema, f"response_format.{field}"
 
 
 def _constraint(
     request: ChatRequest, call_format: ToolCallFormat, *, thinks: bool, thinking: bool
 ) -> Constraint | None:
     """Return the grammar of the answer; None where any text will do."""
-    tools, choice = _offered_tools(request), request.tool_choice or "auto"
-    must_call = bool(tools) and choice != "auto"
+    tools, names = _offered_tools(request), names_in(request.tool_choice)
+    must_call = bool(tools) and requires_call(request.tool_choice)
     content_schema = _content_schema(request.response_format)
     rules: list[str] = []
     alternatives: list[str] = []
@@ -115,9 +127,10 @@ def _constraint(
     if tools:
         chosen = list(range(len(tools)))
         several = request.parallel_tool_calls is not False
-        if not isinstance(choice, str):
-            chosen = [i for i in chosen if tools[i].function.name == choice.function.name][:1]
-            several = False
+        if names is not None:
+            chosen = [i for i in chosen if tools[i].function.name in names]
+        if isinstance(request.tool_choice, NamedTool):
+            chosen, several = chosen[:1], False
         rules.append(call_rules(tools, chosen, call_format, several=several))
         if must_call or content_schema is not None:
             alternatives.append(f"{call_format.rule(call_format.mark)} calls")

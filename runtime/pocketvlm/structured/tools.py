@@ -10,7 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pocketvlm.errors import RequestError
-from pocketvlm.messages import AssistantMessage, Message, SystemMessage, TextPart, Tool, ToolMessage, UserMessage
+from pocketvlm.messages import (
+    AssistantMessage,
+    Content,
+    Message,
+    Part,
+    SystemMessage,
+    TextPart,
+    Tool,
+    ToolMessage,
+    UserMessage,
+)
 from pocketvlm.structured.schema import json_rule
 from pocketvlm.structured.tool_call_format import HERMES, ToolCallFormat
 
@@ -43,7 +53,7 @@ def call_rules(tools: Sequence[Tool], chosen: Sequence[int], call_format: ToolCa
         f"call: {' | '.join(f'call_{i}' for i in chosen)}",
     ]
     for i in chosen:
-        function, param = tools[i].function, f"tools.{i}.function.parameters"
+        function, param = tools[i].function, f"tools.{i}.{tools[i].parameters_field}"
         schema = _ANY_OBJECT if function.parameters is None else function.parameters
         if schema.get("type", "object") != "object":
             raise RequestError("must describe an object", f"{param}.type")
@@ -82,16 +92,18 @@ def calls_as_text(messages: Sequence[Message]) -> list[Message]:
     for message in messages:
         if isinstance(message, AssistantMessage) and message.tool_calls:
             calls = [
-                _CALL % (json.dumps(call.function.name)[1:-1], _arguments_text(call.function.arguments))
+                _CALL
+                % (json.dumps(call.function.name, ensure_ascii=False)[1:-1], _arguments_text(call.function.arguments))
                 for call in message.tool_calls
             ]
-            text = "\n".join(filter(None, [_content_text(message.content), *calls]))
-            changed.append(AssistantMessage(role="assistant", content=text, name=message.name))
+            said = [message.content, "\n"] if message.content else []
+            content = _joined(*said, "\n".join(calls))
+            changed.append(message.model_copy(update={"content": content, "tool_calls": None}))
         elif isinstance(message, ToolMessage):
-            text = f"<tool_response>\n{_content_text(message.content)}\n</tool_response>"
+            result = ["<tool_response>\n", message.content, "\n</tool_response>"]
             if after_result:  # results that follow each other become one message
-                text = f"{changed.pop().content}\n{text}"
-            changed.append(UserMessage(role="user", content=text))
+                result = [changed.pop().content, "\n", *result]
+            changed.append(UserMessage(role="user", content=_joined(*result)))
         else:
             changed.append(message)
         after_result = isinstance(message, ToolMessage)
@@ -122,8 +134,14 @@ def _prepend(text: str, content: Any) -> Any:
     return (TextPart(type="text", text=text + "\n\n"), *content)
 
 
-def _content_text(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(part.text for part in content or ())
+def _joined(*contents: Content | None) -> Content:
+    """Join contents: to a string where none has a picture, else to parts."""
+    parts: list[Part] = []
+    for content in contents:
+        parts += [TextPart(type="text", text=content)] if isinstance(content, str) else content or ()
+    if all(isinstance(part, TextPart) for part in parts):
+        return "".join(part.text for part in parts if isinstance(part, TextPart))
+    return tuple(parts)
 
 
 def _arguments_text(arguments: Any) -> str:

@@ -112,6 +112,7 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         effort: str | None = None,
+        variables: Mapping[str, Any] | None = None,
         text_arguments: bool = False,
         no_content: bool = False,
         add_generation_prompt: bool = True,
@@ -120,7 +121,8 @@ class ChatTemplate:
 
         `tools` are those of a request. The template gets the arguments of earlier calls as an object, or as JSON text
         (`text_arguments`), and the content of such messages as text, or None (`no_content`). `effort` is
-        `reasoning_effort`; if a template refuses the word, it gets the nearest one that it accepts.
+        `reasoning_effort`; if a template refuses the word, it gets the nearest one that it accepts. `variables`, which
+        the request sets for the template, win over what `effort` sets.
 
         Raises RequestError where the template refuses the messages or does not place every picture, and ModelError
         where the template itself fails.
@@ -146,7 +148,8 @@ class ChatTemplate:
                 entry["tool_call_id"] = Traced(message.tool_call_id)
             entries.append(entry if message.name is None else {**entry, "name": Traced(message.name)})
         try:
-            rendered = self._render_first(_effort_variables(effort), entries, add_generation_prompt, _traced(tools))
+            alternatives = _template_variables(effort, variables or {})
+            rendered = self._render_first(alternatives, entries, add_generation_prompt, _traced(tools))
             spans = tuple(self._spans(rendered, self._places_pictures))
         except sandbox.RefusalError as error:
             raise RequestError(f"the model's chat template refuses the messages: {error}", "messages") from None
@@ -308,6 +311,12 @@ def _effort_variables(effort: str | None) -> list[dict[str, Any]]:
         switch["thinking_budget"] = 0
     words = [Traced(word) for word in (effort, *_NEAREST_EFFORTS.get(effort, ()))]
     return [*({**switch, "reasoning_effort": word, "thinking_effort": word} for word in words), switch]
+
+
+def _template_variables(effort: str | None, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the variables of `_effort_variables` with those that the request sets, which are text of a user."""
+    traced = {name: _traced(value) for name, value in given.items()}
+    return [{**variables, **traced} for variables in _effort_variables(effort)]
 
 
 def _parts(message: Message) -> Iterator[str | None]:
