@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+from functools import cache
 from typing import Any
 
 import jsonschema
@@ -27,8 +28,9 @@ from pocketvlm.messages.tools import names_in, requires_call
 from pocketvlm.pictures.images import read_picture
 from pocketvlm.structured.compile import compile_request
 from pocketvlm.structured.output_parser import OutputPiece
-from pocketvlm.structured.tool_call_format import HERMES, detect_tool_call_format
+from pocketvlm.structured.tool_call_format import HERMES, ToolCallFormat, detect_tool_call_format
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan
+from runtime.templates import TEMPLATES
 
 HI: list[dict[str, Any]] = [{"role": "user", "content": "hi"}]
 
@@ -553,3 +555,66 @@ def test_choices_that_are_refused(choice: Any, says: str) -> None:
 def test_response_formats_in_other_forms(form: dict[str, Any], field: str) -> None:
     with pytest.raises(RequestError, match=rf"^response_format\.{field}\.minProperties: "):
         compile_request(ChatRequest.parse(HI, response_format=form), ChatTemplate(PLAIN))
+
+
+# ---- pictures in every role
+
+# Knows calls and results, and pictures of users only.
+USERS_PICTURES = (
+    "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}{% for m in messages %}{{ m.role }}: "
+    "{% if m.content is string %}{{ m.content }}{% elif m.role == 'user' %}{% for part in m.content %}"
+    "{{ '<img>' if part.type == 'image' else part.text }}{% endfor %}{% endif %}"
+    "{% for call in m.tool_calls or [] %}<tool_call>"
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}</tool_call>'
+    "{% endfor %}<end>\n{% endfor %}"
+)
+SOURCES = {**{name: source[:2] for name, source in TEMPLATES.items()}, "users": (USERS_PICTURES, "<img>")}
+PICTURE = {"type": "image_url", "image_url": URI}
+SHOT = [{"id": "c1", "function": {"name": "shot", "arguments": "{}"}}]
+SYSTEM = {"role": "system", "content": ["Sentence", PICTURE]}
+USER = {"role": "user", "content": ["Question", PICTURE]}
+ANSWER = {"role": "assistant", "content": ["Answer", PICTURE]}
+RESULTS = [
+    {"role": "assistant", "content": None, "tool_calls": SHOT},
+    {"role": "tool", "tool_call_id": "c1", "content": [PICTURE, "Result"]},
+    {"role": "tool", "tool_call_id": "c1", "content": [PICTURE]},
+]
+
+
+@cache
+def made(name: str) -> tuple[ChatTemplate, ToolCallFormat | None]:
+    source, image_token = SOURCES[name]
+    template = ChatTemplate(source, bos="<bos>", eos="<eos>", image_token=image_token)
+    return template, detect_tool_call_format(template, {}, {"<end>"})
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [SYSTEM, USER],
+        [SYSTEM, USER, ANSWER, USER],
+        [USER, *RESULTS],
+        [USER, *RESULTS, USER],
+        [SYSTEM, USER, ANSWER, USER, *RESULTS, ANSWER, USER],
+        [SYSTEM],
+    ],
+)
+def test_pictures_of_every_role_are_placed_in_order(name: str, messages: list[dict[str, Any]]) -> None:
+    request = ChatRequest.parse(messages, tools=[{"name": "shot"}])
+    spans = compile_request(request, *made(name)).spans
+    given = [part for message in messages for part in message["content"] or () if part != PICTURE]
+    places = [span.index for span in spans if isinstance(span, ImageSpan)]
+    assert places == list(range(str(messages).count(URI)))
+    prompt = "".join(span.text for span in spans if isinstance(span, TextSpan))
+    assert {text: prompt.count(text) for text in given} == {text: given.count(text) for text in given}
+
+
+def test_a_result_shows_its_pictures_behind_it_where_a_template_has_them_from_users_only() -> None:
+    """So the beginning of the prompt stays the same from step to step, and cached."""
+    template, form = made("users")
+    assert form
+    spans = compile_request(ChatRequest.parse([USER, *RESULTS]), template, form).spans
+    shown = "".join(span.text if isinstance(span, TextSpan) else f"[{span.index}]" for span in spans)
+    assert shown.startswith("user: Question[0]<end>\n")
+    assert shown.endswith("tool: Result<end>\ntool: <end>\nuser: [1][2]<end>\n")

@@ -32,6 +32,7 @@ from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest,
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles, file_of
 from pocketvlm.pictures.images import Picture, read_picture
+from pocketvlm.structured.begun_answer import with_answer
 from pocketvlm.structured.compile import CompiledRequest, compile_request
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, isolate_control_tokens
@@ -200,7 +201,9 @@ class VLM:
             picture = pictures[int(i), int(j)] = self._read(part, param)
             return picture
 
-        snapshot = self._engine.snapshot(self._prompt(request, read))
+        # The conversation goes on behind its last answer.
+        whole = request.model_copy(update={"continue_final_message": False})
+        snapshot = self._engine.snapshot(self._prompt(whole, read))
         write_session(Path(path), Session(plain(request.messages, pictures), snapshot), self.info)
 
     def restore(self, path: str | Path) -> list[dict[str, Any]]:
@@ -263,8 +266,10 @@ class VLM:
     def _remember(self, request: ChatRequest, completion: ChatCompletion) -> None:
         answer = completion.choices[0].message.model_dump(exclude_none=True)
         if answer.get("content") or answer.get("tool_calls"):
-            messages = ChatRequest.parse([*request.messages, answer]).messages
-            self._last_request = request.model_copy(update={"messages": messages})
+            messages = ChatRequest.parse(with_answer(request, answer)).messages
+            # The fields say how that answer began, not the next one.
+            fields = {"messages": messages, "continue_final_message": None, "add_generation_prompt": None}
+            self._last_request = request.model_copy(update=fields)
 
     def _prompt(
         self, request: ChatRequest, read: PictureReader = read_picture, compiled: CompiledRequest | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Tag, ValidationInfo, field_validator, model_validator
 
-from pocketvlm.messages.base import Dropped, Open, Text, by_field, fields_of
+from pocketvlm.messages.base import Dropped, Flag, Open, Text, by_field, fields_of
 from pocketvlm.messages.calls import ToolCall, readable_call
 from pocketvlm.messages.parts import THOUGHTS, Content, beside_content
 
@@ -46,11 +46,22 @@ class UserMessage(_Message):
     name: Text | None = None
 
 
+# In other APIs, fields of these names are no text.
+OtherThought = Annotated[
+    Text | None,
+    BeforeValidator(lambda value: value if isinstance(value, str) else None, json_schema_input_type=Any),
+]
+
+
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
+
+
 class AssistantMessage(_Message):
     """An earlier answer. `content` is None only where there are tool calls.
 
-    The last fields are None: clients send whole messages back, and what these have becomes content or tool calls, or
-    has no place in a prompt.
+    Clients send its thought as `reasoning_content`, `reasoning`, `thinking` or `reasoning_text`. With `prefix` the last
+    message is the beginning of the answer. The last fields are None: clients send whole messages back, and what these
+    have becomes content or tool calls, or has no place in a prompt.
     """
 
     role: Literal["assistant"]
@@ -59,6 +70,9 @@ class AssistantMessage(_Message):
     reasoning_content: Text | None = None
     name: Text | None = None
     reasoning: Text | None = None
+    thinking: OtherThought = None
+    reasoning_text: OtherThought = None
+    prefix: Flag | None = None
     tool_call_id: Dropped = None
     refusal: Dropped = None
     annotations: Dropped = None
@@ -82,11 +96,11 @@ class AssistantMessage(_Message):
         if isinstance(parts := fields.get("content"), list | tuple):
             thoughts = [_thought(part) for part in parts]
             fields["content"] = [part for part, thought in zip(parts, thoughts, strict=True) if thought is None]
-            if (thought := "\n\n".join(filter(None, thoughts))) and not _has(fields, "reasoning_content", "reasoning"):
+            if (thought := "\n\n".join(filter(None, thoughts))) and not _has_thought(fields):
                 fields["reasoning_content"] = thought
         if texts:
             fields["content"] = _with_texts(fields.get("content"), texts)
-        has_key = "content" in fields or _has(fields, "reasoning_content", "reasoning", "thinking")
+        has_key = "content" in fields or _has_thought(fields)
         if fields.get("content") is None and not fields.get("tool_calls") and has_key:
             fields["content"] = ""
         return fields
@@ -98,6 +112,11 @@ class AssistantMessage(_Message):
             raise ValueError("must not be empty where there is no content")
         return value or None
 
+    @property
+    def thought(self) -> str:
+        """The thought, "" if there is none."""
+        return self.reasoning_content or self.reasoning or self.thinking or self.reasoning_text or ""
+
     @model_validator(mode="after")
     def _says_something(self) -> AssistantMessage:
         if self.content is None and self.tool_calls is None:
@@ -105,8 +124,8 @@ class AssistantMessage(_Message):
         return self
 
 
-def _has(fields: Mapping[str, Any], *names: str) -> bool:
-    return any(fields.get(name) is not None for name in names)
+def _has_thought(fields: Mapping[str, Any]) -> bool:
+    return any(isinstance(fields.get(name), str) for name in _THOUGHT_FIELDS)
 
 
 def _thought(part: Any) -> str | None:

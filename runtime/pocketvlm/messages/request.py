@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, Strict, ValidationError, Validation
 
 from pocketvlm.errors import RequestError
 from pocketvlm.messages.base import Flag, Frozen, JsonObject, Open, Text
-from pocketvlm.messages.chat import Message
+from pocketvlm.messages.chat import AssistantMessage, Message
 from pocketvlm.messages.field_errors import request_error
 from pocketvlm.messages.formats import ResponseFormat
 from pocketvlm.messages.ignored import IgnoredFields
@@ -57,6 +57,10 @@ class ChatRequest(IgnoredFields):
     `repetition_penalty` is another name of `repeat_penalty`, and `n_predict` of `max_tokens`. With `ignore_eos`, as in
     vLLM, the answer continues after its end up to its limit: for measurements. With `min_tokens` it cannot end before
     it has that many tokens, unless a schema ends it. `chat_template_kwargs` are variables of the model's template.
+
+    If the last message is an assistant's, the answer continues it, unless `continue_final_message` is false or
+    `add_generation_prompt` is true. Without both fields, a message that is a whole answer, such as one with tool calls,
+    is followed by a new answer. `add_generation_prompt` false after another message lets the model write what follows.
     """
 
     messages: Annotated[tuple[Message, ...], Field(min_length=1)]
@@ -95,6 +99,8 @@ class ChatRequest(IgnoredFields):
     thinking: Thinking | None = None
     enable_thinking: Flag | None = None
     chat_template_kwargs: JsonObject | None = None
+    add_generation_prompt: Flag | None = None
+    continue_final_message: Flag | None = None
     function_call: Literal["none", "auto"] | None = None
     functions: tuple[Any, ...] | None = None
     modalities: tuple[Literal["text"], ...] | None = None
@@ -138,6 +144,18 @@ class ChatRequest(IgnoredFields):
     def _not_called(cls, value: tuple[Any, ...] | None, info: ValidationInfo) -> tuple[Any, ...] | None:
         if value and info.data.get("function_call") != "none":
             raise ValueError("is OpenAI's old form and not supported; send the functions as tools")
+        return value
+
+    @field_validator("continue_final_message")
+    @classmethod
+    def _can_continue(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if not value or "messages" not in info.data:
+            return value
+        last = info.data["messages"][-1]
+        if not isinstance(last, AssistantMessage) or last.tool_calls:
+            raise ValueError("needs a last message of the assistant, without tool calls")
+        if info.data.get("add_generation_prompt"):
+            raise ValueError("excludes add_generation_prompt: true")
         return value
 
     @classmethod

@@ -12,7 +12,7 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import EngineError, UnsupportedError
+from pocketvlm.errors import EngineError, RequestError, UnsupportedError
 from pocketvlm.native import library
 from pocketvlm.native.llama import Model
 
@@ -35,10 +35,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Constraint:
-    """`grammar` is llguidance's Lark, with %json. `param` is the path of the request's field, for errors."""
+    """`grammar` is llguidance's Lark, with %json. `param` is the path of the request's field, for errors.
+
+    `begun` is the beginning of a text that follows the grammar; the answer continues it.
+    """
 
     grammar: str
     param: str
+    begun: str = ""
 
 
 class Vocabulary:
@@ -74,10 +78,21 @@ class Matcher:
                 lambda: llguidance.LLMatcher(vocabulary.tokenizer, constraint.grammar, log_level=0, limits=limits)
             )
             self._check()
-            self._compute_mask()
+            self._begin(vocabulary, constraint.begun)
+            if not self.complete:
+                self._compute_mask()
         except EngineError as error:
             reason = "no text matches it" if str(error).startswith("NoExtension") else str(error)
             raise UnsupportedError(f"cannot be enforced: {reason}", self._param) from None
+
+    def _begin(self, vocabulary: Vocabulary, text: str) -> None:
+        """Take the beginning of the answer. Its tokens may differ from the prompt's, because only bytes count here."""
+        tokens = _catch_panic(lambda: vocabulary.tokenizer.greedy_tokenize(text)) if text else []
+        if not tokens:
+            return
+        if _catch_panic(lambda: self._raw.try_consume_tokens(tokens)) < len(tokens):
+            self._check()
+            raise RequestError(f"the last one does not begin an answer that {self._param} allows", "messages")
 
     @property
     def complete(self) -> bool:

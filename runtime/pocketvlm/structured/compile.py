@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pocketvlm.errors import ModelError, RequestError
-from pocketvlm.messages import ChatRequest, Message, ResponseFormat, Tool
+from pocketvlm.messages import AssistantMessage, ChatRequest, Message, Tool
 from pocketvlm.messages.tools import NamedTool, names_in, requires_call
 from pocketvlm.native.grammar import Constraint
-from pocketvlm.structured.output_parser import THINK, THINK_END, OutputParser
+from pocketvlm.structured.begun_answer import begun_answer, is_placeholder, text_of, without_white_space
+from pocketvlm.structured.output_parser import OutputParser
 from pocketvlm.structured.schema import json_rule
 from pocketvlm.structured.tool_call_format import HERMES, ToolCallFormat
 from pocketvlm.structured.tools import (
@@ -22,6 +23,7 @@ from pocketvlm.structured.tools import (
     with_short_ids,
 )
 from pocketvlm.templates.prompt import ChatTemplate, Span, TextSpan
+from pocketvlm.templates.thoughts import THINK, THINK_END
 
 _DEFAULT_FIELDS = {"name": "", "description": "", "parameters": {"type": "object", "properties": {}}}
 _ANY_TEXT = r"/(.|\n)*/"
@@ -29,7 +31,10 @@ _ANY_TEXT = r"/(.|\n)*/"
 
 @dataclass(frozen=True)
 class CompiledRequest:
-    """`spans` is the prompt, `constraint` the grammar of the answer, if it has one."""
+    """`spans` is the prompt, `constraint` the grammar of the answer, if it has one.
+
+    `begun` is the last message if the answer continues it.
+    """
 
     spans: tuple[Span, ...]
     constraint: Constraint | None
@@ -37,7 +42,8 @@ class CompiledRequest:
     _thinks: bool
     _thinking: bool
     _stops: tuple[str, ...]
-    _names: tuple[str, ...]  # of the functions that can be called
+    begun: AssistantMessage | None = None
+    _names: tuple[str, ...] = ()  # of the functions that can be called
 
     def output_parser(self) -> OutputParser:
         """Return a parser for one answer."""
@@ -46,6 +52,7 @@ class CompiledRequest:
             call_format=self._call_format,
             thinks=self._thinks,
             thinking=self._thinking,
+            continues=self.begun is not None,
             names=self._names,
         )
 
@@ -61,7 +68,12 @@ def compile_request(
     tools = _offered_tools(request)
     template_has_calls = call_format is not None
     call_format = call_format or HERMES
+    begun = begun_answer(request)
     messages: list[Message] = list(request.messages)
+    only_thought = begun is not None and not text_of(begun).strip()
+    if is_placeholder(request) or (only_thought and not template.thinks):
+        begun = None
+        messages.pop()
     if not template_has_calls:
         messages = calls_as_text(messages)
     elif call_format.short_ids:
@@ -84,26 +96,37 @@ def compile_request(
             variables=request.template_variables,
             text_arguments=call_format.text_arguments,
             no_content=call_format.no_content,
+            add_generation_prompt=request.add_generation_prompt is not False,
+            continue_final_message=begun is not None,
         )
     except ModelError as error:
         if request.chat_template_kwargs:  # a template fails where a variable is of another type
             raise RequestError(error.message, "chat_template_kwargs") from None
         raise
-    last = spans[-1] if spans else None
-    thinking = isinstance(last, TextSpan) and last.special and last.text.rstrip().endswith(THINK)
-    constraint = _constraint(request, call_format, thinks=template.thinks, thinking=thinking)
+    thinks = template.thinks
+    if begun is not None:
+        thinks = thinking = only_thought  # behind the beginning of a text there is no thought
+    else:
+        last = spans[-1] if spans else None
+        thinking = isinstance(last, TextSpan) and last.special and last.text.rstrip().endswith(THINK)
+    constraint = _constraint(request, call_format, thinks=thinks, thinking=thinking)
+    if begun is not None and constraint is not None and not thinking:
+        text = text_of(begun)
+        constraint = replace(constraint, begun=without_white_space(text) if _content_schema(request) else text)
     # A stop string would cut content that must be complete.
-    stops = () if _content_schema(request.response_format) else request.stop or ()
+    stops = () if _content_schema(request) else request.stop or ()
     names = tuple(tool.function.name for tool in tools)
-    return CompiledRequest(spans, constraint, call_format if tools else None, template.thinks, thinking, stops, names)
+    used_format = call_format if tools else None
+    return CompiledRequest(spans, constraint, used_format, thinks, thinking, stops, begun, names)
 
 
 def _offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
     return () if request.tool_choice == "none" else request.tools or ()
 
 
-def _content_schema(response_format: ResponseFormat | None) -> tuple[Any, str] | None:
+def _content_schema(request: ChatRequest) -> tuple[Any, str] | None:
     """Return the schema of the content and the path of its field; None where the content is free text."""
+    response_format = request.response_format
     if response_format is None or (content := response_format.content_schema()) is None:
         return None
     schema, field = content
@@ -116,7 +139,7 @@ def _constraint(
     """Return the grammar of the answer; None where any text will do."""
     tools, names = _offered_tools(request), names_in(request.tool_choice)
     must_call = bool(tools) and requires_call(request.tool_choice)
-    content_schema = _content_schema(request.response_format)
+    content_schema = _content_schema(request)
     rules: list[str] = []
     alternatives: list[str] = []
     param = "tools"

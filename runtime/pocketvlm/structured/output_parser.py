@@ -9,8 +9,7 @@ from typing import Literal
 
 from pocketvlm.structured.detokenizer import Detokenizer
 from pocketvlm.structured.tool_call_format import ToolCallFormat
-
-THINK, THINK_END = "<think>", "</think>"
+from pocketvlm.templates.thoughts import THINK, THINK_END
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,8 @@ class OutputParser:
     """Parses the bytes of token after token. Stop strings count in content only.
 
     `call_format`: how calls are written, if there can be any, and `names`: of which functions. `thinks`: the answer may
-    begin with a thought. `thinking`: the prompt ends within one.
+    begin with a thought. `thinking`: the prompt ends within one. `continues`: the prompt has the beginning of the
+    content, or of the thought.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class OutputParser:
         call_format: ToolCallFormat | None,
         thinks: bool,
         thinking: bool,
+        continues: bool = False,
         names: Collection[str] = (),
     ) -> None:
         self._bytes = Detokenizer()
@@ -55,8 +56,10 @@ class OutputParser:
             "reasoning" if thinking else "start" if thinks else "content"
         )
         self._held = ""  # text that is not parsed yet
-        self._visible = False  # the content, or the thought, has begun with something else than white space
-        self._has_content = False  # like it, but also where the content is held back for a stop string
+        self._visible = continues  # the content, or the thought, has begun with something else than white space
+        self._has_content = (
+            continues and not thinking
+        )  # like it, but also where the content is held back for a stop string
         self._after_thought = False  # white space right behind a thought is not content
         self.calls = 0
         self._depth = 0  # of brackets in the arguments
