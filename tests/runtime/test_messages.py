@@ -93,6 +93,8 @@ def test_wrong_messages_name_the_field(messages: Any, param: str, says: str) -> 
         ({"seed": -2}, "seed", "must be at least 0"),
         ({"min_tokens": -1}, "min_tokens", "must be at least 0"),
         ({"logit_bias": [5]}, "logit_bias", "object"),
+        ({"metadata": {"a": [1]}}, "metadata.a", "must be a string, a number"),
+        ({"metadata": {"a": NAN}}, "metadata.a", "finite"),
         ({"modalities": ["text", "audio"]}, "modalities.1", "must be 'text'"),
         ({"functions": [{"name": "f"}]}, "functions", "as tools"),
         ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs", "messages comes from the request"),

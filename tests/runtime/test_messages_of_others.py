@@ -378,7 +378,7 @@ def test_numbers_as_clients_write_them(name: str, value: Any, means: Any) -> Non
     "fields",
     [
         {"store": False, "prompt_cache_key": "k", "prompt_cache_retention": "24h", "safety_identifier": "u"},
-        {"service_tier": "auto", "modalities": ["text"], "verbosity": "low", "metadata": {"a": "b"}},
+        {"service_tier": "auto", "modalities": ["text"], "verbosity": "low", "metadata": {"a": 1}},
         {"stream_options": {"include_obfuscation": False}, "prediction": {"type": "content", "content": "x"}},
         {"web_search_options": {}, "prompt_cache_options": {}, "audio": None, "moderation": None},
         {"functions": [], "function_call": "none"},

@@ -15,6 +15,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     Strict,
+    WithJsonSchema,
 )
 from pydantic_core import CoreSchema
 
@@ -64,7 +65,18 @@ def empty_for_null(value: object) -> object:
     return "" if value is None else value
 
 
+def _scalar(value: object) -> object:
+    if isinstance(value, str):
+        return _encodable(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    if value is not None and not isinstance(value, bool | int | float):
+        raise ValueError("must be a string, a number, true, false or null")
+    return value
+
+
 Text = Annotated[str, AfterValidator(_encodable)]
+Scalar = Annotated[Any, AfterValidator(_scalar), WithJsonSchema({"type": ["string", "number", "boolean", "null"]})]
 TextOrNull = Annotated[Text, BeforeValidator(empty_for_null, json_schema_input_type=Text | None)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_plain_json)]
 

@@ -124,8 +124,7 @@ class ImagePart(Open):
         if source is None:
             for path in _FILE_IDS:
                 if isinstance(_at(value, path), str):
-                    field = ".".join(path)
-                    raise ValueError(f"{field} names a file of another service; send the picture as a data: URI")
+                    raise ValueError(f"{path} names a file of another service; send the picture as a data: URI")
             return handler({**value, "type": "image"})
         field, kind, text = source
         part = handler({"type": "image", kind: text, **_options(value)})
@@ -176,9 +175,9 @@ def _is_own_form(part: Mapping[str, Any]) -> bool:
 
 # Where parts have a picture: Responses (image_url, file_data), Anthropic (source), MCP, AI SDK and LangChain (data),
 # chat completions (file).
-_URLS = (("image_url",), ("image_url", "url"), ("source", "url"), ("url",), ("file_url",))
-_TEXTS = (("base64",), ("data",), ("source", "data"), ("file", "file_data"), ("file_data",), ("b64_json",))
-_FILE_IDS = (("file_id",), ("file", "file_id"), ("source", "file_id"), ("image_file", "file_id"))
+_URLS = ("image_url", "image_url.url", "source.url", "url", "file_url")
+_TEXTS = ("base64", "data", "source.data", "file.file_data", "file_data", "b64_json")
+_FILE_IDS = ("file_id", "file.file_id", "source.file_id", "image_file.file_id")
 _DEPTH = 3  # of objects in a part, for data: URIs in any other place
 
 
@@ -186,30 +185,31 @@ def _foreign_source(part: Mapping[str, Any]) -> tuple[str, str, str] | None:
     """Return the path of the picture within a part of another client, url or base64, and its text."""
     for path in _URLS:
         if isinstance(text := _at(part, path), str):
-            return ".".join(path), "url", text
+            return path, "url", text
     for path in _TEXTS:
         if isinstance(text := _at(part, path), str):
-            return ".".join(path), "url" if ":" in text[:32] else "base64", text  # base64 has no colon
+            return path, "url" if ":" in text[:32] else "base64", text  # base64 has no colon
     for path, text in _texts(part, _DEPTH):
         if text.lstrip()[:5].lower() == "data:":
-            return ".".join(path), "url", text
+            return path, "url", text
     return None
 
 
-def _at(part: Mapping[str, Any], path: tuple[str, ...]) -> object:
+def _at(part: Mapping[str, Any], path: str) -> object:
     value: object = part
-    for key in path:
+    for key in path.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value
 
 
-def _texts(part: Mapping[str, Any], depth: int) -> Iterator[tuple[tuple[str, ...], str]]:
+def _texts(part: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
+    """Yield the texts in a part, with their paths."""
     for key, value in part.items():
         if isinstance(value, str):
-            yield (str(key),), value
+            yield key, value
         elif isinstance(value, Mapping) and depth > 1:
             for path, text in _texts(value, depth - 1):
-                yield (str(key), *path), text
+                yield f"{key}.{path}", text
 
 
 # ---- content

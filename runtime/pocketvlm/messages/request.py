@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, Strict, ValidationError, ValidationInfo, field_validator
 
 from pocketvlm.errors import RequestError
-from pocketvlm.messages.base import Flag, Frozen, JsonObject, Open, Text
+from pocketvlm.messages.base import Flag, Frozen, JsonObject, Open, Scalar, Text
 from pocketvlm.messages.chat import AssistantMessage, Message
 from pocketvlm.messages.field_errors import request_error
 from pocketvlm.messages.formats import ResponseFormat
@@ -105,7 +105,7 @@ class ChatRequest(IgnoredFields):
     functions: tuple[Any, ...] | None = None
     modalities: tuple[Literal["text"], ...] | None = None
     user: str | None = None
-    metadata: Mapping[str, str] | None = None
+    metadata: Mapping[str, Scalar] | None = None
 
     @field_validator("stop")
     @classmethod
