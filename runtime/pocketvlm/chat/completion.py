@@ -69,7 +69,7 @@ class CompletionBuilder:
         match event:
             case PrefillDone():
                 self._prefills.append(event)
-                yield self._choice_chunk(Delta())
+                yield self._choice_chunk(Delta(role="assistant"))
             case Token():
                 self._tokens += 1
                 self._decode_steps += self._has_token
@@ -165,7 +165,7 @@ def _delta(piece: OutputPiece) -> Delta:
         return Delta(reasoning_content=piece.text)
     if piece.kind == "call":
         call_id, function = f"call_{uuid.uuid4().hex[:24]}", FunctionDelta(name=piece.text)
-        call = ToolCallDelta(index=piece.index, id=call_id, function=function)
+        call = ToolCallDelta(index=piece.index, id=call_id, type="function", function=function)
     else:
         call = ToolCallDelta(index=piece.index, function=FunctionDelta(arguments=piece.text))
     return Delta(content=None, tool_calls=[call])
@@ -228,5 +228,5 @@ def _join_calls(deltas: Iterable[ToolCallDelta]) -> list[ResponseToolCall]:
         first, *others = group
         arguments = "".join(delta.function.arguments for delta in (first, *others))
         function = ResponseFunction(name=first.function.name or "", arguments=arguments)
-        calls.append(ResponseToolCall(id=first.id, function=function))
+        calls.append(ResponseToolCall(id=first.id or "", function=function))
     return calls

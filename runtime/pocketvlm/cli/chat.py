@@ -69,6 +69,7 @@ def chat(
             "picture_cache",
             "picture_files_size",
             "speculate",
+            "exact",
         ),
     ],
     memory: Memory = None,

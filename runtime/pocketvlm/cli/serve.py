@@ -47,6 +47,7 @@ def serve(
             "picture_cache",
             "picture_files_size",
             "speculate",
+            "exact",
             "max_pixels",
             "stuck_after",
             parallel=4,

@@ -127,21 +127,18 @@ class FunctionDelta(_Answer):
 
 
 class ToolCallDelta(_Answer):
-    """A piece of the tool call number `index`.
-
-    The first piece has the name and the id. In the others the id is empty, because clients concatenate ids.
-    """
+    """A piece of the tool call number `index`. Only the first has an id, a type and a name: clients add texts up."""
 
     index: int
-    id: str = ""
-    type: Literal["function"] = "function"
+    id: _Omitted[str] = None
+    type: _Omitted[Literal["function"]] = None
     function: FunctionDelta
 
 
 class Delta(_Answer):
-    """New content, which may be empty, or pieces of tool calls."""
+    """New content, which may be empty, or pieces of tool calls. Only a choice's first delta has a role."""
 
-    role: Literal["assistant"] = "assistant"
+    role: _Omitted[Literal["assistant"]] = None
     content: _Omitted[str] = ""
     reasoning_content: _Omitted[str] = None
     tool_calls: _Omitted[list[ToolCallDelta]] = None
