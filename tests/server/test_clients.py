@@ -144,9 +144,8 @@ def test_openai_tools(client: openai.OpenAI) -> None:
     assert again.id.startswith("call_")
     assert (again.function.name, again.function.arguments) == ("paint", call.function.arguments)
     result = {"role": "tool", "tool_call_id": call.id, "content": "done"}
-    said = {**streamed.model_dump(), "role": "assistant"}
-    assert "parsed_arguments" in said["tool_calls"][0]["function"]
-    messages = [*messages, said, result]
+    assert "parsed_arguments" in again.function.model_dump()
+    messages = [*messages, streamed, result]
     assert client.chat.completions.create(model="iota", messages=messages, tools=[PAINT], max_tokens=5).choices
 
 
