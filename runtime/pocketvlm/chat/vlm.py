@@ -265,8 +265,9 @@ class VLM:
 
     def _remember(self, request: ChatRequest, completion: ChatCompletion) -> None:
         answer = completion.choices[0].message.model_dump(exclude_none=True)
-        if answer.get("content") or answer.get("tool_calls"):
-            messages = ChatRequest.parse(with_answer(request, answer)).messages
+        conversation = with_answer(request, answer)
+        if conversation[-1].get("content") or conversation[-1].get("tool_calls"):
+            messages = ChatRequest.parse(conversation).messages
             # The fields say how that answer began, not the next one.
             fields = {"messages": messages, "continue_final_message": None, "add_generation_prompt": None}
             self._last_request = request.model_copy(update=fields)

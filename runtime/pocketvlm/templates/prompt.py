@@ -109,6 +109,7 @@ class ChatTemplate:
                 self._accepts[role] = (False, True)
                 self._first_part_only.add(role)
         self.takes_system = any(self._accepts["system"])
+        self._takes_late_system = self._probe_late_system()
         self._places_pictures = image_token is not None and self._probe_picture()
         self._thought_form: ThoughtForm = "fields"
         if "think" in source or "reasoning" in source or "thought" in source:
@@ -149,7 +150,7 @@ class ChatTemplate:
         write = partial(self._render_first, alternatives, tools=_traced(tools))
         errors: list[PocketVLMError] = []
         incomplete: list[tuple[Span, ...]] = []
-        for arranged in arrangements(turns):
+        for arranged in arrangements(turns, late_system_texts=self._takes_late_system):
             try:
                 if continue_final_message:
                     rendered = self._render_begun(arranged, partial(self._entries, no_content=no_content), write)
@@ -329,6 +330,20 @@ class ChatTemplate:
             return False
         # A template for strings may write out the list itself, in Python's notation.
         return all(word in user_text for word in words) and "type" not in user_text
+
+    def _probe_late_system(self) -> bool:
+        """Return False for a template that has no turn of the system, but names one if the text comes late."""
+        word = Traced("pocketvlm")
+        system, question, answer = (
+            {"role": role, "content": self._content(role, (text,), True)}
+            for role, text in (("system", word), ("user", "?"), ("assistant", "!"))
+        )
+        names = []
+        for messages in ([system, question], [question, answer, system, question], [question, system, question]):
+            with suppress(Exception):  # a template may raise anything
+                before, _, _ = self._run(messages).partition(word)
+                names.append("system" in before.casefold())
+        return not names or names[0] or not any(names)
 
     def _probe_picture(self) -> bool:
         """Return whether the template writes its placeholder once for one picture, and the text around it."""

@@ -43,17 +43,19 @@ class Turn:
 Turns: TypeAlias = tuple[Turn, ...]
 
 
-def arrangements(turns: Turns) -> Iterator[Turns]:
-    """Yield `turns`, then each different rearrangement of them, those with the fewest changes first."""
-    chosen = product(*(range(len(alternatives)) for alternatives in _CHANGES))
+def arrangements(turns: Turns, *, late_system_texts: bool = True) -> Iterator[Turns]:
+    """Yield `turns`, then each different rearrangement of them, those with the smallest changes first.
+
+    Without `late_system_texts`, those that have a system text behind another turn are left out.
+    """
     seen = set()
-    for choice in sorted(chosen, key=sum):
+    for changes in _COMBINATIONS:
         arranged = turns
-        for alternatives, number in zip(_CHANGES, choice, strict=True):
-            arranged = alternatives[number](arranged)
+        for _, change in changes:
+            arranged = change(arranged)
         # Traced strings compare by their characters, so the key has what else can differ.
         key = tuple((turn.role, turn.pieces, len(turn.calls), turn.thought) for turn in arranged)
-        if key not in seen:
+        if key not in seen and (late_system_texts or not any(turn.role in SYSTEM_ROLES for turn in arranged[1:])):
             seen.add(key)
             yield arranged
 
@@ -109,14 +111,17 @@ def _join_neighbours(turns: Turns) -> Turns:
 
 
 def _fill_gaps(turns: Turns) -> Turns:
-    """Join neighbours, and let an empty question come before an answer, and an empty answer behind a tool's result."""
+    """Let empty turns come between two questions or two answers, and before an answer at the beginning.
+
+    Calls and their results do not count, as in the templates that check this.
+    """
     filled: list[Turn] = []
-    for turn in _join_neighbours(turns):
-        before = filled[-1].role if filled else "system"
-        if turn.role == "assistant" and before in SYSTEM_ROLES:
-            filled.append(Turn("user", ("",)))
-        elif turn.role == "user" and before == "tool":
-            filled.append(Turn("assistant", ("",)))
+    last = "assistant"
+    for turn in turns:
+        if turn.role in ("user", "assistant") and not turn.calls:
+            if turn.role == last:
+                filled.append(Turn("assistant" if last == "user" else "user", ("",)))
+            last = turn.role
         filled.append(turn)
     return tuple(filled)
 
@@ -227,11 +232,22 @@ def _join(first: Turn, second: Turn) -> Turn:
     )
 
 
-# For each kind of change: none, then what changes more and more.
-_CHANGES: tuple[tuple[Callable[[Turns], Turns], ...], ...] = (
-    (_unchanged, _drop_thoughts),
-    (_unchanged, _separate_calls, _make_one_call_at_a_time),
-    (_unchanged, _give_users_pictures, _give_earlier_users_pictures),
-    (_unchanged, _hoist_system_texts, _tell_users_later_system_texts, _tell_users_system_texts),
-    (_unchanged, _join_neighbours, _fill_gaps),
+# Of each kind of change one is made. The first number is how much it changes.
+_CHANGES: tuple[tuple[tuple[int, Callable[[Turns], Turns]], ...], ...] = (
+    ((0, _unchanged), (1, _drop_thoughts)),
+    ((0, _unchanged), (1, _give_users_pictures), (5, _give_earlier_users_pictures)),
+    (
+        (0, _unchanged),
+        (1, _hoist_system_texts),
+        (2, _tell_users_later_system_texts),
+        (3, _tell_users_system_texts),
+    ),
+    ((0, _unchanged), (1, _join_neighbours)),
+    ((0, _unchanged), (1, _separate_calls), (2, _make_one_call_at_a_time)),
+    ((0, _unchanged), (2, _fill_gaps)),
+)
+# Gaps between neighbours that can be joined are not filled.
+_COMBINATIONS = sorted(
+    (changes for changes in product(*_CHANGES) if (1, _join_neighbours) in changes or (2, _fill_gaps) not in changes),
+    key=lambda changes: sum(cost for cost, _ in changes),
 )
