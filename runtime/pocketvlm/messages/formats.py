@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -16,6 +16,8 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 class TextFormat(Frozen):
     type: Literal["text"]
 
+    is_strict: ClassVar[bool] = False
+
     def content_schema(self) -> None:
         """Return None: the content is free text."""
 
@@ -25,6 +27,8 @@ class JsonObjectFormat(Frozen):
 
     Text Generation Inference called it json.
     """
+
+    is_strict: ClassVar[bool] = False
 
     type: Literal["json_object", "json"]
     value: JsonObject | None = None
@@ -74,6 +78,11 @@ class JsonSchemaFormat(Frozen):
             return self.schema_ or ANY_OBJECT, "schema"
         schema = self.json_schema.schema_
         return ANY_OBJECT if schema is None else schema, "json_schema.schema"
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether what cannot be enforced is an error."""
+        return bool(self.strict if self.json_schema is None else self.json_schema.strict)
 
 
 ResponseFormat = Annotated[
