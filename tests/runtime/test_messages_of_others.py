@@ -223,6 +223,12 @@ def test_what_is_no_object_stays_text(template: str, arguments: str) -> None:
     assert arguments in prompt
 
 
+def test_calls_of_custom_tools() -> None:
+    call = {"id": "1", "type": "custom", "custom": {"name": "sql", "input": "select 1"}}
+    [same] = said(None, tool_calls=[call]).tool_calls
+    assert (same.function.name, same.function.arguments) == ("sql", {"input": "select 1"})
+
+
 def test_arguments_in_hugging_faces_form() -> None:
     call = {"id": "1", "function": {"name": "f", "parameters": {"a": 1}, "description": "d"}}
     [same] = said(None, tool_calls=[call]).tool_calls

@@ -49,12 +49,24 @@ class ToolCall(Open):
     index: Dropped = None  # clients keep it from a stream
 
 
+_CUSTOM = {
+    "type": "object",
+    "required": ["custom"],
+    "properties": {"custom": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}},
+}
+ToolCalls = tuple[Annotated[ToolCall, AlsoTakes(_CUSTOM)], ...]
+
+
 def readable_call(call: object) -> tuple[object, str]:
     """Return a call of the request whose arguments are an object, and the text of arguments that are none.
 
     What is no call at all stays as it is, for the schema to refuse.
     """
     call = fields_of(call)
+    if isinstance(call, Mapping) and isinstance(custom := fields_of(call.get("custom")), Mapping):
+        # OpenAI's custom tools take free text.
+        as_function = {"name": custom.get("name"), "arguments": {"input": custom.get("input")}}
+        return {**call, "type": "function", "function": as_function}, ""
     if not isinstance(call, Mapping) or not isinstance(function := fields_of(call.get("function")), Mapping):
         return call, ""
     key = "parameters" if "parameters" in function and function.get("arguments") is None else "arguments"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Tag, ValidationInfo, field_validator, model_validator
 
 from pocketvlm.messages.base import Dropped, Flag, Open, Text, by_field, fields_of
-from pocketvlm.messages.calls import ToolCall, readable_call
+from pocketvlm.messages.calls import ToolCalls, readable_call
 from pocketvlm.messages.parts import THOUGHTS, Content, beside_content
 
 
@@ -66,7 +66,7 @@ class AssistantMessage(_Message):
 
     role: Literal["assistant"]
     content: Content | None = None
-    tool_calls: tuple[ToolCall, ...] | None = None
+    tool_calls: ToolCalls | None = None
     reasoning_content: Text | None = None
     name: Text | None = None
     reasoning: Text | None = None
@@ -107,7 +107,7 @@ class AssistantMessage(_Message):
 
     @field_validator("tool_calls")
     @classmethod
-    def _none_for_empty(cls, value: tuple[ToolCall, ...] | None, info: ValidationInfo) -> tuple[ToolCall, ...] | None:
+    def _none_for_empty(cls, value: ToolCalls | None, info: ValidationInfo) -> ToolCalls | None:
         if value == () and info.data.get("content") is None:
             raise ValueError("must not be empty where there is no content")
         return value or None
