@@ -121,6 +121,7 @@ class CompletionBuilder:
             choices=choices,
             usage=usage,
             timings=timings,
+            not_enforced=list(self._compiled.not_enforced) if timings and self._compiled.not_enforced else None,
         )
 
     def _usage(self) -> Usage:
@@ -187,6 +188,7 @@ def fold(chunks: Iterable[ChatCompletionChunk], request: ChatRequest) -> ChatCom
         choices=[choice.join() for choice in choices],
         usage=chunk.usage,
         timings=chunk.timings,
+        not_enforced=chunk.not_enforced,
     )
 
 

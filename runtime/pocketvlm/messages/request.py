@@ -100,6 +100,7 @@ class ChatRequest(Frozen):
     """A chat request. None means the default of every field.
 
     Sampling follows llama.cpp's chain: penalties, top-k, top-p, min-p, temperature, draw. Temperature 0 is greedy.
+    JSON of a schema or of a tool call is compact; `json_whitespace` "pretty" allows spaces and line breaks in it.
     With `ignore_eos`, as in vLLM, the answer continues after its end up to its limit: for measurements.
     """
 
@@ -127,6 +128,7 @@ class ChatRequest(Frozen):
     stream: Flag | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    json_whitespace: Literal["compact", "pretty"] | None = None
     tools: tuple[Tool, ...] | None = None
     tool_choice: ToolChoice | None = None
     tool_prompt: Text | None = None

@@ -106,6 +106,8 @@ class Timings(_Answer):
 
 
 class ChatCompletion(_Answer):
+    """`not_enforced` are the paths of keywords in the request's schemas that the answer may not follow."""
+
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
@@ -114,6 +116,7 @@ class ChatCompletion(_Answer):
     choices: list[Choice]
     usage: Usage
     timings: Timings
+    not_enforced: _Omitted[list[str]] = None
 
     @property
     def text(self) -> str:
@@ -155,6 +158,8 @@ class ChunkChoice(_Answer):
 
 
 class ChatCompletionChunk(_Answer):
+    """`not_enforced`, as in a completion, comes with the timings."""
+
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
@@ -163,6 +168,7 @@ class ChatCompletionChunk(_Answer):
     choices: list[ChunkChoice]
     usage: Usage | None = None
     timings: Timings | None = None
+    not_enforced: _Omitted[list[str]] = None
 
     @property
     def text(self) -> str:

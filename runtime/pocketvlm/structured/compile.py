@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from typing import Any
 
 from pocketvlm.messages import ChatRequest, Message, ResponseFormat, Tool
-from pocketvlm.native.grammar import Constraint
+from pocketvlm.native.grammar import Constraint, SchemaRule
 from pocketvlm.structured.output_parser import THINK, THINK_END, OutputParser
-from pocketvlm.structured.schema import json_rule
+from pocketvlm.structured.schema import KEYWORDS, compile_schema
 from pocketvlm.structured.tool_call_format import HERMES, ToolCallFormat
 from pocketvlm.structured.tools import (
+    argument_schemas,
     call_rules,
     calls_as_text,
     describe_tools,
@@ -21,13 +23,17 @@ from pocketvlm.structured.tools import (
 )
 from pocketvlm.templates.prompt import ChatTemplate, Span, TextSpan
 
+logger = logging.getLogger(__name__)
 _DEFAULT_FIELDS = {"name": "", "description": "", "parameters": {"type": "object", "properties": {}}}
 _ANY_TEXT = r"/(.|\n)*/"
 
 
 @dataclass(frozen=True)
 class CompiledRequest:
-    """`spans` is the prompt, `constraint` the grammar of the answer, if it has one."""
+    """`spans` is the prompt, `constraint` the grammar of the answer, if it has one.
+
+    `not_enforced` are the paths of the keywords of schemas that the grammar leaves out.
+    """
 
     spans: tuple[Span, ...]
     constraint: Constraint | None
@@ -35,6 +41,7 @@ class CompiledRequest:
     _thinks: bool
     _thinking: bool
     _stops: tuple[str, ...]
+    not_enforced: tuple[str, ...] = ()
 
     def output_parser(self) -> OutputParser:
         """Return a parser for one answer."""
@@ -76,41 +83,64 @@ def compile_request(
     )
     last = spans[-1] if spans else None
     thinking = isinstance(last, TextSpan) and last.special and last.text.rstrip().endswith(THINK)
-    constraint = _constraint(request, call_format, thinks=template.thinks, thinking=thinking)
+    constraint, not_enforced = _constraint(request, call_format, thinks=template.thinks, thinking=thinking)
+    if not_enforced:  # property names are the client's, keywords are not
+        keywords = sorted({path.rpartition(".")[2] for path in not_enforced} & KEYWORDS)
+        logger.warning("schemas of this request are not enforced wholly: %s", ", ".join(keywords) or "some parts")
     # A stop string would cut content that must be complete.
     stops = () if _content_schema(request.response_format) else request.stop or ()
-    return CompiledRequest(spans, constraint, call_format if tools else None, template.thinks, thinking, stops)
+    return CompiledRequest(
+        spans, constraint, call_format if tools else None, template.thinks, thinking, stops, tuple(not_enforced)
+    )
 
 
 def _offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
     return () if request.tool_choice == "none" else request.tools or ()
 
 
-def _content_schema(response_format: ResponseFormat | None) -> tuple[Any, str] | None:
-    """Return the schema of the content and the path of its field; None where the content is free text."""
+@dataclass(frozen=True)
+class _ContentSchema:
+    """The schema of the content, and the path of its field."""
+
+    schema: Any
+    param: str
+    strict: bool = False
+
+
+def _content_schema(response_format: ResponseFormat | None) -> _ContentSchema | None:
+    """Return None where the content is free text."""
     if response_format is None or response_format.type == "text":
         return None
-    schema, param = None, "response_format"
     if response_format.type == "json_schema":
-        schema, param = response_format.json_schema.schema_, "response_format.json_schema.schema"
-    elif response_format.value is not None:
-        schema, param = response_format.value, "response_format.value"
-    return {"type": "object"} if schema is None else schema, param
+        given = response_format.json_schema
+        return _ContentSchema(_or_any(given.schema_), "response_format.json_schema.schema", bool(given.strict))
+    return _ContentSchema(
+        _or_any(response_format.value), "response_format" if response_format.value is None else "response_format.value"
+    )
+
+
+def _or_any(schema: Any) -> Any:
+    return {"type": "object"} if schema is None else schema
 
 
 def _constraint(
     request: ChatRequest, call_format: ToolCallFormat, *, thinks: bool, thinking: bool
-) -> Constraint | None:
-    """Return the grammar of the answer; None where any text will do."""
+) -> tuple[Constraint | None, list[str]]:
+    """Return the grammar of the answer, None where any text will do, and what of schemas it does not enforce."""
     tools, choice = _offered_tools(request), request.tool_choice or "auto"
     must_call = bool(tools) and choice != "auto"
-    content_schema = _content_schema(request.response_format)
+    content = _content_schema(request.response_format)
+    pretty = request.json_whitespace == "pretty"
     rules: list[str] = []
+    schemas: list[SchemaRule] = []
+    not_enforced: list[str] = []
     alternatives: list[str] = []
     param = "tools"
-    if content_schema is not None and not must_call:
-        schema, param = content_schema
-        rules.append(f"body: {json_rule(schema, param)}")
+    if content is not None and not must_call:
+        param = content.param
+        compiled = compile_schema(content.schema, param, owner="response_format", strict=content.strict, pretty=pretty)
+        schemas.append(SchemaRule("body", compiled.rule, param))
+        not_enforced += compiled.left_out
         alternatives.append("body")
     if tools:
         chosen = list(range(len(tools)))
@@ -119,20 +149,23 @@ def _constraint(
             chosen = [i for i in chosen if tools[i].function.name == choice.function.name][:1]
             several = False
         rules.append(call_rules(tools, chosen, call_format, several=several))
-        if must_call or content_schema is not None:
+        arguments, left_out = argument_schemas(tools, chosen, pretty=pretty)
+        schemas += arguments
+        not_enforced += left_out
+        if must_call or content is not None:
             alternatives.append(f"{call_format.rule(call_format.mark)} calls")
         else:
             rules += _free_text_rules(call_format, thinks=thinks)
             alternatives += ["FREE", "trigger calls"]
-    if not rules:
-        return None
+    if not alternatives:
+        return None, []
     thought = ""
     if thinking or thinks:
         opening = "" if thinking else THINK
         rules.append(f"thought[lazy]: /{opening}(.|\\n)*{THINK_END.replace('/', chr(92) + '/')}/")
         thought = "thought /\\n{0,2}/ " if thinking else "(thought /\\n{0,2}/)? "
     start = f"start: {thought}({' | '.join(alternatives)})"
-    return Constraint("\n".join(["%llguidance {}", start, *rules]), param)
+    return Constraint("\n".join(["%llguidance {}", start, *rules]), param, tuple(schemas)), not_enforced
 
 
 def _free_text_rules(call_format: ToolCallFormat, *, thinks: bool) -> list[str]:
