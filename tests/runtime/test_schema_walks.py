@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from typing import Any
 
 import jsonschema
-import llguidance
 import numpy as np
 import pytest
 
-from pocketvlm.structured.schema import compile_schema
+from byte_grammar import BYTES, matcher
+from pocketvlm.structured.schema import CompiledSchema, compile_schema
 
-BYTES = llguidance.LLTokenizer("byte")
 MAX_BYTES = 600
 NAMES = ["a", "b", "kind", "long name", 'quo"te', "é", "back\\slash"]
 PIECES = [
@@ -116,17 +116,17 @@ def schema(rng: random.Random, depth: int) -> Any:
             return tagged(rng, depth)
 
 
-def walk(rule: str, rng: random.Random) -> str | None:
+def walk(compiled: CompiledSchema, rng: random.Random) -> str | None:
     """Write what the masks allow, byte by byte; None where that has no end, or where nothing fits the schema."""
-    matcher = llguidance.LLMatcher(BYTES, f"%llguidance {{}}\nstart: {rule}", log_level=0)
+    state = matcher(compiled)
     text = bytearray()
     mask = np.zeros((BYTES.vocab_size + 31) // 32, np.int32)
-    while not matcher.is_error():
-        if matcher.is_accepting() and (matcher.is_stopped() or rng.random() < 0.3):
+    while not state.is_error():
+        if state.is_accepting() and (state.is_stopped() or rng.random() < 0.3):
             return text.decode()
-        if len(text) > MAX_BYTES or matcher.is_stopped():
+        if len(text) > MAX_BYTES or state.is_stopped():
             return None
-        matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        state.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         allowed = np.flatnonzero(np.unpackbits(mask.view(np.uint8), bitorder="little")[:256]).tolist()
         if not allowed:
             return None
@@ -135,7 +135,7 @@ def walk(rule: str, rng: random.Random) -> str | None:
         draw = rng.random()
         choices = ends if ends and draw < (0.35 if len(text) < 100 else 0.8) else common if draw < 0.8 else allowed
         byte = rng.choice(choices or allowed)
-        matcher.consume_token(byte)
+        state.consume_token(byte)
         text.append(byte)
     return None
 
@@ -153,24 +153,31 @@ def check(seed: int) -> int:
     if made["$defs"]["shared"] == {"$ref": "#/$defs/shared"}:
         made["$defs"]["shared"] = True
     compiled = compile_schema(made, "schema")
-    assert not {path.rpartition(".")[2] for path in compiled.left_out} - {"minProperties", "maxProperties", "oneOf"}
+    assert not {path.rpartition(".")[2] for path in compiled.left_out} - {
+        "minProperties",
+        "maxProperties",
+        "oneOf",
+        "enum",
+    }
     if compiled.left_out:
         return 0
     validator = jsonschema.Draft202012Validator(made, format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER)
-    texts = [text for _ in range(6) if (text := walk(compiled.rule, rng)) is not None]
+    texts = [text for _ in range(6) if (text := walk(compiled, rng)) is not None]
     for text in texts:
         value = json.loads(text)
         errors = [error.message for error in validator.iter_errors(value)]
         assert not errors, (seed, text, errors, made)
-        assert text == json.dumps(value, ensure_ascii=False, separators=(",", ":")) or "." in text or "-0" in text
+        outside = re.sub(r'"(?:[^"\\]|\\.)*"', '""', text)
+        assert not re.search(r"\s", outside), text
     return len(texts)
 
 
-@pytest.mark.parametrize("seed", range(10))
+# Among them seeds that fail where a class, a number, a constant or a oneOf is passed on as it is.
+@pytest.mark.parametrize("seed", [0, 1, 5, 11, 22, 23, 24, 34, 47, 71])
 def test_every_finished_text_is_valid(seed: int) -> None:
     check(seed)
 
 
 @pytest.mark.slow
 def test_two_hundred_schemas() -> None:
-    assert sum(check(seed) for seed in range(200)) > 500
+    assert sum(check(seed) for seed in range(200)) > 900

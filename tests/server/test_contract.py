@@ -15,6 +15,8 @@ from PIL import Image
 from server.conftest import Server, data_uri, look, png, refused
 
 HI = [{"role": "user", "content": "hi"}]
+PATTERN = {"name": "a", "schema": {"type": "string", "pattern": "(?=a)"}}
+FOREIGN = {"name": "other", "parameters": {"type": "object", "properties": {"x": {"not": {}}}}}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -281,6 +283,27 @@ def test_other_routes(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "not_enforced"),
+    [
+        (
+            {"tools": [TOOL, {"type": "function", "function": FOREIGN}]},
+            ["tools.1.function.parameters.properties.x.not"],
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": PATTERN}},
+            ["response_format.json_schema.schema.pattern"],
+        ),
+        ({"response_format": {"type": "json_object", "value": {"type": "object", "properties": None}}}, None),
+    ],
+)
+def test_what_is_not_enforced_is_named(server: Server, fields: dict[str, Any], not_enforced: list[str] | None) -> None:
+    answer = server.ask("hi", max_tokens=1, **fields)
+    assert answer.get("not_enforced") == not_enforced
+    chunks = server.stream("hi", max_tokens=1, **fields)
+    assert chunks[-1].get("not_enforced") == not_enforced
+
+
+@pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
         ({"messages": []}, "messages", None),
@@ -304,20 +327,21 @@ def test_other_routes(server: Server) -> None:
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", None),
         ({"response_format": {"type": "json_object", "value": 5}}, "response_format.value", None),
         (
-            {"response_format": {"type": "json_object", "value": {"items": {"not": {}}}}},
-            "response_format.value.items.not",
+            {"response_format": {"type": "json_object", "value": {"type": "integer", "minimum": 5, "maximum": 1}}},
+            "response_format.value",
             "unsupported",
         ),
         (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"pattern": "("}}}},
-            "response_format.json_schema.schema",
+            {"response_format": {"type": "json_schema", "json_schema": {**PATTERN, "strict": True}}},
+            "response_format.json_schema.schema.pattern",
             "unsupported",
         ),
         (
-            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"if": {}}}}]},
-            "tools.0.function.parameters.if",
+            {"tools": [TOOL, {"type": "function", "function": {**FOREIGN, "strict": True}}]},
+            "tools.1.function.parameters.properties.x.not",
             "unsupported",
         ),
+        ({"json_whitespace": "wide"}, "json_whitespace", None),
         ({"tools": [{"type": "function", "function": {"name": 'a "quote"'}}]}, "tools.0.function.name", None),
         ({"tools": [TOOL], "tool_choice": {"function": {"name": "other"}}}, "tool_choice", None),
         ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice", None),

@@ -8,6 +8,9 @@ from typing import Any
 
 from pocketvlm.structured.references import References
 
+_MAX_PARTS = 300  # that are compared with each other
+_MAX_TAGS = 50  # properties that may be the tag
+
 
 def find_tag(parts: Sequence[Any], schema: Mapping[str, Any], references: References) -> str | None:
     """Return the property whose value says which part of the oneOf of `schema` an object is; None without one.
@@ -15,11 +18,11 @@ def find_tag(parts: Sequence[Any], schema: Mapping[str, Any], references: Refere
     OpenAPI's `discriminator` names it; else it is one that lists other values in each part.
     """
     objects = [part for part in parts if is_tagged(part, references)]
-    if len(objects) < 2:
+    if not 2 <= len(objects) <= _MAX_PARTS:
         return None
     discriminator = schema.get("discriminator")
     named = discriminator.get("propertyName") if isinstance(discriminator, Mapping) else None
-    for name in [named] if isinstance(named, str) else references.properties(objects[0]):
+    for name in [named] if isinstance(named, str) else references.properties(objects[0])[:_MAX_TAGS]:
         if _are_disjoint(references.values(part, name) for part in objects):
             return name
     return None
@@ -42,7 +45,9 @@ def exclude_each_other(parts: Sequence[Any], tag: str | None, references: Refere
             facts.append(({"object"}, None, references.values(part, tag)))
         else:
             facts.append((references.types(part), references.values(part), None))
-    return all(any(_are_disjoint(pair) for pair in zip(a, b, strict=True)) for a, b in combinations(facts, 2))
+    return len(facts) <= _MAX_PARTS and all(
+        any(_are_disjoint(pair) for pair in zip(a, b, strict=True)) for a, b in combinations(facts, 2)
+    )
 
 
 def _are_disjoint(sets: Iterable[set[str] | None]) -> bool:

@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from pocketvlm.structured.dialects import LeaveOut, Schema, modern
+from pocketvlm.structured.dialects import LeaveOut, Schema
+from pocketvlm.structured.formats import PATTERNS
 from pocketvlm.structured.references import References
 
 MAX_PROPERTIES = 400  # of one object
@@ -62,13 +63,13 @@ class _Names:
         names: dict[str, None] = {}
         listed = is_open = conditional = False
         stack: list[Any] = [schema]
-        seen: dict[int, Any] = {}  # keeps them alive, so that an id stays that of one schema
+        seen: set[int] = set()  # of schemas that are kept by `references`
         while stack:
             part = stack.pop()
             if not isinstance(part, Mapping) or id(part) in seen:
                 continue
-            seen[id(part)] = part
-            now = schema if part is schema else modern(part, lambda _: None)
+            now = schema if part is schema else references.modern(part)
+            seen.add(id(part))
             if part is not schema:
                 is_open |= now.get("additionalProperties", False) is not False or "patternProperties" in now
             is_open |= now.get("unevaluatedProperties", False) is not False
@@ -112,9 +113,15 @@ def write_names(schema: Schema, references: References) -> bool:
         schema.update(properties=dict.fromkeys(fitting, value), additionalProperties=False)
         return True
     [part, *others] = parts or [{}]
-    if others or not (about == {"pattern"} or (about and about <= {"minLength", "maxLength"})):
+    pattern = None
+    if about == {"pattern"}:
+        pattern = part.get("pattern")
+    elif about == {"format"}:
+        pattern = PATTERNS.get(part.get("format", ""))
+    elif about and about <= {"minLength", "maxLength"}:
+        pattern = f"(?s)^.{{{part.get('minLength', 0)},{part.get('maxLength', '')}}}$"
+    if others or pattern is None:
         return False
-    pattern = part.get("pattern", f"(?s)^.{{{part.get('minLength', 0)},{part.get('maxLength', '')}}}$")
     schema.update(patternProperties={pattern: value}, additionalProperties=False)
     return True
 

@@ -21,6 +21,7 @@ _BLANK = "\\t-\\r \\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}
 # What is certainly in \d, \w, \s, and what may be in it.
 _CERTAIN = {"d": "0-9", "w": "0-9A-Za-z_", "s": _BLANK}
 _POSSIBLE = {"d": "\\p{Nd}", "w": "\\p{Alphabetic}\\p{M}\\p{N}\\p{Pc}", "s": _BLANK + "\\x{1c}-\\x{1f}\\x{85}\\x{feff}"}
+_DECIMAL = "^(?!^[-+.]*$)"  # pydantic's: not without a digit, as nothing else follows
 _CONTROLS = {"t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r"}
 _COUNT = re.compile(r"\{(\d+)(?:(,)(\d*))?\}")
 _PROPERTY = re.compile(r"\{[A-Za-z_=]+\}")
@@ -44,11 +45,22 @@ class _Item:
     count: str = ""
 
 
-def translate(pattern: str) -> str:
-    """Return the pattern for the compiler. Raises ValueError with what the compiler cannot do."""
+def translate(pattern: str) -> list[str]:
+    """Return patterns for the compiler, all of which must match: the pattern, and what it looks ahead to at its start.
+
+    Raises ValueError with what the compiler cannot do.
+    """
+    conditions: list[str] = []
     parser = _Parser(pattern)
+    for condition in parser.look_ahead():
+        conditions.append("^" + "".join(_written(condition, at_start=True, at_end=True)))
+    if pattern.startswith(_DECIMAL):
+        parser = _Parser("^" + pattern.removeprefix(_DECIMAL))
+        conditions.append("[0-9]")
     alternation = parser.parse()
-    return "".join(_written(alternation, at_start=True, at_end=True))
+    if conditions and len(alternation.options) > 1:
+        raise ValueError("look-around in one of several alternatives is not supported")
+    return ["".join(_written(alternation, at_start=True, at_end=True)), *conditions]
 
 
 def _written(alternation: _Alternation, *, at_start: bool, at_end: bool) -> Iterator[str]:
@@ -75,6 +87,15 @@ class _Parser:
         self._text = pattern
         self._at = 0
         self._dot_all = False
+
+    def look_ahead(self) -> Iterator[_Alternation]:
+        """Parse `(?=...)` after the anchor of a pattern, as in rules for passwords, and leave the anchor in place."""
+        if self._text.startswith("^(?="):
+            self._at = 1
+            while self._text.startswith("(?=", self._at):
+                self._at += 3
+                yield _Alternation([[_Item(self.parse(1))]])
+            self._text, self._at = "^" + self._text[self._at :], 0
 
     def parse(self, depth: int = 0, opening: str = "(?:") -> _Alternation:
         """Parse up to the end, or with a `depth` up to the end of the group."""

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from pocketvlm.structured.dialects import Schema, modern
 
 _MISSING = object()
-_DEPTH = 8  # of alternatives within alternatives that are looked into
+T = TypeVar("T")
 
 
 class References:
-    """Resolves the references of one schema, its root: pointers, anchors, and its own absolute ids."""
+    """Resolves the references of one schema, its root: pointers, anchors, and its own absolute ids.
+
+    Facts about each schema are computed once: schemas refer to each other in circles. In a circle a fact is unknown.
+    """
 
     def __init__(self, root: Mapping[str, Any]) -> None:
         self._root = root
         self._named: dict[str, Any] | None = None
+        # By the id of a schema, which is kept, so that the id stays its own.
+        self._modern: dict[int, tuple[Any, Schema]] = {}
+        self._facts: dict[tuple[str, int, str | None], Any] = {}
+
+    def modern(self, schema: Mapping[str, Any]) -> Schema:
+        """Return a schema in today's keywords. Do not change it."""
+        if id(schema) not in self._modern:
+            self._modern[id(schema)] = schema, modern(schema, _ignore)
+        return self._modern[id(schema)][1]
 
     def resolve(self, reference: str) -> Any:
         """Return the schema that a reference names. Raises LookupError if it is not in this document."""
@@ -39,8 +51,11 @@ class References:
             raise LookupError(reference)
         return target
 
-    def depth(self) -> int:
-        """Return how deep references can lead: at most through everything they refer to, one after another."""
+    def depth(self, limit: int) -> int:
+        """Return how deep references can lead: at most through everything they refer to, one after another.
+
+        Beyond `limit` it is not exact.
+        """
         depth = _depth(self._root)
         references: set[str] = set()
         level: list[Any] = [self._root]
@@ -49,6 +64,8 @@ class References:
             references.update(reference for reference in given if isinstance(reference, str))
             level = [part for item in level for part in _parts(item)]
         for reference in references:
+            if depth > limit:
+                break
             with suppress(LookupError):
                 depth += 1 + _depth(self.resolve(reference))
         return depth
@@ -56,13 +73,13 @@ class References:
     def conjuncts(self, schema: Any) -> Iterator[Schema]:
         """Yield a schema and all that it must match, too: targets of references and parts of allOf, in order."""
         stack: list[Any] = [schema]
-        seen: dict[int, Any] = {}  # keeps them alive, so that an id stays that of one schema
+        seen: set[int] = set()
         while stack:
             part = stack.pop()
             if not isinstance(part, Mapping) or id(part) in seen:
                 continue
-            seen[id(part)] = part
-            now = modern(part, _ignore)
+            now = self.modern(part)
+            seen.add(id(part))
             yield now
             parts: list[Any] = []
             for key, value in now.items():
@@ -73,59 +90,75 @@ class References:
                         parts.append(self.resolve(value))
             stack += reversed(parts)
 
-    def values(self, schema: Any, name: str | None = None, depth: int = 0) -> set[str] | None:
+    def values(self, schema: Any, name: str | None = None) -> set[str] | None:
         """Return the values that fit a schema, or its property `name`, as JSON; None where it does not list them.
 
         None also for floats, arrays and objects: 1 and 1.0 are the same value in different spellings.
         """
-        for part in self.conjuncts(schema) if depth < _DEPTH else ():
-            if name is None:
-                result = _listed(part)
-            else:
-                result = self.values(part.get("properties", {}).get(name), depth=depth + 1)
+        return self._fact("values", schema, name, None, self._find_values)
+
+    def types(self, schema: Any) -> set[str] | None:
+        """Return the names of types that can fit a schema; None for all. "number" comes with "integer"."""
+        return self._fact("types", schema, None, None, self._find_types)
+
+    def requires(self, schema: Any, name: str) -> bool:
+        """Whether every object that fits has the property `name`."""
+        return self._fact("requires", schema, name, False, self._find_requires)
+
+    def properties(self, schema: Any) -> list[str]:
+        """Return the names of properties that a schema mentions."""
+        return self._fact("properties", schema, None, [], self._find_properties)
+
+    def _fact(self, kind: str, schema: Any, name: str | None, unknown: T, find: Callable[[Any, str | None], T]) -> T:
+        if not isinstance(schema, Mapping):
+            return unknown
+        self.modern(schema)  # keeps it
+        key = kind, id(schema), name
+        if key not in self._facts:
+            self._facts[key] = unknown
+            self._facts[key] = find(schema, name)
+        result: T = self._facts[key]
+        return result
+
+    def _find_values(self, schema: Any, name: str | None) -> set[str] | None:
+        for part in self.conjuncts(schema):
+            result = _listed(part) if name is None else self.values(part.get("properties", {}).get(name))
             for key in ("anyOf", "oneOf"):
                 if result is None and key in part:
-                    options = [self.values(option, name, depth + 1) for option in part[key]]
-                    if None not in options:
-                        result = {value for option in options for value in option or ()}
+                    result = _union([self.values(option, name) for option in part[key]])
             if result is not None:
                 return result
         return None
 
-    def types(self, schema: Any, depth: int = 0) -> set[str] | None:
-        """Return the names of types that can fit a schema; None for all. "number" comes with "integer"."""
-        for part in self.conjuncts(schema) if depth < _DEPTH else ():
-            names: set[str] | None = None
+    def _find_types(self, schema: Any, _: str | None) -> set[str] | None:
+        for part in self.conjuncts(schema):
+            result: set[str] | None = None
             if "type" in part:
-                names = {part["type"]} if isinstance(part["type"], str) else set(part["type"])
+                result = {part["type"]} if isinstance(part["type"], str) else set(part["type"])
             for key in ("anyOf", "oneOf"):
-                if names is None and key in part:
-                    options = [self.types(option, depth + 1) for option in part[key]]
-                    if None not in options:
-                        names = {name for option in options for name in option or ()}
-            if names is not None:
-                return names | {"integer"} if "number" in names else names
+                if result is None and key in part:
+                    result = _union([self.types(option) for option in part[key]])
+            if result is not None:
+                return result | {"integer"} if "number" in result else result
         return None
 
-    def requires(self, schema: Any, name: str, depth: int = 0) -> bool:
-        """Whether every object that fits has the property `name`."""
-        return depth < _DEPTH and any(
+    def _find_requires(self, schema: Any, name: str | None) -> bool:
+        assert name is not None
+        return any(
             name in part.get("required", ())
             or any(
-                key in part and all(self.requires(option, name, depth + 1) for option in part[key])
-                for key in ("anyOf", "oneOf")
+                key in part and all(self.requires(option, name) for option in part[key]) for key in ("anyOf", "oneOf")
             )
             for part in self.conjuncts(schema)
         )
 
-    def properties(self, schema: Any, depth: int = 0) -> list[str]:
-        """Return the names of properties that a schema mentions."""
-        names: list[str] = []
-        for part in self.conjuncts(schema) if depth < _DEPTH else ():
-            names += part.get("properties", ())
+    def _find_properties(self, schema: Any, _: str | None) -> list[str]:
+        names: dict[str, None] = {}
+        for part in self.conjuncts(schema):
+            names |= dict.fromkeys(part.get("properties", ()))
             for option in [*part.get("anyOf", ()), *part.get("oneOf", ())]:
-                names += self.properties(option, depth + 1)
-        return list(dict.fromkeys(names))
+                names |= dict.fromkeys(self.properties(option))
+        return list(names)
 
     def _names(self) -> dict[str, Any]:
         """Return schemas by `$id`, and by `$anchor` with "#" before it."""
@@ -147,6 +180,11 @@ class References:
 
 def _ignore(_: str) -> None:
     pass
+
+
+def _union(sets: Sequence[set[str] | None]) -> set[str] | None:
+    known = [values for values in sets if values is not None]
+    return {value for values in known for value in values} if len(known) == len(sets) else None
 
 
 def _listed(schema: Mapping[str, Any]) -> set[str] | None:

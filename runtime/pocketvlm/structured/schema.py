@@ -27,6 +27,7 @@ from pocketvlm.structured.references import References
 Tags: TypeAlias = "tuple[str, ...]"
 
 MAX_SCHEMA = 1 << 17  # characters
+MAX_PARTS = 20_000  # schemas within it, each counted where it is used
 MAX_DEPTH = 500  # levels, with those behind references: the compiler recurses on the process's stack
 # White space where a caller asks for readable JSON: one space, or a line break and indentation.
 _PRETTY = {"whitespace_pattern": r"( |\n {0,16}|\n\t{0,8})"}
@@ -119,6 +120,7 @@ class _Rewriter:
         self._references = References(root)
         self._definitions: dict[tuple[int, bool, Tags], _Definition] = {}
         self._pending: list[_Definition] = []
+        self._count = 0
         self.left_out: list[str] = []
 
     def rewrite(self, *, is_object: bool) -> Schema:
@@ -137,7 +139,7 @@ class _Rewriter:
 
     def check_depth(self) -> None:
         """Raises UnsupportedError."""
-        if (depth := self._references.depth()) > MAX_DEPTH:
+        if (depth := self._references.depth(MAX_DEPTH)) > MAX_DEPTH:
             raise UnsupportedError(
                 f"the schema is too deep: {depth:,} levels with references; at most {MAX_DEPTH} are supported",
                 self._param,
@@ -162,6 +164,9 @@ class _Rewriter:
         `is_open`: others apply to the same value, so it must not exclude properties that it does not name. `tags`:
         properties that the value, an object, has in any case.
         """
+        self._count += 1
+        if self._count > MAX_PARTS:
+            raise UnsupportedError(f"the schema is too large: it has over {MAX_PARTS:,} parts", self._param)
         if value is None or isinstance(value, bool):
             return value is not False
         if not isinstance(value, Mapping):
@@ -299,7 +304,7 @@ class _Rewriter:
             written = name
             if key == "patternProperties":
                 try:
-                    written = translate(name)
+                    [written] = translate(name)
                 except ValueError as error:
                     self._leave_out(path, name, str(error))
                     continue
@@ -308,7 +313,8 @@ class _Rewriter:
 
     def _pattern(self, pattern: str, path: str, result: Schema) -> None:
         try:
-            _add_pattern(translate(pattern), result)
+            for part in translate(pattern):
+                _add_pattern(part, result)
         except ValueError as error:
             self._leave_out(path, "pattern", str(error))
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from pocketvlm.errors import UnsupportedError
 from pocketvlm.messages import (
     AssistantMessage,
     Content,
@@ -64,21 +66,27 @@ def argument_schemas(
 ) -> tuple[list[SchemaRule], list[str]]:
     """Return a rule for the arguments of each chosen tool, and the paths of what none of them enforces.
 
-    Raises UnsupportedError for a tool with `strict: true` that cannot be enforced, and for one that is too large.
+    Raises UnsupportedError for a tool with `strict: true` that cannot be enforced.
     """
     rules: list[SchemaRule] = []
     left_out: list[str] = []
     for i in chosen:
         function, param = tools[i].function, f"tools.{i}.{tools[i].parameters_field}"
-        compiled = compile_schema(
-            _NO_ARGUMENTS if function.parameters is None else function.parameters,
-            param,
-            owner=f'the tool "{function.name}"',
-            strict=bool(function.strict),
-            pretty=pretty,
-            is_object=True,
-        )
-        weaker = None if function.strict else compile_schema(_ANY_OBJECT, param, pretty=pretty).rule
+        any_object = compile_schema(_ANY_OBJECT, param, pretty=pretty)
+        try:
+            compiled = compile_schema(
+                _NO_ARGUMENTS if function.parameters is None else function.parameters,
+                param,
+                owner=f'the tool "{function.name}"',
+                strict=bool(function.strict),
+                pretty=pretty,
+                is_object=True,
+            )
+        except UnsupportedError:
+            if function.strict:
+                raise
+            compiled = replace(any_object, left_out=(param,))  # too large
+        weaker = None if function.strict else any_object.rule
         rules.append(SchemaRule(f"arguments_{i}", compiled.rule, param, weaker))
         left_out += compiled.left_out
     return rules, left_out
