@@ -65,6 +65,12 @@ LEFT_OUT = [
     ({"$ref": "#/$defs/none"}, "$ref", "1", "x"),
     ({"type": "strin"}, "type", "1", "x"),
     ({"type": "string", "minLength": -1}, "minLength", '""', "1"),
+    (
+        {"type": "object", "properties": {"a": {"type": "null"}}, "required": ["b"], "additionalProperties": False},
+        "required",
+        '{"a":null}',
+        '{"b":1}',
+    ),
     ({"enum": []}, "enum", "1", "x"),
     ({"const": 2**53 + 1}, "const", "1", "x"),
     ({"type": "number", "multipleOf": 1e-20}, "multipleOf", "1.5", '"x"'),
