@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -148,7 +149,7 @@ def test_person_with_a_picture(vlm: VLM) -> None:
 
 def test_any_object(vlm: VLM) -> None:
     for fields in ({"type": "json_object"}, form(None)):
-        answer = vlm.chat(HI, response_format=fields, max_tokens=300)
+        answer = vlm.chat(HI, response_format=fields, json_whitespace="pretty", max_tokens=300)
         assert answer.choices[0].finish_reason == "stop"
         assert isinstance(json.loads(answer.text), dict)
     assert vlm.chat(HI, response_format={"type": "text"}).text == vlm.chat(HI).text
@@ -412,11 +413,10 @@ def named(name: str) -> dict[str, Any]:
 
 def test_json_is_compact_or_pretty(vlm: VLM) -> None:
     fields: Any = {"response_format": form(PERSON), "max_tokens": 900, "temperature": 1.9, "seed": 3}
-    compact = vlm.chat(HI, **fields).text
-    assert compact == json.dumps(json.loads(compact), separators=(",", ":"), ensure_ascii=False)
+    assert not re.search(r"\s", vlm.chat(HI, **fields).text)
     pretty = vlm.chat(HI, json_whitespace="pretty", **fields).text
     jsonschema.validate(json.loads(pretty), PERSON)
-    assert pretty != json.dumps(json.loads(pretty), separators=(",", ":"), ensure_ascii=False)
+    assert re.search(r"\s", pretty)
 
 
 # ---- many
@@ -439,7 +439,7 @@ def test_in_a_process_of_its_own(iota_bundle: Path) -> None:
         answer = vlm.chat(HI, response_format=form(PERSON), max_tokens=800)
         jsonschema.validate(json.loads(answer.text), PERSON)
         with pytest.raises(UnsupportedError) as refused:
-            vlm.chat(HI, response_format=form({"type": "string", "pattern": "("}))
+            vlm.chat(HI, response_format=form({"type": "integer", "minimum": 5, "maximum": 1}))
         assert refused.value.param == "response_format.json_schema.schema"
         stream = vlm.stream(HI, response_format=form(PERSON))
         next(stream)

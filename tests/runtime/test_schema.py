@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from contextlib import suppress
 from typing import Any
 
 import jsonschema
@@ -11,8 +13,10 @@ import pytest
 
 from byte_grammar import allows
 from pocketvlm.errors import UnsupportedError
+from pocketvlm.messages import ChatRequest
 from pocketvlm.structured.pattern import translate
-from pocketvlm.structured.schema import compile_schema
+from pocketvlm.structured.schema import CompiledSchema, compile_schema
+from pocketvlm.structured.tools import argument_schemas
 
 Texts = list[str]
 
@@ -61,6 +65,12 @@ LEFT_OUT = [
     ({"$ref": "#/$defs/none"}, "$ref", "1", "x"),
     ({"type": "strin"}, "type", "1", "x"),
     ({"type": "string", "minLength": -1}, "minLength", '""', "1"),
+    (
+        {"type": "object", "properties": {"a": {"type": "null"}}, "required": ["b"], "additionalProperties": False},
+        "required",
+        '{"a":null}',
+        '{"b":1}',
+    ),
     ({"enum": []}, "enum", "1", "x"),
     ({"const": 2**53 + 1}, "const", "1", "x"),
     ({"type": "number", "multipleOf": 1e-20}, "multipleOf", "1.5", '"x"'),
@@ -345,6 +355,57 @@ def test_arguments_are_objects() -> None:
     for given in ("object", ["object", "null"], None):
         check({"type": given, "properties": {}, "nullable": True}, ["{}"], ["null"], is_object=True, strict=True)
     check({"type": "string"}, ["{}"], ['"a"'], "type", is_object=True)
+
+
+# ---- tools, and limits
+
+
+@pytest.mark.parametrize(
+    ("parameters", "right", "wrong", "left_out"),
+    [
+        (None, ["{}"], ['{"a":1}'], []),
+        ({"type": "object"}, ["{}", '{"a":1}'], ["[]"], []),
+        ({"enum": ["x" * 100] * 2000}, ['{"a":1}'], ["[]"], ["tools.0.function.parameters"]),
+        ({"properties": {f"p{i}": {} for i in range(500)}}, ['{"a":1}'], ["[]"], ["tools.0.function.parameters"]),
+    ],
+)
+def test_arguments_of_a_tool(parameters: Any, right: Texts, wrong: Texts, left_out: Texts) -> None:
+    """What is too large to enforce affects its tool alone, and refuses a strict one."""
+    function = {"name": "f", "parameters": parameters}
+    request = ChatRequest.parse([{"role": "user", "content": "hi"}], tools=[{"type": "function", "function": function}])
+    [rule], named = argument_schemas(request.tools or (), [0], pretty=False)
+    compiled = CompiledSchema(rule.text, tuple(named))
+    assert named == left_out
+    assert all(allows(compiled, text) for text in right) and not any(allows(compiled, text) for text in wrong)
+    if left_out:
+        strict = ChatRequest.parse(
+            [{"role": "user", "content": "hi"}], tools=[{"type": "function", "function": {**function, "strict": True}}]
+        )
+        with pytest.raises(UnsupportedError, match="supported"):
+            argument_schemas(strict.tools or (), [0], pretty=False)
+
+
+def circle(i: int) -> dict[str, Any]:
+    tagged = [{"type": "object", "properties": {f"t{i}": {"const": value}}} for value in (1, 2)]
+    return {"oneOf": [*tagged, {"$ref": f"#/$defs/{(i + 1) % 60}"}, {"$ref": f"#/$defs/{(i + 7) % 60}"}]}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"$ref": "#/$defs/a"}] * 200}}},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"oneOf": [{"$ref": "#/$defs/a"}] * 200}}},
+        {"$ref": "#/$defs/0", "$defs": {str(i): circle(i) for i in range(60)}},
+        {"properties": {"a": {"anyOf": [{}] * 30_000}}},
+        {"anyOf": [{"$ref": f"#/anyOf/{i}"} for i in range(4000)]},
+        {"oneOf": [{"const": f"v{i}"} for i in range(3000)]},
+    ],
+)
+def test_the_work_is_limited(schema: dict[str, Any]) -> None:
+    began = time.process_time()
+    with suppress(UnsupportedError):
+        compile_schema(schema, "s")
+    assert time.process_time() - began < 5
 
 
 # ---- patterns

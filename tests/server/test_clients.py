@@ -99,7 +99,7 @@ def test_openai_errors(client: openai.OpenAI) -> None:
         client.chat.completions.create(
             model="iota",
             messages=hi,
-            tools=[{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}],
+            tools=[{"type": "function", "function": {"name": "f", "parameters": {"not": {}}, "strict": True}}],
             stream=True,
         )
     assert tools.value.code == "unsupported"

@@ -16,8 +16,17 @@ from server.conftest import Server, data_uri, look, png, refused
 
 HI = [{"role": "user", "content": "hi"}]
 PATTERN = {"name": "a", "schema": {"type": "string", "pattern": "(?=a)"}}
+KINDS = {
+    name: {"type": "object", "properties": {"kind": {"const": name}, "n": {"type": "integer"}}, "required": ["kind"]}
+    for name in ("cat", "dog")
+}
+TAGGED = {"oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}], "$defs": KINDS}
 FOREIGN = {"name": "other", "parameters": {"type": "object", "properties": {"x": {"not": {}}}}}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+def schema_format(schema: Any, **fields: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, **fields}}
 
 
 # ---- answers
@@ -293,7 +302,12 @@ def test_other_routes(server: Server) -> None:
             {"response_format": {"type": "json_schema", "json_schema": PATTERN}},
             ["response_format.json_schema.schema.pattern"],
         ),
-        ({"response_format": {"type": "json_object", "value": {"type": "object", "properties": None}}}, None),
+        (
+            {"response_format": schema_format({"type": "string", "format": "zzz"}, strict=True)},
+            ["response_format.json_schema.schema.format"],
+        ),
+        ({"response_format": schema_format(TAGGED, strict=True)}, None),
+        ({"response_format": {"type": "json_object", "value": {"type": "OBJECT", "properties": None}}}, None),
     ],
 )
 def test_what_is_not_enforced_is_named(server: Server, fields: dict[str, Any], not_enforced: list[str] | None) -> None:
@@ -301,6 +315,19 @@ def test_what_is_not_enforced_is_named(server: Server, fields: dict[str, Any], n
     assert answer.get("not_enforced") == not_enforced
     chunks = server.stream("hi", max_tokens=1, **fields)
     assert chunks[-1].get("not_enforced") == not_enforced
+
+
+@pytest.mark.parametrize(
+    ("fields", "texts"), [({}, ['{"ok":true}', '{"ok":false}']), ({"json_whitespace": "pretty"}, [])]
+)
+def test_a_schema_that_says_little(server: Server, fields: dict[str, Any], texts: list[str]) -> None:
+    """The answer ends: no other properties, and no white space unless it is asked for."""
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    choice = server.ask("is it?", max_tokens=120, response_format=schema_format(schema), **fields)["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"]["content"] in texts or (
+        not texts and set(json.loads(choice["message"]["content"])) == {"ok"}
+    )
 
 
 @pytest.mark.parametrize(

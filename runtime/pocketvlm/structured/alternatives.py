@@ -45,6 +45,8 @@ def exclude_each_other(parts: Sequence[Any], tag: str | None, references: Refere
             facts.append(({"object"}, None, references.values(part, tag)))
         else:
             facts.append((references.types(part), references.values(part), None))
+    if _are_disjoint(values for _, values, _ in facts):
+        return True
     return len(facts) <= _MAX_PARTS and all(
         any(_are_disjoint(pair) for pair in zip(a, b, strict=True)) for a, b in combinations(facts, 2)
     )

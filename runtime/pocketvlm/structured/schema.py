@@ -187,6 +187,8 @@ class _Rewriter:
         result: Schema = {}
         if not passes_on and not is_open:
             close(schema, self._references)
+        if not combinations:
+            self._forget_impossible(schema, path)
         inner_open = is_open if passes_on else True
         inner_tags = tags if passes_on else ()
         names = schema.get("type")
@@ -233,6 +235,14 @@ class _Rewriter:
         names = [name for name, part in schema.get("properties", {}).items() if is_required_by_draft_3(part)]
         if names:
             schema["required"] = list(dict.fromkeys([*schema.get("required", ()), *names]))
+
+    def _forget_impossible(self, schema: Schema, path: str) -> None:
+        """Require no property that the same schema excludes: most often a name that is misspelt."""
+        if schema.get("additionalProperties") is False and "patternProperties" not in schema:
+            possible = [name for name in schema.get("required", ()) if name in schema.get("properties", {})]
+            if len(possible) < len(schema.get("required", ())):
+                self._leave_out(path, "required", "it names properties that are not there")
+                schema["required"] = possible
 
     def _infer_type(self, schema: Schema) -> None:
         """Add the type that the other keywords are about: they say nothing of values of other types."""
