@@ -133,6 +133,35 @@ def test_any_schema(vlm: VLM, schemas: list[Any], seed: int) -> None:
         assert "stop" in list(pool.map(ask, range(4)))
 
 
+@pytest.mark.parametrize("begun", ['{"name": "Al', '{\n  "name" : "Anna",\n  "age": 4', '{"name":"Bob",', "{", "[1"])
+def test_a_begun_answer_goes_on(vlm: VLM, begun: str) -> None:
+    messages = [*HI, {"role": "assistant", "content": begun}]
+    schema = {
+        **PERSON,
+        "required": ["name", "age"],
+        "properties": {k: PERSON["properties"][k] for k in ("name", "age")},
+    }
+    asked: Any = {"response_format": form(schema), "max_tokens": 100, "temperature": 1.5, "seed": 1}
+    if begun == "[1":
+        with pytest.raises(RequestError, match="does not begin an answer") as refused:
+            vlm.chat(messages, **asked)
+        assert refused.value.param == "messages"
+        return
+    answer = vlm.chat(messages, **asked)
+    jsonschema.validate(json.loads(begun + answer.text), schema)
+    assert vlm.conversation == [*HI, {"role": "assistant", "content": begun + answer.text}]
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+def test_a_whole_answer_ends_at_once(vlm: VLM, explicit: bool) -> None:
+    messages = [*HI, {"role": "assistant", "content": '{"name": "Anna"}'}]
+    schema = {"type": "object", "properties": {"name": {"const": "Anna"}}, "required": ["name"]}
+    fields: Any = {"continue_final_message": True} if explicit else {}
+    closed = form({**schema, "additionalProperties": False})
+    choice = vlm.chat(messages, response_format=closed, max_tokens=50, **fields).choices[0]
+    assert (choice.message.content == "") == explicit and choice.finish_reason == "stop"
+
+
 def test_person_with_a_picture(vlm: VLM) -> None:
     content = [{"type": "image", "image": Image.new("RGB", (64, 64), "red")}, {"type": "text", "text": "Who?"}]
     asked = [{"role": "user", "content": content}]

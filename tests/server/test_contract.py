@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 import zlib
 from typing import Any
@@ -88,6 +89,15 @@ def test_detail_and_max_image_tokens(server: Server, sample_uri: str) -> None:
     assert tokens(detail="low") < tokens(detail="high")
     assert tokens(detail="high", max_image_tokens=40) <= 40
     assert tokens(detail=None) == tokens(detail="auto")
+
+
+@pytest.mark.parametrize("fields", [{}, {"continue_final_message": True, "add_generation_prompt": False}])
+def test_a_begun_answer_goes_on(server: Server, fields: dict[str, Any]) -> None:
+    schema = {"type": "object", "properties": {"shape": {"const": "disc"}}, "additionalProperties": False}
+    begun = {"role": "assistant", "content": '{"shape": "di', "prefix": True, "reasoning": "Hm."}
+    body = {"messages": [*HI, begun], "response_format": {"type": "json_object", "value": schema}, **fields}
+    rest = server.post(body).json()["choices"][0]["message"]["content"]
+    assert json.loads('{"shape": "di' + rest) == {"shape": "disc"}
 
 
 def test_length_and_choices(server: Server) -> None:

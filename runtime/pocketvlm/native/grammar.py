@@ -105,7 +105,8 @@ class Matcher:
                 self._compile(vocabulary, weaker.text)
             except EngineError:
                 raise _refusal(error, self._param) from None
-        self._begin(vocabulary, constraint.begun)
+        if constraint.begun:
+            self._begin(vocabulary, constraint.begun)
 
     def _compile(self, vocabulary: Vocabulary, grammar: str) -> None:
         """Raises EngineError."""
@@ -129,15 +130,20 @@ class Matcher:
         return rule
 
     def _begin(self, vocabulary: Vocabulary, text: str) -> None:
-        """Take the beginning of the answer. Its tokens may differ from the prompt's, because only bytes count here."""
-        tokens = _catch_panic(lambda: vocabulary.tokenizer.greedy_tokenize(text)) if text else []
-        if not tokens:
-            return
-        if _catch_panic(lambda: self._raw.try_consume_tokens(tokens)) < len(tokens):
+        """Take the beginning of the answer. Its tokens may differ from the prompt's, because only bytes count here.
+
+        Raises RequestError where the grammar does not allow it.
+        """
+        try:
+            tokens = _catch_panic(lambda: vocabulary.tokenizer.greedy_tokenize(text))
+            allowed = _catch_panic(lambda: self._raw.try_consume_tokens(tokens)) == len(tokens)
             self._check()
+            if allowed and not self.complete:
+                self._compute_mask()
+        except EngineError:
+            allowed = False
+        if not allowed:
             raise RequestError(f"the last one does not begin an answer that {self._param} allows", "messages")
-        if not self.complete:
-            self._compute_mask()
 
     @property
     def complete(self) -> bool:

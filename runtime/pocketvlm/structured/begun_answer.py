@@ -49,10 +49,11 @@ def with_answer(request: ChatRequest, answer: Mapping[str, Any]) -> list[Any]:
     if begun is None:
         return [*(request.messages[:-1] if is_placeholder(request) else request.messages), answer]
     text, thought = text_of(begun), begun.thought
+    content = answer.get("content")
     if text.strip():
-        content = text + (answer.get("content") or "")
+        content = text + (content or "")
     else:
-        content, thought = answer.get("content"), thought + answer.get("reasoning_content", "")
+        thought += answer.get("reasoning_content", "")
     whole = {**answer, "content": content, "reasoning_content": thought or None}
     return [*request.messages[:-1], {key: value for key, value in whole.items() if value is not None}]
 

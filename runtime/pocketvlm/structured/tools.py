@@ -130,9 +130,9 @@ def calls_as_text(messages: Sequence[Message]) -> list[Message]:
             content = _joined(*said, "\n".join(calls))
             changed.append(message.model_copy(update={"content": content, "tool_calls": None}))
         elif isinstance(message, ToolMessage):
-            result: list[Content] = ["<tool_response>\n", message.content, "\n</tool_response>"]
+            result: list[Content | None] = ["<tool_response>\n", message.content, "\n</tool_response>"]
             if after_result:  # results that follow each other become one message
-                result = [changed.pop().content or "", "\n", *result]
+                result = [changed.pop().content, "\n", *result]
             changed.append(UserMessage(role="user", content=_joined(*result)))
         else:
             changed.append(message)

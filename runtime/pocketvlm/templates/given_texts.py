@@ -48,7 +48,9 @@ def missing(texts: Sequence[GivenText], prompt: str) -> list[GivenText]:
         given
         for given in unseen
         if _comparable([given.text]) not in computed
-        and not any(_comparable([json.dumps(given.text, ensure_ascii=ascii)[1:-1]]) in computed for ascii in (0, 1))
+        and not any(
+            _comparable([json.dumps(given.text, ensure_ascii=ascii)[1:-1]]) in computed for ascii in (False, True)
+        )
     ]
 
 

@@ -260,12 +260,21 @@ class ChatTemplate:
             return sandbox.joined([rendered, opening, last.thought, f"\n{THINK_END}\n\n", begun])
         return sandbox.joined([rendered, begun])
 
-    def _render_first(self, alternatives: Sequence[Mapping[str, Any]], *arguments: Any, **more: Any) -> str:
+    def _render_first(
+        self,
+        alternatives: Sequence[Mapping[str, Any]],
+        messages: list[dict[str, Any]],
+        add_generation_prompt: bool,
+        *,
+        tools: Any,
+        **more: Any,
+    ) -> str:
         """Render with the first of the `alternatives` for variables that the template does not refuse."""
-        for variables in alternatives[:-1]:
+        *others, last = ({**variables, **more} for variables in alternatives)
+        for variables in others:
             with suppress(sandbox.RefusalError):
-                return self._run(*arguments, **more, **variables)
-        return self._run(*arguments, **more, **alternatives[-1])
+                return self._run(messages, add_generation_prompt, tools, **variables)
+        return self._run(messages, add_generation_prompt, tools, **last)
 
     def _run(
         self, messages: list[dict[str, Any]], add_generation_prompt: bool = True, tools: Any = None, **variables: Any

@@ -77,25 +77,25 @@ def _hoist_system_texts(turns: Turns) -> Turns:
     return (first, *others)
 
 
-def _tell_users_later_system_texts(turns: Turns) -> Turns:
+def _give_users_later_system_texts(turns: Turns) -> Turns:
     """Put all system texts but the one at the beginning into the next turn of a user."""
-    return (*turns[:1], *_tell_users_system_texts(turns[1:]))
+    return (*turns[:1], *_give_users_system_texts(turns[1:]))
 
 
-def _tell_users_system_texts(turns: Turns) -> Turns:
+def _give_users_system_texts(turns: Turns) -> Turns:
     """Put each system text into the turn of a user that follows it, or make it one."""
-    told: list[Turn] = []
+    changed: list[Turn] = []
     open_text = False
     for turn in turns:
         is_system = turn.role in SYSTEM_ROLES
         if is_system:
             turn = replace(turn, role="user")
         if open_text and turn.role == "user":
-            told[-1] = replace(_join(told[-1], turn), name=turn.name)
+            changed[-1] = replace(_join(changed[-1], turn), name=turn.name)
         else:
-            told.append(turn)
+            changed.append(turn)
         open_text = is_system
-    return tuple(told)
+    return tuple(changed)
 
 
 def _join_neighbours(turns: Turns) -> Turns:
@@ -215,12 +215,10 @@ def _drop_thoughts(turns: Turns) -> Turns:
 
 
 def _join(first: Turn, second: Turn) -> Turn:
-    pieces = [*first.pieces]
-    rest = [*second.pieces]
-    if pieces and rest and isinstance(pieces[-1], str) and isinstance(rest[0], str):
+    pieces, rest = first.pieces, second.pieces
+    if pieces and rest and isinstance(before := pieces[-1], str) and isinstance(after := rest[0], str):
         # One text, because some templates trim each.
-        texts = [text for text in (pieces.pop(), rest.pop(0)) if text]
-        pieces.append(_BLANK_LINE.join(texts))
+        pieces, rest = (*pieces[:-1], _BLANK_LINE.join(text for text in (before, after) if text)), rest[1:]
     thoughts = [thought for thought in (first.thought, second.thought) if thought]
     return replace(
         first,
@@ -239,8 +237,8 @@ _CHANGES: tuple[tuple[tuple[int, Callable[[Turns], Turns]], ...], ...] = (
     (
         (0, _unchanged),
         (1, _hoist_system_texts),
-        (2, _tell_users_later_system_texts),
-        (3, _tell_users_system_texts),
+        (2, _give_users_later_system_texts),
+        (3, _give_users_system_texts),
     ),
     ((0, _unchanged), (1, _join_neighbours)),
     ((0, _unchanged), (1, _separate_calls), (2, _make_one_call_at_a_time)),

@@ -210,8 +210,8 @@ def test_one_call_at_a_time(answered: str) -> None:
     )
     results = [say("tool", f"{name}!", tool_call_id=name) for name in answered]
     calls = [f"[CALLS]{name}</s>" for name in [*answered, *sorted({*"fg"} - {*answered})]]
-    told = [f"[RESULT]{name}![/RESULT]" for name in answered]
-    expected = "".join(call + result for call, result in zip(calls, [*told, "", ""], strict=False))
+    results_written = [f"[RESULT]{name}![/RESULT]" for name in answered]
+    expected = "".join(call + result for call, result in zip(calls, [*results_written, "", ""], strict=False))
     assert prompt(single, [say("user", "q"), calling(None, "f", "g"), *results]) == f"[INST]q[/INST]{expected}"
 
 
@@ -256,7 +256,7 @@ def test_pictures_of_tools(after: list[Message], expected: str) -> None:
     assert prompt(SKIPS_CALLS, messages, "[IMG]") == before + expected
 
 
-def test_pictures_of_tools_that_are_told_as_text() -> None:
+def test_pictures_of_tools_that_become_text() -> None:
     messages = (say("user", None, "q"), calling(None, "f"), say("tool", "r", None), say("user", None, "s"))
     request = ChatRequest.parse([{"role": "user", "content": "x"}]).model_copy(update={"messages": messages})
     for name in ("alternating", "iota", "chatml", "mixed", "headers"):
@@ -348,6 +348,14 @@ def test_a_begun_answer_goes_on(name: str, text: str) -> None:
         assert request.output_parser().push(b" one") == [OutputPiece("content", " one")]
 
 
+def test_a_begun_answer_alone() -> None:
+    begun = ChatRequest.parse([{"role": "assistant", "content": "It was "}])
+    expected = {"alternating": "<bos><start_of_turn>user\n<end_of_turn>\n<start_of_turn>model\nIt was "}
+    for name in ("alternating", "headers", "iota", "thinking"):
+        written = whole(compile_request(begun, made(TEMPLATES[name][0])).spans)
+        assert written == expected.get(name, written) and written.endswith("It was ")
+
+
 @pytest.mark.parametrize(
     ("answer", "expected", "first"),
     [
@@ -400,7 +408,7 @@ def test_an_empty_answer_at_the_end_is_a_place_for_it(name: str) -> None:
     assert compiled(source, "").spans == compile_request(ChatRequest.parse([HI]), made(source)).spans
 
 
-def test_what_the_grammar_is_told() -> None:
+def test_the_beginning_that_the_grammar_gets() -> None:
     held = compiled(HEADERS, '{ "a b":\n"c d \\" ', response_format={"type": "json_object"})
     assert held.constraint is not None and held.constraint.begun == '{"a b":"c d \\" '
     number = compiled(HEADERS, "[ 1 ", response_format={"type": "json_object", "value": {"type": "array"}})
