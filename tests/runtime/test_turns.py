@@ -372,6 +372,10 @@ def test_a_begun_answer_of_a_model_that_thinks(answer: dict[str, Any], expected:
     )
     drops = whole(compiled(DROPS_LAST, answer).spans)
     thought = answer.get("reasoning", "") if answer["content"] else answer["reasoning_content"]
+    in_thought = DROPS_LAST.replace("{% if not (loop.last and m.role == 'assistant') %}", "").replace(
+        "{{ m.content }}{% endif %}", "{{ '<think>\n' if m.role == 'assistant' }}{{ m.content }}"
+    )
+    assert answer["content"] == "" or whole(compiled(in_thought, answer).spans) == drops
     assert drops == "<user>hi<assistant><think>\n" + thought + (f"\n</think>\n\n{JSON}" if answer["content"] else "")
 
 
@@ -405,7 +409,10 @@ def test_which_answers_go_on(answer: dict[str, Any], fields: dict[str, Any], goe
 @pytest.mark.parametrize("name", ["headers", "chatml", "iota"])
 def test_an_empty_answer_at_the_end_is_a_place_for_it(name: str) -> None:
     source = TEMPLATES[name][0]
-    assert compiled(source, "").spans == compile_request(ChatRequest.parse([HI]), made(source)).spans
+    asked = compile_request(ChatRequest.parse([HI]), made(source)).spans
+    thought = {"content": "", "reasoning": "of another model"}
+    for fields in ({}, {"add_generation_prompt": False}, {"continue_final_message": True}):
+        assert compiled(source, "", **fields).spans == compiled(source, thought, **fields).spans == asked
 
 
 def test_the_beginning_that_the_grammar_gets() -> None:

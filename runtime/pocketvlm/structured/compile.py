@@ -76,9 +76,10 @@ def compile_request(
     begun = begun_answer(request)
     messages: list[Message] = list(request.messages)
     only_thought = begun is not None and not text_of(begun).strip()
-    if is_placeholder(request) or (only_thought and not template.thinks):
+    only_new = is_placeholder(request) or (only_thought and not template.thinks)
+    if only_new:
         begun = None
-        messages.pop()
+        messages = messages[:-1] or messages
     if not template_has_calls:
         messages = calls_as_text(messages)
     elif call_format.short_ids:
@@ -101,7 +102,7 @@ def compile_request(
             variables=request.template_variables,
             text_arguments=call_format.text_arguments,
             no_content=call_format.no_content,
-            add_generation_prompt=request.add_generation_prompt is not False,
+            add_generation_prompt=only_new or request.add_generation_prompt is not False,
             continue_final_message=begun is not None,
         )
     except ModelError as error:

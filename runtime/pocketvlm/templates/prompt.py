@@ -7,7 +7,6 @@ where the template wrote its placeholder, or where its part was in the message.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -20,12 +19,13 @@ from typing import Any, TypeAlias, TypeVar
 from jinja2 import TemplateSyntaxError
 
 from pocketvlm.errors import ModelError, PocketVLMError, RequestError
-from pocketvlm.messages import AssistantMessage, Message, TextPart, ToolCall, ToolMessage
+from pocketvlm.messages import Message
 from pocketvlm.templates import given_texts, sandbox
-from pocketvlm.templates.given_texts import GivenText, missing
+from pocketvlm.templates.from_messages import traced_json, turns_of
+from pocketvlm.templates.given_texts import missing
 from pocketvlm.templates.sandbox import Traced
 from pocketvlm.templates.thoughts import THINK, THINK_END, ThoughtForm, detect_thought_form, with_thought
-from pocketvlm.templates.turns import Piece, Turn, Turns, arrangements
+from pocketvlm.templates.turns import Piece, Turns, arrangements
 from pocketvlm.templates.variables import template_variables
 
 
@@ -144,10 +144,10 @@ class ChatTemplate:
 
         Raises RequestError where no arrangement helps, and ModelError where the template itself fails.
         """
-        turns, texts = self._turns(messages, text_arguments)
+        turns, texts = turns_of(messages, knows_developer=self._knows_developer, text_arguments=text_arguments)
         pictures = [index for turn in turns for index in turn.pictures]
-        alternatives = template_variables(effort, _traced(variables or {}))
-        write = partial(self._render_first, alternatives, tools=_traced(tools))
+        alternatives = template_variables(effort, traced_json(variables or {}))
+        write = partial(self._render_first, alternatives, tools=traced_json(tools))
         errors: list[PocketVLMError] = []
         incomplete: list[tuple[Span, ...]] = []
         for arranged in arrangements(turns, late_system_texts=self._takes_late_system):
@@ -178,42 +178,6 @@ class ChatTemplate:
         if incomplete:
             return incomplete[0]
         raise errors[0]
-
-    def _turns(self, messages: Sequence[Message], text_arguments: bool) -> tuple[Turns, list[GivenText]]:
-        """Return the messages as turns, and the texts in them, which the sandbox traces by their numbers."""
-        turns: list[Turn] = []
-        texts: list[GivenText] = []
-        pictures = 0
-        for i, message in enumerate(messages):
-            role = "system" if message.role == "developer" and not self._knows_developer else message.role
-            pieces: list[Piece] = []
-            for part in _parts(message):
-                if part is None:
-                    pieces.append(pictures)
-                    pictures += 1
-                else:
-                    pieces.append(given_texts.traced(len(texts), part))
-                    texts.append(GivenText(part, role, f"messages.{i}.content"))
-            calls: tuple[Any, ...] = ()
-            thought = ""
-            if isinstance(message, AssistantMessage):
-                calls = tuple(_call(call, as_text=text_arguments) for call in message.tool_calls or ())
-                if message.thought:
-                    thought = given_texts.traced(len(texts), message.thought)
-                    texts.append(GivenText(message.thought, None, f"messages.{i}"))
-            call_id = message.tool_call_id if isinstance(message, ToolMessage) else None
-            turns.append(
-                Turn(
-                    role,
-                    tuple(pieces),
-                    as_string=isinstance(message.content, str) or not pieces,
-                    calls=calls,
-                    thought=thought,
-                    call_id=None if call_id is None else Traced(call_id),
-                    name=None if message.name is None else Traced(message.name),
-                )
-            )
-        return tuple(turns), texts
 
     def _entries(self, turns: Turns, no_content: bool) -> list[dict[str, Any]]:
         """Return turns as the template gets them."""
@@ -405,38 +369,6 @@ def joined(pieces: Iterable[TextSpan | T]) -> Iterator[TextSpan | T]:
             yield piece
     if text is not None:
         yield text
-
-
-def _parts(message: Message) -> Iterator[str | None]:
-    """Yield the texts of a message, and None for a picture."""
-    if isinstance(message.content, str):
-        yield message.content
-    else:
-        for part in message.content or ():
-            yield part.text if isinstance(part, TextPart) else None
-
-
-def _call(call: ToolCall, *, as_text: bool) -> dict[str, Any]:
-    """Return a call for templates: with the arguments as text, or as an object if they are one."""
-    arguments: Any = call.function.arguments
-    if as_text and not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    elif isinstance(arguments, str) and not as_text:
-        with suppress(ValueError, RecursionError):
-            parsed = _traced(json.loads(arguments))
-            arguments = parsed if isinstance(parsed, dict) else arguments
-    function = {"name": call.function.name, "arguments": arguments}
-    entry: dict[str, Any] = _traced({"type": "function", "id": call.id, "function": function})
-    return entry
-
-
-def _traced(value: Any) -> Any:
-    """Return a JSON value with all texts traced as the user's."""
-    if isinstance(value, str):
-        return Traced(value)
-    if isinstance(value, Mapping):
-        return {Traced(key): _traced(item) for key, item in value.items()}
-    return [_traced(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _flat(pieces: Iterable[Piece]) -> str:
