@@ -325,7 +325,7 @@ def test_white_space() -> None:
             ["1"],
         ),
         (
-            {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {"type": "null"}},
+            {"type": "object", "propertyNames": {"format": "regex"}, "additionalProperties": {"type": "null"}},
             ['{"a":null}'],
             ['{"a":1}'],
         ),
