@@ -71,6 +71,7 @@ LEFT_OUT = [
         '{"a":null}',
         '{"b":1}',
     ),
+    ({"type": "integer", "enum": ["1", "2"]}, "enum", "3", '"1"'),
     ({"enum": []}, "enum", "1", "x"),
     ({"const": 2**53 + 1}, "const", "1", "x"),
     ({"type": "number", "multipleOf": 1e-20}, "multipleOf", "1.5", '"x"'),
@@ -279,6 +280,7 @@ def test_white_space() -> None:
             ['{"x":""}'],
             ["{}"],
         ),
+        (within({"anyOf": [None, {"type": "null"}], "allOf": None}), ['{"x":null}'], ['{"x":1}']),
         (within(None), ['{"x":[]}'], ["{}"]),
         (within({"const": None}), ['{"x":null}'], ['{"x":1}']),
         (
