@@ -249,6 +249,7 @@ def test_objects_have_the_properties_that_are_named(schema: dict[str, Any], righ
             ["0", "0.0", "0.3"],
         ),
         ({"type": "number", "exclusiveMinimum": 0, "maximum": 1e-11}, ["0.00000000001"], ["0", "0.0"]),
+        ({"multipleOf": 5, "anyOf": [{"type": "number"}, {"type": "null"}]}, ["5", "null", "10"], ["1", "2.5"]),
         ({"enum": [2**53 + 1, 5]}, ["5"], ["9007199254740992", "9007199254740993"]),
     ],
 )

@@ -177,7 +177,8 @@ class _Rewriter:
         if not write_names(schema, self._references):
             self._leave_out(path, "propertyNames")
         combinations = [key for key in _COMBINATIONS if key in schema]
-        passes_on = len(combinations) == 1 and not _OF_OBJECTS & set(schema) and len(schema.get("allOf", "1")) == 1
+        own = (_OF_OBJECTS | _OF_TYPES["number"]) & set(schema)
+        passes_on = len(combinations) == 1 and not own and len(schema.get("allOf", "1")) == 1
         if tags and not passes_on:
             schema["required"] = list(dict.fromkeys([*schema.get("required", ()), *tags]))
             schema.setdefault("type", "object")
