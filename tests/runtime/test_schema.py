@@ -71,6 +71,7 @@ LEFT_OUT = [
         '{"a":null}',
         '{"b":1}',
     ),
+    ({"type": "integer", "enum": ["1", "2"]}, "enum", "3", '"1"'),
     ({"enum": []}, "enum", "1", "x"),
     ({"const": 2**53 + 1}, "const", "1", "x"),
     ({"type": "number", "multipleOf": 1e-20}, "multipleOf", "1.5", '"x"'),
@@ -248,6 +249,7 @@ def test_objects_have_the_properties_that_are_named(schema: dict[str, Any], righ
             ["0", "0.0", "0.3"],
         ),
         ({"type": "number", "exclusiveMinimum": 0, "maximum": 1e-11}, ["0.00000000001"], ["0", "0.0"]),
+        ({"multipleOf": 5, "anyOf": [{"type": "number"}, {"type": "null"}]}, ["5", "null", "10"], ["1", "2.5"]),
         ({"enum": [2**53 + 1, 5]}, ["5"], ["9007199254740992", "9007199254740993"]),
     ],
 )
@@ -279,6 +281,7 @@ def test_white_space() -> None:
             ['{"x":""}'],
             ["{}"],
         ),
+        (within({"anyOf": [None, {"type": "null"}], "allOf": None}), ['{"x":null}'], ['{"x":1}']),
         (within(None), ['{"x":[]}'], ["{}"]),
         (within({"const": None}), ['{"x":null}'], ['{"x":1}']),
         (
@@ -325,7 +328,7 @@ def test_white_space() -> None:
             ["1"],
         ),
         (
-            {"type": "object", "propertyNames": {"type": "string"}, "additionalProperties": {"type": "null"}},
+            {"type": "object", "propertyNames": {"format": "regex"}, "additionalProperties": {"type": "null"}},
             ['{"a":null}'],
             ['{"a":1}'],
         ),

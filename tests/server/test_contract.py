@@ -16,7 +16,7 @@ from PIL import Image
 from server.conftest import Server, data_uri, look, png, refused
 
 HI = [{"role": "user", "content": "hi"}]
-PATTERN = {"name": "a", "schema": {"type": "string", "pattern": "(?=a)"}}
+PATTERN = {"name": "a", "schema": {"type": "string", "pattern": "a(?=b)"}}
 KINDS = {
     name: {"type": "object", "properties": {"kind": {"const": name}, "n": {"type": "integer"}}, "required": ["kind"]}
     for name in ("cat", "dog")

@@ -66,6 +66,17 @@ def is_required_by_draft_3(schema: Any) -> bool:
     return isinstance(schema, Mapping) and schema.get("required") is True
 
 
+def type_names(value: Any) -> set[str]:
+    """Return the names of the types that a JSON value has."""
+    if isinstance(value, bool):
+        return {"boolean"}
+    if isinstance(value, int | float):
+        return {"integer", "number"} if value == int(value) else {"number"}
+    if value is None:
+        return {"null"}
+    return {"string" if isinstance(value, str) else "object" if isinstance(value, Mapping) else "array"}
+
+
 def _number(value: Any) -> Any:
     if isinstance(value, str):  # Gemini writes 64 bit numbers as strings
         try:
@@ -94,6 +105,10 @@ def _list(value: Any) -> Any:
     return value if isinstance(value, list | tuple) and value else None
 
 
+def _schemas(value: Any) -> Any:
+    return _list([part for part in value if part is not None]) if isinstance(value, list | tuple) else None
+
+
 def _names(value: Any) -> list[str] | None:
     return [name for name in value if isinstance(name, str)] if isinstance(value, list | tuple) else None
 
@@ -119,7 +134,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("exclusiveMinimum", "exclusiveMaximum"), _number_or_flag),
     "multipleOf": _divisor,
     **dict.fromkeys(_COUNTS, _count),
-    **dict.fromkeys(_LISTS, _list),
+    **dict.fromkeys(_LISTS, _schemas),
     **dict.fromkeys(_MAPS, _object),
     **dict.fromkeys(_TEXTS, _text),
     **dict.fromkeys(_SCHEMAS, _schema),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pocketvlm.structured.dialects import LeaveOut, Schema
-from pocketvlm.structured.formats import PATTERNS
+from pocketvlm.structured.formats import COMPILED, PATTERNS
 from pocketvlm.structured.references import References
 
 MAX_PROPERTIES = 400  # of one object
@@ -101,6 +101,8 @@ def write_names(schema: Schema, references: References) -> bool:
         return True
     parts = list(references.conjuncts(rule))
     about = {key for part in parts for key in part if key in _OF_NAMES}
+    if not {*PATTERNS, *COMPILED} & {part["format"] for part in parts if "format" in part}:
+        about.discard("format")  # an annotation
     if rule is not False and not about:
         return True  # all names are strings
     if {"properties", "patternProperties"} & set(schema):

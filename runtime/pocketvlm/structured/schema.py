@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from pocketvlm.errors import UnsupportedError
 from pocketvlm.structured.alternatives import exclude_each_other, find_tag, is_tagged
-from pocketvlm.structured.dialects import NULLABLE, Schema, is_required_by_draft_3, modern
+from pocketvlm.structured.dialects import NULLABLE, Schema, is_required_by_draft_3, modern, type_names
 from pocketvlm.structured.formats import COMPILED, OF_NUMBERS, PATTERNS
 from pocketvlm.structured.numbers import bounds, representable
 from pocketvlm.structured.objects import MAX_PROPERTIES, close, close_unevaluated, property_counts, write_names
@@ -177,7 +177,8 @@ class _Rewriter:
         if not write_names(schema, self._references):
             self._leave_out(path, "propertyNames")
         combinations = [key for key in _COMBINATIONS if key in schema]
-        passes_on = len(combinations) == 1 and not _OF_OBJECTS & set(schema) and len(schema.get("allOf", "1")) == 1
+        own = (_OF_OBJECTS | _OF_TYPES["number"]) & set(schema)
+        passes_on = len(combinations) == 1 and not own and len(schema.get("allOf", "1")) == 1
         if tags and not passes_on:
             schema["required"] = list(dict.fromkeys([*schema.get("required", ()), *tags]))
             schema.setdefault("type", "object")
@@ -210,7 +211,7 @@ class _Rewriter:
             elif key == "oneOf":
                 _add_any(result, self._one_of(schema, path, is_open=inner_open, tags=inner_tags))
             elif key in ("const", "enum"):
-                self._constants(key, schema, path, result)
+                self._constants(key, schema, types, path, result)
             elif key in ("properties", "patternProperties"):
                 result[key] = self._property_map(key, schema[key], here)
             elif key in ("additionalProperties", "items"):
@@ -299,10 +300,11 @@ class _Rewriter:
             result.append(self._schema(part, f"{path}.oneOf.{i}", is_open=is_open, tags=more))
         return result
 
-    def _constants(self, key: str, schema: Schema, path: str, result: Schema) -> None:
-        values = [value for value in ([schema[key]] if key == "const" else schema[key]) if representable(value)]
+    def _constants(self, key: str, schema: Schema, types: set[str] | None, path: str, result: Schema) -> None:
+        given = [schema[key]] if key == "const" else schema[key]
+        values = [value for value in given if representable(value) and (types is None or type_names(value) & types)]
         if not values:
-            self._leave_out(path, key, "whole numbers of more than 53 bits")
+            self._leave_out(path, key, "its values are of another type, or whole numbers of more than 53 bits")
         else:
             result[key] = values[0] if key == "const" else values
 
