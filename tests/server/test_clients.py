@@ -271,8 +271,10 @@ def test_answers_fit_huggingfaces_schemas(
     stream = huggingface("stream_output")
     for options in (None, {"include_usage": True}):
         for chunk in server.stream(look({"url": sample_uri}), stream_options=options, **fields):
-            for choice in chunk["choices"]:  # the schema wants a role in each, which openai's helper would add up
+            for choice in chunk["choices"]:  # the schema wants these in each, which openai's helper would add up
                 choice["delta"].setdefault("role", "assistant")
+                for call in choice["delta"].get("tool_calls", ()):
+                    call.update({"id": "", "type": "function", **call})
             stream.validate(chunk)
     with pytest.raises(jsonschema.ValidationError):  # or the validator checks nothing
         stream.validate({**chunk, "choices": [{"index": 0, "delta": {}}]})

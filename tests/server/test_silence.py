@@ -114,7 +114,7 @@ def test_an_error_after_comments_is_an_event(vlm: VLM, waits: bool) -> None:
         return client
 
     if not waits:
-        with pytest.raises(HTTPError, match="not a picture"):
+        with pytest.raises(HTTPError, match="400 invalid_image_format"):
             asyncio.run(run())
         return
     client = asyncio.run(run())
