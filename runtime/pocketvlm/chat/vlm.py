@@ -161,6 +161,7 @@ class VLM:
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
                 constraint=compiled.constraint,
                 ignore_eos=bool(request.ignore_eos),
+                min_tokens=request.min_tokens or 0,
                 buffered=buffered and not request.stop,  # stop strings are recognized here, not in the engine
             )
             builder.begin_choice()
@@ -300,7 +301,7 @@ def _sampling(request: ChatRequest, seed: int) -> Sampling:
         top_k=value_or(request.top_k, 0),
         top_p=value_or(request.top_p, 1.0),
         min_p=value_or(request.min_p, 0.0),
-        repeat_penalty=value_or(request.repeat_penalty, 1.0),
+        repeat_penalty=value_or(request.repetition, 1.0),
         frequency_penalty=value_or(request.frequency_penalty, 0.0),
         presence_penalty=value_or(request.presence_penalty, 0.0),
         logit_bias=dict(request.logit_bias or {}),

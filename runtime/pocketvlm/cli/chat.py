@@ -69,6 +69,7 @@ def chat(
             "picture_cache",
             "picture_files_size",
             "speculate",
+            "exact",
         ),
     ],
     memory: Memory = None,
@@ -122,7 +123,7 @@ def _response_format(path: Path) -> dict[str, Any]:
         raise RequestError(f"{path} cannot be read: {error.strerror}", "--json-schema") from None
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is not a JSON Schema: {error}", "--json-schema") from None
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
 def _source(argument: str) -> str | bytes:

@@ -141,6 +141,11 @@ class Model(Handle):
             return token in self._ends
         return bool(self._lib.llama_vocab_is_eog(self.vocab, token))
 
+    @cached_property
+    def ends(self) -> list[int]:
+        """The tokens for which `is_end` is true."""
+        return [token for token in range(self.n_vocab) if self.is_end(token)]
+
     def token_text(self, token: int) -> str:
         """Return the vocabulary's own spelling of a token, "" for an id that is not in it."""
         if not 0 <= token < self.n_vocab:

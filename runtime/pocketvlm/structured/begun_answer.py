@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pocketvlm.messages import AssistantMessage, ChatRequest, TextPart
+from pocketvlm.messages.tools import requires_call
 
 
 def begun_answer(request: ChatRequest) -> AssistantMessage | None:
@@ -84,7 +85,7 @@ def without_white_space(text: str) -> str:
 
 
 def _may_begin(text: str, request: ChatRequest) -> bool:
-    if request.tools and request.tool_choice not in (None, "auto", "none"):
+    if request.tools and requires_call(request.tool_choice):
         return False  # the answer has to be a call
     if request.response_format is None or request.response_format.type == "text" or not text.strip():
         return True

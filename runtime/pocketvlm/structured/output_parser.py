@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,8 +27,9 @@ class OutputPiece:
 class OutputParser:
     """Parses the bytes of token after token. Stop strings count in content only.
 
-    `call_format`: how calls are written, if there can be any. `thinks`: the answer may begin with a thought.
-    `thinking`: the prompt ends within one. `continues`: the prompt has the beginning of the content, or of the thought.
+    `call_format`: how calls are written, if there can be any, and `names`: of which functions. `thinks`: the answer may
+    begin with a thought. `thinking`: the prompt ends within one. `continues`: the prompt has the beginning of the
+    content, or of the thought.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class OutputParser:
         thinks: bool,
         thinking: bool,
         continues: bool = False,
+        names: Collection[str] = (),
     ) -> None:
         self._bytes = Detokenizer()
         self._content = Detokenizer(stops)
@@ -46,8 +48,9 @@ class OutputParser:
         self._controls: dict[int, bytes] = {}
         if call_format is not None:
             self._controls = {token: text.encode() for text, token in call_format.controls.items()}
-            self._first_head = re.compile(call_format.pattern(call_format.opening.removeprefix(call_format.mark)))
-            self._next_head = None if call_format.gap is None else re.compile(call_format.pattern(call_format.gap))
+            opening, gap = call_format.opening.removeprefix(call_format.mark), call_format.gap
+            self._first_head = re.compile(call_format.pattern(opening, names))
+            self._next_head = None if gap is None else re.compile(call_format.pattern(gap, names))
         # `head` is the text from the mark of a call to its arguments, `tail` the text behind its arguments.
         self._state: Literal["start", "reasoning", "content", "head", "arguments", "tail"] = (
             "reasoning" if thinking else "start" if thinks else "content"

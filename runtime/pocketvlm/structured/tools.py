@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import UnsupportedError
 from pocketvlm.messages import (
     AssistantMessage,
     Content,
@@ -21,11 +22,13 @@ from pocketvlm.messages import (
     ToolMessage,
     UserMessage,
 )
-from pocketvlm.structured.schema import json_rule
+from pocketvlm.native.grammar import SchemaRule
+from pocketvlm.structured.schema import compile_schema
 from pocketvlm.structured.tool_call_format import HERMES, ToolCallFormat
 
 MAX_CALLS = 16  # in one answer
 _CALL = HERMES.opening + "%s" + HERMES.middle + "%s" + HERMES.closing
+_NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 _INTRODUCTION = "You can call these functions. Each line is one, as JSON:"
 _EXPLANATION = (
@@ -39,7 +42,8 @@ _EXPLANATION = (
 def call_rules(tools: Sequence[Tool], chosen: Sequence[int], call_format: ToolCallFormat, *, several: bool) -> str:
     """Return the rule `calls`, which follows the mark of the first call, and the rules it uses.
 
-    `chosen` are the indices of the tools that may be called. Raises RequestError leaves for their parameters.
+    `chosen` are the indices of the tools that may be called. The rules `arguments_INDEX` are those of
+    `argument_schemas`.
     """
     calls, gap_rules = "head call tail", []
     if several and call_format.gap is not None:
@@ -53,13 +57,39 @@ def call_rules(tools: Sequence[Tool], chosen: Sequence[int], call_format: ToolCa
         f"call: {' | '.join(f'call_{i}' for i in chosen)}",
     ]
     for i in chosen:
-        function, param = tools[i].function, f"tools.{i}.function.parameters"
-        schema = _ANY_OBJECT if function.parameters is None else function.parameters
-        if schema.get("type", "object") != "object":
-            raise RequestError("must describe an object", f"{param}.type")
-        rules.append(f"call_{i}: {call_format.rule(function.name + call_format.middle)} arguments_{i}")
-        rules.append(f"arguments_{i}: {json_rule({**schema, 'type': 'object'}, param)}")
+        rules.append(f"call_{i}: {call_format.rule(tools[i].function.name + call_format.middle)} arguments_{i}")
     return "\n".join(rules)
+
+
+def argument_schemas(
+    tools: Sequence[Tool], chosen: Sequence[int], *, pretty: bool
+) -> tuple[list[SchemaRule], list[str]]:
+    """Return a rule for the arguments of each chosen tool, and the paths of what none of them enforces.
+
+    Raises UnsupportedError for a tool with `strict: true` that cannot be enforced.
+    """
+    rules: list[SchemaRule] = []
+    left_out: list[str] = []
+    for i in chosen:
+        function, param = tools[i].function, f"tools.{i}.{tools[i].parameters_field}"
+        any_object = compile_schema(_ANY_OBJECT, param, pretty=pretty)
+        try:
+            compiled = compile_schema(
+                _NO_ARGUMENTS if function.parameters is None else function.parameters,
+                param,
+                owner=f'the tool "{function.name}"',
+                strict=bool(function.strict),
+                pretty=pretty,
+                is_object=True,
+            )
+        except UnsupportedError:
+            if function.strict:
+                raise
+            compiled = replace(any_object, left_out=(param,))  # too large
+        weaker = None if function.strict else any_object.rule
+        rules.append(SchemaRule(f"arguments_{i}", compiled.rule, param, weaker))
+        left_out += compiled.left_out
+    return rules, left_out
 
 
 def function_fields(tool: Tool) -> dict[str, Any]:
