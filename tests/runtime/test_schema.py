@@ -259,9 +259,10 @@ def test_numbers_end_and_keep_to_their_bounds(schema: dict[str, Any], right: Tex
 
 def test_white_space() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}}}, "required": ["a"]}
-    pretty = ['{"a": [1, 2]}', '{\n  "a": [\n    1\n  ]\n}']
-    check(schema, ['{"a":[1,2]}'], [*pretty, ' {"a":[]}'])
-    check(schema, ['{"a":[1,2]}', *pretty], ['{"a":\n\n[]}'], pretty=True)
+    compact = ['{"a":[1,2]}', '{"a": [1, 2]}']
+    pretty = ['{ "a": [1] }', '{\n  "a": [\n    1\n  ]\n}']
+    check(schema, compact, [*pretty, ' {"a":[]}', '{"a":  []}', '{"a" :[]}', '{"a":[1 ,2]}'])
+    check(schema, [*compact, *pretty], ['{"a":\n\n[]}'], pretty=True)
 
 
 # ---- schemas of other ages

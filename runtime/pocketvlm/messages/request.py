@@ -100,7 +100,7 @@ class ChatRequest(Frozen):
     """A chat request. None means the default of every field.
 
     Sampling follows llama.cpp's chain: penalties, top-k, top-p, min-p, temperature, draw. Temperature 0 is greedy.
-    JSON of a schema or of a tool call is compact; `json_whitespace` "pretty" allows spaces and line breaks in it.
+    JSON of a schema or of a tool call is compact; `json_whitespace` "pretty" allows line breaks and indentation.
     With `ignore_eos`, as in vLLM, the answer continues after its end up to its limit: for measurements.
     """
 
