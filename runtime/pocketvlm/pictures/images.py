@@ -116,7 +116,11 @@ def read_picture(
     pixels = _array(image)
     digest = hashlib.sha256(b"%dx%d:" % image.size)
     digest.update(pixels.data)
-    notes = [*opened.notes, f"the file has {opened.pages} pages; one was read"] if opened.pages > 1 else opened.notes
+    notes = (
+        [*opened.notes, f"the file has {opened.pages} pages, of which one was read"]
+        if opened.pages > 1
+        else opened.notes
+    )
     return Picture(
         pixels, digest.hexdigest(), (time.perf_counter() - started) * 1000, pages=opened.pages, notes=tuple(notes)
     )

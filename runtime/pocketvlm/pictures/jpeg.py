@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from pocketvlm.pictures.opened import Opened, splice
@@ -15,15 +16,15 @@ from pocketvlm.pictures.opened import Opened, splice
 if TYPE_CHECKING:
     from PIL.JpegImagePlugin import JpegImageFile
 
-_START_OF_SCAN, _END_OF_IMAGE, _COMMENT = 0xDA, 0xD9, 0xFE
+_START_OF_SCAN, _END_OF_IMAGE, _RESTART_INTERVAL, _COMMENT = 0xDA, 0xD9, 0xDD, 0xFE
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _MAX_PADDING = 1 << 16  # bytes that stand between two segments and belong to neither
 _MAX_SEGMENTS = 1 << 16
 _MAX_CUT = 256 << 20  # bytes of a cut file that we try to save
 _MAX_MISSING = 0.01  # share of the picture, or one block; more than that is a broken download
-_ROWS = 16  # the most rows and columns of a coded block
-_SMOOTHED = 4  # columns before it that depend on it
+_BLOCK = 16  # the most rows and columns of a coded block
+_SMOOTHED = 4  # columns and rows before it that depend on it
 _FILLER = b"\xaa\x55" * 2048  # codes of any picture
 _GAIN_MAPS = (b"hdrgm", b"hdrgainmap", b"urn:iso:std:iso:ts:21496")
 
@@ -31,8 +32,8 @@ _GAIN_MAPS = (b"hdrgm", b"hdrgainmap", b"urn:iso:std:iso:ts:21496")
 def open_jpeg(file: IO[bytes]) -> Opened:
     """Open the file, which begins at its current position. Raises what Pillow raises for a damaged one."""
     start = file.tell()
-    pieces, pages, frame = _parse(file)
-    image = _image(file, pieces)
+    header = _parse(file)
+    image = _image(file, header.pieces)
     notes: list[str] = []
 
     def load() -> JpegImageFile:
@@ -40,13 +41,13 @@ def open_jpeg(file: IO[bytes]) -> Opened:
             image.load()
         except OSError:
             file.seek(start)
-            saved = _save_cut(file, pieces, frame, notes)
+            saved = _save_cut(file, header, notes)
             if saved is None:
                 raise
             return saved
         return image
 
-    return Opened(image.size, load, pages, notes)
+    return Opened(image.size, load, header.pages, notes)
 
 
 def _image(file: IO[bytes], pieces: list[bytes | range]) -> JpegImageFile:
@@ -58,12 +59,23 @@ def _image(file: IO[bytes], pieces: list[bytes | range]) -> JpegImageFile:
 # ---- segments
 
 
-def _parse(file: IO[bytes]) -> tuple[list[bytes | range], int, bytes]:
-    """Return what is needed as pieces of the file, the number of pictures, and the frame header."""
+@dataclass
+class _Header:
+    """What is needed as pieces of the file, the last of which has the scans; the number of pictures.
+
+    `frame` is the body of the frame header. `interval`: so many blocks stand between two restart markers, if not 0.
+    """
+
+    pieces: list[bytes | range]
+    pages: int = 1
+    frame: bytes = b""
+    interval: int = 0
+
+
+def _parse(file: IO[bytes]) -> _Header:
     position = file.tell() + 2
     end = file.seek(0, io.SEEK_END)
-    pieces: list[bytes | range] = [b"\xff\xd8"]
-    pages, frame = 1, b""
+    header = _Header([b"\xff\xd8"])
     for _ in range(_MAX_SEGMENTS):
         marker = _next_marker(file, position)
         if marker is None:
@@ -77,18 +89,21 @@ def _parse(file: IO[bytes]) -> tuple[list[bytes | range], int, bytes]:
         if code in (_START_OF_SCAN, _END_OF_IMAGE) or length < 2 or position + 2 + length > end:
             break
         if code in _FRAMES:
-            frame = file.read(length - 2)
+            header.frame = file.read(length - 2)
+        if code == _RESTART_INTERVAL:
+            header.interval = int.from_bytes(file.read(2), "big")
         if 0xE0 <= code <= 0xEF or code == _COMMENT:
             body = file.read(length - 2)
             if code == 0xE2 and body.startswith(b"MPF\0"):
-                pages = _pages(file, position + 8, body[4:])
+                header.pages = _pages(file, position + 8, body[4:])
             keep = _is_needed(code, body)
         else:
             keep = True
         if keep:
-            pieces.append(range(position, position + 2 + length))
+            header.pieces.append(range(position, position + 2 + length))
         position += 2 + length
-    return [*pieces, range(position, end)], pages, frame
+    header.pieces.append(range(position, end))
+    return header
 
 
 def _next_marker(file: IO[bytes], position: int) -> int | None:
@@ -134,7 +149,7 @@ def _pages(file: IO[bytes], base: int, index: bytes) -> int:
 # ---- files that end early
 
 
-def _save_cut(file: IO[bytes], pieces: list[bytes | range], frame: bytes, notes: list[str]) -> JpegImageFile | None:
+def _save_cut(file: IO[bytes], header: _Header, notes: list[str]) -> JpegImageFile | None:
     """Decode a file that ends early; None if more than its end is missing.
 
     The decoder invents what is missing. What it invents depends on the bytes that we put behind the file's own, so the
@@ -142,30 +157,52 @@ def _save_cut(file: IO[bytes], pieces: list[bytes | range], frame: bytes, notes:
     """
     from PIL import ImageChops
 
-    scans = pieces[-1]
+    scans = header.pieces[-1]
     if not isinstance(scans, range) or len(scans) > _MAX_CUT:
         return None
     file.seek(scans.start)
     data = file.read(len(scans)).rstrip(b"\xff")
-    if not _is_complete(data, frame):
+    if not _is_complete(data, header.frame) or not _has_restarts(data, header):
         return None
-    whole = [*pieces[:-1], data]
-    image = _image(file, [*whole, b"\xff\xd9"])
-    other = _image(file, [*whole, _FILLER, b"\xff\xd9"])
+    known = [*header.pieces[:-1], data]
+    image = _image(file, [*known, b"\xff\xd9"])
+    other = _image(file, [*known, _FILLER, b"\xff\xd9"])
     image.load()
     other.load()
+
+    def difference(top: int, bottom: int) -> tuple[int, int, int, int] | None:
+        rows = (0, top, image.width, min(bottom, image.height))
+        return ImageChops.difference(image.crop(rows), other.crop(rows)).getbbox()
+
     width, height = image.size
-    for top in range(0, height, _ROWS):
-        rows = (0, top, width, min(top + _ROWS, height))
-        box = ImageChops.difference(image.crop(rows), other.crop(rows)).getbbox()
+    for top in range(0, height, _BLOCK):
+        box = difference(top, top + _BLOCK)
         if box is None:
             continue
-        missing = ((rows[3] - top) * (width - box[0]) + (height - rows[3]) * width) / (width * height)
-        if missing > max(_MAX_MISSING, _ROWS * (_ROWS + _SMOOTHED) / (width * height)):
+        first = top + box[1]
+        first += -first % 8 if -first % 8 <= _SMOOTHED else 0
+        box = difference(first, first + _BLOCK) or (0, 0, 0, 0)
+        rows = max(0, min(_BLOCK, height - first))
+        missing = rows * (width - box[0]) + max(0, height - first - rows) * width
+        if missing > max(_MAX_MISSING * width * height, _BLOCK * (_BLOCK + _SMOOTHED)):
             return None
-        notes.append(f"the file ends early: {max(missing, 0.0001):.2%} of the picture are missing")
+        notes.append("the file ends early: a little of its lower end is missing")
         break
     return image
+
+
+def _has_restarts(scans: bytes, header: _Header) -> bool:
+    """Return whether the last restart marker is there. What is between two does not depend on what follows them."""
+    if not header.interval:
+        return True
+    height, width, components = struct.unpack_from(">xHHB", header.frame)
+    sampling = [header.frame[start] for start in range(7, 6 + 3 * components, 3)]
+    across, down = (8 * max(factors) for factors in zip(*((value >> 4, value & 15) for value in sampling), strict=True))
+    if components == 1:
+        across = down = 8
+    blocks = -(-width // across) * -(-height // down)
+    restarts = len(re.findall(rb"\xff[\xd0-\xd7]", scans))
+    return scans.count(b"\xff\xda") == 1 and restarts >= -(-blocks // header.interval) - 1
 
 
 def _is_complete(scans: bytes, frame: bytes) -> bool:

@@ -47,7 +47,7 @@ def _pieces(file: IO[bytes]) -> list[bytes | range]:
     start = file.tell()
     end = file.seek(0, io.SEEK_END)
     position = start + len(SIGNATURE)
-    pieces: list[bytes | range] = [range(start, position)]
+    pieces = [range(start, position)]
     texts = set(_KEYWORDS)
     while position + 8 <= end:
         file.seek(position)
@@ -72,7 +72,18 @@ def _pieces(file: IO[bytes]) -> list[bytes | range]:
             if struct.pack(">I", zlib.crc32(kind + data)) == checksum and _accepts(stream, kind, data):
                 texts.discard(keyword)
                 pieces.append(chunk)
-    return [*pieces, struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))]
+    return [*_joined(pieces), struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))]
+
+
+def _joined(pieces: list[range]) -> list[range]:
+    """Join pieces that follow each other. A file may have a million chunks of pixels."""
+    joined: list[range] = []
+    for piece in pieces:
+        if joined and joined[-1].stop == piece.start:
+            joined[-1] = range(joined[-1].start, piece.stop)
+        else:
+            joined.append(piece)
+    return joined
 
 
 def _accepts(stream: PngStream, kind: bytes, data: bytes) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _MAX_ENTRIES = 200_000  # of all directories that are looked at; a page has about 15
 _MAX_PAGES = 10_000
-_MAX_VALUES = 1 << 24  # of one tag: the places of strips or tiles
+_MAX_VALUES = 1 << 21  # of one tag: the places of strips or tiles
 _MAX_SAMPLES = 1024
 
 _BYTES = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "zstd"}
@@ -121,8 +121,8 @@ def open_tiff(file: IO[bytes]) -> Opened:
     from pocketvlm.pictures.tiff_samples import read_samples
 
     if len(page.extra) > 1 or (page.extra == (0,) and page.colours == 1):
-        seen = {1: "first", 3: "first three", 4: "first four"}[page.colours]
-        notes.append(f"it has {page.samples} bands, of which the {seen} were read")
+        read = {1: "the first was", 3: "the first three were", 4: "the first four were"}[page.colours]
+        notes.append(f"it has {page.samples} bands, of which {read} read")
     return Opened((page.width, page.height), partial(read_samples, file, page), max(1, pages), notes)
 
 

@@ -94,7 +94,7 @@ def _palette(page: TiffPage) -> ByteArray:
     if len(colours) < 3 << page.bits:
         raise ValueError("its palette is too short")
     colours = colours[: 3 << page.bits].reshape(3, -1).T
-    return (colours if colours.max() < 256 else colours >> 8).astype(np.uint8)
+    return np.asarray(colours if colours.max() < 256 else colours >> 8, np.uint8)
 
 
 # ---- strips and tiles
