@@ -71,6 +71,13 @@ def test_light_ink_lies_on_a_dark_ground(form: str, colour: tuple[int, int, int]
     assert [note for note in picture.notes if "black" in note or "grey" in note]
 
 
+def test_a_light_shape_that_fills_most_of_the_picture() -> None:
+    image = Image.new("RGBA", (40, 40))
+    image.paste((255, 255, 255, 255), (2, 2, 38, 38))
+    pixels = read(image).pixels
+    assert pixels[20, 20, 0] == 255 and pixels[0, 0, 0] <= 128
+
+
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 0, 0), (255, 255, 0), (128, 128, 128), (150, 190, 255)])
 def test_other_ink_lies_on_white(colour: tuple[int, int, int]) -> None:
     picture = read(ink(colour))

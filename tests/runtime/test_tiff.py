@@ -95,7 +95,8 @@ def values_of(dtype: np.dtype[Any], samples: int) -> Array:
     if dtype.kind == "f":
         values = RANDOM.random(shape).astype(dtype)
     else:
-        values = RANDOM.integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
+        limits = np.iinfo(dtype)
+        values = RANDOM.integers(limits.min // 4, limits.max, shape, dtype=dtype, endpoint=True)
     values[0, 0] = 1 if dtype.kind == "f" else np.iinfo(dtype).max
     return values
 
@@ -236,7 +237,13 @@ def test_palettes(dtype: str, factor: int) -> None:
 
 
 def test_the_largest_number_is_white_and_the_least_is_black() -> None:
-    for dtype, white in (("uint32", 2**32 - 1), ("uint64", 2**63), ("float64", 1e300), ("float32", np.inf)):
+    for dtype, white in (
+        ("uint32", 2**32 - 1),
+        ("uint64", 2**63),
+        ("int32", 65535),
+        ("float64", 1e300),
+        ("float32", np.inf),
+    ):
         values = np.full((4, 4), white, dtype)
         values[0] = 0
         levels = read(written(values)).pixels[..., 0]
@@ -347,7 +354,9 @@ def test_the_size_is_checked_before_anything_is_decoded() -> None:
 
 
 def test_what_compression_may_grow_to_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture of few pixels with many samples."""
+    """A picture of few pixels with many samples, or with large tiles."""
+    tiles = by_hand([zlib.compress(bytes(9))], **{**PLAIN, "t258": 64, "t259": 8, "t322": 5000, "t323": 5000})
+    assert "too large for the picture" in refusal(tiles)
     data = by_hand([zlib.compress(bytes(8 * 1000 * 16))], **{**PLAIN, "t258": 64, "t277": 1000, "t259": 8})
     assert read(data).size == (4, 4)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)

@@ -20,7 +20,8 @@ def flatten(image: Image.Image) -> tuple[Image.Image, str | None]:
     """
     from PIL import Image
 
-    rgba = image.convert("LA").convert("RGBA") if image.mode == "La" else image.convert("RGBA")
+    rgba = image.convert("LA") if image.mode == "La" else image
+    rgba = rgba if rgba.mode == "RGBA" else rgba.convert("RGBA")
     alpha = rgba.getchannel("A")
     if alpha.getextrema() == (255, 255):
         return rgba.convert("RGB"), None
@@ -49,13 +50,15 @@ def _ground(rgba: Image.Image, alpha: Image.Image, shown: int, pixels: int) -> s
     """Return white, unless ink is lost on it: nearly all ink, or much of it where most of the picture is empty."""
     from PIL import ImageChops
 
-    visible = alpha.point([255 * (level >= _VISIBLE) for level in range(256)])
-    red, green, blue = (rgba.getchannel(channel) for channel in range(3))
-    lowest = ImageChops.darker(ImageChops.darker(red, green), blue)
-    highest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
-    light = sum(lowest.histogram(visible)[255 - _NEAR :]) / shown
     empty = 1 - shown / pixels
-    if not (light >= 0.95 and empty >= 0.02) and not (light >= 0.25 and empty >= 0.5):
+    if empty < 0.02:
+        return "white"
+    visible = alpha.point([255 * (level >= _VISIBLE) for level in range(256)])
+    lowest = highest = rgba.getchannel(0)
+    for channel in (rgba.getchannel(1), rgba.getchannel(2)):
+        lowest, highest = ImageChops.darker(lowest, channel), ImageChops.lighter(highest, channel)
+    light = sum(lowest.histogram(visible)[255 - _NEAR :]) / shown
+    if light < (0.25 if empty >= 0.5 else 0.95):
         return "white"
     dark = sum(highest.histogram(visible)[: _NEAR + 1])
     above = lowest.point([255 * (level >= 128 - _NEAR) for level in range(256)])

@@ -73,7 +73,7 @@ def _image(page: TiffPage, colours: ByteArray, alpha: ByteArray | None) -> Image
 
     if page.inverted:
         np.subtract(255, colours, out=colours)
-    if alpha is not None and page.premultiplied and alpha.any():
+    if alpha is not None and page.premultiplied:
         for top in range(0, page.height, step := max(1, _BAND // (page.width * 4))):
             rows, opaque = colours[top : top + step], alpha[top : top + step, :, None].astype(np.uint16)
             scaled = (rows.astype(np.uint16) * 255 + opaque // 2) // np.maximum(opaque, 1)
