@@ -490,6 +490,8 @@ def test_a_jpeg_that_lacks_its_last_block_has_a_note(kind: str) -> None:
     assert len(seen.notes) == 1 and "ends early" in seen.notes[0]
     same = (seen.pixels == read(data).pixels).all(axis=2)
     assert same[:220].all() and same[:, :280].all()
+    small = encoded(noise((64, 64)).convert(mode), "JPEG", quality=80, **options)
+    assert read(small[:-6]).notes, "one block of few"
 
 
 @pytest.mark.parametrize("kind", JPEGS)
