@@ -19,6 +19,7 @@ from pocketvlm.batch.requests import Defaults, read_batch
 from pocketvlm.batch.results import Results, answer_line, error_line
 from pocketvlm.batch.run import run
 from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.messages import ChatCompletion
 
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()", "batch", "--threads", "1"]
 QUESTION = "What is in the picture?"
@@ -30,6 +31,18 @@ def call(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("ascii").splitlines()]
+
+
+def test_notes_about_pictures_are_in_the_line() -> None:
+    """Its times are not, so that a batch gives the same file again."""
+    seen = {"original_size": (4, 4), "used_size": (4, 4), "tiles": 1, "tokens": 1, "shrunk": False, "encoded": 1}
+    times = {"cache": "none", "read_ms": 1.0, "preprocess_ms": 1.0, "encode_ms": 1.0}
+    usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2, "prompt_tokens_details": {}}
+    for notes, expected in ((("a note",), {"images": [{"pages": 2, "notes": ["a note"]}]}), ((), None)):
+        images = [{**seen, **times, "pages": 2, "notes": notes}]
+        answer = {"id": "x", "created": 1, "model": "m", "choices": [], "usage": usage, "timings": {"images": images}}
+        line = json.loads(answer_line("a", ChatCompletion.model_validate(answer)))
+        assert line["response"]["body"].get("timings") == expected
 
 
 def said(line: dict[str, Any]) -> str:

@@ -52,8 +52,13 @@ def test_answers(sample_png: Path) -> None:
 
 
 def test_picture_from_standard_input_and_json(sample_png: Path) -> None:
-    done = run("chat", "What number is printed?", "-i", "-", "--json", stdin=sample_png.read_bytes())
+    scan = io.BytesIO()
+    Image.open(sample_png).convert("RGB").save(scan, "TIFF", save_all=True, append_images=[Image.new("RGB", (9, 9))])
+    done = run("chat", "What number is printed?", "-i", "-", "--json", stdin=scan.getvalue())
     answer = json.loads(done.stdout)
+    assert answer["timings"]["images"][0]["pages"] == 2
+    [note] = answer["timings"]["images"][0]["notes"]
+    assert "2 pages" in note and note in done.stderr.decode()
     assert answer["choices"][0]["message"]["content"] == "42"
     assert answer["timings"]["images"][0]["original_size"] == [640, 480]
     assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]

@@ -37,7 +37,7 @@ from pocketvlm.errors import (
 
 if TYPE_CHECKING:
     from pocketvlm.chat.vlm import VLM
-    from pocketvlm.messages import Timings
+    from pocketvlm.messages import ImageTimings, Timings
 
 HELP = (
     "[dim]/image PATH shows a picture, /reset starts again, /save FILE writes the conversation to a file, /load FILE "
@@ -110,6 +110,7 @@ def chat(
         elif as_json:
             with _ProgressBar() as bar:
                 answer = vlm.chat(conversation.ask(prompt, pictures), progress=bar, **fields)
+            _print_notes(answer.timings.images)
             typer.echo(answer.model_dump_json(indent=2))
         else:
             conversation.answer(prompt, pictures)
@@ -181,7 +182,9 @@ class _Conversation:
                 sys.stdout.flush()
         sys.stdout.write("\n")
         images = timings.images if timings else []
-        for image in images[len(images) - len(self._pending) - len(pictures) :]:
+        images = images[len(images) - len(self._pending) - len(pictures) :]
+        _print_notes(images)
+        for image in images:
             if image.shrunk:
                 (width, height), (w, h) = image.original_size, image.used_size
                 err.print(f"[dim]The picture of {width}x{height} was seen at {w}x{h} pixels.[/dim]")
@@ -208,6 +211,13 @@ class _Conversation:
             return {"type": "image", "image": picture, "detail": self._detail}
         kind = "url" if picture.startswith(("data:", "http:", "https:", "file:")) else "path"
         return {"type": "image", kind: picture, "detail": self._detail}
+
+
+def _print_notes(images: list[ImageTimings]) -> None:
+    for number, image in enumerate(images, 1):
+        name = f"picture {number}" if len(images) > 1 else "picture"
+        for note in image.notes:
+            err.print(f"[dim]{name}: {escape(note)}[/dim]")
 
 
 def _timings_text(timings: Timings) -> str:
