@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.messages import AssistantMessage, UserMessage
+from pocketvlm.messages import AssistantMessage, Message, UserMessage
 from pocketvlm.templates.prompt import ChatTemplate, TextSpan
 
 _ANSWER = "pocketvlm"
@@ -16,7 +16,8 @@ def text_behind_answer(template: ChatTemplate) -> str:
 
     "" where it writes nothing or refuses such a conversation.
     """
-    question, answer = UserMessage(role="user", content="?"), AssistantMessage(role="assistant", content=_ANSWER)
+    question: Message = UserMessage(role="user", content="?")
+    answer: Message = AssistantMessage(role="assistant", content=_ANSWER)
     for messages in ([question, answer, question], [question, answer]):
         try:
             spans = template.render(messages, add_generation_prompt=False)
