@@ -58,6 +58,7 @@ def test_cpu_quota_of_version_2(limits: dict[str, str], expected: float | None, 
         ("3:cpu,cpuacct:/docker/abc/job\n", "/docker/abc", "job"),
         ("3:cpu,cpuacct:/docker/abc\n", "/", ""),  # what is mounted is not what the path counts from
         ("3:cpu,cpuacct:/../sibling\n", "/", ""),
+        ("3:cpu,cpuacct:/elsewhere\n", "/docker/abc", ""),
     ],
 )
 def test_cpu_quota_of_version_1(own: str, root: str, path: str, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pocketvlm.errors import ModelFormatError, ModelNotFoundError, RequestError
 from pocketvlm.native import library, log, pretokenizer
 from pocketvlm.native.deferred_signals import signals_deferred
 from pocketvlm.native.handle import Handle
-from pocketvlm.native.loose_marks import is_mark, loose_marks
+from pocketvlm.native.loose_marks import is_mark, is_word, marked_text
 
 _log = logging.getLogger(__name__)
 _PARSED_ON_DEMAND = (2, 3)  # LLAMA_TOKEN_TYPE_UNKNOWN, LLAMA_TOKEN_TYPE_CONTROL
@@ -267,15 +267,18 @@ class Model(Handle):
         """The tokens that only can be marks, although their types say otherwise, by their texts."""
         if not self._foreign:
             return {}
-        texts, template = list(map(self.token_text, range(self.n_vocab))), self.chat_template or ""
-        # libllama makes control tokens of some that it knows by their spelling.
-        marks = {texts[token]: token for token, bits in enumerate(self._attributes) if _is_false_control(bits)}
-
-        def is_text(token: int) -> bool:
-            bits = self._attributes[token]
-            return bool(bits & _NORMAL and not bits & _CONTROL) or (bool(bits & _UNUSED) and texts[token] in template)
-
-        marks |= loose_marks(texts, is_text, self._tokenize)
+        get_text, get_attributes, vocab = self._lib.llama_vocab_get_text, self._lib.llama_vocab_get_attr, self.vocab
+        template = self.chat_template or ""
+        marks: dict[str, int] = {}
+        for token in range(self.n_vocab):
+            text = marked_text(get_text(vocab, token))
+            if text is None:
+                continue
+            bits = get_attributes(vocab, token)
+            # libllama makes control tokens of some that it knows by their spelling.
+            is_text = bool(bits & _NORMAL) or (bool(bits & _UNUSED) and text in template)
+            if _is_false_control(bits) or (is_text and not is_word(token, text, self._tokenize)):
+                marks[text] = token
         if written := sorted(text for text in marks if text in template):
             _log.warning("%s: these tokens are read as marks, although their types say text: %s", self.path, written)
         return marks
@@ -283,7 +286,8 @@ class Model(Handle):
     @cached_property
     def _unparsed_marks(self) -> re.Pattern[str] | None:
         """A pattern of the marks that libllama does not find in a text; None where there are none."""
-        texts = [text for text, token in self._loose_marks.items() if not self._attributes[token] & _CONTROL]
+        marks, get, vocab = self._loose_marks, self._lib.llama_vocab_get_attr, self.vocab
+        texts = [text for text, token in marks.items() if not get(vocab, token) & _CONTROL]
         return _any_of(texts) if texts else None
 
     @cached_property

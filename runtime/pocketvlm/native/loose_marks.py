@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 _OPENINGS, _CLOSINGS = "<[|]_", ">]|["
+_FIRST = frozenset(_OPENINGS.encode())
 _LENGTH = range(3, 65)  # of a mark, in characters
 
 
@@ -18,18 +19,17 @@ def is_mark(text: str) -> bool:
     return shaped and any(map(str.isalnum, text)) and text.isprintable()
 
 
-def loose_marks(
-    texts: Sequence[str],
-    is_text: Callable[[int], bool],
-    tokenize: Callable[[str], Sequence[int]],
-) -> dict[str, int]:
-    """Return the ids of tokens that are spelled as marks and that no text is tokenized to, by their texts.
+def marked_text(raw: bytes | None) -> str | None:
+    """Return the spelling of a token if it is that of a mark; None for most tokens, at once."""
+    if not raw or raw[0] not in _FIRST:
+        return None
+    text = raw.decode("utf-8", "replace")
+    return text if is_mark(text) else None
 
-    `texts` are the spellings by id, `is_text` says which tokens their types call text, and `tokenize` reads such text.
-    A token that merges can make, such as `</div>` in some vocabularies, is a word and not a mark.
+
+def is_word(token: int, text: str, tokenize: Callable[[str], Sequence[int]]) -> bool:
+    """Return whether merges make this token of its text, as of `</div>` in some vocabularies.
+
+    `tokenize` reads ordinary text. A token that no text becomes can only be a mark.
     """
-    return {
-        text: token
-        for token, text in enumerate(texts)
-        if is_mark(text) and is_text(token) and not any(token in tokenize(before + text) for before in ("", "\n"))
-    }
+    return any(token in tokenize(before + text) for before in ("", "\n"))
