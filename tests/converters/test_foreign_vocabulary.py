@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import pytest
 from gguf import TokenType
 from tokenizers import Tokenizer
 
 from pocketvlm.native.llama import Model
-from pocketvlm.native.loose_marks import is_mark
+from pocketvlm.native.loose_marks import is_mark, is_word, readable_characters
 from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
 from pocketvlm.vision.prompt_units import units_of
 from pocketvlm_converters.checkpoint.folder import Checkpoint
@@ -143,3 +144,31 @@ def test_our_own_files_name_their_normalizer(
     with Model(path, vocab_only=True) as model:
         composed, decomposed = (model.tokenize(text, special=False) for text in ("caf\u00e9", "cafe\u0301"))
         assert (composed == decomposed) is (normalizer is not None)
+
+
+def test_a_vocabulary_that_cannot_read_all_characters() -> None:
+    """libllama would abort the process, so that nothing is asked about such a text."""
+    asked: list[str] = []
+
+    def tokenize(text: str) -> list[int]:
+        asked.append(text)
+        return [7]
+
+    spellings = [b"a", b"<", b">", "\u2581".encode(), b"</a>"]
+    readable = readable_characters(spellings)
+    assert readable is not None
+    assert not is_word(7, "</a>", tokenize, readable) and not asked, "there is no /"
+    assert is_word(7, "<a>", tokenize, readable) and asked
+    assert readable_characters([*spellings, b"<0x0A>"]) is None
+
+
+def test_a_file_without_a_vocabulary(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "v.gguf", "llama")
+    writer.add_tokenizer_model("no_vocab")
+    writer.add_uint32("llama.vocab_size", 8)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with Model(tmp_path / "v.gguf", vocab_only=True) as model:
+        assert model.control_tokens([]) == {}

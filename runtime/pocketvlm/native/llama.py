@@ -14,9 +14,10 @@ from pocketvlm.errors import ModelFormatError, ModelNotFoundError, RequestError
 from pocketvlm.native import library, log, pretokenizer
 from pocketvlm.native.deferred_signals import signals_deferred
 from pocketvlm.native.handle import Handle
-from pocketvlm.native.loose_marks import is_mark, is_word, marked_text
+from pocketvlm.native.loose_marks import is_mark, is_word, marked_text, readable_characters
 
 _log = logging.getLogger(__name__)
+_SPM, _BPE = 1, 2  # llama_vocab_type
 _PARSED_ON_DEMAND = (2, 3)  # LLAMA_TOKEN_TYPE_UNKNOWN, LLAMA_TOKEN_TYPE_CONTROL
 _UNKNOWN, _UNUSED, _NORMAL, _CONTROL, _USER_DEFINED = 1, 2, 4, 8, 16  # llama_token_attr
 _NORMALIZERS, _SPACE_PREFIXES = ("", "NFC"), ("", "first", "always")
@@ -265,19 +266,22 @@ class Model(Handle):
     @cached_property
     def _loose_marks(self) -> dict[str, int]:
         """The tokens that only can be marks, although their types say otherwise, by their texts."""
-        if not self._foreign:
-            return {}
         get_text, get_attributes, vocab = self._lib.llama_vocab_get_text, self._lib.llama_vocab_get_attr, self.vocab
+        kind = self._lib.llama_vocab_type(vocab)
+        if not self._foreign or kind not in (_SPM, _BPE):  # others cannot tokenize, or are not of chat models
+            return {}
+        spellings = [get_text(vocab, token) or b"" for token in range(self.n_vocab)]
+        readable = None if kind == _BPE else readable_characters(spellings)
         template = self.chat_template or ""
         marks: dict[str, int] = {}
-        for token in range(self.n_vocab):
-            text = marked_text(get_text(vocab, token))
+        for token, spelling in enumerate(spellings):
+            text = marked_text(spelling)
             if text is None:
                 continue
             bits = get_attributes(vocab, token)
             # libllama makes control tokens of some that it knows by their spelling.
             is_text = bool(bits & _NORMAL) or (bool(bits & _UNUSED) and text in template)
-            if _is_false_control(bits) or (is_text and not is_word(token, text, self._tokenize)):
+            if _is_false_control(bits) or (is_text and not is_word(token, text, self._tokenize, readable)):
                 marks[text] = token
         if written := sorted(text for text in marks if text in template):
             _log.warning("%s: these tokens are read as marks, although their types say text: %s", self.path, written)

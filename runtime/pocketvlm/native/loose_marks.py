@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 _OPENINGS, _CLOSINGS = "<[|]_", ">]|["
 _FIRST = frozenset(_OPENINGS.encode())
+_MAX_BYTES = 4  # of a character in UTF-8
+_SPACE = "\u2581"  # stands for a space within tokens
 _LENGTH = range(3, 65)  # of a mark, in characters
 
 
@@ -27,9 +29,25 @@ def marked_text(raw: bytes | None) -> str | None:
     return text if is_mark(text) else None
 
 
-def is_word(token: int, text: str, tokenize: Callable[[str], Sequence[int]]) -> bool:
+def readable_characters(spellings: Sequence[bytes]) -> frozenset[str] | None:
+    """Return the characters that a SentencePiece vocabulary has tokens for; None where bytes stand for the others.
+
+    libllama aborts the process when it tokenizes another character.
+    """
+    if b"<0x0A>" in spellings:
+        return None
+    return frozenset(spelling.decode("utf-8", "replace") for spelling in spellings if len(spelling) <= _MAX_BYTES)
+
+
+def is_word(
+    token: int, text: str, tokenize: Callable[[str], Sequence[int]], readable: frozenset[str] | None = None
+) -> bool:
     """Return whether merges make this token of its text, as of `</div>` in some vocabularies.
 
-    `tokenize` reads ordinary text. A token that no text becomes can only be a mark.
+    `tokenize` reads ordinary text of `readable` characters (None: of all). A token that no text becomes can only be a
+    mark.
     """
-    return any(token in tokenize(before + text) for before in ("", "\n"))
+    texts = (text, f"a{text}")  # some tokenizers put a space before a text
+    if readable is not None and not readable.issuperset(f"a{text}{_SPACE}"):
+        return False
+    return any(token in tokenize(text) for text in texts)
