@@ -442,10 +442,10 @@ def named(name: str) -> dict[str, Any]:
 
 def test_json_is_compact_or_pretty(vlm: VLM) -> None:
     fields: Any = {"response_format": form(PERSON), "max_tokens": 900, "temperature": 1.9, "seed": 3}
-    assert not re.search(r"\s", vlm.chat(HI, **fields).text)
+    assert not re.search(r"\s", re.sub("(?<=[:,]) ", "", vlm.chat(HI, **fields).text))
     pretty = vlm.chat(HI, json_whitespace="pretty", **fields).text
     jsonschema.validate(json.loads(pretty), PERSON)
-    assert re.search(r"\s", pretty)
+    assert "\n" in pretty
 
 
 # ---- many

@@ -14,6 +14,7 @@ import pytest
 from byte_grammar import allows
 from pocketvlm.errors import UnsupportedError
 from pocketvlm.messages import ChatRequest
+from pocketvlm.native.grammar import MAX_GRAMMAR
 from pocketvlm.structured.pattern import translate
 from pocketvlm.structured.schema import CompiledSchema, compile_schema
 from pocketvlm.structured.tools import argument_schemas
@@ -259,9 +260,10 @@ def test_numbers_end_and_keep_to_their_bounds(schema: dict[str, Any], right: Tex
 
 def test_white_space() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}}}, "required": ["a"]}
-    pretty = ['{"a": [1, 2]}', '{\n  "a": [\n    1\n  ]\n}']
-    check(schema, ['{"a":[1,2]}'], [*pretty, ' {"a":[]}'])
-    check(schema, ['{"a":[1,2]}', *pretty], ['{"a":\n\n[]}'], pretty=True)
+    compact = ['{"a":[1,2]}', '{"a": [1, 2]}']
+    pretty = ['{ "a": [1] }', '{\n  "a": [\n    1\n  ]\n}']
+    check(schema, compact, [*pretty, ' {"a":[]}', '{"a":  []}', '{"a" :[]}', '{"a":[1 ,2]}'])
+    check(schema, [*compact, *pretty], ['{"a":\n\n[]}'], pretty=True)
 
 
 # ---- schemas of other ages
@@ -386,6 +388,19 @@ def test_arguments_of_a_tool(parameters: Any, right: Texts, wrong: Texts, left_o
         )
         with pytest.raises(UnsupportedError, match="supported"):
             argument_schemas(strict.tools or (), [0], pretty=False)
+
+
+def test_many_large_tools() -> None:
+    """Together they are too large: the largest accept any object."""
+    names = [f"f{i}" for i in range(60)]
+    functions = [{"name": name, "parameters": within({"enum": [f"{name} {i}" for i in range(600)]})} for name in names]
+    functions.append({"name": "small", "parameters": within({"type": "null"})})
+    tools = [{"type": "function", "function": function} for function in functions]
+    request = ChatRequest.parse([{"role": "user", "content": "hi"}], tools=tools)
+    rules, named = argument_schemas(request.tools or (), range(61), pretty=False)
+    assert sum(len(rule.text) for rule in rules) < MAX_GRAMMAR
+    assert 0 < len(named) < 60
+    assert not allows(CompiledSchema(rules[-1].text, ()), '{"x":1}')
 
 
 def circle(i: int) -> dict[str, Any]:

@@ -328,7 +328,8 @@ def test_what_is_not_enforced_is_named(server: Server, fields: dict[str, Any], n
 
 
 @pytest.mark.parametrize(
-    ("fields", "texts"), [({}, ['{"ok":true}', '{"ok":false}']), ({"json_whitespace": "pretty"}, [])]
+    ("fields", "texts"),
+    [({}, ['{"ok":true}', '{"ok":false}', '{"ok": true}', '{"ok": false}']), ({"json_whitespace": "pretty"}, [])],
 )
 def test_a_schema_that_says_little(server: Server, fields: dict[str, Any], texts: list[str]) -> None:
     """The answer ends: no other properties, and no white space unless it is asked for."""

@@ -57,7 +57,7 @@ class ChatRequest(IgnoredFields):
     `repetition_penalty` is another name of `repeat_penalty`, and `n_predict` of `max_tokens`. With `ignore_eos`, as in
     vLLM, the answer continues after its end up to its limit: for measurements. With `min_tokens` it cannot end before
     it has that many tokens, unless a schema ends it. `chat_template_kwargs` are variables of the model's template.
-    JSON of a schema or of a tool call is compact; `json_whitespace` "pretty" allows spaces and line breaks in it.
+    JSON of a schema or of a tool call is compact; `json_whitespace` "pretty" allows line breaks and indentation.
 
     If the last message is an assistant's, the answer continues it, unless `continue_final_message` is false or
     `add_generation_prompt` is true. Without both fields, a message that is a whole answer, such as one with tool calls,

@@ -18,7 +18,7 @@ from pocketvlm.native import library
 from pocketvlm.native.llama import Model
 
 logger = logging.getLogger(__name__)
-_MAX_GRAMMAR = 1 << 18  # characters
+MAX_GRAMMAR = 1 << 18  # characters
 # Bytes of a token. llguidance's trie aborts beyond 255; only runs of white space are longer, and none is ever needed.
 _MAX_TOKEN_BYTES = 128
 _CONTROL_PREFIX = b"\xff"  # llguidance takes a token for a control token if it begins with this, as no text does
@@ -89,8 +89,8 @@ class Matcher:
 
     def __init__(self, vocabulary: Vocabulary, constraint: Constraint) -> None:
         self._param = constraint.param
-        if len(constraint.text) > _MAX_GRAMMAR:
-            raise UnsupportedError(f"is too large: its grammar has over {_MAX_GRAMMAR:,} characters", self._param)
+        if len(constraint.text) > MAX_GRAMMAR:
+            raise UnsupportedError(f"is too large: its grammar has over {MAX_GRAMMAR:,} characters", self._param)
         self._n_vocab = vocabulary.n_vocab
         self._mask = np.zeros((vocabulary.n_vocab + 31) // 32, np.int32)
         try:

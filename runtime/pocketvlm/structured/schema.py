@@ -29,9 +29,10 @@ Tags: TypeAlias = "tuple[str, ...]"
 MAX_SCHEMA = 1 << 17  # characters
 MAX_PARTS = 20_000  # schemas within it, each counted where it is used
 MAX_DEPTH = 500  # levels, with those behind references: the compiler recurses on the process's stack
-# White space where a caller asks for readable JSON: one space, or a line break and indentation.
+# A space behind colon and comma: with none, models that were trained with it answer worse.
+_COMPACT = {"whitespace_flexible": False, "key_separator": ": ?", "item_separator": ", ?"}
+# Where a caller asks for readable JSON, also a line break and indentation, anywhere.
 _PRETTY = {"whitespace_pattern": r"( |\n {0,16}|\n\t{0,8})"}
-_COMPACT = {"whitespace_flexible": False}
 # Each string has one spelling: otherwise a property that the schema restricts could come in another one, "\u0061" for
 # "a", as one that it does not restrict.
 _ESCAPES = {"json_allowed_escapes": '"\\bfnrt'}

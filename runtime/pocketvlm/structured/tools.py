@@ -22,11 +22,12 @@ from pocketvlm.messages import (
     ToolMessage,
     UserMessage,
 )
-from pocketvlm.native.grammar import SchemaRule
+from pocketvlm.native.grammar import MAX_GRAMMAR, SchemaRule
 from pocketvlm.structured.schema import compile_schema
 from pocketvlm.structured.tool_call_format import HERMES, ToolCallFormat
 
 MAX_CALLS = 16  # in one answer
+_MAX_SCHEMAS = MAX_GRAMMAR * 3 // 4  # characters of all tools: the rest of the grammar needs room, too
 _CALL = HERMES.opening + "%s" + HERMES.middle + "%s" + HERMES.closing
 _NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
@@ -89,6 +90,13 @@ def argument_schemas(
         weaker = None if function.strict else any_object.rule
         rules.append(SchemaRule(f"arguments_{i}", compiled.rule, param, weaker))
         left_out += compiled.left_out
+    while sum(len(rule.text) for rule in rules) > _MAX_SCHEMAS:
+        largest = max(range(len(rules)), key=lambda i: len(rules[i].text))
+        rule = rules[largest]
+        if rule.weaker is None or rule.text == rule.weaker:
+            break  # a strict one, which is refused by what compiles the grammar
+        rules[largest] = replace(rule, text=rule.weaker)
+        left_out = [path for path in left_out if not path.startswith(rule.param)] + [rule.param]
     return rules, left_out
 
 
