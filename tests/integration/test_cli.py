@@ -52,8 +52,13 @@ def test_answers(sample_png: Path) -> None:
 
 
 def test_picture_from_standard_input_and_json(sample_png: Path) -> None:
-    done = run("chat", "What number is printed?", "-i", "-", "--json", stdin=sample_png.read_bytes())
+    scan = io.BytesIO()
+    Image.open(sample_png).convert("RGB").save(scan, "TIFF", save_all=True, append_images=[Image.new("RGB", (9, 9))])
+    done = run("chat", "What number is printed?", "-i", "-", "--json", stdin=scan.getvalue())
     answer = json.loads(done.stdout)
+    assert answer["timings"]["images"][0]["pages"] == 2
+    [note] = answer["timings"]["images"][0]["notes"]
+    assert "2 pages" in note and note in done.stderr.decode()
     assert answer["choices"][0]["message"]["content"] == "42"
     assert answer["timings"]["images"][0]["original_size"] == [640, 480]
     assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]
@@ -301,11 +306,14 @@ def test_a_full_disk_is_told_in_a_line(arguments: list[str], stdin: bytes, iota_
     [
         ("/image none.png\nHi\n", "error: none.png: no such file\n"),
         ("/pictures\nHi\n", "error: unknown command /pictures; /help lists the commands\n"),
+        ("{} what?\nHi\n", "error: {0} is a file; use /image {0} to show it, then ask\n"),
+        ('/image "{}"\n/image none.png\n', "error: none.png: no such file\n"),
     ],
 )
-def test_a_conversation_from_a_file_ends_at_what_is_wrong(lines: str, words: str) -> None:
-    done = run("chat", stdin=lines.encode())
-    assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (2, "", words)
+def test_a_conversation_from_a_file_ends_at_what_is_wrong(lines: str, words: str, sample_png: Path) -> None:
+    done = run("chat", stdin=lines.replace("{}", str(sample_png)).encode())
+    expected = words.replace("{0}", "{}").replace("{}", str(sample_png))
+    assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (2, "", expected)
 
 
 @pytest.mark.parametrize(

@@ -344,6 +344,216 @@ def test_animations_give_their_first_frame() -> None:
         assert_colours(read(data), RED, GREEN, BLUE, YELLOW)
 
 
+# ---- faults that every viewer overlooks
+
+
+def chunk(kind: bytes, data: bytes, checksum: bytes | None = None) -> bytes:
+    """A PNG chunk; with a wrong checksum if one is given."""
+    sum_ = struct.pack(">I", zlib.crc32(kind + data)) if checksum is None else checksum
+    return struct.pack(">I", len(data)) + kind + data + sum_
+
+
+LARGE = b"x" * 2_000_000
+WRONG = bytes(4)
+METADATA = {
+    "large zTXt": chunk(b"zTXt", b"workflow\0\0" + zlib.compress(LARGE)),
+    "large iTXt": chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(LARGE)),
+    "large XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(LARGE)),
+    "large iCCP": chunk(b"iCCP", b"icc\0\0" + zlib.compress(LARGE)),
+    "much tEXt": chunk(b"tEXt", b"a\0" + LARGE[:1_000_000]) * 66,
+    "tEXt, checksum": chunk(b"tEXt", b"a\0b", WRONG),
+    "eXIf, checksum": chunk(b"eXIf", b"MM\0*", WRONG),
+    "tRNS, checksum": chunk(b"tRNS", bytes(6), WRONG),
+    "private, checksum": chunk(b"prVt", b"a", WRONG),
+    "zTXt, method": chunk(b"zTXt", b"a\0\7"),
+    "short tRNS": chunk(b"tRNS", b"\0"),
+    "short acTL": chunk(b"acTL", b""),
+    "fcTL of no animation": chunk(b"fcTL", b"\0\0\0\5" + bytes(22)),
+    **{f"short {kind}": chunk(kind.encode(), b"") for kind in ("sRGB", "gAMA", "cHRM", "pHYs", "iCCP", "eXIf")},
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_png_metadata_never_makes_a_picture_unusable(name: str, tmp_path: Path) -> None:
+    data = encoded(quarters(), "PNG")
+    end = data.index(b"IEND") - 4
+    for place in (33, end):  # before the pixels and behind them
+        changed = data[:place] + METADATA[name] + data[place:]
+        (tmp_path / "a.png").write_bytes(changed)
+        for picture in (read(changed), read_url(str(tmp_path / "a.png"))):
+            assert_colours(picture, RED, GREEN, BLUE, YELLOW)
+
+
+def test_metadata_that_is_dropped_does_not_lift_the_limits() -> None:
+    huge = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    for extra in METADATA.values():
+        refused(ImageTooLargeError, "30000x30000", image=png(huge, extra=extra))
+    size = struct.pack(">IIBBBBB", 2000, 2000, 8, 2, 0, 0, 0)
+    refused(ImageFormatError, "truncated", image=png(size, b"few", extra=METADATA["large iCCP"]))
+    refused(ImageFormatError, "damaged", image=png(size)[:33] + struct.pack(">I", 1 << 31) + b"tEXt")
+    bad = encoded(quarters(), "PNG").replace(b"IDAT", b"iDAT", 1)
+    refused(ImageFormatError, "damaged", image=bad)
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_orientation_of_a_png_is_found_wherever_it_stands(place: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(quarters(), "PNG")
+    at = 33 if place == "before" else data.index(b"IEND") - 4
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    raw = exif.tobytes()
+    profile = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n%8d\n" % len(raw) + raw.hex().encode())
+    for extra in (
+        chunk(b"eXIf", raw.removeprefix(b"Exif\0\0")),
+        chunk(b"zTXt", profile),
+        chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+    ):
+        assert_colours(read(data[:at] + METADATA["large zTXt"] + extra + data[at:]), *TURNED[6])
+
+
+@pytest.mark.parametrize("junk", [b"\n", b"\r\n\r\n", b"\xef\xbb\xbf", b"\0", b" \t\n"])
+def test_what_scripts_print_in_front_is_skipped(junk: bytes) -> None:
+    assert_colours(read(junk + encoded(quarters(), "PNG")), RED, GREEN, BLUE, YELLOW)
+    assert_colours(read(junk + encoded(quarters(), "JPEG", quality=95)), RED, GREEN, BLUE, YELLOW, off_by=4)
+
+
+def test_a_warning_in_front_of_a_png_is_skipped() -> None:
+    assert_colours(read(b"<b>Warning</b>: x\n" + encoded(quarters(), "PNG")), RED, GREEN, BLUE, YELLOW)
+    refused(ImageFormatError, "not a picture", image=b"x" * 5000 + encoded(quarters(), "PNG"))
+
+
+def test_png_of_apple_is_refused_by_name() -> None:
+    data = encoded(quarters(), "PNG")
+    refused(ImageFormatError, "CgBI", "not supported", image=data[:8] + chunk(b"CgBI", bytes(4)) + data[8:])
+
+
+def segment(marker: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 255, marker, len(body) + 2) + body
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        segment(0xE0, b"JFIF\0"),
+        segment(0xEE, b"Adobe"),
+        segment(0xE2, b"ICC_PROFILE\0"),
+        segment(0xE2, b"MPF\0II*\0"),
+        segment(0xED, b"Photoshop 3.0\x008BIM\4\4\0\0\xff\xff\xff\xff"),
+        segment(0xE1, b"Exif\0\0II*\0"),
+        segment(0xFE, b""),
+        b"\0\0\0",
+        b"\xff\x01",
+        b"\xff\xd8",
+        b"\xff\xff\xff",
+    ],
+    ids=repr,
+)
+@pytest.mark.filterwarnings("ignore:::PIL")
+def test_jpeg_metadata_never_makes_a_picture_unusable(extra: bytes) -> None:
+    data = encoded(quarters(), "JPEG", quality=95)
+    for place in (2, 20):  # before and behind the JFIF segment
+        assert_colours(read(data[:place] + extra + data[place:]), RED, GREEN, BLUE, YELLOW, off_by=4)
+
+
+def noise(size: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+JPEGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "colour": ("RGB", {}),
+    "no subsampling": ("RGB", {"subsampling": 0}),
+    "grey": ("L", {}),
+    "cmyk": ("CMYK", {}),
+    "restart markers": ("RGB", {"restart_marker_blocks": 3}),
+    "progressive": ("RGB", {"progressive": True}),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("picture", ["noise", "flat"])
+def test_a_jpeg_without_its_end_is_whole(kind: str, picture: str) -> None:
+    mode, options = JPEGS[kind]
+    image = noise((70, 50)) if picture == "noise" else Image.new("RGB", (70, 50), "red")
+    data = encoded(image.convert(mode), "JPEG", quality=80, **options)
+    assert data.endswith(b"\xff\xd9")
+    whole = read(data)
+    for cut in (1, 2):
+        seen = read(data[:-cut])
+        assert seen.digest == whole.digest and not seen.notes
+
+
+@pytest.mark.parametrize("kind", ["colour", "no subsampling", "grey", "restart markers"])
+def test_a_jpeg_that_lacks_its_last_block_has_a_note(kind: str) -> None:
+    mode, options = JPEGS[kind]
+    data = encoded(noise((320, 240)).convert(mode), "JPEG", quality=80, **options)
+    seen = read(data[:-12])
+    assert len(seen.notes) == 1 and "ends early" in seen.notes[0]
+    same = (seen.pixels == read(data).pixels).all(axis=2)
+    assert same[:220].all() and same[:, :280].all()
+    small = encoded(noise((64, 64)).convert(mode), "JPEG", quality=80, **options)
+    assert read(small[:-6]).notes, "one block of few"
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_lacks_more_is_refused(kind: str) -> None:
+    """At any place, also between two restart markers or scans."""
+    mode, options = JPEGS[kind]
+    data = encoded(noise((96, 80)).convert(mode), "JPEG", quality=80, **options)
+    start = data.index(b"\xff\xda")
+    for length in range(start, len(data) * 94 // 100, 97):
+        refused(ImageFormatError, "damaged", image=data[:length])
+    for marker in ([b"\xff\xd3"] if "restart" in kind else []) + [b"\xff\xda"]:
+        refused(ImageFormatError, "damaged", image=data[: data.rindex(marker, 0, len(data) * 94 // 100)])
+
+
+# ---- files with several pictures
+
+
+def with_index(*pictures: tuple[int, bytes]) -> bytes:
+    """JPEGs in one file, listed by an MPF index with the kind of each (CIPA DC-007)."""
+    entries, place = b"", 0
+    first = pictures[0][1]
+    index_size = 8 + 2 + 12 * 3 + 4 + 16 * len(pictures)
+    base = 2 + 8  # where the index begins: behind SOI, marker, length and name
+    for number, (kind, data) in enumerate(pictures):
+        size = len(data) + (index_size + 8 if number == 0 else 0)
+        entries += struct.pack("<IIIHH", kind, size, place - base if number else 0, 0, 0)
+        place += size
+    tags = struct.pack("<HHI4s", 0xB000, 7, 4, b"0100") + struct.pack("<HHII", 0xB001, 4, 1, len(pictures))
+    tags += struct.pack("<HHII", 0xB002, 7, len(entries), 8 + 2 + 12 * 3 + 4)
+    index = b"II*\0\x08\0\0\0" + struct.pack("<H", 3) + tags + bytes(4) + entries
+    assert len(index) == index_size
+    return first[:2] + segment(0xE2, b"MPF\0" + index) + first[2:] + b"".join(data for _, data in pictures[1:])
+
+
+def test_pictures_in_a_jpeg_are_counted() -> None:
+    """But not previews, nor maps of brightness, which every phone puts into its photos."""
+    photo, other = encoded(quarters(), "JPEG", quality=95), encoded(Image.new("RGB", (8, 8)), "JPEG")
+    gain_map = other[:2] + segment(0xE1, b'http://ns.adobe.com/xap/1.0/\0<x xmlns:hdrgm="y"/>') + other[2:]
+    main, preview, view, unknown = 0x30000, 0x10001, 0x20002, 0
+    for others, count in (
+        ([], 1),
+        ([(view, other)], 2),
+        ([(unknown, other), (unknown, other)], 3),
+        ([(preview, other)], 1),
+        ([(unknown, gain_map)], 1),
+        ([(preview, other), (unknown, gain_map), (view, other)], 2),
+    ):
+        picture = read(with_index((main, photo), *others))
+        assert_colours(picture, RED, GREEN, BLUE, YELLOW, off_by=4)
+        assert picture.pages == count
+        assert len(picture.notes) == (count > 1)
+    assert read(encoded(quarters(), "MPO", save_all=True, append_images=[quarters()])).pages == 2
+
+
+def test_frames_are_not_pages() -> None:
+    for form in ("GIF", "PNG", "WEBP", "AVIF"):
+        if form in Image.SAVE:
+            picture = read(encoded(quarters(), form, save_all=True, append_images=[Image.new("RGB", (48, 32))]))
+            assert picture.pages == 1 and not picture.notes
+
+
 # ---- HEIC: the brands of the first box (ISO/IEC 23008-12)
 
 HEIC_HEAD = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(64)
@@ -366,6 +576,13 @@ def test_heic_with_the_extra() -> None:
     assert_colours(picture, RED, GREEN, BLUE, YELLOW, off_by=16)
     refused(ImageFormatError, "damaged", image=file.getvalue()[:-20])
     refused(ImageTooLargeError, "48x32", image=file.getvalue(), max_pixels=1000)
+    two = heif.from_pillow(quarters())
+    two.add_from_pillow(Image.new("RGB", (WIDTH, HEIGHT)))
+    file = io.BytesIO()
+    two.save(file, quality=95)
+    picture = read(file.getvalue())
+    assert picture.pages == 2 and "2 pages" in picture.notes[0]
+    assert_colours(picture, RED, GREEN, BLUE, YELLOW, off_by=16)
 
 
 # ---- limits

@@ -58,7 +58,10 @@ from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.images import Picture
 from pocketvlm.templates.prompt import TextSpan
 
-PICTURES = [Picture(np.arange(size, dtype=np.uint8).reshape(2, -1, 3), f"digest {size}", 1.5) for size in (24, 60)]
+PICTURES = [
+    Picture(np.arange(size, dtype=np.uint8).reshape(2, -1, 3), f"digest {size}", 1.5, 2, ("a note",))
+    for size in (24, 60)
+]
 PROMPT = (
     TextSpan("<s>", special=True),
     PromptImage(PICTURES[0], "high", None, "messages.0.content.0"),
@@ -89,6 +92,8 @@ IMAGE = ImageTimings(
     read_ms=0.1,
     preprocess_ms=0.2,
     encode_ms=0.3,
+    pages=2,
+    notes=("a note",),
 )
 NOT_UTF8 = "/models/\udcff\u00e9"  # as Python has the path b"/models/\xff\xc3\xa9"
 EVENTS = [

@@ -81,6 +81,21 @@ def test_formats(server: Server, sample_png: Any, kind: str) -> None:
     assert server.ask(look({"url": data_uri(buffer.getvalue(), kind)}))["timings"]["images"]
 
 
+def test_a_picture_that_was_read_otherwise_than_expected_has_a_note(server: Server) -> None:
+    white = Image.new("RGBA", (64, 64), (255, 255, 255, 0))
+    white.paste((255, 255, 255, 255), (20, 20, 40, 40))
+    buffer = io.BytesIO()
+    white.save(buffer, "TIFF", save_all=True, append_images=[white])
+    [image] = server.ask(look({"url": data_uri(buffer.getvalue(), "tiff")}), max_tokens=1)["timings"]["images"]
+    assert image["pages"] == 2
+    assert sorted(word in note for note in image["notes"] for word in ("2 pages", "black")) == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
 def test_detail_and_max_image_tokens(server: Server, sample_uri: str) -> None:
     def tokens(**url: Any) -> int:
         found: int = server.ask(look({"url": sample_uri, **url}), max_tokens=1)["timings"]["images"][0]["tokens"]

@@ -18,8 +18,13 @@ from pocketvlm.system.atomic import new_file
 
 
 def answer_line(custom_id: str, completion: ChatCompletion) -> str:
-    """Return the line of an answer."""
-    return _line(custom_id, 200, completion.model_dump(mode="json", exclude={"timings"}))
+    """Return the line of an answer. It has no times, which differ in each run, but notes about pictures."""
+    body = completion.model_dump(mode="json", exclude={"timings"})
+    if any(image.notes for image in completion.timings.images):
+        body["timings"] = completion.timings.model_dump(
+            mode="json", include={"images": {"__all__": {"pages", "notes"}}}
+        )
+    return _line(custom_id, 200, body)
 
 
 def error_line(custom_id: str, error: Exception) -> str:

@@ -75,6 +75,8 @@ class ImageTimings(_Answer):
 
     `encoded` of the `tiles` were in no cache. `cache` says where the embeddings came from: none where a tile had to be
     encoded, kv where the KV cache had the whole picture. `shrunk`: the model saw fewer pixels than the picture has.
+    `pages` counts the pictures of its file, of which one was read. `notes` are sentences about what was read otherwise
+    than one may expect.
     """
 
     original_size: tuple[int, int]
@@ -87,6 +89,8 @@ class ImageTimings(_Answer):
     read_ms: float
     preprocess_ms: float
     encode_ms: float
+    pages: int = 1
+    notes: tuple[str, ...] = ()
 
 
 class Timings(_Answer):

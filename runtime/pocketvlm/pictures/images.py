@@ -16,6 +16,7 @@ import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,7 @@ from pocketvlm.errors import ImageError, ImageFormatError, ImageNotFoundError, I
 from pocketvlm.messages import ImagePart, ImageURLPart
 from pocketvlm.messages.parts import source_path
 from pocketvlm.pictures import base64_text
+from pocketvlm.pictures.opened import Opened, UnsupportedKindError
 from pocketvlm.system.json_types import ByteArray
 
 if TYPE_CHECKING:  # numpy and Pillow are imported with the first picture
@@ -40,13 +42,17 @@ _ORIENTATION = 0x0112  # the EXIF tag
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _READERS = (
-    (re.compile(rb"\x89PNG\r\n\x1a\n"), "PIL.PngImagePlugin", "PngImageFile"),
-    (re.compile(rb"\xff\xd8\xff"), "PIL.JpegImagePlugin", "jpeg_factory"),
     (re.compile(rb"GIF8[79]a"), "PIL.GifImagePlugin", "GifImageFile"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "PIL.WebPImagePlugin", "WebPImageFile"),
     (re.compile(rb"BM"), "PIL.BmpImagePlugin", "BmpImageFile"),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), "PIL.TiffImagePlugin", "TiffImageFile"),
 )
+_OPENERS = (
+    (re.compile(rb"(?=II[*+]\0|MM\0[*+])"), "tiff", "open_tiff"),
+    # What scripts print by mistake may stand in front: line ends, a byte order mark, warnings.
+    (re.compile(rb".{,400}?(?=\x89PNG\r\n\x1a\n)", re.DOTALL), "png", "open_png"),
+    (re.compile(rb"[\s\0\xef\xbb\xbf]{,64}(?=\xff\xd8[\xff\0])"), "jpeg", "open_jpeg"),
+)
+_UNSUPPORTED = re.compile(r"unsupported|not (yet )?supported|cannot handle", re.IGNORECASE)
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE)  # at least two letters, as C:\ is a drive
 
 
@@ -55,12 +61,16 @@ class Picture:
     """`pixels` is uint8 [height, width, 3], RGB, C-contiguous and read-only.
 
     `digest` is the SHA-256 of size and pixels, in hex: equal pictures have equal digests, even from different files.
-    `read_ms` is the time from source to array, in milliseconds.
+    `read_ms` is the time from source to array, in milliseconds. `pages` counts the pictures of the file, of which this
+    is the first, or the one that the file names as its main picture; an animation has one. `notes` are sentences for
+    the user about what was read otherwise than one may expect.
     """
 
     pixels: ByteArray = field(repr=False)
     digest: str
     read_ms: float
+    pages: int = 1
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -85,8 +95,8 @@ def read_picture(
     """Read the picture of one message part; `param` is the path of the part, such as `messages.0.content.1`.
 
     With `local=False`, as over HTTP, paths and file: URIs are refused. http(s): URLs are always refused, because
-    nothing here uses the network. The first frame of an animation is used, transparent pixels are put on white, and
-    the EXIF orientation is applied.
+    nothing here uses the network. The first page of a file or frame of an animation is used, transparent pixels are
+    put on white unless nothing could be seen there, and the EXIF orientation is applied.
 
     Raises ImageNotFoundError, ImageTooLargeError (over `max_pixels`), ImageFormatError (not a picture, truncated, or of
     an unsupported format), or ImageError for a source that is refused or cannot be read. The error's `param` is the
@@ -97,16 +107,23 @@ def read_picture(
     if isinstance(content, bytes):
         if not content:
             raise source.error("is empty")
-        image = _decode(io.BytesIO(content), source, max_pixels)
+        opened, image = _decode(io.BytesIO(content), source, max_pixels)
     elif isinstance(content, Path):
         with _open_file(content, source) as file:
-            image = _decode(file, source, max_pixels)
+            opened, image = _decode(file, source, max_pixels)
     else:
-        image = _load(_from_memory(content, source), source, max_pixels)
+        opened, image = _load(_from_memory(content, source), source, max_pixels)
     pixels = _array(image)
     digest = hashlib.sha256(b"%dx%d:" % image.size)
     digest.update(pixels.data)
-    return Picture(pixels, digest.hexdigest(), (time.perf_counter() - started) * 1000)
+    notes = (
+        [*opened.notes, f"the file has {opened.pages} pages, of which one was read"]
+        if opened.pages > 1
+        else opened.notes
+    )
+    return Picture(
+        pixels, digest.hexdigest(), (time.perf_counter() - started) * 1000, pages=opened.pages, notes=tuple(notes)
+    )
 
 
 # ---- sources
@@ -199,19 +216,19 @@ def _open_file(path: Path, source: _Source) -> IO[bytes]:
         raise source.error(f"cannot be opened: {reason}", ImageNotFoundError) from None
 
 
-def _from_memory(image: object, source: _Source) -> Image.Image:
+def _from_memory(image: object, source: _Source) -> Opened:
     import numpy as np
     from PIL import Image
 
     if isinstance(image, Image.Image):
-        return image
+        return _opened(image)
     if not isinstance(image, np.ndarray):
         raise source.error("unsupported type; give bytes, a path, a PIL image or a uint8 array [height, width, 3]")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise source.error(f"must be uint8 [height, width, 3], not {image.dtype} {list(image.shape)}")
     if not image.size:
         raise source.error("has no pixels")
-    return Image.fromarray(np.ascontiguousarray(image))
+    return _opened(Image.fromarray(np.ascontiguousarray(image)))
 
 
 def _shortened(name: str) -> str:
@@ -221,29 +238,39 @@ def _shortened(name: str) -> str:
 # ---- decoding
 
 
-def _decode(file: IO[bytes], source: _Source, max_pixels: int) -> Image.Image:
+def _decode(file: IO[bytes], source: _Source, max_pixels: int) -> tuple[Opened, Image.Image]:
     head = file.read(512)
     size = _webp_canvas(head)
     if size is not None:  # Pillow's WebP reader allocates the pixels when it opens a file
         _check_size(size, source, max_pixels)
-    reader = _reader(head, source)
-    file.seek(0)
+    start, opener = _opener(head, source)
+    file.seek(start)
     try:
-        image = reader(file)
+        opened = opener(file)
     except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
         raise _unreadable(error, source) from None
-    return _load(image, source, max_pixels)
+    return _load(opened, source, max_pixels)
 
 
-def _load(image: Image.Image, source: _Source, max_pixels: int) -> Image.Image:
+def _load(opened: Opened, source: _Source, max_pixels: int) -> tuple[Opened, Image.Image]:
     """Decode the pixels of a picture whose header was read, and return it as upright RGB."""
-    _check_size(image.size, source, max_pixels)
+    _check_size(opened.size, source, max_pixels)
     try:
-        image.load()
-        rgb = _to_rgb(image)
+        image = opened.load()
+        rgb, note = _to_rgb(image)
     except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
         raise _unreadable(error, source) from None
-    return _upright(rgb, image)
+    if note:
+        opened.notes.append(note)
+    return opened, _upright(rgb, image)
+
+
+def _opened(image: Image.Image, pages: int = 1) -> Opened:
+    def load() -> Image.Image:
+        image.load()
+        return image
+
+    return Opened(image.size, load, pages)
 
 
 def _check_size(size: tuple[int, int], source: _Source, max_pixels: int) -> None:
@@ -267,18 +294,33 @@ def _unreadable(error: Exception, source: _Source) -> Exception:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         # A few readers also check Pillow's own limit. We do not change it, because it is global to the process.
         return source.error(f"{error} (PIL.Image.MAX_IMAGE_PIXELS)", ImageTooLargeError)
-    return source.error(f"damaged or truncated: {str(error).strip() or type(error).__name__}")
+    if isinstance(error, UnsupportedKindError):
+        return source.error(f"{error} is not supported")
+    reason = str(error).strip() or type(error).__name__
+    if _UNSUPPORTED.search(reason):  # the file may be sound
+        return source.error(f"is of a kind that is not supported: {reason}")
+    return source.error(f"damaged or truncated: {reason}")
 
 
-def _reader(head: bytes, source: _Source) -> _Reader:
-    """Return the Pillow reader for a file that begins with `head`."""
+def _opener(head: bytes, source: _Source) -> tuple[int, Callable[[IO[bytes]], Opened]]:
+    """Return where the picture begins in a file that begins with `head`, and what opens it."""
     if head[4:8] == b"ftyp":
-        return _iso_reader(head, source)
+        return 0, partial(_open_with, _iso_reader(head, source))
     for signature, module, name in _READERS:
         if signature.match(head):
-            reader: _Reader = getattr(importlib.import_module(module), name)
-            return reader
+            pillow: _Reader = getattr(importlib.import_module(module), name)
+            return 0, partial(_open_with, pillow)
+    for signature, module, name in _OPENERS:
+        if match := signature.match(head):
+            opener = getattr(importlib.import_module(f"pocketvlm.pictures.{module}"), name)
+            return match.end(), opener
     raise source.error(f"is not a picture of a supported format ({FORMATS})")
+
+
+def _open_with(reader: _Reader, file: IO[bytes]) -> Opened:
+    image = reader(file)
+    # The frames of other formats are an animation.
+    return _opened(image, getattr(image, "n_frames", 1) if image.format == "HEIF" else 1)
 
 
 def _iso_reader(head: bytes, source: _Source) -> _Reader:
@@ -323,45 +365,30 @@ def _webp_canvas(head: bytes) -> tuple[int, int] | None:
 # ---- pixels
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a picture of any mode to RGB, with transparent pixels on white."""
-    from PIL import Image
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """Convert a picture of any mode to RGB, without transparency. The note says what became of that, if not usual."""
+    from pocketvlm.pictures.alpha import flatten
 
     if image.mode == "F" or image.mode.startswith("I"):
         image = _to_eight_bits(image)
-    if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    if image.mode == "La":
-        image = image.convert("LA")
-    rgba = image.convert("RGBA")
-    white = Image.new("RGB", image.size, "white")
-    white.paste(rgba, mask=rgba.getchannel("A"))
-    return white
+    if image.has_transparency_data:
+        return flatten(image)
+    return image if image.mode == "RGB" else image.convert("RGB"), None
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale grey of 16 or 32 bits, or float, to mode L; Pillow's own conversion would clip.
-
-    Integers have 16 bits unless a value is larger. Floats have no fixed range: white is the smallest of 1, 255 and
-    65535 that no value exceeds, else the largest value.
-    """
+    """Scale grey of 16 or 32 bits, or float, to mode L; Pillow's own conversion would clip."""
     import numpy as np
     from PIL import Image
 
+    from pocketvlm.pictures.depth import narrow_to_eight_bits, wide_to_eight_bits
+
     values = np.asarray(image)
     key = image.info.get("transparency")
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values)
-        top = float(values.max())
-        white = next((white for white in (1.0, 255.0, 65535.0) if top <= white), top)
-    else:
-        white = max(65535.0, float(values.max()))
-    if white == 65535.0 and values.dtype.kind != "f":  # a table needs no float copy of a large picture
-        table = np.round(np.arange(65536) / 257).astype(np.uint8)
-        scaled = table[values.clip(0) if values.dtype.kind == "i" else values]
-    else:
-        scaled = np.round(values.clip(0) * (255 / white)).astype(np.uint8)
-    grey = Image.fromarray(scaled)
+    narrow = values.dtype.kind != "f" and values.max() <= 65535
+    grey = Image.fromarray(
+        narrow_to_eight_bits(values, 16) if narrow else wide_to_eight_bits(values, floats=image.mode == "F")
+    )
     if isinstance(key, int):  # this shade of grey is transparent
         grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
     return grey

@@ -140,4 +140,6 @@ def _timings(image: PromptImage, prepared: PreparedImage) -> ImageTimings:
         read_ms=image.picture.read_ms,
         preprocess_ms=prepared.preprocess_ms,
         encode_ms=prepared.encode_ms,
+        pages=image.picture.pages,
+        notes=image.picture.notes,
     )

@@ -1,0 +1,76 @@
+"""What the readers of formats return for a file whose header they have read."""
+
+from __future__ import annotations
+
+import io
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class UnsupportedKindError(Exception):
+    """The file may be sound, but nothing here reads its kind; the message names the kind."""
+
+
+@dataclass
+class Opened:
+    """A file of which only the header was read. `size` is (width, height) in pixels, as stored: not yet upright.
+
+    `load` decodes the pixels; it may be called after `size` was found to be within the limits. `pages` counts the
+    pictures of the file, of which one is read. `notes` are sentences for the user; `load` may add some.
+    """
+
+    size: tuple[int, int]
+    load: Callable[[], Image.Image]
+    pages: int = 1
+    notes: list[str] = field(default_factory=list)
+
+
+class Splice(io.RawIOBase):
+    """A file made of pieces: bytes, and ranges of another file's positions. Nothing is copied before it is read."""
+
+    def __init__(self, file: IO[bytes], pieces: Sequence[bytes | range]) -> None:
+        self._file = file
+        self._pieces = [piece for piece in pieces if len(piece)]
+        self._starts = list(accumulate(map(len, self._pieces), initial=0))
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._starts[-1]}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        index = bisect_right(self._starts, self._position) - 1
+        if index == len(self._pieces):
+            return 0
+        piece, skip = self._pieces[index], self._position - self._starts[index]
+        count = min(len(view), len(piece) - skip)
+        if isinstance(piece, range):
+            self._file.seek(piece.start + skip)
+            data = self._file.read(count)
+        else:
+            data = piece[skip : skip + count]
+        view[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def splice(file: IO[bytes], pieces: Sequence[bytes | range]) -> IO[bytes]:
+    """Return the pieces as one buffered file."""
+    return io.BufferedReader(Splice(file, pieces))
