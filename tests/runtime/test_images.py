@@ -98,6 +98,20 @@ def test_the_digest_is_that_of_the_pixels_not_of_the_file() -> None:
     assert black[0] != black[1], "same bytes, other shape"
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "WebP"])
+def test_a_packed_picture_is_the_same(form: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = quarters()
+    data = encoded(image, form, exif=exif)
+    plain, packed = read(data), read(data, max_unpacked=image.width * image.height - 1)
+    assert packed.packed_size == plain.size == (image.height, image.width)
+    assert plain.packed_size is None and bytes(packed.data) == data
+    assert (packed.size, packed.digest) == (plain.size, plain.digest)
+    assert np.array_equal(packed.pixels, plain.pixels) and not packed.pixels.flags.writeable
+    assert read(data, max_unpacked=image.width * image.height).packed_size is None
+
+
 def test_an_array_that_changes_later_does_not_change_the_picture() -> None:
     array = np.zeros((8, 8, 3), np.uint8)
     picture = read(array)

@@ -195,6 +195,22 @@ def test_fields_of_other_servers(server: Server) -> None:
     assert server.ask("hi", top_p=0, temperature=2, seed=1)["choices"] == server.ask("hi")["choices"]
 
 
+def test_a_conversation_of_many_pictures(server: Server) -> None:
+    """They have 10 megapixels together; the limit of one is 2."""
+    messages: list[dict[str, Any]] = []
+    for number in range(5):
+        sheet = Image.new("1", (1400, 1400), 1)
+        sheet.paste(0, (200 * number, 0, 200 * number + 90, 150))
+        picture = {"type": "image_url", "image_url": {"url": data_uri(png(sheet)), "detail": "low"}}
+        messages += [{"role": "user", "content": [picture]}, {"role": "assistant", "content": "ok."}]
+    for _ in range(2):
+        reply = server.post({"messages": [*messages, *HI], "max_tokens": 1})
+        assert reply.status_code == 200, reply.text
+    images = reply.json()["timings"]["images"]
+    assert [image["original_size"] for image in images] == [[1400, 1400]] * 5
+    assert [image["cache"] for image in images] == ["kv"] * 5
+
+
 def test_pictures_of_results(server: Server, sample_uri: str) -> None:
     call = {"id": "c1", "type": "function", "function": {"name": "shot", "arguments": ""}}
     picture = {"type": "image_url", "image_url": {"url": sample_uri}}
@@ -447,12 +463,12 @@ def test_python_forms_of_pictures(server: Server, fields: dict[str, Any]) -> Non
     refused(reply, 400, f"messages.0.content.0.{name}", "invalid_image")
 
 
-def test_pictures_share_a_pixel_limit(server: Server) -> None:
-    """Each of these is allowed and small as a file; together they would take more memory than twice the largest."""
+def test_pictures_share_a_limit_of_work(server: Server) -> None:
+    """Each of these is allowed and small as a file; together they would keep a core busy for long."""
     big = data_uri(png(Image.new("1", (1400, 1400))))
-    parts = [{"type": "image_url", "image_url": {"url": big}} for _ in range(3)]
+    parts = [{"type": "image_url", "image_url": {"url": big}} for _ in range(34)]
     reply = server.post({"messages": [{"role": "user", "content": parts}]})
-    assert "together" in refused(reply, 400, "messages.0.content.2.image_url.url", "image_too_large")
+    assert "together" in refused(reply, 400, "messages.0.content.32.image_url.url", "image_too_large")
 
 
 @pytest.mark.parametrize(

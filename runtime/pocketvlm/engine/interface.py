@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Literal, Protocol
 
 from pocketvlm.engine.options import EngineOptions as EngineOptions
+from pocketvlm.errors import GenerationCancelledError
 from pocketvlm.messages import Detail, ImageTimings
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
@@ -156,6 +157,11 @@ class CancellationToken:
             self._stopped = True
             if self._stop is not None:
                 self._stop()
+
+    def check(self) -> None:
+        """Raise GenerationCancelledError if the token was stopped: for work before a generation begins."""
+        if self._stopped:
+            raise GenerationCancelledError("the request was cancelled")
 
     def attach(self, stop: Callable[[], None] | None) -> None:
         """Set how to stop the generation that begins now; None when it is over. For engines. `stop` must not wait."""

@@ -58,24 +58,36 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE)  # at least tw
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """`pixels` is uint8 [height, width, 3], RGB, C-contiguous and read-only.
+    """`data` is the pixels, uint8 [height, width, 3], RGB, C-contiguous and read-only.
 
+    With `packed_size`, (width, height), `data` is the bytes of the file instead, uint8 [bytes], which takes a tenth of
+    the memory.
     `digest` is the SHA-256 of size and pixels, in hex: equal pictures have equal digests, even from different files.
     `read_ms` is the time from source to array, in milliseconds. `pages` counts the pictures of the file, of which this
     is the first, or the one that the file names as its main picture; an animation has one. `notes` are sentences for
     the user about what was read otherwise than one may expect.
     """
 
-    pixels: ByteArray = field(repr=False)
+    data: ByteArray = field(repr=False)
     digest: str
     read_ms: float
     pages: int = 1
     notes: tuple[str, ...] = ()
+    packed_size: tuple[int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels."""
-        return self.pixels.shape[1], self.pixels.shape[0]
+        return self.packed_size or (self.data.shape[1], self.data.shape[0])
+
+    @property
+    def pixels(self) -> ByteArray:
+        """The pixels, uint8 [height, width, 3]. They are decoded at each call where the file is kept."""
+        if self.packed_size is None:
+            return self.data
+        width, height = self.packed_size
+        _, image = _decode(io.BytesIO(self.data), _Source("a picture", ""), width * height)
+        return _array(image)
 
 
 @dataclass(frozen=True)
@@ -90,13 +102,19 @@ class _Source:
 
 
 def read_picture(
-    part: ImageURLPart | ImagePart, param: str, *, max_pixels: int = MAX_PIXELS, local: bool = True
+    part: ImageURLPart | ImagePart,
+    param: str,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_unpacked: int | None = None,
+    local: bool = True,
 ) -> Picture:
     """Read the picture of one message part; `param` is the path of the part, such as `messages.0.content.1`.
 
     With `local=False`, as over HTTP, paths and file: URIs are refused. http(s): URLs are always refused, because
     nothing here uses the network. The first page of a file or frame of an animation is used, transparent pixels are
-    put on white unless nothing could be seen there, and the EXIF orientation is applied.
+    put on white unless nothing could be seen there, and the EXIF orientation is applied. A picture of more pixels than
+    `max_unpacked` stays packed, if its file came with the request.
 
     Raises ImageNotFoundError, ImageTooLargeError (over `max_pixels`), ImageFormatError (not a picture, truncated, or of
     an unsupported format), or ImageError for a source that is refused or cannot be read. The error's `param` is the
@@ -121,8 +139,14 @@ def read_picture(
         if opened.pages > 1
         else opened.notes
     )
+    packed = isinstance(content, bytes) and max_unpacked is not None and image.width * image.height > max_unpacked
     return Picture(
-        pixels, digest.hexdigest(), (time.perf_counter() - started) * 1000, pages=opened.pages, notes=tuple(notes)
+        _bytes_as_array(content) if packed else pixels,
+        digest.hexdigest(),
+        (time.perf_counter() - started) * 1000,
+        pages=opened.pages,
+        notes=tuple(notes),
+        packed_size=image.size if packed else None,
     )
 
 
@@ -421,3 +445,9 @@ def _array(image: Image.Image) -> npt.NDArray[np.uint8]:
     pixels = np.asarray(image, dtype=np.uint8, order="C")  # a view of the bytes that Pillow copies out
     pixels.setflags(write=False)
     return pixels
+
+
+def _bytes_as_array(data: bytes) -> npt.NDArray[np.uint8]:
+    import numpy as np
+
+    return np.frombuffer(data, np.uint8)

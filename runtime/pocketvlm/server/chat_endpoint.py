@@ -97,7 +97,7 @@ class ChatEndpoint:
                 if request.stream:
                     put(b": encoding %d/%d\n\n" % (done, total))  # clients skip comments
 
-            pictures, queue_ms = Pictures(self._settings, self._handles), 1000 * (entered - arrived)
+            pictures, queue_ms = Pictures(self._settings, self._handles, cancellation), 1000 * (entered - arrived)
             chunks = self._vlm.run(
                 request,
                 progress=report_progress,
