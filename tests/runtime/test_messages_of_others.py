@@ -391,6 +391,8 @@ def test_numbers_as_clients_write_them(name: str, value: Any, means: Any) -> Non
         {"functions": [{"name": "f"}], "function_call": "none"},
         {"logprobs": False, "top_logprobs": 0},
         {"cache_prompt": True, "id_slot": -1, "keep_alive": "5m", "priority": 0, "request_id": "r"},
+        {"num_ctx": 8192, "num_batch": 512, "num_gpu": 0, "num_keep": 24, "use_mmap": True, "use_mlock": False},
+        {"provider": {"require_parameters": True}, "route": "fallback", "usage": {"include": True}},
     ],
 )
 def test_fields_that_change_nothing_are_taken(fields: dict[str, Any]) -> None:
@@ -414,6 +416,9 @@ def test_fields_of_other_runtimes() -> None:
         ({"reasoning_effort": "high", "reasoning": {"effort": "low"}}, "high"),
         ({"enable_thinking": False}, "none"),
         ({"enable_thinking": True}, None),
+        ({"think": False}, "none"),
+        ({"think": True}, None),
+        ({"think": "low"}, "low"),
         ({"reasoning": {"enabled": False}}, "none"),
         ({"thinking": {"type": "disabled"}}, "none"),
         ({"thinking": {"type": "enabled", "budget_tokens": 5}}, None),
@@ -434,6 +439,7 @@ SWITCHED = (
         ({}, "hi"),
         ({"chat_template_kwargs": {"enable_thinking": False}}, "<off>hi"),
         ({"enable_thinking": False}, "<off>hi"),
+        ({"think": False}, "<off>hi"),
         ({"reasoning_effort": "none"}, "<off>hi"),
         ({"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}}, "hi"),
         ({"chat_template_kwargs": {"style": "<|brief|>", "unread": [1]}}, "<|brief|>hi"),

@@ -36,5 +36,16 @@ class IgnoredFields(Frozen):
     priority: _Ignored = None
     request_id: _Ignored = None
     cache_salt: _Ignored = None
-    # Ollama
+    # Ollama: how it loads a model
     keep_alive: _Ignored = None
+    num_ctx: _Ignored = None
+    num_batch: _Ignored = None
+    num_gpu: _Ignored = None
+    num_keep: _Ignored = None
+    num_thread: _Ignored = None
+    use_mmap: _Ignored = None
+    use_mlock: _Ignored = None
+    # OpenRouter: where it sends a request
+    provider: _Ignored = None
+    route: _Ignored = None
+    usage: _Ignored = None

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, Strict, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Strict,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from pocketvlm.errors import RequestError
 from pocketvlm.messages.base import Flag, Frozen, JsonObject, Open, Scalar, Text
@@ -48,6 +57,16 @@ class Thinking(Open):
     """How Anthropic and others switch thoughts."""
 
     type: Literal["enabled", "disabled", "adaptive"]
+
+
+def _form(value: object) -> str:
+    return "<word>" if isinstance(value, str) else "<switch>"
+
+
+# How Ollama switches thoughts.
+Think = Annotated[
+    Annotated[Flag, Tag("<switch>")] | Annotated[str, Field(pattern=_EFFORT), Tag("<word>")], Discriminator(_form)
+]
 
 
 class ChatRequest(IgnoredFields):
@@ -100,6 +119,7 @@ class ChatRequest(IgnoredFields):
     reasoning: Reasoning | None = None
     thinking: Thinking | None = None
     enable_thinking: Flag | None = None
+    think: Think | None = None
     chat_template_kwargs: JsonObject | None = None
     add_generation_prompt: Flag | None = None
     continue_final_message: Flag | None = None
@@ -192,8 +212,11 @@ class ChatRequest(IgnoredFields):
             return self.reasoning_effort
         if self.reasoning is not None and self.reasoning.effort is not None:
             return self.reasoning.effort
+        if isinstance(self.think, str):
+            return self.think
         off = (
             self.enable_thinking is False
+            or self.think is False
             or (self.reasoning is not None and self.reasoning.enabled is False)
             or (self.thinking is not None and self.thinking.type == "disabled")
         )
@@ -202,7 +225,8 @@ class ChatRequest(IgnoredFields):
     @property
     def template_variables(self) -> dict[str, Any]:
         """The variables that the request sets for the model's template."""
-        switch = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
+        on = self.think if self.enable_thinking is None and isinstance(self.think, bool) else self.enable_thinking
+        switch = {} if on is None else {"enable_thinking": on}
         return {**switch, **(self.chat_template_kwargs or {})}
 
     @property

@@ -1,0 +1,153 @@
+// Ask a running server through the clients from npm: node checks.mjs URL PICTURE [CLIENT...].
+//
+// Prints a line for each client: its version and what worked. See checks.py for what is compared.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createOpenAI } from "@ai-sdk/openai";
+import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import { InferenceClient } from "@huggingface/inference";
+import { generateObject, generateText, stepCountIs, streamText, tool } from "ai";
+import OpenAI from "openai";
+import { zodResponseFormat } from "openai/helpers/zod";
+import { z } from "zod";
+
+const [url, path, ...names] = process.argv.slice(2);
+const picture = readFileSync(path);
+const uri = `data:image/png;base64,${picture.toString("base64")}`;
+const COUNT = "How many shapes are there?";
+const ANSWER = "2";
+const COLOUR = "What colour is the circle?";
+const RED = "Red";
+const Shape = z.object({ colour: z.enum(["red", "green", "blue"]), number: z.int().min(0).max(9) });
+const paint = {
+	type: "function",
+	function: {
+		name: "paint",
+		description: "Paint the circle in this colour.",
+		parameters: {
+			type: "object",
+			properties: { colour: { type: "string", enum: ["red", "green", "blue"] } },
+			required: ["colour"],
+			additionalProperties: false,
+		},
+	},
+};
+const first = [
+	{
+		role: "user",
+		content: [
+			{ type: "text", text: COUNT },
+			{ type: "image_url", image_url: { url: uri } },
+		],
+	},
+];
+const more = { role: "user", content: COLOUR };
+
+async function* openai() {
+	const { completions } = new OpenAI({ baseURL: url, apiKey: "none", maxRetries: 0 }).chat;
+	const ask = { model: "iota", messages: first };
+	const { message } = (await completions.create(ask)).choices[0];
+	assert.equal(message.content, ANSWER);
+	assert.equal((await completions.create({ ...ask, messages: [...first, message, more] })).choices[0].message.content, RED);
+	yield "chat, second turn";
+	const streamed = await completions.stream(ask).finalMessage();
+	assert.deepEqual([streamed.role, streamed.content], ["assistant", ANSWER]);
+	assert.equal((await completions.create({ ...ask, messages: [...first, streamed, more] })).choices[0].message.content, RED);
+	yield "stream helper, its message sent back";
+	const parsed = (await completions.parse({ ...ask, response_format: zodResponseFormat(Shape, "shape") })).choices[0].message;
+	Shape.parse(parsed.parsed);
+	await completions.create({ ...ask, messages: [...first, parsed, more], max_tokens: 5 });
+	yield "parse, its message sent back";
+	const runner = completions.runTools({
+		...ask,
+		tools: [{ ...paint, function: { ...paint.function, parse: JSON.parse, function: ({ colour }) => `painted ${colour}` } }],
+		tool_choice: { type: "function", function: { name: "paint" } },
+	});
+	assert.match(await runner.finalFunctionToolCallResult(), /^painted /);
+	yield "runTools";
+}
+
+async function* huggingface() {
+	const client = new InferenceClient("none", { endpointUrl: url });
+	const ask = { model: "iota", messages: first };
+	const { message } = (await client.chatCompletion(ask)).choices[0];
+	assert.equal(message.content, ANSWER);
+	const again = await client.chatCompletion({ ...ask, messages: [...first, message, more] });
+	assert.equal(again.choices[0].message.content, RED);
+	yield "chat, second turn";
+	let text = "";
+	for await (const chunk of client.chatCompletionStream(ask)) text += chunk.choices[0].delta.content;
+	assert.equal(text, ANSWER);
+	yield "stream";
+	const response_format = { type: "json_schema", json_schema: { name: "shape", schema: z.toJSONSchema(Shape) } };
+	const shape = await client.chatCompletion({ ...ask, response_format });
+	Shape.parse(JSON.parse(shape.choices[0].message.content));
+	yield "response_format";
+	const called = (await client.chatCompletion({ ...ask, tools: [paint], tool_choice: "required" })).choices[0].message;
+	const [call] = called.tool_calls;
+	assert.equal(call.function.name, "paint");
+	const result = { role: "tool", tool_call_id: call.id, content: "painted" };
+	await client.chatCompletion({ ...ask, messages: [...first, called, result], tools: [paint], max_tokens: 5 });
+	yield "tool call and its result";
+}
+
+async function* ai(model) {
+	const messages = [
+		{
+			role: "user",
+			content: [
+				{ type: "text", text: COUNT },
+				{ type: "image", image: picture },
+			],
+		},
+	];
+	const whole = await generateText({ model, messages, maxRetries: 0 });
+	assert.equal(whole.text, ANSWER);
+	const again = await generateText({ model, messages: [...messages, ...whole.response.messages, more], maxRetries: 0 });
+	assert.equal(again.text, RED);
+	yield "generateText, second turn";
+	let text = "";
+	for await (const piece of streamText({ model, messages, maxRetries: 0, onError: ({ error }) => { throw error; } }).textStream) text += piece;
+	assert.equal(text, ANSWER);
+	yield "streamText";
+	Shape.parse((await generateObject({ model, messages, schema: Shape, maxRetries: 0 })).object);
+	yield "generateObject";
+	const address = z.object({ to: z.email().optional(), rest: z.record(z.string(), z.string()).optional() });
+	const painted = await generateText({
+		model,
+		messages,
+		tools: {
+			paint: tool({ inputSchema: Shape.pick({ colour: true }), execute: ({ colour }) => `painted ${colour}` }),
+			mail: tool({ inputSchema: address, execute: () => "sent" }),
+		},
+		toolChoice: { type: "tool", toolName: "paint" },
+		stopWhen: stepCountIs(2),
+		maxRetries: 0,
+	});
+	assert.match(painted.steps[0].toolResults[0].output, /^painted /);
+	assert.equal(painted.steps.length, 2);
+	yield "tool call and its result";
+}
+
+const compatible = (options) => createOpenAICompatible({ name: "pocketvlm", baseURL: url, apiKey: "none", ...options })("iota");
+const clients = {
+	openai,
+	"@huggingface/inference": huggingface,
+	"@ai-sdk/openai-compatible": () => ai(compatible({ supportsStructuredOutputs: true, includeUsage: true })),
+	"@ai-sdk/openai": () => ai(createOpenAI({ baseURL: url, apiKey: "none" }).chat("iota")),
+};
+
+for (const name of names.length ? names : Object.keys(clients)) {
+	const version = JSON.parse(readFileSync(new URL(`node_modules/${name}/package.json`, import.meta.url))).version;
+	const worked = [];
+	let state = "ok    ";
+	try {
+		for await (const what of clients[name]()) worked.push(what);
+	} catch (error) {
+		console.error(error);
+		state = "FAILED";
+		process.exitCode = 1;
+	}
+	console.log(`${state} ${name} ${version} (npm): ${worked.join("; ")}`);
+}
