@@ -23,7 +23,7 @@ from pocketvlm.errors import PocketVLMError
 from pocketvlm.files.locate import locate
 from pocketvlm.native.grammar import Constraint, Matcher, Vocabulary
 from pocketvlm.native.llama import Model
-from pocketvlm.structured.schema import json_rule
+from pocketvlm.structured.schema import compile_schema
 
 STEPS = 200
 FORM: dict[str, Any] = {
@@ -132,7 +132,7 @@ def main() -> None:
             print(f"{path.name}: {model.n_vocab:,} tokens; llguidance's trie, once: {trie:.0f} ms")
 
             def guided(schema: Any, vocabulary: Vocabulary = vocabulary) -> Matcher:
-                return Matcher(vocabulary, Constraint(f"start: {json_rule(schema, 'schema')}", "schema"))
+                return Matcher(vocabulary, Constraint(f"start: {compile_schema(schema, 'schema').rule}", "schema"))
 
             def native(schema: Any, model: Model = model) -> Libllama:
                 return Libllama(model, schema)
@@ -155,7 +155,9 @@ def main() -> None:
         vocabulary = Vocabulary(model)
 
         def ours(schema: Any) -> Matcher:
-            return Matcher(vocabulary, Constraint(f"start: {json_rule(schema, 'schema')}", "schema"))
+            return Matcher(
+                vocabulary, Constraint(f"start: {compile_schema(schema, 'schema', strict=True).rule}", "schema")
+            )
 
         def theirs(schema: Any) -> Libllama:
             return Libllama(model, schema)

@@ -36,6 +36,8 @@ TURNS = Turns(Path(os.environ.setdefault("POCKETVLM_TEST_TURNS", _CACHE.name))) 
 os.environ.setdefault("POCKETVLM_NATIVE", "llama-cpp-python")  # not what `make native` may have left in .venv
 # The threads of libllama and torch sleep while they wait: spinning would slow down the other workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Containers often set this. Each child would then compile our modules, a fifth of the time of a short command.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A shell starts background jobs with these ignored, which the tests' children would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if hasattr(signal, "SIGHUP"):

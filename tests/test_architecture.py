@@ -66,6 +66,7 @@ EXTRA = {
     "pocketvlm_converters.samples.forward": {"messages", "pictures", "templates"},
     "pocketvlm_converters.proof.stages": {"templates"},  # counts the pictures that a template places
     "pocketvlm_converters.tokenizer.proof": {"templates"},  # compares what a chat does with a text
+    "pocketvlm_converters.tokenizer.ends": {"templates"},  # reads how a template closes an answer
     "pocketvlm_converters.proof.verify": {""},
     "pocketvlm_converters.catalog.estimates": {"plan"},  # predicts memory as `pocketvlm plan` does
 }
@@ -138,7 +139,7 @@ def family_faults(path: str, source: str) -> list[str]:
     if {"families", "networks"} & {*Path(path).parts}:  # networks are named as their papers name them
         return []
     # llama.cpp names ways to split a text, and projectors, after the family that had one first; others share it.
-    source = re.sub(r'\b((?:PreTokenizer|Projector)\(\s*)"[^"]*"', r"\1", source)
+    source = re.sub(r'(\b(?:PreTokenizer|Projector)\(\s*|_SPLITS = )"[^"]*"', r"\1", source)
     found = re.finditer(FAMILIES, source, re.IGNORECASE)
     return [
         f"{path}:{source.count(chr(10), 0, hit.start()) + 1}: family name {hit[0]!r} outside families/" for hit in found

@@ -109,7 +109,7 @@ def plan_conversion(
     family = find_family(Checkpoint(checkpoint))
     parts = parts_of(family, name, hashed=False)
     files: list[PlannedFile] = []
-    notes = [*parts.vocabulary.notes]
+    notes = [*family.checkpoint.notes, *parts.vocabulary.notes]
     temporary = Path(tempfile.gettempdir())
     with (
         os_errors_as_output_errors(temporary),

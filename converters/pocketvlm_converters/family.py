@@ -59,11 +59,15 @@ class Family(ABC):
         unused = [name for name in self.checkpoint.tensors if name not in self._used]
         if unused:
             more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
+            value_head = any(name.startswith(_VALUE_HEADS) for name in unused)
+            hint = ": it is a value head of reinforcement learning; save the model without it" if value_head else ""
             raise CheckpointError(
-                f"tensor {unused[0]}{more} is not part of a {self.checkpoint.model_type} model", self.checkpoint.path
+                f"tensor {unused[0]}{more} is not part of a {self.checkpoint.model_type} model{hint}",
+                self.checkpoint.path,
             )
 
 
+_VALUE_HEADS = ("v_head.", "pretrained_model.v_head.", "value_head.", "score.")  # beginnings of their names
 # Prefixes of the tensors in most checkpoints: as on the hub and as transformers 5 names them.
 LANGUAGE = ("language_model.model.", "model.language_model.", "language_model.")
 HEAD = ("language_model.", "")

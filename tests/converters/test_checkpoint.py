@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+from transformers.image_processing_base import ImageProcessingMixin
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Checkpoint, Tensor
 from pocketvlm_converters.convert import convert
+from pocketvlm_converters.families import find_family
+from store import Store
 
 Edit = Callable[..., None]
 
@@ -177,9 +182,98 @@ def test_unreadable_type(weights: Path) -> None:
     refused(weights.parent, "model.text_model.norm.weight is F8_E4M3")
 
 
-def test_quantized_checkpoint(checkpoint: Path, edit: Edit) -> None:
-    edit(checkpoint / "config.json", {"quantization_config": {"quant_method": "awq"}})
-    refused(checkpoint, "already quantized")
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}},
+        {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+        {"quantization_config": {}},
+        {"quantization_config": 7},
+        {"compression_config": {"format": "pack-quantized"}},
+        {"text_config.quantization_config": {"quant_method": "awq"}},
+    ],
+)
+def test_a_quantization_that_is_only_mentioned(change: dict[str, Any], weights: Path, edit: Edit) -> None:
+    """Weights that are floating point are converted, with a note; others are refused by their types."""
+    edit(weights.parent / "config.json", change)
+    assert ["quantization" in note for note in Checkpoint(weights.parent).notes] == [True]
+    find_family(Checkpoint(weights.parent)).language()
+    rewrite(weights, lambda header, _: header["model.text_model.norm.weight"].update(dtype="F8_E4M3"))
+    refused(weights.parent, "model.text_model.norm.weight is F8_E4M3", "convert the original")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("base_model.model.model.text_model.norm.weight", "merge it into its base model first"),
+        ("model.text_model.layers.0.self_attn.q_proj.base_layer.weight", "merge it into its base model first"),
+        ("model.text_model.layers.0.self_attn.q_proj.lora_A.default.weight", "merge it into its base model first"),
+        ("v_head.summary.weight", "is not part of a idefics3 model: it is a value head"),
+        ("score.weight", "is not part of a idefics3 model: it is a value head"),
+        ("model.text_model.norm.qweight", "is already quantized"),
+    ],
+)
+def test_tensors_of_a_fine_tuning(name: str, words: str, weights: Path) -> None:
+    tensors = load_file(weights)
+    save_file({**tensors, name: np.zeros((2, 2), np.float32)}, weights)
+    refused(weights.parent, words)
+
+
+def test_double_precision(weights: Path) -> None:
+    tensors = load_file(weights)
+    save_file({name: tensor.astype(np.float64) for name, tensor in tensors.items()}, weights)
+    refused(weights.parent, "is F64; ", "save the checkpoint in float32 first")
+
+
+@pytest.mark.parametrize("stray", ["older", "quantized", "alone"])
+def test_a_single_file_beside_shards(stray: str, make_model: Any, save: Any, tmp_path: Path) -> None:
+    """transformers reads the single file, and so do we: a note or the error says what is not used."""
+    save(make_model(), tmp_path / "c", max_shard_size="100KB")
+    tensors = {name: tensor for shard in (tmp_path / "c").glob("model-*") for name, tensor in load_file(shard).items()}
+    if stray == "quantized":
+        tensors = {name: tensor.astype(np.uint8) for name, tensor in tensors.items()}
+    for shard in (tmp_path / "c").glob("model-*") if stray == "alone" else ():
+        shard.unlink()
+    save_file(tensors, tmp_path / "c" / "model.safetensors")
+    if stray == "quantized":
+        refused(tmp_path / "c", "model.safetensors: tensor ", "is U8; ", "not model-00001-of-", "remove the one")
+        return
+    notes = Checkpoint(tmp_path / "c").notes
+    assert ["model-00001-of-" in note for note in notes] == [True] * (stray == "older")
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "old", "new"),
+    [
+        (
+            "qwen2_5_vl",
+            "size",
+            {"shortest_edge": 3136, "longest_edge": 12845056},
+            {"shortest_edge": 3136, "longest_edge": 12544},
+        ),
+        ("llava", "image_mean", [0.5, 0.5, 0.5], [0.4, 0.3, 0.2]),
+        ("internvl", "max_patches", 12, 2),
+        ("smolvlm", "size", {"longest_edge": 64}, {"longest_edge": 96}),
+    ],
+)
+def test_two_files_of_an_image_processor(
+    family: str, key: str, old: Any, new: Any, store: Store, tmp_path: Path
+) -> None:
+    """transformers reads processor_config.json first; a note names what differs."""
+    folder = Path(shutil.copytree(store.checkpoint(family), tmp_path / "checkpoint"))
+    settings = dict(Checkpoint(folder).preprocessor.values)
+    preprocessor, processor = folder / "preprocessor_config.json", folder / "processor_config.json"
+    for nested, outer in ((new, old), (new, new), (new, None), (None, new)):
+        base = json.loads(processor.read_text()) if processor.exists() else {}
+        base["image_processor"] = nested and {**settings, key: nested}
+        processor.write_text(json.dumps(base))
+        preprocessor.unlink(missing_ok=True)
+        if outer:
+            preprocessor.write_text(json.dumps({**settings, key: outer, "image_processor_type": "Other"}))
+        checkpoint = Checkpoint(folder)
+        reference, _ = ImageProcessingMixin.get_image_processor_dict(folder)
+        assert checkpoint.preprocessor.values[key] == reference[key] == new
+        assert [note.endswith(f"differs in {key}") for note in checkpoint.notes] == [True] * (outer == old)
 
 
 @pytest.mark.parametrize(

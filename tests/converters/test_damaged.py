@@ -267,8 +267,6 @@ SINGLE_FILE: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "text_config missing": (settings(text_config=...), (CONFIG, "text_config is missing")),
     "text_config a number": (settings(text_config=4), (CONFIG, "text_config is 4")),
     "vision_config a list": (settings(vision_config=[]), (CONFIG, "vision_config is []")),
-    "quantization_config": (settings(quantization_config={"quant_method": "awq"}), (CONFIG, "'awq'", "quantized")),
-    "quantization_config odd": (settings(quantization_config=7), (CONFIG, "quantization_config is 7")),
     "width of 10**12": (text(hidden_size=10**12), (CONFIG, "text_config.hidden_size is 1000000000000")),
     "width of 4000 digits": (text(hidden_size=10**4000), (CONFIG, "text_config.hidden_size is 1000")),
     "width of 10**9": (text(hidden_size=10**9), ("embed_tokens.weight is (", "1000000000")),
@@ -305,8 +303,8 @@ SINGLE_FILE: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "no processor": (lambda folder: (folder / "processor_config.json").unlink(), ("preprocessor_config.json",)),
     "processor a pointer": (file("processor_config.json", LFS), ("processor_config.json", "git-lfs")),
     "processor of another kind": (
-        file("preprocessor_config.json", b'{"size": 224}'),
-        ("preprocessor_config.json", "max_image_size.longest_edge is missing"),
+        file("processor_config.json", b'{"image_processor": {"size": 224}}'),
+        ("processor_config.json", "max_image_size.longest_edge is missing"),
     ),
     "picture of 10**9 tiles": (
         settings("processor_config.json", image_processor__size={"longest_edge": 10**9}),

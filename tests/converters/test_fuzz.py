@@ -92,7 +92,7 @@ def changed(data: st.DataObject, document: Any, places: list[tuple[Any, ...]]) -
     return found
 
 
-@settings(FUZZ, max_examples=EXAMPLES // 4)
+@settings(FUZZ, max_examples=EXAMPLES // 8)
 @given(data=st.data())
 @pytest.mark.parametrize(
     "name",

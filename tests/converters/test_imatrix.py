@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from pocketvlm.errors import QuantizationError
 from pocketvlm.files.bundle import sha256_of
+from pocketvlm.native import library
 from pocketvlm.native.context import Context
 from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
@@ -24,7 +26,7 @@ from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.families import find_family
 from pocketvlm_converters.quantization.calibrate import compute_matrix
-from pocketvlm_converters.quantization.imatrix import read_matrix, write_matrix
+from pocketvlm_converters.quantization.imatrix import read_matrix, usable, write_matrix
 from pocketvlm_converters.quantization.quantize import NEED_IMPORTANCE_MATRIX, quantize_language
 from pocketvlm_converters.weights import Weight
 
@@ -37,6 +39,29 @@ NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+
+
+Quantized = Callable[[str, "np.ndarray | None"], np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def quantized() -> Quantized:
+    """The errors [16, 512] of quantizing random weights to a type, with an importance of the columns."""
+    quantize = library.llama()._lib.ggml_quantize_chunk
+    quantize.restype, size, pointer = ctypes.c_size_t, ctypes.c_int64, ctypes.c_void_p
+    quantize.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]
+    weights = np.random.default_rng(1).normal(0, 0.02, (16, 512)).astype(np.float32)
+
+    def quantized(kind: str, importance: np.ndarray | None) -> np.ndarray:
+        number = gguf.GGMLQuantizationType[kind]
+        block, bytes_of_block = gguf.GGML_QUANT_SIZES[number]
+        stored = np.zeros((16, 512 // block * bytes_of_block), np.uint8)
+        columns = None if importance is None else np.ascontiguousarray(importance, np.float32)
+        address = None if columns is None else columns.ctypes.data
+        quantize(int(number), weights.ctypes.data, stored.ctypes.data, 0, 16, 512, address)
+        return gguf.dequantize(stored, number) - weights
+
+    return quantized
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +104,7 @@ def test_sums_are_those_of_transformers(wide_bundle: Path, make_model: Any) -> N
             context.decode_tokens(ids[start : start + 64], start, every=True)
     collector.check()
 
-    decoder = make_model(hidden_size=256, intermediate_size=512).model.text_model
+    decoder = make_model(hidden_size=256, intermediate_size=512).model.text_model.double()
     seen: dict[str, np.ndarray] = {}
 
     def watch(name: str) -> Any:
@@ -174,6 +199,55 @@ def test_an_expert_that_saw_nothing(tmp_path: Path) -> None:
         1,
     )
     assert read_matrix(tmp_path / "x.gguf").means["blk.0.ffn_up_exps.weight"].tolist() == [1, 2, 1, 1]
+
+
+COLUMNS = np.arange(512)
+SOUND = (np.random.default_rng(0).random(512) + 0.1).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["Q4_K", "Q5_K", "Q6_K", "Q2_K", "Q3_K", "Q4_0", "IQ4_XS", "IQ4_NL"])
+@pytest.mark.parametrize(
+    "importance",
+    [
+        np.zeros(512),
+        np.where(COLUMNS < 256, 0, SOUND),  # a whole block
+        np.where((COLUMNS >= 16) & (COLUMNS < 48), 0, SOUND),  # a part of one
+        np.where(COLUMNS == 300, 1, 0),
+        np.full(512, 1e-30),
+        SOUND * 1e30,
+        np.where(COLUMNS == 300, 1e6, SOUND),
+    ],
+    ids="zeros block part one tiny huge outlier".split(),
+)
+def test_no_column_is_lost(kind: str, importance: np.ndarray, quantized: Quantized) -> None:
+    """Where a matrix says nothing, the errors are those without one; none are as large as the weights."""
+    plain, weighted = quantized(kind, None), quantized(kind, usable(importance.astype(np.float32)))
+    errors = [np.sqrt((error**2).reshape(-1, 32, 16).mean(axis=(0, 2))) / 0.02 for error in (plain, weighted)]
+    assert (errors[1] < 0.7).all(), errors[1]
+    known = importance.reshape(2, 256).any(axis=1).repeat(16)
+    assert (errors[1] < 1.1 * errors[0].max())[~known].all(), errors[1] / errors[0]
+
+
+def test_a_sound_matrix_stays_as_it_is(quantized: Quantized) -> None:
+    """But for a power of two, which changes no bit of the result."""
+    _, exponents = np.frexp(usable(SOUND) / SOUND)
+    assert len({*exponents[:256]}) == 1 and len({*exponents[256:]}) == 1
+    for kind in ("Q4_K", "Q6_K", "IQ4_XS"):
+        np.testing.assert_array_equal(quantized(kind, usable(SOUND)), quantized(kind, SOUND))
+
+
+def test_sizes_that_are_not_whole_blocks() -> None:
+    for size in (1, 31, 96, 300):
+        values = usable(np.zeros(size, np.float32))
+        assert values.shape == (size,) and len({*values}) == 1 and values[0] > 0
+
+
+def test_zeros_are_mentioned(tmp_path: Path) -> None:
+    means = {"blk.0.ffn_up.weight": np.zeros(4), "blk.1.ffn_up.weight": np.ones(4), "blk.2.ffn_up.weight": np.zeros(4)}
+    (tmp_path / "x.dat").write_bytes(old_format(means))
+    assert read_matrix(tmp_path / "x.dat").notes() == [
+        "the importance matrix has only zeros for blk.0.ffn_up.weight and 1 more: quantized as without a matrix"
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"GGU", b"\x89PNG\r\n\x1a\n" * 99, b"hello, world\n" * 50, b"\0" * 4096])

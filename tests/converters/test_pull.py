@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import close_session
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -335,6 +337,31 @@ def test_a_name_too_long() -> None:
             locate(name, model=None, mmproj=None)
     with pytest.raises(ModelNotFoundError, match="cannot be looked up: File name too long"):
         locate(f"{'x' * 300}.gguf", model=None, mmproj=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ALL_PROXY", "socks://127.0.0.1:9", "ALL_PROXY begins with socks://"),
+        ("https_proxy", "foo://me:secret@host", "https_proxy begins with foo://"),
+        ("HTTP_PROXY", "ftp://host", "HTTP_PROXY begins with ftp://"),
+        ("ALL_PROXY", "socks5://me:secret@127.0.0.1:9", "ALL_PROXY names a SOCKS proxy, .* pip install"),
+        ("https_proxy", "socks5h://127.0.0.1:9", "https_proxy names a SOCKS proxy"),
+        ("SSL_CERT_FILE", "/nowhere", "SSL_CERT_FILE is '/nowhere'.* unset it"),
+        ("SSL_CERT_FILE", __file__, "SSL_CERT_FILE is .*test_pull.py', which has no usable certificates"),
+    ],
+)
+def test_settings_with_which_no_connection_can_be_made(
+    name: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "socks5" in value and find_spec("socksio"):
+        pytest.skip("here it can be made")
+    close_session()
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(DownloadError, match=words) as caught:
+        client.Hub()
+    assert "secret" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_where_nothing_may_be_downloaded(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from gguf import GGUFReader, TokenType
 from tokenizers import Tokenizer
+from transformers import AutoProcessor
 
 from pocketvlm.errors import ModelFormatError, TokenizerError
 from pocketvlm.native.llama import Model
@@ -317,9 +318,35 @@ def test_added_tokens_matched_in_normalized_text(checkpoint: Path, edit: Edit, t
 def test_places_of_the_chat_template(checkpoint: Path, file: str, content: Any) -> None:
     assert read(checkpoint).chat_template == (checkpoint / "chat_template.jinja").read_text()
     (checkpoint / file).write_text(json.dumps(content))
-    assert read(checkpoint).chat_template != "{{ here }}", "chat_template.jinja comes first"
     (checkpoint / "chat_template.jinja").unlink()
-    assert read(checkpoint).chat_template == "{{ here }}"
+    assert read(checkpoint).chat_template == "{{ here }}" and not read(checkpoint).notes
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("chat_template.jinja", "chat_template.json"),
+        ("chat_template.jinja", "processor_config.json"),
+        ("chat_template.json", "processor_config.json"),
+        ("chat_template.jinja", "chat_template.json", "processor_config.json", "tokenizer_config.json"),
+    ],
+)
+def test_several_chat_templates(files: tuple[str, ...], checkpoint: Path) -> None:
+    """transformers' processor decides, and a note names the others if they differ."""
+    (checkpoint / "chat_template.jinja").unlink()
+    for text in ("same", None):
+        for file in files:
+            path, template = checkpoint / file, text or f"{{# {file} #}}"
+            if file.endswith(".jinja"):
+                path.write_text(template)
+                continue
+            values = json.loads(path.read_text()) if path.exists() else {}
+            path.write_text(json.dumps({**values, "chat_template": template}))
+        vocabulary = read(checkpoint)
+        assert vocabulary.chat_template == AutoProcessor.from_pretrained(checkpoint).chat_template
+        differs = [file for file in files if file not in str(vocabulary.chat_template)] if text is None else []
+        notes = [note for note in vocabulary.notes if "another one" in note]
+        assert len(notes) == (text is None) and all(file in notes[0] for file in differs)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def test_what_configurations_leave_out(tmp_path: Path) -> None:
     listed = {"model_type": "glm_ocr", "text_config": text, "vision_config": SPARSE_VISION}
     (sparse / "config.json").write_text(json.dumps(listed))
     (sparse / "preprocessor_config.json").write_text(json.dumps(SPARSE_PREPROCESSOR))
+    (sparse / "processor_config.json").unlink()
     sizes = {"shortest_edge": 112 * 112, "longest_edge": 28 * 28 * 15000}
     put(tmp_path / "full" / "processor_config.json", {"image_processor.size": sizes})
     found = parts(tmp_path / "full")

@@ -154,6 +154,52 @@ def test_wrong_folders(tmp_path: Path) -> None:
         read_batch(tmp_path, Defaults())
 
 
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("a.jfif", True),
+        ("A.JPE", True),
+        ("b.hif", True),
+        ("scan", True),  # no ending
+        ("._a.png", False),  # AppleDouble
+        ("sub/__MACOSX/._b.jpg", False),
+        (".DS_Store", False),
+        ("notes.txt", False),
+        ("LICENSE", False),
+    ],
+)
+def test_which_files_of_a_folder_are_pictures(name: str, is_one: bool, sample_png: Path, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_text = name.startswith((".DS", "L", "notes"))
+    path.write_bytes(b"\0\0\0\1Bud1" if is_text else sample_png.read_bytes())
+    (tmp_path / "other.png").write_bytes(b"?")
+    names = [item.custom_id for item in read_batch(tmp_path, Defaults("?")).items]
+    assert names == sorted([*[name] * is_one, "other.png"])
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [("5", "5"), ("12345678901234567890", "12345678901234567890"), ("1.50", "1.50"), ('"5"', "5"), ("null", "line-1")],
+)
+def test_custom_ids_that_are_numbers(written: str, name: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(f'{{"custom_id": {written}, "prompt": "?"}}\n')
+    batch = read_batch(source, Defaults())
+    assert [item.custom_id for item in batch.items] == [name]
+    assert batch.body(batch.items[0])["messages"]
+
+
+@pytest.mark.parametrize("written", ["true", "[5]", '{"a": 1}'])
+def test_custom_ids_that_are_none(written: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(f'{{"custom_id": {written}, "prompt": "?"}}\n')
+    batch = read_batch(source, Defaults())
+    with pytest.raises(RequestError, match="must be a string") as caught:
+        batch.body(batch.items[0])
+    assert caught.value.param == "custom_id"
+
+
 def test_another_output_is_not_touched(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     mark = read_batch(album, Defaults(QUESTION)).items[0].hash

@@ -306,11 +306,14 @@ def test_a_full_disk_is_told_in_a_line(arguments: list[str], stdin: bytes, iota_
     [
         ("/image none.png\nHi\n", "error: none.png: no such file\n"),
         ("/pictures\nHi\n", "error: unknown command /pictures; /help lists the commands\n"),
+        ("{} what?\nHi\n", "error: {0} is a file; use /image {0} to show it, then ask\n"),
+        ('/image "{}"\n/image none.png\n', "error: none.png: no such file\n"),
     ],
 )
-def test_a_conversation_from_a_file_ends_at_what_is_wrong(lines: str, words: str) -> None:
-    done = run("chat", stdin=lines.encode())
-    assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (2, "", words)
+def test_a_conversation_from_a_file_ends_at_what_is_wrong(lines: str, words: str, sample_png: Path) -> None:
+    done = run("chat", stdin=lines.replace("{}", str(sample_png)).encode())
+    expected = words.replace("{0}", "{}").replace("{}", str(sample_png))
+    assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (2, "", expected)
 
 
 @pytest.mark.parametrize(
@@ -339,7 +342,9 @@ def test_json_schema(sample_png: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout)["n"] in (2, 3)
     path.write_text('{"not": {}}')
-    assert "schema.not: the keyword not is not supported" in refused("chat", "hi", "--json-schema", path)
+    assert "schema.not: the keyword not of response_format cannot be enforced" in refused(
+        "chat", "hi", "--json-schema", path
+    )
     for text in ("{", "[" * 100_000):
         path.write_text(text)
         assert "--json-schema" in refused("chat", "hi", "--json-schema", path)

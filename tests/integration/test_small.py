@@ -109,16 +109,3 @@ def test_a_user_without_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.cache_folder() == Path("/dev/null/pocketvlm")
     assert encoder_speeds.recall_all() == {}
     encoder_speeds.remember("here", {})
-
-
-def test_memory_of_a_cgroup(tmp_path: Path) -> None:
-    """Version 2, as in a container: one limit, file pages that can go are free."""
-    (tmp_path / "own").write_text("0::/box\n")
-    group = tmp_path / "root" / "box"
-    group.mkdir(parents=True)
-    for name, value in (("max", "536870912"), ("current", "200000000"), ("stat", "anon 1\ninactive_file 50000000\n")):
-        (group / f"memory.{name}").write_text(value)
-    assert machine._cgroup_memory(tmp_path / "root", tmp_path / "own") == [(536870912, 150000000)]
-    (group / "memory.max").write_text("max\n")
-    assert machine._cgroup_memory(tmp_path / "root", tmp_path / "own") == []
-    assert machine._cgroup_memory(tmp_path / "root", tmp_path / "none") == []

@@ -231,7 +231,8 @@ def test_permission_denied(tmp_path: Path) -> None:
     ("url", "says"),
     [
         ("data:image/png;base64,@@@@", "bad base64"),
-        ("data:image/png;base64,iVBORw0KGgo", "bad base64"),
+        ("data:image/png;base64,iVBORw0KG", "bad base64"),
+        ("data:image/png;base64,iVBORw0KGgo", "damaged or truncated"),
         ("data:image/png;base64,ü", "bad base64"),
         ("data:image/png;base64", "comma"),
         ("data:image/png;base64,", "empty"),

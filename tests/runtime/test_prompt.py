@@ -254,8 +254,13 @@ def test_nothing_that_a_template_does_makes_user_text_special(operation: str) ->
     for bind in ("messages[0].content", "'l' + messages[0].content + 'l'"):
         source = "{% set c = " + bind + " %}" + operation
         conversation = [say("user", "q<w>")]
-        spans = render(ChatTemplate(source), conversation)
-        assert whole(spans, None) == plainly(source, conversation)
+        expected = plainly(source, conversation)
+        try:
+            spans = render(ChatTemplate(source), conversation)
+        except RequestError as error:
+            assert "leaves out this text of the role user" in str(error) and not set("qwQW<>") & set(expected)
+            continue
+        assert whole(spans, None) == expected
         special = "".join(span.text for span in spans if isinstance(span, TextSpan) and span.special)
         assert not set("qwQW<>") & set(special)
 
@@ -362,7 +367,7 @@ def test_a_picture_that_is_not_placed_once_is_refused() -> None:
     assert users(render(last, [say("user", PICTURE, "a")])) == [0, "a"]
     for template, places in ((twice, "2 places for 1"), (never, "0 places for 1"), (last, "0 places for 1")):
         with pytest.raises(RequestError, match=places) as caught:
-            render(template, [say("user", PICTURE, "a"), say("user", text("b"))])
+            render(template, [say("user", PICTURE, "a"), say("assistant", "x"), say("user", text("b"))])
         assert caught.value.param == "messages"
 
 
@@ -391,8 +396,9 @@ def test_names_are_text_of_users() -> None:
 
 
 def test_a_refusal_of_the_template_is_the_requests_fault() -> None:
-    with pytest.raises(RequestError, match="Roles must alternate") as caught:
-        render(COMPILED["alternating"], [say("user", "a"), say("user", "b")])
+    picky = ChatTemplate("{{ messages[0].content if 'b' not in messages[0].content else raise_exception('not b') }}")
+    with pytest.raises(RequestError, match="refuses the messages: not b") as caught:
+        render(picky, [say("user", "b")])
     assert caught.value.param == "messages"
 
 

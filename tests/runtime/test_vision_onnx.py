@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import re
 import shutil
 import sys
 import threading
@@ -31,7 +33,7 @@ from pocketvlm.system.json_cache import file_hash
 from pocketvlm.vision import encoder_speeds
 from pocketvlm.vision.compatibility import check_files
 from pocketvlm.vision.encoder_speeds import EncoderSpeed
-from pocketvlm.vision.onnx import OnnxEncoder, runtime
+from pocketvlm.vision.onnx import _INT8_PROBE, OnnxEncoder, int8_is_exact, runtime
 from pocketvlm.vision.providers import devices_for, providers_of
 from pocketvlm.vision.select_encoder import Candidate, device_name, select_encoder
 
@@ -298,6 +300,22 @@ def test_running_again_after_cancelling(iota_onnx: Path) -> None:
 
 
 CPU_ONLY = ["AzureExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_the_probe_of_int8_products() -> None:
+    """Its bytes are the model that its comment describes."""
+    values = numpy_helper.from_array(np.full((4, 16), 127, np.int8), "B")
+    node = helper.make_node("MatMulInteger", ["A", "B"], ["Y"])
+    given = helper.make_tensor_value_info("A", TensorProto.UINT8, [1, 4])
+    made = helper.make_tensor_value_info("Y", TensorProto.INT32, [1, 16])
+    graph = helper.make_graph([node], "g", [given], [made], [values])
+    assert onnx.ModelProto.FromString(_INT8_PROBE).graph == graph
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not Path("/proc/cpuinfo").exists(), reason="not Linux on x86")
+def test_int8_products_are_exact_with_vnni_alone() -> None:
+    flags = set(re.findall(r"avx\w*_vnni", Path("/proc/cpuinfo").read_text()))
+    assert int8_is_exact() == bool(flags & {"avx_vnni", "avx512_vnni"})
 
 
 def test_devices() -> None:

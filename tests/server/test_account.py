@@ -7,7 +7,7 @@ import pytest
 from pocketvlm.messages import ChatCompletionChunk, ChunkChoice, Delta, FunctionDelta, ToolCallDelta
 from pocketvlm.server.request_record import RequestRecord
 
-CALL = ToolCallDelta(index=0, id="call_1", function=FunctionDelta(name="weather"))
+CALL = ToolCallDelta(index=0, id="call_1", type="function", function=FunctionDelta(name="weather"))
 
 
 @pytest.mark.parametrize(

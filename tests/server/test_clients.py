@@ -88,16 +88,18 @@ def test_openai_stream(client: openai.OpenAI, sample_uri: str) -> None:
 def test_openai_errors(client: openai.OpenAI) -> None:
     hi: Any = [{"role": "user", "content": "hi"}]
     with pytest.raises(openai.NotFoundError) as unknown:
-        client.chat.completions.create(model="other", messages=hi)
+        client.models.retrieve("other")
     assert unknown.value.code == "model_not_found"
-    with pytest.raises(openai.BadRequestError) as wrong:
+    with pytest.raises(openai.BadRequestError, match="temperature: must be at most 2") as wrong:
         client.chat.completions.create(model="iota", messages=hi, temperature=9)
     assert wrong.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError, match="max_token: unknown field; did you mean max_tokens"):
+        client.chat.completions.create(model="iota", messages=hi, extra_body={"max_token": 5})
     with pytest.raises(openai.BadRequestError) as tools:
         client.chat.completions.create(
             model="iota",
             messages=hi,
-            tools=[{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}],
+            tools=[{"type": "function", "function": {"name": "f", "parameters": {"not": {}}, "strict": True}}],
             stream=True,
         )
     assert tools.value.code == "unsupported"
@@ -116,7 +118,10 @@ class Colour(BaseModel):
 def test_openai_structured(client: openai.OpenAI, sample_uri: str) -> None:
     messages: Any = asked(sample_uri)
     whole = client.chat.completions.parse(model="iota", messages=messages, response_format=Colour, max_tokens=200)
-    assert isinstance(whole.choices[0].message.parsed, Colour)
+    said = whole.choices[0].message
+    assert isinstance(said.parsed, Colour)
+    again: Any = [*messages, said, {"role": "user", "content": "Sure?"}]  # with `parsed`
+    assert client.chat.completions.create(model="iota", messages=again, max_tokens=2).choices
     form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": COLOUR, "strict": True}}
     stream = client.chat.completions.create(
         model="iota", messages=messages, response_format=form, max_tokens=200, stream=True
@@ -139,7 +144,8 @@ def test_openai_tools(client: openai.OpenAI) -> None:
     assert again.id.startswith("call_")
     assert (again.function.name, again.function.arguments) == ("paint", call.function.arguments)
     result = {"role": "tool", "tool_call_id": call.id, "content": "done"}
-    messages = [*messages, answer.message.model_dump(exclude_none=True), result]
+    assert "parsed_arguments" in again.function.model_dump()
+    messages = [*messages, streamed, result]
     assert client.chat.completions.create(model="iota", messages=messages, tools=[PAINT], max_tokens=5).choices
 
 
@@ -265,6 +271,10 @@ def test_answers_fit_huggingfaces_schemas(
     stream = huggingface("stream_output")
     for options in (None, {"include_usage": True}):
         for chunk in server.stream(look({"url": sample_uri}), stream_options=options, **fields):
+            for choice in chunk["choices"]:  # the schema wants these in each, which openai's helper would add up
+                choice["delta"].setdefault("role", "assistant")
+                for call in choice["delta"].get("tool_calls", ()):
+                    call.update({"id": "", "type": "function", **call})
             stream.validate(chunk)
     with pytest.raises(jsonschema.ValidationError):  # or the validator checks nothing
         stream.validate({**chunk, "choices": [{"index": 0, "delta": {}}]})

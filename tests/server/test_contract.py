@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 import zlib
 from typing import Any
@@ -15,7 +16,18 @@ from PIL import Image
 from server.conftest import Server, data_uri, look, png, refused
 
 HI = [{"role": "user", "content": "hi"}]
+PATTERN = {"name": "a", "schema": {"type": "string", "pattern": "a(?=b)"}}
+KINDS = {
+    name: {"type": "object", "properties": {"kind": {"const": name}, "n": {"type": "integer"}}, "required": ["kind"]}
+    for name in ("cat", "dog")
+}
+TAGGED = {"oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}], "$defs": KINDS}
+FOREIGN = {"name": "other", "parameters": {"type": "object", "properties": {"x": {"not": {}}}}}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+
+
+def schema_format(schema: Any, **fields: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, **fields}}
 
 
 # ---- answers
@@ -51,6 +63,12 @@ def test_a_bare_url_and_transformers_parts(server: Server, sample_uri: str) -> N
         {"type": "image_url", "image_url": sample_uri},
         {"type": "image", "url": sample_uri},
         {"type": "image", "base64": sample_uri.partition(",")[2]},
+        {"type": "image", "image": sample_uri},
+        {"type": "input_image", "image_url": sample_uri.partition(",")[2]},
+        {
+            "type": "image",
+            "source": {"type": "base64", "media_type": "image/png", "data": sample_uri.partition(",")[2]},
+        },
     ):
         answer = server.ask([part, {"type": "text", "text": "How many shapes are there?"}])
         assert answer["choices"][0]["message"]["content"] == "2"
@@ -86,6 +104,15 @@ def test_detail_and_max_image_tokens(server: Server, sample_uri: str) -> None:
     assert tokens(detail="low") < tokens(detail="high")
     assert tokens(detail="high", max_image_tokens=40) <= 40
     assert tokens(detail=None) == tokens(detail="auto")
+
+
+@pytest.mark.parametrize("fields", [{}, {"continue_final_message": True, "add_generation_prompt": False}])
+def test_a_begun_answer_goes_on(server: Server, fields: dict[str, Any]) -> None:
+    schema = {"type": "object", "properties": {"shape": {"const": "disc"}}, "additionalProperties": False}
+    begun = {"role": "assistant", "content": '{"shape": "di', "prefix": True, "reasoning": "Hm."}
+    body = {"messages": [*HI, begun], "response_format": {"type": "json_object", "value": schema}, **fields}
+    rest = server.post(body).json()["choices"][0]["message"]["content"]
+    assert json.loads('{"shape": "di' + rest) == {"shape": "disc"}
 
 
 def test_length_and_choices(server: Server) -> None:
@@ -152,6 +179,38 @@ def test_an_answer_goes_back_in_whole(server: Server) -> None:
     assert reply.status_code == 200, reply.text
 
 
+def test_fields_of_other_servers(server: Server) -> None:
+    """Hints are ignored, and the rest does what it does there."""
+    ignored = {"store": False, "prompt_cache_key": "k", "service_tier": "auto", "modalities": ["text"]}
+    server.ask(
+        "hi", **ignored, cache_prompt=True, verbosity="low", max_tokens="1", temperature="0.5", top_k=-1, seed=-1
+    )
+    short = server.ask("hi", max_tokens=-1)["usage"]["completion_tokens"]
+    longer = server.ask(
+        "hi", min_tokens=short + 5, max_tokens=short + 9, chat_template_kwargs={"enable_thinking": False}
+    )
+    assert longer["usage"]["completion_tokens"] >= short + 5
+    scored = server.ask("hi", min_tokens=short + 5, max_tokens=short + 5, logprobs=True)
+    assert len(scored["choices"][0]["logprobs"]["content"]) == short + 5
+    assert server.ask("hi", top_p=0, temperature=2, seed=1)["choices"] == server.ask("hi")["choices"]
+
+
+def test_pictures_of_results(server: Server, sample_uri: str) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "shot", "arguments": ""}}
+    picture = {"type": "image_url", "image_url": {"url": sample_uri}}
+    for content in ([picture, "done"], [{"type": "image", "base64": sample_uri.partition(",")[2]}], None):
+        messages = [
+            {"role": "user", "content": "How many shapes are there?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": content},
+            {"role": "user", "content": [picture] if content else "So?"},
+        ]
+        reply = server.post({"messages": messages, "tools": [TOOL], "max_tokens": 1})
+        assert reply.status_code == 200, reply.text
+        sizes = [image["original_size"] for image in reply.json()["timings"]["images"]]
+        assert sizes == [[640, 480]] * (2 if content else 0)
+
+
 def test_duplicate_keys_and_an_utf8_mark(server: Server) -> None:
     body = b'\xef\xbb\xbf{"max_tokens":5,"messages":[{"role":"user","content":"hi"}],"max_tokens":1}'
     reply = requests.post(f"{server.base}/chat/completions", data=body, timeout=30)
@@ -168,8 +227,9 @@ def test_stream(server: Server, sample_uri: str) -> None:
     assert all(len(chunk["choices"]) == 1 for chunk in chunks)
     assert all("usage" not in chunk for chunk in chunks)
     deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
-    assert all(set(delta) == {"role", "content"} for delta in deltas)
-    assert deltas[0] == deltas[-1] == {"role": "assistant", "content": ""}
+    assert deltas[0] == {"role": "assistant", "content": ""}  # clients add up what they get, roles too
+    assert all(set(delta) == {"content"} for delta in deltas[1:])
+    assert deltas[-1] == {"content": ""}
     assert "".join(delta["content"] for delta in deltas) == whole["choices"][0]["message"]["content"]
     reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
     assert reasons == [None] * (len(chunks) - 1) + ["stop"]
@@ -240,13 +300,12 @@ def test_models(server: Server) -> None:
         assert reply.status_code == 200
 
 
-@pytest.mark.parametrize("model", [None, "iota", "dummy"])
-def test_models_that_are_served(server: Server, model: str | None) -> None:
+@pytest.mark.parametrize("model", [None, "iota", "dummy", "", "gpt-4o", "http://127.0.0.1:8080/v1/chat/completions"])
+def test_one_model_answers_to_any_name(server: Server, model: str | None) -> None:
     assert server.ask("hi", model=model, max_tokens=1)["model"] == "iota"
 
 
-def test_other_models_and_routes(server: Server) -> None:
-    refused(server.post({"messages": HI, "model": "gpt-4o"}), 404, "model", "model_not_found")
+def test_other_routes(server: Server) -> None:
     refused(server.get("/v2/models"), 404, code="not_found")
     refused(server.get("/v1/chat/completions"), 405, code="method_not_allowed")
     refused(requests.delete(f"{server.base}/models", timeout=30), 405)
@@ -255,6 +314,46 @@ def test_other_models_and_routes(server: Server) -> None:
 
 
 # ---- refusals
+
+
+@pytest.mark.parametrize(
+    ("fields", "not_enforced"),
+    [
+        (
+            {"tools": [TOOL, {"type": "function", "function": FOREIGN}]},
+            ["tools.1.function.parameters.properties.x.not"],
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": PATTERN}},
+            ["response_format.json_schema.schema.pattern"],
+        ),
+        (
+            {"response_format": schema_format({"type": "string", "format": "zzz"}, strict=True)},
+            ["response_format.json_schema.schema.format"],
+        ),
+        ({"response_format": schema_format(TAGGED, strict=True)}, None),
+        ({"response_format": {"type": "json_object", "value": {"type": "OBJECT", "properties": None}}}, None),
+    ],
+)
+def test_what_is_not_enforced_is_named(server: Server, fields: dict[str, Any], not_enforced: list[str] | None) -> None:
+    answer = server.ask("hi", max_tokens=1, **fields)
+    assert answer.get("not_enforced") == not_enforced
+    chunks = server.stream("hi", max_tokens=1, **fields)
+    assert chunks[-1].get("not_enforced") == not_enforced
+
+
+@pytest.mark.parametrize(
+    ("fields", "texts"),
+    [({}, ['{"ok":true}', '{"ok":false}', '{"ok": true}', '{"ok": false}']), ({"json_whitespace": "pretty"}, [])],
+)
+def test_a_schema_that_says_little(server: Server, fields: dict[str, Any], texts: list[str]) -> None:
+    """The answer ends: no other properties, and no white space unless it is asked for."""
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    choice = server.ask("is it?", max_tokens=120, response_format=schema_format(schema), **fields)["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"]["content"] in texts or (
+        not texts and set(json.loads(choice["message"]["content"])) == {"ok"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -272,7 +371,7 @@ def test_other_models_and_routes(server: Server) -> None:
         ({"temperature": math.nan}, "temperature", None),
         ({"top_p": math.inf}, "top_p", None),
         ({"top_logprobs": 2}, "top_logprobs", None),
-        ({"max_tokens": "5"}, "max_tokens", None),
+        ({"max_tokens": "five"}, "max_tokens", None),
         ({"stream": "yes"}, "stream", None),
         ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage", None),
         ({"logit_bias": {"999999": 1}}, "logit_bias", None),
@@ -281,21 +380,22 @@ def test_other_models_and_routes(server: Server) -> None:
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", None),
         ({"response_format": {"type": "json_object", "value": 5}}, "response_format.value", None),
         (
-            {"response_format": {"type": "json_object", "value": {"items": {"not": {}}}}},
-            "response_format.value.items.not",
+            {"response_format": {"type": "json_object", "value": {"type": "integer", "minimum": 5, "maximum": 1}}},
+            "response_format.value",
             "unsupported",
         ),
         (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"pattern": "("}}}},
-            "response_format.json_schema.schema",
+            {"response_format": {"type": "json_schema", "json_schema": {**PATTERN, "strict": True}}},
+            "response_format.json_schema.schema.pattern",
             "unsupported",
         ),
         (
-            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"if": {}}}}]},
-            "tools.0.function.parameters.if",
+            {"tools": [TOOL, {"type": "function", "function": {**FOREIGN, "strict": True}}]},
+            "tools.1.function.parameters.properties.x.not",
             "unsupported",
         ),
-        ({"tools": [{"type": "function", "function": {"name": "no spaces"}}]}, "tools.0.function.name", None),
+        ({"json_whitespace": "wide"}, "json_whitespace", None),
+        ({"tools": [{"type": "function", "function": {"name": 'a "quote"'}}]}, "tools.0.function.name", None),
         ({"tools": [TOOL], "tool_choice": {"function": {"name": "other"}}}, "tool_choice", None),
         ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice", None),
         ({"tool_choice": "required"}, "tool_choice", None),
@@ -303,7 +403,8 @@ def test_other_models_and_routes(server: Server) -> None:
     ],
 )
 def test_wrong_fields(server: Server, fields: dict[str, Any], param: str | None, code: str | None) -> None:
-    refused(server.post({"messages": HI, **fields}), 400, param, code)
+    message = refused(server.post({"messages": HI, **fields}), 400, param, code)
+    assert message.startswith(f"{param}: ")  # clients show nothing else
     refused(server.post({"messages": HI, "stream": True, **fields}), 400, param, code)
 
 

@@ -47,7 +47,16 @@ def test_web_pages_stay_out(server: Server) -> None:
 
 def test_key_hosts_and_origins(serve: Start) -> None:
     key = {"POCKETVLM_API_KEY": "s3cret"}
-    own = serve("--allow-origin", "https://page.example", "--allowed-host", "box.local", "--alias", "mine", env=key)
+    own = serve(
+        "--allow-origin",
+        "https://page.example",
+        "--allowed-host",
+        "box.local",
+        "--alias",
+        "mine",
+        "--strict-model",
+        env=key,
+    )
     assert "s3cret" not in own.told
     assert "$POCKETVLM_API_KEY" in own.told
     good = {"authorization": "Bearer s3cret"}
@@ -59,7 +68,10 @@ def test_key_hosts_and_origins(serve: Start) -> None:
             refused(own.get(path, headers={"authorization": "Bearer s3cre"}), 401)
     assert own.get("/health").status_code == 200
     assert own.get("/v1/models", headers=good).json()["data"][0]["id"] == "mine"
-    refused(own.post({**HI, "model": "iota"}, headers=good), 404, "model")
+    for model in ("iota", "gpt-4o", own.url):
+        assert "mine" in refused(own.post({**HI, "model": model}, headers=good), 404, "model", "model_not_found")
+    for name in (None, "", "dummy", "mine"):
+        assert own.post({**HI, "model": name, "max_tokens": 1}, headers=good).status_code == 200
     assert own.get("/health", headers={"host": "box.local:1"}).status_code == 200
     page = {"origin": "https://page.example"}
     preflight = requests.options(
@@ -194,7 +206,7 @@ def test_nothing_that_was_said_is_written_down(
     own = serve("--log-json", "--log-level", "debug")
     word = "zebrafish"
     own.ask(look({"url": sample_uri}, word), user=word, metadata={word: word})
-    refused(own.post({"messages": [{"role": "user", "content": word, word: word}]}), 400)
+    refused(own.post({"messages": [{"role": "user", "content": word}], word: word}), 400)
     refused(own.post({"messages": [{"role": "user", "content": look(f"data:{word}")}]}), 400)
     refused(requests.post(f"{own.base}/chat/completions", data=word, timeout=30), 400)
     own.get(f"/v1/models?name={word}")

@@ -55,7 +55,9 @@ GOOD: dict[str, Any] = {
     "stream": False,
     "stream_options": {"include_usage": True},
     "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
-    "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"not": {}}}}],
+    "tools": [
+        {"type": "function", "function": {"name": "f", "description": "d", "strict": True, "parameters": {"not": {}}}}
+    ],
     "tool_choice": {"type": "function", "function": {"name": "f"}},
     "tool_prompt": "p",
     "parallel_tool_calls": True,

@@ -36,7 +36,10 @@ SIDE_FILES = (
 # Largest accepted size of such a file in bytes; the parsed JSON takes about ten times as much memory.
 _SIZE_LIMIT = 16 << 20
 _SIZE_LIMITS = {"tokenizer.json": 256 << 20, INDEX: 64 << 20}
-# Suffixes of weights in quantized checkpoints, for those whose configuration does not mention the quantization.
+_QUANTIZATION_KEYS = ("quantization_config", "compression_config")
+# Keys of image processors that change no pixel.
+_BOOKKEEPING = frozenset({"auto_map", "feature_extractor_type", "image_processor_type", "processor_class"})
+# Suffixes of weights in quantized checkpoints whose types do not show it.
 _QUANTIZED_SUFFIXES = (
     ".qweight",
     ".qzeros",
@@ -47,6 +50,7 @@ _QUANTIZED_SUFFIXES = (
     ".weight_scale",
     ".weight_scale_inv",
 )
+_ADAPTER_PARTS = ("base_model.model.", ".base_layer.", ".lora_A.", ".lora_B.", ".lora_embedding_")
 
 
 def size_limit(name: str) -> int:
@@ -79,15 +83,11 @@ class Checkpoint:
         if not self._has("config.json"):
             raise CheckpointError(f"has no config.json{self._hint()}", self.path)
         self.config = self.json("config.json")
-        if self.config.values.get("quantization_config") is not None:
-            method = self.config.section("quantization_config").values.get("quant_method")
-            reason = f"quantization_config (quant_method {short(method)}): the checkpoint is already quantized"
-            raise CheckpointError(f"{reason}; convert the original checkpoint", self.config.path)
         self.model_type = self.config.text("model_type")
         self.tensors: dict[str, Tensor] = {}
         self.shards = self._find_shards()
         for shard in self.shards:
-            for tensor in read_safetensors(shard):
+            for tensor in self._read_shard(shard):
                 self._add(tensor, shard)
         for name, shard_name in self._index.items():
             if not name.endswith(BUFFERS):
@@ -133,15 +133,36 @@ class Checkpoint:
 
     @cached_property
     def preprocessor(self) -> Section:
-        """The image processor's settings, from preprocessor_config.json or processor_config.json."""
-        settings = self.json("preprocessor_config.json", optional=True)
-        if not settings.values:
-            settings = self.json("processor_config.json", optional=True).section("image_processor")
-        if not settings.values:
+        """The image processor's settings, from the file that transformers takes them from."""
+        settings = next((settings for settings in self._image_processors() if settings.values), None)
+        if settings is None:
             raise CheckpointError(
                 "has neither preprocessor_config.json nor an image processor in its processor_config.json", self.path
             )
         return settings
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user: what the folder has twice, and what was ignored."""
+        notes = []
+        if shards := self._unused_shards():
+            notes.append(f"the weights are those of {SINGLE}, as in transformers; {shards} is not used")
+        used, other = (settings.values for settings in self._image_processors())
+        keys = {key for key in {*used, *other} - _BOOKKEEPING if used.get(key) != other.get(key)}
+        if used and other and keys:
+            notes.append(
+                "the image processor is that of processor_config.json, as in transformers; preprocessor_config.json "
+                f"differs in {', '.join(sorted(keys))}"
+            )
+        sections = (self.config, self.config.section("text_config"))
+        if any(section.values.get(key) is not None for section in sections for key in _QUANTIZATION_KEYS):
+            notes.append("the quantization that config.json mentions is ignored: all weights are floating point")
+        return tuple(notes)
+
+    def _image_processors(self) -> tuple[Section, Section]:
+        """Return the settings of the image processor in both of their places, in transformers' order."""
+        nested = self.json("processor_config.json", optional=True).section("image_processor")
+        return nested, self.json("preprocessor_config.json", optional=True)
 
     @cached_property
     def source(self) -> Source:
@@ -185,11 +206,31 @@ class Checkpoint:
             raise CheckpointError(f"has neither {SINGLE} nor {INDEX}{self._hint() or other}", self.path)
         return [self.path / SINGLE]
 
+    def _read_shard(self, shard: Path) -> list[Tensor]:
+        """Return the tensors of a file. An error says where sound weights may be instead."""
+        try:
+            return read_safetensors(shard)
+        except CheckpointError as error:
+            if not (other := self._unused_shards()):
+                raise
+            hint = f"transformers uses {SINGLE}, too, and not {other}; remove the one that is wrong"
+            raise CheckpointError(f"{error.message}; {hint}", shard) from None
+
+    def _unused_shards(self) -> str:
+        """Name a shard that is there beside the single file; "" where there is none."""
+        if not (self._has(SINGLE) and self._has(INDEX)):
+            return ""
+        shards = {name for name in self.json(INDEX).section("weight_map").values.values() if isinstance(name, str)}
+        return next((name for name in sorted(shards & {*self._entries}) if name != SINGLE), "")
+
     def _add(self, tensor: Tensor, shard: Path) -> None:
         other = self.tensors.setdefault(tensor.name, tensor)
         if other is not tensor:
             assert other.path is not None
             raise CheckpointError(f"tensor {tensor.name} is in {other.path.name} as well", shard)
+        if any(part in tensor.name for part in _ADAPTER_PARTS):
+            reason = f"tensor {tensor.name} is named as with an adapter (LoRA, PEFT)"
+            raise CheckpointError(f"{reason}; merge it into its base model first (merge_and_unload)", shard)
         if tensor.name.endswith(_QUANTIZED_SUFFIXES):
             raise CheckpointError(f"tensor {tensor.name} is already quantized; convert the original checkpoint", shard)
 

@@ -124,6 +124,8 @@ class _Entry:
         dtype, count = _DTYPES.get(self.dtype), math.prod(self.shape)
         if dtype is None:
             reason = "only F32, F16 and BF16 are supported; if the checkpoint is quantized, convert the original"
+            if self.dtype == "F64":
+                reason = "only F32, F16 and BF16 are supported; save the checkpoint in float32 first"
             raise CheckpointError(f"tensor {self.name} is {short(self.dtype)[1:-1]}; {reason}", path)
         size = self.end - self.begin
         if count * dtype.itemsize != size:

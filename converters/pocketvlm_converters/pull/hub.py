@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from pocketvlm.errors import DownloadError
 from pocketvlm_converters.progress import Progress, silent
+from pocketvlm_converters.pull.network_settings import explain_settings
 
 _TRIES = 5  # attempts in a row that receive no data
 _WAIT = 1.0  # seconds after the first of them; doubles each time
@@ -80,7 +81,10 @@ class Hub:
         client: dict[str, Any] = {"library_name": "pocketvlm", "library_version": version("pocketvlm"), "token": token}
         self._api = huggingface_hub.HfApi(endpoint=self._endpoint, **client)
         self._headers = huggingface_hub.utils.build_hf_headers(**client)
-        self._session = huggingface_hub.utils.get_session()
+        try:
+            self._session = huggingface_hub.utils.get_session()
+        except (ValueError, ImportError, OSError) as error:  # proxies and certificates are read when it is made
+            raise DownloadError(explain_settings(error)) from None
         # The HTTP library that this version of huggingface_hub uses, for the classes of its errors.
         self._http: Any = sys.modules[type(self._session).__module__.partition(".")[0]]
 

@@ -23,6 +23,8 @@ from pocketvlm_converters.weights import Weight
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
 _LAYERS = "blk."
+_BLOCK = 256  # columns that libllama quantizes together, or a multiple of these
+_LEAST = 2.0**-30  # the least importance, where the mean of a block is about 1
 # Limits of the legacy format, which has no magic number: beyond them a file is something else.
 _MAX_ENTRIES, _MAX_NAME_LENGTH, _MAX_VALUES = 1 << 17, 255, 1 << 26
 
@@ -52,11 +54,35 @@ class Matrix:
         """Write the .npz file that `quantize_gguf` reads."""
         with path.open("wb") as file:
             # Only weights: any other name could be one of savez's own keyword arguments.
-            weights = {name: values for name, values in self.means.items() if name.endswith(".weight")}
+            weights = {name: usable(values) for name, values in self.means.items() if name.endswith(".weight")}
             np.savez(file, allow_pickle=False, **weights)
+
+    def notes(self) -> list[str]:
+        """Return a note for the user about tensors of which the matrix knows nothing, if there are any."""
+        zeros = [name for name, values in self.means.items() if name.endswith(".weight") and not values.any()]
+        if not zeros:
+            return []
+        more = f" and {len(zeros) - 1} more" if len(zeros) > 1 else ""
+        return [f"the importance matrix has only zeros for {zeros[0]}{more}: quantized as without a matrix"]
 
     def _wrong_model(self, reason: str) -> QuantizationError:
         return QuantizationError(f"is the importance matrix of another model: {reason}", self.path)
+
+
+def usable(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return importances [columns] with which libllama loses no column.
+
+    It makes zeros of blocks whose columns all have the importance 0, and of those where float32 cannot hold the squares
+    of sums. Only the relation of columns within a block counts, so each block is scaled to a mean of about 1, by a
+    power of two, which rounds nothing. Then importances have a least value, far below those of columns that matter.
+    """
+    padded = np.zeros(-(-values.size // _BLOCK) * _BLOCK, np.float32)
+    padded[: values.size] = values
+    blocks = padded.reshape(-1, _BLOCK)
+    _, exponents = np.frexp(blocks.astype(np.float64).mean(axis=1, keepdims=True))
+    scaled = np.ldexp(blocks.astype(np.float64), -exponents)
+    columns: npt.NDArray[np.float32] = np.maximum(scaled, _LEAST).astype(np.float32).reshape(-1)[: values.size]
+    return columns
 
 
 def column_counts(weights: Iterable[Weight]) -> dict[str, int]:

@@ -84,14 +84,14 @@ def _one_of(what: str, name: str, known: tuple[T, ...]) -> T | None:
 def quantize_language(
     source: Path, target: Path, file_type: str, progress: Progress = silent, matrix: Matrix | None = None
 ) -> list[str]:
-    """Quantize with libllama. Returns a note about tensors that have another type, if there are any.
+    """Quantize with libllama. Returns notes about tensors with another type, and about those without importances.
 
     Raises QuantizationError with libllama's reason, OutputError if the written file is incomplete.
     """
     step = f"quantize {file_type}"
     with saved_matrix(matrix, target) as stored:
         quantize_gguf(source, target, file_type, matrix=stored, progress=lambda done, all: progress(step, done, all))
-    return fallbacks(read_tensors(target), file_type)
+    return [*fallbacks(read_tensors(target), file_type), *(matrix.notes() if matrix else ())]
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Tokens with a role, such as beginning, end, infilling and padding, and the chat template."""
+"""Tokens with a role, such as beginning, end, infilling and padding."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gguf import TokenType
 from pocketvlm.errors import TokenizerError
 from pocketvlm_converters.checkpoint.config import short
 from pocketvlm_converters.checkpoint.folder import Checkpoint
+from pocketvlm_converters.tokenizer.ends import end_tokens, generation_sections
 
 _FLAGS = ("lstrip", "rstrip", "single_word")
 # If GGUF names no token for one of these roles, libllama uses the token with such a spelling and makes it a control
@@ -37,32 +38,38 @@ _INFILL = {
 
 @dataclass(frozen=True)
 class Special:
-    """`ids` by GGUF's names; `ends` are all ids that end an answer; `add_bos` and `add_eos` apply to every text."""
+    """`ids` by GGUF's names; `ends` are all ids that end an answer; `add_bos` and `add_eos` apply to every text.
+
+    `notes` are remarks for the user.
+    """
 
     ids: dict[str, int]
     ends: tuple[int, ...]
     add_bos: bool
     add_eos: bool
+    notes: tuple[str, ...]
 
 
-def special(checkpoint: Checkpoint, reference: Any, ids: Mapping[str, int], path: Path) -> Special:
+def special(
+    checkpoint: Checkpoint, reference: Any, ids: Mapping[str, int], template: str | None, path: Path
+) -> Special:
     """Read the special tokens. `reference` is the tokenizer of tokenizer.json, `ids` its tokens with their ids.
 
-    Sources are tokenizer_config.json, special_tokens_map.json, generation_config.json, text_config and the tokenizer's
-    post_processor. Raises TokenizerError if they contradict each other or GGUF cannot express them.
+    Sources are tokenizer_config.json, special_tokens_map.json, generation_config.json, config.json and the tokenizer's
+    post_processor. `template` is the chat template. Raises TokenizerError if the files contradict each other or GGUF
+    cannot express them.
     """
     config = checkpoint.json("tokenizer_config.json", optional=True).values
     named = checkpoint.json("special_tokens_map.json", optional=True).values
-    generation = checkpoint.json("generation_config.json", optional=True).values
-    text_config = checkpoint.config.section("text_config").values
-
+    generated = generation_sections(checkpoint)
     known = frozenset(ids.values())
 
     def token(name: str) -> int | None:
         entry = config.get(f"{name}_token", named.get(f"{name}_token"))
         content = entry.get("content") if isinstance(entry, dict) else entry
         if content is None:
-            number = next((s[f"{name}_token_id"] for s in (generation, text_config) if f"{name}_token_id" in s), None)
+            sections = generated if name == "eos" else (generated[0], generated[-1])  # not config.json's top level
+            number = next((n for s in sections if (n := s.get(f"{name}_token_id")) is not None), None)
             number = number[0] if isinstance(number, list) and number else number
             if number is not None and (type(number) is not int or number not in known):
                 raise TokenizerError(f"{name}_token_id {short(number)} is not in the vocabulary", path)
@@ -74,23 +81,21 @@ def special(checkpoint: Checkpoint, reference: Any, ids: Mapping[str, int], path
     eos, bos = token("eos"), token("bos")
     if eos is None:
         raise TokenizerError("has no eos_token, which is needed to end an answer", path)
-    stops = generation.get("eos_token_id", text_config.get("eos_token_id"))
-    others = [n for n in (stops if isinstance(stops, list) else [stops]) if n is not None and n != eos]
-    ends = (eos, *others)
-    if unknown := [number for number in ends if type(number) is not int or number not in known]:
-        raise TokenizerError(f"eos_token_id {short(unknown[0])} is not in the vocabulary", path)
+    others = {name: token(name) for name in ("bos", "unk", "pad")}
+    ends, notes = end_tokens(generated, eos, others, known, reference, template, path)
     # libllama guesses a missing eot by its spelling, and uses token 11 for a missing bos.
-    roles = {"bos": eos if bos is None else bos, "eos": eos, "eot": (others or [eos])[0]}
-    if len(others) > 1:
-        roles["eom"] = others[1]
-    roles |= {gguf: n for gguf, name in (("unknown", "unk"), ("padding", "pad")) if (n := token(name)) is not None}
+    roles = {"bos": eos if bos is None else bos, "eos": eos, "eot": (*ends, eos)[1]}
+    if len(ends) > 2:
+        roles["eom"] = ends[2]
+    roles |= {gguf: n for gguf, name in (("unknown", "unk"), ("padding", "pad")) if (n := others[name]) is not None}
 
     plain = reference.encode("a", add_special_tokens=False).ids
     full = reference.encode("a", add_special_tokens=True).ids
     add_bos, add_eos = full == [bos, *plain] or full == [bos, *plain, eos], full in ([*plain, eos], [bos, *plain, eos])
     if full != [*[bos] * add_bos, *plain, *[eos] * add_eos]:
         raise TokenizerError(f"its post_processor turns {plain} into {full}; it may only add bos and eos", path)
-    return Special(roles, ends, bool(config.get("add_bos_token", add_bos)), bool(config.get("add_eos_token", add_eos)))
+    adds = bool(config.get("add_bos_token", add_bos)), bool(config.get("add_eos_token", add_eos))
+    return Special(roles, ends, *adds, notes)
 
 
 def infill(ids: Mapping[str, int], types: Sequence[int]) -> dict[str, int]:
@@ -119,18 +124,3 @@ def check_decoder(checkpoint: Checkpoint, added: Mapping[int, Any], path: Path) 
                 f"(special: {bool(entry.get('special'))}), tokenizer.json has {actual}",
                 path,
             )
-
-
-def chat_template(checkpoint: Checkpoint) -> str | None:
-    """Return the chat template, or None. Files are tried in the order of transformers."""
-    template: Any = checkpoint.text("chat_template.jinja")
-    for name in ("chat_template.json", "processor_config.json", "tokenizer_config.json"):
-        template = template or checkpoint.json(name, optional=True).values.get("chat_template")
-    if isinstance(template, list):  # several templates, each with a name
-        template = next(
-            (item.get("template") for item in template if isinstance(item, dict) and item.get("name") == "default"),
-            None,
-        )
-    if isinstance(template, dict):
-        template = template.get("default")
-    return template if isinstance(template, str) and template else None

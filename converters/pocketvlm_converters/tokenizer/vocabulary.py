@@ -13,9 +13,10 @@ from pocketvlm.vision import families
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.checkpoint.reference_tokenizer import FILE, load_reference
 from pocketvlm_converters.tokenizer.byte_bpe import read_byte_bpe
+from pocketvlm_converters.tokenizer.chat_template import chat_template
 from pocketvlm_converters.tokenizer.pre_tokenizer import PreTokenizer
 from pocketvlm_converters.tokenizer.sentencepiece import SPACE, read_sentencepiece, type_of
-from pocketvlm_converters.tokenizer.special import chat_template, check_decoder, infill, special
+from pocketvlm_converters.tokenizer.special import check_decoder, infill, special
 from pocketvlm_converters.weights import Value
 
 _UNUSED = int(TokenType.UNUSED)
@@ -106,7 +107,8 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
             types[number] = int(TokenType.CONTROL if token.special else TokenType.USER_DEFINED)
     if len(set(tokens)) != rows:  # libllama would abort the process
         raise TokenizerError("has a token that is spelled like the [PAD<id>] of unused ids", path)
-    special_tokens = special(checkpoint, reference, ids, path)
+    template, template_notes = chat_template(checkpoint)
+    special_tokens = special(checkpoint, reference, ids, template, path)
     return Vocabulary(
         model=read_sentencepiece(data, model, tuple(tokens), path)
         if characters
@@ -118,10 +120,10 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
         ends=special_tokens.ends,
         add_bos=special_tokens.add_bos,
         add_eos=special_tokens.add_eos,
-        chat_template=chat_template(checkpoint),
+        chat_template=template,
         merged=merged,
         lost=lost,
-        notes=_notes(ids, types, merged, lost),
+        notes=(*_notes(ids, types, merged, lost), *template_notes, *special_tokens.notes),
     )
 
 

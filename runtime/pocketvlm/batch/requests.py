@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,12 @@ from pocketvlm.errors import RequestError
 from pocketvlm.messages import ChatRequest
 
 URLS = ("/v1/chat/completions", "/chat/completions")
-SUFFIXES = frozenset(".png .jpg .jpeg .webp .gif .bmp .tif .tiff .avif .heic .heif".split())
+SUFFIXES = frozenset(".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff .avif .heic .heif .hif".split())
+# How files of these formats begin, for names without an ending.
+_PICTURE = re.compile(
+    rb"\x89PNG|\xff\xd8\xff|GIF8|BM.{4}\0{4}|RIFF.{4}WEBP|II\*\0|MM\0\*|.{4}ftyp(avif|heic|heix|mif1)", re.DOTALL
+)
+_PICTURE_BYTES = 16
 _OPENAI_KEYS = {"custom_id", "method", "url", "body"}
 _OUR_KEYS = {"custom_id", "image", "prompt"}
 
@@ -76,6 +82,9 @@ class BatchInput:
         with self.source.open("rb") as file:
             file.seek(item.offset)
             line = _object(file.readline())
+        custom_id = line.get("custom_id")
+        if isinstance(custom_id, bool) or not isinstance(custom_id, str | int | float | None):
+            raise RequestError("must be a string", "custom_id")
         if "body" in line or "method" in line:
             return self._openai(line)
         if unknown := sorted(set(line) - _OUR_KEYS):
@@ -119,7 +128,7 @@ class BatchInput:
 def read_batch(source: Path, defaults: Defaults) -> BatchInput:
     """Read the requests of a file or folder. Raises RequestError where there are none, or two share a custom_id."""
     if source.is_dir():
-        pictures = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        pictures = sorted(path for path in source.rglob("*") if is_picture(path))
         names = [path.relative_to(source).as_posix() for path in pictures]
         pairs = zip(names, pictures, strict=True)
         items = [BatchItem(name, defaults.hash(name, ""), picture=path) for name, path in pairs]
@@ -132,6 +141,22 @@ def read_batch(source: Path, defaults: Defaults) -> BatchInput:
     if not items:
         raise RequestError("contains no pictures" if source.is_dir() else "contains no requests", str(source))
     return BatchInput(source, tuple(items), defaults)
+
+
+def is_picture(path: Path) -> bool:
+    """Return whether a file of a folder is a picture by its name, or by its first bytes where the name has no ending.
+
+    macOS writes a file `._NAME` beside NAME on other file systems (AppleDouble), which is not one.
+    """
+    if path.name.startswith("._") or not path.is_file():
+        return False
+    if path.suffix:
+        return path.suffix.lower() in SUFFIXES
+    try:
+        with path.open("rb") as file:
+            return _PICTURE.match(file.read(_PICTURE_BYTES)) is not None
+    except OSError:
+        return False
 
 
 def _lines(source: Path, defaults: Defaults) -> list[BatchItem]:
@@ -160,17 +185,20 @@ def _lines(source: Path, defaults: Defaults) -> list[BatchItem]:
 
 
 def _custom_id_of(line: bytes) -> str | None:
-    """Return a line's custom_id, "" where it has no usable one, None where the line is broken."""
+    """Return a line's custom_id, "" where it has no usable one, None where the line is broken.
+
+    A number counts as its text, as it is written in the line.
+    """
     try:
-        custom_id = _object(line).get("custom_id")
+        custom_id = _object(line, numbers_as_text=True).get("custom_id")
     except RequestError:
         return None
     return custom_id if isinstance(custom_id, str) else ""
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def _object(line: bytes, *, numbers_as_text: bool = False) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_int=str, parse_float=str) if numbers_as_text else json.loads(line)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the line is not JSON: {error}") from None
     if not isinstance(value, dict):

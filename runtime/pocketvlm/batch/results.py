@@ -31,7 +31,7 @@ def error_line(custom_id: str, error: Exception) -> str:
     """Return the line of a failed request. Its body is what the server would answer."""
     invalid = isinstance(error, RequestError)
     content = {
-        "message": error.message if isinstance(error, RequestError) else str(error),
+        "message": str(error),
         "type": "invalid_request_error" if invalid else "server_error",
         "param": error.param if isinstance(error, RequestError) else None,
         "code": getattr(error, "code", None) or ("invalid_value" if invalid else "engine_error"),

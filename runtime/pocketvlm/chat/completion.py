@@ -69,7 +69,7 @@ class CompletionBuilder:
         match event:
             case PrefillDone():
                 self._prefills.append(event)
-                yield self._choice_chunk(Delta())
+                yield self._choice_chunk(Delta(role="assistant"))
             case Token():
                 self._tokens += 1
                 self._decode_steps += self._has_token
@@ -121,6 +121,7 @@ class CompletionBuilder:
             choices=choices,
             usage=usage,
             timings=timings,
+            not_enforced=list(self._compiled.not_enforced) if timings and self._compiled.not_enforced else None,
         )
 
     def _usage(self) -> Usage:
@@ -165,7 +166,7 @@ def _delta(piece: OutputPiece) -> Delta:
         return Delta(reasoning_content=piece.text)
     if piece.kind == "call":
         call_id, function = f"call_{uuid.uuid4().hex[:24]}", FunctionDelta(name=piece.text)
-        call = ToolCallDelta(index=piece.index, id=call_id, function=function)
+        call = ToolCallDelta(index=piece.index, id=call_id, type="function", function=function)
     else:
         call = ToolCallDelta(index=piece.index, function=FunctionDelta(arguments=piece.text))
     return Delta(content=None, tool_calls=[call])
@@ -187,6 +188,7 @@ def fold(chunks: Iterable[ChatCompletionChunk], request: ChatRequest) -> ChatCom
         choices=[choice.join() for choice in choices],
         usage=chunk.usage,
         timings=chunk.timings,
+        not_enforced=chunk.not_enforced,
     )
 
 
@@ -228,5 +230,5 @@ def _join_calls(deltas: Iterable[ToolCallDelta]) -> list[ResponseToolCall]:
         first, *others = group
         arguments = "".join(delta.function.arguments for delta in (first, *others))
         function = ResponseFunction(name=first.function.name or "", arguments=arguments)
-        calls.append(ResponseToolCall(id=first.id, function=function))
+        calls.append(ResponseToolCall(id=first.id or "", function=function))
     return calls

@@ -32,6 +32,7 @@ from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest,
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles, file_of
 from pocketvlm.pictures.images import Picture, read_picture
+from pocketvlm.structured.begun_answer import with_answer
 from pocketvlm.structured.compile import CompiledRequest, compile_request
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, isolate_control_tokens
@@ -160,6 +161,7 @@ class VLM:
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
                 constraint=compiled.constraint,
                 ignore_eos=bool(request.ignore_eos),
+                min_tokens=request.min_tokens or 0,
                 buffered=buffered and not request.stop,  # stop strings are recognized here, not in the engine
             )
             builder.begin_choice()
@@ -199,7 +201,9 @@ class VLM:
             picture = pictures[int(i), int(j)] = self._read(part, param)
             return picture
 
-        snapshot = self._engine.snapshot(self._prompt(request, read))
+        # The conversation goes on behind its last answer.
+        whole = request.model_copy(update={"continue_final_message": False})
+        snapshot = self._engine.snapshot(self._prompt(whole, read))
         write_session(Path(path), Session(plain(request.messages, pictures), snapshot), self.info)
 
     def restore(self, path: str | Path) -> list[dict[str, Any]]:
@@ -261,9 +265,12 @@ class VLM:
 
     def _remember(self, request: ChatRequest, completion: ChatCompletion) -> None:
         answer = completion.choices[0].message.model_dump(exclude_none=True)
-        if answer.get("content") or answer.get("tool_calls"):
-            messages = ChatRequest.parse([*request.messages, answer]).messages
-            self._last_request = request.model_copy(update={"messages": messages})
+        conversation = with_answer(request, answer)
+        if conversation[-1].get("content") or conversation[-1].get("tool_calls"):
+            messages = ChatRequest.parse(conversation).messages
+            # The fields say how that answer began, not the next one.
+            fields = {"messages": messages, "continue_final_message": None, "add_generation_prompt": None}
+            self._last_request = request.model_copy(update=fields)
 
     def _prompt(
         self, request: ChatRequest, read: PictureReader = read_picture, compiled: CompiledRequest | None = None
@@ -294,7 +301,7 @@ def _sampling(request: ChatRequest, seed: int) -> Sampling:
         top_k=value_or(request.top_k, 0),
         top_p=value_or(request.top_p, 1.0),
         min_p=value_or(request.min_p, 0.0),
-        repeat_penalty=value_or(request.repeat_penalty, 1.0),
+        repeat_penalty=value_or(request.repetition, 1.0),
         frequency_penalty=value_or(request.frequency_penalty, 0.0),
         presence_penalty=value_or(request.presence_penalty, 0.0),
         logit_bias=dict(request.logit_bias or {}),

@@ -26,6 +26,7 @@ from pocketvlm.cli.command_options import (
 )
 from pocketvlm.cli.console import error_message, waiting
 from pocketvlm.cli.loading import load
+from pocketvlm.cli.typed_path import leading_path, typed_path
 from pocketvlm.errors import (
     ContextLengthError,
     ImageError,
@@ -45,6 +46,7 @@ HELP = (
     "ends.[/dim]"
 )
 _MAX_SCHEMA_BYTES = 1 << 24
+_URLS = ("data:", "http:", "https:", "file:")
 err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())  # lines stay whole in a file
 
 
@@ -69,6 +71,7 @@ def chat(
             "picture_cache",
             "picture_files_size",
             "speculate",
+            "exact",
         ),
     ],
     memory: Memory = None,
@@ -123,16 +126,21 @@ def _response_format(path: Path) -> dict[str, Any]:
         raise RequestError(f"{path} cannot be read: {error.strerror}", "--json-schema") from None
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path} is not a JSON Schema: {error}", "--json-schema") from None
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
 def _source(argument: str) -> str | bytes:
     if argument != "-":
-        return argument
+        return _picture(argument)
     data = sys.stdin.buffer.read()
     if not data:
         raise ImageError("standard input is empty; it should be a picture", "-i -")
     return data
+
+
+def _picture(argument: str) -> str:
+    """Return the path or URL of a picture that a person has typed."""
+    return argument if argument.startswith(_URLS) else typed_path(argument)
 
 
 class _Conversation:
@@ -208,7 +216,7 @@ class _Conversation:
     def _part(self, picture: str | bytes) -> dict[str, Any]:
         if isinstance(picture, bytes):
             return {"type": "image", "image": picture, "detail": self._detail}
-        kind = "url" if picture.startswith(("data:", "http:", "https:", "file:")) else "path"
+        kind = "url" if picture.startswith(_URLS) else "path"
         return {"type": "image", kind: picture, "detail": self._detail}
 
 
@@ -291,6 +299,10 @@ def _talk(conversation: _Conversation) -> None:
                 if not _command(conversation, line):
                     return
             elif line:
+                if (path := leading_path(line)) and ("/" in path or Path(path).suffix):
+                    err.print(
+                        f"[dim]{escape(path)} is a file, which the model does not see; use /image {escape(path)}[/dim]"
+                    )
                 conversation.answer(line, [])
         except KeyboardInterrupt:
             err.print("\n[dim]stopped[/dim]")
@@ -315,10 +327,10 @@ def _command(conversation: _Conversation, line: str) -> bool:
     name, _, argument = line.partition(" ")
     argument = argument.strip()
     commands: dict[str, Callable[[], None]] = {
-        "/image": lambda: conversation.show(argument),
+        "/image": lambda: conversation.show(_picture(argument)),
         "/reset": conversation.reset,
-        "/save": lambda: conversation.save(argument),
-        "/load": lambda: conversation.load(argument),
+        "/save": lambda: conversation.save(typed_path(argument, alike=False)),
+        "/load": lambda: conversation.load(typed_path(argument)),
         "/timings": conversation.toggle_timings,
         "/clear-cache": conversation.vlm.clear_picture_cache,
         "/help": lambda: err.print(HELP),
@@ -326,6 +338,8 @@ def _command(conversation: _Conversation, line: str) -> bool:
     if name in ("/quit", "/exit"):
         return False
     if name not in commands:
+        if path := leading_path(line):
+            raise RequestError(f"{path} is a file; use /image {path} to show it, then ask")
         raise RequestError(f"unknown command {name}; /help lists the commands")
     if name in ("/image", "/save", "/load") and not argument:
         raise RequestError(f"needs a path; use {name} PATH", name)

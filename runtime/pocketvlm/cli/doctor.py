@@ -21,6 +21,7 @@ from pocketvlm.native.build import GPU_BUILDS
 from pocketvlm.native.build import version as version_of_llama
 from pocketvlm.native.library import WANTED
 from pocketvlm.system import machine
+from pocketvlm.system.cgroup import cpu_quota
 from pocketvlm.vision import encoder_speeds, onnx
 from pocketvlm.vision.providers import devices_for
 
@@ -57,10 +58,10 @@ def doctor(
     python = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     table.add_row("pocketvlm", f"{__version__} ({python})")
     table.add_row("processor", machine.processor())
-    threads = machine.physical_cores()
-    table.add_row(
-        "threads", f"{threads}: the physical cores of the {machine.allowed_cpus()} CPUs that this process may use"
-    )
+    threads, cpus = machine.physical_cores(), machine.allowed_cpus()
+    quota = cpu_quota()
+    limit = "" if quota is None else f", within a quota of {quota:g}"
+    table.add_row("threads", f"{threads}: the physical cores of the {cpus} CPUs that this process may use{limit}")
     memory = machine.memory()
     if memory:
         table.add_row("memory", f"{memory[0] / 1e9:.1f} GB, {memory[1] / 1e9:.1f} GB available")

@@ -11,9 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from pocketvlm.cli.console import waiting
+from pocketvlm.cli.typed_path import typed_path
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError
 from pocketvlm.files.bundle import Bundle, FileEntry, Proof, is_bundle, other_file
-from pocketvlm.files.gguf_header import GGUFHeader, LazyArray, projector_type, read_header
+from pocketvlm.files.gguf_header import GGUFHeader, LazyArray, projector_type
+from pocketvlm.files.gguf_pieces import read_model_header
 from pocketvlm.files.locate import bundle_path
 from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
 from pocketvlm.vision.compatibility import deepstack_projectors, named_family
@@ -28,7 +30,7 @@ def inspect(
     verify: Annotated[bool, typer.Option(help="Compare a bundle's files with their hashes.")] = True,
 ) -> None:
     """Show what is in a model: architecture, types, sizes, picture tokens, template, hashes."""
-    path = bundle_path(path)
+    path = bundle_path(typed_path(str(path)))
     if not path.exists():
         raise ModelNotFoundError("no such file or bundle", path)
     if not (is_bundle(path) or path.is_dir()):
@@ -85,7 +87,7 @@ def _show_file(path: Path, template: bool, metadata: bool) -> None:
     if path.suffix.lower() == ".onnx":
         _show_onnx(read_onnx(path), metadata)
     else:
-        _show_gguf(read_header(path), template, metadata)
+        _show_gguf(read_model_header(path), template, metadata)
 
 
 def _show_onnx(header: OnnxHeader, metadata: bool) -> None:
@@ -107,7 +109,8 @@ def _show_gguf(header: GGUFHeader, template: bool, metadata: bool) -> None:
     table = _rows()
     table.add_row("architecture", f"{header.architecture}, {'projector' if header.is_projector else 'language model'}")
     table.add_row("name", str(data.get("general.name", "-")))
-    table.add_row("weights", f"{_weights(header) / 1e6:,.1f} M in {len(header.tensors)} tensors")
+    pieces = f", in {len(header.pieces)} files" if header.pieces else ""
+    table.add_row("weights", f"{_weights(header) / 1e6:,.1f} M in {len(header.tensors)} tensors{pieces}")
     sizes: Counter[str] = Counter()
     for tensor in header.tensors:
         sizes[tensor.type_name] += tensor.n_bytes

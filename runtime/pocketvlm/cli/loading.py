@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pocketvlm.chat.load_options import LoadOptions
+from pocketvlm.cli.typed_path import typed_path
 
 if TYPE_CHECKING:
     from pocketvlm.chat.vlm import VLM
@@ -27,6 +28,10 @@ def load_arguments(
     Options are changed to stay within `memory`; the changes are printed on standard error. Raises MemoryBudgetError if
     the model cannot fit.
     """
+    if model:
+        model = typed_path(model)
+    if options.mmproj:
+        options = replace(options, mmproj=typed_path(str(options.mmproj)))
     target = model
     if model and (options.mmproj or model.lower().endswith(".gguf")):
         target, options = None, replace(options, model=model)

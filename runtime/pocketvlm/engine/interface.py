@@ -39,7 +39,8 @@ class Generation:
 
     `max_tokens`: None: up to the end of the context. `top_logprobs`: None: no log probabilities at all. With a
     `constraint`, every token follows its grammar, and the answer ends where nothing can follow; `max_tokens` may cut it
-    short. `ignore_eos` continues after tokens that end an answer, unless there is a constraint.
+    short. `ignore_eos` continues after tokens that end an answer, and none of the first `min_tokens` tokens is one of
+    these; both unless there is a constraint.
 
     `buffered`: the caller reads nothing before the end, so all tokens but the first are emitted with it, and none where
     the generation fails or is cancelled. Waking a reader for each token would take time from a core that evaluates.
@@ -51,6 +52,7 @@ class Generation:
     top_logprobs: int | None = None
     constraint: Constraint | None = None
     ignore_eos: bool = False
+    min_tokens: int = 0
     buffered: bool = False
 
 

@@ -64,13 +64,26 @@ class LazyArray:
 
 @dataclass(frozen=True)
 class GGUFHeader:
-    """`start` is the byte where the data of the tensors begins."""
+    """`start` is the byte where the data of the tensors begins.
+
+    A model in several files has the `tensors` of all of them; `pieces` are the headers of the files.
+    """
 
     path: Path
     version: int
     metadata: dict[str, Any]
     tensors: tuple[TensorInfo, ...]
     start: int
+    pieces: tuple[GGUFHeader, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(piece.path for piece in self.pieces) or (self.path,)
+
+    def place(self, tensor: TensorInfo) -> tuple[Path, int]:
+        """Return the file of a tensor, and the byte where its data begins."""
+        piece = next((piece for piece in self.pieces if tensor in piece.tensors), self)
+        return piece.path, piece.start + tensor.offset
 
     @property
     def architecture(self) -> str:
@@ -95,7 +108,8 @@ class GGUFHeader:
         tensor = next((tensor for tensor in self.tensors if tensor.name == name), None)
         if tensor is None or tensor.type != _FLOAT32 or len(tensor.shape) != 1:
             return None
-        return np.fromfile(self.path, "<f4", tensor.shape[0], offset=self.start + tensor.offset).astype(np.float32)
+        path, offset = self.place(tensor)
+        return np.fromfile(path, "<f4", tensor.shape[0], offset=offset).astype(np.float32)
 
 
 def read_header(path: str | Path, *, allow_unknown_types: bool = False) -> GGUFHeader:

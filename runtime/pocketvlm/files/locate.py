@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pocketvlm.errors import BundleError, ModelNotFoundError, PairingError, PocketVLMError
 from pocketvlm.files.bundle import MANIFEST, Bundle, is_bundle
+from pocketvlm.files.gguf_pieces import piece_files
 from pocketvlm.system.machine import data_folder
 
 MODELS = "models"  # in the user's data folder: a folder for each pulled model
@@ -134,7 +135,8 @@ def _pair(model: Path, mmproj: Path | None) -> Located:
                     raise PairingError("is a bundle; name it alone, not as model=", path)
                 if not path.is_file():
                     raise ModelNotFoundError("is a directory" if path.is_dir() else "no such file", path)
-    states = [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in (model, mmproj) if p is not None]
+    paths = [*piece_files(model), *([mmproj] if mmproj else [])]
+    states = [f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in paths]
     onnx = mmproj if mmproj and mmproj.suffix.lower() == ".onnx" else None
     return Located(model.stem, model, None if onnx else mmproj, onnx, _fingerprint("|".join(states)))
 

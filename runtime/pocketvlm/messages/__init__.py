@@ -4,23 +4,20 @@ It follows OpenAI's chat completions and Hugging Face's Chat Completion schema. 
 validates a request once, and raises RequestError with the path of the wrong field.
 """
 
-from pocketvlm.messages.chat import (
-    AssistantMessage,
+from pocketvlm.messages.calls import ToolCall
+from pocketvlm.messages.chat import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
+from pocketvlm.messages.formats import ResponseFormat
+from pocketvlm.messages.parts import (
     Content,
     Detail,
     ImagePart,
     ImageURL,
     ImageURLPart,
-    Message,
     Part,
-    SystemMessage,
     TextContent,
     TextPart,
-    ToolCall,
-    ToolMessage,
-    UserMessage,
 )
-from pocketvlm.messages.request import ChatRequest, ResponseFormat, StreamOptions, Tool, ToolChoice
+from pocketvlm.messages.request import ChatRequest, StreamOptions
 from pocketvlm.messages.response import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -41,6 +38,7 @@ from pocketvlm.messages.response import (
     TopLogprob,
     Usage,
 )
+from pocketvlm.messages.tools import Tool, ToolChoice
 
 __all__ = [
     "AssistantMessage",

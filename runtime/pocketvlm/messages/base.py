@@ -1,4 +1,4 @@
-"""What the classes of the schema share: frozen values, text, choices between types, and readable errors."""
+"""What the classes of the schema share: frozen values, text, plain JSON, and choices between types."""
 
 from __future__ import annotations
 
@@ -6,17 +6,33 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Strict, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Strict,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema
 
-from pocketvlm.errors import RequestError
-
-Count = Annotated[int, Strict(), Field(gt=0)]
 Flag = Annotated[bool, Strict()]
 JSON_DEPTH = 64  # levels of plain JSON in a request, such as a tool's parameters
 
 
+def is_encodable(value: str) -> bool:
+    """Return whether UTF-8 can write the text: JSON can escape half of a surrogate pair, but no tokenizer takes it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _encodable(value: str) -> str:
-    """Refuse half of a surrogate pair: JSON can escape it, but no tokenizer takes it."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -44,12 +60,61 @@ def _plain_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
     raise ValueError(f"is nested too deep; at most {JSON_DEPTH} levels are supported")
 
 
+def empty_for_null(value: object) -> object:
+    """Return "" for null, which many clients make of ""."""
+    return "" if value is None else value
+
+
+def _scalar(value: object) -> object:
+    if isinstance(value, str):
+        return _encodable(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("must be a finite number")
+    if value is not None and not isinstance(value, bool | int | float):
+        raise ValueError("must be a string, a number, true, false or null")
+    return value
+
+
 Text = Annotated[str, AfterValidator(_encodable)]
+Scalar = Annotated[Any, AfterValidator(_scalar), WithJsonSchema({"type": ["string", "number", "boolean", "null"]})]
+TextOrNull = Annotated[Text, BeforeValidator(empty_for_null, json_schema_input_type=Text | None)]
 JsonObject = Annotated[dict[str, Any], AfterValidator(_plain_json)]
+
+Dropped = Annotated[None, BeforeValidator(lambda _: None, json_schema_input_type=Any)]  # a field that is always None
 
 
 class Frozen(BaseModel):
+    """Refuses unknown fields: one that is misspelt would change nothing, silently."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Open(Frozen):
+    """Ignores unknown fields: histories come from other servers, and who sends them cannot edit them."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class AlsoTakes:
+    """Annotates a type with more forms of it, as JSON schemas: a validator turns them into the one that is declared."""
+
+    def __init__(self, *schemas: dict[str, Any]) -> None:
+        self._schemas = schemas
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler(source)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [handler(schema), *self._schemas]}
+
+
+def fields_of(value: object) -> object:
+    """Return a message or part as a dict of its own, also where it is another library's model; others as they are."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, BaseModel) and not isinstance(value, Frozen):
+        return value.model_dump(exclude_none=True)
+    return value
 
 
 def by_field(key: str, tags: tuple[str, ...]) -> Discriminator:
@@ -73,41 +138,3 @@ def by_form(message: str) -> Discriminator:
         return "<list>" if isinstance(value, Sequence) else None
 
     return Discriminator(tag, custom_error_type="wrong_form", custom_error_message=message)
-
-
-def request_error(error: ValidationError) -> RequestError:
-    """Return the first error with the path of its field."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    path = [str(step) for step in first["loc"] if not str(step).startswith(("<", "[key]"))]
-    if first["type"].startswith("unknown_"):  # a discriminator's; its path ends before the field
-        path.append(first["type"].removeprefix("unknown_"))
-    template = _MESSAGES.get(first["type"])
-    message = template.format(**first.get("ctx", {})) if template else first["msg"].removeprefix("Value error, ")
-    return RequestError(message, ".".join(path) or None)
-
-
-# By pydantic's types of errors, for those whose own messages speak of Python's types or of "input".
-_MESSAGES = {
-    "extra_forbidden": "unknown field",
-    "missing": "is required",
-    "tuple_type": "must be a list",
-    "too_short": "must not be empty",
-    "string_type": "must be a string",
-    "int_type": "must be an integer",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-    "dict_type": "must be an object",
-    "mapping_type": "must be an object",
-    "model_type": "must be an object",
-    "model_attributes_type": "must be an object",
-    "none_required": "must be null",
-    "finite_number": "must be a finite number",
-    "greater_than": "must be more than {gt}",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than": "must be less than {lt}",
-    "less_than_equal": "must be at most {le}",
-    "too_long": "must have at most {max_length} items",
-    "literal_error": "must be {expected}",
-    "string_pattern_mismatch": "must match {pattern}",
-    "int_parsing": "must be an integer",
-}

@@ -110,6 +110,8 @@ class Timings(_Answer):
 
 
 class ChatCompletion(_Answer):
+    """`not_enforced` are the paths of keywords in the request's schemas that the answer may not follow."""
+
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
@@ -118,6 +120,7 @@ class ChatCompletion(_Answer):
     choices: list[Choice]
     usage: Usage
     timings: Timings
+    not_enforced: _Omitted[list[str]] = None
 
     @property
     def text(self) -> str:
@@ -131,21 +134,18 @@ class FunctionDelta(_Answer):
 
 
 class ToolCallDelta(_Answer):
-    """A piece of the tool call number `index`.
-
-    The first piece has the name and the id. In the others the id is empty, because clients concatenate ids.
-    """
+    """A piece of the tool call number `index`. Only the first has an id, a type and a name: clients add texts up."""
 
     index: int
-    id: str = ""
-    type: Literal["function"] = "function"
+    id: _Omitted[str] = None
+    type: _Omitted[Literal["function"]] = None
     function: FunctionDelta
 
 
 class Delta(_Answer):
-    """New content, which may be empty, or pieces of tool calls."""
+    """New content, which may be empty, or pieces of tool calls. Only a choice's first delta has a role."""
 
-    role: Literal["assistant"] = "assistant"
+    role: _Omitted[Literal["assistant"]] = None
     content: _Omitted[str] = ""
     reasoning_content: _Omitted[str] = None
     tool_calls: _Omitted[list[ToolCallDelta]] = None
@@ -159,6 +159,8 @@ class ChunkChoice(_Answer):
 
 
 class ChatCompletionChunk(_Answer):
+    """`not_enforced`, as in a completion, comes with the timings."""
+
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
@@ -167,6 +169,7 @@ class ChatCompletionChunk(_Answer):
     choices: list[ChunkChoice]
     usage: Usage | None = None
     timings: Timings | None = None
+    not_enforced: _Omitted[list[str]] = None
 
     @property
     def text(self) -> str:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import llguidance
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import EngineError, UnsupportedError
+from pocketvlm.errors import EngineError, RequestError, UnsupportedError
 from pocketvlm.native import library
 from pocketvlm.native.llama import Model
 
-_MAX_GRAMMAR = 1 << 18  # characters
+logger = logging.getLogger(__name__)
+MAX_GRAMMAR = 1 << 18  # characters
 # Bytes of a token. llguidance's trie aborts beyond 255; only runs of white space are longer, and none is ever needed.
 _MAX_TOKEN_BYTES = 128
 _CONTROL_PREFIX = b"\xff"  # llguidance takes a token for a control token if it begins with this, as no text does
@@ -34,11 +36,34 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class SchemaRule:
+    """A rule of a grammar, `name: text`, that is a JSON Schema, whose path in the request is `param`.
+
+    `weaker` replaces a text that cannot be compiled. Without it, that is an error.
+    """
+
+    name: str
+    text: str
+    param: str
+    weaker: str | None = None
+
+
+@dataclass(frozen=True)
 class Constraint:
-    """`grammar` is llguidance's Lark, with %json. `param` is the path of the request's field, for errors."""
+    """`grammar` is llguidance's Lark, which the `schemas` complete. `param` is the path of the request's field.
+
+    `begun` is the beginning of a text that follows the grammar; the answer continues it.
+    """
 
     grammar: str
     param: str
+    schemas: tuple[SchemaRule, ...] = ()
+    begun: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole grammar."""
+        return "\n".join([self.grammar, *(f"{schema.name}: {schema.text}" for schema in self.schemas)])
 
 
 class Vocabulary:
@@ -64,20 +89,61 @@ class Matcher:
 
     def __init__(self, vocabulary: Vocabulary, constraint: Constraint) -> None:
         self._param = constraint.param
-        if len(constraint.grammar) > _MAX_GRAMMAR:
-            raise UnsupportedError(f"is too large: its grammar has over {_MAX_GRAMMAR:,} characters", self._param)
+        if len(constraint.text) > MAX_GRAMMAR:
+            raise UnsupportedError(f"is too large: its grammar has over {MAX_GRAMMAR:,} characters", self._param)
         self._n_vocab = vocabulary.n_vocab
         self._mask = np.zeros((vocabulary.n_vocab + 31) // 32, np.int32)
-        limits = llguidance.LLParserLimits(**_LIMITS)
         try:
-            self._raw = _catch_panic(
-                lambda: llguidance.LLMatcher(vocabulary.tokenizer, constraint.grammar, log_level=0, limits=limits)
-            )
-            self._check()
-            self._compute_mask()
+            self._compile(vocabulary, constraint.text)
         except EngineError as error:
-            reason = "no text matches it" if str(error).startswith("NoExtension") else str(error)
-            raise UnsupportedError(f"cannot be enforced: {reason}", self._param) from None
+            weaker = replace(
+                constraint, schemas=tuple(self._compilable(vocabulary, rule) for rule in constraint.schemas)
+            )
+            try:
+                if weaker == constraint:
+                    raise
+                self._compile(vocabulary, weaker.text)
+            except EngineError:
+                raise _refusal(error, self._param) from None
+        if constraint.begun:
+            self._begin(vocabulary, constraint.begun)
+
+    def _compile(self, vocabulary: Vocabulary, grammar: str) -> None:
+        """Raises EngineError."""
+        limits = llguidance.LLParserLimits(**_LIMITS)
+        self._raw = _catch_panic(
+            lambda: llguidance.LLMatcher(vocabulary.tokenizer, grammar, log_level=0, limits=limits)
+        )
+        self._check()
+        self._compute_mask()
+
+    def _compilable(self, vocabulary: Vocabulary, rule: SchemaRule) -> SchemaRule:
+        """Return a schema's rule, or the weaker one if it cannot be compiled. Raises UnsupportedError without one."""
+        try:
+            self._compile(vocabulary, f"%llguidance {{}}\nstart: {rule.text}")
+        except EngineError as error:
+            if rule.weaker is None:
+                raise _refusal(error, rule.param) from None
+            # A tool's index says enough: the rest of a path is what the client wrote.
+            logger.warning("%s: its schema is not enforced", ".".join(rule.param.split(".")[:2]))
+            return replace(rule, text=rule.weaker)
+        return rule
+
+    def _begin(self, vocabulary: Vocabulary, text: str) -> None:
+        """Take the beginning of the answer. Its tokens may differ from the prompt's, because only bytes count here.
+
+        Raises RequestError where the grammar does not allow it.
+        """
+        try:
+            tokens = _catch_panic(lambda: vocabulary.tokenizer.greedy_tokenize(text))
+            allowed = _catch_panic(lambda: self._raw.try_consume_tokens(tokens)) == len(tokens)
+            self._check()
+            if allowed and not self.complete:
+                self._compute_mask()
+        except EngineError:
+            allowed = False
+        if not allowed:
+            raise RequestError(f"the last one does not begin an answer that {self._param} allows", "messages")
 
     @property
     def complete(self) -> bool:
@@ -111,6 +177,11 @@ class Matcher:
     def _check(self) -> None:
         if _catch_panic(self._raw.is_error):
             raise EngineError(_reason(_catch_panic(self._raw.get_error)))
+
+
+def _refusal(error: EngineError, param: str) -> UnsupportedError:
+    reason = "no text matches it" if str(error).startswith("NoExtension") else str(error)
+    return UnsupportedError(f"cannot be enforced: {reason}", param)
 
 
 def _spelling(model: Model, token: int) -> bytes:

@@ -24,7 +24,7 @@ _LLAMA = (
     "llama_get_memory llama_memory_clear llama_memory_seq_rm llama_memory_seq_cp llama_memory_seq_pos_min "
     "llama_state_seq_get_size_ext llama_state_seq_get_data_ext llama_state_seq_set_data_ext llama_get_logits_ith "
     "llama_set_n_threads llama_set_causal_attn llama_sampler_chain_init llama_sampler_chain_add llama_sampler_sample "
-    "llama_sampler_free llama_print_system_info llama_supports_gpu_offload"
+    "llama_sampler_free llama_print_system_info llama_supports_gpu_offload llama_vocab_type"
 ).split()
 _MTMD = (
     "mtmd_context_params_default mtmd_init_from_file mtmd_free mtmd_support_vision mtmd_decode_use_non_causal "

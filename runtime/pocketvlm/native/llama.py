@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -13,10 +14,15 @@ from pocketvlm.errors import ModelFormatError, ModelNotFoundError, RequestError
 from pocketvlm.native import library, log, pretokenizer
 from pocketvlm.native.deferred_signals import signals_deferred
 from pocketvlm.native.handle import Handle
+from pocketvlm.native.loose_marks import is_mark, is_word, marked_text, readable_characters
 
+_log = logging.getLogger(__name__)
+_SPM, _BPE = 1, 2  # llama_vocab_type
 _PARSED_ON_DEMAND = (2, 3)  # LLAMA_TOKEN_TYPE_UNKNOWN, LLAMA_TOKEN_TYPE_CONTROL
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 4, 1, 8, 16  # llama_token_attr
+_UNKNOWN, _UNUSED, _NORMAL, _CONTROL, _USER_DEFINED = 1, 2, 4, 8, 16  # llama_token_attr
 _NORMALIZERS, _SPACE_PREFIXES = ("", "NFC"), ("", "first", "always")
+# Values of tokenizer.ggml.pre whose original tokenizers normalize to NFC, which no key of GGUF says.
+_NFC_SPLITS = "qwen2 qwen35 command-r tiny_aya mpt olmo".split()
 _SPACES = " \u2581"  # within tokens, the second stands for the first
 _MROPE_TYPES = (8, 40)  # LLAMA_ROPE_TYPE_MROPE, LLAMA_ROPE_TYPE_IMROPE
 
@@ -77,6 +83,11 @@ class Model(Handle):
             )
         # The tokens that the original stops at. Without them libllama also goes by spellings such as `</s>`.
         self._ends = frozenset(map(int, ends.split()))
+        # Files that pocketvlm converts say what the original does; in those of others it has to be inferred.
+        self._foreign = not self._ends
+        if self._foreign and self._metadata("tokenizer.ggml.pre") in _NFC_SPLITS:
+            self._normalizer = "NFC"
+        self._more_ends: frozenset[int] = frozenset()
 
     @property
     def vocab(self) -> object:
@@ -137,9 +148,24 @@ class Model(Handle):
 
     def is_end(self, token: int) -> bool:
         """Return whether `token` ends a generation (end of turn, end of text and similar)."""
-        if self._ends:
-            return token in self._ends
+        if token in self._more_ends or self._ends:
+            return token in self._more_ends or token in self._ends
         return bool(self._lib.llama_vocab_is_eog(self.vocab, token))
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """The tokens for which `is_end` is true."""
+        return [token for token in range(self.n_vocab) if self.is_end(token)]
+
+    def end_at(self, token: int) -> None:
+        """Let `token` end a generation, too."""
+        self._more_ends |= {token}
+        self.__dict__.pop("ends", None)
+
+    def is_mark(self, token: int) -> bool:
+        """Return whether `token` is a control token or spelled like one, and is not made by merges."""
+        text, bits = self.token_text(token), self._lib.llama_vocab_get_attr(self.vocab, token)
+        return bool(bits & _CONTROL) or (bool(bits & _USER_DEFINED) and is_mark(text)) or text in self._loose_marks
 
     def token_text(self, token: int) -> str:
         """Return the vocabulary's own spelling of a token, "" for an id that is not in it."""
@@ -151,10 +177,10 @@ class Model(Handle):
     def control_tokens(self, types: Sequence[int]) -> dict[str, int]:
         """Return the ids of the tokens that `tokenize` parses only with `special`, by their text.
 
-        `types` is tokenizer.ggml.token_type.
+        `types` is tokenizer.ggml.token_type. In files of others, tokens that only can be marks are among them.
         """
-        tokens = (token for token, kind in enumerate(types) if kind in _PARSED_ON_DEMAND)
-        return {text: token for token in tokens if (text := self.token_text(token))}
+        tokens = [token for token, kind in enumerate(types) if kind in _PARSED_ON_DEMAND] + [*self._more_ends]
+        return self._loose_marks | {text: token for token in tokens if (text := self.token_text(token))}
 
     def tokenize(self, text: str, *, special: bool, first: bool = False) -> list[int]:
         """Return the token ids of `text`; `first` where it begins the prompt. With `special`, parse control tokens.
@@ -166,6 +192,8 @@ class Model(Handle):
         """
         prefixed = self._space_prefix == "always" or (first and self._space_prefix == "first")
         if prefixed or self._needs_split(text) or (self._normalizer == "NFC" and not is_normalized("NFC", text)):
+            return self._tokenize_parts(text, special, first)
+        if special and self._unparsed_marks and self._unparsed_marks.search(text):
             return self._tokenize_parts(text, special, first)
         if not special and self._false_control_tokens and self._false_control_tokens.search(text):
             return self._tokenize_parts(text, special, first)
@@ -224,8 +252,11 @@ class Model(Handle):
         """Return a pattern of the tokens that are matched in a text before it is split, and their ids."""
         if special not in self._literals:
             mask = _USER_DEFINED | (_CONTROL | _UNKNOWN) * special
+            # In files of others, a control bit that libllama adds counts, whatever type the file gives.
+            unless = _CONTROL * (not special) if self._foreign else _NORMAL
             attributes = enumerate(self._attributes)
-            ids = {self.token_text(token): token for token, bits in attributes if bits & mask and not bits & _NORMAL}
+            ids = {self.token_text(token): token for token, bits in attributes if bits & mask and not bits & unless}
+            ids |= self._loose_marks if special else {}
             self._literals[special] = _any_of(ids), ids
         return self._literals[special]
 
@@ -236,6 +267,37 @@ class Model(Handle):
             return None
         both = _USER_DEFINED | _CONTROL
         texts = [self.token_text(token) for token, bits in enumerate(self._attributes) if bits & both == both]
+        return _any_of(texts) if texts else None
+
+    @cached_property
+    def _loose_marks(self) -> dict[str, int]:
+        """The tokens that only can be marks, although their types say otherwise, by their texts."""
+        get_text, get_attributes, vocab = self._lib.llama_vocab_get_text, self._lib.llama_vocab_get_attr, self.vocab
+        kind = self._lib.llama_vocab_type(vocab)
+        if not self._foreign or kind not in (_SPM, _BPE):  # others cannot tokenize, or are not of chat models
+            return {}
+        spellings = [get_text(vocab, token) or b"" for token in range(self.n_vocab)]
+        readable = None if kind == _BPE else readable_characters(spellings)
+        template = self.chat_template or ""
+        marks: dict[str, int] = {}
+        for token, spelling in enumerate(spellings):
+            text = marked_text(spelling)
+            if text is None:
+                continue
+            bits = get_attributes(vocab, token)
+            # libllama makes control tokens of some that it knows by their spelling.
+            is_text = bool(bits & _NORMAL) or (bool(bits & _UNUSED) and text in template)
+            if _is_false_control(bits) or (is_text and not is_word(token, text, self._tokenize, readable)):
+                marks[text] = token
+        if written := sorted(text for text in marks if text in template):
+            _log.warning("%s: these tokens are read as marks, although their types say text: %s", self.path, written)
+        return marks
+
+    @cached_property
+    def _unparsed_marks(self) -> re.Pattern[str] | None:
+        """A pattern of the marks that libllama does not find in a text; None where there are none."""
+        marks, get, vocab = self._loose_marks, self._lib.llama_vocab_get_attr, self.vocab
+        texts = [text for text, token in marks.items() if not get(vocab, token) & _CONTROL]
         return _any_of(texts) if texts else None
 
     @cached_property

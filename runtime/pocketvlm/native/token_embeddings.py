@@ -47,7 +47,8 @@ class TokenEmbeddings:
         self._width, self._input_width = table.shape[0], model.n_embd_inp
         self._to_float = _to_float(table.type)
         row_size = function("ggml_row_size", ctypes.c_size_t, ctypes.c_int, ctypes.c_int64)(table.type, self._width)
-        self._stored = np.memmap(header.path, np.uint8, "r", header.start + table.offset, (table.shape[1], row_size))
+        path, offset = header.place(table)
+        self._stored = np.memmap(path, np.uint8, "r", offset, (table.shape[1], row_size))
 
     def row(self, token: int) -> npt.NDArray[np.float32]:
         """Return the embedding of a token, float32 [1, n_embd_inp], zero beyond the hidden size in deepstack models."""

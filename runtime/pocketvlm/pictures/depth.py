@@ -21,7 +21,8 @@ def narrow_to_eight_bits(values: npt.NDArray[Any], bits: int) -> ByteArray:
     top = (1 << bits) - 1
     if bits <= 16:  # a table needs no wide copy of a large picture
         table: ByteArray = np.round(np.arange(top + 1) * (255 / top)).astype(np.uint8)
-        return np.asarray(table[values])
+        narrow: ByteArray = table[values]
+        return narrow
     return np.round(values * (255 / top)).astype(np.uint8)
 
 

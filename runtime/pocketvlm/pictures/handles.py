@@ -19,6 +19,8 @@ from typing import Annotated, Any
 
 from pocketvlm.errors import ImageNotFoundError, ImageTooLargeError, RequestError
 from pocketvlm.messages import ImagePart, ImageURLPart
+from pocketvlm.messages.parts import source_path
+from pocketvlm.pictures import base64_text
 from pocketvlm.pictures.images import Picture
 from pocketvlm.system.options import MEBIBYTES, Option, check_options
 
@@ -116,14 +118,11 @@ class PictureHandles:
 
     def resolve(self, part: ImageURLPart | ImagePart, param: str) -> ImageURLPart | ImagePart:
         """Return the part, or one with the file's bytes if it names a handle. Raises ImageNotFoundError."""
-        if isinstance(part, ImageURLPart):
-            url, field = part.image_url.url, f"{param}.image_url.url"
-        else:
-            url, field = (part.url, f"{param}.url") if part.url is not None else (part.image, f"{param}.image")
-        if not isinstance(url, str) or not url.lower().startswith(SCHEME):
+        url = part.address
+        if url is None or not url.lower().startswith(SCHEME):
             return part
         with self._lock:
-            entry = self._entry(url, field)
+            entry = self._entry(url, source_path(part, param))
             entry.expires = self._clock() + self._limits.seconds
             self._entries.move_to_end(url.lower())
             return ImagePart(type="image", image=entry.data)
@@ -156,7 +155,8 @@ def file_of(image: Any, picture: Picture) -> bytes:
     """Return the file that `picture` was read from, or the picture as PNG if there was no file."""
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
-    if isinstance(image, str | Path) and not str(image).lower().startswith(("data:", "file:")):
+    is_text = isinstance(image, str) and (base64_text.is_data_uri(image) or base64_text.is_picture(image))
+    if isinstance(image, str | Path) and not is_text and not str(image).lower().startswith("file:"):
         return Path(image).read_bytes()
     from PIL import Image
 

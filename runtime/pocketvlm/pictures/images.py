@@ -7,8 +7,6 @@ rare formats, one of which runs Ghostscript, and has its own limit of sizes.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import importlib
 import io
@@ -21,10 +19,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import unquote, unquote_to_bytes, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pocketvlm.errors import ImageError, ImageFormatError, ImageNotFoundError, ImageTooLargeError
 from pocketvlm.messages import ImagePart, ImageURLPart
+from pocketvlm.messages.parts import source_path
+from pocketvlm.pictures import base64_text
 from pocketvlm.pictures.opened import Opened, UnsupportedKindError
 from pocketvlm.system.json_types import ByteArray
 
@@ -131,16 +131,16 @@ def read_picture(
 
 def _source(part: ImageURLPart | ImagePart, param: str, local: bool) -> tuple[_Source, Any]:
     """Return the source, and its content: a path, bytes, or an object in memory."""
+    param = source_path(part, param)
     if isinstance(part, ImageURLPart):
-        return _from_url(part.image_url.url, f"{param}.image_url.url", local)
+        return _from_url(part.image_url.url, param, local)
     if part.url is not None:
-        return _from_url(part.url, f"{param}.url", local)
+        return _from_url(part.url, param, local)
     if part.path is not None:
-        return _from_path(part.path, f"{param}.path", local)
+        return _from_path(part.path, param, local)
     if part.base64 is not None:
-        source = _Source("base64 text", f"{param}.base64")
+        source = _Source("base64 text", param)
         return source, _from_base64(part.base64, source)
-    param = f"{param}.image"
     if isinstance(part.image, str):  # a path or a URL, as in transformers
         return _from_url(part.image, param, local)
     if isinstance(part.image, Path):
@@ -151,11 +151,14 @@ def _source(part: ImageURLPart | ImagePart, param: str, local: bool) -> tuple[_S
 
 
 def _from_url(url: str, param: str, local: bool) -> tuple[_Source, Path | bytes]:
+    if base64_text.is_data_uri(url):
+        source = _Source("data: URI", param)
+        return source, _from_base64(url, source)
+    if base64_text.is_picture(url):
+        source = _Source("base64 text", param)
+        return source, _from_base64(url, source)
     scheme, slashes = match.groups() if (match := _SCHEME.match(url)) else ("", None)
     scheme = scheme.lower()
-    if scheme == "data":
-        source = _Source("data: URI", param)
-        return source, _from_data_uri(url, source)
     source = _Source(_shortened(url), param)
     if scheme in ("http", "https"):
         next_step = "give its path" if local else "send it as a data: URI"
@@ -185,23 +188,11 @@ def _path_of(uri: str, source: _Source) -> str:
     return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:", path) else path
 
 
-def _from_data_uri(uri: str, source: _Source) -> bytes:
-    header, comma, data = uri.partition(",")
-    if not comma:
-        raise source.error("has no comma before its data")
-    if header.lower().endswith(";base64"):
-        return _from_base64(unquote(data), source)
-    try:
-        return unquote_to_bytes(data)
-    except UnicodeEncodeError:
-        raise source.error("contains half of a surrogate pair") from None
-
-
 def _from_base64(text: str, source: _Source) -> bytes:
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise source.error(f"bad base64: {error}") from None
+        return base64_text.decode(text)
+    except ValueError as error:
+        raise source.error(str(error)) from None
 
 
 def _open_file(path: Path, source: _Source) -> IO[bytes]:

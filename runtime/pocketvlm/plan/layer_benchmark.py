@@ -118,7 +118,7 @@ def _write(path: Path, header: GGUFHeader, layers: int) -> None:
     arch = header.architecture
     writer = GGUFWriter(path, arch)
     for key, value in header.metadata.items():
-        if key.startswith(("tokenizer.", "general.", "pocketvlm.")):
+        if key.startswith(("tokenizer.", "general.", "pocketvlm.", "split.")):
             continue
         if isinstance(value, LazyArray):
             value = header.array(key)

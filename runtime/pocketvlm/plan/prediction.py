@@ -127,7 +127,7 @@ class Planner:
 
     def predict(self, configuration: RunConfiguration) -> Prediction:
         probe, index = self.probe, self.contexts.index(configuration.context)
-        model = self.located.model.stat().st_size
+        model = sum(path.stat().st_size for path in self._checked.model.files)
         plan = self._plan(configuration)
         parts = {
             "process": probe.anonymous + probe.mapped,

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pocketvlm import __version__
+from pocketvlm.files.gguf_pieces import piece_files
 from pocketvlm.plan.probe import ProbeRequest, ProbeResult, parse_result, run_probe
 from pocketvlm.system.json_cache import JSONCache, file_hash
 from pocketvlm.vision.select_encoder import device_name
@@ -30,7 +31,8 @@ def cached_probe(request: ProbeRequest) -> ProbeResult:
 
 
 def _key(request: ProbeRequest) -> str:
-    files = [file_hash(Path(file)) for file in (request.model, request.mmproj, request.onnx) if file]
+    encoders = [Path(file) for file in (request.mmproj, request.onnx) if file]
+    files = [*map(file_hash, [*piece_files(Path(request.model)), *encoders])]
     settings = {name: value for name, value in asdict(request).items() if name not in ("model", "mmproj", "onnx")}
     text = json.dumps([__version__, device_name(request.threads), files, settings])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -66,7 +66,7 @@ class Service:
 
     async def _show_model(self, request: Request) -> Response:
         if request.path_params["id"] != self._vlm.info.name:
-            raise unknown_model()
+            raise unknown_model([self._vlm.info.name])
         return JSONResponse(self._card())
 
     def _card(self) -> dict[str, object]:
@@ -103,6 +103,9 @@ class _ErrorResponses:
             started = True
             await send(message)
 
+        scope["path"] = (
+            scope["path"].rstrip("/") or "/"
+        )  # some clients join a base URL and a route so that it ends in one
         scope["app"] = self  # otherwise the router answers unknown routes itself
         try:
             await self._app(scope, receive, send_and_note)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 
 from starlette.requests import ClientDisconnect
@@ -23,7 +23,9 @@ from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.thread_stream import ThreadStream
 
-ANY_MODEL = "dummy"  # huggingface_hub sends this where the caller names no model
+HEAD_AFTER = 2.0  # seconds without an answer, after which a stream begins; until then an error has its own status
+COMMENT_EVERY = 3.0  # seconds of silence in a stream: clients and proxies give up after five or more
+_NO_MODEL = (None, "", "dummy")  # huggingface_hub sends the last where the caller names no model
 
 
 class ChatEndpoint:
@@ -44,16 +46,18 @@ class ChatEndpoint:
         request = await read_object(
             scope, receive, ChatRequest.parse_object, max_body=settings.max_body, timeout=settings.read_timeout
         )
-        if request.model not in (None, ANY_MODEL, self._vlm.info.name):
-            raise unknown_model()
+        if settings.strict_model and request.model not in (*_NO_MODEL, self._vlm.info.name):
+            raise unknown_model([self._vlm.info.name])
         reply = _Reply(send)
         record = RequestRecord.of(scope)
         record.stream = bool(request.stream)
         work = asyncio.create_task(self._answer(request, record, reply))
         disconnect = asyncio.create_task(_disconnect(receive))
+        comments = asyncio.create_task(reply.break_silence() if request.stream else asyncio.sleep(0))
         self._tasks.add(work)
         try:
             await asyncio.wait({work, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+            comments.cancel()
             if not work.done():
                 record.left = True
                 work.cancel()
@@ -68,6 +72,7 @@ class ChatEndpoint:
             await reply.fail(http_error)
         finally:
             disconnect.cancel()
+            comments.cancel()
             work.cancel()
             self._tasks.discard(work)
 
@@ -83,6 +88,7 @@ class ChatEndpoint:
     async def _answer(self, request: ChatRequest, record: RequestRecord, reply: _Reply) -> None:
         arrived = time.perf_counter()
         await self._admission.enter()
+        reply.comment = b": working\n\n"
         entered = time.perf_counter()
         cancellation = CancellationToken()
 
@@ -119,8 +125,8 @@ class ChatEndpoint:
             await stream.cancel()
 
 
-def unknown_model() -> HTTPError:
-    return HTTPError(404, "no such model here; GET /v1/models lists the served one", "model", "model_not_found")
+def unknown_model(served: Sequence[str]) -> HTTPError:
+    return HTTPError(404, f"model: there is no such model here; use {' or '.join(served)}", "model", "model_not_found")
 
 
 def _completion(
@@ -149,27 +155,47 @@ class _Reply:
 
     def __init__(self, send: Send) -> None:
         self._send = send
+        self._sending = asyncio.Lock()
+        self._sent_at = time.monotonic()
         self._started: bool | None = None  # whether as a stream; None before the head was sent
+        self._ended = False
+        self.comment = b": queued\n\n"
 
     async def send(self, data: bytes, *, stream: bool) -> None:
-        if self._started is None:
-            self._started = stream
-            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))]
-            if stream:
-                kind = b"text/event-stream; charset=utf-8"
-                headers = [(b"content-type", kind), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
-            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        async with self._sending:
+            if self._ended:
+                return
+            if self._started is None:
+                self._started = stream
+                headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))]
+                if stream:
+                    kind = b"text/event-stream; charset=utf-8"
+                    headers = [(b"content-type", kind), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+                await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+            self._sent_at = time.monotonic()
+
+    async def break_silence(self) -> None:
+        """Send a comment whenever nothing was sent for a while, until the end."""
+        while not self._ended:
+            limit = HEAD_AFTER if self._started is None else COMMENT_EVERY
+            rest = self._sent_at + limit - time.monotonic()
+            if rest > 0:
+                await asyncio.sleep(rest)
+            else:
+                await self.send(self.comment, stream=True)
 
     async def end(self) -> None:
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self._ended = True
+        async with self._sending:
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def fail(self, error: HTTPError) -> None:
         """End with an error. In a stream it is the last event, which OpenAI's clients raise."""
         if self._started is None:
             raise error
         if self._started:
-            await self._send({"type": "http.response.body", "body": _event(error.json()), "more_body": True})
+            await self.send(_event(error.json()), stream=True)
         await self.end()
 
 

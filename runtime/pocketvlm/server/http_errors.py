@@ -44,12 +44,17 @@ class HTTPError(Exception):
 
     def json(self) -> bytes:
         """Return the body in ASCII: the client may have sent half of a surrogate pair."""
-        param = self.param if self.param is None else self.param[:_LONGEST_PARAM]
+        param = self.param and self.param[:_LONGEST_PARAM]
         error = {"message": self.message, "type": self.type, "param": param, "code": self.code}
         return json.dumps({"error": error}).encode()
 
     def response(self) -> Response:
         return Response(self.json(), self.status, dict(self.headers), media_type="application/json")
+
+
+def _with_path(error: RequestError) -> str:
+    """Return the message with the path of the field, because most clients show nothing else of an error."""
+    return f"{error.param[:_LONGEST_PARAM]}: {error.message}" if error.param else error.message
 
 
 def shutting_down() -> HTTPError:
@@ -62,7 +67,7 @@ def http_error_of(error: BaseException) -> HTTPError:
         return error
     if isinstance(error, RequestError):
         status = 404 if isinstance(error, ImageNotFoundError) else 400
-        return HTTPError(status, error.message, error.param, error.code or "invalid_value")
+        return HTTPError(status, _with_path(error), error.param, error.code or "invalid_value")
     if isinstance(error, QueueFullError):
         return HTTPError(429, str(error), code="queue_full", headers={"retry-after": str(math.ceil(error.retry_after))})
     if isinstance(error, EngineCrashedError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pocketvlm.errors import ImageError, ImageTooLargeError
 from pocketvlm.messages import ImagePart, ImageURLPart
+from pocketvlm.messages.parts import source_path
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.server.remote import Fetcher
@@ -23,13 +24,9 @@ class Pictures:
 
     def read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
         """Return the picture of a message part. Raises ImageError leaves."""
-        if isinstance(part, ImagePart):
-            for name in ("path", "image"):
-                if getattr(part, name) is not None:
-                    raise ImageError("is for Python only; send the picture as url or base64", f"{param}.{name}")
-            url, field = part.url, f"{param}.url" if part.url is not None else f"{param}.base64"
-        else:
-            url, field = part.image_url.url, f"{param}.image_url.url"
+        field, url = source_path(part, param), part.address
+        if isinstance(part, ImagePart) and part.base64 is None and url is None:
+            raise ImageError("is for Python only; send the picture as url or base64", field)
         part = self._handles.resolve(part, param)
         if self._fetcher and url is not None and url.lower().startswith(("http://", "https://")):
             part = ImagePart(type="image", image=self._fetcher.fetch(url, field))

@@ -49,6 +49,9 @@ class Settings:
         tuple[str, ...],
         Option("Host that pictures may be fetched from, none by default; may be repeated.", ("--allow-image-host",)),
     ] = ()
+    strict_model: Annotated[
+        bool, Option("Refuse requests that name another model; by default the served one answers them.")
+    ] = False
     handles: HandleLimits = field(default_factory=HandleLimits)
 
     def __post_init__(self) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pocketvlm.messages import ChatRequest, Message, ResponseFormat, Tool
-from pocketvlm.native.grammar import Constraint
-from pocketvlm.structured.output_parser import THINK, THINK_END, OutputParser
-from pocketvlm.structured.schema import json_rule
+from pocketvlm.errors import ModelError, RequestError
+from pocketvlm.messages import AssistantMessage, ChatRequest, Message, Tool
+from pocketvlm.messages.tools import NamedTool, names_in, requires_call
+from pocketvlm.native.grammar import Constraint, SchemaRule
+from pocketvlm.structured.begun_answer import begun_answer, is_placeholder, text_of, without_white_space
+from pocketvlm.structured.output_parser import OutputParser
+from pocketvlm.structured.schema import KEYWORDS, compile_schema
 from pocketvlm.structured.tool_call_format import HERMES, ToolCallFormat
 from pocketvlm.structured.tools import (
+    argument_schemas,
     call_rules,
     calls_as_text,
     describe_tools,
@@ -20,14 +25,20 @@ from pocketvlm.structured.tools import (
     with_short_ids,
 )
 from pocketvlm.templates.prompt import ChatTemplate, Span, TextSpan
+from pocketvlm.templates.thoughts import THINK, THINK_END
 
+logger = logging.getLogger(__name__)
 _DEFAULT_FIELDS = {"name": "", "description": "", "parameters": {"type": "object", "properties": {}}}
 _ANY_TEXT = r"/(.|\n)*/"
 
 
 @dataclass(frozen=True)
 class CompiledRequest:
-    """`spans` is the prompt, `constraint` the grammar of the answer, if it has one."""
+    """`spans` is the prompt, `constraint` the grammar of the answer, if it has one.
+
+    `begun` is the last message if the answer continues it. `not_enforced` are the paths of the keywords of schemas that
+    the grammar leaves out.
+    """
 
     spans: tuple[Span, ...]
     constraint: Constraint | None
@@ -35,10 +46,20 @@ class CompiledRequest:
     _thinks: bool
     _thinking: bool
     _stops: tuple[str, ...]
+    begun: AssistantMessage | None = None
+    not_enforced: tuple[str, ...] = ()
+    _names: tuple[str, ...] = ()  # of the functions that can be called
 
     def output_parser(self) -> OutputParser:
         """Return a parser for one answer."""
-        return OutputParser(self._stops, call_format=self._call_format, thinks=self._thinks, thinking=self._thinking)
+        return OutputParser(
+            self._stops,
+            call_format=self._call_format,
+            thinks=self._thinks,
+            thinking=self._thinking,
+            continues=self.begun is not None,
+            names=self._names,
+        )
 
 
 def compile_request(
@@ -52,7 +73,13 @@ def compile_request(
     tools = _offered_tools(request)
     template_has_calls = call_format is not None
     call_format = call_format or HERMES
+    begun = begun_answer(request)
     messages: list[Message] = list(request.messages)
+    only_thought = begun is not None and not text_of(begun).strip()
+    only_new = is_placeholder(request) or (only_thought and not template.thinks)
+    if only_new:
+        begun = None
+        messages = messages[:-1] or messages
     if not template_has_calls:
         messages = calls_as_text(messages)
     elif call_format.short_ids:
@@ -67,72 +94,114 @@ def compile_request(
         instructions = describe_tools(tools, request.tool_prompt)
     if instructions:
         messages = with_instructions(messages, instructions, system=template.takes_system)
-    spans = template.render(
-        messages,
-        tools=template_tools,
-        effort=request.reasoning_effort,
-        text_arguments=call_format.text_arguments,
-        no_content=call_format.no_content,
+    try:
+        spans = template.render(
+            messages,
+            tools=template_tools,
+            effort=request.effort,
+            variables=request.template_variables,
+            text_arguments=call_format.text_arguments,
+            no_content=call_format.no_content,
+            add_generation_prompt=only_new or request.add_generation_prompt is not False,
+            continue_final_message=begun is not None,
+        )
+    except ModelError as error:
+        if request.chat_template_kwargs:  # a template fails where a variable is of another type
+            raise RequestError(error.message, "chat_template_kwargs") from None
+        raise
+    thinks = template.thinks
+    if begun is not None:
+        thinks = thinking = only_thought  # behind the beginning of a text there is no thought
+    else:
+        last = spans[-1] if spans else None
+        thinking = isinstance(last, TextSpan) and last.special and last.text.rstrip().endswith(THINK)
+    constraint, not_enforced = _constraint(request, call_format, thinks=thinks, thinking=thinking)
+    if not_enforced:  # property names are the client's, keywords are not
+        keywords = sorted({path.rpartition(".")[2] for path in not_enforced} & KEYWORDS)
+        logger.warning("schemas of this request are not enforced wholly: %s", ", ".join(keywords) or "some parts")
+    if begun is not None and constraint is not None and not thinking:
+        text = text_of(begun)
+        constraint = replace(constraint, begun=without_white_space(text) if _content_schema(request) else text)
+    return CompiledRequest(
+        spans,
+        constraint,
+        call_format if tools else None,
+        thinks,
+        thinking,
+        # A stop string would cut content that must be complete.
+        () if _content_schema(request) else request.stop or (),
+        begun,
+        tuple(not_enforced),
+        tuple(tool.function.name for tool in tools),
     )
-    last = spans[-1] if spans else None
-    thinking = isinstance(last, TextSpan) and last.special and last.text.rstrip().endswith(THINK)
-    constraint = _constraint(request, call_format, thinks=template.thinks, thinking=thinking)
-    # A stop string would cut content that must be complete.
-    stops = () if _content_schema(request.response_format) else request.stop or ()
-    return CompiledRequest(spans, constraint, call_format if tools else None, template.thinks, thinking, stops)
 
 
 def _offered_tools(request: ChatRequest) -> tuple[Tool, ...]:
     return () if request.tool_choice == "none" else request.tools or ()
 
 
-def _content_schema(response_format: ResponseFormat | None) -> tuple[Any, str] | None:
-    """Return the schema of the content and the path of its field; None where the content is free text."""
-    if response_format is None or response_format.type == "text":
+@dataclass(frozen=True)
+class _ContentSchema:
+    """The schema of the content, and the path of its field."""
+
+    schema: Any
+    param: str
+    strict: bool
+
+
+def _content_schema(request: ChatRequest) -> _ContentSchema | None:
+    """Return None where the content is free text."""
+    form = request.response_format
+    if form is None or (content := form.content_schema()) is None:
         return None
-    schema, param = None, "response_format"
-    if response_format.type == "json_schema":
-        schema, param = response_format.json_schema.schema_, "response_format.json_schema.schema"
-    elif response_format.value is not None:
-        schema, param = response_format.value, "response_format.value"
-    return {"type": "object"} if schema is None else schema, param
+    schema, field = content
+    return _ContentSchema(schema, f"response_format.{field}", form.is_strict)
 
 
 def _constraint(
     request: ChatRequest, call_format: ToolCallFormat, *, thinks: bool, thinking: bool
-) -> Constraint | None:
-    """Return the grammar of the answer; None where any text will do."""
-    tools, choice = _offered_tools(request), request.tool_choice or "auto"
-    must_call = bool(tools) and choice != "auto"
-    content_schema = _content_schema(request.response_format)
+) -> tuple[Constraint | None, list[str]]:
+    """Return the grammar of the answer, None where any text will do, and what of schemas it does not enforce."""
+    tools, names = _offered_tools(request), names_in(request.tool_choice)
+    must_call = bool(tools) and requires_call(request.tool_choice)
+    content = _content_schema(request)
+    pretty = request.json_whitespace == "pretty"
     rules: list[str] = []
+    schemas: list[SchemaRule] = []
+    not_enforced: list[str] = []
     alternatives: list[str] = []
     param = "tools"
-    if content_schema is not None and not must_call:
-        schema, param = content_schema
-        rules.append(f"body: {json_rule(schema, param)}")
+    if content is not None and not must_call:
+        param = content.param
+        compiled = compile_schema(content.schema, param, owner="response_format", strict=content.strict, pretty=pretty)
+        schemas.append(SchemaRule("body", compiled.rule, param))
+        not_enforced += compiled.left_out
         alternatives.append("body")
     if tools:
         chosen = list(range(len(tools)))
         several = request.parallel_tool_calls is not False
-        if not isinstance(choice, str):
-            chosen = [i for i in chosen if tools[i].function.name == choice.function.name][:1]
-            several = False
+        if names is not None:
+            chosen = [i for i in chosen if tools[i].function.name in names]
+        if isinstance(request.tool_choice, NamedTool):
+            chosen, several = chosen[:1], False
         rules.append(call_rules(tools, chosen, call_format, several=several))
-        if must_call or content_schema is not None:
+        arguments, left_out = argument_schemas(tools, chosen, pretty=pretty)
+        schemas += arguments
+        not_enforced += left_out
+        if must_call or content is not None:
             alternatives.append(f"{call_format.rule(call_format.mark)} calls")
         else:
             rules += _free_text_rules(call_format, thinks=thinks)
             alternatives += ["FREE", "trigger calls"]
-    if not rules:
-        return None
+    if not alternatives:
+        return None, []
     thought = ""
     if thinking or thinks:
         opening = "" if thinking else THINK
         rules.append(f"thought[lazy]: /{opening}(.|\\n)*{THINK_END.replace('/', chr(92) + '/')}/")
         thought = "thought /\\n{0,2}/ " if thinking else "(thought /\\n{0,2}/)? "
     start = f"start: {thought}({' | '.join(alternatives)})"
-    return Constraint("\n".join(["%llguidance {}", start, *rules]), param)
+    return Constraint("\n".join(["%llguidance {}", start, *rules]), param, tuple(schemas)), not_enforced
 
 
 def _free_text_rules(call_format: ToolCallFormat, *, thinks: bool) -> list[str]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from pocketvlm.structured.detokenizer import Detokenizer
 from pocketvlm.structured.tool_call_format import ToolCallFormat
-
-THINK, THINK_END = "<think>", "</think>"
+from pocketvlm.templates.thoughts import THINK, THINK_END
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,20 @@ class OutputPiece:
 class OutputParser:
     """Parses the bytes of token after token. Stop strings count in content only.
 
-    `call_format`: how calls are written, if there can be any. `thinks`: the answer may begin with a thought.
-    `thinking`: the prompt ends within one.
+    `call_format`: how calls are written, if there can be any, and `names`: of which functions. `thinks`: the answer may
+    begin with a thought. `thinking`: the prompt ends within one. `continues`: the prompt has the beginning of the
+    content, or of the thought.
     """
 
     def __init__(
-        self, stops: Sequence[str], *, call_format: ToolCallFormat | None, thinks: bool, thinking: bool
+        self,
+        stops: Sequence[str],
+        *,
+        call_format: ToolCallFormat | None,
+        thinks: bool,
+        thinking: bool,
+        continues: bool = False,
+        names: Collection[str] = (),
     ) -> None:
         self._bytes = Detokenizer()
         self._content = Detokenizer(stops)
@@ -41,15 +48,18 @@ class OutputParser:
         self._controls: dict[int, bytes] = {}
         if call_format is not None:
             self._controls = {token: text.encode() for text, token in call_format.controls.items()}
-            self._first_head = re.compile(call_format.pattern(call_format.opening.removeprefix(call_format.mark)))
-            self._next_head = None if call_format.gap is None else re.compile(call_format.pattern(call_format.gap))
+            opening, gap = call_format.opening.removeprefix(call_format.mark), call_format.gap
+            self._first_head = re.compile(call_format.pattern(opening, names))
+            self._next_head = None if gap is None else re.compile(call_format.pattern(gap, names))
         # `head` is the text from the mark of a call to its arguments, `tail` the text behind its arguments.
         self._state: Literal["start", "reasoning", "content", "head", "arguments", "tail"] = (
             "reasoning" if thinking else "start" if thinks else "content"
         )
         self._held = ""  # text that is not parsed yet
-        self._visible = False  # the content, or the thought, has begun with something else than white space
-        self._has_content = False  # like it, but also where the content is held back for a stop string
+        self._visible = continues  # the content, or the thought, has begun with something else than white space
+        self._has_content = (
+            continues and not thinking
+        )  # like it, but also where the content is held back for a stop string
         self._after_thought = False  # white space right behind a thought is not content
         self.calls = 0
         self._depth = 0  # of brackets in the arguments

@@ -1,187 +1,356 @@
-"""JSON Schema -> grammar. Keywords that cannot be enforced are refused with their path, never approximated. Pure."""
+"""JSON Schema -> grammar. Pure.
+
+The compiler, llguidance, has a schema's keywords enforced token by token. It lacks some, and takes others too loosely.
+So a schema is rewritten: into keywords and values that are enforced exactly, or more narrowly. What cannot be enforced
+is left out and named, or refused where the caller asked for a strict schema.
+
+Narrower than it says on purpose, against answers without an end: objects have only the properties that the schema
+names, whole numbers have at most 16 digits, and other numbers 9 decimals, unless the schema itself says otherwise.
+"""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from pocketvlm.errors import RequestError, UnsupportedError
+from pocketvlm.errors import UnsupportedError
+from pocketvlm.structured.alternatives import exclude_each_other, find_tag, is_tagged
+from pocketvlm.structured.dialects import NULLABLE, Schema, is_required_by_draft_3, modern, type_names
+from pocketvlm.structured.formats import COMPILED, OF_NUMBERS, PATTERNS
+from pocketvlm.structured.numbers import bounds, representable
+from pocketvlm.structured.objects import MAX_PROPERTIES, close, close_unevaluated, property_counts, write_names
+from pocketvlm.structured.pattern import translate
+from pocketvlm.structured.references import References
+
+Tags: TypeAlias = "tuple[str, ...]"
 
 MAX_SCHEMA = 1 << 17  # characters
-MAX_PROPERTIES = 400  # of one object
+MAX_PARTS = 20_000  # schemas within it, each counted where it is used
 MAX_DEPTH = 500  # levels, with those behind references: the compiler recurses on the process's stack
-# Keywords that restrict values and that the compiler does not know.
-UNSUPPORTED = frozenset(
-    "not if then else contains minContains maxContains uniqueItems propertyNames dependencies dependentRequired "
-    "dependentSchemas unevaluatedItems unevaluatedProperties $dynamicRef $recursiveRef".split()
-)
-_SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
-_SCHEMA_LISTS = ("anyOf", "allOf", "oneOf", "prefixItems")
-_NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
-_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+# A space behind colon and comma: with none, models that were trained with it answer worse.
+_COMPACT = {"whitespace_flexible": False, "key_separator": ": ?", "item_separator": ", ?"}
+# Where a caller asks for readable JSON, also a line break and indentation, anywhere.
+_PRETTY = {"whitespace_pattern": r"( |\n {0,16}|\n\t{0,8})"}
 # Each string has one spelling: otherwise a property that the schema restricts could come in another one, "\u0061" for
-# "a", as one that it does not restrict. And white space is limited.
-_COMPILER_OPTIONS = {"whitespace_pattern": r"( |\n {0,16}|\n\t{0,8})", "json_allowed_escapes": '"\\bfnrt'}
-Schema: TypeAlias = "dict[str, Any]"
+# "a", as one that it does not restrict.
+_ESCAPES = {"json_allowed_escapes": '"\\bfnrt'}
+_COMBINATIONS = ("$ref", "allOf", "anyOf", "oneOf")
+_OF_OBJECTS = frozenset(
+    "properties patternProperties additionalProperties propertyNames required minProperties maxProperties "
+    "unevaluatedProperties dependentSchemas dependentRequired dependencies if then else".split()
+)
+_OF_TYPES = {
+    "object": frozenset("properties patternProperties additionalProperties propertyNames required".split()),
+    "array": frozenset("items prefixItems minItems maxItems uniqueItems contains".split()),
+    "string": frozenset("pattern minLength maxLength".split()),
+    "number": frozenset("minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split()),
+}
+# Keywords that restrict values and that the compiler does not know, with values that restrict nothing.
+_UNKNOWN: dict[str, tuple[Any, ...]] = {
+    "not": (False,),
+    "if": (),
+    "contains": (),
+    "uniqueItems": (False,),
+    "dependencies": ({},),
+    "dependentRequired": ({},),
+    "dependentSchemas": ({},),
+    "unevaluatedItems": (True, {}),
+    "unevaluatedProperties": (True, {}),
+    "$dynamicRef": (),
+    "$recursiveRef": (),
+    "extends": ({},),
+    "disallow": ((), []),
+}
 
 
-def json_rule(schema: Mapping[str, Any], param: str) -> str:
-    """Return the right side of a rule in llguidance's Lark. Raises RequestError leaves with the path of a keyword."""
+# What messages may name: words of JSON Schema, none of a client.
+KEYWORDS = (
+    frozenset(_UNKNOWN) | _OF_OBJECTS | frozenset().union(*_OF_TYPES.values()) | {"type", "format", "enum", "const"}
+)
+KEYWORDS |= frozenset(_COMBINATIONS)
+
+
+@dataclass(frozen=True)
+class CompiledSchema:
+    """`rule` is the right side of a rule in llguidance's Lark. `left_out` are paths of keywords it does not enforce."""
+
+    rule: str
+    left_out: tuple[str, ...]
+
+
+def compile_schema(
+    schema: Mapping[str, Any],
+    param: str,
+    *,
+    owner: str = "the schema",
+    strict: bool = False,
+    pretty: bool = False,
+    is_object: bool = False,
+) -> CompiledSchema:
+    """Compile a schema, whose path in the request is `param`, and of which errors speak as `owner`.
+
+    `strict` refuses what cannot be enforced. `is_object`: the values are objects, whatever the schema says.
+    Raises UnsupportedError with the path of a keyword.
+    """
     text = json.dumps(schema)
     if len(text) > MAX_SCHEMA:
         raise UnsupportedError(f"the schema has {len(text):,} characters; at most {MAX_SCHEMA:,} are supported", param)
-    _check_depth(schema, param)
-    return "%json " + json.dumps({**_normalized(schema, param), "x-guidance": _COMPILER_OPTIONS})
+    rewriter = _Rewriter(schema, param, owner, strict)
+    rewriter.check_depth()
+    rewritten = rewriter.rewrite(is_object=is_object)
+    options = {**(_PRETTY if pretty else _COMPACT), **_ESCAPES}
+    return CompiledSchema("%json " + json.dumps({**rewritten, "x-guidance": options}), tuple(rewriter.left_out))
 
 
-def _normalized(schema: Any, path: str) -> Any:
-    """Return the same schema in the keywords that the compiler takes."""
-    if isinstance(schema, bool):
-        return schema
-    if not isinstance(schema, Mapping):
-        raise RequestError("must be a schema: an object, true or false", path)
-    _check_values(schema, path)
-    normalized: Schema = {}
-    for key, value in schema.items():
-        here = f"{path}.{key}"
-        if key == "x-guidance" or (key == "uniqueItems" and value is False):
-            continue  # the compiler's own options, which a request must not set; the default
-        if key in UNSUPPORTED:
-            raise UnsupportedError(f"the keyword {key} is not supported", here)
-        if key in _SCHEMA_MAPS:
-            if not isinstance(value, Mapping):
-                raise RequestError("must be an object", here)
-            normalized[key] = {name: _normalized(part, f"{here}.{name}") for name, part in value.items()}
-        elif key in _SCHEMA_LISTS:
-            if not _is_list(value) or not value:
-                raise RequestError("must be a list of schemas that is not empty", here)
-            parts = [_normalized(part, f"{here}.{i}") for i, part in enumerate(value)]
-            if key == "oneOf":
-                if not all(_exclude_each_other(a, b) for a, b in combinations(parts, 2)):
-                    raise UnsupportedError("the keyword oneOf is not supported where several may fit; use anyOf", here)
-                if "anyOf" in schema:
-                    raise UnsupportedError("the keyword oneOf is not supported together with anyOf", here)
-            normalized["anyOf" if key == "oneOf" else key] = parts
-        elif key == "additionalProperties" or (key == "items" and not _is_list(value)):
-            normalized[key] = _normalized(value, here)
-        elif key == "items":
-            raise UnsupportedError("the keyword items is not supported as a list; use prefixItems", here)
+@dataclass(frozen=True)
+class _Definition:
+    name: str
+    target: Any
+    path: str
+    is_open: bool
+    tags: Tags
+
+
+class _Rewriter:
+    """Rewrites one schema. Each schema that is referred to becomes a definition, written once for each use of it."""
+
+    def __init__(self, root: Mapping[str, Any], param: str, owner: str, strict: bool) -> None:
+        self._root, self._param, self._owner, self._strict = root, param, owner, strict
+        self._references = References(root)
+        self._definitions: dict[tuple[int, bool, Tags], _Definition] = {}
+        self._pending: list[_Definition] = []
+        self._count = 0
+        self.left_out: list[str] = []
+
+    def rewrite(self, *, is_object: bool) -> Schema:
+        root: Mapping[str, Any] = self._root
+        if is_object and self._references.types(root) != {"object"}:
+            if "object" not in (self._references.types(root) or {"object"}):
+                self._leave_out(self._param, "type", "tools take objects")
+            root = {key: value for key, value in root.items() if key not in NULLABLE} | {"type": "object"}
+        result = self._schema(root, self._param, is_open=False)
+        definitions = {}
+        while self._pending:  # references nest without Python's stack
+            todo = self._pending.pop()
+            definitions[todo.name] = self._schema(todo.target, todo.path, is_open=todo.is_open, tags=todo.tags)
+        result = result if isinstance(result, dict) else {"allOf": [result]}
+        return {**result, "$defs": definitions} if definitions else result
+
+    def check_depth(self) -> None:
+        """Raises UnsupportedError."""
+        if (depth := self._references.depth(MAX_DEPTH)) > MAX_DEPTH:
+            raise UnsupportedError(
+                f"the schema is too deep: {depth:,} levels with references; at most {MAX_DEPTH} are supported",
+                self._param,
+            )
+
+    def _leave_out(self, path: str, keyword: str | None, reason: str = "", *, annotation: bool = False) -> None:
+        """Note that a keyword is not enforced. An `annotation` need not be, even in a strict schema."""
+        full = f"{path}.{keyword}" if keyword else path
+        if self._strict and not annotation:
+            what = f"the keyword {keyword}" if keyword else "a part"
+            raise UnsupportedError(
+                f"{what} of {self._owner} cannot be enforced{f' ({reason})' if reason else ''}; "
+                "leave it out, or send it without strict: true",
+                full,
+            )
+        if full not in self.left_out:
+            self.left_out.append(full)
+
+    def _schema(self, value: Any, path: str, *, is_open: bool, tags: Tags = ()) -> Any:
+        """Return a schema in the compiler's keywords.
+
+        `is_open`: others apply to the same value, so it must not exclude properties that it does not name. `tags`:
+        properties that the value, an object, has in any case.
+        """
+        self._count += 1
+        if self._count > MAX_PARTS:
+            raise UnsupportedError(f"the schema is too large: it has over {MAX_PARTS:,} parts", self._param)
+        if value is None or isinstance(value, bool):
+            return value is not False
+        if not isinstance(value, Mapping):
+            self._leave_out(path, None, "it is not a schema")
+            return True
+        schema = modern(value, lambda keyword: self._leave_out(path, keyword, "it has no meaning"))
+        self._require_by_draft_3(schema)
+        if not write_names(schema, self._references):
+            self._leave_out(path, "propertyNames")
+        combinations = [key for key in _COMBINATIONS if key in schema]
+        own = (_OF_OBJECTS | _OF_TYPES["number"]) & set(schema)
+        passes_on = len(combinations) == 1 and not own and len(schema.get("allOf", "1")) == 1
+        if tags and not passes_on:
+            schema["required"] = list(dict.fromkeys([*schema.get("required", ()), *tags]))
+            schema.setdefault("type", "object")
+        if not is_open:
+            self._infer_type(schema)
+        self._leave_out_unknown(schema, path)
+        result: Schema = {}
+        if not passes_on and not is_open:
+            close(schema, self._references)
+        if not combinations:
+            self._forget_impossible(schema, path)
+        inner_open = is_open if passes_on else True
+        inner_tags = tags if passes_on else ()
+        names = schema.get("type")
+        types = None if names is None else {names} if isinstance(names, str) else set(names)
+        plain = not is_open and not combinations
+        for key in schema:
+            here = f"{path}.{key}"
+            if key == "$ref":
+                self._reference(schema[key], path, result, is_open=inner_open, tags=inner_tags)
+            elif key in ("allOf", "anyOf"):
+                parts = [
+                    self._schema(part, f"{here}.{i}", is_open=inner_open, tags=inner_tags)
+                    for i, part in enumerate(schema[key])
+                ]
+                if key == "anyOf":
+                    _add_any(result, parts)
+                else:
+                    result[key] = [*result.get(key, ()), *parts]
+            elif key == "oneOf":
+                _add_any(result, self._one_of(schema, path, is_open=inner_open, tags=inner_tags))
+            elif key in ("const", "enum"):
+                self._constants(key, schema, types, path, result)
+            elif key in ("properties", "patternProperties"):
+                result[key] = self._property_map(key, schema[key], here)
+            elif key in ("additionalProperties", "items"):
+                result[key] = self._schema(schema[key], here, is_open=False)
+            elif key == "prefixItems":
+                result[key] = [self._schema(part, f"{here}.{i}", is_open=False) for i, part in enumerate(schema[key])]
+                if plain and "items" not in schema:
+                    result["items"] = False
+            elif key == "pattern":
+                self._pattern(schema[key], path, result)
+            elif key == "format":
+                self._format(schema[key], types, path, result)
+            elif key in ("type", "required", "minLength", "maxLength", "minItems", "maxItems"):
+                result[key] = schema[key]
+        if types is None or types & {"integer", "number"}:
+            result |= bounds(schema, types, plain=plain, leave_out=lambda key: self._leave_out(path, key))
+        if types is None or "object" in types:
+            result |= property_counts(schema, result, plain=plain, leave_out=lambda key: self._leave_out(path, key))
+        return result
+
+    def _require_by_draft_3(self, schema: Schema) -> None:
+        names = [name for name, part in schema.get("properties", {}).items() if is_required_by_draft_3(part)]
+        if names:
+            schema["required"] = list(dict.fromkeys([*schema.get("required", ()), *names]))
+
+    def _forget_impossible(self, schema: Schema, path: str) -> None:
+        """Require no property that the same schema excludes: most often a name that is misspelt."""
+        if schema.get("additionalProperties") is False and "patternProperties" not in schema:
+            possible = [name for name in schema.get("required", ()) if name in schema.get("properties", {})]
+            if len(possible) < len(schema.get("required", ())):
+                self._leave_out(path, "required", "it names properties that are not there")
+                schema["required"] = possible
+
+    def _infer_type(self, schema: Schema) -> None:
+        """Add the type that the other keywords are about: they say nothing of values of other types."""
+        if {"type", "const", "enum", "$ref", "allOf", "anyOf", "oneOf", "not", "if"} & set(schema):
+            return
+        about = [name for name, keywords in _OF_TYPES.items() if keywords & set(schema)]
+        if schema.get("format") in COMPILED | set(PATTERNS):
+            about.append("string")
+        if len(set(about)) == 1:
+            schema["type"] = about[0]
+
+    def _leave_out_unknown(self, schema: Schema, path: str) -> None:
+        for key in [key for key in schema if key in _UNKNOWN]:
+            value = schema[key]
+            trivial = value in _UNKNOWN[key]
+            trivial |= key == "if" and not {"then", "else"} & set(schema)
+            trivial |= key == "uniqueItems" and schema.get("maxItems", 2) < 2
+            trivial |= key == "unevaluatedItems" and "items" in schema
+            if key == "unevaluatedItems" and value is False and not set(_COMBINATIONS) & set(schema):
+                schema["items"], trivial = False, True
+            if key == "unevaluatedProperties" and value is False:
+                trivial = close_unevaluated(schema, self._references)
+            if not trivial:
+                self._leave_out(path, key)
+
+    def _reference(self, reference: str, path: str, result: Schema, *, is_open: bool, tags: Tags) -> None:
+        try:
+            target = self._references.resolve(reference)
+        except LookupError:
+            self._leave_out(path, "$ref", "it refers to nothing within the schema")
+            return
+        if isinstance(target, bool):
+            result.setdefault("allOf", []).append(target)
+            return
+        if self._references.types(target) == {"object"}:
+            tags = tuple(tag for tag in tags if not self._references.requires(target, tag))
+        key = id(target), is_open, tags
+        if key not in self._definitions:
+            steps = [self._param, *reference.lstrip("#/").split("/")]
+            definition = _Definition(f"d{len(self._definitions)}", target, ".".join(steps), is_open, tags)
+            self._definitions[key] = definition
+            self._pending.append(definition)
+        result["$ref"] = f"#/$defs/{self._definitions[key].name}"
+
+    def _one_of(self, schema: Schema, path: str, *, is_open: bool, tags: Tags) -> list[Any]:
+        parts = schema["oneOf"]
+        tag = find_tag(parts, schema, self._references)
+        if not exclude_each_other(parts, tag, self._references):
+            self._leave_out(path, "oneOf", "several of its parts may fit; use anyOf")
+        result = []
+        for i, part in enumerate(parts):
+            is_one = tag is not None and is_tagged(part, self._references)
+            more = (*tags, tag) if is_one and tag is not None and tag not in tags else tags
+            result.append(self._schema(part, f"{path}.oneOf.{i}", is_open=is_open, tags=more))
+        return result
+
+    def _constants(self, key: str, schema: Schema, types: set[str] | None, path: str, result: Schema) -> None:
+        given = [schema[key]] if key == "const" else schema[key]
+        values = [value for value in given if representable(value) and (types is None or type_names(value) & types)]
+        if not values:
+            self._leave_out(path, key, "its values are of another type, or whole numbers of more than 53 bits")
         else:
-            normalized[key] = value
-    return normalized
+            result[key] = values[0] if key == "const" else values
+
+    def _property_map(self, key: str, value: Mapping[str, Any], path: str) -> Schema:
+        if len(value) > MAX_PROPERTIES:
+            raise UnsupportedError(f"more than {MAX_PROPERTIES} properties are not supported", path)
+        result: Schema = {}
+        for name, part in value.items():
+            written = name
+            if key == "patternProperties":
+                try:
+                    [written] = translate(name)
+                except ValueError as error:
+                    self._leave_out(path, name, str(error))
+                    continue
+            result[written] = self._schema(part, f"{path}.{name}", is_open=False)
+        return result
+
+    def _pattern(self, pattern: str, path: str, result: Schema) -> None:
+        try:
+            for part in translate(pattern):
+                _add_pattern(part, result)
+        except ValueError as error:
+            self._leave_out(path, "pattern", str(error))
+
+    def _format(self, name: str, types: set[str] | None, path: str, result: Schema) -> None:
+        if types is not None and "string" not in types:
+            return
+        if name in PATTERNS:
+            _add_pattern(PATTERNS[name], result)
+        elif name in COMPILED:
+            result["format"] = name
+        elif name not in OF_NUMBERS:
+            self._leave_out(path, "format", annotation=True)
 
 
-def _check_values(schema: Mapping[str, Any], path: str) -> None:
-    for key in _NUMBERS:
-        if key in schema and (isinstance(schema[key], bool) or not isinstance(schema[key], int | float)):
-            raise RequestError("must be a number", f"{path}.{key}")
-    for key in _COUNTS:
-        if key in schema and (isinstance(schema[key], bool) or not isinstance(schema[key], int) or schema[key] < 0):
-            raise RequestError("must be a whole number that is not negative", f"{path}.{key}")
-    exclusive = [key for key in ("exclusiveMinimum", "exclusiveMaximum") if key in schema]
-    low = schema.get("exclusiveMinimum", schema.get("minimum", -math.inf))
-    high = schema.get("exclusiveMaximum", schema.get("maximum", math.inf))
-    if exclusive and high - low < 1 and schema.get("type") != "integer":
-        key = exclusive[0]  # the compiler would allow the bound itself
-        raise UnsupportedError(f"the keyword {key} is not supported for a range narrower than 1", f"{path}.{key}")
-    required = schema.get("required", [])
-    if not _is_list(required) or not all(isinstance(name, str) for name in required):
-        raise RequestError("must be a list of names", f"{path}.required")
-    if len(schema.get("properties") or ()) > MAX_PROPERTIES:
-        raise UnsupportedError(f"more than {MAX_PROPERTIES} properties are not supported", f"{path}.properties")
-    # The compiler counts a property that the answer writes twice as two.
-    if schema.get("minProperties", 0) > max(1, len(set(required))):
-        raise UnsupportedError(
-            "the keyword minProperties is not supported beyond what is required", f"{path}.minProperties"
-        )
-    if "enum" in schema and (not _is_list(schema["enum"]) or not schema["enum"]):
-        raise RequestError("must be a list that is not empty", f"{path}.enum")
-    reference = schema.get("$ref", "#")
-    if not isinstance(reference, str) or not reference.startswith("#"):
-        raise UnsupportedError("the keyword $ref is supported only within the schema: #/...", f"{path}.$ref")
+def _add_any(result: Schema, parts: list[Any]) -> None:
+    if "anyOf" in result:
+        result.setdefault("allOf", []).append({"anyOf": parts})
+    else:
+        result["anyOf"] = parts
 
 
-def _exclude_each_other(a: Any, b: Any) -> bool:
-    """Whether it is certain that no value fits both: by type, by value, or by a property that both require."""
-    if not isinstance(a, Mapping) or not isinstance(b, Mapping):
-        return a is False or b is False
-    a_values, b_values = _values(a), _values(b)
-    if a_values is not None and b_values is not None:
-        return not a_values & b_values
-    a_types, b_types = _types(a), _types(b)
-    if a_types and b_types and not a_types & b_types and not {"integer", "number"} <= a_types | b_types:
-        return True
-    if a_types != {"object"} or b_types != {"object"}:
-        return False
-    required = set(a.get("required", ())) & set(b.get("required", ()))
-    a_properties, b_properties = a.get("properties", {}), b.get("properties", {})
-    return any(_differ(a_properties.get(name), b_properties.get(name)) for name in required)
-
-
-def _differ(a: Any, b: Any) -> bool:
-    """Whether both list their values and have none in common."""
-    a_values = _values(a) if isinstance(a, Mapping) else None
-    b_values = _values(b) if isinstance(b, Mapping) else None
-    return a_values is not None and b_values is not None and not a_values & b_values
-
-
-def _values(schema: Mapping[str, Any]) -> set[str] | None:
-    """Return the values that fit, as JSON, where the schema lists them.
-
-    None where it lists a float, an array or an object: 1 and 1.0 are the same value in different spellings.
-    """
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if values is None or not all(value is None or isinstance(value, str | bool | int) for value in values):
-        return None
-    return {json.dumps(value) for value in values}
-
-
-def _types(schema: Mapping[str, Any]) -> set[str]:
-    names = schema.get("type", [])
-    return {names} if isinstance(names, str) else {name for name in names if isinstance(name, str)}
-
-
-def _check_depth(schema: Mapping[str, Any], param: str) -> None:
-    """Limit how deep references can lead: at most through everything they refer to, one after another."""
-    depth = _depth(schema)
-    for reference in {value for key, value in _entries(schema) if key == "$ref" and isinstance(value, str)}:
-        depth += 1 + _depth(_resolve(schema, reference))
-    if depth > MAX_DEPTH:
-        raise UnsupportedError(
-            f"the schema is too deep: {depth:,} levels with references; at most {MAX_DEPTH} are supported", param
-        )
-
-
-def _resolve(schema: Any, reference: str) -> Any:
-    for step in reference.removeprefix("#").split("/")[1:]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        schema = schema.get(name) if isinstance(schema, Mapping) else None
-    return schema
-
-
-def _depth(value: Any) -> int:
-    levels = 0
-    level = [value]
-    while level := [part for item in level for part in _parts(item)]:
-        levels += 1
-    return levels
-
-
-def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        yield from value.items()
-    for part in _parts(value):
-        yield from _entries(part)
-
-
-def _parts(value: Any) -> Sequence[Any]:
-    if isinstance(value, Mapping):
-        return list(value.values())
-    return value if _is_list(value) else ()
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
+def _add_pattern(pattern: str, result: Schema) -> None:
+    if "pattern" in result:
+        result.setdefault("allOf", []).append({"pattern": pattern})
+    else:
+        result["pattern"] = pattern

@@ -46,9 +46,9 @@ class ToolCallFormat:
     no_content: bool = False
     short_ids: bool = False
 
-    def pattern(self, text: str) -> str:
-        """Return a regular expression for one of the texts, followed by a name (group 1) and `middle`."""
-        pattern = re.escape(text) + f"({NAME})" + re.escape(self.middle)
+    def pattern(self, text: str, names: Collection[str] = ()) -> str:
+        """Return a regular expression for one of the texts, followed by one of the names (group 1) and `middle`."""
+        pattern = re.escape(text) + f"({_any_of(names) if names else NAME})" + re.escape(self.middle)
         return pattern.replace(re.escape(HOLE), _ID)
 
     def rule(self, text: str) -> str:

@@ -7,15 +7,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from pocketvlm.errors import RequestError
-from pocketvlm.messages import AssistantMessage, Message, SystemMessage, TextPart, Tool, ToolMessage, UserMessage
-from pocketvlm.structured.schema import json_rule
+from pocketvlm.errors import UnsupportedError
+from pocketvlm.messages import (
+    AssistantMessage,
+    Content,
+    Message,
+    Part,
+    SystemMessage,
+    TextPart,
+    Tool,
+    ToolMessage,
+    UserMessage,
+)
+from pocketvlm.native.grammar import MAX_GRAMMAR, SchemaRule
+from pocketvlm.structured.schema import compile_schema
 from pocketvlm.structured.tool_call_format import HERMES, ToolCallFormat
 
 MAX_CALLS = 16  # in one answer
+_MAX_SCHEMAS = MAX_GRAMMAR * 3 // 4  # characters of all tools: the rest of the grammar needs room, too
 _CALL = HERMES.opening + "%s" + HERMES.middle + "%s" + HERMES.closing
+_NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}}
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 _INTRODUCTION = "You can call these functions. Each line is one, as JSON:"
 _EXPLANATION = (
@@ -29,7 +43,8 @@ _EXPLANATION = (
 def call_rules(tools: Sequence[Tool], chosen: Sequence[int], call_format: ToolCallFormat, *, several: bool) -> str:
     """Return the rule `calls`, which follows the mark of the first call, and the rules it uses.
 
-    `chosen` are the indices of the tools that may be called. Raises RequestError leaves for their parameters.
+    `chosen` are the indices of the tools that may be called. The rules `arguments_INDEX` are those of
+    `argument_schemas`.
     """
     calls, gap_rules = "head call tail", []
     if several and call_format.gap is not None:
@@ -43,13 +58,46 @@ def call_rules(tools: Sequence[Tool], chosen: Sequence[int], call_format: ToolCa
         f"call: {' | '.join(f'call_{i}' for i in chosen)}",
     ]
     for i in chosen:
-        function, param = tools[i].function, f"tools.{i}.function.parameters"
-        schema = _ANY_OBJECT if function.parameters is None else function.parameters
-        if schema.get("type", "object") != "object":
-            raise RequestError("must describe an object", f"{param}.type")
-        rules.append(f"call_{i}: {call_format.rule(function.name + call_format.middle)} arguments_{i}")
-        rules.append(f"arguments_{i}: {json_rule({**schema, 'type': 'object'}, param)}")
+        rules.append(f"call_{i}: {call_format.rule(tools[i].function.name + call_format.middle)} arguments_{i}")
     return "\n".join(rules)
+
+
+def argument_schemas(
+    tools: Sequence[Tool], chosen: Sequence[int], *, pretty: bool
+) -> tuple[list[SchemaRule], list[str]]:
+    """Return a rule for the arguments of each chosen tool, and the paths of what none of them enforces.
+
+    Raises UnsupportedError for a tool with `strict: true` that cannot be enforced.
+    """
+    rules: list[SchemaRule] = []
+    left_out: list[str] = []
+    for i in chosen:
+        function, param = tools[i].function, f"tools.{i}.{tools[i].parameters_field}"
+        any_object = compile_schema(_ANY_OBJECT, param, pretty=pretty)
+        try:
+            compiled = compile_schema(
+                _NO_ARGUMENTS if function.parameters is None else function.parameters,
+                param,
+                owner=f'the tool "{function.name}"',
+                strict=bool(function.strict),
+                pretty=pretty,
+                is_object=True,
+            )
+        except UnsupportedError:
+            if function.strict:
+                raise
+            compiled = replace(any_object, left_out=(param,))  # too large
+        weaker = None if function.strict else any_object.rule
+        rules.append(SchemaRule(f"arguments_{i}", compiled.rule, param, weaker))
+        left_out += compiled.left_out
+    while sum(len(rule.text) for rule in rules) > _MAX_SCHEMAS:
+        largest = max(range(len(rules)), key=lambda i: len(rules[i].text))
+        rule = rules[largest]
+        if rule.weaker is None or rule.text == rule.weaker:
+            break  # a strict one, which is refused by what compiles the grammar
+        rules[largest] = replace(rule, text=rule.weaker)
+        left_out = [path for path in left_out if not path.startswith(rule.param)] + [rule.param]
+    return rules, left_out
 
 
 def function_fields(tool: Tool) -> dict[str, Any]:
@@ -82,16 +130,18 @@ def calls_as_text(messages: Sequence[Message]) -> list[Message]:
     for message in messages:
         if isinstance(message, AssistantMessage) and message.tool_calls:
             calls = [
-                _CALL % (json.dumps(call.function.name)[1:-1], _arguments_text(call.function.arguments))
+                _CALL
+                % (json.dumps(call.function.name, ensure_ascii=False)[1:-1], _arguments_text(call.function.arguments))
                 for call in message.tool_calls
             ]
-            text = "\n".join(filter(None, [_content_text(message.content), *calls]))
-            changed.append(AssistantMessage(role="assistant", content=text, name=message.name))
+            said = [message.content, "\n"] if message.content else []
+            content = _joined(*said, "\n".join(calls))
+            changed.append(message.model_copy(update={"content": content, "tool_calls": None}))
         elif isinstance(message, ToolMessage):
-            text = f"<tool_response>\n{_content_text(message.content)}\n</tool_response>"
+            result: list[Content | None] = ["<tool_response>\n", message.content, "\n</tool_response>"]
             if after_result:  # results that follow each other become one message
-                text = f"{changed.pop().content}\n{text}"
-            changed.append(UserMessage(role="user", content=text))
+                result = [changed.pop().content, "\n", *result]
+            changed.append(UserMessage(role="user", content=_joined(*result)))
         else:
             changed.append(message)
         after_result = isinstance(message, ToolMessage)
@@ -122,8 +172,14 @@ def _prepend(text: str, content: Any) -> Any:
     return (TextPart(type="text", text=text + "\n\n"), *content)
 
 
-def _content_text(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(part.text for part in content or ())
+def _joined(*contents: Content | None) -> Content:
+    """Join contents: to a string where none has a picture, else to parts."""
+    parts: list[Part] = []
+    for content in contents:
+        parts += [TextPart(type="text", text=content)] if isinstance(content, str) else content or ()
+    if all(isinstance(part, TextPart) for part in parts):
+        return "".join(part.text for part in parts if isinstance(part, TextPart))
+    return tuple(parts)
 
 
 def _arguments_text(arguments: Any) -> str:

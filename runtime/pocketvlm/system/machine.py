@@ -8,11 +8,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pocketvlm.system.cgroup import cpu_quota, memory_limits
+
 
 def allowed_cpus() -> int:
-    """Return the number of logical CPUs within the affinity and the cgroup's quota (cpu.max, cpu.cfs_quota_us)."""
+    """Return the number of logical CPUs within the affinity and the quotas of this process's control groups."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota()
+    quota = cpu_quota()
     return max(1, min(count, int(quota))) if quota else max(1, count)
 
 
@@ -30,14 +32,14 @@ def physical_cores() -> int:
 
 
 def memory() -> tuple[int, int] | None:
-    """Return (total, available) bytes of this machine, or of this process's cgroup; None where they are unknown."""
+    """Return (total, available) bytes of this machine or this process's control groups; None where they are unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
     values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.split()[1:]}
     total, available = values["MemTotal"], values.get("MemAvailable", values["MemTotal"])
-    for limit, used in _cgroup_memory():
+    for limit, used in memory_limits():
         total, available = min(total, limit), min(available, max(0, limit - used))
     return total, available
 
@@ -106,43 +108,3 @@ def _own_folder(variable: str, linux: str, macos: str) -> Path:
         else:
             base = home / linux
     return base / "pocketvlm"
-
-
-def _cgroup_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list[tuple[int, int]]:
-    """Return (limit, used) bytes of this process's cgroups, v2 and v1. File pages that can be dropped do not count."""
-    try:
-        groups = [line.split(":", 2) for line in own.read_text().splitlines()]
-    except OSError:
-        return []
-    memory = []
-    for _, controllers, path in groups:
-        if controllers == "":
-            base, names, cached = root, ("memory.max", "memory.current"), "inactive_file"
-        elif "memory" in controllers.split(","):
-            base, names = root / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
-            cached = "total_inactive_file"
-        else:
-            continue
-        for folder in {base, base / path.strip("/")}:  # a container sees its own group as the root
-            try:
-                limit, used = (int((folder / name).read_text()) for name in names)
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            except (OSError, ValueError):  # no such group, or its limit is "max"
-                continue
-            memory.append((limit, max(0, used - int(stat.get(cached, 0)))))
-    return memory
-
-
-def _cgroup_quota() -> float | None:
-    """Return the CPUs that the cgroup may use, None where there is no limit."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
-    try:
-        quota_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text())
-        period_us = int(Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return None
-    return quota_us / period_us if quota_us > 0 else None

@@ -7,21 +7,26 @@ where the template wrote its placeholder, or where its part was in the message.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from jinja2 import TemplateSyntaxError
 
-from pocketvlm.errors import ModelError, RequestError
-from pocketvlm.messages import AssistantMessage, Message, TextPart, ToolCall, ToolMessage
-from pocketvlm.templates import sandbox
+from pocketvlm.errors import ModelError, PocketVLMError, RequestError
+from pocketvlm.messages import Message
+from pocketvlm.templates import given_texts, sandbox
+from pocketvlm.templates.from_messages import traced_json, turns_of
+from pocketvlm.templates.given_texts import missing
 from pocketvlm.templates.sandbox import Traced
+from pocketvlm.templates.thoughts import THINK, THINK_END, ThoughtForm, detect_thought_form, with_thought
+from pocketvlm.templates.turns import Piece, Turns, arrangements
+from pocketvlm.templates.variables import template_variables
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,10 @@ class ImageSpan:
 
 
 Span: TypeAlias = TextSpan | ImageSpan
-_Piece: TypeAlias = str | ImageSpan
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
+# Templates may drop results of earlier calls, and text beside calls.
+_MAY_BE_LOST = ("assistant", "tool")
 
 CHATML = (
     "{% for message in messages %}"
@@ -104,7 +109,14 @@ class ChatTemplate:
                 self._accepts[role] = (False, True)
                 self._first_part_only.add(role)
         self.takes_system = any(self._accepts["system"])
+        self._takes_late_system = self._probe_late_system()
         self._places_pictures = image_token is not None and self._probe_picture()
+        self._thought_form: ThoughtForm = "fields"
+        if "think" in source or "reasoning" in source or "thought" in source:
+            self._thought_form = detect_thought_form(
+                lambda entries: self._run(entries, False, enable_thinking=True, thinking=True),
+                lambda role, text: self._content(role, (text,), True),
+            )
 
     def render(
         self,
@@ -112,60 +124,121 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         effort: str | None = None,
+        variables: Mapping[str, Any] | None = None,
         text_arguments: bool = False,
         no_content: bool = False,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
     ) -> tuple[Span, ...]:
         """Return the spans of the prompt. No text span is empty, and adjacent text of one kind is one span.
 
         `tools` are those of a request. The template gets the arguments of earlier calls as an object, or as JSON text
         (`text_arguments`), and the content of such messages as text, or None (`no_content`). `effort` is
-        `reasoning_effort`; if a template refuses the word, it gets the nearest one that it accepts.
+        `reasoning_effort`; if a template refuses the word, it gets the nearest one that it accepts. `variables` are
+        those that the request sets for the template; they win over what `effort` sets. With `continue_final_message`
+        the prompt ends where the text of the last message ends, or its thought if it has no text; that message is an
+        assistant's.
 
-        Raises RequestError where the template refuses the messages or does not place every picture, and ModelError
-        where the template itself fails.
+        If the template refuses the messages, leaves out a text or misplaces a picture, they are rearranged (see
+        `turns.py`), with as few changes as possible.
+
+        Raises RequestError where no arrangement helps, and ModelError where the template itself fails.
         """
-        entries: list[dict[str, Any]] = []
-        pictures = 0
-        for message in messages:
-            role = "system" if message.role == "developer" and not self._knows_developer else message.role
-            pieces: list[_Piece] = []
-            for part in _parts(message):
-                if isinstance(part, str):
-                    pieces.append(Traced(part))
+        turns, texts = turns_of(messages, knows_developer=self._knows_developer, text_arguments=text_arguments)
+        pictures = [index for turn in turns for index in turn.pictures]
+        alternatives = template_variables(effort, traced_json(variables or {}))
+        write = partial(self._render_first, alternatives, tools=traced_json(tools))
+        errors: list[PocketVLMError] = []
+        incomplete: list[tuple[Span, ...]] = []
+        for arranged in arrangements(turns, late_system_texts=self._takes_late_system):
+            try:
+                if continue_final_message:
+                    rendered = self._render_begun(arranged, partial(self._entries, no_content=no_content), write)
                 else:
-                    pieces.append(ImageSpan(pictures))
-                    pictures += 1
-            as_string = isinstance(message.content, str) or not pieces
-            entry: dict[str, Any] = {"role": role, "content": self._content(role, pieces, as_string)}
-            if isinstance(message, AssistantMessage) and message.tool_calls:
-                entry["tool_calls"] = [_call(call, as_text=text_arguments) for call in message.tool_calls]
+                    rendered = write(self._entries(arranged, no_content), add_generation_prompt)
+                spans = tuple(joined(self._spans(rendered, self._places_pictures)))
+            except sandbox.RefusalError as error:
+                errors.append(RequestError(f"the model's chat template refuses the messages: {error}", "messages"))
+                continue
+            except Exception as error:  # a template may raise anything
+                errors.append(ModelError(f"the chat template fails: {type(error).__name__}: {error}", self._path))
+                errors[-1].__cause__ = error
+                continue
+            placed = [span.index for span in spans if isinstance(span, ImageSpan)]
+            if placed != pictures:
+                message = f"does not place the pictures: {len(placed)} places for {len(pictures)}"
+                errors.append(RequestError(f"the model's chat template {message}", "messages"))
+            elif not (lost := missing(texts, rendered)):
+                return spans
+            elif required := [text for text in lost if text.role not in _MAY_BE_LOST]:
+                message = f"the model's chat template leaves out this text of the role {required[0].role}"
+                errors.append(RequestError(message, required[0].path))
+            else:
+                incomplete.append(spans)
+        if incomplete:
+            return incomplete[0]
+        raise errors[0]
+
+    def _entries(self, turns: Turns, no_content: bool) -> list[dict[str, Any]]:
+        """Return turns as the template gets them."""
+        entries = []
+        for turn in turns:
+            entry: dict[str, Any] = {
+                "role": turn.role,
+                "content": self._content(turn.role, turn.pieces, turn.as_string),
+            }
+            if turn.calls:
+                entry["tool_calls"] = list(turn.calls)
                 if no_content:
                     entry["content"] = None
-            elif isinstance(message, ToolMessage) and message.tool_call_id is not None:
-                entry["tool_call_id"] = Traced(message.tool_call_id)
-            entries.append(entry if message.name is None else {**entry, "name": Traced(message.name)})
-        try:
-            rendered = self._render_first(_effort_variables(effort), entries, add_generation_prompt, _traced(tools))
-            spans = tuple(self._spans(rendered, self._places_pictures))
-        except sandbox.RefusalError as error:
-            raise RequestError(f"the model's chat template refuses the messages: {error}", "messages") from None
-        except Exception as error:  # a template may raise anything
-            raise ModelError(f"the chat template fails: {type(error).__name__}: {error}", self._path) from error
-        placed = [span.index for span in spans if isinstance(span, ImageSpan)]
-        if placed != list(range(pictures)):
-            raise RequestError(
-                f"the model's chat template does not place the pictures: {len(placed)} places for {pictures}",
-                "messages",
-            )
-        return spans
+            if turn.call_id is not None:
+                entry["tool_call_id"] = turn.call_id
+            if turn.name is not None:
+                entry["name"] = turn.name
+            entries.append(with_thought(entry, turn.thought, self._thought_form))
+        return entries
 
-    def _render_first(self, alternatives: Sequence[Mapping[str, Any]], *arguments: Any) -> str:
+    def _render_begun(
+        self, turns: Turns, entries_of: Callable[[Turns], list[dict[str, Any]]], write: Callable[..., str]
+    ) -> str:
+        """Render turns up to the end of the last one's text, or of its thought if it has no text.
+
+        If the template does not write the text at the end, or writes it into a thought, the text follows what the
+        template writes before an answer.
+        """
+        last = turns[-1]
+        text = sandbox.joined(piece for piece in last.pieces if isinstance(piece, str))
+        begun = text if last.has_text else last.thought
+        with suppress(Exception):  # a template may raise anything
+            entries = entries_of(turns)
+            entries[-1]["prefix"] = True
+            rendered = write(entries, False, continue_final_message=True)
+            cut = given_texts.up_to_the_end_of(begun, rendered)
+            if cut is not None and not (last.has_text and given_texts.is_in_thought(begun, cut)):
+                return cut
+        rendered = write(entries_of(turns[:-1]), True)
+        opening = "" if rendered.rstrip().endswith(THINK) else f"{THINK}\n"
+        if not last.has_text:
+            return sandbox.joined([rendered, opening, begun])
+        if not opening or (last.thought and self.thinks):
+            return sandbox.joined([rendered, opening, last.thought, f"\n{THINK_END}\n\n", begun])
+        return sandbox.joined([rendered, begun])
+
+    def _render_first(
+        self,
+        alternatives: Sequence[Mapping[str, Any]],
+        messages: list[dict[str, Any]],
+        add_generation_prompt: bool,
+        *,
+        tools: Any,
+        **more: Any,
+    ) -> str:
         """Render with the first of the `alternatives` for variables that the template does not refuse."""
-        for variables in alternatives[:-1]:
+        *others, last = ({**variables, **more} for variables in alternatives)
+        for variables in others:
             with suppress(sandbox.RefusalError):
-                return self._run(*arguments, **variables)
-        return self._run(*arguments, **alternatives[-1])
+                return self._run(messages, add_generation_prompt, tools, **variables)
+        return self._run(messages, add_generation_prompt, tools, **last)
 
     def _run(
         self, messages: list[dict[str, Any]], add_generation_prompt: bool = True, tools: Any = None, **variables: Any
@@ -198,19 +271,18 @@ class ChatTemplate:
             else:
                 yield TextSpan(text, special=author == sandbox.TEMPLATE)
 
-    def _content(self, role: str, pieces: Sequence[_Piece], as_string: bool) -> str | list[dict[str, str]]:
+    def _content(self, role: str, pieces: Sequence[Piece], as_string: bool) -> str | list[dict[str, str]]:
         """Return content in the request's form if the template accepts it, else in the form that it accepts."""
-        strings, parts = self._accepts.get(role, (True, True))
-        has_picture = any(isinstance(piece, ImageSpan) for piece in pieces)
+        # Templates expect results of tools as strings.
+        strings, parts = self._accepts.get(role, (True, role != "tool"))
+        has_picture = any(isinstance(piece, int) for piece in pieces)
         if has_picture and not self._places_pictures:
             pieces, has_picture, as_string = (_flat(pieces),), False, True
         if not has_picture and role in self._first_part_only:
             pieces = (_flat(pieces),)
         if not has_picture and (as_string if strings == parts else strings):
             return _flat(pieces)
-        return [
-            {"type": "image"} if isinstance(piece, ImageSpan) else {"type": "text", "text": piece} for piece in pieces
-        ]
+        return [{"type": "image"} if isinstance(piece, int) else {"type": "text", "text": piece} for piece in pieces]
 
     def _probe_forms(self, role: str) -> tuple[bool, bool]:
         return self._probe(role, string=True), self._probe(role, string=False)
@@ -231,6 +303,20 @@ class ChatTemplate:
             return False
         # A template for strings may write out the list itself, in Python's notation.
         return all(word in user_text for word in words) and "type" not in user_text
+
+    def _probe_late_system(self) -> bool:
+        """Return False for a template that has no turn of the system, but names one if the text comes late."""
+        word = Traced("pocketvlm")
+        system, question, answer = (
+            {"role": role, "content": self._content(role, (text,), True)}
+            for role, text in (("system", word), ("user", "?"), ("assistant", "!"))
+        )
+        names = []
+        for messages in ([system, question], [question, answer, system, question], [question, system, question]):
+            with suppress(Exception):  # a template may raise anything
+                before, _, _ = self._run(messages).partition(word)
+                names.append("system" in before.casefold())
+        return not names or names[0] or not any(names)
 
     def _probe_picture(self) -> bool:
         """Return whether the template writes its placeholder once for one picture, and the text around it."""
@@ -285,68 +371,9 @@ def joined(pieces: Iterable[TextSpan | T]) -> Iterator[TextSpan | T]:
         yield text
 
 
-# For a word of reasoning_effort, the nearest ones to try where a template refuses it.
-_NEAREST_EFFORTS = {
-    "none": ("no_think",),
-    "minimal": ("low",),
-    "medium": ("high",),
-    "xhigh": ("max", "high"),
-    "max": ("high",),
-}
-
-
-def _effort_variables(effort: str | None) -> list[dict[str, Any]]:
-    """Return the variables that templates may read for `reasoning_effort`, in the order in which to try them.
-
-    The nearest words come first, then variables without a word.
-    """
-    if effort is None:
-        return [{}]
-    on = effort != "none"
-    switch: dict[str, Any] = {"enable_thinking": on, "thinking": on, "thinking_mode": "enabled" if on else "disabled"}
-    if not on:
-        switch["thinking_budget"] = 0
-    words = [Traced(word) for word in (effort, *_NEAREST_EFFORTS.get(effort, ()))]
-    return [*({**switch, "reasoning_effort": word, "thinking_effort": word} for word in words), switch]
-
-
-def _parts(message: Message) -> Iterator[str | None]:
-    """Yield the texts of a message, and None for a picture."""
-    if isinstance(message.content, str):
-        yield message.content
-    else:
-        for part in message.content or ():
-            yield part.text if isinstance(part, TextPart) else None
-
-
-def _call(call: ToolCall, *, as_text: bool) -> dict[str, Any]:
-    """Return a call for templates: with the arguments as text, or as an object if they are one."""
-    arguments: Any = call.function.arguments
-    if as_text and not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    elif isinstance(arguments, str) and not as_text:
-        with suppress(ValueError, RecursionError):
-            parsed = _traced(json.loads(arguments))
-            arguments = parsed if isinstance(parsed, dict) else arguments
-    function = {"name": call.function.name, "arguments": arguments}
-    entry: dict[str, Any] = _traced({"type": "function", "id": call.id, "function": function})
-    return entry
-
-
-def _traced(value: Any) -> Any:
-    """Return a JSON value with all texts traced as the user's."""
-    if isinstance(value, str):
-        return Traced(value)
-    if isinstance(value, Mapping):
-        return {Traced(key): _traced(item) for key, item in value.items()}
-    return [_traced(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _flat(pieces: Iterable[_Piece]) -> str:
+def _flat(pieces: Iterable[Piece]) -> str:
     """Return one string in which each picture is a run of one character."""
-    return sandbox.joined(
-        Traced("\ufffc", ((1, piece.index),)) if isinstance(piece, ImageSpan) else piece for piece in pieces
-    )
+    return sandbox.joined(Traced("\ufffc", author=piece) if isinstance(piece, int) else piece for piece in pieces)
 
 
 def _text_parts(texts: Iterable[str]) -> list[dict[str, str]]:

@@ -27,8 +27,9 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, pass_environment
 
-# Authors of a run of characters. A run with an author of 0 or more stands for the picture of that index.
-TEMPLATE, USER = -2, -1
+# Authors of a run of characters. A run with an author of 0 or more stands for the picture of that index, and one with
+# an author of FIRST_TEXT or less is from a text that the caller numbered.
+USER, TEMPLATE, FIRST_TEXT = -1, -2, -3
 _Runs = tuple[tuple[int, int], ...]  # (number of characters, author)
 
 
@@ -37,13 +38,13 @@ class RefusalError(TemplateError):
 
 
 class Traced(str):
-    """A string with characters that the template did not write. Without `runs`, a user wrote all of them."""
+    """A string with characters that the template did not write. Without `runs`, all of them are by `author`."""
 
     _runs: _Runs
 
-    def __new__(cls, text: str, runs: _Runs | None = None) -> Traced:
+    def __new__(cls, text: str, runs: _Runs | None = None, *, author: int = USER) -> Traced:
         self = super().__new__(cls, text)
-        self._runs = ((len(text), USER),) if runs is None else runs
+        self._runs = ((len(text), author),) if runs is None else runs
         return self
 
     def __str__(self) -> str:  # Jinja's output calls str()
@@ -61,7 +62,7 @@ class Traced(str):
     def __getitem__(self, key: SupportsIndex | slice) -> str:
         start, stop, step = _bounds(key, len(self))
         if step != 1:
-            return Traced(super().__getitem__(key))
+            return Traced(super().__getitem__(key), author=_author_of((self,)))
         runs, run_start = [], 0
         for length, author in self._runs:
             overlap = min(stop, run_start + length) - max(start, run_start)
@@ -113,7 +114,9 @@ class Traced(str):
 
     def replace(self, old: str, new: str, /, count: SupportsIndex = -1) -> str:
         # The replacement counts as user text, too; otherwise a user could make the template write it.
-        return _join(Traced(new), self.split(old, count)) if old else Traced(super().replace(old, new, count))
+        if not old:
+            return Traced(super().replace(old, new, count), author=_author_of((self,)))
+        return _join(Traced(new), self.split(old, count))
 
     def join(self, parts: Iterable[str], /) -> str:
         return _join(self, parts)
@@ -205,7 +208,16 @@ def _trace(result: Any, sources: Iterable[object]) -> Any:
         return result
     strings = [text for source in sources for text in _strings(source)]
     is_source = any(text is result for text in strings)
-    return Traced(result) if not is_source and any(isinstance(text, Traced) for text in strings) else result
+    if is_source or not any(isinstance(text, Traced) for text in strings):
+        return result
+    return Traced(result, author=_author_of(strings))
+
+
+def _author_of(strings: Iterable[str]) -> int:
+    """Return the author of a string that was computed from these: of the one text in them, or some user."""
+    authors = {author for text in strings for _, author in _runs(text)} - {TEMPLATE}
+    author = authors.pop() if len(authors) == 1 else USER
+    return min(author, USER)  # the string is not a picture
 
 
 def _tracing(function: Callable[..., Any]) -> Callable[..., Any]:

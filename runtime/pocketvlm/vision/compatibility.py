@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError, PairingError, RequestError
 from pocketvlm.files.gguf_header import PROJECTOR_TYPES, GGUFHeader, projector_type, read_header
+from pocketvlm.files.gguf_pieces import read_model_header
 from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
 from pocketvlm.vision import families
 from pocketvlm.vision.family import Family
@@ -54,7 +55,7 @@ def check_files(model: Path, mmproj: Path | None, onnx: Path | None, wanted: Enc
 
 def check_language_model(path: Path) -> GGUFHeader:
     """Return the header of a complete GGUF language model. Raises ModelFormatError for any other file."""
-    header = read_header(path)
+    header = read_model_header(path)
     if header.is_projector:
         raise ModelFormatError("is a multimodal projector (mmproj), not a language model; give it as mmproj", path)
     if not header.architecture or not header.tensors:

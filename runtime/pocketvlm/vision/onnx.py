@@ -19,6 +19,12 @@ from pocketvlm.vision.providers import CPU, providers_of
 INPUT, OUTPUT = "pixels", "embeddings"
 CONCURRENT_TILES = 2  # tiles that may be encoded at the same time on a CPU, each on a thread of the caller's
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-openvino")
+# An ONNX model: MatMulInteger of uint8 [1, 4] and a constant int8 [4, 16] of 127.
+_INT8_PROBE = bytes.fromhex(
+    "08083a94010a180a01410a0142120159220d4d61744d756c496e74656765721201672a4b0804081010034201424a40"
+    + 64 * "7f"
+    + "5a130a0141120e0a0c080212080a0208010a02080462130a0159120e0a0c080612080a0208010a02081042040a00100d"
+)
 _FATAL = 4  # log level. Errors are raised as exceptions; lower levels would only write to the terminal.
 
 
@@ -37,6 +43,23 @@ def runtime() -> ModuleType:
     onnxruntime.disable_telemetry_events()
     module: ModuleType = onnxruntime
     return module
+
+
+@cache
+def int8_is_exact() -> bool:
+    """Whether onnxruntime's products of uint8 and int8 are exact on this CPU.
+
+    On x86 without VNNI they are added in 16 bits, where they saturate: cosines of embeddings fell from 0.999 to 0.93.
+    """
+    import numpy as np
+
+    ort = runtime()
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(_INT8_PROBE, options, providers=providers_of(CPU))
+    (products,) = session.run(None, {"A": np.full((1, 4), 255, np.uint8)})
+    return bool((products == 4 * 255 * 127).all())
 
 
 def version() -> str:
@@ -70,9 +93,9 @@ class OnnxEncoder:
         options.enable_mem_pattern = False  # a single block for all tensors takes 20 % more memory and is not faster
         # Threads that spin after a run would compete with the decoder for the cores.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        # On x86 without VNNI the kernels for int8 weights add products of bytes in 16 bits, where they saturate:
-        # cosines fell from 0.999 to 0.93. With this entry onnxruntime takes weights as uint8 there, which is exact.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if not int8_is_exact():
+            # onnxruntime then takes the weights as uint8, which is exact everywhere and slower.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         self._session: Any = None
         try:
             self._session = ort.InferenceSession(str(header.path), options, providers=providers_of(device))

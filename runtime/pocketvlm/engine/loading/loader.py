@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from pocketvlm.engine.interface import EngineOptions
+from pocketvlm.engine.loading.closing_token import closing_token
 from pocketvlm.engine.loading.device_placement import (
     DevicePlacement,
     MemoryDemand,
@@ -102,6 +103,8 @@ def _load(
 ) -> LoadedModel:
     model = Model(checked.model.path, gpu_layers=placement.layers, device=placement.device)
     try:
+        if (closing := closing_token(model)) is not None:
+            model.end_at(closing)
         vision = open_vision(
             model,
             checked,

@@ -28,6 +28,7 @@ class TokenSampler:
         self._sampler = Sampler(model, generation.sampling)
         self._top_logprobs = generation.top_logprobs
         self._ignore_eos = generation.ignore_eos and matcher is None
+        self._tokens_left = generation.min_tokens if matcher is None else 0  # before the answer may end
 
     def sample(
         self, context: Context, source: int | Logits, *, drafted: int = 0, accepted: bool = False, ms: float = 0.0
@@ -42,6 +43,9 @@ class TokenSampler:
             if self._matcher.complete:
                 return None
             self._matcher.restrict(_logits(context, source))
+        if self._tokens_left > 0:
+            self._tokens_left -= 1
+            _logits(context, source)[self._model.ends] = -np.inf
         token = self._sampler.sample(context, source) if isinstance(source, int) else self._sampler.choose(source)
         if not self._ignore_eos and self._model.is_end(token):
             return None

@@ -1,0 +1,257 @@
+"""The parts of a message's content: texts and pictures, also as other clients spell them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    Tag,
+    model_validator,
+)
+
+from pocketvlm.messages.base import AlsoTakes, Open, Text, TextOrNull, by_form, empty_for_null
+from pocketvlm.messages.numbers import Limit
+
+Detail = Literal["auto", "low", "high"]
+_DETAILS = {None: "auto", "": "auto", "original": "high"}  # by what clients send for them
+
+
+def _known_detail(value: object) -> object:
+    return _DETAILS.get(value, value) if value is None or isinstance(value, str) else value
+
+
+_Detail = Annotated[
+    Detail, BeforeValidator(_known_detail, json_schema_input_type=Detail | Literal["original", ""] | None)
+]
+
+
+# ---- texts
+
+_TEXT_KEYS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}  # by type
+
+
+class TextPart(Open):
+    type: Literal["text"]
+    text: TextOrNull
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_form(cls, value: object) -> object:
+        if isinstance(value, str):
+            return {"type": "text", "text": value}
+        if isinstance(value, Mapping) and (key := _TEXT_KEYS.get(str(value.get("type")))) and key in value:
+            return {"type": "text", "text": value[key]}
+        return value
+
+
+# ---- pictures
+
+
+class ImageURL(Open):
+    """`url` is a data: URI or a handle (sha256:...); in Python and on the command line it may be a path.
+
+    `max_image_tokens` is an extension.
+    """
+
+    url: str
+    detail: _Detail = "auto"
+    max_image_tokens: Limit = None
+
+
+def _bare_url(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
+class ImageURLPart(Open):
+    type: Literal["image_url"]
+    image_url: Annotated[ImageURL, BeforeValidator(_bare_url, json_schema_input_type=ImageURL | str)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _options_inside(cls, value: object) -> object:
+        """Some clients write `detail` next to `image_url`."""
+        if not isinstance(value, Mapping) or isinstance(value.get("image_url"), ImageURL):
+            return value
+        image_url = _bare_url(value.get("image_url"))
+        if isinstance(image_url, Mapping):
+            return {**value, "image_url": {**_options(value), **image_url}}
+        return value
+
+    @property
+    def field(self) -> str:
+        """The path of the picture's source within the part, for errors."""
+        return "image_url.url"
+
+    @property
+    def address(self) -> str:
+        return self.image_url.url
+
+
+_SOURCES = ("url", "path", "base64", "image")
+
+
+class ImagePart(Open):
+    """The image part of Hugging Face transformers: one of a URL, a path, base64 text, or a picture in memory.
+
+    `image` is bytes, a PIL image, or a uint8 array [height, width, 3]; as text it is a URL or a path. The parts of
+    other clients, which have the picture elsewhere, become one with a `url` or `base64`.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    type: Literal["image"]
+    url: str | None = None
+    path: str | Path | None = None
+    base64: str | None = None
+    image: Any = None
+    detail: _Detail = "auto"
+    max_image_tokens: Limit = None
+    _field: str | None = PrivateAttr(None)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _known_form(cls, value: Any, handler: ModelWrapValidatorHandler[ImagePart]) -> ImagePart:
+        if not isinstance(value, Mapping):
+            return handler(value)
+        source = None if _is_own_form(value) else _foreign_source(value)
+        if source is None:
+            for path in _FILE_IDS:
+                if isinstance(_at(value, path), str):
+                    raise ValueError(f"{path} names a file of another service; send the picture as a data: URI")
+            return handler({**value, "type": "image"})
+        field, kind, text = source
+        part = handler({"type": "image", kind: text, **_options(value)})
+        part._field = field
+        return part
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ImagePart:
+        sources = [name for name in _SOURCES if getattr(self, name) is not None]
+        if len(sources) != 1:
+            raise ValueError(f"an image part needs exactly one of {', '.join(_SOURCES[:-1])} and {_SOURCES[-1]}")
+        return self
+
+    @property
+    def field(self) -> str:
+        """The path of the picture's source within the part, for errors."""
+        return self._field or next(name for name in _SOURCES if getattr(self, name) is not None)
+
+    @property
+    def address(self) -> str | None:
+        """The source as the text of a `url`; None where it is none."""
+        return self.image if isinstance(self.image, str) else self.url
+
+
+def beside_content(text: str, field: str) -> ImagePart:
+    """Return a picture that a message has next to its content, in `field`, such as images.0."""
+    part = ImagePart(type="image", base64=text)
+    part._field = f"^{field}"
+    return part
+
+
+def source_path(part: ImageURLPart | ImagePart, param: str) -> str:
+    """Return the path of a picture's source in the request, for errors; `param` is the path of its part."""
+    if part.field.startswith("^"):
+        return param.rpartition(".content.")[0] + "." + part.field[1:]
+    return f"{param}.{part.field}"
+
+
+def _options(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: part[name] for name in ("detail", "max_image_tokens") if name in part}
+
+
+def _is_own_form(part: Mapping[str, Any]) -> bool:
+    return part.get("type") == "image" and any(
+        part.get(name) is not None and not isinstance(part[name], Mapping) for name in _SOURCES
+    )
+
+
+# Where parts have a picture: Responses (image_url, file_data), Anthropic (source), MCP, AI SDK and LangChain (data),
+# chat completions (file).
+_URLS = ("image_url", "image_url.url", "source.url", "url", "file_url")
+_TEXTS = ("base64", "data", "source.data", "file.file_data", "file_data", "b64_json")
+_FILE_IDS = ("file_id", "file.file_id", "source.file_id", "image_file.file_id")
+_DEPTH = 3  # of objects in a part, for data: URIs in any other place
+
+
+def _foreign_source(part: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """Return the path of the picture within a part of another client, url or base64, and its text."""
+    for path in _URLS:
+        if isinstance(text := _at(part, path), str):
+            return path, "url", text
+    for path in _TEXTS:
+        if isinstance(text := _at(part, path), str):
+            return path, "url" if ":" in text[:32] else "base64", text  # base64 has no colon
+    for path, text in _texts(part, _DEPTH):
+        if text.lstrip()[:5].lower() == "data:":
+            return path, "url", text
+    return None
+
+
+def _at(part: Mapping[str, Any], path: str) -> object:
+    value: object = part
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _texts(part: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
+    """Yield the texts in a part, with their paths."""
+    for key, value in part.items():
+        if isinstance(value, str):
+            yield key, value
+        elif isinstance(value, Mapping) and depth > 1:
+            for path, text in _texts(value, depth - 1):
+                yield f"{key}.{path}", text
+
+
+# ---- content
+
+_FOREIGN_PICTURES = ("input_image", "file", "input_file", "image_file", "media")
+_FORMS = {
+    **dict.fromkeys(_TEXT_KEYS, "<text>"),
+    "image_url": "<image_url>",
+    **dict.fromkeys(("image", *_FOREIGN_PICTURES), "<image>"),
+}
+
+
+def _form(part: Any) -> str:
+    """Return the tag of a part's class, or one of none."""
+    if isinstance(part, str):
+        return "<text>"
+    kind = part.get("type") if isinstance(part, Mapping) else getattr(part, "type", None)
+    tag = _FORMS.get(kind, f"<{kind}>") if isinstance(kind, str) else f"<{kind}>"
+    if tag == "<image_url>" and isinstance(part, Mapping) and part.get("image_url") is None:
+        return "<image>" if _foreign_source(part) else tag
+    return tag
+
+
+# An answer's thoughts may stand among its parts; its message takes them out.
+THOUGHTS = {"thinking": ("thinking",), "reasoning": ("text", "reasoning"), "redacted_thinking": ()}  # keys by type
+_FOREIGN_TYPES = sorted({*_FORMS, *THOUGHTS} - {"text"})
+Part = Annotated[
+    Annotated[TextPart, Tag("<text>")]
+    | Annotated[ImageURLPart, Tag("<image_url>")]
+    | Annotated[ImagePart, Tag("<image>")],
+    Discriminator(
+        _form,
+        custom_error_type="unknown_type",
+        custom_error_message="type must be one of text, image_url, image",
+    ),
+    AlsoTakes(
+        {"type": "object", "required": ["type"], "properties": {"type": {"enum": _FOREIGN_TYPES}}}, {"type": "string"}
+    ),
+]
+_FORMS_OF_CONTENT = by_form("must be a string or a list of parts")
+_Content = Annotated[Annotated[Text, Tag("<string>")] | Annotated[tuple[Part, ...], Tag("<list>")], _FORMS_OF_CONTENT]
+Content = Annotated[_Content, BeforeValidator(empty_for_null, json_schema_input_type=_Content | None)]
+TextContent = Annotated[
+    Annotated[Text, Tag("<string>")] | Annotated[tuple[TextPart, ...], Tag("<list>")], _FORMS_OF_CONTENT
+]

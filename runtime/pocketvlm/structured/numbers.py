@@ -1,0 +1,106 @@
+"""The keywords of numbers, as the grammar's compiler takes them: narrower where it would take too much. Pure.
+
+The compiler (llguidance 1.9) computes with double precision, allows exclusive bounds themselves, and lets a model write
+digits without an end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
+from typing import Any
+
+from pocketvlm.structured.dialects import LeaveOut
+
+# The whole numbers that JavaScript and others read exactly: at most 16 digits.
+MAX_INTEGER = 2**53 - 1
+DECIMALS = 9  # the compiler takes no finer `multipleOf`
+_GRID, _FINE_GRID = Decimal(1).scaleb(-DECIMALS), Decimal(1).scaleb(-40)
+_LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+_MAX_BOUND = Decimal(10**18 - 1000)  # the compiler's 64 bit arithmetic fails beyond
+_MAX_MULTIPLE = 2**32 - 1  # its 32 bit one
+
+
+def bounds(schema: Mapping[str, Any], types: set[str] | None, *, plain: bool, leave_out: LeaveOut) -> dict[str, Any]:
+    """Return `minimum`, `maximum` and `multipleOf` for a schema that allows `types`, None for all.
+
+    `plain`: no other schema applies to the same value, so its digits may be limited.
+    """
+    result: dict[str, Any] = {}
+    divisor = schema.get("multipleOf")
+    if divisor is not None and not _can_divide(divisor):
+        leave_out("multipleOf")
+        divisor = None
+    whole = types is not None and "number" not in types
+    limited = plain and types is not None and bool(types & {"integer", "number"})
+    step = Decimal(1) if whole else _GRID if divisor is None else Decimal(str(divisor))
+    with localcontext() as context:
+        context.prec = 400  # more than the digits of a double
+        low, high = _range(schema, step)
+        fine = step == _GRID and low is not None and high is not None and low > high
+        if fine:  # a range between two numbers with so few decimals
+            low, high = _range(schema, _FINE_GRID)
+        if limited and not fine:
+            usual = all(value is None or abs(value) <= MAX_INTEGER for value in (low, high))
+            if low is None and (high is None or high > -MAX_INTEGER):
+                low = -Decimal(MAX_INTEGER)
+            if high is None and (low is None or low < MAX_INTEGER):
+                high = Decimal(MAX_INTEGER)
+            if step == _GRID and usual:
+                result["multipleOf"] = float(_GRID)
+        if low is not None and low > _MAX_BOUND:
+            leave_out("minimum" if "minimum" in schema else "exclusiveMinimum")
+        elif low is not None:
+            result["minimum"] = _as_double(max(low, -_MAX_BOUND), math.inf)
+        if high is not None and high < -_MAX_BOUND:
+            leave_out("maximum" if "maximum" in schema else "exclusiveMaximum")
+        elif high is not None:
+            result["maximum"] = _as_double(min(high, _MAX_BOUND), -math.inf)
+    if divisor is not None:
+        result["multipleOf"] = divisor
+    return result
+
+
+def representable(value: Any) -> bool:
+    """Whether the compiler can write a constant: it rounds whole numbers of more than 53 bits."""
+    if isinstance(value, Mapping):
+        return all(map(representable, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(representable, value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= 2**1000 and int(float(value)) == value
+    return True
+
+
+def _can_divide(divisor: Any) -> bool:
+    """Whether the compiler takes a `multipleOf`: it scales it by tens until it is whole, in double precision."""
+    value = float(divisor) if abs(divisor) < _MAX_MULTIPLE else math.inf
+    while value <= _MAX_MULTIPLE and value % 1:
+        value *= 10
+    return value <= _MAX_MULTIPLE
+
+
+def _range(schema: Mapping[str, Any], step: Decimal) -> tuple[Decimal | None, Decimal | None]:
+    """Return the lowest and the highest multiple of `step` within the bounds; None where there is no bound."""
+    lows = [_up(Decimal(str(schema[key])), step, key == "exclusiveMinimum") for key in _LOWER if key in schema]
+    highs = [_down(Decimal(str(schema[key])), step, key == "exclusiveMaximum") for key in _UPPER if key in schema]
+    return max(lows, default=None), min(highs, default=None)
+
+
+def _up(value: Decimal, step: Decimal, beyond: bool) -> Decimal:
+    multiple = (value / step).to_integral_value(ROUND_CEILING) * step
+    return multiple + step if beyond and multiple == value else multiple
+
+
+def _down(value: Decimal, step: Decimal, beyond: bool) -> Decimal:
+    multiple = (value / step).to_integral_value(ROUND_FLOOR) * step
+    return multiple - step if beyond and multiple == value else multiple
+
+
+def _as_double(value: Decimal, inward: float) -> int | float:
+    """Return the double that is next to a bound and not outside."""
+    double = float(value)
+    if double < value if inward > 0 else double > value:
+        double = math.nextafter(double, inward)
+    return int(double) if double == int(double) and abs(double) < 1e17 else double

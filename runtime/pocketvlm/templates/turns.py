@@ -1,0 +1,251 @@
+"""Conversations as templates get them, and how to rearrange one that a template refuses or does not write whole.
+
+Templates differ in what they know: system texts at the beginning only or not at all, turns that alternate, pictures
+from users only. `arrangements` yields a conversation as it is, and then with ever more changes. All of them keep every
+text and the order of the pictures. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, TypeAlias
+
+from pocketvlm.templates.sandbox import Traced
+
+Piece: TypeAlias = str | int  # a text, or the index of a picture
+SYSTEM_ROLES = ("system", "developer")
+_BLANK_LINE = Traced("\n\n")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A message. `calls` are as templates get them; `as_string`: the content was a string, not a list of parts."""
+
+    role: str
+    pieces: tuple[Piece, ...] = ()
+    as_string: bool = False
+    calls: tuple[Any, ...] = ()
+    thought: str = ""
+    call_id: str | None = None
+    name: str | None = None
+
+    @property
+    def has_text(self) -> bool:
+        return any(isinstance(piece, str) and piece.strip() for piece in self.pieces)
+
+    @property
+    def pictures(self) -> tuple[int, ...]:
+        return tuple(piece for piece in self.pieces if isinstance(piece, int))
+
+
+Turns: TypeAlias = tuple[Turn, ...]
+
+
+def arrangements(turns: Turns, *, late_system_texts: bool = True) -> Iterator[Turns]:
+    """Yield `turns`, then each different rearrangement of them, those with the smallest changes first.
+
+    Without `late_system_texts`, those that have a system text behind another turn are left out.
+    """
+    seen = set()
+    for changes in _COMBINATIONS:
+        arranged = turns
+        for _, change in changes:
+            arranged = change(arranged)
+        # Traced strings compare by their characters, so the key has what else can differ.
+        key = tuple((turn.role, turn.pieces, len(turn.calls), turn.thought) for turn in arranged)
+        if key not in seen and (late_system_texts or not any(turn.role in SYSTEM_ROLES for turn in arranged[1:])):
+            seen.add(key)
+            yield arranged
+
+
+def _unchanged(turns: Turns) -> Turns:
+    return turns
+
+
+def _hoist_system_texts(turns: Turns) -> Turns:
+    """Join all system texts with the one at the beginning, if there is one."""
+    if not turns or turns[0].role not in SYSTEM_ROLES:
+        return turns
+    first, others = turns[0], []
+    for turn in turns[1:]:
+        if turn.role in SYSTEM_ROLES:
+            first = _join(first, turn)
+        else:
+            others.append(turn)
+    return (first, *others)
+
+
+def _give_users_later_system_texts(turns: Turns) -> Turns:
+    """Put all system texts but the one at the beginning into the next turn of a user."""
+    return (*turns[:1], *_give_users_system_texts(turns[1:]))
+
+
+def _give_users_system_texts(turns: Turns) -> Turns:
+    """Put each system text into the turn of a user that follows it, or make it one."""
+    changed: list[Turn] = []
+    open_text = False
+    for turn in turns:
+        is_system = turn.role in SYSTEM_ROLES
+        if is_system:
+            turn = replace(turn, role="user")
+        if open_text and turn.role == "user":
+            changed[-1] = replace(_join(changed[-1], turn), name=turn.name)
+        else:
+            changed.append(turn)
+        open_text = is_system
+    return tuple(changed)
+
+
+def _join_neighbours(turns: Turns) -> Turns:
+    """Make one turn of each run of turns of a user, or of the assistant."""
+    joined: list[Turn] = []
+    for turn in turns:
+        last = joined[-1] if joined else None
+        if last is not None and last.role == turn.role and turn.role in ("user", "assistant") and not last.calls:
+            joined[-1] = _join(last, turn)
+        else:
+            joined.append(turn)
+    return tuple(joined)
+
+
+def _fill_gaps(turns: Turns) -> Turns:
+    """Let empty turns come between two questions or two answers, and before an answer at the beginning.
+
+    Calls and their results do not count, as in the templates that check this.
+    """
+    filled: list[Turn] = []
+    last = "assistant"
+    for turn in turns:
+        if turn.role in ("user", "assistant") and not turn.calls:
+            if turn.role == last:
+                filled.append(Turn("assistant" if last == "user" else "user", ("",)))
+            last = turn.role
+        filled.append(turn)
+    return tuple(filled)
+
+
+def _give_users_pictures(turns: Turns) -> Turns:
+    """Move pictures of others into the next turn of a user; behind results of tools, make one if none follows."""
+    moved: list[Turn] = []
+    waiting: tuple[int, ...] = ()
+    after_result = False
+    for turn in turns:
+        if waiting and after_result and turn.role not in ("tool", "user"):
+            moved.append(Turn("user", waiting))
+            waiting = ()
+        if turn.role == "user":
+            turn = replace(turn, pieces=(*waiting, *turn.pieces))
+            waiting = ()
+        elif turn.pictures:
+            waiting += turn.pictures
+            turn = _without_pictures(turn)
+        after_result = turn.role == "tool"
+        moved.append(turn)
+    if not waiting:
+        return tuple(moved)
+    if moved[-1].role != "assistant":
+        return (*moved, Turn("user", waiting))
+    return _append_to_last_user(moved, waiting)
+
+
+def _give_earlier_users_pictures(turns: Turns) -> Turns:
+    """Move pictures of others to the end of the user's turn before them, or to the beginning of the first one."""
+    moved: list[Turn] = []
+    waiting: tuple[int, ...] = ()
+    for turn in turns:
+        if turn.role == "user":
+            moved.append(replace(turn, pieces=(*waiting, *turn.pieces)))
+            waiting = ()
+            continue
+        moved.append(_without_pictures(turn))
+        if any(earlier.role == "user" for earlier in moved):
+            moved = list(_append_to_last_user(moved, turn.pictures))
+        else:
+            waiting += turn.pictures
+    return (*moved, Turn("user", waiting)) if waiting else tuple(moved)
+
+
+def _append_to_last_user(turns: Sequence[Turn], pictures: tuple[int, ...]) -> Turns:
+    last = max((i for i, turn in enumerate(turns) if turn.role == "user"), default=None)
+    if last is None:
+        return (Turn("user", pictures), *turns)
+    user = replace(turns[last], pieces=(*turns[last].pieces, *pictures))
+    return (*turns[:last], user, *turns[last + 1 :])
+
+
+def _without_pictures(turn: Turn) -> Turn:
+    return replace(turn, pieces=tuple(piece for piece in turn.pieces if isinstance(piece, str)))
+
+
+def _separate_calls(turns: Turns) -> Turns:
+    """Split answers that have both text and calls, for templates that write one of the two."""
+    separated: list[Turn] = []
+    for turn in turns:
+        if turn.calls and turn.has_text:
+            separated.append(replace(turn, calls=(), thought=""))
+            turn = replace(turn, pieces=())
+        separated.append(turn)
+    return tuple(separated)
+
+
+def _make_one_call_at_a_time(turns: Turns) -> Turns:
+    """Split answers with several calls, for templates that know one in a turn. Results follow their calls."""
+    split: list[Turn] = []
+    waiting: list[Turn] = []  # calls whose results follow
+    for turn in _separate_calls(turns):
+        if len(turn.calls) > 1:
+            split += waiting
+            first, *others = ((call,) for call in turn.calls)
+            waiting = [replace(turn, calls=first), *(replace(turn, calls=call, thought="") for call in others)]
+            continue
+        if waiting and turn.role == "tool":
+            ids = [call.calls[0]["id"] for call in waiting]
+            split.append(waiting.pop(ids.index(turn.call_id) if turn.call_id in ids else 0))
+        else:
+            split += waiting
+            waiting = []
+        split.append(turn)
+    return (*split, *waiting)
+
+
+def _drop_thoughts(turns: Turns) -> Turns:
+    return tuple(replace(turn, thought="") for turn in turns)
+
+
+def _join(first: Turn, second: Turn) -> Turn:
+    pieces, rest = first.pieces, second.pieces
+    if pieces and rest and isinstance(before := pieces[-1], str) and isinstance(after := rest[0], str):
+        # One text, because some templates trim each.
+        pieces, rest = (*pieces[:-1], _BLANK_LINE.join(text for text in (before, after) if text)), rest[1:]
+    thoughts = [thought for thought in (first.thought, second.thought) if thought]
+    return replace(
+        first,
+        pieces=(*pieces, *rest),
+        as_string=first.as_string and second.as_string,
+        calls=second.calls,
+        thought=_BLANK_LINE.join(thoughts),
+        name=first.name if first.name == second.name else None,
+    )
+
+
+# Of each kind of change one is made. The first number is how much it changes.
+_CHANGES: tuple[tuple[tuple[int, Callable[[Turns], Turns]], ...], ...] = (
+    ((0, _unchanged), (1, _drop_thoughts)),
+    ((0, _unchanged), (1, _give_users_pictures), (5, _give_earlier_users_pictures)),
+    (
+        (0, _unchanged),
+        (1, _hoist_system_texts),
+        (2, _give_users_later_system_texts),
+        (3, _give_users_system_texts),
+    ),
+    ((0, _unchanged), (1, _join_neighbours)),
+    ((0, _unchanged), (1, _separate_calls), (2, _make_one_call_at_a_time)),
+    ((0, _unchanged), (2, _fill_gaps)),
+)
+# Gaps between neighbours that can be joined are not filled.
+_COMBINATIONS = sorted(
+    (changes for changes in product(*_CHANGES) if (1, _join_neighbours) in changes or (2, _fill_gaps) not in changes),
+    key=lambda changes: sum(cost for cost, _ in changes),
+)
