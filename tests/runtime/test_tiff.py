@@ -1,4 +1,4 @@
-"""TIFF of every kind is read rightly or refused by name; pages, previews and masks are told apart.
+"""TIFF of every kind is read rightly or refused by name; pages, previews and masks are distinguished.
 
 tifffile writes the files, and reads them again as a check. What it cannot write without its codecs is written by hand.
 """

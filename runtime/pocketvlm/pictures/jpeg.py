@@ -63,7 +63,7 @@ def _image(file: IO[bytes], pieces: list[bytes | range]) -> JpegImageFile:
 class _Header:
     """What is needed as pieces of the file, the last of which has the scans; the number of pictures.
 
-    `frame` is the body of the frame header. `interval`: so many blocks stand between two restart markers, if not 0.
+    `frame` is the body of the frame header. `interval` counts the blocks between two restart markers, if not 0.
     """
 
     pieces: list[bytes | range]
