@@ -107,6 +107,7 @@ def test_unknown_formats_are_annotations(name: str) -> None:
         ("uuid", ["123e4567-e89b-12d3-a456-426614174000"], ["123e4567"]),
         ("uuid4", ["123e4567-e89b-42d3-a456-426614174000"], ["123e4567-e89b-12d3-a456-426614174000"]),
         ("email", ["a@b.de"], ["a"]),
+        ("duration", ["P1Y2M3D", "PT5M", "P1DT12H", "P3W"], ["P", "PT", "P1D2Y", "PT" + "1" * 9 + "S"]),
         ("base64", ["", "aGk=", "aGk/+A=="], ["aGk", "aGl=", "-_=="]),
     ],
 )
