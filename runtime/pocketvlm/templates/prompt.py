@@ -162,7 +162,8 @@ class ChatTemplate:
                 continue
             except Exception as error:  # a template may raise anything
                 errors.append(ModelError(f"the chat template fails: {type(error).__name__}: {error}", self._path))
-                errors[-1].__cause__ = error
+                # Its traceback refers to this frame, which refers to `errors`: a cycle that would keep the model alive.
+                errors[-1].__cause__ = error.with_traceback(None)
                 continue
             placed = [span.index for span in spans if isinstance(span, ImageSpan)]
             if placed != pictures:
