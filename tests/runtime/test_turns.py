@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -490,3 +491,13 @@ def test_templates_of_others_keep_all_texts() -> None:
             written = whole(compile_request(request, template, call_format).spans)
             lost = [n for n in range(1, next(number)) if written.count(f"word{n}") != 1]
             assert not lost, (path.name, letters, lost)
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "system", "tool"])
+def test_many_messages_that_no_arrangement_helps_take_little_time(role: str) -> None:
+    """The variables of a request can break any template."""
+    messages = [say("user", "first"), *(say(role, f"word{n}") for n in range(1000)), say("user", "last")]
+    began = time.process_time()
+    with pytest.raises(ModelError):
+        made("{% set ns = namespace(n=0) %}" + HEADERS).render(messages, variables={"namespace": 1})
+    assert time.process_time() - began < 15
