@@ -64,6 +64,8 @@ LEFT_OUT = [
     ),
     ({"$ref": "https://example.com/schema"}, "$ref", "1", "x"),
     ({"$ref": "#/$defs/none"}, "$ref", "1", "x"),
+    ({"$ref": "#/allOf/\u00b2", "allOf": [True]}, "$ref", "1", "x"),  # a digit to str.isdigit, and no number to int
+    ({"$ref": "#/allOf/" + "1" * 5000, "allOf": [True]}, "$ref", "1", "x"),
     ({"type": "strin"}, "type", "1", "x"),
     ({"type": "string", "minLength": -1}, "minLength", '""', "1"),
     (
@@ -555,3 +557,10 @@ def test_keys_keep_to_their_pattern() -> None:
 def test_patterns_that_cannot_be_enforced(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         translate(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["^" * 100_000, "a" * 100_000, "$" * 100_000, "^a" + "b?" * 50_000 + "$"], ids=len)
+def test_long_patterns_take_no_time(pattern: str) -> None:
+    began = time.process_time()
+    assert translate(pattern) == [pattern]
+    assert time.process_time() - began < 5
