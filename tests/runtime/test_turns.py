@@ -501,3 +501,12 @@ def test_many_messages_that_no_arrangement_helps_take_little_time(role: str) -> 
     with pytest.raises(ModelError):
         made("{% set ns = namespace(n=0) %}" + HEADERS).render(messages, variables={"namespace": 1})
     assert time.process_time() - began < 15
+
+
+def test_many_calls_one_at_a_time_take_little_time() -> None:
+    single = HEADERS + "{% for m in messages if m.tool_calls and m.tool_calls | length > 1 %}" + REFUSE + "{% endfor %}"
+    names = [f"f{n}" for n in range(6000)]
+    results = [say("tool", name, tool_call_id=name) for name in reversed(names)]
+    began = time.process_time()
+    prompt(single, [say("user", "q"), calling(None, *names), *results])
+    assert time.process_time() - began < 5

@@ -7,6 +7,7 @@ text and the order of the pictures. Pure.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -190,21 +191,26 @@ def _separate_calls(turns: Turns) -> Turns:
 def _make_one_call_at_a_time(turns: Turns) -> Turns:
     """Split answers with several calls, for templates that know one in a turn. Results follow their calls."""
     split: list[Turn] = []
-    waiting: list[Turn] = []  # calls whose results follow
+    waiting: dict[int, Turn] = {}  # calls whose results follow
+    numbers: dict[str | None, deque[int]] = {}  # of these by their ids
     for turn in _separate_calls(turns):
         if len(turn.calls) > 1:
-            split += waiting
-            first, *others = ((call,) for call in turn.calls)
-            waiting = [replace(turn, calls=first), *(replace(turn, calls=call, thought="") for call in others)]
+            split += waiting.values()
+            waiting, numbers = {}, {}
+            for i, call in enumerate(turn.calls):
+                waiting[i] = replace(turn, calls=(call,), thought="" if i else turn.thought)
+                numbers.setdefault(call["id"], deque()).append(i)
             continue
         if waiting and turn.role == "tool":
-            ids = [call.calls[0]["id"] for call in waiting]
-            split.append(waiting.pop(ids.index(turn.call_id) if turn.call_id in ids else 0))
+            named = numbers.get(turn.call_id, deque())
+            while named and named[0] not in waiting:
+                named.popleft()
+            split.append(waiting.pop(named[0] if named else next(iter(waiting))))
         else:
-            split += waiting
-            waiting = []
+            split += waiting.values()
+            waiting = {}
         split.append(turn)
-    return (*split, *waiting)
+    return (*split, *waiting.values())
 
 
 def _drop_thoughts(turns: Turns) -> Turns:
