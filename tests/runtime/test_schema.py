@@ -564,3 +564,8 @@ def test_long_patterns_take_no_time(pattern: str) -> None:
     began = time.process_time()
     assert translate(pattern) == [pattern]
     assert time.process_time() - began < 5
+
+
+def test_names_that_look_ahead_are_refused_in_words() -> None:
+    with pytest.raises(UnsupportedError, match="look-around in names"):
+        compile_schema({"patternProperties": {"^(?=a)b": {}}}, "s", strict=True)

@@ -317,7 +317,9 @@ class _Rewriter:
             written = name
             if key == "patternProperties":
                 try:
-                    [written] = translate(name)
+                    written, *conditions = translate(name)
+                    if conditions:
+                        raise ValueError("look-around in names is not supported")
                 except ValueError as error:
                     self._leave_out(path, name, str(error))
                     continue
