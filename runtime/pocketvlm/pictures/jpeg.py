@@ -110,7 +110,7 @@ def _next_marker(file: IO[bytes], position: int) -> int | None:
     """Return the position of the next marker, after padding."""
     for size in (64, _MAX_PADDING):
         file.seek(position)
-        if match := re.search(rb"\xff+[^\xff\0]", file.read(size)):
+        if match := re.search(rb"\xff[^\xff\0]", file.read(size)):
             return position + match.end() - 2
     return None
 
