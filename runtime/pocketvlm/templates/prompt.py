@@ -47,8 +47,9 @@ class ImageSpan:
 Span: TypeAlias = TextSpan | ImageSpan
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-# Templates may drop results of earlier calls, and text beside calls.
+# Templates may drop results of earlier calls, and text of messages with calls.
 _MAY_BE_LOST = ("assistant", "tool")
+_MAX_INCOMPLETE = 24  # arrangements that lose such a text, before the first of them is taken
 
 CHATML = (
     "{% for message in messages %}"
@@ -176,6 +177,8 @@ class ChatTemplate:
                 errors.append(RequestError(message, required[0].path))
             else:
                 incomplete.append(spans)
+                if len(incomplete) == _MAX_INCOMPLETE:
+                    break
         if incomplete:
             return incomplete[0]
         raise errors[0]
