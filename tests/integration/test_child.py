@@ -382,7 +382,7 @@ def test_closed(iota_bundle: Path) -> None:
 
 
 @posix
-@pytest.mark.parametrize("how", slow_but(["kill", "exit", "drop"], "kill"))
+@pytest.mark.parametrize("how", slow_but(["kill", "exit", "drop"], "kill", "drop"))
 def test_the_child_goes_with_its_parent(iota_bundle: Path, how: str) -> None:
     end = {
         "kill": "import time; time.sleep(60)",

@@ -1,4 +1,4 @@
-"""What a transparent picture shows can be seen: ink as light as the ground, and alpha channels that nobody uses."""
+"""What a transparent picture shows can be seen: ink as light as the ground, and unused alpha channels."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -468,6 +469,14 @@ def test_jpeg_metadata_never_makes_a_picture_unusable(extra: bytes) -> None:
     data = encoded(quarters(), "JPEG", quality=95)
     for place in (2, 20):  # before and behind the JFIF segment
         assert_colours(read(data[:place] + extra + data[place:]), RED, GREEN, BLUE, YELLOW, off_by=4)
+
+
+@pytest.mark.parametrize("padding", [b"\xff" * 60_000, b"\xff" * 60_000 + b"\0", b"\xff\xff\0" * 20_000], ids=len)
+def test_long_padding_in_a_jpeg_takes_no_time(padding: bytes) -> None:
+    data = encoded(quarters(), "JPEG", quality=95)
+    began = time.process_time()
+    assert_colours(read(data[:2] + padding + data[2:]), RED, GREEN, BLUE, YELLOW, off_by=4)
+    assert time.process_time() - began < 2
 
 
 def noise(size: tuple[int, int]) -> Image.Image:

@@ -473,6 +473,12 @@ FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object"}, "
         (FUNCTION, "parameters"),
         ({"name": "f", "description": "d", "strict": True, "input_schema": {"type": "object"}}, "input_schema"),
         ({"name": "f", "description": "d", "strict": True, "inputSchema": {"type": "object"}}, "inputSchema"),
+        (
+            {"function": {"name": "f"}, **{key: FUNCTION[key] for key in ("description", "parameters", "strict")}},
+            "parameters",
+        ),
+        ({"function": {**FUNCTION, "parameters": None}, "parameters": FUNCTION["parameters"]}, "parameters"),
+        ({"function": {**FUNCTION, "strict": None}, "strict": True, "parameters": {}}, "function.parameters"),
     ],
 )
 def test_tools_in_other_forms(tool: dict[str, Any], field: str) -> None:

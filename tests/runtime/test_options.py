@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from pocketvlm import VLM, LoadOptions, RequestError
 from pocketvlm.cli.command_options import Fields, expand_options
+from pocketvlm.cli.commands import app
 from pocketvlm.engine.interface import EngineOptions
 from pocketvlm.system.options import MEBIBYTES, Option, check_options, describe, option_fields
 
@@ -119,3 +120,19 @@ def test_the_engine_gets_its_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     options = LoadOptions(model="m.gguf", parallel=3, picture_cache=Path("kept"))
     assert options.engine_options() == EngineOptions(parallel=3, picture_cache=str(tmp_path / "kept"))
+
+
+@pytest.mark.parametrize("command", ["chat hi", "batch docs", "serve --port 0"])
+@pytest.mark.parametrize("exact", [True, False])
+def test_commands_pass_exact_on(command: str, exact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class LoadedError(Exception):
+        pass
+
+    def load(_target: Any, options: LoadOptions) -> VLM:
+        raise LoadedError(options.exact)
+
+    monkeypatch.setattr(VLM, "load", load)
+    arguments = command.split() + ["-o", str(tmp_path / "out.jsonl"), "--prompt", "?"] * command.startswith("batch")
+    result = CliRunner().invoke(app, [*arguments, *["--exact"] * exact])
+    assert isinstance(result.exception, LoadedError), result.output
+    assert result.exception.args == (exact,)

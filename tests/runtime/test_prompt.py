@@ -228,6 +228,8 @@ c.partition('w'); c.partition('z')[0]; c.rpartition('w')[2]; c.rpartition('z')[2
 c.join(['l', 'l']); 'l'.join([c, c]); ','.join([c] | map('lower')); 'l'.join(c); ''.join({c: 1})
 '{}'.format(c); '{k}'.format(k=c); '{k}'.format_map({'k': c}); '{0[0]}'.format(c); '{:>20}'.format(c)
 namespace(k=c).k; dict(k=c).k; dict(k=c); dict(k=c).items() | list; {'k': c}.get('k'); {}.get('k', c); cycler(c).next()
+{c: 1}; {c: 1} | tojson; [{c: 1}] | string; {'l': {c: 1}} ~ 'l'; {c: 1} | pprint; '%s' % [{c: 1}]; {c: 1} | items | list
+{c: 1}.keys() | string; {c: 1}.items() | string; {'l': c}.values() | string; {c: 1}.keys() | list
 """
 BLOCKS = """
 {% for x in c %}{{ x }}{% endfor %}

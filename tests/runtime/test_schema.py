@@ -64,6 +64,8 @@ LEFT_OUT = [
     ),
     ({"$ref": "https://example.com/schema"}, "$ref", "1", "x"),
     ({"$ref": "#/$defs/none"}, "$ref", "1", "x"),
+    ({"$ref": "#/allOf/\u00b2", "allOf": [True]}, "$ref", "1", "x"),  # a digit to str.isdigit, and no number to int
+    ({"$ref": "#/allOf/" + "1" * 5000, "allOf": [True]}, "$ref", "1", "x"),
     ({"type": "strin"}, "type", "1", "x"),
     ({"type": "string", "minLength": -1}, "minLength", '""', "1"),
     (
@@ -107,6 +109,7 @@ def test_unknown_formats_are_annotations(name: str) -> None:
         ("uuid", ["123e4567-e89b-12d3-a456-426614174000"], ["123e4567"]),
         ("uuid4", ["123e4567-e89b-42d3-a456-426614174000"], ["123e4567-e89b-12d3-a456-426614174000"]),
         ("email", ["a@b.de"], ["a"]),
+        ("duration", ["P1Y2M3D", "PT5M", "P1DT12H", "P3W"], ["P", "PT", "P1D2Y", "PT" + "1" * 9 + "S"]),
         ("base64", ["", "aGk=", "aGk/+A=="], ["aGk", "aGl=", "-_=="]),
     ],
 )
@@ -403,6 +406,15 @@ def test_many_large_tools() -> None:
     assert not allows(CompiledSchema(rules[-1].text, ()), '{"x":1}')
 
 
+def test_many_small_tools_take_little_time() -> None:
+    tools = [{"name": f"f{i}", "parameters": within({"not": {"type": "null"}})} for i in range(4000)]
+    request = ChatRequest.parse([{"role": "user", "content": "hi"}], tools=tools)
+    began = time.process_time()
+    _, named = argument_schemas(request.tools or (), range(4000), pretty=False)
+    assert len(named) == 4000
+    assert time.process_time() - began < 4
+
+
 def circle(i: int) -> dict[str, Any]:
     tagged = [{"type": "object", "properties": {f"t{i}": {"const": value}}} for value in (1, 2)]
     return {"oneOf": [*tagged, {"$ref": f"#/$defs/{(i + 1) % 60}"}, {"$ref": f"#/$defs/{(i + 7) % 60}"}]}
@@ -554,3 +566,15 @@ def test_keys_keep_to_their_pattern() -> None:
 def test_patterns_that_cannot_be_enforced(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         translate(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["^" * 100_000, "a" * 100_000, "$" * 100_000, "^a" + "b?" * 50_000 + "$"], ids=len)
+def test_long_patterns_take_no_time(pattern: str) -> None:
+    began = time.process_time()
+    assert translate(pattern) == [pattern]
+    assert time.process_time() - began < 5
+
+
+def test_names_that_look_ahead_are_refused_in_words() -> None:
+    with pytest.raises(UnsupportedError, match="look-around in names"):
+        compile_schema({"patternProperties": {"^(?=a)b": {}}}, "s", strict=True)

@@ -1,4 +1,4 @@
-"""TIFF of every kind is read rightly or refused by name; pages, previews and masks are told apart.
+"""TIFF of every kind is read rightly or refused by name; pages, previews and masks are distinguished.
 
 tifffile writes the files, and reads them again as a check. What it cannot write without its codecs is written by hand.
 """
@@ -10,6 +10,7 @@ import itertools
 import logging
 import struct
 import time
+import tracemalloc
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -52,7 +53,7 @@ def by_hand(parts: Sequence[bytes], order: str = "<", next_at: int = 0, **tags: 
     entries = {int(name[1:]): value for name, value in tags.items()}
     offsets = [8 + sum(map(len, parts[:number])) for number in range(len(parts))]
     tiled = 322 in entries
-    entries |= {324 if tiled else 273: offsets, 325 if tiled else 279: [len(part) for part in parts]}
+    entries = {324 if tiled else 273: offsets, 325 if tiled else 279: [len(part) for part in parts]} | entries
     data = b"".join(parts)
     directory, places = b"", b""
     start = 8 + len(data)
@@ -361,6 +362,31 @@ def test_what_compression_may_grow_to_has_a_limit(monkeypatch: pytest.MonkeyPatc
     assert read(data).size == (4, 4)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
     assert "MAX_IMAGE_PIXELS" in refusal(data, ImageTooLargeError)
+
+
+@pytest.mark.parametrize("counts", [[1 << 20] * 2000, [0] * 2000, []], ids=["whole", "zero", "none"])
+def test_strips_that_are_the_whole_file_take_no_memory(counts: list[int]) -> None:
+    strip = zlib.compress(bytes([3]))
+    options = {**PLAIN, "t256": 1, "t257": 2000, "t259": 8, "t339": 2, "t278": 1}
+    data = by_hand([strip + bytes(1 << 20)], **options, t273=[8] * 2000, t279=counts or [1])
+    tracemalloc.start()
+    picture = read(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert picture.size == (1, 2000)
+    assert peak < 1 << 26
+
+
+def test_single_bits_are_unpacked_a_few_rows_at_a_time() -> None:
+    rows = [zlib.compress(bytes(3 * 2000 // 8 * 100))] * 20
+    data = by_hand(
+        rows, **{**PLAIN, "t256": 2000, "t257": 2000, "t258": 1, "t259": 8, "t262": 2, "t277": 3, "t278": 100}
+    )
+    tracemalloc.start()
+    read(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40 * 2000 * 2000
 
 
 # ---- pages

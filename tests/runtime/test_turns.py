@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -490,3 +491,22 @@ def test_templates_of_others_keep_all_texts() -> None:
             written = whole(compile_request(request, template, call_format).spans)
             lost = [n for n in range(1, next(number)) if written.count(f"word{n}") != 1]
             assert not lost, (path.name, letters, lost)
+
+
+@pytest.mark.parametrize("role", ["user", "assistant", "system", "tool"])
+def test_many_messages_that_no_arrangement_helps_take_little_time(role: str) -> None:
+    """The variables of a request can break any template."""
+    messages = [say("user", "first"), *(say(role, f"word{n}") for n in range(1000)), say("user", "last")]
+    began = time.process_time()
+    with pytest.raises(ModelError):
+        made("{% set ns = namespace(n=0) %}" + HEADERS).render(messages, variables={"namespace": 1})
+    assert time.process_time() - began < 15
+
+
+def test_many_calls_one_at_a_time_take_little_time() -> None:
+    single = HEADERS + "{% for m in messages if m.tool_calls and m.tool_calls | length > 1 %}" + REFUSE + "{% endfor %}"
+    names = [f"f{n}" for n in range(6000)]
+    results = [say("tool", name, tool_call_id=name) for name in reversed(names)]
+    began = time.process_time()
+    prompt(single, [say("user", "q"), calling(None, *names), *results])
+    assert time.process_time() - began < 5

@@ -217,7 +217,7 @@ class Checkpoint:
             raise CheckpointError(f"{error.message}; {hint}", shard) from None
 
     def _unused_shards(self) -> str:
-        """Name a shard that is there beside the single file; "" where there is none."""
+        """Return the name of a shard that lies in the same folder as the single file, or ""."""
         if not (self._has(SINGLE) and self._has(INDEX)):
             return ""
         shards = {name for name in self.json(INDEX).section("weight_map").values.values() if isinstance(name, str)}

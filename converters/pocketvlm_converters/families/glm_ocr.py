@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.family import Names
-from pocketvlm_converters.networks.activations import ACTIVATIONS
 from pocketvlm_converters.networks.decoder import MAX_LAYERS, DecoderStyle
+from pocketvlm_converters.networks.encoder_activations import ACTIVATIONS
 from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.mrope import MERGE, MRopeFamily
 from pocketvlm_converters.networks.qwen_vit import FRAMES, QwenViT, QwenViTVariant

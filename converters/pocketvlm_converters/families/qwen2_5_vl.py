@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.families.qwen2_vl import Qwen2VL
-from pocketvlm_converters.networks.activations import read_activation
 from pocketvlm_converters.networks.decoder import MAX_LAYERS
+from pocketvlm_converters.networks.encoder_activations import read_activation
 from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.mrope import EPSILON, MERGE
 from pocketvlm_converters.networks.qwen_vit import QwenViT, QwenViTVariant

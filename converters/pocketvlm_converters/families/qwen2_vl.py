@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.networks.activations import read_activation
 from pocketvlm_converters.networks.decoder import DecoderStyle, head_width
+from pocketvlm_converters.networks.encoder_activations import read_activation
 from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.mrope import EPSILON, MERGE, MRopeFamily
 from pocketvlm_converters.networks.qwen_vit import QwenViT, QwenViTVariant

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Section
-from pocketvlm_converters.networks.activations import read_activation
 from pocketvlm_converters.networks.decoder import MAX_LAYERS, DecoderStyle
+from pocketvlm_converters.networks.encoder_activations import read_activation
 from pocketvlm_converters.networks.mrope import EPSILON, MERGE, MRopeFamily
 from pocketvlm_converters.networks.qwen_vit import QwenViT, QwenViTVariant
 from pocketvlm_converters.weights import Part

@@ -14,7 +14,7 @@ import numpy as np
 
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.family import Names
-from pocketvlm_converters.networks.activations import Activation
+from pocketvlm_converters.networks.encoder_activations import Activation
 from pocketvlm_converters.networks.sizes import layer_sizes
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid, Windows

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.family import Names
-from pocketvlm_converters.networks.activations import Activation, read_activation
+from pocketvlm_converters.networks.encoder_activations import Activation, read_activation
 from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.sizes import layer_sizes
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph

@@ -87,9 +87,13 @@ class Reference:
         """The difference between two adjacent ones of the 255 grey levels, in normalised pixel values."""
         return 1 / 255 / float(max(getattr(self.processor.image_processor, "image_std", None) or [1.0]))
 
+    @property
+    def image_token(self) -> int:
+        return int(self.model.config.image_token_id)
+
     def ids(self, span: EmbeddingSpan) -> list[int]:
         """Return the token ids that the reference's prompt has at the positions of an embedding span."""
-        image_token, tokenizer = int(self.model.config.image_token_id), self.processor.tokenizer
+        image_token, tokenizer = self.image_token, self.processor.tokenizer
         control = {at: int(tokenizer.convert_tokens_to_ids(token)) for at, token in span.control.items()}
         return [control.get(at, image_token) for at in range(span.tokens)]
 
@@ -323,7 +327,7 @@ def _answers(
 
 def _is_tie(reference: Reference, inputs: Any, tokens: list[int], expected: list[int]) -> bool:
     """Return whether the last tokens are about equally likely for the reference. Rounding decides between them."""
-    if len(tokens) != len(expected):
+    if len(tokens) != len(expected) or reference.image_token in expected:  # as text, the model refuses it
         return False
     logs = reference.logs(inputs, expected)[-1]
     return bool(logs[expected[-1]] - logs[tokens[-1]] <= thresholds.TIE)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +16,9 @@ from typing import Any
 
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import ChatRequest
+from pocketvlm.pictures.formats import is_picture
 
 URLS = ("/v1/chat/completions", "/chat/completions")
-SUFFIXES = frozenset(".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff .avif .heic .heif .hif".split())
-# How files of these formats begin, for names without an ending.
-_PICTURE = re.compile(
-    rb"\x89PNG|\xff\xd8\xff|GIF8|BM.{4}\0{4}|RIFF.{4}WEBP|II\*\0|MM\0\*|.{4}ftyp(avif|heic|heix|mif1)", re.DOTALL
-)
-_PICTURE_BYTES = 16
 _OPENAI_KEYS = {"custom_id", "method", "url", "body"}
 _OUR_KEYS = {"custom_id", "image", "prompt"}
 
@@ -141,22 +135,6 @@ def read_batch(source: Path, defaults: Defaults) -> BatchInput:
     if not items:
         raise RequestError("contains no pictures" if source.is_dir() else "contains no requests", str(source))
     return BatchInput(source, tuple(items), defaults)
-
-
-def is_picture(path: Path) -> bool:
-    """Return whether a file of a folder is a picture by its name, or by its first bytes where the name has no ending.
-
-    macOS writes a file `._NAME` beside NAME on other file systems (AppleDouble), which is not one.
-    """
-    if path.name.startswith("._") or not path.is_file():
-        return False
-    if path.suffix:
-        return path.suffix.lower() in SUFFIXES
-    try:
-        with path.open("rb") as file:
-            return _PICTURE.match(file.read(_PICTURE_BYTES)) is not None
-    except OSError:
-        return False
 
 
 def _lines(source: Path, defaults: Defaults) -> list[BatchItem]:

@@ -60,7 +60,7 @@ ToolCalls = tuple[Annotated[ToolCall, AlsoTakes(_CUSTOM)], ...]
 def readable_call(call: object) -> tuple[object, str]:
     """Return a call of the request whose arguments are an object, and the text of arguments that are none.
 
-    What is no call at all stays as it is, for the schema to refuse.
+    Anything but a call stays as it is, so that the schema refuses it.
     """
     call = fields_of(call)
     if isinstance(call, Mapping) and isinstance(custom := fields_of(call.get("custom")), Mapping):
@@ -75,7 +75,7 @@ def readable_call(call: object) -> tuple[object, str]:
 
 
 def _object_of(arguments: object) -> tuple[object, str]:
-    """Return arguments as JSON text or an object, and "", or {} and the text that is no object."""
+    """Return arguments as JSON text or an object, and "", or {} and the text if it is not an object."""
     if arguments is None:
         return "{}", ""
     if not isinstance(arguments, str) or not is_encodable(arguments):

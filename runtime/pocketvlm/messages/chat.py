@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Tag, ValidationInfo, field_validator, mode
 
 from pocketvlm.messages.base import Dropped, Flag, Open, Text, by_field, fields_of
 from pocketvlm.messages.calls import ToolCalls, readable_call
-from pocketvlm.messages.parts import THOUGHTS, Content, beside_content
+from pocketvlm.messages.parts import THOUGHTS, Content, image_of_message
 
 
 class _Message(Open):
@@ -21,7 +21,7 @@ class _Message(Open):
         if not isinstance(fields, dict) or not isinstance(images := fields.get("images"), list | tuple):
             return fields
         parts: list[Any] = [
-            beside_content(image, f"images.{i}") if isinstance(image, str) else {"type": "image", "base64": image}
+            image_of_message(image, f"images.{i}") if isinstance(image, str) else {"type": "image", "base64": image}
             for i, image in enumerate(images)
         ]
         return {**fields, "content": [*parts, *_listed(fields.get("content"))]} if parts else fields
@@ -46,7 +46,7 @@ class UserMessage(_Message):
     name: Text | None = None
 
 
-# In other APIs, fields of these names are no text.
+# In other APIs, fields of these names hold something else than text.
 OtherThought = Annotated[
     Text | None,
     BeforeValidator(lambda value: value if isinstance(value, str) else None, json_schema_input_type=Any),

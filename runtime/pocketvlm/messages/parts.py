@@ -149,7 +149,7 @@ class ImagePart(Open):
         return self.image if isinstance(self.image, str) else self.url
 
 
-def beside_content(text: str, field: str) -> ImagePart:
+def image_of_message(text: str, field: str) -> ImagePart:
     """Return a picture that a message has next to its content, in `field`, such as images.0."""
     part = ImagePart(type="image", base64=text)
     part._field = f"^{field}"

@@ -16,6 +16,7 @@ from pocketvlm.messages.field_errors import did_you_mean
 FunctionName = Annotated[str, Field(pattern=r'^[^"\\<>{}\[\]\x00-\x1f\x7f]{1,256}$')]
 _COMPARED = 50  # fields of a function whose names are compared with the known ones, which takes time
 _SCHEMA_KEYS = ("parameters", "input_schema", "inputSchema")  # OpenAI's; Anthropic's and MCP's
+_OF_FUNCTION = ("description", "parameters", "strict")
 
 
 class FunctionDefinition(Open):
@@ -48,6 +49,13 @@ class Tool(Open):
     def _known_form(cls, value: Any, handler: ModelWrapValidatorHandler[Tool]) -> Tool:
         if not isinstance(value, Mapping):
             return handler(value)
+        function = value.get("function")
+        if isinstance(function, Mapping):  # what belongs into it may stand next to it
+            next_to_it = {name: value[name] for name in _OF_FUNCTION if name in value and function.get(name) is None}
+            tool = handler({**value, "function": {**function, **next_to_it}})
+            if next_to_it.get("parameters") is not None:
+                tool._parameters_field = "parameters"
+            return tool
         if "function" in value or "name" not in value:
             return handler(value)
         key = next((key for key in _SCHEMA_KEYS if value.get(key) is not None), "parameters")

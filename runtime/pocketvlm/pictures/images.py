@@ -10,22 +10,19 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
-import os
 import re
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from typing import IO, TYPE_CHECKING
 
-from pocketvlm.errors import ImageError, ImageFormatError, ImageNotFoundError, ImageTooLargeError
+from pocketvlm.errors import ImageError, ImageTooLargeError
 from pocketvlm.messages import ImagePart, ImageURLPart
-from pocketvlm.messages.parts import source_path
-from pocketvlm.pictures import base64_text
+from pocketvlm.pictures.formats import FORMATS
 from pocketvlm.pictures.opened import Opened, UnsupportedKindError
+from pocketvlm.pictures.sources import Source, find_source, open_file
 from pocketvlm.system.json_types import ByteArray
 
 if TYPE_CHECKING:  # numpy and Pillow are imported with the first picture
@@ -36,7 +33,6 @@ if TYPE_CHECKING:  # numpy and Pillow are imported with the first picture
     _Reader = Callable[[IO[bytes]], Image.Image]
 
 MAX_PIXELS = 100_000_000
-FORMATS = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF and HEIC"
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
@@ -53,7 +49,6 @@ _OPENERS = (
     (re.compile(rb"[\s\0\xef\xbb\xbf]{,64}(?=\xff\xd8[\xff\0])"), "jpeg", "open_jpeg"),
 )
 _UNSUPPORTED = re.compile(r"unsupported|not (yet )?supported|cannot handle", re.IGNORECASE)
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE)  # at least two letters, as C:\ is a drive
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,19 +81,8 @@ class Picture:
         if self.packed_size is None:
             return self.data
         width, height = self.packed_size
-        _, image = _decode(io.BytesIO(self.data), _Source("a picture", ""), width * height)
+        _, image = _decode(io.BytesIO(self.data.tobytes()), Source("a picture", ""), width * height)
         return _array(image)
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The source of a picture, for error messages: its name, and the path of the request's field."""
-
-    name: str
-    param: str
-
-    def error(self, reason: str, kind: type[ImageError] = ImageFormatError) -> ImageError:
-        return kind(f"{self.name}: {reason}", self.param)
 
 
 def read_picture(
@@ -121,13 +105,13 @@ def read_picture(
     path of the field.
     """
     started = time.perf_counter()
-    source, content = _source(part, param, local)
+    source, content = find_source(part, param, local)
     if isinstance(content, bytes):
         if not content:
             raise source.error("is empty")
         opened, image = _decode(io.BytesIO(content), source, max_pixels)
     elif isinstance(content, Path):
-        with _open_file(content, source) as file:
+        with open_file(content, source) as file:
             opened, image = _decode(file, source, max_pixels)
     else:
         opened, image = _load(_from_memory(content, source), source, max_pixels)
@@ -150,119 +134,10 @@ def read_picture(
     )
 
 
-# ---- sources
-
-
-def _source(part: ImageURLPart | ImagePart, param: str, local: bool) -> tuple[_Source, Any]:
-    """Return the source, and its content: a path, bytes, or an object in memory."""
-    param = source_path(part, param)
-    if isinstance(part, ImageURLPart):
-        return _from_url(part.image_url.url, param, local)
-    if part.url is not None:
-        return _from_url(part.url, param, local)
-    if part.path is not None:
-        return _from_path(part.path, param, local)
-    if part.base64 is not None:
-        source = _Source("base64 text", param)
-        return source, _from_base64(part.base64, source)
-    if isinstance(part.image, str):  # a path or a URL, as in transformers
-        return _from_url(part.image, param, local)
-    if isinstance(part.image, Path):
-        return _from_path(part.image, param, local)
-    if isinstance(part.image, (bytes, bytearray, memoryview)):
-        return _Source("bytes", param), bytes(part.image)
-    return _Source(f"a picture in memory ({type(part.image).__name__})", param), part.image
-
-
-def _from_url(url: str, param: str, local: bool) -> tuple[_Source, Path | bytes]:
-    if base64_text.is_data_uri(url):
-        source = _Source("data: URI", param)
-        return source, _from_base64(url, source)
-    if base64_text.is_picture(url):
-        source = _Source("base64 text", param)
-        return source, _from_base64(url, source)
-    scheme, slashes = match.groups() if (match := _SCHEME.match(url)) else ("", None)
-    scheme = scheme.lower()
-    source = _Source(_shortened(url), param)
-    if scheme in ("http", "https"):
-        next_step = "give its path" if local else "send it as a data: URI"
-        reason = f"pictures are not fetched from the network; download it first, then {next_step}"
-        raise source.error(reason, ImageError)
-    if scheme == "file":
-        return _from_path(_path_of(url, source) if local else "", param, local, url)
-    if slashes:
-        raise source.error(f"{scheme}: is not supported; give a data: URI or a path", ImageError)
-    return _from_path(url, param, local)
-
-
-def _from_path(path: str | Path, param: str, local: bool, shown: str | None = None) -> tuple[_Source, Path]:
-    source = _Source(_shortened(shown or str(path)) or "an empty path", param)
-    if not local:
-        raise source.error("files are not read here; send the picture as a data: URI", ImageError)
-    if str(path) in ("", "."):  # Path("") means the working directory
-        raise source.error("is not a file", ImageNotFoundError)
-    return source, Path(path)
-
-
-def _path_of(uri: str, source: _Source) -> str:
-    parts = urlsplit(uri)
-    if parts.netloc not in ("", "localhost"):
-        raise source.error("only files on this machine can be read", ImageError)
-    path = unquote(parts.path)
-    return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:", path) else path
-
-
-def _from_base64(text: str, source: _Source) -> bytes:
-    try:
-        return base64_text.decode(text)
-    except ValueError as error:
-        raise source.error(str(error)) from None
-
-
-def _open_file(path: Path, source: _Source) -> IO[bytes]:
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise source.error("is a directory, not a picture")
-        if not stat.S_ISREG(status.st_mode):  # a pipe would block, and a device may never end
-            raise source.error("is not a regular file", ImageError)
-        if status.st_size == 0:
-            raise source.error("is empty")
-        return path.open("rb")
-    except ImageError:
-        raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise source.error("no such file", ImageNotFoundError) from None
-    except PermissionError:
-        raise source.error("permission denied", ImageError) from None
-    except (OSError, ValueError) as error:  # a name that is too long or contains NUL
-        reason = getattr(error, "strerror", None) or error
-        raise source.error(f"cannot be opened: {reason}", ImageNotFoundError) from None
-
-
-def _from_memory(image: object, source: _Source) -> Opened:
-    import numpy as np
-    from PIL import Image
-
-    if isinstance(image, Image.Image):
-        return _opened(image)
-    if not isinstance(image, np.ndarray):
-        raise source.error("unsupported type; give bytes, a path, a PIL image or a uint8 array [height, width, 3]")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise source.error(f"must be uint8 [height, width, 3], not {image.dtype} {list(image.shape)}")
-    if not image.size:
-        raise source.error("has no pixels")
-    return _opened(Image.fromarray(np.ascontiguousarray(image)))
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 200 else f"{name[:100]}…{name[-50:]}"
-
-
 # ---- decoding
 
 
-def _decode(file: IO[bytes], source: _Source, max_pixels: int) -> tuple[Opened, Image.Image]:
+def _decode(file: IO[bytes], source: Source, max_pixels: int) -> tuple[Opened, Image.Image]:
     head = file.read(512)
     size = _webp_canvas(head)
     if size is not None:  # Pillow's WebP reader allocates the pixels when it opens a file
@@ -276,7 +151,7 @@ def _decode(file: IO[bytes], source: _Source, max_pixels: int) -> tuple[Opened, 
     return _load(opened, source, max_pixels)
 
 
-def _load(opened: Opened, source: _Source, max_pixels: int) -> tuple[Opened, Image.Image]:
+def _load(opened: Opened, source: Source, max_pixels: int) -> tuple[Opened, Image.Image]:
     """Decode the pixels of a picture whose header was read, and return it as upright RGB."""
     _check_size(opened.size, source, max_pixels)
     try:
@@ -297,7 +172,22 @@ def _opened(image: Image.Image, pages: int = 1) -> Opened:
     return Opened(image.size, load, pages)
 
 
-def _check_size(size: tuple[int, int], source: _Source, max_pixels: int) -> None:
+def _from_memory(image: object, source: Source) -> Opened:
+    import numpy as np
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return _opened(image)
+    if not isinstance(image, np.ndarray):
+        raise source.error("unsupported type; give bytes, a path, a PIL image or a uint8 array [height, width, 3]")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise source.error(f"must be uint8 [height, width, 3], not {image.dtype} {list(image.shape)}")
+    if not image.size:
+        raise source.error("has no pixels")
+    return _opened(Image.fromarray(np.ascontiguousarray(image)))
+
+
+def _check_size(size: tuple[int, int], source: Source, max_pixels: int) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise source.error("has no pixels")
@@ -309,7 +199,7 @@ def _check_size(size: tuple[int, int], source: _Source, max_pixels: int) -> None
         )
 
 
-def _unreadable(error: Exception, source: _Source) -> Exception:
+def _unreadable(error: Exception, source: Source) -> Exception:
     """Return the error to raise for an error of a Pillow reader."""
     from PIL import Image
 
@@ -326,7 +216,7 @@ def _unreadable(error: Exception, source: _Source) -> Exception:
     return source.error(f"damaged or truncated: {reason}")
 
 
-def _opener(head: bytes, source: _Source) -> tuple[int, Callable[[IO[bytes]], Opened]]:
+def _opener(head: bytes, source: Source) -> tuple[int, Callable[[IO[bytes]], Opened]]:
     """Return where the picture begins in a file that begins with `head`, and what opens it."""
     if head[4:8] == b"ftyp":
         return 0, partial(_open_with, _iso_reader(head, source))
@@ -347,7 +237,7 @@ def _open_with(reader: _Reader, file: IO[bytes]) -> Opened:
     return _opened(image, getattr(image, "n_frames", 1) if image.format == "HEIF" else 1)
 
 
-def _iso_reader(head: bytes, source: _Source) -> _Reader:
+def _iso_reader(head: bytes, source: Source) -> _Reader:
     """Return the reader for AVIF or HEIC. They share a container, whose first box lists brands."""
     box = head[: int.from_bytes(head[:4], "big")]
     brands = {box[8:12], *(box[start : start + 4] for start in range(16, len(box), 4))}

@@ -63,7 +63,7 @@ def _image(file: IO[bytes], pieces: list[bytes | range]) -> JpegImageFile:
 class _Header:
     """What is needed as pieces of the file, the last of which has the scans; the number of pictures.
 
-    `frame` is the body of the frame header. `interval`: so many blocks stand between two restart markers, if not 0.
+    `frame` is the body of the frame header. `interval` counts the blocks between two restart markers, if not 0.
     """
 
     pieces: list[bytes | range]
@@ -110,7 +110,7 @@ def _next_marker(file: IO[bytes], position: int) -> int | None:
     """Return the position of the next marker, after padding."""
     for size in (64, _MAX_PADDING):
         file.seek(position)
-        if match := re.search(rb"\xff+[^\xff\0]", file.read(size)):
+        if match := re.search(rb"\xff[^\xff\0]", file.read(size)):
             return position + match.end() - 2
     return None
 

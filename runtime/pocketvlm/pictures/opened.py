@@ -21,8 +21,8 @@ class UnsupportedKindError(Exception):
 class Opened:
     """A file of which only the header was read. `size` is (width, height) in pixels, as stored: not yet upright.
 
-    `load` decodes the pixels; it may be called after `size` was found to be within the limits. `pages` counts the
-    pictures of the file, of which one is read. `notes` are sentences for the user; `load` may add some.
+    `load` decodes the pixels; the caller checks `size` against the limits first. `pages` counts the pictures of the
+    file, of which one is read. `notes` are sentences for the user; `load` may add some.
     """
 
     size: tuple[int, int]

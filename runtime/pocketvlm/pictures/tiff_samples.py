@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     Samples = npt.NDArray[Any]  # [rows, width, samples] of the file's own type
 
 _BAND = 1 << 22  # bytes to decode at once, unless a strip or tile is larger
+_MAX_CHUNKS = 1024  # of a band
+_LONGEST_CODE, _OVERHEAD = 2, 4096  # no compression makes more than so many bytes of one, and so many in front
+_MAX_BITS = 1 << 22  # to unpack at once, in one byte each, unless a row has more
 _MAX_PADDING = 1 << 24  # pixels of tiles that lie outside of the picture
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -106,7 +109,7 @@ def _bands(file: IO[bytes], page: TiffPage, channels: list[int]) -> Iterator[tup
     band: list[_Chunk] = []
     for chunk in _chunks(page, channels, row_bytes):
         full = (len(band) + 1) * page.chunk_size[1] * row_bytes > _BAND
-        if band and (full or chunk.plane != band[0].plane or chunk.rows > band[-1].rows):
+        if band and (full or len(band) == _MAX_CHUNKS or chunk.plane != band[0].plane or chunk.rows > band[-1].rows):
             yield from _decoded(file, page, band, row_bytes)
             band = []
         band.append(chunk)
@@ -144,7 +147,9 @@ def _decoded(
     parts = []
     for chunk in band:
         file.seek(chunk.offset)
-        size = chunk.rows * row_bytes if page.compression == 1 else chunk.count or -1
+        size = chunk.rows * row_bytes
+        if page.compression != 1:  # a file may say that each chunk is the whole file
+            size = min(chunk.count or _LONGEST_CODE * size + _OVERHEAD, _LONGEST_CODE * size + _OVERHEAD)
         data = file.read(size)
         parts.append(data.translate(_REVERSED) if page.reversed_bits else data)
     if page.compression == 1:
@@ -245,9 +250,14 @@ def _samples(rows: ByteArray, page: TiffPage) -> Samples:
     return integers.view(f"=f{size}" if page.format == 3 else f"=i{size}" if page.format == 2 else integers.dtype)
 
 
-def _unpacked(rows: ByteArray, count: int, bits: int) -> npt.NDArray[np.uint32]:
+def _unpacked(rows: ByteArray, count: int, bits: int) -> npt.NDArray[Any]:
     """Return `count` integers of `bits` bits from each row; the highest bit comes first, whatever the byte order."""
-    single = np.unpackbits(rows, axis=1, count=count * bits).reshape(-1, bits)
-    padded = np.zeros((len(single), 32), np.uint8)
-    padded[:, 32 - bits :] = single
-    return np.packbits(padded, axis=1).view(">u4").astype(np.uint32).reshape(len(rows), count)
+    values = np.zeros((len(rows), count), np.uint16 if bits <= 16 else np.uint32)
+    step = max(1, _MAX_BITS // (count * bits))
+    for first in range(0, len(rows), step):
+        part = values[first : first + step]
+        single = np.unpackbits(rows[first : first + step], axis=1, count=count * bits).reshape(len(part), count, bits)
+        for bit in range(bits):
+            part <<= 1
+            part |= single[..., bit]
+    return values

@@ -103,9 +103,8 @@ class _ErrorResponses:
             started = True
             await send(message)
 
-        scope["path"] = (
-            scope["path"].rstrip("/") or "/"
-        )  # some clients join a base URL and a route so that it ends in one
+        # Some clients join a base URL and a route so that it ends in a slash.
+        scope["path"] = scope["path"].rstrip("/") or "/"
         scope["app"] = self  # otherwise the router answers unknown routes itself
         try:
             await self._app(scope, receive, send_and_note)

@@ -57,9 +57,8 @@ class OutputParser:
         )
         self._held = ""  # text that is not parsed yet
         self._visible = continues  # the content, or the thought, has begun with something else than white space
-        self._has_content = (
-            continues and not thinking
-        )  # like it, but also where the content is held back for a stop string
+        # Like it for the content alone, also where it is held back for a stop string.
+        self._has_content = continues and not thinking
         self._after_thought = False  # white space right behind a thought is not content
         self.calls = 0
         self._depth = 0  # of brackets in the arguments

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 MAX_GROUPS = 50  # within each other: the compiler recurses
 _NEVER = "\\x{1}"
@@ -68,9 +69,10 @@ def _written(alternation: _Alternation, *, at_start: bool, at_end: bool) -> Iter
     for i, items in enumerate(alternation.options):
         if i:
             yield "|"
+        start = sum(1 for _ in takewhile(lambda item: item.content in ("^", _IGNORE_CASE), items))
+        end = len(items) - sum(1 for _ in takewhile(lambda item: item.content == "$", reversed(items)))
         for j, item in enumerate(items):
-            first = at_start and all(before.content in ("^", _IGNORE_CASE) for before in items[:j])
-            last = at_end and all(behind.content == "$" for behind in items[j + 1 :])
+            first, last = at_start and j <= start, at_end and j >= end - 1
             if isinstance(item.content, str):
                 if (item.content == "^" and not first) or (item.content == "$" and not last):
                     raise ValueError(f"{item.content} is supported only at the ends of a pattern")

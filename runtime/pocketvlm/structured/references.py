@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from urllib.parse import unquote
 from pocketvlm.structured.dialects import Schema, modern
 
 _MISSING = object()
+_INDEX = re.compile("[0-9]{1,9}")  # of a list, in a pointer
 T = TypeVar("T")
 
 
@@ -43,7 +45,7 @@ class References:
             name = step.replace("~1", "/").replace("~0", "~")
             if isinstance(target, Mapping):
                 target = target.get(name, _MISSING)
-            elif isinstance(target, Sequence) and not isinstance(target, str) and name.isdigit():
+            elif isinstance(target, Sequence) and not isinstance(target, str) and _INDEX.fullmatch(name):
                 target = target[int(name)] if int(name) < len(target) else _MISSING
             else:
                 target = _MISSING

@@ -122,7 +122,7 @@ class _Rewriter:
         self._definitions: dict[tuple[int, bool, Tags], _Definition] = {}
         self._pending: list[_Definition] = []
         self._count = 0
-        self.left_out: list[str] = []
+        self.left_out: dict[str, None] = {}  # paths in order
 
     def rewrite(self, *, is_object: bool) -> Schema:
         root: Mapping[str, Any] = self._root
@@ -156,8 +156,7 @@ class _Rewriter:
                 "leave it out, or send it without strict: true",
                 full,
             )
-        if full not in self.left_out:
-            self.left_out.append(full)
+        self.left_out[full] = None
 
     def _schema(self, value: Any, path: str, *, is_open: bool, tags: Tags = ()) -> Any:
         """Return a schema in the compiler's keywords.
@@ -317,7 +316,9 @@ class _Rewriter:
             written = name
             if key == "patternProperties":
                 try:
-                    [written] = translate(name)
+                    written, *conditions = translate(name)
+                    if conditions:
+                        raise ValueError("look-around in names is not supported")
                 except ValueError as error:
                     self._leave_out(path, name, str(error))
                     continue

@@ -70,10 +70,10 @@ def argument_schemas(
     Raises UnsupportedError for a tool with `strict: true` that cannot be enforced.
     """
     rules: list[SchemaRule] = []
-    left_out: list[str] = []
+    left_out: list[tuple[str, ...]] = []  # of each rule
+    any_object = compile_schema(_ANY_OBJECT, "tools", pretty=pretty)
     for i in chosen:
         function, param = tools[i].function, f"tools.{i}.{tools[i].parameters_field}"
-        any_object = compile_schema(_ANY_OBJECT, param, pretty=pretty)
         try:
             compiled = compile_schema(
                 _NO_ARGUMENTS if function.parameters is None else function.parameters,
@@ -89,15 +89,15 @@ def argument_schemas(
             compiled = replace(any_object, left_out=(param,))  # too large
         weaker = None if function.strict else any_object.rule
         rules.append(SchemaRule(f"arguments_{i}", compiled.rule, param, weaker))
-        left_out += compiled.left_out
-    while sum(len(rule.text) for rule in rules) > _MAX_SCHEMAS:
-        largest = max(range(len(rules)), key=lambda i: len(rules[i].text))
-        rule = rules[largest]
-        if rule.weaker is None or rule.text == rule.weaker:
-            break  # a strict one, which is refused by what compiles the grammar
-        rules[largest] = replace(rule, text=rule.weaker)
-        left_out = [path for path in left_out if not path.startswith(rule.param)] + [rule.param]
-    return rules, left_out
+        left_out.append(compiled.left_out)
+    total = sum(len(rule.text) for rule in rules)
+    for i in sorted(range(len(rules)), key=lambda i: len(rules[i].text), reverse=True):
+        rule = rules[i]
+        if total <= _MAX_SCHEMAS or rule.weaker is None or rule.text == rule.weaker:
+            break  # a strict one is refused by what compiles the grammar
+        total -= len(rule.text) - len(rule.weaker)
+        rules[i], left_out[i] = replace(rule, text=rule.weaker), (rule.param,)
+    return rules, [path for paths in left_out for path in paths]
 
 
 def function_fields(tool: Tool) -> dict[str, Any]:

@@ -47,8 +47,9 @@ class ImageSpan:
 Span: TypeAlias = TextSpan | ImageSpan
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-# Templates may drop results of earlier calls, and text beside calls.
+# Templates may drop results of earlier calls, and text of messages with calls.
 _MAY_BE_LOST = ("assistant", "tool")
+_MAX_INCOMPLETE = 24  # arrangements that lose such a text, before the first of them is taken
 
 CHATML = (
     "{% for message in messages %}"
@@ -162,7 +163,8 @@ class ChatTemplate:
                 continue
             except Exception as error:  # a template may raise anything
                 errors.append(ModelError(f"the chat template fails: {type(error).__name__}: {error}", self._path))
-                errors[-1].__cause__ = error
+                # Its traceback refers to this frame, which refers to `errors`: a cycle that would keep the model alive.
+                errors[-1].__cause__ = error.with_traceback(None)
                 continue
             placed = [span.index for span in spans if isinstance(span, ImageSpan)]
             if placed != pictures:
@@ -175,6 +177,8 @@ class ChatTemplate:
                 errors.append(RequestError(message, required[0].path))
             else:
                 incomplete.append(spans)
+                if len(incomplete) == _MAX_INCOMPLETE:
+                    break
         if incomplete:
             return incomplete[0]
         raise errors[0]

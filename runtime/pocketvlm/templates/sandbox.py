@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set, ValuesView
 from contextlib import suppress
 from datetime import datetime
 from operator import index
@@ -188,13 +188,14 @@ def _output(value: object) -> str:
 
 
 def _strings(value: object) -> Iterator[str]:
-    """Yield all strings within lists, tuples and mappings."""
+    """Yield all strings within lists, tuples, mappings and their views, also keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for item in value.values():
+        for key, item in value.items():
+            yield from _strings(key)
             yield from _strings(item)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list | tuple | Set | ValuesView):
         for item in value:
             yield from _strings(item)
 

@@ -7,6 +7,7 @@ text and the order of the pictures. Pure.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -68,13 +69,8 @@ def _hoist_system_texts(turns: Turns) -> Turns:
     """Join all system texts with the one at the beginning, if there is one."""
     if not turns or turns[0].role not in SYSTEM_ROLES:
         return turns
-    first, others = turns[0], []
-    for turn in turns[1:]:
-        if turn.role in SYSTEM_ROLES:
-            first = _join(first, turn)
-        else:
-            others.append(turn)
-    return (first, *others)
+    system = [turn for turn in turns if turn.role in SYSTEM_ROLES]
+    return (_join(system), *(turn for turn in turns if turn.role not in SYSTEM_ROLES))
 
 
 def _give_users_later_system_texts(turns: Turns) -> Turns:
@@ -84,30 +80,30 @@ def _give_users_later_system_texts(turns: Turns) -> Turns:
 
 def _give_users_system_texts(turns: Turns) -> Turns:
     """Put each system text into the turn of a user that follows it, or make it one."""
-    changed: list[Turn] = []
+    groups: list[list[Turn]] = []
     open_text = False
     for turn in turns:
         is_system = turn.role in SYSTEM_ROLES
         if is_system:
             turn = replace(turn, role="user")
         if open_text and turn.role == "user":
-            changed[-1] = replace(_join(changed[-1], turn), name=turn.name)
+            groups[-1].append(turn)
         else:
-            changed.append(turn)
+            groups.append([turn])
         open_text = is_system
-    return tuple(changed)
+    return tuple(replace(_join(group), name=group[-1].name) for group in groups)
 
 
 def _join_neighbours(turns: Turns) -> Turns:
     """Make one turn of each run of turns of a user, or of the assistant."""
-    joined: list[Turn] = []
+    groups: list[list[Turn]] = []
     for turn in turns:
-        last = joined[-1] if joined else None
+        last = groups[-1][-1] if groups else None
         if last is not None and last.role == turn.role and turn.role in ("user", "assistant") and not last.calls:
-            joined[-1] = _join(last, turn)
+            groups[-1].append(turn)
         else:
-            joined.append(turn)
-    return tuple(joined)
+            groups.append([turn])
+    return tuple(map(_join, groups))
 
 
 def _fill_gaps(turns: Turns) -> Turns:
@@ -154,16 +150,18 @@ def _give_earlier_users_pictures(turns: Turns) -> Turns:
     """Move pictures of others to the end of the user's turn before them, or to the beginning of the first one."""
     moved: list[Turn] = []
     waiting: tuple[int, ...] = ()
+    last: int | None = None  # of the user's turns
     for turn in turns:
         if turn.role == "user":
+            last = len(moved)
             moved.append(replace(turn, pieces=(*waiting, *turn.pieces)))
             waiting = ()
             continue
         moved.append(_without_pictures(turn))
-        if any(earlier.role == "user" for earlier in moved):
-            moved = list(_append_to_last_user(moved, turn.pictures))
-        else:
+        if last is None:
             waiting += turn.pictures
+        elif turn.pictures:
+            moved[last] = replace(moved[last], pieces=(*moved[last].pieces, *turn.pictures))
     return (*moved, Turn("user", waiting)) if waiting else tuple(moved)
 
 
@@ -193,40 +191,54 @@ def _separate_calls(turns: Turns) -> Turns:
 def _make_one_call_at_a_time(turns: Turns) -> Turns:
     """Split answers with several calls, for templates that know one in a turn. Results follow their calls."""
     split: list[Turn] = []
-    waiting: list[Turn] = []  # calls whose results follow
+    waiting: dict[int, Turn] = {}  # calls whose results follow
+    numbers: dict[str | None, deque[int]] = {}  # of these by their ids
     for turn in _separate_calls(turns):
         if len(turn.calls) > 1:
-            split += waiting
-            first, *others = ((call,) for call in turn.calls)
-            waiting = [replace(turn, calls=first), *(replace(turn, calls=call, thought="") for call in others)]
+            split += waiting.values()
+            waiting, numbers = {}, {}
+            for i, call in enumerate(turn.calls):
+                waiting[i] = replace(turn, calls=(call,), thought="" if i else turn.thought)
+                numbers.setdefault(call["id"], deque()).append(i)
             continue
         if waiting and turn.role == "tool":
-            ids = [call.calls[0]["id"] for call in waiting]
-            split.append(waiting.pop(ids.index(turn.call_id) if turn.call_id in ids else 0))
+            named = numbers.get(turn.call_id, deque())
+            while named and named[0] not in waiting:
+                named.popleft()
+            split.append(waiting.pop(named[0] if named else next(iter(waiting))))
         else:
-            split += waiting
-            waiting = []
+            split += waiting.values()
+            waiting = {}
         split.append(turn)
-    return (*split, *waiting)
+    return (*split, *waiting.values())
 
 
 def _drop_thoughts(turns: Turns) -> Turns:
     return tuple(replace(turn, thought="") for turn in turns)
 
 
-def _join(first: Turn, second: Turn) -> Turn:
-    pieces, rest = first.pieces, second.pieces
-    if pieces and rest and isinstance(before := pieces[-1], str) and isinstance(after := rest[0], str):
-        # One text, because some templates trim each.
-        pieces, rest = (*pieces[:-1], _BLANK_LINE.join(text for text in (before, after) if text)), rest[1:]
-    thoughts = [thought for thought in (first.thought, second.thought) if thought]
+def _join(turns: Sequence[Turn]) -> Turn:
+    """Return one turn. Texts of different turns that follow each other become one, because some templates trim each."""
+    if len(turns) == 1:
+        return turns[0]
+    groups: list[list[Piece]] = []
+    for turn in turns:
+        for i, piece in enumerate(turn.pieces):
+            if i == 0 and groups and isinstance(piece, str) and isinstance(groups[-1][0], str):
+                groups[-1].append(piece)
+            else:
+                groups.append([piece])
+    first = turns[0]
     return replace(
         first,
-        pieces=(*pieces, *rest),
-        as_string=first.as_string and second.as_string,
-        calls=second.calls,
-        thought=_BLANK_LINE.join(thoughts),
-        name=first.name if first.name == second.name else None,
+        pieces=tuple(
+            group[0] if len(group) == 1 else _BLANK_LINE.join(text for text in group if isinstance(text, str) and text)
+            for group in groups
+        ),
+        as_string=all(turn.as_string for turn in turns),
+        calls=turns[-1].calls,
+        thought=_BLANK_LINE.join(turn.thought for turn in turns if turn.thought),
+        name=first.name if all(turn.name == first.name for turn in turns) else None,
     )
 
 

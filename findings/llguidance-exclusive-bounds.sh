@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# llguidance allows the excluded bound itself when both bounds of a number begin with the same integer.
+#
+# Version: llguidance 1.9.1; for comparison jsonschema 4.26.0.
+#
+# Expected: `{"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}` does not allow 0. `exclusiveMinimum` means more
+# than the bound, `exclusiveMaximum` less.
+#
+# Seen: it allows `0`, with no error and no warning. It refuses `0.0`, which is the same number. This happens when the
+# excluded bound is an integer and the other bound has the same integer part and is a fraction. By reading, the grammar
+# then makes the whole fraction optional, whether or not the bound is excluded.
+#
+#   exclusiveMinimum 0, maximum or exclusiveMaximum 0.5    allows 0
+#   exclusiveMinimum 7, maximum 7.5                        allows 7
+#   minimum -7.5, exclusiveMaximum -7                      allows -7
+#   exclusiveMinimum 0, maximum 1 or 1.5 or none           refuses 0
+#   exclusiveMinimum 0.5, maximum 0.75                     refuses 0.5
+#
+# Why it matters: rates, probabilities and step sizes often have to be more than 0 and less than a fraction, so that a
+# program can divide by them or take their logarithm. A model that means "none" writes `0`. Use `minimum` with the
+# smallest value that makes sense, or check the answer against the schema. A test with a maximum of 1 does not show it.
+set -euo pipefail
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+"${PYTHON:-python3}" -m venv "$dir/venv"
+"$dir/venv/bin/pip" install -q --no-compile llguidance==1.9.1 jsonschema==4.26.0
+PYTHONDONTWRITEBYTECODE=1 "$dir/venv/bin/python" - <<'PYTHON'
+import json
+import sys
+
+import jsonschema
+import llguidance
+
+# The bounds, the texts to try, and those of them that llguidance allows although the schema excludes them.
+CASES = [
+    ({"exclusiveMinimum": 0, "maximum": 0.5}, "0 0.0 0.1 0.5", ["0"]),
+    ({"exclusiveMinimum": 0, "exclusiveMaximum": 0.5}, "0 0.0 0.1 0.5", ["0"]),
+    ({"exclusiveMinimum": 0, "maximum": 0.001}, "0 0.0 0.001", ["0"]),
+    ({"exclusiveMinimum": 7, "maximum": 7.5}, "7 7.0 7.1 7.5", ["7"]),
+    ({"minimum": -7.5, "exclusiveMaximum": -7}, "-7.5 -7.1 -7.0 -7", ["-7"]),
+    ({"exclusiveMinimum": 0}, "0 0.0 0.1", []),
+    ({"exclusiveMinimum": 0, "maximum": 1}, "0 0.0 0.1 1", []),
+    ({"exclusiveMinimum": 0, "maximum": 1.5}, "0 0.0 0.1 1.5", []),
+    ({"exclusiveMinimum": 7, "maximum": 8.5}, "7 7.0 7.1 8.5", []),
+    ({"exclusiveMinimum": 0.5, "maximum": 0.75}, "0.5 0.50 0.6 0.75", []),
+    ({"minimum": 0.001, "maximum": 0.5}, "0 0.0 0.001 0.5", []),
+]
+
+tokenizer = llguidance.LLTokenizer("byte")
+changed = False
+for bounds, texts, wrong in CASES:
+    schema = {"type": "number", **bounds}
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False})
+    failed, messages = llguidance.LLMatcher.validate_grammar_with_warnings(grammar, tokenizer)
+    print(f"{json.dumps(schema)}   errors and warnings: {messages or 'none'}")
+    misjudged = []
+    for text in texts.split():
+        tokens = tokenizer.tokenize_str(text)
+        matcher = llguidance.LLMatcher(tokenizer, grammar)
+        allowed = matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+        fits = jsonschema.Draft202012Validator(schema).is_valid(json.loads(text))
+        print(f"    {text:>6}   jsonschema: {'fits' if fits else 'does not fit':<12}", end="")
+        print(f"   llguidance: {'allowed' if allowed else 'refused'}{'' if allowed == fits else '   wrong'}")
+        if allowed != fits:
+            misjudged.append(text)
+    changed |= failed or bool(messages) or misjudged != wrong
+sys.exit("llguidance treats exclusive bounds differently now" if changed else 0)
+PYTHON
