@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import requests
+from filelock import FileLock
 from PIL import Image
 
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()", "serve"]
@@ -164,7 +165,8 @@ def npm() -> Path:
         pytest.skip("NO node ON THIS MACHINE: the clients and schemas from npm are NOT tested")
     modules = JS / "node_modules"
     stamp = modules / ".package-lock.json"
-    if not stamp.is_file() or stamp.stat().st_mtime < (JS / "package-lock.json").stat().st_mtime:
-        done = subprocess.run(["npm", "ci"], cwd=JS, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, f"npm ci in {JS}: {done.stderr}"
+    with FileLock(JS / ".npm.lock"):  # the workers of pytest-xdist share the folder
+        if not stamp.is_file() or stamp.stat().st_mtime < (JS / "package-lock.json").stat().st_mtime:
+            done = subprocess.run(["npm", "ci"], cwd=JS, capture_output=True, text=True, timeout=300, check=False)
+            assert done.returncode == 0, f"npm ci in {JS}: {done.stderr}"
     return modules

@@ -181,7 +181,10 @@ class ChatTemplate:
                     break
         if incomplete:
             return incomplete[0]
-        raise errors[0]
+        try:
+            raise errors[0]
+        finally:
+            errors.clear()  # the same cycle
 
     def _entries(self, turns: Turns, no_content: bool) -> list[dict[str, Any]]:
         """Return turns as the template gets them."""
