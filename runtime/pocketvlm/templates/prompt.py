@@ -163,8 +163,8 @@ class ChatTemplate:
                 continue
             except Exception as error:  # a template may raise anything
                 errors.append(ModelError(f"the chat template fails: {type(error).__name__}: {error}", self._path))
-                # Its traceback refers to this frame, which refers to `errors`: a cycle that would keep the model alive.
-                errors[-1].__cause__ = error.with_traceback(None)
+                sandbox.drop_traceback(error)  # it refers to this frame, and `errors` would refer to it
+                errors[-1].__cause__ = error
                 continue
             placed = [span.index for span in spans if isinstance(span, ImageSpan)]
             if placed != pictures:
@@ -181,10 +181,7 @@ class ChatTemplate:
                     break
         if incomplete:
             return incomplete[0]
-        try:
-            raise errors[0]
-        finally:
-            errors.clear()  # the same cycle
+        raise errors.pop(0)  # its traceback refers to this frame, which must not refer to it
 
     def _entries(self, turns: Turns, no_content: bool) -> list[dict[str, Any]]:
         """Return turns as the template gets them."""

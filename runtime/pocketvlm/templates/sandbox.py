@@ -145,6 +145,7 @@ def joined(values: Iterable[object]) -> str:
     return Traced(whole, tuple(runs)) if any(author != TEMPLATE for _, author in runs) else whole
 
 
+@functools.lru_cache(maxsize=4)  # loading a model reads its template twice
 def compiled(source: str) -> Template:
     """Compile a template. Raises jinja2.TemplateSyntaxError, and any other error of Jinja's compiler."""
     return _ENVIRONMENT.from_string(source)

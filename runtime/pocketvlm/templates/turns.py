@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any, TypeAlias
 
 from pocketvlm.templates.sandbox import Traced
@@ -49,16 +48,37 @@ def arrangements(turns: Turns, *, late_system_texts: bool = True) -> Iterator[Tu
 
     Without `late_system_texts`, those that have a system text behind another turn are left out.
     """
-    seen = set()
-    for changes in _COMBINATIONS:
-        arranged = turns
-        for _, change in changes:
-            arranged = change(arranged)
-        # Traced strings compare by their characters, so the key has what else can differ.
-        key = tuple((turn.role, turn.pieces, len(turn.calls), turn.thought) for turn in arranged)
-        if key not in seen and (late_system_texts or not any(turn.role in SYSTEM_ROLES for turn in arranged[1:])):
+    for arranged in _distinct(turns):
+        if late_system_texts or not any(turn.role in SYSTEM_ROLES for turn in arranged[1:]):
+            yield arranged
+
+
+def _distinct(turns: Turns) -> Iterator[Turns]:
+    yield turns
+    # What was reached with each kind of change so far: how much it changed, the choices made, and the turns.
+    reached: dict[tuple[object, bool], tuple[int, tuple[int, ...], Turns]] = {(_key(turns), False): (0, (), turns)}
+    for changes in _CHANGES:
+        further: dict[tuple[object, bool], tuple[int, tuple[int, ...], Turns]] = {}
+        for (_, joined), (cost, choices, arranged) in reached.items():
+            for i, (more, change) in enumerate(changes):
+                if change is _fill_gaps and not joined:  # gaps between neighbours that can be joined are not filled
+                    continue
+                changed = change(arranged)
+                state = _key(changed), joined or change is _join_neighbours
+                path = (cost + more, (*choices, i))
+                if state not in further or path < further[state][:2]:
+                    further[state] = (*path, changed)
+        reached = further
+    seen = {_key(turns)}
+    for (key, _), (_, _, arranged) in sorted(reached.items(), key=lambda item: item[1][:2]):
+        if key not in seen:
             seen.add(key)
             yield arranged
+
+
+def _key(turns: Turns) -> object:
+    """Return what tells arrangements apart: traced strings compare by their characters."""
+    return tuple((turn.role, turn.pieces, len(turn.calls), turn.thought) for turn in turns)
 
 
 def _unchanged(turns: Turns) -> Turns:
@@ -255,9 +275,4 @@ _CHANGES: tuple[tuple[tuple[int, Callable[[Turns], Turns]], ...], ...] = (
     ((0, _unchanged), (1, _join_neighbours)),
     ((0, _unchanged), (1, _separate_calls), (2, _make_one_call_at_a_time)),
     ((0, _unchanged), (2, _fill_gaps)),
-)
-# Gaps between neighbours that can be joined are not filled.
-_COMBINATIONS = sorted(
-    (changes for changes in product(*_CHANGES) if (1, _join_neighbours) in changes or (2, _fill_gaps) not in changes),
-    key=lambda changes: sum(cost for cost, _ in changes),
 )
