@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _BAND = 1 << 22  # bytes to decode at once, unless a strip or tile is larger
 _MAX_CHUNKS = 1024  # of a band
-_LONGEST_CODE, _OVERHEAD = 2, 4096  # no compression makes more than so many bytes of one, and so many in front
+# A compressed chunk has at most this many times the bytes of its rows, and some for tables.
+_LONGEST_CODE, _OVERHEAD = 2, 4096
 _MAX_BITS = 1 << 22  # to unpack at once, in one byte each, unless a row has more
 _MAX_PADDING = 1 << 24  # pixels of tiles that lie outside of the picture
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))

@@ -26,6 +26,8 @@ _DECIMAL = "^(?!^[-+.]*$)"  # pydantic's: not without a digit, as nothing else f
 _CONTROLS = {"t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r"}
 _COUNT = re.compile(r"\{(\d+)(?:(,)(\d*))?\}")
 _PROPERTY = re.compile(r"\{[A-Za-z_=]+\}")
+_PYTHON_ANCHOR = re.compile("[AZz]")
+_LETTER = re.compile("[A-Za-z]")
 _NAME = re.compile(r"\(\?P?<([A-Za-z_$][\w$]*)>")
 _FLAGS = re.compile(r"\(\?([a-z]+)([:)])")
 _HEX = re.compile(r"x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|u\{([0-9a-fA-F]{1,6})\}")
@@ -182,7 +184,7 @@ class _Parser:
             return _literal(char)
         if self._text.startswith(("b", "B"), self._at):
             raise ValueError("word boundaries are not supported")
-        if match := re.compile("[AZz]").match(self._text, self._at):  # of Python
+        if match := _PYTHON_ANCHOR.match(self._text, self._at):  # of Python
             self._at += 1
             return "^" if match[0] == "A" else "$"
         escaped, is_set = self._escape(negated=False)
@@ -252,7 +254,7 @@ class _Parser:
             return f"\\{char}{match[0]}", True
         if char == "0" and not self._text[self._at : self._at + 1].isdigit():
             return "\0", False
-        if char == "c" and (match := re.compile("[A-Za-z]").match(self._text, self._at)):
+        if char == "c" and (match := _LETTER.match(self._text, self._at)):
             self._at += 1
             return chr(ord(match[0]) % 32), False
         if char.isdigit() or char == "k":
