@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -253,11 +254,15 @@ def test_memory_after_many_pictures(vlm: VLM) -> None:
     def ask(seed: int) -> None:
         vlm.chat(asked("What colour is the circle?", disc("red", 10_000 + seed, (300, 200))), max_tokens=2)
 
+    # What is kept grows in every round. The allocator of four threads takes more pages in some of them.
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(ask, range(120)))
-        warm = anonymous()
-        list(pool.map(ask, range(120, 320)))
-    assert anonymous() - warm < 4 << 20, "the embeddings of one picture have 48 KB, its pixels 180 KB"
+        used = [anonymous()]
+        for first in (120, 200, 280):
+            list(pool.map(ask, range(first, first + 80)))
+            used.append(anonymous())
+    least = min(after - before for before, after in pairwise(used))
+    assert least < 80 * (24 << 10), "the embeddings of one picture have 48 KB, its pixels 180 KB"
 
 
 def test_pictures_go_in_pieces_beside_a_stream(vlm: VLM, engine: InProcessEngine) -> None:
