@@ -16,7 +16,7 @@ from pocketvlm.files.locate import locate
 from pocketvlm.plan.prediction import Planner
 from pocketvlm.vision import families
 from pocketvlm_converters.catalog.entry import Entry, entries, find_entry, get_entry, read_entry
-from pocketvlm_converters.catalog.estimates import PICTURE, all_figures, figures
+from pocketvlm_converters.catalog.estimates import PICTURE, Figures, all_figures, figures
 from pocketvlm_converters.catalog.meta_bundle import model_of
 from pocketvlm_converters.cli.models import models
 
@@ -42,11 +42,24 @@ PUBLISHED = {
     "gemma-3-4b": 4_300_079_472,
     "gemma-3-12b": 12_187_325_040,
     "gemma-3-27b": 27_432_406_640,
+    "qwen2.5-vl-32b": 33_452_718_336,
+    "qwen2.5-vl-72b": 73_410_777_344,
+    "internvl3-38b": 38_388_164_992,
 }
 # In GB of two bytes a weight, as the hub lists the files of those that tell no number.
 SIZES = {"internvl3-1b": 1.88, "internvl3-8b": 15.89, "internvl3.5-1b": 2.12}
 # In thousand millions, of the language model and of the rest, as the model's card has them.
-PARTS = {"ministral-3-3b": (3.4, 0.4)}
+PARTS = {"ministral-3-3b": (3.4, 0.4), "ministral-3-14b": (13.5, 0.4), "gemma-4-31b": (30.7, 0.6)}
+# In thousand millions, as the models' cards have them. Those of Gemma 4 count the encoder of sounds (0.3), too.
+TOTALS = {
+    "internvl3.5-2b": 2.3,
+    "internvl3.5-4b": 4.7,
+    "internvl3.5-8b": 8.5,
+    "internvl3.5-14b": 15.1,
+    "internvl3.5-38b": 38.4,
+    "lfm2.5-vl-3b": 3.1,
+    "gemma-4-e2b": 5.1 - 0.3,
+}
 CHECKPOINT = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"
 
 
@@ -78,6 +91,34 @@ def test_parts_are_as_large_as_published(name: str) -> None:
     model = model_of(get_entry(name))
     sizes = (sum(weight.tensor.data.size for weight in part.weights) for part in (model.language, model.vision))
     assert tuple(round(size / 1e9, 1) for size in sizes) == PARTS[name]
+
+
+@pytest.mark.parametrize("name", TOTALS)
+def test_totals_are_as_published(name: str) -> None:
+    assert round(model_of(get_entry(name)).parameters / 1e9, 1) == pytest.approx(TOTALS[name])
+
+
+def test_an_entry_has_what_it_is_like_and_its_own_values() -> None:
+    small, large = get_entry("ministral-3-3b"), get_entry("ministral-3-14b")
+    assert (large.types, large.preprocessor, large.pictures) == (small.types, small.preprocessor, small.pictures)
+    ropes = [entry.config["text_config"]["rope_parameters"] for entry in (small, large)]
+    assert ropes[1] == ropes[0] | {"rope_theta": 1e9}
+    assert get_entry("llava-1.6-34b").gguf is None and not get_entry("gemma-4-e4b").gated
+
+
+def test_what_an_entry_is_like_must_exist_and_end(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('like = "b"\ntitle = "A"')
+    with pytest.raises(ModelFormatError, match=r"b\.toml: cannot be read"):
+        read_entry(tmp_path / "a.toml")
+    (tmp_path / "b.toml").write_text('like = "a"')
+    with pytest.raises(ModelFormatError, match=r"a\.toml: like: a is like itself"):
+        read_entry(tmp_path / "a.toml")
+    (tmp_path / "b.toml").write_text("like = 1")
+    with pytest.raises(ModelFormatError, match=r"b\.toml: like: Input should be the id"):
+        read_entry(tmp_path / "a.toml")
+    (tmp_path / "b.toml").write_text(get_entry("smolvlm-256m").path.read_text())
+    with pytest.raises(ModelFormatError, match=r"a\.toml: released: Field required"):  # not that of the other model
+        read_entry(tmp_path / "a.toml")
 
 
 def test_iota_is_described_as_it_is(iota_bundle: Path) -> None:
@@ -133,6 +174,8 @@ def test_entries_are_found_by_all_their_names() -> None:
         ('repository = "', 'repository = "../', "repository: String should match"),
         ('tokenizer = "bytes"', 'tokenizer = "bytes"\ndtype = "int8"', "dtype: Input should be 'bfloat16'"),
         ("[config]", "[config", "cannot be read"),
+        ('released = "2025-01"', 'released = "2025-13"', "released: String should match"),
+        ('good_for = "', f'good_for = "{"a" * 40}', "good_for: String should have at most 46"),
     ],
 )
 def test_a_broken_entry_is_named(before: str, after: str, message: str, tmp_path: Path) -> None:
@@ -169,3 +212,39 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert told.items() >= listed.items() and listed["picture_tokens_640x480"] == 80
     assert told["types"]["BF16"]["bundle_bytes"] > told["types"]["Q4_K_M"]["bundle_bytes"] == listed["bundle_bytes"]
     assert "recommended  --quantize Q4_K_M" in CliRunner().invoke(app, ["iota"]).output
+
+
+def test_models_that_fit_are_listed_best_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Typer()
+    app.command()(models)
+    all_entries = entries()
+    computed: list[str] = []
+
+    def memory_of(wanted: list[tuple[Entry, Any]]) -> list[Figures]:
+        """As many bytes as parameters: the real figures take seconds for each model."""
+        computed.extend(entry.id for entry, _ in wanted)
+        counts = [model_of(entry).parameters for entry, _ in wanted]
+        return [Figures(n, n, n, {"gguf": n, "onnx": n // 2}, 8192, 256, 1) for n in counts]
+
+    monkeypatch.setattr("pocketvlm_converters.cli.models._figures", memory_of)
+    listed = json.loads(CliRunner().invoke(app, ["--fits", "4500M", "--json"]).stdout)
+    sizes = {entry.id: model_of(entry).parameters for entry in all_entries}
+    assert {row["id"] for row in listed} == {name for name, size in sizes.items() if size <= 4500 << 20}
+    assert not {"qwen2.5-vl-72b", "gemma-3-12b"} & set(computed), "their weights alone do not fit"
+    order = [row["id"] for row in listed]
+    for better, worse in (
+        ("qwen3-vl-4b", "qwen3-vl-2b"),  # larger
+        ("internvl3.5-2b", "internvl3-2b"),  # newer
+        ("qwen3-vl-2b", "qwen2.5-vl-3b"),  # newer by more than it is smaller
+        ("smolvlm-256m", "iota"),
+    ):
+        assert order.index(better) < order.index(worse)
+    monkeypatch.setenv("COLUMNS", "80")
+    table = CliRunner().invoke(app, ["--fits", "4500M"]).stdout
+    assert "good for" in table and max(map(len, table.splitlines())) <= 80, table
+    for arguments, message in (
+        (["--fits", "1M"], "no model fits in 1 MB; the smallest, iota, needs 4 MB"),
+        (["--fits", "some"], "invalid size 'some'"),
+        (["iota", "--fits", "4G"], "it lists models"),
+    ):
+        assert message in str(CliRunner().invoke(app, arguments).exception)

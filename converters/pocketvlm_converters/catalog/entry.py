@@ -22,6 +22,10 @@ Repository = Annotated[str, StringConstraints(pattern=f"^{REPOSITORY.pattern}$")
 Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\n]+$")]
 
 
+# What an entry must say itself, whatever it is like.
+_OWN = frozenset({"title", "repository", "gguf", "license", "gated", "released", "good_for"})
+
+
 class Types(BaseModel):
     """The types of a bundle, as in the options of `pocketvlm convert`."""
 
@@ -37,7 +41,8 @@ class Entry(BaseModel):
 
     `repository` is the hub's name of the checkpoint, `gguf` that of a repository with ready GGUF files. A model without
     `repository` comes with pocketvlm. `license` is the hub's short name, if known; if `gated`, users must accept it on
-    the hub first. `dtype` is that of most published weights. `pictures` explains in one sentence how a picture becomes
+    the hub first. `released` is the month of the publication, as YYYY-MM. `good_for` says in one line what to use the
+    model for. `dtype` is that of most published weights. `pictures` explains in one sentence how a picture becomes
     tokens. `types` are the recommended ones. `config`, `preprocessor` and `processor` are the parts of config.json,
     preprocessor_config.json and processor_config.json on which the shapes and the pictures' preprocessing depend;
     "null" stands for JSON's null, which TOML lacks.
@@ -51,6 +56,8 @@ class Entry(BaseModel):
     gguf: Repository | None = None
     license: Line | None = None
     gated: bool = False
+    released: Annotated[str, StringConstraints(pattern=r"^20\d\d-(0[1-9]|1[0-2])$")]
+    good_for: Annotated[Line, StringConstraints(max_length=46)]  # fits beside the id and the memory in 80 columns
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     pictures: Line
     tokenizer: Literal["bytes", "characters"]
@@ -64,6 +71,12 @@ class Entry(BaseModel):
     def family(self) -> str:
         """The checkpoint's model_type."""
         return str(self.config.get("model_type", ""))
+
+    @property
+    def age(self) -> int:
+        """Months from year 0 to the publication; larger is newer."""
+        year, month = self.released.split("-")
+        return 12 * int(year) + int(month)
 
 
 def folder() -> Path:
@@ -96,14 +109,36 @@ def get_entry(name: str) -> Entry:
 def read_entry(path: Path) -> Entry:
     """Read the TOML file of an entry. Raises ModelFormatError."""
     try:
-        values = _with_nulls(tomllib.loads(path.read_text("utf-8")))
-        return Entry.model_validate({**values, "id": path.stem, "path": path})
+        return Entry.model_validate({**_with_nulls(_read(path, ())), "id": path.stem, "path": path})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(step) for step in first["loc"])
         raise ModelFormatError(f"{key}: {first['msg']}", path) from None
+
+
+def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the values of a file, with those of the entry that its `like` names. `readers` are like this one."""
+    if path in readers:
+        raise ModelFormatError(f"like: {path.stem} is like itself", readers[0])
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ModelFormatError(f"cannot be read: {error}", path) from None
+    model = values.pop("like", None)
+    if model is None:
+        return values
+    if not isinstance(model, str):
+        raise ModelFormatError("like: Input should be the id of another entry", path)
+    shared = _read(path.with_name(f"{model}.toml"), (*readers, path))
+    return _merged({key: value for key, value in shared.items() if key not in _OWN}, values)
+
+
+def _merged(shared: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return `shared` with the values of `own`; tables are merged key by key."""
+    return shared | {
+        key: _merged(shared[key], value) if isinstance(value, dict) and isinstance(shared.get(key), dict) else value
+        for key, value in own.items()
+    }
 
 
 def _with_nulls(values: dict[str, Any]) -> dict[str, Any]:

@@ -16,11 +16,20 @@ if TYPE_CHECKING:
 
 _TYPES = ("Q4_K_M", "Q6_K", "Q8_0", "BF16")  # listed for one model, besides the recommended type
 _GAP = 2  # characters between two columns of a table
+_LEAST = 0.5  # bytes of a weight, with types of 4 bits and more
+_DOUBLING = 8  # months in which a model of half the size answers as well; a rule of thumb, for the order of a list
 
 
 def models(
     model: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="A model of the catalogue; by default all are listed.")
+    ] = None,
+    fits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="List only models that need at most this memory, e.g. 4G, or 'free' for what is free now, best first.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON instead of a table.")] = False,
 ) -> None:
@@ -28,18 +37,24 @@ def models(
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
     import json
 
+    from pocketvlm.errors import RequestError
     from pocketvlm_converters.catalog.entry import entries, get_entry
 
     if model is None:
-        all_entries = entries()
-        listed = list(zip(all_entries, _figures([(entry, entry.types) for entry in all_entries]), strict=True))
+        budget = _budget(fits) if fits is not None else None
+        listed_entries = entries() if budget is None else _may_fit(entries(), budget)
+        listed = list(zip(listed_entries, _figures([(entry, entry.types) for entry in listed_entries]), strict=True))
         listed.sort(key=lambda row: row[1].parameters)
+        if budget is not None:
+            listed = _best_first(listed, budget)
         if as_json:
             report = [_as_json(entry, figures) for entry, figures in listed]
             typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
         else:
-            _show_all(listed)
+            _show_all(listed, budget)
         return
+    if fits is not None:
+        raise RequestError("it lists models; leave out the id", "--fits")
     entry = get_entry(model)
     types = dict.fromkeys((entry.types.quantize, *_TYPES))
     rows = _figures([(entry, entry.types.model_copy(update={"quantize": quantize})) for quantize in types])
@@ -49,6 +64,54 @@ def models(
         typer.echo(json.dumps(_as_json(entry, rows[0]) | {"types": sizes}, indent=2, ensure_ascii=False))
     else:
         _show_one(entry, by_type)
+
+
+def _budget(fits: str) -> int:
+    """Return the bytes that `--fits` allows. Raises RequestError."""
+    from pocketvlm.errors import RequestError
+    from pocketvlm.plan.budget import available, read_size
+
+    if fits.strip().lower() != "free":
+        return read_size(fits, "--fits")
+    free = available()
+    if free is None:
+        raise RequestError("the free memory is not known here; name a size, e.g. 4G", "--fits")
+    return free
+
+
+def _may_fit(all_entries: Sequence[Entry], budget: int) -> list[Entry]:
+    """Return the models whose weights alone do not exceed the budget, at least the smallest one.
+
+    The figures of the others need not be computed.
+    """
+    from pocketvlm_converters.catalog.meta_bundle import model_of
+
+    parameters = [model_of(entry).parameters for entry in all_entries]
+    most = max(min(parameters), int(budget / _LEAST))
+    return [entry for entry, count in zip(all_entries, parameters, strict=True) if count <= most]
+
+
+def _best_first(listed: Sequence[tuple[Entry, Figures]], budget: int) -> list[tuple[Entry, Figures]]:
+    """Return the models that fit, best first: a model counts as twice as large for every eight months it is newer.
+
+    Raises MemoryBudgetError if none fits.
+    """
+    from math import log2
+
+    from pocketvlm.errors import MemoryBudgetError
+
+    fitting = [row for row in listed if _memory(row[1]) <= budget]
+    if not fitting:
+        entry, figures = min(listed, key=lambda row: _memory(row[1]))
+        needed = _memory(figures)
+        message = f"no model fits in {_size(budget)}; the smallest, {entry.id}, needs {_size(needed)}"
+        raise MemoryBudgetError(message, "--fits", needed)
+    return sorted(fitting, key=lambda row: log2(row[1].parameters) + row[0].age / _DOUBLING, reverse=True)
+
+
+def _memory(figures: Figures) -> int:
+    """Return the bytes that a model needs, with the vision encoder that needs more."""
+    return max(figures.memory.values())
 
 
 def _figures(wanted: Sequence[tuple[Entry, Types]]) -> list[Figures]:
@@ -67,6 +130,8 @@ def _as_json(entry: Entry, figures: Figures) -> dict[str, Any]:
         "repository": entry.repository,
         "gguf": entry.gguf,
         "family": entry.family,
+        "good_for": entry.good_for,
+        "released": entry.released,
         "license": entry.license,
         "gated": entry.gated,
         "pulled": _pulled(entry),
@@ -123,13 +188,13 @@ def _fitted_table(columns: Sequence[_Column], width: int) -> Table:
     return table
 
 
-def _show_all(listed: list[tuple[Entry, Figures]]) -> None:
+def _show_all(listed: list[tuple[Entry, Figures]], budget: int | None) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)
     entries = [entry for entry, _ in listed]
     all_figures = [figures for _, figures in listed]
-    columns = (
+    columns: tuple[_Column, ...] = (
         _Column("id", [f"{entry.id}{' +' if _pulled(entry) else ''}" for entry in entries], 0, right=False),
         _Column("family", [entry.family for entry in entries], 6, right=False),
         _Column(
@@ -138,17 +203,20 @@ def _show_all(listed: list[tuple[Entry, Figures]]) -> None:
         _Column("weights", [_count(figures.parameters) for figures in all_figures], 5),
         _Column("download", [_size(figures.download) for figures in all_figures], 2),
         _Column("bundle", [_size(figures.bundle) for figures in all_figures], 3),
-        _Column("memory", [_size(max(figures.memory.values())) for figures in all_figures], 1),
+        _Column("memory", [_size(_memory(figures)) for figures in all_figures], 1),
         _Column("picture", [f"{figures.picture_tokens}" for figures in all_figures], 3),
     )
-    console.print(_fitted_table(columns, console.width))
-    notes = (
+    notes = [
         "memory: with the recommended types, a context of 8192 tokens and one picture",
         "picture: tokens of a picture of 640x480 with --detail auto",
         "*: you must accept the licence on the hub first",
         "+: pulled; use its id with chat --model",
         "details, with the family and other types: pocketvlm models ID",
-    )
+    ]
+    if budget is not None:  # what a model is for matters more than what it downloads
+        columns = (columns[0], columns[6], _Column("good for", [entry.good_for for entry in entries], 2, right=False))
+        notes[1:3] = [f"best first: larger and newer models that fit in {_size(budget)}"]
+    console.print(_fitted_table(columns, console.width))
     console.print("\n" + "\n".join(notes), style="dim")
 
 
@@ -162,6 +230,8 @@ def _show_one(entry: Entry, by_type: dict[str, Figures]) -> None:
     table.add_column(overflow="fold")
     gated = "; accept it on the hub first" if entry.gated else ""
     table.add_row("model", f"{entry.title}, {_count(recommended.parameters)} parameters, family {entry.family}")
+    table.add_row("good for", entry.good_for)
+    table.add_row("released", entry.released)
     table.add_row("licence", f"{entry.license or 'see its model card'}{gated}")
     checkpoint = f"{entry.repository}, {_size(recommended.download)}" if entry.repository else "comes with pocketvlm"
     table.add_row("checkpoint", checkpoint)

@@ -107,7 +107,8 @@ class Graph:
 
     def constant(self, name: str, values: npt.NDArray[Any]) -> str:
         """Add an array with its own type, in the graph or in the external file, and return `name`."""
-        values = np.asarray(values, order="C")
+        if not self._meta:  # there, it would only fill memory
+            values = np.asarray(values, order="C")
         proto = self._onnx.TensorProto()
         proto.name = name
         proto.dims.extend(values.shape)
