@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError, PairingError, RequestError
-from pocketvlm.files.gguf_header import PROJECTOR_TYPES, GGUFHeader, projector_type, read_header
+from pocketvlm.files.gguf_decoder import check_decoder
+from pocketvlm.files.gguf_header import GGUFHeader, projector_type, read_header
 from pocketvlm.files.gguf_pieces import read_model_header
+from pocketvlm.files.gguf_vocabulary import MODEL as TOKENIZER
+from pocketvlm.files.gguf_vocabulary import TOKENIZERS, check_vocabulary
 from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
 from pocketvlm.vision import families
+from pocketvlm.vision.encoder_tensors import check_tensors, check_types
 from pocketvlm.vision.family import Family
 from pocketvlm.vision.onnx import INPUT, OUTPUT
 
@@ -23,15 +27,21 @@ WANTED: tuple[EncoderChoice, ...] = ("auto", "gguf", "onnx")
 _FLOAT, _UINT8 = 1, 2  # TensorProto.DataType
 _SOURCE = "pocketvlm.weights_sha256"
 _LAST_BIAS = "mm.2.bias"
+_OWN = "pocketvlm.family"  # a key of the files that pocketvlm's converters write
 
 
 @dataclass(frozen=True)
 class CheckedFiles:
-    """Files that belong together. `projector` or `encoder` is None where it is missing or not wanted."""
+    """Files that belong together. `projector` or `encoder` is None where it is missing or not wanted.
+
+    `doubt` says what could not be checked, or differs from what is known, in files that others wrote: whether native
+    code can load them must be tried in a process of its own.
+    """
 
     model: GGUFHeader
     projector: GGUFHeader | None
     encoder: OnnxHeader | None
+    doubt: ModelFormatError | None = None
 
 
 def check_files(model: Path, mmproj: Path | None, onnx: Path | None, wanted: EncoderChoice = "auto") -> CheckedFiles:
@@ -46,11 +56,10 @@ def check_files(model: Path, mmproj: Path | None, onnx: Path | None, wanted: Enc
     for kind, path, name in (("gguf", mmproj, "an mmproj (GGUF)"), ("onnx", onnx, "an ONNX")):
         if kind == wanted and path is None:
             raise ModelNotFoundError(f"has no file next to it for {name} vision encoder, which was requested", model)
-    return CheckedFiles(
-        header,
-        check_projector(mmproj, header) if mmproj and wanted != "onnx" else None,
-        check_encoder(onnx, header) if onnx and wanted != "gguf" else None,
-    )
+    projector = check_projector(mmproj, header) if mmproj and wanted != "onnx" else None
+    encoder = check_encoder(onnx, header) if onnx and wanted != "gguf" else None
+    doubt = _doubt_model(header) or (_doubt_projector(projector) if projector else None)
+    return CheckedFiles(header, projector, encoder, doubt)
 
 
 def check_language_model(path: Path) -> GGUFHeader:
@@ -60,10 +69,8 @@ def check_language_model(path: Path) -> GGUFHeader:
         raise ModelFormatError("is a multimodal projector (mmproj), not a language model; give it as mmproj", path)
     if not header.architecture or not header.tensors:
         raise ModelFormatError("is a GGUF file without a model in it", path)
-    layers = header.metadata.get(f"{header.architecture}.block_count")
-    if isinstance(layers, int) and 0 < layers <= (deep := _deepstack_layers(header)):
-        # libllama asserts this: its last layer computes some tokens only, but deepstack adds rows of whole pictures.
-        raise ModelFormatError(f"has {deep} deepstack layers of {layers}, at least one too many", path)
+    check_decoder(header, known=header.architecture in families.decoders())
+    check_vocabulary(header)
     return header
 
 
@@ -75,8 +82,7 @@ def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
     header = read_header(path)
     if not header.is_projector:
         raise ModelFormatError("is a language model, not a multimodal projector (mmproj)", path)
-    if any(not isinstance(header.metadata.get(key, ""), str) for key in PROJECTOR_TYPES):  # libmtmd asserts this
-        raise ModelFormatError("has a projector type that is not text", path)
+    check_types(header)
     if not header.metadata.get("clip.has_vision_encoder", True):
         raise PairingError("this projector is not for pictures", path)
     width, more = header.metadata.get("clip.vision.projection_dim"), deepstack_projectors(header.metadata)
@@ -86,6 +92,35 @@ def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
     if isinstance(width, int):
         _check_width(width * (1 + (more or 0)), model, path, deepstack=more is not None)
     return header
+
+
+def _doubt_model(header: GGUFHeader) -> ModelFormatError | None:
+    """Return what could not be checked about a language model."""
+    if header.architecture not in families.decoders():
+        return ModelFormatError(f"has the unknown architecture {header.architecture!r}", header.path)
+    if (tokenizer := header.metadata[TOKENIZER]) not in TOKENIZERS:
+        return ModelFormatError(f"has the unknown {TOKENIZER} {tokenizer!r}", header.path)
+    return None
+
+
+def _doubt_projector(header: GGUFHeader) -> ModelFormatError | None:
+    """Return what could not be checked about a projector, or is unusual in it.
+
+    Raises ModelFormatError for what is wrong in a file that pocketvlm wrote.
+    """
+    if family_of(header.metadata, header.path) is None:
+        return ModelFormatError(f"has the unknown projector type {projector_type(header.metadata)!r}", header.path)
+    if header.metadata.get("clip.has_audio_encoder") or header.metadata.get("clip.has_gen_audio_encoder"):
+        return ModelFormatError("has an audio encoder, which is not checked", header.path)
+    try:
+        tensors = families.find_tensors(header)
+        assert tensors is not None
+        check_tensors(header, tensors)
+    except ModelFormatError as error:
+        if _OWN in header.metadata:
+            raise
+        return error
+    return None
 
 
 def check_encoder(path: Path, model: GGUFHeader) -> OnnxHeader:
