@@ -20,7 +20,7 @@ from pocketvlm.errors import ModelFormatError, ModelNotFoundError
 MAGIC = b"GGUF"
 PROJECTOR_TYPES = ("clip.projector_type", "clip.vision.projector_type")  # the second counts where the first is empty
 UINT32, FLOAT32, BOOL, STRING = 4, 6, 7, 8  # types of values: gguf_type of gguf.h
-F32 = 0  # a type of tensors: GGML_TYPE_F32
+_F32, _NO_WEIGHTS = 0, range(24, 29)  # GGML_TYPE_F32; GGML_TYPE_I8 to GGML_TYPE_I64 and GGML_TYPE_F64
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", UINT32: "I", 5: "i", FLOAT32: "f", BOOL: "?", 10: "Q", 11: "q", 12: "d"}
 _ARRAY = 9
 _BLOCK = 1 << 20  # bytes that are read at once
@@ -89,6 +89,18 @@ class GGUFHeader:
         piece = next((piece for piece in self.pieces if tensor in piece.tensors), self)
         return piece.path, piece.start + tensor.offset
 
+    def check_type(self, tensor: TensorInfo, *, exact: bool = False) -> None:
+        """Raise ModelFormatError unless a tensor has a type of weights: F32 if it is `exact`, or a vector.
+
+        The graphs of libllama and libmtmd have vectors only where ggml's functions take no other type.
+        """
+        exact |= len([extent for extent in tensor.shape if extent != 1]) < 2
+        if tensor.type in _NO_WEIGHTS or (exact and tensor.type != _F32):
+            expected = "F32" if exact else "a type of weights"
+            raise ModelFormatError(
+                f"tensor {tensor.name} has the type {tensor.type_name}, expected {expected}", self.path
+            )
+
     @property
     def architecture(self) -> str:
         return str(self.metadata.get("general.architecture", ""))
@@ -116,7 +128,7 @@ class GGUFHeader:
     def vector(self, name: str) -> npt.NDArray[np.float32] | None:
         """Read a float32 tensor of one dimension; None where there is no such tensor."""
         tensor = next((tensor for tensor in self.tensors if tensor.name == name), None)
-        if tensor is None or tensor.type != F32 or len(tensor.shape) != 1:
+        if tensor is None or tensor.type != _F32 or len(tensor.shape) != 1:
             return None
         path, offset = self.place(tensor)
         return np.fromfile(path, "<f4", tensor.shape[0], offset=offset).astype(np.float32)

@@ -11,11 +11,13 @@ from collections.abc import Iterable, Sequence
 from pocketvlm.errors import ModelFormatError
 from pocketvlm.files.gguf_header import GGUFHeader, LazyArray
 
-TOKENIZERS = ("llama", "gpt2", "gemma4")  # values of `MODEL` that chat models have; others are checked in part
+TOKENIZERS = ("llama", "gpt2")  # values of `MODEL` that the converters write; others are checked in part
 MODEL = "tokenizer.ggml.model"
 _TOKENS, _TYPES, _SCORES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores"
 _MERGES = "tokenizer.ggml.merges"
-_NO_VOCABULARY = ("no_vocab", "none")
+# Chat models do not have these, and libllama does not bear other models' vocabularies in them: it loops forever over
+# one that is called rwkv.
+_UNUSABLE = ("no_vocab", "none", "test", "bert", "t5", "rwkv")
 _BYTE_FALLBACK = "llama"  # the tokenizer that writes unknown characters as the tokens of their bytes
 _BYTE = 6  # LLAMA_TOKEN_TYPE_BYTE
 _BYTES = [b"<0x%02X>" % byte for byte in range(256)]
@@ -26,8 +28,8 @@ def check_vocabulary(header: GGUFHeader) -> None:
     tokenizer = header.metadata.get(MODEL)
     if not isinstance(tokenizer, str):
         raise ModelFormatError(f"{MODEL} is missing or not text, so the file has no tokenizer", header.path)
-    if tokenizer in _NO_VOCABULARY:
-        raise ModelFormatError(f"{MODEL} is {tokenizer!r}: a model without a vocabulary cannot chat", header.path)
+    if tokenizer in _UNUSABLE:
+        raise ModelFormatError(f"{MODEL} is {tokenizer!r}: such a model cannot chat", header.path)
     tokens = header.texts(_TOKENS)
     if not tokens:
         raise ModelFormatError(f"{_TOKENS} is missing, empty or not a list of texts", header.path)

@@ -5,20 +5,20 @@ libmtmd and libllama abort the process on some wrong pairs, so everything that t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError, PairingError, RequestError
-from pocketvlm.files.gguf_decoder import check_decoder
+from pocketvlm.files.gguf_decoder import check_decoder, check_known_decoder
 from pocketvlm.files.gguf_header import GGUFHeader, projector_type, read_header
 from pocketvlm.files.gguf_pieces import read_model_header
 from pocketvlm.files.gguf_vocabulary import MODEL as TOKENIZER
 from pocketvlm.files.gguf_vocabulary import TOKENIZERS, check_vocabulary
 from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
 from pocketvlm.vision import families
-from pocketvlm.vision.encoder_tensors import check_tensors, check_types
+from pocketvlm.vision.encoder_tensors import check_types
 from pocketvlm.vision.family import Family
 from pocketvlm.vision.onnx import INPUT, OUTPUT
 
@@ -27,7 +27,6 @@ WANTED: tuple[EncoderChoice, ...] = ("auto", "gguf", "onnx")
 _FLOAT, _UINT8 = 1, 2  # TensorProto.DataType
 _SOURCE = "pocketvlm.weights_sha256"
 _LAST_BIAS = "mm.2.bias"
-_OWN = "pocketvlm.family"  # a key of the files that pocketvlm's converters write
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def check_language_model(path: Path) -> GGUFHeader:
         raise ModelFormatError("is a multimodal projector (mmproj), not a language model; give it as mmproj", path)
     if not header.architecture or not header.tensors:
         raise ModelFormatError("is a GGUF file without a model in it", path)
-    check_decoder(header, known=header.architecture in families.decoders())
+    check_decoder(header)
     check_vocabulary(header)
     return header
 
@@ -95,29 +94,29 @@ def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
 
 
 def _doubt_model(header: GGUFHeader) -> ModelFormatError | None:
-    """Return what could not be checked about a language model."""
+    """Return what could not be checked about a language model, or is unusual in it."""
     if header.architecture not in families.decoders():
         return ModelFormatError(f"has the unknown architecture {header.architecture!r}", header.path)
     if (tokenizer := header.metadata[TOKENIZER]) not in TOKENIZERS:
         return ModelFormatError(f"has the unknown {TOKENIZER} {tokenizer!r}", header.path)
-    return None
+    return _doubt(header, check_known_decoder)
 
 
 def _doubt_projector(header: GGUFHeader) -> ModelFormatError | None:
-    """Return what could not be checked about a projector, or is unusual in it.
-
-    Raises ModelFormatError for what is wrong in a file that pocketvlm wrote.
-    """
+    """Return what could not be checked about a projector, or is unusual in it."""
     if family_of(header.metadata, header.path) is None:
         return ModelFormatError(f"has the unknown projector type {projector_type(header.metadata)!r}", header.path)
     if header.metadata.get("clip.has_audio_encoder") or header.metadata.get("clip.has_gen_audio_encoder"):
         return ModelFormatError("has an audio encoder, which is not checked", header.path)
+    return _doubt(header, families.check)
+
+
+def _doubt(header: GGUFHeader, check: Callable[[GGUFHeader], None]) -> ModelFormatError | None:
+    """Return the error of a check. It is raised for a file that pocketvlm wrote, because its tensors are known."""
     try:
-        tensors = families.find_tensors(header)
-        assert tensors is not None
-        check_tensors(header, tensors)
+        check(header)
     except ModelFormatError as error:
-        if _OWN in header.metadata:
+        if _SOURCE in header.metadata:
             raise
         return error
     return None

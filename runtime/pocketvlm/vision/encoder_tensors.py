@@ -14,14 +14,14 @@ from itertools import product
 from math import isqrt
 
 from pocketvlm.errors import ModelFormatError
-from pocketvlm.files.gguf_header import BOOL, F32, FLOAT32, STRING, UINT32, GGUFHeader, TensorInfo
+from pocketvlm.files.gguf_header import BOOL, FLOAT32, STRING, UINT32, GGUFHeader, TensorInfo
 
 Shapes = Mapping[str, tuple[int, ...]]  # in ggml's order, fastest dimension first, by the tensors' names
 TABLE, CLASS_TOKEN = "v.position_embd.weight", "v.class_embd"
 SCALE, MERGE = "projector.scale_factor", "spatial_merge_size"  # keys of how many patches are merged
 _LAYER = re.compile(r"v\.blk\.(\d+)\.(.+)")
 _BOUND = re.compile(r"\.(input|output)_(min|max)$")  # of values that enter and leave a matrix
-_INTEGERS = range(24, 29)  # GGML_TYPE_I8 to GGML_TYPE_I64 and GGML_TYPE_F64: no type of weights
+_F16 = 1  # GGML_TYPE_F16
 _VISION = "clip.vision."
 _MAX_WIDTH, _MAX_LAYERS, _MAX_EDGE, _MAX_PATCH = 1 << 17, 512, 1 << 14, 1 << 10  # far above what models have
 # libmtmd asserts the types of single values. It throws, and so reports, for those of lists.
@@ -34,12 +34,18 @@ _TYPES = (
         f"{_VISION}{key}": UINT32
         for key in (
             "embedding_length feed_forward_length block_count projection_dim attention.head_count "
-            "attention.head_count_kv attention.head_dim image_size patch_size image_min_pixels image_max_pixels "
-            "preproc_min_tiles preproc_max_tiles preproc_image_size projector.scale_factor spatial_merge_size "
-            "n_wa_pattern"
+            "attention.head_count_kv attention.head_dim image_size patch_size"
         ).split()
     }
 )
+# The same for keys that some kinds of projectors have.
+_TYPES_OF_SOME = {
+    f"{_VISION}{key}": UINT32
+    for key in (
+        "image_min_pixels image_max_pixels preproc_min_tiles preproc_max_tiles preproc_image_size "
+        f"{SCALE} {MERGE} n_wa_pattern"
+    ).split()
+}
 _TYPE_NAMES = {UINT32: "uint32", FLOAT32: "float32", BOOL: "bool", STRING: "text"}
 
 
@@ -183,15 +189,23 @@ def axial_sizes(header: GGUFHeader) -> EncoderSizes:
 
 
 def check_types(header: GGUFHeader) -> None:
-    """Raise ModelFormatError where a value of the metadata has another type than libmtmd asserts."""
-    for key, kind in _TYPES.items():
+    """Raise ModelFormatError where a value of the metadata has another type than libmtmd asserts for all projectors."""
+    _check_types(header, _TYPES)
+
+
+def _check_types(header: GGUFHeader, types: Mapping[str, int]) -> None:
+    for key, kind in types.items():
         if header.types.get(key, kind) != kind:
             value = header.metadata[key]
             raise ModelFormatError(f"{key} is {value!r}, expected {_TYPE_NAMES[kind]}", header.path)
 
 
 def check_tensors(header: GGUFHeader, tensors: EncoderTensors) -> None:
-    """Raise ModelFormatError for the first tensor that is missing, unknown, or of another shape or type."""
+    """Check the tensors of a projector of a known kind, and the types of its own keys.
+
+    Raises ModelFormatError for the first tensor that is missing, unknown, or of another shape or type.
+    """
+    _check_types(header, _TYPES_OF_SOME)
     sizes = tensors.sizes
     shapes = {**_around(sizes), **tensors.optional, **tensors.required}
     layer = {**_layer(sizes), **tensors.layer_optional, **tensors.layer}
@@ -227,12 +241,8 @@ def _check_tensor(header: GGUFHeader, tensor: TensorInfo, shape: tuple[int, ...]
         raise ModelFormatError(
             f"tensor {tensor.name} has the shape {[*tensor.shape]}, its metadata ask for {[*shape]}", header.path
         )
-    vector = len(_trimmed(shape)) < 2
-    if tensor.type in _INTEGERS or (vector and tensor.type != F32):
-        expected = "F32" if vector else "a type of weights"
-        raise ModelFormatError(
-            f"tensor {tensor.name} has the type {tensor.type_name}, expected {expected}", header.path
-        )
+    kernel = len(shape) > 2 and tensor.type != _F16  # ggml has convolutions of F32 and F16 only
+    header.check_type(tensor, exact=kernel or tensor.name == TABLE)
 
 
 def _trimmed(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pocketvlm import __version__
 from pocketvlm.engine.loading.loader import load
 from pocketvlm.engine.options import EngineOptions
 from pocketvlm.engine.threads import ThreadBudget
@@ -60,7 +59,7 @@ def try_files(checked: CheckedFiles) -> None:
 
 def _key(headers: Iterable[GGUFHeader]) -> str:
     """Return a key for what is tried: the headers of all files, and the libraries that read them."""
-    digest = hashlib.sha256(f"{__version__} {library.build().label}".encode())
+    digest = hashlib.sha256(library.build().label.encode())
     for header in headers:
         for piece in header.pieces or (header,):
             with piece.path.open("rb") as file:

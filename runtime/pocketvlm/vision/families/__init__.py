@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from pocketvlm.files.gguf_header import GGUFHeader
-from pocketvlm.vision.encoder_tensors import EncoderTensors
+from pocketvlm.vision.encoder_tensors import check_tensors
 from pocketvlm.vision.family import Family
 
 
@@ -23,12 +23,12 @@ def find(metadata: dict[str, Any]) -> tuple[str, Family] | None:
     return None
 
 
-def find_tensors(header: GGUFHeader) -> EncoderTensors | None:
-    """Return the tensors that a projector must have, None where its family is unknown.
-
-    Raises ModelFormatError for sizes that no projector of its family has.
-    """
-    return next((module.tensors(header) for _, module in _modules() if module.matches(header.metadata)), None)
+def check(header: GGUFHeader) -> None:
+    """Check the tensors of a projector of a known family. Raises ModelFormatError."""
+    for _, module in _modules():
+        if module.matches(header.metadata):
+            check_tensors(header, module.tensors(header))
+            return
 
 
 def decoders() -> frozenset[str]:
