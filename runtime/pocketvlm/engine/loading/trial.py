@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -27,16 +28,21 @@ from pocketvlm.system.json_cache import JSONCache
 from pocketvlm.system.machine import physical_cores
 from pocketvlm.vision.compatibility import CheckedFiles, check_files
 
+_log = logging.getLogger(__name__)
 CACHE = JSONCache("trials.json", "trials", most=256)
 _LIVED = "trial: lived"  # the line of a process that was not ended, whether it could use the files or not
+_PYTHON_FAILED = 1  # exit code: not native code, which ends with a signal, or on Windows with 3 or a larger number
 _OPTIONS = EngineOptions(context_size=1024, device="cpu", gpu_layers=0, vision="gguf", picture_cache_size=0)
 _TEXT = "Hello, world!\n\tZürich, 北京 😀 \x7f"  # letters, bytes without a token of their own, control characters
 _SIZE = (200, 150)  # pixels of the picture
 
 
 def try_files(checked: CheckedFiles) -> None:
-    """Try files about which there is a doubt, once. Raises ModelFormatError where the process that tries them ends."""
-    if checked.doubt is None:
+    """Try files about which there is a doubt, once. Raises ModelFormatError where the process that tries them ends.
+
+    Files are loaded untried where Python cannot start a process: in an app that is one file, or without the right to.
+    """
+    if checked.doubt is None or getattr(sys, "frozen", False):
         return
     headers = [header for header in (checked.model, checked.projector) if header is not None]
     key = _key(headers)
@@ -48,7 +54,14 @@ def try_files(checked: CheckedFiles) -> None:
         lived.extend([line] if line.startswith(_LIVED) else [])
         return line.startswith(_LIVED)
 
-    process = subprocess.run(__name__, json.dumps([str(header.path) for header in headers]), take=take)
+    try:
+        process = subprocess.run(__name__, json.dumps([str(header.path) for header in headers]), take=take)
+    except OSError as error:
+        _log.warning("%s; no process can be started to try it: %s", checked.doubt, error)
+        return
+    if not lived and process.code == _PYTHON_FAILED:
+        _log.warning("%s; it could not be tried: %s", checked.doubt, " ".join(process.lines))
+        return
     if not lived:
         raise ModelFormatError(
             f"{checked.doubt.message}; llama.cpp cannot load it: {process.signal}{' '.join(process.lines)}",
