@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pocketvlm.errors import ModelFormatError
-from pocketvlm.files.gguf_header import GGUFHeader, LazyArray
+from pocketvlm.files.gguf_header import STRING, GGUFHeader, LazyArray
 
 TOKENIZERS = ("llama", "gpt2")  # values of `MODEL` that the converters write; others are checked in part
 MODEL = "tokenizer.ggml.model"
@@ -36,7 +36,8 @@ def check_vocabulary(header: GGUFHeader) -> None:
     for key in (_TYPES, _SCORES):
         if key in header.metadata and (count := _count(header.metadata[key])) < len(tokens):
             raise ModelFormatError(f"{key} has {count:,} entries for {len(tokens):,} tokens", header.path)
-    if _MERGES in header.metadata and header.texts(_MERGES) is None:
+    merges = header.metadata.get(_MERGES)
+    if merges is not None and not (isinstance(merges, LazyArray) and merges.type == STRING):
         raise ModelFormatError(f"{_MERGES} is not a list of texts", header.path)
     spellings = _as_read(tokens)
     _check_unique(spellings, header)
@@ -50,7 +51,7 @@ def _count(value: object) -> int:
 
 def _as_read(tokens: Sequence[bytes]) -> list[bytes]:
     """Return the tokens as libllama has them: up to a NUL, and with a name for each empty one."""
-    if b"" not in tokens and not any(b"\0" in token for token in tokens):
+    if all(tokens) and b"\0" not in b"".join(tokens):
         return list(tokens)
     cut = (token.partition(b"\0")[0] for token in tokens)
     return [token or b"[EMPTY_%d]" % number for number, token in enumerate(cut)]
