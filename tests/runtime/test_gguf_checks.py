@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gguf import GGUFWriter
 
@@ -186,6 +187,17 @@ def test_texts_across_blocks(tmp_path: Path) -> None:
     header = vocabulary(tmp_path, tokens)
     assert header.texts("tokenizer.ggml.tokens") == [token.encode() for token in tokens]
     assert header.array("tokenizer.ggml.tokens") == tokens
+
+
+def test_a_tensor_without_dimensions(tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "x.gguf", "llama")
+    writer.add_tensor("scalar", np.array(1, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    (tensor,) = read_header(tmp_path / "x.gguf").tensors
+    assert tensor.shape == (1,) and tensor.n_bytes == 4
 
 
 # --- encoders

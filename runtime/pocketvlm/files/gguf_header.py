@@ -243,7 +243,7 @@ class _Reader:
             raise ModelFormatError("has a broken header", self._path)
         shape = self._unpack(f"<{dimensions}Q")
         kind, offset = self._unpack("<IQ")
-        return TensorInfo(name, shape, kind, offset)
+        return TensorInfo(name, shape or (1,), kind, offset)  # a scalar may have no dimensions
 
     def _value(self, kind: int) -> Any:
         if kind == STRING:
