@@ -123,7 +123,7 @@ def test_unusual_hyperparameters(values: dict[str, Any], words: str, model: GGUF
 @pytest.mark.parametrize("kind", [F16, I32])
 def test_vectors_are_float32(kind: int, model: GGUFHeader) -> None:
     number = next(i for i, tensor in enumerate(model.tensors) if tensor.name == "blk.0.attn_norm.weight")
-    with pytest.raises(ModelFormatError, match=r"blk\.0\.attn_norm\.weight has the type .*, expected F32"):
+    with pytest.raises(ModelFormatError, match=r"'blk\.0\.attn_norm\.weight' has the type .*, expected F32"):
         check_known_decoder(with_tensor(model, number, replace(model.tensors[number], type=kind)))
 
 

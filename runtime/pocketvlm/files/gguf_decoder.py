@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from reprlib import repr as short
 
 from pocketvlm.errors import ModelFormatError
 from pocketvlm.files.gguf_header import GGUFHeader
@@ -180,4 +181,4 @@ class _Decoder:
 
     def _wrong(self, key: str, why: str) -> ModelFormatError:
         value = self._value(key)
-        return ModelFormatError(f"{self._header.architecture}.{key} is {value!r}: {why}", self._header.path)
+        return ModelFormatError(f"{self._header.architecture}.{key} is {short(value)}: {why}", self._header.path)

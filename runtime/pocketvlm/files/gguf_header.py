@@ -98,7 +98,7 @@ class GGUFHeader:
         if tensor.type in _NO_WEIGHTS or (exact and tensor.type != _F32):
             expected = "F32" if exact else "a type of weights"
             raise ModelFormatError(
-                f"tensor {tensor.name} has the type {tensor.type_name}, expected {expected}", self.path
+                f"tensor {tensor.name[:64]!r} has the type {tensor.type_name}, expected {expected}", self.path
             )
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, Literal
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError, PairingError, RequestError
@@ -96,16 +97,16 @@ def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
 def _doubt_model(header: GGUFHeader) -> ModelFormatError | None:
     """Return what could not be checked about a language model, or is unusual in it."""
     if header.architecture not in families.decoders():
-        return ModelFormatError(f"has the unknown architecture {header.architecture!r}", header.path)
+        return ModelFormatError(f"has the unknown architecture {short(header.architecture)}", header.path)
     if (tokenizer := header.metadata[TOKENIZER]) not in TOKENIZERS:
-        return ModelFormatError(f"has the unknown {TOKENIZER} {tokenizer!r}", header.path)
+        return ModelFormatError(f"has the unknown {TOKENIZER} {short(tokenizer)}", header.path)
     return _doubt(header, check_known_decoder)
 
 
 def _doubt_projector(header: GGUFHeader) -> ModelFormatError | None:
     """Return what could not be checked about a projector, or is unusual in it."""
     if family_of(header.metadata, header.path) is None:
-        return ModelFormatError(f"has the unknown projector type {projector_type(header.metadata)!r}", header.path)
+        return ModelFormatError(f"has the unknown projector type {short(projector_type(header.metadata))}", header.path)
     if header.metadata.get("clip.has_audio_encoder") or header.metadata.get("clip.has_gen_audio_encoder"):
         return ModelFormatError("has an audio encoder, which is not checked", header.path)
     return _doubt(header, families.check)
