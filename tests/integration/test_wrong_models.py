@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pocketvlm import VLM
+from pocketvlm.engine.loading import trial
 from pocketvlm.errors import BundleError, ModelFormatError, ModelNotFoundError, PairingError, RequestError
 from pocketvlm.files.bundle import Bundle
 
@@ -193,6 +194,32 @@ def test_bundle_with_files_elsewhere_or_missing(bundle: Path, pair: tuple[Path, 
     pair[1].unlink()
     with pytest.raises(BundleError, match=pair[1].name):
         VLM.load(bundle)
+
+
+@pytest.fixture
+def unusual(pair: tuple[Path, Path]) -> tuple[Path, Path]:
+    """A pair of others, which lacks the last norm of its encoder and has another tensor. libmtmd can load it."""
+    patch(pair[1], b"pocketvlm.weights_sha256", b"otherwise.weights_sha256")
+    patch(pair[1], b"v.post_ln.weight", b"v.post_xx.weight")
+    return pair
+
+
+def test_unusual_files_are_tried_once(unusual: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    trial.CACHE.remove()
+    with VLM.load(model=unusual[0], mmproj=unusual[1]) as vlm:
+        assert vlm.chat(QUESTION, max_tokens=2).text
+    monkeypatch.setattr(trial, "__name__", "this")
+    VLM.load(model=unusual[0], mmproj=unusual[1]).close()
+
+
+def test_a_trial_that_ends_early(unusual: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a module does that knows nothing of trials."""
+    trial.CACHE.remove()
+    monkeypatch.setattr(trial, "__name__", "this")
+    for _ in range(2):  # failures are not remembered
+        with pytest.raises(ModelFormatError, match=r"post_xx.*; llama\.cpp cannot load it") as caught:
+            VLM.load(model=unusual[0], mmproj=unusual[1])
+        assert caught.value.path == unusual[1]
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from pocketvlm.engine.interface import (
 )
 from pocketvlm.engine.kv_cache.prefix_cache import length_of
 from pocketvlm.engine.loading.loader import load
+from pocketvlm.engine.loading.trial import try_files
 from pocketvlm.engine.scheduling.request_state import Emit, RequestState
 from pocketvlm.engine.scheduling.scheduler import Scheduler
 from pocketvlm.engine.scheduling.step import MAX_UNREAD_EVENTS
@@ -66,6 +67,7 @@ class InProcessEngine:
         options: EngineOptions,
     ) -> None:
         checked = check_files(model, mmproj, onnx, options.vision)
+        try_files(checked)
         disk_cache = None
         if options.picture_cache is not None:
             disk_cache = DiskCache(options.picture_cache, options.picture_files_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -90,6 +91,7 @@ def device(number: int) -> int:
 
 def _load(name: str, functions: list[str]) -> ModuleType:
     folder = build().folder
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort would start a debugger and print hundreds of lines
     try:
         with library_paths(build()):
             module = importlib.import_module(name)

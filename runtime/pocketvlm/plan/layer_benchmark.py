@@ -77,9 +77,8 @@ def benchmark_layers(header: GGUFHeader, *, rows: int, threads: int) -> LayerSpe
 
 def _layers_of_every_kind(header: GGUFHeader) -> int:
     """Return how many first layers have every kind. libllama aborts on a hybrid model that lacks one."""
-    key = f"{header.architecture}.attention.head_count_kv"
-    heads = header.array(key) or header.metadata.get(key)
-    return 1 + max(heads.index(kind) for kind in set(heads)) if isinstance(heads, list) and heads else 1
+    heads = header.array(f"{header.architecture}.attention.head_count_kv")
+    return 1 + max(heads.index(kind) for kind in set(heads)) if heads else 1
 
 
 def _times(

@@ -5,16 +5,21 @@ libmtmd and libllama abort the process on some wrong pairs, so everything that t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, Literal
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError, PairingError, RequestError
-from pocketvlm.files.gguf_header import PROJECTOR_TYPES, GGUFHeader, projector_type, read_header
+from pocketvlm.files.gguf_decoder import check_decoder, check_known_decoder
+from pocketvlm.files.gguf_header import GGUFHeader, projector_type, read_header
 from pocketvlm.files.gguf_pieces import read_model_header
+from pocketvlm.files.gguf_vocabulary import MODEL as TOKENIZER
+from pocketvlm.files.gguf_vocabulary import TOKENIZERS, check_vocabulary
 from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
 from pocketvlm.vision import families
+from pocketvlm.vision.encoder_tensors import check_types
 from pocketvlm.vision.family import Family
 from pocketvlm.vision.onnx import INPUT, OUTPUT
 
@@ -27,11 +32,16 @@ _LAST_BIAS = "mm.2.bias"
 
 @dataclass(frozen=True)
 class CheckedFiles:
-    """Files that belong together. `projector` or `encoder` is None where it is missing or not wanted."""
+    """Files that belong together. `projector` or `encoder` is None where it is missing or not wanted.
+
+    `doubt` says what could not be checked, or differs from what is known, in files that others wrote: whether native
+    code can load them must be tried in a process of its own.
+    """
 
     model: GGUFHeader
     projector: GGUFHeader | None
     encoder: OnnxHeader | None
+    doubt: ModelFormatError | None = None
 
 
 def check_files(model: Path, mmproj: Path | None, onnx: Path | None, wanted: EncoderChoice = "auto") -> CheckedFiles:
@@ -46,11 +56,10 @@ def check_files(model: Path, mmproj: Path | None, onnx: Path | None, wanted: Enc
     for kind, path, name in (("gguf", mmproj, "an mmproj (GGUF)"), ("onnx", onnx, "an ONNX")):
         if kind == wanted and path is None:
             raise ModelNotFoundError(f"has no file next to it for {name} vision encoder, which was requested", model)
-    return CheckedFiles(
-        header,
-        check_projector(mmproj, header) if mmproj and wanted != "onnx" else None,
-        check_encoder(onnx, header) if onnx and wanted != "gguf" else None,
-    )
+    projector = check_projector(mmproj, header) if mmproj and wanted != "onnx" else None
+    encoder = check_encoder(onnx, header) if onnx and wanted != "gguf" else None
+    doubt = _doubt_model(header) or (_doubt_projector(projector) if projector else None)
+    return CheckedFiles(header, projector, encoder, doubt)
 
 
 def check_language_model(path: Path) -> GGUFHeader:
@@ -60,10 +69,8 @@ def check_language_model(path: Path) -> GGUFHeader:
         raise ModelFormatError("is a multimodal projector (mmproj), not a language model; give it as mmproj", path)
     if not header.architecture or not header.tensors:
         raise ModelFormatError("is a GGUF file without a model in it", path)
-    layers = header.metadata.get(f"{header.architecture}.block_count")
-    if isinstance(layers, int) and 0 < layers <= (deep := _deepstack_layers(header)):
-        # libllama asserts this: its last layer computes some tokens only, but deepstack adds rows of whole pictures.
-        raise ModelFormatError(f"has {deep} deepstack layers of {layers}, at least one too many", path)
+    check_decoder(header)
+    check_vocabulary(header)
     return header
 
 
@@ -75,8 +82,7 @@ def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
     header = read_header(path)
     if not header.is_projector:
         raise ModelFormatError("is a language model, not a multimodal projector (mmproj)", path)
-    if any(not isinstance(header.metadata.get(key, ""), str) for key in PROJECTOR_TYPES):  # libmtmd asserts this
-        raise ModelFormatError("has a projector type that is not text", path)
+    check_types(header)
     if not header.metadata.get("clip.has_vision_encoder", True):
         raise PairingError("this projector is not for pictures", path)
     width, more = header.metadata.get("clip.vision.projection_dim"), deepstack_projectors(header.metadata)
@@ -86,6 +92,35 @@ def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
     if isinstance(width, int):
         _check_width(width * (1 + (more or 0)), model, path, deepstack=more is not None)
     return header
+
+
+def _doubt_model(header: GGUFHeader) -> ModelFormatError | None:
+    """Return what could not be checked about a language model, or is unusual in it."""
+    if header.architecture not in families.decoders():
+        return ModelFormatError(f"has the unknown architecture {short(header.architecture)}", header.path)
+    if (tokenizer := header.metadata[TOKENIZER]) not in TOKENIZERS:
+        return ModelFormatError(f"has the unknown {TOKENIZER} {short(tokenizer)}", header.path)
+    return _doubt(header, check_known_decoder)
+
+
+def _doubt_projector(header: GGUFHeader) -> ModelFormatError | None:
+    """Return what could not be checked about a projector, or is unusual in it."""
+    if family_of(header.metadata, header.path) is None:
+        return ModelFormatError(f"has the unknown projector type {short(projector_type(header.metadata))}", header.path)
+    if header.metadata.get("clip.has_audio_encoder") or header.metadata.get("clip.has_gen_audio_encoder"):
+        return ModelFormatError("has an audio encoder, which is not checked", header.path)
+    return _doubt(header, families.check)
+
+
+def _doubt(header: GGUFHeader, check: Callable[[GGUFHeader], None]) -> ModelFormatError | None:
+    """Return the error of a check. It is raised for a file that pocketvlm wrote, because its tensors are known."""
+    try:
+        check(header)
+    except ModelFormatError as error:
+        if _SOURCE in header.metadata:
+            raise
+        return error
+    return None
 
 
 def check_encoder(path: Path, model: GGUFHeader) -> OnnxHeader:

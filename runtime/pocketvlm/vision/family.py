@@ -13,7 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.files.gguf_header import GGUFHeader
 from pocketvlm.messages import Detail
+from pocketvlm.vision.encoder_tensors import EncoderTensors
 
 RGB = npt.NDArray[np.uint8]  # [height, width, 3]
 
@@ -142,7 +144,12 @@ class HasRowEnd(Protocol):
 
 
 class FamilyModule(Protocol):
-    """What the module of a family offers: recognise an mmproj by its metadata, and read it."""
+    """What the module of a family offers: recognise an mmproj by its metadata, read it, and check it.
+
+    `DECODERS` are the architectures of its language models, as general.architecture names them.
+    """
+
+    DECODERS: tuple[str, ...]
 
     def matches(self, metadata: dict[str, Any]) -> bool:
         """Return whether the metadata are those of this family's projectors."""
@@ -150,4 +157,8 @@ class FamilyModule(Protocol):
 
     def from_metadata(self, metadata: dict[str, Any]) -> Family:
         """Return the family. Raises KeyError for a missing key, ValueError for a value that makes no sense."""
+        ...
+
+    def tensors(self, header: GGUFHeader) -> EncoderTensors:
+        """Return the tensors that an mmproj must have. Raises ModelFormatError for sizes that no encoder has."""
         ...

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -40,7 +39,6 @@ class EngineProcess:
             [sys.executable, "-c", _COMMAND, *paths],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # an abort would first look for a debugger
             **_OWN_GROUP,
         )
         self.pid = self._popen.pid

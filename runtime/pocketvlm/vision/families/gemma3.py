@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pocketvlm.files.gguf_header import projector_type
+from pocketvlm.files.gguf_header import GGUFHeader, projector_type
 from pocketvlm.messages import Detail
+from pocketvlm.vision.encoder_tensors import SCALE, EncoderTensors, read_sizes, separate, table
 from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import read_fixed_size
 
@@ -46,9 +47,27 @@ class Gemma3:
         return [np.asarray(picture if picture.size == plan.used else picture.resize(plan.used, _BILINEAR))]
 
 
+DECODERS = ("gemma3",)
+
+
 def matches(metadata: dict[str, Any]) -> bool:
     return projector_type(metadata) == "gemma3"
 
 
 def from_metadata(metadata: dict[str, Any]) -> Gemma3:
     return Gemma3(*read_fixed_size(metadata, _POOLED))
+
+
+def tensors(header: GGUFHeader) -> EncoderTensors:
+    """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has."""
+    sizes = read_sizes(header, SCALE, _POOLED)
+    return EncoderTensors(
+        sizes,
+        required={
+            **table(sizes),
+            "mm.soft_emb_norm.weight": (sizes.hidden,),
+            "mm.input_projection.weight": (sizes.output, sizes.hidden),
+        },
+        optional={"v.patch_embd.bias": (sizes.hidden,)},
+        layer=separate(sizes),
+    )

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pocketvlm.errors import ImageError
-from pocketvlm.files.gguf_header import projector_type
+from pocketvlm.errors import ImageError, ModelFormatError
+from pocketvlm.files.gguf_header import GGUFHeader, projector_type
 from pocketvlm.messages import Detail
+from pocketvlm.vision.encoder_tensors import SCALE, TABLE, EncoderTensors, read_sizes, separate
 from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import positive
 from pocketvlm.vision.grid import resized
@@ -70,6 +71,9 @@ def _fit(size: tuple[int, int], cell: int, budget: int) -> tuple[int, int]:
     return width * cell, height * cell
 
 
+DECODERS = ("gemma4",)
+
+
 def matches(metadata: dict[str, Any]) -> bool:
     return projector_type(metadata) == "gemma4v"
 
@@ -83,4 +87,23 @@ def from_metadata(metadata: dict[str, Any]) -> Gemma4:
         cell=patch * pool,
         tokens=positive(metadata, "pocketvlm.picture_tokens", 280, most=_MAX_TOKENS),
         non_causal=bool(metadata.get("pocketvlm.non_causal", not causal)),
+    )
+
+
+def tensors(header: GGUFHeader) -> EncoderTensors:
+    """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has."""
+    sizes = read_sizes(header, SCALE, 3)
+    edge = from_metadata(header.metadata).tokens * sizes.merge  # patches along a picture of one row
+    if sizes.positions < edge:
+        raise ModelFormatError(f"{TABLE} has {sizes.positions} rows, its pictures need {edge}", header.path)
+    norms = dict.fromkeys(("attn_post_norm.weight", "ffn_post_norm.weight"), (sizes.hidden,))
+    return EncoderTensors(
+        sizes,
+        required={
+            TABLE: (sizes.hidden, sizes.positions, 2),
+            "mm.input_projection.weight": (sizes.hidden, sizes.output),
+        },
+        optional=dict.fromkeys(("v.std_bias", "v.std_scale"), (sizes.hidden,)),
+        layer=separate(sizes),
+        layer_optional={**norms, **dict.fromkeys(("attn_q_norm.weight", "attn_k_norm.weight"), (sizes.head,))},
     )

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from pocketvlm.files.gguf_header import projector_type
+from pocketvlm.files.gguf_header import GGUFHeader, projector_type
 from pocketvlm.vision.dynamic_size import DynamicSize, read_dynamic
+from pocketvlm.vision.encoder_tensors import EncoderTensors, axial_sizes, fused, norm, rows, second_frame
+
+DECODERS = ("glm4",)
 
 
 def matches(metadata: dict[str, Any]) -> bool:
@@ -22,3 +25,25 @@ def from_metadata(metadata: dict[str, Any]) -> DynamicSize:
         around=("<|begin_of_image|>", "<|end_of_image|>"),
     )
     return replace(family, edges_first=True)
+
+
+def tensors(header: GGUFHeader) -> EncoderTensors:
+    """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has."""
+    sizes, inner = axial_sizes(header), rows(header, "mm.up.weight")
+    merge, output = sizes.merge, sizes.output
+    return EncoderTensors(
+        sizes,
+        required={
+            **second_frame(sizes),
+            "v.patch_embd.bias": (sizes.hidden,),
+            "mm.patch_merger.weight": (merge, merge, sizes.hidden, output),
+            "mm.patch_merger.bias": (output,),
+            "mm.model.fc.weight": (output, output),
+            "mm.gate.weight": (output, inner),
+            "mm.up.weight": (output, inner),
+            "mm.down.weight": (inner, output),
+            **norm("mm.post_norm", output),
+        },
+        layer=fused(sizes),
+        layer_optional=dict.fromkeys(("attn_q_norm.weight", "attn_k_norm.weight"), (sizes.head,)),
+    )

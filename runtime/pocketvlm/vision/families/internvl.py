@@ -13,8 +13,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pocketvlm.files.gguf_header import projector_type
+from pocketvlm.errors import ModelFormatError
+from pocketvlm.files.gguf_header import GGUFHeader, projector_type
 from pocketvlm.messages import Detail
+from pocketvlm.vision.encoder_tensors import (
+    CLASS_TOKEN,
+    SCALE,
+    EncoderTensors,
+    linear,
+    norm,
+    read_sizes,
+    separate,
+    table,
+)
 from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import positive, read_fixed_size
 from pocketvlm.vision.grid import cut, grids, nearest, resized
@@ -75,6 +86,9 @@ class InternVL:
         return crops
 
 
+DECODERS = ("qwen2", "qwen3")
+
+
 def matches(metadata: dict[str, Any]) -> bool:
     return projector_type(metadata) == "internvl"
 
@@ -84,3 +98,24 @@ def from_metadata(metadata: dict[str, Any]) -> InternVL:
     min_tiles = positive(metadata, "clip.vision.preproc_min_tiles", _MIN_TILES, most=_TILE_LIMIT)
     max_tiles = positive(metadata, "clip.vision.preproc_max_tiles", _MAX_TILES, most=_TILE_LIMIT)
     return InternVL(*read_fixed_size(metadata), min_tiles, max_tiles)
+
+
+def tensors(header: GGUFHeader) -> EncoderTensors:
+    """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has."""
+    sizes = read_sizes(header, SCALE)
+    if sizes.side % sizes.merge:
+        raise ModelFormatError(f"merges {sizes.merge} of {sizes.side} patches along an edge", header.path)
+    scales = dict.fromkeys(("ls1.weight", "ls2.weight", "attn_q_norm.weight", "attn_k_norm.weight"), (sizes.hidden,))
+    return EncoderTensors(
+        sizes,
+        required={
+            **table(sizes, 1),
+            CLASS_TOKEN: (sizes.hidden,),
+            **norm("mm.model.mlp.0", sizes.merged),
+            **linear("mm.model.mlp.1", sizes.merged, sizes.output),
+            **linear("mm.model.mlp.3", sizes.output, sizes.output),
+        },
+        optional={"v.patch_embd.bias": (sizes.hidden,)},
+        layer=separate(sizes),
+        layer_optional=scales,
+    )

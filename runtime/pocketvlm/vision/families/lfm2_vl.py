@@ -14,8 +14,18 @@ import numpy as np
 from PIL import Image
 
 from pocketvlm.errors import ImageError
-from pocketvlm.files.gguf_header import projector_type
+from pocketvlm.files.gguf_header import GGUFHeader, projector_type
 from pocketvlm.messages import Detail
+from pocketvlm.vision.encoder_tensors import (
+    SCALE,
+    EncoderTensors,
+    linear,
+    norm,
+    read_sizes,
+    rows,
+    separate,
+    square_table,
+)
 from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import positive
 from pocketvlm.vision.grid import cut, grids, nearest, resized, within
@@ -145,6 +155,9 @@ class LFM2VL:
         return (*layout, _END)
 
 
+DECODERS = ("lfm2",)
+
+
 def matches(metadata: dict[str, Any]) -> bool:
     return projector_type(metadata) == "lfm2"
 
@@ -163,6 +176,22 @@ def from_metadata(metadata: dict[str, Any]) -> LFM2VL:
         min_tokens=positive(metadata, "clip.vision.image_min_pixels", 64 * area, most=_TOKEN_LIMIT * area) // area,
         max_tokens=positive(metadata, "clip.vision.image_max_pixels", 256 * area, most=_TOKEN_LIMIT * area) // area,
         overview=bool(metadata.get("pocketvlm.overview", True)),
+    )
+
+
+def tensors(header: GGUFHeader) -> EncoderTensors:
+    """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has."""
+    sizes = read_sizes(header, SCALE, 2, least=2)
+    inner = rows(header, "mm.1.weight")
+    return EncoderTensors(
+        sizes,
+        required={
+            **square_table(header, sizes),
+            **linear("mm.1", sizes.merged, inner),
+            **linear("mm.2", inner, sizes.output),
+        },
+        optional={"v.patch_embd.bias": (sizes.hidden,), **norm("mm.input_norm", sizes.merged)},
+        layer=separate(sizes),
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pocketvlm.files.gguf_header import projector_type
+from pocketvlm.files.gguf_header import GGUFHeader, projector_type
 from pocketvlm.messages import Detail
+from pocketvlm.vision.encoder_tensors import EncoderTensors
 from pocketvlm.vision.families import llava_next
 from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import read_fixed_size
@@ -40,6 +41,9 @@ class Llava:
         return [np.asarray(self.fit.apply(image))]
 
 
+DECODERS = ("llama", "qwen2")
+
+
 def matches(metadata: dict[str, Any]) -> bool:
     return projector_type(metadata) == "mlp" and not llava_next.matches(metadata)
 
@@ -47,3 +51,8 @@ def matches(metadata: dict[str, Any]) -> bool:
 def from_metadata(metadata: dict[str, Any]) -> Llava:
     edge, side = read_fixed_size(metadata, 1)
     return Llava(read_letterbox(metadata, edge), side)
+
+
+def tensors(header: GGUFHeader) -> EncoderTensors:
+    """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has."""
+    return llava_next.tensors(header)

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pocketvlm.files.gguf_header import projector_type
+from pocketvlm.files.gguf_header import GGUFHeader, projector_type
 from pocketvlm.messages import Detail
+from pocketvlm.vision.encoder_tensors import CLASS_TOKEN, EncoderTensors, linear, read_sizes, rows, separate, table
 from pocketvlm.vision.family import RGB, MosaicSpan, PicturePlan, RowEnd, TileSpan
 from pocketvlm.vision.fixed_size import read_fixed_size
 from pocketvlm.vision.grid import Size, cut
@@ -99,6 +100,9 @@ class LlavaNext:
         return TileSpan(index, (1, self.tile_tokens))
 
 
+DECODERS = ("llama", "qwen2")
+
+
 def matches(metadata: dict[str, Any]) -> bool:
     return projector_type(metadata) == "mlp" and bool(metadata.get(_KEY))
 
@@ -112,6 +116,23 @@ def from_metadata(metadata: dict[str, Any]) -> LlavaNext:
     if any(edge % tile or not 0 < edge <= _MAX_TILES * tile for edge in edges):
         raise ValueError(f"{_KEY} is {edges!r}, must be multiples of {tile}, at most {_MAX_TILES} times as much")
     return LlavaNext(tile, side, tuple((width, height) for width, height in zip(edges[::2], edges[1::2], strict=True)))
+
+
+def tensors(header: GGUFHeader) -> EncoderTensors:
+    """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has."""
+    sizes, inner = read_sizes(header), rows(header, "mm.0.weight")
+    class_token = any(tensor.name == CLASS_TOKEN for tensor in header.tensors)
+    return EncoderTensors(
+        sizes,
+        required={**table(sizes, class_token), **linear("mm.0", sizes.hidden, inner)},
+        optional={
+            CLASS_TOKEN: (sizes.hidden,),
+            "v.patch_embd.bias": (sizes.hidden,),
+            "v.image_newline": (sizes.output,),
+            **linear("mm.2", inner, sizes.output),
+        },
+        layer=separate(sizes),
+    )
 
 
 def _best(size: Size, grids: list[Size]) -> Size:

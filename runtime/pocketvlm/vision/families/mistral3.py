@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pocketvlm.files.gguf_header import projector_type
+from pocketvlm.files.gguf_header import GGUFHeader, projector_type
 from pocketvlm.messages import Detail
+from pocketvlm.vision.encoder_tensors import MERGE, EncoderTensors, read_sizes, separate
 from pocketvlm.vision.family import RGB, PicturePlan, RowEnd, TileSpan
 from pocketvlm.vision.fixed_size import positive
 from pocketvlm.vision.grid import resized
@@ -70,6 +71,9 @@ class Mistral3:
         return TileSpan(0, (-(-height // self.factor), -(-width // self.factor)), _BREAK)
 
 
+DECODERS = ("llama", "mistral3")
+
+
 def matches(metadata: dict[str, Any]) -> bool:
     return projector_type(metadata) == "pixtral"
 
@@ -79,6 +83,23 @@ def from_metadata(metadata: dict[str, Any]) -> Mistral3:
     merge = positive(metadata, "clip.vision.spatial_merge_size", 1, most=_MAX_PATCH)
     factor = positive(metadata, "clip.vision.patch_size", most=_MAX_PATCH) * merge
     return Mistral3(factor, positive(metadata, "clip.vision.image_size", most=_MAX_EDGE))
+
+
+def tensors(header: GGUFHeader) -> EncoderTensors:
+    """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has."""
+    sizes = read_sizes(header, MERGE, 1)
+    merger = {"mm.input_norm.weight": (sizes.hidden,), "mm.patch_merger.weight": (sizes.merged, sizes.hidden)}
+    return EncoderTensors(
+        sizes,
+        required={
+            "mm.1.weight": (sizes.hidden, sizes.output),
+            "mm.2.weight": (sizes.output, sizes.output),
+            "v.token_embd.img_break": (sizes.output,),
+            **(merger if sizes.merge > 1 else {}),
+        },
+        optional=dict.fromkeys(("mm.1.bias", "mm.2.bias"), (sizes.output,)),
+        layer=separate(sizes),
+    )
 
 
 def _within(size: tuple[int, int], longest: int) -> tuple[int, int]:

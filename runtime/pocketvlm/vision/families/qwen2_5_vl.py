@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.families.qwen2_vl import from_metadata
+from pocketvlm.vision.families.qwen2_vl import DECODERS, from_metadata, tensors
 
-__all__ = ["from_metadata", "matches"]
+__all__ = ["DECODERS", "from_metadata", "matches", "tensors"]
 
 
 def matches(metadata: dict[str, Any]) -> bool:

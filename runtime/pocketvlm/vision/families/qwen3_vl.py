@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from pocketvlm.files.gguf_header import projector_type
+from pocketvlm.files.gguf_header import GGUFHeader, projector_type
 from pocketvlm.vision.dynamic_size import DynamicSize, read_dynamic
+from pocketvlm.vision.encoder_tensors import (
+    EncoderTensors,
+    axial_sizes,
+    fused,
+    linear,
+    merger,
+    norm,
+    second_frame,
+    square_table,
+)
+
+DECODERS = ("qwen3vl",)
 
 
 def matches(metadata: dict[str, Any]) -> bool:
@@ -20,3 +32,20 @@ def from_metadata(metadata: dict[str, Any]) -> DynamicSize:
         image_token="<|image_pad|>",
         around=("<|vision_start|>", "<|vision_end|>"),
     )
+
+
+def tensors(header: GGUFHeader) -> EncoderTensors:
+    """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has."""
+    sizes = axial_sizes(header)
+    flags = header.array("clip.vision.is_deepstack_layers")
+    deepstack = {
+        name: shape
+        for number in (number for number, flag in enumerate(flags) if flag)
+        for name, shape in {
+            **norm(f"v.deepstack.{number}.norm", sizes.merged),
+            **linear(f"v.deepstack.{number}.fc1", sizes.merged, sizes.merged),
+            **linear(f"v.deepstack.{number}.fc2", sizes.merged, sizes.output),
+        }.items()
+    }
+    patches = {**second_frame(sizes), "v.patch_embd.bias": (sizes.hidden,), **square_table(header, sizes)}
+    return EncoderTensors(sizes, required={**patches, **merger(sizes), **deepstack}, layer=fused(sizes))

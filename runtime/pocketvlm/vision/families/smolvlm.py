@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pocketvlm.files.gguf_header import projector_type
+from pocketvlm.files.gguf_header import GGUFHeader, projector_type
 from pocketvlm.messages import Detail
+from pocketvlm.vision.encoder_tensors import SCALE, EncoderTensors, read_sizes, separate, table
 from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import positive, read_fixed_size
 from pocketvlm.vision.grid import cut, resized
@@ -116,6 +117,9 @@ class SmolVLM:
         return (*layout, f"\n\n{_EDGE}<global-img>", TileSpan(rows * cols, grid), _EDGE)
 
 
+DECODERS = ("llama",)
+
+
 def matches(metadata: dict[str, Any]) -> bool:
     return projector_type(metadata) == "idefics3"
 
@@ -123,6 +127,17 @@ def matches(metadata: dict[str, Any]) -> bool:
 def from_metadata(metadata: dict[str, Any]) -> SmolVLM:
     tile, side = read_fixed_size(metadata)
     return SmolVLM(tile, positive(metadata, "clip.vision.preproc_image_size", most=_MAX_TILES * tile), side)
+
+
+def tensors(header: GGUFHeader) -> EncoderTensors:
+    """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has."""
+    sizes = read_sizes(header, SCALE, least=2)
+    return EncoderTensors(
+        sizes,
+        required={**table(sizes), "mm.model.fc.weight": (sizes.merged, sizes.output)},
+        optional={"v.patch_embd.bias": (sizes.hidden,)},
+        layer=separate(sizes),
+    )
 
 
 def _to_longest_edge(size: tuple[int, int], longest: int) -> tuple[int, int]:
