@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,7 +51,7 @@ def _prepare(log: Path) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    written = os.open(log, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     nothing = os.open(os.devnull, os.O_RDWR)
     for target, source in ((0, nothing), (1, nothing), (2, written)):
         os.dup2(source, target)
@@ -79,10 +80,8 @@ def _send(pipe: int, message: dict[str, Any]) -> None:
 
 
 def _reset_peak() -> None:
-    try:
+    with suppress(OSError):  # only Linux has it
         Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
-    except OSError:
-        pass
 
 
 def _peak() -> int:

@@ -1,14 +1,15 @@
-"""Change a document at random: nested dicts and lists with numbers, text and bytes as leaves.
+"""Change a document at random: nested dicts and lists of numbers, text and bytes.
 
 Formats (`fuzz.formats`) turn files into documents and back, so every kind of file is changed by its structure with the
-mutations of this module. A mutation is a JSON list, such as `["set", ["chunks", 0, "width"], -1]`. It names a place, and
-does nothing where an earlier mutation took the place away: any subset of a list of mutations can be applied.
+mutations of this module. A mutation is a JSON list, such as `["set", ["chunks", 0, "width"], -1]`. It names a place,
+and does nothing where an earlier mutation took the place away. So any part of a list of mutations can be applied.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from random import Random
 from typing import Any
 
@@ -128,10 +129,8 @@ def _resized(path: list[Any], value: Any, rng: Random) -> Mutation:
 def apply(document: Any, mutations: Sequence[Mutation]) -> Any:
     """Return the document with the mutations applied; those of the encoded bytes are left to `splice`."""
     for name, *arguments in mutations:
-        try:
+        with suppress(LookupError, TypeError, ValueError):  # an earlier mutation took the place away
             document = _CHANGES[name](document, *arguments) if name in _CHANGES else document
-        except (LookupError, TypeError, ValueError):
-            continue  # an earlier mutation took the place away
     return document
 
 
@@ -196,7 +195,7 @@ def _inside(document: Any, path: Path, change: Callable[[Any, Any], Any]) -> Any
     copied: Any = document.copy()
     step = path[0]
     if len(path) == 1:
-        copied[step]  # it must be there  # noqa: B018
+        copied[step]  # it must be there
         change(copied, step)
     else:
         copied[step] = _inside(copied[step], path[1:], change)

@@ -58,7 +58,7 @@ def refusal(text: str) -> Verdict:
     faults = [
         ("empty", not shown),
         ("several lines", "\n" in shown or "\r" in shown),
-        ("control characters", any(ord(c) < 32 and c not in "\n\r\t" or 127 <= ord(c) < 160 for c in shown)),
+        ("control characters", any((ord(c) < 32 and c not in "\n\r\t") or 127 <= ord(c) < 160 for c in shown)),
         ("half surrogates", any(0xD800 <= ord(c) < 0xE000 for c in shown)),
         (f"over {_MOST} characters", len(shown) > _MOST),
     ]

@@ -17,7 +17,7 @@ import pytest
 
 from fuzz.cases import Case, Original
 from fuzz.documents import Weights, apply, at, paths, random_mutations
-from fuzz.formats import format_named, picture_originals
+from fuzz.formats import picture_originals
 from fuzz.formats.http_request import request
 from fuzz.kinds import Attempt, Work
 from fuzz.outcomes import ABORT, ANSWERED, HANG, MEMORY, MESSAGE, REFUSED, TRACEBACK, not_clean
@@ -88,15 +88,15 @@ class Toy:
 
     BATCH = 20
 
-    def originals(self, work: Path) -> dict[str, Original]:
+    def originals(self, _: Path) -> dict[str, Original]:
         return {"toy": Original("json_text", b"{}")}
 
     @contextmanager
-    def opened(self, work: Work) -> Iterator[Attempt]:
+    def opened(self, _: Work) -> Iterator[Attempt]:
         yield act
 
 
-def act(name: str, data: bytes) -> str | None:
+def act(_: str, data: bytes) -> str | None:
     what = json.loads(data).get("do", "")
     if what == "refuse":
         raise ImageError("is damaged", "image")

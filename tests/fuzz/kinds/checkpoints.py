@@ -18,11 +18,19 @@ _FORMATS = {".json": "json_text", ".jinja": "template", ".safetensors": "safeten
 _TYPES = ("--quantize", "f32", "--mmproj", "f32", "--onnx", "fp32", "--no-verify")
 
 
-def originals(work: Path) -> dict[str, Original]:
+def originals(_: Path) -> dict[str, Original]:
     return {
-        f"{family} {path.name}": Original(_FORMATS[path.suffix], path.read_bytes())
+        f"{family} {name}": original
         for family, made in sound.MODELS.items()
-        for path in sorted(made.checkpoint.iterdir())
+        for name, original in files_of(made.checkpoint).items()
+    }
+
+
+def files_of(checkpoint: Path) -> dict[str, Original]:
+    """Return the files of a checkpoint by name."""
+    return {
+        path.name: Original(_FORMATS[path.suffix], path.read_bytes())
+        for path in sorted(checkpoint.iterdir())
         if path.suffix in _FORMATS
     }
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from fuzz.cases import Original
 from fuzz.command import command
 from fuzz.kinds import Attempt, Work
-from fuzz.sound import QUESTION, SAMPLE, MODELS
+from fuzz.sound import MODELS, QUESTION, SAMPLE
 from pocketvlm.files.bundle import Bundle
 
 BATCH = 60
 
 
-def originals(work: Path) -> dict[str, Original]:
+def originals(_: Path) -> dict[str, Original]:
     paths = {name: Bundle(sound.bundle).file("vision") for name, sound in MODELS.items()}
     return {name: Original("onnx_model", path.read_bytes()) for name, path in paths.items() if path}
 

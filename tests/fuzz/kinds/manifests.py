@@ -16,7 +16,7 @@ from pocketvlm.files.locate import iota
 BATCH = 100
 
 
-def originals(work: Path) -> dict[str, Original]:
+def originals(_: Path) -> dict[str, Original]:
     return {"iota": Original("json_text", (iota() / MANIFEST).read_bytes())}
 
 
@@ -24,7 +24,7 @@ def originals(work: Path) -> dict[str, Original]:
 def opened(work: Work) -> Iterator[Attempt]:
     folder = link_all(iota(), work.own / "bundle", MANIFEST)
 
-    def attempt(name: str, data: bytes) -> str | None:
+    def attempt(_name: str, data: bytes) -> str | None:
         (folder / MANIFEST).write_bytes(data)
         refused = command("inspect", folder)
         return command("chat", QUESTION, "--model", folder, "--max-tokens", 1, "--threads", 1) or refused

@@ -9,14 +9,14 @@ from pathlib import Path
 from fuzz.cases import Original
 from fuzz.command import command
 from fuzz.kinds import Attempt, Work
-from fuzz.sound import QUESTION, SAMPLE, MODELS
+from fuzz.sound import MODELS, QUESTION, SAMPLE
 from pocketvlm.files.bundle import Bundle
 
 BATCH = 60
 ROLES = ("model", "mmproj")
 
 
-def originals(work: Path) -> dict[str, Original]:
+def originals(_: Path) -> dict[str, Original]:
     return {
         f"{name} {role}": Original("gguf", path.read_bytes())
         for name, sound in MODELS.items()

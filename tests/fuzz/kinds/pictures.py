@@ -15,7 +15,7 @@ from pocketvlm import VLM
 BATCH = 150
 
 
-def originals(work: Path) -> dict[str, Original]:
+def originals(_: Path) -> dict[str, Original]:
     return {name: Original(kind, data) for name, (kind, data) in picture_originals().items()}
 
 
@@ -23,7 +23,7 @@ def originals(work: Path) -> dict[str, Original]:
 def opened(work: Work) -> Iterator[Attempt]:
     with VLM.load(threads=1, vision="gguf", context_size=2048) as vlm:
 
-        def attempt(name: str, data: bytes) -> None:
+        def attempt(_name: str, data: bytes) -> None:
             path = str(work.file("picture", data))
             content = [{"type": "image", "path": path, "detail": "low"}, {"type": "text", "text": QUESTION}]
             vlm.chat([{"role": "user", "content": content}], max_tokens=1)

@@ -17,15 +17,63 @@ from fuzz.kinds import Attempt, Work
 from fuzz.kinds.schemas import SCHEMAS, TOOLS
 from fuzz.outcomes import ABORT, HANG, TRACEBACK, not_clean
 from server.conftest import Server, data_uri, start, stop
-from server.test_malformed import GOOD
 
 BATCH = 150
 _OPTIONS = ("--parallel", "1", "--threads", "1", "--read-timeout", "1", "--ctx-size", "1024", "--vision", "gguf")
+# Every field there is. Only a keyword in the tools is not supported.
+GOOD: dict[str, Any] = {
+    "model": "iota",
+    "messages": [
+        {"role": "system", "content": "be brief", "name": "boss"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "hi"},
+                {"type": "image_url", "image_url": {"url": "data:,x", "detail": "low", "max_image_tokens": 64}},
+                {"type": "image", "base64": "aGk=", "detail": "auto"},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": "yes",
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "content": "ok", "tool_call_id": "1"},
+        {"role": "user", "content": "hi"},
+    ],
+    "max_tokens": 1,
+    "temperature": 0.5,
+    "top_p": 0.5,
+    "top_k": 5,
+    "min_p": 0.5,
+    "seed": 1,
+    "stop": ["a"],
+    "n": 1,
+    "frequency_penalty": 0.1,
+    "presence_penalty": 0.1,
+    "repeat_penalty": 1.1,
+    "ignore_eos": False,
+    "logit_bias": {"1": 1},
+    "logprobs": True,
+    "top_logprobs": 1,
+    "stream": False,
+    "stream_options": {"include_usage": True},
+    "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}}},
+    "tools": [
+        {"type": "function", "function": {"name": "f", "description": "d", "strict": True, "parameters": {"not": {}}}}
+    ],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "tool_prompt": "p",
+    "parallel_tool_calls": True,
+    "reasoning_effort": "low",
+    "user": "u",
+    "metadata": {"k": "v"},
+}
 _PATIENCE = 10.0  # seconds
 _CHAT = "/v1/chat/completions"
 
 
-def originals(work: Path) -> dict[str, Original]:
+def originals(_: Path) -> dict[str, Original]:
     uri = data_uri(saved(drawing(), "PNG"))
     look = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": uri, "detail": "low"}}]
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMAS["person"]}}
@@ -46,10 +94,10 @@ def originals(work: Path) -> dict[str, Original]:
 
 
 @contextmanager
-def opened(work: Work) -> Iterator[Attempt]:
+def opened(_: Work) -> Iterator[Attempt]:
     server = start(*_OPTIONS)
 
-    def attempt(name: str, data: bytes) -> str | None:
+    def attempt(_name: str, data: bytes) -> str | None:
         nonlocal server
         if server.process.poll() is not None:
             server = start(*_OPTIONS)

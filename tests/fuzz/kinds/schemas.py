@@ -66,13 +66,13 @@ TOOLS: list[Any] = [
 ]
 
 
-def originals(work: Path) -> dict[str, Original]:
+def originals(_: Path) -> dict[str, Original]:
     named = {**SCHEMAS, "tools": TOOLS}
     return {name: Original("json_text", json.dumps(value).encode()) for name, value in named.items()}
 
 
 @contextmanager
-def opened(work: Work) -> Iterator[Attempt]:
+def opened(_: Work) -> Iterator[Attempt]:
     with VLM.load(threads=1, vision="gguf", context_size=1024) as vlm:
 
         def attempt(name: str, data: bytes) -> str | None:

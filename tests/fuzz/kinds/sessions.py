@@ -38,7 +38,7 @@ def _loaded() -> VLM:
 def opened(work: Work) -> Iterator[Attempt]:
     with _loaded() as vlm:
 
-        def attempt(name: str, data: bytes) -> None:
+        def attempt(_name: str, data: bytes) -> None:
             conversation = vlm.restore(work.file("session", data))
             vlm.chat([*conversation, {"role": "user", "content": "Why?"}], max_tokens=1)
 

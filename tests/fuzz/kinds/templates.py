@@ -37,7 +37,7 @@ CONVERSATIONS: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
 ]
 
 
-def originals(work: Path) -> dict[str, Original]:
+def originals(_: Path) -> dict[str, Original]:
     texts = {name.lower(): value for name, value in vars(templates).items() if name.isupper() and "{" in str(value)}
     texts["iota"] = (IOTA / "chat_template.jinja").read_text()
     return {name: Original("template", text.encode()) for name, text in texts.items() if isinstance(text, str)}
@@ -48,15 +48,21 @@ def opened(work: Work) -> Iterator[Attempt]:
     model = gguf.decode(MODEL.read_bytes())
     (place,) = (number for number, entry in enumerate(model["metadata"]) if entry["key"] == _KEY)
 
-    def attempt(name: str, data: bytes) -> str | None:
+    def attempt(_name: str, data: bytes) -> str | None:
         changed = gguf.encode(replaced(model, ["metadata", place, "value"], data))
-        refused = None
+        refused: list[str] = []
         with VLM.load(model=work.file("model.gguf", changed), mmproj=MMPROJ, threads=1, context_size=2048) as vlm:
             for messages, fields in CONVERSATIONS:
-                try:
+                with _noted(refused):
                     vlm.chat(messages, max_tokens=2, **fields)
-                except PocketVLMError as error:
-                    refused = str(error)
-        return refused
+        return "\n".join(refused[:1]) or None
 
     yield attempt
+
+
+@contextmanager
+def _noted(refused: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except PocketVLMError as error:
+        refused.append(str(error))
