@@ -87,7 +87,7 @@ class Session:
         self._folder = folder
         self._kinds = chosen
         self._options = options
-        self._originals = sound_files(chosen, folder, options.families)
+        self._originals = sound_files(chosen, options.families)
         limits = Limits(options.seconds, options.memory << 20)
         self._runner = Runner(chosen, self._originals, folder.work, limits, options.jobs)
         known = {} if options.fresh else folder.progress(options.seed)
@@ -157,12 +157,12 @@ class Session:
         return still
 
 
-def sound_files(chosen: dict[str, Kind], folder: Folder, names: str) -> dict[str, dict[str, Original]]:
+def sound_files(chosen: dict[str, Kind], names: str) -> dict[str, dict[str, Original]]:
     """Return the originals of kinds, taken apart, so that children need not do it."""
     families = [name for name in names.split(",") if name]
     if families:
-        sound.prepare(families, folder.work)
-    originals = {name: kind.originals(folder.work) for name, kind in chosen.items()}
+        sound.prepare(families)
+    originals = {name: kind.originals() for name, kind in chosen.items()}
     for files in originals.values():
         for original in files.values():
             original.document  # noqa: B018 - it is cached
@@ -173,7 +173,7 @@ def again(options: argparse.Namespace, folder: Folder, every: dict[str, Kind]) -
     """Run a kept case, or write its file."""
     case = Case.load(options.case.read_text())
     chosen = {case.kind: every[case.kind]}
-    originals = sound_files(chosen, folder, options.families)
+    originals = sound_files(chosen, options.families)
     if options.write:
         options.write.write_bytes(originals[case.kind][case.original].damaged(case.mutations))
         return 0

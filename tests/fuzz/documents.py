@@ -171,14 +171,15 @@ def _choose(document: Any, rng: Random, weights: Weights, near: Path | None = No
         value, path = at(document, start), start
     else:
         value, path = document, []
-    while items := _items(value):
+    while isinstance(value, dict | list) and value:
         if path and rng.random() < 0.12:
             break
-        if len(items) > 64:  # a long list of like things
-            key, value = rng.choice(items)
+        keys = range(len(value)) if isinstance(value, list) else list(value)
+        if len(keys) > 64:  # many like things
+            key = rng.choice(keys)
         else:
-            ((key, value),) = rng.choices(items, weights.of([item for _, item in items]))
-        path = [*path, key]
+            (key,) = rng.choices(keys, weights.of([value[key] for key in keys]))
+        value, path = value[key], [*path, key]
     return path or [_items(document)[0][0]]
 
 

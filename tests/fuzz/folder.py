@@ -58,7 +58,7 @@ class Folder:
         }
 
     def save_progress(self, seed: int, progress: dict[str, Progress]) -> None:
-        state = self._read() | {f"{seed} {kind}": asdict(value) for kind, value in progress.items()}
+        state = self._read() | {f"{seed} {kind}": vars(value) for kind, value in progress.items()}
         new = self._state.with_suffix(".new")
         new.write_text(json.dumps(state, indent=1))
         new.replace(self._state)

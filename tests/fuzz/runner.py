@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import selectors
 import signal
 import time
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fuzz import child
 from fuzz.cases import Case, Original
@@ -221,16 +223,21 @@ def _anonymous(status: Path) -> int:
     return sum(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith(names))
 
 
-def run_in_child(task: Callable[[], object]) -> None:
-    """Run a function in a forked child, so that no thread of native code comes into this process."""
+def run_in_child(task: Callable[[], Any]) -> Any:
+    """Return what a function returns in a forked child, so that no thread of native code comes into this process."""
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            task()
+            with os.fdopen(writing, "wb") as file:
+                pickle.dump(task(), file)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
             os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    if status:
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        result = file.read()
+    if os.waitpid(pid, 0)[1]:
         raise HarnessError(f"{task} failed")
+    return pickle.loads(result)

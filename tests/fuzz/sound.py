@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,24 +28,19 @@ class Sound:
 MODELS = {"iota": Sound(IOTA, iota())}
 
 
-def prepare(families: Sequence[str], work: Path) -> None:
+def prepare(families: Sequence[str]) -> None:
     """Add tiny models of families to MODELS. They are those of the tests, in float32, and are made once."""
-    listed = work / "models.json"
-    run_in_child(lambda: listed.write_text(json.dumps(_made(families))))
-    MODELS.update(
-        {name: Sound(Path(one), Path(other)) for name, (one, other) in json.loads(listed.read_text()).items()}
-    )
+    MODELS.update(run_in_child(lambda: _made(families)))  # torch and llama.cpp begin threads
 
 
-def _made(families: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Not in the process that forks: torch and llama.cpp begin threads."""
+def _made(families: Sequence[str]) -> dict[str, Sound]:
     from tiny import families as modules
 
     store = Store(ROOT / ".pytest_cache" / "d" / "bundles")
     made = {}
     for name in families:
         checkpoint = store.checkpoint(name, **next(iter(modules()[name].VARIANTS.values())))
-        made[name] = (str(checkpoint), str(store.bundle(checkpoint)))
+        made[name] = Sound(checkpoint, store.bundle(checkpoint))
     return made
 
 

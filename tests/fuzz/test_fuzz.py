@@ -88,7 +88,7 @@ class Toy:
 
     BATCH = 20
 
-    def originals(self, _: Path) -> dict[str, Original]:
+    def originals(self) -> dict[str, Original]:
         return {"toy": Original("json_text", b"{}")}
 
     @contextmanager
@@ -123,7 +123,7 @@ def act(_: str, data: bytes) -> str | None:
 @pytest.fixture
 def runner(tmp_path: Path) -> Runner:
     toy = Toy()
-    return Runner({"toy": toy}, {"toy": toy.originals(tmp_path)}, tmp_path, Limits(0.3, 400 << 20), jobs=2)
+    return Runner({"toy": toy}, {"toy": toy.originals()}, tmp_path, Limits(0.3, 400 << 20), jobs=2)
 
 
 def toy_case(what: str, *more: list[object]) -> Case:

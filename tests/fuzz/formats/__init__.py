@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image, ImageDraw
 
-PICTURES = ("png", "jpeg", "tiff", "webp", "bmp", "gif")
+PICTURES = ("png", "jpeg", "tiff", "webp", "bmp", "gif", "iso_media")
 
 
 class Format(Protocol):

@@ -2,7 +2,7 @@
 
 A module offers
 
-- `originals(work)`: sound files by name; `work` is a folder for those that must be made first
+- `originals()`: sound files by name, made in a child (`run_in_child`) where native code begins threads
 - `opened(work)`: a context in a child, which loads what cases share, and yields a function of (name of the original,
   damaged bytes). The function does what a user would do. It returns None after an answer or the text of a refusal,
   raises what pocketvlm raises, or `NotClean`
@@ -44,7 +44,7 @@ class Work:
 class Kind(Protocol):
     BATCH: int
 
-    def originals(self, work: Path) -> dict[str, Original]: ...
+    def originals(self) -> dict[str, Original]: ...
 
     def opened(self, work: Work) -> AbstractContextManager[Attempt]: ...
 

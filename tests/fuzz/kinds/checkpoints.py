@@ -18,7 +18,7 @@ _FORMATS = {".json": "json_text", ".jinja": "template", ".safetensors": "safeten
 _TYPES = ("--quantize", "f32", "--mmproj", "f32", "--onnx", "fp32", "--no-verify")
 
 
-def originals(_: Path) -> dict[str, Original]:
+def originals() -> dict[str, Original]:
     return {
         f"{family} {name}": original
         for family, made in sound.MODELS.items()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from fuzz.cases import Original
 from fuzz.command import command
@@ -15,7 +14,7 @@ from pocketvlm.files.bundle import Bundle
 BATCH = 60
 
 
-def originals(_: Path) -> dict[str, Original]:
+def originals() -> dict[str, Original]:
     paths = {name: Bundle(sound.bundle).file("vision") for name, sound in MODELS.items()}
     return {name: Original("onnx_model", path.read_bytes()) for name, path in paths.items() if path}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from fuzz.cases import Original
 from fuzz.command import command
@@ -16,7 +15,7 @@ from pocketvlm.files.locate import iota
 BATCH = 100
 
 
-def originals(_: Path) -> dict[str, Original]:
+def originals() -> dict[str, Original]:
     return {"iota": Original("json_text", (iota() / MANIFEST).read_bytes())}
 
 

@@ -16,7 +16,7 @@ BATCH = 60
 ROLES = ("model", "mmproj")
 
 
-def originals(_: Path) -> dict[str, Original]:
+def originals() -> dict[str, Original]:
     return {
         f"{name} {role}": Original("gguf", path.read_bytes())
         for name, sound in MODELS.items()

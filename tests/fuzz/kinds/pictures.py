@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from fuzz.cases import Original
 from fuzz.formats import picture_originals
 from fuzz.kinds import Attempt, Work
+from fuzz.runner import run_in_child
 from fuzz.sound import QUESTION
 from pocketvlm import VLM
 
 BATCH = 150
 
 
-def originals(_: Path) -> dict[str, Original]:
-    return {name: Original(kind, data) for name, (kind, data) in picture_originals().items()}
+def originals() -> dict[str, Original]:
+    return {name: Original(kind, data) for name, (kind, data) in run_in_child(picture_originals).items()}
 
 
 @contextmanager

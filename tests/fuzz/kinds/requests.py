@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
-from pathlib import Path
 from typing import Any
 
 from fuzz.cases import Original
@@ -73,7 +72,7 @@ _PATIENCE = 10.0  # seconds
 _CHAT = "/v1/chat/completions"
 
 
-def originals(_: Path) -> dict[str, Original]:
+def originals() -> dict[str, Original]:
     uri = data_uri(saved(drawing(), "PNG"))
     look = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": uri, "detail": "low"}}]
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMAS["person"]}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from fuzz.cases import Original
@@ -66,7 +65,7 @@ TOOLS: list[Any] = [
 ]
 
 
-def originals(_: Path) -> dict[str, Original]:
+def originals() -> dict[str, Original]:
     named = {**SCHEMAS, "tools": TOOLS}
     return {name: Original("json_text", json.dumps(value).encode()) for name, value in named.items()}
 

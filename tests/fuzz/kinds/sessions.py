@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from fuzz.cases import Original
 from fuzz.kinds import Attempt, Work
@@ -15,19 +16,18 @@ from pocketvlm import VLM
 BATCH = 100
 
 
-def originals(work: Path) -> dict[str, Original]:
-    paths = {name: work / f"{name}.session" for name in ("text", "picture")}
-    run_in_child(lambda: _save(paths))
-    return {name: Original("session", path.read_bytes()) for name, path in paths.items()}
+def originals() -> dict[str, Original]:
+    return {name: Original("session", data) for name, data in run_in_child(_saved).items()}
 
 
-def _save(paths: dict[str, Path]) -> None:
-    picture = {"type": "image", "path": str(SAMPLE), "detail": "low"}
-    with _loaded() as vlm:
-        for name, path in paths.items():
-            parts = [picture] if name == "picture" else []
+def _saved() -> dict[str, bytes]:
+    picture, files = {"type": "image", "path": str(SAMPLE), "detail": "low"}, {}
+    with _loaded() as vlm, TemporaryDirectory() as folder:
+        for name, parts in {"text": [], "picture": [picture]}.items():
             vlm.chat([{"role": "user", "content": [*parts, {"type": "text", "text": QUESTION}]}], max_tokens=4)
-            vlm.save(path)
+            vlm.save(Path(folder, name))
+            files[name] = Path(folder, name).read_bytes()
+    return files
 
 
 def _loaded() -> VLM:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from fuzz.cases import Original
@@ -37,7 +36,7 @@ CONVERSATIONS: list[tuple[list[dict[str, Any]], dict[str, Any]]] = [
 ]
 
 
-def originals(_: Path) -> dict[str, Original]:
+def originals() -> dict[str, Original]:
     texts = {name.lower(): value for name, value in vars(templates).items() if name.isupper() and "{" in str(value)}
     texts["iota"] = (IOTA / "chat_template.jinja").read_text()
     return {name: Original("template", text.encode()) for name, text in texts.items() if isinstance(text, str)}
