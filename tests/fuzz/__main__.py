@@ -23,10 +23,10 @@ from fuzz import sound
 from fuzz.cases import Case, Original
 from fuzz.folder import Folder, Found, Progress
 from fuzz.kinds import Kind, kinds
-from fuzz.outcomes import Verdict
+from fuzz.outcomes import ANSWERED, Verdict
 from fuzz.reduce import reduced
 from fuzz.report import Lines, listing, table
-from fuzz.runner import Limits, Runner
+from fuzz.runner import HarnessError, Limits, Runner
 from store import ROOT
 
 FAMILIES = sorted(path.stem for path in Path(__file__).parents[1].glob("tiny/[a-z]*.py")) if find_spec("torch") else []
@@ -92,24 +92,24 @@ class Session:
         self._runner = Runner(chosen, self._originals, folder.work, limits, options.jobs)
         known = {} if options.fresh else folder.progress(options.seed)
         self.progress = {name: known.get(name, Progress()) for name in chosen}
-        self._new: dict[tuple[str, str, str], tuple[Case, Verdict]] = {}
+        self._found: dict[Path, Found] = {}  # by its file, which has a name for each distinct end
+        self._new: list[Found] = []
 
     def run(self) -> list[Found]:
         """Run kept cases, then new ones; return what is not clean, as small as it gets."""
-        still = self._try_kept()
+        self._check_sound()
+        self._try_kept()
         lines, options = Lines(), self._options
         goals = {kind: of.next + options.cases for kind, of in self.progress.items()}
-        ended = False
         try:
             for result in self._runner.run(self._batches(goals)):
                 if result is not None:
                     self._add(*result)
                 lines.show(self.progress, goals)
-            ended = True
         finally:  # Ctrl-C too
             self._folder.save_progress(options.seed, self.progress)
-            found = [self._kept(case, verdict, small=ended) for case, verdict in self._new.values()]
-        return still + found
+        self._reduce_new()
+        return [*self._found.values()]
 
     def _batches(self, goals: dict[str, int]) -> Iterator[list[Case]]:
         """Yield batches of the kinds in turn, until all have come to their goals or the time is over."""
@@ -131,30 +131,43 @@ class Session:
         progress = self.progress[case.kind]
         progress.add(verdict)
         progress.next = max(progress.next, case.number + 1)
-        key = (case.kind, *verdict.key)
-        if verdict.clean or key in self._new:
-            return
-        self._new[key] = (case, verdict)
-        print(f"{verdict.outcome} in {case.kind}: {verdict.where}", flush=True)
-        self._folder.keep(case, verdict)
+        path = self._folder.place(case, verdict)
+        if not verdict.clean and path not in self._found:
+            self._found[path] = Found(case, verdict, path)
+            self._folder.keep(case, verdict)
+            self._new.append(self._found[path])
+            print(f"{verdict.outcome} in {case.kind}: {verdict.where}", flush=True)
 
-    def _kept(self, case: Case, verdict: Verdict, *, small: bool) -> Found:
-        """Keep a case with as few mutations as do the same."""
-        smaller = reduced(case, verdict, self._runner.alone) if small else None
-        return self._folder.keep(smaller[0] if smaller else case, verdict)
+    def _check_sound(self) -> None:
+        """Run what is not damaged, before the first case of a kind: it must be answered."""
+        kinds = [kind for kind, of in self.progress.items() if not of.next]
+        cases = [Case(kind, name, []) for kind in kinds for name in self._originals[kind]]
+        for result in self._runner.run([case] for case in cases):
+            if result is not None and result[1].outcome != ANSWERED:
+                case, verdict = result
+                raise HarnessError(f"the sound {case.original} of {case.kind} is {verdict.outcome}: {verdict.detail}")
 
-    def _try_kept(self) -> list[Found]:
-        still = []
-        for one in self._folder.kept():
-            if one.case.kind not in self._kinds or one.case.original not in self._originals[one.case.kind]:
+    def _try_kept(self) -> None:
+        """Run what earlier runs have kept, and forget what is clean now."""
+        kept = {
+            id(one.case): one
+            for one in self._folder.kept()
+            if one.case.kind in self._kinds and one.case.original in self._originals[one.case.kind]
+        }
+        for result in self._runner.run([one.case] for one in kept.values()):
+            if result is None:
                 continue
-            verdict = self._runner.alone(one.case)
+            one, verdict = kept[id(result[0])], result[1]
             if verdict.clean:
                 print(f"now clean: {one.path.name}")
                 one.path.unlink()
             else:
-                still.append(replace(one, verdict=verdict))
-        return still
+                self._found[one.path] = replace(one, verdict=verdict)
+
+    def _reduce_new(self) -> None:
+        for one in self._new:
+            if smaller := reduced(one.case, one.verdict, self._runner.alone):
+                self._folder.keep(smaller, one.verdict)
 
 
 def sound_files(chosen: dict[str, Kind], names: str) -> dict[str, dict[str, Original]]:

@@ -31,7 +31,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Found:
-    """A kept case. `times` counts the cases of this run that ended alike."""
+    """A kept case, one of all that ended like it."""
 
     case: Case
     verdict: Verdict
@@ -69,12 +69,13 @@ class Folder:
             text = path.read_text()
             yield Found(Case.load(text), Verdict(**json.loads(text)["verdict"]), path)
 
-    def keep(self, case: Case, verdict: Verdict) -> Found:
-        """Write a case, in place of one that ended alike."""
+    def place(self, case: Case, verdict: Verdict) -> Path:
+        """Return the file of a case: one for all that end alike."""
         where = hashlib.sha256(f"{case.kind} {verdict.where}".encode()).hexdigest()[:8]
-        path = self._found / f"{case.kind}-{verdict.outcome}-{where}.json"
-        path.write_text(case.dump(verdict=asdict(verdict)))
-        return Found(case, verdict, path)
+        return self._found / f"{case.kind}-{verdict.outcome}-{where}.json"
+
+    def keep(self, case: Case, verdict: Verdict) -> None:
+        self.place(case, verdict).write_text(case.dump(verdict=asdict(verdict)))
 
     def _read(self) -> dict[str, Any]:
         known: dict[str, Any] = json.loads(self._state.read_text()) if self._state.exists() else {}

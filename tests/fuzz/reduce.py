@@ -9,7 +9,7 @@ from fuzz.cases import Case
 from fuzz.outcomes import Verdict
 
 
-def reduced(case: Case, verdict: Verdict, run: Callable[[Case], Verdict]) -> tuple[Case, Verdict] | None:
+def reduced(case: Case, verdict: Verdict, run: Callable[[Case], Verdict]) -> Case | None:
     """Leave out one mutation after the other while the outcome stays. None where it does not come again."""
     again = run(case)
     if again.outcome != verdict.outcome:
@@ -19,7 +19,7 @@ def reduced(case: Case, verdict: Verdict, run: Callable[[Case], Verdict]) -> tup
         fewer = replace(case, mutations=[*case.mutations[:number], *case.mutations[number + 1 :]])
         found = run(fewer)
         if found.key == again.key:
-            case, again = fewer, found
+            case = fewer
         else:
             number += 1
-    return case, again
+    return case

@@ -157,7 +157,7 @@ def test_cases_become_smaller(runner: Runner) -> None:
     case = toy_case("fail", ["set", ["x"], 1], ["set", ["y"], 2])
     found = reduced(case, runner.alone(case), runner.alone)
     assert found is not None
-    assert found[0].mutations == toy_case("fail").mutations
+    assert found.mutations == toy_case("fail").mutations
 
 
 @pytest.mark.slow

@@ -75,9 +75,10 @@ _CHAT = "/v1/chat/completions"
 def originals() -> dict[str, Original]:
     uri = data_uri(saved(drawing(), "PNG"))
     look = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": uri, "detail": "low"}}]
+    messages = [*GOOD["messages"][2:], {"role": "user", "content": look}]
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMAS["person"]}}
     bodies: dict[str, dict[str, Any]] = {
-        "good": GOOD,
+        "good": {**GOOD, "messages": messages, "tools": TOOLS, "tool_choice": "none"},
         "picture": {"messages": [{"role": "user", "content": look}], "max_tokens": 2},
         "stream": {"stream": True, "n": 2, "logprobs": True, "top_logprobs": 3, "max_tokens": 3, "stop": ["."]},
         "sampling": {"temperature": 1.5, "top_k": 5, "top_p": 0.9, "seed": 1, "logit_bias": {"5": 2}, "max_tokens": 3},

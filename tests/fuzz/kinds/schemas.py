@@ -49,7 +49,7 @@ SCHEMAS: dict[str, Any] = {
 TOOLS: list[Any] = [
     {
         "type": "function",
-        "function": {"name": "draw", "description": "Draw it.", "strict": True, "parameters": SCHEMAS["references"]},
+        "function": {"name": "draw", "description": "Draw it.", "parameters": SCHEMAS["references"]},
     },
     {
         "type": "function",
@@ -79,7 +79,7 @@ def opened(_: Work) -> Iterator[Attempt]:
                 value = json.loads(data)
             except (ValueError, RecursionError):
                 return "not JSON"
-            form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": value, "strict": True}}
+            form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": value, "strict": False}}
             fields = {"tools": value, "tool_choice": "required"} if name == "tools" else {"response_format": form}
             vlm.chat([{"role": "user", "content": "hi"}], max_tokens=24, **fields)
             return None
