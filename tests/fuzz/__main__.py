@@ -105,7 +105,7 @@ class Session:
             for result in self._runner.run(self._batches(goals)):
                 if result is not None:
                     self._add(*result)
-                lines.show(self.progress, goals)
+                lines.show(self.progress)
         finally:  # Ctrl-C too
             self._folder.save_progress(options.seed, self.progress)
         self._reduce_new()
@@ -134,9 +134,12 @@ class Session:
         path = self._folder.place(case, verdict)
         if not verdict.clean and path not in self._found:
             self._found[path] = Found(case, verdict, path)
-            self._folder.keep(case, verdict)
+            self._keep(case, verdict)
             self._new.append(self._found[path])
             print(f"{verdict.outcome} in {case.kind}: {verdict.where}", flush=True)
+
+    def _keep(self, case: Case, verdict: Verdict) -> None:
+        self._folder.keep(case, verdict, self._originals[case.kind][case.original].shown(case.mutations))
 
     def _check_sound(self) -> None:
         """Run what is not damaged, before the first case of a kind: it must be answered."""
@@ -167,7 +170,7 @@ class Session:
     def _reduce_new(self) -> None:
         for one in self._new:
             if smaller := reduced(one.case, one.verdict, self._runner.alone):
-                self._folder.keep(smaller, one.verdict)
+                self._keep(smaller, one.verdict)
 
 
 def sound_files(chosen: dict[str, Kind], names: str) -> dict[str, dict[str, Original]]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from random import Random
 from typing import Any
 
-from fuzz.documents import Mutation, Weights, apply, random_mutations, splice
+from fuzz.documents import Mutation, Weights, apply, random_mutations, shown, splice
 from fuzz.formats import format_named
 
 
@@ -30,6 +30,9 @@ class Original:
 
     def random_mutations(self, rng: Random) -> list[Mutation]:
         return random_mutations(self.document, rng, len(self.data), self._weights)
+
+    def shown(self, mutations: Sequence[Mutation]) -> list[str]:
+        return [shown(self.document, mutation) for mutation in mutations]
 
     def damaged(self, mutations: Sequence[Mutation]) -> bytes:
         return splice(format_named(self.format).encode(apply(self.document, mutations)), mutations)

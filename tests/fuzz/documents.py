@@ -143,6 +143,29 @@ def splice(data: bytes, mutations: Sequence[Mutation]) -> bytes:
     return data
 
 
+def shown(document: Any, mutation: Mutation) -> str:
+    """Describe a mutation for people: with the names of the list items on the way."""
+    name, *arguments = mutation
+    words = [_shown_path(document, one) if _is_path(one) else repr(one)[:60] for one in arguments]
+    return " ".join([name, *words])
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(step, str | int) for step in value)
+
+
+def _shown_path(document: Any, path: Path) -> str:
+    steps: list[str] = []
+    for number, step in enumerate(path):
+        item: Any = None
+        with suppress(LookupError, TypeError):
+            item = at(document, path[: number + 1])
+        names = (item.get(key) for key in ("key", "name", "type", "marker", "tag")) if isinstance(item, dict) else ()
+        name = next((f"({value})" for value in names if isinstance(value, str | int)), "")
+        steps.append(f"{step}{name if isinstance(step, int) else ''}")
+    return ".".join(steps)
+
+
 class Weights:
     """How often to enter each child of a container: by the logarithm of its number of leaves.
 

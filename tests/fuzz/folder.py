@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,9 @@ class Folder:
         where = hashlib.sha256(f"{case.kind} {verdict.where}".encode()).hexdigest()[:8]
         return self._found / f"{case.kind}-{verdict.outcome}-{where}.json"
 
-    def keep(self, case: Case, verdict: Verdict) -> None:
-        self.place(case, verdict).write_text(case.dump(verdict=asdict(verdict)))
+    def keep(self, case: Case, verdict: Verdict, shown: Sequence[str]) -> None:
+        """Write a case, and what people read about it."""
+        self.place(case, verdict).write_text(case.dump(shown=shown, verdict=asdict(verdict)))
 
     def _read(self) -> dict[str, Any]:
         known: dict[str, Any] = json.loads(self._state.read_text()) if self._state.exists() else {}

@@ -80,7 +80,10 @@ def of_exception(error: BaseException) -> Verdict:
 def of_log(outcome: str, what: str, log: str) -> Verdict:
     """Name an end by a signal, or an interrupted case, by what native code and faulthandler wrote about it."""
     reason = next((match[0].strip() for match in map(_REASON.match, log.splitlines()) if match), "")
-    frames = _FRAME.findall(log)
+    # faulthandler writes a paragraph for each thread. In a hang the main thread waits, so where others are says more.
+    threads = re.split(r"\n(?=(?:Current t|T)hread 0x)", log)
+    current = next((thread for thread in threads if thread.startswith("Current thread")), log)
+    frames = _FRAME.findall(current)
     ours = next((frame for frame in frames if _is_ours(frame[0])), frames[0] if frames else None)
     at = f"{_short(ours[0])}:{ours[1]} {ours[2]}" if ours else ""
     where = " ".join(filter(None, [what, _normal(reason)[:160], f"in {at}" if at else ""]))

@@ -18,12 +18,12 @@ class Lines:
     def __init__(self) -> None:
         self._began = self._last = time.monotonic()
 
-    def show(self, progress: dict[str, Progress], goals: dict[str, int]) -> None:
+    def show(self, progress: dict[str, Progress]) -> None:
         now = time.monotonic()
         if now - self._last < _EVERY:
             return
         self._last = now
-        done = (f"{kind} {of.counts.total()}/{goals[kind]}" for kind, of in progress.items() if of.counts)
+        done = (f"{kind} {of.counts.total()}" for kind, of in progress.items() if of.counts)
         bad = sum(count for of in progress.values() for name, count in of.counts.items() if name not in CLEAN)
         minutes, seconds = divmod(int(now - self._began), 60)
         print(f"{minutes}:{seconds:02} {', '.join(done)}; not clean: {bad}", flush=True)
