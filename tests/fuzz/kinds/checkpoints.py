@@ -13,7 +13,7 @@ from fuzz.cases import Original
 from fuzz.command import command
 from fuzz.kinds import Attempt, Work
 
-BATCH = 40
+BATCH = 20
 _FORMATS = {".json": "json_text", ".jinja": "template", ".safetensors": "safetensors"}
 _TYPES = ("--quantize", "f32", "--mmproj", "f32", "--onnx", "fp32", "--no-verify")
 

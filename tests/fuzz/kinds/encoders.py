@@ -11,7 +11,7 @@ from fuzz.kinds import Attempt, Work
 from fuzz.sound import MODELS, QUESTION, SAMPLE
 from pocketvlm.files.bundle import Bundle
 
-BATCH = 60
+BATCH = 40
 
 
 def originals() -> dict[str, Original]:

@@ -12,7 +12,7 @@ from fuzz.kinds import Attempt, Work
 from fuzz.sound import MODELS, QUESTION, SAMPLE
 from pocketvlm.files.bundle import Bundle
 
-BATCH = 60
+BATCH = 40
 ROLES = ("model", "mmproj")
 
 

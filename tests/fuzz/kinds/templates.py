@@ -17,7 +17,7 @@ from pocketvlm.errors import PocketVLMError
 from runtime import templates
 from store import IOTA
 
-BATCH = 60
+BATCH = 40
 _KEY = "tokenizer.chat_template"
 _PICTURE = {"type": "image", "path": str(SAMPLE), "detail": "low"}
 _CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"where": "left"}'}}
