@@ -167,9 +167,9 @@ def _shown_path(document: Any, path: Path) -> str:
 
 
 class Weights:
-    """How often to enter each child of a container: by the logarithm of its number of leaves.
+    """How often to enter each child of a container: by the logarithm of its number of leaves, to the power of 1.25.
 
-    A vocabulary of 50,000 entries is then chosen about as often as sixteen settings. The numbers of leaves are kept, so
+    A vocabulary of 50,000 entries is then chosen 30 times as often as one setting. The numbers of leaves are kept, so
     use an object for one document.
     """
 
@@ -184,7 +184,7 @@ class Weights:
         return self._leaves[id(value)]
 
     def of(self, values: Sequence[Any]) -> list[float]:
-        return [math.log2(1 + self.leaves(value)) for value in values]
+        return [math.log2(1 + self.leaves(value)) ** 1.25 for value in values]
 
 
 def _choose(document: Any, rng: Random, weights: Weights, near: Path | None = None) -> list[Any]:

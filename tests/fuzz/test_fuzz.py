@@ -73,7 +73,7 @@ def test_small_parts_are_changed_beside_large_ones() -> None:
     document = {"settings": {"width": 1, "height": 2}, "vocabulary": [str(number) for number in range(50_000)]}
     rng, weights = Random(0), Weights()
     first = [random_mutations(document, rng, 100, weights)[0] for _ in range(300)]
-    assert sum(mutation[1][0] == "settings" for mutation in first if isinstance(mutation[1], list)) > 30
+    assert sum(mutation[1][0] == "settings" for mutation in first if isinstance(mutation[1], list)) > 12
 
 
 def test_every_value_has_a_place() -> None:

@@ -107,6 +107,8 @@ def opened(_: Work) -> Iterator[Attempt]:
         if status >= 500:
             _report(server, status, body)
         _check_health(server)
+        if not status:
+            return "it waits for the rest"
         return None if status < 400 else _message(body)
 
     try:
@@ -133,20 +135,20 @@ def _message(body: bytes) -> str:
 
 
 def _exchange(server: Server, data: bytes) -> tuple[int, bytes]:
-    """Return status and body of the answer; status 0 where the request is incomplete and the server waits."""
+    """Return status and body of the answer. A request whose head has no end gets none: then status 0."""
     whole = b"\r\n\r\n" in data
-    with socket.create_connection(("127.0.0.1", server.port), _PATIENCE if whole else 0.5) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), _PATIENCE if whole else 0.2) as connection:
         try:
             connection.sendall(data)
             response = HTTPResponse(connection, method=data.partition(b" ")[0].decode("latin-1"))
             response.begin()
             return response.status, response.read()
         except TimeoutError:
-            if whole:
-                not_clean(HANG, "no answer", "".join(server.log)[-2000:])
-            return 0, b""
-        except (HTTPException, OSError):  # closed without an answer
-            return 0, b""
+            if not whole:
+                return 0, b""
+            not_clean(HANG, "no answer", "".join(server.log)[-2000:])
+        except (HTTPException, OSError) as error:
+            not_clean(TRACEBACK, f"no answer: {type(error).__name__}", "".join(server.log)[-2000:])
 
 
 def _check_health(server: Server) -> None:
