@@ -26,7 +26,7 @@ from fuzz.kinds import Kind, kinds
 from fuzz.outcomes import ANSWERED, Verdict
 from fuzz.reduce import reduced
 from fuzz.report import Lines, listing, table
-from fuzz.runner import HarnessError, Limits, Runner
+from fuzz.runner import Limits, Runner
 from store import ROOT
 
 FAMILIES = sorted(path.stem for path in Path(__file__).parents[1].glob("tiny/[a-z]*.py")) if find_spec("torch") else []
@@ -42,7 +42,7 @@ def main() -> int:
         return again(options, folder, every)
     chosen = {name: every[name] for name in options.kinds or every}
     session = Session(folder, chosen, options)
-    found = session.run()
+    found = session.run_sound() if options.sound else session.run()
     print(table(session.progress))
     if found:
         print(f"\nnot clean:\n{listing(found)}")
@@ -63,6 +63,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=20.0, help="processor time of a case (20)")
     parser.add_argument("--memory", type=int, default=2048, help="memory of a case in MB (2048)")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "fuzz", help="what is kept (build/fuzz)")
+    parser.add_argument("--sound", action="store_true", help="only run the files that are not damaged")
     parser.add_argument("--fresh", action="store_true", help="begin with the first case again, not with the next one")
     parser.add_argument("--case", type=Path, help="only run this kept case, and print what happens")
     parser.add_argument("--write", type=Path, help="with --case: write the damaged file here, and do not run it")
@@ -90,14 +91,13 @@ class Session:
         self._originals = sound_files(chosen, options.families)
         limits = Limits(options.seconds, options.memory << 20)
         self._runner = Runner(chosen, self._originals, folder.work, limits, options.jobs)
-        known = {} if options.fresh else folder.progress(options.seed)
+        known = {} if options.fresh or options.sound else folder.progress(options.seed)
         self.progress = {name: known.get(name, Progress()) for name in chosen}
         self._found: dict[Path, Found] = {}  # by its file, which has a name for each distinct end
         self._new: list[Found] = []
 
     def run(self) -> list[Found]:
         """Run kept cases, then new ones; return what is not clean, as small as it gets."""
-        self._check_sound()
         self._try_kept()
         lines, options = Lines(), self._options
         goals = {kind: of.next + options.cases for kind, of in self.progress.items()}
@@ -141,14 +141,16 @@ class Session:
     def _keep(self, case: Case, verdict: Verdict) -> None:
         self._folder.keep(case, verdict, self._originals[case.kind][case.original].shown(case.mutations))
 
-    def _check_sound(self) -> None:
-        """Run what is not damaged, before the first case of a kind: it must be answered."""
-        kinds = [kind for kind, of in self.progress.items() if not of.next]
-        cases = [Case(kind, name, []) for kind in kinds for name in self._originals[kind]]
-        for result in self._runner.run([case] for case in cases):
-            if result is not None and result[1].outcome != ANSWERED:
+    def run_sound(self) -> list[Found]:
+        """Run what is not damaged, and return what is not answered."""
+        batches = ([Case(kind, name, []) for name in files] for kind, files in self._originals.items())
+        for result in self._runner.run(batches):
+            if result is not None:
                 case, verdict = result
-                raise HarnessError(f"the sound {case.original} of {case.kind} is {verdict.outcome}: {verdict.detail}")
+                self.progress[case.kind].add(verdict)
+                if verdict.outcome != ANSWERED:
+                    self._found[Path(case.kind, case.original)] = Found(case, verdict, Path(case.kind, case.original))
+        return [*self._found.values()]
 
     def _try_kept(self) -> None:
         """Run what earlier runs have kept, and forget what is clean now."""
