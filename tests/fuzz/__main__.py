@@ -149,7 +149,8 @@ class Session:
                 case, verdict = result
                 self.progress[case.kind].add(verdict)
                 if verdict.outcome != ANSWERED:
-                    self._found[Path(case.kind, case.original)] = Found(case, verdict, Path(case.kind, case.original))
+                    name = Path(case.kind, case.original)
+                    self._found[name] = Found(case, replace(verdict, where=verdict.where or verdict.detail), name)
         return [*self._found.values()]
 
     def _try_kept(self) -> None:
