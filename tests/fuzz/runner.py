@@ -214,11 +214,12 @@ def _usage(groups: set[int]) -> dict[int, _Usage]:
             if group in groups:
                 before = found.get(group, _Usage())
                 cpu = sum(map(int, values[11:15])) / _TICKS  # its own, and that of children that have ended
-                found[group] = _Usage(before.cpu + cpu, before.memory + _anonymous(Path(entry.path, "status")))
+                found[group] = _Usage(before.cpu + cpu, before.memory + anonymous_memory(Path(entry.path, "status")))
     return found
 
 
-def _anonymous(status: Path) -> int:
+def anonymous_memory(status: Path) -> int:
+    """Return the bytes that a process holds beside mapped files, from its file in /proc."""
     names = ("RssAnon", "RssShmem")
     return sum(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith(names))
 

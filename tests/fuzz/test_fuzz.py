@@ -22,10 +22,11 @@ from fuzz.formats.http_request import request
 from fuzz.kinds import Attempt, Work
 from fuzz.outcomes import ABORT, ANSWERED, HANG, MEMORY, MESSAGE, REFUSED, TRACEBACK, not_clean
 from fuzz.reduce import reduced
-from fuzz.runner import Limits, Runner
+from fuzz.runner import Limits, Runner, anonymous_memory
 from pocketvlm.errors import ImageError
 from store import IOTA, ROOT
 
+GROWTH = 200 << 20  # bytes
 SOUND = {name: Original(*made) for name, made in picture_originals().items()}
 SOUND["request"] = Original("http_request", request("/v1/x", {"messages": [{"role": "user", "content": "é"}]}))
 SOUND["template"] = Original("template", (IOTA / "chat_template.jinja").read_bytes())
@@ -114,16 +115,20 @@ def act(_: str, data: bytes) -> str | None:
         while True:
             pass
     if what == "grow":
-        block = bytearray(1)
-        while True:
-            block += b"x" * (16 << 20)
+        block = b"x" * GROWTH
+        time.sleep(60)
+        return block[:1].decode()
     return None
+
+
+def toy_runner(folder: Path, limits: Limits) -> Runner:
+    toy = Toy()
+    return Runner({"toy": toy}, {"toy": toy.originals()}, folder, limits, jobs=2)
 
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Runner:
-    toy = Toy()
-    return Runner({"toy": toy}, {"toy": toy.originals()}, tmp_path, Limits(0.3, 400 << 20), jobs=2)
+    return toy_runner(tmp_path, Limits(seconds=0.3, memory=64 << 30))
 
 
 def toy_case(what: str, *more: list[object]) -> Case:
@@ -140,7 +145,6 @@ def test_ends_are_told_apart(runner: Runner) -> None:
         "abort": ABORT,
         "sleep": HANG,
         "spin": HANG,
-        "grow": MEMORY,
     }
     batches = [[toy_case(what) for what in [*expected, ""]], [toy_case("")] * 3]
     results = [found for found in runner.run(batches) if found]
@@ -151,6 +155,14 @@ def test_ends_are_told_apart(runner: Runner) -> None:
     where = {verdict.outcome: verdict.where for _, verdict in results}
     assert "SIGABRT" in where[ABORT] and "act" in where[ABORT]
     assert "act" in where[HANG]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is watched on Linux alone")
+def test_much_memory_is_noticed(tmp_path: Path) -> None:
+    before = anonymous_memory(Path("/proc/self/status"))
+    verdict = toy_runner(tmp_path, Limits(seconds=60, memory=before + GROWTH // 2)).alone(toy_case("grow"))
+    assert verdict.outcome == MEMORY
+    assert verdict.peak > GROWTH // 2
 
 
 def test_cases_become_smaller(runner: Runner) -> None:
