@@ -173,10 +173,10 @@ def test_cases_become_smaller(runner: Runner) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", [["--sound"], ["--cases", "12"]], ids=["sound", "damaged"])
+@pytest.mark.parametrize("what", [["--sound"], ["--cases", "8"]], ids=["sound", "damaged"])
 def test_a_short_run_is_clean(what: list[str], tmp_path: Path) -> None:
     """Sound files are answered. Some damaged ones of every kind: the same each time; `make fuzz` runs others."""
-    command = [sys.executable, "-m", "fuzz", *what, "--families", "smolvlm", "--folder", str(tmp_path)]
+    command = [sys.executable, "-m", "fuzz", *what, "--families", "", "--folder", str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     try:
