@@ -6,11 +6,11 @@ PRESET ?= cpu
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check docs bench compare train native test-native test-vulkan test-aarch64 clean
+.PHONY: help demo test test-all check docs fuzz bench compare train native test-native test-vulkan test-aarch64 clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS=... is passed on by test, test-all, compare and train."
+	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS=... is passed on by test, test-all, fuzz, compare and train."
 
 demo: .venv/.demo ## ask the model in the box about a picture
 	$(BIN)/pocketvlm chat "What is in the picture?" -i docs/sample.png
@@ -37,6 +37,9 @@ check: .venv/.dev ## lint, format, types on three systems, imports on every Pyth
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: .venv/.dev ## the documentation as a site in build/site, without warnings
 	$(BIN)/mkdocs build --strict
+
+fuzz: .venv/.dev ## damaged files and requests; ARGS="--minutes 60", ARGS="pictures --cases 1000", ARGS=--help
+	PYTHONPATH=tests:models nice $(BIN)/python -m fuzz $(ARGS)
 
 bench: .venv/.bench ## side-by-side measurements
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done

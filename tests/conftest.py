@@ -25,7 +25,7 @@ _CACHE = tempfile.TemporaryDirectory(prefix="pocketvlm-cache-")  # measured spee
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 # Modules that are grouped by a parameter, too.
 BY_PARAMETER = {
-    "converters/test_fuzz.py": "original",
+    "converters/test_fuzz.py": "family",
     "families/test_conversations.py": "load",
     "families/test_faithful.py": "pair",
     "families/test_naming.py": "case",
@@ -46,9 +46,6 @@ os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_HUB_DISABLE_T
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--malformed", type=int, default=150, help="random requests of each kind that the server must refuse"
-    )
     parser.addoption("--conversations", type=int, default=2, help="random conversations with each kind of model")
 
 

@@ -179,6 +179,23 @@ def test_json_that_is_too_deep(vlm: VLM, saved: Path, tmp_path: Path) -> None:
         vlm.restore(forged(saved, tmp_path / "forged", lambda _: None, b"[" * 100_000))
 
 
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda told: told["made for"].update({"chat template": "x" * 10_000}), None),
+        (lambda told: told["cache"].update({"x" * 10_000: 1}), None),
+        (lambda _: None, b"\xff" * 10_000),
+    ],
+)
+def test_messages_are_short(
+    vlm: VLM, saved: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any], text: bytes | None
+) -> None:
+    """Whatever the file says; the message quotes it."""
+    with pytest.raises(SessionError) as caught:
+        vlm.restore(forged(saved, tmp_path / "forged", change, text))
+    assert len(caught.value.message) < 400
+
+
 @pytest.mark.parametrize("name", [".", "/", "a\0b"])
 def test_what_is_no_name_of_a_file(vlm: VLM, name: str) -> None:
     vlm.chat(talk(), max_tokens=1)

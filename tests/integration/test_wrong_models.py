@@ -84,6 +84,12 @@ def test_vocabulary_without_the_slice_tokens(pair: tuple[Path, Path]) -> None:
         VLM.load(model=pair[0], mmproj=pair[1])
 
 
+def test_template_that_is_not_text(pair: tuple[Path, Path]) -> None:
+    patch(pair[0], b"<|im_start|>{% for", b"<|im_star\xe9|>{% for")
+    with pytest.raises(ModelFormatError, match=r"chat template is not UTF-8"):
+        VLM.load(model=pair[0], mmproj=pair[1])
+
+
 def test_picture_for_a_text_only_model(pair: tuple[Path, Path]) -> None:
     with VLM.load(pair[0]) as vlm:
         assert vlm.chat([{"role": "user", "content": "Hello"}], max_tokens=8).text

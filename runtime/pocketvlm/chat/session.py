@@ -149,7 +149,7 @@ def read(path: Path, info: EngineInfo) -> Session:
     except SessionError as error:
         raise SessionError(error.message, path) from None
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error) as error:
-        raise SessionError(f"is not a session file that this version can read: {error!r}", path) from None
+        raise SessionError(f"is not a session file that this version can read: {error!r:.200}", path) from None
 
 
 def _parse(rest: memoryview, made_for: Mapping[str, Any]) -> Session:
@@ -158,7 +158,7 @@ def _parse(rest: memoryview, made_for: Mapping[str, Any]) -> Session:
     header = json.loads(bytes(rest[start : start + length]))
     for name, here in made_for.items():
         if (there := header["made for"].get(name)) != here:
-            raise SessionError(f"was saved with another {name}: {there!r}, here it is {here!r}")
+            raise SessionError(f"was saved with another {name}: {there!r:.100}, here it is {here!r}")
     start += length
     cache, picture_sizes = _SavedCache(**header["cache"]), header["pictures"]
     sizes = [*cache.sizes, *picture_sizes]

@@ -130,9 +130,12 @@ class Model(Handle):
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja source of the chat template, None where the file has none."""
+        """The Jinja source of the chat template, None where the file has none. Raises ModelFormatError."""
         template = self._lib.llama_model_chat_template(self.raw, None)
-        return template.decode() if template else None
+        try:
+            return template.decode() if template else None
+        except UnicodeDecodeError:
+            raise ModelFormatError("its chat template is not UTF-8", self.path) from None
 
     @property
     def bos(self) -> int:
