@@ -69,6 +69,7 @@ EXTRA = {
     "pocketvlm_converters.tokenizer.ends": {"templates"},  # reads how a template closes an answer
     "pocketvlm_converters.proof.verify": {""},
     "pocketvlm_converters.catalog.estimates": {"plan"},  # predicts memory as `pocketvlm plan` does
+    "pocketvlm_converters.cli.models": {"plan"},  # reads a budget as `pocketvlm plan` does
 }
 # The packages of ours that each may import.
 OURS = {
