@@ -235,9 +235,7 @@ _NEEDED = ("attn_out.weight", "ffn_up.weight", "ffn_down.weight")
 
 def _check_tensor(header: GGUFHeader, tensor: TensorInfo, shape: tuple[int, ...] | None) -> None:
     if shape is None:
-        raise ModelFormatError(
-            f"has a tensor {short(tensor.name)}, which encoders of its kind do not have", header.path
-        )
+        raise ModelFormatError(f"has a tensor {tensor.name[:64]!r}, which such encoders do not have", header.path)
     if _BOUND.search(tensor.name):
         shape = (1,)
     if _trimmed(tensor.shape) != _trimmed(shape):
