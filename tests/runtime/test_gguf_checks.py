@@ -15,7 +15,7 @@ from gguf import GGUFWriter
 from pocketvlm.errors import ModelFormatError
 from pocketvlm.files.gguf_decoder import check_decoder, check_known_decoder
 from pocketvlm.files.gguf_header import GGUFHeader, TensorInfo, read_header
-from pocketvlm.files.gguf_vocabulary import check_vocabulary
+from pocketvlm.files.gguf_vocabulary import check_vocabulary, require_vocabulary
 from pocketvlm.native import library
 from pocketvlm.vision.encoder_tensors import check_types
 from pocketvlm.vision.families import check
@@ -160,7 +160,7 @@ def vocabulary(
         (["a", "b"], {"kind": "gpt2", "scores": [0.5]}, "scores has 1 entries for 2 tokens"),
         (["a", "b"], {"kind": "gpt2", "merges": [1, 2]}, "merges is not a list of texts"),
         (["a", "b"], {"kind": "gpt2", "types": [1, 6]}, "token_type calls entry 1, 'b', a byte"),
-        (["a"], {"kind": "no_vocab"}, "such a model cannot chat"),
+        (["a"], {"kind": "t5"}, "such a model cannot chat"),
     ],
 )
 def test_vocabularies(tokens: list[str | bytes], more: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -173,6 +173,14 @@ def test_sound_vocabularies(tmp_path: Path, model: GGUFHeader) -> None:
     check_vocabulary(model)
     check_vocabulary(vocabulary(tmp_path, ["", "a", "", *BYTES], types=[1, 1, 5, *[6] * 256]))
     check_vocabulary(vocabulary(tmp_path, [*BYTES[:-1], b"\xff"]))
+
+
+def test_a_file_without_a_vocabulary(tmp_path: Path) -> None:
+    """Its memory can be predicted."""
+    header = vocabulary(tmp_path, [], kind="no_vocab")
+    check_vocabulary(header)
+    with pytest.raises(ModelFormatError, match="'no_vocab': such a model cannot chat"):
+        require_vocabulary(header)
 
 
 def test_a_file_without_a_tokenizer(model: GGUFHeader) -> None:

@@ -17,17 +17,23 @@ _TOKENS, _TYPES, _SCORES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type",
 _MERGES = "tokenizer.ggml.merges"
 # Chat models do not have these, and libllama does not bear other models' vocabularies in them: it loops forever over
 # one that is called rwkv.
-_UNUSABLE = ("no_vocab", "none", "test", "bert", "t5", "rwkv")
+_UNUSABLE = ("test", "bert", "t5", "rwkv")
+_NO_VOCABULARY = ("no_vocab", "none")
 _BYTE_FALLBACK = "llama"  # the tokenizer that writes unknown characters as the tokens of their bytes
 _BYTE = 6  # LLAMA_TOKEN_TYPE_BYTE
 _BYTES = [b"<0x%02X>" % byte for byte in range(256)]
 
 
 def check_vocabulary(header: GGUFHeader) -> None:
-    """Raise ModelFormatError unless the entries of the vocabulary fit each other."""
+    """Raise ModelFormatError unless the entries of the vocabulary fit each other.
+
+    A file may say that it has no vocabulary. Its memory can be predicted; `require_vocabulary` refuses to load it.
+    """
     tokenizer = header.metadata.get(MODEL)
     if not isinstance(tokenizer, str):
         raise ModelFormatError(f"{MODEL} is missing or not text, so the file has no tokenizer", header.path)
+    if tokenizer in _NO_VOCABULARY:
+        return
     if tokenizer in _UNUSABLE:
         raise ModelFormatError(f"{MODEL} is {tokenizer!r}: such a model cannot chat", header.path)
     tokens = header.texts(_TOKENS)
@@ -42,6 +48,12 @@ def check_vocabulary(header: GGUFHeader) -> None:
     spellings = _as_read(tokens)
     _check_unique(spellings, header)
     _check_bytes(spellings, header, needed=tokenizer == _BYTE_FALLBACK)
+
+
+def require_vocabulary(header: GGUFHeader) -> None:
+    """Raise ModelFormatError for a checked file without a vocabulary: libllama ends the process that tokenizes."""
+    if header.metadata[MODEL] in _NO_VOCABULARY:
+        raise ModelFormatError(f"{MODEL} is {header.metadata[MODEL]!r}: such a model cannot chat", header.path)
 
 
 def _count(value: object) -> int:

@@ -22,6 +22,7 @@ from pocketvlm.engine.speculative.draft_length import MAX_DRAFT_TOKENS, DraftLen
 from pocketvlm.engine.threads import ThreadBudget
 from pocketvlm.errors import EngineError, ModelError, NativeLibraryError
 from pocketvlm.files.footprint import encoder_bytes, encoder_scratch, weights_of
+from pocketvlm.files.gguf_vocabulary import require_vocabulary
 from pocketvlm.native import library
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
@@ -69,8 +70,10 @@ def load(
 ) -> LoadedModel:
     """Load the files. Where a device has less memory than it reports, try again with less on it.
 
-    Raises ModelError or EngineError where the files cannot be loaded on the CPU either.
+    Raises ModelError or EngineError where the files cannot be loaded on the CPU either, and where there is no
+    vocabulary.
     """
+    require_vocabulary(checked.model)
     placement: DevicePlacement | None = _placement(checked, options)
     while placement is not None:
         if placement.short:
