@@ -33,4 +33,12 @@ def test_tensors_of_an_encoder(name: str, store: Store) -> None:
             replace(tensor, type=I32),
         ):
             with pytest.raises(ModelFormatError, match=r"tensor|rows"):
-                check(replace(header, tensors=(*header.tensors[:number], wrong, *header.tensors[number + 1 :])))
+                check(
+                    replace(header, tensors=(*header.tensors[:number], wrong, *header.tensors[number + 1 :])),
+                    checked.model,
+                )
+    sections = f"{checked.model.architecture}.rope.dimension_sections"
+    if sections in checked.model.metadata:
+        metadata = {key: value for key, value in checked.model.metadata.items() if key != sections}
+        with pytest.raises(ModelFormatError, match=r"dimension_sections is \[\]"):
+            check(header, replace(checked.model, metadata=metadata))

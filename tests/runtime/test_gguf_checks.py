@@ -17,7 +17,7 @@ from pocketvlm.files.gguf_decoder import check_decoder, check_known_decoder
 from pocketvlm.files.gguf_header import GGUFHeader, TensorInfo, read_header
 from pocketvlm.files.gguf_vocabulary import check_vocabulary, require_vocabulary
 from pocketvlm.native import library
-from pocketvlm.vision.encoder_tensors import check_types
+from pocketvlm.vision.encoder_tensors import check_values
 from pocketvlm.vision.families import check
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -216,9 +216,15 @@ def test_a_tensor_without_dimensions(tmp_path: Path) -> None:
     [("clip.vision.block_count", 10), ("clip.use_gelu", 4), ("clip.vision.attention.layer_norm_epsilon", 12)],
 )
 def test_types_of_values(key: str, kind: int, mmproj: GGUFHeader) -> None:
-    check_types(mmproj)
+    check_values(mmproj)
     with pytest.raises(ModelFormatError, match=f"{key} is .*, expected"):
-        check_types(replace(mmproj, types={**mmproj.types, key: kind}))
+        check_values(replace(mmproj, types={**mmproj.types, key: kind}))
+
+
+@pytest.mark.parametrize("epsilon", [-1e-6, float("nan"), float("inf")])
+def test_an_epsilon(epsilon: float, mmproj: GGUFHeader) -> None:
+    with pytest.raises(ModelFormatError, match=r"layer_norm_epsilon is .*, expected a positive number"):
+        check_values(with_values(mmproj, attention__layer_norm_epsilon=epsilon))
 
 
 @pytest.mark.parametrize(
@@ -238,10 +244,10 @@ def test_types_of_values(key: str, kind: int, mmproj: GGUFHeader) -> None:
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(value),
 )
-def test_sizes_of_an_encoder(values: dict[str, Any], words: str, mmproj: GGUFHeader) -> None:
-    check(mmproj)
+def test_sizes_of_an_encoder(values: dict[str, Any], words: str, mmproj: GGUFHeader, model: GGUFHeader) -> None:
+    check(mmproj, model)
     with pytest.raises(ModelFormatError, match=words) as error:
-        check(with_values(mmproj, **values))
+        check(with_values(mmproj, **values), model)
     assert error.value.path == mmproj.path
 
 

@@ -19,7 +19,7 @@ from pocketvlm.files.gguf_vocabulary import MODEL as TOKENIZER
 from pocketvlm.files.gguf_vocabulary import TOKENIZERS, check_vocabulary
 from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
 from pocketvlm.vision import families
-from pocketvlm.vision.encoder_tensors import check_types
+from pocketvlm.vision.encoder_tensors import check_values
 from pocketvlm.vision.family import Family
 from pocketvlm.vision.onnx import INPUT, OUTPUT
 
@@ -58,7 +58,7 @@ def check_files(model: Path, mmproj: Path | None, onnx: Path | None, wanted: Enc
             raise ModelNotFoundError(f"has no file next to it for {name} vision encoder, which was requested", model)
     projector = check_projector(mmproj, header) if mmproj and wanted != "onnx" else None
     encoder = check_encoder(onnx, header) if onnx and wanted != "gguf" else None
-    doubt = _doubt_model(header) or (_doubt_projector(projector) if projector else None)
+    doubt = _doubt_model(header) or (_doubt_projector(projector, header) if projector else None)
     return CheckedFiles(header, projector, encoder, doubt)
 
 
@@ -82,7 +82,7 @@ def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
     header = read_header(path)
     if not header.is_projector:
         raise ModelFormatError("is a language model, not a multimodal projector (mmproj)", path)
-    check_types(header)
+    check_values(header)
     if not header.metadata.get("clip.has_vision_encoder", True):
         raise PairingError("this projector is not for pictures", path)
     width, more = header.metadata.get("clip.vision.projection_dim"), deepstack_projectors(header.metadata)
@@ -103,13 +103,13 @@ def _doubt_model(header: GGUFHeader) -> ModelFormatError | None:
     return _doubt(header, check_known_decoder)
 
 
-def _doubt_projector(header: GGUFHeader) -> ModelFormatError | None:
+def _doubt_projector(header: GGUFHeader, model: GGUFHeader) -> ModelFormatError | None:
     """Return what could not be checked about a projector, or is unusual in it."""
     if family_of(header.metadata, header.path) is None:
         return ModelFormatError(f"has the unknown projector type {short(projector_type(header.metadata))}", header.path)
     if header.metadata.get("clip.has_audio_encoder") or header.metadata.get("clip.has_gen_audio_encoder"):
         return ModelFormatError("has an audio encoder, which is not checked", header.path)
-    return _doubt(header, families.check)
+    return _doubt(header, lambda header: families.check(header, model))
 
 
 def _doubt(header: GGUFHeader, check: Callable[[GGUFHeader], None]) -> ModelFormatError | None:

@@ -7,11 +7,11 @@ family states its projector; the layers before it are the same for all.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from math import isqrt
 from reprlib import repr as short
 
 from pocketvlm.errors import ModelFormatError
@@ -23,12 +23,12 @@ SCALE, MERGE = "projector.scale_factor", "spatial_merge_size"  # keys of how man
 _LAYER = re.compile(r"v\.blk\.(\d+)\.(.+)")
 _BOUND = re.compile(r"\.(input|output)_(min|max)$")  # of values that enter and leave a matrix
 _F16 = 1  # GGML_TYPE_F16
-_VISION = "clip.vision."
+_VISION, _EPSILON = "clip.vision.", "clip.vision.attention.layer_norm_epsilon"
 _MAX_WIDTH, _MAX_LAYERS, _MAX_EDGE, _MAX_PATCH = 1 << 17, 512, 1 << 14, 1 << 10  # far above what models have
 # libmtmd asserts the types of single values. It throws, and so reports, for those of lists.
 _TYPES = (
     dict.fromkeys(("general.name", "general.description", "clip.projector_type", f"{_VISION}projector_type"), STRING)
-    | {f"{_VISION}mm_patch_merge_type": STRING, f"{_VISION}attention.layer_norm_epsilon": FLOAT32}
+    | {f"{_VISION}mm_patch_merge_type": STRING, _EPSILON: FLOAT32}
     | {f"clip.has_{part}_encoder": BOOL for part in ("vision", "audio", "gen_audio")}
     | {f"clip.use_{name}": BOOL for name in ("gelu", "silu")}
     | {
@@ -83,7 +83,8 @@ class EncoderTensors:
     """What an encoder has beyond the layers that all have.
 
     libmtmd counts on the `required` tensors; it leaves out what it does with the `optional` ones if they are missing.
-    `layer` and `layer_optional` are the same for each layer, named without `v.blk.N.`.
+    `layer` and `layer_optional` are the same for each layer, named without `v.blk.N.`. With `axes`, the language model
+    must have rotary sections for rows and columns.
     """
 
     sizes: EncoderSizes
@@ -91,6 +92,7 @@ class EncoderTensors:
     optional: Shapes = field(default_factory=dict)
     layer: Shapes = field(default_factory=dict)
     layer_optional: Shapes = field(default_factory=dict)
+    axes: bool = False
 
 
 def linear(name: str, inner: int, outer: int) -> Shapes:
@@ -136,7 +138,7 @@ def table(sizes: EncoderSizes, more: int = 0) -> Shapes:
 
 def square_table(header: GGUFHeader, sizes: EncoderSizes) -> Shapes:
     """Return a table of positions that is resampled to other numbers of patches. It must be a square."""
-    if isqrt(sizes.positions) ** 2 != sizes.positions:
+    if math.isqrt(sizes.positions) ** 2 != sizes.positions:
         raise ModelFormatError(f"{TABLE} has {sizes.positions} rows, which is not a square number", header.path)
     return {TABLE: (sizes.hidden, sizes.positions)}
 
@@ -189,9 +191,12 @@ def axial_sizes(header: GGUFHeader) -> EncoderSizes:
     return sizes
 
 
-def check_types(header: GGUFHeader) -> None:
-    """Raise ModelFormatError where a value of the metadata has another type than libmtmd asserts for all projectors."""
+def check_values(header: GGUFHeader) -> None:
+    """Raise ModelFormatError where a value of the metadata is not what libmtmd and ggml assert for all projectors."""
     _check_types(header, _TYPES)
+    epsilon = header.metadata.get(_EPSILON, 0.0)
+    if not 0 <= epsilon < math.inf:
+        raise ModelFormatError(f"{_EPSILON} is {epsilon}, expected a positive number", header.path)
 
 
 def _check_types(header: GGUFHeader, types: Mapping[str, int]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+from pocketvlm.errors import ModelFormatError
 from pocketvlm.files.gguf_header import GGUFHeader
 from pocketvlm.vision.encoder_tensors import check_tensors
 from pocketvlm.vision.family import Family
@@ -23,12 +24,19 @@ def find(metadata: dict[str, Any]) -> tuple[str, Family] | None:
     return None
 
 
-def check(header: GGUFHeader) -> None:
-    """Check the tensors of a projector of a known family. Raises ModelFormatError."""
-    for _, module in _modules():
-        if module.matches(header.metadata):
-            check_tensors(header, module.tensors(header))
-            return
+def check(header: GGUFHeader, model: GGUFHeader) -> None:
+    """Check the tensors of a projector of a known family, and whether the model has positions for its pictures.
+
+    Raises ModelFormatError.
+    """
+    module = next((module for _, module in _modules() if module.matches(header.metadata)), None)
+    if module is None:
+        return
+    tensors = module.tensors(header)
+    check_tensors(header, tensors)
+    sections = model.array(key := f"{model.architecture}.rope.dimension_sections")
+    if tensors.axes and model.architecture in module.DECODERS and (len(sections) < 2 or min(sections[:2]) <= 0):
+        raise ModelFormatError(f"{key} is {sections}, but pictures need positions of several axes", model.path)
 
 
 def decoders() -> frozenset[str]:

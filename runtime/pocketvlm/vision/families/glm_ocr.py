@@ -46,4 +46,5 @@ def tensors(header: GGUFHeader) -> EncoderTensors:
         },
         layer=fused(sizes),
         layer_optional=dict.fromkeys(("attn_q_norm.weight", "attn_k_norm.weight"), (sizes.head,)),
+        axes=True,
     )

@@ -29,4 +29,6 @@ def tensors(header: GGUFHeader) -> EncoderTensors:
     """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has."""
     sizes = axial_sizes(header)
     biases = {f"attn_{x}.bias": (sizes.hidden,) for x in "qkv"}
-    return EncoderTensors(sizes, required={**second_frame(sizes), **merger(sizes)}, layer={**separate(sizes), **biases})
+    return EncoderTensors(
+        sizes, required={**second_frame(sizes), **merger(sizes)}, layer={**separate(sizes), **biases}, axes=True
+    )

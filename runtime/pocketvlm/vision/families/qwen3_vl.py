@@ -48,4 +48,4 @@ def tensors(header: GGUFHeader) -> EncoderTensors:
         }.items()
     }
     patches = {**second_frame(sizes), "v.patch_embd.bias": (sizes.hidden,), **square_table(header, sizes)}
-    return EncoderTensors(sizes, required={**patches, **merger(sizes), **deepstack}, layer=fused(sizes))
+    return EncoderTensors(sizes, required={**patches, **merger(sizes), **deepstack}, layer=fused(sizes), axes=True)
