@@ -101,10 +101,8 @@ class _Decoder:
             raise self._wrong("rope.scaling.type", f"expected one of {', '.join(_SCALINGS)}")
         for key in ("rope.freq_base", "rope.freq_base_swa", "rope.scaling.factor"):
             self._number(key)
-        sections = self._value("rope.dimension_sections")
-        if isinstance(sections, list) and (
-            not all(isinstance(size, int) and size >= 0 for size in sections) or not any(sections)
-        ):
+        sections = self._header.array(f"{self._header.architecture}.rope.dimension_sections")
+        if sections and not (all(isinstance(size, int) and size >= 0 for size in sections) and any(sections)):
             raise self._wrong("rope.dimension_sections", "expected sizes, not all of them 0")
 
     def _check_experts(self) -> None:
