@@ -1,5 +1,7 @@
 """All errors that pocketvlm raises on purpose. Each message names what is wrong: a file, a field or a picture.
 
+A message is one line of limited length without control characters, whatever a file or another library has put into it.
+
 PocketVLMError
 ├── RequestError (ValueError)           the request is wrong; `param` is the path of the field
 │   ├── ImageError                      a picture of the request cannot be used
@@ -35,11 +37,19 @@ PocketVLMError
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+_MOST = 2000  # characters of a message
+# Line breaks, escape sequences of terminals, half surrogates, and marks that turn the direction of the text around.
+_UNSHOWN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 
 
 class PocketVLMError(Exception):
     """Base of all errors that a user can act on."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_one_line(message))
 
 
 class RequestError(PocketVLMError, ValueError):
@@ -49,7 +59,7 @@ class RequestError(PocketVLMError, ValueError):
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(f"{param}: {message}" if param else message)
-        self.message = message
+        self.message = _one_line(message)
         self.param = param
 
 
@@ -94,7 +104,7 @@ class FileError(PocketVLMError):
 
     def __init__(self, message: str, path: str | Path | None = None) -> None:
         super().__init__(f"{path}: {message}" if path is not None else message)
-        self.message = message
+        self.message = _one_line(message)
         self.path = Path(path) if path is not None else None
 
 
@@ -186,3 +196,9 @@ class GenerationCancelledError(EngineError):
 
 class NativeLibraryError(PocketVLMError, ImportError):
     pass
+
+
+def _one_line(text: str) -> str:
+    text = _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text.strip())
+    half = _MOST // 2
+    return text if len(text) <= _MOST else f"{text[:half]} ... {text[-half:]}"

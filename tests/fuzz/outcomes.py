@@ -15,10 +15,8 @@ OUTCOMES = (ANSWERED, REFUSED, TRACEBACK, MESSAGE, ABORT, HANG, MEMORY)
 
 _OURS = ("pocketvlm", "pocketvlm_converters", "pocketvlm_models")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+) in (\S+)')  # as faulthandler writes it
-_REASON = re.compile(
-    r"GGML_ASSERT.*|.*terminate called.*|\s*what\(\).*|Fatal Python error: .*|.*\bPanic\w*\b.*|panicked at .*"
-)
-_MOST = 2000  # characters of a message
+_REASONS = (r"GGML_ASSERT\(.*", r"terminate called .*", r"what\(\).*", r"panicked at .*", r"Fatal Python error: .*")
+_MOST = 2500  # characters of a message
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def of_exception(error: BaseException) -> Verdict:
 
 def of_log(outcome: str, what: str, log: str) -> Verdict:
     """Name an end by a signal, or an interrupted case, by what native code and faulthandler wrote about it."""
-    reason = next((match[0].strip() for match in map(_REASON.match, log.splitlines()) if match), "")
+    reason = " ".join(match[0] for match in (re.search(pattern, log) for pattern in _REASONS) if match)
     # faulthandler writes a paragraph for each thread. In a hang the main thread waits, so where others are says more.
     threads = re.split(r"\n(?=(?:Current t|T)hread 0x)", log)
     current = next((thread for thread in threads if thread.startswith("Current thread")), log)

@@ -196,6 +196,9 @@ def test_bundle_with_files_elsewhere_or_missing(bundle: Path, pair: tuple[Path, 
     manifest.write_text(text.replace(pair[0].name, "../" + pair[0].name))
     with pytest.raises(BundleError, match="must lie in its folder"):
         VLM.load(bundle)
+    manifest.write_text(text.replace(pair[0].name, "x" * 300))
+    with pytest.raises(BundleError, match="cannot be looked up"):
+        VLM.load(bundle)
     manifest.write_text(text)
     pair[1].unlink()
     with pytest.raises(BundleError, match=pair[1].name):

@@ -230,8 +230,11 @@ def _read_manifest(folder: Path) -> Manifest:
 def _check_size(path: Path, entry: FileEntry) -> None:
     if Path(entry.name).name != entry.name:
         raise BundleError(f"a file of the bundle must lie in its folder, not at {entry.name!r}", path.parent)
-    if not path.is_file():
-        raise BundleError("is listed in the manifest but missing", path)
-    size = path.stat().st_size
+    try:
+        if not path.is_file():
+            raise BundleError("is listed in the manifest but missing", path)
+        size = path.stat().st_size
+    except OSError as error:  # such as a name that is too long
+        raise BundleError(f"cannot be looked up: {error.strerror}", path) from None
     if size != entry.size:
         raise BundleError(f"has {size:,} bytes, the manifest says {entry.size:,}: truncated or changed", path)

@@ -8,13 +8,12 @@ Formats of pictures also offer `originals()`: small sound files by name.
 from __future__ import annotations
 
 import io
+import pkgutil
 from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageDraw
-
-PICTURES = ("png", "jpeg", "tiff", "webp", "bmp", "gif", "iso_media")
 
 
 class Format(Protocol):
@@ -30,8 +29,11 @@ def format_named(name: str) -> Format:
 
 def picture_originals() -> dict[str, tuple[str, bytes]]:
     """Return (format, data) of sound pictures, by names such as `png rgb`."""
-    modules: list[tuple[str, Any]] = [(name, import_module(f"{__name__}.{name}")) for name in PICTURES]
-    return {f"{name} {kind}": (name, data) for name, module in modules for kind, data in module.originals().items()}
+    files = {}
+    for name in (module.name for module in pkgutil.iter_modules(__path__)):
+        originals = getattr(format_named(name), "originals", dict)
+        files |= {f"{name} {kind}": (name, data) for kind, data in originals().items()}
+    return files
 
 
 def drawing(mode: str = "RGB", size: tuple[int, int] = (48, 40)) -> Image.Image:

@@ -1,7 +1,8 @@
-"""GGUF files: language models and projectors, inspected, then asked about a picture."""
+"""GGUF files: language models and projectors: inspected, planned for (half of them), asked about a picture."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ def opened(work: Work) -> Iterator[Attempt]:
         files = gguf_files(MODELS[family].bundle) | {role: work.file(f"{role}.gguf", data)}
         refused = command("inspect", files[role], "--metadata", "--template")
         pair = ("--model", files["model"], "--mmproj", files["mmproj"])
-        return command("chat", QUESTION, "-i", SAMPLE, *pair, "--max-tokens", 2, "--threads", 1) or refused
+        planned = ("--memory", "8G") if zlib.crc32(data) % 2 else ()
+        return command("chat", QUESTION, "-i", SAMPLE, *pair, *planned, "--max-tokens", 2, "--threads", 1) or refused
 
     yield attempt

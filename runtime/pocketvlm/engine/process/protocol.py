@@ -7,6 +7,7 @@ follow it; then both. pydantic encodes and decodes the messages from the types b
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Annotated, Any, Generic, Literal, TypeVar
 
@@ -138,8 +139,8 @@ class ErrorMessage:
         kind = getattr(errors, self.name, None)
         if not (isinstance(kind, type) and issubclass(kind, errors.PocketVLMError)):
             kind = errors.EngineError
-        exception: Exception = kind(*self.arguments)
-        return exception
+        make: Callable[..., Exception] = kind  # each class has arguments of its own
+        return make(*self.arguments)
 
 
 @dataclass(frozen=True)
