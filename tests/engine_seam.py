@@ -220,12 +220,12 @@ def prefill_is_empty(vlm: VLM) -> bool:
 Process: Any = engine_process.EngineProcess
 
 
-STARTED: str = engine_process._COMMAND  # the code that an engine's process runs
+STARTED: str = engine_process._CODE  # the code that an engine's process runs
 
 
 def started_with(code: str, patch: pytest.MonkeyPatch | None = None) -> None:
     """Let new engine processes run `code`, until `patch` is undone, or for good without one."""
-    (patch.setattr if patch else setattr)(engine_process, "_COMMAND", code)
+    (patch.setattr if patch else setattr)(engine_process, "_CODE", code)
 
 
 def pauses(patch: pytest.MonkeyPatch, *seconds: float) -> None:
