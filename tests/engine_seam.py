@@ -72,6 +72,11 @@ def vocabulary_of(vlm: VLM) -> Any:
     return local(vlm)._grammar_vocabulary()
 
 
+def trials_of(vlm: VLM) -> Any:
+    """Return what tries the cost of schemas."""
+    return local(vlm)._trials
+
+
 def last_logits(vlm: VLM) -> Any:
     """Return the logits after the token that was evaluated last, float32 [vocabulary]."""
     return local(vlm)._context.logits()

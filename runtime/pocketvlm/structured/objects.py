@@ -14,7 +14,9 @@ from pocketvlm.structured.references import References
 
 MAX_PROPERTIES = 400  # of one object
 MAX_PATTERN_PROPERTIES = 100  # the compiler compares each with each
-_MAX_COUNTED = 50  # properties whose number is limited: the compiler writes the object once for each of them
+# Properties of an object that limits their number: the compiler writes it once for each of them. Of 40, it gives up in
+# the middle of an answer.
+_MAX_COUNTED = 35
 _OF_NAMES = frozenset("pattern minLength maxLength format const enum not if anyOf oneOf".split())
 
 
