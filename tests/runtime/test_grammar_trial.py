@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from pocketvlm.errors import EngineClosedError, EngineError, GenerationCancelledError, UnsupportedError
 from pocketvlm.native.grammar import Constraint, SchemaRule
-from pocketvlm.native.grammar_trial import GrammarTrials, needs_trial
+from pocketvlm.native.grammar_trial import GrammarTrials
 from pocketvlm.native.schema_cost import is_cheap
 from pocketvlm.structured.schema import compile_schema
 from pocketvlm.system.subprocess import start
@@ -76,19 +77,19 @@ def test_which_schemas_are_cheap() -> None:
 
 def test_cheap_ones_need_no_process(trials: GrammarTrials) -> None:
     given = constraint(*(SchemaRule("body", compile_schema(schema, "s").rule, "s") for schema in CHEAP))
-    assert not needs_trial(given) and trials.affordable(given) == given
+    assert trials.is_quick(given) and trials.affordable(given) == given
     assert trials._process is None
 
 
 def test_one_process_tries_each_schema_once(trials: GrammarTrials) -> None:
     given = constraint(rule("a"), rule("b", limit=6))
-    assert needs_trial(given) and trials.affordable(given) == given
+    assert not trials.is_quick(given) and trials.affordable(given) == given
     process = process_of(trials)
     trials.affordable(constraint(rule("c", limit=7)))
     assert process_of(trials) is process
     process.kill()
     process.wait()
-    assert trials.affordable(given) == given  # remembered
+    assert trials.is_quick(given) and trials.affordable(given) == given  # remembered
     assert process_of(trials) is process
     trials.affordable(constraint(rule("d", limit=8)))
     assert process_of(trials) is not process
@@ -96,15 +97,24 @@ def test_one_process_tries_each_schema_once(trials: GrammarTrials) -> None:
 
 def test_what_costs_too_much() -> None:
     """It is refused by name; a tool that need not be enforced takes anything, and others are as they were."""
-    with closing(GrammarTrials(seconds=0)) as trials:
+    with closing(GrammarTrials(seconds=1e-6)) as trials:
         free = rule("arguments_0", weaker="/a/")
         other = SchemaRule("arguments_1", compile_schema({"type": "object"}, "s").rule, "tools.1")
         for _ in range(2):
             assert trials.affordable(constraint(free, other)).schemas == (replace(free, text="/a/"), other)
             assert trials._process is None  # it was killed, and the verdict is remembered
+            assert list(trials._costs.values()) == [math.inf]
         with pytest.raises(UnsupportedError, match="too much time or memory") as refused:
             trials.affordable(constraint(rule("arguments_0")))
         assert refused.value.param == "tools.0.arguments_0"
+
+
+def test_one_request_tries_no_more_than_its_budget() -> None:
+    many = constraint(*(rule(f"arguments_{i}", weaker="/a/", limit=i) for i in range(5)))
+    with closing(GrammarTrials(seconds=1e-6)) as trials:
+        for tried in (1, 2):
+            assert {each.text for each in trials.affordable(many).schemas} == {"/a/"}
+            assert len(trials._costs) == tried
 
 
 def at_call(number: int, act: Callable[[], None]) -> Callable[[], None]:

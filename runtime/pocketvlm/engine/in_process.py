@@ -234,6 +234,10 @@ class InProcessEngine:
             raise
         return request
 
+    def begins_quickly(self, generation: Generation) -> bool:
+        """Whether `submit` is known to return soon as far as the generation's grammar goes."""
+        return generation.constraint is None or self._trials.is_quick(generation.constraint)
+
     def snapshot(self, prompt: Sequence[TextSpan | PromptImage]) -> Snapshot:
         self._check_open()
         images: list[tuple[PromptImage, PreparedImage]] = []

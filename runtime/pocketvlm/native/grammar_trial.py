@@ -22,17 +22,13 @@ from pocketvlm.system.subprocess import start
 logger = logging.getLogger(__name__)
 SECONDS = 1.0  # of a processor, to compile all schemas of a request; most take a thousandth
 MEMORY = 1 << 30  # bytes of address space, a part of which is Python's
+_QUICK = 0.1  # seconds
 _PATIENCE = 3  # seconds for a second of a processor, which others use, too
 _START_SECONDS = 60.0  # until the process is ready
 _POLL = 0.05  # seconds between looks at whether the request is still wanted
 _REMEMBERED = 1000  # schemas
 _COMPILER = "pocketvlm.native.grammar_compiler"
 Check = Callable[[], None]
-
-
-def needs_trial(constraint: Constraint) -> bool:
-    """Whether a schema of the constraint is not known to compile in a few milliseconds."""
-    return not all(is_cheap(rule.text) for rule in constraint.schemas)
 
 
 class GrammarTrials:
@@ -49,16 +45,26 @@ class GrammarTrials:
         self._process: _Process | None = None
         self._closed = False
 
+    def is_quick(self, constraint: Constraint) -> bool:
+        """Whether the schemas are known to compile quickly, without a trial."""
+        costs = [self._known_cost(rule) for rule in constraint.schemas]
+        return sum(math.inf if cost is None else cost for cost in costs) <= _QUICK
+
     def affordable(self, constraint: Constraint, check: Check = lambda: None) -> Constraint:
         """Return the constraint, with the weaker text of each schema that costs too much.
 
         Raises UnsupportedError for such a schema without one, and what `check` raises. `check` is called several times
         a second and ends the trial of a request that nobody wants any more.
         """
-        total = 0.0
+        total = tried = 0.0
         rules: list[SchemaRule] = []
         for rule in constraint.schemas:
-            cost = 0.0 if is_cheap(rule.text) else self._cost(rule.grammar, check)
+            cost = self._known_cost(rule)
+            if cost is None and tried < self._seconds:
+                cost = self._cost(rule, check)
+                tried += cost
+            if cost is None:  # a later request tries it
+                cost = math.inf
             if total + cost <= self._seconds:
                 total += cost
             elif rule.weaker is None:
@@ -78,14 +84,17 @@ class GrammarTrials:
         if self._process is not None:
             self._process.kill()
 
-    def _cost(self, grammar: str, check: Check) -> float:
-        """Return the seconds that a grammar takes to compile; infinity where it takes too long, or too much memory."""
-        key = hashlib.sha256(grammar.encode()).digest()
+    def _known_cost(self, rule: SchemaRule) -> float | None:
+        return 0.0 if is_cheap(rule.text) else self._costs.get(_key(rule))
+
+    def _cost(self, rule: SchemaRule, check: Check) -> float:
+        """Return the seconds that a schema takes to compile; infinity where it takes too long, or too much memory."""
+        key = _key(rule)
         while not self._turn.acquire(timeout=_POLL):
             self._check(check)
         try:
             if key not in self._costs:
-                self._costs[key] = self._try(grammar, check)
+                self._costs[key] = self._try(rule.grammar, check)
                 if len(self._costs) > _REMEMBERED:
                     self._costs.popitem(last=False)
             self._costs.move_to_end(key)
@@ -134,6 +143,10 @@ class GrammarTrials:
         if self._process is not None:
             self._process.kill()
             self._process = None
+
+
+def _key(rule: SchemaRule) -> bytes:
+    return hashlib.sha256(rule.text.encode()).digest()
 
 
 class _Process:

@@ -22,7 +22,6 @@ from pocketvlm.engine.interface import CancellationToken, Event, Finished, Gener
 from pocketvlm.engine.process import protocol
 from pocketvlm.engine.scheduling.request_state import RequestState
 from pocketvlm.errors import PocketVLMError
-from pocketvlm.native.grammar_trial import needs_trial
 from pocketvlm.system import offline
 from pocketvlm.system.allocator import freeze_garbage_collector, return_large_blocks
 from pocketvlm.templates.prompt import TextSpan
@@ -97,7 +96,7 @@ class _Handler:
         self._generations: dict[int, _Submission] = {}  # that are not over
         self._lock = threading.Lock()
         # What takes time runs apart from other requests, and what may take seconds apart from what takes less.
-        self._short = ThreadPoolExecutor(2, "pocketvlm-short-request")  # a grammar that is known to be small
+        self._short = ThreadPoolExecutor(2, "pocketvlm-short-request")  # a grammar that is known to be quick
         self._long = ThreadPoolExecutor(2, "pocketvlm-long-request")  # a whole book, a snapshot
         self._trials = ThreadPoolExecutor(2, "pocketvlm-trial")  # any other grammar
 
@@ -107,7 +106,7 @@ class _Handler:
                 submission = self._generations[number] = _Submission()
                 characters = sum(len(piece.text) for piece in generation.prompt if isinstance(piece, TextSpan))
                 submit = partial(self._submit, number, generation, submission)
-                if generation.constraint is not None and needs_trial(generation.constraint):
+                if not self._engine.begins_quickly(generation):
                     self._trials.submit(submit)
                 elif characters >= _LONG_PROMPT:
                     self._long.submit(submit)
