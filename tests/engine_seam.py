@@ -72,6 +72,11 @@ def vocabulary_of(vlm: VLM) -> Any:
     return local(vlm)._grammar_vocabulary()
 
 
+def trials_of(vlm: VLM) -> Any:
+    """Return what tries the cost of schemas."""
+    return local(vlm)._trials
+
+
 def last_logits(vlm: VLM) -> Any:
     """Return the logits after the token that was evaluated last, float32 [vocabulary]."""
     return local(vlm)._context.logits()
@@ -220,12 +225,12 @@ def prefill_is_empty(vlm: VLM) -> bool:
 Process: Any = engine_process.EngineProcess
 
 
-STARTED: str = engine_process._COMMAND  # the code that an engine's process runs
+STARTED: str = engine_process._CODE  # the code that an engine's process runs
 
 
 def started_with(code: str, patch: pytest.MonkeyPatch | None = None) -> None:
     """Let new engine processes run `code`, until `patch` is undone, or for good without one."""
-    (patch.setattr if patch else setattr)(engine_process, "_COMMAND", code)
+    (patch.setattr if patch else setattr)(engine_process, "_CODE", code)
 
 
 def pauses(patch: pytest.MonkeyPatch, *seconds: float) -> None:

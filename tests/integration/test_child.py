@@ -464,7 +464,7 @@ termios.tcsetattr(0, termios.TCSANOW, settings)
 from engine_seam import started_with
 from pocketvlm import VLM
 started_with(
-    "import os, sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine.process import worker; serve = worker.serve;"
+    "import os; from pocketvlm.engine.process import worker; serve = worker.serve;"
     "worker.serve = lambda *given: (os.write(2, b'loud '), serve(*given)); worker.main()"
 )
 with VLM.load(sys.argv[1], supervised=True, context_size=1024) as vlm:
@@ -481,8 +481,7 @@ def test_terminal_that_stops_who_writes(iota_bundle: Path) -> None:
 
 # Worker code with a fault in it: where the file FAULT names this place, the file goes and native code fails there.
 FAULTY = """
-import ctypes, os, sys
-sys.path[:] = sys.argv[1:]
+import ctypes, os
 from pathlib import Path
 from llama_cpp import llama_cpp
 from pocketvlm.engine.background.encode_task import EncodeTask
@@ -585,8 +584,6 @@ def test_native_code_that_fails_or_never_returns(fault: tuple[VLM, Path], place:
 
 
 OFFLINE = """
-import sys
-sys.path[:] = sys.argv[1:]
 from pocketvlm.engine.process import worker
 def attempt(*given):
     import socket

@@ -65,9 +65,9 @@ def test_the_engines_process_keeps_none(iota_bundle: Path, monkeypatch: pytest.M
     """Requests that end, are cancelled while they are encoded, and fail."""
     seen: list[weakref.ref[Any]] = []
 
-    def noted(self: InProcessEngine, generation: Generation, *rest: Any) -> Any:
+    def noted(self: InProcessEngine, generation: Generation, *rest: Any, **options: Any) -> Any:
         seen.extend(weakref.ref(piece.picture) for piece in generation.prompt if isinstance(piece, PromptImage))
-        return real(self, generation, *rest)
+        return real(self, generation, *rest, **options)
 
     real = InProcessEngine.submit
     monkeypatch.setattr(InProcessEngine, "submit", noted)

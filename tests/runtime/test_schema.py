@@ -119,6 +119,65 @@ def test_known_formats(name: str, right: Texts, wrong: Texts) -> None:
     check({"type": "string", "format": name, "pattern": "^[^2]"}, [], [text for text in quoted[0] if text[1] == "2"])
 
 
+# ---- what the compiler takes too long for
+
+
+def part(**keywords: Any) -> dict[str, Any]:
+    return within({"type": "integer", **keywords})
+
+
+@pytest.mark.parametrize(
+    ("schema", "path", "remainders"),
+    [
+        (part(multipleOf=10_007), "properties.x.multipleOf", "10,007"),
+        (within({"type": "number", "multipleOf": 1.0007}), "properties.x.multipleOf", "10,007"),
+        (part(multipleOf=97, allOf=[{"multipleOf": 89}, {"multipleOf": 2}]), "properties.x.multipleOf", "17,266"),
+        ({"allOf": [part(multipleOf=101), part(multipleOf=103)]}, "allOf.1.properties.x.multipleOf", "10,403"),
+        (
+            {**part(multipleOf=1.03), "$ref": "#/$defs/a", "$defs": {"a": part(multipleOf=101)}},
+            "$defs.a.properties.x.multipleOf",
+            "10,403",
+        ),
+    ],
+)
+def test_too_many_remainders(schema: dict[str, Any], path: str, remainders: str) -> None:
+    """Strict or not; only the arguments of a tool do without."""
+    for strict in (False, True):
+        with pytest.raises(UnsupportedError, match=f"multipleOf of the schema .* {remainders} remainders") as refused:
+            compile_schema(schema, "s", strict=strict)
+        assert refused.value.param == f"s.{path}"
+    with pytest.raises(UnsupportedError, match='multipleOf of the tool "other"'):
+        compile_schema(schema, "s", owner='the tool "other"', strict=True, leave_out_costly=True)
+    check(schema, ['{"x":0}'], ['{"x":"0"}'], path, leave_out_costly=True)
+
+
+def test_remainders_that_are_few_enough() -> None:
+    check(part(multipleOf=9973), ['{"x":19946}'], ['{"x":9974}'])
+    check(within({"type": "number", "multipleOf": 0.0001}), ['{"x":1.0007}'], ['{"x":1.00071}'])
+    check({"allOf": [part(multipleOf=300), part(multipleOf=2.5)]}, ['{"x":600}'], ['{"x":605}'])
+    apart = {name: {"type": "integer", "multipleOf": n} for name, n in (("a", 101), ("b", 103))}
+    check({"type": "object", "properties": apart, "required": ["a", "b"]}, ['{"a":101,"b":103}'], ['{"a":1,"b":103}'])
+
+
+@pytest.mark.parametrize("count", [35, 36])
+def test_counts_of_many_properties(count: int) -> None:
+    """The compiler writes the object once for each of them."""
+    schema = {"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(count)}}
+    for key, wrong in (("minProperties", "{}"), ("maxProperties", '{"p1":null,"p2":null}')):
+        compiled = compile_schema({**schema, key: 1}, "s")
+        assert compiled.left_out == ((f"s.{key}",) if count > 35 else ())
+        assert allows(compiled, '{"p2":null}') and allows(compiled, wrong) == (count > 35)
+
+
+def test_many_patterns() -> None:
+    named = {"type": "object", "patternProperties": {f"^p{i}_": {} for i in range(101)}}
+    with pytest.raises(UnsupportedError, match="more than 100") as refused:
+        compile_schema(named, "s")
+    assert refused.value.param == "s.patternProperties"
+    ahead = {"type": "string", "pattern": "^" + "(?=.*a)" * 9}
+    check(ahead, ['"b"'], ["1"], "pattern")
+
+
 # ---- oneOf
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,43 @@ def test_a_disconnect_before_the_first_token(server: Server, endless: dict[str, 
         server.post({**endless, "messages": asked, "n": 4, "stream": False}, timeout=0.3)
     wait_until(lambda: idle(server))
     wait_until(lambda: metrics(server)["pocketvlm_engine_cancelled_total"] >= before + 1)
+
+
+def children_of(pid: int) -> list[int]:
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+
+
+def child_of(server: Server) -> int:
+    """The process of the engine."""
+    [child] = children_of(server.process.pid)
+    return child
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="child processes are found by Linux's /proc")
+def test_schemas_that_occupy_the_compiler(serve: Start) -> None:
+    """Another client's answer does not wait for two of them, and they leave with their clients."""
+
+    def body(limit: int) -> dict[str, Any]:
+        schema = {"allOf": [{"type": "integer", "minimum": 1}, {"maximum": limit}]}  # of a kind that has to be tried
+        return {"messages": HI, "response_format": {"type": "json_object", "value": schema}, "max_tokens": 2}
+
+    server = serve("--parallel", "4")
+    assert server.post(body(5)).status_code == 200
+    engine = child_of(server)
+    [trial] = children_of(engine)  # where schemas are tried
+    os.kill(trial, signal.SIGSTOP)  # stands in for a schema without an end
+    clients = [HTTPConnection("127.0.0.1", server.port, timeout=60) for _ in range(2)]
+    for number, client in enumerate(clients):
+        client.request("POST", "/v1/chat/completions", json.dumps(body(10 + number)))
+    wait_until(lambda: server.health()["running"] == 2)
+    server.ask("hi", response_format={"type": "json_object"}, max_tokens=2)
+    assert server.health()["running"] > 0
+    for client in clients:
+        client.close()
+    wait_until(lambda: idle(server))
+    assert children_of(engine) == []
+    assert server.post(body(20)).status_code == 200
 
 
 def test_the_queue_is_bounded(serve: Start, endless: dict[str, Any]) -> None:
@@ -291,14 +329,6 @@ def test_shutting_down_ends_after_the_grace(serve: Start, endless: dict[str, Any
     second.join(20)
     refused(waiting[0], 503, code="shutting_down")
     assert own.process.wait(20) == 0
-
-
-def child_of(server: Server) -> int:
-    """The process of the engine."""
-    threads = Path(f"/proc/{server.process.pid}/task").iterdir()
-    children = [child for thread in threads for child in (thread / "children").read_text().split()]
-    assert len(children) == 1
-    return int(children[0])
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="child processes are found by Linux's /proc")

@@ -39,6 +39,7 @@ from pocketvlm.errors import (
     RequestError,
 )
 from pocketvlm.native.grammar import Matcher, Vocabulary
+from pocketvlm.native.grammar_trial import GrammarTrials
 from pocketvlm.native.llama import Model
 from pocketvlm.system.machine import physical_cores
 from pocketvlm.templates.prompt import TextSpan
@@ -105,6 +106,7 @@ class InProcessEngine:
         self._parallel = options.parallel
         self._vocabulary: Vocabulary | None = None
         self._making_vocabulary = threading.Lock()
+        self._trials = GrammarTrials()
         self._open: dict[RequestState, SimpleQueue[Event | BaseException]] = {}
         self._streams_of_thread: Counter[int] = Counter()
         self._lock = threading.RLock()  # the garbage collector ends streams, on any thread, in any line
@@ -112,7 +114,7 @@ class InProcessEngine:
         # Not a __del__: the scheduler's thread keeps the scheduler, and so the model, alive.
         self._process = os.getpid()
         self._finalizer = weakref.finalize(
-            self, _free, self._process, self._scheduler, self._calls, self._vision, self._model
+            self, _free, self._process, self._scheduler, self._trials, self._calls, self._vision, self._model
         )
 
     @property
@@ -160,12 +162,12 @@ class InProcessEngine:
         if self._streams_of_thread[thread] >= self._parallel:
             raise EngineBusyError("this thread has unfinished streams on this model: read one to its end or close it")
         channel: SimpleQueue[Event | BaseException] = SimpleQueue()
-        request = self.submit(generation, channel.put, channel.qsize)
+        cancellation = cancellation or CancellationToken()
+        request = self.submit(generation, channel.put, channel.qsize, cancellation)
         with self._lock:
             self._open[request] = channel
             self._streams_of_thread[thread] += 1
         event: Event | BaseException | None = None
-        cancellation = cancellation or CancellationToken()
         cancellation.attach(lambda: channel.put(GenerationCancelledError(_CANCELLED)))
         try:
             while not isinstance(event, Finished):
@@ -188,18 +190,29 @@ class InProcessEngine:
             if not isinstance(event, Finished):
                 self._scheduler.cancel(request)
 
-    def submit(self, generation: Generation, emit: Emit, unread_events: Callable[[], int] = lambda: 0) -> RequestState:
+    def submit(
+        self,
+        generation: Generation,
+        emit: Emit,
+        unread_events: Callable[[], int] = lambda: 0,
+        cancellation: CancellationToken | None = None,
+    ) -> RequestState:
         """Like `generate`, without an iterator: `emit` gets the events on other threads; an error is the last one.
 
-        Raises what is wrong with the request.
+        Raises what is wrong with the request, and GenerationCancelledError where `cancellation` ends it before it is
+        submitted; later, `withdraw` does.
         """
         with self._calls:
-            return self._submit(generation, emit, unread_events)
+            return self._submit(generation, emit, unread_events, cancellation or CancellationToken())
 
-    def _submit(self, generation: Generation, emit: Emit, unread_events: Callable[[], int]) -> RequestState:
+    def _submit(
+        self, generation: Generation, emit: Emit, unread_events: Callable[[], int], cancellation: CancellationToken
+    ) -> RequestState:
         check_sampling(self._model, generation)
-        constraint = generation.constraint
-        matcher = None if constraint is None else Matcher(self._grammar_vocabulary(), constraint)
+        matcher = None
+        if generation.constraint is not None:
+            constraint = self._trials.affordable(generation.constraint, cancellation.check)
+            matcher = Matcher(self._grammar_vocabulary(), constraint)
         images: list[tuple[PromptImage, PreparedImage]] = []
         try:
             units = self._prompt_units(generation.prompt, images)
@@ -222,6 +235,10 @@ class InProcessEngine:
                 prepared.close()
             raise
         return request
+
+    def begins_quickly(self, generation: Generation) -> bool:
+        """Whether `submit` is known to return soon as far as the generation's grammar goes."""
+        return generation.constraint is None or self._trials.is_quick(generation.constraint)
 
     def snapshot(self, prompt: Sequence[TextSpan | PromptImage]) -> Snapshot:
         self._check_open()
@@ -303,10 +320,13 @@ class _Calls:
             self._changed.wait_for(lambda: not {*self._threads} - {threading.get_ident()})
 
 
-def _free(process: int, scheduler: Scheduler, calls: _Calls, vision: Vision | None, model: Model) -> None:
+def _free(
+    process: int, scheduler: Scheduler, trials: GrammarTrials, calls: _Calls, vision: Vision | None, model: Model
+) -> None:
     if os.getpid() != process:  # after a fork the threads to wait for are not here
         return
     scheduler.close()
+    trials.close()
     calls.end()
     if vision is not None:
         vision.close()

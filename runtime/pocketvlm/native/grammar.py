@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 import llguidance
 import numpy as np
@@ -15,6 +12,7 @@ import numpy.typing as npt
 
 from pocketvlm.errors import EngineError, RequestError, UnsupportedError
 from pocketvlm.native import library
+from pocketvlm.native.grammar_compiler import catch_panic, compile_grammar, reason
 from pocketvlm.native.llama import Model
 
 logger = logging.getLogger(__name__)
@@ -22,17 +20,6 @@ MAX_GRAMMAR = 1 << 18  # characters
 # Bytes of a token. llguidance's trie aborts beyond 255; only runs of white space are longer, and none is ever needed.
 _MAX_TOKEN_BYTES = 128
 _CONTROL_PREFIX = b"\xff"  # llguidance takes a token for a control token if it begins with this, as no text does
-# Work for one token in llguidance's units, about 10 ms, for which all other streams wait.
-_LIMITS: dict[str, Any] = {
-    "initial_lexer_fuel": 1_000_000,
-    "step_lexer_fuel": 150_000,
-    "step_max_items": 50_000,
-    "max_items_in_row": 2_000,
-    "max_lexer_states": 20_000,
-    "max_grammar_size": 200_000,
-    "verbose_errors": False,
-}
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,6 +33,11 @@ class SchemaRule:
     text: str
     param: str
     weaker: str | None = None
+
+    @property
+    def grammar(self) -> str:
+        """The schema as a grammar of its own."""
+        return f"%llguidance {{}}\nstart: {self.text}"
 
 
 @dataclass(frozen=True)
@@ -74,7 +66,7 @@ class Vocabulary:
         ends = [token for token in range(model.n_vocab) if model.is_end(token)] or [model.eos]
         pointer = ctypes.cast(library.llama().llama_tokenize, ctypes.c_void_p).value
         self.n_vocab = model.n_vocab
-        self.tokenizer = _catch_panic(
+        self.tokenizer = catch_panic(
             lambda: llguidance.LLTokenizer.from_llamacpp(  # type: ignore[attr-defined]  # its stubs lack it
                 tokens=tokens, vocab_ptr=model.vocab, tokenize_fptr=pointer, eos_token=ends, slices=None
             )
@@ -110,17 +102,13 @@ class Matcher:
 
     def _compile(self, vocabulary: Vocabulary, grammar: str) -> None:
         """Raises EngineError."""
-        limits = llguidance.LLParserLimits(**_LIMITS)
-        self._raw = _catch_panic(
-            lambda: llguidance.LLMatcher(vocabulary.tokenizer, grammar, log_level=0, limits=limits)
-        )
-        self._check()
+        self._raw = compile_grammar(vocabulary.tokenizer, grammar)
         self._compute_mask()
 
     def _compilable(self, vocabulary: Vocabulary, rule: SchemaRule) -> SchemaRule:
         """Return a schema's rule, or the weaker one if it cannot be compiled. Raises UnsupportedError without one."""
         try:
-            self._compile(vocabulary, f"%llguidance {{}}\nstart: {rule.text}")
+            self._compile(vocabulary, rule.grammar)
         except EngineError as error:
             if rule.weaker is None:
                 raise _refusal(error, rule.param) from None
@@ -135,8 +123,8 @@ class Matcher:
         Raises RequestError where the grammar does not allow it.
         """
         try:
-            tokens = _catch_panic(lambda: vocabulary.tokenizer.greedy_tokenize(text))
-            allowed = _catch_panic(lambda: self._raw.try_consume_tokens(tokens)) == len(tokens)
+            tokens = catch_panic(lambda: vocabulary.tokenizer.greedy_tokenize(text))
+            allowed = catch_panic(lambda: self._raw.try_consume_tokens(tokens)) == len(tokens)
             self._check()
             if allowed and not self.complete:
                 self._compute_mask()
@@ -148,7 +136,7 @@ class Matcher:
     @property
     def complete(self) -> bool:
         """Whether the answer is complete and nothing can follow."""
-        return bool(_catch_panic(self._raw.is_stopped))
+        return bool(catch_panic(self._raw.is_stopped))
 
     def restrict(self, logits: npt.NDArray[np.float32]) -> None:
         """Set the logits of tokens that may not come next to -inf, in place. float32 [n_vocab].
@@ -164,19 +152,19 @@ class Matcher:
 
     def accept(self, token: int) -> None:
         """Add a token to the answer. Raises UnsupportedError where that is too much work."""
-        if not _catch_panic(lambda: self._raw.consume_token(token)):
-            raise UnsupportedError(f"is too complex to enforce: {_reason(self._raw.get_error())}", self._param)
+        if not catch_panic(lambda: self._raw.consume_token(token)):
+            raise UnsupportedError(f"is too complex to enforce: {reason(self._raw.get_error())}", self._param)
 
     def _compute_mask(self) -> None:
         mask = self._mask
-        _catch_panic(lambda: self._raw.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes))
+        catch_panic(lambda: self._raw.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes))
         self._check()
         if not mask.any():
             raise EngineError("no text matches it")
 
     def _check(self) -> None:
-        if _catch_panic(self._raw.is_error):
-            raise EngineError(_reason(_catch_panic(self._raw.get_error)))
+        if catch_panic(self._raw.is_error):
+            raise EngineError(reason(catch_panic(self._raw.get_error)))
 
 
 def _refusal(error: EngineError, param: str) -> UnsupportedError:
@@ -190,21 +178,3 @@ def _spelling(model: Model, token: int) -> bytes:
     if not text:
         return _CONTROL_PREFIX + model.token_text(token).encode("utf-8", "replace")[:_MAX_TOKEN_BYTES]
     return text if len(text) <= _MAX_TOKEN_BYTES else b""
-
-
-def _reason(message: str) -> str:
-    """Return the first lines of an error message of llguidance, without the place in its source files."""
-    message = re.split(r"\n\s*\d+ \| |<non-verbose/>|<state>", message)[0]
-    message = re.sub(r"^at \d+\(\d+\): |failed to compile JSON schema: |^Parser Error: ", "", message)
-    message = re.sub(r"(?s)^(regex parse error: ).*error: ", r"\1", " ".join(message.split()))
-    return message[:300] or "the grammar failed"
-
-
-def _catch_panic(call: Callable[[], T]) -> T:
-    """Return the result of `call`; raise EngineError for an exception or a panic in it."""
-    try:
-        return call()
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a panic of llguidance derives from BaseException
-        raise EngineError(_reason(str(error))) from None

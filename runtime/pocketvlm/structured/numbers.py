@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal, localcontext
 from typing import Any
 
@@ -20,6 +21,37 @@ _GRID, _FINE_GRID = Decimal(1).scaleb(-DECIMALS), Decimal(1).scaleb(-40)
 _LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 _MAX_BOUND = Decimal(10**18 - 1000)  # the compiler's 64 bit arithmetic fails beyond
 _MAX_MULTIPLE = 2**32 - 1  # its 32 bit one
+# The compiler tells multiples apart by an automaton with a state for each remainder.
+MAX_REMAINDERS = 10_000
+
+
+@dataclass(frozen=True, order=True)
+class Multiple:
+    """`divisor / 10**decimals` divides a number. The compiler's automaton has `divisor` remainders."""
+
+    divisor: int
+    decimals: int
+
+    @classmethod
+    def of(cls, value: float) -> Multiple | None:
+        """Return a `multipleOf` as the compiler takes it, in double precision; None where it does not take it."""
+        scaled, decimals = float(value) if abs(value) < _MAX_MULTIPLE else math.inf, 0
+        while scaled <= _MAX_MULTIPLE and scaled % 1:
+            scaled *= 10
+            decimals += 1
+        return cls(int(scaled), decimals).shortened() if scaled <= _MAX_MULTIPLE else None
+
+    def common(self, other: Multiple) -> Multiple:
+        """Return the least common multiple."""
+        decimals = max(self.decimals, other.decimals)
+        whole = [each.divisor * 10 ** (decimals - each.decimals) for each in (self, other)]
+        return Multiple(math.lcm(*whole), decimals).shortened()
+
+    def shortened(self) -> Multiple:
+        divisor, decimals = self.divisor, self.decimals
+        while decimals and not divisor % 10:
+            divisor, decimals = divisor // 10, decimals - 1
+        return Multiple(divisor, decimals)
 
 
 def bounds(schema: Mapping[str, Any], types: set[str] | None, *, plain: bool, leave_out: LeaveOut) -> dict[str, Any]:
@@ -29,7 +61,7 @@ def bounds(schema: Mapping[str, Any], types: set[str] | None, *, plain: bool, le
     """
     result: dict[str, Any] = {}
     divisor = schema.get("multipleOf")
-    if divisor is not None and not _can_divide(divisor):
+    if divisor is not None and Multiple.of(divisor) is None:
         leave_out("multipleOf")
         divisor = None
     whole = types is not None and "number" not in types
@@ -71,14 +103,6 @@ def representable(value: Any) -> bool:
     if isinstance(value, int) and not isinstance(value, bool):
         return abs(value) <= 2**1000 and int(float(value)) == value
     return True
-
-
-def _can_divide(divisor: Any) -> bool:
-    """Whether the compiler takes a `multipleOf`: it scales it by tens until it is whole, in double precision."""
-    value = float(divisor) if abs(divisor) < _MAX_MULTIPLE else math.inf
-    while value <= _MAX_MULTIPLE and value % 1:
-        value *= 10
-    return value <= _MAX_MULTIPLE
 
 
 def _range(schema: Mapping[str, Any], step: Decimal) -> tuple[Decimal | None, Decimal | None]:

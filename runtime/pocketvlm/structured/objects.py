@@ -13,6 +13,10 @@ from pocketvlm.structured.formats import COMPILED, PATTERNS
 from pocketvlm.structured.references import References
 
 MAX_PROPERTIES = 400  # of one object
+MAX_PATTERN_PROPERTIES = 100  # the compiler compares each with each
+# Properties of an object that limits their number: the compiler writes it once for each of them. Of 40, it gives up in
+# the middle of an answer.
+_MAX_COUNTED = 35
 _OF_NAMES = frozenset("pattern minLength maxLength format const enum not if anyOf oneOf".split())
 
 
@@ -139,13 +143,14 @@ def property_counts(schema: Schema, written: Schema, *, plain: bool, leave_out: 
     properties, required = written.get("properties", {}), set(written.get("required", ()))
     is_closed = written.get("additionalProperties") is False and not written.get("patternProperties")
     if low > len(required):
-        if low == 1 and plain and (is_closed or not properties):
+        if low == 1 and plain and (is_closed or not properties) and len(properties) <= _MAX_COUNTED:
             result["minProperties"] = low
         else:
             leave_out("minProperties")
     if high is not None and not (is_closed and len(properties) <= high):
         all_required = required.issuperset(properties)
-        if plain and (all_required or (is_closed and high - len(required) == 1)):
+        one_more = is_closed and high - len(required) == 1 and len(properties) <= _MAX_COUNTED
+        if plain and (all_required or one_more):
             result["maxProperties"] = high
         else:
             leave_out("maxProperties")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 MAX_GROUPS = 50  # within each other: the compiler recurses
+MAX_CONDITIONS = 8  # that look ahead: the compiler's work doubles with each
 _NEVER = "\\x{1}"
 _IGNORE_CASE = "(?i)"
 _BLANK = "\\t-\\r \\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
@@ -57,6 +58,8 @@ def translate(pattern: str) -> list[str]:
     parser = _Parser(pattern)
     for condition in parser.look_ahead():
         conditions.append("^" + "".join(_written(condition, at_start=True, at_end=True)))
+        if len(conditions) > MAX_CONDITIONS:
+            raise ValueError(f"more than {MAX_CONDITIONS} conditions look ahead")
     if pattern.startswith(_DECIMAL):
         parser = _Parser("^" + pattern.removeprefix(_DECIMAL))
         conditions.append("[0-9]")

@@ -72,6 +72,10 @@ class References:
                 depth += 1 + _depth(self.resolve(reference))
         return depth
 
+    def combines(self) -> bool:
+        """Whether several schemas of the document may apply to one value."""
+        return any({"allOf", "anyOf", "oneOf", "$ref"} & set(self.modern(value)) for value in self._objects())
+
     def conjuncts(self, schema: Any) -> Iterator[Schema]:
         """Yield a schema and all that it must match, too: targets of references and parts of allOf, in order."""
         stack: list[Any] = [schema]
@@ -166,18 +170,21 @@ class References:
         """Return schemas by `$id`, and by `$anchor` with "#" before it."""
         if self._named is None:
             self._named = {}
-            stack: list[Any] = [self._root]
-            while stack:
-                value = stack.pop()
-                if isinstance(value, Mapping):
-                    for key in ("$id", "id", "$anchor"):
-                        if isinstance(name := value.get(key), str):
-                            name = f"#{name}" if key == "$anchor" else name.removesuffix("#")
-                            self._named.setdefault(name, value)
-                    stack += value.values()
-                elif isinstance(value, list | tuple):
-                    stack += value
+            for value in self._objects():
+                for key in ("$id", "id", "$anchor"):
+                    if isinstance(name := value.get(key), str):
+                        name = f"#{name}" if key == "$anchor" else name.removesuffix("#")
+                        self._named.setdefault(name, value)
         return self._named
+
+    def _objects(self) -> Iterator[Mapping[str, Any]]:
+        """Yield all objects of the document."""
+        stack: list[Any] = [self._root]
+        while stack:
+            value = stack.pop()
+            if isinstance(value, Mapping):
+                yield value
+            stack += _parts(value)
 
 
 def _ignore(_: str) -> None:

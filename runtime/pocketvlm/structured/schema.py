@@ -19,8 +19,15 @@ from pocketvlm.errors import UnsupportedError
 from pocketvlm.structured.alternatives import exclude_each_other, find_tag, is_tagged
 from pocketvlm.structured.dialects import NULLABLE, Schema, is_required_by_draft_3, modern, type_names
 from pocketvlm.structured.formats import COMPILED, OF_NUMBERS, PATTERNS
-from pocketvlm.structured.numbers import bounds, representable
-from pocketvlm.structured.objects import MAX_PROPERTIES, close, close_unevaluated, property_counts, write_names
+from pocketvlm.structured.numbers import MAX_REMAINDERS, Multiple, bounds, representable
+from pocketvlm.structured.objects import (
+    MAX_PATTERN_PROPERTIES,
+    MAX_PROPERTIES,
+    close,
+    close_unevaluated,
+    property_counts,
+    write_names,
+)
 from pocketvlm.structured.pattern import translate
 from pocketvlm.structured.references import References
 
@@ -88,16 +95,18 @@ def compile_schema(
     strict: bool = False,
     pretty: bool = False,
     is_object: bool = False,
+    leave_out_costly: bool = False,
 ) -> CompiledSchema:
     """Compile a schema, whose path in the request is `param`, and of which errors speak as `owner`.
 
-    `strict` refuses what cannot be enforced. `is_object`: the values are objects, whatever the schema says.
+    `strict` refuses what cannot be enforced. What would cost the compiler too much is refused, too, unless
+    `leave_out_costly`. `is_object`: the values are objects, whatever the schema says.
     Raises UnsupportedError with the path of a keyword.
     """
     text = json.dumps(schema)
     if len(text) > MAX_SCHEMA:
         raise UnsupportedError(f"the schema has {len(text):,} characters; at most {MAX_SCHEMA:,} are supported", param)
-    rewriter = _Rewriter(schema, param, owner, strict)
+    rewriter = _Rewriter(schema, param, owner, strict=strict, refuse_costly=strict or not leave_out_costly)
     rewriter.check_depth()
     rewritten = rewriter.rewrite(is_object=is_object)
     options = {**(_PRETTY if pretty else _COMPACT), **_ESCAPES}
@@ -116,12 +125,14 @@ class _Definition:
 class _Rewriter:
     """Rewrites one schema. Each schema that is referred to becomes a definition, written once for each use of it."""
 
-    def __init__(self, root: Mapping[str, Any], param: str, owner: str, strict: bool) -> None:
-        self._root, self._param, self._owner, self._strict = root, param, owner, strict
+    def __init__(self, root: Mapping[str, Any], param: str, owner: str, *, strict: bool, refuse_costly: bool) -> None:
+        self._root, self._param, self._owner = root, param, owner
+        self._strict, self._refuse_costly = strict, refuse_costly
         self._references = References(root)
         self._definitions: dict[tuple[int, bool, Tags], _Definition] = {}
         self._pending: list[_Definition] = []
         self._count = 0
+        self._multiple = Multiple(1, 0)  # of all numbers so far
         self.left_out: dict[str, None] = {}  # paths in order
 
     def rewrite(self, *, is_object: bool) -> Schema:
@@ -156,6 +167,13 @@ class _Rewriter:
                 "leave it out, or send it without strict: true",
                 full,
             )
+        self.left_out[full] = None
+
+    def _leave_out_costly(self, path: str, keyword: str, reason: str) -> None:
+        """Note that a keyword is not enforced because the compiler would take too long; or refuse it."""
+        full = f"{path}.{keyword}"
+        if self._refuse_costly:
+            raise UnsupportedError(f"the keyword {keyword} of {self._owner} cannot be enforced: {reason}", full)
         self.left_out[full] = None
 
     def _schema(self, value: Any, path: str, *, is_open: bool, tags: Tags = ()) -> Any:
@@ -227,10 +245,35 @@ class _Rewriter:
             elif key in ("type", "required", "minLength", "maxLength", "minItems", "maxItems"):
                 result[key] = schema[key]
         if types is None or types & {"integer", "number"}:
+            self._limit_multiple(schema, path)
             result |= bounds(schema, types, plain=plain, leave_out=lambda key: self._leave_out(path, key))
         if types is None or "object" in types:
             result |= property_counts(schema, result, plain=plain, leave_out=lambda key: self._leave_out(path, key))
         return result
+
+    def _limit_multiple(self, schema: Schema, path: str) -> None:
+        """Leave out `multipleOf` where the compiler's automaton would be too large.
+
+        Several may apply to one number where schemas are combined, so their least common multiple is limited.
+        """
+        multiple = Multiple.of(schema["multipleOf"]) if "multipleOf" in schema else None
+        if multiple is None:
+            return
+        common = self._multiple.common(multiple)
+        if common.divisor <= MAX_REMAINDERS:
+            self._multiple = common
+            return
+        alone = multiple.divisor > MAX_REMAINDERS
+        if not alone and not self._references.combines():
+            return
+        remainders = multiple.divisor if alone else common.divisor
+        self._leave_out_costly(
+            path,
+            "multipleOf",
+            f"{'' if alone else 'with others, '}it has {remainders:,} remainders; at most {MAX_REMAINDERS:,} are "
+            "supported",
+        )
+        del schema["multipleOf"]
 
     def _require_by_draft_3(self, schema: Schema) -> None:
         names = [name for name, part in schema.get("properties", {}).items() if is_required_by_draft_3(part)]
@@ -309,8 +352,9 @@ class _Rewriter:
             result[key] = values[0] if key == "const" else values
 
     def _property_map(self, key: str, value: Mapping[str, Any], path: str) -> Schema:
-        if len(value) > MAX_PROPERTIES:
-            raise UnsupportedError(f"more than {MAX_PROPERTIES} properties are not supported", path)
+        most = MAX_PROPERTIES if key == "properties" else MAX_PATTERN_PROPERTIES
+        if len(value) > most:
+            raise UnsupportedError(f"more than {most} properties are not supported", path)
         result: Schema = {}
         for name, part in value.items():
             written = name

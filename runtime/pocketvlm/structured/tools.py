@@ -82,6 +82,7 @@ def argument_schemas(
                 strict=bool(function.strict),
                 pretty=pretty,
                 is_object=True,
+                leave_out_costly=True,
             )
         except UnsupportedError:
             if function.strict:

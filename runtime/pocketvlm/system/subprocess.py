@@ -7,12 +7,15 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+# Options of a process that Ctrl-C in a terminal does not reach: that is for its parent. In another session, it would
+# compete with its parent for cores, sched(7).
+OWN_GROUP: Any = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 _KEPT_LINES = 5
-# Not `python -m`: it looks for modules in the working directory first, which may be a downloaded folder.
-_COMMAND = (
-    "import sys; sys.path = [folder for folder in sys.path if folder]; import runpy; "
-    "from pocketvlm.system import offline; offline.enforce_if_requested(); "
+_RUN_MODULE = (
+    "import runpy; from pocketvlm.system import offline; offline.enforce_if_requested(); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 
@@ -30,15 +33,26 @@ class ExitedProcess:
         return f"process ended with signal {-self.code}: " if self.code < 0 else ""
 
 
+def python(code: str, *arguments: str) -> list[str]:
+    """Return the command of a Python that runs `code`, which finds the modules that this one finds.
+
+    Unlike `python -m`, it does not look for modules in the working directory, which may be a downloaded folder.
+    """
+    paths = [str(Path(path).absolute()) for path in sys.path if path]
+    end = len(paths) + 1
+    prepare = f"import sys; sys.path[:] = sys.argv[1:{end}]; del sys.argv[1:{end}]; "
+    return [sys.executable, "-c", prepare + code, *paths, *arguments]
+
+
 def run(module: str, *arguments: str, take: Callable[[str], bool]) -> ExitedProcess:
-    """Run `python -m module arguments` to its end, without the modules of the working directory.
+    """Run `python -m module arguments` to its end.
 
     `take` is called with each line of its standard error, and returns whether it has handled the line. Whatever is
     raised meanwhile, even KeyboardInterrupt, kills the process first.
     """
     last: deque[str] = deque(maxlen=_KEPT_LINES)
     with subprocess.Popen(
-        [sys.executable, "-c", _COMMAND, module, *arguments],
+        python(_RUN_MODULE, module, *arguments),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -54,3 +68,19 @@ def run(module: str, *arguments: str, take: Callable[[str], bool]) -> ExitedProc
         except BaseException:  # Ctrl-C too: no other code can end the process
             process.kill()
             raise
+
+
+def start(module: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start `python -m module arguments` with pipes as standard input and output.
+
+    Ctrl-C in a terminal does not reach the process. What it writes to standard error is dropped.
+    """
+    return subprocess.Popen(
+        python(_RUN_MODULE, module, *arguments),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+        **OWN_GROUP,
+    )

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pocketvlm.engine.process import protocol
 from pocketvlm.engine.process.watchdog import Watchdog
 from pocketvlm.errors import EngineCrashedError, GenerationCancelledError
+from pocketvlm.system.subprocess import OWN_GROUP, python
 
 _CLOSE_TIMEOUT = 5.0  # seconds between the request to end and the kill
-_COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from pocketvlm.engine.process.worker import main; main()"
-# Ctrl-C in a terminal is for the parent. In another session, the process would compete with it for cores, sched(7).
-_OWN_GROUP: Any = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+_CODE = "from pocketvlm.engine.process.worker import main; main()"
 Channel = SimpleQueue[protocol.Answer | Exception]  # the answers to one question; an exception is the last
 
 
@@ -34,12 +31,11 @@ class EngineProcess:
     def __init__(self, start: protocol.Start, watchdog: Watchdog) -> None:
         self.watchdog = watchdog
         self.killed_because = ""  # the last part of a message about its end
-        paths = [str(Path(path).absolute()) for path in sys.path if path]
         self._popen = subprocess.Popen(
-            [sys.executable, "-c", _COMMAND, *paths],
+            python(_CODE),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            **_OWN_GROUP,
+            **OWN_GROUP,
         )
         self.pid = self._popen.pid
         self._pending: dict[int, _Pending] = {}  # by the question's id

@@ -12,12 +12,13 @@ import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import IO
 
 from pocketvlm.engine.in_process import InProcessEngine
-from pocketvlm.engine.interface import Event, Finished, Generation
+from pocketvlm.engine.interface import CancellationToken, Event, Finished, Generation
 from pocketvlm.engine.process import protocol
 from pocketvlm.engine.scheduling.request_state import RequestState
 from pocketvlm.errors import PocketVLMError
@@ -79,30 +80,47 @@ def _next_request(stream: IO[bytes]) -> protocol.EngineRequest | None:
     return None if isinstance(request, protocol.Start | protocol.Close) else request
 
 
+@dataclass
+class _Submission:
+    """A generation; `state` is None before it is submitted to the engine."""
+
+    cancellation: CancellationToken = field(default_factory=CancellationToken)
+    state: RequestState | None = None
+
+
 class _Handler:
     """Handles requests to a loaded engine, and puts the replies into the outbox."""
 
     def __init__(self, engine: InProcessEngine, outbox: SimpleQueue[protocol.Reply]) -> None:
         self._engine, self._outbox = engine, outbox
-        self._generations: dict[int, RequestState | None] = {}  # that are not over; None before they are submitted
+        self._generations: dict[int, _Submission] = {}  # that are not over
         self._lock = threading.Lock()
-        # A grammar, a whole book or a snapshot may take seconds, in which other requests must be handled.
-        self._slow = ThreadPoolExecutor(2, "pocketvlm-slow-request")
+        # What takes time runs apart from other requests, and what may take seconds apart from what takes less.
+        self._short = ThreadPoolExecutor(2, "pocketvlm-short-request")  # a grammar that is known to be quick
+        self._long = ThreadPoolExecutor(2, "pocketvlm-long-request")  # a whole book, a snapshot
+        self._trials = ThreadPoolExecutor(2, "pocketvlm-trial")  # any other grammar
 
     def handle(self, request: protocol.EngineRequest) -> None:
         match request:
             case protocol.Generate(number, generation):
-                self._generations[number] = None
+                submission = self._generations[number] = _Submission()
                 characters = sum(len(piece.text) for piece in generation.prompt if isinstance(piece, TextSpan))
-                if generation.constraint is None and characters < _LONG_PROMPT:
-                    self._submit(number, generation)
+                submit = partial(self._submit, number, generation, submission)
+                if not self._engine.begins_quickly(generation):
+                    self._trials.submit(submit)
+                elif characters >= _LONG_PROMPT:
+                    self._long.submit(submit)
+                elif generation.constraint is not None:
+                    self._short.submit(submit)
                 else:
-                    self._slow.submit(self._submit, number, generation)
+                    submit()
             case protocol.Cancel(number):
                 with self._lock:
-                    state = self._generations.pop(number, None)
-                if state is not None:
-                    self._engine.withdraw(state)
+                    cancelled = self._generations.pop(number, None)
+                if cancelled is not None:
+                    cancelled.cancellation.stop()
+                    if cancelled.state is not None:
+                        self._engine.withdraw(cancelled.state)
             case protocol.TakeSnapshot(number, prompt):
                 self._answer_slowly(number, lambda: protocol.SnapshotReply(number, self._engine.snapshot(prompt)))
             case protocol.AdoptSnapshot(number, snapshot):
@@ -114,16 +132,17 @@ class _Handler:
             case protocol.GetProgress():
                 self._outbox.put(protocol.ProgressReply(self._engine.progress))
 
-    def _submit(self, number: int, generation: Generation) -> None:
+    def _submit(self, number: int, generation: Generation, submission: _Submission) -> None:
         try:
-            state = self._engine.submit(generation, partial(self._emit, number))
+            submission.cancellation.check()  # it may have waited for long
+            emit = partial(self._emit, number)
+            state = self._engine.submit(generation, emit, cancellation=submission.cancellation)
         except Exception as error:  # the parent raises it
             self._emit(number, error)
             return
         with self._lock:
             wanted = number in self._generations
-            if wanted:
-                self._generations[number] = state
+            submission.state = state
         if not wanted:  # it has finished already, or was cancelled before it was submitted
             self._engine.withdraw(state)
 
@@ -150,7 +169,7 @@ class _Handler:
             except Exception as error:  # the parent raises it
                 self._outbox.put(protocol.Failed(number, protocol.ErrorMessage.of(error)))
 
-        self._slow.submit(run)
+        self._long.submit(run)
 
 
 def _write(stream: IO[bytes], outbox: SimpleQueue[protocol.Reply], parent: int) -> None:
