@@ -40,7 +40,7 @@ __all__ = [
     "ModelFormatError", "PairingError", "BundleError", "PictureCacheError", "SessionError", "DownloadError",
     "ConversionError", "CheckpointError", "QuantizationError", "TokenizerError", "ProofError", "OutputError",
     "EngineError", "EngineBusyError", "EngineClosedError", "EngineCrashedError", "QueueFullError",
-    "GenerationCancelledError", "NativeLibraryError",
+    "SystemLimitError", "GenerationCancelledError", "NativeLibraryError",
 ]
 # fmt: on
 

@@ -31,6 +31,7 @@ PocketVLMError
 │   ├── EngineClosedError
 │   ├── EngineCrashedError              native code died during this request; the engine restarts by itself
 │   ├── QueueFullError                  too many requests wait; try again after `retry_after` seconds
+│   ├── SystemLimitError                the system gives too little memory, or too few threads or files
 │   └── GenerationCancelledError        the generation was cancelled
 └── NativeLibraryError (ImportError)    llama-cpp-python or onnxruntime is missing, or lacks a function or device
 """
@@ -188,6 +189,12 @@ class QueueFullError(EngineError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class SystemLimitError(EngineError):
+    """A limit of the system, which the message names, is too small: memory, addresses, threads or open files."""
+
+    code = "system_limit"
 
 
 class GenerationCancelledError(EngineError):

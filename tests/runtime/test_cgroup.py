@@ -82,7 +82,7 @@ def test_memory_of_the_group_and_its_parents(limited: str, tmp_path: Path) -> No
     groups = Groups(tmp_path, "0::/box/inner\n", ("/", V2))
     groups.write(0, "box/inner", memory__max="max\n", memory__current="9\n", memory__stat="inactive_file 1\n")
     assert cgroup.memory_limits(tmp_path) == []
-    usage = {"memory__current": "200000000\n", "memory__stat": "anon 1\ninactive_file 50000000\n"}
+    usage = {"memory__current": "200000000\n", "memory__stat": "anon 1\ninactive_file 20000000\nactive_file 30000000\n"}
     groups.write(0, limited, memory__max="536870912\n", **usage)
     assert cgroup.memory_limits(tmp_path) == [(536870912, 150000000)]
 
@@ -94,6 +94,25 @@ def test_memory_of_version_1(tmp_path: Path) -> None:
     assert cgroup.memory_limits(tmp_path) == [(90, 10)]
 
 
+@pytest.mark.parametrize(
+    ("own", "kind", "files"),
+    [
+        ("0::/box\n", V2, {"memory__events": "oom 5\noom_kill 3\noom_group_kill 1\n"}),
+        (
+            "4:memory:/box\n",
+            V1.format("memory"),
+            {"memory__oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"},
+        ),
+    ],
+)
+def test_processes_that_the_kernel_killed(own: str, kind: str, files: dict[str, str], tmp_path: Path) -> None:
+    groups = Groups(tmp_path, own, ("/", kind))
+    assert cgroup.oom_kills(tmp_path) == 0
+    groups.write(0, "box", **files)
+    assert cgroup.oom_kills(tmp_path) == 3
+
+
 def test_no_groups_at_all(tmp_path: Path) -> None:
+    assert cgroup.oom_kills(tmp_path) == 0
     assert cgroup.cpu_quota(tmp_path) is None
     assert cgroup.memory_limits(tmp_path) == []

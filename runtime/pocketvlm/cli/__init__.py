@@ -7,6 +7,12 @@ import os
 import sys
 import warnings
 
+from pocketvlm.cli.oom_watch import watch_for_oom_kill
+from pocketvlm.system.allocator import share_one_heap
+from pocketvlm.system.limits import ONE_BLAS_THREAD, require_group_memory, reserved_addresses, shortage
+
+# Bytes that importing the commands, NumPy and the engine takes, on x86-64.
+_ADDRESSES, _MEMORY = 136 << 20, 44 << 20
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -24,21 +30,28 @@ def main() -> None:
     sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # None if the shell closed it (`>&-`)
     sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     warnings.filterwarnings("ignore", module="PIL")  # broken pictures are reported by our own errors
+    for name, value in ONE_BLAS_THREAD.items():  # before numpy is imported
+        os.environ.setdefault(name, value)
     try:
+        watch_for_oom_kill()
+        share_one_heap()
+        with reserved_addresses(_ADDRESSES, "pocketvlm"):
+            require_group_memory(_MEMORY, "pocketvlm")
         from pocketvlm.cli.commands import run
 
         run()
     except BrokenPipeError:  # the reader has ended (pocketvlm ... | head)
         sys.exit(0)
-    except OSError as error:
-        if error.errno not in _OUTPUT_ERRORS:
+    except (KeyboardInterrupt, Exception) as error:
+        if interrupted(error):
+            sys.exit(130)
+        reason = shortage(error)
+        if isinstance(error, OSError) and error.errno in _OUTPUT_ERRORS:
+            reason = f"the output cannot be written: {error.strerror}"
+        if reason is None:
             raise
-        sys.stderr.write(f"error: the output cannot be written: {error.strerror}\n")
+        sys.stderr.write(f"error: {reason}\n")
         sys.exit(2)
-    except (KeyboardInterrupt, ImportError) as error:
-        if not interrupted(error):
-            raise
-        sys.exit(130)
     finally:
         try:
             sys.stdout.flush()

@@ -77,6 +77,3 @@ def run() -> None:
     except PocketVLMError as error:
         typer.secho(f"error: {error_message(error)}", fg=typer.colors.RED, err=True)
         sys.exit(2)
-    except MemoryError:
-        typer.secho("error: out of memory; `pocketvlm plan` shows what a model needs", fg=typer.colors.RED, err=True)
-        sys.exit(2)

@@ -21,6 +21,9 @@ from pocketvlm.server.settings import Settings, is_loopback
 if TYPE_CHECKING:
     from pocketvlm.chat.vlm import VLM
 
+_FILES = 14  # of the engine's process while it starts (6), of the event loop (3), and of a few connections
+# Those of the supervisor (3) and the engine's process (7), of other routes than chat completions, and of the shutdown.
+_THREADS = 14
 _PACKAGES = ("starlette", "uvicorn", "prometheus_client")
 _RED_SQUARE = (
     "data:image/png;base64,"
@@ -91,6 +94,7 @@ def serve(
         network.enforce()
     from pocketvlm.server import logs, run
     from pocketvlm.system.allocator import freeze_garbage_collector, return_large_blocks
+    from pocketvlm.system.limits import require_files, require_threads
 
     return_large_blocks()
     logs.set_up(as_json=log_json, level=log_level)
@@ -101,6 +105,8 @@ def serve(
     with sock:
         target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
         settings = replace(settings, slots=options.parallel, max_pixels=options.max_pixels, handles=handles)
+        require_files(_FILES)
+        require_threads(settings.slots + _THREADS)
         with waiting("loading"):
             vlm = VLM.load(target, options)
         with vlm:

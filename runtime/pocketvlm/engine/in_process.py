@@ -24,6 +24,7 @@ from pocketvlm.engine.interface import (
 )
 from pocketvlm.engine.kv_cache.prefix_cache import length_of
 from pocketvlm.engine.loading.loader import load
+from pocketvlm.engine.loading.room import check_spare_addresses, within_limits
 from pocketvlm.engine.loading.trial import try_files
 from pocketvlm.engine.scheduling.request_state import Emit, RequestState
 from pocketvlm.engine.scheduling.scheduler import Scheduler
@@ -37,10 +38,12 @@ from pocketvlm.errors import (
     EngineError,
     GenerationCancelledError,
     RequestError,
+    SystemLimitError,
 )
 from pocketvlm.native.grammar import Matcher, Vocabulary
 from pocketvlm.native.grammar_trial import GrammarTrials
 from pocketvlm.native.llama import Model
+from pocketvlm.system.allocator import share_one_heap
 from pocketvlm.system.machine import physical_cores
 from pocketvlm.templates.prompt import TextSpan
 from pocketvlm.vision.compatibility import check_files
@@ -68,6 +71,8 @@ class InProcessEngine:
         options: EngineOptions,
     ) -> None:
         checked = check_files(model, mmproj, onnx, options.vision)
+        share_one_heap()
+        checked, options = within_limits(checked, options)
         try_files(checked)
         disk_cache = None
         if options.picture_cache is not None:
@@ -77,6 +82,11 @@ class InProcessEngine:
         encoder_threads = max(1, count // 2) if options.parallel > 1 else options.threads
         loaded = load(checked, options, threads=threads, encoder_threads=encoder_threads, disk_cache=disk_cache)
         self._model, self._vision, self._context = loaded.model, loaded.vision, loaded.context
+        try:
+            check_spare_addresses(name)
+        except SystemLimitError:
+            self._model.close()
+            raise
         control = self._model.control_tokens(checked.model.array("tokenizer.ggml.token_type"))
         self._info = EngineInfo(
             name=name,

@@ -18,7 +18,9 @@ from pocketvlm.errors import (
     ImageNotFoundError,
     QueueFullError,
     RequestError,
+    SystemLimitError,
 )
+from pocketvlm.system.limits import shortage
 
 logger = logging.getLogger(__name__)
 _LONGEST_PARAM = 200  # characters; a path can contain a key that the client made up
@@ -74,6 +76,8 @@ def http_error_of(error: BaseException) -> HTTPError:
         return HTTPError(500, str(error), code="engine_crashed")
     if isinstance(error, GenerationCancelledError | EngineClosedError):
         return shutting_down()
+    if reason := shortage(error):
+        return HTTPError(503, reason, code=SystemLimitError.code, headers={"retry-after": "5"})
     # An exception's text may contain what the client sent; the traceback's lines do not.
     where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))
     logger.error("%s\n%s", type(error).__name__, where.rstrip())

@@ -7,7 +7,10 @@ import gc
 import sys
 from contextlib import suppress
 
+from pocketvlm.system.limits import address_limit
+
 _M_MMAP_THRESHOLD = -3  # malloc.h
+_M_ARENA_MAX = -8
 _LARGE = 1 << 17  # bytes; glibc's initial threshold
 
 
@@ -21,6 +24,16 @@ def return_large_blocks() -> None:
     if sys.platform == "linux":
         with suppress(AttributeError):  # musl has no mallopt
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+
+
+def share_one_heap() -> None:
+    """Let all threads allocate from one heap, where addresses are limited.
+
+    glibc reserves 64 MiB of addresses for the heap of each thread (M_ARENA_MAX in mallopt(3)).
+    """
+    if sys.platform == "linux" and address_limit() is not None:
+        with suppress(AttributeError):  # musl has no mallopt
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def return_free_blocks() -> None:

@@ -11,11 +11,13 @@ from pathlib import Path, PurePosixPath
 
 _PROC = Path("/proc/self")
 _CPU = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")  # version 2, and two files of version 1
-# Limit, use, and what of the use are file pages that can be dropped, in memory.stat: version 2 and 1.
+# Limit, use, and what of the use are file pages, in memory.stat: version 2 and 1. The kernel drops all of these, active
+# ones last, before it ends a process.
 _MEMORY = (
-    ("memory.max", "memory.current", "inactive_file"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ("memory.max", "memory.current", ("inactive_file", "active_file")),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
 )
+_EVENTS = ("memory.events", "memory.oom_control")  # have a line "oom_kill 3"
 
 
 def cpu_quota(proc: Path = _PROC) -> float | None:
@@ -32,8 +34,16 @@ def memory_limits(proc: Path = _PROC) -> list[tuple[int, int]]:
             limit, used = _text(folder / limit_name), _text(folder / used_name)
             if limit.isdecimal() and used.isdecimal():  # not "max", and of this version
                 stat = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
-                limits.append((int(limit), max(0, int(used) - int(stat.get(cached, 0)))))
+                dropped = sum(int(stat.get(name, 0)) for name in cached)
+                limits.append((int(limit), max(0, int(used) - dropped)))
     return limits
+
+
+def oom_kills(proc: Path = _PROC) -> int:
+    """Return how many processes of this process's group the kernel has killed because memory was full."""
+    own = next(_folders("memory", proc), None)
+    lines = [line.split() for name in _EVENTS for line in _text(own / name).splitlines()] if own else []
+    return next((int(words[1]) for words in lines if words[:1] == ["oom_kill"]), 0)
 
 
 def _quota(folder: Path) -> float | None:

@@ -33,15 +33,32 @@ def physical_cores() -> int:
 
 def memory() -> tuple[int, int] | None:
     """Return (total, available) bytes of this machine or this process's control groups; None where they are unknown."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
+    if not (values := _memory_values()):
         return None
-    values = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.split()[1:]}
     total, available = values["MemTotal"], values.get("MemAvailable", values["MemTotal"])
     for limit, used in memory_limits():
         total, available = min(total, limit), min(available, max(0, limit - used))
     return total, available
+
+
+def group_memory() -> tuple[int, int] | None:
+    """Return (limit, available) bytes of the control group that has the least, swap included.
+
+    None where no group has a limit below the memory of this machine.
+    """
+    values = _memory_values()
+    groups = [(limit, max(0, limit - used)) for limit, used in memory_limits() if limit < values.get("MemTotal", 0)]
+    limit, available = min(groups, key=lambda group: group[1], default=(0, 0))
+    return (limit, available + values.get("SwapFree", 0)) if groups else None
+
+
+def _memory_values() -> dict[str, int]:
+    """Return the numbers of proc_meminfo(5) in bytes; none where there is no such file."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return {}
+    return {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines if line.split()[1:]}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from pocketvlm.engine.interface import EngineOptions
 from pocketvlm.engine.loading.closing_token import closing_token
@@ -153,7 +155,7 @@ def _load(
 
 def _placement(checked: CheckedFiles, options: EngineOptions) -> DevicePlacement:
     check_name(options.device, DEVICES)
-    devices, demand, host = library.devices(), _memory_demand(checked, options), memory()
+    devices, demand, host = library.devices(), memory_demand(checked, options), memory()
     try:
         placement = place_on_devices(devices, options.device, demand, host=host[1] if host else None)
     except NativeLibraryError:
@@ -166,7 +168,8 @@ def _placement(checked: CheckedFiles, options: EngineOptions) -> DevicePlacement
     return DevicePlacement(placement.device, options.gpu_layers, encoder, "as asked")
 
 
-def _memory_demand(checked: CheckedFiles, options: EngineOptions) -> MemoryDemand:
+def memory_demand(checked: CheckedFiles, options: EngineOptions) -> MemoryDemand:
+    """Return what a model takes on a device; its encoder is the projector, because only that can be moved."""
     metadata, architecture = checked.model.metadata, checked.model.architecture
 
     def number(key: str) -> int:
@@ -181,11 +184,15 @@ def _memory_demand(checked: CheckedFiles, options: EngineOptions) -> MemoryDeman
     projector = checked.projector
     if projector is None:
         return MemoryDemand(weights_of(checked.model), size * sequences, scratch)
-    family = family_of(projector.metadata, projector.path)
-    patches = tile_patches(family, family.plan(_PHOTO, "auto", None) if family else None, projector.metadata)
-    encoder = encoder_bytes(projector.metadata, projector.path.stat().st_size, onnx=False)
-    encoder += encoder_scratch(projector.metadata, patches, onnx=False)
+    encoder = encoder_demand(projector.metadata, projector.path, projector.path.stat().st_size, onnx=False)
     return MemoryDemand(weights_of(checked.model), size * sequences, scratch, encoder, True)
+
+
+def encoder_demand(metadata: dict[str, Any], path: Path, size: int, *, onnx: bool) -> int:
+    """Return the bytes of an opened vision encoder and of its largest tile. `size` is that of its files."""
+    family = family_of(metadata, path)
+    patches = tile_patches(family, family.plan(_PHOTO, "auto", None) if family else None, metadata)
+    return encoder_bytes(metadata, size, onnx=onnx) + encoder_scratch(metadata, patches, onnx=onnx)
 
 
 def _onnx_devices() -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
@@ -13,8 +14,12 @@ from typing import NamedTuple
 from pocketvlm.engine.process import protocol
 from pocketvlm.engine.process.watchdog import Watchdog
 from pocketvlm.errors import EngineCrashedError, GenerationCancelledError
+from pocketvlm.system.cgroup import oom_kills
+from pocketvlm.system.limits import ONE_BLAS_THREAD, require_group_memory
 from pocketvlm.system.subprocess import OWN_GROUP, python
 
+_MEMORY = 56 << 20  # bytes: of Python and the libraries, without a model, on x86-64
+_SIGKILL = 9  # Windows has no such signal
 _CLOSE_TIMEOUT = 5.0  # seconds between the request to end and the kill
 _CODE = "from pocketvlm.engine.process.worker import main; main()"
 Channel = SimpleQueue[protocol.Answer | Exception]  # the answers to one question; an exception is the last
@@ -31,10 +36,13 @@ class EngineProcess:
     def __init__(self, start: protocol.Start, watchdog: Watchdog) -> None:
         self.watchdog = watchdog
         self.killed_because = ""  # the last part of a message about its end
+        require_group_memory(_MEMORY, "the engine's process")
+        self._oom_kills = oom_kills()
         self._popen = subprocess.Popen(
             python(_CODE),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            env={**ONE_BLAS_THREAD, **os.environ},
             **OWN_GROUP,
         )
         self.pid = self._popen.pid
@@ -44,7 +52,12 @@ class EngineProcess:
         self._outbox: SimpleQueue[Sequence[bytes | memoryview] | None] = SimpleQueue()
         # A thread writes: on the caller's, Ctrl-C would cut a frame, and a large picture would delay its request.
         self._writer = threading.Thread(target=self._write, name="pocketvlm-to-engine", daemon=True)
-        self._writer.start()
+        try:
+            self._writer.start()
+        except RuntimeError:  # the system gives no thread
+            self._popen.kill()
+            self._popen.wait()
+            raise
         self.send(start)
 
     def send(self, request: protocol.Request) -> None:
@@ -56,7 +69,7 @@ class EngineProcess:
         with self._lock:
             self._pending[question.id] = _Pending(channel, isinstance(question, protocol.Generate))
             if self._ended:
-                channel.put(crash_error(self._popen.returncode, self.killed_because))
+                channel.put(self.crash_error())
             self._outbox.put(frame)
 
     def forget(self, number: int) -> None:
@@ -95,13 +108,15 @@ class EngineProcess:
             self._popen.wait(_CLOSE_TIMEOUT)
         self._popen.kill()
 
-    def finish(self, error: Exception | None = None) -> int:
-        """Kill the process where it still runs, and free what it used. Return its exit status.
+    def finish(self, error: Exception | None = None) -> None:
+        """Kill the process where it still runs, and free what it used.
 
         All pending questions get `error`, or else an EngineCrashedError.
         """
         self._popen.kill()
         code = self._popen.wait()
+        if code == -_SIGKILL and not self.killed_because and oom_kills() > self._oom_kills:
+            self.killed_because = "because the memory of its control group was full"
         self._outbox.put(None)
         self._writer.join()
         assert self._popen.stdout is not None
@@ -109,8 +124,12 @@ class EngineProcess:
         with self._lock:
             self._ended = True
             for pending in list(self._pending.values()):
-                pending.channel.put(error or crash_error(code, self.killed_because))
-        return code
+                pending.channel.put(error or self.crash_error())
+
+    def crash_error(self, when: str = "") -> EngineCrashedError:
+        """Return what to raise after the process has ended by itself or `check` has killed it."""
+        ending = _ending(self._popen.returncode)
+        return EngineCrashedError(" ".join(filter(None, ("the engine's process", ending, when, self.killed_because))))
 
     def _write(self) -> None:
         assert self._popen.stdin is not None
@@ -120,11 +139,6 @@ class EngineProcess:
                 pipe.writelines(frame)
                 pipe.flush()
                 del frame  # it may hold pictures, and the next one may be long in coming
-
-
-def crash_error(code: int | None, circumstance: str = "") -> EngineCrashedError:
-    """`code` is the exit status, negative for a signal; `circumstance` ends the sentence."""
-    return EngineCrashedError(" ".join(filter(None, ("the engine's process", _ending(code), circumstance))))
 
 
 def _ending(code: int | None) -> str:

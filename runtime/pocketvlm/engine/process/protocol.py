@@ -24,6 +24,7 @@ from pocketvlm.engine.interface import (
     Statistics,
 )
 from pocketvlm.system.json_types import SystemPath, SystemText
+from pocketvlm.system.limits import shortage
 from pocketvlm.templates.prompt import TextSpan
 
 T = TypeVar("T")
@@ -132,6 +133,8 @@ class ErrorMessage:
                 return cls(type(error).__name__, (message, None if path is None else str(path)))
             case errors.PocketVLMError():
                 return cls(type(error).__name__, (str(error),))
+        if reason := shortage(error):
+            return cls("SystemLimitError", (reason,))
         return cls("EngineError", (f"the engine failed: {error!r}",))
 
     def exception(self) -> Exception:

@@ -26,9 +26,10 @@ from pocketvlm.engine.interface import (
     Statistics,
 )
 from pocketvlm.engine.process import protocol
-from pocketvlm.engine.process.engine_process import Channel, EngineProcess, crash_error
+from pocketvlm.engine.process.engine_process import Channel, EngineProcess
 from pocketvlm.engine.process.watchdog import Watchdog
 from pocketvlm.errors import EngineClosedError, EngineCrashedError, EngineError, GenerationCancelledError
+from pocketvlm.system.allocator import share_one_heap
 from pocketvlm.templates.prompt import TextSpan
 
 _log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class SupervisedEngine:
             fingerprint=fingerprint,
             options=options,
         )
+        share_one_heap()
         self._supervisor = _Supervisor(start)
         # Not a __del__: the supervisor's threads keep the supervisor alive. This also ends the process at exit.
         self._finalizer = weakref.finalize(self, self._supervisor.close)
@@ -155,15 +157,16 @@ class _Supervisor:
         self._ended = Statistics()  # totals of the processes that have ended
         self.ids = itertools.count()  # of questions
         self.process = self._new_process()
+        self._reader = threading.Thread(target=self._supervise, name="pocketvlm-supervisor", daemon=True)
+        self._watcher = threading.Thread(target=self._watch, name="pocketvlm-watch", daemon=True)
         try:
             self.info = self._wait_until_ready()
+            self._reader.start()
+            self._watcher.start()
         except BaseException:  # Ctrl-C while it loads, too: the process must not outlive its parent
+            self._closed = True
             self.process.finish()
             raise
-        self._reader = threading.Thread(target=self._supervise, name="pocketvlm-supervisor", daemon=True)
-        self._reader.start()
-        self._watcher = threading.Thread(target=self._watch, name="pocketvlm-watch", daemon=True)
-        self._watcher.start()
 
     def wait_for_process(self) -> EngineProcess:
         """Return the process that takes requests, when it is ready."""
@@ -212,7 +215,8 @@ class _Supervisor:
     def _wait_until_ready(self) -> EngineInfo:
         reply = self.process.read()
         if reply is None:
-            raise crash_error(self.process.finish(), "while the model was loaded")
+            self.process.finish()
+            raise self.process.crash_error("while the model was loaded")
         if isinstance(reply, protocol.Refused):
             raise reply.error.exception()
         assert isinstance(reply, protocol.Ready)
@@ -240,8 +244,8 @@ class _Supervisor:
                 self._state = "restarting"
             if time.monotonic() - started > _HEALTHY_AFTER:
                 self._crashes = 0
-            code = process.finish()
-            _log.error("%s (%d)", crash_error(code, process.killed_because), process.pid)
+            process.finish()
+            _log.error("%s (%d)", process.crash_error(), process.pid)
             if not self._restart():
                 return
 

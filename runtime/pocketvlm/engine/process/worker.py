@@ -24,6 +24,7 @@ from pocketvlm.engine.scheduling.request_state import RequestState
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.system import offline
 from pocketvlm.system.allocator import freeze_garbage_collector, return_large_blocks
+from pocketvlm.system.limits import offer_to_oom_killer, shortage
 from pocketvlm.templates.prompt import TextSpan
 
 _PARENT_CHECK_INTERVAL = 1.0  # seconds
@@ -33,6 +34,7 @@ _LONG_PROMPT = 100_000  # characters of text, whose tokenizing would hold up oth
 
 def main() -> None:
     parent = os.getppid()
+    offer_to_oom_killer()
     offline.enforce_if_requested()
     return_large_blocks()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the parent
@@ -42,8 +44,12 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # native code that prints must not print into the replies
     outbox: SimpleQueue[protocol.Reply] = SimpleQueue()
-    threading.Thread(target=_write, args=(replies, outbox, parent), daemon=True).start()
-    serve(requests, outbox)
+    try:
+        threading.Thread(target=_write, args=(replies, outbox, parent), daemon=True).start()
+    except RuntimeError as error:  # the system gives no thread
+        replies.write(b"".join(protocol.REPLIES.pack(_refused(error))))
+    else:
+        serve(requests, outbox)
     os._exit(0)  # without waiting for anything: the parent has gone, or wants that
 
 
@@ -62,8 +68,10 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[protocol.Reply]) -> None:
             fingerprint=start.fingerprint,
             options=start.options,
         )
-    except PocketVLMError as error:
-        outbox.put(protocol.Refused(protocol.ErrorMessage.of(error)))
+    except Exception as error:
+        if not (isinstance(error, PocketVLMError) or shortage(error)):
+            raise
+        outbox.put(_refused(error))
         protocol.REQUESTS.read(requests)  # returns when the parent has read the reply and closes the pipe
         return
     freeze_garbage_collector()
@@ -72,6 +80,10 @@ def serve(requests: IO[bytes], outbox: SimpleQueue[protocol.Reply]) -> None:
     while (request := _next_request(requests)) is not None:
         handler.handle(request)
         del request  # it may hold pictures, and the next one may be long in coming
+
+
+def _refused(error: Exception) -> protocol.Refused:
+    return protocol.Refused(protocol.ErrorMessage.of(error))
 
 
 def _next_request(stream: IO[bytes]) -> protocol.EngineRequest | None:

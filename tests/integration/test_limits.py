@@ -1,0 +1,128 @@
+"""Where the system gives too little: an answer, or one line that names the limit. Never a traceback or an abort."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from integration.asking import asked
+from pocketvlm import VLM, SystemLimitError
+from pocketvlm.engine.process.protocol import ErrorMessage
+from pocketvlm.system import limits, machine
+from tiers import slow_but
+
+ROOT = Path(__file__).parent.parent.parent
+linux = pytest.mark.skipif(sys.platform != "linux", reason="as Linux does it")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="ulimit")
+POINTS = {
+    ("addresses", "chat", 100): ("refused",),
+    ("addresses", "chat", 250): ("refused",),
+    ("addresses", "chat", 512): ("answer",),
+    ("addresses", "serve", 250): ("refused",),
+    ("addresses", "serve", 640): ("answer",),
+    ("files", "chat", 8): ("answer",),
+    ("files", "serve", 10): ("refused",),
+    ("files", "serve", 32): ("answer",),
+    ("memory", "chat", 60): ("killed", "refused"),
+    ("memory", "chat", 128): ("answer",),
+    ("memory", "serve", 100): ("refused",),
+    ("threads", "chat", 3): ("refused",),
+    ("threads", "chat", 32): ("answer",),
+    ("threads", "serve", 8): ("refused",),
+}
+
+
+@linux
+@pytest.mark.parametrize(
+    ("kind", "command", "value"), slow_but(POINTS, ("addresses", "chat", 100), ("addresses", "chat", 250))
+)
+def test_an_answer_or_one_line(kind: str, command: str, value: int) -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "limits.py"))
+    if reason := script["unavailable"](kind):
+        pytest.skip(reason)
+    assert script["run"](kind, command, value) in POINTS[kind, command, value]
+
+
+@posix
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "out of memory"),
+        (OSError(12, "Cannot allocate memory"), "out of memory"),
+        (ImportError("lib.so: failed to map segment from shared object"), "out of memory"),
+        (OSError(24, "Too many open files"), "ulimit -n"),
+        (RuntimeError("can't start new thread"), "no more threads"),
+        (BlockingIOError(11, "Resource temporarily unavailable"), "no more threads"),
+    ],
+)
+def test_what_a_shortage_is(error: Exception, words: str) -> None:
+    try:
+        raise KeyError from error
+    except KeyError as outer:
+        assert words in (limits.shortage(outer) or "")
+    assert ErrorMessage.of(error).exception().args == SystemLimitError(limits.shortage(error)).args
+    assert limits.shortage(ImportError("no module named x")) is None
+
+
+def test_fewer_threads(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As many as the system starts, down to one; then the model is refused."""
+    started: list[int] = []
+
+    class Few(threading.Thread):
+        def start(self) -> None:
+            if sum(thread.is_alive() for thread in threads) >= allowed:
+                raise RuntimeError("can't start new thread")
+            super().start()
+            threads.append(self)
+
+    allowed, threads = 8, list[threading.Thread]()
+    monkeypatch.setattr(limits.threading, "Thread", Few)
+    assert limits.startable_threads(6) == 6
+    assert limits.startable_threads(99) == allowed
+    monkeypatch.undo()
+    monkeypatch.setattr(limits, "startable_threads", lambda most: started.append(most) or min(most, allowed))
+    with VLM.load(iota_bundle, threads=4) as vlm:
+        assert vlm.chat(asked("Hello."), max_tokens=1).usage.completion_tokens == 1
+    assert started == [11]
+    assert "2 instead of 4" in caplog.text
+    allowed = 4
+    with pytest.raises(SystemLimitError, match="no more threads"):
+        VLM.load(iota_bundle)
+
+
+def test_a_control_group_that_is_too_small(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 20 << 20
+    monkeypatch.setattr(limits, "group_memory", lambda: (100 << 20, free))
+    with pytest.raises(
+        SystemLimitError, match=r"^model.* needs \d\d MB of memory, but 20 of the 100 MB of its control"
+    ):
+        VLM.load(iota_bundle)
+    with pytest.raises(SystemLimitError, match=r"^the engine's process needs 56 MB of memory"):
+        VLM.load(iota_bundle, supervised=True)
+    free = 100 << 20
+    VLM.load(iota_bundle).close()
+
+
+def test_only_limits_below_the_memory_of_the_machine_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_memory_values", lambda: {"MemTotal": 1000, "SwapFree": 5})
+    monkeypatch.setattr(machine, "memory_limits", lambda: [(9223372036854771712, 400), (1 << 40, 3)])
+    assert machine.group_memory() is None
+    monkeypatch.setattr(machine, "memory_limits", lambda: [(500, 400), (900, 850), (1 << 40, 3)])
+    assert machine.group_memory() == (900, 55)
+
+
+@linux
+def test_the_kernel_ends_the_engine_first(iota_bundle: Path) -> None:
+    with VLM.load(iota_bundle, supervised=True, context_size=512) as vlm:
+        scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (os.getpid(), child_of(vlm))]
+    assert scores[1] == min(1000, scores[0] + 500)
+
+
+def child_of(vlm: VLM) -> Any:
+    return vlm.statistics().child
