@@ -58,8 +58,9 @@ class Settings:
         check_options(self)
         if not 0 <= self.port <= 65535:
             raise RequestError("must be from 0 (any free port) to 65535", "port")
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
-            raise RequestError("must be printable ASCII, and not empty", "api_key")
+        # A header carries printable ASCII, and loses blanks at the ends.
+        if self.api_key is not None and not re.fullmatch(r"[!-~]([ -~]*[!-~])?", self.api_key):
+            raise RequestError("must be printable ASCII without blanks at its ends, and not empty", "api_key")
         for name in ("allowed_hosts", "image_hosts"):
             for host in getattr(self, name):
                 if not _HOST.fullmatch(host):

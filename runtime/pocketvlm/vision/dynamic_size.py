@@ -100,11 +100,15 @@ def smart_resize(
     The numbers are those of transformers' functions of this name, of which some adapt the edges first. Raises
     ImageError for a picture more than 200 times as long as wide.
     """
+    given = size
     if edges_first and min(size) < factor:
         scale = factor / min(size)
         size = int(size[0] * scale), int(size[1] * scale)
     if max(size) > _MAX_RATIO * min(size):
-        raise ImageError(f"a picture of {size[0]}x{size[1]} is more than {_MAX_RATIO} times as long as wide")
+        raise ImageError(
+            f"a picture of {given[0]}x{given[1]} is more than {_MAX_RATIO} times as long as wide, which this model "
+            "cannot see; cut it into pieces"
+        )
     area = size[0] * size[1]
     width, height = (round(edge / factor) * factor for edge in size)
     if width * height > max_pixels:
