@@ -15,6 +15,7 @@ import pytest
 import requests
 from typer.testing import CliRunner
 
+from pocketvlm.cli.commands import app
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.server.run import listen
 from pocketvlm.server.settings import Settings
@@ -135,7 +136,7 @@ def test_a_key_that_a_header_cannot_carry(monkeypatch: pytest.MonkeyPatch) -> No
     assert Settings(api_key="a b~!").api_key == "a b~!"
     for key in ("", "k "):
         monkeypatch.setenv("POCKETVLM_API_KEY", key)
-        done = CliRunner().invoke(app, ["serve", "--port", "0"])
+        done = CliRunner().invoke(app, ["serve", "--allow-origin", "page.example"])
         assert isinstance(done.exception, RequestError) and done.exception.param == "--api-key"
 
 

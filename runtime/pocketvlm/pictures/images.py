@@ -194,7 +194,7 @@ def _check_size(size: tuple[int, int], source: Source, max_pixels: int) -> None:
         raise source.error("has no pixels")
     if max(size) > MAX_SIDE:
         raise source.error(
-            f"{width}x{height} is too long; a side has at most {MAX_SIDE:,} pixels; cut it into pieces or make it smaller",
+            f"{width}x{height} is too long; a side has at most {MAX_SIDE:,} pixels; make it smaller or cut it",
             ImageTooLargeError,
         )
     if width * height > max_pixels:
