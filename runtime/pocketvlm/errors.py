@@ -35,11 +35,47 @@ PocketVLMError
 
 from __future__ import annotations
 
+import re
+import reprlib
 from pathlib import Path
+
+_QUOTED, _LONGEST_PATH, _LONGEST = 200, 400, 4000  # characters of a quote, of a path, of a message
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = _QUOTED
+
+
+def shortened(text: object, most: int = _QUOTED) -> str:
+    """Return foreign text for an error: at most `most` characters, cut in the middle, without control characters."""
+    whole = str(text)
+    shown = _escaped(whole if len(whole) <= 2 * most else whole[:most] + whole[-most:])
+    if len(shown) <= most:
+        return shown
+    end = most // 3
+    return f"{shown[: most - end - 1]}…{shown[-end:]}"
+
+
+def quoted(value: object) -> str:
+    """Return a foreign value for an error, as Python writes it, but not longer than `shortened` allows."""
+    return shortened(_REPR.repr(value))
+
+
+def _escaped(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def _bounded(message: str) -> str:
+    """Return a message whose lines are printable, however it was made."""
+    lines = message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]}…{message[-_LONGEST // 2 :]}"
+    return "\n".join(map(_escaped, re.split(r"\r?\n", lines)))
 
 
 class PocketVLMError(Exception):
-    """Base of all errors that a user can act on."""
+    """Base of all errors that a user can act on. Foreign text in a message is `quoted` or `shortened`."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_bounded(message))
 
 
 class RequestError(PocketVLMError, ValueError):
@@ -48,8 +84,8 @@ class RequestError(PocketVLMError, ValueError):
     code: str | None = None
 
     def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(f"{param}: {message}" if param else message)
-        self.message = message
+        self.message = _bounded(message)
+        super().__init__(f"{shortened(param)}: {self.message}" if param else self.message)
         self.param = param
 
 
@@ -93,8 +129,8 @@ class FileError(PocketVLMError):
     """`path` is the file or folder that cannot be used, if there is one."""
 
     def __init__(self, message: str, path: str | Path | None = None) -> None:
-        super().__init__(f"{path}: {message}" if path is not None else message)
-        self.message = message
+        self.message = _bounded(message)
+        super().__init__(self.message if path is None else f"{shortened(path, _LONGEST_PATH)}: {self.message}")
         self.path = Path(path) if path is not None else None
 
 

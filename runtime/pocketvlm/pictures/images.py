@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pocketvlm.errors import ImageError, ImageTooLargeError
+from pocketvlm.errors import ImageError, ImageTooLargeError, shortened
 from pocketvlm.messages import ImagePart, ImageURLPart
 from pocketvlm.pictures.formats import FORMATS
 from pocketvlm.pictures.opened import MAX_SIDE, Opened, UnsupportedKindError
@@ -216,7 +216,7 @@ def _unreadable(error: Exception, source: Source) -> Exception:
         return source.error(f"{error} (PIL.Image.MAX_IMAGE_PIXELS)", ImageTooLargeError)
     if isinstance(error, UnsupportedKindError):
         return source.error(f"{error} is not supported")
-    reason = str(error).strip() or type(error).__name__
+    reason = shortened(str(error).strip() or type(error).__name__)
     if _UNSUPPORTED.search(reason):  # the file may be sound
         return source.error(f"is of a kind that is not supported: {reason}")
     return source.error(f"damaged or truncated: {reason}")

@@ -18,10 +18,10 @@ from pocketvlm.errors import (
     ImageNotFoundError,
     QueueFullError,
     RequestError,
+    shortened,
 )
 
 logger = logging.getLogger(__name__)
-_LONGEST_PARAM = 200  # characters; a path can contain a key that the client made up
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -44,7 +44,7 @@ class HTTPError(Exception):
 
     def json(self) -> bytes:
         """Return the body in ASCII: the client may have sent half of a surrogate pair."""
-        param = self.param and self.param[:_LONGEST_PARAM]
+        param = self.param and shortened(self.param)
         error = {"message": self.message, "type": self.type, "param": param, "code": self.code}
         return json.dumps({"error": error}).encode()
 
@@ -54,7 +54,7 @@ class HTTPError(Exception):
 
 def _with_path(error: RequestError) -> str:
     """Return the message with the path of the field, because most clients show nothing else of an error."""
-    return f"{error.param[:_LONGEST_PARAM]}: {error.message}" if error.param else error.message
+    return f"{shortened(error.param)}: {error.message}" if error.param else error.message
 
 
 def shutting_down() -> HTTPError:

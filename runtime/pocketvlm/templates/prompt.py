@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from jinja2 import TemplateSyntaxError
 
-from pocketvlm.errors import ModelError, PocketVLMError, RequestError
+from pocketvlm.errors import ModelError, PocketVLMError, RequestError, shortened
 from pocketvlm.messages import Message
 from pocketvlm.templates import given_texts, sandbox
 from pocketvlm.templates.from_messages import traced_json, turns_of
@@ -99,11 +99,11 @@ class ChatTemplate:
         try:
             self._template = sandbox.compiled(source, limits)
         except TemplateSyntaxError as error:
-            raise ModelError(f"chat template, line {error.lineno}: {error.message}", path) from None
+            raise ModelError(f"chat template, line {error.lineno}: {shortened(error.message)}", path) from None
         except LimitError as error:
             raise self._limit_error(error) from None
         except Exception as error:  # a template may raise anything
-            raise ModelError(f"chat template: {type(error).__name__}: {error}", path) from None
+            raise ModelError(f"chat template: {type(error).__name__}: {shortened(error)}", path) from None
         try:
             self._probe_all(source)
         except LimitError as error:
@@ -177,12 +177,16 @@ class ChatTemplate:
                     rendered = write(self._entries(arranged, no_content), add_generation_prompt)
                 spans = tuple(joined(self._spans(rendered, self._places_pictures)))
             except sandbox.RefusalError as error:
-                errors.append(RequestError(f"the model's chat template refuses the messages: {error}", "messages"))
+                errors.append(
+                    RequestError(f"the model's chat template refuses the messages: {shortened(error)}", "messages")
+                )
                 continue
             except LimitError as error:
                 raise self._limit_error(error) from None
             except Exception as error:  # a template may raise anything
-                errors.append(ModelError(f"the chat template fails: {type(error).__name__}: {error}", self._path))
+                errors.append(
+                    ModelError(f"the chat template fails: {type(error).__name__}: {shortened(error)}", self._path)
+                )
                 sandbox.drop_traceback(error)  # it refers to this frame, and `errors` would refer to it
                 errors[-1].__cause__ = error
                 continue

@@ -29,6 +29,7 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, pass_environment
 
+from pocketvlm.errors import quoted
 from pocketvlm.templates import limits
 
 # Authors of a run of characters. A run with an author of 0 or more stands for the picture of that index, and one with
@@ -413,7 +414,7 @@ class _Namespace(Namespace):
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
-            raise SecurityError(f"a namespace may not have an attribute {name!r}")
+            raise SecurityError(f"a namespace may not have an attribute {quoted(name)}")
         super().__setitem__(name, value)
 
 

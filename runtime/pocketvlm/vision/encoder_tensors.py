@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from math import isqrt
-from reprlib import repr as short
 
-from pocketvlm.errors import ModelFormatError
+from pocketvlm.errors import ModelFormatError, quoted
 from pocketvlm.files.gguf_header import BOOL, FLOAT32, STRING, UINT32, GGUFHeader, TensorInfo
 
 Shapes = Mapping[str, tuple[int, ...]]  # in ggml's order, fastest dimension first, by the tensors' names
@@ -151,7 +150,7 @@ def read_sizes(header: GGUFHeader, merge: str = "", default: int | None = None, 
     def integer(key: str, most: int, default: int | None = None, least: int = 1) -> int:
         value = header.metadata.get(f"{_VISION}{key}", default)
         if not isinstance(value, int) or not least <= value <= most:
-            raise ModelFormatError(f"{_VISION}{key} is {short(value)}, expected {least} to {most:,}", header.path)
+            raise ModelFormatError(f"{_VISION}{key} is {quoted(value)}, expected {least} to {most:,}", header.path)
         return value
 
     patch = integer("patch_size", _MAX_PATCH)
@@ -198,7 +197,7 @@ def _check_types(header: GGUFHeader, types: Mapping[str, int]) -> None:
     for key, kind in types.items():
         if header.types.get(key, kind) != kind:
             value = header.metadata[key]
-            raise ModelFormatError(f"{key} is {short(value)}, expected {_TYPE_NAMES[kind]}", header.path)
+            raise ModelFormatError(f"{key} is {quoted(value)}, expected {_TYPE_NAMES[kind]}", header.path)
 
 
 def check_tensors(header: GGUFHeader, tensors: EncoderTensors) -> None:
@@ -236,7 +235,7 @@ _NEEDED = ("attn_out.weight", "ffn_up.weight", "ffn_down.weight")
 def _check_tensor(header: GGUFHeader, tensor: TensorInfo, shape: tuple[int, ...] | None) -> None:
     if shape is None:
         raise ModelFormatError(
-            f"has a tensor {short(tensor.name)}, which encoders of its kind do not have", header.path
+            f"has a tensor {quoted(tensor.name)}, which encoders of its kind do not have", header.path
         )
     if _BOUND.search(tensor.name):
         shape = (1,)

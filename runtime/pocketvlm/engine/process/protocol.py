@@ -22,6 +22,7 @@ from pocketvlm.engine.interface import (
     Snapshot,
     Statistics,
 )
+from pocketvlm.errors import quoted
 from pocketvlm.system.json_types import SystemPath, SystemText
 from pocketvlm.templates.prompt import TextSpan
 
@@ -131,11 +132,11 @@ class ErrorMessage:
                 return cls(type(error).__name__, (message, None if path is None else str(path)))
             case errors.PocketVLMError():
                 return cls(type(error).__name__, (str(error),))
-        return cls("EngineError", (f"the engine failed: {error!r}",))
+        return cls("EngineError", (f"the engine failed: {quoted(error)}",))
 
     def exception(self) -> Exception:
         """Return the error, to be raised."""
-        kind = getattr(errors, self.name, None)
+        kind: Any = getattr(errors, self.name, None)
         if not (isinstance(kind, type) and issubclass(kind, errors.PocketVLMError)):
             kind = errors.EngineError
         exception: Exception = kind(*self.arguments)
