@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pocketvlm import errors
-from pocketvlm.errors import EngineError, FileError, RequestError, quoted, shortened
+from pocketvlm.errors import EngineError, FileError, ModelError, RequestError, quoted, shortened
+from pocketvlm.server.http_errors import http_error_of
 
 LONG = "a" * 5000 + "z"
 
@@ -40,3 +41,8 @@ def test_no_message_is_without_limits() -> None:
     assert str(EngineError("one\ntwo\r\nthree")) == "one\ntwo\nthree"
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert all(issubclass(kind, errors.PocketVLMError) for kind in kinds)
+
+
+def test_a_fault_of_the_model_is_told_without_its_path() -> None:
+    error = http_error_of(ModelError("the chat template fails", "/home/me/model.gguf"))
+    assert (error.status, error.code, error.message) == (500, "model_error", "the chat template fails")

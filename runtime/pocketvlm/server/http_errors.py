@@ -16,6 +16,7 @@ from pocketvlm.errors import (
     EngineCrashedError,
     GenerationCancelledError,
     ImageNotFoundError,
+    ModelError,
     QueueFullError,
     RequestError,
     shortened,
@@ -72,6 +73,8 @@ def http_error_of(error: BaseException) -> HTTPError:
         return HTTPError(429, str(error), code="queue_full", headers={"retry-after": str(math.ceil(error.retry_after))})
     if isinstance(error, EngineCrashedError):
         return HTTPError(500, str(error), code="engine_crashed")
+    if isinstance(error, ModelError):  # without the file's path
+        return HTTPError(500, error.message, code="model_error")
     if isinstance(error, GenerationCancelledError | EngineClosedError):
         return shutting_down()
     # An exception's text may contain what the client sent; the traceback's lines do not.
