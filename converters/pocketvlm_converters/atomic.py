@@ -56,7 +56,10 @@ def _clean_up(output: Path) -> None:
     A bundle that it had just renamed, to put another in its place, gets its name back.
     """
     name = re.compile(re.escape(f".{output.name}.") + r"[0-9a-f]{8}" + re.escape(_LOCK))
-    paths = list(output.parent.iterdir()) if output.parent.is_dir() else []
+    try:
+        paths = list(output.parent.iterdir())
+    except OSError:  # a folder that may be written, but not be read
+        return
     for path in paths:
         if not name.fullmatch(path.name):
             continue
