@@ -5,28 +5,40 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from pocketvlm.errors import OutputError, PocketVLMError
 from pocketvlm.files.bundle import is_bundle
 from pocketvlm.system.atomic import partial_path
 
 _PROBE = 1 << 20  # bytes
+# Beside .NAME.RANDOM.partial: its lock, and what it replaces.
+_LOCK, _REPLACED = ".lock", ".old"
 
 
 @contextlib.contextmanager
 def new_folder(output: Path, force: bool) -> Iterator[Path]:
     """Yield an empty folder next to `output`; rename it to `output` at the end, or remove it if anything is raised.
 
-    With `force` it replaces an existing bundle, but nothing else, even if that appeared in the meantime. Raises
-    OutputError, also for errors of the operating system such as a full disk or a read-only folder.
+    With `force` it replaces an existing bundle, but nothing else, even if that appeared in the meantime. What a process
+    that was killed left next to `output` is removed. Raises OutputError, also for errors of the operating system such
+    as a full disk or a read-only folder.
     """
     with os_errors_as_output_errors(output):
+        _clean_up(output)
+        check_target(output, None, force)
         folder = partial_path(output)
+        lock = FileLock(folder.with_suffix(_LOCK))
         try:
+            with suppress(NotImplementedError):  # a file system without locks
+                lock.acquire(timeout=0)
             folder.mkdir()
             yield folder
             check_target(output, None, force)
@@ -34,6 +46,40 @@ def new_folder(output: Path, force: bool) -> Iterator[Path]:
         except BaseException:  # also Ctrl-C and SIGTERM: leave nothing behind
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        finally:
+            _remove_lock(lock)
+
+
+def _clean_up(output: Path) -> None:
+    """Remove the folders next to `output` whose writer was killed: it no longer holds their lock.
+
+    A bundle that it had just renamed, to put another in its place, gets its name back.
+    """
+    name = re.compile(re.escape(f".{output.name}.") + r"[0-9a-f]{8}" + re.escape(_LOCK))
+    try:
+        paths = list(output.parent.iterdir())
+    except OSError:  # a folder that may be written, but not be read
+        return
+    for path in paths:
+        if not name.fullmatch(path.name):
+            continue
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except (Timeout, OSError, NotImplementedError):  # its writer lives, or nothing tells whether it does
+            continue
+        try:
+            if path.with_suffix(_REPLACED).is_dir() and not os.path.lexists(output):
+                path.with_suffix(_REPLACED).rename(output)
+            for suffix in (".partial", _REPLACED):
+                shutil.rmtree(path.with_suffix(suffix), ignore_errors=True)
+        finally:
+            _remove_lock(lock)
+
+
+def _remove_lock(lock: FileLock) -> None:
+    lock.release()  # first: Windows does not remove an open file
+    Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def check_target(output: Path, source: Path | None, force: bool) -> None:
@@ -60,7 +106,7 @@ def _publish(folder: Path, output: Path) -> None:
     if not output.exists():
         folder.rename(output)
         return
-    replaced = folder.with_suffix(".old")
+    replaced = folder.with_suffix(_REPLACED)
     try:
         output.rename(replaced)
         folder.rename(output)

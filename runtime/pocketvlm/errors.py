@@ -39,15 +39,41 @@ PocketVLMError
 from __future__ import annotations
 
 import re
+import reprlib
 from pathlib import Path
 
-_MOST = 2000  # characters of a message
+_QUOTED, _LONGEST_PATH, _LONGEST = 200, 400, 2000  # characters of a quote, of a path, of a message
 # Line breaks, escape sequences of terminals, half surrogates, and marks that turn the direction of the text around.
 _UNSHOWN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = _QUOTED
+
+
+def shortened(text: object, most: int = _QUOTED) -> str:
+    """Return foreign text for an error: at most `most` characters, cut in the middle, without control characters."""
+    whole = str(text)
+    shown = _escaped(whole if len(whole) <= 2 * most else whole[:most] + whole[-most:])
+    if len(shown) <= most:
+        return shown
+    end = most // 3
+    return f"{shown[: most - end - 1]}…{shown[-end:]}"
+
+
+def quoted(value: object) -> str:
+    """Return a foreign value for an error, as Python writes it, but not longer than `shortened` allows."""
+    return shortened(_REPR.repr(value))
+
+
+def _escaped(text: str) -> str:
+    return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def _one_line(message: str) -> str:
+    return shortened(message.strip(), _LONGEST)
 
 
 class PocketVLMError(Exception):
-    """Base of all errors that a user can act on."""
+    """Base of all errors that a user can act on. Foreign text in a message is `quoted` or `shortened`."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(_one_line(message))
@@ -59,8 +85,8 @@ class RequestError(PocketVLMError, ValueError):
     code: str | None = None
 
     def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(f"{param}: {message}" if param else message)
         self.message = _one_line(message)
+        super().__init__(f"{shortened(param)}: {self.message}" if param else self.message)
         self.param = param
 
 
@@ -104,8 +130,8 @@ class FileError(PocketVLMError):
     """`path` is the file or folder that cannot be used, if there is one."""
 
     def __init__(self, message: str, path: str | Path | None = None) -> None:
-        super().__init__(f"{path}: {message}" if path is not None else message)
         self.message = _one_line(message)
+        super().__init__(self.message if path is None else f"{shortened(path, _LONGEST_PATH)}: {self.message}")
         self.path = Path(path) if path is not None else None
 
 
@@ -203,9 +229,3 @@ class GenerationCancelledError(EngineError):
 
 class NativeLibraryError(PocketVLMError, ImportError):
     pass
-
-
-def _one_line(text: str) -> str:
-    text = _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text.strip())
-    half = _MOST // 2
-    return text if len(text) <= _MOST else f"{text[:half]} ... {text[-half:]}"

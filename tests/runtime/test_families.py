@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from math import inf, nan
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pocketvlm.cli.commands import app
-from pocketvlm.errors import ModelFormatError
+from pocketvlm.errors import ImageError, ModelFormatError
 from pocketvlm.files.gguf_header import GGUFHeader, LazyArray
 from pocketvlm.vision.compatibility import check_projector, family_of
 from pocketvlm.vision.families.llava import Llava
@@ -76,6 +77,28 @@ def test_sound(kind: str) -> None:
     plan = family.plan((640, 480), "auto", None)
     assert 0 < plan.tokens <= family.tile_tokens * plan.tiles
     assert len(family.tiles(np.zeros((480, 640, 3), np.uint8), plan)) == plan.tiles
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_pictures_of_extreme_proportions(kind: str) -> None:
+    """Each gets a plan without an empty tile, or an error that says why."""
+    family = family_of(metadata(kind), Path("x.gguf"))
+    assert family is not None
+    answers = 0
+    for size in ((1, 65_535), (65_535, 1), (3, 20_000), (20_000, 3), (9, 1800), (1800, 9), (1, 200), (1, 1)):
+        for detail, most in itertools.product(("low", "auto", "high"), (None, 1, 64, 10**30)):
+            try:
+                plan = family.plan(size, detail, most)
+            except ImageError as error:
+                assert f"{size[0]}x{size[1]}" in error.message and "cut it into pieces" in error.message
+                continue
+            assert min(edge for step in plan.resizes for edge in step) > 0
+            assert 0 < plan.tokens <= family.tile_tokens * plan.tiles
+            answers += 1
+            if max(size) <= 1800 and most is None:
+                tiles = family.tiles(np.zeros((size[1], size[0], 3), np.uint8), plan)
+                assert len(tiles) == plan.tiles and all(tile.size for tile in tiles)
+    assert answers >= 48
 
 
 @pytest.mark.parametrize("kind", SOUND)

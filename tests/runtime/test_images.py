@@ -639,6 +639,18 @@ def test_pictures_in_memory_have_the_same_limit() -> None:
         refused(ImageTooLargeError, "48x32", image=image, max_pixels=1000)
 
 
+@pytest.mark.parametrize("size", [(1 << 16, 1), (1, 1 << 16)])
+def test_a_side_has_a_limit_before_decoding(size: tuple[int, int]) -> None:
+    """Files without pixels, and pictures in memory."""
+    header = png(struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
+    bmp = struct.pack("<2sIII IiiHHIIiiII", b"BM", 54, 0, 54, 40, *size, 1, 24, 0, 0, 0, 0, 0, 0)
+    array = np.zeros((size[1], size[0], 3), np.uint8)
+    for image in (header, bmp, Image.open(io.BytesIO(header)), Image.new("1", size), array):
+        refused(ImageTooLargeError, f"{size[0]}x{size[1]}", "a side has at most 65,535 pixels", image=image)
+    longest = min(size[0], 65_535), min(size[1], 65_535)
+    assert read(encoded(Image.new("1", longest), "PNG")).size == longest
+
+
 @pytest.mark.parametrize("options", [{"quality": 80}, {"lossless": True}, {"exact": True, "alpha_quality": 50}])
 def test_the_canvas_of_a_webp_is_read_before_its_decoder_sees_it(options: dict[str, Any]) -> None:
     """Each of the three kinds of first chunk; cut so short that a decoder would say `damaged`."""

@@ -213,9 +213,9 @@ EXPRESSIONS = """
 c; [c]; {'k': c}; (c, 1); c + 'l'; 'l' + c; c ~ 1; 'l' ~ c ~ 'l'; c * 2; 2 * c; '%s' % c; '%s%d' % (c, 1); c % ()
 c[1:]; c[:-1]; c[::-1]; c[0]; c[-1]; c[::2]; c[7:]; c if c else ''; c or ''; c and c
 c | upper; c | lower; c | title; c | capitalize; c | trim; c | replace('q', 'l'); c | replace('<', '>', 1); c | e
-c | tojson; [c] | tojson; messages | tojson; c | pprint; c | string; [c] | string; c | safe; c | forceescape
+c | tojson; [c] | tojson; messages | tojson; c | string; [c] | string; c | safe; c | forceescape
 c | list; c | list | join; c | first; c | last; c | reverse; c | center(30); c | indent; c | indent(2, true)
-c | truncate(3, true, ''); c | wordwrap(2); c | striptags; c | urlize; c | urlencode; c | default('l'); 'l' | default(c)
+c | truncate(3, true, ''); c | urlencode; c | default('l'); 'l' | default(c)
 '%s' | format(c); c | format; 'lol' | replace('o', c); [c, c] | join(','); ['l', 'l'] | join(c); c | join('l')
 [c] | map('upper') | join; [c] | map('upper') | list; [c, c] | unique | join; [c] | sort | join; [c, 'l'] | max
 [{'k': c}] | map(attribute='k') | join(','); [{'k': c}] | join(',', attribute='k'); [{'k': c}] | groupby('k')
@@ -228,7 +228,7 @@ c.partition('w'); c.partition('z')[0]; c.rpartition('w')[2]; c.rpartition('z')[2
 c.join(['l', 'l']); 'l'.join([c, c]); ','.join([c] | map('lower')); 'l'.join(c); ''.join({c: 1})
 '{}'.format(c); '{k}'.format(k=c); '{k}'.format_map({'k': c}); '{0[0]}'.format(c); '{:>20}'.format(c)
 namespace(k=c).k; dict(k=c).k; dict(k=c); dict(k=c).items() | list; {'k': c}.get('k'); {}.get('k', c); cycler(c).next()
-{c: 1}; {c: 1} | tojson; [{c: 1}] | string; {'l': {c: 1}} ~ 'l'; {c: 1} | pprint; '%s' % [{c: 1}]; {c: 1} | items | list
+{c: 1}; {c: 1} | tojson; [{c: 1}] | string; {'l': {c: 1}} ~ 'l'; '%s' % [{c: 1}]; {c: 1} | items | list
 {c: 1}.keys() | string; {c: 1}.items() | string; {'l': c}.values() | string; {c: 1}.keys() | list
 """
 BLOCKS = """

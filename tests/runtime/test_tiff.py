@@ -358,10 +358,19 @@ def test_what_compression_may_grow_to_has_a_limit(monkeypatch: pytest.MonkeyPatc
     """A picture of few pixels with many samples, or with large tiles."""
     tiles = by_hand([zlib.compress(bytes(9))], **{**PLAIN, "t258": 64, "t259": 8, "t322": 5000, "t323": 5000})
     assert "too large for the picture" in refusal(tiles)
+    column = by_hand([zlib.compress(bytes(9))] * 4, **{**PLAIN, "t259": 8, "t322": 1, "t323": 1 << 16, "t339": 2})
+    assert "too large for the picture" in refusal(column)
     data = by_hand([zlib.compress(bytes(8 * 1000 * 16))], **{**PLAIN, "t258": 64, "t277": 1000, "t259": 8})
     assert read(data).size == (4, 4)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
     assert "MAX_IMAGE_PIXELS" in refusal(data, ImageTooLargeError)
+
+
+@pytest.mark.parametrize("kind", [{}, {"t339": 2}], ids=["by Pillow", "by ours"])
+@pytest.mark.parametrize("sides", [{"t256": 1 << 16, "t257": 1}, {"t256": 1, "t257": 1 << 16}])
+def test_a_side_has_a_limit_before_decoding(sides: dict[str, int], kind: dict[str, int]) -> None:
+    data = by_hand([b"1234"], **{**PLAIN, **kind, **sides, "t278": sides["t257"]})
+    assert "a side has at most 65,535 pixels" in refusal(data, ImageTooLargeError)
 
 
 @pytest.mark.parametrize("counts", [[1 << 20] * 2000, [0] * 2000, []], ids=["whole", "zero", "none"])

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 import requests
+from typer.testing import CliRunner
 
+from pocketvlm.cli.commands import app
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.server.run import listen
 from pocketvlm.server.settings import Settings
@@ -106,7 +108,7 @@ def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Comple
         (["--host", "::", "--port", "0"], "--api-key"),
         (["--host", "192.168.1.5"], "POCKETVLM_API_KEY"),
         (["--host", "somewhere.example"], "--api-key"),
-        (["--api-key", ""], "--api-key"),
+        (["--api-key", "k "], "--api-key: must be printable ASCII"),
         (["--port", "99999"], "--port"),
         (["--queue", "-1"], "--queue"),
         (["--allow-origin", "page.example"], "--allow-origin"),
@@ -125,6 +127,17 @@ def test_wrong_use(arguments: list[str], says: str) -> None:
     assert done.returncode == 2, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_key_that_a_header_cannot_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("", " ", "k ", " k", "\tk", "a\tb", "k\n", "a\x7fb", "schlüssel"):
+        with pytest.raises(RequestError, match="must be printable ASCII without blanks at its ends"):
+            Settings(api_key=key)
+    assert Settings(api_key="a b~!").api_key == "a b~!"
+    for key in ("", "k "):
+        monkeypatch.setenv("POCKETVLM_API_KEY", key)
+        done = CliRunner().invoke(app, ["serve", "--allow-origin", "page.example"])
+        assert isinstance(done.exception, RequestError) and done.exception.param == "--api-key"
 
 
 def test_a_taken_port() -> None:

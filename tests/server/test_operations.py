@@ -206,14 +206,19 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: cl
         (HEAD + b"Content-Length: 999999999999\r\n\r\n{}", 413),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
         (HEAD + b"Transfer-Encoding: gzip\r\n\r\n", 400),
+        (HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 0\r\n\r\n0\r\n\r\n", 400),
+        (HEAD.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400),
+        *[(HEAD + b"Content-Length: %s\r\n\r\n{}" % length, 400) for length in (b"+2", b"0x2", b"2 2", b"2, 3", b"")],
         (HEAD + b"Content-Length: 2\r\nContent-Encoding: gzip\r\n\r\n{}", 415),
         (HEAD + b"Content-Length: 100\r\n\r\n{", 408),  # never comes
     ],
     ids=lambda value: str(value)[:40],
 )
 def test_broken_http(server: Server, data: bytes, status: int) -> None:
-    found, _ = error_of(raw(server, data, wait=15))
-    assert found == status or (found, status) == (431, 400)
+    found, error = error_of(raw(server, data, wait=15))
+    assert found == status
+    assert (error["code"] == "invalid_http") == (status == 400)
     assert server.get("/health").status_code == 200
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from pocketvlm.errors import ModelFormatError, ModelNotFoundError
+from pocketvlm.errors import ModelFormatError, ModelNotFoundError, shortened
 from pocketvlm.files.locate import REPOSITORY
 
 if sys.version_info >= (3, 11):
@@ -102,7 +102,7 @@ def get_entry(name: str) -> Entry:
     entry = find_entry(name)
     if entry is None:
         known = ", ".join(entry.id for entry in entries())
-        raise ModelNotFoundError(f"{name} is not in the catalogue; known: {known}")
+        raise ModelNotFoundError(f"{shortened(name)} is not in the catalogue; known: {known}")
     return entry
 
 
@@ -113,13 +113,13 @@ def read_entry(path: Path) -> Entry:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(step) for step in first["loc"])
-        raise ModelFormatError(f"{key}: {first['msg']}", path) from None
+        raise ModelFormatError(f"{shortened(key)}: {shortened(first['msg'])}", path) from None
 
 
 def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
     """Return the values of a file, with those of the entry that its `like` names. `readers` are like this one."""
     if path in readers:
-        raise ModelFormatError(f"like: {path.stem} is like itself", readers[0])
+        raise ModelFormatError(f"like: {shortened(path.stem)} is like itself", readers[0])
     try:
         values: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.errors import CheckpointError
+from pocketvlm.errors import CheckpointError, quoted
 
 _LARGEST_INT = 2**31 - 1  # GGUF and libllama store sizes in 32 bits
 _LARGEST_FLOAT = 3.4e38  # the largest float32
-
-
-def short(value: Any) -> str:
-    """Return `repr(value)`, abbreviated to fit into an error of one line."""
-    return reprlib.repr(value)
 
 
 def parse_object(raw: bytes, path: Path, what: str = "file") -> dict[str, Any]:
@@ -47,7 +41,7 @@ def _unique(pairs: list[tuple[str, Any]], path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pairs:
         if key in values:
-            raise CheckpointError(f"has the key {short(key)} twice", path)
+            raise CheckpointError(f"has the key {quoted(key)} twice", path)
         values[key] = value
     return values
 
@@ -100,13 +94,13 @@ class Section:
         """Raise CheckpointError unless `key`, or its `default`, has the one value that the runtime supports."""
         value = self.values.get(key)
         if (default if value is None else value) != expected:
-            raise self.wrong(key, f"only {expected!r} is supported")
+            raise self.wrong(key, f"only {quoted(expected)} is supported")
 
     def wrong(self, key: str, reason: str) -> CheckpointError:
         """Return an error that names the field and its value."""
         value = self.values.get(key)
         return CheckpointError(
-            f"{self._prefix}{key} is {'missing' if value is None else short(value)}; {reason}", self.path
+            f"{self._prefix}{key} is {'missing' if value is None else quoted(value)}; {reason}", self.path
         )
 
     def _get(self, key: str, kind: Any, default: Any) -> Any:

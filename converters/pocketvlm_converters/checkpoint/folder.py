@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
-from pocketvlm.errors import CheckpointError
+from pocketvlm.errors import CheckpointError, quoted, shortened
 from pocketvlm.files.bundle import Source, sha256_of
-from pocketvlm_converters.checkpoint.config import Section, parse_object, short
+from pocketvlm_converters.checkpoint.config import Section, parse_object
 from pocketvlm_converters.checkpoint.files import read_limited, utf8_name
 from pocketvlm_converters.checkpoint.reference_tokenizer import FILE as TOKENIZER_FILE
 from pocketvlm_converters.checkpoint.reference_tokenizer import load_reference
@@ -184,7 +184,7 @@ class Checkpoint:
             plain = isinstance(shard, str) and shard.isprintable() and Path(shard).name == shard and "\\" not in shard
             if not plain or not shard.endswith(".safetensors"):
                 raise CheckpointError(
-                    f"weight_map: tensor {short(name)} is in {short(shard)}; "
+                    f"weight_map: tensor {quoted(name)} is in {quoted(shard)}; "
                     "expected the name of a .safetensors file of the folder",
                     self.path / INDEX,
                 )
@@ -202,7 +202,7 @@ class Checkpoint:
             return sorted(shards)
         if not self._has(SINGLE):
             others = [n for n in self._entries if n.endswith((".bin", ".pt", ".pth", ".gguf", ".safetensors"))]
-            other = f" (only safetensors of these names are supported, not {short(others[0])[1:-1]})" if others else ""
+            other = f" (only safetensors of these names are supported, not {shortened(others[0])})" if others else ""
             raise CheckpointError(f"has neither {SINGLE} nor {INDEX}{self._hint() or other}", self.path)
         return [self.path / SINGLE]
 
@@ -238,7 +238,7 @@ class Checkpoint:
         path = self.path / shard
         tensor = self.tensors.get(name)
         if tensor is None:
-            raise CheckpointError(f"tensor {short(name)[1:-1]} is missing: the index says that it is here", path)
+            raise CheckpointError(f"tensor {shortened(name)} is missing: the index says that it is here", path)
         if tensor.path is not None and tensor.path != path:
             raise CheckpointError(
                 f"tensor {name} is missing: the index says that it is here, but it is in {tensor.path.name}", path

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.checkpoint.config import parse_object, short
+from pocketvlm.errors import CheckpointError, quoted, shortened
+from pocketvlm_converters.checkpoint.config import parse_object
 from pocketvlm_converters.checkpoint.files import open_file
 
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
@@ -25,7 +25,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f
 # below 10 MB.
 _HEADER_LIMIT = 16 << 20
 _MAX_AXES = 8
-_MAX_NAME_LENGTH = 500  # characters
+_MAX_NAME_LENGTH = 200  # characters
 _BLOCK = 1 << 20  # weights in a block of `Tensor.blocks`
 BUFFERS = ("inv_freq", "position_ids")  # name endings of buffers in old checkpoints, of any type; models compute them
 
@@ -126,12 +126,12 @@ class _Entry:
             reason = "only F32, F16 and BF16 are supported; if the checkpoint is quantized, convert the original"
             if self.dtype == "F64":
                 reason = "only F32, F16 and BF16 are supported; save the checkpoint in float32 first"
-            raise CheckpointError(f"tensor {self.name} is {short(self.dtype)[1:-1]}; {reason}", path)
+            raise CheckpointError(f"tensor {self.name} is {shortened(self.dtype)}; {reason}", path)
         size = self.end - self.begin
         if count * dtype.itemsize != size:
             raise CheckpointError(
                 f"tensor {self.name} has {size:,} bytes; expected {count * dtype.itemsize:,} for {self.dtype} "
-                f"{short(self.shape)}",
+                f"{quoted(self.shape)}",
                 path,
             )
         data = np.frombuffer(buffer, dtype, count, start + self.begin).reshape(self.shape)
@@ -140,9 +140,9 @@ class _Entry:
 
 def _entry(name: str, entry: Any, path: Path) -> _Entry:
     if not name.isprintable() or not 0 < len(name) <= _MAX_NAME_LENGTH:
-        raise CheckpointError(f"has a tensor with the unusable name {short(name)}", path)
+        raise CheckpointError(f"has a tensor with the unusable name {quoted(name)}", path)
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
-        raise CheckpointError(f"tensor {name}: {short(entry)} in the safetensors header, without a dtype", path)
+        raise CheckpointError(f"tensor {name}: {quoted(entry)} in the safetensors header, without a dtype", path)
 
     def sizes(key: str, max_length: int) -> list[int]:
         values = entry.get(key)
@@ -151,12 +151,12 @@ def _entry(name: str, entry: Any, path: Path) -> _Entry:
             or len(values) > max_length
             or not all(type(n) is int and n >= 0 for n in values)
         ):
-            raise CheckpointError(f"tensor {name}: {key} is {short(values)} in the safetensors header", path)
+            raise CheckpointError(f"tensor {name}: {key} is {quoted(values)} in the safetensors header", path)
         return values
 
     shape, offsets = tuple(sizes("shape", _MAX_AXES)), sizes("data_offsets", 2)
     if len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise CheckpointError(f"tensor {name}: data_offsets is {short(offsets)} in the safetensors header", path)
+        raise CheckpointError(f"tensor {name}: data_offsets is {quoted(offsets)} in the safetensors header", path)
     return _Entry(name, entry["dtype"], shape, *offsets)
 
 

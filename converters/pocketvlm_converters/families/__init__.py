@@ -6,8 +6,8 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 
-from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.checkpoint.config import Section, short
+from pocketvlm.errors import CheckpointError, quoted
+from pocketvlm_converters.checkpoint.config import Section
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.family import Family
 
@@ -28,7 +28,7 @@ def check_model_type(config: Section) -> type[Family]:
         other_formats = {kind: hint for cls in _all_families() for kind, hint in cls.other_formats.items()}
         if hint := other_formats.get(name):
             raise CheckpointError(f"model_type {name} is {hint}", config.path)
-        raise CheckpointError(f"unknown architecture {short(name)}; known: {', '.join(sorted(known))}", config.path)
+        raise CheckpointError(f"unknown architecture {quoted(name)}; known: {', '.join(sorted(known))}", config.path)
     return known[name]
 
 

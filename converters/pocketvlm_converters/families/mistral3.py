@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pocketvlm.errors import TokenizerError
+from pocketvlm.errors import TokenizerError, quoted
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.families.llava import MISTRAL, MISTRAL_WINDOW
 from pocketvlm_converters.family import CONNECTOR, HEAD, TOWER, Family
@@ -146,7 +146,7 @@ class Mistral3(Family):
         table = next(weight.tensor for weight in self._decoder.weights if weight.name == "token_embd.weight")
         if number is None or number >= table.shape[0]:
             raise TokenizerError(
-                f"has no token {_BREAK!r}, which separates the rows of a picture", self.checkpoint.path
+                f"has no token {quoted(_BREAK)}, which separates the rows of a picture", self.checkpoint.path
             )
         return replace(table, data=table.data[number], given_label=f"{table.label}{_BREAK}")
 

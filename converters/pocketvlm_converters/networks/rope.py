@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import CheckpointError
-from pocketvlm_converters.checkpoint.config import short
+from pocketvlm.errors import CheckpointError, quoted
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.weights import Value
 
@@ -49,7 +48,7 @@ def read_rope(
     if rope.values.get("mrope_section") is not None:
         if kind not in ("default", "mrope"):  # older configurations use the name mrope
             raise CheckpointError(
-                f"libllama does not support rope scaling {short(kind)} with mrope_section", config.path
+                f"libllama does not support rope scaling {quoted(kind)} with mrope_section", config.path
             )
         rope.require("mrope_interleaved", interleaved, interleaved)
         sections = _sections(rope, width)
@@ -67,7 +66,7 @@ def read_rope(
     if kind == "yarn" and yarn:
         return Rope(metadata | _yarn(rope))
     known = f"default, dynamic, linear, llama3{', yarn' * yarn}"
-    raise CheckpointError(f"rope scaling {short(kind)} is not known; known: {known}", config.path)
+    raise CheckpointError(f"rope scaling {quoted(kind)} is not known; known: {known}", config.path)
 
 
 def _sections(rope: Section, width: int) -> list[int]:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import ConversionError
+from pocketvlm.errors import ConversionError, shortened
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.onnx.weights import Int4, Int8, floats, four_bits, halves, signed_bytes
 from pocketvlm_converters.progress import Progress, silent
@@ -246,7 +246,7 @@ class Graph:
         try:
             self._onnx.checker.check_model(str(self.path))
         except Exception as error:  # the checker raises errors of several libraries
-            raise ConversionError(f"onnx.checker rejects the graph: {error}", self.path) from error
+            raise ConversionError(f"onnx.checker rejects the graph: {shortened(error)}", self.path) from error
         self._progress(f"onnx {self.kind}", self._total, self._total)
 
     def _count(self, tensor: Tensor) -> None:

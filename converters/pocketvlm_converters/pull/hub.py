@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pocketvlm.errors import DownloadError
+from pocketvlm.errors import DownloadError, shortened
 from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.pull.network_settings import explain_settings
 
@@ -233,4 +233,4 @@ class _Part:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).splitlines()
-    return (lines[0] if lines else type(error).__name__)[:200]
+    return shortened(lines[0] if lines else type(error).__name__)

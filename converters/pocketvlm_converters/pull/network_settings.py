@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from pocketvlm.errors import quoted, shortened
+
 _PROXIES = ("HTTPS_PROXY", "ALL_PROXY", "HTTP_PROXY")
 _SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
@@ -24,14 +26,14 @@ def explain_settings(error: Exception) -> str:
         name, value = next(_set(_CERTIFICATES), ("", ""))
         if name:
             reason = error.strerror or str(error)
-            return f"{name} is {value!r}, which has no usable certificates ({reason}); correct or unset it"
+            return f"{name} is {quoted(value)}, which has no usable certificates ({reason}); correct or unset it"
     else:
         name = next((name for name, scheme in schemes.items() if scheme not in _SCHEMES), None)
         if name:
             return f"{name} begins with {schemes[name]}://; use http://, https:// or socks5:// as in {name}=http://HOST:PORT"
     lines = str(error).splitlines() or [type(error).__name__]
     known = ", ".join(name for name, _ in _set((*_PROXIES, *_CERTIFICATES))) or "none is set"
-    return f"the settings of proxies and certificates cannot be used: {lines[0][:200]} (variables: {known})"
+    return f"the settings of proxies and certificates cannot be used: {shortened(lines[0])} (variables: {known})"
 
 
 def _set(names: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvlm.errors import DownloadError
+from pocketvlm.errors import DownloadError, quoted, shortened
 from pocketvlm.native.quantize import file_types
-from pocketvlm_converters.checkpoint.config import parse_object, short
+from pocketvlm_converters.checkpoint.config import parse_object
 from pocketvlm_converters.checkpoint.folder import INDEX, SIDE_FILES, SINGLE, size_limit
 from pocketvlm_converters.pull.hub import Listing, RemoteFile
 
@@ -44,7 +44,7 @@ def side_files(listing: Listing) -> list[RemoteFile]:
         raise DownloadError(f"is not a checkpoint: it has no config.json{advice}", listing.repository)
     if SINGLE not in listing.files and INDEX not in listing.files:
         pickles = [name for name in listing.files if name.endswith(_PICKLES)]
-        reason = f", only {short(pickles[0])[1:-1]}: pickles can run code and are never downloaded" if pickles else ""
+        reason = f", only {shortened(pickles[0])}: pickles can run code and are never downloaded" if pickles else ""
         raise DownloadError(f"has neither {SINGLE} nor {INDEX}{reason}", listing.repository)
     names = (name for name in SIDE_FILES if name != INDEX or _sharded(listing))
     files = [listing.files[name] for name in names if name in listing.files]
@@ -66,7 +66,7 @@ def weight_files(listing: Listing, folder: Path) -> list[RemoteFile]:
     files = []
     for name in sorted({str(shard) for shard in weight_map.values()}):
         if not _PLAIN.fullmatch(name) or not name.endswith(".safetensors"):
-            reason = f"weight_map has {short(name)}; expected the name of a .safetensors file of the repository"
+            reason = f"weight_map has {quoted(name)}; expected the name of a .safetensors file of the repository"
             raise DownloadError(reason, label)
         if name not in listing.files:
             raise DownloadError("is missing from the repository; the index lists it", f"{listing.repository}/{name}")

@@ -16,7 +16,7 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import OutputError, QuantizationError
+from pocketvlm.errors import OutputError, QuantizationError, shortened
 from pocketvlm.files.bundle import sha256_of
 from pocketvlm_converters.gguf import read_tensors
 from pocketvlm_converters.weights import Weight
@@ -105,7 +105,7 @@ def read_matrix(path: Path) -> Matrix:
     for name, values in means.items():
         if not np.isfinite(values).all() or (values < 0).any():
             raise QuantizationError(
-                f"the importance matrix has impossible values for {name}: must be finite and >= 0", path
+                f"the importance matrix has impossible values for {shortened(name)}: must be finite and >= 0", path
             )
     return Matrix(path, digest, means)
 

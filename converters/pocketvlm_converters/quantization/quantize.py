@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pocketvlm.errors import QuantizationError
+from pocketvlm.errors import QuantizationError, quoted
 from pocketvlm.native.quantize import file_types, quantize_gguf
 from pocketvlm_converters.gguf import PROJECTOR_TYPES, FloatType, ProjectorType, TensorEntry, read_tensors
 from pocketvlm_converters.onnx.graph import ONNX_TYPES, OnnxType
@@ -45,7 +45,7 @@ def language_type(name: str, with_matrix: bool = False) -> str:
         )
     if kind not in (known := language_types(with_matrix)):
         more = "" if with_matrix else f"; with --imatrix also {', '.join(sorted(NEED_IMPORTANCE_MATRIX))}"
-        raise QuantizationError(f"unknown quantization {name!r}; known: {', '.join(known)}{more}")
+        raise QuantizationError(f"unknown quantization {quoted(name)}; known: {', '.join(known)}{more}")
     if kind in FLOAT_TYPES and with_matrix:
         raise QuantizationError(f"{kind} is not quantized and cannot use an importance matrix; omit --imatrix")
     return kind
@@ -77,7 +77,7 @@ def bundle_types(
 def _one_of(what: str, name: str, known: tuple[T, ...]) -> T | None:
     match = next((kind for kind in known if kind == name.lower()), None)
     if match is None and name.lower() != "none":
-        raise QuantizationError(f"unknown {what} type {name!r}; known: {', '.join(map(str, known))}, none")
+        raise QuantizationError(f"unknown {what} type {quoted(name)}; known: {', '.join(map(str, known))}, none")
     return match
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.errors import TokenizerError
+from pocketvlm.errors import TokenizerError, quoted, shortened
 from pocketvlm_converters.tokenizer.pre_tokenizer import PreTokenizer
 from pocketvlm_converters.weights import Value
 
@@ -63,7 +63,8 @@ def read_byte_bpe(
     if normalizer and normalizer != {"type": "Sequence", "normalizers": []}:
         if normalizer.get("type") not in _NORMALIZERS:
             raise TokenizerError(
-                f"normalizer {normalizer.get('type')!r} is not supported; supported: {', '.join(_NORMALIZERS)}", path
+                f"normalizer {quoted(normalizer.get('type'))} is not supported; supported: {', '.join(_NORMALIZERS)}",
+                path,
             )
         metadata["pocketvlm.normalizer"] = normalizer["type"]
     if split.own_split:
@@ -115,4 +116,4 @@ def _pre_tokenizer(config: Any, ignore_merges: bool, extra: Iterable[PreTokenize
         if known.steps == steps and known.ignore_merges == ignore_merges:
             return known
     text = json.dumps(config, ensure_ascii=False)
-    raise TokenizerError(f"unknown pre_tokenizer (ignore_merges {str(ignore_merges).lower()}): {text[:500]}", path)
+    raise TokenizerError(f"unknown pre_tokenizer (ignore_merges {str(ignore_merges).lower()}): {shortened(text)}", path)

@@ -6,10 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.errors import ModelError, TokenizerError
+from pocketvlm.errors import ModelError, TokenizerError, quoted
 from pocketvlm.templates.prompt import ChatTemplate
 from pocketvlm.templates.turn_end import text_behind_answer
-from pocketvlm_converters.checkpoint.config import short
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 
 _KEY = "eos_token_id"
@@ -50,7 +49,7 @@ def end_tokens(
                 if first or (number in added and number != others["pad"]):
                     ends.append(number)
             elif first:
-                raise TokenizerError(f"{_KEY} {short(number)} is not in the vocabulary", path)
+                raise TokenizerError(f"{_KEY} {quoted(number)} is not in the vocabulary", path)
         first = first and not numbers
     notes: list[str] = []
     closing = _closing_token(reference, template, reference.id_to_token(eos))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from gguf import TokenType
 
-from pocketvlm.errors import ModelError, TokenizerError
+from pocketvlm.errors import ModelError, TokenizerError, quoted
 from pocketvlm.native.llama import Model
 from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
 from pocketvlm.vision.compatibility import check_files
@@ -82,7 +82,9 @@ def _prove_pieces(model: Model, reference: Any, vocabulary: Vocabulary, path: Pa
         expected = reference.decode([token], skip_special_tokens=False)
         piece = model.piece(token).decode("utf-8", "replace")
         if piece not in (expected, " " + expected):  # some decoders drop the first space of a text
-            raise TokenizerError(f"token {token} is {piece!r} in libllama, but {expected!r} in tokenizer.json", path)
+            raise TokenizerError(
+                f"token {token} is {quoted(piece)} in libllama, but {quoted(expected)} in tokenizer.json", path
+            )
         compared += 1
     return compared
 
@@ -96,6 +98,6 @@ def _difference(text: str, special: bool, expected: Any, ids: list[int]) -> str:
     near = slice(max(0, first - 2), first + 6)
     return (
         f"the GGUF vocabulary tokenizes differently ({'parsing' if special else 'not parsing'} special tokens) "
-        f"at character {position} of {text!r}, before {text[position : position + 20]!r}: "
+        f"at character {position} of {quoted(text)}, before {quoted(text[position : position + 20])}: "
         f"tokenizer.json gives {expected_ids[near]}, libllama {ids[near]} (from token {near.start} on)"
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from gguf import TokenType
 
-from pocketvlm.errors import TokenizerError
+from pocketvlm.errors import TokenizerError, quoted
 from pocketvlm_converters.weights import Value
 
 SPACE = "\u2581"  # stands for a space within tokens
@@ -61,7 +61,9 @@ def _scores(merges: list[Any], tokens: tuple[str, ...], path: Path) -> tuple[flo
             pair = token[:at], token[at:]
             # This covers text that a user types and that is spelled like a control token.
             if pair[0] in known and pair[1] in known and pair not in allowed:
-                raise TokenizerError(f"libllama would join {pair[0]!r} and {pair[1]!r}, but model.merges do not", path)
+                raise TokenizerError(
+                    f"libllama would join {quoted(pair[0])} and {quoted(pair[1])}, but model.merges do not", path
+                )
     return tuple(-float(ranks[token]) if token in ranks else _SCORE_OF_UNMERGED for token in tokens)
 
 

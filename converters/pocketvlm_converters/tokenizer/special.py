@@ -9,8 +9,7 @@ from typing import Any
 
 from gguf import TokenType
 
-from pocketvlm.errors import TokenizerError
-from pocketvlm_converters.checkpoint.config import short
+from pocketvlm.errors import TokenizerError, quoted
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.tokenizer.ends import end_tokens, generation_sections
 
@@ -72,10 +71,10 @@ def special(
             number = next((n for s in sections if (n := s.get(f"{name}_token_id")) is not None), None)
             number = number[0] if isinstance(number, list) and number else number
             if number is not None and (type(number) is not int or number not in known):
-                raise TokenizerError(f"{name}_token_id {short(number)} is not in the vocabulary", path)
+                raise TokenizerError(f"{name}_token_id {quoted(number)} is not in the vocabulary", path)
             return number
         if not isinstance(content, str) or content not in ids:
-            raise TokenizerError(f"{name}_token {short(content)} is not in the vocabulary", path)
+            raise TokenizerError(f"{name}_token {quoted(content)} is not in the vocabulary", path)
         return ids[content]
 
     eos, bos = token("eos"), token("bos")
@@ -112,7 +111,7 @@ def check_decoder(checkpoint: Checkpoint, added: Mapping[int, Any], path: Path) 
     """Raise TokenizerError if added tokens differ from tokenizer_config.json, or need what libllama does not have."""
     for token in added.values():
         if flag := next((name for name in _FLAGS if getattr(token, name)), None):
-            raise TokenizerError(f"added token {token.content!r} has {flag}, which libllama does not have", path)
+            raise TokenizerError(f"added token {quoted(token.content)} has {flag}, which libllama does not have", path)
     listed = checkpoint.json("tokenizer_config.json", optional=True).section("added_tokens_decoder")
     for number in listed.values:
         entry = listed.section(number).values
@@ -120,7 +119,7 @@ def check_decoder(checkpoint: Checkpoint, added: Mapping[int, Any], path: Path) 
         actual = token and {"content": token.content, "special": token.special}
         if actual != {"content": entry.get("content"), "special": bool(entry.get("special"))}:
             raise TokenizerError(
-                f"tokenizer_config.json has added token {number} as {entry.get('content')!r} "
+                f"tokenizer_config.json has added token {number} as {quoted(entry.get('content'))} "
                 f"(special: {bool(entry.get('special'))}), tokenizer.json has {actual}",
                 path,
             )

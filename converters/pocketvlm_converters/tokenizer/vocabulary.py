@@ -8,7 +8,7 @@ from typing import Any
 
 from gguf import TokenType
 
-from pocketvlm.errors import CheckpointError, TokenizerError
+from pocketvlm.errors import CheckpointError, TokenizerError, quoted
 from pocketvlm.vision import families
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.checkpoint.reference_tokenizer import FILE, load_reference
@@ -75,10 +75,12 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
     if not isinstance(model, dict):
         raise TokenizerError("model is missing", path)
     if model.get("type", "BPE") != "BPE" or not model.get("vocab") or not model.get("merges"):
-        raise TokenizerError(f"model {model.get('type')!r} is not supported; only BPE is, with vocab and merges", path)
+        raise TokenizerError(
+            f"model {quoted(model.get('type'))} is not supported; only BPE is, with vocab and merges", path
+        )
     for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(key):
-            raise TokenizerError(f"model.{key} is {model[key]!r}, which libllama does not have", path)
+            raise TokenizerError(f"model.{key} is {quoted(model[key])}, which libllama does not have", path)
     # The tokenizers package checks the types of everything that is read below. It also gives the ids, because it
     # renumbers added tokens if the file leaves a gap before them.
     reference = load_reference(path)
@@ -89,7 +91,7 @@ def read_vocabulary(checkpoint: Checkpoint, rows: int, extra: Iterable[PreTokeni
     ids = {text: number for text, number in ids.items() if text not in lost}
     added = {number: token for number, token in added.items() if number < rows}
     if cut := next((text for text in ids if "\0" in text), None):
-        raise TokenizerError(f"token {cut!r} contains NUL, where libllama would cut it off", path)
+        raise TokenizerError(f"token {quoted(cut)} contains NUL, where libllama would cut it off", path)
     if len(set(ids.values())) != len(ids):
         raise TokenizerError("has two tokens with the same id", path)
     if max(ids.values()) >= rows:
@@ -168,7 +170,7 @@ def check_picture_tokens(checkpoint: Checkpoint, metadata: Mapping[str, Value], 
     missing = [token for token in needed if token in vocabulary.lost or len(_ids(reference, token)) != 1]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise TokenizerError(f"has no token {missing[0]!r}{more}, which the runtime writes around pictures", path)
+        raise TokenizerError(f"has no token {quoted(missing[0])}{more}, which the runtime writes around pictures", path)
 
 
 def _ids(reference: Any, text: str) -> list[int]:

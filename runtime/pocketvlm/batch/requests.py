@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import RequestError, quoted, shortened
 from pocketvlm.messages import ChatRequest
 from pocketvlm.pictures.formats import is_picture
 
@@ -112,7 +112,7 @@ class BatchInput:
         if line.get("method", "POST") != "POST":
             raise RequestError("must be POST", "method")
         if line.get("url", URLS[0]) not in URLS:
-            raise RequestError(f"{line['url']!r} is not supported; use {URLS[0]}", "url")
+            raise RequestError(f"{quoted(line['url'])} is not supported; use {URLS[0]}", "url")
         body = line.get("body")
         if not isinstance(body, dict):
             raise RequestError("must be an object", "body")
@@ -151,7 +151,7 @@ def _lines(source: Path, defaults: Defaults) -> list[BatchItem]:
                     if item.custom_id in items:
                         first = items[item.custom_id].line
                         raise RequestError(
-                            f"lines {first} and {number} have the same custom_id, {item.custom_id!r}", str(source)
+                            f"lines {first} and {number} have the same custom_id, {quoted(item.custom_id)}", str(source)
                         )
                     items[item.custom_id] = item
                 offset += len(line)
@@ -178,7 +178,7 @@ def _object(line: bytes, *, numbers_as_text: bool = False) -> dict[str, Any]:
     try:
         value = json.loads(line, parse_int=str, parse_float=str) if numbers_as_text else json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"the line is not JSON: {error}") from None
+        raise RequestError(f"the line is not JSON: {shortened(error)}") from None
     if not isinstance(value, dict):
         raise RequestError("the line is not a JSON object")
     return value

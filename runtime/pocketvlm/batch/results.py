@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.errors import PocketVLMError, RequestError, quoted
 from pocketvlm.messages import ChatCompletion
 from pocketvlm.system.atomic import new_file
 
@@ -161,11 +161,12 @@ class Results:
                 raise RequestError(f"line {number} is not an answer of a batch", str(self.path)) from None
             if custom_id not in self._hashes:
                 raise RequestError(
-                    f"contains an answer to {custom_id!r}, which is not among the requests", str(self.path)
+                    f"contains an answer to {quoted(custom_id)}, which is not among the requests", str(self.path)
                 )
             if entry.get("id") != _id_of(self._hashes[custom_id]):
                 raise RequestError(
-                    f"contains an answer to an earlier form of {custom_id!r}, with another prompt, line or option",
+                    f"contains an answer to an earlier form of {quoted(custom_id)}, with another prompt, line or "
+                    "option",
                     str(self.path),
                 )
             end += len(line)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from pocketvlm.engine.interface import EngineInfo, Snapshot
-from pocketvlm.errors import SessionError
+from pocketvlm.errors import SessionError, quoted
 from pocketvlm.messages import ImagePart, ImageURLPart, Message
 from pocketvlm.native.build import version
 from pocketvlm.pictures.images import Picture
@@ -149,7 +149,7 @@ def read(path: Path, info: EngineInfo) -> Session:
     except SessionError as error:
         raise SessionError(error.message, path) from None
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error) as error:
-        raise SessionError(f"is not a session file that this version can read: {error!r:.200}", path) from None
+        raise SessionError(f"is not a session file that this version can read: {quoted(error)}", path) from None
 
 
 def _parse(rest: memoryview, made_for: Mapping[str, Any]) -> Session:
@@ -158,7 +158,7 @@ def _parse(rest: memoryview, made_for: Mapping[str, Any]) -> Session:
     header = json.loads(bytes(rest[start : start + length]))
     for name, here in made_for.items():
         if (there := header["made for"].get(name)) != here:
-            raise SessionError(f"was saved with another {name}: {there!r:.100}, here it is {here!r}")
+            raise SessionError(f"was saved with another {name}: {quoted(there)}, here it is {quoted(here)}")
     start += length
     cache, picture_sizes = _SavedCache(**header["cache"]), header["pictures"]
     sizes = [*cache.sizes, *picture_sizes]

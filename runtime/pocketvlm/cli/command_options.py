@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -139,4 +140,6 @@ def _shown_default(field: OptionField) -> Any:
 def _from_command_line(field: OptionField, value: Any) -> Any:
     if get_origin(field.type) is tuple:
         return tuple(value or ())
+    if value is None and field.option.envvar and os.environ.get(field.option.envvar) == "":
+        return ""  # click takes it for a variable that is not set, and would serve without the key that was meant
     return value * field.option.unit.factor if field.option.unit and value else value

@@ -28,7 +28,7 @@ from pocketvlm.vision.providers import devices_for
 out = Console(highlight=False)
 _PACKAGES = ("numpy", "pillow", "gguf", "pydantic", "jinja2")
 _EXTRAS = {
-    "convert": ("safetensors", "onnx", "tokenizers"),
+    "convert": ("safetensors", "onnx", "tokenizers", "filelock"),
     "server": ("starlette", "uvicorn", "prometheus_client"),
     "hub": ("huggingface_hub", "filelock"),
     "heif": ("pillow_heif",),

@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pocketvlm.errors import BundleError, ModelNotFoundError
+from pocketvlm.errors import BundleError, ModelNotFoundError, quoted, shortened
 from pocketvlm.system.atomic import new_file
 
 MANIFEST = "manifest.json"
@@ -222,14 +222,16 @@ def _read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(step) for step in first["loc"])
-        raise BundleError(f"{field}: {first['msg']}" if field else first["msg"], path) from None
+        raise BundleError(
+            f"{shortened(field)}: {shortened(first['msg'])}" if field else shortened(first["msg"]), path
+        ) from None
     except OSError as error:
         raise BundleError(str(error), path) from None
 
 
 def _check_size(path: Path, entry: FileEntry) -> None:
     if Path(entry.name).name != entry.name:
-        raise BundleError(f"a file of the bundle must lie in its folder, not at {entry.name!r}", path.parent)
+        raise BundleError(f"a file of the bundle must lie in its folder, not at {quoted(entry.name)}", path.parent)
     try:
         if not path.is_file():
             raise BundleError("is listed in the manifest but missing", path)

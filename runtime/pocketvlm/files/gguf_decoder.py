@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from reprlib import repr as short
 
-from pocketvlm.errors import ModelFormatError
+from pocketvlm.errors import ModelFormatError, quoted
 from pocketvlm.files.gguf_header import GGUFHeader
 
 _MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
@@ -179,4 +178,4 @@ class _Decoder:
 
     def _wrong(self, key: str, why: str) -> ModelFormatError:
         value = self._value(key)
-        return ModelFormatError(f"{self._header.architecture}.{key} is {short(value)}: {why}", self._header.path)
+        return ModelFormatError(f"{self._header.architecture}.{key} is {quoted(value)}: {why}", self._header.path)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import ModelFormatError, ModelNotFoundError
+from pocketvlm.errors import ModelFormatError, ModelNotFoundError, quoted, shortened
 
 MAGIC = b"GGUF"
 PROJECTOR_TYPES = ("clip.projector_type", "clip.vision.projector_type")  # the second counts where the first is empty
@@ -98,7 +98,7 @@ class GGUFHeader:
         if tensor.type in _NO_WEIGHTS or (exact and tensor.type != _F32):
             expected = "F32" if exact else "a type of weights"
             raise ModelFormatError(
-                f"tensor {tensor.name[:64]!r} has the type {tensor.type_name}, expected {expected}", self.path
+                f"tensor {quoted(tensor.name)} has the type {tensor.type_name}, expected {expected}", self.path
             )
 
     @property
@@ -186,7 +186,7 @@ class _Reader:
         tensors = tuple(self._tensor() for _ in range(n_tensors))
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1:
-            raise ModelFormatError(f"has a broken header: general.alignment is {alignment!r}", self._path)
+            raise ModelFormatError(f"has a broken header: general.alignment is {quoted(alignment)}", self._path)
         start = (self._tell() + alignment - 1) // alignment * alignment
         self._check_length(tensors, start, size, allow_unknown_types)
         return GGUFHeader(self._path, version, metadata, tensors, start, types=types)
@@ -198,10 +198,12 @@ class _Reader:
             except (KeyError, ValueError):
                 if allow_unknown_types:
                     continue
-                raise ModelFormatError(f"tensor {tensor.name} has the unknown type {tensor.type}", self._path) from None
+                raise ModelFormatError(
+                    f"tensor {shortened(tensor.name)} has the unknown type {tensor.type}", self._path
+                ) from None
             if end > size:
                 raise ModelFormatError(
-                    f"is truncated: it has {size:,} bytes, tensor {tensor.name} ends at {end:,}", self._path
+                    f"is truncated: it has {size:,} bytes, tensor {shortened(tensor.name)} ends at {end:,}", self._path
                 )
 
     def entries(self, kind: int, count: int) -> list[Any]:

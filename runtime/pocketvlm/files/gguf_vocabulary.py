@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pocketvlm.errors import ModelFormatError
+from pocketvlm.errors import ModelFormatError, quoted
 from pocketvlm.files.gguf_header import STRING, GGUFHeader, LazyArray
 
 TOKENIZERS = ("llama", "gpt2")  # values of `MODEL` that the converters write; others are checked in part
@@ -35,7 +35,7 @@ def check_vocabulary(header: GGUFHeader) -> None:
     if tokenizer in _NO_VOCABULARY:
         return
     if tokenizer in _UNUSABLE:
-        raise ModelFormatError(f"{MODEL} is {tokenizer!r}: such a model cannot chat", header.path)
+        raise ModelFormatError(f"{MODEL} is {quoted(tokenizer)}: such a model cannot chat", header.path)
     tokens = header.texts(_TOKENS)
     if not tokens:
         raise ModelFormatError(f"{_TOKENS} is missing, empty or not a list of texts", header.path)
@@ -76,7 +76,7 @@ def _check_unique(spellings: Sequence[bytes], header: GGUFHeader) -> None:
     for number, spelling in enumerate(spellings):
         if (other := first.setdefault(spelling, number)) != number:
             text = spelling[:40].decode("utf-8", "replace")
-            raise ModelFormatError(f"{_TOKENS} has {text!r} twice, as entries {other} and {number}", header.path)
+            raise ModelFormatError(f"{_TOKENS} has {quoted(text)} twice, as entries {other} and {number}", header.path)
 
 
 def _check_bytes(spellings: Sequence[bytes], header: GGUFHeader, *, needed: bool) -> None:
@@ -86,7 +86,7 @@ def _check_bytes(spellings: Sequence[bytes], header: GGUFHeader, *, needed: bool
         if number < len(spellings) and spellings[number].upper().replace(b"X", b"x") not in known:
             text = spellings[number][:40].decode("utf-8", "replace")
             raise ModelFormatError(
-                f"{_TYPES} calls entry {number}, {text!r}, a byte; expected e.g. <0x0A>", header.path
+                f"{_TYPES} calls entry {number}, {quoted(text)}, a byte; expected e.g. <0x0A>", header.path
             )
     if not needed:
         return

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.errors import ModelFormatError, ModelNotFoundError
+from pocketvlm.errors import ModelFormatError, ModelNotFoundError, quoted, shortened
 
 DOMAINS = frozenset({"", "ai.onnx", "com.microsoft"})  # of operators: standard ONNX under both names, onnxruntime's
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
@@ -81,11 +81,11 @@ class _Model:
         try:
             header = self._model()
         except (_WireFormatError, UnicodeDecodeError) as error:
-            raise ModelFormatError(f"is truncated or not an ONNX file: {error}", self._path) from None
+            raise ModelFormatError(f"is truncated or not an ONNX file: {shortened(error)}", self._path) from None
         foreign = sorted(self._domains - DOMAINS)
         if foreign:
             raise ModelFormatError(
-                f"has operators of the domain {foreign[0]!r}; only standard ONNX and com.microsoft are supported",
+                f"has operators of the domain {quoted(foreign[0])}; only standard ONNX and com.microsoft are supported",
                 self._path,
             )
         return header
@@ -173,7 +173,9 @@ class _Model:
         for location, size in sorted(self._external.items()):
             path = self._path.parent / location
             if Path(location).name != location or location in ("", "..", "."):
-                raise ModelFormatError(f"its external data must be in the same folder, not at {location!r}", self._path)
+                raise ModelFormatError(
+                    f"its external data must be in the same folder, not at {quoted(location)}", self._path
+                )
             if not path.is_file():
                 raise ModelNotFoundError(f"is missing: it holds the weights of {self._path.name}", path)
             if path.stat().st_size < size:

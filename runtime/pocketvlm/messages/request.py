@@ -16,7 +16,7 @@ from pydantic import (
     field_validator,
 )
 
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import RequestError, shortened
 from pocketvlm.messages.base import Flag, Frozen, JsonObject, Open, Scalar, Text
 from pocketvlm.messages.chat import AssistantMessage, Message
 from pocketvlm.messages.field_errors import request_error
@@ -149,7 +149,7 @@ class ChatRequest(IgnoredFields):
         names = {tool.function.name for tool in info.data.get("tools") or ()}
         for name in names_in(value) or ():
             if name not in names:
-                raise ValueError(f"there is no function {name} in tools")
+                raise ValueError(f"there is no function {shortened(name)} in tools")
         if value == "required" and not names:
             raise ValueError("required needs tools")
         return value

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, ModelWrapValidatorHandler, PrivateAttr, Tag, model_validator
 
+from pocketvlm.errors import shortened
 from pocketvlm.messages.base import AlsoTakes, Flag, Frozen, JsonObject, Open, Text
 from pocketvlm.messages.calls import FunctionType
 from pocketvlm.messages.field_errors import did_you_mean
@@ -33,7 +34,7 @@ class FunctionDefinition(Open):
         known = [*cls.model_fields]
         for key in islice(value, _COMPARED) if isinstance(value, Mapping) else ():
             if key not in known and (suggestion := did_you_mean(str(key), known)):
-                raise ValueError(f"{str(key)[:100]}: unknown field{suggestion}")
+                raise ValueError(f"{shortened(key)}: unknown field{suggestion}")
         return value
 
 

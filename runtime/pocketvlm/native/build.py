@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvlm.errors import NativeLibraryError
+from pocketvlm.errors import NativeLibraryError, quoted
 
 LLAMA_CPP_PYTHON = "llama-cpp-python"
 _BUILD_VARIABLE = "POCKETVLM_NATIVE"  # names an installed build, or LLAMA_CPP_PYTHON for the libraries in its package
@@ -115,7 +115,7 @@ def _checked(folder: Path, why: str) -> Build:
         name, built_for = str(fields["build"]), str(fields["llama_cpp_python"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise NativeLibraryError(
-            f"{stamp}: not a stamp of a pocketvlm build ({error!r}); build the libraries again"
+            f"{stamp}: not a stamp of a pocketvlm build ({quoted(error)}); build the libraries again"
         ) from error
     if built_for != version():
         own = f"unset {_LLAMA_PATH}" if os.environ.get(_LLAMA_PATH) else f"set {_BUILD_VARIABLE}={LLAMA_CPP_PYTHON}"

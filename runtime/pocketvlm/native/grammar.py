@@ -10,7 +10,7 @@ import llguidance
 import numpy as np
 import numpy.typing as npt
 
-from pocketvlm.errors import EngineError, RequestError, UnsupportedError
+from pocketvlm.errors import EngineError, RequestError, UnsupportedError, shortened
 from pocketvlm.native import library
 from pocketvlm.native.grammar_compiler import catch_panic, compile_grammar, reason
 from pocketvlm.native.llama import Model
@@ -146,7 +146,7 @@ class Matcher:
         try:
             self._compute_mask()
         except EngineError as error:
-            raise UnsupportedError(f"is too complex to enforce: {error}", self._param) from None
+            raise UnsupportedError(f"is too complex to enforce: {shortened(error)}", self._param) from None
         allowed = np.unpackbits(self._mask.view(np.uint8), bitorder="little", count=self._n_vocab)
         logits[allowed == 0] = -np.inf
 
@@ -169,7 +169,7 @@ class Matcher:
 
 def _refusal(error: EngineError, param: str) -> UnsupportedError:
     reason = "no text matches it" if str(error).startswith("NoExtension") else str(error)
-    return UnsupportedError(f"cannot be enforced: {reason}", param)
+    return UnsupportedError(f"cannot be enforced: {shortened(reason)}", param)
 
 
 def _spelling(model: Model, token: int) -> bytes:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from unicodedata import is_normalized, normalize
 
-from pocketvlm.errors import ModelFormatError, ModelNotFoundError, RequestError
+from pocketvlm.errors import ModelFormatError, ModelNotFoundError, RequestError, quoted
 from pocketvlm.native import library, log, pretokenizer
 from pocketvlm.native.deferred_signals import signals_deferred
 from pocketvlm.native.handle import Handle
@@ -77,8 +77,9 @@ class Model(Handle):
         if not known or not re.fullmatch(r"[0-9 ]*", ends):
             self.close()
             raise ModelFormatError(
-                f"has an unknown normalizer {self._normalizer!r}, space prefix {self._space_prefix!r} or split "
-                f"{self._split!r}, or bad end tokens {ends!r}; convert it with this version of pocketvlm",
+                f"has an unknown normalizer {quoted(self._normalizer)}, space prefix {quoted(self._space_prefix)} or "
+                f"split {quoted(self._split)}, or bad end tokens {quoted(ends)}; convert it with this version of "
+                "pocketvlm",
                 self.path,
             )
         # The tokens that the original stops at. Without them libllama also goes by spellings such as `</s>`.

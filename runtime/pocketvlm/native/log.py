@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from pocketvlm.errors import shortened
+
 logger = logging.getLogger("pocketvlm.native")
 
 # ggml_log_level (ggml.h): DEBUG 1, INFO 2, WARN 3, ERROR 4; 5 continues the previous line.
@@ -60,4 +62,4 @@ def last_error() -> str:
     if not _errors:
         return "no reason given"
     line = _errors[0]
-    return line.split(": ", 1)[1] if ": " in line.partition(" ")[0] + " " else line
+    return shortened(line.split(": ", 1)[1] if ": " in line.partition(" ")[0] + " " else line)

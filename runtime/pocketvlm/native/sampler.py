@@ -57,7 +57,7 @@ class Sampler(Handle):
             self._add(lib.llama_sampler_init_greedy())
             return
         if sampling.top_k > 0:
-            self._add(lib.llama_sampler_init_top_k(sampling.top_k))
+            self._add(lib.llama_sampler_init_top_k(min(sampling.top_k, model.n_vocab)))
         if sampling.top_p < 1.0:
             self._add(lib.llama_sampler_init_top_p(sampling.top_p, 1))
         if sampling.min_p > 0.0:

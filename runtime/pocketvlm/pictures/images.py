@@ -18,10 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from pocketvlm.errors import ImageError, ImageTooLargeError
+from pocketvlm.errors import ImageError, ImageTooLargeError, shortened
 from pocketvlm.messages import ImagePart, ImageURLPart
 from pocketvlm.pictures.formats import FORMATS
-from pocketvlm.pictures.opened import Opened, UnsupportedKindError
+from pocketvlm.pictures.opened import MAX_SIDE, Opened, UnsupportedKindError
 from pocketvlm.pictures.sources import Source, find_source, open_file
 from pocketvlm.system.json_types import ByteArray
 
@@ -100,9 +100,9 @@ def read_picture(
     put on white unless nothing could be seen there, and the EXIF orientation is applied. A picture of more pixels than
     `max_unpacked` stays packed, if its file came with the request.
 
-    Raises ImageNotFoundError, ImageTooLargeError (over `max_pixels`), ImageFormatError (not a picture, truncated, or of
-    an unsupported format), or ImageError for a source that is refused or cannot be read. The error's `param` is the
-    path of the field.
+    Raises ImageNotFoundError, ImageTooLargeError (over `max_pixels`, or a side over MAX_SIDE), ImageFormatError (not a
+    picture, truncated, or of an unsupported format), or ImageError for a source that is refused or cannot be read. The
+    error's `param` is the path of the field.
     """
     started = time.perf_counter()
     source, content = find_source(part, param, local)
@@ -184,13 +184,19 @@ def _from_memory(image: object, source: Source) -> Opened:
         raise source.error(f"must be uint8 [height, width, 3], not {image.dtype} {list(image.shape)}")
     if not image.size:
         raise source.error("has no pixels")
-    return _opened(Image.fromarray(np.ascontiguousarray(image)))
+    height, width, _ = image.shape
+    return Opened((width, height), lambda: Image.fromarray(np.ascontiguousarray(image)))
 
 
 def _check_size(size: tuple[int, int], source: Source, max_pixels: int) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise source.error("has no pixels")
+    if max(size) > MAX_SIDE:
+        raise source.error(
+            f"{width}x{height} is too long; a side has at most {MAX_SIDE:,} pixels; make it smaller or cut it",
+            ImageTooLargeError,
+        )
     if width * height > max_pixels:
         raise source.error(
             f"{width}x{height} is {width * height / 1e6:,.1f} megapixels, over the limit of "
@@ -210,7 +216,7 @@ def _unreadable(error: Exception, source: Source) -> Exception:
         return source.error(f"{error} (PIL.Image.MAX_IMAGE_PIXELS)", ImageTooLargeError)
     if isinstance(error, UnsupportedKindError):
         return source.error(f"{error} is not supported")
-    reason = str(error).strip() or type(error).__name__
+    reason = shortened(str(error).strip() or type(error).__name__)
     if _UNSUPPORTED.search(reason):  # the file may be sound
         return source.error(f"is of a kind that is not supported: {reason}")
     return source.error(f"damaged or truncated: {reason}")

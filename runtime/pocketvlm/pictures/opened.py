@@ -12,6 +12,10 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from PIL import Image
 
+# Pixels: what JPEG can count, and far above what a model can see. Pillow and numpy need memory for each row, so that a
+# picture of few pixels in very many rows takes gigabytes.
+MAX_SIDE = 65_535
+
 
 class UnsupportedKindError(Exception):
     """The file may be sound, but nothing here reads its kind; the message names the kind."""
@@ -21,7 +25,7 @@ class UnsupportedKindError(Exception):
 class Opened:
     """A file of which only the header was read. `size` is (width, height) in pixels, as stored: not yet upright.
 
-    `load` decodes the pixels; the caller checks `size` against the limits first. `pages` counts the pictures of the
+    `load` decodes the pixels; the caller checks `size` against the limits before. `pages` counts the pictures of the
     file, of which one is read. `notes` are sentences for the user; `load` may add some.
     """
 

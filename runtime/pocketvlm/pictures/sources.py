@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
-from pocketvlm.errors import ImageError, ImageFormatError, ImageNotFoundError
+from pocketvlm.errors import ImageError, ImageFormatError, ImageNotFoundError, shortened
 from pocketvlm.messages import ImagePart, ImageURLPart
 from pocketvlm.messages.parts import source_path
 from pocketvlm.pictures import base64_text
@@ -59,7 +59,7 @@ def _from_url(url: str, param: str, local: bool) -> tuple[Source, Path | bytes]:
         return source, _from_base64(url, source)
     scheme, slashes = match.groups() if (match := _SCHEME.match(url)) else ("", None)
     scheme = scheme.lower()
-    source = Source(_shortened(url), param)
+    source = Source(shortened(url), param)
     if scheme in ("http", "https"):
         next_step = "give its path" if local else "send it as a data: URI"
         reason = f"pictures are not fetched from the network; download it first, then {next_step}"
@@ -67,12 +67,12 @@ def _from_url(url: str, param: str, local: bool) -> tuple[Source, Path | bytes]:
     if scheme == "file":
         return _from_path(_path_of(url, source) if local else "", param, local, url)
     if slashes:
-        raise source.error(f"{scheme}: is not supported; give a data: URI or a path", ImageError)
+        raise source.error(f"{shortened(scheme)}: is not supported; give a data: URI or a path", ImageError)
     return _from_path(url, param, local)
 
 
 def _from_path(path: str | Path, param: str, local: bool, shown: str | None = None) -> tuple[Source, Path]:
-    source = Source(_shortened(shown or str(path)) or "an empty path", param)
+    source = Source(shortened(shown or str(path)) or "an empty path", param)
     if not local:
         raise source.error("files are not read here; send the picture as a data: URI", ImageError)
     if str(path) in ("", "."):  # Path("") means the working directory
@@ -114,7 +114,3 @@ def open_file(path: Path, source: Source) -> IO[bytes]:
     except (OSError, ValueError) as error:  # a name that is too long or contains NUL
         reason = getattr(error, "strerror", None) or error
         raise source.error(f"cannot be opened: {reason}", ImageNotFoundError) from None
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 200 else f"{name[:100]}…{name[-50:]}"

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.pictures.depth import narrow_to_eight_bits, wide_to_eight_bits
-from pocketvlm.pictures.opened import UnsupportedKindError
+from pocketvlm.pictures.opened import MAX_SIDE, UnsupportedKindError
 from pocketvlm.pictures.tiff import CMYK, PALETTE, YCBCR, TiffPage
 from pocketvlm.system.json_types import ByteArray
 
@@ -123,7 +123,7 @@ def _chunks(page: TiffPage, channels: list[int], row_bytes: int) -> Iterator[_Ch
     if width < 1 or height < 1:
         raise ValueError("its strips or tiles have no size")
     across, down = -(-page.width // width), -(-page.height // height)
-    if across * width * down * height > 4 * page.width * page.height + _MAX_PADDING:
+    if max(width, height) > MAX_SIDE or across * width * down * height > 4 * page.width * page.height + _MAX_PADDING:
         raise ValueError("its tiles are too large for the picture")
     if len(page.offsets) < across * down * (page.samples if page.planar else 1):
         raise ValueError("it lacks strips or tiles")

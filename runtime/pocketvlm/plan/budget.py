@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pocketvlm.chat.load_options import LoadOptions
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import RequestError, quoted
 from pocketvlm.files.locate import locate
 from pocketvlm.plan.prediction import PIXEL, Planner, Prediction
 from pocketvlm.system.machine import memory
@@ -22,7 +22,7 @@ def read_size(text: str, param: str = "--memory") -> int:
     """Parse a size such as 4G, 512M, 1.5 GiB or a number of bytes. Raises RequestError naming `param`."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?)(?:i?B)?\s*", text, re.IGNORECASE)
     if not match or not float(match[1]):
-        raise RequestError(f"invalid size {text!r}; use e.g. 4G or 512M", param)
+        raise RequestError(f"invalid size {quoted(text)}; use e.g. 4G or 512M", param)
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
@@ -30,7 +30,7 @@ def read_picture_size(text: str) -> tuple[int, int]:
     """Parse a picture size such as 1920x1080. Raises RequestError."""
     match = re.fullmatch(r"\s*(\d{1,6})\s*[xX×]\s*(\d{1,6})\s*", text)
     if not match or not int(match[1]) or not int(match[2]):
-        raise RequestError(f"invalid picture size {text!r}; use e.g. 1920x1080", "--picture")
+        raise RequestError(f"invalid picture size {quoted(text)}; use e.g. 1920x1080", "--picture")
     return int(match[1]), int(match[2])
 
 

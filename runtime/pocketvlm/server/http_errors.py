@@ -16,14 +16,15 @@ from pocketvlm.errors import (
     EngineCrashedError,
     GenerationCancelledError,
     ImageNotFoundError,
+    ModelError,
     QueueFullError,
     RequestError,
     SystemLimitError,
+    shortened,
 )
 from pocketvlm.system.limits import shortage
 
 logger = logging.getLogger(__name__)
-_LONGEST_PARAM = 200  # characters; a path can contain a key that the client made up
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -46,7 +47,7 @@ class HTTPError(Exception):
 
     def json(self) -> bytes:
         """Return the body in ASCII: the client may have sent half of a surrogate pair."""
-        param = self.param and self.param[:_LONGEST_PARAM]
+        param = self.param and shortened(self.param)
         error = {"message": self.message, "type": self.type, "param": param, "code": self.code}
         return json.dumps({"error": error}).encode()
 
@@ -56,7 +57,7 @@ class HTTPError(Exception):
 
 def _with_path(error: RequestError) -> str:
     """Return the message with the path of the field, because most clients show nothing else of an error."""
-    return f"{error.param[:_LONGEST_PARAM]}: {error.message}" if error.param else error.message
+    return f"{shortened(error.param)}: {error.message}" if error.param else error.message
 
 
 def shutting_down() -> HTTPError:
@@ -74,6 +75,8 @@ def http_error_of(error: BaseException) -> HTTPError:
         return HTTPError(429, str(error), code="queue_full", headers={"retry-after": str(math.ceil(error.retry_after))})
     if isinstance(error, EngineCrashedError):
         return HTTPError(500, str(error), code="engine_crashed")
+    if isinstance(error, ModelError):  # without the file's path
+        return HTTPError(500, error.message, code="model_error")
     if isinstance(error, GenerationCancelledError | EngineClosedError):
         return shutting_down()
     if reason := shortage(error):

@@ -21,6 +21,10 @@ class HTTPProtocol(H11Protocol):
     _head_timer: asyncio.TimerHandle | None = None
     _refused = False
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.conn = _Connection(h11.SERVER, MAX_HEAD)
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._watch_head()
@@ -68,3 +72,18 @@ class HTTPProtocol(H11Protocol):
         self._refused = True
         self.transport.write_eof()
         self.loop.call_later(LINGER, self.transport.close)
+
+
+class _Connection(h11.Connection):
+    """Refuses a body whose length two readers of HTTP may understand differently (RFC 9112, section 6.1).
+
+    h11 itself refuses Content-Length fields that differ, and codings other than chunked.
+    """
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            names = {name for name, _ in event.headers}
+            if b"transfer-encoding" in names and (b"content-length" in names or event.http_version < b"1.1"):
+                raise h11.RemoteProtocolError("Transfer-Encoding with Content-Length, or in HTTP/1.0")
+        return event

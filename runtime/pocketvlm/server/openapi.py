@@ -83,7 +83,7 @@ _REASONS = {
     "413": "The body is too large.",
     "415": "The body is compressed, or a form.",
     "429": "The queue is full.",
-    "500": "The server failed; code engine_crashed where native code crashed.",
+    "500": "The server failed; code engine_crashed where native code crashed, model_error for a fault of the model.",
     "503": "The server is shutting down.",
 }
 

@@ -51,7 +51,7 @@ class Pictures:
         except ImageTooLargeError as error:
             message = error.message
             if self._pixels_left < self._limit:
-                message = f"the pictures have over {_MAX_DECODED * self._limit:,} pixels together"
+                message += f" (the pictures of a request may have {_MAX_DECODED * self._limit:,} pixels together)"
             raise ImageTooLargeError(message, field) from None
         except ImageError as error:
             raise type(error)(error.message, field) from None

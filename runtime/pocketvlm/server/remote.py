@@ -17,7 +17,7 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from pocketvlm.errors import ImageError
+from pocketvlm.errors import ImageError, shortened
 
 MAX_BYTES = 32 << 20  # of one picture
 TIMEOUT = 15.0  # seconds for everything, redirects included
@@ -61,13 +61,13 @@ class Fetcher:
                 answer = _get(parts, self._resolve(parts, param, deadline), deadline)
             except (OSError, http.client.HTTPException) as error:
                 reason = "took too long" if isinstance(error, TimeoutError) else f"failed: {type(error).__name__}"
-                raise ImageError(f"fetching from {parts.hostname} {reason}", param) from None
+                raise ImageError(f"fetching from {shortened(parts.hostname)} {reason}", param) from None
             except _TooLargeError:
                 raise ImageError(f"the picture is over the limit of {MAX_BYTES:,} bytes", param) from None
             if isinstance(answer, bytes):
                 return answer
             if isinstance(answer, int):
-                raise ImageError(f"{parts.hostname} answered with status {answer}", param)
+                raise ImageError(f"{shortened(parts.hostname)} answered with status {answer}", param)
             url = _joined(url, answer.location, param)
         raise ImageError(f"more than {MAX_REDIRECTS} redirects", param)
 

@@ -13,7 +13,7 @@ import uvicorn
 
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.server.app import Service
-from pocketvlm.server.http_protocol import MAX_HEAD, HTTPProtocol
+from pocketvlm.server.http_protocol import HTTPProtocol
 from pocketvlm.server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,6 @@ async def _serve(service: Service, settings: Settings, sock: socket.socket, read
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        h11_max_incomplete_event_size=MAX_HEAD,
         timeout_graceful_shutdown=3,
     )
     server = _Server(config)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import RequestError, quoted
 from pocketvlm.pictures.handles import HandleLimits
 from pocketvlm.pictures.images import MAX_PIXELS
 from pocketvlm.system.options import MEBIBYTES, MEGAPIXELS, Option, check_options
@@ -58,16 +58,17 @@ class Settings:
         check_options(self)
         if not 0 <= self.port <= 65535:
             raise RequestError("must be from 0 (any free port) to 65535", "port")
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
-            raise RequestError("must be printable ASCII, and not empty", "api_key")
+        # A header carries printable ASCII, and loses blanks at the ends.
+        if self.api_key is not None and not re.fullmatch(r"[!-~]([ -~]*[!-~])?", self.api_key):
+            raise RequestError("must be printable ASCII without blanks at its ends, and not empty", "api_key")
         for name in ("allowed_hosts", "image_hosts"):
             for host in getattr(self, name):
                 if not _HOST.fullmatch(host):
-                    raise RequestError(f"invalid host {host!r}; use e.g. example.org or [::1]:8080", name)
+                    raise RequestError(f"invalid host {quoted(host)}; use e.g. example.org or [::1]:8080", name)
         for origin in self.allowed_origins:
             parts = urlsplit(origin)
             if origin != "*" and (not parts.scheme or not parts.netloc or origin != f"{parts.scheme}://{parts.netloc}"):
-                raise RequestError(f"invalid origin {origin!r}; use e.g. https://example.org", "allowed_origins")
+                raise RequestError(f"invalid origin {quoted(origin)}; use e.g. https://example.org", "allowed_origins")
         if self.api_key is None and not is_loopback(self.host):
             raise RequestError(
                 f"listening on {self.host} lets other machines in, which needs a key: set --api-key or the environment "

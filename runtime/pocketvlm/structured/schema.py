@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from pocketvlm.errors import UnsupportedError
+from pocketvlm.errors import UnsupportedError, shortened
 from pocketvlm.structured.alternatives import exclude_each_other, find_tag, is_tagged
 from pocketvlm.structured.dialects import NULLABLE, Schema, is_required_by_draft_3, modern, type_names
 from pocketvlm.structured.formats import COMPILED, OF_NUMBERS, PATTERNS
@@ -161,9 +161,9 @@ class _Rewriter:
         """Note that a keyword is not enforced. An `annotation` need not be, even in a strict schema."""
         full = f"{path}.{keyword}" if keyword else path
         if self._strict and not annotation:
-            what = f"the keyword {keyword}" if keyword else "a part"
+            what = f"the keyword {shortened(keyword)}" if keyword else "a part"
             raise UnsupportedError(
-                f"{what} of {self._owner} cannot be enforced{f' ({reason})' if reason else ''}; "
+                f"{what} of {self._owner} cannot be enforced{f' ({shortened(reason)})' if reason else ''}; "
                 "leave it out, or send it without strict: true",
                 full,
             )

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+ABANDONED_AFTER = 600.0  # seconds without a change, after which a partial file has lost its writer
 _BINARY = getattr(os, "O_BINARY", 0)  # on Windows files are text by default
 
 
 @contextmanager
-def new_file(path: Path, *, mode: int = 0o666, synced: bool = True) -> Iterator[BinaryIO]:
+def new_file(path: Path, *, mode: int = 0o666, synced: bool = True, alone: bool = True) -> Iterator[BinaryIO]:
     """Yield a file to be written. It replaces `path` at the end, and is removed where anything is raised, even Ctrl-C.
 
     Until then it is `.NAME.RANDOM.partial` in the same folder, with `mode` less the umask. `synced`: flush it to disk,
-    where losing it in a power cut matters. Raises OSError as the system does, and for a device or pipe, which must not
-    be replaced; ValueError for a path that cannot name a file.
+    where losing it in a power cut matters. `alone`: remove what a process that was killed left of the same NAME. Raises
+    OSError as the system does, and for a device or pipe, which must not be replaced; ValueError for a path that cannot
+    name a file.
     """
     with suppress(FileNotFoundError):
         kind = path.lstat().st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISLNK(kind) or stat.S_ISDIR(kind)):
             raise OSError(errno.EINVAL, "not a regular file")
+    if alone:
+        _remove_abandoned(path)
     partial = partial_path(path)
     try:
         # O_EXCL: never write through a link that another user made.
@@ -39,6 +45,15 @@ def new_file(path: Path, *, mode: int = 0o666, synced: bool = True) -> Iterator[
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def _remove_abandoned(path: Path) -> None:
+    name = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.partial")
+    with suppress(OSError):
+        for other in path.parent.iterdir():
+            if name.fullmatch(other.name) and other.lstat().st_mtime < time.time() - ABANDONED_AFTER:
+                with suppress(OSError):
+                    other.unlink()
 
 
 def partial_path(path: Path) -> Path:

@@ -12,6 +12,8 @@ import socket
 import sys
 from typing import Any
 
+from pocketvlm.errors import quoted
+
 VARIABLE = "POCKETVLM_OFFLINE"  # passes the setting on to child processes
 _LOOKUPS = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo")
 _enforced = False
@@ -47,7 +49,7 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
     elif event in _LOOKUPS:
         host = args[0][0] if event == "socket.getnameinfo" else args[0]
     if not _is_loopback(host):
-        raise NetworkForbiddenError(f"--offline: {event.removeprefix('socket.')} to {host!r} was refused")
+        raise NetworkForbiddenError(f"--offline: {event.removeprefix('socket.')} to {quoted(host)} was refused")
 
 
 def _is_loopback(host: object) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import MISSING, dataclass, fields
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import RequestError, quoted
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class OptionField:
             return "must be a number"
         if get_origin(self.type) is Literal and value not in get_args(self.type):
             *others, last = get_args(self.type)
-            return f"invalid value {value!r}; use {', '.join(others)} or {last}"
+            return f"invalid value {quoted(value)}; use {', '.join(others)} or {last}"
         # NaN is outside all limits.
         if option.above is not None and not value > option.above:
             return f"must be more than {option.above:g}"

@@ -18,11 +18,12 @@ from typing import Any, TypeAlias, TypeVar
 
 from jinja2 import TemplateSyntaxError
 
-from pocketvlm.errors import ModelError, PocketVLMError, RequestError
+from pocketvlm.errors import ModelError, PocketVLMError, RequestError, shortened
 from pocketvlm.messages import Message
 from pocketvlm.templates import given_texts, sandbox
 from pocketvlm.templates.from_messages import traced_json, turns_of
 from pocketvlm.templates.given_texts import missing
+from pocketvlm.templates.limits import LimitError, Limits, limited
 from pocketvlm.templates.sandbox import Traced
 from pocketvlm.templates.thoughts import THINK, THINK_END, ThoughtForm, detect_thought_form, with_thought
 from pocketvlm.templates.turns import Piece, Turns, arrangements
@@ -46,6 +47,7 @@ class ImageSpan:
 
 Span: TypeAlias = TextSpan | ImageSpan
 T = TypeVar("T")
+_LIMITS = Limits()
 _log = logging.getLogger(__name__)
 # Templates may drop results of earlier calls, and text of messages with calls.
 _MAY_BE_LOST = ("assistant", "tool")
@@ -65,9 +67,11 @@ class ChatTemplate:
     `source` is the Jinja text, `bos` and `eos` the texts of those tokens. Without a template ChatML is used, and a
     warning is logged. `image_token` is what the template writes for a picture, such as `<image>`. Without it, or if the
     template does not write it for a picture, pictures are placed in the message's text where their parts are.
-    For templates that accept only strings, text parts are concatenated. `path` names the model in errors.
+    For templates that accept only strings, text parts are concatenated. `path` names the model in errors. `limits` are
+    those of each rendering.
 
-    Raises ModelError for a template that cannot be compiled. A ChatTemplate is immutable, so any thread may render.
+    Raises ModelError for a template that cannot be compiled, or does too much with the shortest conversations. A
+    ChatTemplate is immutable, so any thread may render.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class ChatTemplate:
         eos: str = "",
         image_token: str | None = None,
         path: str | Path | None = None,
+        limits: Limits = _LIMITS,
     ) -> None:
         if not source:
             _log.warning(
@@ -88,14 +93,27 @@ class ChatTemplate:
         self._tokens = {"bos_token": bos, "eos_token": eos}
         self._image_token = image_token
         self._path = path
+        self._limits = limits
         self._knows_developer = "developer" in source
         self.thinks = "</think>" in source
         try:
-            self._template = sandbox.compiled(source)
+            self._template = sandbox.compiled(source, limits)
         except TemplateSyntaxError as error:
-            raise ModelError(f"chat template, line {error.lineno}: {error.message}", path) from None
+            raise ModelError(f"chat template, line {error.lineno}: {shortened(error.message)}", path) from None
+        except LimitError as error:
+            raise self._limit_error(error) from None
         except Exception as error:  # a template may raise anything
-            raise ModelError(f"chat template: {type(error).__name__}: {error}", path) from None
+            raise ModelError(f"chat template: {type(error).__name__}: {shortened(error)}", path) from None
+        try:
+            self._probe_all(source)
+        except LimitError as error:
+            raise self._limit_error(error) from None
+
+    def _limit_error(self, error: LimitError) -> ModelError:
+        return ModelError(f"the chat template {error}; is the file what you think it is?", self._path)
+
+    def _probe_all(self, source: str) -> None:
+        """Find out what the template knows, by rendering short conversations."""
         self._no_tools: tuple[()] | None = None  # what the template gets as `tools` if there are none
         # For each role, whether content is accepted as a string, and as a list of parts. Other roles are probed with a
         # message of the user, so the user's comes first.
@@ -111,7 +129,7 @@ class ChatTemplate:
                 self._first_part_only.add(role)
         self.takes_system = any(self._accepts["system"])
         self._takes_late_system = self._probe_late_system()
-        self._places_pictures = image_token is not None and self._probe_picture()
+        self._places_pictures = self._image_token is not None and self._probe_picture()
         self._thought_form: ThoughtForm = "fields"
         if "think" in source or "reasoning" in source or "thought" in source:
             self._thought_form = detect_thought_form(
@@ -159,10 +177,16 @@ class ChatTemplate:
                     rendered = write(self._entries(arranged, no_content), add_generation_prompt)
                 spans = tuple(joined(self._spans(rendered, self._places_pictures)))
             except sandbox.RefusalError as error:
-                errors.append(RequestError(f"the model's chat template refuses the messages: {error}", "messages"))
+                errors.append(
+                    RequestError(f"the model's chat template refuses the messages: {shortened(error)}", "messages")
+                )
                 continue
+            except LimitError as error:
+                raise self._limit_error(error) from None
             except Exception as error:  # a template may raise anything
-                errors.append(ModelError(f"the chat template fails: {type(error).__name__}: {error}", self._path))
+                errors.append(
+                    ModelError(f"the chat template fails: {type(error).__name__}: {shortened(error)}", self._path)
+                )
                 sandbox.drop_traceback(error)  # it refers to this frame, and `errors` would refer to it
                 errors[-1].__cause__ = error
                 continue
@@ -247,15 +271,17 @@ class ChatTemplate:
     def _run(
         self, messages: list[dict[str, Any]], add_generation_prompt: bool = True, tools: Any = None, **variables: Any
     ) -> str:
+        tools = self._no_tools if tools is None else tools
         try:
-            return self._template.render(
-                messages=messages,
-                tools=self._no_tools if tools is None else tools,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-                **self._tokens,
-                **variables,
-            )
+            with limited(self._limits, (messages, tools, variables)):
+                return self._template.render(
+                    messages=messages,
+                    tools=tools,
+                    documents=None,
+                    add_generation_prompt=add_generation_prompt,
+                    **self._tokens,
+                    **variables,
+                )
         except Exception as error:
             sandbox.drop_traceback(error)
             raise

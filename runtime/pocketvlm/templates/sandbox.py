@@ -4,6 +4,8 @@
 that chat templates do to move text. If a function computes a new string from user text (`upper`, `tojson`, `%`), the
 whole string counts as user text, including the template's own characters in it, and a control token among these is read
 as text. This is the safe choice, and no common template does it.
+
+A template also has limits of time and size, if it runs inside of `limits.limited`.
 """
 
 from __future__ import annotations
@@ -17,20 +19,29 @@ from operator import index
 from types import FrameType
 from typing import Any, SupportsIndex
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import Environment, Template, TemplateError, nodes
 from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
-from jinja2.filters import make_attrgetter
+from jinja2.filters import do_format, make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace, pass_environment
 
+from pocketvlm.errors import quoted
+from pocketvlm.templates import limits
+
 # Authors of a run of characters. A run with an author of 0 or more stands for the picture of that index, and one with
 # an author of FIRST_TEXT or less is from a text that the caller numbered.
 USER, TEMPLATE, FIRST_TEXT = -1, -2, -3
+_MAX_SOURCE = 1 << 18  # characters of a template, several times what models have; compiling takes seconds
 _Runs = tuple[tuple[int, int], ...]  # (number of characters, author)
+
+
+# Filters for web pages and consoles, and methods, that may take or make far more than they get. No model needs them.
+_UNLIMITED_FILTERS = ("pprint", "striptags", "urlize", "wordwrap")
+_UNLIMITED_METHODS = frozenset({"encode", "from_bytes", "striptags", "to_bytes"})
 
 
 class RefusalError(TemplateError):
@@ -133,7 +144,11 @@ def runs_of(text: str) -> Iterator[tuple[str, int]]:
 
 def joined(values: Iterable[object]) -> str:
     """Return one string; adjacent runs of one author become one run."""
-    strings = [_output(value) for value in values]
+    strings, size = [], 0
+    for value in values:
+        strings.append(_output(value))
+        size += len(strings[-1])
+        limits.expect(size)
     runs: list[tuple[int, int]] = []
     for text in strings:
         for length, author in _runs(text):
@@ -141,14 +156,20 @@ def joined(values: Iterable[object]) -> str:
                 length += runs.pop()[0]
             if length:
                 runs.append((length, author))
-    whole = "".join(strings)
+    whole: str = limits.made("".join(strings))
     return Traced(whole, tuple(runs)) if any(author != TEMPLATE for _, author in runs) else whole
 
 
 @functools.lru_cache(maxsize=4)  # loading a model reads its template twice
-def compiled(source: str) -> Template:
-    """Compile a template. Raises jinja2.TemplateSyntaxError, and any other error of Jinja's compiler."""
-    return _ENVIRONMENT.from_string(source)
+def compiled(source: str, limit: limits.Limits) -> Template:
+    """Compile a template within limits.
+
+    Raises jinja2.TemplateSyntaxError, any other error of Jinja's compiler, and LimitError.
+    """
+    if len(source) > _MAX_SOURCE:
+        raise limits.LimitError(f"has {len(source):,} characters, more than {_MAX_SOURCE:,}")
+    with limits.limited(limit, None):  # the compiler evaluates constant expressions
+        return _ENVIRONMENT.from_string(source)
 
 
 def drop_traceback(error: Exception) -> None:
@@ -185,7 +206,15 @@ def _join(separator: str, parts: Iterable[object]) -> str:
 
 def _output(value: object) -> str:
     """Return what the template writes for a value."""
-    return value if isinstance(value, str) else _trace(str(value), (value,))
+    if isinstance(value, str):
+        return value
+    limits.expect(limits.weight_of(value))
+    text: str = _trace(str(value), (value,))
+    return text
+
+
+def _written(value: object) -> str:
+    return limits.written(_output(value))
 
 
 def _strings(value: object) -> Iterator[str]:
@@ -203,16 +232,19 @@ def _strings(value: object) -> Iterator[str]:
 
 def _trace(result: Any, sources: Iterable[object]) -> Any:
     """Return a function's result, as user text where it is a new string and a source has user text."""
-    if type(result) in (list, tuple):
-        sources = tuple(sources)
-        return type(result)(_trace(item, sources) if isinstance(item, str) else item for item in result)
-    if not isinstance(result, str) or isinstance(result, Traced):
+    is_list = type(result) in (list, tuple)
+    if not is_list and (not isinstance(result, str) or isinstance(result, Traced)):
         return result
     strings = [text for source in sources for text in _strings(source)]
-    is_source = any(text is result for text in strings)
-    if is_source or not any(isinstance(text, Traced) for text in strings):
+    if not any(isinstance(text, Traced) for text in strings):
         return result
-    return Traced(result, author=_author_of(strings))
+    known, author = set(map(id, strings)), _author_of(strings)
+
+    def traced(item: Any) -> Any:
+        is_new = isinstance(item, str) and not isinstance(item, Traced) and id(item) not in known
+        return Traced(item, author=author) if is_new else item
+
+    return type(result)(map(traced, result)) if is_list else traced(result)
 
 
 def _author_of(strings: Iterable[str]) -> int:
@@ -222,17 +254,40 @@ def _author_of(strings: Iterable[str]) -> int:
     return min(author, USER)  # the string is not a picture
 
 
-def _tracing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a filter so that its result is traced."""
+def _tracing(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a filter so that its result is traced and limited."""
+    own = hasattr(function, "jinja_pass_arg")  # the first argument is Jinja's own
 
     @functools.wraps(function)  # copies Jinja's pass_context mark, too
     def traced(*args: Any, **kwargs: Any) -> Any:
-        return _trace(function(*args, **kwargs), (*args, *kwargs.values()))
+        limits.expect_filter(name, args[own:], kwargs)
+        return limits.made(_trace(function(*args, **kwargs), (*args, *kwargs.values())))
 
     return traced
 
 
 class _CodeGenerator(CodeGenerator):
+    def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
+        self.writeline("environment.step()")
+        super().blockvisit(nodes, frame)
+
+    def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802
+        self._write_made(super().visit_List, node, frame)
+
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
+        self._write_made(super().visit_Dict, node, frame)
+
+    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:  # noqa: N802
+        if node.ctx == "load":
+            self._write_made(super().visit_Tuple, node, frame)
+        else:
+            super().visit_Tuple(node, frame)
+
+    def _write_made(self, visit: Callable[[Any, Frame], None], node: nodes.Node, frame: Frame) -> None:
+        self.write("environment.made(")
+        visit(node, frame)
+        self.write(")")
+
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802  # jinja2 names it
         self.write("environment.concat((")
         for part in node.nodes:
@@ -254,30 +309,57 @@ class _Generation(Extension):
 class _Environment(ImmutableSandboxedEnvironment):
     code_generator_class = _CodeGenerator
     concat = staticmethod(joined)
-    intercepted_binops = frozenset({"%", "*"})
+    intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
+    step = staticmethod(limits.step)
+    made = staticmethod(limits.made)
 
     def __init__(self) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=[_Generation, LoopControlExtension],
-            finalize=_output,
+            finalize=_written,
         )
-        self.filters = {name: _tracing(function) for name, function in self.filters.items()}
-        self.filters.update(tojson=_tracing(_tojson), join=_join_filter)
+        for name in _UNLIMITED_FILTERS:
+            del self.filters[name]
+        del self.globals["lipsum"]
+        self.filters.update(tojson=_tojson, format=_format_filter)
+        self.filters = {name: _tracing(name, function) for name, function in self.filters.items()}
+        self.filters.update(join=_join_filter, sum=_sum_filter)
         self.globals.update(raise_exception=_refuse, strftime_now=_strftime_now, namespace=_namespace)
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str) and getattr(function, "__name__", None) == "join" and len(args) == 1:
             return _join(owner, args[0])
+        if isinstance(owner, str):
+            limits.expect_method(owner, function.__name__, args, kwargs)
         result = super().call(context, function, *args, **kwargs)
         if isinstance(function, Macro | LoopContext):  # template code, which was traced while it ran
             return result
-        return _trace(result, (owner if isinstance(owner, str) else None, *args, *kwargs.values()))
+        return limits.made(_trace(result, (owner if isinstance(owner, str) else None, *args, *kwargs.values())))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        return _trace(super().call_binop(context, operator, left, right), (left, right))
+        limits.expect_operation(operator, left, right)
+        result = super().call_binop(context, operator, left, right)
+        return limits.made(_trace(result, (left, right)) if operator in ("%", "*") else result)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return super().is_safe_attribute(obj, attr, value) and not (
+            attr in _UNLIMITED_METHODS and isinstance(obj, str | int)
+        )
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+
+        @functools.wraps(wrapped)
+        def limited(*args: Any, **kwargs: Any) -> str:
+            limits.expect_format(value.__self__, args, kwargs)
+            return wrapped(*args, **kwargs)
+
+        return limited
 
 
 @pass_environment
@@ -285,6 +367,21 @@ def _join_filter(
     environment: _Environment, value: Iterable[Any], d: str = "", attribute: str | int | None = None
 ) -> str:
     return _join(d, value if attribute is None else map(make_attrgetter(environment, attribute), value))
+
+
+@pass_environment
+def _sum_filter(
+    environment: Environment, iterable: Iterable[Any], attribute: str | int | None = None, start: Any = 0
+) -> Any:
+    """Add one by one: sums of lists are lists, each of which counts."""
+    for value in iterable if attribute is None else map(make_attrgetter(environment, attribute), iterable):
+        start = limits.made(start + value)
+    return start
+
+
+def _format_filter(value: str, *args: Any, **kwargs: Any) -> str:
+    limits.expect_percent(str(value), args, kwargs)
+    return do_format(value, *args, **kwargs)
 
 
 def _tojson(
@@ -307,11 +404,17 @@ def _strftime_now(format: str) -> str:
 
 
 class _Namespace(Namespace):
-    """Jinja's namespace without names such as `__class__`, which would make it look like another class's object."""
+    """Jinja's namespace without names such as `__class__`, which would make it look like another class's object.
+
+    It does not show what it holds, which may change after a list that holds the namespace was weighed.
+    """
+
+    def __repr__(self) -> str:
+        return "<Namespace>"
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
-            raise SecurityError(f"a namespace may not have an attribute {name!r}")
+            raise SecurityError(f"a namespace may not have an attribute {quoted(name)}")
         super().__setitem__(name, value)
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any, Literal
 
-from pocketvlm.errors import ModelFormatError, ModelNotFoundError, PairingError, RequestError
+from pocketvlm.errors import ModelFormatError, ModelNotFoundError, PairingError, RequestError, quoted, shortened
 from pocketvlm.files.gguf_decoder import check_decoder, check_known_decoder
 from pocketvlm.files.gguf_header import GGUFHeader, projector_type, read_header
 from pocketvlm.files.gguf_pieces import read_model_header
@@ -51,7 +50,7 @@ def check_files(model: Path, mmproj: Path | None, onnx: Path | None, wanted: Enc
     encoder, and RequestError where `wanted` is unknown.
     """
     if wanted not in WANTED:
-        raise RequestError(f"{wanted!r} is unknown; known: {', '.join(WANTED)}", "vision")
+        raise RequestError(f"{quoted(wanted)} is unknown; known: {', '.join(WANTED)}", "vision")
     header = check_language_model(model)
     for kind, path, name in (("gguf", mmproj, "an mmproj (GGUF)"), ("onnx", onnx, "an ONNX")):
         if kind == wanted and path is None:
@@ -97,16 +96,18 @@ def check_projector(path: Path, model: GGUFHeader) -> GGUFHeader:
 def _doubt_model(header: GGUFHeader) -> ModelFormatError | None:
     """Return what could not be checked about a language model, or is unusual in it."""
     if header.architecture not in families.decoders():
-        return ModelFormatError(f"has the unknown architecture {short(header.architecture)}", header.path)
+        return ModelFormatError(f"has the unknown architecture {quoted(header.architecture)}", header.path)
     if (tokenizer := header.metadata[TOKENIZER]) not in TOKENIZERS:
-        return ModelFormatError(f"has the unknown {TOKENIZER} {short(tokenizer)}", header.path)
+        return ModelFormatError(f"has the unknown {TOKENIZER} {quoted(tokenizer)}", header.path)
     return _doubt(header, check_known_decoder)
 
 
 def _doubt_projector(header: GGUFHeader, model: GGUFHeader) -> ModelFormatError | None:
     """Return what could not be checked about a projector, or is unusual in it."""
     if family_of(header.metadata, header.path) is None:
-        return ModelFormatError(f"has the unknown projector type {short(projector_type(header.metadata))}", header.path)
+        return ModelFormatError(
+            f"has the unknown projector type {quoted(projector_type(header.metadata))}", header.path
+        )
     if header.metadata.get("clip.has_audio_encoder") or header.metadata.get("clip.has_gen_audio_encoder"):
         return ModelFormatError("has an audio encoder, which is not checked", header.path)
     return _doubt(header, lambda header: families.check(header, model))
@@ -162,9 +163,9 @@ def named_family(metadata: dict[str, Any], path: Path) -> tuple[str, Family] | N
     try:
         return families.find(metadata)
     except KeyError as error:
-        raise ModelFormatError(f"its metadata is incomplete: {error}", path) from None
+        raise ModelFormatError(f"its metadata is incomplete: {shortened(error)}", path) from None
     except ValueError as error:
-        raise ModelFormatError(f"its metadata is wrong: {error}", path) from None
+        raise ModelFormatError(f"its metadata is wrong: {shortened(error)}", path) from None
 
 
 def deepstack_projectors(metadata: Mapping[str, Any]) -> int | None:

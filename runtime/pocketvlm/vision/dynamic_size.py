@@ -9,17 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from pocketvlm.errors import ImageError
 from pocketvlm.messages import Detail
 from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import positive
-from pocketvlm.vision.grid import resized, within
+from pocketvlm.vision.grid import MAX_RATIO, check_ratio, resized, within
 
 _MERGE = 2  # patches along the edge of an embedding, where a file is silent
 _MAX_PATCH = 64  # pixels, and patches that are merged: far above what models have
 _MAX_MIN_PIXELS = 1 << 26  # far above what models have: every small picture is enlarged to the minimum
 _AUTO_TOKENS, _LOW_TOKENS = 1024, 256  # embeddings
-_MAX_RATIO = 200  # of the long edge to the short edge, as in the reference
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,9 @@ class DynamicSize:
     @property
     def tile_tokens(self) -> int:
         """An upper bound. Only tiny pictures of extreme shape come near it, where the limits are close together."""
-        edges = math.sqrt(self.min_pixels) * (math.sqrt(_MAX_RATIO) + 1) / self.factor
+        edges = math.sqrt(self.min_pixels) * (math.sqrt(MAX_RATIO) + 1) / self.factor
         smallest = math.ceil(self.min_pixels / self.factor**2 + edges + 1)
-        return max(self.max_pixels // self.factor**2, smallest, _MAX_RATIO + 1)
+        return max(self.max_pixels // self.factor**2, smallest, MAX_RATIO + 1)
 
     def control_tokens(self) -> tuple[str, ...]:
         return self.around
@@ -100,11 +98,10 @@ def smart_resize(
     The numbers are those of transformers' functions of this name, of which some adapt the edges first. Raises
     ImageError for a picture more than 200 times as long as wide.
     """
+    check_ratio(size)
     if edges_first and min(size) < factor:
         scale = factor / min(size)
         size = int(size[0] * scale), int(size[1] * scale)
-    if max(size) > _MAX_RATIO * min(size):
-        raise ImageError(f"a picture of {size[0]}x{size[1]} is more than {_MAX_RATIO} times as long as wide")
     area = size[0] * size[1]
     width, height = (round(edge / factor) * factor for edge in size)
     if width * height > max_pixels:

@@ -22,14 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import PictureCacheError
-from pocketvlm.system.atomic import new_file
+from pocketvlm.system.atomic import ABANDONED_AFTER, new_file
 
 _log = logging.getLogger(__name__)
 _MAGIC, _TYPE = b"PVLMEMB1", "<f4"
 _HEADER = struct.Struct("<8s4sII")
 _CHECKSUM_SIZE = hashlib.sha256().digest_size
 _MAX_ENTRIES = 10_000  # files: each write scans the whole folder
-_ABANDONED_AFTER = 600.0  # seconds without a change, after which a temporary file has lost its writer
 # Other files in the folder are not touched.
 _CACHE_FILE = re.compile(r"[0-9a-f]{64}\.emb|\.[0-9a-f]{64}\.emb\.[0-9a-f]+\.partial")
 
@@ -87,7 +86,7 @@ class DiskCache:
         if size > self._size:
             return
         try:
-            with new_file(self._path(name), mode=0o600, synced=False) as file:
+            with new_file(self._path(name), mode=0o600, synced=False, alone=False) as file:
                 file.truncate(size)  # reserves the size, so that two processes do not both use the same free room
                 self._evict()
                 for part in (header, _checksum(name, header, data), data):
@@ -127,7 +126,7 @@ class DiskCache:
     def _evict(self) -> None:
         files = sorted(self._scan(), key=lambda file: file[1].st_mtime_ns)
         total, count = sum(status.st_size for _, status in files), len(files)
-        abandoned_before = time.time() - _ABANDONED_AFTER
+        abandoned_before = time.time() - ABANDONED_AFTER
         for path, status in files:
             temporary = path.suffix != ".emb"
             if temporary and status.st_mtime >= abandoned_before:

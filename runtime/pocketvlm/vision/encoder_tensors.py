@@ -12,9 +12,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
-from reprlib import repr as short
 
-from pocketvlm.errors import ModelFormatError
+from pocketvlm.errors import ModelFormatError, quoted
 from pocketvlm.files.gguf_header import BOOL, FLOAT32, STRING, UINT32, GGUFHeader, TensorInfo
 
 Shapes = Mapping[str, tuple[int, ...]]  # in ggml's order, fastest dimension first, by the tensors' names
@@ -153,7 +152,7 @@ def read_sizes(header: GGUFHeader, merge: str = "", default: int | None = None, 
     def integer(key: str, most: int, default: int | None = None, least: int = 1) -> int:
         value = header.metadata.get(f"{_VISION}{key}", default)
         if not isinstance(value, int) or not least <= value <= most:
-            raise ModelFormatError(f"{_VISION}{key} is {short(value)}, expected {least} to {most:,}", header.path)
+            raise ModelFormatError(f"{_VISION}{key} is {quoted(value)}, expected {least} to {most:,}", header.path)
         return value
 
     patch = integer("patch_size", _MAX_PATCH)
@@ -203,7 +202,7 @@ def _check_types(header: GGUFHeader, types: Mapping[str, int]) -> None:
     for key, kind in types.items():
         if header.types.get(key, kind) != kind:
             value = header.metadata[key]
-            raise ModelFormatError(f"{key} is {short(value)}, expected {_TYPE_NAMES[kind]}", header.path)
+            raise ModelFormatError(f"{key} is {quoted(value)}, expected {_TYPE_NAMES[kind]}", header.path)
 
 
 def check_tensors(header: GGUFHeader, tensors: EncoderTensors) -> None:
@@ -240,7 +239,9 @@ _NEEDED = ("attn_out.weight", "ffn_up.weight", "ffn_down.weight")
 
 def _check_tensor(header: GGUFHeader, tensor: TensorInfo, shape: tuple[int, ...] | None) -> None:
     if shape is None:
-        raise ModelFormatError(f"has a tensor {tensor.name[:64]!r}, which such encoders do not have", header.path)
+        raise ModelFormatError(
+            f"has a tensor {quoted(tensor.name)}, which such encoders do not have", header.path
+        )
     if _BOUND.search(tensor.name):
         shape = (1,)
     if _trimmed(tensor.shape) != _trimmed(shape):

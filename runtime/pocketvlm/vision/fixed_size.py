@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pocketvlm.errors import quoted
+
 _MAX_EDGE = 4096  # pixels: four times what encoders have
 _MAX_TOKENS = 128  # along an edge
 
@@ -27,5 +29,5 @@ def positive(metadata: Mapping[str, object], key: str, default: int | None = Non
     """Return an integer of 1 to `most`. Raises KeyError where it is missing without a default, else ValueError."""
     value = metadata[key] if default is None else metadata.get(key, default)
     if not isinstance(value, int) or not 1 <= value <= most:
-        raise ValueError(f"{key} is {value!r}, must be 1 to {most:,}")
+        raise ValueError(f"{key} is {quoted(value)}, must be 1 to {most:,}")
     return value

@@ -8,9 +8,20 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
+from pocketvlm.errors import ImageError
 from pocketvlm.vision.family import RGB
 
 Size = tuple[int, int]  # (width, height) in pixels, or (columns, rows)
+MAX_RATIO = 200  # of the long edge to the short edge: transformers' `smart_resize`
+
+
+def check_ratio(size: Size) -> None:
+    """Raise ImageError for a picture more than MAX_RATIO times as long as wide."""
+    if max(size) > MAX_RATIO * min(size):
+        raise ImageError(
+            f"a picture of {size[0]}x{size[1]} is more than {MAX_RATIO} times as long as wide, which this model cannot "
+            "see; cut it into pieces"
+        )
 
 
 def grids(min_tiles: int, max_tiles: int) -> list[Size]:

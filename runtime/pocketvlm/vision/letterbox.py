@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from PIL import Image
 
+from pocketvlm.errors import quoted
 from pocketvlm.vision.family import RGB
 
 Kind = Literal["crop", "pad", "stretch"]
@@ -63,10 +64,10 @@ def read_letterbox(metadata: Mapping[str, object], edge: int) -> Letterbox:
     name = metadata.get("pocketvlm.image_fit", "pad")
     kind = next((known for known in get_args(Kind) if known == name), None)
     if kind is None:
-        raise ValueError(f"pocketvlm.image_fit is {name!r}, known: {', '.join(get_args(Kind))}")
+        raise ValueError(f"pocketvlm.image_fit is {quoted(name)}, known: {', '.join(get_args(Kind))}")
     mean = metadata.get("clip.vision.image_mean")
     if not isinstance(mean, list | tuple) or len(mean) != 3 or not all(map(_is_finite, mean)):
-        raise ValueError(f"clip.vision.image_mean is {mean!r}, must be three numbers")
+        raise ValueError(f"clip.vision.image_mean is {quoted(mean)}, must be three numbers")
     red, green, blue = (int(min(255, max(0, 255 * x))) for x in mean)
     return Letterbox(kind, edge, (red, green, blue))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pocketvlm.errors import EngineError, ModelFormatError, PairingError, RequestError
+from pocketvlm.errors import EngineError, ImageError, ModelFormatError, PairingError, RequestError
 from pocketvlm.files.gguf_header import GGUFHeader
 from pocketvlm.messages import Detail
 from pocketvlm.native.handle import Handle
@@ -17,6 +17,7 @@ from pocketvlm.system.machine import memory
 from pocketvlm.vision.embedding_cache import EmbeddingCache
 from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage
 from pocketvlm.vision.family import RGB, Family, HasRowEnd, RowEnd
+from pocketvlm.vision.grid import check_ratio
 
 _WINDOW_PATTERN = "clip.vision.n_wa_pattern"
 _MASK_BYTES = 12  # for each pair of patches: twice float32 and twice float16
@@ -109,12 +110,20 @@ class NativeVision(_MtmdOwner):
         self.cache = cache or EmbeddingCache()
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
-        """Prepare a picture with libmtmd. Raises RequestError for a size limit, PairingError and EngineError."""
+        """Prepare a picture with libmtmd.
+
+        Raises RequestError for a size limit, ImageError for a picture that is too long for its width, PairingError and
+        EngineError.
+        """
         if detail == "low" or max_tokens is not None:
             option = "detail: low" if detail == "low" else "max_image_tokens"
             raise RequestError(
                 f"{option} needs a projector of a known family; this projector's pictures are sized by libmtmd", param
             )
+        try:
+            check_ratio(picture.size)  # libmtmd's own sizes may round to nothing
+        except ImageError as error:
+            raise ImageError(error.message, param) from None
         began = time.perf_counter()
         owner, chunks = self._mtmd.open_chunks(picture.pixels)
         pieces: list[int | EmbeddingSpan] = []

@@ -9,7 +9,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from pocketvlm.errors import EngineClosedError, EngineError, ModelFormatError, NativeLibraryError
+from pocketvlm.errors import EngineClosedError, EngineError, ModelFormatError, NativeLibraryError, shortened
 from pocketvlm.files.onnx_header import OnnxHeader
 from pocketvlm.native.context import Aborted
 from pocketvlm.vision.encoder import Embeddings
@@ -135,4 +135,4 @@ class OnnxEncoder:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0]
+    return shortened(str(error).strip().split("\n", 1)[0])

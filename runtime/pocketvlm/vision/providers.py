@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pocketvlm.errors import NativeLibraryError, RequestError
+from pocketvlm.errors import NativeLibraryError, RequestError, quoted
 
 CPU = "cpu"
 _PROVIDERS = {
@@ -41,7 +41,7 @@ def devices_for(requested: str, offered: Sequence[str]) -> tuple[str, ...]:
 def check_device(name: str) -> None:
     """Raise RequestError for an unknown device."""
     if name not in DEVICES:
-        raise RequestError(f"{name!r} is unknown; known: {', '.join(DEVICES)}", "device")
+        raise RequestError(f"{quoted(name)} is unknown; known: {', '.join(DEVICES)}", "device")
 
 
 def providers_of(device: str) -> list[str]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pocketvlm.errors import NativeLibraryError, RequestError
+from pocketvlm.errors import NativeLibraryError, RequestError, quoted
 from pocketvlm.files.footprint import Weights
 from pocketvlm.native.backends import Backend
 
@@ -103,7 +103,9 @@ def check_name(requested: str, onnx_devices: Sequence[str]) -> None:
     known = (*onnx_devices, *(name for name in NATIVE if name not in onnx_devices))
     if kind not in known or (colon and (kind not in NATIVE or not re.fullmatch(r"\d{1,3}", number))):
         names = ", ".join(known)
-        raise RequestError(f"unknown device {requested!r}; use one of {names}, or with a number: vulkan:1", "device")
+        raise RequestError(
+            f"unknown device {quoted(requested)}; use one of {names}, or with a number: vulkan:1", "device"
+        )
 
 
 def scratch_bytes(width: int, inner: int, vocabulary: int, *, batch: int, context: int, sequences: int) -> int:

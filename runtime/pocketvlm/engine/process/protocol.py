@@ -23,6 +23,7 @@ from pocketvlm.engine.interface import (
     Snapshot,
     Statistics,
 )
+from pocketvlm.errors import quoted
 from pocketvlm.system.json_types import SystemPath, SystemText
 from pocketvlm.system.limits import shortage
 from pocketvlm.templates.prompt import TextSpan
@@ -135,11 +136,11 @@ class ErrorMessage:
                 return cls(type(error).__name__, (str(error),))
         if reason := shortage(error):
             return cls("SystemLimitError", (reason,))
-        return cls("EngineError", (f"the engine failed: {error!r}",))
+        return cls("EngineError", (f"the engine failed: {quoted(error)}",))
 
     def exception(self) -> Exception:
         """Return the error, to be raised."""
-        kind = getattr(errors, self.name, None)
+        kind: Any = getattr(errors, self.name, None)
         if not (isinstance(kind, type) and issubclass(kind, errors.PocketVLMError)):
             kind = errors.EngineError
         make: Callable[..., Exception] = kind  # each class has arguments of its own

@@ -28,7 +28,7 @@ from pocketvlm.engine.interface import (
 from pocketvlm.engine.process import protocol
 from pocketvlm.engine.process.engine_process import Channel, EngineProcess
 from pocketvlm.engine.process.watchdog import Watchdog
-from pocketvlm.errors import EngineClosedError, EngineCrashedError, EngineError, GenerationCancelledError
+from pocketvlm.errors import EngineClosedError, EngineCrashedError, EngineError, GenerationCancelledError, quoted
 from pocketvlm.system.allocator import share_one_heap
 from pocketvlm.templates.prompt import TextSpan
 
@@ -236,7 +236,7 @@ class _Supervisor:
                 while (reply := process.read()) is not None:
                     self._handle(process, reply)
             except Exception as error:  # such as a reply larger than memory: where the next one begins is unknown
-                process.killed_because = f"because its replies could not be read: {error!r}"
+                process.killed_because = f"because its replies could not be read: {quoted(error)}"
             if self._closed:
                 process.finish(EngineClosedError(_CLOSED))
                 return

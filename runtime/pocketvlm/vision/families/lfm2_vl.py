@@ -114,7 +114,10 @@ class LFM2VL:
             grow = math.sqrt(self.min_tokens * area / (size[0] * size[1]))
             width, height = (math.ceil(edge * grow / cell) * cell for edge in size)
         if width * height > self.tile_tokens * area:
-            raise ImageError(f"a picture of {size[0]}x{size[1]} is too long for its width: this model cannot see it")
+            raise ImageError(
+                f"a picture of {size[0]}x{size[1]} is too long for its width, so this model cannot see it; cut it into "
+                "pieces"
+            )
         return width, height
 
     def _is_large(self, size: tuple[int, int]) -> bool:

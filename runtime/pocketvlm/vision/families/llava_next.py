@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pocketvlm.errors import quoted
 from pocketvlm.files.gguf_header import GGUFHeader, projector_type
 from pocketvlm.messages import Detail
 from pocketvlm.vision.encoder_tensors import CLASS_TOKEN, EncoderTensors, linear, read_sizes, rows, separate, table
@@ -112,9 +113,9 @@ def from_metadata(metadata: dict[str, Any]) -> LlavaNext:
     tile, side = read_fixed_size(metadata, 1)
     edges = metadata[_KEY]
     if not isinstance(edges, list | tuple) or len(edges) % 2 or not all(type(edge) is int for edge in edges):
-        raise ValueError(f"{_KEY} is {edges!r}, must be pairs of numbers")
+        raise ValueError(f"{_KEY} is {quoted(edges)}, must be pairs of numbers")
     if any(edge % tile or not 0 < edge <= _MAX_TILES * tile for edge in edges):
-        raise ValueError(f"{_KEY} is {edges!r}, must be multiples of {tile}, at most {_MAX_TILES} times as much")
+        raise ValueError(f"{_KEY} is {quoted(edges)}, must be multiples of {tile}, at most {_MAX_TILES} times as much")
     return LlavaNext(tile, side, tuple((width, height) for width, height in zip(edges[::2], edges[1::2], strict=True)))
 
 
