@@ -40,7 +40,8 @@ def prompt_of(vlm: VLM, messages: Sequence[Any]) -> Any:
 
 def units_of(vlm: VLM, messages: Sequence[Any], pictures: list[Any] | None = None) -> list[Any]:
     """Tokenize a prompt to ids and embedding spans. `pictures` gets (image, prepared image) pairs."""
-    units: list[Any] = local(vlm)._prompt_units(prompt_of(vlm, messages), [] if pictures is None else pictures)
+    prompt = local(vlm)._prompt_units(prompt_of(vlm, messages), [] if pictures is None else pictures)
+    units: list[Any] = prompt.units
     return units
 
 

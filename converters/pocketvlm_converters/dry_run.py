@@ -109,7 +109,7 @@ def plan_conversion(
     family = find_family(Checkpoint(checkpoint))
     parts = parts_of(family, name, hashed=False)
     files: list[PlannedFile] = []
-    notes = [*family.checkpoint.notes, *parts.vocabulary.notes]
+    notes = [*family.checkpoint.notes, *family.notes, *parts.vocabulary.notes]
     temporary = Path(tempfile.gettempdir())
     with (
         os_errors_as_output_errors(temporary),
@@ -214,8 +214,12 @@ def _conversion_memory(language: Part, vision: Part, graph: str | None) -> int:
 def _cache_size(part: Part, context: int) -> int:
     key_length, value_length = (_key(part, f"attention.{name}_length") for name in ("key", "value"))
     heads = part.metadata[f"{part.architecture}.attention.head_count_kv"]  # for all layers, or a list by layer
-    by_layer = heads if isinstance(heads, list) else [_key(part, "attention.head_count_kv")] * _key(part, "block_count")
-    return 2 * context * sum(by_layer) * (key_length + value_length)  # float16
+    recurrent = part.metadata.get(f"{part.architecture}.attention.recurrent_layers")  # flags by layer
+    if isinstance(heads, int):
+        heads = [heads] * _key(part, "block_count")
+    if isinstance(recurrent, list):
+        heads = [0 if keeps_state else count for count, keeps_state in zip(heads, recurrent, strict=True)]
+    return 2 * context * sum(heads) * (key_length + value_length)  # float16
 
 
 def _scratch_size(language: Part, vision: Part) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from pocketvlm.native.llama import Model
 from pocketvlm.templates.prompt import TextSpan, joined
@@ -11,22 +12,43 @@ from pocketvlm.vision.encoder import EmbeddingSpan, PreparedImage
 PromptUnit = int | EmbeddingSpan
 
 
+@dataclass(frozen=True)
+class PromptUnits:
+    """A prompt. Its first `given` units end with the last text or picture of the messages.
+
+    What the template writes behind these may differ when the conversation goes on: it opens an answer, perhaps with the
+    mark of a thought, which templates drop from earlier answers.
+    """
+
+    units: list[PromptUnit]
+    given: int
+
+
 def units_of(model: Model, pieces: Iterable[TextSpan | PreparedImage]) -> list[PromptUnit]:
     """Return the units of a prompt. `pieces` are texts and prepared pictures in prompt order."""
+    return prompt_units(model, pieces).units
+
+
+def prompt_units(model: Model, pieces: Iterable[TextSpan | PreparedImage]) -> PromptUnits:
+    """Do the same as `units_of`, and return which of them the messages give."""
     flat: list[TextSpan | PromptUnit] = []
     for piece in pieces:
         flat += piece.pieces if isinstance(piece, PreparedImage) else (piece,)
     parts: Iterable[TextSpan | PromptUnit] = joined(flat)
     units: list[PromptUnit] = []
+    given = 0
     for part in parts:
         if isinstance(part, TextSpan):
             units.extend(model.tokenize(part.text, special=part.special, first=not units))
         else:
             units.append(part)
+        if not isinstance(part, TextSpan) or not part.special:
+            given = len(units)
     # Some templates write the BOS token, others leave it to the tokenizer.
     if model.adds_bos and (not units or units[0] != model.bos):
         units.insert(0, model.bos)
-    return units
+        given += 1
+    return PromptUnits(units, given)
 
 
 def leading_tokens(units: Sequence[PromptUnit]) -> list[int]:
