@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from checkpoints import drop, onnx_encoder, parts, refusal, same, worst
+from checkpoints import drop, mmproj, onnx_encoder, parts, refusal, same, worst
 from conversations import picture
 from engine_seam import forget
 from integration.asking import settle
@@ -145,10 +145,8 @@ def test_files_of_another_converter(bundle: Path) -> None:
 def test_files_of_another_model(bundle: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "wide"
     tiny.save(tiny.model(hidden_size=96, vision={"out_hidden_size": 96}), checkpoint)
-    found = onnx_encoder(checkpoint, "fp32", tmp_path)
-    found.close()
     with pytest.raises(PairingError, match=r"96 wide, .* takes 64"):
-        VLM.load(model=bundle / "model-F32.gguf", onnx=tmp_path / "vision-fp32.onnx")
+        VLM.load(model=bundle / "model-F32.gguf", mmproj=mmproj(checkpoint, "f32", tmp_path))
 
 
 def test_prediction_of_further_tokens_is_left_out(checkpoint: Path, pristine: Path) -> None:
