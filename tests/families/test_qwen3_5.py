@@ -18,6 +18,7 @@ from conversations import picture
 from engine_seam import forget
 from integration.asking import settle
 from pocketvlm import VLM
+from pocketvlm.engine.kv_cache import sequence_pool
 from pocketvlm.errors import CheckpointError, PairingError
 from pocketvlm.files.gguf_header import read_header
 from pocketvlm.native.context import Context
@@ -98,35 +99,49 @@ def asked(question: str) -> dict[str, Any]:
     }
 
 
+def evaluated(vlm: VLM, messages: list[dict[str, Any]], effort: str | None, tokens: int = 8) -> tuple[int, list[Any]]:
+    """How much of a prompt was not in the cache, and the tokens of the answer with their logarithms."""
+    made = vlm.chat(messages, max_tokens=tokens, temperature=0, reasoning_effort=effort, logprobs=True)
+    details, shown, scores = made.usage.prompt_tokens_details, made.timings, made.choices[0].logprobs
+    assert details is not None and shown is not None and scores is not None
+    assert shown.images[0].tokens == 100
+    return made.usage.prompt_tokens - details.cached_tokens, [(score.token, score.logprob) for score in scores.content]
+
+
 @pytest.mark.parametrize("effort", THOUGHTS.values(), ids=THOUGHTS)
 def test_a_picture_is_evaluated_once(vlm: VLM, effort: str | None) -> None:
     """However long the conversation, and also when another one begins with the picture, whatever is thought."""
     settle(vlm)
     forget(vlm)
-    options: dict[str, Any] = {"max_tokens": 8, "temperature": 0, "reasoning_effort": effort}
-
-    def evaluated(messages: list[dict[str, Any]]) -> int:
-        made = vlm.chat(messages, **options)
-        details = made.usage.prompt_tokens_details
-        assert details is not None and made.timings is not None
-        assert made.timings.images[0].tokens == 100
-        return int(made.usage.prompt_tokens - details.cached_tokens)
-
     messages = [asked("What is the first one?")]
-    assert evaluated(messages) > 100
+    assert evaluated(vlm, messages, effort)[0] > 100
     for number in range(7):
         answer = {"role": "assistant", "content": f"It is {number}.", "reasoning_content": "One, two, three. " * 9}
         messages += [answer, {"role": "user", "content": f"And what is number {number}?"}]
-        assert evaluated(messages) < LITTLE, number
+        assert evaluated(vlm, messages, effort)[0] < LITTLE, number
     other = [asked("Is it red?")]
-    assert evaluated(other) < LITTLE
-    ask = vlm.chat(other, **options, logprobs=True)
+    again, warm = evaluated(vlm, other, effort)
+    assert again < LITTLE
     settle(vlm)
     forget(vlm)
-    cold = vlm.chat(other, **options, logprobs=True)
-    assert cold.usage.prompt_tokens_details is not None and not cold.usage.prompt_tokens_details.cached_tokens
-    for warm, fresh in zip(ask.choices[0].logprobs.content, cold.choices[0].logprobs.content, strict=True):
-        assert warm.token == fresh.token and abs(warm.logprob - fresh.logprob) < 1e-3
+    afresh, cold = evaluated(vlm, other, effort)
+    assert afresh > 100
+    assert [token for token, _ in warm] == [token for token, _ in cold]
+    assert all(abs(one - two) < 1e-3 for (_, one), (_, two) in zip(warm, cold, strict=True))
+
+
+def test_checkpoints_larger_than_their_limit(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the largest model: those after the picture and after the last message stay all the same."""
+    monkeypatch.setattr(sequence_pool, "_MAX_CHECKPOINT_BYTES", 1)
+    settle(vlm)
+    forget(vlm)
+    messages = [asked("What is the first one?")]
+    assert evaluated(vlm, messages, None)[0] > 100
+    messages += [{"role": "assistant", "content": "It."}, {"role": "user", "content": "And what " * 30}]
+    assert evaluated(vlm, messages, None)[0] > LITTLE
+    messages += [{"role": "assistant", "content": "It."}, {"role": "user", "content": "And then?"}]
+    assert evaluated(vlm, messages, None)[0] < LITTLE, "the last message"
+    assert evaluated(vlm, [asked("Is it red?")], None)[0] < LITTLE, "the picture"
 
 
 # ---- files
