@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pocketvlm import VLM
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import Engine, Event, Generation
+from pocketvlm.engine.kv_cache import sequence_pool as sequence_pool_module
 from pocketvlm.engine.process import engine_process, supervisor
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.engine.scheduling.commands import Submit
@@ -148,6 +149,11 @@ def forget(vlm: VLM) -> None:
         assert not sequence.busy
         pool.clear(sequence)
     local(vlm)._context.clear()
+
+
+def checkpoint_bytes(patch: pytest.MonkeyPatch, limit: int) -> None:
+    """Limit the memory of all context checkpoints together."""
+    patch.setattr(sequence_pool_module, "_MAX_CHECKPOINT_BYTES", limit)
 
 
 def last_position(pool: Any, sequence: Any) -> int:

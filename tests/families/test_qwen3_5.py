@@ -15,10 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from checkpoints import drop, mmproj, onnx_encoder, parts, refusal, same, worst
 from conversations import picture
-from engine_seam import forget
+from engine_seam import checkpoint_bytes, forget
 from integration.asking import settle
 from pocketvlm import VLM
-from pocketvlm.engine.kv_cache import sequence_pool
 from pocketvlm.errors import CheckpointError, PairingError
 from pocketvlm.files.gguf_header import read_header
 from pocketvlm.native.context import Context
@@ -132,7 +131,7 @@ def test_a_picture_is_evaluated_once(vlm: VLM, effort: str | None) -> None:
 
 def test_checkpoints_larger_than_their_limit(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in the largest model: those after the picture and after the last message stay all the same."""
-    monkeypatch.setattr(sequence_pool, "_MAX_CHECKPOINT_BYTES", 1)
+    checkpoint_bytes(monkeypatch, 1)
     settle(vlm)
     forget(vlm)
     messages = [asked("What is the first one?")]
