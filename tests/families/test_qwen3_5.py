@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from checkpoints import drop, mmproj, onnx_encoder, parts, refusal, same, worst
+from checkpoints import drop, mmproj, onnx_encoder, parts, put, refusal, same, worst
 from conversations import picture
 from engine_seam import checkpoint_bytes, forget
 from integration.asking import settle
@@ -208,7 +208,6 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "key heads": (text(linear_num_key_heads=4), "linear_num_value_heads is 6; it must be a multiple of"),
     "heads": (text(num_attention_heads=3, num_key_value_heads=2), "num_attention_heads 3 is not a multiple of it"),
     "kernel": (text(linear_conv_kernel_dim=1), "linear_conv_kernel_dim is 1"),
-    "other kernel": (text(linear_conv_kernel_dim=3), "the configuration says (160, 1, 3)"),
     "rotated": (rope(partial_rotary_factor=0.05), "partial_rotary_factor is 0.05; it rotates 3 of 64"),
     "too much rotated": (rope(partial_rotary_factor=2), "it rotates 128 of 64"),
     "sections": (rope(mrope_section=[3, 3, 3]), "whose sum is 8"),
@@ -224,6 +223,12 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 def test_refused(name: str, checkpoint: Path) -> None:
     change, message = REFUSED[name]
     assert message in refusal(checkpoint, change)
+
+
+def test_a_kernel_of_another_length(checkpoint: Path) -> None:
+    put(checkpoint / "config.json", {"text_config.linear_conv_kernel_dim": 3})
+    with pytest.raises(CheckpointError, match=r"conv1d.weight is \(160, 1, 4\), the configuration says \(160, 1, 3\)"):
+        parts(checkpoint)
 
 
 @pytest.mark.parametrize("name", ["linear_attn.A_log", "linear_attn.conv1d.weight", "mlp.up_proj.weight"])

@@ -14,10 +14,10 @@ PromptUnit = int | EmbeddingSpan
 
 @dataclass(frozen=True)
 class PromptUnits:
-    """A prompt. Its first `given` units end with the last text or picture of the messages.
+    """A prompt. Its first `given` units end with the last message; what opens the answer follows.
 
-    What the template writes behind these may differ when the conversation goes on: it opens an answer, perhaps with the
-    mark of a thought, which templates drop from earlier answers.
+    The next turn's prompt begins with the same messages, but need not open earlier answers in the same way: some
+    templates drop thoughts and their marks.
     """
 
     units: list[PromptUnit]
@@ -30,25 +30,24 @@ def units_of(model: Model, pieces: Iterable[TextSpan | PreparedImage]) -> list[P
 
 
 def prompt_units(model: Model, pieces: Iterable[TextSpan | PreparedImage]) -> PromptUnits:
-    """Do the same as `units_of`, and return which of them the messages give."""
+    """Do the same as `units_of`, and return how many of them the messages give."""
     flat: list[TextSpan | PromptUnit] = []
     for piece in pieces:
         flat += piece.pieces if isinstance(piece, PreparedImage) else (piece,)
     parts: Iterable[TextSpan | PromptUnit] = joined(flat)
     units: list[PromptUnit] = []
-    given = 0
+    opening = 0
     for part in parts:
         if isinstance(part, TextSpan):
-            units.extend(model.tokenize(part.text, special=part.special, first=not units))
+            tokens = model.tokenize(part.text, special=part.special, first=not units)
+            units.extend(tokens)
+            opening += len(tokens) if part.opening else 0
         else:
             units.append(part)
-        if not isinstance(part, TextSpan) or not part.special:
-            given = len(units)
     # Some templates write the BOS token, others leave it to the tokenizer.
     if model.adds_bos and (not units or units[0] != model.bos):
         units.insert(0, model.bos)
-        given += 1
-    return PromptUnits(units, given)
+    return PromptUnits(units, len(units) - opening)
 
 
 def leading_tokens(units: Sequence[PromptUnit]) -> list[int]:

@@ -83,7 +83,7 @@ class SequencePool:
             return ()
         units, last = prompt.units, len(prompt.units) - 1  # the last unit is evaluated again, for its logits
         pictures = max((number for number, unit in enumerate(units, 1) if isinstance(unit, EmbeddingSpan)), default=0)
-        return tuple(count for count in sorted({pictures, min(prompt.given or last, last)}) if known < count <= last)
+        return tuple(count for count in sorted({pictures, min(prompt.given, last)}) if known < count <= last)
 
     def save_checkpoint(self, sequence: CachedSequence) -> None:
         """Save a checkpoint of a sequence as it is now. Others are evicted to stay within the limits."""
