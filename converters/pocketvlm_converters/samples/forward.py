@@ -13,10 +13,13 @@ can get exactly the same input. `context_for` may be replaced by anything that m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +31,7 @@ from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
 from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.system.machine import physical_cores
-from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, Span, isolate_control_tokens
+from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, Span, TextSpan, isolate_control_tokens
 from pocketvlm.vision.compatibility import check_files
 from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage
 from pocketvlm.vision.prompt_units import PromptUnit, units_of
@@ -149,12 +152,25 @@ class Loaded:
 
     def render(self, messages: Sequence[object], open_answer: bool = True) -> tuple[Span, ...]:
         """Render messages with the chat template; with `open_answer`, the prompt ends where an answer begins."""
-        return self.template.render(ChatRequest.parse(messages).messages, add_generation_prompt=open_answer)
+        return self._render(messages, open_answer, {})
+
+    @cached_property
+    def variables(self) -> Mapping[str, Any]:
+        """Those of `variables_without_thoughts`."""
+
+        def text(*arguments: Any) -> str:
+            return "".join(span.text for span in self._render(*arguments) if isinstance(span, TextSpan))
+
+        return variables_without_thoughts(text)
+
+    def _render(self, messages: Sequence[object], open_answer: bool, variables: Mapping[str, Any]) -> tuple[Span, ...]:
+        parsed = ChatRequest.parse(messages).messages
+        return self.template.render(parsed, variables=variables, add_generation_prompt=open_answer)
 
     def _units(
         self, messages: Sequence[object], pictures: Sequence[PreparedImage], open_answer: bool = True
     ) -> list[PromptUnit]:
-        spans = isolate_control_tokens(self.render(messages, open_answer), self._control)
+        spans = isolate_control_tokens(self._render(messages, open_answer, self.variables), self._control)
         return units_of(self.model, [pictures[s.index] if isinstance(s, ImageSpan) else s for s in spans])
 
     def close(self) -> None:
@@ -168,6 +184,21 @@ class Loaded:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def variables_without_thoughts(render: Callable[[list[Any], bool, Mapping[str, Any]], str]) -> Mapping[str, Any]:
+    """Return the variables for a chat template with which a question ends as an answer without a thought begins.
+
+    By default, some templates open a thought at the end of a question. Answers of samples have none. `render` gets
+    messages, whether to open an answer, and variables.
+    """
+    question = {"role": "user", "content": [{"type": "text", "text": "Which one?"}]}
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "This one."}]}
+    for variables in ({}, {"enable_thinking": False}):
+        with suppress(Exception):  # a template may raise anything
+            if render([question, answer], False, variables).startswith(render([question], True, variables)):
+                return variables
+    return {}
 
 
 def context_for(model: Model, exchanges: Iterable[Exchange], collector: Collector | None = None) -> Context:

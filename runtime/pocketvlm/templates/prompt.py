@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -38,7 +38,7 @@ class TextSpan:
 
     text: str
     special: bool
-    opening: bool = False
+    opening: bool = field(default=False, repr=False)  # proofs of earlier versions have hashed the rest
 
 
 @dataclass(frozen=True)
