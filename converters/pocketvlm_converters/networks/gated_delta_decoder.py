@@ -114,7 +114,9 @@ def gated_delta_decoder(
         linear(f"{target}ssm_alpha", f"{source}in_proj_a", (net.value_heads, hidden), by_head)
         vector(f"{target}ssm_dt.bias", names.tensor(f"{source}dt_bias", (net.value_heads,)), by_head)
         tensor = names.tensor(f"{source}A_log", (net.value_heads,))
-        vector(f"{target}ssm_a", replace(tensor, data=-np.exp(floats(tensor))), by_head)
+        # In float64, because the last bit of float32's exponential differs between processors.
+        decay = -np.exp(floats(tensor).astype(np.float64)).astype(np.float32)
+        vector(f"{target}ssm_a", replace(tensor, data=decay), by_head)
         vector(f"{target}ssm_norm.weight", names.tensor(f"{source}norm.weight", (net.head,)))
         tensor = names.tensor(f"{source}out_proj.weight", (hidden, net.values))
         weights.append(Weight(f"{target}ssm_out.weight", tensor, columns=by_value))

@@ -13,8 +13,7 @@ can get exactly the same input. `context_for` may be replaced by anything that m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +31,7 @@ from pocketvlm.native.llama import Model
 from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.system.machine import physical_cores
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, Span, TextSpan, isolate_control_tokens
+from pocketvlm.templates.thoughts import THINK
 from pocketvlm.vision.compatibility import check_files
 from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage
 from pocketvlm.vision.prompt_units import PromptUnit, units_of
@@ -40,6 +40,7 @@ from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.samples.drawing import RGB
 from pocketvlm_converters.samples.sets import Sample
 
+QUESTION = "What is it?"  # to find out how a template opens an answer
 ANSWER = 64  # tokens of an answer that are evaluated; bounds the time and the size of a proof's files
 _BATCH = 512  # tokens
 _BLOCK = 32  # positions whose logits are in memory together: 34 MB for 262,144 tokens
@@ -155,13 +156,9 @@ class Loaded:
         return self._render(messages, open_answer, {})
 
     @cached_property
-    def variables(self) -> Mapping[str, Any]:
-        """Those of `variables_without_thoughts`."""
-
-        def text(*arguments: Any) -> str:
-            return "".join(span.text for span in self._render(*arguments) if isinstance(span, TextSpan))
-
-        return variables_without_thoughts(text)
+    def _variables(self) -> dict[str, Any]:
+        question = self.render([{"role": "user", "content": QUESTION}])
+        return variables_without_thoughts("".join(span.text for span in question if isinstance(span, TextSpan)))
 
     def _render(self, messages: Sequence[object], open_answer: bool, variables: Mapping[str, Any]) -> tuple[Span, ...]:
         parsed = ChatRequest.parse(messages).messages
@@ -170,7 +167,7 @@ class Loaded:
     def _units(
         self, messages: Sequence[object], pictures: Sequence[PreparedImage], open_answer: bool = True
     ) -> list[PromptUnit]:
-        spans = isolate_control_tokens(self._render(messages, open_answer, self.variables), self._control)
+        spans = isolate_control_tokens(self._render(messages, open_answer, self._variables), self._control)
         return units_of(self.model, [pictures[s.index] if isinstance(s, ImageSpan) else s for s in spans])
 
     def close(self) -> None:
@@ -186,19 +183,12 @@ class Loaded:
         self.close()
 
 
-def variables_without_thoughts(render: Callable[[list[Any], bool, Mapping[str, Any]], str]) -> Mapping[str, Any]:
-    """Return the variables for a chat template with which a question ends as an answer without a thought begins.
+def variables_without_thoughts(question: str) -> dict[str, Any]:
+    """Return the variables for a chat template that opens a thought at the end of `question`, which it has rendered.
 
-    By default, some templates open a thought at the end of a question. Answers of samples have none. `render` gets
-    messages, whether to open an answer, and variables.
+    Answers of samples have no thoughts.
     """
-    question = {"role": "user", "content": [{"type": "text", "text": "Which one?"}]}
-    answer = {"role": "assistant", "content": [{"type": "text", "text": "This one."}]}
-    for variables in ({}, {"enable_thinking": False}):
-        with suppress(Exception):  # a template may raise anything
-            if render([question, answer], False, variables).startswith(render([question], True, variables)):
-                return variables
-    return {}
+    return {"enable_thinking": False} if question.rstrip().endswith(THINK) else {}
 
 
 def context_for(model: Model, exchanges: Iterable[Exchange], collector: Collector | None = None) -> Context:
