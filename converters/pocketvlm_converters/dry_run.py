@@ -214,12 +214,11 @@ def _conversion_memory(language: Part, vision: Part, graph: str | None) -> int:
 def _cache_size(part: Part, context: int) -> int:
     key_length, value_length = (_key(part, f"attention.{name}_length") for name in ("key", "value"))
     heads = part.metadata[f"{part.architecture}.attention.head_count_kv"]  # for all layers, or a list by layer
+    by_layer = heads if isinstance(heads, list) else [_key(part, "attention.head_count_kv")] * _key(part, "block_count")
     recurrent = part.metadata.get(f"{part.architecture}.attention.recurrent_layers")  # flags by layer
-    if isinstance(heads, int):
-        heads = [heads] * _key(part, "block_count")
     if isinstance(recurrent, list):
-        heads = [0 if keeps_state else count for count, keeps_state in zip(heads, recurrent, strict=True)]
-    return 2 * context * sum(heads) * (key_length + value_length)  # float16
+        by_layer = [0 if keeps_state else count for count, keeps_state in zip(by_layer, recurrent, strict=True)]
+    return 2 * context * sum(by_layer) * (key_length + value_length)  # float16
 
 
 def _scratch_size(language: Part, vision: Part) -> int:

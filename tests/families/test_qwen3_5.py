@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from conversations import picture
 from engine_seam import checkpoint_bytes, forget
 from integration.asking import settle
 from pocketvlm import VLM
-from pocketvlm.errors import CheckpointError, PairingError
+from pocketvlm.errors import CheckpointError, ModelFormatError, PairingError
+from pocketvlm.files.gguf_decoder import check_known_decoder
 from pocketvlm.files.gguf_header import read_header
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
@@ -161,6 +163,33 @@ def test_files_of_another_model(bundle: Path, tmp_path: Path) -> None:
     tiny.save(tiny.model(hidden_size=96, vision={"out_hidden_size": 96}), checkpoint)
     with pytest.raises(PairingError, match=r"96 wide, .* takes 64"):
         VLM.load(model=bundle / "model-F32.gguf", mmproj=mmproj(checkpoint, "f32", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"ssm.time_step_rank": 5, "ssm.inner_size": 80}, "time_step_rank is 5: it is not a multiple of"),
+        ({"ssm.inner_size": 80}, "inner_size is 80: expected 96"),
+        ({"ssm.conv_kernel": 1}, "conv_kernel is 1"),
+        ({"attention.recurrent_layers": [True] * 8}, "layers with attention and layers without"),
+        (
+            {"attention.recurrent_layers": None, "full_attention_interval": 9},
+            "layers with attention and layers without",
+        ),
+        ({"full_attention_interval": 0}, "full_attention_interval is 0"),
+        ({"attention.recurrent_layers": [False] + [True] * 7}, "heads of its layer have 512"),
+        ({"attention.head_count": 5}, "heads of its layer have 640"),
+    ],
+    ids=str,
+)
+def test_contradictions_in_a_header(values: dict[str, Any], words: str, bundle: Path) -> None:
+    """libllama would end the process at most of them."""
+    header = read_header(bundle / "model-F32.gguf")
+    check_known_decoder(header)
+    changed = header.metadata | {f"qwen35.{key}": value for key, value in values.items()}
+    changed = {key: value for key, value in changed.items() if value is not None}
+    with pytest.raises(ModelFormatError, match=words):
+        check_known_decoder(replace(header, metadata=changed))
 
 
 def test_prediction_of_further_tokens_is_left_out(checkpoint: Path, pristine: Path) -> None:

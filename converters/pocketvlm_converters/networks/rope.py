@@ -92,7 +92,7 @@ def rotary_width(config: Section, head: int, factor: float) -> int:
 
 def _sections(rope: Section, width: int, default: Sequence[float] | None) -> list[int]:
     """Return how many frequencies belong to time, height and width."""
-    sections = [int(value) for value in rope.numbers("mrope_section", default and [*default])]
+    sections = [int(value) for value in rope.numbers("mrope_section", None if default is None else [*default])]
     if len(sections) != 3 or min(sections) < 0 or 2 * sum(sections) != width:
         raise rope.wrong("mrope_section", f"expected three numbers whose sum is {width // 2}, half of a head's width")
     return sections

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from pocketvlm.files.gguf_header import projector_type
-from pocketvlm.vision.families.qwen3_vl import PROJECTOR, from_metadata, has_deepstack
+from pocketvlm.vision.families.qwen3_vl import PROJECTOR, from_metadata, has_deepstack, tensors
 
-__all__ = ["from_metadata", "matches"]
+__all__ = ["DECODERS", "from_metadata", "matches", "tensors"]
+
+DECODERS = ("qwen35",)
 
 
 def matches(metadata: dict[str, Any]) -> bool:

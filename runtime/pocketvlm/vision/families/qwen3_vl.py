@@ -18,7 +18,6 @@ from pocketvlm.vision.encoder_tensors import (
 )
 
 DECODERS = ("qwen3vl",)
-
 PROJECTOR = "qwen3vl_merger"
 
 
