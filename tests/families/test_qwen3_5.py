@@ -24,6 +24,7 @@ from pocketvlm.files.gguf_decoder import check_known_decoder
 from pocketvlm.files.gguf_header import read_header
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
+from pocketvlm.plan import layer_benchmark
 from pocketvlm.vision import families
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_converters.checkpoint.folder import Checkpoint
@@ -163,6 +164,14 @@ def test_files_of_another_model(bundle: Path, tmp_path: Path) -> None:
     tiny.save(tiny.model(hidden_size=96, vision={"out_hidden_size": 96}), checkpoint)
     with pytest.raises(PairingError, match=r"96 wide, .* takes 64"):
         VLM.load(model=bundle / "model-F32.gguf", mmproj=mmproj(checkpoint, "f32", tmp_path))
+
+
+@pytest.mark.parametrize("key", ["attention.recurrent_layers", "full_attention_interval"])
+def test_layers_of_both_kinds_are_timed(key: str, bundle: Path) -> None:
+    """Whichever key describes them: libllama ends the process at a part of a model with layers of one kind."""
+    header = read_header(bundle / "model-F32.gguf")
+    metadata = {name: value for name, value in header.metadata.items() if name != f"qwen35.{key}"}
+    assert layer_benchmark._layers_of_every_kind(replace(header, metadata=metadata)) == 4
 
 
 @pytest.mark.parametrize(
