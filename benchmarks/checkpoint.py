@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from catalog_checkpoint import write_entry
 from random_files import NEWLINE, Shape, bfloat16, write_safetensors
 
 from pocketvlm.files.bundle import Bundle
+from pocketvlm_converters.catalog.entry import get_entry
 from pocketvlm_converters.convert import convert
 
 VOCABULARY, HIDDEN, INNER, LAYERS, KEYS = 49280, 576, 1536, 30, 192
@@ -130,10 +132,16 @@ def write_checkpoint(folder: Path) -> int:
 
 
 @contextmanager
-def random_weights() -> Iterator[Bundle]:
-    """SmolVLM-256M's shapes, language model Q8_0, mmproj f16, ONNX int8; removed at the end."""
+def random_weights(entry: str | None = None) -> Iterator[Bundle]:
+    """Language model Q8_0, mmproj f16, ONNX int8; removed at the end.
+
+    The shapes are those of an `entry` of the catalogue, or SmolVLM-256M's.
+    """
     with tempfile.TemporaryDirectory(prefix="pocketvlm-bench-") as name:
         folder = Path(name)
         (folder / "checkpoint").mkdir()
-        write_checkpoint(folder / "checkpoint")
+        if entry is None:
+            write_checkpoint(folder / "checkpoint")
+        else:
+            write_entry(get_entry(entry), folder / "checkpoint")
         yield convert(folder / "checkpoint", folder / "bundle", quantize="Q8_0", mmproj="f16", verify=False)

@@ -1,11 +1,12 @@
 """One chat about a photo, in one run: pocketvlm, llama-cpp-python's stock handler, llama-server.
 
-    python benchmarks/compare.py [BUNDLE] [--llama-server BIN]
+    python benchmarks/compare.py [BUNDLE | --entry ID] [--llama-server BIN [--server-options '--ctx-checkpoints 8']]
 
-BUNDLE needs an mmproj, for the peers; without one, SmolVLM-256M's shapes with random weights are made on the spot
-(language model Q8_0, mmproj f16, ONNX int8). All have the same threads, context and PNGs in data URIs, and a
-process each. The peers always enlarge a photo to their full 13 tiles, as `detail: high` does here; auto and low
-do less on purpose. pocketvlm uses the encoder that it measured as fastest.
+BUNDLE needs an mmproj, for the peers; without one, random weights are made on the spot, with the shapes of an entry of
+the catalogue or SmolVLM-256M's (language model Q8_0, mmproj f16, ONNX int8). All have the same threads, context and
+PNGs in data URIs, and a process each. With SmolVLM-256M's shapes, for which the aims are, the peers always enlarge a
+photo to their full 13 tiles, as `detail: high` does here; auto and low do less on purpose. pocketvlm uses the encoder
+that it measured as fastest.
 
 A round, in which all take turns: a new photo; the next question about it; another question about it in
 a new chat; the photo after other text; a long answer about the photo, and one to a text. Times are those of
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
@@ -51,7 +53,9 @@ Results = dict[tuple[str, str], list[float]]  # (contender, step) -> a value a r
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("bundle", type=Path, nargs="?")
+    options.add_argument("--entry", metavar="ID", help="the shapes of this model of the catalogue, with random weights")
     options.add_argument("--llama-server", type=Path)
+    options.add_argument("--server-options", default="", help="more options of llama-server, in one argument")
     options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--tokens", type=int, default=128, help="tokens of an answer whose speed is measured")
     options.add_argument("--detail", nargs="*", default=["high", "auto", "low"], help="detail levels of pocketvlm")
@@ -63,7 +67,7 @@ def main() -> None:
     options.add_argument("--threads", type=int, default=physical_cores())
     arguments = options.parse_args()
     with ExitStack() as stack:
-        bundle = Bundle(arguments.bundle) if arguments.bundle else stack.enter_context(random_weights())
+        bundle = Bundle(arguments.bundle) if arguments.bundle else stack.enter_context(random_weights(arguments.entry))
         if bundle.file("mmproj") is None:
             raise SystemExit(f"{bundle.path} has no mmproj for the peers")
         same = (arguments.threads, CONTEXT)
@@ -77,7 +81,7 @@ def main() -> None:
             peers.append(Piped("llama-cpp-python", "handler", bundle.path, *same))
             stack.callback(peers[-1].close)
         if arguments.llama_server:
-            peers.append(llama_server(arguments.llama_server, bundle, *same))
+            peers.append(llama_server(arguments.llama_server, bundle, *same, shlex.split(arguments.server_options)))
             stack.callback(peers[-1].close)
         results = measure(peers, ours, arguments)
         print(
@@ -163,7 +167,8 @@ def show(results: Results, peers: list[Peer], ours: int, arguments: argparse.Nam
                 ratios = [a / b for a, b in zip(values, results.get((other, step), []), strict=False)]
                 is_ours = name not in others and ratios
                 cells += [f"{median(ratios):.3f}", f"{min(ratios):.3f}-{max(ratios):.3f}"] if is_ours else ["", ""]
-            aim = AIMS.get((step, name.rpartition(", ")[2]), AIMS.get(step)) if name not in others else None
+            with_aims = name not in others and not arguments.entry
+            aim = AIMS.get((step, name.rpartition(", ")[2]), AIMS.get(step)) if with_aims else None
             cells.append("" if aim is None else f"{'at least' if step in SPEEDS else 'at most'} {aim:.3f}")
             print("| " + " | ".join(cells) + " |")
     print("\nPeak memory, MB: of their own (RssAnon), and with mapped files (RSS)")

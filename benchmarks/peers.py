@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +120,10 @@ class Served(Peer):
             raise SystemExit(f"{self.name}: {error.read().decode()}") from None
 
 
-def llama_server(binary: Path, bundle: Bundle, threads: int, context: int) -> Served:
-    """With its defaults but for threads and context."""
+def llama_server(binary: Path, bundle: Bundle, threads: int, context: int, more: Sequence[str] = ()) -> Served:
+    """With its defaults but for threads, context and `more` options."""
     files = ["-m", str(bundle.file("model")), "-mm", str(bundle.file("mmproj"))]
-    return Served("llama-server", [str(binary), *files, "-t", str(threads), "-c", str(context)])
+    return Served("llama-server", [str(binary), *files, "-t", str(threads), "-c", str(context), *more])
 
 
 def pocketvlm_serve(bundle: Bundle, threads: int, context: int) -> Served:

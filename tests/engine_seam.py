@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pocketvlm import VLM
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import Engine, Event, Generation
+from pocketvlm.engine.kv_cache import sequence_pool as sequence_pool_module
 from pocketvlm.engine.process import engine_process, supervisor
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.engine.scheduling.commands import Submit
@@ -40,7 +41,8 @@ def prompt_of(vlm: VLM, messages: Sequence[Any]) -> Any:
 
 def units_of(vlm: VLM, messages: Sequence[Any], pictures: list[Any] | None = None) -> list[Any]:
     """Tokenize a prompt to ids and embedding spans. `pictures` gets (image, prepared image) pairs."""
-    units: list[Any] = local(vlm)._prompt_units(prompt_of(vlm, messages), [] if pictures is None else pictures)
+    prompt = local(vlm)._prompt_units(prompt_of(vlm, messages), [] if pictures is None else pictures)
+    units: list[Any] = prompt.units
     return units
 
 
@@ -152,6 +154,11 @@ def forget(vlm: VLM) -> None:
         assert not sequence.busy
         pool.clear(sequence)
     local(vlm)._context.clear()
+
+
+def checkpoint_bytes(patch: pytest.MonkeyPatch, limit: int) -> None:
+    """Limit the memory of all context checkpoints together."""
+    patch.setattr(sequence_pool_module, "_MAX_CHECKPOINT_BYTES", limit)
 
 
 def last_position(pool: Any, sequence: Any) -> int:

@@ -1,6 +1,7 @@
 """What llama.cpp's own converter makes of a tiny checkpoint, beside ours: tensor by tensor, key by key.
 
     python tests/upstream.py LLAMA_CPP NAME --pre qwen2 --vision SomeVisionModel --change '{"vision": {...}}'
+    python tests/upstream.py LLAMA_CPP NAME --pre qwen35 --option=--no-mtp
 
 LLAMA_CPP is its source. It finds its classes by `architectures`, which the configurations of the two parts may lack; it
 knows tokenizers by a hash, which no tiny one has; it numbers tensors of a projector only up to the number of layers
@@ -52,6 +53,7 @@ def main() -> None:
         "--pre", default="", help="libllama's name for how the tokenizer splits, if it is a byte-level BPE"
     )
     parser.add_argument("--memory", action="store_true", help="tensors named as in memory, not as on the hub")
+    parser.add_argument("--option", action="append", default=[], help="of the converter, for the language model")
     given = parser.parse_args()
     tiny: Tiny = families()[given.name]
     variant = tiny.VARIANTS[given.variant or next(iter(tiny.VARIANTS))]
@@ -62,7 +64,7 @@ def main() -> None:
         ours = convert(checkpoint, Path(folder) / "ours", quantize="F32", mmproj="f32", onnx="none", verify=False)
         names = (lambda name: name) if given.memory else tiny.hub_name
         _as_upstream_wants(model, names, checkpoint, {"text_config": given.text, "vision_config": given.vision})
-        for role, more in (("model", []), ("mmproj", ["--mmproj"])):
+        for role, more in (("model", given.option), ("mmproj", ["--mmproj"])):
             run = [sys.executable, "-c", _RUN.format(pre=given.pre), str(checkpoint), "--outfile", str(other), *more]
             done = subprocess.run(
                 [*run, "--outtype", "f32"], cwd=given.source, capture_output=True, text=True, check=False

@@ -98,7 +98,7 @@ class _Conversion:
         if imatrix is not None and imatrix != AUTO:
             self.matrix = read_matrix(Path(imatrix))
         parts = parts_of(self.family, self.name)
-        self.notes += (*self.checkpoint.notes, *parts.vocabulary.notes)
+        self.notes += (*self.checkpoint.notes, *self.family.notes, *parts.vocabulary.notes)
         if self.matrix is not None:
             self.matrix.check_fits(parts.language.weights)
             self.imatrix = ImportanceMatrix(name=utf8_name(self.matrix.path), sha256=self.matrix.sha256)

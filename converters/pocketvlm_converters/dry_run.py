@@ -109,7 +109,7 @@ def plan_conversion(
     family = find_family(Checkpoint(checkpoint))
     parts = parts_of(family, name, hashed=False)
     files: list[PlannedFile] = []
-    notes = [*family.checkpoint.notes, *parts.vocabulary.notes]
+    notes = [*family.checkpoint.notes, *family.notes, *parts.vocabulary.notes]
     temporary = Path(tempfile.gettempdir())
     with (
         os_errors_as_output_errors(temporary),
@@ -215,6 +215,9 @@ def _cache_size(part: Part, context: int) -> int:
     key_length, value_length = (_key(part, f"attention.{name}_length") for name in ("key", "value"))
     heads = part.metadata[f"{part.architecture}.attention.head_count_kv"]  # for all layers, or a list by layer
     by_layer = heads if isinstance(heads, list) else [_key(part, "attention.head_count_kv")] * _key(part, "block_count")
+    recurrent = part.metadata.get(f"{part.architecture}.attention.recurrent_layers")  # flags by layer
+    if isinstance(recurrent, list):
+        by_layer = [0 if keeps_state else count for count, keeps_state in zip(by_layer, recurrent, strict=True)]
     return 2 * context * sum(by_layer) * (key_length + value_length)  # float16
 
 

@@ -34,6 +34,11 @@ class Family(ABC):
     def name(self) -> str:
         return type(self).__module__.rpartition(".")[2]
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user: what of the checkpoint is left out."""
+        return ()
+
     @abstractmethod
     def language(self) -> Part:
         """Return the language model, without its vocabulary."""

@@ -140,7 +140,7 @@ def _write(
             typed, sizes = [], []
         # Not write_tensor_data: it needs a whole tensor, and raises an OSError without errno when the disk is full.
         for (weight, kind), size in zip(typed, sizes, strict=True):
-            for block in weight.tensor.blocks(weight.order):
+            for block in weight.blocks():
                 encoded = np.ascontiguousarray(_encode(block, weight, kind))
                 out.write(encoded.data)
                 done += encoded.nbytes

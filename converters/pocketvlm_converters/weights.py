@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +17,21 @@ Value = int | float | bool | str | Sequence[int] | Sequence[float] | Sequence[st
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor of a GGUF file. `order` is the order in which its rows are written; `exact` keeps it in float32."""
+    """One tensor of a GGUF file. `exact` keeps it in float32.
+
+    `order` and `columns` are the orders in which its rows, and the values of each row, are written.
+    """
 
     name: str
     tensor: Tensor
     order: npt.NDArray[np.intp] | None = None
     exact: bool = False
+    columns: npt.NDArray[np.intp] | None = None
+
+    def blocks(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield the values in the order in which they are written, as `Tensor.blocks` does."""
+        for block in self.tensor.blocks(self.order):
+            yield block if self.columns is None else block[:, self.columns]
 
     @property
     def width(self) -> int:
@@ -59,6 +69,6 @@ def weights_sha256(parts: Iterable[Part]) -> str:
     digest = hashlib.sha256()
     for weight in (weight for part in parts for weight in part.weights):
         digest.update(f"{weight.name} {weight.tensor.dtype} {weight.tensor.shape}\n".encode())
-        for block in weight.tensor.blocks(weight.order):
+        for block in weight.blocks():
             digest.update(np.ascontiguousarray(block).data)
     return digest.hexdigest()

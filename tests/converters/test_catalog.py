@@ -33,6 +33,11 @@ PUBLISHED = {
     "qwen3-vl-2b": 2_127_532_032,
     "qwen3-vl-4b": 4_437_815_808,
     "qwen3-vl-8b": 8_767_123_696,
+    # Less the layer that predicts further tokens, which is left out.
+    "qwen3.5-0.8b": 873_438_784 - 20_452_864,
+    "qwen3.5-2b": 2_274_069_824 - 60_828_160,
+    "qwen3.5-9b": 9_653_104_368 - 243_290_624,
+    "qwen3.5-27b": 27_781_427_952 - 424_699_392,
     "lfm2-vl-450m": 450_822_656,
     "lfm2-vl-1.6b": 1_584_804_000,
     # Less the last layer and the last norm of the vision encoder, which are not used: the layer before them is.

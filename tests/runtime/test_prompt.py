@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pocketvlm.errors import ModelError, RequestError
 from pocketvlm.messages import ChatRequest
-from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, Span, TextSpan, isolate_control_tokens
+from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, Span, TextSpan, isolate_control_tokens, with_opening
 
 from .templates import ALTERNATING, BOS, EOS, HEADERS, PICTURES_FIRST, TEMPLATES, THINKING, plainly
 
@@ -457,6 +457,23 @@ def test_control_tokens_stand_apart_and_all_other_text_is_whole() -> None:
         TextSpan("\nAssistant:", False),
     )
     assert isolate_control_tokens(spans[:1], ()) == (TextSpan("<|im_start|>User:", False),)
+
+
+def test_what_opens_the_answer_is_marked() -> None:
+    """From a control token on: text before it may share a token with what a user wrote."""
+    control = {"<|im_start|>", "<|im_end|>"}
+    said = (TextSpan("<|im_start|>user\n", True), TextSpan("Hi", False))
+    opened = TextSpan(" there<|im_end|>\n<|im_start|>assistant\n<think>\n", True)
+    assert with_opening((*said, opened), control) == (
+        TextSpan("<|im_start|>", True),
+        TextSpan("user\nHi there", False),
+        TextSpan("<|im_end|>", True, opening=True),
+        TextSpan("\n", False, opening=True),
+        TextSpan("<|im_start|>", True, opening=True),
+        TextSpan("assistant\n<think>\n", False, opening=True),
+    )
+    for prompt in (said, (*said, TextSpan(" Answer:", True)), ()):
+        assert with_opening(prompt, control) == isolate_control_tokens(prompt, control)
 
 
 def test_the_longest_control_token_wins_and_dots_mean_dots() -> None:

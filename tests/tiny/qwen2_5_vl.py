@@ -86,18 +86,25 @@ def model(tied: bool = True, vision: dict[str, Any] | None = None, **text: Any) 
     return made
 
 
-def save(model: Any, folder: Path, images: dict[str, Any] | None = None, **options: Any) -> None:
+def save(
+    model: Any,
+    folder: Path,
+    images: dict[str, Any] | None = None,
+    words: Tokenizer | None = None,
+    template: str = CHAT_TEMPLATE,
+    **options: Any,
+) -> None:
     """`images` are settings of the image processor."""
     model.save_pretrained(folder, **options)
-    words = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer(),
+    saved = PreTrainedTokenizerFast(
+        tokenizer_object=words or tokenizer(),
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         clean_up_tokenization_spaces=False,
         model_max_length=4096,
     )
-    words.chat_template = CHAT_TEMPLATE
-    words.save_pretrained(folder)
+    saved.chat_template = template
+    saved.save_pretrained(folder)
     images = images or {"min_pixels": LEAST, "max_pixels": MOST}
     Qwen2VLImageProcessorPil(**images).save_pretrained(folder)
 

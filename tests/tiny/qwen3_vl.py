@@ -15,6 +15,13 @@ from tiny.qwen2_5_vl import tokenizer, without_videos
 
 VARIANTS: dict[str, dict[str, Any]] = {"qwen3_vl": {}}
 LEAST, MOST = 64 * 64, 400 * 32 * 32  # pixels of a picture
+PICTURES: dict[str, Any] = {
+    "min_pixels": LEAST,
+    "max_pixels": MOST,
+    "patch_size": 16,
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+}
 TEXT: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -61,9 +68,7 @@ def model(vision: dict[str, Any] | None = None, **text: Any) -> Any:
 
 
 def save(model: Any, folder: Path, **options: Any) -> None:
-    half = [0.5] * 3
-    images = {"min_pixels": LEAST, "max_pixels": MOST, "patch_size": 16, "image_mean": half, "image_std": half}
-    qwen2_5_vl.save(model, folder, images=images, **options)
+    qwen2_5_vl.save(model, folder, images=PICTURES, **options)
 
 
 def processor(folder: Path) -> Any:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Section
-from pocketvlm_converters.networks.decoder import MAX_LAYERS, DecoderStyle
-from pocketvlm_converters.networks.encoder_activations import read_activation
-from pocketvlm_converters.networks.mrope import EPSILON, MERGE, MRopeFamily
-from pocketvlm_converters.networks.qwen_vit import QwenViT, QwenViTVariant
+from pocketvlm_converters.networks.decoder import DecoderStyle
+from pocketvlm_converters.networks.mrope import MRopeFamily
+from pocketvlm_converters.networks.qwen3_vit import qwen3_vit
+from pocketvlm_converters.networks.qwen_vit import QwenViT
 from pocketvlm_converters.weights import Part
-
-_MAX_PATCH = 64  # pixels; four times what encoders have
-_MAX_POSITIONS = 1 << 16  # bounds what a damaged file can ask for; models have 2304
 
 
 class Qwen3VL(MRopeFamily):
@@ -52,35 +48,8 @@ class Qwen3VL(MRopeFamily):
     @cached_property
     def encoder(self) -> QwenViT:
         config = self.read_vision()
-        layers = config.integer("depth", 27, most=MAX_LAYERS)
-        encoder = QwenViT(
-            QwenViTVariant(
-                read_activation(config, "gelu_pytorch_tanh"),
-                up="linear_fc1",
-                down="linear_fc2",
-                merger=("norm", "linear_fc1", "linear_fc2"),
-                fused=True,
-            ),
-            hidden=config.integer("hidden_size", 1152),
-            inner=config.integer("intermediate_size", 4304),
-            layers=layers,
-            heads=config.integer("num_heads", 16),
-            patch=config.integer("patch_size", 16, most=_MAX_PATCH),
-            merge=MERGE,
-            width=config.integer("out_hidden_size", 3584),
-            epsilon=EPSILON,
-            table=_table(config),
-            deepstack=_deepstack(config, layers),
-        )
-        return self.check(encoder, config, "out_hidden_size")
-
-
-def _table(config: Section) -> int:
-    """Return the number of learned positions along an edge."""
-    count = config.integer("num_position_embeddings", 2304, least=4, most=_MAX_POSITIONS)
-    if math.isqrt(count) ** 2 != count:
-        raise config.wrong("num_position_embeddings", "it must be a square number")
-    return math.isqrt(count)
+        encoder = qwen3_vit(config)
+        return self.check(replace(encoder, deepstack=_deepstack(config, encoder.layers)), config, "out_hidden_size")
 
 
 def _deepstack(config: Section, layers: int) -> tuple[int, ...]:

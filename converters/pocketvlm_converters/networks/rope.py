@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,9 +31,18 @@ def section_of(config: Section) -> Section:
 
 
 def read_rope(
-    config: Section, width: int, theta: float = 10000.0, *, interleaved: bool = False, yarn: bool = False
+    config: Section,
+    width: int,
+    theta: float = 10000.0,
+    *,
+    interleaved: bool = False,
+    yarn: bool = False,
+    partial: bool = False,
+    sections: Sequence[float] | None = None,
 ) -> Rope:
-    """Return the positions of `config`. `width` is that of a head, `theta` the configuration class's default.
+    """Return the positions of `config`. `theta` and `sections` are the configuration class's defaults.
+
+    `width` is that of a head; with `partial`, that of the part of it which `rotary_width` says is rotated.
 
     With `mrope_section` (M-RoPE, arXiv 2409.12191), positions have sections, and libllama supports no scaling. The
     sections' frequencies follow each other, or alternate if they are `interleaved`. Dynamic scaling changes nothing
@@ -42,19 +51,20 @@ def read_rope(
     """
     rope = section_of(config)
     theta = rope.number("rope_theta", config.number("rope_theta", theta, positive=True), positive=True)
-    rope.require("partial_rotary_factor", 1.0, 1.0)
+    if not partial:
+        rope.require("partial_rotary_factor", 1.0, 1.0)
     kind = rope.text("rope_type", rope.text("type", "default"))
     metadata: dict[str, Value] = {"rope.freq_base": theta}
-    if rope.values.get("mrope_section") is not None:
+    if sections is not None or rope.values.get("mrope_section") is not None:
         if kind not in ("default", "mrope"):  # older configurations use the name mrope
             raise CheckpointError(
                 f"libllama does not support rope scaling {quoted(kind)} with mrope_section", config.path
             )
         rope.require("mrope_interleaved", interleaved, interleaved)
-        sections = _sections(rope, width)
+        counts = _sections(rope, width, sections)
         if interleaved:
-            sections = _interleaved_sections(sections, width // 2, theta, rope)
-        return Rope(metadata | {"rope.dimension_sections": [*sections, 0]})  # GGUF has a fourth section, unused
+            counts = _interleaved_sections(counts, width // 2, theta, rope)
+        return Rope(metadata | {"rope.dimension_sections": [*counts, 0]})  # GGUF has a fourth section, unused
     if kind in ("default", "dynamic"):
         return Rope(metadata)
     if kind == "linear":
@@ -69,9 +79,19 @@ def read_rope(
     raise CheckpointError(f"rope scaling {quoted(kind)} is not known; known: {known}", config.path)
 
 
-def _sections(rope: Section, width: int) -> list[int]:
+def rotary_width(config: Section, head: int, factor: float) -> int:
+    """Return how many values of a `head` that is so wide are rotated. `factor` is the configuration class's default."""
+    rope = section_of(config)
+    factor = rope.number("partial_rotary_factor", config.number("partial_rotary_factor", factor))
+    width = int(head * factor)
+    if not 2 <= width <= head or width % 2:
+        raise rope.wrong("partial_rotary_factor", f"it rotates {width} of {head} values; expected an even number")
+    return width
+
+
+def _sections(rope: Section, width: int, default: Sequence[float] | None) -> list[int]:
     """Return how many frequencies belong to time, height and width."""
-    sections = [int(value) for value in rope.numbers("mrope_section")]
+    sections = [int(value) for value in rope.numbers("mrope_section", None if default is None else [*default])]
     if len(sections) != 3 or min(sections) < 0 or 2 * sum(sections) != width:
         raise rope.wrong("mrope_section", f"expected three numbers whose sum is {width // 2}, half of a head's width")
     return sections

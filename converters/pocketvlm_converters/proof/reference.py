@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,14 @@ from pocketvlm_converters.progress import Progress
 from pocketvlm_converters.proof import thresholds
 from pocketvlm_converters.proof.distributions import Distributions, log_softmax
 from pocketvlm_converters.proof.stages import ENCODERS, at_least, at_most, compare, hashes
-from pocketvlm_converters.samples.forward import Exchange, Loaded, context_for, continuation
+from pocketvlm_converters.samples.forward import (
+    QUESTION,
+    Exchange,
+    Loaded,
+    context_for,
+    continuation,
+    variables_without_thoughts,
+)
 from pocketvlm_converters.samples.sets import Sample, proof_samples
 
 _GREEDY_TOKENS = 32
@@ -61,14 +68,19 @@ class Reference:
             self.processor = _processor(path, self.model.config.model_type)
         except Exception as error:  # from_pretrained raises errors of many kinds
             raise CheckpointError(f"transformers cannot load it: {error}", path) from error
+        question = {"role": "user", "content": [{"type": "text", "text": QUESTION}]}
+        self._variables = variables_without_thoughts(self._prompt(question))
 
     def inputs(self, sample: Sample) -> Any:
         """Return the processor's output for the sample's question: token ids, pixels and the model's other inputs."""
         parts = [{"type": "image", "image": self._image(picture)} for picture in sample.pictures]
         user = {"role": "user", "content": [*parts, {"type": "text", "text": sample.question}]}
-        return self.processor.apply_chat_template(
-            [user], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-        )
+        return self._prompt(user, tokenize=True, return_dict=True, return_tensors="pt", **self._variables)
+
+    def _prompt(self, message: Mapping[str, Any], **options: Any) -> Any:
+        """Return the prompt of a message: its text, or with `tokenize` the processor's output."""
+        options = {"tokenize": False, **options}
+        return self.processor.apply_chat_template([message], add_generation_prompt=True, **options)
 
     def pixels(self, tiles: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         """Return the normalised pixels of tiles of their final size, in the model's order of patches, in one row."""

@@ -13,10 +13,12 @@ can get exactly the same input. `context_for` may be replaced by anything that m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +30,8 @@ from pocketvlm.native.imatrix import Collector
 from pocketvlm.native.llama import Model
 from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.system.machine import physical_cores
-from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, Span, isolate_control_tokens
+from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, Span, TextSpan, isolate_control_tokens
+from pocketvlm.templates.thoughts import THINK
 from pocketvlm.vision.compatibility import check_files
 from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage
 from pocketvlm.vision.prompt_units import PromptUnit, units_of
@@ -37,6 +40,7 @@ from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.samples.drawing import RGB
 from pocketvlm_converters.samples.sets import Sample
 
+QUESTION = "What is it?"  # to find out how a template opens an answer
 ANSWER = 64  # tokens of an answer that are evaluated; bounds the time and the size of a proof's files
 _BATCH = 512  # tokens
 _BLOCK = 32  # positions whose logits are in memory together: 34 MB for 262,144 tokens
@@ -149,12 +153,21 @@ class Loaded:
 
     def render(self, messages: Sequence[object], open_answer: bool = True) -> tuple[Span, ...]:
         """Render messages with the chat template; with `open_answer`, the prompt ends where an answer begins."""
-        return self.template.render(ChatRequest.parse(messages).messages, add_generation_prompt=open_answer)
+        return self._render(messages, open_answer, {})
+
+    @cached_property
+    def _variables(self) -> dict[str, Any]:
+        question = self.render([{"role": "user", "content": QUESTION}])
+        return variables_without_thoughts("".join(span.text for span in question if isinstance(span, TextSpan)))
+
+    def _render(self, messages: Sequence[object], open_answer: bool, variables: Mapping[str, Any]) -> tuple[Span, ...]:
+        parsed = ChatRequest.parse(messages).messages
+        return self.template.render(parsed, variables=variables, add_generation_prompt=open_answer)
 
     def _units(
         self, messages: Sequence[object], pictures: Sequence[PreparedImage], open_answer: bool = True
     ) -> list[PromptUnit]:
-        spans = isolate_control_tokens(self.render(messages, open_answer), self._control)
+        spans = isolate_control_tokens(self._render(messages, open_answer, self._variables), self._control)
         return units_of(self.model, [pictures[s.index] if isinstance(s, ImageSpan) else s for s in spans])
 
     def close(self) -> None:
@@ -168,6 +181,14 @@ class Loaded:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def variables_without_thoughts(question: str) -> dict[str, Any]:
+    """Return the variables for a chat template that opens a thought at the end of `question`, which it has rendered.
+
+    Answers of samples have no thoughts.
+    """
+    return {"enable_thinking": False} if question.rstrip().endswith(THINK) else {}
 
 
 def context_for(model: Model, exchanges: Iterable[Exchange], collector: Collector | None = None) -> Context:

@@ -35,7 +35,7 @@ from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.structured.begun_answer import with_answer
 from pocketvlm.structured.compile import CompiledRequest, compile_request
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
-from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, isolate_control_tokens
+from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, with_opening
 
 ProgressCallback = Callable[[int, int], None]
 PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # (part, path of its field in the request)
@@ -286,7 +286,7 @@ class VLM:
                     limits = [n for n in (image.max_image_tokens, self._max_image_tokens) if n is not None]
                     images.append(PromptImage(read(part, param), image.detail, min(limits, default=None), param))
         compiled = compiled or compile_request(request, self._template, self._tool_call_format)
-        spans = isolate_control_tokens(compiled.spans, self.info.control_tokens)
+        spans = with_opening(compiled.spans, self.info.control_tokens)
         return tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
 
 

@@ -49,7 +49,7 @@ from pocketvlm.templates.prompt import TextSpan
 from pocketvlm.vision.compatibility import check_files
 from pocketvlm.vision.embedding_disk_cache import DiskCache
 from pocketvlm.vision.encoder import PreparedImage, Vision
-from pocketvlm.vision.prompt_units import PromptUnit, units_of
+from pocketvlm.vision.prompt_units import PromptUnits, prompt_units
 
 
 class InProcessEngine:
@@ -225,10 +225,10 @@ class InProcessEngine:
             matcher = Matcher(self._grammar_vocabulary(), constraint)
         images: list[tuple[PromptImage, PreparedImage]] = []
         try:
-            units = self._prompt_units(generation.prompt, images)
-            if not units:
+            prompt = self._prompt_units(generation.prompt, images)
+            if not prompt.units:
                 raise RequestError("the prompt is empty", "messages")
-            prompt_tokens = sum(map(length_of, units))
+            prompt_tokens = sum(map(length_of, prompt.units))
             room = self._context.n_ctx - prompt_tokens
             if room < 1:
                 image_tokens = sum(prepared.tokens for _, prepared in images)
@@ -238,7 +238,7 @@ class InProcessEngine:
                     "messages",
                 )
             limit = min(generation.max_tokens or room, room)
-            request = RequestState(generation, units, images, limit, emit, unread_events, matcher)
+            request = RequestState(generation, prompt, images, limit, emit, unread_events, matcher)
             self._scheduler.submit(request)
         except BaseException:  # Ctrl-C too: no caller has the images yet
             for _, prepared in images:
@@ -255,7 +255,7 @@ class InProcessEngine:
         images: list[tuple[PromptImage, PreparedImage]] = []
         with self._calls:
             try:
-                units = self._prompt_units(prompt, images)
+                units = self._prompt_units(prompt, images).units
             finally:
                 for _, prepared in images:
                     prepared.close()
@@ -284,7 +284,7 @@ class InProcessEngine:
 
     def _prompt_units(
         self, prompt: Sequence[TextSpan | PromptImage], images: list[tuple[PromptImage, PreparedImage]]
-    ) -> list[PromptUnit]:
+    ) -> PromptUnits:
         """Tokenize a prompt and prepare its images, which are added to `images`, to be closed."""
         pieces: list[TextSpan | PreparedImage] = []
         for piece in prompt:
@@ -298,7 +298,7 @@ class InProcessEngine:
             prepared = self._vision.prepare(piece.picture, piece.detail, piece.max_tokens, piece.param)
             images.append((piece, prepared))
             pieces.append(prepared)
-        return units_of(self._model, pieces)
+        return prompt_units(self._model, pieces)
 
 
 _CANCELLED, _CLOSED = "the generation was cancelled", "the model is closed"

@@ -16,7 +16,9 @@ from pocketvlm.files.gguf_header import GGUFHeader
 _MAX_LAYERS, _MAX_EXPERTS = 512, 1024  # LLAMA_MAX_LAYERS, LLAMA_MAX_EXPERTS
 _MAX_WIDTH, _MAX_HEAD_WIDTH, _MAX_WINDOW = 1 << 20, 1 << 16, 1 << 24  # values and tokens, far above what models have
 _SCALINGS = ("none", "linear", "yarn", "longrope")  # of rotary positions
-_CONVOLUTION = ".shortconv.conv.weight"
+_INTERVAL = 4  # libllama's default: every fourth layer of a model with delta nets attends to all positions
+_CONVOLUTIONS = (".shortconv.conv.weight", ".ssm_conv1d.weight")
+_DELTA_SIZES = ("group_count", "state_size", "inner_size")
 _ATTENTION = re.compile(r"blk\.(\d+)\.attn_(q|k|v|qkv|output)\.weight")
 
 
@@ -46,32 +48,63 @@ class _Decoder:
             self._number(key)
 
     def check_known(self) -> None:
-        """Heads of queries, keys and values are equally wide and rotated as a whole, and their matrices fit them."""
+        """Check that heads of queries, keys and values are equally wide, and that their matrices fit them.
+
+        Heads are rotated as a whole, except beside delta nets, where queries have gates.
+        """
         heads, whole = self._by_layer("attention.head_count", 1), self._integer("embedding_length", 1, _MAX_WIDTH)
         if not heads:
             raise self._wrong("attention.head_count", "expected an integer")
         key_width, window_width = self._widths("key", whole // heads[0])
         if self._widths("value", whole // heads[0]) != (key_width, window_width):
             raise self._wrong("attention.value_length", "expected the width of keys")
+        nets = self._delta_nets()
         for key, width in (("rope.dimension_count", key_width), ("rope.dimension_count_swa", window_width)):
-            if self._value(key) not in (None, width):
+            if not nets and self._value(key) not in (None, width):
                 raise self._wrong(key, f"expected {width}, the width of a head")
         kv_heads = self._by_layer("attention.head_count_kv", 0) or heads
         windows = self._header.array(f"{self._header.architecture}.attention.sliding_window_pattern")
         for tensor in self._header.tensors:
-            self._header.check_type(tensor, exact=tensor.name.endswith(_CONVOLUTION))
+            self._header.check_type(tensor, exact=tensor.name.endswith(_CONVOLUTIONS))
             match = _ATTENTION.fullmatch(tensor.name)
             if match is None or (layer := int(match[1])) >= min(len(heads), len(kv_heads)):
                 continue
             width = window_width if layer < len(windows) and windows[layer] else key_width
             queries, keys = heads[layer] * width, kv_heads[layer] * width
-            sizes = {"q": queries, "k": keys, "v": keys, "qkv": queries + 2 * keys, "output": queries}
+            asked = 2 * queries if nets else queries
+            sizes = {"q": asked, "k": keys, "v": keys, "qkv": asked + 2 * keys, "output": queries}
+            if layer < len(nets) and nets[layer]:
+                sizes["qkv"] = self._delta_width
             extent, expected = tensor.shape[0 if match[2] == "output" else -1], sizes[match[2]]
             if extent != expected:
                 raise ModelFormatError(
                     f"tensor {tensor.name} is for {extent} values, the heads of its layer have {expected}",
                     self._header.path,
                 )
+
+    def _delta_nets(self) -> list[bool]:
+        """Check the sizes of gated delta nets. Return which layers are such; nothing if the model has none."""
+        if self._value("ssm.group_count") is None:
+            return []
+        groups, heads = (self._integer(f"ssm.{key}", 1, _MAX_WIDTH) for key in ("group_count", "time_step_rank"))
+        width = self._integer("ssm.state_size", 1, _MAX_HEAD_WIDTH)
+        self._integer("ssm.conv_kernel", 2, _MAX_HEAD_WIDTH)
+        if heads % groups:
+            raise self._wrong("ssm.time_step_rank", f"it is not a multiple of ssm.group_count, {groups}")
+        if self._integer("ssm.inner_size", 1, _MAX_WIDTH) != heads * width:
+            raise self._wrong("ssm.inner_size", f"expected {heads * width}, ssm.time_step_rank times ssm.state_size")
+        interval = self._integer("full_attention_interval", 1, _MAX_LAYERS, default=_INTERVAL)
+        given = self._header.array(f"{self._header.architecture}.attention.recurrent_layers")
+        nets = [bool(flag) for flag in given] or [(layer + 1) % interval > 0 for layer in range(self._layers)]
+        if len(set(nets)) < 2:
+            raise self._wrong("attention.recurrent_layers", "expected layers with attention and layers without")
+        return nets
+
+    @property
+    def _delta_width(self) -> int:
+        """The values of a delta net's queries, keys and values together."""
+        groups, width, values = (self._integer(f"ssm.{key}", 1, _MAX_WIDTH) for key in _DELTA_SIZES)
+        return 2 * groups * width + values
 
     def _widths(self, kind: str, default: int) -> tuple[int, int]:
         """Return the width of a head's keys or values in layers without and with a window."""
@@ -135,8 +168,9 @@ class _Decoder:
             )
 
     def _check_states(self) -> None:
-        """Check short convolutions, and that a model with deepstack has layers left for its output."""
+        """Check what keeps a state, and that a model with deepstack has layers left for its output."""
         self._integer("shortconv.l_cache", 2, _MAX_HEAD_WIDTH, default=2)
+        self._integer("full_attention_interval", 1, _MAX_LAYERS, default=_INTERVAL)
         deep = self._value("n_deepstack_layers")
         if isinstance(deep, int) and deep >= self._layers:
             # libllama asserts this: its last layer computes some tokens only, deepstack adds rows of whole pictures.

@@ -77,8 +77,12 @@ def benchmark_layers(header: GGUFHeader, *, rows: int, threads: int) -> LayerSpe
 
 def _layers_of_every_kind(header: GGUFHeader) -> int:
     """Return how many first layers have every kind. libllama aborts on a hybrid model that lacks one."""
-    heads = header.array(f"{header.architecture}.attention.head_count_kv")
-    return 1 + max(heads.index(kind) for kind in set(heads)) if heads else 1
+    interval = header.metadata.get(f"{header.architecture}.full_attention_interval")
+    counts = [interval] if isinstance(interval, int) else [1]
+    for key in ("head_count_kv", "recurrent_layers"):
+        if kinds := header.array(f"{header.architecture}.attention.{key}"):
+            counts.append(1 + max(map(kinds.index, set(kinds))))
+    return max(counts)
 
 
 def _times(

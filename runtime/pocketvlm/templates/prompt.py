@@ -11,7 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -32,10 +32,14 @@ from pocketvlm.templates.variables import template_variables
 
 @dataclass(frozen=True)
 class TextSpan:
-    """Text to tokenize. With `special`, control tokens in it are parsed; text that a user wrote never has it."""
+    """Text to tokenize. With `special`, control tokens in it are parsed; text that a user wrote never has it.
+
+    With `opening`, the template wrote it after the last message, to open the answer.
+    """
 
     text: str
     special: bool
+    opening: bool = field(default=False, repr=False)  # proofs of earlier versions have hashed the rest
 
 
 @dataclass(frozen=True)
@@ -383,12 +387,23 @@ def isolate_control_tokens(spans: Iterable[TextSpan | T], tokens: Collection[str
     return tuple(joined(part for span in spans for part in split(span)))
 
 
+def with_opening(spans: Sequence[Span], tokens: Collection[str]) -> tuple[Span, ...]:
+    """Do the same as `isolate_control_tokens`, and mark the spans that open the answer, from a control token on."""
+    last = spans[-1] if spans else None
+    if not isinstance(last, TextSpan) or not last.special:
+        return isolate_control_tokens(spans, tokens)
+    pieces = isolate_control_tokens((last,), tokens)
+    start = next((number for number, piece in enumerate(pieces) if piece.special), len(pieces))
+    opening = (replace(piece, opening=True) for piece in pieces[start:])
+    return (*isolate_control_tokens((*spans[:-1], *pieces[:start]), tokens), *opening)
+
+
 def joined(pieces: Iterable[TextSpan | T]) -> Iterator[TextSpan | T]:
     """Join adjacent texts of one kind, drop empty ones, and yield everything else unchanged."""
     text: TextSpan | None = None
     for piece in pieces:
-        if isinstance(piece, TextSpan) and text is not None and text.special == piece.special:
-            text = TextSpan(text.text + piece.text, text.special)
+        if isinstance(piece, TextSpan) and text is not None and _alike(text, piece):
+            text = replace(text, text=text.text + piece.text)
             continue
         if isinstance(piece, TextSpan) and not piece.text:
             continue
@@ -399,6 +414,10 @@ def joined(pieces: Iterable[TextSpan | T]) -> Iterator[TextSpan | T]:
             yield piece
     if text is not None:
         yield text
+
+
+def _alike(one: TextSpan, other: TextSpan) -> bool:
+    return (one.special, one.opening) == (other.special, other.opening)
 
 
 def _flat(pieces: Iterable[Piece]) -> str:

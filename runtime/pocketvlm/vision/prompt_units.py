@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from pocketvlm.native.llama import Model
 from pocketvlm.templates.prompt import TextSpan, joined
@@ -11,22 +12,42 @@ from pocketvlm.vision.encoder import EmbeddingSpan, PreparedImage
 PromptUnit = int | EmbeddingSpan
 
 
+@dataclass(frozen=True)
+class PromptUnits:
+    """A prompt. Its first `given` units end with the last message; what opens the answer follows.
+
+    The next turn's prompt begins with the same messages, but need not open earlier answers in the same way: some
+    templates drop thoughts and their marks.
+    """
+
+    units: list[PromptUnit]
+    given: int
+
+
 def units_of(model: Model, pieces: Iterable[TextSpan | PreparedImage]) -> list[PromptUnit]:
     """Return the units of a prompt. `pieces` are texts and prepared pictures in prompt order."""
+    return prompt_units(model, pieces).units
+
+
+def prompt_units(model: Model, pieces: Iterable[TextSpan | PreparedImage]) -> PromptUnits:
+    """Do the same as `units_of`, and return how many of them the messages give."""
     flat: list[TextSpan | PromptUnit] = []
     for piece in pieces:
         flat += piece.pieces if isinstance(piece, PreparedImage) else (piece,)
     parts: Iterable[TextSpan | PromptUnit] = joined(flat)
     units: list[PromptUnit] = []
+    opening = 0
     for part in parts:
         if isinstance(part, TextSpan):
-            units.extend(model.tokenize(part.text, special=part.special, first=not units))
+            tokens = model.tokenize(part.text, special=part.special, first=not units)
+            units.extend(tokens)
+            opening += len(tokens) if part.opening else 0
         else:
             units.append(part)
     # Some templates write the BOS token, others leave it to the tokenizer.
     if model.adds_bos and (not units or units[0] != model.bos):
         units.insert(0, model.bos)
-    return units
+    return PromptUnits(units, len(units) - opening)
 
 
 def leading_tokens(units: Sequence[PromptUnit]) -> list[int]:

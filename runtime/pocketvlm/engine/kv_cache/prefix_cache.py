@@ -62,6 +62,12 @@ class CachedPrefix:
         """Return the latest checkpoint of no more than `count` units."""
         return next((checkpoint for checkpoint in reversed(self.checkpoints) if checkpoint.count <= count), None)
 
+    def evict_checkpoint(self) -> None:
+        """Drop the oldest checkpoint that is neither the newest nor the one after the last picture, if there is one."""
+        pictures = [point for point in self.checkpoints if isinstance(self.keys[point.count - 1], str)]
+        kept = {*pictures[-1:], *self.checkpoints[-1:]}
+        self.checkpoints.remove(next((point for point in self.checkpoints if point not in kept), self.checkpoints[0]))
+
     def first(self, count: int) -> CachedPrefix:
         """Return a copy of the first `count` units."""
         checkpoints = [checkpoint for checkpoint in self.checkpoints if checkpoint.count <= count]

@@ -11,9 +11,10 @@ from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix, CachedSequence,
 from pocketvlm.errors import EngineBusyError, EngineError, SessionError
 from pocketvlm.native.context import Context
 from pocketvlm.vision.encoder import EmbeddingSpan
-from pocketvlm.vision.prompt_units import PromptUnit
+from pocketvlm.vision.prompt_units import PromptUnit, PromptUnits
 
 _MAX_CHECKPOINTS = 4  # of one sequence
+_MIN_CHECKPOINTS = 2  # of the one in use, however large: after its pictures and after its last message
 _MAX_CHECKPOINT_BYTES = 256 << 20  # of all sequences together
 
 
@@ -72,26 +73,32 @@ class SequencePool:
         self._context.clear()
         self._sequences = [CachedSequence(i) for i in range(len(self._sequences))]
 
-    def checkpoint_counts(self, units: Sequence[PromptUnit], known: int) -> tuple[int, ...]:
-        """Return after how many units of a prompt to save a checkpoint: after its pictures, before its last token."""
+    def checkpoint_counts(self, prompt: PromptUnits, known: int) -> tuple[int, ...]:
+        """Return after how many units of a prompt to save a checkpoint.
+
+        They are the places up to which other prompts are likely to be the same: after the pictures, for other questions
+        about them, and after the last message, for the next turn.
+        """
         if not self._context.needs_checkpoints:
             return ()
+        units, last = prompt.units, len(prompt.units) - 1  # the last unit is evaluated again, for its logits
         pictures = max((number for number, unit in enumerate(units, 1) if isinstance(unit, EmbeddingSpan)), default=0)
-        return tuple(count for count in sorted({pictures, len(units) - 1}) if known < count < len(units))
+        return tuple(count for count in sorted({pictures, min(prompt.given, last)}) if known < count <= last)
 
     def save_checkpoint(self, sequence: CachedSequence) -> None:
-        """Save a checkpoint of a sequence as it is now. The oldest ones are evicted to stay within the limits."""
+        """Save a checkpoint of a sequence as it is now. Others are evicted to stay within the limits."""
         content = sequence.content
         with suppress(EngineError):  # then there is no checkpoint, and a later prompt is evaluated again
             state = self._context.state(sequence.id, part=True)
             content.checkpoints.append(ContextCheckpoint(len(content.keys), state))
-        del content.checkpoints[:-_MAX_CHECKPOINTS]
+        while len(content.checkpoints) > _MAX_CHECKPOINTS:
+            content.evict_checkpoint()
         order = sorted(self._sequences, key=lambda other: (other is sequence, other.busy, other.last_used))
         while sum(point.state.nbytes for other in order for point in other.content.checkpoints) > _MAX_CHECKPOINT_BYTES:
             oldest = next(other for other in order if other.content.checkpoints)
-            if oldest.content.checkpoints == content.checkpoints[-1:]:
-                break  # one always stays
-            del oldest.content.checkpoints[0]
+            if oldest is sequence and len(content.checkpoints) <= _MIN_CHECKPOINTS:
+                break
+            oldest.content.evict_checkpoint()
 
     def snapshot(self, units: Sequence[PromptUnit]) -> Snapshot:
         """Copy what the best free sequence holds of a prompt. The sequence drops whatever else it held."""

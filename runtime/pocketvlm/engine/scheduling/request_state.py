@@ -15,7 +15,7 @@ from pocketvlm.messages import ImageTimings
 from pocketvlm.native.grammar import Matcher
 from pocketvlm.vision.embedding_cache import TIERS
 from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage
-from pocketvlm.vision.prompt_units import PromptUnit, leading_tokens
+from pocketvlm.vision.prompt_units import PromptUnit, PromptUnits, leading_tokens
 
 Emit = Callable[[Event | BaseException], None]
 
@@ -28,7 +28,7 @@ class RequestState:
     """
 
     generation: Generation
-    units: list[PromptUnit]
+    prompt: PromptUnits
     images: list[tuple[PromptImage, PreparedImage]]
     token_limit: int  # tokens of the answer, at most
     emit: Emit
@@ -60,6 +60,10 @@ class RequestState:
     drafted: int = 0
     accepted: int = 0  # drafted tokens that were sampled, too
     first_token_at: float = 0.0
+
+    @property
+    def units(self) -> list[PromptUnit]:
+        return self.prompt.units
 
     @property
     def prompt_tokens(self) -> int:

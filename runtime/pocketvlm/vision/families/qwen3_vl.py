@@ -18,10 +18,16 @@ from pocketvlm.vision.encoder_tensors import (
 )
 
 DECODERS = ("qwen3vl",)
+PROJECTOR = "qwen3vl_merger"
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return projector_type(metadata) == "qwen3vl_merger"
+    return projector_type(metadata) == PROJECTOR and has_deepstack(metadata)
+
+
+def has_deepstack(metadata: dict[str, Any]) -> bool:
+    flags = metadata.get("clip.vision.is_deepstack_layers")
+    return isinstance(flags, list) and any(flags)
 
 
 def from_metadata(metadata: dict[str, Any]) -> DynamicSize:
