@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pocketvlm.errors import CheckpointError
 from pocketvlm.files.bundle import Source, sha256_of
 from pocketvlm_converters.checkpoint.config import Section, parse_object, short
 from pocketvlm_converters.checkpoint.files import read_limited, utf8_name
+from pocketvlm_converters.checkpoint.quantized import dequantize
 from pocketvlm_converters.checkpoint.reference_tokenizer import FILE as TOKENIZER_FILE
 from pocketvlm_converters.checkpoint.reference_tokenizer import load_reference
 from pocketvlm_converters.checkpoint.safetensors import BUFFERS, Tensor, read_safetensors
@@ -36,20 +38,8 @@ SIDE_FILES = (
 # Largest accepted size of such a file in bytes; the parsed JSON takes about ten times as much memory.
 _SIZE_LIMIT = 16 << 20
 _SIZE_LIMITS = {"tokenizer.json": 256 << 20, INDEX: 64 << 20}
-_QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 # Keys of image processors that change no pixel.
 _BOOKKEEPING = frozenset({"auto_map", "feature_extractor_type", "image_processor_type", "processor_class"})
-# Suffixes of weights in quantized checkpoints whose types do not show it.
-_QUANTIZED_SUFFIXES = (
-    ".qweight",
-    ".qzeros",
-    ".g_idx",
-    ".absmax",
-    ".quant_map",
-    ".SCB",
-    ".weight_scale",
-    ".weight_scale_inv",
-)
 _ADAPTER_PARTS = ("base_model.model.", ".base_layer.", ".lora_A.", ".lora_B.", ".lora_embedding_")
 
 
@@ -70,6 +60,8 @@ def source_of(name: str, files: Mapping[str, str]) -> Source:
 class Checkpoint:
     """A checkpoint folder. Raises CheckpointError if a file is missing, truncated or malformed."""
 
+    _quantization: tuple[str, ...] = ()  # notes about it
+
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
@@ -87,12 +79,16 @@ class Checkpoint:
         self.tensors: dict[str, Tensor] = {}
         self.shards = self._find_shards()
         for shard in self.shards:
-            for tensor in self._read_shard(shard):
+            with self._hint_at_shards():
+                tensors = read_safetensors(shard)
+            for tensor in tensors:
                 self._add(tensor, shard)
         for name, shard_name in self._index.items():
             if not name.endswith(BUFFERS):
                 self._check_listed(name, shard_name)
         self._shard_states = self._stat_shards()
+        with self._hint_at_shards():
+            self.tensors, self._quantization = dequantize(self.config, self.tensors)
 
     def json(self, name: str, optional: bool = False) -> Section:
         """Return a JSON file of the folder, or an empty section if it is missing and `optional`."""
@@ -154,10 +150,7 @@ class Checkpoint:
                 "the image processor is that of processor_config.json, as in transformers; preprocessor_config.json "
                 f"differs in {', '.join(sorted(keys))}"
             )
-        sections = (self.config, self.config.section("text_config"))
-        if any(section.values.get(key) is not None for section in sections for key in _QUANTIZATION_KEYS):
-            notes.append("the quantization that config.json mentions is ignored: all weights are floating point")
-        return tuple(notes)
+        return (*notes, *self._quantization)
 
     def _image_processors(self) -> tuple[Section, Section]:
         """Return the settings of the image processor in both of their places, in transformers' order."""
@@ -206,15 +199,16 @@ class Checkpoint:
             raise CheckpointError(f"has neither {SINGLE} nor {INDEX}{self._hint() or other}", self.path)
         return [self.path / SINGLE]
 
-    def _read_shard(self, shard: Path) -> list[Tensor]:
-        """Return the tensors of a file. An error says where sound weights may be instead."""
+    @contextmanager
+    def _hint_at_shards(self) -> Iterator[None]:
+        """Let an error about weights say where sound ones may be instead."""
         try:
-            return read_safetensors(shard)
+            yield
         except CheckpointError as error:
             if not (other := self._unused_shards()):
                 raise
             hint = f"transformers uses {SINGLE}, too, and not {other}; remove the one that is wrong"
-            raise CheckpointError(f"{error.message}; {hint}", shard) from None
+            raise CheckpointError(f"{error.message}; {hint}", self.path / SINGLE) from None
 
     def _unused_shards(self) -> str:
         """Return the name of a shard that lies in the same folder as the single file, or ""."""
@@ -231,8 +225,6 @@ class Checkpoint:
         if any(part in tensor.name for part in _ADAPTER_PARTS):
             reason = f"tensor {tensor.name} is named as with an adapter (LoRA, PEFT)"
             raise CheckpointError(f"{reason}; merge it into its base model first (merge_and_unload)", shard)
-        if tensor.name.endswith(_QUANTIZED_SUFFIXES):
-            raise CheckpointError(f"tensor {tensor.name} is already quantized; convert the original checkpoint", shard)
 
     def _check_listed(self, name: str, shard: str) -> None:
         path = self.path / shard

@@ -94,7 +94,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Decod
         if biased:
             bias = names.tensor(f"{name}.bias", shape[:1])
             if rows is not None:
-                bias = replace(bias, data=bias.data[rows])
+                bias = bias[rows]
             weights.append(Weight(f"{gguf}.bias", bias, exact=True))
 
     for layer in range(layers):
