@@ -73,7 +73,7 @@ def test_unknown_architecture(checkpoint: Path, edit: Edit) -> None:
 
 def test_no_weights(weights: Path) -> None:
     weights.rename(weights.with_name("pytorch_model.bin"))
-    refused(weights.parent, "model.safetensors", "not pytorch_model.bin")
+    refused(weights.parent, "model.safetensors", "not pytorch_model.bin", "python -c ", "save_pretrained('FOLDER')")
 
 
 def test_missing_shard(tmp_path: Path, make_model: Any, save: Any) -> None:
@@ -205,11 +205,11 @@ def test_a_quantization_that_is_only_mentioned(change: dict[str, Any], weights: 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("base_model.model.model.text_model.norm.weight", "merge it into its base model first"),
-        ("model.text_model.layers.0.self_attn.q_proj.base_layer.weight", "merge it into its base model first"),
+        ("base_model.model.model.text_model.norm.weight", "give the folder that PEFT saves with --lora"),
+        ("model.text_model.layers.0.self_attn.q_proj.base_layer.weight", "give the folder that PEFT saves with --lora"),
         (
             "model.text_model.layers.0.self_attn.q_proj.lora_A.default.weight",
-            "merge it into its base model first",
+            "give the folder that PEFT saves with --lora",
         ),
         ("v_head.summary.weight", "is not part of a idefics3 model: it is a value head"),
         ("score.weight", "is not part of a idefics3 model: it is a value head"),

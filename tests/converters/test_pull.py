@@ -399,6 +399,9 @@ def test_what_is_no_checkpoint(hub: HubServer, tmp_path: Path) -> None:
     weights = files.pop(WEIGHTS)
     files["pytorch_model.bin"] = b"pickle"
     refused(Wanted("acme/iota"), "only pytorch_model.bin: pickles can run code and are never downloaded")
+    files["adapter_config.json"] = b"{}"
+    refused(Wanted("acme/iota"), "is an adapter .LoRA.; download it, and convert the model that it was trained on")
+    del files["adapter_config.json"]
     files[WEIGHTS] = weights
     config = json.loads(files["config.json"])
     files["config.json"] = json.dumps(config | {"model_type": "clippy"}).encode()
