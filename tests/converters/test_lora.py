@@ -147,6 +147,10 @@ def test_adapters_that_are_more_than_sums(changes: dict[str, Any], words: str, t
         (lambda t: t.update({f"{Q}.lora_A.weight": np.ones((4, 9), "f4")}), f"{Q}.lora_A.weight is (4, 9)"),
         (lambda t: t.update({f"{Q}.lora_B.weight": np.ones((9, 4), "f4")}), "lora_B.weight is (9, 4); they do not fit"),
         (lambda t: t.update({f"{Q}.lora_A.weight": np.ones((4, 12), "u1")}), f"{Q}.lora_A.weight is U8"),
+        (
+            lambda t: t[f"{Q}.lora_A.weight"].fill(np.nan),
+            f"adapter_model.safetensors: tensor {Q}.lora_A.weight has NaN",
+        ),
         (lambda t: t.update({f"{Q}.lora_A.other.weight": np.ones((4, 12), "f4")}), "is there twice"),
         (
             lambda t: t.update({"base_model.model.v_head.weight": np.ones(1, "f4")}),
@@ -159,10 +163,26 @@ def test_adapters_that_are_more_than_sums(changes: dict[str, Any], words: str, t
     ],
 )
 def test_tensors_that_do_not_fit(change: Callable[[Arrays], None], words: str, tmp_path: Path) -> None:
-    tensors = below("plain/adapter/")
+    tensors = {name: array.copy() for name, array in below("plain/adapter/").items()}
     change(tensors)
     with pytest.raises(CheckpointError, match=re.escape(words)):
         merged(save(tmp_path / "adapter", tensors=tensors))
+
+
+def test_odd_settings(tmp_path: Path) -> None:
+    """They give weights of the same shapes, or an error that names what is wrong."""
+    base = below("base/")
+
+    def refused(**changes: Any) -> bool:
+        try:
+            weights = merged(save(tmp_path / "adapter", "tokens", **changes))
+        except CheckpointError:
+            return True
+        assert all(weights[name].shape == array.shape for name, array in base.items())
+        return False
+
+    odd: tuple[Any, ...] = (None, True, -1, 0, 1e30, "x", [1, 2, 3], [[1]], {"a": 1}, {"embed_tokens": [2**40]})
+    assert sum(refused(**{key: value}) for key in CONFIGS["tokens"] for value in odd) > 20
 
 
 def test_folders_that_are_not_adapters(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,34 @@ def test_scales_that_are_not_numbers(tmp_path: Path) -> None:
     weight = Checkpoint(write(tmp_path / "checkpoint", CASES["fp8-block"], tensors)).tensors["layer.weight"]
     with pytest.raises(CheckpointError, match=re.escape("layer.weight has NaN or infinite")):
         next(weight.blocks())
+
+
+ODD: tuple[Any, ...] = (None, True, -1, 0, 2**40, 0.5, "x", [1, 2, 3], {"a": 1})
+
+
+def with_odd_values(values: Any) -> Iterator[Any]:
+    """Yield the JSON with an odd value in place of each of its values in turn."""
+    for key in values if isinstance(values, dict) else ():
+        for odd in (*ODD, *with_odd_values(values[key])):
+            yield {**values, key: odd}
+
+
+@pytest.mark.parametrize(
+    "case", ["awq", "bnb-int8", "ct-packed-asymmetric", "ct-float-blocks", "fp8-block", "gptq-4-ordered"]
+)
+def test_odd_settings(case: str, tmp_path: Path) -> None:
+    """A weight of the same shape, or an error that names what is wrong."""
+    tensors = tensors_of(case)
+    shape = tensors.pop("expected").shape
+    folder, refused = write(tmp_path / "checkpoint", CASES[case], tensors), 0
+    for config in with_odd_values(CASES[case]):
+        (folder / "config.json").write_text(json.dumps({"model_type": "any", **config}))
+        try:
+            weight = Checkpoint(folder).tensors["layer.weight"]
+            assert sum(block.size for block in weight.blocks()) == np.prod(shape)
+        except CheckpointError:
+            refused += 1
+    assert refused
 
 
 def test_a_weight_is_computed_in_blocks(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.safetensors import FLOATS, Deferred, Tensor, as_floats
 
 Floats = npt.NDArray[np.float32]
@@ -90,8 +91,11 @@ def with_rows(base: Tensor, indexes: tuple[int, ...], rows: Tensor) -> Tensor:
 
 
 def floats(tensor: Tensor) -> Floats:
-    """Return a small tensor in float32."""
-    return as_floats(tensor.values()).astype(np.float32, copy=False)
+    """Return a small tensor in float32. Raises CheckpointError for NaN or infinity."""
+    values = as_floats(tensor.values()).astype(np.float32, copy=False)
+    if not np.isfinite(values).all():
+        raise CheckpointError(f"tensor {tensor.name} has NaN or infinite weights", tensor.path)
+    return values
 
 
 def _deferred(base: Tensor, computed: Callable[[], Iterator[Floats]]) -> Tensor:
