@@ -29,6 +29,12 @@ _MARKS = (
 )
 
 
+def is_quantized(config: Section) -> bool:
+    """Return whether a configuration says that the weights are quantized."""
+    settings = _settings(config)
+    return settings is not None and bool(settings.values)
+
+
 def dequantize(config: Section, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the tensors with weights in place of what they are quantized to, and notes for the user.
 
