@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pocketvlm.errors import OutputError, ProofError, QuantizationError
@@ -12,6 +13,7 @@ from pocketvlm.system.allocator import return_free_blocks
 from pocketvlm_converters.atomic import check_target, check_writable, new_folder
 from pocketvlm_converters.checkpoint.files import utf8_name
 from pocketvlm_converters.checkpoint.folder import Checkpoint
+from pocketvlm_converters.checkpoint.lora import Lora
 from pocketvlm_converters.export_parts import parts_of, write_encoder
 from pocketvlm_converters.families import find_family
 from pocketvlm_converters.family import Family
@@ -38,6 +40,7 @@ def convert(
     mmproj: str = "q8_0",
     onnx: str = "int8",
     imatrix: str | Path | None = None,
+    lora: Sequence[Lora] = (),
     force: bool = False,
     verify: bool = True,
     keep_unproven: bool = False,
@@ -47,8 +50,9 @@ def convert(
 
     `quantize` is the type of the language model, `mmproj` and `onnx` are those of the vision encoder in either format;
     "none" omits one of them. `imatrix` is a file with an importance matrix for the language model, or "auto" to compute
-    one with pocketvlm's calibration texts and pictures. `force` replaces an existing bundle, as the last step. `verify`
-    proves the finished bundle against the checkpoint's own precision and writes the result into the manifest;
+    one with pocketvlm's calibration texts and pictures. `lora` are folders of LoRA adapters that are merged into the
+    weights, each alone or as a pair with a factor for its scale. `force` replaces an existing bundle, as the last step.
+    `verify` proves the finished bundle against the checkpoint's own precision and writes the result into the manifest;
     `keep_unproven` keeps a bundle whose proof fails or cannot run.
 
     Raises a ConversionError: CheckpointError, QuantizationError, TokenizerError (also if the proof of the tokenizer
@@ -56,7 +60,7 @@ def convert(
     """
     output = Path(output).absolute()
     language, projector, graph = bundle_types(quantize, mmproj, onnx, with_matrix=imatrix is not None)
-    source = Checkpoint(checkpoint)
+    source = Checkpoint(checkpoint, lora)
     family = find_family(source)
     check_target(output, source.path, force)
     with new_folder(output, force) as folder:

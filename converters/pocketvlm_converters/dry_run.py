@@ -20,6 +20,7 @@ from pocketvlm.files.bundle import Role
 from pocketvlm.native.quantize import planned_types, row_bytes
 from pocketvlm_converters.atomic import os_errors_as_output_errors
 from pocketvlm_converters.checkpoint.folder import Checkpoint
+from pocketvlm_converters.checkpoint.lora import Lora
 from pocketvlm_converters.export_parts import parts_of, write_encoder
 from pocketvlm_converters.families import find_family
 from pocketvlm_converters.gguf import TensorEntry, read_tensors, write_language, write_projector
@@ -99,6 +100,7 @@ def plan_conversion(
     mmproj: str = "q8_0",
     onnx: str = "int8",
     imatrix: str | Path | None = None,
+    lora: Sequence[Lora] = (),
 ) -> Plan:
     """Return what `convert` with the same arguments would write to a bundle called `name`.
 
@@ -106,7 +108,7 @@ def plan_conversion(
     weights are read, so NaN elsewhere is not detected; the tokenizer is not proven.
     """
     language, projector, graph = bundle_types(quantize, mmproj, onnx, with_matrix=imatrix is not None)
-    family = find_family(Checkpoint(checkpoint))
+    family = find_family(Checkpoint(checkpoint, lora))
     parts = parts_of(family, name, hashed=False)
     files: list[PlannedFile] = []
     notes = [*family.checkpoint.notes, *family.notes, *parts.vocabulary.notes]

@@ -57,7 +57,7 @@ class Family(ABC):
         Tensors have other prefixes on the hub than in files that transformers 5 has saved.
         """
         prefix = next((p for p in prefixes if any(name.startswith(p) for name in self.checkpoint.tensors)), prefixes[0])
-        return Names(self.checkpoint, prefix, self._used, prefixes[0])
+        return Names(self.checkpoint, prefix, self._used, tuple(prefixes))
 
     def check_all_used(self) -> None:
         """Raise CheckpointError for tensors that no part uses: the conversion would drop them silently."""
@@ -70,6 +70,7 @@ class Family(ABC):
                 f"tensor {unused[0]}{more} is not part of a {self.checkpoint.model_type} model{hint}",
                 self.checkpoint.path,
             )
+        self.checkpoint.adapters.check_all_used(self.checkpoint.model_type)
 
 
 _VALUE_HEADS = ("v_head.", "pretrained_model.v_head.", "value_head.", "score.")  # beginnings of their names
@@ -83,18 +84,23 @@ CONNECTOR = ("model.multi_modal_projector.", "multi_modal_projector.")
 
 @dataclass(frozen=True)
 class Names:
-    """The tensors of a checkpoint below `prefix`. Their labels begin with `first`, whichever prefix the checkpoint has.
+    """The tensors of a checkpoint below `prefix`, one of the `prefixes` that they may have.
 
-    `used` collects the names of the tensors that were requested.
+    Their labels begin with the first of these, whichever the checkpoint has. `used` collects the names of the tensors
+    that were requested. An adapter may have any of the prefixes, whichever the checkpoint has.
     """
 
     checkpoint: Checkpoint
     prefix: str
     used: set[str]
-    first: str
+    prefixes: tuple[str, ...]
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Return a tensor. Raises CheckpointError if it is missing or has another shape."""
+        """Return a tensor, with adapters merged. Raises CheckpointError if it is missing or has another shape."""
+        return self.merged(name, self.stored(name, shape))
+
+    def stored(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """Return a tensor of the checkpoint, without adapters."""
         full_name = self.prefix + name
         tensor = self.checkpoint.tensor(full_name, shape)
         if tensor is None:
@@ -102,11 +108,24 @@ class Names:
         if tensor.shape != shape:
             raise CheckpointError(f"tensor {full_name} is {tensor.shape}, the configuration says {shape}", tensor.path)
         self.used.add(full_name)
-        return replace(tensor, given_label=self.first + name)
+        return tensor
+
+    def merged(self, name: str, tensor: Tensor) -> Tensor:
+        """Return `tensor` as the adapters change the weight `name`."""
+        merged = self.checkpoint.adapters.merged(tensor, self._aliases(name))
+        return replace(merged, given_label=self.prefixes[0] + name)
+
+    def separate(self, name: str, tensor: Tensor) -> bool:
+        """Return whether an adapter changes the weight `name`, but not a matrix that it is tied to."""
+        return self.checkpoint.adapters.separate(tensor, self._aliases(name))
 
     def ignore(self, below: str) -> None:
         """Mark tensors as used that the reference implementation does not use either."""
+        self.checkpoint.adapters.ignore(self._aliases(below))
         self.used.update(name for name in self.checkpoint.tensors if name.startswith(self.prefix + below))
+
+    def _aliases(self, name: str) -> list[str]:
+        return [prefix + name for prefix in self.prefixes]
 
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self.checkpoint.tensors

@@ -21,6 +21,7 @@ from gguf import GGMLQuantizationType as Type
 
 from pocketvlm.errors import CheckpointError, ModelFormatError, OutputError
 from pocketvlm.files.gguf_header import read_header
+from pocketvlm_converters.checkpoint.safetensors import as_floats
 from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.weights import Part, Value, Weight
 
@@ -177,7 +178,7 @@ def _encode(block: npt.NDArray[Any], weight: Weight, kind: Type) -> npt.NDArray[
     """Convert [rows, width] weights as the checkpoint stores them to the bytes or floats that ggml stores."""
     if weight.tensor.dtype == kind.name:
         return block
-    values = (block.astype(np.uint32) << 16).view(np.float32) if weight.tensor.dtype == "BF16" else block
+    values = as_floats(block)
     if kind is Type.F16:
         with np.errstate(over="ignore"):
             halves = values.astype(np.float16)

@@ -73,7 +73,7 @@ def test_unknown_architecture(checkpoint: Path, edit: Edit) -> None:
 
 def test_no_weights(weights: Path) -> None:
     weights.rename(weights.with_name("pytorch_model.bin"))
-    refused(weights.parent, "model.safetensors", "not pytorch_model.bin")
+    refused(weights.parent, "model.safetensors", "not pytorch_model.bin", "python -c ", "save_pretrained('FOLDER')")
 
 
 def test_missing_shard(tmp_path: Path, make_model: Any, save: Any) -> None:
@@ -178,8 +178,8 @@ def test_not_safetensors(weights: Path) -> None:
 
 
 def test_unreadable_type(weights: Path) -> None:
-    rewrite(weights, lambda header, _: header["model.text_model.norm.weight"].update(dtype="F8_E4M3"))
-    refused(weights.parent, "model.text_model.norm.weight is F8_E4M3")
+    rewrite(weights, lambda header, _: header["model.text_model.norm.weight"].update(dtype="U32"))
+    refused(weights.parent, "model.text_model.norm.weight is U32; only F32")
 
 
 @pytest.mark.parametrize(
@@ -194,20 +194,23 @@ def test_unreadable_type(weights: Path) -> None:
     ],
 )
 def test_a_quantization_that_is_only_mentioned(change: dict[str, Any], weights: Path, edit: Edit) -> None:
-    """Weights that are floating point are converted, with a note; others are refused by their types."""
+    """Weights that are floating point are converted, with a note; others must be what the method says."""
     edit(weights.parent / "config.json", change)
     assert ["quantization" in note for note in Checkpoint(weights.parent).notes] == [True]
     find_family(Checkpoint(weights.parent)).language()
-    rewrite(weights, lambda header, _: header["model.text_model.norm.weight"].update(dtype="F8_E4M3"))
-    refused(weights.parent, "model.text_model.norm.weight is F8_E4M3", "convert the original")
+    rewrite(weights, lambda header, _: header["model.text_model.norm.weight"].update(dtype="I32"))
+    refused(weights.parent, "model.text_model.norm.weight")
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("base_model.model.model.text_model.norm.weight", "merge it into its base model first"),
-        ("model.text_model.layers.0.self_attn.q_proj.base_layer.weight", "merge it into its base model first"),
-        ("model.text_model.layers.0.self_attn.q_proj.lora_A.default.weight", "merge it into its base model first"),
+        ("base_model.model.model.text_model.norm.weight", "give the folder that PEFT saves with --lora"),
+        ("model.text_model.layers.0.self_attn.q_proj.base_layer.weight", "give the folder that PEFT saves with --lora"),
+        (
+            "model.text_model.layers.0.self_attn.q_proj.lora_A.default.weight",
+            "give the folder that PEFT saves with --lora",
+        ),
         ("v_head.summary.weight", "is not part of a idefics3 model: it is a value head"),
         ("score.weight", "is not part of a idefics3 model: it is a value head"),
         ("model.text_model.norm.qweight", "is already quantized"),

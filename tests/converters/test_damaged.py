@@ -169,6 +169,13 @@ def adapter(folder: Path) -> None:
     (folder / "adapter_model.safetensors").write_bytes(b"")
 
 
+def training(folder: Path) -> None:
+    """A trainer's folder, with a checkpoint below it."""
+    (folder / "checkpoint-500").mkdir()
+    for path in folder.glob("*.*"):
+        path.rename(folder / "checkpoint-500" / path.name)
+
+
 def hub_cache(folder: Path) -> None:
     (folder / "snapshots").mkdir()
     for path in folder.glob("*.*"):
@@ -247,8 +254,9 @@ SINGLE_FILE: dict[str, tuple[Damage, tuple[str, ...]]] = {
         (SINGLE, "not consolidated.safetensors"),
     ),
     "only a GGUF": (lambda folder: (folder / SINGLE).rename(folder / "m.gguf"), (SINGLE, "not m.gguf")),
-    "adapter": (adapter, ("adapter (LoRA)", "base model")),
+    "adapter": (adapter, ("adapter (LoRA)", "--lora")),
     "no config": (lambda folder: (folder / CONFIG).unlink(), (f"has no {CONFIG}\n",)),
+    "folder of a training": (training, ("config.json", "give one of the checkpoints in it, such as 'checkpoint-500'")),
     "folder of the hub's cache": (hub_cache, ("config.json", "snapshots")),
     # config.json
     "config empty": (file(CONFIG, b""), (CONFIG, "is empty")),

@@ -399,6 +399,9 @@ def test_what_is_no_checkpoint(hub: HubServer, tmp_path: Path) -> None:
     weights = files.pop(WEIGHTS)
     files["pytorch_model.bin"] = b"pickle"
     refused(Wanted("acme/iota"), "only pytorch_model.bin: pickles can run code and are never downloaded")
+    files["adapter_config.json"] = b"{}"
+    refused(Wanted("acme/iota"), "is an adapter .LoRA.; download it, and convert the model that it was trained on")
+    del files["adapter_config.json"]
     files[WEIGHTS] = weights
     config = json.loads(files["config.json"])
     files["config.json"] = json.dumps(config | {"model_type": "clippy"}).encode()
@@ -424,7 +427,10 @@ def test_a_full_disk(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
     asked = hub.asked(MODEL)
     refused(Wanted(READY), "needs about .* GB; 0.0 GB are free", OutputError)
-    refused(Wanted("acme/iota"), "needs about .* GB to download and convert", OutputError)
+    refused(Wanted("acme/iota"), "needs about 0.0 GB to download and convert", OutputError)
+    files = hub.repositories["acme/iota"].files  # as if the same bytes were quantized
+    files["config.json"] = json.dumps(json.loads(files["config.json"]) | {"quantization_config": {"bits": 4}}).encode()
+    refused(Wanted("acme/iota"), "needs about 0.1 GB to download and convert", OutputError)
     assert hub.asked(MODEL) == asked and not hub.asked(WEIGHTS) and left(tmp_path) == []
 
 

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from pocketvlm_converters.checkpoint.folder import Checkpoint
@@ -19,9 +21,11 @@ from pocketvlm_converters.export_parts import parts_of, write_encoder
 from pocketvlm_converters.families import find_family
 from pocketvlm_converters.weights import weights_sha256
 from store import Store
+from tiers import slow_but
 from tiny import Tiny, families
 
 CASES = [(name, variant) for name, tiny in families().items() for variant in tiny.VARIANTS]
+FAST = [case for case in CASES if case[1] in ("gemma3", "qwen2_5_vl")]  # prefixes that differ, tied heads
 SINGLE, SHARDS = "model.safetensors", 3
 
 
@@ -86,9 +90,40 @@ def test_the_same_model(case: tuple[str, str], store: Store, tmp_path: Path) -> 
         assert written(folder, tmp_path) == wanted, folder.name
 
 
-def written(folder: Path, scratch: Path) -> list[Any]:
+@pytest.mark.oracle
+@pytest.mark.parametrize("case", slow_but(CASES, *FAST), ids=lambda case: case[1])
+def test_adapters_of_both_namings(case: tuple[str, str], store: Store, tmp_path: Path) -> None:
+    """An adapter of every linear layer, under either naming, gives what a checkpoint with the sums gives."""
+    tiny: Tiny = families()[case[0]]
+    changes = tiny.VARIANTS[case[1]]
+    model = tiny.model(**changes)
+    memory = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    sums, low_rank, random = dict(memory), {}, np.random.default_rng(0)
+    for module in [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear)]:
+        weight = memory[f"{module}.weight"]
+        down, up = (random.normal(size=size).astype(np.float32) for size in ((3, weight.shape[1]), (len(weight), 3)))
+        sums[f"{module}.weight"] = weight + up @ down * np.float32(0.5)
+        low_rank |= {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
+    saved = store.checkpoint(case[0], **changes)
+    merged = Path(shutil.copytree(saved, tmp_path / "merged"))
+    write(sums, merged)
+    hub = Path(shutil.copytree(saved, tmp_path / "hub"))
+    write({tiny.hub_name(name): tensor for name, tensor in memory.items()}, hub)
+    wanted = written(merged, tmp_path)
+    for name in ("memory", "hub"):
+        adapter = tmp_path / f"adapter-{name}"
+        adapter.mkdir()
+        (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 1.5}))
+        named = {tiny.hub_name(key) if name == "hub" else key: array for key, array in low_rank.items()}
+        tensors = {f"base_model.model.{key}": array for key, array in named.items()}
+        save_file(tensors, adapter / "adapter_model.safetensors")
+        assert written(saved, tmp_path, adapter) == wanted, name
+        assert written(hub, tmp_path, adapter) == wanted, name
+
+
+def written(folder: Path, scratch: Path, *lora: Path) -> list[Any]:
     """Both parts, the hash of all their weights, and the bytes of the graph."""
-    family = find_family(Checkpoint(folder))
+    family = find_family(Checkpoint(folder, lora))
     made = parts_of(family, "model")
     path = scratch / "vision.onnx"
     assert write_encoder(family, made.vision, path, "fp32") is None, "all of it is in this file"

@@ -9,14 +9,24 @@ from typing import BinaryIO
 
 from pocketvlm.errors import CheckpointError
 
+# How to make safetensors of PyTorch's pickles. Reading a pickle may run code, so that is left to the user.
+SAFE_CHECKPOINT = (
+    'if you trust its files, save it again: python -c "from transformers import AutoModelForImageTextToText as M; '
+    "M.from_pretrained('FOLDER', dtype='auto').save_pretrained('FOLDER')\""
+)
+SAFE_ADAPTER = (
+    'if you trust it, convert it: python -c "import torch; from safetensors.torch import save_file; '
+    "save_file({k: v.clone() for k, v in torch.load('adapter_model.bin', map_location='cpu').items()}, "
+    "'adapter_model.safetensors')\""
+)
 # The first bytes, in lower case, of files that users have in place of the right one, and what the error says.
 _WRONG_KINDS = (
     (b"version https://git-lfs", "is a git-lfs pointer, not the file itself; run `git lfs pull` in its folder"),
     (b"<!doctype html", "is a web page, not the file itself; the download failed, so download it again"),
     (b"<html", "is a web page, not the file itself; the download failed, so download it again"),
     (b"gguf", "is a GGUF file; expected the safetensors of the original checkpoint"),
-    (b"pk\x03\x04", "is a PyTorch or zip file; only safetensors are supported"),
-    (b"\x80\x02", "is a Python pickle; only safetensors are supported"),
+    (b"pk\x03\x04", f"is a PyTorch or zip file; only safetensors are supported; {SAFE_CHECKPOINT}"),
+    (b"\x80\x02", f"is a Python pickle; only safetensors are supported; {SAFE_CHECKPOINT}"),
     (b"\x1f\x8b", "is compressed; unpack it first"),
 )
 

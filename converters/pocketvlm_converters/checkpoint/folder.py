@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
 from pocketvlm.errors import CheckpointError, quoted, shortened
 from pocketvlm.files.bundle import Source, sha256_of
 from pocketvlm_converters.checkpoint.config import Section, parse_object
-from pocketvlm_converters.checkpoint.files import read_limited, utf8_name
+from pocketvlm_converters.checkpoint.files import SAFE_CHECKPOINT, read_limited, utf8_name
+from pocketvlm_converters.checkpoint.lora import Adapters, Lora
+from pocketvlm_converters.checkpoint.lora.adapter import CONFIG as ADAPTER_CONFIG
+from pocketvlm_converters.checkpoint.quantized import dequantize
 from pocketvlm_converters.checkpoint.reference_tokenizer import FILE as TOKENIZER_FILE
 from pocketvlm_converters.checkpoint.reference_tokenizer import load_reference
 from pocketvlm_converters.checkpoint.safetensors import BUFFERS, Tensor, read_safetensors
@@ -36,20 +40,9 @@ SIDE_FILES = (
 # Largest accepted size of such a file in bytes; the parsed JSON takes about ten times as much memory.
 _SIZE_LIMIT = 16 << 20
 _SIZE_LIMITS = {"tokenizer.json": 256 << 20, INDEX: 64 << 20}
-_QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 # Keys of image processors that change no pixel.
 _BOOKKEEPING = frozenset({"auto_map", "feature_extractor_type", "image_processor_type", "processor_class"})
-# Suffixes of weights in quantized checkpoints whose types do not show it.
-_QUANTIZED_SUFFIXES = (
-    ".qweight",
-    ".qzeros",
-    ".g_idx",
-    ".absmax",
-    ".quant_map",
-    ".SCB",
-    ".weight_scale",
-    ".weight_scale_inv",
-)
+_PICKLED = ("pytorch_model", "model.pt", "consolidated")  # beginnings of the names of pickled weights
 _ADAPTER_PARTS = ("base_model.model.", ".base_layer.", ".lora_A.", ".lora_B.", ".lora_embedding_")
 
 
@@ -70,7 +63,11 @@ def source_of(name: str, files: Mapping[str, str]) -> Source:
 class Checkpoint:
     """A checkpoint folder. Raises CheckpointError if a file is missing, truncated or malformed."""
 
-    def __init__(self, path: str | Path) -> None:
+    adapters = Adapters()
+    _quantization: tuple[str, ...] = ()  # notes about it
+
+    def __init__(self, path: str | Path, lora: Sequence[Lora] = ()) -> None:
+        """Read the headers of all files. `lora` are the folders of adapters to merge, each alone or with a factor."""
         self.path = Path(path)
         try:
             if not self.path.is_dir():
@@ -87,12 +84,19 @@ class Checkpoint:
         self.tensors: dict[str, Tensor] = {}
         self.shards = self._find_shards()
         for shard in self.shards:
-            for tensor in self._read_shard(shard):
+            with self._hint_at_shards():
+                tensors = read_safetensors(shard)
+            for tensor in tensors:
                 self._add(tensor, shard)
         for name, shard_name in self._index.items():
             if not name.endswith(BUFFERS):
                 self._check_listed(name, shard_name)
-        self._shard_states = self._stat_shards()
+        self.adapters = Adapters(lora)
+        for adapter in self.adapters:
+            adapter.check_class(self.config.values.get("architectures"))
+        self._states = self._stat_files()
+        with self._hint_at_shards():
+            self.tensors, self._quantization = dequantize(self.config, self.tensors)
 
     def json(self, name: str, optional: bool = False) -> Section:
         """Return a JSON file of the folder, or an empty section if it is missing and `optional`."""
@@ -127,9 +131,9 @@ class Checkpoint:
 
     def check_unchanged(self) -> None:
         """Raise CheckpointError if a shard is not the file that was opened, e.g. because a download continued."""
-        for shard, before, now in zip(self.shards, self._shard_states, self._stat_shards(), strict=True):
+        for file, before, now in zip(self._weight_files, self._states, self._stat_files(), strict=True):
             if before != now:
-                raise CheckpointError("changed during the conversion; convert again when it is complete", shard)
+                raise CheckpointError("changed during the conversion; convert again when it is complete", file)
 
     @cached_property
     def preprocessor(self) -> Section:
@@ -137,7 +141,9 @@ class Checkpoint:
         settings = next((settings for settings in self._image_processors() if settings.values), None)
         if settings is None:
             raise CheckpointError(
-                "has neither preprocessor_config.json nor an image processor in its processor_config.json", self.path
+                "has neither preprocessor_config.json nor an image processor in its processor_config.json; copy them "
+                "from the model that it was made from, because some programs leave them out",
+                self.path,
             )
         return settings
 
@@ -154,10 +160,7 @@ class Checkpoint:
                 "the image processor is that of processor_config.json, as in transformers; preprocessor_config.json "
                 f"differs in {', '.join(sorted(keys))}"
             )
-        sections = (self.config, self.config.section("text_config"))
-        if any(section.values.get(key) is not None for section in sections for key in _QUANTIZATION_KEYS):
-            notes.append("the quantization that config.json mentions is ignored: all weights are floating point")
-        return tuple(notes)
+        return (*notes, *self._quantization, *(adapter.note for adapter in self.adapters))
 
     def _image_processors(self) -> tuple[Section, Section]:
         """Return the settings of the image processor in both of their places, in transformers' order."""
@@ -166,10 +169,12 @@ class Checkpoint:
 
     @cached_property
     def source(self) -> Source:
-        """The folder's name and the SHA-256 of every file that a conversion reads."""
+        """The folder's name and the SHA-256 of every file that a conversion reads. Those of adapters come last."""
         names = sorted({*filter(self._has, SIDE_FILES), *(shard.name for shard in self.shards)})
+        adapters = [(f"lora-{at}", file) for at, adapter in enumerate(self.adapters, 1) for file in adapter.files]
         try:
             files = {name: sha256_of(self.path / name) for name in names}
+            files |= {f"{place}/{file.name}": sha256_of(file) for place, file in adapters}
         except OSError as error:
             raise CheckpointError(f"cannot be read: {error}", self.path) from None
         return source_of(utf8_name(self.path.resolve()), files)
@@ -203,18 +208,21 @@ class Checkpoint:
         if not self._has(SINGLE):
             others = [n for n in self._entries if n.endswith((".bin", ".pt", ".pth", ".gguf", ".safetensors"))]
             other = f" (only safetensors of these names are supported, not {shortened(others[0])})" if others else ""
+            if any(name.startswith(_PICKLED) for name in others):
+                other += f"; {SAFE_CHECKPOINT}"
             raise CheckpointError(f"has neither {SINGLE} nor {INDEX}{self._hint() or other}", self.path)
         return [self.path / SINGLE]
 
-    def _read_shard(self, shard: Path) -> list[Tensor]:
-        """Return the tensors of a file. An error says where sound weights may be instead."""
+    @contextmanager
+    def _hint_at_shards(self) -> Iterator[None]:
+        """Let an error about weights say where sound ones may be instead."""
         try:
-            return read_safetensors(shard)
+            yield
         except CheckpointError as error:
             if not (other := self._unused_shards()):
                 raise
             hint = f"transformers uses {SINGLE}, too, and not {other}; remove the one that is wrong"
-            raise CheckpointError(f"{error.message}; {hint}", shard) from None
+            raise CheckpointError(f"{error.message}; {hint}", self.path / SINGLE) from None
 
     def _unused_shards(self) -> str:
         """Return the name of a shard that lies in the same folder as the single file, or ""."""
@@ -230,9 +238,9 @@ class Checkpoint:
             raise CheckpointError(f"tensor {tensor.name} is in {other.path.name} as well", shard)
         if any(part in tensor.name for part in _ADAPTER_PARTS):
             reason = f"tensor {tensor.name} is named as with an adapter (LoRA, PEFT)"
-            raise CheckpointError(f"{reason}; merge it into its base model first (merge_and_unload)", shard)
-        if tensor.name.endswith(_QUANTIZED_SUFFIXES):
-            raise CheckpointError(f"tensor {tensor.name} is already quantized; convert the original checkpoint", shard)
+            raise CheckpointError(
+                f"{reason}; give the folder that PEFT saves with --lora, or merge it first (merge_and_unload)", shard
+            )
 
     def _check_listed(self, name: str, shard: str) -> None:
         path = self.path / shard
@@ -251,16 +259,24 @@ class Checkpoint:
         """Return whether the name exists. A broken symbolic link does: opening it is an error, not an absent file."""
         return os.path.lexists(self.path / name)
 
-    def _stat_shards(self) -> list[tuple[int, int, int]]:
+    @property
+    def _weight_files(self) -> list[Path]:
+        return [*self.shards, *(file for adapter in self.adapters for file in adapter.files)]
+
+    def _stat_files(self) -> list[tuple[int, int, int]]:
         try:
-            return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in map(Path.stat, self.shards)]
+            return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in map(Path.stat, self._weight_files)]
         except OSError as error:
             raise CheckpointError(f"cannot be read: {error}", self.path) from None
 
     def _hint(self) -> str:
         """Return what the folder is instead, if the names of its files show that, as the end of an error."""
-        if "adapter_config.json" in self._entries:
-            return ": it is an adapter (LoRA); merge it into its base model first"
+        if ADAPTER_CONFIG in self._entries:
+            base = self.json(ADAPTER_CONFIG).values.get("base_model_name_or_path")
+            of = f" of {quoted(base)}" if isinstance(base, str) and base else ""
+            return f": it is an adapter (LoRA){of}; convert that model, and give this folder with --lora"
+        if trained := [name for name in self._entries if name.startswith("checkpoint-")]:
+            return f": it is a folder of a training; give one of the checkpoints in it, such as {quoted(trained[-1])}"
         if "snapshots" in self._entries:
             return ": it is a folder of the hub's cache; give one of the folders in snapshots"
         return ""

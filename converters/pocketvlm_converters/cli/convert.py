@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,14 @@ def convert(
         str | None,
         typer.Option(metavar="FILE", help="Importance matrix for the language model: a file, or auto to compute one."),
     ] = None,
+    lora: Annotated[
+        list[Path] | None,
+        typer.Option("--lora", metavar="FOLDER", help="LoRA adapter to merge into the weights; may be repeated."),
+    ] = None,
+    lora_scaled: Annotated[
+        list[str] | None,
+        typer.Option("--lora-scaled", metavar="FOLDER:SCALE", help="The same with a factor, such as adapter:0.5."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     verify: Annotated[bool, typer.Option(help="Prove that the bundle behaves as the checkpoint does.")] = True,
     keep_unproven: Annotated[
@@ -56,11 +65,21 @@ def convert(
     from pocketvlm_converters.cli.signals import ending_cleanly
     from pocketvlm_converters.convert import convert as convert_checkpoint
 
+    adapters = [*(lora or ()), *map(_scaled, lora_scaled or ())]
     if dry_run:
         from pocketvlm_converters.cli.dry_run import show
 
         with ending_cleanly():
-            show(checkpoint, output, every=every, quantize=quantize, mmproj=mmproj, onnx=onnx, imatrix=imatrix)
+            show(
+                checkpoint,
+                output,
+                every=every,
+                quantize=quantize,
+                mmproj=mmproj,
+                onnx=onnx,
+                imatrix=imatrix,
+                lora=adapters,
+            )
         return
     if output is None:
         raise typer.BadParameter("is missing; give the folder to write", param_hint="--output")
@@ -72,6 +91,7 @@ def convert(
             mmproj=mmproj,
             onnx=onnx,
             imatrix=imatrix,
+            lora=adapters,
             force=force,
             verify=verify,
             keep_unproven=keep_unproven,
@@ -104,6 +124,18 @@ def print_written(bundle: Bundle, path: Path) -> None:
 def print_example(model: str) -> None:
     """Print a command that uses the new bundle."""
     typer.echo(f'try it: pocketvlm chat "What is this?" -i photo.jpg --model {shlex.quote(model)}')
+
+
+def _scaled(text: str) -> tuple[str, float]:
+    """Return the folder and the factor of `FOLDER:SCALE`."""
+    folder, _, scale = text.rpartition(":")
+    try:
+        factor = float(scale)
+    except ValueError:
+        factor = math.nan
+    if not folder or not math.isfinite(factor):
+        raise typer.BadParameter(f"invalid adapter {text!r}; use e.g. adapter:0.5", param_hint="--lora-scaled")
+    return folder, factor
 
 
 def _proof_line(bundle: Bundle) -> str:

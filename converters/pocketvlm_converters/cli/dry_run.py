@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+if TYPE_CHECKING:
+    from pocketvlm_converters.checkpoint.lora import Lora
+
 
 def show(
-    checkpoint: Path, output: Path | None, *, every: bool, quantize: str, mmproj: str, onnx: str, imatrix: str | None
+    checkpoint: Path,
+    output: Path | None,
+    *,
+    every: bool,
+    quantize: str,
+    mmproj: str,
+    onnx: str,
+    imatrix: str | None,
+    lora: Sequence[Lora],
 ) -> None:
     """Print one line for `every` tensor, or one for all tensors that differ only in the number of their layer."""
     from pocketvlm_converters.dry_run import condensed, plan_conversion
 
     name = (output or checkpoint).absolute().name
-    plan = plan_conversion(checkpoint, name, quantize=quantize, mmproj=mmproj, onnx=onnx, imatrix=imatrix)
+    plan = plan_conversion(checkpoint, name, quantize=quantize, mmproj=mmproj, onnx=onnx, imatrix=imatrix, lora=lora)
     for file in plan.files:
         typer.echo(f"{file.name}  {_mb(file.size)}")
         rows = [(1, tensor) for tensor in file.tensors] if every else list(condensed(file.tensors))

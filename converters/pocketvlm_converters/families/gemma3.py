@@ -109,7 +109,7 @@ class Gemma3(Family):
         value = graph.one("ReduceMean", value, axes=[2], keepdims=0)
         norm, projection = self._connector(encoder, width)
         value = layers.norm(graph, value, graph.vector(norm), epsilon=encoder.epsilon)
-        transposed = replace(projection, data=projection.data.T)
+        transposed = projection.view(lambda data: data.T)
         value = graph.linear(value, transposed, sensitive=True)
         return GraphOutput(value, width, tile=encoder.image, tokens=tokens)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -49,7 +48,7 @@ class _Encoder(QwenViT):
         merge, wide = self.merge, _MLP_RATIO * self.width
         kernel = names.tensor("downsample.weight", (self.width, self.hidden, merge, merge))
         # Patches are already ordered by squares, so the convolution is a matrix product.
-        rows = replace(kernel, data=kernel.data.transpose(0, 2, 3, 1).reshape(self.width, -1))
+        rows = kernel.view(lambda data: data.transpose(0, 2, 3, 1).reshape(self.width, -1))
 
         def linear(value: str, weight: Tensor, bias: Tensor | None = None) -> str:
             return graph.linear(value, weight, bias, sensitive=True)

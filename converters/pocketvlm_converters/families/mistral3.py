@@ -10,8 +10,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
-import numpy as np
-
 from pocketvlm.errors import TokenizerError, quoted
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.families.llava import MISTRAL, MISTRAL_WINDOW
@@ -137,8 +135,7 @@ class Mistral3(Family):
         hidden, square = self._encoder.hidden, self._merge**2
         shape = (hidden, hidden * square)
         tensor = self.names(CONNECTOR).tensor("patch_merger.merging_layer.weight", shape)
-        columns = tensor.data.reshape(hidden, hidden, square).transpose(0, 2, 1)
-        return replace(tensor, data=np.ascontiguousarray(columns).reshape(shape))
+        return tensor.view(lambda data: data.reshape(hidden, hidden, square).transpose(0, 2, 1).reshape(shape))
 
     def _break(self) -> Tensor:
         """Return the language model's embedding of `[IMG_BREAK]`, [width]."""
@@ -148,7 +145,7 @@ class Mistral3(Family):
             raise TokenizerError(
                 f"has no token {quoted(_BREAK)}, which separates the rows of a picture", self.checkpoint.path
             )
-        return replace(table, data=table.data[number], given_label=f"{table.label}{_BREAK}")
+        return replace(table[number], given_label=f"{table.label}{_BREAK}")
 
     @cached_property
     def _decoder(self) -> Part:

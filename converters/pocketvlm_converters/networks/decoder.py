@@ -94,7 +94,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Decod
         if biased:
             bias = names.tensor(f"{name}.bias", shape[:1])
             if rows is not None:
-                bias = replace(bias, data=bias.data[rows])
+                bias = bias[rows]
             weights.append(Weight(f"{gguf}.bias", bias, exact=True))
 
     for layer in range(layers):
@@ -161,15 +161,22 @@ def embeddings(names: Names, head: Names, tied: bool, shape: tuple[int, int]) ->
     if not tied:
         return names.tensor("embed_tokens.weight", shape), head.tensor("lm_head.weight", shape)
     if "embed_tokens.weight" not in names and "lm_head.weight" in head:  # one matrix, saved under the head's name
-        return head.tensor("lm_head.weight", shape), None
-    embedding = names.tensor("embed_tokens.weight", shape)
-    if "lm_head.weight" not in head:
+        matrix = head.stored("lm_head.weight", shape)
+    else:
+        matrix = names.stored("embed_tokens.weight", shape)
+        if "lm_head.weight" in head and not _same(matrix, head.stored("lm_head.weight", shape)):
+            return names.tensor("embed_tokens.weight", shape), head.tensor("lm_head.weight", shape)
+    embedding = names.merged("embed_tokens.weight", matrix)
+    # An adapter changes the module that it names: the embedding, or the head, although both have the same matrix.
+    if not (names.separate("embed_tokens.weight", matrix) or head.separate("lm_head.weight", matrix)):
         return embedding, None
-    output = head.tensor("lm_head.weight", shape)
-    same = embedding.dtype == output.dtype and all(
-        np.array_equal(one, other) for one, other in zip(embedding.blocks(), output.blocks(), strict=True)
+    return embedding, head.merged("lm_head.weight", matrix)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and all(
+        np.array_equal(mine, yours) for mine, yours in zip(one.blocks(), other.blocks(), strict=True)
     )
-    return embedding, None if same else output
 
 
 def _row_order(style: DecoderStyle, heads: int, width: int) -> npt.NDArray[np.intp] | None:

@@ -7,12 +7,13 @@ MLPs are gated, activations clipped, and neighbouring patches are pooled by thei
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm_converters.checkpoint.folder import Tensor
+from pocketvlm_converters.checkpoint.safetensors import as_floats
 from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.sizes import layer_sizes
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
@@ -96,7 +97,7 @@ class Gemma4ViT:
                 for bound in _BOUNDS if self.clipped else ():
                     scalar, value = self._bound(names, f"{source}{name}.{bound}")
                     if abs(value) < _UNBOUNDED:
-                        scalar = replace(scalar, data=scalar.data.reshape(1))
+                        scalar = scalar.view(lambda data: data.reshape(1))
                         weights.append(Weight(f"{target}{gguf}.{bound}", scalar, exact=True))
         if self.standard:
             weights += [
@@ -169,7 +170,7 @@ class Gemma4ViT:
 
         def scale(name: str) -> str:
             tensor = self._norm(names, f"{prefix}{name}_norm", self.head)
-            return graph.vector(replace(tensor, data=tensor.data[order]))
+            return graph.vector(tensor[order])
 
         queries, keys = (heads(name, scale(name), rotated=True) for name in "qk")
         values = heads("v", None, rotated=False)
@@ -190,7 +191,7 @@ class Gemma4ViT:
         """Multiply by the matrix `name` with its rows in `order`, and clip input and output to its bounds."""
         weight = self._matrix(names, name)
         if order is not None:
-            weight = replace(weight, data=weight.data[order])
+            weight = weight[order]
         if not self.clipped:
             return graph.linear(value, weight, sensitive=sensitive)
         bounds = [graph.number(self._bound(names, f"{name}.{bound}")[1]) for bound in _BOUNDS]
@@ -200,8 +201,7 @@ class Gemma4ViT:
     def _bound(self, names: Names, name: str) -> tuple[Tensor, float]:
         """Return a bound as a tensor and as a number: `_UNBOUNDED` if it is infinite."""
         scalar = names.tensor(name, ())
-        data = (scalar.data.astype(np.uint32) << 16).view(np.float32) if scalar.dtype == "BF16" else scalar.data
-        return scalar, float(np.clip(data, -_UNBOUNDED, _UNBOUNDED))
+        return scalar, float(np.clip(as_floats(scalar.values()), -_UNBOUNDED, _UNBOUNDED))
 
     def _rotary_order(self) -> npt.NDArray[np.intp]:
         """Return the order of a head's values for the operator RotaryEmbedding.

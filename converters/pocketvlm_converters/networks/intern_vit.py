@@ -5,7 +5,7 @@ Layer scale is arXiv 2103.17239, norms of queries and keys are arXiv 2302.05442.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -150,9 +150,9 @@ class InternViT:
     def _class_token(self, names: Names) -> Tensor:
         """Return the class token, [hidden]."""
         token = names.tensor("embeddings.cls_token", (1, 1, self.hidden))
-        return replace(token, data=token.data.reshape(-1))
+        return token.view(lambda data: data.reshape(-1))
 
     def _position_table(self, names: Names) -> Tensor:
         """Return the position table, [1 + side * side, hidden]; the class token's row is the first."""
         table = names.tensor("embeddings.position_embeddings", (1, 1 + self.side**2, self.hidden))
-        return replace(table, data=table.data[0])
+        return table[0]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.decoder import MAX_LAYERS, DecoderStyle, embeddings, head_width
@@ -75,7 +73,7 @@ def lfm2_decoder(config: Section, names: Names, head: Names, tied: bool, archite
             linear(f"{target}shortconv.in_proj", f"{source}conv.in_proj", (3 * hidden, hidden))
             kernel = names.tensor(f"{source}conv.conv.weight", (hidden, 1, kernel_width))
             # ggml supports only float32 kernels in this convolution.
-            kernel = replace(kernel, data=kernel.data[:, 0])
+            kernel = kernel[:, 0]
             weights.append(Weight(f"{target}shortconv.conv.weight", kernel, exact=True))
             linear(f"{target}shortconv.out_proj", f"{source}conv.out_proj", (hidden, hidden))
         linear(f"{target}ffn_gate", f"{source}feed_forward.w1", (inner, hidden))

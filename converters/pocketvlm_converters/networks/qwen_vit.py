@@ -8,7 +8,7 @@ encoders differ.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -123,7 +123,7 @@ class QwenViT:
 
         kernel = self._kernel(names)
         for frame, gguf in enumerate(("v.patch_embd.weight", "v.patch_embd.weight.1")):
-            exact(gguf, replace(kernel, data=kernel.data[:, :, frame]))
+            exact(gguf, kernel[:, :, frame])
         if self.kind.shifted or self.table:
             exact("v.patch_embd.bias", self._shift(names))
         if self.table:
@@ -135,8 +135,8 @@ class QwenViT:
             qkv = names.tensor(f"{source}attn.qkv.weight", (3 * hidden, hidden))
             biases = names.tensor(f"{source}attn.qkv.bias", (3 * hidden,))
             for gguf, rows in self._attention_parts():
-                weights.append(Weight(f"{target}{gguf}.weight", replace(qkv, data=qkv.data[rows])))
-                exact(f"{target}{gguf}.bias", replace(biases, data=biases.data[rows]))
+                weights.append(Weight(f"{target}{gguf}.weight", qkv[rows]))
+                exact(f"{target}{gguf}.bias", biases[rows])
             for x in self._normed:
                 exact(f"{target}attn_{x}_norm.weight", names.tensor(f"{source}attn.{x}_norm.weight", (self.head,)))
             linear(f"{target}attn_out", f"{source}attn.proj", (hidden, hidden))

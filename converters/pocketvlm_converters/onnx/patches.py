@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -70,8 +70,7 @@ def cut_patches(graph: Graph, patch: int, group: int, rows: int | str, cols: int
 
 def as_kernel(flat: Tensor, patch: int) -> Tensor:
     """Return a linear layer over patches with channels last, [hidden, patch * patch * 3], as a convolution kernel."""
-    kernel = flat.data.reshape(-1, patch, patch, 3).transpose(0, 3, 1, 2)
-    return replace(flat, data=kernel)
+    return flat.view(lambda data: data.reshape(-1, patch, patch, 3).transpose(0, 3, 1, 2))
 
 
 def fold_normalization(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Tensor
+from pocketvlm_converters.checkpoint.safetensors import as_floats
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def floats(tensor: Tensor) -> npt.NDArray[np.float32]:
     rows = weights.reshape(-1, tensor.shape[-1] if tensor.shape else 1)
     start = 0
     for block in tensor.blocks():
-        rows[start : start + len(block)] = _decoded(block, tensor.dtype)
+        rows[start : start + len(block)] = as_floats(block)
         start += len(block)
     return weights
 
@@ -85,8 +85,4 @@ def four_bits(tensor: Tensor, block: int) -> Int4:
 
 def _meta(tensor: Tensor) -> bool:
     """Return whether the tensor is one broadcast value, as in a checkpoint without weights (meta)."""
-    return tensor.data.size > 1 and not any(tensor.data.strides)
-
-
-def _decoded(block: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
-    return (block.astype(np.uint32) << 16).view(np.float32) if dtype == "BF16" else block
+    return isinstance(tensor.data, np.ndarray) and tensor.data.size > 1 and not any(tensor.data.strides)

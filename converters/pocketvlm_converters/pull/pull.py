@@ -21,6 +21,7 @@ from pocketvlm_converters.catalog.entry import Entry, Types, find_entry
 from pocketvlm_converters.checkpoint.config import Section, parse_object
 from pocketvlm_converters.checkpoint.files import read_limited
 from pocketvlm_converters.checkpoint.folder import size_limit
+from pocketvlm_converters.checkpoint.quantized import is_quantized
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.families import check_model_type
 from pocketvlm_converters.progress import Progress, silent
@@ -34,6 +35,7 @@ _LOCK = ".lock"  # in the folder of the downloads, while a pull runs
 _CONVERTER_PACKAGES = ("onnx", "tokenizers")
 # Disk space of a conversion as a multiple of the checkpoint: a temporary copy of it, the bundle, and a reserve.
 _CONVERSION_SPACE = 2.2
+_DEQUANTIZED_SPACE = 6.0  # if it is quantized: the temporary copy has 16 bits for each weight
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class _Pull:
         if wanted.onnx and wanted.onnx.lower() != "none":
             raise DownloadError("ready GGUF files have no ONNX encoder; omit --onnx", self.listing.repository)
         pair = select_files.pair(self.listing, wanted.quantize, wanted.mmproj, (types.quantize,))
-        self._download(pair.files, converted=False)
+        self._download(pair.files)
         return bundle_pair(self.listing, pair, self.folder, self.output, wanted.force)
 
     def convert_checkpoint(self, wanted: Wanted, types: Types) -> Bundle:
@@ -161,26 +163,29 @@ class _Pull:
         bundle_types(chosen.quantize, chosen.mmproj, chosen.onnx)  # fail before the download
         for file in select_files.side_files(self.listing):
             self.hub.download(self.listing, file, self.folder)
-        self._check_family()
-        self._download(select_files.weight_files(self.listing, self.folder), converted=True)
+        space = _DEQUANTIZED_SPACE if is_quantized(self._checked_config()) else _CONVERSION_SPACE
+        self._download(select_files.weight_files(self.listing, self.folder), space)
         return convert(self.folder, self.output, **chosen.model_dump(), force=wanted.force, progress=self.progress)
 
-    def _check_family(self) -> None:
-        """Raise CheckpointError for an unknown family, and remove the download: it could not be converted later."""
-        config = self.folder / "config.json"
+    def _checked_config(self) -> Section:
+        """Return config.json. Raise CheckpointError for an unknown family, and remove the download: it is useless."""
+        path = self.folder / "config.json"
         try:
-            check_model_type(Section(parse_object(read_limited(config, size_limit(config.name)), config), config))
+            config = Section(parse_object(read_limited(path, size_limit(path.name)), path), path)
+            check_model_type(config)
         except CheckpointError as error:
             shutil.rmtree(self.folder.parent, ignore_errors=True)
-            raise CheckpointError(error.message, f"{self.listing.repository}/{config.name}") from None
+            raise CheckpointError(error.message, f"{self.listing.repository}/{path.name}") from None
+        return config
 
-    def _download(self, files: tuple[RemoteFile, ...] | list[RemoteFile], converted: bool) -> None:
+    def _download(self, files: tuple[RemoteFile, ...] | list[RemoteFile], conversion: float = 0) -> None:
+        """Download files. `conversion` is the space, as a multiple of them, that is needed besides."""
         size = sum(file.size for file in files)
         downloaded = sum(self._downloaded_size(file) for file in files)
-        needed = size - downloaded + (int(_CONVERSION_SPACE * size) if converted else 0)
+        needed = size - downloaded + int(conversion * size)
         free = shutil.disk_usage(_existing_folder(self.folder)).free
         if needed > free:
-            use = " to download and convert" if converted else ""
+            use = " to download and convert" if conversion else ""
             raise OutputError(f"needs about {needed / 1e9:.1f} GB{use}; {free / 1e9:.1f} GB are free", self.output)
         resumed = f", of which {downloaded / 1e6:,.1f} MB are already downloaded" if downloaded else ""
         self.say(f"{self.listing.repository} at {self.listing.commit[:12]}: {size / 1e6:,.1f} MB{resumed}")

@@ -12,6 +12,7 @@ from pocketvlm.errors import DownloadError, quoted, shortened
 from pocketvlm.native.quantize import file_types
 from pocketvlm_converters.checkpoint.config import parse_object
 from pocketvlm_converters.checkpoint.folder import INDEX, SIDE_FILES, SINGLE, size_limit
+from pocketvlm_converters.checkpoint.lora.adapter import CONFIG as ADAPTER_CONFIG
 from pocketvlm_converters.pull.hub import Listing, RemoteFile
 
 _PLAIN = re.compile(r"[A-Za-z0-9][\w.+-]*")  # no folders, no hidden files
@@ -39,6 +40,9 @@ class Pair:
 
 def side_files(listing: Listing) -> list[RemoteFile]:
     """Return all files of a checkpoint except its weights. Raises DownloadError if it cannot be converted."""
+    if ADAPTER_CONFIG in listing.files and SINGLE not in listing.files and INDEX not in listing.files:
+        reason = "is an adapter (LoRA); download it, and convert the model that it was trained on with --lora FOLDER"
+        raise DownloadError(reason, listing.repository)
     if "config.json" not in listing.files:
         advice = "; it has GGUF files, use --gguf" if ggufs(listing) else ""
         raise DownloadError(f"is not a checkpoint: it has no config.json{advice}", listing.repository)

@@ -11,15 +11,19 @@ _PLACES = ("processor_config.json", "chat_template.json", "chat_template.jinja",
 
 
 def chat_template(checkpoint: Checkpoint) -> tuple[str | None, tuple[str, ...]]:
-    """Return the chat template, None if there is none, and a note for the user if files have different ones."""
+    """Return the chat template, None if there is none, and notes for the user about files with different ones."""
     templates = {place: template for place in _PLACES if (template := _read(checkpoint, place))}
     if not templates:
         return None, ()
     used, template = next(iter(templates.items()))
     others = [place for place, other in templates.items() if other.strip() != template.strip()]
-    if not others:
-        return template, ()
-    return template, (f"the chat template is that of {used}, as in transformers; {', '.join(others)} has another one",)
+    notes = []
+    if others:
+        notes.append(f"the chat template is that of {used}, as in transformers; {', '.join(others)} has another one")
+    for adapter in checkpoint.adapters:
+        if (other := adapter.chat_template) and other.strip() != template.strip():
+            notes.append(f"the chat template is that of the checkpoint; the adapter {adapter.name} has another one")
+    return template, tuple(notes)
 
 
 def _read(checkpoint: Checkpoint, place: str) -> str | None:

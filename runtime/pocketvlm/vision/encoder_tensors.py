@@ -239,9 +239,7 @@ _NEEDED = ("attn_out.weight", "ffn_up.weight", "ffn_down.weight")
 
 def _check_tensor(header: GGUFHeader, tensor: TensorInfo, shape: tuple[int, ...] | None) -> None:
     if shape is None:
-        raise ModelFormatError(
-            f"has a tensor {quoted(tensor.name)}, which such encoders do not have", header.path
-        )
+        raise ModelFormatError(f"has a tensor {quoted(tensor.name)}, which such encoders do not have", header.path)
     if _BOUND.search(tensor.name):
         shape = (1,)
     if _trimmed(tensor.shape) != _trimmed(shape):
