@@ -1,8 +1,9 @@
 // A ggml backend that computes products of quantized weights with many rows, and leaves everything else to the CPU
 // backend. It works on the CPU backend's buffers, so weights stay in the mapped file.
 //
-// llama.cpp gives each new context every device of kind "accelerator". `pocketvlm_accelerator_offer` decides whether
-// ours says that it is one: contexts that are made while it does not are computed as if it were not there.
+// llama.cpp gives each new context every device of type "accelerator". Ours says that it is one only in a thread that
+// `pocketvlm_accelerator_offer` told so, and otherwise that it is a CPU, of which llama.cpp takes the first: contexts
+// that are made without the offer are computed as if the device were not there.
 
 #include <dlfcn.h>
 
@@ -10,7 +11,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
 
 #include "ggml_abi.h"
 #include "product.h"
@@ -37,7 +37,7 @@ struct Host {
 
 Host host;
 const Kernel * kernel = nullptr;
-std::atomic<bool> offered{true};
+thread_local bool offered = false;
 
 struct Free {
     void operator()(void * memory) const { free(memory); }
@@ -45,11 +45,7 @@ struct Free {
 using Memory = std::unique_ptr<void, Free>;
 
 Memory allocate(size_t size) {
-    Memory memory(std::aligned_alloc(ALIGNMENT, (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT));
-    if (!memory) {
-        throw std::bad_alloc();
-    }
-    return memory;
+    return Memory(std::aligned_alloc(ALIGNMENT, (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT));
 }
 
 // One llama.cpp context's use of the device.
@@ -69,7 +65,7 @@ struct Context {
         if (size < wanted) {
             memory.reset();
             memory = allocate(wanted);
-            size = wanted;
+            size = memory ? wanted : 0;
         }
         return memory.get();
     }
@@ -137,7 +133,11 @@ int compute_graph(ggml::Backend * backend, ggml::Graph * graph) {
         const Product product = product_of(node);
         const bool pack = packed_input != node->src[1] || packed_type != product.type;
         void * const packed = context.packed_memory(packed_bytes(product));
-        compute(*kernel, product, packed, context.scratch_memory(), context.threads, pack);
+        char * const scratch = context.scratch_memory();
+        if (!packed || !scratch) {
+            return ggml::ALLOCATION_FAILED;
+        }
+        compute(*kernel, product, packed, scratch, context.threads, pack);
         packed_input = node->src[1], packed_type = product.type;
     }
     return ggml::SUCCESS;
@@ -155,7 +155,7 @@ void set_abort(ggml::Backend * backend, bool (*abort)(void *), void * data) {
 const char * device_name(ggml::Device *) { return NAME; }
 const char * device_description(ggml::Device *) { return kernel->name; }
 void device_memory(ggml::Device *, size_t * free, size_t * total) { *free = *total = 0; }
-int device_type(ggml::Device *) { return offered ? ggml::DEVICE_ACCEL : ggml::DEVICE_META; }
+int device_type(ggml::Device *) { return offered ? ggml::DEVICE_ACCEL : ggml::DEVICE_CPU; }
 
 void device_properties(ggml::Device * device, ggml::DeviceProperties * properties) {
     *properties = {};
@@ -282,12 +282,17 @@ EXPORTED const char * pocketvlm_accelerator_register(void * library, const char 
     void (*add)(ggml::Registry *);
     const char * (*op_name)(int);
     size_t (*tensor_overhead)();
+    ggml::Registry * (*get_registry)(size_t);
     if (!look_up(library, "ggml_backend_register", add) || !look_up(library, "ggml_op_name", op_name) ||
         !look_up(library, "ggml_tensor_overhead", tensor_overhead) ||
+        !look_up(library, "ggml_backend_reg_get", get_registry) ||
         !look_up(library, "ggml_backend_cpu_buffer_type", host.cpu_buffer_type) ||
         !look_up(library, "ggml_backend_buft_is_host", host.is_host) ||
         !look_up(library, "ggml_graph_n_nodes", host.node_count) || !look_up(library, "ggml_graph_node", host.node)) {
         return "this ggml lacks a function";
+    }
+    if (get_registry(0)->api_version != ggml::API_VERSION) {
+        return "this ggml has another interface of backends";
     }
     constexpr size_t OBJECT_BYTES = 32;  // ggml_object, which precedes a tensor
     if (tensor_overhead() != sizeof(ggml::Tensor) + OBJECT_BYTES) {
@@ -307,7 +312,7 @@ EXPORTED const char * pocketvlm_accelerator_register(void * library, const char 
     return nullptr;
 }
 
-// Whether contexts that are made from now on use the device.
+// Whether contexts that the calling thread makes from now on use the device.
 EXPORTED void pocketvlm_accelerator_offer(bool offer) { offered = offer; }
 
 // Computes one product outside of ggml; `name` names the kernel, or is null. Strides are of contiguous matrices.
@@ -326,6 +331,9 @@ EXPORTED bool pocketvlm_accelerator_multiply(
         size_t(columns) * 4, rows, columns, depth,
     };
     const Memory packed = allocate(packed_bytes(product)), scratch = allocate(size_t(threads) * SCRATCH_BYTES);
+    if (!packed || !scratch) {
+        return false;
+    }
     compute(*chosen, product, packed.get(), (char *) scratch.get(), threads, true);
     return true;
 }

@@ -34,13 +34,16 @@ struct alignas(ALIGNMENT) RowSuperblock {
     float scale[8];
 };
 
-struct alignas(ALIGNMENT) PanelBlock {
-    uint8_t bytes[QUADS][VECTORS][4 * LANES];
-    float scale[VECTORS][LANES];
+// Quads of the depth, each with four bytes of every column.
+using Quads = uint8_t[VECTORS][4 * LANES];
+
+struct alignas(ALIGNMENT) PanelBlocks {
+    Quads quads[CHUNK * QUADS];
+    float scale[CHUNK][VECTORS][LANES];
 };
 
 struct alignas(ALIGNMENT) PanelSuperblock {
-    uint8_t bytes[SUPERBLOCK / BLOCK][QUADS][VECTORS][4 * LANES];
+    Quads quads[SUPERBLOCK / 4];
     float scale[GROUPS][VECTORS][LANES];
     int16_t offsets[4][VECTORS][LANES][2];
     float offset[VECTORS][LANES];
@@ -48,7 +51,7 @@ struct alignas(ALIGNMENT) PanelSuperblock {
 
 // As `packed_bytes` counts them.
 static_assert(sizeof(RowBlock) == 8 * BLOCK && sizeof(RowSuperblock) == 8 * SUPERBLOCK);
-static_assert(sizeof(PanelBlock) * CHUNK * PANELS <= SCRATCH_BYTES);
+static_assert(sizeof(PanelBlocks) * PANELS <= SCRATCH_BYTES);
 static_assert(sizeof(PanelSuperblock) * PANELS <= SCRATCH_BYTES);
 
 // --- input ---
@@ -135,17 +138,16 @@ template <class Weights> void pack_superblocks(const Product & product, void * p
 
 // --- weights ---
 
-// Brings decoded bytes of `count` quads of one column into the order of its panel.
-template <class Quads> inline void place(const uint8_t * bytes, Quads quads, int vector, int lane, int zero) {
-    for (int i = 0; i < QUADS; i++) {
-        uint32_t quad;
-        memcpy(&quad, bytes + 4 * i, 4);
-        if (zero == 128) {
-            quad ^= 0x80808080;
-        } else if (zero) {  // no borrow leaves a byte: 0x80 + byte - zero, then the high bit off
-            quad = ((quad | 0x80808080) - 0x01010101u * uint32_t(zero)) ^ 0x80808080;
-        }
-        memcpy(&quads[i][vector][4 * lane], &quad, 4);
+// Decoded columns whose bytes are not in the order of a panel yet.
+constexpr int SLICE = 64;  // bytes of a column that are brought into order together
+constexpr int SLICE_QUADS = SLICE / 4;
+static_assert(CHUNK * BLOCK % SLICE == 0);
+
+// Brings `LANES` columns into the order of a panel, a slice at a time.
+template <int ZERO, int DEPTH>
+inline void place(const uint8_t (&columns)[LANES][DEPTH], int depth, Quads * quads, int vector) {
+    for (int slice = 0; slice * SLICE < depth; slice++) {
+        Vector::template transpose<ZERO>(columns[0] + slice * SLICE, DEPTH, quads[slice * SLICE_QUADS][vector], sizeof(Quads));
     }
 }
 
@@ -153,44 +155,53 @@ inline const uint8_t * weight_block(const Product & product, int64_t column, int
     return (const uint8_t *) product.weights + size_t(column) * product.weight_stride + size_t(block) * bytes;
 }
 
-template <class Weights>
-void decode_blocks(const Product & product, int64_t column, int columns, int64_t first_block, int blocks, PanelBlock * panels) {
-    constexpr int ZERO = Vector::is_signed(Weights::ZERO) ? Weights::ZERO : 0;
+// Asks for blocks that are decoded next, while the rows pass the present ones.
+inline void prefetch(const Product & product, int64_t column, int columns, int64_t block, int64_t blocks, size_t bytes) {
     for (int i = 0; i < columns; i++) {
-        PanelBlock * panel = panels + i / PANEL * CHUNK;
-        const int vector = i % PANEL / LANES, lane = i % LANES;
-        const uint8_t * at = weight_block(product, column + i, first_block, Weights::BYTES);
-        for (int b = 0; b < blocks; b++, at += Weights::BYTES) {
-            alignas(ALIGNMENT) uint8_t bytes[BLOCK];
-            panel[b].scale[vector][lane] = Weights::decode(at, bytes);
-            place(bytes, panel[b].bytes, vector, lane, ZERO);
+        const uint8_t * at = weight_block(product, column + i, block, bytes);
+        for (const uint8_t * line = at; line < at + size_t(blocks) * bytes; line += ALIGNMENT) {
+            __builtin_prefetch(line, 0, 2);
         }
+    }
+}
+
+template <class Weights>
+void decode_blocks(const Product & product, int64_t column, int columns, int64_t first_block, int blocks, PanelBlocks * panels) {
+    constexpr int ZERO = Vector::is_signed(Weights::ZERO) ? Weights::ZERO : 0;
+    alignas(ALIGNMENT) uint8_t bytes[LANES][CHUNK * BLOCK];
+    for (int first = 0; first < columns; first += LANES) {
+        PanelBlocks & panel = panels[first / PANEL];
+        const int vector = first % PANEL / LANES, count = columns - first < LANES ? columns - first : LANES;
+        for (int lane = 0; lane < count; lane++) {
+            const uint8_t * at = weight_block(product, column + first + lane, first_block, Weights::BYTES);
+            for (int b = 0; b < blocks; b++, at += Weights::BYTES) {
+                panel.scale[b][vector][lane] = Weights::decode(at, bytes[lane] + b * BLOCK);
+            }
+        }
+        place<ZERO>(bytes, blocks * BLOCK, panel.quads, vector);
     }
 }
 
 template <class Weights>
 void decode_superblock(const Product & product, int64_t column, int columns, int64_t block, PanelSuperblock * panels) {
     constexpr int ZERO = Vector::is_signed(Weights::ZERO) ? Weights::ZERO : 0;
-    for (int i = 0; i < columns; i++) {
-        PanelSuperblock & panel = panels[i / PANEL];
-        const int vector = i % PANEL / LANES, lane = i % LANES;
-        alignas(ALIGNMENT) uint8_t bytes[SUPERBLOCK];
-        float scales[GROUPS];
-        int16_t offsets[8];
-        Weights::decode(
-            weight_block(product, column + i, block, Weights::BYTES), bytes, scales, offsets, panel.offset[vector][lane]
-        );
-        for (int b = 0; b < SUPERBLOCK / BLOCK; b++) {
-            place(bytes + b * BLOCK, panel.bytes[b], vector, lane, ZERO);
-        }
-        for (int g = 0; g < SUPERBLOCK / Weights::GROUP; g++) {
-            panel.scale[g][vector][lane] = scales[g];
-        }
-        if (Weights::OFFSETS) {
-            for (int g = 0; g < 8; g++) {
+    alignas(ALIGNMENT) uint8_t bytes[LANES][SUPERBLOCK];
+    for (int first = 0; first < columns; first += LANES) {
+        PanelSuperblock & panel = panels[first / PANEL];
+        const int vector = first % PANEL / LANES, count = columns - first < LANES ? columns - first : LANES;
+        for (int lane = 0; lane < count; lane++) {
+            float scales[GROUPS];
+            int16_t offsets[8];
+            const uint8_t * at = weight_block(product, column + first + lane, block, Weights::BYTES);
+            Weights::decode(at, bytes[lane], scales, offsets, panel.offset[vector][lane]);
+            for (int g = 0; g < SUPERBLOCK / Weights::GROUP; g++) {
+                panel.scale[g][vector][lane] = scales[g];
+            }
+            for (int g = 0; Weights::OFFSETS && g < 8; g++) {
                 panel.offsets[g / 2][vector][lane][g % 2] = offsets[g];
             }
         }
+        place<ZERO>(bytes, SUPERBLOCK, panel.quads, vector);
     }
 }
 
@@ -206,7 +217,7 @@ struct Output {
 };
 
 template <int ZERO, int QUAD_COUNT, int ROWS>
-inline void dot(Int (&sums)[ROWS][VECTORS], const int8_t (*rows)[BLOCK], const uint8_t (*quads)[VECTORS][4 * LANES]) {
+inline void dot(Int (&sums)[ROWS][VECTORS], const int8_t (*rows)[BLOCK], const Quads * quads) {
 #pragma GCC unroll 8
     for (int quad = 0; quad < QUAD_COUNT; quad++) {
         Int weights[VECTORS];
@@ -226,7 +237,7 @@ inline void dot(Int (&sums)[ROWS][VECTORS], const int8_t (*rows)[BLOCK], const u
 }
 
 template <class Weights, int ROWS>
-void multiply_blocks(const RowBlock * rows, int first_row, const PanelBlock * panel, int blocks, Output output) {
+void multiply_blocks(const RowBlock * rows, int first_row, const PanelBlocks & panel, int blocks, Output output) {
     Float totals[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; row++) {
@@ -245,10 +256,10 @@ void multiply_blocks(const RowBlock * rows, int first_row, const PanelBlock * pa
                 sums[row][v] = Vector::broadcast(block.start[first_row + row]);
             }
         }
-        dot<Weights::ZERO, QUADS>(sums, block.bytes + first_row, panel[b].bytes);
+        dot<Weights::ZERO, QUADS>(sums, block.bytes + first_row, panel.quads + b * QUADS);
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++) {
-            const Float scale = Vector::load(panel[b].scale[v]);
+            const Float scale = Vector::load(panel.scale[b][v]);
 #pragma GCC unroll 8
             for (int row = 0; row < ROWS; row++) {
                 const Float scaled = Vector::multiply(Vector::to_float(sums[row][v]), scale);
@@ -278,7 +289,7 @@ void multiply_superblock(const RowSuperblock & rows, int first_row, const PanelS
         }
     }
     for (int group = 0; group < SUPERBLOCK / Weights::GROUP; group++) {
-        const int block = group * Weights::GROUP / BLOCK, quad = group * GROUP_QUADS % QUADS;
+        const int block = group * Weights::GROUP / BLOCK, quad = group * GROUP_QUADS;
         Int sums[ROWS][VECTORS];
 #pragma GCC unroll 8
         for (int row = 0; row < ROWS; row++) {
@@ -287,8 +298,8 @@ void multiply_superblock(const RowSuperblock & rows, int first_row, const PanelS
                 sums[row][v] = Vector::broadcast(rows.start[group][first_row + row]);
             }
         }
-        const auto * bytes = (const int8_t(*)[BLOCK]) (&rows.bytes[block][first_row][4 * quad]);
-        dot<Weights::ZERO, GROUP_QUADS>(sums, bytes, panel.bytes[block] + quad);
+        const auto * bytes = (const int8_t(*)[BLOCK]) (&rows.bytes[block][first_row][4 * (quad % QUADS)]);
+        dot<Weights::ZERO, GROUP_QUADS>(sums, bytes, panel.quads + quad);
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++) {
             const Float scale = Vector::load(panel.scale[group][v]);
@@ -374,15 +385,17 @@ inline int columns_of_tile(const Product & product, int64_t tile) {
 
 template <class Weights>
 void tile_of_blocks(const Product & product, const void * packed, void * scratch, int64_t tile) {
-    auto * panels = (PanelBlock *) scratch;
+    auto * panels = (PanelBlocks *) scratch;
     const int64_t column = tile * TILE_COLUMNS, total = product.depth / BLOCK;
     const int columns = columns_of_tile(product, tile);
     for (int64_t first = 0; first < total; first += CHUNK) {
         const int blocks = total - first < CHUNK ? int(total - first) : CHUNK;
         decode_blocks<Weights>(product, column, columns, first, blocks, panels);
+        const int64_t next = first + blocks, left = total - next < CHUNK ? total - next : CHUNK;
+        prefetch(product, column, columns, next, left, Weights::BYTES);
         for_all_rows(product, column, columns, first > 0, [&](auto count, int64_t group, int row, int panel, Output output) {
             const RowBlock * rows = row_blocks(product, (void *) packed, first, group);
-            multiply_blocks<Weights, decltype(count)::value>(rows, row, panels + panel * CHUNK, blocks, output);
+            multiply_blocks<Weights, decltype(count)::value>(rows, row, panels[panel], blocks, output);
         });
     }
 }
@@ -390,10 +403,11 @@ void tile_of_blocks(const Product & product, const void * packed, void * scratch
 template <class Weights>
 void tile_of_superblocks(const Product & product, const void * packed, void * scratch, int64_t tile) {
     auto * panels = (PanelSuperblock *) scratch;
-    const int64_t column = tile * TILE_COLUMNS, groups = group_count(product);
+    const int64_t column = tile * TILE_COLUMNS, groups = group_count(product), blocks = product.depth / SUPERBLOCK;
     const int columns = columns_of_tile(product, tile);
-    for (int64_t block = 0; block < product.depth / SUPERBLOCK; block++) {
+    for (int64_t block = 0; block < blocks; block++) {
         decode_superblock<Weights>(product, column, columns, block, panels);
+        prefetch(product, column, columns, block + 1, block + 1 < blocks, Weights::BYTES);
         for_all_rows(product, column, columns, block > 0, [&](auto count, int64_t group, int row, int panel, Output output) {
             const RowSuperblock & rows = ((const RowSuperblock *) packed)[block * groups + group];
             multiply_superblock<Weights, decltype(count)::value>(rows, row, panels[panel], output);

@@ -1,6 +1,6 @@
 // ggml's quantized blocks as unsigned bytes, scales and offsets. The layouts are those of ggml-common.h.
 //
-// Included once by every kernel, in its own namespace, because each is compiled for another instruction set.
+// Included by kernel.h: each kernel compiles it for its own instruction set, in a namespace without a name.
 #pragma once
 
 #include <cstdint>
@@ -57,11 +57,17 @@ inline float round_to_half(float value) {
 #endif
 }
 
-inline uint16_t read_half(const uint8_t * at) {
-    uint16_t half;
-    memcpy(&half, at, 2);
-    return half;
+// Vectors of bytes that the compiler splits as the instruction set wants.
+typedef uint8_t Bytes16 __attribute__((vector_size(16)));
+typedef uint8_t Bytes32 __attribute__((vector_size(32)));
+
+template <class Bytes> inline Bytes read(const void * at) {
+    Bytes bytes;
+    memcpy(&bytes, at, sizeof bytes);
+    return bytes;
 }
+
+template <class Bytes> inline void write(uint8_t * at, Bytes bytes) { memcpy(at, &bytes, sizeof bytes); }
 
 // A type whose blocks of 32 have one scale: weight = scale * (byte - ZERO).
 template <int TYPE> struct Blocks;
@@ -69,34 +75,33 @@ template <int TYPE> struct Blocks;
 template <> struct Blocks<Q8_0> {
     static constexpr int BYTES = 34, ZERO = 128;
     static float decode(const uint8_t * block, uint8_t * bytes) {
-        for (int i = 0; i < 32; i++) {
-            bytes[i] = block[2 + i] ^ 0x80;
-        }
-        return half_to_float(read_half(block));
+        write(bytes, read<Bytes32>(block + 2) ^ 0x80);
+        return half_to_float(read<uint16_t>(block));
     }
 };
 
 template <> struct Blocks<Q4_0> {
     static constexpr int BYTES = 18, ZERO = 8;
     static float decode(const uint8_t * block, uint8_t * bytes) {
-        for (int i = 0; i < 16; i++) {
-            bytes[i] = block[2 + i] & 15;
-            bytes[16 + i] = block[2 + i] >> 4;
-        }
-        return half_to_float(read_half(block));
+        const Bytes16 packed = read<Bytes16>(block + 2);
+        write(bytes, packed & 15);
+        write(bytes + 16, packed >> 4);
+        return half_to_float(read<uint16_t>(block));
     }
 };
 
 template <> struct Blocks<Q5_0> {
     static constexpr int BYTES = 22, ZERO = 16;
     static float decode(const uint8_t * block, uint8_t * bytes) {
-        uint32_t high;
-        memcpy(&high, block + 2, 4);
-        for (int i = 0; i < 16; i++) {
-            bytes[i] = (block[6 + i] & 15) | ((high >> i & 1) << 4);
-            bytes[16 + i] = (block[6 + i] >> 4) | ((high >> (i + 16) & 1) << 4);
+        const Bytes16 packed = read<Bytes16>(block + 6);
+        uint64_t high[4];
+        for (int i = 0; i < 4; i++) {  // bit i of a byte goes to bit 4 of byte i
+            const uint64_t bits = block[2 + i] * 0x0101010101010101u & 0x8040201008040201u;
+            high[i] = (bits + 0x7f7f7f7f7f7f7f7fu) >> 3 & 0x1010101010101010u;
         }
-        return half_to_float(read_half(block));
+        write(bytes, (packed & 15) | read<Bytes16>(high));
+        write(bytes + 16, (packed >> 4) | read<Bytes16>(high + 2));
+        return half_to_float(read<uint16_t>(block));
     }
 };
 
@@ -106,19 +111,10 @@ template <> struct Blocks<IQ4_NL> {
         // The values of ggml's table (kvalues_iq4nl) plus ZERO.
         alignas(16) static const uint8_t VALUES[16] = {1,   24,  45,  63,  79,  93,  106, 118,
                                                        129, 141, 153, 166, 181, 197, 217, 241};
-#if defined(__SSSE3__)
-        const __m128i table = _mm_load_si128((const __m128i *) VALUES), low = _mm_set1_epi8(15);
-        const __m128i packed = _mm_loadu_si128((const __m128i *) (block + 2));
-        const __m128i first = _mm_and_si128(packed, low), second = _mm_and_si128(_mm_srli_epi16(packed, 4), low);
-        _mm_storeu_si128((__m128i *) bytes, _mm_shuffle_epi8(table, first));
-        _mm_storeu_si128((__m128i *) (bytes + 16), _mm_shuffle_epi8(table, second));
-#else
-        for (int i = 0; i < 16; i++) {
-            bytes[i] = VALUES[block[2 + i] & 15];
-            bytes[16 + i] = VALUES[block[2 + i] >> 4];
-        }
-#endif
-        return half_to_float(read_half(block));
+        const Bytes16 packed = read<Bytes16>(block + 2);
+        write(bytes, Vector::look_up(VALUES, packed & 15));
+        write(bytes + 16, Vector::look_up(VALUES, packed >> 4));
+        return half_to_float(read<uint16_t>(block));
     }
 };
 
@@ -128,8 +124,8 @@ template <int TYPE> struct Superblocks;
 
 // The 6-bit scales and offsets that Q4_K and Q5_K share.
 inline void read_scales(const uint8_t * block, float * scales, int16_t * offsets, float & offset) {
-    const float scale = half_to_float(read_half(block));
-    offset = half_to_float(read_half(block + 2));
+    const float scale = half_to_float(read<uint16_t>(block));
+    offset = half_to_float(read<uint16_t>(block + 2));
     const uint8_t * six = block + 4;
     for (int i = 0; i < 4; i++) {
         scales[i] = scale * float(six[i] & 63);
@@ -144,12 +140,11 @@ template <> struct Superblocks<Q4_K> {
     static constexpr bool OFFSETS = true;
     static void decode(const uint8_t * block, uint8_t * bytes, float * scales, int16_t * offsets, float & offset) {
         read_scales(block, scales, offsets, offset);
-        const uint8_t * packed = block + 16;
-        for (int j = 0; j < 4; j++, packed += 32, bytes += 64) {
-            for (int i = 0; i < 32; i++) {
-                bytes[i] = packed[i] & 15;
-                bytes[32 + i] = packed[i] >> 4;
-            }
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const Bytes32 packed = read<Bytes32>(block + 16 + 32 * j);
+            write(bytes + 64 * j, packed & 15);
+            write(bytes + 64 * j + 32, packed >> 4);
         }
     }
 };
@@ -159,13 +154,12 @@ template <> struct Superblocks<Q5_K> {
     static constexpr bool OFFSETS = true;
     static void decode(const uint8_t * block, uint8_t * bytes, float * scales, int16_t * offsets, float & offset) {
         read_scales(block, scales, offsets, offset);
-        const uint8_t * high = block + 16;
-        const uint8_t * packed = block + 48;
-        for (int j = 0; j < 4; j++, packed += 32, bytes += 64) {
-            for (int i = 0; i < 32; i++) {
-                bytes[i] = (packed[i] & 15) | ((high[i] >> (2 * j) & 1) << 4);
-                bytes[32 + i] = (packed[i] >> 4) | ((high[i] >> (2 * j + 1) & 1) << 4);
-            }
+        const Bytes32 high = read<Bytes32>(block + 16);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const Bytes32 packed = read<Bytes32>(block + 48 + 32 * j);
+            write(bytes + 64 * j, (packed & 15) | (high >> (2 * j) & 1) << 4);
+            write(bytes + 64 * j + 32, (packed >> 4) | (high >> (2 * j + 1) & 1) << 4);
         }
     }
 };
@@ -174,20 +168,19 @@ template <> struct Superblocks<Q6_K> {
     static constexpr int BYTES = 210, ZERO = 32, GROUP = 16;
     static constexpr bool OFFSETS = false;
     static void decode(const uint8_t * block, uint8_t * bytes, float * scales, int16_t *, float & offset) {
-        const float scale = half_to_float(read_half(block + 208));
+        const float scale = half_to_float(read<uint16_t>(block + 208));
         offset = 0;
         for (int i = 0; i < 16; i++) {
             scales[i] = scale * float(int8_t(block[192 + i]));
         }
+#pragma GCC unroll 2
         for (int half = 0; half < 2; half++, bytes += 128) {
-            const uint8_t * low = block + 64 * half;
-            const uint8_t * high = block + 128 + 32 * half;
-            for (int i = 0; i < 32; i++) {
-                bytes[i] = (low[i] & 15) | (high[i] & 3) << 4;
-                bytes[32 + i] = (low[32 + i] & 15) | (high[i] >> 2 & 3) << 4;
-                bytes[64 + i] = (low[i] >> 4) | (high[i] >> 4 & 3) << 4;
-                bytes[96 + i] = (low[32 + i] >> 4) | (high[i] >> 6) << 4;
-            }
+            const Bytes32 low = read<Bytes32>(block + 64 * half), next = read<Bytes32>(block + 64 * half + 32);
+            const Bytes32 high = read<Bytes32>(block + 128 + 32 * half);
+            write(bytes, (low & 15) | (high & 3) << 4);
+            write(bytes + 32, (next & 15) | (high >> 2 & 3) << 4);
+            write(bytes + 64, (low >> 4) | (high >> 4 & 3) << 4);
+            write(bytes + 96, (next >> 4) | (high >> 6) << 4);
         }
     }
 };
