@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from pocketvlm.errors import NativeLibraryError
 
 VARIABLE = "POCKETVLM_ACCELERATOR"  # names a kernel, or OFF
 OFF = "off"
+_TYPES = frozenset((2, 6, 8, 12, 13, 14, 20))  # Q4_0, Q5_0, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL: Type in product.h
 LIBRARY = "libpocketvlm_accelerator.so"  # on macOS, too: CMake calls a module so
 
 
@@ -26,6 +27,10 @@ class Accelerator:
     kernel: str | None
     why: str
     library: ctypes.CDLL | None = None
+
+    def computes(self, types: Iterable[int]) -> bool:
+        """Return whether there are kernels for any of these numbers of ggml types."""
+        return self.library is not None and not _TYPES.isdisjoint(types)
 
     @contextmanager
     def offered(self) -> Iterator[None]:

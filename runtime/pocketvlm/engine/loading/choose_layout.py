@@ -1,0 +1,93 @@
+"""Choose the layout of a model's weights on the CPU: the one that measures fastest here, once for a file and device."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from pocketvlm import __version__
+from pocketvlm.engine.loading.layer_benchmark import LayerSpeed, compare_layouts
+from pocketvlm.errors import EngineError, ModelError
+from pocketvlm.files.footprint import weights_of
+from pocketvlm.files.gguf_header import GGUFHeader
+from pocketvlm.native import library, memory_estimate
+from pocketvlm.native.weight_layout import WeightLayout
+from pocketvlm.system.json_cache import JSONCache, file_hash
+from pocketvlm.system.machine import processor
+
+_log = logging.getLogger(__name__)
+CACHE = JSONCache("layouts.json", "layouts", most=256)
+_SMALLEST = 32 << 20  # bytes of layers: below, prompts are fast in any layout
+_ROWS = 128  # of a timed prompt
+_PROMPT, _ANSWER = 512, 128  # tokens of the request whose time decides
+_SLOWER = 1.05  # times the shortest time of a token of an answer: a layout that needs longer is not chosen
+
+
+def choose_layout(header: GGUFHeader, *, threads: int, exact: bool = False) -> WeightLayout:
+    """Return the layout for a file whose layers all run on the CPU.
+
+    `exact` results must not depend on times, so they always have libllama's default.
+    """
+    if exact or sum(weights_of(header).layers) < _SMALLEST:
+        return WeightLayout.REORDERED
+    layouts = candidates(header)
+    if len(layouts) == 1:
+        return layouts[0]
+    entries, key = CACHE.read(), _key(header, threads, layouts)
+    if (remembered := _parse(entries.get(key), layouts)) is not None:
+        return remembered
+    _log.info("measuring %d layouts of weights, once on this device", len(layouts))
+    try:
+        speeds = compare_layouts(header, layouts, rows=_ROWS, threads=threads)
+    except (ModelError, EngineError, KeyError, StopIteration) as error:
+        _log.info("the layouts of weights cannot be compared: %s", error)
+        return layouts[0]
+    layout = fastest(speeds)
+    for candidate, speed in speeds.items():
+        _log.info("%s: %.3f ms a token of a prompt, %.2f of an answer", candidate.value, *_milliseconds(speed))
+    if all(speed.steady for speed in speeds.values()):
+        measured = {candidate.value: list(_milliseconds(speed)) for candidate, speed in speeds.items()}
+        CACHE.add(key, {"file": header.path.name, "layout": layout.value, "milliseconds": measured})
+    return layout
+
+
+def candidates(header: GGUFHeader) -> list[WeightLayout]:
+    """Return the layouts that differ for this file, libllama's default first."""
+    types = {tensor.type for tensor in header.tensors if len(tensor.shape) > 1 and tensor.name.startswith("blk.")}
+    reordered = any(memory_estimate.reordered(number) for number in types)
+    layouts = [WeightLayout.REORDERED, *([WeightLayout.PLAIN] if reordered else [])]
+    return [*layouts, *([WeightLayout.ACCELERATED] if library.accelerator().computes(types) else [])]
+
+
+def fastest(speeds: Mapping[WeightLayout, LayerSpeed]) -> WeightLayout:
+    """Return the layout with the shortest time of a request, of those with about the shortest time of an answer."""
+    limit = _SLOWER * min(speed.answer for speed in speeds.values())
+    eligible = [layout for layout, speed in speeds.items() if speed.answer <= limit]
+    return min(eligible, key=lambda layout: _PROMPT * speeds[layout].prompt + _ANSWER * speeds[layout].answer)
+
+
+def recall_all() -> list[Mapping[str, Any]]:
+    """Return what was measured: `file`, `layout` and `milliseconds` (of a prompt's and an answer's token) by layout."""
+    return [entry for entry in CACHE.read().values() if _parse(entry, list(WeightLayout)) is not None]
+
+
+def _parse(entry: Any, layouts: list[WeightLayout]) -> WeightLayout | None:
+    try:
+        layout = WeightLayout(entry["layout"])
+        times = [float(number) for pair in entry["milliseconds"].values() for number in pair]
+        return layout if layout in layouts and times and isinstance(entry["file"], str) else None
+    except (TypeError, KeyError, ValueError, AttributeError):
+        return None  # none yet, or written by another version
+
+
+def _milliseconds(speed: LayerSpeed) -> tuple[float, float]:
+    return round(1e3 * speed.prompt, 4), round(1e3 * speed.answer, 4)
+
+
+def _key(header: GGUFHeader, threads: int, layouts: list[WeightLayout]) -> str:
+    files = [file_hash(path) for path in header.files]
+    names = [layout.value for layout in layouts]
+    device = [processor(), threads, library.build().label, library.accelerator().kernel]
+    return hashlib.sha256(repr([__version__, device, files, names]).encode()).hexdigest()
