@@ -21,6 +21,10 @@ constexpr int SUPERBLOCK = 256;   // elements
 inline float half_to_float(uint16_t half) {
 #if defined(__F16C__)
     return _cvtsh_ss(half);
+#elif defined(__aarch64__)
+    __fp16 value;
+    memcpy(&value, &half, 2);
+    return value;
 #else
     const uint32_t sign = uint32_t(half & 0x8000) << 16;
     const uint32_t magnitude = half & 0x7fff;
@@ -41,6 +45,8 @@ inline float half_to_float(uint16_t half) {
 inline float round_to_half(float value) {
 #if defined(__F16C__)
     return _cvtsh_ss(_cvtss_sh(value, 0));
+#elif defined(__aarch64__)
+    return __fp16(value);
 #else
     if (value >= 65520.0f) {
         return __builtin_inff();
