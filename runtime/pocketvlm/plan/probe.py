@@ -127,7 +127,9 @@ def _probe(request: ProbeRequest) -> ProbeResult:
         for n in request.contexts
     ]
     used = process_memory() or Memory(0, 0, 0)
-    layout = choose_layout(checked.model, threads=request.threads, exact=request.exact)
+    layout = choose_layout(
+        checked.model, threads=request.threads, exact=request.exact, again_if_disturbed=request.timed
+    )
     matrices = [t for t in checked.model.tensors if len(t.shape) > 1 and not t.name.startswith("token_embd")]
     prompt = answer = None
     tiles: dict[str, float] = {}

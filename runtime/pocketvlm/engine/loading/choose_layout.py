@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from pocketvlm import __version__
 from pocketvlm.engine.loading.layer_benchmark import LayerSpeed, compare_layouts
 from pocketvlm.errors import EngineError, ModelError
 from pocketvlm.files.footprint import weights_of
@@ -18,6 +17,7 @@ from pocketvlm.system.json_cache import JSONCache, file_hash
 from pocketvlm.system.machine import processor
 
 _log = logging.getLogger(__name__)
+_REVISION = 1  # part of keys; raise it when kernels become faster
 CACHE = JSONCache("layouts.json", "layouts", most=256)
 _SMALLEST = 32 << 20  # bytes of layers: below, prompts are fast in any layout
 _ROWS = 128  # of a timed prompt
@@ -25,18 +25,23 @@ _PROMPT, _ANSWER = 512, 128  # tokens of the request whose time decides
 _SLOWER = 1.05  # times the shortest time of a token of an answer: a layout that needs longer is not chosen
 
 
-def choose_layout(header: GGUFHeader, *, threads: int, exact: bool = False) -> WeightLayout:
+def choose_layout(
+    header: GGUFHeader, *, threads: int, exact: bool = False, again_if_disturbed: bool = False
+) -> WeightLayout:
     """Return the layout for a file whose layers all run on the CPU.
 
-    `exact` results must not depend on times, so they always have libllama's default.
+    `exact` results must not depend on times, so they always have libllama's default. `again_if_disturbed` measures
+    again where other programs disturbed the times that are remembered.
     """
     if exact or sum(weights_of(header).layers) < _SMALLEST:
         return WeightLayout.REORDERED
     layouts = candidates(header)
     if len(layouts) == 1:
         return layouts[0]
-    entries, key = CACHE.read(), _key(header, threads, layouts)
-    if (remembered := _parse(entries.get(key), layouts)) is not None:
+    key = _key(header, threads, layouts)
+    entry = CACHE.read().get(key, {})
+    remembered = _parse(entry, layouts)
+    if remembered is not None and (entry["steady"] or not again_if_disturbed):
         return remembered
     _log.info("measuring %d layouts of weights, once on this device", len(layouts))
     try:
@@ -45,11 +50,10 @@ def choose_layout(header: GGUFHeader, *, threads: int, exact: bool = False) -> W
         _log.info("the layouts of weights cannot be compared: %s", error)
         return layouts[0]
     layout = fastest(speeds)
-    for candidate, speed in speeds.items():
-        _log.info("%s: %.3f ms a token of a prompt, %.2f of an answer", candidate.value, *_milliseconds(speed))
-    if all(speed.steady for speed in speeds.values()):
-        measured = {candidate.value: list(_milliseconds(speed)) for candidate, speed in speeds.items()}
-        CACHE.add(key, {"file": header.path.name, "layout": layout.value, "milliseconds": measured})
+    measured = {candidate.value: _milliseconds(speed) for candidate, speed in speeds.items()}
+    _log.info("milliseconds of a token of a prompt and of an answer: %s", measured)
+    steady = all(speed.steady for speed in speeds.values())
+    CACHE.add(key, {"file": header.path.name, "layout": layout.value, "milliseconds": measured, "steady": steady})
     return layout
 
 
@@ -62,14 +66,23 @@ def candidates(header: GGUFHeader) -> list[WeightLayout]:
 
 
 def fastest(speeds: Mapping[WeightLayout, LayerSpeed]) -> WeightLayout:
-    """Return the layout with the shortest time of a request, of those with about the shortest time of an answer."""
+    """Return the layout with the shortest time of a request, of those with about the shortest time of an answer.
+
+    Where times are not steady, layouts with other answers than the first are left out: a wrong choice costs more there.
+    """
+    default = next(iter(speeds))
+    if not all(speed.steady for speed in speeds.values()) and WeightLayout.PLAIN in speeds:
+        return default
     limit = _SLOWER * min(speed.answer for speed in speeds.values())
     eligible = [layout for layout, speed in speeds.items() if speed.answer <= limit]
     return min(eligible, key=lambda layout: _PROMPT * speeds[layout].prompt + _ANSWER * speeds[layout].answer)
 
 
 def recall_all() -> list[Mapping[str, Any]]:
-    """Return what was measured: `file`, `layout` and `milliseconds` (of a prompt's and an answer's token) by layout."""
+    """Return what was measured: `file`, `layout`, and by layout the `milliseconds` of a prompt's and an answer's token.
+
+    `steady`: no other programs disturbed it.
+    """
     return [entry for entry in CACHE.read().values() if _parse(entry, list(WeightLayout)) is not None]
 
 
@@ -77,17 +90,18 @@ def _parse(entry: Any, layouts: list[WeightLayout]) -> WeightLayout | None:
     try:
         layout = WeightLayout(entry["layout"])
         times = [float(number) for pair in entry["milliseconds"].values() for number in pair]
-        return layout if layout in layouts and times and isinstance(entry["file"], str) else None
+        valid = times and isinstance(entry["file"], str) and isinstance(entry["steady"], bool)
+        return layout if valid and layout in layouts else None
     except (TypeError, KeyError, ValueError, AttributeError):
         return None  # none yet, or written by another version
 
 
-def _milliseconds(speed: LayerSpeed) -> tuple[float, float]:
-    return round(1e3 * speed.prompt, 4), round(1e3 * speed.answer, 4)
+def _milliseconds(speed: LayerSpeed) -> list[float]:
+    return [round(1e3 * speed.prompt, 4), round(1e3 * speed.answer, 4)]
 
 
 def _key(header: GGUFHeader, threads: int, layouts: list[WeightLayout]) -> str:
     files = [file_hash(path) for path in header.files]
     names = [layout.value for layout in layouts]
     device = [processor(), threads, library.build().label, library.accelerator().kernel]
-    return hashlib.sha256(repr([__version__, device, files, names]).encode()).hexdigest()
+    return hashlib.sha256(repr([_REVISION, device, files, names]).encode()).hexdigest()

@@ -23,7 +23,7 @@ from pocketvlm.system.timing import RepeatedTiming
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _LAYER_BYTES = 192 << 20  # of the timed layers: more than the caches of a processor hold
-_COMPARED_BYTES = 96 << 20  # where layouts are only compared
+_COMPARED_BYTES, _COMPARED_SECONDS = 96 << 20, 1.0  # where layouts are only compared
 _TOKENS, _CELLS = 16, 1024  # tokens of an answer before the cache is cleared; cells of the cache
 _PROMPTS = 8  # prompts in a row before the cache is cleared
 _PAGE = 32  # GGUF's alignment
@@ -69,14 +69,29 @@ def compare_layouts(
 ) -> dict[WeightLayout, LayerSpeed]:
     """Time a few layers in each of the layouts, in turns. The times are of these layers, not of the whole model.
 
+    `layouts` has at most one that is accelerated, at the end. Its answers are those of the layout before it.
+
     Raises ModelError or EngineError where libllama cannot run a part of this model.
     """
     layers = _timed_layers(header, _COMPARED_BYTES)
-    prompts, answers = _time_all(header, [(layers, layout) for layout in layouts], rows, threads)
+    answered = [layout for layout in layouts if not layout.accelerated]  # the accelerator computes prompts alone
+    prompts, answers = _time_all(
+        header,
+        [(layers, layout) for layout in layouts],
+        rows,
+        threads,
+        answered=len(answered),
+        enough=_COMPARED_SECONDS,
+    )
+    by_layout = dict(zip(answered, answers, strict=True))
     return {
-        layout: LayerSpeed(prompt.seconds / rows, answer.seconds, prompt.steady and answer.steady)
-        for layout, prompt, answer in zip(layouts, prompts, answers, strict=True)
+        layout: _speed(prompt, by_layout.get(layout, answers[-1]), rows)
+        for layout, prompt in zip(layouts, prompts, strict=True)
     }
+
+
+def _speed(prompt: RepeatedTiming, answer: RepeatedTiming, rows: int) -> LayerSpeed:
+    return LayerSpeed(prompt.seconds / rows, answer.seconds, prompt.steady and answer.steady)
 
 
 def _count(header: GGUFHeader) -> int:
@@ -93,9 +108,18 @@ def _timed_layers(header: GGUFHeader, budget: int) -> int:
 
 
 def _time_all(
-    header: GGUFHeader, variants: Sequence[tuple[int, WeightLayout]], rows: int, threads: int
+    header: GGUFHeader,
+    variants: Sequence[tuple[int, WeightLayout]],
+    rows: int,
+    threads: int,
+    *,
+    answered: int | None = None,
+    enough: float = RepeatedTiming.enough,
 ) -> tuple[list[RepeatedTiming], list[RepeatedTiming]]:
-    """Time prompts of `rows` tokens and tokens of answers, each with so many layers in a layout."""
+    """Time variants of the model: a number of layers in a layout. Return the times of prompts and of answers' tokens.
+
+    Prompts have `rows` tokens. Tokens of answers are timed for the first `answered` variants, by default for all.
+    """
     with ExitStack() as stack:
         contexts = [
             stack.enter_context(_context_of_zeros(header, layers, layout, rows, threads)) for layers, layout in variants
@@ -107,8 +131,10 @@ def _time_all(
         def answer(context: Context, index: int) -> None:
             context.decode_token(0, index)
 
-        prompts = _times(contexts, prompt, min(_PROMPTS, _CELLS // rows), [RepeatedTiming(threads) for _ in variants])
-        answers = _times(contexts, answer, _TOKENS, [RepeatedTiming(threads, least=8) for _ in variants])
+        prompts = [RepeatedTiming(threads, enough=enough) for _ in contexts]
+        answers = [RepeatedTiming(threads, least=8, enough=enough) for _ in contexts[:answered]]
+        _time(contexts, prompt, min(_PROMPTS, _CELLS // rows), prompts)
+        _time(contexts[:answered], answer, _TOKENS, answers)
     return prompts, answers
 
 
@@ -118,9 +144,9 @@ def _layers_of_every_kind(header: GGUFHeader) -> int:
     return 1 + max(heads.index(kind) for kind in set(heads)) if heads else 1
 
 
-def _times(
+def _time(
     contexts: list[Context], work: Callable[[Context, int], None], repeats: int, timings: list[RepeatedTiming]
-) -> list[RepeatedTiming]:
+) -> None:
     """Time the contexts in turns, so that disturbances affect all. The first call of a round only warms up."""
     index = 0
     while any(timing.wanted for timing in timings):
@@ -131,7 +157,6 @@ def _times(
                 context.clear()
                 work(context, index)
         index = (index + 1) % repeats
-    return timings
 
 
 @contextmanager
