@@ -57,6 +57,7 @@ class LoadedModel:
     context: Context
     prefill_context: Callable[[], Context] | None
     placement: DevicePlacement
+    layout: WeightLayout
     load_token_embeddings: Callable[[], TokenEmbeddings | None] | None
     draft_policy: DraftLengthPolicy | None
 
@@ -156,6 +157,7 @@ def _load(
         context,
         prefill_context if background else None,
         placement,
+        layout,
         partial(token_embeddings, model, checked.model, context) if mixed else None,
         draft_policy,
     )
