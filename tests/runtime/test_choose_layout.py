@@ -38,6 +38,7 @@ def test_measured_once(iota_bundle: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert choose_layout(header, threads=1) is REORDERED and not layouts.recall_all()
     monkeypatch.setattr(layouts, "_SMALLEST", 1)
     assert choose_layout(header, threads=1, exact=True) is REORDERED and not layouts.recall_all()
+    assert choose_layout(header, threads=1, measure="never") is REORDERED and not layouts.recall_all()
     chosen = choose_layout(header, threads=1)
     (entry,) = layouts.recall_all()
     assert entry["layout"] == chosen.value and entry["file"] == header.path.name

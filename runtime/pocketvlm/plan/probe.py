@@ -128,7 +128,10 @@ def _probe(request: ProbeRequest) -> ProbeResult:
     ]
     used = process_memory() or Memory(0, 0, 0)
     layout = choose_layout(
-        checked.model, threads=request.threads, exact=request.exact, again_if_disturbed=request.timed
+        checked.model,
+        threads=request.threads,
+        exact=request.exact,
+        measure="until steady" if request.timed else "never",
     )
     matrices = [t for t in checked.model.tensors if len(t.shape) > 1 and not t.name.startswith("token_embd")]
     prompt = answer = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
 from pocketvlm.engine.loading.layer_benchmark import LayerSpeed, compare_layouts
 from pocketvlm.errors import EngineError, ModelError
@@ -16,6 +17,7 @@ from pocketvlm.native.weight_layout import WeightLayout
 from pocketvlm.system.json_cache import JSONCache, file_hash
 from pocketvlm.system.machine import processor
 
+Measure = Literal["never", "once", "until steady"]
 _log = logging.getLogger(__name__)
 _REVISION = 1  # part of keys; raise it when kernels become faster
 CACHE = JSONCache("layouts.json", "layouts", most=256)
@@ -25,13 +27,11 @@ _PROMPT, _ANSWER = 512, 128  # tokens of the request whose time decides
 _SLOWER = 1.05  # times the shortest time of a token of an answer: a layout that needs longer is not chosen
 
 
-def choose_layout(
-    header: GGUFHeader, *, threads: int, exact: bool = False, again_if_disturbed: bool = False
-) -> WeightLayout:
+def choose_layout(header: GGUFHeader, *, threads: int, exact: bool = False, measure: Measure = "once") -> WeightLayout:
     """Return the layout for a file whose layers all run on the CPU.
 
-    `exact` results must not depend on times, so they always have libllama's default. `again_if_disturbed` measures
-    again where other programs disturbed the times that are remembered.
+    `exact` results must not depend on times, so they always have libllama's default. Where nothing is remembered,
+    `measure` "never" returns it, too. "until steady" measures again what other programs disturbed.
     """
     if exact or sum(weights_of(header).layers) < _SMALLEST:
         return WeightLayout.REORDERED
@@ -41,11 +41,16 @@ def choose_layout(
     key = _key(header, threads, layouts)
     entry = CACHE.read().get(key, {})
     remembered = _parse(entry, layouts)
-    if remembered is not None and (entry["steady"] or not again_if_disturbed):
+    if remembered is not None and (entry["steady"] or measure != "until steady"):
         return remembered
+    if measure == "never":
+        return layouts[0]
     _log.info("measuring %d layouts of weights, once on this device", len(layouts))
     try:
-        speeds = compare_layouts(header, layouts, rows=_ROWS, threads=threads)
+        # In a thread that ends: OpenMP keeps a team for every thread that evaluated, and with more of them than cores
+        # its barriers sleep.
+        with ThreadPoolExecutor(1, "pocketvlm-measure") as executor:
+            speeds = executor.submit(compare_layouts, header, layouts, rows=_ROWS, threads=threads).result()
     except (ModelError, EngineError, KeyError, StopIteration) as error:
         _log.info("the layouts of weights cannot be compared: %s", error)
         return layouts[0]
