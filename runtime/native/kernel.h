@@ -117,12 +117,11 @@ template <class Weights> void pack_blocks(const Product & product, void * packed
 
 template <class Weights> void pack_superblocks(const Product & product, void * packed, int64_t group) {
     constexpr int ZERO = Vector::is_signed(Weights::ZERO) ? 0 : Weights::ZERO;
-    const int rows = rows_of_group(product, group);
-    for (int64_t block = 0; block < product.depth / SUPERBLOCK; block++) {
-        RowSuperblock & out = ((RowSuperblock *) packed)[block * group_count(product) + group];
-        for (int row = 0; row < rows; row++) {
+    for (int row = 0; row < rows_of_group(product, group); row++) {
+        const float * values = input_row(product, group * GROUP_ROWS + row);
+        for (int64_t block = 0; block < product.depth / SUPERBLOCK; block++, values += SUPERBLOCK) {
+            RowSuperblock & out = ((RowSuperblock *) packed)[block * group_count(product) + group];
             alignas(ALIGNMENT) int8_t bytes[SUPERBLOCK];
-            const float * values = input_row(product, group * GROUP_ROWS + row) + block * SUPERBLOCK;
             const float magnitude = quantize(values, bytes, SUPERBLOCK);
             out.scale[row] = magnitude != 0 ? 1.0f / (127.0f / magnitude) : 0.0f;  // rounded as ggml does
             for (int i = 0; i < SUPERBLOCK / BLOCK; i++) {
