@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,5 +44,19 @@ def test_measured_once(iota_bundle: Path, tmp_path: Path, monkeypatch: pytest.Mo
     (entry,) = layouts.recall_all()
     assert entry["layout"] == chosen.value and entry["file"] == header.path.name
     assert set(entry["milliseconds"]) == {layout.value for layout in layouts.candidates(header)}
-    monkeypatch.setattr(layouts, "compare_layouts", None)  # would fail if it were called
+    monkeypatch.setattr(layouts, "_measure", None)  # would fail if it were called
     assert choose_layout(header, threads=1) is chosen
+
+
+def test_layers_that_cannot_run_alone(iota_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libllama's default then, and no second try."""
+    header = read_header(next(iota_bundle.glob("model-*.gguf")))
+    broken = replace(header, path=tmp_path / "none.gguf")  # the process that measures cannot read it
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(layouts, "_SMALLEST", 1)
+    monkeypatch.setattr(layouts, "file_hash", str)
+    assert choose_layout(broken, threads=1) is REORDERED
+    (entry,) = layouts.recall_all()
+    assert entry["milliseconds"] == {}
+    monkeypatch.setattr(layouts, "_measure", None)
+    assert choose_layout(broken, threads=1) is REORDERED

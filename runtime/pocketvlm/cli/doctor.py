@@ -131,7 +131,8 @@ def _layout_rows(table: Table) -> None:
         times = "; ".join(
             f"{name} {prompt:.3g} and {answer:.3g} ms" for name, (prompt, answer) in entry["milliseconds"].items()
         )
-        text = f"{entry['file']}: {entry['layout']} (tokens of prompts and answers, a few layers: {times})"
+        text = f"{entry['file']}: {entry['layout']}"
+        text += f" (a few layers, tokens of prompts and answers: {times})" if times else ""
         table.add_row("" if number else "layout of weights", text)
 
 

@@ -1,19 +1,27 @@
-"""Choose the layout of a model's weights on the CPU: the one that measures fastest here, once for a file and device."""
+"""Choose the layout of a model's weights on the CPU: the one that measures fastest here, once for a file and device.
+
+`python -m pocketvlm.engine.loading.choose_layout '[PATH, THREADS, [LAYOUT, ...]]'` measures, and prints a line of JSON
+to standard error: native code may end that process, and its threads compete with nothing afterwards.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import sys
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 from pocketvlm.engine.loading.layer_benchmark import LayerSpeed, compare_layouts
 from pocketvlm.errors import EngineError, ModelError
 from pocketvlm.files.footprint import weights_of
-from pocketvlm.files.gguf_header import GGUFHeader
+from pocketvlm.files.gguf_header import GGUFHeader, read_header
 from pocketvlm.native import library, memory_estimate
 from pocketvlm.native.weight_layout import WeightLayout
+from pocketvlm.system import subprocess
 from pocketvlm.system.json_cache import JSONCache, file_hash
 from pocketvlm.system.machine import processor
 
@@ -25,6 +33,7 @@ _SMALLEST = 32 << 20  # bytes of layers: below, prompts are fast in any layout
 _ROWS = 128  # of a timed prompt
 _PROMPT, _ANSWER = 512, 128  # tokens of the request whose time decides
 _SLOWER = 1.05  # times the shortest time of a token of an answer: a layout that needs longer is not chosen
+_PREFIX = "layouts: "  # of the line that holds the result
 
 
 def choose_layout(header: GGUFHeader, *, threads: int, exact: bool = False, measure: Measure = "once") -> WeightLayout:
@@ -43,22 +52,19 @@ def choose_layout(header: GGUFHeader, *, threads: int, exact: bool = False, meas
     remembered = _parse(entry, layouts)
     if remembered is not None and (entry["steady"] or measure != "until steady"):
         return remembered
-    if measure == "never":
+    if measure == "never" or getattr(sys, "frozen", False):
         return layouts[0]
     _log.info("measuring %d layouts of weights, once on this device", len(layouts))
     try:
-        # In a thread that ends: OpenMP keeps a team for every thread that evaluated, and with more of them than cores
-        # its barriers sleep.
-        with ThreadPoolExecutor(1, "pocketvlm-measure") as executor:
-            speeds = executor.submit(compare_layouts, header, layouts, rows=_ROWS, threads=threads).result()
-    except (ModelError, EngineError, KeyError, StopIteration) as error:
-        _log.info("the layouts of weights cannot be compared: %s", error)
+        speeds = _measure(header, layouts, threads)
+    except OSError as error:
+        _log.info("no process can be started to measure them: %s", error)
         return layouts[0]
-    layout = fastest(speeds)
-    measured = {candidate.value: _milliseconds(speed) for candidate, speed in speeds.items()}
-    _log.info("milliseconds of a token of a prompt and of an answer: %s", measured)
+    layout = fastest(speeds) if speeds else layouts[0]
+    times = {each.value: [round(1e3 * speed.prompt, 4), round(1e3 * speed.answer, 4)] for each, speed in speeds.items()}
+    _log.info("milliseconds of a token of a prompt and of an answer: %s", times)
     steady = all(speed.steady for speed in speeds.values())
-    CACHE.add(key, {"file": header.path.name, "layout": layout.value, "milliseconds": measured, "steady": steady})
+    CACHE.add(key, {"file": header.path.name, "layout": layout.value, "milliseconds": times, "steady": steady})
     return layout
 
 
@@ -86,23 +92,36 @@ def fastest(speeds: Mapping[WeightLayout, LayerSpeed]) -> WeightLayout:
 def recall_all() -> list[Mapping[str, Any]]:
     """Return what was measured: `file`, `layout`, and by layout the `milliseconds` of a prompt's and an answer's token.
 
-    `steady`: no other programs disturbed it.
+    There are none where libllama cannot run the layers alone. `steady`: no other programs disturbed it.
     """
     return [entry for entry in CACHE.read().values() if _parse(entry, list(WeightLayout)) is not None]
+
+
+def _measure(header: GGUFHeader, layouts: list[WeightLayout], threads: int) -> dict[WeightLayout, LayerSpeed]:
+    """Return the speeds of the layouts; none where libllama cannot run the layers alone. Raises OSError."""
+    lines: list[str] = []
+
+    def take(line: str) -> bool:
+        is_result = line.startswith(_PREFIX)
+        lines.extend([line.removeprefix(_PREFIX)] if is_result else [])
+        return is_result
+
+    request = json.dumps([str(header.path), threads, [layout.value for layout in layouts]])
+    process = subprocess.run(__name__, request, take=take)
+    if not lines:
+        _log.info("the layouts of weights cannot be compared: %s%s", process.signal, " ".join(process.lines))
+        return {}
+    return {WeightLayout(name): LayerSpeed(**speed) for name, speed in json.loads(lines[-1]).items()}
 
 
 def _parse(entry: Any, layouts: list[WeightLayout]) -> WeightLayout | None:
     try:
         layout = WeightLayout(entry["layout"])
-        times = [float(number) for pair in entry["milliseconds"].values() for number in pair]
-        valid = times and isinstance(entry["file"], str) and isinstance(entry["steady"], bool)
+        valid = all(len([*map(float, pair)]) == 2 for pair in entry["milliseconds"].values())
+        valid = valid and isinstance(entry["file"], str) and isinstance(entry["steady"], bool)
         return layout if valid and layout in layouts else None
     except (TypeError, KeyError, ValueError, AttributeError):
         return None  # none yet, or written by another version
-
-
-def _milliseconds(speed: LayerSpeed) -> list[float]:
-    return [round(1e3 * speed.prompt, 4), round(1e3 * speed.answer, 4)]
 
 
 def _key(header: GGUFHeader, threads: int, layouts: list[WeightLayout]) -> str:
@@ -110,3 +129,18 @@ def _key(header: GGUFHeader, threads: int, layouts: list[WeightLayout]) -> str:
     names = [layout.value for layout in layouts]
     device = [processor(), threads, library.build().label, library.accelerator().kernel]
     return hashlib.sha256(repr([_REVISION, device, files, names]).encode()).hexdigest()
+
+
+def main() -> None:
+    path, threads, names = json.loads(sys.argv[1])
+    layouts = [WeightLayout(name) for name in names]
+    try:
+        speeds = compare_layouts(read_header(Path(path)), layouts, rows=_ROWS, threads=threads)
+    except (ModelError, EngineError, KeyError, StopIteration) as error:
+        sys.exit(f"{error!r}")
+    values = {layout.value: asdict(speed) for layout, speed in speeds.items()}
+    print(_PREFIX + json.dumps(values), file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
