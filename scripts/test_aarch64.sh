@@ -39,7 +39,8 @@ fi
 say "the runtime and its dependencies, as wheels for arm64"
 mkdir -p "$WHEELS"
 rm -f "$WHEELS"/pocketvlm-*.whl
-"$PYTHON" -m pip wheel -q --no-deps -w "$WHEELS" .
+# The accelerator would be for this processor; the libraries above have one.
+POCKETVLM_ACCELERATOR=off "$PYTHON" -m pip wheel -q --no-deps -w "$WHEELS" .
 if [ ! -e "$WHEELS/.done" ]; then
     # llama-cpp-python has no wheels. Its Python side alone holds no machine code, so it is built here.
     CMAKE_ARGS=-DLLAMA_BUILD=OFF "$PYTHON" -m pip wheel -q --no-deps --no-binary llama-cpp-python -w "$WHEELS" "$LLAMA"

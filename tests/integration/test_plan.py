@@ -14,15 +14,16 @@ import pytest
 
 import hybrid
 from pocketvlm import LoadOptions
+from pocketvlm.engine.loading import layer_benchmark
+from pocketvlm.engine.loading.layer_benchmark import benchmark_layers
 from pocketvlm.errors import MemoryBudgetError, ModelError, RequestError
 from pocketvlm.files.gguf_header import read_header
 from pocketvlm.files.locate import locate
 from pocketvlm.native import log, memory_estimate
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
-from pocketvlm.plan import layer_benchmark, probe_cache
+from pocketvlm.plan import probe_cache
 from pocketvlm.plan.budget import read_picture_size, read_size
-from pocketvlm.plan.layer_benchmark import benchmark_layers
 from pocketvlm.plan.prediction import Planner, RunConfiguration
 from pocketvlm.plan.probe import ProbeRequest
 from pocketvlm.system.timing import RepeatedTiming

@@ -37,6 +37,7 @@ REPORT = Report(
     "m",
     "f",
     "e",
+    "plain",
     3,
     64,
     (

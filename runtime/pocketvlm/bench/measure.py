@@ -74,11 +74,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Report:
-    """All cases. `memory` is that of this process after the last round; None where the system does not report it."""
+    """All cases. `layout` is that of the weights on the CPU.
+
+    `memory` is that of this process after the last round; None where the system does not report it.
+    """
 
     model: str
     fingerprint: str
     vision: str | None
+    layout: str
     repeat: int
     tokens: int
     cases: tuple[Case, ...]
@@ -133,7 +137,7 @@ def run(
         for detail in details
     )
     info = vlm.info
-    return Report(info.name, info.fingerprint, info.vision, repeat, tokens, cases, process_memory())
+    return Report(info.name, info.fingerprint, info.vision, info.layout, repeat, tokens, cases, process_memory())
 
 
 def _round(vlm: VLM, subject: Subject, detail: Detail, tokens: int, step: Callable[[], None]) -> dict[str, _Measured]:

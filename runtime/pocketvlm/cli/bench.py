@@ -126,7 +126,8 @@ def _write(path: Path, report: Report, machine: str) -> None:
 
 def _show(report: Report, machine: str, load_ms: float) -> None:
     out = Console(highlight=False)
-    out.print(f"[bold]{escape(report.model)}[/bold], encoder {report.vision}, loaded in {load_ms / 1000:.2f} s")
+    parts = f"encoder {report.vision}, weights {report.layout}"
+    out.print(f"[bold]{escape(report.model)}[/bold], {parts}, loaded in {load_ms / 1000:.2f} s")
     out.print(f"[dim]{escape(machine)}; median of {report.repeat}, lowest to highest[/dim]")
     for case in report.cases:
         table = Table(box=None, pad_edge=False, title_justify="left", title=_title(case), title_style="")

@@ -15,8 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pocketvlm import __version__
+from pocketvlm.engine.loading import choose_layout
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.native import library
+from pocketvlm.native.accelerator import VARIABLE
 from pocketvlm.native.build import GPU_BUILDS
 from pocketvlm.native.build import version as version_of_llama
 from pocketvlm.native.library import WANTED
@@ -45,7 +47,7 @@ def doctor(
     from pocketvlm.plan import probe_cache
 
     if forget:
-        caches = (encoder_speeds.CACHE, probe_cache.CACHE)
+        caches = (encoder_speeds.CACHE, choose_layout.CACHE, probe_cache.CACHE)
         removed = [str(cache.path) for cache in caches if cache.remove()]
         out.print(f"removed: {', '.join(removed)}" if removed else "there was nothing to remove")
         return
@@ -105,6 +107,7 @@ def _native_rows(table: Table) -> PocketVLMError | None:
             table.add_row("", "it has no stamp, so it may not match llama-cpp-python")
         table.add_row("features", library.features())
         devices = library.devices()
+        accelerator = library.accelerator()
     except PocketVLMError as error:
         return error
     for number, device in enumerate(devices):
@@ -116,7 +119,21 @@ def _native_rows(table: Table) -> PocketVLMError | None:
         table.add_row("device", f"CPU: the build {build.name} sees no device of its kind, or no driver for one")
     else:
         table.add_row("device", "CPU: this build of llama.cpp has no GPU support")
+    state = f"{accelerator.kernel}: {accelerator.why}; {VARIABLE} can choose another, or off"
+    table.add_row("accelerator", state if accelerator.kernel else f"none: {accelerator.why}")
+    _layout_rows(table)
     return _onnx_rows(table)
+
+
+def _layout_rows(table: Table) -> None:
+    """Add rows about the layouts of weights that were measured on this machine."""
+    for number, entry in enumerate(choose_layout.recall_all()):
+        times = "; ".join(
+            f"{name} {prompt:.3g} and {answer:.3g} ms" for name, (prompt, answer) in entry["milliseconds"].items()
+        )
+        text = f"{entry['file']}: {entry['layout']}"
+        text += f" (a few layers, tokens of prompts and answers: {times})" if times else ""
+        table.add_row("" if number else "layout of weights", text)
 
 
 def _onnx_rows(table: Table) -> PocketVLMError | None:

@@ -84,6 +84,7 @@ def _as_json(
     return {
         "model": planner.located.name,
         "types": types,
+        "layout": planner.probe.layout,
         **values(usual),
         "budget_bytes": budget,
         "fits": fits,
@@ -99,6 +100,7 @@ def _show(planner: Planner, usual: Prediction, best: Prediction | None, budget: 
     table.add_column(overflow="fold")
     encoders = ", ".join(f"{encoder.kind} {encoder.type}" for encoder in planner.encoders)
     table.add_row("model", f"{planner.located.name}: {planner.type}" + (f"; vision {encoders}" if encoders else ""))
+    table.add_row("weights", f"{planner.probe.layout} on the CPU")
     predictions = [("as it is", usual)] + (
         [("within the budget", best)] if best and best.configuration != usual.configuration else []
     )

@@ -102,6 +102,7 @@ class InProcessEngine:
             fingerprint=fingerprint,
             exact=options.exact,
             placement=loaded.placement.summary,
+            layout=loaded.layout.value,
         )
         self._scheduler = Scheduler(
             self._model,

@@ -138,6 +138,7 @@ class EngineInfo:
     fingerprint: str
     exact: bool = False
     placement: str = ""  # a sentence about which part runs on which device
+    layout: str = ""  # of the weights on the CPU: a `WeightLayout`
 
 
 class CancellationToken:

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 from pocketvlm.errors import NativeLibraryError
+from pocketvlm.native import accelerator as accelerators
 from pocketvlm.native import backends
+from pocketvlm.native.accelerator import Accelerator
 from pocketvlm.native.backends import Backend
 from pocketvlm.native.build import LLAMA_CPP_PYTHON, Build, choose, library_paths, version
 
@@ -77,6 +79,13 @@ def features() -> str:
 def offloads() -> bool:
     """Return whether the loaded build can use a GPU."""
     return bool(llama().llama_supports_gpu_offload())
+
+
+@cache
+def accelerator() -> Accelerator:
+    """Return the accelerator of prompts. Raises NativeLibraryError where the named one is not available."""
+    module = llama()
+    return accelerators.load(module._lib, _folder(module))
 
 
 def devices() -> tuple[Backend, ...]:

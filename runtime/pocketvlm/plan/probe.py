@@ -15,12 +15,13 @@ from typing import Any
 
 from PIL import Image
 
+from pocketvlm.engine.loading.choose_layout import choose_layout
+from pocketvlm.engine.loading.layer_benchmark import benchmark_layers
 from pocketvlm.engine.speculative.draft_length import MAX_DRAFT_TOKENS
 from pocketvlm.errors import EngineError, ModelError, PocketVLMError
 from pocketvlm.messages import ImagePart
 from pocketvlm.native import log
 from pocketvlm.pictures.images import read_picture
-from pocketvlm.plan.layer_benchmark import benchmark_layers
 from pocketvlm.system import subprocess
 from pocketvlm.system.machine import Memory, process_memory
 from pocketvlm.system.timing import RepeatedTiming
@@ -53,10 +54,10 @@ class ProbeResult:
     """Sizes in bytes, times in seconds.
 
     `anonymous` and `mapped` are the memory of the process with its libraries and vocabulary. `reordered` is the copy of
-    weights in the CPU's own order. `caches` and `scratch` belong to the requested contexts. `width` is the length of an
-    embedding. `prompt` and `answer` are the time of a token, `pixel` that of reading and resizing a pixel, `tiles` that
-    of the tile by which encoders are compared, by file; None or empty where nothing could be timed. Times that vary, or
-    that other programs disturbed, are not `steady`: they are too long.
+    weights in the CPU's own order; `layout` is a `WeightLayout`. `caches` and `scratch` belong to the requested
+    contexts. `width` is the length of an embedding. `prompt` and `answer` are the time of a token, `pixel` that of
+    reading and resizing a pixel, `tiles` that of the tile by which encoders are compared, by file; None or empty where
+    nothing could be timed. Times that vary, or that other programs disturbed, are not `steady`: they are too long.
     """
 
     anonymous: int
@@ -70,6 +71,7 @@ class ProbeResult:
     pixel: float
     tiles: dict[str, float]
     steady: bool
+    layout: str
 
 
 def run_probe(request: ProbeRequest) -> ProbeResult:
@@ -125,6 +127,12 @@ def _probe(request: ProbeRequest) -> ProbeResult:
         for n in request.contexts
     ]
     used = process_memory() or Memory(0, 0, 0)
+    layout = choose_layout(
+        checked.model,
+        threads=request.threads,
+        exact=request.exact,
+        measure="until steady" if request.timed else "never",
+    )
     matrices = [t for t in checked.model.tensors if len(t.shape) > 1 and not t.name.startswith("token_embd")]
     prompt = answer = None
     tiles: dict[str, float] = {}
@@ -136,14 +144,14 @@ def _probe(request: ProbeRequest) -> ProbeResult:
         steady = all(speed.steady for speed in speeds.values())
     if request.timed:
         try:
-            speed = benchmark_layers(checked.model, rows=request.rows, threads=request.threads)
+            speed = benchmark_layers(checked.model, rows=request.rows, threads=request.threads, layout=layout)
             prompt, answer, steady = speed.prompt, speed.answer, steady and speed.steady
         except (ModelError, EngineError, KeyError, StopIteration):
             pass  # libllama cannot run a part of this model
     return ProbeResult(
         used.anonymous,
         used.resident - used.anonymous,
-        sum(tensor.n_bytes for tensor in matrices if memory_estimate.reordered(tensor.type)),
+        0 if layout.mapped else sum(t.n_bytes for t in matrices if memory_estimate.reordered(t.type)),
         tuple(sizes.cache for sizes in buffers),
         tuple(sum(sizes.scratch.values()) for sizes in buffers),
         model.n_embd_inp,
@@ -152,6 +160,7 @@ def _probe(request: ProbeRequest) -> ProbeResult:
         _pixel_seconds() if request.timed else 0.0,
         tiles,
         steady,
+        layout.value,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.engine.interface import EngineOptions
+from pocketvlm.engine.loading.choose_layout import choose_layout
 from pocketvlm.engine.loading.closing_token import closing_token
 from pocketvlm.engine.loading.device_placement import (
     DevicePlacement,
@@ -29,6 +30,7 @@ from pocketvlm.native import library
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.token_embeddings import TokenEmbeddings, token_embeddings
+from pocketvlm.native.weight_layout import WeightLayout
 from pocketvlm.system.allocator import return_free_blocks
 from pocketvlm.system.machine import memory
 from pocketvlm.vision import onnx
@@ -58,6 +60,7 @@ class LoadedModel:
     context: Context
     prefill_context: Callable[[], Context] | None
     placement: DevicePlacement
+    layout: WeightLayout
     load_token_embeddings: Callable[[], TokenEmbeddings | None] | None
     draft_policy: DraftLengthPolicy | None
 
@@ -106,7 +109,11 @@ def _load(
     encoder_threads: int | None,
     disk_cache: DiskCache | None,
 ) -> LoadedModel:
-    model = Model(checked.model.path, gpu_layers=placement.layers, device=placement.device)
+    layout = WeightLayout.REORDERED
+    if not placement.layers:
+        layout = choose_layout(checked.model, threads=threads.all, exact=options.exact)
+    _log.info("weights: %s", layout.value)
+    model = Model(checked.model.path, gpu_layers=placement.layers, device=placement.device, mapped=layout.mapped)
     try:
         if (closing := closing_token(model)) is not None:
             model.end_at(closing)
@@ -123,7 +130,14 @@ def _load(
         min_batch = vision.min_batch if vision else 0
         # On a GPU a second context would take its memory and not save its time.
         background = threads.background > 0 and not model.needs_checkpoints and not placement.layers
-        make = partial(Context, model, exact=options.exact, sequences=sequences, moves=background)
+        make = partial(
+            Context,
+            model,
+            exact=options.exact,
+            sequences=sequences,
+            moves=background,
+            accelerated=layout.accelerated,
+        )
         draft_policy = draft_length_policy(
             options.speculate, exact=options.exact, needs_checkpoints=model.needs_checkpoints
         )
@@ -148,6 +162,7 @@ def _load(
         context,
         prefill_context if background else None,
         placement,
+        layout,
         partial(token_embeddings, model, checked.model, context) if mixed else None,
         draft_policy,
     )

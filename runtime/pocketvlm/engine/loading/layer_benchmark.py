@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +17,13 @@ from pathlib import Path
 from pocketvlm.files.gguf_header import GGUFHeader, LazyArray
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
+from pocketvlm.native.weight_layout import WeightLayout
 from pocketvlm.system.machine import memory
 from pocketvlm.system.timing import RepeatedTiming
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _LAYER_BYTES = 192 << 20  # of the timed layers: more than the caches of a processor hold
+_COMPARED_BYTES, _COMPARED_SECONDS = 96 << 20, 1.0  # where layouts are only compared
 _TOKENS, _CELLS = 16, 1024  # tokens of an answer before the cache is cleared; cells of the cache
 _PROMPTS = 8  # prompts in a row before the cache is cleared
 _PAGE = 32  # GGUF's alignment
@@ -39,30 +41,17 @@ class LayerSpeed:
     steady: bool
 
 
-def benchmark_layers(header: GGUFHeader, *, rows: int, threads: int) -> LayerSpeed:
+def benchmark_layers(
+    header: GGUFHeader, *, rows: int, threads: int, layout: WeightLayout = WeightLayout.REORDERED
+) -> LayerSpeed:
     """Time batches of `rows` tokens and single tokens, and scale the times to all layers.
 
     Raises ModelError or EngineError where libllama cannot run a part of this model.
     """
-    count = int(header.metadata[f"{header.architecture}.block_count"])
-    size = sum(tensor.n_bytes for tensor in header.tensors if _LAYER.match(tensor.name)) / count
-    sizes = memory()
-    budget = min(_LAYER_BYTES, sizes[1] // 4) if sizes else _LAYER_BYTES
-    layers = min(count, max(2 * _layers_of_every_kind(header), int(budget / max(size, 1))))
+    count = _count(header)
+    layers = _timed_layers(header, _LAYER_BYTES)
     layer_counts = [layers] if layers == count else [layers, layers // 2]
-    with ExitStack() as stack:
-        contexts = [stack.enter_context(_context_of_zeros(header, number, rows, threads)) for number in layer_counts]
-
-        def prompt(context: Context, index: int) -> None:
-            context.decode_tokens([0] * rows, index * rows)
-
-        def answer(context: Context, index: int) -> None:
-            context.decode_token(0, index)
-
-        prompts = _times(
-            contexts, prompt, min(_PROMPTS, _CELLS // rows), [RepeatedTiming(threads) for _ in layer_counts]
-        )
-        answers = _times(contexts, answer, _TOKENS, [RepeatedTiming(threads, least=8) for _ in layer_counts])
+    prompts, answers = _time_all(header, [(number, layout) for number in layer_counts], rows, threads)
 
     def all_layers(timings: list[RepeatedTiming]) -> float:
         if layers == count:
@@ -75,6 +64,80 @@ def benchmark_layers(header: GGUFHeader, *, rows: int, threads: int) -> LayerSpe
     )
 
 
+def compare_layouts(
+    header: GGUFHeader, layouts: Sequence[WeightLayout], *, rows: int, threads: int
+) -> dict[WeightLayout, LayerSpeed]:
+    """Time a few layers in each of the layouts, in turns. The times are of these layers, not of the whole model.
+
+    `layouts` has at most one that is accelerated, at the end. Its answers are those of the layout before it.
+
+    Raises ModelError or EngineError where libllama cannot run a part of this model.
+    """
+    layers = _timed_layers(header, _COMPARED_BYTES)
+    answered = [layout for layout in layouts if not layout.accelerated]  # the accelerator computes prompts alone
+    prompts, answers = _time_all(
+        header,
+        [(layers, layout) for layout in layouts],
+        rows,
+        threads,
+        answered=len(answered),
+        enough=_COMPARED_SECONDS,
+    )
+    by_layout = dict(zip(answered, answers, strict=True))
+    return {
+        layout: _speed(prompt, by_layout.get(layout, answers[-1]), rows)
+        for layout, prompt in zip(layouts, prompts, strict=True)
+    }
+
+
+def _speed(prompt: RepeatedTiming, answer: RepeatedTiming, rows: int) -> LayerSpeed:
+    return LayerSpeed(prompt.seconds / rows, answer.seconds, prompt.steady and answer.steady)
+
+
+def _count(header: GGUFHeader) -> int:
+    return int(header.metadata[f"{header.architecture}.block_count"])
+
+
+def _timed_layers(header: GGUFHeader, budget: int) -> int:
+    """Return how many layers to time: about `budget` bytes of them, less where there is not the memory for it."""
+    count = _count(header)
+    size = sum(tensor.n_bytes for tensor in header.tensors if _LAYER.match(tensor.name)) / count
+    sizes = memory()
+    budget = min(budget, sizes[1] // 4) if sizes else budget
+    return min(count, max(2 * _layers_of_every_kind(header), int(budget / max(size, 1))))
+
+
+def _time_all(
+    header: GGUFHeader,
+    variants: Sequence[tuple[int, WeightLayout]],
+    rows: int,
+    threads: int,
+    *,
+    answered: int | None = None,
+    enough: float = RepeatedTiming.enough,
+) -> tuple[list[RepeatedTiming], list[RepeatedTiming]]:
+    """Time variants of the model: a number of layers in a layout. Return the times of prompts and of answers' tokens.
+
+    Prompts have `rows` tokens. Tokens of answers are timed for the first `answered` variants, by default for all.
+    """
+    with ExitStack() as stack:
+        contexts = [
+            stack.enter_context(_context_of_zeros(header, layers, layout, rows, threads)) for layers, layout in variants
+        ]
+
+        def prompt(context: Context, index: int) -> None:
+            context.decode_tokens([0] * rows, index * rows)
+
+        def answer(context: Context, index: int) -> None:
+            context.decode_token(0, index)
+
+        prompts = [RepeatedTiming(threads, enough=enough) for _ in contexts]
+        answers = [RepeatedTiming(threads, least=8, enough=enough) for _ in contexts[:answered]]
+        _time(contexts, prompt, min(_PROMPTS, _CELLS // rows), prompts)
+        _time(contexts[:answered], answer, _TOKENS, answers)
+    return prompts, answers
+
+
 def _layers_of_every_kind(header: GGUFHeader) -> int:
     """Return how many first layers have every kind. libllama aborts on a hybrid model that lacks one."""
     interval = header.metadata.get(f"{header.architecture}.full_attention_interval")
@@ -85,9 +148,9 @@ def _layers_of_every_kind(header: GGUFHeader) -> int:
     return max(counts)
 
 
-def _times(
+def _time(
     contexts: list[Context], work: Callable[[Context, int], None], repeats: int, timings: list[RepeatedTiming]
-) -> list[RepeatedTiming]:
+) -> None:
     """Time the contexts in turns, so that disturbances affect all. The first call of a round only warms up."""
     index = 0
     while any(timing.wanted for timing in timings):
@@ -98,17 +161,25 @@ def _times(
                 context.clear()
                 work(context, index)
         index = (index + 1) % repeats
-    return timings
 
 
 @contextmanager
-def _context_of_zeros(header: GGUFHeader, layers: int, rows: int, threads: int) -> Iterator[Context]:
+def _context_of_zeros(
+    header: GGUFHeader, layers: int, layout: WeightLayout, rows: int, threads: int
+) -> Iterator[Context]:
     with tempfile.TemporaryDirectory(prefix="pocketvlm-") as folder:
         path = Path(folder) / "zeros.gguf"
         _write(path, header, layers)
-        model = Model(path, gpu_layers=0)
+        model = Model(path, gpu_layers=0, mapped=layout.mapped)
         try:
-            yield Context(model, n_ctx=_CELLS, n_batch=max(rows, _TOKENS), threads=threads, outputs=1)
+            yield Context(
+                model,
+                n_ctx=_CELLS,
+                n_batch=max(rows, _TOKENS),
+                threads=threads,
+                outputs=1,
+                accelerated=layout.accelerated,
+            )
         finally:
             model.close()
 

@@ -1,0 +1,339 @@
+// A ggml backend that computes products of quantized weights with many rows, and leaves everything else to the CPU
+// backend. It works on the CPU backend's buffers, so weights stay in the mapped file.
+//
+// llama.cpp gives each new context every device of type "accelerator". Ours says that it is one only in a thread that
+// `pocketvlm_accelerator_offer` told so, and otherwise that it is a CPU, of which llama.cpp takes the first: contexts
+// that are made without the offer are computed as if the device were not there.
+
+#include <dlfcn.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+#include "ggml_abi.h"
+#include "product.h"
+
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
+namespace accelerator {
+namespace {
+
+constexpr int TYPE_F32 = 0;                 // ggml_type
+constexpr int SOURCE_IS_HADAMARD = 1;       // GGML_HINT_SRC0_IS_HADAMARD, in op_params[1]
+constexpr int64_t LEAST_ROWS = 16;          // decode and drafts are below it, and stay as they are
+constexpr int64_t LEAST_COLUMNS = 32;
+constexpr const char * NAME = "pocketvlm";
+
+// The functions and constants of the ggml that is loaded.
+struct Host {
+    ggml::BufferType * (*cpu_buffer_type)();
+    bool (*is_host)(ggml::BufferType *);
+    int (*node_count)(ggml::Graph *);
+    ggml::Tensor * (*node)(ggml::Graph *, int);
+    int none, reshape, view, permute, transpose, multiply;  // ggml_op
+};
+
+Host host;
+const Kernel * kernel = nullptr;
+thread_local bool offered = false;
+
+struct Free {
+    void operator()(void * memory) const { free(memory); }
+};
+using Memory = std::unique_ptr<void, Free>;
+
+Memory allocate(size_t size) {
+    return Memory(std::aligned_alloc(ALIGNMENT, (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT));
+}
+
+// One llama.cpp context's use of the device.
+struct Context {
+    int threads = 1;
+    bool (*abort)(void *) = nullptr;
+    void * abort_data = nullptr;
+    Memory packed, scratch;
+    size_t packed_size = 0, scratch_size = 0;
+
+    void * packed_memory(size_t size) { return grow(packed, packed_size, size); }
+    char * scratch_memory() { return (char *) grow(scratch, scratch_size, size_t(threads) * SCRATCH_BYTES); }
+    bool aborted() const { return abort && abort(abort_data); }
+
+  private:
+    static void * grow(Memory & memory, size_t & size, size_t wanted) {
+        if (size < wanted) {
+            memory.reset();
+            memory = allocate(wanted);
+            size = memory ? wanted : 0;
+        }
+        return memory.get();
+    }
+};
+
+// `pack`: false where `packed` already holds the input, quantized for the same type.
+void compute(const Kernel & with, const Product & product, void * packed, char * scratch, int threads, bool pack) {
+    const int64_t groups = (product.rows + GROUP_ROWS - 1) / GROUP_ROWS;
+    const int64_t tiles = (product.columns + TILE_COLUMNS - 1) / TILE_COLUMNS;
+    std::atomic<int64_t> next{0};
+    // The pool of OpenMP's threads is the one that ggml's CPU backend uses. A second one would compete with it.
+#pragma omp parallel num_threads(threads)
+    {
+        if (pack) {
+#pragma omp for schedule(dynamic, 2)
+            for (int64_t group = 0; group < groups; group++) {
+                with.pack(product, packed, group);
+            }
+        }
+        char * const own = scratch + size_t(next.fetch_add(1)) * SCRATCH_BYTES;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t tile = 0; tile < tiles; tile++) {
+            with.multiply(product, packed, own, tile);
+        }
+    }
+}
+
+Product product_of(const ggml::Tensor * node) {
+    const ggml::Tensor *weights = node->src[0], *input = node->src[1];
+    return {
+        weights->type,
+        (const char *) weights->data,
+        weights->nb[1],
+        (const char *) input->data,
+        input->nb[1],
+        (char *) node->data,
+        node->nb[1],
+        input->ne[1] * input->ne[2] * input->ne[3],
+        weights->ne[1],
+        weights->ne[0],
+    };
+}
+
+// --- backend ---
+
+const char * backend_name(ggml::Backend *) { return NAME; }
+
+void free_backend(ggml::Backend * backend) {
+    delete (Context *) backend->context;
+    delete backend;
+}
+
+int compute_graph(ggml::Backend * backend, ggml::Graph * graph) {
+    Context & context = *(Context *) backend->context;
+    const ggml::Tensor * packed_input = nullptr;
+    int packed_type = -1;
+    for (int i = 0; i < host.node_count(graph); i++) {
+        const ggml::Tensor * node = host.node(graph, i);
+        if (node->op != host.multiply || !(node->flags & ggml::FLAG_COMPUTE)) {
+            continue;
+        }
+        if (context.aborted()) {
+            return ggml::ABORTED;
+        }
+        const Product product = product_of(node);
+        const bool pack = packed_input != node->src[1] || packed_type != product.type;
+        void * const packed = context.packed_memory(packed_bytes(product));
+        char * const scratch = context.scratch_memory();
+        if (!packed || !scratch) {
+            return ggml::ALLOCATION_FAILED;
+        }
+        compute(*kernel, product, packed, scratch, context.threads, pack);
+        packed_input = node->src[1], packed_type = product.type;
+    }
+    return ggml::SUCCESS;
+}
+
+void set_threads(ggml::Backend * backend, int count) { ((Context *) backend->context)->threads = count > 0 ? count : 1; }
+
+void set_abort(ggml::Backend * backend, bool (*abort)(void *), void * data) {
+    Context & context = *(Context *) backend->context;
+    context.abort = abort, context.abort_data = data;
+}
+
+// --- device ---
+
+const char * device_name(ggml::Device *) { return NAME; }
+const char * device_description(ggml::Device *) { return kernel->name; }
+void device_memory(ggml::Device *, size_t * free, size_t * total) { *free = *total = 0; }
+int device_type(ggml::Device *) { return offered ? ggml::DEVICE_ACCEL : ggml::DEVICE_CPU; }
+
+void device_properties(ggml::Device * device, ggml::DeviceProperties * properties) {
+    *properties = {};
+    properties->name = NAME;
+    properties->description = kernel->name;
+    properties->type = device_type(device);
+    properties->capabilities.mmap_support = true;
+}
+
+const uint8_t GUID[16] = {0x70, 0x6f, 0x63, 0x6b, 0x65, 0x74, 0x76, 0x6c, 0x6d, 0x61, 0x63, 0x63, 0x65, 0x6c, 0x00, 0x01};
+
+ggml::Backend * init_backend(ggml::Device * device, const char *) {
+    ggml::BackendFunctions functions = {};
+    functions.get_name = backend_name;
+    functions.free = free_backend;
+    functions.graph_compute = compute_graph;
+    return new ggml::Backend{&GUID, functions, device, new Context};
+}
+
+ggml::BufferType * buffer_type(ggml::Device *) { return host.cpu_buffer_type(); }
+
+bool is_product(const ggml::Tensor * op) {
+    const ggml::Tensor *weights = op->src[0], *input = op->src[1];
+    const int block = block_size(weights->type);
+    return block && weights->ne[0] % block == 0 && weights->ne[2] == 1 && weights->ne[3] == 1 &&
+           weights->ne[1] >= LEAST_COLUMNS && input->type == TYPE_F32 && input->ne[1] >= LEAST_ROWS &&
+           input->nb[0] == 4 && input->nb[2] == input->nb[1] * size_t(input->ne[1]) &&
+           input->nb[3] == input->nb[2] * size_t(input->ne[2]) && op->type == TYPE_F32 && op->nb[0] == 4 &&
+           op->nb[2] == op->nb[1] * size_t(op->ne[1]) && op->nb[3] == op->nb[2] * size_t(op->ne[2]) &&
+           op->op_params[1] != SOURCE_IS_HADAMARD;
+}
+
+bool supports_op(ggml::Device *, const ggml::Tensor * op) {
+    if (op->op == host.multiply) {
+        return is_product(op);
+    }
+    // Nodes that compute nothing, so that they do not split a graph.
+    return op->op == host.none || op->op == host.reshape || op->op == host.view || op->op == host.permute ||
+           op->op == host.transpose;
+}
+
+bool supports_buffer_type(ggml::Device *, ggml::BufferType * type) { return host.is_host(type); }
+
+// --- registry ---
+
+const char * registry_name(ggml::Registry *) { return NAME; }
+size_t device_count(ggml::Registry *) { return 1; }
+
+ggml::Device * get_device(ggml::Registry * registry, size_t) {
+    static ggml::Device device = [registry] {
+        ggml::Device made = {};
+        made.functions.get_name = device_name;
+        made.functions.get_description = device_description;
+        made.functions.get_memory = device_memory;
+        made.functions.get_type = device_type;
+        made.functions.get_properties = device_properties;
+        made.functions.init_backend = init_backend;
+        made.functions.get_buffer_type = buffer_type;
+        made.functions.supports_op = supports_op;
+        made.functions.supports_buffer_type = supports_buffer_type;
+        made.registry = registry;
+        return made;
+    }();
+    return &device;
+}
+
+void * get_function(ggml::Registry *, const char * name) {
+    if (!strcmp(name, "ggml_backend_set_n_threads")) {
+        return (void *) set_threads;
+    }
+    if (!strcmp(name, "ggml_backend_set_abort_callback")) {
+        return (void *) set_abort;
+    }
+    return nullptr;
+}
+
+ggml::Registry registry = {ggml::API_VERSION, {registry_name, device_count, get_device, get_function}, nullptr};
+
+template <class Function> bool look_up(void * library, const char * name, Function & function) {
+    function = (Function) dlsym(library, name);
+    return function != nullptr;
+}
+
+int find_op(const char * (*name_of)(int), const char * name) {
+    for (int op = 0; op < 64; op++) {
+        if (!strcmp(name_of(op), name)) {
+            return op;
+        }
+    }
+    return -1;
+}
+
+const Kernel * choose_kernel(const char * name) {
+    for (int i = 0; i < KERNEL_COUNT; i++) {
+        if (KERNELS[i]->runs_here() && (!name || !strcmp(KERNELS[i]->name, name))) {
+            return KERNELS[i];
+        }
+    }
+    return nullptr;
+}
+
+}  // namespace
+}  // namespace accelerator
+
+using namespace accelerator;
+
+// Returns the name of the fastest kernel that runs on this machine, and is called `name` unless that is null; null
+// where there is none.
+EXPORTED const char * pocketvlm_accelerator_kernel(const char * name) {
+    const Kernel * chosen = choose_kernel(name);
+    return chosen ? chosen->name : nullptr;
+}
+
+// Registers the device, once in a process, with the ggml that `library` (a handle of dlopen) is linked to. Returns null,
+// or what is wrong.
+EXPORTED const char * pocketvlm_accelerator_register(void * library, const char * kernel_name) {
+    if (kernel) {
+        return "it is already registered";
+    }
+    const Kernel * chosen = choose_kernel(kernel_name);
+    if (!chosen) {
+        return "no kernel for this machine";
+    }
+    void (*add)(ggml::Registry *);
+    const char * (*op_name)(int);
+    size_t (*tensor_overhead)();
+    ggml::Registry * (*get_registry)(size_t);
+    if (!look_up(library, "ggml_backend_register", add) || !look_up(library, "ggml_op_name", op_name) ||
+        !look_up(library, "ggml_tensor_overhead", tensor_overhead) ||
+        !look_up(library, "ggml_backend_reg_get", get_registry) ||
+        !look_up(library, "ggml_backend_cpu_buffer_type", host.cpu_buffer_type) ||
+        !look_up(library, "ggml_backend_buft_is_host", host.is_host) ||
+        !look_up(library, "ggml_graph_n_nodes", host.node_count) || !look_up(library, "ggml_graph_node", host.node)) {
+        return "this ggml lacks a function";
+    }
+    if (get_registry(0)->api_version != ggml::API_VERSION) {
+        return "this ggml has another interface of backends";
+    }
+    constexpr size_t OBJECT_BYTES = 32;  // ggml_object, which precedes a tensor
+    if (tensor_overhead() != sizeof(ggml::Tensor) + OBJECT_BYTES) {
+        return "this ggml has other tensors";
+    }
+    host.none = find_op(op_name, "NONE");
+    host.reshape = find_op(op_name, "RESHAPE");
+    host.view = find_op(op_name, "VIEW");
+    host.permute = find_op(op_name, "PERMUTE");
+    host.transpose = find_op(op_name, "TRANSPOSE");
+    host.multiply = find_op(op_name, "MUL_MAT");
+    if (host.multiply < 0) {
+        return "this ggml has no MUL_MAT";
+    }
+    kernel = chosen;
+    add(&registry);
+    return nullptr;
+}
+
+// Whether contexts that the calling thread makes from now on use the device.
+EXPORTED void pocketvlm_accelerator_offer(bool offer) { offered = offer; }
+
+// Computes one product outside of ggml; `name` names the kernel, or is null. Strides are of contiguous matrices.
+// Returns false where the kernel or the type is unknown, or the depth is not a multiple of the type's block.
+EXPORTED bool pocketvlm_accelerator_multiply(
+    const char * name, int type, const void * weights, size_t weight_stride, const float * input, float * output,
+    int64_t rows, int64_t columns, int64_t depth, int threads
+) {
+    const Kernel * chosen = choose_kernel(name);
+    const int block = block_size(type);
+    if (!chosen || !block || depth % block || rows < 1 || columns < 1 || threads < 1) {
+        return false;
+    }
+    const Product product = {
+        type, (const char *) weights, weight_stride, (const char *) input, size_t(depth) * 4, (char *) output,
+        size_t(columns) * 4, rows, columns, depth,
+    };
+    const Memory packed = allocate(packed_bytes(product)), scratch = allocate(size_t(threads) * SCRATCH_BYTES);
+    if (!packed || !scratch) {
+        return false;
+    }
+    compute(*chosen, product, packed.get(), (char *) scratch.get(), threads, true);
+    return true;
+}

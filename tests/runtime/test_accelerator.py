@@ -1,0 +1,132 @@
+"""The accelerator of prompts: its products are those of blocks quantized as ggml does, and only prompts go to it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.quants import dequantize
+
+from pocketvlm.native import library
+from pocketvlm.native.context import Context
+from pocketvlm.native.llama import Model
+from pocketvlm.native.tensor import function
+
+KERNELS = ("avx512-vnni", "avx-vnni", "avx2", "dotprod")
+SUPERBLOCKS = ("Q4_K", "Q5_K", "Q6_K")
+TYPES = ("Q8_0", "Q4_0", "Q5_0", "IQ4_NL", *SUPERBLOCKS)
+Floats = npt.NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def native() -> ctypes.CDLL:
+    accelerator = library.accelerator()
+    if accelerator.library is None:
+        pytest.skip(f"no accelerator: {accelerator.why}")
+    return accelerator.library
+
+
+@pytest.fixture(scope="module")
+def kernels(native: ctypes.CDLL) -> list[str]:
+    """Those for this CPU."""
+    return [name for name in KERNELS if native.pocketvlm_accelerator_kernel(name.encode())]
+
+
+def multiply(
+    native: ctypes.CDLL, kernel: str, kind: GGMLQuantizationType, weights: npt.NDArray[np.uint8], rows: Floats
+) -> Floats:
+    product = native.pocketvlm_accelerator_multiply
+    product.restype = ctypes.c_bool
+    size, address = ctypes.c_int64, ctypes.c_void_p
+    product.argtypes = [ctypes.c_char_p, ctypes.c_int, address, ctypes.c_size_t, address, address]
+    product.argtypes += [size, size, size, ctypes.c_int]
+    out = np.full((len(rows), len(weights)), np.nan, np.float32)
+    begin = (kernel.encode(), int(kind), weights.ctypes.data, weights.shape[1], rows.ctypes.data, out.ctypes.data)
+    assert product(*begin, len(rows), len(weights), rows.shape[1], 2)
+    return out
+
+
+def quantized(kind: GGMLQuantizationType, weights: Floats) -> npt.NDArray[np.uint8]:
+    """The rows as ggml quantizes them."""
+    block, size = GGML_QUANT_SIZES[kind]
+    rows, width = weights.shape
+    out = np.zeros((rows, width // block * size), np.uint8)
+    number, address = ctypes.c_int64, ctypes.c_void_p
+    quantize = function(
+        "ggml_quantize_chunk", ctypes.c_size_t, ctypes.c_int, address, address, number, number, number, address
+    )
+    assert quantize(int(kind), weights.ctypes.data, out.ctypes.data, 0, rows, width, None) == out.nbytes
+    return out
+
+
+def as_ggml_reads(rows: Floats, block: int) -> npt.NDArray[np.float64]:
+    """What is left of an input after ggml has quantized it: Q8_0 in blocks of 32, Q8_K in blocks of 256."""
+    blocks = rows.reshape(len(rows), -1, block)
+    largest = np.abs(blocks).max(axis=2, keepdims=True)
+    inverse = np.where(largest > 0, np.float32(127) / np.where(largest > 0, largest, 1), 0).astype(np.float32)
+    scale = (largest / np.float32(127)).astype(np.float16) if block == 32 else 1 / np.where(inverse > 0, inverse, 1)
+    return (np.rint(blocks * inverse) * scale.astype(np.float64)).reshape(rows.shape)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("shape", [(16, 64, 512), (23, 75, 1280), (1, 33, 256)])
+def test_products(native: ctypes.CDLL, kernels: list[str], kind: str, shape: tuple[int, int, int]) -> None:
+    """With rows and columns that fill no group and no tile, zeros, and a depth of several parts."""
+    rows, columns, depth = shape
+    if kind not in SUPERBLOCKS:
+        depth += 32  # an odd number of blocks
+    rng = np.random.default_rng(0)
+    kind_ = GGMLQuantizationType[kind]
+    weights = quantized(kind_, rng.standard_normal((columns, depth), np.float32))
+    inputs = rng.standard_normal((rows, depth), np.float32) * rng.gamma(1, 1, depth).astype(np.float32)
+    inputs[rows // 2, :256] = 0
+    inputs[rows - 1] = 0
+    right = as_ggml_reads(inputs, 256 if kind in SUPERBLOCKS else 32) @ dequantize(weights, kind_).astype(np.float64).T
+    for kernel in kernels:
+        products = multiply(native, kernel, kind_, weights, inputs)
+        assert np.abs(products - right).max() <= 2e-6 * max(np.abs(right).max(), 1e-6), kernel
+
+
+def prefill(model: Model, tokens: list[int], accelerated: bool) -> tuple[Floats, Floats]:
+    """Logits behind a prompt, and behind one token more."""
+    with Context(model, n_ctx=256, n_batch=128, threads=2, accelerated=accelerated) as context:
+        context.decode_tokens(tokens, 0)
+        first = context.logits()
+        context.decode_token(7, len(tokens))
+        return first, context.logits()
+
+
+def test_only_prompts_of_contexts_that_ask(native: ctypes.CDLL, iota_bundle: Path) -> None:
+    """Products of 15 rows stay the CPU's, bit for bit, and so do all of contexts that are made without it."""
+    del native
+    with Model(next(iota_bundle.glob("model-*.gguf")), gpu_layers=0, mapped=True) as model:
+        tokens = [n % model.n_vocab for n in range(3, 67)]
+        plain = prefill(model, tokens, False)
+        fast = prefill(model, tokens, True)
+        again = prefill(model, tokens, False)
+        short, same = prefill(model, tokens[:15], False), prefill(model, tokens[:15], True)
+    assert not np.array_equal(plain[0], fast[0])  # it was used
+    assert np.abs(plain[0] - fast[0]).max() < 0.02 * np.abs(plain[0]).max()
+    assert all(map(np.array_equal, plain, again))
+    assert all(map(np.array_equal, short, same))
+
+
+def kernel_of(value: str) -> subprocess.CompletedProcess[str]:
+    code = "from pocketvlm.native import library as n; print(n.accelerator().kernel, n.accelerator().why)"
+    environment: dict[str, Any] = {**os.environ, "POCKETVLM_ACCELERATOR": value}
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_variable(native: ctypes.CDLL) -> None:
+    del native
+    assert kernel_of("off").stdout.strip() == "None POCKETVLM_ACCELERATOR=off"
+    unknown = kernel_of("abacus")
+    assert "POCKETVLM_ACCELERATOR=abacus: no such accelerator here" in unknown.stderr
