@@ -84,7 +84,7 @@ def gated_delta_decoder(
     weights.append(Weight("token_embd.weight", embedding))
 
     def vector(gguf: str, tensor: Tensor, order: npt.NDArray[np.intp] | None = None) -> None:
-        weights.append(Weight(gguf, tensor if order is None else replace(tensor, data=tensor.data[order]), exact=True))
+        weights.append(Weight(gguf, tensor if order is None else tensor[order], exact=True))
 
     def norm(gguf: str, name: str, size: int) -> None:
         tensor = names.tensor(f"{name}.weight", (size,))
@@ -107,7 +107,7 @@ def gated_delta_decoder(
         # The sizes are checked by now, which a configuration can set to anything.
         by_head, by_value = net.tiled(), net.tiled(net.head)
         mixed = np.concatenate([np.arange(2 * net.keys), 2 * net.keys + by_value])
-        vector(f"{target}ssm_conv1d.weight", replace(tensor, data=tensor.data[:, 0]), mixed)
+        vector(f"{target}ssm_conv1d.weight", tensor[:, 0], mixed)
         linear(f"{target}attn_qkv", f"{source}in_proj_qkv", (channels, hidden), mixed)
         linear(f"{target}attn_gate", f"{source}in_proj_z", (net.values, hidden), by_value)
         linear(f"{target}ssm_beta", f"{source}in_proj_b", (net.value_heads, hidden), by_head)
