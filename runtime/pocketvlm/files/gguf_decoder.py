@@ -64,6 +64,8 @@ class _Decoder:
                 raise self._wrong(key, f"expected {width}, the width of a head")
         kv_heads = self._by_layer("attention.head_count_kv", 0) or heads
         windows = self._header.array(f"{self._header.architecture}.attention.sliding_window_pattern")
+        if windows and not any(windows):
+            raise self._wrong("attention.sliding_window_pattern", "expected at least one layer with a window")
         for tensor in self._header.tensors:
             self._header.check_type(tensor, exact=tensor.name.endswith(_CONVOLUTIONS))
             match = _ATTENTION.fullmatch(tensor.name)
@@ -108,8 +110,8 @@ class _Decoder:
 
     def _widths(self, kind: str, default: int) -> tuple[int, int]:
         """Return the width of a head's keys or values in layers without and with a window."""
-        width = self._integer(f"attention.{kind}_length", 1, _MAX_HEAD_WIDTH, default=default)
-        return width, self._integer(f"attention.{kind}_length_swa", 1, _MAX_HEAD_WIDTH, default=width)
+        width = self._integer(f"attention.{kind}_length", 0, _MAX_HEAD_WIDTH, default=default)
+        return width, self._integer(f"attention.{kind}_length_swa", 0, _MAX_HEAD_WIDTH, default=width)
 
     def _check_heads(self) -> None:
         width = self._integer("embedding_length", 1, _MAX_WIDTH)
@@ -157,12 +159,12 @@ class _Decoder:
         self._integer("attention.sliding_window", 0, _MAX_WINDOW, default=0)
         windows = self._value("attention.sliding_window_pattern")
         shared = self._integer("attention.shared_kv_layers", 0, self._layers - 1, default=0)
-        if not isinstance(windows, list):
-            return
-        if not any(windows):
-            raise self._wrong("attention.sliding_window_pattern", "expected at least one layer with a window")
         first = self._layers - shared
-        if shared and (first < 2 or [bool(window) for window in windows[first - 2 : first]] != [True, False]):
+        if (
+            isinstance(windows, list)
+            and shared
+            and (first < 2 or [bool(window) for window in windows[first - 2 : first]] != [True, False])
+        ):
             raise self._wrong(
                 "attention.shared_kv_layers", "the two layers before the shared ones must be with and without a window"
             )
