@@ -146,7 +146,8 @@ class HasRowEnd(Protocol):
 class FamilyModule(Protocol):
     """What the module of a family offers: recognise an mmproj by its metadata, read it, and check it.
 
-    `DECODERS` are the architectures of its language models, as general.architecture names them.
+    `DECODERS` are the architectures of its language models, as general.architecture names them, for which
+    `check_known_decoder` holds.
     """
 
     DECODERS: tuple[str, ...]
