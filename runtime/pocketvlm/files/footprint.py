@@ -12,7 +12,7 @@ from typing import Any
 
 from pocketvlm.files.gguf_header import GGUFHeader
 
-_LAYER = re.compile(r"blk\.(\d+)\.")
+_LAYER = re.compile(r"blk\.(\d{1,9})\.")
 _INPUT = ("token_embd", "per_layer_token_embd")  # how the names of tensors before the first layer begin
 _F16, _F32 = 2, 4
 # Memory of an opened ONNX encoder, as a factor of its files' size: onnxruntime copies weights into an order of its own,

@@ -19,7 +19,7 @@ _SCALINGS = ("none", "linear", "yarn", "longrope")  # of rotary positions
 _INTERVAL = 4  # libllama's default: every fourth layer of a model with delta nets attends to all positions
 _CONVOLUTIONS = (".shortconv.conv.weight", ".ssm_conv1d.weight")
 _DELTA_SIZES = ("group_count", "state_size", "inner_size")
-_ATTENTION = re.compile(r"blk\.(\d+)\.attn_(q|k|v|qkv|output)\.weight")
+_ATTENTION = re.compile(r"blk\.(\d{1,9})\.attn_(q|k|v|qkv|output)\.weight")
 
 
 def check_decoder(header: GGUFHeader) -> None:

@@ -19,7 +19,8 @@ from pocketvlm.files.gguf_header import BOOL, FLOAT32, STRING, UINT32, GGUFHeade
 Shapes = Mapping[str, tuple[int, ...]]  # in ggml's order, fastest dimension first, by the tensors' names
 TABLE, CLASS_TOKEN = "v.position_embd.weight", "v.class_embd"
 SCALE, MERGE = "projector.scale_factor", "spatial_merge_size"  # keys of how many patches are merged
-_LAYER = re.compile(r"v\.blk\.(\d+)\.(.+)")
+_LAYER = re.compile(r"v\.blk\.(\d{1,9})\.(.+)")
+_NEEDED = ("attn_out.weight", "ffn_up.weight", "ffn_down.weight")  # in every layer
 _BOUND = re.compile(r"\.(input|output)_(min|max)$")  # of values that enter and leave a matrix
 _F16 = 1  # GGML_TYPE_F16
 _VISION, _EPSILON = "clip.vision.", "clip.vision.attention.layer_norm_epsilon"
@@ -232,9 +233,6 @@ def check_tensors(header: GGUFHeader, tensors: EncoderTensors) -> None:
             raise ModelFormatError(f"lacks the tensor v.blk.{number}.{name}", header.path)
         if extra := suffixes[number] - suffixes[0]:
             raise ModelFormatError(f"has v.blk.{number}.{min(extra)}, but not v.blk.0.{min(extra)}", header.path)
-
-
-_NEEDED = ("attn_out.weight", "ffn_up.weight", "ffn_down.weight")
 
 
 def _check_tensor(header: GGUFHeader, tensor: TensorInfo, shape: tuple[int, ...] | None) -> None:
