@@ -222,12 +222,11 @@ def test_typed_control_tokens_stay_text(vlm: VLM) -> None:
         assert units.count(token) == honest.count(token)
 
 
-def test_a_top_k_beyond_32_bits_keeps_all_tokens(vlm: VLM) -> None:
+def test_a_top_k_beyond_32_bits_is_not_cut(vlm: VLM) -> None:
     """libllama takes the last 32 bits, in which this is 1, the greedy choice."""
     fields: dict[str, Any] = {"max_tokens": 12, "temperature": 2.0, "seed": 3}
-    every = vlm.chat(asked("What is this?", plain("red")), top_k=2**32 + 1, **fields).text
-    assert every == vlm.chat(asked("What is this?", plain("red")), **fields).text
-    assert every != vlm.chat(asked("What is this?", plain("red")), **fields, top_k=1).text
+    texts = [vlm.chat(asked("What is this?", plain("red")), top_k=k, **fields).text for k in (1, 2**32 + 1)]
+    assert texts[0] != texts[1]
 
 
 def test_closing_a_stream_frees_the_model(vlm: VLM, sample_png: Path) -> None:
