@@ -128,7 +128,7 @@ def toy_runner(folder: Path, limits: Limits) -> Runner:
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Runner:
-    return toy_runner(tmp_path, Limits(seconds=0.3, memory=64 << 30))
+    return toy_runner(tmp_path, Limits(seconds=0.5, memory=64 << 30))
 
 
 def toy_case(what: str, *more: list[object]) -> Case:
