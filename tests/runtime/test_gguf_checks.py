@@ -253,7 +253,7 @@ def test_sizes_of_an_encoder(values: dict[str, Any], words: str, mmproj: GGUFHea
 
 def test_a_layer_of_many_digits(mmproj: GGUFHeader, model: GGUFHeader) -> None:
     changed = replace(mmproj.tensors[0], name=f"v.blk.{'9' * 5000}.ln1.weight")
-    with pytest.raises(ModelFormatError, match=r"has a tensor 'v\.blk\.9{58}', which such encoders do not have$"):
+    with pytest.raises(ModelFormatError, match=r"has a tensor 'v\.blk\.9.{,200}', which such encoders do not have$"):
         check(with_tensor(mmproj, 0, changed), model)
 
 
