@@ -115,6 +115,12 @@ def test_one_request_tries_no_more_than_its_budget() -> None:
             assert len(trials._costs) == tried
 
 
+def test_an_app_that_is_one_file_has_no_python_to_start(trials: GrammarTrials, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert trials.affordable(constraint(rule())).schemas == (rule(),)
+    assert trials._process is None
+
+
 def at_call(number: int, act: Callable[[], None]) -> Callable[[], None]:
     calls = iter(range(number))
 

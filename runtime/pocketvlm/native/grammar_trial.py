@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -34,7 +35,8 @@ Check = Callable[[], None]
 class GrammarTrials:
     """Compiles schemas in a process of its own, one at a time, and remembers what they cost. For any thread.
 
-    The process starts when it is first needed, and again after it was killed. `seconds` limits the processor time to
+    The process starts when it is first needed, and again after it was killed. Schemas stay untried where Python cannot
+    start a process: in an app that is one file, or without the right to. `seconds` limits the processor time to
     compile all schemas of one request, `memory` the bytes of the process's address space (not on Windows).
     """
 
@@ -103,10 +105,15 @@ class GrammarTrials:
             self._turn.release()
 
     def _try(self, grammar: str, check: Check) -> float:
+        if getattr(sys, "frozen", False):
+            return 0.0
         try:
             process = self._started(check)
             process.send(grammar)
             answer = self._wait(process, self._seconds * _PATIENCE, check)
+        except PermissionError as error:
+            logger.warning("a schema is compiled untried, because no process can be started: %s", error)
+            return 0.0
         except BaseException:  # Ctrl-C too: the process may work on for long
             self._end_process()
             raise
