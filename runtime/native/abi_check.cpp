@@ -20,7 +20,12 @@ static_assert(accelerator::Q5_0 == int(GGML_TYPE_Q5_0) && accelerator::IQ4_NL ==
 static_assert(accelerator::Q4_K == int(GGML_TYPE_Q4_K) && accelerator::Q5_K == int(GGML_TYPE_Q5_K));
 static_assert(accelerator::Q6_K == int(GGML_TYPE_Q6_K));
 
+SAME_SIZE(Arena, ggml_init_params);
+SAME_PLACE(Arena, without_data, ggml_init_params, no_alloc);
+
 SAME_SIZE(Tensor, ggml_tensor);
+SAME_PLACE(Tensor, buffer, ggml_tensor, buffer);
+SAME_PLACE(Tensor, extra, ggml_tensor, extra);
 SAME_PLACE(Tensor, ne, ggml_tensor, ne);
 SAME_PLACE(Tensor, nb, ggml_tensor, nb);
 SAME_PLACE(Tensor, op, ggml_tensor, op);

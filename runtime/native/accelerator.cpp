@@ -32,10 +32,21 @@ struct Host {
     bool (*is_host)(ggml::BufferType *);
     int (*node_count)(ggml::Graph *);
     ggml::Tensor * (*node)(ggml::Graph *, int);
+    ggml::BufferType * (*buffer_type)(ggml::Buffer *);
     int none, reshape, view, permute, transpose, multiply;  // ggml_op
 };
 
+// The CPU backend's buffers of reordered weights, and how it marks tensors of a type whose order the kernels read. The
+// order is an internal matter of ggml, so it is tried; null where it is another.
+struct Reordered {
+    ggml::BufferType * buffer_type;
+    const void *q4_0, *iq4_nl;
+
+    const void * mark(int type) const { return type == Q4_0 ? q4_0 : type == IQ4_NL ? iq4_nl : nullptr; }
+};
+
 Host host;
+Reordered reordered = {};
 const Kernel * kernel = nullptr;
 thread_local bool offered = false;
 
@@ -93,6 +104,10 @@ void compute(const Kernel & with, const Product & product, void * packed, char *
     }
 }
 
+bool is_reordered(const ggml::Tensor * weights) {
+    return reordered.buffer_type && weights->buffer && host.buffer_type(weights->buffer) == reordered.buffer_type;
+}
+
 Product product_of(const ggml::Tensor * node) {
     const ggml::Tensor *weights = node->src[0], *input = node->src[1];
     return {
@@ -106,6 +121,7 @@ Product product_of(const ggml::Tensor * node) {
         input->ne[1] * input->ne[2] * input->ne[3],
         weights->ne[1],
         weights->ne[0],
+        is_reordered(weights),
     };
 }
 
@@ -180,6 +196,10 @@ ggml::BufferType * buffer_type(ggml::Device *) { return host.cpu_buffer_type(); 
 bool is_product(const ggml::Tensor * op) {
     const ggml::Tensor *weights = op->src[0], *input = op->src[1];
     const int block = block_size(weights->type);
+    const void * const mark = reordered.mark(weights->type);
+    if (is_reordered(weights) && (!mark || weights->extra != mark || weights->ne[1] % INTERLEAVED_COLUMNS)) {
+        return false;
+    }
     return block && weights->ne[0] % block == 0 && weights->ne[2] == 1 && weights->ne[3] == 1 &&
            weights->ne[1] >= LEAST_COLUMNS && input->type == TYPE_F32 && input->ne[1] >= LEAST_ROWS &&
            input->nb[0] == 4 && input->nb[2] == input->nb[1] * size_t(input->ne[1]) &&
@@ -197,7 +217,9 @@ bool supports_op(ggml::Device *, const ggml::Tensor * op) {
            op->op == host.transpose;
 }
 
-bool supports_buffer_type(ggml::Device *, ggml::BufferType * type) { return host.is_host(type); }
+bool supports_buffer_type(ggml::Device *, ggml::BufferType * type) {
+    return host.is_host(type) || (type == reordered.buffer_type && type);
+}
 
 // --- registry ---
 
@@ -248,6 +270,88 @@ int find_op(const char * (*name_of)(int), const char * name) {
     return -1;
 }
 
+// Functions that are needed to learn how weights are reordered.
+struct Trial {
+    ggml::Device * (*device_by_type)(int);
+    ggml::Registry * (*registry_of)(ggml::Device *);
+    void * (*function)(ggml::Registry *, const char *);
+    const char * (*name)(ggml::BufferType *);
+    ggml::Tensors * (*init)(ggml::Arena);
+    void (*free)(ggml::Tensors *);
+    size_t (*tensor_overhead)();
+    ggml::Tensor * (*new_tensor)(ggml::Tensors *, int type, int64_t width, int64_t rows);
+    ggml::Buffer * (*allocate)(ggml::Tensors *, ggml::BufferType *);
+    void (*free_buffer)(ggml::Buffer *);
+    void (*set)(ggml::Tensor *, const void *, size_t offset, size_t size);
+
+    bool look_up_all(void * library) {
+        return look_up(library, "ggml_backend_dev_by_type", device_by_type) &&
+               look_up(library, "ggml_backend_dev_backend_reg", registry_of) &&
+               look_up(library, "ggml_backend_reg_get_proc_address", function) &&
+               look_up(library, "ggml_backend_buft_name", name) && look_up(library, "ggml_init", init) &&
+               look_up(library, "ggml_free", free) && look_up(library, "ggml_tensor_overhead", tensor_overhead) &&
+               look_up(library, "ggml_new_tensor_2d", new_tensor) &&
+               look_up(library, "ggml_backend_alloc_ctx_tensors_from_buft", allocate) &&
+               look_up(library, "ggml_backend_buffer_free", free_buffer) &&
+               look_up(library, "ggml_backend_tensor_set", set);
+    }
+};
+
+// Returns how the CPU backend marks a tensor of `type` that it has brought into the interleaved order; null where it
+// has another order for it, or none.
+const void * learn_mark(const Trial & trial, ggml::BufferType * buffer_type, int type) {
+    constexpr int BLOCKS_OF_ROW = 3, BLOCKS = BLOCKS_OF_ROW * INTERLEAVED_COLUMNS;
+    uint8_t plain[BLOCKS][INTERLEAVED_BLOCK];
+    for (int b = 0; b < BLOCKS; b++) {
+        for (int i = 0; i < INTERLEAVED_BLOCK; i++) {
+            plain[b][i] = uint8_t(b * 37 + i * 101);
+        }
+    }
+    ggml::Tensors * tensors = trial.init({4 * trial.tensor_overhead(), nullptr, true});
+    ggml::Tensor * tensor = trial.new_tensor(tensors, type, 32 * BLOCKS_OF_ROW, INTERLEAVED_COLUMNS);
+    ggml::Buffer * buffer = trial.allocate(tensors, buffer_type);
+    const void * mark = nullptr;
+    if (buffer && tensor->extra) {
+        trial.set(tensor, plain, 0, sizeof plain);
+        const uint8_t * found = (const uint8_t *) tensor->data;
+        const uint8_t mask = type == Q4_0 ? INTERLEAVED_MASK : 0;
+        bool same = true;
+        for (int b = 0; b < BLOCKS_OF_ROW; b++) {
+            for (int column = 0; column < INTERLEAVED_COLUMNS; column++) {
+                const uint8_t * block = plain[column * BLOCKS_OF_ROW + b];
+                const uint8_t * at = found + b * INTERLEAVED_COLUMNS * INTERLEAVED_BLOCK;
+                same = same && !memcmp(at + 2 * column, block, 2);
+                for (int i = 0; i < 16; i++) {
+                    const int piece = i / INTERLEAVED_PIECE * INTERLEAVED_COLUMNS + column;
+                    const uint8_t byte = at[2 * INTERLEAVED_COLUMNS + piece * INTERLEAVED_PIECE + i % INTERLEAVED_PIECE];
+                    same = same && byte == (block[2 + i] ^ mask);
+                }
+            }
+        }
+        mark = same ? tensor->extra : nullptr;
+    }
+    if (buffer) {
+        trial.free_buffer(buffer);
+    }
+    trial.free(tensors);
+    return mark;
+}
+
+void learn_reordered(void * library) {
+    Trial trial;
+    if (!trial.look_up_all(library)) {
+        return;
+    }
+    ggml::Device * cpu = trial.device_by_type(ggml::DEVICE_CPU);
+    using GetTypes = ggml::BufferType ** (*) (ggml::Device *);
+    const auto types = (GetTypes) trial.function(trial.registry_of(cpu), "ggml_backend_dev_get_extra_bufts");
+    for (ggml::BufferType ** type = types ? types(cpu) : nullptr; type && *type; type++) {
+        if (!strcmp(trial.name(*type), "CPU_REPACK")) {
+            reordered = {*type, learn_mark(trial, *type, Q4_0), learn_mark(trial, *type, IQ4_NL)};
+        }
+    }
+}
+
 const Kernel * choose_kernel(const char * name) {
     for (int i = 0; i < KERNEL_COUNT; i++) {
         if (KERNELS[i]->runs_here() && (!name || !strcmp(KERNELS[i]->name, name))) {
@@ -288,6 +392,7 @@ EXPORTED const char * pocketvlm_accelerator_register(void * library, const char 
         !look_up(library, "ggml_backend_reg_get", get_registry) ||
         !look_up(library, "ggml_backend_cpu_buffer_type", host.cpu_buffer_type) ||
         !look_up(library, "ggml_backend_buft_is_host", host.is_host) ||
+        !look_up(library, "ggml_backend_buffer_get_type", host.buffer_type) ||
         !look_up(library, "ggml_graph_n_nodes", host.node_count) || !look_up(library, "ggml_graph_node", host.node)) {
         return "this ggml lacks a function";
     }
@@ -307,10 +412,14 @@ EXPORTED const char * pocketvlm_accelerator_register(void * library, const char 
     if (host.multiply < 0) {
         return "this ggml has no MUL_MAT";
     }
+    learn_reordered(library);
     kernel = chosen;
     add(&registry);
     return nullptr;
 }
+
+// Whether the kernels read weights of a ggml_type that the CPU backend has reordered.
+EXPORTED bool pocketvlm_accelerator_reads_reordered(int type) { return reordered.mark(type) != nullptr; }
 
 // Whether contexts that the calling thread makes from now on use the device.
 EXPORTED void pocketvlm_accelerator_offer(bool offer) { offered = offer; }
@@ -328,7 +437,7 @@ EXPORTED bool pocketvlm_accelerator_multiply(
     }
     const Product product = {
         type, (const char *) weights, weight_stride, (const char *) input, size_t(depth) * 4, (char *) output,
-        size_t(columns) * 4, rows, columns, depth,
+        size_t(columns) * 4, rows, columns, depth, false,
     };
     const Memory packed = allocate(packed_bytes(product)), scratch = allocate(size_t(threads) * SCRATCH_BYTES);
     if (!packed || !scratch) {

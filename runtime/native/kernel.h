@@ -156,11 +156,28 @@ inline const uint8_t * weight_block(const Product & product, int64_t column, int
 
 // Asks for blocks that are decoded next, while the rows pass the present ones.
 inline void prefetch(const Product & product, int64_t column, int columns, int64_t block, int64_t blocks, size_t bytes) {
-    for (int i = 0; i < columns; i++) {
-        const uint8_t * at = weight_block(product, column + i, block, bytes);
-        for (const uint8_t * line = at; line < at + size_t(blocks) * bytes; line += ALIGNMENT) {
+    const int together = product.interleaved ? INTERLEAVED_COLUMNS : 1;
+    for (int i = 0; i < columns; i += together) {
+        const uint8_t * at = weight_block(product, column + i, block * together, bytes);
+        for (const uint8_t * line = at; line < at + size_t(blocks * together) * bytes; line += ALIGNMENT) {
             __builtin_prefetch(line, 0, 2);
         }
+    }
+}
+
+// Copies a block of one column out of the interleaved blocks of 8.
+template <class Weights>
+inline void separate(const Product & product, int64_t column, int64_t block, uint8_t (&out)[INTERLEAVED_BLOCK]) {
+    const int64_t lane = column % INTERLEAVED_COLUMNS;
+    const uint8_t * at = weight_block(product, column - lane, block * INTERLEAVED_COLUMNS, INTERLEAVED_BLOCK);
+    memcpy(out, at + 2 * lane, 2);
+    for (int piece = 0; piece < 2; piece++) {
+        const uint8_t * pieces = at + 2 * INTERLEAVED_COLUMNS + piece * INTERLEAVED_COLUMNS * INTERLEAVED_PIECE;
+        uint64_t bytes = read<uint64_t>(pieces + lane * INTERLEAVED_PIECE);
+        if (Weights::ZERO == Blocks<Q4_0>::ZERO) {
+            bytes ^= INTERLEAVED_MASK * 0x0101010101010101u;
+        }
+        memcpy(out + 2 + piece * INTERLEAVED_PIECE, &bytes, INTERLEAVED_PIECE);
     }
 }
 
@@ -174,6 +191,14 @@ void decode_blocks(const Product & product, int64_t column, int columns, int64_t
         for (int lane = 0; lane < count; lane++) {
             const uint8_t * at = weight_block(product, column + first + lane, first_block, Weights::BYTES);
             for (int b = 0; b < blocks; b++, at += Weights::BYTES) {
+                if constexpr (Weights::BYTES == INTERLEAVED_BLOCK) {
+                    if (product.interleaved) {
+                        uint8_t block[INTERLEAVED_BLOCK];
+                        separate<Weights>(product, column + first + lane, first_block + b, block);
+                        panel.scale[b][vector][lane] = Weights::decode(block, bytes[lane] + b * BLOCK);
+                        continue;
+                    }
+                }
                 panel.scale[b][vector][lane] = Weights::decode(at, bytes[lane] + b * BLOCK);
             }
         }

@@ -19,7 +19,15 @@ struct Product {
     char * output;  // float32
     size_t output_stride;
     int64_t rows, columns, depth;
+    // Whether the weights are as ggml's CPU backend reorders Q4_0 and IQ4_NL: blocks of 8 columns, in pieces of 8 bytes.
+    bool interleaved;
 };
+
+// How that order lies in memory: 8 scales of 2 bytes, then the first 8 bytes of each column's block, then the others.
+constexpr int INTERLEAVED_COLUMNS = 8, INTERLEAVED_PIECE = 8, INTERLEAVED_BLOCK = 18;
+constexpr uint8_t INTERLEAVED_MASK = 0x88;  // flipped in the bytes of Q4_0
+
+inline bool can_be_interleaved(int type) { return type == Q4_0 || type == IQ4_NL; }
 
 // Code for one instruction set. `pack` quantizes a group of `GROUP_ROWS` rows of the input, by blocks as ggml does, and
 // `multiply` computes `TILE_COLUMNS` columns of the output for all rows. Both may run in many threads.

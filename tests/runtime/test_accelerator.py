@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from gguf import GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
@@ -117,6 +118,55 @@ def test_only_prompts_of_contexts_that_ask(native: ctypes.CDLL, iota_bundle: Pat
     assert np.abs(plain[0] - fast[0]).max() < 0.02 * np.abs(plain[0]).max()
     assert all(map(np.array_equal, plain, again))
     assert all(map(np.array_equal, short, same))
+
+
+@pytest.mark.parametrize("file_type", ["Q4_0", "IQ4_NL"])
+def test_reordered_weights(native: ctypes.CDLL, tmp_path: Path, file_type: str) -> None:
+    """What llama.cpp has reordered gives the same bits as what it left in the file."""
+    if not native.pocketvlm_accelerator_reads_reordered(int(GGMLQuantizationType[file_type])):
+        pytest.skip("llama.cpp does not reorder it here, or in another way")
+    path = tmp_path / "model.gguf"
+    write_decoder(path, GGMLQuantizationType[file_type])
+    with Model(path, gpu_layers=0) as reordered, Model(path, gpu_layers=0, mapped=True) as plain:
+        first, second = every_row(reordered, True), every_row(plain, True)
+        slow, without = every_row(plain, False), every_row(reordered, False)
+    assert np.array_equal(first, second) and not np.array_equal(second, slow)
+    if file_type == "IQ4_NL":  # of Q4_0 llama.cpp's own kernel for reordered weights gives the same bits
+        assert not np.array_equal(first, without)
+
+
+def every_row(model: Model, accelerated: bool) -> Floats:
+    """Logits of all tokens of a prompt: the last layer would else be computed for one row alone."""
+    with Context(model, n_ctx=256, n_batch=128, threads=2, accelerated=accelerated) as context:
+        context.decode_tokens(list(range(40)), 0, every=True)
+        return np.stack([context.logits(index) for index in range(40)])
+
+
+def write_decoder(path: Path, kind: GGMLQuantizationType) -> None:
+    """Write a model of one layer, without a vocabulary."""
+    rng = np.random.default_rng(0)
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_context_length(256)
+    writer.add_embedding_length(256)
+    writer.add_feed_forward_length(96)
+    writer.add_head_count(4)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(64)
+    writer.add_tokenizer_model("no_vocab")
+    shapes = {f"attn_{name}": (256, 256) for name in ("q", "k", "v", "output")}
+    shapes |= {"ffn_gate": (96, 256), "ffn_up": (96, 256), "ffn_down": (256, 96)}
+    for name, shape in shapes.items():
+        writer.add_tensor(
+            f"blk.0.{name}.weight", quantized(kind, rng.standard_normal(shape, np.float32)), raw_dtype=kind
+        )
+    for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
+        writer.add_tensor(f"{name}.weight", np.ones(256, np.float32))
+    writer.add_tensor("token_embd.weight", rng.standard_normal((64, 256), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def kernel_of(value: str) -> subprocess.CompletedProcess[str]:

@@ -32,6 +32,10 @@ class Accelerator:
         """Return whether there are kernels for any of these numbers of ggml types."""
         return self.library is not None and not _TYPES.isdisjoint(types)
 
+    def reads_reordered(self, types: Iterable[int]) -> bool:
+        """Return whether the kernels read any of these types as the CPU backend reorders them."""
+        return self.library is not None and any(map(self.library.pocketvlm_accelerator_reads_reordered, types))
+
     @contextmanager
     def offered(self) -> Iterator[None]:
         """Let contexts that this thread makes meanwhile use the accelerator."""
@@ -66,6 +70,7 @@ def load(functions: ctypes.CDLL, folder: Path) -> Accelerator:
     kernel.restype, kernel.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
     register.restype, register.argtypes = ctypes.c_char_p, [ctypes.c_void_p, ctypes.c_char_p]
     library.pocketvlm_accelerator_offer.argtypes = [ctypes.c_bool]
+    library.pocketvlm_accelerator_reads_reordered.restype = ctypes.c_bool
     name = wanted.encode() if wanted else None
     chosen = kernel(name)
     if chosen is None:

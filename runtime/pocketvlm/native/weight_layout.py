@@ -9,17 +9,19 @@ class WeightLayout(Enum):
     """`REORDERED`: libllama copies the types that it knows to reorder for this CPU, and leaves the others in the file.
 
     `PLAIN`: all stay in the mapped file. `ACCELERATED`: they do, and the accelerator computes the products of prompts.
+    `REORDERED_ACCELERATED`: it computes those of weights that are not reordered, or in an order that it reads.
     """
 
     REORDERED = "reordered"
     PLAIN = "plain"
     ACCELERATED = "accelerated"
+    REORDERED_ACCELERATED = "reordered and accelerated"
 
     @property
     def mapped(self) -> bool:
         """Whether all weights stay in the mapped file."""
-        return self is not WeightLayout.REORDERED
+        return self in (WeightLayout.PLAIN, WeightLayout.ACCELERATED)
 
     @property
     def accelerated(self) -> bool:
-        return self is WeightLayout.ACCELERATED
+        return self in (WeightLayout.ACCELERATED, WeightLayout.REORDERED_ACCELERATED)

@@ -73,19 +73,24 @@ def candidates(header: GGUFHeader) -> list[WeightLayout]:
     types = {tensor.type for tensor in header.tensors if len(tensor.shape) > 1 and tensor.name.startswith("blk.")}
     reordered = any(memory_estimate.reordered(number) for number in types)
     layouts = [WeightLayout.REORDERED, *([WeightLayout.PLAIN] if reordered else [])]
-    return [*layouts, *([WeightLayout.ACCELERATED] if library.accelerator().computes(types) else [])]
+    if library.accelerator().computes(types):
+        layouts.append(WeightLayout.ACCELERATED)
+    if library.accelerator().reads_reordered(types):
+        layouts.append(WeightLayout.REORDERED_ACCELERATED)
+    return layouts
 
 
 def fastest(speeds: Mapping[WeightLayout, LayerSpeed]) -> WeightLayout:
     """Return the layout with the shortest time of a request, of those with about the shortest time of an answer.
 
-    Where times are not steady, layouts with other answers than the first are left out: a wrong choice costs more there.
+    Where times are not steady, only layouts with the answers of the first are eligible: a wrong choice of others would
+    cost more.
     """
-    default = next(iter(speeds))
-    if not all(speed.steady for speed in speeds.values()) and WeightLayout.PLAIN in speeds:
-        return default
     limit = _SLOWER * min(speed.answer for speed in speeds.values())
-    eligible = [layout for layout, speed in speeds.items() if speed.answer <= limit]
+    if all(speed.steady for speed in speeds.values()):
+        eligible = [layout for layout, speed in speeds.items() if speed.answer <= limit]
+    else:
+        eligible = [layout for layout in speeds if not layout.mapped or WeightLayout.PLAIN not in speeds]
     return min(eligible, key=lambda layout: _PROMPT * speeds[layout].prompt + _ANSWER * speeds[layout].answer)
 
 

@@ -69,12 +69,13 @@ def compare_layouts(
 ) -> dict[WeightLayout, LayerSpeed]:
     """Time a few layers in each of the layouts, in turns. The times are of these layers, not of the whole model.
 
-    `layouts` has at most one that is accelerated, at the end. Its answers are those of the layout before it.
+    Accelerated ones are at the end of `layouts`. Their answers are those of the others, as the accelerator computes only
+    prompts.
 
     Raises ModelError or EngineError where libllama cannot run a part of this model.
     """
     layers = _timed_layers(header, _COMPARED_BYTES)
-    answered = [layout for layout in layouts if not layout.accelerated]  # the accelerator computes prompts alone
+    answered = [layout for layout in layouts if not layout.accelerated]
     prompts, answers = _time_all(
         header,
         [(layers, layout) for layout in layouts],
@@ -83,9 +84,9 @@ def compare_layouts(
         answered=len(answered),
         enough=_COMPARED_SECONDS,
     )
-    by_layout = dict(zip(answered, answers, strict=True))
+    by_layout = {layout.mapped: answer for layout, answer in zip(answered, answers, strict=True)}
     return {
-        layout: _speed(prompt, by_layout.get(layout, answers[-1]), rows)
+        layout: _speed(prompt, by_layout.get(layout.mapped, answers[0]), rows)
         for layout, prompt in zip(layouts, prompts, strict=True)
     }
 
