@@ -69,7 +69,7 @@ def compare_layouts(
 ) -> dict[WeightLayout, LayerSpeed]:
     """Time a few layers in each of the layouts, in turns. The times are of these layers, not of the whole model.
 
-    Accelerated ones are at the end of `layouts`. Their answers are those of the others, as the accelerator computes only
+    Accelerated ones are at the end of `layouts`. Their answers are those of the others: the accelerator computes only
     prompts.
 
     Raises ModelError or EngineError where libllama cannot run a part of this model.
