@@ -10,7 +10,7 @@
 namespace accelerator {
 namespace {
 
-constexpr int LANES = Vector::LANES, VECTORS = Vector::VECTORS, PANEL = LANES * VECTORS;
+constexpr int PANEL = LANES * VECTORS;
 constexpr int PANELS = TILE_COLUMNS / PANEL;
 constexpr int QUADS = BLOCK / 4;
 constexpr int CHUNK = 16;  // blocks that are decoded at a time
@@ -45,7 +45,7 @@ struct alignas(ALIGNMENT) PanelBlocks {
 struct alignas(ALIGNMENT) PanelSuperblock {
     Quads quads[SUPERBLOCK / 4];
     float scale[GROUPS][VECTORS][LANES];
-    int16_t offsets[4][VECTORS][LANES][2];
+    uint32_t offsets[4][VECTORS][LANES];  // of two groups
     float offset[VECTORS][LANES];
 };
 
@@ -212,19 +212,15 @@ void decode_superblock(const Product & product, int64_t column, int columns, int
     alignas(ALIGNMENT) uint8_t bytes[LANES][SUPERBLOCK];
     for (int first = 0; first < columns; first += LANES) {
         PanelSuperblock & panel = panels[first / PANEL];
-        const int vector = first % PANEL / LANES, count = columns - first < LANES ? columns - first : LANES;
-        for (int lane = 0; lane < count; lane++) {
-            float scales[GROUPS];
-            int16_t offsets[8];
-            const uint8_t * at = weight_block(product, column + first + lane, block, Weights::BYTES);
-            Weights::decode(at, bytes[lane], scales, offsets, panel.offset[vector][lane]);
-            for (int g = 0; g < SUPERBLOCK / Weights::GROUP; g++) {
-                panel.scale[g][vector][lane] = scales[g];
-            }
-            for (int g = 0; Weights::OFFSETS && g < 8; g++) {
-                panel.offsets[g / 2][vector][lane][g % 2] = offsets[g];
-            }
+        const int vector = first % PANEL / LANES;
+        const uint8_t * blocks[LANES];
+        for (int lane = 0; lane < LANES; lane++) {
+            // Behind the last column it is repeated, and its sums go nowhere.
+            const int at = first + lane < columns ? first + lane : columns - 1;
+            blocks[lane] = weight_block(product, column + at, block, Weights::BYTES);
+            Weights::decode(blocks[lane], bytes[lane]);
         }
+        Weights::decode_scales(blocks, {panel.scale, panel.offsets, panel.offset, vector});
         place<ZERO>(bytes, SUPERBLOCK, panel.quads, vector);
     }
 }

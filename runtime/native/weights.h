@@ -15,8 +15,8 @@
 namespace accelerator {
 namespace {
 
-constexpr int BLOCK = 32;         // elements
-constexpr int SUPERBLOCK = 256;   // elements
+constexpr int LANES = Vector::LANES, VECTORS = Vector::VECTORS;
+constexpr int BLOCK = 32, SUPERBLOCK = 256;  // elements
 
 inline float half_to_float(uint16_t half) {
 #if defined(__F16C__)
@@ -128,24 +128,48 @@ template <> struct Blocks<IQ4_NL> {
 // weight = scale[group] * (byte - ZERO) - offset * offsets[group], the last term only if OFFSETS.
 template <int TYPE> struct Superblocks;
 
+// Scales and offsets of LANES columns. `scale[g]` and `offsets[g / 2]` are rows of a panel; an element of the latter has
+// the offsets of an even group and, in its high half, of the next. Loops over lanes become vectors.
+struct Scales {
+    float (*scale)[VECTORS][LANES];
+    uint32_t (*offsets)[VECTORS][LANES];
+    float (*offset)[LANES];
+    int vector;
+};
+
 // The 6-bit scales and offsets that Q4_K and Q5_K share.
-inline void read_scales(const uint8_t * block, float * scales, int16_t * offsets, float & offset) {
-    const float scale = half_to_float(read<uint16_t>(block));
-    offset = half_to_float(read<uint16_t>(block + 2));
-    const uint8_t * six = block + 4;
+inline void read_scales(const uint8_t * const (&blocks)[LANES], const Scales & out) {
+    uint32_t scales[LANES], mins[LANES], both[LANES];  // bytes 0 to 3, 4 to 7 and 8 to 11
+    float scale[LANES];
+    for (int lane = 0; lane < LANES; lane++) {
+        scale[lane] = half_to_float(read<uint16_t>(blocks[lane]));
+        out.offset[out.vector][lane] = half_to_float(read<uint16_t>(blocks[lane] + 2));
+        scales[lane] = read<uint32_t>(blocks[lane] + 4);
+        mins[lane] = read<uint32_t>(blocks[lane] + 8);
+        both[lane] = read<uint32_t>(blocks[lane] + 12);
+    }
     for (int i = 0; i < 4; i++) {
-        scales[i] = scale * float(six[i] & 63);
-        offsets[i] = six[i + 4] & 63;
-        scales[i + 4] = scale * float((six[i + 8] & 15) | (six[i] >> 6) << 4);
-        offsets[i + 4] = int16_t((six[i + 8] >> 4) | (six[i + 4] >> 6) << 4);
+        for (int lane = 0; lane < LANES; lane++) {
+            const uint32_t high = (both[lane] >> 8 * i & 15) | (scales[lane] >> (8 * i + 6) & 3) << 4;
+            out.scale[i][out.vector][lane] = scale[lane] * float(int32_t(scales[lane] >> 8 * i & 63));
+            out.scale[4 + i][out.vector][lane] = scale[lane] * float(int32_t(high));
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        for (int lane = 0; lane < LANES; lane++) {
+            const uint32_t min = mins[lane] >> 16 * i, high = both[lane] >> 16 * i;
+            out.offsets[i][out.vector][lane] = (min & 63) | (min >> 8 & 63) << 16;
+            const uint32_t even = (high >> 4 & 15) | (min >> 6 & 3) << 4, odd = (high >> 12 & 15) | (min >> 14 & 3) << 4;
+            out.offsets[2 + i][out.vector][lane] = even | odd << 16;
+        }
     }
 }
 
 template <> struct Superblocks<Q4_K> {
     static constexpr int BYTES = 144, ZERO = 0, GROUP = 32;
     static constexpr bool OFFSETS = true;
-    static void decode(const uint8_t * block, uint8_t * bytes, float * scales, int16_t * offsets, float & offset) {
-        read_scales(block, scales, offsets, offset);
+    static void decode_scales(const uint8_t * const (&blocks)[LANES], const Scales & out) { read_scales(blocks, out); }
+    static void decode(const uint8_t * block, uint8_t * bytes) {
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
             const Bytes32 packed = read<Bytes32>(block + 16 + 32 * j);
@@ -158,8 +182,8 @@ template <> struct Superblocks<Q4_K> {
 template <> struct Superblocks<Q5_K> {
     static constexpr int BYTES = 176, ZERO = 0, GROUP = 32;
     static constexpr bool OFFSETS = true;
-    static void decode(const uint8_t * block, uint8_t * bytes, float * scales, int16_t * offsets, float & offset) {
-        read_scales(block, scales, offsets, offset);
+    static void decode_scales(const uint8_t * const (&blocks)[LANES], const Scales & out) { read_scales(blocks, out); }
+    static void decode(const uint8_t * block, uint8_t * bytes) {
         const Bytes32 high = read<Bytes32>(block + 16);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
@@ -173,12 +197,23 @@ template <> struct Superblocks<Q5_K> {
 template <> struct Superblocks<Q6_K> {
     static constexpr int BYTES = 210, ZERO = 32, GROUP = 16;
     static constexpr bool OFFSETS = false;
-    static void decode(const uint8_t * block, uint8_t * bytes, float * scales, int16_t *, float & offset) {
-        const float scale = half_to_float(read<uint16_t>(block + 208));
-        offset = 0;
-        for (int i = 0; i < 16; i++) {
-            scales[i] = scale * float(int8_t(block[192 + i]));
+    static void decode_scales(const uint8_t * const (&blocks)[LANES], const Scales & out) {
+        for (int four = 0; four < 4; four++) {
+            uint32_t scales[LANES];
+            float scale[LANES];
+            for (int lane = 0; lane < LANES; lane++) {
+                scale[lane] = half_to_float(read<uint16_t>(blocks[lane] + 208));
+                scales[lane] = read<uint32_t>(blocks[lane] + 192 + 4 * four);
+            }
+            for (int i = 0; i < 4; i++) {
+                for (int lane = 0; lane < LANES; lane++) {
+                    const int32_t number = int32_t(scales[lane] << (24 - 8 * i)) >> 24;  // byte i, with its sign
+                    out.scale[4 * four + i][out.vector][lane] = scale[lane] * float(number);
+                }
+            }
         }
+    }
+    static void decode(const uint8_t * block, uint8_t * bytes) {
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++, bytes += 128) {
             const Bytes32 low = read<Bytes32>(block + 64 * half), next = read<Bytes32>(block + 64 * half + 32);
