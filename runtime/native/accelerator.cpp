@@ -20,9 +20,9 @@
 namespace accelerator {
 namespace {
 
-constexpr int TYPE_F32 = 0;                 // ggml_type
-constexpr int SOURCE_IS_HADAMARD = 1;       // GGML_HINT_SRC0_IS_HADAMARD, in op_params[1]
-constexpr int64_t LEAST_ROWS = 16;          // decode and drafts are below it, and stay as they are
+constexpr int TYPE_F32 = 0;            // ggml_type
+constexpr int SOURCE_IS_HADAMARD = 1;  // GGML_HINT_SRC0_IS_HADAMARD, in op_params[1]
+constexpr int64_t LEAST_ROWS = 16;     // decode and drafts are below it, and stay as they are
 constexpr int64_t LEAST_COLUMNS = 32;
 constexpr const char * NAME = "pocketvlm";
 
@@ -110,19 +110,19 @@ bool is_reordered(const ggml::Tensor * weights) {
 
 Product product_of(const ggml::Tensor * node) {
     const ggml::Tensor *weights = node->src[0], *input = node->src[1];
-    return {
-        weights->type,
-        (const char *) weights->data,
-        weights->nb[1],
-        (const char *) input->data,
-        input->nb[1],
-        (char *) node->data,
-        node->nb[1],
-        input->ne[1] * input->ne[2] * input->ne[3],
-        weights->ne[1],
-        weights->ne[0],
-        is_reordered(weights),
-    };
+    Product product = {};
+    product.type = weights->type;
+    product.weights = (const char *) weights->data;
+    product.weight_stride = weights->nb[1];
+    product.interleaved = is_reordered(weights);
+    product.input = (const char *) input->data;
+    product.input_stride = input->nb[1];
+    product.output = (char *) node->data;
+    product.output_stride = node->nb[1];
+    product.rows = input->ne[1] * input->ne[2] * input->ne[3];
+    product.columns = weights->ne[1];
+    product.depth = weights->ne[0];
+    return product;
 }
 
 // --- backend ---
@@ -159,7 +159,9 @@ int compute_graph(ggml::Backend * backend, ggml::Graph * graph) {
     return ggml::SUCCESS;
 }
 
-void set_threads(ggml::Backend * backend, int count) { ((Context *) backend->context)->threads = count > 0 ? count : 1; }
+void set_threads(ggml::Backend * backend, int count) {
+    ((Context *) backend->context)->threads = count > 0 ? count : 1;
+}
 
 void set_abort(ggml::Backend * backend, bool (*abort)(void *), void * data) {
     Context & context = *(Context *) backend->context;
@@ -181,7 +183,8 @@ void device_properties(ggml::Device * device, ggml::DeviceProperties * propertie
     properties->capabilities.mmap_support = true;
 }
 
-const uint8_t GUID[16] = {0x70, 0x6f, 0x63, 0x6b, 0x65, 0x74, 0x76, 0x6c, 0x6d, 0x61, 0x63, 0x63, 0x65, 0x6c, 0x00, 0x01};
+const uint8_t GUID[16] = {0x70, 0x6f, 0x63, 0x6b, 0x65, 0x74, 0x76, 0x6c,
+                          0x6d, 0x61, 0x63, 0x63, 0x65, 0x6c, 0x00, 0x01};
 
 ggml::Backend * init_backend(ggml::Device * device, const char *) {
     ggml::BackendFunctions functions = {};
@@ -323,7 +326,8 @@ const void * learn_mark(const Trial & trial, ggml::BufferType * buffer_type, int
                 same = same && !memcmp(at + 2 * column, block, 2);
                 for (int i = 0; i < 16; i++) {
                     const int piece = i / INTERLEAVED_PIECE * INTERLEAVED_COLUMNS + column;
-                    const uint8_t byte = at[2 * INTERLEAVED_COLUMNS + piece * INTERLEAVED_PIECE + i % INTERLEAVED_PIECE];
+                    const uint8_t byte =
+                        at[2 * INTERLEAVED_COLUMNS + piece * INTERLEAVED_PIECE + i % INTERLEAVED_PIECE];
                     same = same && byte == (block[2 + i] ^ mask);
                 }
             }
@@ -343,7 +347,7 @@ void learn_reordered(void * library) {
         return;
     }
     ggml::Device * cpu = trial.device_by_type(ggml::DEVICE_CPU);
-    using GetTypes = ggml::BufferType ** (*) (ggml::Device *);
+    using GetTypes = ggml::BufferType ** (*)(ggml::Device *);
     const auto types = (GetTypes) trial.function(trial.registry_of(cpu), "ggml_backend_dev_get_extra_bufts");
     for (ggml::BufferType ** type = types ? types(cpu) : nullptr; type && *type; type++) {
         if (!strcmp(trial.name(*type), "CPU_REPACK")) {
@@ -373,8 +377,8 @@ EXPORTED const char * pocketvlm_accelerator_kernel(const char * name) {
     return chosen ? chosen->name : nullptr;
 }
 
-// Registers the device, once in a process, with the ggml that `library` (a handle of dlopen) is linked to. Returns null,
-// or what is wrong.
+// Registers the device, once in a process, with the ggml that `library` (a handle of dlopen) is linked to. Returns
+// null, or what is wrong.
 EXPORTED const char * pocketvlm_accelerator_register(void * library, const char * kernel_name) {
     if (kernel) {
         return "it is already registered";
@@ -435,10 +439,17 @@ EXPORTED bool pocketvlm_accelerator_multiply(
     if (!chosen || !block || depth % block || rows < 1 || columns < 1 || threads < 1) {
         return false;
     }
-    const Product product = {
-        type, (const char *) weights, weight_stride, (const char *) input, size_t(depth) * 4, (char *) output,
-        size_t(columns) * 4, rows, columns, depth, false,
-    };
+    Product product = {};
+    product.type = type;
+    product.weights = (const char *) weights;
+    product.weight_stride = weight_stride;
+    product.input = (const char *) input;
+    product.input_stride = size_t(depth) * 4;
+    product.output = (char *) output;
+    product.output_stride = size_t(columns) * 4;
+    product.rows = rows;
+    product.columns = columns;
+    product.depth = depth;
     const Memory packed = allocate(packed_bytes(product)), scratch = allocate(size_t(threads) * SCRATCH_BYTES);
     if (!packed || !scratch) {
         return false;

@@ -7,10 +7,10 @@
 
 namespace ggml {
 
-constexpr int API_VERSION = 2;          // GGML_BACKEND_API_VERSION
-constexpr int FLAG_COMPUTE = 16;        // GGML_TENSOR_FLAG_COMPUTE
+constexpr int API_VERSION = 2;                                   // GGML_BACKEND_API_VERSION
+constexpr int FLAG_COMPUTE = 16;                                 // GGML_TENSOR_FLAG_COMPUTE
 constexpr int ALLOCATION_FAILED = -2, SUCCESS = 0, ABORTED = 1;  // ggml_status
-constexpr int DEVICE_CPU = 0, DEVICE_ACCEL = 3;  // ggml_backend_dev_type
+constexpr int DEVICE_CPU = 0, DEVICE_ACCEL = 3;                  // ggml_backend_dev_type
 
 struct Arena {  // ggml_init_params
     size_t size;

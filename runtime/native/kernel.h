@@ -1,8 +1,8 @@
 // The kernel, written over a `Vector` that each file including this one defines for its instruction set.
 //
 // A vector has LANES columns of weights. A tile of TILE_COLUMNS columns is decoded into panels of PANEL columns, a part
-// of the depth at a time, so that they stay in the first-level cache while all rows of the input pass. A panel keeps four
-// bytes of each column together, as byte products with 32-bit sums (VNNI, dotprod) want them.
+// of the depth at a time, so that they stay in the first-level cache while all rows of the input pass. A panel keeps
+// four bytes of each column together, as byte products with 32-bit sums (VNNI, dotprod) want them.
 #pragma once
 
 #include "weights.h"
@@ -13,7 +13,7 @@ namespace {
 constexpr int PANEL = LANES * VECTORS;
 constexpr int PANELS = TILE_COLUMNS / PANEL;
 constexpr int QUADS = BLOCK / 4;
-constexpr int CHUNK = 16;  // blocks that are decoded at a time
+constexpr int CHUNK = 16;   // blocks that are decoded at a time
 constexpr int GROUPS = 16;  // most groups of a superblock
 static_assert(TILE_COLUMNS % PANEL == 0 && GROUP_ROWS % Vector::ROWS == 0);
 
@@ -146,7 +146,9 @@ static_assert(CHUNK * BLOCK % SLICE == 0);
 template <int ZERO, int DEPTH>
 inline void place(const uint8_t (&columns)[LANES][DEPTH], int depth, Quads * quads, int vector) {
     for (int slice = 0; slice * SLICE < depth; slice++) {
-        Vector::template transpose<ZERO>(columns[0] + slice * SLICE, DEPTH, quads[slice * SLICE_QUADS][vector], sizeof(Quads));
+        Vector::template transpose<ZERO>(
+            columns[0] + slice * SLICE, DEPTH, quads[slice * SLICE_QUADS][vector], sizeof(Quads)
+        );
     }
 }
 
@@ -155,7 +157,8 @@ inline const uint8_t * weight_block(const Product & product, int64_t column, int
 }
 
 // Asks for blocks that are decoded next, while the rows pass the present ones.
-inline void prefetch(const Product & product, int64_t column, int columns, int64_t block, int64_t blocks, size_t bytes) {
+inline void
+prefetch(const Product & product, int64_t column, int columns, int64_t block, int64_t blocks, size_t bytes) {
     const int together = product.interleaved ? INTERLEAVED_COLUMNS : 1;
     for (int i = 0; i < columns; i += together) {
         const uint8_t * at = weight_block(product, column + i, block * together, bytes);
@@ -182,7 +185,9 @@ inline void separate(const Product & product, int64_t column, int64_t block, uin
 }
 
 template <class Weights>
-void decode_blocks(const Product & product, int64_t column, int columns, int64_t first_block, int blocks, PanelBlocks * panels) {
+void decode_blocks(
+    const Product & product, int64_t column, int columns, int64_t first_block, int blocks, PanelBlocks * panels
+) {
     constexpr int ZERO = Vector::is_signed(Weights::ZERO) ? Weights::ZERO : 0;
     alignas(ALIGNMENT) uint8_t bytes[LANES][CHUNK * BLOCK];
     for (int first = 0; first < columns; first += LANES) {
@@ -318,7 +323,7 @@ void multiply_superblock(const RowSuperblock & rows, int first_row, const PanelS
                 sums[row][v] = Vector::broadcast(rows.start[group][first_row + row]);
             }
         }
-        const auto * bytes = (const int8_t(*)[BLOCK]) (&rows.bytes[block][first_row][4 * (quad % QUADS)]);
+        const auto * bytes = (const int8_t (*)[BLOCK])(&rows.bytes[block][first_row][4 * (quad % QUADS)]);
         dot<Weights::ZERO, GROUP_QUADS>(sums, bytes, panel.quads + quad);
 #pragma GCC unroll 8
         for (int v = 0; v < VECTORS; v++) {
@@ -381,7 +386,9 @@ void for_all_rows(const Product & product, int64_t column, int columns, bool add
                             size_t(column + panel * PANEL) * 4;
                 if (width == PANEL) {
                     const Output output = {at, product.output_stride, add};
-                    with_rows<Vector::ROWS>(count, [&](auto rows_here) { compute(rows_here, group, first_row, panel, output); });
+                    with_rows<Vector::ROWS>(count, [&](auto rows_here) {
+                        compute(rows_here, group, first_row, panel, output);
+                    });
                     continue;
                 }
                 // A panel that is not full goes by way of a buffer, because a whole one would write past the row.
@@ -389,7 +396,9 @@ void for_all_rows(const Product & product, int64_t column, int columns, bool add
                 for (int row = 0; add && row < count; row++) {
                     memcpy(edge[row], at + size_t(row) * product.output_stride, size_t(width) * 4);
                 }
-                with_rows<Vector::ROWS>(count, [&](auto rows_here) { compute(rows_here, group, first_row, panel, output); });
+                with_rows<Vector::ROWS>(count, [&](auto rows_here) {
+                    compute(rows_here, group, first_row, panel, output);
+                });
                 for (int row = 0; row < count; row++) {
                     memcpy(at + size_t(row) * product.output_stride, edge[row], size_t(width) * 4);
                 }
@@ -413,10 +422,12 @@ void tile_of_blocks(const Product & product, const void * packed, void * scratch
         decode_blocks<Weights>(product, column, columns, first, blocks, panels);
         const int64_t next = first + blocks, left = total - next < CHUNK ? total - next : CHUNK;
         prefetch(product, column, columns, next, left, Weights::BYTES);
-        for_all_rows(product, column, columns, first > 0, [&](auto count, int64_t group, int row, int panel, Output output) {
-            const RowBlock * rows = row_blocks(product, (void *) packed, first, group);
-            multiply_blocks<Weights, decltype(count)::value>(rows, row, panels[panel], blocks, output);
-        });
+        for_all_rows(
+            product, column, columns, first > 0, [&](auto count, int64_t group, int row, int panel, Output output) {
+                const RowBlock * rows = row_blocks(product, (void *) packed, first, group);
+                multiply_blocks<Weights, decltype(count)::value>(rows, row, panels[panel], blocks, output);
+            }
+        );
     }
 }
 
@@ -428,34 +439,36 @@ void tile_of_superblocks(const Product & product, const void * packed, void * sc
     for (int64_t block = 0; block < blocks; block++) {
         decode_superblock<Weights>(product, column, columns, block, panels);
         prefetch(product, column, columns, block + 1, block + 1 < blocks, Weights::BYTES);
-        for_all_rows(product, column, columns, block > 0, [&](auto count, int64_t group, int row, int panel, Output output) {
-            const RowSuperblock & rows = ((const RowSuperblock *) packed)[block * groups + group];
-            multiply_superblock<Weights, decltype(count)::value>(rows, row, panels[panel], output);
-        });
+        for_all_rows(
+            product, column, columns, block > 0, [&](auto count, int64_t group, int row, int panel, Output output) {
+                const RowSuperblock & rows = ((const RowSuperblock *) packed)[block * groups + group];
+                multiply_superblock<Weights, decltype(count)::value>(rows, row, panels[panel], output);
+            }
+        );
     }
 }
 
 void pack(const Product & product, void * packed, int64_t group) {
     switch (product.type) {
-        case Q8_0: return pack_blocks<Blocks<Q8_0>>(product, packed, group);
-        case Q4_0: return pack_blocks<Blocks<Q4_0>>(product, packed, group);
-        case Q5_0: return pack_blocks<Blocks<Q5_0>>(product, packed, group);
-        case IQ4_NL: return pack_blocks<Blocks<IQ4_NL>>(product, packed, group);
-        case Q4_K: return pack_superblocks<Superblocks<Q4_K>>(product, packed, group);
-        case Q5_K: return pack_superblocks<Superblocks<Q5_K>>(product, packed, group);
-        case Q6_K: return pack_superblocks<Superblocks<Q6_K>>(product, packed, group);
+    case Q8_0: return pack_blocks<Blocks<Q8_0>>(product, packed, group);
+    case Q4_0: return pack_blocks<Blocks<Q4_0>>(product, packed, group);
+    case Q5_0: return pack_blocks<Blocks<Q5_0>>(product, packed, group);
+    case IQ4_NL: return pack_blocks<Blocks<IQ4_NL>>(product, packed, group);
+    case Q4_K: return pack_superblocks<Superblocks<Q4_K>>(product, packed, group);
+    case Q5_K: return pack_superblocks<Superblocks<Q5_K>>(product, packed, group);
+    case Q6_K: return pack_superblocks<Superblocks<Q6_K>>(product, packed, group);
     }
 }
 
 void multiply(const Product & product, const void * packed, void * scratch, int64_t tile) {
     switch (product.type) {
-        case Q8_0: return tile_of_blocks<Blocks<Q8_0>>(product, packed, scratch, tile);
-        case Q4_0: return tile_of_blocks<Blocks<Q4_0>>(product, packed, scratch, tile);
-        case Q5_0: return tile_of_blocks<Blocks<Q5_0>>(product, packed, scratch, tile);
-        case IQ4_NL: return tile_of_blocks<Blocks<IQ4_NL>>(product, packed, scratch, tile);
-        case Q4_K: return tile_of_superblocks<Superblocks<Q4_K>>(product, packed, scratch, tile);
-        case Q5_K: return tile_of_superblocks<Superblocks<Q5_K>>(product, packed, scratch, tile);
-        case Q6_K: return tile_of_superblocks<Superblocks<Q6_K>>(product, packed, scratch, tile);
+    case Q8_0: return tile_of_blocks<Blocks<Q8_0>>(product, packed, scratch, tile);
+    case Q4_0: return tile_of_blocks<Blocks<Q4_0>>(product, packed, scratch, tile);
+    case Q5_0: return tile_of_blocks<Blocks<Q5_0>>(product, packed, scratch, tile);
+    case IQ4_NL: return tile_of_blocks<Blocks<IQ4_NL>>(product, packed, scratch, tile);
+    case Q4_K: return tile_of_superblocks<Superblocks<Q4_K>>(product, packed, scratch, tile);
+    case Q5_K: return tile_of_superblocks<Superblocks<Q5_K>>(product, packed, scratch, tile);
+    case Q6_K: return tile_of_superblocks<Superblocks<Q6_K>>(product, packed, scratch, tile);
     }
 }
 

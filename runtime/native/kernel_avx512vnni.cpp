@@ -50,7 +50,8 @@ struct Vector {
         }
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
-            const __m512i low = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88), high = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
+            const __m512i low = _mm512_shuffle_i32x4(a[j], a[4 + j], 0x88),
+                          high = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0x88);
             const __m512i odd_low = _mm512_shuffle_i32x4(a[j], a[4 + j], 0xdd);
             const __m512i odd_high = _mm512_shuffle_i32x4(a[8 + j], a[12 + j], 0xdd);
             _mm512_store_si512(out + (0 + j) * out_stride, _mm512_shuffle_i32x4(low, high, 0x88));

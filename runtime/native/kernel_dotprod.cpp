@@ -38,9 +38,10 @@ struct Vector {
         return (Bytes) vqtbl1q_u8(vld1q_u8(table), (uint8x16_t) at);
     }
 
-    // Writes quad i of 4 columns, which lie `stride` apart, to `out + i * out_stride`, for the 16 quads of a slice, with
-    // ZERO subtracted from each byte.
-    template <int ZERO> static void transpose(const uint8_t * columns, size_t stride, uint8_t * out, size_t out_stride) {
+    // Writes quad i of 4 columns, which lie `stride` apart, to `out + i * out_stride`, for the 16 quads of a slice,
+    // with ZERO subtracted from each byte.
+    template <int ZERO>
+    static void transpose(const uint8_t * columns, size_t stride, uint8_t * out, size_t out_stride) {
         for (int part = 0; part < 4; part++, columns += 16, out += 4 * out_stride) {
             int32x4_t a[4];
             for (int i = 0; i < 4; i++) {

@@ -19,9 +19,14 @@ const int KERNEL_COUNT = sizeof KERNELS / sizeof KERNELS[0];
 
 int block_size(int type) {
     switch (type) {
-        case Q8_0: case Q4_0: case Q5_0: case IQ4_NL: return 32;
-        case Q4_K: case Q5_K: case Q6_K: return 256;
-        default: return 0;
+    case Q8_0:
+    case Q4_0:
+    case Q5_0:
+    case IQ4_NL: return 32;
+    case Q4_K:
+    case Q5_K:
+    case Q6_K: return 256;
+    default: return 0;
     }
 }
 

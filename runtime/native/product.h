@@ -19,7 +19,8 @@ struct Product {
     char * output;  // float32
     size_t output_stride;
     int64_t rows, columns, depth;
-    // Whether the weights are as ggml's CPU backend reorders Q4_0 and IQ4_NL: blocks of 8 columns, in pieces of 8 bytes.
+    // Whether the weights are as ggml's CPU backend reorders Q4_0 and IQ4_NL: blocks of 8 columns, in pieces of 8
+    // bytes.
     bool interleaved;
 };
 

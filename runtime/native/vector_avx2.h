@@ -35,8 +35,8 @@ struct Vector256 {
         return (Bytes) _mm_shuffle_epi8(_mm_load_si128((const __m128i *) table), (__m128i) at);
     }
 
-    // Writes quad i of 8 columns, which lie `stride` apart, to `out + i * out_stride`, for the 16 quads of a slice, with
-    // ZERO subtracted from each byte.
+    // Writes quad i of 8 columns, which lie `stride` apart, to `out + i * out_stride`, for the 16 quads of a slice,
+    // with ZERO subtracted from each byte.
     template <int ZERO>
     static void transpose(const uint8_t * columns, size_t stride, uint8_t * out, size_t out_stride) {
 #pragma GCC unroll 2
@@ -44,7 +44,9 @@ struct Vector256 {
             __m256i a[8], b[8];
 #pragma GCC unroll 8
             for (int i = 0; i < 8; i++) {
-                a[i] = _mm256_sub_epi8(_mm256_load_si256((const __m256i *) (columns + i * stride)), _mm256_set1_epi8(char(ZERO)));
+                a[i] = _mm256_sub_epi8(
+                    _mm256_load_si256((const __m256i *) (columns + i * stride)), _mm256_set1_epi8(char(ZERO))
+                );
             }
 #pragma GCC unroll 4
             for (int i = 0; i < 8; i += 2) {

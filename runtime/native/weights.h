@@ -128,8 +128,8 @@ template <> struct Blocks<IQ4_NL> {
 // weight = scale[group] * (byte - ZERO) - offset * offsets[group], the last term only if OFFSETS.
 template <int TYPE> struct Superblocks;
 
-// Scales and offsets of LANES columns. `scale[g]` and `offsets[g / 2]` are rows of a panel; an element of the latter has
-// the offsets of an even group and, in its high half, of the next. Loops over lanes become vectors.
+// Scales and offsets of LANES columns. `scale[g]` and `offsets[g / 2]` are rows of a panel; an element of the latter
+// has the offsets of an even group and, in its high half, of the next. Loops over lanes become vectors.
 struct Scales {
     float (*scale)[VECTORS][LANES];
     uint32_t (*offsets)[VECTORS][LANES];
@@ -159,7 +159,8 @@ inline void read_scales(const uint8_t * const (&blocks)[LANES], const Scales & o
         for (int lane = 0; lane < LANES; lane++) {
             const uint32_t min = mins[lane] >> 16 * i, high = both[lane] >> 16 * i;
             out.offsets[i][out.vector][lane] = (min & 63) | (min >> 8 & 63) << 16;
-            const uint32_t even = (high >> 4 & 15) | (min >> 6 & 3) << 4, odd = (high >> 12 & 15) | (min >> 14 & 3) << 4;
+            const uint32_t even = (high >> 4 & 15) | (min >> 6 & 3) << 4, odd = (high >> 12 & 15) | (min >> 14 & 3)
+                                                                                                        << 4;
             out.offsets[2 + i][out.vector][lane] = even | odd << 16;
         }
     }
