@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _ctypes
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from pocketvlm.native import library
+from pocketvlm.native.accelerator import LIBRARY, load
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.tensor import function
@@ -180,3 +183,10 @@ def test_the_variable(native: ctypes.CDLL) -> None:
     assert kernel_of("off").stdout.strip() == "None POCKETVLM_ACCELERATOR=off"
     unknown = kernel_of("abacus")
     assert "POCKETVLM_ACCELERATOR=abacus: no such accelerator here" in unknown.stderr
+
+
+def test_a_library_of_another_version(tmp_path: Path) -> None:
+    """After an update of the sources, the library of an editable install is the old one until it is installed again."""
+    Path(shutil.copy(_ctypes.__file__, tmp_path / LIBRARY)).chmod(0o644)
+    found = load(ctypes.CDLL(None), tmp_path)
+    assert found.kernel is None and "another version" in found.why and not found.computes([8])

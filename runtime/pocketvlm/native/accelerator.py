@@ -65,12 +65,14 @@ def load(functions: ctypes.CDLL, folder: Path) -> Accelerator:
         library = ctypes.CDLL(str(path))
         kernel = library.pocketvlm_accelerator_kernel
         register = library.pocketvlm_accelerator_register
-    except (OSError, AttributeError) as error:
+        library.pocketvlm_accelerator_offer.argtypes = [ctypes.c_bool]
+        library.pocketvlm_accelerator_reads_reordered.restype = ctypes.c_bool
+    except OSError as error:
         return _unavailable(wanted, f"cannot be loaded: {error}")
+    except AttributeError:
+        return _unavailable(wanted, "of another version of pocketvlm: install it again")
     kernel.restype, kernel.argtypes = ctypes.c_char_p, [ctypes.c_char_p]
     register.restype, register.argtypes = ctypes.c_char_p, [ctypes.c_void_p, ctypes.c_char_p]
-    library.pocketvlm_accelerator_offer.argtypes = [ctypes.c_bool]
-    library.pocketvlm_accelerator_reads_reordered.restype = ctypes.c_bool
     name = wanted.encode() if wanted else None
     chosen = kernel(name)
     if chosen is None:
