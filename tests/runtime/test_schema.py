@@ -127,23 +127,28 @@ def part(**keywords: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("schema", "path", "remainders"),
+    ("schema", "path", "how"),
     [
-        (part(multipleOf=10_007), "properties.x.multipleOf", "10,007"),
-        (within({"type": "number", "multipleOf": 1.0007}), "properties.x.multipleOf", "10,007"),
-        (part(multipleOf=97, allOf=[{"multipleOf": 89}, {"multipleOf": 2}]), "properties.x.multipleOf", "17,266"),
-        ({"allOf": [part(multipleOf=101), part(multipleOf=103)]}, "allOf.1.properties.x.multipleOf", "10,403"),
+        (part(multipleOf=10_007), "properties.x.multipleOf", "remainders$"),
+        (part(multipleOf=10**400), "properties.x.multipleOf", "remainders$"),
+        (within({"type": "number", "multipleOf": 1.0007}), "properties.x.multipleOf", "remainders$"),
+        (
+            part(multipleOf=97, allOf=[{"multipleOf": 89}, {"multipleOf": 2}]),
+            "properties.x.multipleOf",
+            "with the others",
+        ),
+        ({"allOf": [part(multipleOf=101), part(multipleOf=103)]}, "allOf.1.properties.x.multipleOf", "with the others"),
         (
             {**part(multipleOf=1.03), "$ref": "#/$defs/a", "$defs": {"a": part(multipleOf=101)}},
             "$defs.a.properties.x.multipleOf",
-            "10,403",
+            "with the others",
         ),
     ],
 )
-def test_too_many_remainders(schema: dict[str, Any], path: str, remainders: str) -> None:
+def test_too_many_remainders(schema: dict[str, Any], path: str, how: str) -> None:
     """Strict or not; only the arguments of a tool do without."""
     for strict in (False, True):
-        with pytest.raises(UnsupportedError, match=f"multipleOf of the schema .* {remainders} remainders") as refused:
+        with pytest.raises(UnsupportedError, match=f"multipleOf of the schema .* over 10,000 .*{how}") as refused:
             compile_schema(schema, "s", strict=strict)
         assert refused.value.param == f"s.{path}"
     with pytest.raises(UnsupportedError, match='multipleOf of the tool "other"'):

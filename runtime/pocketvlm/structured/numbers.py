@@ -34,8 +34,13 @@ class Multiple:
 
     @classmethod
     def of(cls, value: float) -> Multiple | None:
-        """Return a `multipleOf` as the compiler takes it, in double precision; None where it does not take it."""
-        scaled, decimals = float(value) if abs(value) < _MAX_MULTIPLE else math.inf, 0
+        """Return a `multipleOf` as the compiler takes it, in double precision; None where that has no whole divisor.
+
+        Any that is larger than the compiler's largest counts as that one.
+        """
+        if value >= _MAX_MULTIPLE:
+            return cls(_MAX_MULTIPLE, 0)
+        scaled, decimals = float(value), 0
         while scaled <= _MAX_MULTIPLE and scaled % 1:
             scaled *= 10
             decimals += 1
