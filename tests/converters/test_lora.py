@@ -31,7 +31,7 @@ from pocketvlm_converters.families import find_family
 GOLDEN = Path(__file__).parent.parent / "golden" / "adapters.safetensors"
 ALL = load_file(GOLDEN)
 with safe_open(GOLDEN, "np") as _file:
-    CONFIGS = {case: json.loads(text) for case, text in _file.metadata().items()}
+    CONFIGS = {case: json.loads(text) for case, text in sorted(_file.metadata().items())}
 Arrays = dict[str, npt.NDArray[Any]]
 Q, DOWN = "base_model.model.model.layers.0.q_proj", "base_model.model.model.layers.0.down_proj"
 

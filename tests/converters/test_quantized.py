@@ -23,7 +23,7 @@ from pocketvlm_converters.checkpoint.folder import Checkpoint
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "quantized.safetensors"
 with safe_open(GOLDEN, "pt") as _file:
-    CASES = {name: json.loads(config) for name, config in _file.metadata().items()}
+    CASES = {name: json.loads(config) for name, config in sorted(_file.metadata().items())}
 
 
 def tensors_of(case: str) -> dict[str, torch.Tensor]:

@@ -19,12 +19,12 @@ from conversations import picture
 from engine_seam import checkpoint_bytes, forget
 from integration.asking import settle
 from pocketvlm import VLM
+from pocketvlm.engine.loading import layer_benchmark
 from pocketvlm.errors import CheckpointError, ModelFormatError, PairingError
 from pocketvlm.files.gguf_decoder import check_known_decoder
 from pocketvlm.files.gguf_header import read_header
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
-from pocketvlm.plan import layer_benchmark
 from pocketvlm.vision import families
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm_converters.checkpoint.folder import Checkpoint

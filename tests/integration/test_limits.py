@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
+import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +43,13 @@ POINTS = {
 
 @linux
 @pytest.mark.parametrize(
-    ("kind", "command", "value"), slow_but(POINTS, ("addresses", "chat", 100), ("addresses", "chat", 250))
+    "point", slow_but(POINTS, ("addresses", "chat", 100), ("addresses", "chat", 250)), ids=lambda point: f"{point}"
 )
-def test_an_answer_or_one_line(kind: str, command: str, value: int) -> None:
+def test_an_answer_or_one_line(point: tuple[str, str, int]) -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "limits.py"))
-    if reason := script["unavailable"](kind):
+    if reason := script["unavailable"](point[0]):
         pytest.skip(reason)
-    assert script["run"](kind, command, value) in POINTS[kind, command, value]
+    assert script["run"](*point) in POINTS[point]
 
 
 @posix
@@ -67,7 +70,8 @@ def test_what_a_shortage_is(error: Exception, words: str) -> None:
     except KeyError as outer:
         assert words in (limits.shortage(outer) or "")
     assert ErrorMessage.of(error).exception().args == SystemLimitError(limits.shortage(error)).args
-    assert limits.shortage(ImportError("no module named x")) is None
+    for other in (ImportError("no module named x"), BlockingIOError(11, "write could not complete", 3)):
+        assert limits.shortage(other) is None
 
 
 def test_fewer_threads(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -122,6 +126,36 @@ def test_the_kernel_ends_the_engine_first(iota_bundle: Path) -> None:
     with VLM.load(iota_bundle, supervised=True, context_size=512) as vlm:
         scores = [int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (os.getpid(), child_of(vlm))]
     assert scores[1] == min(1000, scores[0] + 500)
+
+
+# Fills the memory of its group until the kernel has ended a process.
+HOG = """
+from pocketvlm.system.cgroup import oom_kills
+blocks = []
+while not oom_kills():
+    blocks.append(b"x" * (1 << 20))
+"""
+
+
+@linux
+@pytest.mark.slow
+def test_a_server_outlives_its_engine_in_a_full_group(tmp_path: Path) -> None:
+    script = runpy.run_path(str(ROOT / "scripts" / "limits.py"))
+    if reason := script["unavailable"]("memory"):
+        pytest.skip(reason)
+    with script["limited"]("memory", 300) as limit:  # half of it and the engine are more than what the hog takes
+        command = ["serve", "--port", "0", "--log-level", "warning"]
+        with script["started"](command, limit, dict(os.environ), tmp_path) as server:
+            until = time.monotonic() + 60
+            while not (port := re.search(r"127\.0\.0\.1:(\d+)/v1", (tmp_path / "out").read_text())):
+                assert server.poll() is None and time.monotonic() < until
+                time.sleep(0.05)
+            subprocess.run([sys.executable, "-c", HOG], preexec_fn=limit, timeout=60, check=True)
+            assert script["_ask"](int(port[1])) == "answer"
+            assert server.poll() is None
+    lines = (tmp_path / "err").read_text().splitlines()
+    assert len(lines) == 1
+    assert "was ended by SIGKILL because the memory of its control group was full" in lines[0]
 
 
 def child_of(vlm: VLM) -> Any:

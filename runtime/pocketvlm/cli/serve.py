@@ -21,9 +21,8 @@ from pocketvlm.server.settings import Settings, is_loopback
 if TYPE_CHECKING:
     from pocketvlm.chat.vlm import VLM
 
-_FILES = 14  # of the engine's process while it starts (6), of the event loop (3), and of a few connections
-# Those of the supervisor (3) and the engine's process (7), of other routes than chat completions, and of the shutdown.
-_THREADS = 14
+_FILES = 10  # of the pipes to the engine's process (2), of the event loop (3), and of a few connections
+_THREADS = 12  # of the supervisor (3), of the engine's process (7), of a request, and of the shutdown
 _PACKAGES = ("starlette", "uvicorn", "prometheus_client")
 _RED_SQUARE = (
     "data:image/png;base64,"
@@ -106,7 +105,7 @@ def serve(
         target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
         settings = replace(settings, slots=options.parallel, max_pixels=options.max_pixels, handles=handles)
         require_files(_FILES)
-        require_threads(settings.slots + _THREADS)
+        require_threads(_THREADS)
         with waiting("loading"):
             vlm = VLM.load(target, options)
         with vlm:

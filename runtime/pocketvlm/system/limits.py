@@ -40,7 +40,8 @@ def shortage(error: BaseException | None) -> str | None:
             return _no_memory()
         if number in (errno.EMFILE, errno.ENFILE):
             return f"no more files can be opened; `ulimit -n` is {_limit('RLIMIT_NOFILE')}, raise it to {_ENOUGH_FILES}"
-        if number == errno.EAGAIN or (isinstance(error, RuntimeError) and text == _NO_THREAD):
+        forking = number == errno.EAGAIN and not hasattr(error, "characters_written")  # not a pipe that is full
+        if forking or (isinstance(error, RuntimeError) and text == _NO_THREAD):
             return no_threads()
         error = error.__cause__ or error.__context__
     return None
