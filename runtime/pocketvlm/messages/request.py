@@ -224,10 +224,22 @@ class ChatRequest(IgnoredFields):
 
     @property
     def template_variables(self) -> dict[str, Any]:
-        """The variables that the request sets for the model's template."""
-        on = self.think if self.enable_thinking is None and isinstance(self.think, bool) else self.enable_thinking
-        switch = {} if on is None else {"enable_thinking": on}
+        """The variables that the request sets for the model's template.
+
+        Thoughts are off unless it asks for them: on a CPU they can take minutes, and a description gains little.
+        """
+        switch = {} if self.effort is not None else {"enable_thinking": self._thinks, "thinking": self._thinks}
         return {**switch, **(self.chat_template_kwargs or {})}
+
+    @property
+    def _thinks(self) -> bool:
+        """Whether thoughts are switched on, under any of the names of the switch."""
+        return bool(
+            self.enable_thinking
+            or self.think
+            or (self.reasoning is not None and self.reasoning.enabled)
+            or (self.thinking is not None and self.thinking.type != "disabled")
+        )
 
     @property
     def wants_usage(self) -> bool:
