@@ -436,13 +436,19 @@ SWITCHED = (
 @pytest.mark.parametrize(
     ("fields", "prompt"),
     [
-        ({}, "hi"),
+        ({}, "<off>hi"),
+        ({"reasoning_effort": "low"}, "hi"),
+        ({"enable_thinking": True}, "hi"),
+        ({"think": True}, "hi"),
+        ({"reasoning": {"enabled": True}}, "hi"),
+        ({"thinking": {"type": "adaptive"}}, "hi"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "hi"),
         ({"chat_template_kwargs": {"enable_thinking": False}}, "<off>hi"),
         ({"enable_thinking": False}, "<off>hi"),
         ({"think": False}, "<off>hi"),
         ({"reasoning_effort": "none"}, "<off>hi"),
         ({"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}}, "hi"),
-        ({"chat_template_kwargs": {"style": "<|brief|>", "unread": [1]}}, "<|brief|>hi"),
+        ({"chat_template_kwargs": {"style": "<|brief|>", "unread": [1]}}, "<off><|brief|>hi"),
     ],
 )
 def test_variables_of_the_template(fields: dict[str, Any], prompt: str) -> None:
