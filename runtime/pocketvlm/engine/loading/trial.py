@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -34,6 +35,7 @@ _LIVED = "trial: lived"  # the line of a process that was not ended, whether it 
 _PYTHON_FAILED = 1  # exit code: not native code, which ends with a signal, or on Windows with 3 or a larger number
 _OPTIONS = EngineOptions(context_size=1024, device="cpu", gpu_layers=0, vision="gguf", picture_cache_size=0)
 _TEXT = "Hello, world!\n\tZürich, 北京 😀 \x7f"  # letters, bytes without a token of their own, control characters
+_FOLDERS = re.compile(r"\S*/(?=[\w.-]+:\d+: )")  # of llama.cpp's sources, on the machine that compiled them
 _SIZE = (200, 150)  # pixels of the picture
 
 
@@ -63,10 +65,8 @@ def try_files(checked: CheckedFiles) -> None:
         _log.warning("%s; it could not be tried: %s", checked.doubt, " ".join(process.lines))
         return
     if not lived:
-        raise ModelFormatError(
-            f"{checked.doubt.message}; llama.cpp cannot load it: {process.signal}{' '.join(process.lines)}",
-            checked.doubt.path,
-        )
+        reason = process.signal + _FOLDERS.sub("", " ".join(process.lines))
+        raise ModelFormatError(f"{checked.doubt.message}; llama.cpp cannot load it: {reason}", checked.doubt.path)
     CACHE.add(key, {"files": [header.path.name for header in headers]})
 
 
