@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
 from integration.asking import asked
 from pocketvlm import VLM, SystemLimitError
+from pocketvlm.engine.process import protocol, worker
 from pocketvlm.engine.process.protocol import ErrorMessage
 from pocketvlm.system import limits, machine
 from tiers import slow_but
@@ -98,6 +100,19 @@ def test_fewer_threads(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplo
     allowed = 4
     with pytest.raises(SystemLimitError, match="no more threads"):
         VLM.load(iota_bundle)
+
+
+def test_a_request_that_gets_no_thread_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    outbox: SimpleQueue[Any] = SimpleQueue()
+    handler = worker._Handler(None, outbox)  # type: ignore[arg-type]  # the request does not reach the engine
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    handler.handle(protocol.TakeSnapshot(7, ()))
+    reply = outbox.get_nowait()
+    assert isinstance(reply, protocol.Failed) and reply.id == 7
+    assert isinstance(reply.error.exception(), SystemLimitError)
 
 
 def test_a_control_group_that_is_too_small(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -236,7 +236,9 @@ class _Model:
 
 
 def _decoded(text: str) -> Any:
+    """Return the value of JSON; other text stays text, and so do numbers beyond 64 bits, which GGUF cannot hold."""
     try:
-        return json.loads(text)
-    except ValueError:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
         return text
+    return text if isinstance(value, int) and value.bit_length() >= 64 else value
