@@ -65,9 +65,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "fuzz", help="what is kept (build/fuzz)")
     parser.add_argument("--sound", action="store_true", help="only run the files that are not damaged")
     parser.add_argument("--fresh", action="store_true", help="begin with the first case again, not with the next one")
-    parser.add_argument("--case", type=Path, help="only run this kept case, and print what happens")
+    parser.add_argument("--case", help="only run this kept case (a file) or number of KIND, and print what happens")
     parser.add_argument("--write", type=Path, help="with --case: write the damaged file here, and do not run it")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.case and options.case.isdigit() and len(options.kinds) != 1:
+        parser.error("the number of a case needs one KIND")
+    return options
 
 
 def isolate(folder: Folder) -> None:
@@ -128,9 +131,7 @@ class Session:
                 yield [Case.random(kind, originals, self._options.seed, number) for number in range(start, stop)]
 
     def _add(self, case: Case, verdict: Verdict) -> None:
-        progress = self.progress[case.kind]
-        progress.add(verdict)
-        progress.next = max(progress.next, case.number + 1)
+        self.progress[case.kind].add(case, verdict)
         path = self._folder.place(case, verdict)
         if not verdict.clean and path not in self._found:
             self._found[path] = Found(case, verdict, path)
@@ -147,7 +148,7 @@ class Session:
         for result in self._runner.run(batches):
             if result is not None:
                 case, verdict = result
-                self.progress[case.kind].add(verdict)
+                self.progress[case.kind].add(case, verdict)
                 if verdict.outcome != ANSWERED:
                     name = Path(case.kind, case.original)
                     self._found[name] = Found(case, replace(verdict, where=verdict.where or verdict.detail), name)
@@ -189,12 +190,16 @@ def sound_files(chosen: dict[str, Kind], names: str) -> dict[str, dict[str, Orig
 
 
 def again(options: argparse.Namespace, folder: Folder, every: dict[str, Kind]) -> int:
-    """Run a kept case, or write its file."""
-    case = Case.load(options.case.read_text())
-    chosen = {case.kind: every[case.kind]}
+    """Run a case, or write its file."""
+    numbered = options.case.isdigit()
+    kept = None if numbered else Case.load(Path(options.case).read_text())
+    kind = kept.kind if kept else options.kinds[0]
+    chosen = {kind: every[kind]}
     originals = sound_files(chosen, options.families)
+    case = kept or Case.random(kind, originals[kind], options.seed, int(options.case))
+    print("\n".join(originals[kind][case.original].shown(case.mutations)))
     if options.write:
-        options.write.write_bytes(originals[case.kind][case.original].damaged(case.mutations))
+        options.write.write_bytes(originals[kind][case.original].damaged(case.mutations))
         return 0
     limits = Limits(options.seconds, options.memory << 20)
     verdict = Runner(chosen, originals, folder.work, limits, jobs=1).alone(case)

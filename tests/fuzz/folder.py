@@ -22,11 +22,14 @@ class Progress:
     counts: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
     largest: int = 0
+    slowest_case: int = -1
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, case: Case, verdict: Verdict) -> None:
         self.counts[verdict.outcome] += 1
-        self.slowest = max(self.slowest, verdict.seconds)
+        self.next = max(self.next, case.number + 1)
         self.largest = max(self.largest, verdict.peak)
+        if verdict.seconds > self.slowest:
+            self.slowest, self.slowest_case = verdict.seconds, case.number
 
 
 @dataclass(frozen=True)

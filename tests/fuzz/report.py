@@ -30,10 +30,19 @@ class Lines:
 
 
 def table(progress: dict[str, Progress]) -> str:
-    rows = [["", "cases", *OUTCOMES, "slowest", "largest"]]
+    rows = [["", "cases", *OUTCOMES, "slowest", "case", "largest"]]
     for kind, of in progress.items():
         counts = [f"{of.counts[name] or '-'}" for name in OUTCOMES]
-        rows.append([kind, f"{of.counts.total()}", *counts, f"{of.slowest:.1f} s", f"{of.largest >> 20} MB"])
+        rows.append(
+            [
+                kind,
+                f"{of.counts.total()}",
+                *counts,
+                f"{of.slowest:.1f} s",
+                f"#{of.slowest_case}",
+                f"{of.largest >> 20} MB",
+            ]
+        )
     return "\n".join(f"{row[0]:12}" + "".join(f"{cell:>{_WIDTH}}" for cell in row[1:]) for row in rows)
 
 
