@@ -153,6 +153,16 @@ def test_another_interface(bundle: Path) -> None:
         check(bundle)
 
 
+@pytest.mark.parametrize("value", ["9" * 400, "[" * 100_000])
+def test_metadata_that_no_gguf_holds(bundle: Path, value: str) -> None:
+    def change(model: Any) -> None:
+        entry = next(e for e in model.metadata_props if e.key == "clip.vision.feed_forward_length")
+        entry.value = value
+
+    edit(bundle / VISION, change)
+    assert read_onnx(bundle / VISION).metadata["clip.vision.feed_forward_length"] == value
+
+
 def test_metadata_without_what_the_family_needs(bundle: Path) -> None:
     edit(bundle / VISION, lambda model: set_metadata(model, clip__vision__patch_size=None))
     with pytest.raises(ModelFormatError, match=r"metadata is wrong: clip\.vision\.patch_size is None"):
