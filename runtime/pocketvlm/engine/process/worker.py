@@ -113,6 +113,14 @@ class _Handler:
         self._trials = ThreadPoolExecutor(2, "pocketvlm-trial")  # any other grammar
 
     def handle(self, request: protocol.EngineRequest) -> None:
+        try:
+            self._handle(request)
+        except RuntimeError as error:  # an executor got no thread; it concerns this request alone
+            if shortage(error) is None or not isinstance(request, protocol.Question):
+                raise
+            self._emit(request.id, error)
+
+    def _handle(self, request: protocol.EngineRequest) -> None:
         match request:
             case protocol.Generate(number, generation):
                 submission = self._generations[number] = _Submission()
