@@ -74,6 +74,21 @@ def test_which_schemas_are_cheap() -> None:
         assert not any(is_cheap(compile_schema(schema, "s", pretty=pretty).rule) for schema in UNKNOWN)
 
 
+@pytest.mark.parametrize(
+    ("rule", "cheap"),
+    [
+        ('{"properties": {"multipleOf": true}}', True),
+        ('{"properties": {"multipleOf": false}}', True),
+        ('{"const": {"multipleOf": true}}', True),
+        ('{"enum": [{"multipleOf": 1e999}]}', False),
+        ('{"const": 1' + 5000 * "0" + "}", False),
+    ],
+)
+def test_any_value_is_judged(rule: str, cheap: bool) -> None:
+    """Also one that is a property, or a part of a constant, and that Python does not read."""
+    assert is_cheap(f"%json {rule}") is cheap
+
+
 def test_cheap_ones_need_no_process(trials: GrammarTrials) -> None:
     given = constraint(*(SchemaRule("body", compile_schema(schema, "s").rule, "s") for schema in CHEAP))
     assert trials.is_quick(given) and trials.affordable(given) == given

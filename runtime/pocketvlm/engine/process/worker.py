@@ -115,8 +115,8 @@ class _Handler:
     def handle(self, request: protocol.EngineRequest) -> None:
         try:
             self._handle(request)
-        except RuntimeError as error:  # an executor got no thread; it concerns this request alone
-            if shortage(error) is None or not isinstance(request, protocol.Question):
+        except Exception as error:  # such as no thread for an executor; it concerns this request alone
+            if not isinstance(request, protocol.Question):
                 raise
             self._emit(request.id, error)
 
