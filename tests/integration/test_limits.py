@@ -113,6 +113,19 @@ def test_a_request_that_gets_no_thread_fails_alone(monkeypatch: pytest.MonkeyPat
     reply = outbox.get_nowait()
     assert isinstance(reply, protocol.Failed) and reply.id == 7
     assert isinstance(reply.error.exception(), SystemLimitError)
+    monkeypatch.undo()
+    handler.handle(protocol.ClearPictureCache(8))
+    assert outbox.get(timeout=30).id == 8
+    handler._long.shutdown()
+    assert outbox.empty()  # the first one does not run later
+
+
+def test_a_request_that_fails_at_once_fails_alone() -> None:
+    outbox: SimpleQueue[Any] = SimpleQueue()
+    handler = worker._Handler(None, outbox)  # type: ignore[arg-type]  # an AttributeError stands in for any other
+    handler.handle(protocol.GetStatistics(7))
+    reply = outbox.get_nowait()
+    assert isinstance(reply, protocol.Failed) and reply.id == 7
 
 
 def test_a_control_group_that_is_too_small(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
