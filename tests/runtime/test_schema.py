@@ -158,7 +158,7 @@ def test_too_many_remainders(schema: dict[str, Any], path: str, how: str) -> Non
 
 def test_many_remainders_take_little_time() -> None:
     began = time.process_time()
-    compile_schema({"type": "array", "prefixItems": [part(multipleOf=5000 + i) for i in range(2000)]}, "s")
+    compile_schema({"prefixItems": [{"type": "integer", "multipleOf": 5000 + i} for i in range(2500)]}, "s")
     assert time.process_time() - began < 4
 
 
