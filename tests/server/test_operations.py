@@ -124,7 +124,9 @@ def children_of(pid: int) -> list[int]:
 
 def child_of(server: Server) -> int:
     """The process of the engine."""
-    [child] = children_of(server.process.pid)
+    # With a limit of memory, there is another child, which watches it.
+    children = children_of(server.process.pid)
+    [child] = [pid for pid in children if b"engine.process.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     return child
 
 
