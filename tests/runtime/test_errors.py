@@ -6,6 +6,7 @@ import pytest
 
 from pocketvlm import errors
 from pocketvlm.errors import (
+    EngineBusyError,
     EngineError,
     FileError,
     ImageNotFoundError,
@@ -55,6 +56,11 @@ def test_no_message_is_without_limits() -> None:
 def test_a_fault_of_the_model_is_told_without_its_path() -> None:
     error = http_error_of(ModelError("the chat template fails", "/home/me/model.gguf"))
     assert (error.status, error.code, error.message) == (500, "model_error", "the chat template fails")
+
+
+def test_a_busy_engine_can_be_asked_again() -> None:
+    error = http_error_of(EngineBusyError("try again"))
+    assert (error.status, error.code, error.message) == (503, "engine_busy", "try again")
 
 
 @pytest.mark.parametrize(

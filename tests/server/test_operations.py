@@ -382,7 +382,7 @@ def test_a_crash_loop_shows_and_ends(serve: Start) -> None:
     own = serve()
 
     def kill() -> requests.Response:
-        with suppress(AssertionError, ProcessLookupError):
+        with suppress(AssertionError, ValueError, OSError):  # there is none just now
             os.kill(child_of(own), signal.SIGKILL)
         return own.get("/health")
 

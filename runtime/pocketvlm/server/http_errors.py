@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from starlette.responses import Response
 
 from pocketvlm.errors import (
+    EngineBusyError,
     EngineClosedError,
     EngineCrashedError,
     GenerationCancelledError,
@@ -73,6 +74,8 @@ def http_error_of(error: BaseException) -> HTTPError:
         return HTTPError(status, _with_path(error), error.param, error.code or "invalid_value")
     if isinstance(error, QueueFullError):
         return HTTPError(429, str(error), code="queue_full", headers={"retry-after": str(math.ceil(error.retry_after))})
+    if isinstance(error, EngineBusyError):
+        return HTTPError(503, str(error), code="engine_busy", headers={"retry-after": "5"})
     if isinstance(error, EngineCrashedError):
         return HTTPError(500, str(error), code="engine_crashed")
     if isinstance(error, ModelError):  # without the file's path
