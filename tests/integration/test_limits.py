@@ -114,7 +114,7 @@ def test_a_request_that_gets_no_thread_fails_alone(monkeypatch: pytest.MonkeyPat
     assert isinstance(reply, protocol.Failed) and reply.id == 7
     assert isinstance(reply.error.exception(), SystemLimitError)
     monkeypatch.undo()
-    handler.handle(protocol.ClearPictureCache(8))
+    handler.handle(protocol.TakeSnapshot(8, ()))
     assert outbox.get(timeout=30).id == 8
     handler._long.shutdown()
     assert outbox.empty()  # the first one does not run later
