@@ -23,7 +23,9 @@ _MAX_BITS = 1 << 14  # of an integer; Python reads those of up to 4,300 digits
 _REMEMBERED = 100  # the least weight of lists and dicts that are weighed only once
 _REFERENCE = 8  # bytes of an element of a list
 _BETWEEN_CHECKS = 256
-_WIDE_FIELD = re.compile(r"%(?:\([^)]*\))?[-+ #0]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))")
+_READ_AT_ONCE = 64  # characters or elements that are compared or searched in the time of one step
+_NAMED = re.compile(r"%\([^()%]{0,100}\)")  # a field with an ordinary name
+_WIDE_FIELD = re.compile(r"%[-+ #0]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))")
 _FIELD = 1000  # characters, more than a field of a format without text may have
 
 
@@ -103,6 +105,12 @@ def step() -> None:
         meter.spend(1)
 
 
+def read(*values: object) -> None:
+    """Count an operation that may look at all of these values, such as a comparison."""
+    if (meter := _METER.get()) is not None:
+        meter.spend(1 + sum(map(meter.weigh, values)) // _READ_AT_ONCE)
+
+
 def made(value: T) -> T:
     """Return a value that a template made, if its size is within the limits."""
     if (meter := _METER.get()) is not None:
@@ -150,9 +158,10 @@ def expect_operation(operator: str, left: Any, right: Any) -> None:
 
 def expect_percent(text: str, *values: object) -> None:
     """Raise LimitError where text % values would be too large."""
-    if _WIDE_FIELD.search(text):
-        raise LimitError("has a format with a wide field")
     expect(len(text) + text.count("%") * (_FIELD + weight_of(values)))
+    text = _NAMED.sub("%", text)
+    if "%(" in text or _WIDE_FIELD.search(text):  # a name may hold parentheses
+        raise LimitError("has a format with a wide field")
 
 
 def expect_format(text: str, *values: object) -> None:

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, SupportsIndex
 
 from jinja2 import Environment, Template, TemplateError, nodes
-from jinja2.compiler import CodeGenerator, Frame
+from jinja2.compiler import CodeGenerator, Frame, operators
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.filters import do_format, make_attrgetter
@@ -260,16 +260,57 @@ def _tracing(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)  # copies Jinja's pass_context mark, too
     def traced(*args: Any, **kwargs: Any) -> Any:
+        limits.read(*args[own:], *kwargs.values())
         limits.expect_filter(name, args[own:], kwargs)
         return limits.made(_trace(function(*args, **kwargs), (*args, *kwargs.values())))
 
     return traced
 
 
+def _counting(function: Any) -> Callable[..., Any]:
+    """Wrap a test so that it counts."""
+    own = hasattr(function, "jinja_pass_arg")
+
+    @functools.wraps(function)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        limits.read(*args[own:], *kwargs.values())
+        return function(*args, **kwargs)
+
+    return counted
+
+
+def _compared(value: Any) -> Any:
+    limits.read(value)
+    return value
+
+
 class _CodeGenerator(CodeGenerator):
     def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
         self.writeline("environment.step()")
         super().blockvisit(nodes, frame)
+
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:  # noqa: N802
+        self.writeline("environment.step()")  # the condition of a loop may never let its block begin
+        super().visit_For(node, frame)
+
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
+        if isinstance(node.arg, nodes.Slice):  # the others call the environment
+            self._write_made(super().visit_Getitem, node, frame)
+        else:
+            super().visit_Getitem(node, frame)
+
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
+        self.write("(")
+        self._write_compared(node.expr, frame)
+        for operand in node.ops:
+            self.write(f" {operators[operand.op]} ")
+            self._write_compared(operand.expr, frame)
+        self.write(")")
+
+    def _write_compared(self, node: nodes.Expr, frame: Frame) -> None:
+        self.write("environment.compared(")
+        self.visit(node, frame)
+        self.write(")")
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802
         self._write_made(super().visit_List, node, frame)
@@ -312,6 +353,7 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
     step = staticmethod(limits.step)
     made = staticmethod(limits.made)
+    compared = staticmethod(_compared)
 
     def __init__(self) -> None:
         super().__init__(
@@ -326,6 +368,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters.update(tojson=_tojson, format=_format_filter)
         self.filters = {name: _tracing(name, function) for name, function in self.filters.items()}
         self.filters.update(join=_join_filter, sum=_sum_filter)
+        self.tests = {name: _counting(function) for name, function in self.tests.items()}
         self.globals.update(raise_exception=_refuse, strftime_now=_strftime_now, namespace=_namespace)
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -334,15 +377,25 @@ class _Environment(ImmutableSandboxedEnvironment):
             return _join(owner, args[0])
         if isinstance(owner, str):
             limits.expect_method(owner, function.__name__, args, kwargs)
+        limits.read(owner, *args, *kwargs.values())
         result = super().call(context, function, *args, **kwargs)
         if isinstance(function, Macro | LoopContext):  # template code, which was traced while it ran
             return result
         return limits.made(_trace(result, (owner if isinstance(owner, str) else None, *args, *kwargs.values())))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        limits.read(left, right)
         limits.expect_operation(operator, left, right)
         result = super().call_binop(context, operator, left, right)
         return limits.made(_trace(result, (left, right)) if operator in ("%", "*") else result)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        limits.step()
+        return super().getitem(obj, argument)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        limits.step()
+        return super().getattr(obj, attribute)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return super().is_safe_attribute(obj, attr, value) and not (
