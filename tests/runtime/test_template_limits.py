@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from pocketvlm.errors import ModelError
 from pocketvlm.messages import ChatRequest
+from pocketvlm.structured.tool_call_format import detect_tool_call_format
 from pocketvlm.templates import sandbox
-from pocketvlm.templates.limits import LimitError, Limits
+from pocketvlm.templates.limits import LimitError, Limits, limited, sharing_time, step
 from pocketvlm.templates.prompt import ChatTemplate
+from pocketvlm.templates.turn_end import text_behind_answer
 
 SMALL = Limits(size=1000, total=1 << 15)
 REST = "{{ messages[-1].content }}"
@@ -110,6 +114,22 @@ def test_the_first_rendering_that_is_refused_is_the_last() -> None:
     messages = ChatRequest.parse([{"role": "user", "content": "a!"}, {"role": "user", "content": "b!"}]).messages
     with pytest.raises(ModelError, match="makes a value of more than"):
         template.render(messages)
+
+
+@pytest.mark.parametrize("probe", [text_behind_answer, lambda template: detect_tool_call_format(template, {}, ())])
+def test_the_first_probe_that_is_refused_is_the_last(probe: Callable[[ChatTemplate], object]) -> None:
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert probe(ChatTemplate(source, limits=SMALL)) in ("", None)
+    long = "{% if tools or not add_generation_prompt %}{{ 'a' * 9000 }}{% endif %}"
+    template = ChatTemplate(source + long, limits=SMALL)
+    with pytest.raises(ModelError, match="makes a value of more than"):
+        probe(template)
+
+
+def test_probes_share_the_time() -> None:
+    with sharing_time(Limits(seconds=0)), pytest.raises(LimitError, match="takes more than"), limited(Limits(), None):
+        for _ in range(300):
+            step()
 
 
 def test_filters_of_web_pages_and_methods_without_a_limit_are_not_there() -> None:

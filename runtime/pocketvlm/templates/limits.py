@@ -48,7 +48,7 @@ class Limits:
 class _Meter:
     def __init__(self, limits: Limits, given: object) -> None:
         self._seconds = limits.seconds
-        self._ends = time.thread_time() + limits.seconds
+        self._ends = _ENDS.get() or time.thread_time() + limits.seconds
         self._known: dict[int, tuple[object, int]] = {}
         self.size = 1 << 62
         weight = self.weigh(given)
@@ -87,6 +87,7 @@ class _Meter:
 
 
 _METER: ContextVar[_Meter | None] = ContextVar("_METER", default=None)
+_ENDS: ContextVar[float | None] = ContextVar("_ENDS", default=None)  # by the clock of the thread's processor time
 
 
 @contextmanager
@@ -97,6 +98,20 @@ def limited(limits: Limits, given: object) -> Iterator[None]:
         yield
     finally:
         _METER.reset(token)
+
+
+@contextmanager
+def sharing_time(limits: Limits) -> Iterator[None]:
+    """Give all renderings inside together the time of one."""
+    token = _ENDS.set(time.thread_time() + limits.seconds)
+    try:
+        yield
+    finally:
+        _ENDS.reset(token)
+
+
+def shares_time() -> bool:
+    return _ENDS.get() is not None
 
 
 def step() -> None:
