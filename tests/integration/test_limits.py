@@ -175,3 +175,25 @@ def test_a_server_outlives_its_engine_in_a_full_group(tmp_path: Path) -> None:
 
 def child_of(vlm: VLM) -> Any:
     return vlm.statistics().child
+
+
+@linux
+def test_the_process_that_watches_for_a_kill() -> None:
+    """There is one, it ignores what ends a whole group of processes, and nobody minds if it has ended before."""
+    script = """
+import os, signal, sys
+from pathlib import Path
+from pocketvlm.cli import oom_watch
+oom_watch.group_memory = lambda: (1 << 30, 1 << 29)
+oom_watch.watch_for_oom_kill()
+oom_watch.watch_for_oom_kill()
+(child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+ignored = 0
+while not ignored & 1 << signal.SIGTERM - 1:
+    ignored = int(Path(f"/proc/{child}/status").read_text().partition("SigIgn:")[2].split()[0], 16)
+os.kill(int(child), signal.SIGKILL)
+os.waitpid(int(child), 0)
+print("ended", file=sys.stderr)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "ended\n")
