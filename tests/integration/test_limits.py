@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import runpy
@@ -59,11 +60,10 @@ def test_an_answer_or_one_line(point: tuple[str, str, int]) -> None:
     ("error", "words"),
     [
         (MemoryError(), "out of memory"),
-        (OSError(12, "Cannot allocate memory"), "out of memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
         (ImportError("lib.so: failed to map segment from shared object"), "out of memory"),
-        (OSError(24, "Too many open files"), "ulimit -n"),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
         (RuntimeError("can't start new thread"), "no more threads"),
-        (BlockingIOError(11, "Resource temporarily unavailable"), "no more threads"),
     ],
 )
 def test_what_a_shortage_is(error: Exception, words: str) -> None:
@@ -72,8 +72,27 @@ def test_what_a_shortage_is(error: Exception, words: str) -> None:
     except KeyError as outer:
         assert words in (limits.shortage(outer) or "")
     assert ErrorMessage.of(error).exception().args == SystemLimitError(limits.shortage(error)).args
-    for other in (ImportError("no module named x"), BlockingIOError(11, "write could not complete", 3)):
-        assert limits.shortage(other) is None
+    try:
+        raise KeyError from None
+    except KeyError as outer:
+        outer.__context__ = error
+        assert limits.shortage(outer) is None
+    assert limits.shortage(ImportError("no module named x")) is None
+
+
+@posix
+def test_no_process_but_not_each_resource_that_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    home = subprocess if hasattr(subprocess, "_fork_exec") else subprocess._posixsubprocess  # type: ignore[attr-defined]
+    monkeypatch.setattr(home, "_fork_exec" if home is subprocess else "fork_exec", refuse)
+    with pytest.raises(BlockingIOError) as raised:
+        subprocess.Popen([sys.executable], cwd=os.sep)
+    assert "no more threads" in (limits.shortage(raised.value) or "")
+    with pytest.raises(BlockingIOError) as raised:
+        refuse()  # as a lock, a pipe or a socket does
+    assert limits.shortage(raised.value) is None
 
 
 def test_fewer_threads(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
