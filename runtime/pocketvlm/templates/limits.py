@@ -137,6 +137,14 @@ def made(value: T) -> T:
     return value
 
 
+def sliced(value: T) -> T:
+    """Return a slice, which is not larger than its source, and so within the limit of size."""
+    if (meter := _METER.get()) is not None:
+        width = 1 if isinstance(value, str) else _REFERENCE
+        meter.spend(width * len(value) if isinstance(value, list | tuple | str) else 1)
+    return value
+
+
 def written(text: str) -> str:
     """Return a text of the template's output, if the output so far is within the limits."""
     if (meter := _METER.get()) is not None:

@@ -20,7 +20,6 @@ from types import FrameType
 from typing import Any, SupportsIndex
 
 from jinja2 import Environment, Template, TemplateError, nodes
-from jinja2.compiler import CodeGenerator, Frame, operators
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.filters import do_format, make_attrgetter
@@ -31,6 +30,7 @@ from jinja2.utils import Namespace, pass_environment
 
 from pocketvlm.errors import quoted
 from pocketvlm.templates import limits
+from pocketvlm.templates.metered_code import MeteredCode
 
 # Authors of a run of characters. A run with an author of 0 or more stands for the picture of that index, and one with
 # an author of FIRST_TEXT or less is from a text that the caller numbered.
@@ -284,59 +284,6 @@ def _compared(value: Any) -> Any:
     return value
 
 
-class _CodeGenerator(CodeGenerator):
-    def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
-        self.writeline("environment.step()")
-        super().blockvisit(nodes, frame)
-
-    def visit_For(self, node: nodes.For, frame: Frame) -> None:  # noqa: N802
-        self.writeline("environment.step()")  # the condition of a loop may never let its block begin
-        super().visit_For(node, frame)
-
-    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
-        if isinstance(node.arg, nodes.Slice):  # the others call the environment
-            self._write_made(super().visit_Getitem, node, frame)
-        else:
-            super().visit_Getitem(node, frame)
-
-    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
-        self.write("(")
-        self._write_compared(node.expr, frame)
-        for operand in node.ops:
-            self.write(f" {operators[operand.op]} ")
-            self._write_compared(operand.expr, frame)
-        self.write(")")
-
-    def _write_compared(self, node: nodes.Expr, frame: Frame) -> None:
-        self.write("environment.compared(")
-        self.visit(node, frame)
-        self.write(")")
-
-    def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802
-        self._write_made(super().visit_List, node, frame)
-
-    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
-        self._write_made(super().visit_Dict, node, frame)
-
-    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:  # noqa: N802
-        if node.ctx == "load":
-            self._write_made(super().visit_Tuple, node, frame)
-        else:
-            super().visit_Tuple(node, frame)
-
-    def _write_made(self, visit: Callable[[Any, Frame], None], node: nodes.Node, frame: Frame) -> None:
-        self.write("environment.made(")
-        visit(node, frame)
-        self.write(")")
-
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802  # jinja2 names it
-        self.write("environment.concat((")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write("))")
-
-
 class _Generation(Extension):
     """`{% generation %}` marks text of the model for training. Here it has no effect on its content."""
 
@@ -348,11 +295,12 @@ class _Generation(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    code_generator_class = _CodeGenerator
+    code_generator_class = MeteredCode
     concat = staticmethod(joined)
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
     step = staticmethod(limits.step)
     made = staticmethod(limits.made)
+    sliced = staticmethod(limits.sliced)
     compared = staticmethod(_compared)
 
     def __init__(self) -> None:
