@@ -115,9 +115,16 @@ class Names:
         merged = self.checkpoint.adapters.merged(tensor, self._aliases(name))
         return replace(merged, given_label=self.prefixes[0] + name)
 
-    def separate(self, name: str, tensor: Tensor) -> bool:
-        """Return whether an adapter changes the weight `name`, but not a matrix that it is tied to."""
-        return self.checkpoint.adapters.separate(tensor, self._aliases(name))
+    def changed(self, name: str, tensor: Tensor) -> bool:
+        """Return whether an adapter changes the weight `name`."""
+        return self.checkpoint.adapters.changed(tensor, self._aliases(name))
+
+    def separate(self, name: str, tensor: Tensor, *, rows: bool) -> bool:
+        """Return whether an adapter changes the weight `name`, but not a matrix that it is tied to.
+
+        `rows`: that can be a change of some rows.
+        """
+        return self.checkpoint.adapters.separate(tensor, self._aliases(name), rows=rows)
 
     def ignore(self, below: str) -> None:
         """Mark tensors as used that the reference implementation does not use either."""

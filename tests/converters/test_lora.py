@@ -234,18 +234,39 @@ def adapter_of(folder: Path, base: Path, module: str, **changes: Any) -> tuple[P
     return folder, weight + up @ down
 
 
-@pytest.mark.parametrize(("module", "together"), [(EMBEDDING, False), (EMBEDDING, True), (HEAD, False)])
+@pytest.mark.parametrize(("module", "together"), [(EMBEDDING, False), (EMBEDDING, True), (HEAD, False), (HEAD, True)])
 def test_one_matrix_as_embedding_and_head(module: str, together: bool, tied: Path, tmp_path: Path) -> None:
     """As in PEFT before it merges: an adapter changes the module that it names, and the other keeps its weights."""
     adapter, changed = adapter_of(tmp_path / "adapter", tied, module, ensure_weight_tying=together)
     part = find_family(Checkpoint(tied, [adapter])).language()
     weights = {weight.name: np.concatenate([*weight.tensor.blocks()]) for weight in part.weights}
     original = load_file(tied / "model.safetensors")[f"{EMBEDDING}.weight"]
-    np.testing.assert_allclose(weights["token_embd.weight"], changed if module == EMBEDDING else original, atol=1e-6)
+    embedding = changed if together or module == EMBEDDING else original
+    np.testing.assert_allclose(weights["token_embd.weight"], embedding, atol=1e-6)
     if together:
         assert "output.weight" not in weights
     else:
         np.testing.assert_allclose(weights["output.weight"], changed if module == HEAD else original, atol=1e-6)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_rows_of_the_head_alone(together: bool, tied: Path, tmp_path: Path) -> None:
+    original = load_file(tied / "model.safetensors")[f"{EMBEDDING}.weight"].astype("f4")
+    rows = np.ones((2, original.shape[1]), "f4")
+    adapter = save(
+        tmp_path / "adapter",
+        tensors={f"base_model.model.{HEAD}.token_adapter.trainable_tokens_delta": rows},
+        trainable_token_indices={HEAD: [3, 1]},
+        auto_mapping=None,
+        ensure_weight_tying=together,
+    )
+    part = find_family(Checkpoint(tied, [adapter])).language()
+    weights = {weight.name: np.concatenate([*weight.tensor.blocks()]) for weight in part.weights}
+    changed = original.copy()
+    changed[[3, 1]] = rows
+    np.testing.assert_array_equal(weights["token_embd.weight"], changed if together else original)
+    assert ("output.weight" in weights) is not together
+    np.testing.assert_array_equal(weights.get("output.weight", changed), changed)
 
 
 def test_a_conversion_with_adapters(tied: Path, tmp_path: Path) -> None:

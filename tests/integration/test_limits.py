@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -18,9 +19,14 @@ import pytest
 
 from integration.asking import asked
 from pocketvlm import VLM, SystemLimitError
+from pocketvlm.engine.interface import EngineOptions
+from pocketvlm.engine.loading import loader
+from pocketvlm.engine.loading.device_placement import DevicePlacement
 from pocketvlm.engine.process import protocol, worker
 from pocketvlm.engine.process.protocol import ErrorMessage
+from pocketvlm.files.footprint import weights_of
 from pocketvlm.system import limits, machine
+from pocketvlm.vision.compatibility import check_files
 from tiers import slow_but
 
 ROOT = Path(__file__).parent.parent.parent
@@ -158,6 +164,25 @@ def test_a_control_group_that_is_too_small(iota_bundle: Path, monkeypatch: pytes
         VLM.load(iota_bundle, supervised=True)
     free = 100 << 20
     VLM.load(iota_bundle).close()
+
+
+def test_what_a_device_takes_needs_no_memory_of_the_host(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = check_files(iota_bundle / "model-Q4_K_M.gguf", iota_bundle / "mmproj-q8_0.gguf", None)
+    options = EngineOptions(context_size=8192)
+    weights = weights_of(checked.model)
+    count, cell = len(weights.layers), 8192 * weights.cell[-1]
+    placed = [DevicePlacement(0, layers, False, "") for layers in range(count + 2)]
+    sizes = [loader.host_memory(checked, options, placement) for placement in placed]
+    assert sizes[0] == sizes[1] == loader.host_memory(checked, options)
+    assert [one - other for one, other in pairwise(sizes[1:])] == [cell] * count
+    monkeypatch.setattr(loader.memory_estimate, "reordered", lambda _: True)
+    copied = [loader._reordered_bytes(checked.model, placement) for placement in placed]
+    assert copied[0] >= copied[1] > copied[-1] == 0
+    monkeypatch.setattr(limits, "group_memory", lambda: (100 << 20, sizes[0] + (24 << 20)))
+    with pytest.raises(SystemLimitError, match=r"^model.* needs"):
+        VLM.load(iota_bundle, context_size=8192, vision="gguf", device="cpu")
+    monkeypatch.setattr(loader.memory_estimate, "reordered", lambda _: False)
+    VLM.load(iota_bundle, context_size=8192, vision="gguf", device="cpu").close()
 
 
 def test_only_limits_below_the_memory_of_the_machine_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import struct
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +18,16 @@ from PIL import Image
 
 from pocketvlm import VLM
 from pocketvlm.engine.loading import trial
-from pocketvlm.errors import BundleError, ModelFormatError, ModelNotFoundError, PairingError, RequestError
+from pocketvlm.errors import (
+    BundleError,
+    ModelFormatError,
+    ModelNotFoundError,
+    PairingError,
+    RequestError,
+    SystemLimitError,
+)
 from pocketvlm.files.bundle import Bundle
+from pocketvlm.vision.compatibility import check_files
 
 QUESTION = [
     {
@@ -229,6 +242,66 @@ def test_a_trial_that_ends_early(unusual: tuple[Path, Path], monkeypatch: pytest
         with pytest.raises(ModelFormatError, match=r"post_xx.*; llama\.cpp cannot load it") as caught:
             VLM.load(model=unusual[0], mmproj=unusual[1])
         assert caught.value.path == unusual[1]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_trial_that_others_end(
+    unusual: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial.CACHE.remove()
+    checked = check_files(*unusual, None)
+    (tmp_path / "ended.py").write_text(
+        "import os, time\nos.kill(os.getpid(), int(os.environ['NUMBER']))\ntime.sleep(60)"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(trial, "__name__", "ended")
+
+    def tried(number: int) -> None:
+        monkeypatch.setenv("NUMBER", str(number))
+        trial.try_files(checked)
+
+    tried(signal.SIGTERM)
+    assert "could not be tried: process ended with signal 15" in caplog.text
+    with pytest.raises(SystemLimitError, match="memory is full"):
+        tried(signal.SIGKILL)
+    monkeypatch.setattr(trial, "_SECONDS", 0.1)
+    monkeypatch.setattr(trial, "_BYTES_PER_SECOND", 1e12)
+    with pytest.raises(ModelFormatError, match=r"post_xx.*cannot load it: not done after 0 s"):
+        tried(0)
+
+
+PARENT = """
+import sys
+from pocketvlm.system import subprocess
+sys.path.append(sys.argv[1])
+subprocess.run("child", take=lambda line: print(line, end="", flush=True) or True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(
+        "import os, sys, time\nprint(os.getpid(), file=sys.stderr, flush=True)\nassert sys.stdin.read() == ''\n"
+        "print('empty', file=sys.stderr, flush=True)\ntime.sleep(100)"
+    )
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        number = int(parent.stdout.readline())
+        assert parent.stdout.readline() == "empty\n"
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while is_alive(number):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_alive(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{number}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 @pytest.mark.slow

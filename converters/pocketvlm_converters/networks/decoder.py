@@ -166,11 +166,14 @@ def embeddings(names: Names, head: Names, tied: bool, shape: tuple[int, int]) ->
         matrix = names.stored("embed_tokens.weight", shape)
         if "lm_head.weight" in head and not _same(matrix, head.stored("lm_head.weight", shape)):
             return names.tensor("embed_tokens.weight", shape), head.tensor("lm_head.weight", shape)
-    embedding = names.merged("embed_tokens.weight", matrix)
-    # An adapter changes the module that it names: the embedding, or the head, although both have the same matrix.
-    if not (names.separate("embed_tokens.weight", matrix) or head.separate("lm_head.weight", matrix)):
+    embedding, output = names.merged("embed_tokens.weight", matrix), head.merged("lm_head.weight", matrix)
+    # An adapter changes the module that it names: the embedding, or the head, although both have the same matrix. PEFT
+    # gives rows that replace the embedding's to the head, too, but not the other way round.
+    if names.separate("embed_tokens.weight", matrix, rows=False) or head.separate("lm_head.weight", matrix, rows=True):
+        return embedding, output
+    if names.changed("embed_tokens.weight", matrix) or not head.changed("lm_head.weight", matrix):
         return embedding, None
-    return embedding, head.merged("lm_head.weight", matrix)
+    return replace(output, given_label=embedding.given_label), None
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

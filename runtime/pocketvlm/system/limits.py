@@ -83,6 +83,11 @@ def reserved_addresses(size: int, purpose: str) -> Iterator[None]:
         yield
 
 
+def is_group_limited() -> bool:
+    """Whether a control group limits the memory of this process."""
+    return group_memory() is not None
+
+
 def require_group_memory(size: int, purpose: str) -> None:
     """Raise SystemLimitError where `size` bytes are not free in the control groups: the kernel would end the process.
 

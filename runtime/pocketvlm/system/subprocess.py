@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ _RUN_MODULE = (
     "import runpy; from pocketvlm.system import offline; offline.enforce_if_requested(); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
+_END_WITH_PARENT = "from pocketvlm.system.subprocess import end_with_parent; end_with_parent(); "
 
 
 @dataclass(frozen=True)
@@ -44,30 +48,64 @@ def python(code: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", prepare + code, *paths, *arguments]
 
 
-def run(module: str, *arguments: str, take: Callable[[str], bool]) -> ExitedProcess:
-    """Run `python -m module arguments` to its end.
+def run(
+    module: str, *arguments: str, take: Callable[[str], bool], seconds: float = threading.TIMEOUT_MAX
+) -> ExitedProcess:
+    """Run `python -m module arguments` to its end, which comes with that of this process, too.
 
     `take` is called with each line of its standard error, and returns whether it has handled the line. Whatever is
-    raised meanwhile, even KeyboardInterrupt, kills the process first.
+    raised meanwhile, even KeyboardInterrupt, kills the process first. Raises TimeoutError where it takes more than
+    `seconds`.
     """
     last: deque[str] = deque(maxlen=_KEPT_LINES)
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        process.kill()
+
     with subprocess.Popen(
-        python(_RUN_MODULE, module, *arguments),
-        stdin=subprocess.DEVNULL,
+        python(_END_WITH_PARENT + _RUN_MODULE, module, *arguments),
+        stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however it does
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
     ) as process:
+        timer = threading.Timer(seconds, stop)
+        timer.daemon = True
         try:
+            if seconds < threading.TIMEOUT_MAX:
+                timer.start()
             assert process.stderr is not None
             for line in process.stderr:
                 if not take(line):
                     last.append(line.strip())
-            return ExitedProcess(process.wait(), tuple(last))
+            code = process.wait()
         except BaseException:  # Ctrl-C too: no other code can end the process
             process.kill()
             raise
+        finally:
+            timer.cancel()
+    if late.is_set():
+        raise TimeoutError(f"not done after {seconds:.0f} s")
+    return ExitedProcess(code, tuple(last))
+
+
+def end_with_parent() -> None:
+    """End this process when its standard input closes, as it does when the parent ends; for others, it is empty."""
+    pipe = os.dup(0)
+    # Windows lets a library that looks at a pipe wait for whoever reads from it.
+    with Path(os.devnull).open("rb") as empty:
+        os.dup2(empty.fileno(), 0)
+
+    def watch() -> None:
+        while os.read(pipe, 1):
+            pass
+        os._exit(1)
+
+    with suppress(RuntimeError):  # the system gives no thread
+        threading.Thread(target=watch, name="pocketvlm-parent", daemon=True).start()
 
 
 def start(module: str, *arguments: str) -> subprocess.Popen[str]:

@@ -196,7 +196,7 @@ def check_values(header: GGUFHeader) -> None:
     _check_types(header, _TYPES)
     epsilon = header.metadata.get(_EPSILON, 0.0)
     if not 0 <= epsilon < math.inf:
-        raise ModelFormatError(f"{_EPSILON} is {epsilon}, expected a positive number", header.path)
+        raise ModelFormatError(f"{_EPSILON} is {epsilon}, expected 0 or more", header.path)
 
 
 def _check_types(header: GGUFHeader, types: Mapping[str, int]) -> None:

@@ -46,10 +46,17 @@ class Adapters:
         low_rank = tuple(change.low_rank for change in changes if change.low_rank is not None)
         return added(base, low_rank) if low_rank else base
 
-    def separate(self, tensor: Tensor, names: Sequence[str]) -> bool:
-        """Return whether a change of `tensor` is not one of the matrix that it is tied to, too."""
+    def changed(self, tensor: Tensor, names: Sequence[str]) -> bool:
+        """Return whether an adapter changes `tensor`."""
+        return bool(self._changes(tensor, names))
+
+    def separate(self, tensor: Tensor, names: Sequence[str], *, rows: bool) -> bool:
+        """Return whether a change of `tensor` is not one of the matrix that it is tied to, too.
+
+        `rows`: that can be a change of some rows.
+        """
         return any(
-            change.rows is None and not adapter.settings.keeps_tied
+            (rows or change.rows is None) and not adapter.settings.keeps_tied
             for adapter in self._adapters
             if (change := adapter.change(names, tensor.shape))
         )
@@ -65,5 +72,5 @@ class Adapters:
             adapter.check_all_used(model_type)
 
     def _changes(self, tensor: Tensor, names: Sequence[str]) -> list[Change]:
-        found = (adapter.change(names, tensor.shape) for adapter in self._adapters)
-        return [change for change in found if change is not None]
+        changes = (adapter.change(names, tensor.shape) for adapter in self._adapters)
+        return [change for change in changes if change is not None]

@@ -74,7 +74,11 @@ class CompressedTensors(Format):
         bits = next((bits for bits in self._bits if -(-inputs * bits // WORD) == packed.shape[1]), 0)
         if not bits:
             given = ", ".join(map(str, self._bits)) or "none"
-            raise parts.wrong("weight_packed", f"{inputs} inputs in so many words are not of 2, 4 or 8 bits ({given})")
+            raise parts.wrong(
+                "weight_packed",
+                f"its {packed.shape[1]} words a row hold no whole number of 2, 4 or 8 bits for {inputs} inputs; "
+                f"config.json says {given}; convert the original checkpoint",
+            )
         half = 1 << (bits - 1)
         count = scales.shape[1] if len(scales.shape) == 2 else 1
         packed_zeros = zeros is not None and zeros.dtype == "I32"

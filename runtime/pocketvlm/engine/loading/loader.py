@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ from pocketvlm.engine.speculative.draft_length import MAX_DRAFT_TOKENS, DraftLen
 from pocketvlm.engine.threads import ThreadBudget
 from pocketvlm.errors import EngineError, ModelError, NativeLibraryError
 from pocketvlm.files.footprint import encoder_bytes, encoder_scratch, weights_of
+from pocketvlm.files.gguf_header import GGUFHeader
 from pocketvlm.files.gguf_vocabulary import require_vocabulary
-from pocketvlm.native import library
+from pocketvlm.files.onnx_header import OnnxHeader
+from pocketvlm.native import library, memory_estimate
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.token_embeddings import TokenEmbeddings, token_embeddings
 from pocketvlm.native.weight_layout import WeightLayout
+from pocketvlm.system import limits
 from pocketvlm.system.allocator import return_free_blocks
 from pocketvlm.system.machine import memory
 from pocketvlm.vision import onnx
@@ -44,6 +47,10 @@ from pocketvlm.vision.select_encoder import open_vision, tile_patches
 _log = logging.getLogger(__name__)
 CONTEXT_LIMIT = 8192  # default cap: the cache of a 2 B model then stays within a few hundred MB
 BATCH_ROWS = 512  # tokens and embeddings in one evaluation
+# Memory of the native libraries, half of it code that is in use all the time, measured on x86-64 with llama-cpp-python
+# 0.3.36 and onnxruntime 1.32.
+_LIBRARY_MEMORY = 24 << 20
+_ON_CPU = DevicePlacement(None, 0, False, "all on the CPU")
 _PHOTO = (4000, 3000)  # pixels: the encoder's memory on a device is that of such a picture with detail auto
 
 
@@ -76,7 +83,7 @@ def load(
     """Load the files. Where a device has less memory than it reports, try again with less on it.
 
     Raises ModelError or EngineError where the files cannot be loaded on the CPU either, and where there is no
-    vocabulary.
+    vocabulary; SystemLimitError where they do not fit the memory of this process's control groups.
     """
     require_vocabulary(checked.model)
     placement: DevicePlacement | None = _placement(checked, options)
@@ -85,8 +92,15 @@ def load(
             _log.warning("%s", placement.summary)
         else:
             _log.info("%s", placement.summary)
+        layout = WeightLayout.REORDERED
+        if not placement.layers:
+            layout = choose_layout(checked.model, threads=threads.all, exact=options.exact)
+        if limits.is_group_limited():
+            size = host_memory(checked, options, placement) + _LIBRARY_MEMORY
+            size += 0 if layout.mapped else _reordered_bytes(checked.model, placement)
+            limits.require_group_memory(size, checked.model.path.name)
         try:
-            return _load(checked, options, placement, threads, encoder_threads, disk_cache)
+            return _load(checked, options, placement, layout, threads, encoder_threads, disk_cache)
         except (ModelError, EngineError) as error:
             placement = placement.smaller()
             if placement is None:
@@ -105,13 +119,11 @@ def _load(
     checked: CheckedFiles,
     options: EngineOptions,
     placement: DevicePlacement,
+    layout: WeightLayout,
     threads: ThreadBudget,
     encoder_threads: int | None,
     disk_cache: DiskCache | None,
 ) -> LoadedModel:
-    layout = WeightLayout.REORDERED
-    if not placement.layers:
-        layout = choose_layout(checked.model, threads=threads.all, exact=options.exact)
     _log.info("weights: %s", layout.value)
     model = Model(checked.model.path, gpu_layers=placement.layers, device=placement.device, mapped=layout.mapped)
     try:
@@ -203,11 +215,45 @@ def memory_demand(checked: CheckedFiles, options: EngineOptions) -> MemoryDemand
     return MemoryDemand(weights_of(checked.model), size * sequences, scratch, encoder, True)
 
 
+def host_memory(checked: CheckedFiles, options: EngineOptions, placement: DevicePlacement = _ON_CPU) -> int:
+    """Return the bytes of this machine's memory that a model takes beside its weights, where `placement` leaves it."""
+    demand = memory_demand(checked, options)
+    encoders = [0 if placement.encoder else demand.encoder]
+    if (encoder := checked.encoder) is not None:
+        encoders.append(encoder_demand(encoder.metadata, encoder.path, onnx_bytes(encoder), onnx=True))
+    cell = sum(demand.weights.cell[: _layers_on_cpu(len(demand.weights.cell), placement)])
+    # On a device, too, an evaluation's inputs and results are in this memory.
+    return demand.cells * cell * (2 if options.exact else 1) + demand.scratch + max(encoders)
+
+
+def onnx_bytes(encoder: OnnxHeader) -> int:
+    """Return the size of an ONNX encoder's files."""
+    return sum(path.stat().st_size for path in {encoder.path, *encoder.data_files})
+
+
 def encoder_demand(metadata: dict[str, Any], path: Path, size: int, *, onnx: bool) -> int:
     """Return the bytes of an opened vision encoder and of its largest tile. `size` is that of its files."""
     family = family_of(metadata, path)
     patches = tile_patches(family, family.plan(_PHOTO, "auto", None) if family else None, metadata)
     return encoder_bytes(metadata, size, onnx=onnx) + encoder_scratch(metadata, patches, onnx=onnx)
+
+
+def _reordered_bytes(header: GGUFHeader, placement: DevicePlacement) -> int:
+    """Return the bytes of the weights on the CPU that libllama copies from the file, to reorder them."""
+    copied = (
+        tensor
+        for tensor in header.tensors
+        if len(tensor.shape) > 1 and not tensor.name.startswith("token_embd") and memory_estimate.reordered(tensor.type)
+    )
+    weights = weights_of(replace(header, tensors=tuple(copied)))
+    return sum(weights.layers[: _layers_on_cpu(len(weights.layers), placement)]) + (
+        0 if placement.layers else weights.output
+    )
+
+
+def _layers_on_cpu(count: int, placement: DevicePlacement) -> int:
+    """Return how many of `count` layers stay; the output goes to a device first, then layers from the last one on."""
+    return max(0, count - max(0, placement.layers - 1))
 
 
 def _onnx_devices() -> tuple[str, ...]:

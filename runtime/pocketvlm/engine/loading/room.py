@@ -1,23 +1,23 @@
-"""Whether a model fits what the system allows, and how many threads it gives: tried before native code needs them."""
+"""Whether a model fits the addresses that the system allows, and how many threads it gives.
+
+Both are tried before native code needs them.
+"""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
 
-from pocketvlm.engine.loading.loader import encoder_demand, memory_demand
+from pocketvlm.engine.loading.loader import host_memory, onnx_bytes
 from pocketvlm.engine.options import EngineOptions
 from pocketvlm.errors import SystemLimitError
-from pocketvlm.files.onnx_header import OnnxHeader
 from pocketvlm.system import limits
 from pocketvlm.system.machine import physical_cores
 from pocketvlm.vision.compatibility import CheckedFiles
 
 _log = logging.getLogger(__name__)
 _MB = 1 << 20
-# Measured on x86-64 with llama-cpp-python 0.3.36 and onnxruntime 1.32: the addresses of their libraries, and the memory
-# that these take, half of it code that is in use all the time.
-_LIBRARY_ADDRESSES, _LIBRARY_MEMORY = 60 * _MB, 24 * _MB
+_LIBRARY_ADDRESSES = 60 * _MB  # measured on x86-64 with llama-cpp-python 0.3.36 and onnxruntime 1.32
 # A scheduler of ggml has room for 30 inputs and their copies in each node's split (ggml_backend_sched_new), most of it
 # never touched. libllama has 8 nodes for a tensor, at least 1,024 (llama_context::graph_max_nodes); libmtmd has 8,192.
 _NODE_ADDRESSES, _MTMD_NODES = 30 * 2 * 336, 8192
@@ -31,9 +31,8 @@ def within_limits(checked: CheckedFiles, options: EngineOptions) -> tuple[Checke
     """Return what to load: without the projector where addresses suffice for the ONNX encoder alone.
 
     The options have fewer threads where the system gives fewer. Raises SystemLimitError where the model does not fit
-    the memory of this process's control groups or its addresses, or where it would not even get one thread.
+    the addresses of this process, or where it would not even get one thread.
     """
-    limits.require_group_memory(_memory(checked, options) + _LIBRARY_MEMORY, checked.model.path.name)
     try:
         return checked, _with_threads(checked, options)
     except SystemLimitError:
@@ -72,19 +71,5 @@ def _addresses(checked: CheckedFiles, options: EngineOptions) -> int:
         nodes += _MTMD_NODES
         files += projector.path.stat().st_size
     if (encoder := checked.encoder) is not None:
-        files += _size(encoder)
-    return _memory(checked, options) + files + nodes * _NODE_ADDRESSES + _LIBRARY_ADDRESSES + _SPARE_ADDRESSES
-
-
-def _memory(checked: CheckedFiles, options: EngineOptions) -> int:
-    """Return the bytes of memory that a model takes, without what is mapped from its files."""
-    demand = memory_demand(checked, options)
-    encoders = [demand.encoder]
-    if (encoder := checked.encoder) is not None:
-        encoders.append(encoder_demand(encoder.metadata, encoder.path, _size(encoder), onnx=True))
-    cells = demand.cells * sum(demand.weights.cell) * (2 if options.exact else 1)
-    return cells + demand.scratch + max(encoders)
-
-
-def _size(encoder: OnnxHeader) -> int:
-    return sum(path.stat().st_size for path in {encoder.path, *encoder.data_files})
+        files += onnx_bytes(encoder)
+    return host_memory(checked, options) + files + nodes * _NODE_ADDRESSES + _LIBRARY_ADDRESSES + _SPARE_ADDRESSES

@@ -19,7 +19,7 @@ import numpy as np
 from pocketvlm.engine.loading.loader import load
 from pocketvlm.engine.options import EngineOptions
 from pocketvlm.engine.threads import ThreadBudget
-from pocketvlm.errors import ModelFormatError, PocketVLMError
+from pocketvlm.errors import ModelFormatError, PocketVLMError, SystemLimitError
 from pocketvlm.files.gguf_header import GGUFHeader
 from pocketvlm.messages import ImagePart
 from pocketvlm.native import library
@@ -37,10 +37,16 @@ _OPTIONS = EngineOptions(context_size=1024, device="cpu", gpu_layers=0, vision="
 _TEXT = "Hello, world!\n\tZürich, 北京 😀 \x7f"  # letters, bytes without a token of their own, control characters
 _FOLDERS = re.compile(r"\S*/(?=[\w.-]+:\d+: )")  # of llama.cpp's sources, on the machine that compiled them
 _SIZE = (200, 150)  # pixels of the picture
+_SECONDS, _BYTES_PER_SECOND = 600, 5_000_000  # for a trial: far more than a slow device and disk take
+_SIGKILL = -9  # as exit codes; Windows has no such
+_REQUESTED_ENDS = (-2, -15)  # SIGINT, SIGTERM
 
 
 def try_files(checked: CheckedFiles) -> None:
-    """Try files about which there is a doubt, once. Raises ModelFormatError where the process that tries them ends.
+    """Try files about which there is a doubt, once.
+
+    Raises ModelFormatError where the process that tries them ends, or takes many minutes, and SystemLimitError where
+    the system kills it.
 
     Files are loaded untried where Python cannot start a process: in an app that is one file, or without the right to.
     """
@@ -56,13 +62,25 @@ def try_files(checked: CheckedFiles) -> None:
         lived.extend([line] if line.startswith(_LIVED) else [])
         return line.startswith(_LIVED)
 
+    files = [path for header in headers for path in header.files]
+    seconds = _SECONDS + sum(path.stat().st_size for path in files) / _BYTES_PER_SECOND
+    request = json.dumps([str(header.path) for header in headers])
     try:
-        process = subprocess.run(__name__, json.dumps([str(header.path) for header in headers]), take=take)
+        process = subprocess.run(__name__, request, take=take, seconds=seconds)
+    except TimeoutError as error:
+        raise ModelFormatError(
+            f"{checked.doubt.message}; llama.cpp cannot load it: {error}", checked.doubt.path
+        ) from None
     except OSError as error:
         _log.warning("%s; no process can be started to try it: %s", checked.doubt, error)
         return
-    if not lived and process.code == _PYTHON_FAILED:
-        _log.warning("%s; it could not be tried: %s", checked.doubt, " ".join(process.lines))
+    if not lived and process.code == _SIGKILL:
+        raise SystemLimitError(
+            f"the process that tried {checked.model.path.name} was killed, as where memory is full; `pocketvlm plan` "
+            "shows what a model needs"
+        )
+    if not lived and process.code in (_PYTHON_FAILED, *_REQUESTED_ENDS):
+        _log.warning("%s; it could not be tried: %s%s", checked.doubt, process.signal, " ".join(process.lines))
         return
     if not lived:
         reason = process.signal + _FOLDERS.sub("", " ".join(process.lines))
