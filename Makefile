@@ -72,5 +72,5 @@ clean: ## remove caches and build outputs, not .venv
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.demo .venv/.dev .venv/.bench: pyproject.toml $(wildcard runtime/native/*)
+.venv/.demo .venv/.dev .venv/.bench: pyproject.toml scripts/build_hook.py $(wildcard runtime/native/*)
 	@$(PYTHON) scripts/setup_venv.py $(@F:.%=%)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sysconfig
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,29 @@ PLACE = Path("pocketvlm") / "native" / LIBRARY
 OFF = os.environ.get("POCKETVLM_ACCELERATOR") == "off"
 
 
+def _cmake_works() -> bool:
+    """Whether there is a CMake that is new enough. A script of another environment does not run in pip's own."""
+    try:
+        shown = subprocess.run(["cmake", "--version"], check=True, capture_output=True, text=True).stdout
+        major, minor = shown.split()[2].split(".")[:2]
+        return (int(major), int(minor)) >= (3, 21)
+    except (OSError, subprocess.CalledProcessError, IndexError, ValueError):
+        return False
+
+
 class AcceleratorHook(BuildHookInterface):  # type: ignore[type-arg]
     PLUGIN_NAME = "custom"
 
     def dependencies(self) -> list[str]:
         """Name what pip has to install for the build. llama-cpp-python's own build asks for CMake in the same way."""
-        return [] if OFF or shutil.which("cmake") else ["cmake>=3.21"]
+        return [] if OFF or _cmake_works() else ["cmake>=3.21"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the library to the wheel, or put it next to the sources for an editable install."""
         editable = Path(self.root) / "runtime" / PLACE
         if version == "editable":
-            editable.unlink(missing_ok=True)
+            with suppress(OSError):  # where the sources may not be written, there is none
+                editable.unlink(missing_ok=True)
         if OFF:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="pocketvlm-")  # until `finalize`: the wheel reads from it
@@ -36,7 +48,10 @@ class AcceleratorHook(BuildHookInterface):  # type: ignore[type-arg]
         if library is None:
             return
         if version == "editable":
-            shutil.copy2(library, editable)
+            try:
+                shutil.copy2(library, editable)
+            except OSError as error:
+                self.app.display_warning(f"The accelerator of prompts is left out, it cannot be written: {error}")
             return
         build_data["force_include"][str(library)] = str(PLACE)
         build_data["pure_python"] = False

@@ -347,6 +347,9 @@ void learn_reordered(void * library) {
         return;
     }
     ggml::Device * cpu = trial.device_by_type(ggml::DEVICE_CPU);
+    if (!cpu) {
+        return;
+    }
     using GetTypes = ggml::BufferType ** (*)(ggml::Device *);
     const auto types = (GetTypes) trial.function(trial.registry_of(cpu), "ggml_backend_dev_get_extra_bufts");
     for (ggml::BufferType ** type = types ? types(cpu) : nullptr; type && *type; type++) {

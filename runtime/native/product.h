@@ -28,8 +28,6 @@ struct Product {
 constexpr int INTERLEAVED_COLUMNS = 8, INTERLEAVED_PIECE = 8, INTERLEAVED_BLOCK = 18;
 constexpr uint8_t INTERLEAVED_MASK = 0x88;  // flipped in the bytes of Q4_0
 
-inline bool can_be_interleaved(int type) { return type == Q4_0 || type == IQ4_NL; }
-
 // Code for one instruction set. `pack` quantizes a group of `GROUP_ROWS` rows of the input, by blocks as ggml does, and
 // `multiply` computes `TILE_COLUMNS` columns of the output for all rows. Both may run in many threads.
 struct Kernel {

@@ -27,7 +27,8 @@ PocketVLMError
 │       ├── ProofError (ValueError)         the finished bundle does not do what the checkpoint does
 │       └── OutputError (OSError)           the target cannot be written: read-only, full, or it exists already
 ├── EngineError (RuntimeError)          the engine failed or is closed
-│   ├── EngineBusyError                 all sequences are in use, or this thread has an unfinished stream
+│   ├── EngineBusyError                 try again: all sequences are in use, the system is too busy to try a
+│   │                                   schema, or this thread has an unfinished stream
 │   ├── EngineClosedError
 │   ├── EngineCrashedError              native code died during this request; the engine restarts by itself
 │   ├── QueueFullError                  too many requests wait; try again after `retry_after` seconds

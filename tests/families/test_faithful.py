@@ -93,7 +93,12 @@ def vlm(pair: Pair, request: pytest.FixtureRequest) -> Iterator[VLM]:
 def test_conversation(pair: Pair, vlm: VLM, name: str) -> None:
     messages = CONVERSATIONS[name]
     inputs = pair.processor.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        messages,
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        enable_thinking=False,  # as a request that does not ask for thoughts
     )
     asked, seen = in_full_detail(messages), list[Any]()
     units = units_of(vlm, asked, seen)

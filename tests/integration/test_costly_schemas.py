@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -44,6 +45,12 @@ def unknown(limit: int) -> dict[str, Any]:
     return {"allOf": [{"type": "integer", "minimum": 1}, {"maximum": limit}]}
 
 
+def costly() -> dict[str, Any]:
+    """A schema whose time any system's clock shows, about 0.1 s."""
+    numbers = {f"p{i}": {"type": "integer", "multipleOf": 9_900 + i} for i in range(5)}
+    return {"type": "object", "properties": numbers}
+
+
 def occupy(vlm: VLM) -> int:
     """Let the next trials take for ever. Return the id of the process."""
     trials = trials_of(vlm)
@@ -52,6 +59,19 @@ def occupy(vlm: VLM) -> int:
     pid: int = trials._process._popen.pid
     os.kill(pid, signal.SIGSTOP)
     return pid
+
+
+def in_trial(vlm: VLM, act: Callable[[], None]) -> None:
+    """Call `act` in another thread, once a trial has begun."""
+    turn = trials_of(vlm)._turn
+
+    def wait() -> None:
+        end = time.monotonic() + 30
+        while not turn.locked() and time.monotonic() < end:
+            time.sleep(0.01)
+        act()
+
+    threading.Thread(target=wait).start()
 
 
 def is_over(pid: int) -> bool:
@@ -95,14 +115,12 @@ def test_in_python(vlm: VLM) -> None:
     """Cancelled from another thread, or by Ctrl-C."""
     pid, cancellation = occupy(vlm), CancellationToken()
     request = ChatRequest.parse(asked("hi"), response_format=form(unknown(10)))
-    timer = threading.Timer(0.2, cancellation.stop)
-    timer.start()
+    in_trial(vlm, cancellation.stop)
     with pytest.raises(GenerationCancelledError):
         list(vlm.run(request, cancellation=cancellation))
     assert is_over(pid)
     pid = occupy(vlm)
-    timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+    in_trial(vlm, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         vlm.chat(asked("hi"), response_format=form(unknown(11)))
     assert is_over(pid)
@@ -115,9 +133,9 @@ def test_over_budget(vlm: VLM) -> None:
     engine._trials.close()
     engine._trials = GrammarTrials(seconds=1e-6)
     with pytest.raises(UnsupportedError, match="too much time or memory") as refused:
-        vlm.chat(asked("hi"), response_format=form(unknown(5)))
+        vlm.chat(asked("hi"), response_format=form(costly()))
     assert refused.value.param == "response_format.json_schema.schema"
-    function = {"name": "f", "parameters": {"properties": {"x": unknown(5)}}}
+    function = {"name": "f", "parameters": {"properties": {"x": costly()}}}
     fields: dict[str, Any] = {"tools": [{"type": "function", "function": function}], "tool_choice": "required"}
     assert vlm.chat(asked("hi"), **fields, max_tokens=300).choices[0].message.tool_calls
     function["strict"] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import runpy
@@ -66,11 +67,10 @@ def test_an_answer_or_one_line(point: tuple[str, str, int]) -> None:
     ("error", "words"),
     [
         (MemoryError(), "out of memory"),
-        (OSError(12, "Cannot allocate memory"), "out of memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory"),
         (ImportError("lib.so: failed to map segment from shared object"), "out of memory"),
-        (OSError(24, "Too many open files"), "ulimit -n"),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
         (RuntimeError("can't start new thread"), "no more threads"),
-        (BlockingIOError(11, "Resource temporarily unavailable"), "no more threads"),
     ],
 )
 def test_what_a_shortage_is(error: Exception, words: str) -> None:
@@ -79,8 +79,27 @@ def test_what_a_shortage_is(error: Exception, words: str) -> None:
     except KeyError as outer:
         assert words in (limits.shortage(outer) or "")
     assert ErrorMessage.of(error).exception().args == SystemLimitError(limits.shortage(error)).args
-    for other in (ImportError("no module named x"), BlockingIOError(11, "write could not complete", 3)):
-        assert limits.shortage(other) is None
+    try:
+        raise KeyError from None
+    except KeyError as outer:
+        outer.__context__ = error
+        assert limits.shortage(outer) is None
+    assert limits.shortage(ImportError("no module named x")) is None
+
+
+@posix
+def test_no_process_but_not_each_resource_that_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    home = subprocess if hasattr(subprocess, "_fork_exec") else subprocess._posixsubprocess  # type: ignore[attr-defined]
+    monkeypatch.setattr(home, "_fork_exec" if home is subprocess else "fork_exec", refuse)
+    with pytest.raises(BlockingIOError) as raised:
+        subprocess.Popen([sys.executable], cwd=os.sep)
+    assert "no more threads" in (limits.shortage(raised.value) or "")
+    with pytest.raises(BlockingIOError) as raised:
+        refuse()  # as a lock, a pipe or a socket does
+    assert limits.shortage(raised.value) is None
 
 
 def test_fewer_threads(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -94,7 +113,7 @@ def test_fewer_threads(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplo
             super().start()
             threads.append(self)
 
-    allowed, threads = 8, list[threading.Thread]()
+    allowed, threads = 13, list[threading.Thread]()
     monkeypatch.setattr(limits.threading, "Thread", Few)
     assert limits.startable_threads(6) == 6
     assert limits.startable_threads(99) == allowed
@@ -102,9 +121,9 @@ def test_fewer_threads(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplo
     monkeypatch.setattr(limits, "startable_threads", lambda most: started.append(most) or min(most, allowed))
     with VLM.load(iota_bundle, threads=4) as vlm:
         assert vlm.chat(asked("Hello."), max_tokens=1).usage.completion_tokens == 1
-    assert started == [11]
+    assert started == [16]
     assert "2 instead of 4" in caplog.text
-    allowed = 4
+    allowed = 9
     with pytest.raises(SystemLimitError, match="no more threads"):
         VLM.load(iota_bundle)
 
@@ -120,6 +139,19 @@ def test_a_request_that_gets_no_thread_fails_alone(monkeypatch: pytest.MonkeyPat
     reply = outbox.get_nowait()
     assert isinstance(reply, protocol.Failed) and reply.id == 7
     assert isinstance(reply.error.exception(), SystemLimitError)
+    monkeypatch.undo()
+    handler.handle(protocol.TakeSnapshot(8, ()))
+    assert outbox.get(timeout=30).id == 8
+    handler._long.shutdown()
+    assert outbox.empty()  # the first one does not run later
+
+
+def test_a_request_that_fails_at_once_fails_alone() -> None:
+    outbox: SimpleQueue[Any] = SimpleQueue()
+    handler = worker._Handler(None, outbox)  # type: ignore[arg-type]  # an AttributeError stands in for any other
+    handler.handle(protocol.GetStatistics(7))
+    reply = outbox.get_nowait()
+    assert isinstance(reply, protocol.Failed) and reply.id == 7
 
 
 def test_a_control_group_that_is_too_small(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,3 +233,25 @@ def test_a_server_outlives_its_engine_in_a_full_group(tmp_path: Path) -> None:
 
 def child_of(vlm: VLM) -> Any:
     return vlm.statistics().child
+
+
+@linux
+def test_the_process_that_watches_for_a_kill() -> None:
+    """There is one, it ignores what ends a whole group of processes, and nobody minds if it has ended before."""
+    script = """
+import os, signal, sys
+from pathlib import Path
+from pocketvlm.cli import oom_watch
+oom_watch.group_memory = lambda: (1 << 30, 1 << 29)
+oom_watch.watch_for_oom_kill()
+oom_watch.watch_for_oom_kill()
+(child,) = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+ignored = 0
+while not ignored & 1 << signal.SIGTERM - 1:
+    ignored = int(Path(f"/proc/{child}/status").read_text().partition("SigIgn:")[2].split()[0], 16)
+os.kill(int(child), signal.SIGKILL)
+os.waitpid(int(child), 0)
+print("ended", file=sys.stderr)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, "ended\n")

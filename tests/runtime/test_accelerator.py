@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _ctypes
 import ctypes
 import os
 import shutil
@@ -187,6 +186,13 @@ def test_the_variable(native: ctypes.CDLL) -> None:
 
 def test_a_library_of_another_version(tmp_path: Path) -> None:
     """After an update of the sources, the library of an editable install is the old one until it is installed again."""
-    Path(shutil.copy(_ctypes.__file__, tmp_path / LIBRARY)).chmod(0o644)
+    other = next(Path(np.__file__).parent.rglob("_multiarray_umath*.so"))  # a library without the functions
+    Path(shutil.copy(other, tmp_path / LIBRARY)).chmod(0o644)
     found = load(ctypes.CDLL(None), tmp_path)
     assert found.kernel is None and "another version" in found.why and not found.computes([8])
+
+
+def test_a_build_that_nobody_vouches_for(tmp_path: Path) -> None:
+    """The library in this package was compiled for the llama.cpp of one version."""
+    found = load(ctypes.CDLL(None), tmp_path, packaged=False)
+    assert found.kernel is None and f"{tmp_path} has none" in found.why

@@ -6,6 +6,7 @@ import pytest
 
 from pocketvlm import errors
 from pocketvlm.errors import (
+    EngineBusyError,
     EngineError,
     FileError,
     ImageNotFoundError,
@@ -52,9 +53,22 @@ def test_no_message_is_without_limits() -> None:
     assert all(issubclass(kind, errors.PocketVLMError) for kind in kinds)
 
 
-def test_a_fault_of_the_model_is_told_without_its_path() -> None:
+def test_a_fault_of_the_model_is_told_without_its_path(caplog: pytest.LogCaptureFixture) -> None:
+    """The server's log has the path, but no text, which may quote a client's."""
     error = http_error_of(ModelError("the chat template fails", "/home/me/model.gguf"))
     assert (error.status, error.code, error.message) == (500, "model_error", "the chat template fails")
+    assert caplog.messages == ["ModelError: /home/me/model.gguf"]
+
+
+def test_a_shortage_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    error = http_error_of(RuntimeError("can't start new thread"))
+    assert (error.status, error.code) == (503, "system_limit")
+    assert caplog.messages == [error.message]
+
+
+def test_a_busy_engine_can_be_asked_again() -> None:
+    error = http_error_of(EngineBusyError("try again"))
+    assert (error.status, error.code, error.message) == (503, "engine_busy", "try again")
 
 
 @pytest.mark.parametrize(

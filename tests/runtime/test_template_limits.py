@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from pocketvlm.errors import ModelError
 from pocketvlm.messages import ChatRequest
+from pocketvlm.structured.tool_call_format import detect_tool_call_format
 from pocketvlm.templates import sandbox
-from pocketvlm.templates.limits import LimitError, Limits
+from pocketvlm.templates.limits import LimitError, Limits, limited, sharing_time, step
 from pocketvlm.templates.prompt import ChatTemplate
+from pocketvlm.templates.turn_end import text_behind_answer
 
 SMALL = Limits(size=1000, total=1 << 15)
 REST = "{{ messages[-1].content }}"
+LIST = "{% set l = range(900) | list %}"
 LOOP = "{% set n = namespace(v=VALUE) %}{% for i in range(12) %}{% set n.v = NEXT %}{% endfor %}{{ n.v }}"
 
 
 def loop(first: str, following: str) -> str:
     return LOOP.replace("VALUE", first).replace("NEXT", following)
+
+
+def flat(expression: str) -> str:
+    """Return one expression without any loop or branch that does `expression` very often."""
+    return "{{ [" + f"({expression}), " * 900 + "] | length }}"
 
 
 def rendered(source: str, content: str = "hello", limits: Limits = SMALL) -> int:
@@ -56,12 +66,22 @@ def rendered(source: str, content: str = "hello", limits: Limits = SMALL) -> int
         ("{{ ([['a' * 99] * 9] * 9) | sum(start=[]) }}", "{{ ([['a']] * 9) | sum(start=[]) }}"),
         ("{{ range(9000) | map('string') | list | length }}", "{{ range(99) | map('string') | list | length }}"),
         ("{{ '%9000d' % 5 }}", "{{ '%90d' % 5 }}"),
+        ("{{ '%(a)9000d' % {'a': 5} }}", "{{ '%(a)9d' % {'a': 5} }}"),
+        ("{{ '%((a))9000d' % {'(a)': 5} }}", "{{ '%d (a)' % 5 }}"),
         ("{{ '%*d' % (90, 5) }}", "{{ '%d*' % 5 }}"),
         ("{{ '%.9000f' | format(5) }}", "{{ '%.9f' | format(5) }}"),
         ("{{ '{:9000}'.format(5) }}", "{{ '{:9}'.format(5) }}"),
         ("{{ '{:{}}'.format(5, 90) }}", "{{ '{{}}{}'.format(5) }}"),
         ("{{ '{a:9000}'.format_map({'a': 5}) }}", "{{ '{a:9}'.format_map({'a': 5}) }}"),
         ("{{ (2 ** 20000) > 1 }}", "{{ 2 ** 200 }}"),
+        (LIST + "{{ range(900) | IN | IN | IN | list }}".replace("IN", "select('in', l)"), LIST),
+        (LIST + flat("l == l"), LIST + flat("1 == 1")),
+        (LIST + flat("2 in l, 3 not in l"), LIST + flat("2 in [1]")),
+        (LIST + flat("l is eq l"), LIST + flat("1 is eq 1")),
+        (LIST + flat("(l | length) + (l | length)"), LIST + flat("'a' | length")),
+        (LIST + flat("not l[:]"), LIST + "{{ l[:] | length }}"),
+        (LIST + flat("l.count(2) + l.count(2)"), LIST + "{{ l.count(2) }}"),
+        (LIST + "{{ l | map(attribute='REAL') | list }}".replace("REAL", ".".join(["real"] * 30)), LIST),
         (loop("2 ** 5000", "n.v * n.v") + "{{ 1 }}", loop("2", "n.v * 2")),
         ("{{ 5 | round(-9000) }}", "{{ 5.25 | round(1) }}"),
         (
@@ -94,6 +114,22 @@ def test_the_first_rendering_that_is_refused_is_the_last() -> None:
     messages = ChatRequest.parse([{"role": "user", "content": "a!"}, {"role": "user", "content": "b!"}]).messages
     with pytest.raises(ModelError, match="makes a value of more than"):
         template.render(messages)
+
+
+@pytest.mark.parametrize("probe", [text_behind_answer, lambda template: detect_tool_call_format(template, {}, ())])
+def test_the_first_probe_that_is_refused_is_the_last(probe: Callable[[ChatTemplate], object]) -> None:
+    source = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert probe(ChatTemplate(source, limits=SMALL)) in ("", None)
+    long = "{% if tools or not add_generation_prompt %}{{ 'a' * 9000 }}{% endif %}"
+    template = ChatTemplate(source + long, limits=SMALL)
+    with pytest.raises(ModelError, match="makes a value of more than"):
+        probe(template)
+
+
+def test_probes_share_the_time() -> None:
+    with sharing_time(Limits(seconds=0)), pytest.raises(LimitError, match="takes more than"), limited(Limits(), None):
+        for _ in range(300):
+            step()
 
 
 def test_filters_of_web_pages_and_methods_without_a_limit_are_not_there() -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pocketvlm import __version__
-from pocketvlm.engine.loading import choose_layout
+from pocketvlm.engine.loading import choose_layout, trial
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.native import library
 from pocketvlm.native.accelerator import VARIABLE
@@ -47,7 +47,7 @@ def doctor(
     from pocketvlm.plan import probe_cache
 
     if forget:
-        caches = (encoder_speeds.CACHE, choose_layout.CACHE, probe_cache.CACHE)
+        caches = (encoder_speeds.CACHE, choose_layout.CACHE, probe_cache.CACHE, trial.CACHE)
         removed = [str(cache.path) for cache in caches if cache.remove()]
         out.print(f"removed: {', '.join(removed)}" if removed else "there was nothing to remove")
         return

@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from functools import cache
 
 from pocketvlm.system.cgroup import oom_kills
 from pocketvlm.system.machine import group_memory
 
 
+@cache  # a process that runs several commands needs one
 def watch_for_oom_kill() -> None:
     """Start a process that waits for the end of this one, if this one's control group limits memory.
 
@@ -30,10 +32,11 @@ def watch_for_oom_kill() -> None:
         return
     if forked:
         os.close(reader)
-        atexit.register(os.write, writer, b".")  # when this process ends by itself
+        atexit.register(_end_watch, writer)
         return
     try:
-        for name in ("SIGINT", "SIGHUP", "SIGQUIT"):  # from the terminal, for the process that is watched
+        # From the terminal or a supervisor, for the process that is watched; its end is the end of this one.
+        for name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGTERM"):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
         for number in (writer, 0, 1):  # a reader of standard output must see its end
             with suppress(OSError):
@@ -43,3 +46,9 @@ def watch_for_oom_kill() -> None:
             os.write(2, message.encode())
     finally:  # never on with the command
         os._exit(0)
+
+
+def _end_watch(writer: int) -> None:
+    """Say that this process ends by itself."""
+    with suppress(OSError):  # the watching process was ended before
+        os.write(writer, b".")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pocketvlm.chat.vlm import VLM
 
 _FILES = 10  # of the pipes to the engine's process (2), of the event loop (3), and of a few connections
-_THREADS = 12  # of the supervisor (3), of the engine's process (7), of a request, and of the shutdown
+_THREADS = 17  # of the supervisor (3), of the engine's process (12), of a request, and of the shutdown
 _PACKAGES = ("starlette", "uvicorn", "prometheus_client")
 _RED_SQUARE = (
     "data:image/png;base64,"

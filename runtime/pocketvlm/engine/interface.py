@@ -239,8 +239,9 @@ class Engine(Protocol):
 
         Any number of threads may call. Nothing happens before the first `next`, which raises what is wrong with the
         request: RequestError; or EngineBusyError where the thread would wait for itself, because it has `parallel`
-        unfinished iterators (engines in this process only). Later come EngineCrashedError, where native code died, and
-        EngineClosedError. `cancellation` stops the generation from another thread.
+        unfinished iterators (engines in this process only), or where the system is too busy to try a schema. Later
+        come EngineCrashedError, where native code died, and EngineClosedError. `cancellation` stops the generation from
+        another thread.
         """
         ...
 

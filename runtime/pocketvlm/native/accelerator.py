@@ -48,19 +48,20 @@ class Accelerator:
                 self.library.pocketvlm_accelerator_offer(False)
 
 
-def load(functions: ctypes.CDLL, folder: Path) -> Accelerator:
+def load(functions: ctypes.CDLL, folder: Path, *, packaged: bool = True) -> Accelerator:
     """Register the accelerator with the ggml that libllama (`functions`) of `folder` is linked to.
 
-    The library of the same build is preferred to the one in this package. Raises NativeLibraryError where the variable
-    names a kernel that this machine or the library does not have.
+    The library of the same build is preferred to the one in this package, which may be used if `packaged`. Raises
+    NativeLibraryError where the variable names a kernel that this machine or the library does not have.
     """
     wanted = os.environ.get(VARIABLE) or None
     if wanted == OFF:
         return Accelerator(None, f"{VARIABLE}={OFF}")
-    path = next((path for path in (folder / LIBRARY, Path(__file__).parent / LIBRARY) if path.exists()), None)
+    places = (folder, Path(__file__).parent) if packaged else (folder,)
+    path = next((place / LIBRARY for place in places if (place / LIBRARY).exists()), None)
     if path is None:
         why = "not built: it needs a C++ compiler with OpenMP when pocketvlm is installed"
-        return _unavailable(wanted, why)
+        return _unavailable(wanted, why if packaged else f"{folder} has none, and its llama.cpp may be another version")
     try:
         library = ctypes.CDLL(str(path))
         kernel = library.pocketvlm_accelerator_kernel

@@ -1,7 +1,8 @@
 """Compile grammars with llguidance within its limits.
 
-As a program, it compiles each grammar that comes as a line of JSON on standard input, and answers with the processor
-seconds that this took. It ends when its input does, even while it compiles.
+As a program, it compiles each grammar that comes on standard input, as a line of JSON with the processor seconds that
+it may take, and answers with the seconds that it took. Beyond them the process ends by a signal (not on Windows). It
+ends when its input does, even while it compiles.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -64,21 +66,31 @@ def catch_panic(call: Callable[[], T]) -> T:
 def main() -> None:
     _limit_memory(int(sys.argv[1]))
     tokenizer = llguidance.LLTokenizer("byte")  # what a schema costs to compile does not depend on the vocabulary
-    grammars: SimpleQueue[str] = SimpleQueue()
+    grammars: SimpleQueue[tuple[str, float]] = SimpleQueue()
     threading.Thread(target=_read, args=(grammars,), daemon=True).start()
     print("ready", flush=True)
     while True:
-        grammar = grammars.get()
+        grammar, seconds = grammars.get()
+        _limit_time(seconds)
         began = time.process_time()
         with suppress(EngineError):  # a refusal is found again, and reported, where the grammar is used
             compile_grammar(tokenizer, grammar)
-        print(time.process_time() - began, flush=True)
+        took = time.process_time() - began
+        _limit_time(0)  # the answer is whole
+        print(took, flush=True)
 
 
-def _read(grammars: SimpleQueue[str]) -> None:
+def _read(grammars: SimpleQueue[tuple[str, float]]) -> None:
     for line in sys.stdin:
-        grammars.put(json.loads(line))
+        grammar, seconds = json.loads(line)
+        grammars.put((grammar, seconds))
     os._exit(0)  # the parent has gone, or wants that
+
+
+def _limit_time(seconds: float) -> None:
+    """End this process after `seconds` of a processor; 0 for no limit. Does nothing on Windows."""
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # without a handler, SIGPROF ends a process
 
 
 def _limit_memory(size: int) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import signal
 import sys
 import threading
 import time
@@ -15,16 +16,18 @@ from contextlib import suppress
 from dataclasses import replace
 from queue import Empty, SimpleQueue
 
-from pocketvlm.errors import EngineClosedError, EngineError, UnsupportedError
+from pocketvlm.errors import EngineBusyError, EngineClosedError, EngineError, UnsupportedError
 from pocketvlm.native.grammar import Constraint, SchemaRule
 from pocketvlm.native.schema_cost import is_cheap
+from pocketvlm.system.limits import shortage
 from pocketvlm.system.subprocess import start
 
 logger = logging.getLogger(__name__)
 SECONDS = 1.0  # of a processor, to compile all schemas of a request; most take a thousandth
 MEMORY = 1 << 30  # bytes of address space, a part of which is Python's
 _QUICK = 0.1  # seconds
-_PATIENCE = 3  # seconds for a second of a processor, which others use, too
+_GRACE = 2.0  # seconds by the clock beyond those of a processor, which others use, too
+_KILLED = (-9, -15)  # by another program or for want of memory, which says little of the schema
 _START_SECONDS = 60.0  # until the process is ready
 _POLL = 0.05  # seconds between looks at whether the request is still wanted
 _REMEMBERED = 1000  # schemas
@@ -55,8 +58,9 @@ class GrammarTrials:
     def affordable(self, constraint: Constraint, check: Check = lambda: None) -> Constraint:
         """Return the constraint, with the weaker text of each schema that costs too much.
 
-        Raises UnsupportedError for such a schema without one, and what `check` raises. `check` is called several times
-        a second and ends the trial of a request that nobody wants any more.
+        Raises UnsupportedError for such a schema without one, EngineBusyError where other programs leave too little of
+        a processor to know, and what `check` raises. `check` is called several times a second and ends the trial of a
+        request that nobody wants any more.
         """
         total = tried = 0.0
         rules: list[SchemaRule] = []
@@ -83,8 +87,8 @@ class GrammarTrials:
     def close(self) -> None:
         """End the process. Running trials raise EngineClosedError."""
         self._closed = True
-        if self._process is not None:
-            self._process.kill()
+        if (process := self._process) is not None:  # another thread may end it, too
+            process.kill()
 
     def _known_cost(self, rule: SchemaRule) -> float | None:
         return 0.0 if is_cheap(rule.text) else self._costs.get(_key(rule))
@@ -109,29 +113,35 @@ class GrammarTrials:
             return 0.0
         try:
             process = self._started(check)
-            process.send(grammar)
-            answer = self._wait(process, self._seconds * _PATIENCE, check)
-        except PermissionError as error:
+            process.send(grammar, self._seconds)
+            answer = self._wait(process, self._seconds + _GRACE, check)
+        except OSError as error:
+            if shortage(error):
+                raise
             logger.warning("a schema is compiled untried, because no process can be started: %s", error)
             return 0.0
         except BaseException:  # Ctrl-C too: the process may work on for long
             self._end_process()
             raise
-        if answer is None:
-            self._end_process()
+        if answer:
+            return float(answer)
+        self._end_process()
+        if answer is None and not process.limits_time:  # the clock decides
             return math.inf
-        return float(answer)
+        if answer is None or process.code in _KILLED:
+            raise EngineBusyError("a schema could not be tried, because the system is too busy; try again")
+        return math.inf
 
     def _started(self, check: Check) -> _Process:
         if self._process is None or not self._process.runs:
             self._end_process()
             self._process = _Process(self._memory)
-            if self._wait(self._process, _START_SECONDS, check) is None:
+            if not self._wait(self._process, _START_SECONDS, check):
                 raise EngineError("the process that compiles schemas does not start")
         return self._process
 
     def _wait(self, process: _Process, seconds: float, check: Check) -> str | None:
-        """Return the next line of the process; None where it has ended, or has not answered in time."""
+        """Return the next line of the process; "" where it has ended, None where it has not answered in time."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self._check(check)
@@ -147,9 +157,9 @@ class GrammarTrials:
             raise EngineClosedError("the model is closed")
 
     def _end_process(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
 
 
 def _key(rule: SchemaRule) -> bytes:
@@ -157,22 +167,35 @@ def _key(rule: SchemaRule) -> bytes:
 
 
 class _Process:
-    """`lines` receives the lines that the process writes, and None at its end."""
+    """`lines` receives the lines that the process writes, and "" at its end."""
+
+    limits_time = hasattr(signal, "setitimer")  # not on Windows
 
     def __init__(self, memory: int) -> None:
         self._popen = start(_COMPILER, str(memory))
-        self.lines: SimpleQueue[str | None] = SimpleQueue()
+        self.lines: SimpleQueue[str] = SimpleQueue()
         self._reader = threading.Thread(target=self._read, name="pocketvlm-grammar-trial", daemon=True)
-        self._reader.start()
+        try:
+            self._reader.start()
+        except RuntimeError:  # the system gives no thread
+            self.kill()
+            assert self._popen.stdout is not None
+            self._popen.stdout.close()
+            raise
 
     @property
     def runs(self) -> bool:
         return self._popen.poll() is None
 
-    def send(self, grammar: str) -> None:
+    @property
+    def code(self) -> int | None:
+        """How the process ended: an exit status, or minus the number of a signal."""
+        return self._popen.returncode
+
+    def send(self, grammar: str, seconds: float) -> None:
         assert self._popen.stdin is not None
-        with suppress(OSError):  # it has ended, as `lines` says, too
-            self._popen.stdin.write(json.dumps(grammar) + "\n")
+        with suppress(OSError, ValueError):  # it has ended or is closed, as `lines` says, too
+            self._popen.stdin.write(json.dumps([grammar, seconds]) + "\n")
             self._popen.stdin.flush()
 
     def kill(self) -> None:
@@ -187,4 +210,4 @@ class _Process:
         with self._popen.stdout as stdout:
             for line in stdout:
                 self.lines.put(line)
-        self.lines.put(None)
+        self.lines.put("")

@@ -6,6 +6,7 @@ import importlib
 import os
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 
 from pocketvlm.errors import NativeLibraryError
@@ -15,6 +16,7 @@ from pocketvlm.native.accelerator import Accelerator
 from pocketvlm.native.backends import Backend
 from pocketvlm.native.build import LLAMA_CPP_PYTHON, Build, choose, library_paths, version
 
+_REGISTERING = Lock()  # ggml takes a backend once
 WANTED = ">=0.3.36,<0.3.37"  # versions of llama-cpp-python
 
 _LLAMA = (
@@ -81,11 +83,18 @@ def offloads() -> bool:
     return bool(llama().llama_supports_gpu_offload())
 
 
-@cache
 def accelerator() -> Accelerator:
     """Return the accelerator of prompts. Raises NativeLibraryError where the named one is not available."""
-    module = llama()
-    return accelerators.load(module._lib, _folder(module))
+    with _REGISTERING:
+        return _accelerator()
+
+
+@cache
+def _accelerator() -> Accelerator:
+    module, chosen = llama(), build()
+    # A build without a stamp may have another ggml than the one for which the library in this package was compiled.
+    matching = chosen.folder is None or chosen.stamped
+    return accelerators.load(module._lib, _folder(module), packaged=matching)
 
 
 def devices() -> tuple[Backend, ...]:

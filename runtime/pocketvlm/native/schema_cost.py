@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -21,7 +22,10 @@ def is_cheap(rule: str) -> bool:
     """
     if len(rule) > _MAX_TEXT:
         return False
-    stack: list[Any] = [json.loads(rule.removeprefix("%json "))]
+    try:
+        stack: list[Any] = [json.loads(rule.removeprefix("%json "))]
+    except (ValueError, RecursionError):  # more digits or levels than Python reads
+        return False
     while stack:
         value = stack.pop()
         if isinstance(value, Mapping):
@@ -46,7 +50,9 @@ def _grows_slowly(schema: Mapping[str, Any]) -> bool:
     if {"minProperties", "maxProperties"} & keys and len(_map(schema, "properties")) > _MAX_COUNTED:
         return False
     multiple = schema.get("multipleOf")
-    return not isinstance(multiple, int | float) or _digits(multiple) <= _MAX_DIGITS
+    if isinstance(multiple, bool) or not isinstance(multiple, int | float):  # the schema of a property of this name
+        return True
+    return _digits(multiple) <= _MAX_DIGITS
 
 
 def _map(schema: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -54,6 +60,9 @@ def _map(schema: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _digits(value: float) -> int:
-    _, digits, exponent = Decimal(str(value)).normalize().as_tuple()
+def _digits(value: float) -> float:
+    number = Decimal(str(value))
+    if not number.is_finite():
+        return math.inf
+    _, digits, exponent = number.normalize().as_tuple()
     return len(digits) + max(0, int(exponent))

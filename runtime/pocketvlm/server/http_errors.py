@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from starlette.responses import Response
 
 from pocketvlm.errors import (
+    EngineBusyError,
     EngineClosedError,
     EngineCrashedError,
     GenerationCancelledError,
@@ -65,7 +66,7 @@ def shutting_down() -> HTTPError:
 
 
 def http_error_of(error: BaseException) -> HTTPError:
-    """Return the response for any exception. Log an unexpected one without its values."""
+    """Return the response for any exception. Log one that is not the client's fault, without its values."""
     if isinstance(error, HTTPError):
         return error
     if isinstance(error, RequestError):
@@ -73,13 +74,17 @@ def http_error_of(error: BaseException) -> HTTPError:
         return HTTPError(status, _with_path(error), error.param, error.code or "invalid_value")
     if isinstance(error, QueueFullError):
         return HTTPError(429, str(error), code="queue_full", headers={"retry-after": str(math.ceil(error.retry_after))})
+    if isinstance(error, EngineBusyError):
+        return HTTPError(503, str(error), code="engine_busy", headers={"retry-after": "5"})
     if isinstance(error, EngineCrashedError):
         return HTTPError(500, str(error), code="engine_crashed")
-    if isinstance(error, ModelError):  # without the file's path
+    if isinstance(error, ModelError):  # the client does not get the path, and the log not the text, which may quote
+        logger.error("%s: %s", type(error).__name__, shortened(error.path) if error.path else "no file")
         return HTTPError(500, error.message, code="model_error")
     if isinstance(error, GenerationCancelledError | EngineClosedError):
         return shutting_down()
     if reason := shortage(error):
+        logger.error("%s", reason)
         return HTTPError(503, reason, code=SystemLimitError.code, headers={"retry-after": "5"})
     # An exception's text may contain what the client sent; the traceback's lines do not.
     where = "".join(traceback.format_list(traceback.extract_tb(error.__traceback__)))

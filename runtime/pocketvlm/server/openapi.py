@@ -84,7 +84,7 @@ _REASONS = {
     "415": "The body is compressed, or a form.",
     "429": "The queue is full.",
     "500": "The server failed; code engine_crashed where native code crashed, model_error for a fault of the model.",
-    "503": "The server is shutting down.",
+    "503": "The server is shutting down; code system_limit where the system gives no memory, thread or file.",
 }
 
 

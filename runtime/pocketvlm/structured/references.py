@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -72,6 +73,7 @@ class References:
                 depth += 1 + _depth(self.resolve(reference))
         return depth
 
+    @cached_property
     def combines(self) -> bool:
         """Whether several schemas of the document may apply to one value."""
         return any({"allOf", "anyOf", "oneOf", "$ref"} & set(self.modern(value)) for value in self._objects())

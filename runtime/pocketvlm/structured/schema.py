@@ -264,7 +264,7 @@ class _Rewriter:
             self._multiple = common
             return
         alone = multiple.divisor > MAX_REMAINDERS
-        if alone or self._references.combines():
+        if alone or self._references.combines:
             reason = f"it has over {MAX_REMAINDERS:,} remainders{'' if alone else ' together with the others'}"
             self._leave_out_costly(path, "multipleOf", reason)
             del schema["multipleOf"]

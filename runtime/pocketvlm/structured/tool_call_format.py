@@ -96,11 +96,14 @@ def detect_tool_call_format(
 
     None for a template that leaves out tools, calls or results, or that writes calls in an unsupported form. `controls`
     maps the vocabulary's control tokens to their ids, `ends` are the tokens that end an answer.
+
+    Raises ModelError for a template that does too much.
     """
-    for text_arguments in (False, True):
-        for no_content in (False, True):
-            with suppress(PocketVLMError):
-                return _Probe(template, controls, ends, text_arguments, no_content).detect()
+    with template.probes():
+        for text_arguments in (False, True):
+            for no_content in (False, True):
+                with suppress(PocketVLMError):
+                    return _Probe(template, controls, ends, text_arguments, no_content).detect()
     return None
 
 

@@ -10,6 +10,7 @@ import mmap
 import os
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,10 +41,10 @@ def shortage(error: BaseException | None) -> str | None:
             return _no_memory()
         if number in (errno.EMFILE, errno.ENFILE):
             return f"no more files can be opened; `ulimit -n` is {_limit('RLIMIT_NOFILE')}, raise it to {_ENOUGH_FILES}"
-        forking = number == errno.EAGAIN and not hasattr(error, "characters_written")  # not a pipe that is full
+        forking = number == errno.EAGAIN and _from_subprocess(error)  # others are of locks, pipes and sockets
         if forking or (isinstance(error, RuntimeError) and text == _NO_THREAD):
             return no_threads()
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 
@@ -143,6 +144,11 @@ def offer_to_oom_killer() -> None:
     with suppress(OSError):  # not Linux
         # Its parent keeps what an administrator has set.
         adjustment.write_text(str(min(_MAX_OOM_SCORE, int(adjustment.read_text()) + _MAX_OOM_SCORE // 2)))
+
+
+def _from_subprocess(error: BaseException) -> bool:
+    """Return whether `error` was raised where Python's subprocess starts a process."""
+    return any(frame.f_globals.get("__name__") == "subprocess" for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def _no_memory() -> str:

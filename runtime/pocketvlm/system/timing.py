@@ -37,6 +37,11 @@ class RepeatedTiming:
         self._measurements.append((max(seconds, 1e-6), computed))
 
     @property
+    def begun(self) -> bool:
+        """Whether there is a measurement."""
+        return bool(self._measurements)
+
+    @property
     def wanted(self) -> bool:
         """Whether another measurement is needed."""
         if not self._measurements:

@@ -23,7 +23,9 @@ _MAX_BITS = 1 << 14  # of an integer; Python reads those of up to 4,300 digits
 _REMEMBERED = 100  # the least weight of lists and dicts that are weighed only once
 _REFERENCE = 8  # bytes of an element of a list
 _BETWEEN_CHECKS = 256
-_WIDE_FIELD = re.compile(r"%(?:\([^)]*\))?[-+ #0]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))")
+_READ_AT_ONCE = 64  # characters or elements that are compared or searched in the time of one step
+_NAMED = re.compile(r"%\([^()%]{0,100}\)")  # a field with an ordinary name
+_WIDE_FIELD = re.compile(r"%[-+ #0]*(?:\*|\d{4}|\d*\.(?:\*|\d{4}))")
 _FIELD = 1000  # characters, more than a field of a format without text may have
 
 
@@ -46,7 +48,7 @@ class Limits:
 class _Meter:
     def __init__(self, limits: Limits, given: object) -> None:
         self._seconds = limits.seconds
-        self._ends = time.thread_time() + limits.seconds
+        self._ends = _ENDS.get() or time.thread_time() + limits.seconds
         self._known: dict[int, tuple[object, int]] = {}
         self.size = 1 << 62
         weight = self.weigh(given)
@@ -85,6 +87,7 @@ class _Meter:
 
 
 _METER: ContextVar[_Meter | None] = ContextVar("_METER", default=None)
+_ENDS: ContextVar[float | None] = ContextVar("_ENDS", default=None)  # by the clock of the thread's processor time
 
 
 @contextmanager
@@ -97,10 +100,30 @@ def limited(limits: Limits, given: object) -> Iterator[None]:
         _METER.reset(token)
 
 
+@contextmanager
+def sharing_time(limits: Limits) -> Iterator[None]:
+    """Give all renderings inside together the time of one."""
+    token = _ENDS.set(time.thread_time() + limits.seconds)
+    try:
+        yield
+    finally:
+        _ENDS.reset(token)
+
+
+def shares_time() -> bool:
+    return _ENDS.get() is not None
+
+
 def step() -> None:
     """Count the beginning of a block: of a loop, a macro, a branch."""
     if (meter := _METER.get()) is not None:
         meter.spend(1)
+
+
+def read(*values: object) -> None:
+    """Count an operation that may look at all of these values, such as a comparison."""
+    if (meter := _METER.get()) is not None:
+        meter.spend(1 + sum(map(meter.weigh, values)) // _READ_AT_ONCE)
 
 
 def made(value: T) -> T:
@@ -111,6 +134,14 @@ def made(value: T) -> T:
         weight = meter.weigh(value)
         meter.expect(weight)
         meter.spend(_REFERENCE * len(value) if isinstance(value, list | tuple | dict) else weight)
+    return value
+
+
+def sliced(value: T) -> T:
+    """Return a slice, which is not larger than its source, and so within the limit of size."""
+    if (meter := _METER.get()) is not None:
+        width = 1 if isinstance(value, str) else _REFERENCE
+        meter.spend(width * len(value) if isinstance(value, list | tuple | str) else 1)
     return value
 
 
@@ -150,9 +181,10 @@ def expect_operation(operator: str, left: Any, right: Any) -> None:
 
 def expect_percent(text: str, *values: object) -> None:
     """Raise LimitError where text % values would be too large."""
-    if _WIDE_FIELD.search(text):
-        raise LimitError("has a format with a wide field")
     expect(len(text) + text.count("%") * (_FIELD + weight_of(values)))
+    text = _NAMED.sub("%", text)
+    if "%(" in text or _WIDE_FIELD.search(text):  # a name may hold parentheses
+        raise LimitError("has a format with a wide field")
 
 
 def expect_format(text: str, *values: object) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from pocketvlm.messages import Message
 from pocketvlm.templates import given_texts, sandbox
 from pocketvlm.templates.from_messages import traced_json, turns_of
 from pocketvlm.templates.given_texts import missing
-from pocketvlm.templates.limits import LimitError, Limits, limited
+from pocketvlm.templates.limits import LimitError, Limits, limited, shares_time, sharing_time
 from pocketvlm.templates.sandbox import Traced
 from pocketvlm.templates.thoughts import THINK, THINK_END, ThoughtForm, detect_thought_form, with_thought
 from pocketvlm.templates.turns import Piece, Turns, arrangements
@@ -108,8 +108,18 @@ class ChatTemplate:
             raise self._limit_error(error) from None
         except Exception as error:  # a template may raise anything
             raise ModelError(f"chat template: {type(error).__name__}: {shortened(error)}", path) from None
-        try:
+        with self.probes():
             self._probe_all(source)
+
+    @contextmanager
+    def probes(self) -> Iterator[None]:
+        """Give all renderings inside together the time of one. The first that does too much ends the block.
+
+        Raises ModelError at the end of the block, so that code inside may catch errors of the template.
+        """
+        try:
+            with sharing_time(self._limits):
+                yield
         except LimitError as error:
             raise self._limit_error(error) from None
 
@@ -186,6 +196,8 @@ class ChatTemplate:
                 )
                 continue
             except LimitError as error:
+                if shares_time():  # among probes
+                    raise
                 raise self._limit_error(error) from None
             except Exception as error:  # a template may raise anything
                 errors.append(

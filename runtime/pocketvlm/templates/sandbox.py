@@ -20,7 +20,6 @@ from types import FrameType
 from typing import Any, SupportsIndex
 
 from jinja2 import Environment, Template, TemplateError, nodes
-from jinja2.compiler import CodeGenerator, Frame
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.filters import do_format, make_attrgetter
@@ -31,6 +30,7 @@ from jinja2.utils import Namespace, pass_environment
 
 from pocketvlm.errors import quoted
 from pocketvlm.templates import limits
+from pocketvlm.templates.metered_code import MeteredCode
 
 # Authors of a run of characters. A run with an author of 0 or more stands for the picture of that index, and one with
 # an author of FIRST_TEXT or less is from a text that the caller numbered.
@@ -260,40 +260,28 @@ def _tracing(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)  # copies Jinja's pass_context mark, too
     def traced(*args: Any, **kwargs: Any) -> Any:
+        limits.read(*args[own:], *kwargs.values())
         limits.expect_filter(name, args[own:], kwargs)
         return limits.made(_trace(function(*args, **kwargs), (*args, *kwargs.values())))
 
     return traced
 
 
-class _CodeGenerator(CodeGenerator):
-    def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
-        self.writeline("environment.step()")
-        super().blockvisit(nodes, frame)
+def _counting(function: Any) -> Callable[..., Any]:
+    """Wrap a test so that it counts."""
+    own = hasattr(function, "jinja_pass_arg")
 
-    def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802
-        self._write_made(super().visit_List, node, frame)
+    @functools.wraps(function)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        limits.read(*args[own:], *kwargs.values())
+        return function(*args, **kwargs)
 
-    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
-        self._write_made(super().visit_Dict, node, frame)
+    return counted
 
-    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:  # noqa: N802
-        if node.ctx == "load":
-            self._write_made(super().visit_Tuple, node, frame)
-        else:
-            super().visit_Tuple(node, frame)
 
-    def _write_made(self, visit: Callable[[Any, Frame], None], node: nodes.Node, frame: Frame) -> None:
-        self.write("environment.made(")
-        visit(node, frame)
-        self.write(")")
-
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802  # jinja2 names it
-        self.write("environment.concat((")
-        for part in node.nodes:
-            self.visit(part, frame)
-            self.write(", ")
-        self.write("))")
+def _compared(value: Any) -> Any:
+    limits.read(value)
+    return value
 
 
 class _Generation(Extension):
@@ -307,11 +295,13 @@ class _Generation(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    code_generator_class = _CodeGenerator
+    code_generator_class = MeteredCode
     concat = staticmethod(joined)
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
     step = staticmethod(limits.step)
     made = staticmethod(limits.made)
+    sliced = staticmethod(limits.sliced)
+    compared = staticmethod(_compared)
 
     def __init__(self) -> None:
         super().__init__(
@@ -326,6 +316,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters.update(tojson=_tojson, format=_format_filter)
         self.filters = {name: _tracing(name, function) for name, function in self.filters.items()}
         self.filters.update(join=_join_filter, sum=_sum_filter)
+        self.tests = {name: _counting(function) for name, function in self.tests.items()}
         self.globals.update(raise_exception=_refuse, strftime_now=_strftime_now, namespace=_namespace)
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -334,15 +325,25 @@ class _Environment(ImmutableSandboxedEnvironment):
             return _join(owner, args[0])
         if isinstance(owner, str):
             limits.expect_method(owner, function.__name__, args, kwargs)
+        limits.read(owner, *args, *kwargs.values())
         result = super().call(context, function, *args, **kwargs)
         if isinstance(function, Macro | LoopContext):  # template code, which was traced while it ran
             return result
         return limits.made(_trace(result, (owner if isinstance(owner, str) else None, *args, *kwargs.values())))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        limits.read(left, right)
         limits.expect_operation(operator, left, right)
         result = super().call_binop(context, operator, left, right)
         return limits.made(_trace(result, (left, right)) if operator in ("%", "*") else result)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        limits.step()
+        return super().getitem(obj, argument)
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        limits.step()
+        return super().getattr(obj, attribute)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return super().is_safe_attribute(obj, attr, value) and not (

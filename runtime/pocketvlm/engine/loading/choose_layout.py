@@ -33,6 +33,8 @@ _SMALLEST = 32 << 20  # bytes of layers: below, prompts are fast in any layout
 _ROWS = 128  # of a timed prompt
 _PROMPT, _ANSWER = 512, 128  # tokens of the request whose time decides
 _SLOWER = 1.05  # times the shortest time of a token of an answer: a layout that needs longer is not chosen
+_TRIES = 3  # measurements at loads, while other programs disturb them
+_STOPPED = (-2, -9, -15)  # exit codes of a process that somebody or the system stopped: signals 2, 9 and 15
 _PREFIX = "layouts: "  # of the line that holds the result
 
 
@@ -40,7 +42,7 @@ def choose_layout(header: GGUFHeader, *, threads: int, exact: bool = False, meas
     """Return the layout for a file whose layers all run on the CPU.
 
     `exact` results must not depend on times, so they always have libllama's default. Where nothing is remembered,
-    `measure` "never" returns it, too. "until steady" measures again what other programs disturbed.
+    `measure` "never" returns it, too. What other programs disturbed is measured again, a few times with "once".
     """
     if exact or sum(weights_of(header).layers) < _SMALLEST:
         return WeightLayout.REORDERED
@@ -50,7 +52,8 @@ def choose_layout(header: GGUFHeader, *, threads: int, exact: bool = False, meas
     key = _key(header, threads, layouts)
     entry = CACHE.read().get(key, {})
     remembered = _parse(entry, layouts)
-    if remembered is not None and (entry["steady"] or measure != "until steady"):
+    tries = entry["tries"] if remembered is not None else 0
+    if remembered is not None and (entry["steady"] or measure == "never" or (measure == "once" and tries >= _TRIES)):
         return remembered
     if measure == "never" or getattr(sys, "frozen", False):
         return layouts[0]
@@ -60,11 +63,14 @@ def choose_layout(header: GGUFHeader, *, threads: int, exact: bool = False, meas
     except OSError as error:
         _log.info("no process can be started to measure them: %s", error)
         return layouts[0]
+    if speeds is None:
+        return layouts[0]
     layout = fastest(speeds) if speeds else layouts[0]
     times = {each.value: [round(1e3 * speed.prompt, 4), round(1e3 * speed.answer, 4)] for each, speed in speeds.items()}
     _log.info("milliseconds of a token of a prompt and of an answer: %s", times)
     steady = all(speed.steady for speed in speeds.values())
-    CACHE.add(key, {"file": header.path.name, "layout": layout.value, "milliseconds": times, "steady": steady})
+    result = {"layout": layout.value, "milliseconds": times, "steady": steady, "tries": tries + 1}
+    CACHE.add(key, {"file": header.path.name, **result})
     return layout
 
 
@@ -102,8 +108,11 @@ def recall_all() -> list[Mapping[str, Any]]:
     return [entry for entry in CACHE.read().values() if _parse(entry, list(WeightLayout)) is not None]
 
 
-def _measure(header: GGUFHeader, layouts: list[WeightLayout], threads: int) -> dict[WeightLayout, LayerSpeed]:
-    """Return the speeds of the layouts; none where libllama cannot run the layers alone. Raises OSError."""
+def _measure(header: GGUFHeader, layouts: list[WeightLayout], threads: int) -> dict[WeightLayout, LayerSpeed] | None:
+    """Return the speeds of the layouts; none where libllama cannot run the layers alone.
+
+    None stands for a measurement that was stopped, for example because memory was full. Raises OSError.
+    """
     lines: list[str] = []
 
     def take(line: str) -> bool:
@@ -115,7 +124,7 @@ def _measure(header: GGUFHeader, layouts: list[WeightLayout], threads: int) -> d
     process = subprocess.run(__name__, request, take=take)
     if not lines:
         _log.info("the layouts of weights cannot be compared: %s%s", process.signal, " ".join(process.lines))
-        return {}
+        return None if process.code in _STOPPED else {}
     return {WeightLayout(name): LayerSpeed(**speed) for name, speed in json.loads(lines[-1]).items()}
 
 
@@ -124,6 +133,7 @@ def _parse(entry: Any, layouts: list[WeightLayout]) -> WeightLayout | None:
         layout = WeightLayout(entry["layout"])
         valid = all(len([*map(float, pair)]) == 2 for pair in entry["milliseconds"].values())
         valid = valid and isinstance(entry["file"], str) and isinstance(entry["steady"], bool)
+        valid = valid and isinstance(entry["tries"], int)
         return layout if valid and layout in layouts else None
     except (TypeError, KeyError, ValueError, AttributeError):
         return None  # none yet, or written by another version

@@ -6,8 +6,10 @@ The file is sparse and takes no disk space.
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,10 @@ from pocketvlm.system.timing import RepeatedTiming
 _LAYER = re.compile(r"blk\.(\d+)\.")
 _LAYER_BYTES = 192 << 20  # of the timed layers: more than the caches of a processor hold
 _COMPARED_BYTES, _COMPARED_SECONDS = 96 << 20, 1.0  # where layouts are only compared
+_COMPARED_VOCABULARY = (
+    64  # tokens: the matrices of the vocabulary are the same in all layouts, and would only hide them
+)
+_COMPARED_LIMIT = 8.0  # seconds for prompts, and for answers, in all layouts: a user waits for the model
 _TOKENS, _CELLS = 16, 1024  # tokens of an answer before the cache is cleared; cells of the cache
 _PROMPTS = 8  # prompts in a row before the cache is cleared
 _PAGE = 32  # GGUF's alignment
@@ -49,7 +55,7 @@ def benchmark_layers(
     Raises ModelError or EngineError where libllama cannot run a part of this model.
     """
     count = _count(header)
-    layers = _timed_layers(header, _LAYER_BYTES)
+    layers = _timed_layers(header, _LAYER_BYTES, 2)  # the half of them needs every kind as well
     layer_counts = [layers] if layers == count else [layers, layers // 2]
     prompts, answers = _time_all(header, [(number, layout) for number in layer_counts], rows, threads)
 
@@ -74,7 +80,7 @@ def compare_layouts(
 
     Raises ModelError or EngineError where libllama cannot run a part of this model.
     """
-    layers = _timed_layers(header, _COMPARED_BYTES)
+    layers = _timed_layers(header, _COMPARED_BYTES, 1)
     answered = [layout for layout in layouts if not layout.accelerated]
     prompts, answers = _time_all(
         header,
@@ -83,6 +89,8 @@ def compare_layouts(
         threads,
         answered=len(answered),
         enough=_COMPARED_SECONDS,
+        vocabulary=_COMPARED_VOCABULARY,
+        limit=_COMPARED_LIMIT,
     )
     by_layout = {layout.mapped: answer for layout, answer in zip(answered, answers, strict=True)}
     return {
@@ -99,13 +107,16 @@ def _count(header: GGUFHeader) -> int:
     return int(header.metadata[f"{header.architecture}.block_count"])
 
 
-def _timed_layers(header: GGUFHeader, budget: int) -> int:
-    """Return how many layers to time: about `budget` bytes of them, less where there is not the memory for it."""
+def _timed_layers(header: GGUFHeader, budget: int, least: int) -> int:
+    """Return how many layers to time: about `budget` bytes of them, less where there is not the memory for it.
+
+    They are at least `least` times as many as have every kind of layer.
+    """
     count = _count(header)
     size = sum(tensor.n_bytes for tensor in header.tensors if _LAYER.match(tensor.name)) / count
     sizes = memory()
     budget = min(budget, sizes[1] // 4) if sizes else budget
-    return min(count, max(2 * _layers_of_every_kind(header), int(budget / max(size, 1))))
+    return min(count, max(least * _layers_of_every_kind(header), int(budget / max(size, 1))))
 
 
 def _time_all(
@@ -116,15 +127,21 @@ def _time_all(
     *,
     answered: int | None = None,
     enough: float = RepeatedTiming.enough,
+    vocabulary: int | None = None,
+    limit: float = math.inf,
 ) -> tuple[list[RepeatedTiming], list[RepeatedTiming]]:
     """Time variants of the model: a number of layers in a layout. Return the times of prompts and of answers' tokens.
 
     Prompts have `rows` tokens. Tokens of answers are timed for the first `answered` variants, by default for all.
+    `vocabulary` is the number of tokens, by default the model's. After `limit` seconds for prompts or answers one time
+    of each is enough.
     """
     with ExitStack() as stack:
-        contexts = [
-            stack.enter_context(_context_of_zeros(header, layers, layout, rows, threads)) for layers, layout in variants
-        ]
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pocketvlm-")))
+        files = {layers: folder / f"{layers}.gguf" for layers, _ in variants}
+        for layers, path in files.items():
+            _write(path, header, layers, vocabulary)
+        contexts = [stack.enter_context(_context(files[layers], layout, rows, threads)) for layers, layout in variants]
 
         def prompt(context: Context, index: int) -> None:
             context.decode_tokens([0] * rows, index * rows)
@@ -134,8 +151,8 @@ def _time_all(
 
         prompts = [RepeatedTiming(threads, enough=enough) for _ in contexts]
         answers = [RepeatedTiming(threads, least=8, enough=enough) for _ in contexts[:answered]]
-        _time(contexts, prompt, min(_PROMPTS, _CELLS // rows), prompts)
-        _time(contexts[:answered], answer, _TOKENS, answers)
+        _time(contexts, prompt, min(_PROMPTS, _CELLS // rows), prompts, limit)
+        _time(contexts[:answered], answer, _TOKENS, answers, limit)
     return prompts, answers
 
 
@@ -150,11 +167,15 @@ def _layers_of_every_kind(header: GGUFHeader) -> int:
 
 
 def _time(
-    contexts: list[Context], work: Callable[[Context, int], None], repeats: int, timings: list[RepeatedTiming]
+    contexts: list[Context],
+    work: Callable[[Context, int], None],
+    repeats: int,
+    timings: list[RepeatedTiming],
+    limit: float,
 ) -> None:
     """Time the contexts in turns, so that disturbances affect all. The first call of a round only warms up."""
-    index = 0
-    while any(timing.wanted for timing in timings):
+    index, end = 0, time.monotonic() + limit
+    while any(timing.wanted if time.monotonic() < end else not timing.begun for timing in timings):
         for context, timing in zip(contexts, timings, strict=True):
             if index:
                 timing.run(partial(work, context, index))
@@ -165,27 +186,23 @@ def _time(
 
 
 @contextmanager
-def _context_of_zeros(
-    header: GGUFHeader, layers: int, layout: WeightLayout, rows: int, threads: int
-) -> Iterator[Context]:
-    with tempfile.TemporaryDirectory(prefix="pocketvlm-") as folder:
-        path = Path(folder) / "zeros.gguf"
-        _write(path, header, layers)
-        model = Model(path, gpu_layers=0, mapped=layout.mapped)
-        try:
-            yield Context(
-                model,
-                n_ctx=_CELLS,
-                n_batch=max(rows, _TOKENS),
-                threads=threads,
-                outputs=1,
-                accelerated=layout.accelerated,
-            )
-        finally:
-            model.close()
+def _context(path: Path, layout: WeightLayout, rows: int, threads: int) -> Iterator[Context]:
+    model = Model(path, gpu_layers=0, mapped=layout.mapped)
+    try:
+        yield Context(
+            model,
+            n_ctx=_CELLS,
+            n_batch=max(rows, _TOKENS),
+            threads=threads,
+            outputs=1,
+            accelerated=layout.accelerated,
+        )
+    finally:
+        model.close()
 
 
-def _write(path: Path, header: GGUFHeader, layers: int) -> None:
+def _write(path: Path, header: GGUFHeader, layers: int, vocabulary: int | None) -> None:
+    """Write a model of zeros with the first `layers` layers, as a sparse file. `vocabulary` may shorten matrices."""
     import numpy as np
     from gguf import GGUFWriter
     from gguf.constants import GGMLQuantizationType
@@ -197,6 +214,8 @@ def _write(path: Path, header: GGUFHeader, layers: int) -> None:
             continue
         if isinstance(value, LazyArray):
             value = header.array(key)
+        if key == f"{arch}.vocab_size":
+            continue
         if key == f"{arch}.block_count":
             writer.add_uint32(key, layers)
         elif isinstance(value, bool):
@@ -211,17 +230,20 @@ def _write(path: Path, header: GGUFHeader, layers: int) -> None:
             per_layer = len(value) == header.metadata[f"{arch}.block_count"]
             writer.add_array(key, value[:layers] if per_layer else value)
     embedding = next(tensor for tensor in header.tensors if tensor.name == "token_embd.weight")
-    if f"{arch}.vocab_size" not in header.metadata:
-        writer.add_uint32(f"{arch}.vocab_size", embedding.shape[-1])
+    known = embedding.shape[-1]
+    vocabulary = min(vocabulary or known, known)
+    writer.add_uint32(f"{arch}.vocab_size", vocabulary)
     writer.add_tokenizer_model("no_vocab")
     size = 0
     for tensor in header.tensors:
         match = _LAYER.match(tensor.name)
         if match and int(match[1]) >= layers:
             continue
-        kind = GGMLQuantizationType(tensor.type)
-        writer.add_tensor_info(tensor.name, tensor.shape[::-1], np.dtype(np.float32), tensor.n_bytes, raw_dtype=kind)
-        size += -(-tensor.n_bytes // _PAGE) * _PAGE
+        kind, shape, n_bytes = GGMLQuantizationType(tensor.type), tensor.shape, tensor.n_bytes
+        if not match and len(shape) > 1 and shape[-1] == known:
+            shape, n_bytes = (*shape[:-1], vocabulary), n_bytes // known * vocabulary
+        writer.add_tensor_info(tensor.name, shape[::-1], np.dtype(np.float32), n_bytes, raw_dtype=kind)
+        size += -(-n_bytes // _PAGE) * _PAGE
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

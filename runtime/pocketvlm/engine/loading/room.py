@@ -22,7 +22,9 @@ _LIBRARY_ADDRESSES = 60 * _MB  # measured on x86-64 with llama-cpp-python 0.3.36
 # never touched. libllama has 8 nodes for a tensor, at least 1,024 (llama_context::graph_max_nodes); libmtmd has 8,192.
 _NODE_ADDRESSES, _MTMD_NODES = 30 * 2 * 336, 8192
 _SPARE_ADDRESSES = 32 * _MB  # for heaps, graphs and small pictures, while requests are answered
-_OWN_THREADS = 5  # scheduler, background worker, encoder; two for slow requests in an engine's process
+# Scheduler, background worker, encoder; in an engine's process two each for short, long and tried requests, and the
+# reader of the process that tries grammars.
+_OWN_THREADS = 10
 
 
 def within_limits(checked: CheckedFiles, options: EngineOptions) -> tuple[CheckedFiles, EngineOptions]:

@@ -115,8 +115,8 @@ class _Handler:
     def handle(self, request: protocol.EngineRequest) -> None:
         try:
             self._handle(request)
-        except RuntimeError as error:  # an executor got no thread; it concerns this request alone
-            if shortage(error) is None or not isinstance(request, protocol.Question):
+        except Exception as error:  # such as no thread for an executor; it concerns this request alone
+            if not isinstance(request, protocol.Question):
                 raise
             self._emit(request.id, error)
 
@@ -127,11 +127,11 @@ class _Handler:
                 characters = sum(len(piece.text) for piece in generation.prompt if isinstance(piece, TextSpan))
                 submit = partial(self._submit, number, generation, submission)
                 if not self._engine.begins_quickly(generation):
-                    self._trials.submit(submit)
+                    _run_in(self._trials, submit)
                 elif characters >= _LONG_PROMPT:
-                    self._long.submit(submit)
+                    _run_in(self._long, submit)
                 elif generation.constraint is not None:
-                    self._short.submit(submit)
+                    _run_in(self._short, submit)
                 else:
                     submit()
             case protocol.Cancel(number):
@@ -189,7 +189,25 @@ class _Handler:
             except Exception as error:  # the parent raises it
                 self._outbox.put(protocol.Failed(number, protocol.ErrorMessage.of(error)))
 
-        self._long.submit(run)
+        _run_in(self._long, run)
+
+
+def _run_in(executor: ThreadPoolExecutor, work: Callable[[], None]) -> None:
+    """Run `work` in a thread of the executor. Raises RuntimeError where there is none, and drops the work.
+
+    The executor queues it before it starts a thread, so another thread may yet come to it, now or later.
+    """
+    once = threading.Lock()
+
+    def run() -> None:
+        if once.acquire(blocking=False):
+            work()
+
+    try:
+        executor.submit(run)
+    except RuntimeError:
+        if once.acquire(blocking=False):
+            raise
 
 
 def _write(stream: IO[bytes], outbox: SimpleQueue[protocol.Reply], parent: int) -> None:
