@@ -23,7 +23,7 @@ from tiny import families
 
 CASES = 100
 CONVERTED = 12  # of them
-MOST = 5  # seconds for one
+MOST = 5  # seconds of a processor for one
 
 
 @pytest.mark.parametrize("family", slow_but(families(), "smolvlm"))
@@ -34,9 +34,9 @@ def test_damaged_files(family: str, store: Store, tmp_path: Path) -> None:
     for number in range(CASES):
         case = Case.random(family, files, 0, number)
         (victim / case.original).write_bytes(files[case.original].damaged(case.mutations))
-        began = time.monotonic()
+        began = time.process_time()
         attempt(victim, whole=number < CONVERTED)
-        assert time.monotonic() - began < MOST, case.dump()
+        assert time.process_time() - began < MOST, case.dump()
         (victim / case.original).write_bytes(files[case.original].data)
 
 

@@ -26,7 +26,7 @@ from fuzz.outcomes import ABORT, HANG, MEMORY, Verdict, of_log
 
 _POLL = 0.1  # seconds
 _WALL = 4  # a case that sleeps may take this many times the limit of processor time
-_DUMP = 0.5  # seconds that faulthandler gets to write where an interrupted case was
+_DUMP = 5.0  # seconds at most that faulthandler gets to write where an interrupted case was
 _TICKS = os.sysconf("SC_CLK_TCK")
 _START = 120.0  # seconds that a child may take before its first case
 
@@ -103,7 +103,7 @@ class Runner:
 
     def alone(self, case: Case) -> Verdict:
         """Run one case in a child of its own."""
-        return next(found[1] for found in self.run([[case]]) if found is not None)
+        return next(result[1] for result in self.run([[case]]) if result is not None)
 
     def _fork(self, cases: Sequence[Case]) -> None:
         slot = self._free.pop()
@@ -166,10 +166,10 @@ class Runner:
             return None
         with suppress(ProcessLookupError):
             os.kill(one.pid, signal.SIGUSR1)
-        time.sleep(_DUMP)
+        _wait_for_dump(one.log)
         what = f"{usage.memory >> 20} MB" if outcome == MEMORY else f"{wall:.0f} s"
-        found = of_log(outcome, "", _text(one.log))
-        return Verdict(outcome, found.where, f"{what}\n{found.detail}", wall, usage.memory)
+        logged = of_log(outcome, "", _text(one.log))
+        return Verdict(outcome, logged.where, f"{what}\n{logged.detail}", wall, usage.memory)
 
     def _end(self, one: _Child, verdict: Verdict | None = None) -> Iterator[tuple[Case, Verdict]]:
         """Clean up after a child, and run the rest of its cases in a new one."""
@@ -198,13 +198,24 @@ class Runner:
         return os.waitstatus_to_exitcode(status)
 
 
+def _wait_for_dump(log: Path) -> None:
+    """Wait until faulthandler has written to the log, and then until it writes no more."""
+    until, size, quiet = time.monotonic() + _DUMP, log.stat().st_size, 0
+    written = False
+    while time.monotonic() < until and not (written and quiet >= 2):
+        time.sleep(_POLL)
+        now = log.stat().st_size
+        written, quiet = written or now != size, quiet + 1 if now == size else 0
+        size = now
+
+
 def _text(path: Path) -> str:
     return path.read_bytes().decode("utf-8", "replace")
 
 
 def _usage(groups: set[int]) -> dict[int, _Usage]:
     """Return processor time and anonymous memory by process group. Only Linux has these files."""
-    found: dict[int, _Usage] = {}
+    usage: dict[int, _Usage] = {}
     for entry in os.scandir("/proc") if Path("/proc/self/stat").exists() else ():
         if not entry.name.isdigit():
             continue
@@ -212,10 +223,10 @@ def _usage(groups: set[int]) -> dict[int, _Usage]:
             values = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
             group = int(values[2])
             if group in groups:
-                before = found.get(group, _Usage())
+                before = usage.get(group, _Usage())
                 cpu = sum(map(int, values[11:15])) / _TICKS  # its own, and that of children that have ended
-                found[group] = _Usage(before.cpu + cpu, before.memory + anonymous_memory(Path(entry.path, "status")))
-    return found
+                usage[group] = _Usage(before.cpu + cpu, before.memory + anonymous_memory(Path(entry.path, "status")))
+    return usage
 
 
 def anonymous_memory(status: Path) -> int:

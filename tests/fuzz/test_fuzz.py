@@ -128,7 +128,7 @@ def toy_runner(folder: Path, limits: Limits) -> Runner:
 
 @pytest.fixture
 def runner(tmp_path: Path) -> Runner:
-    return toy_runner(tmp_path, Limits(seconds=0.5, memory=64 << 30))
+    return toy_runner(tmp_path, Limits(seconds=1.25, memory=64 << 30))
 
 
 def toy_case(what: str, *more: list[object]) -> Case:
@@ -147,7 +147,7 @@ def test_ends_are_told_apart(runner: Runner) -> None:
         "spin": HANG,
     }
     batches = [[toy_case(what) for what in [*expected, ""]], [toy_case("")] * 3]
-    results = [found for found in runner.run(batches) if found]
+    results = [result for result in runner.run(batches) if result]
     assert len(results) == len(expected) + 4  # the cases after one that ends the child run as well
     for case, verdict in results:
         what = json.loads(bytes.fromhex(case.mutations[0][3]))["do"]
@@ -180,7 +180,7 @@ def test_a_short_run_is_clean(what: list[str], tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
     try:
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=1500)
     finally:
         process.send_signal(signal.SIGTERM)
     assert process.returncode == 0, output

@@ -25,6 +25,7 @@ from pocketvlm.engine.loading.device_placement import DevicePlacement
 from pocketvlm.engine.process import protocol, worker
 from pocketvlm.engine.process.protocol import ErrorMessage
 from pocketvlm.files.footprint import weights_of
+from pocketvlm.native import memory_estimate
 from pocketvlm.system import limits, machine
 from pocketvlm.vision.compatibility import check_files
 from tiers import slow_but
@@ -175,13 +176,13 @@ def test_what_a_device_takes_needs_no_memory_of_the_host(iota_bundle: Path, monk
     sizes = [loader.host_memory(checked, options, placement) for placement in placed]
     assert sizes[0] == sizes[1] == loader.host_memory(checked, options)
     assert [one - other for one, other in pairwise(sizes[1:])] == [cell] * count
-    monkeypatch.setattr(loader.memory_estimate, "reordered", lambda _: True)
+    monkeypatch.setattr(memory_estimate, "reordered", lambda _: True)
     copied = [loader._reordered_bytes(checked.model, placement) for placement in placed]
     assert copied[0] >= copied[1] > copied[-1] == 0
     monkeypatch.setattr(limits, "group_memory", lambda: (100 << 20, sizes[0] + (24 << 20)))
     with pytest.raises(SystemLimitError, match=r"^model.* needs"):
         VLM.load(iota_bundle, context_size=8192, vision="gguf", device="cpu")
-    monkeypatch.setattr(loader.memory_estimate, "reordered", lambda _: False)
+    monkeypatch.setattr(memory_estimate, "reordered", lambda _: False)
     VLM.load(iota_bundle, context_size=8192, vision="gguf", device="cpu").close()
 
 

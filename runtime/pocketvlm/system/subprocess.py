@@ -95,7 +95,7 @@ def run(
 def end_with_parent() -> None:
     """End this process when its standard input closes, as it does when the parent ends; for others, it is empty."""
     pipe = os.dup(0)
-    # Windows lets a library that looks at a pipe wait for whoever reads from it.
+    # On Windows, a library that looks at standard input would wait while another thread reads from it.
     with Path(os.devnull).open("rb") as empty:
         os.dup2(empty.fileno(), 0)
 
