@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pocketvlm import __version__
-from pocketvlm.engine.loading import choose_layout, trial
+from pocketvlm.engine.loading import choose_layout
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.native import library
 from pocketvlm.native.accelerator import VARIABLE
@@ -43,6 +43,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print only machine and devices, as JSON.")] = False,
 ) -> None:
     """Check devices, library versions and CPU features, and show what would be used and why."""
+    from pocketvlm.engine.loading import trial
     from pocketvlm.files.locate import iota
     from pocketvlm.plan import probe_cache
 
