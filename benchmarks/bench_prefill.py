@@ -88,7 +88,11 @@ def measure(
                 for index in range(8):
                     context.decode_token(0, rows + index)
                 times[layout].append((rows / (prefilled - began), 8 / (clock() - prefilled)))
-    return {layout: tuple(map(statistics.median, zip(*runs[1:], strict=True))) for layout, runs in times.items()}  # type: ignore[misc]
+    median = statistics.median
+    return {
+        layout: (median(prefill for prefill, _ in runs[1:]), median(decode for _, decode in runs[1:]))
+        for layout, runs in times.items()
+    }
 
 
 def int8_peak(threads: int, clock: Callable[[], float]) -> float:

@@ -66,7 +66,7 @@ def _clean_up(output: Path) -> None:
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
-        except (Timeout, OSError, NotImplementedError):  # its writer lives, or nothing tells whether it does
+        except (Timeout, OSError, NotImplementedError):  # its writer lives, or that cannot be known
             continue
         try:
             if path.with_suffix(_REPLACED).is_dir() and not os.path.lexists(output):

@@ -21,6 +21,7 @@ from gguf import GGMLQuantizationType as Type
 
 from pocketvlm.errors import CheckpointError, ModelFormatError, OutputError
 from pocketvlm.files.gguf_header import read_header
+from pocketvlm.files.gguf_values import add_value
 from pocketvlm_converters.checkpoint.safetensors import as_floats
 from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.weights import Part, Value, Weight
@@ -153,20 +154,6 @@ def _write(
             writer.close()
         raise
     writer.close()
-
-
-def add_value(writer: Any, key: str, value: Value) -> None:
-    """Add a key to `writer`, a gguf.GGUFWriter, with the value's type as described at `Part`."""
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    else:
-        writer.add_array(key, list(value))
 
 
 def _size(shape: tuple[int, ...], kind: Type) -> int:

@@ -2,7 +2,7 @@
 // backend. It works on the CPU backend's buffers, so weights stay in the mapped file.
 //
 // llama.cpp gives each new context every device of type "accelerator". Ours says that it is one only in a thread that
-// `pocketvlm_accelerator_offer` told so, and otherwise that it is a CPU, of which llama.cpp takes the first: contexts
+// has called `pocketvlm_accelerator_offer`, and otherwise that it is a CPU, of which llama.cpp takes the first: contexts
 // that are made without the offer are computed as if the device were not there.
 
 #include <dlfcn.h>

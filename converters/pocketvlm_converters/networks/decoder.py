@@ -5,7 +5,7 @@ A `DecoderStyle` describes how an architecture differs from Llama.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -118,6 +118,20 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Decod
         weights.append(Weight("output.weight", output))
 
     metadata: dict[str, Value] = {
+        **size_metadata(layers, context, hidden, inner, heads, kv_heads, width),
+        "attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", style.epsilon, positive=True),
+        "vocab_size": vocabulary,
+        "rope.dimension_count": width,
+        **rope.metadata,
+    }
+    return decoder_part(style.architecture, metadata, weights)
+
+
+def size_metadata(
+    layers: int, context: int, hidden: int, inner: int, heads: int, kv_heads: int | Sequence[int], width: int
+) -> dict[str, Value]:
+    """Return the keys of sizes that all decoders here have. `kv_heads` may differ by layer."""
+    return {
         "block_count": layers,
         "context_length": context,
         "embedding_length": hidden,
@@ -126,13 +140,12 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Decod
         "attention.head_count_kv": kv_heads,
         "attention.key_length": width,
         "attention.value_length": width,
-        "attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", style.epsilon, positive=True),
-        "vocab_size": vocabulary,
-        "rope.dimension_count": width,
-        **rope.metadata,
     }
-    prefixed = {f"{style.architecture}.{key}": value for key, value in metadata.items()}
-    return Part(style.architecture, prefixed, tuple(weights))
+
+
+def decoder_part(architecture: str, metadata: Mapping[str, Value], weights: Iterable[Weight]) -> Part:
+    """Return the part of a decoder; GGUF's keys begin with the architecture."""
+    return Part(architecture, {f"{architecture}.{key}": value for key, value in metadata.items()}, tuple(weights))
 
 
 def head_width(config: Section, style: DecoderStyle) -> int:

@@ -9,7 +9,14 @@ import numpy.typing as npt
 
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.family import Names
-from pocketvlm_converters.networks.decoder import MAX_LAYERS, DecoderStyle, embeddings, head_width
+from pocketvlm_converters.networks.decoder import (
+    MAX_LAYERS,
+    DecoderStyle,
+    decoder_part,
+    embeddings,
+    head_width,
+    size_metadata,
+)
 from pocketvlm_converters.networks.rope import Rope
 from pocketvlm_converters.onnx.weights import floats
 from pocketvlm_converters.weights import Part, Value, Weight
@@ -137,14 +144,7 @@ def gated_delta_decoder(
         weights.append(Weight("output.weight", output))
 
     metadata: dict[str, Value] = {
-        "block_count": len(kinds),
-        "context_length": context,
-        "embedding_length": hidden,
-        "feed_forward_length": inner,
-        "attention.head_count": heads,
-        "attention.head_count_kv": kv_heads,
-        "attention.key_length": width,
-        "attention.value_length": width,
+        **size_metadata(len(kinds), context, hidden, inner, heads, kv_heads, width),
         "attention.layer_norm_rms_epsilon": _EPSILON,
         **_pattern(kinds),
         "ssm.conv_kernel": net.kernel,
@@ -156,8 +156,7 @@ def gated_delta_decoder(
         "rope.dimension_count": rotated,
         **rope.metadata,
     }
-    prefixed = {f"{style.architecture}.{key}": value for key, value in metadata.items()}
-    return Part(style.architecture, prefixed, tuple(weights))
+    return decoder_part(style.architecture, metadata, weights)
 
 
 def _delta_net(config: Section, style: DecoderStyle) -> _DeltaNet:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.family import Names
-from pocketvlm_converters.networks.decoder import MAX_LAYERS, DecoderStyle, embeddings, head_width
+from pocketvlm_converters.networks.decoder import (
+    MAX_LAYERS,
+    DecoderStyle,
+    decoder_part,
+    embeddings,
+    head_width,
+    size_metadata,
+)
 from pocketvlm_converters.networks.rope import read_rope
 from pocketvlm_converters.weights import Part, Value, Weight
 
@@ -84,22 +91,15 @@ def lfm2_decoder(config: Section, names: Names, head: Names, tied: bool, archite
     if output is not None:
         weights.append(Weight("output.weight", output))
 
+    by_layer = [kv_heads if kind == _ATTENTION else 0 for kind in kinds]  # 0 marks a layer of convolution
     metadata: dict[str, Value] = {
-        "block_count": len(kinds),
-        "context_length": context,
-        "embedding_length": hidden,
-        "feed_forward_length": inner,
-        "attention.head_count": heads,
-        # 0 marks a layer of convolution.
-        "attention.head_count_kv": [kv_heads if kind == _ATTENTION else 0 for kind in kinds],
-        "attention.key_length": width,
-        "attention.value_length": width,
+        **size_metadata(len(kinds), context, hidden, inner, heads, by_layer, width),
         "attention.layer_norm_rms_epsilon": config.number("norm_eps", 1e-5, positive=True),
         "shortconv.l_cache": kernel_width,
         "vocab_size": vocabulary,
         **rope.metadata,
     }
-    return Part(architecture, {f"{architecture}.{key}": value for key, value in metadata.items()}, tuple(weights))
+    return decoder_part(architecture, metadata, weights)
 
 
 def _inner(config: Section) -> int:

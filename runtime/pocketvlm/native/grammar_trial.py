@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import signal
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -20,7 +19,7 @@ from pocketvlm.errors import EngineBusyError, EngineClosedError, EngineError, Un
 from pocketvlm.native.grammar import Constraint, SchemaRule
 from pocketvlm.native.schema_cost import is_cheap
 from pocketvlm.system.limits import shortage
-from pocketvlm.system.subprocess import start
+from pocketvlm.system.subprocess import can_start, start
 
 logger = logging.getLogger(__name__)
 SECONDS = 1.0  # of a processor, to compile all schemas of a request; most take a thousandth
@@ -60,7 +59,7 @@ class GrammarTrials:
 
         Raises UnsupportedError for such a schema without one, EngineBusyError where other programs leave too little of
         a processor to know, and what `check` raises. `check` is called several times a second and ends the trial of a
-        request that nobody wants any more.
+        request that was cancelled.
         """
         total = tried = 0.0
         rules: list[SchemaRule] = []
@@ -109,7 +108,7 @@ class GrammarTrials:
             self._turn.release()
 
     def _try(self, grammar: str, check: Check) -> float:
-        if getattr(sys, "frozen", False):
+        if not can_start():
             return 0.0
         try:
             process = self._started(check)

@@ -76,18 +76,11 @@ class ProbeResult:
 
 def run_probe(request: ProbeRequest) -> ProbeResult:
     """Run the probe in a process of its own. Raises ModelError with libllama's reason where it refuses the model."""
-    lines: list[str] = []
-
-    def take(line: str) -> bool:
-        is_result = line.startswith(_PREFIX)
-        if is_result:
-            lines.append(line.removeprefix(_PREFIX))
-        return is_result
-
-    process = subprocess.run(__name__, json.dumps(asdict(request)), take=take)
-    if not lines:
+    results = subprocess.PrefixedLines(_PREFIX)
+    process = subprocess.run(__name__, json.dumps(asdict(request)), take=results)
+    if not results.lines:
         raise ModelError(f"cannot be probed: {process.signal}{' '.join(process.lines)}", request.model)
-    values = json.loads(lines[-1])
+    values = json.loads(results.lines[-1])
     if "refused" in values:
         raise ModelError(values["refused"], request.model)
     return parse_result(values)

@@ -21,7 +21,7 @@ _GRID, _FINE_GRID = Decimal(1).scaleb(-DECIMALS), Decimal(1).scaleb(-40)
 _LOWER, _UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 _MAX_BOUND = Decimal(10**18 - 1000)  # the compiler's 64 bit arithmetic fails beyond
 _MAX_MULTIPLE = 2**32 - 1  # its 32 bit one
-# The compiler tells multiples apart by an automaton with a state for each remainder.
+# The compiler recognizes multiples by an automaton with a state for each remainder.
 MAX_REMAINDERS = 10_000
 
 

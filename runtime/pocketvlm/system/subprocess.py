@@ -37,6 +37,25 @@ class ExitedProcess:
         return f"process ended with signal {-self.code}: " if self.code < 0 else ""
 
 
+class PrefixedLines:
+    """Collects what a process reports on standard error, for `take` of `run`: the lines that begin with `prefix`."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.lines: list[str] = []  # without the prefix
+
+    def __call__(self, line: str) -> bool:
+        if not line.startswith(self._prefix):
+            return False
+        self.lines.append(line.removeprefix(self._prefix))
+        return True
+
+
+def can_start() -> bool:
+    """Return whether `sys.executable` is a Python that runs our modules; in an app that is one file it is the app."""
+    return not getattr(sys, "frozen", False)
+
+
 def python(code: str, *arguments: str) -> list[str]:
     """Return the command of a Python that runs `code`, which finds the modules that this one finds.
 

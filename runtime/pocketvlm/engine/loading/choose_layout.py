@@ -55,7 +55,7 @@ def choose_layout(header: GGUFHeader, *, threads: int, exact: bool = False, meas
     tries = entry["tries"] if remembered is not None else 0
     if remembered is not None and (entry["steady"] or measure == "never" or (measure == "once" and tries >= _TRIES)):
         return remembered
-    if measure == "never" or getattr(sys, "frozen", False):
+    if measure == "never" or not subprocess.can_start():
         return layouts[0]
     _log.info("measuring %d layouts of weights, once on this device", len(layouts))
     try:
@@ -113,19 +113,13 @@ def _measure(header: GGUFHeader, layouts: list[WeightLayout], threads: int) -> d
 
     None stands for a measurement that was stopped, for example because memory was full. Raises OSError.
     """
-    lines: list[str] = []
-
-    def take(line: str) -> bool:
-        is_result = line.startswith(_PREFIX)
-        lines.extend([line.removeprefix(_PREFIX)] if is_result else [])
-        return is_result
-
+    results = subprocess.PrefixedLines(_PREFIX)
     request = json.dumps([str(header.path), threads, [layout.value for layout in layouts]])
-    process = subprocess.run(__name__, request, take=take)
-    if not lines:
+    process = subprocess.run(__name__, request, take=results)
+    if not results.lines:
         _log.info("the layouts of weights cannot be compared: %s%s", process.signal, " ".join(process.lines))
         return None if process.code in _STOPPED else {}
-    return {WeightLayout(name): LayerSpeed(**speed) for name, speed in json.loads(lines[-1]).items()}
+    return {WeightLayout(name): LayerSpeed(**speed) for name, speed in json.loads(results.lines[-1]).items()}
 
 
 def _parse(entry: Any, layouts: list[WeightLayout]) -> WeightLayout | None:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from pocketvlm.files.gguf_header import GGUFHeader, LazyArray
+from pocketvlm.files.gguf_values import add_value
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.weight_layout import WeightLayout
@@ -207,28 +208,19 @@ def _write(path: Path, header: GGUFHeader, layers: int, vocabulary: int | None) 
     from gguf import GGUFWriter
     from gguf.constants import GGMLQuantizationType
 
-    arch = header.architecture
+    arch, count = header.architecture, _count(header)
     writer = GGUFWriter(path, arch)
     for key, value in header.metadata.items():
-        if key.startswith(("tokenizer.", "general.", "pocketvlm.", "split.")):
+        if key.startswith(("tokenizer.", "general.", "pocketvlm.", "split.")) or key == f"{arch}.vocab_size":
             continue
         if isinstance(value, LazyArray):
             value = header.array(key)
-        if key == f"{arch}.vocab_size":
-            continue
         if key == f"{arch}.block_count":
-            writer.add_uint32(key, layers)
-        elif isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, int):
-            writer.add_uint32(key, value)
-        elif isinstance(value, float):
-            writer.add_float32(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        elif value:
-            per_layer = len(value) == header.metadata[f"{arch}.block_count"]
-            writer.add_array(key, value[:layers] if per_layer else value)
+            value = layers
+        elif isinstance(value, list):
+            value = value[:layers] if len(value) == count else value
+        if value != []:  # gguf.GGUFWriter cannot write an empty array
+            add_value(writer, key, value)
     embedding = next(tensor for tensor in header.tensors if tensor.name == "token_embd.weight")
     known = embedding.shape[-1]
     vocabulary = min(vocabulary or known, known)

@@ -50,23 +50,18 @@ def try_files(checked: CheckedFiles) -> None:
 
     Files are loaded untried where Python cannot start a process: in an app that is one file, or without the right to.
     """
-    if checked.doubt is None or getattr(sys, "frozen", False):
+    if checked.doubt is None or not subprocess.can_start():
         return
     headers = [header for header in (checked.model, checked.projector) if header is not None]
     key = _key(headers)
     if key in CACHE.read():
         return
-    lived: list[str] = []
-
-    def take(line: str) -> bool:
-        lived.extend([line] if line.startswith(_LIVED) else [])
-        return line.startswith(_LIVED)
-
+    reports = subprocess.PrefixedLines(_LIVED)
     files = [path for header in headers for path in header.files]
     seconds = _SECONDS + sum(path.stat().st_size for path in files) / _BYTES_PER_SECOND
     request = json.dumps([str(header.path) for header in headers])
     try:
-        process = subprocess.run(__name__, request, take=take, seconds=seconds)
+        process = subprocess.run(__name__, request, take=reports, seconds=seconds)
     except TimeoutError as error:
         raise ModelFormatError(
             f"{checked.doubt.message}; llama.cpp cannot load it: {error}", checked.doubt.path
@@ -74,15 +69,15 @@ def try_files(checked: CheckedFiles) -> None:
     except OSError as error:
         _log.warning("%s; no process can be started to try it: %s", checked.doubt, error)
         return
-    if not lived and process.code == _SIGKILL:
+    if not reports.lines and process.code == _SIGKILL:
         raise SystemLimitError(
             f"the process that tried {checked.model.path.name} was killed, as where memory is full; `pocketvlm plan` "
             "shows what a model needs"
         )
-    if not lived and process.code in (_PYTHON_FAILED, *_REQUESTED_ENDS):
+    if not reports.lines and process.code in (_PYTHON_FAILED, *_REQUESTED_ENDS):
         _log.warning("%s; it could not be tried: %s%s", checked.doubt, process.signal, " ".join(process.lines))
         return
-    if not lived:
+    if not reports.lines:
         reason = process.signal + _FOLDERS.sub("", " ".join(process.lines))
         raise ModelFormatError(f"{checked.doubt.message}; llama.cpp cannot load it: {reason}", checked.doubt.path)
     CACHE.add(key, {"files": [header.path.name for header in headers]})

@@ -1,4 +1,4 @@
-"""Qwen3.5: it prepares pictures as Qwen3-VL does. Only the lack of deepstack projectors tells the files apart."""
+"""Qwen3.5: it prepares pictures as Qwen3-VL does. Its files differ only in that they lack deepstack projectors."""
 
 from __future__ import annotations
 
