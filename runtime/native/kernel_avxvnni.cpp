@@ -15,6 +15,7 @@ struct Vector : Vector256 {
 }  // namespace
 }  // namespace accelerator
 
+#include "delta_net.h"
 #include "kernel.h"
 
 namespace accelerator {
@@ -25,6 +26,6 @@ static bool runs_here() {
 }
 
 extern const Kernel avxvnni;
-const Kernel avxvnni = {"avx-vnni", runs_here, pack, multiply};
+const Kernel avxvnni = {"avx-vnni", runs_here, pack, multiply, net_factors, net_rows};
 
 }  // namespace accelerator

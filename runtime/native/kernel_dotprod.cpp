@@ -62,6 +62,7 @@ struct Vector {
 }  // namespace
 }  // namespace accelerator
 
+#include "delta_net.h"
 #include "kernel.h"
 
 namespace accelerator {
@@ -75,6 +76,6 @@ static bool runs_here() {
 }
 
 extern const Kernel dotprod;
-const Kernel dotprod = {"dotprod", runs_here, pack, multiply};
+const Kernel dotprod = {"dotprod", runs_here, pack, multiply, net_factors, net_rows};
 
 }  // namespace accelerator
