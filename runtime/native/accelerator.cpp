@@ -23,11 +23,11 @@ namespace {
 
 constexpr int TYPE_F32 = 0;            // ggml_type
 constexpr int SOURCE_IS_HADAMARD = 1;  // GGML_HINT_SRC0_IS_HADAMARD, in op_params[1]
-constexpr int64_t LEAST_ROWS = 16;     // decode and drafts are below it, and stay as they are
+constexpr int64_t LEAST_ROWS = 5;      // below it llama.cpp's own kernels may be faster
 constexpr int64_t LEAST_COLUMNS = 32;
-// More than the 16 with which a new context tries where its gated delta rules run: if that is not the layer's device,
-// it replaces all of them by many small operations.
-constexpr int64_t LEAST_NET_TOKENS = 17;
+// The number of tokens with which a new context tries where its gated delta rules run: if that is not the layer's
+// device, it replaces all of them by many small operations.
+constexpr int64_t TRIED_TOKENS = 16;
 constexpr const char * NAME = "pocketvlm";
 
 // The functions and constants of the ggml that is loaded.
@@ -296,7 +296,8 @@ bool is_delta_net(const ggml::Tensor * op) {
     const int64_t width = value->ne[0];
     return op->op_params[0] == 1 &&  // the last state only
            width % NET_ROWS == 0 && width <= NET_WIDTH && query->ne[0] == width && key->ne[0] == width &&
-           query->ne[3] == value->ne[3] && key->ne[3] == value->ne[3] && value->ne[2] >= LEAST_NET_TOKENS &&
+           query->ne[3] == value->ne[3] && key->ne[3] == value->ne[3] && value->ne[2] >= LEAST_ROWS &&
+           value->ne[2] != TRIED_TOKENS &&
            gate->ne[0] == 1 && is_contiguous(gate, 4) && is_contiguous(op->src[4], 4) && is_contiguous(op->src[5], 3) &&
            op->type == TYPE_F32 && is_contiguous(op, 4);
 }
