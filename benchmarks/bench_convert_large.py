@@ -3,7 +3,7 @@
 The limit is twice the largest tensor + 400 MB, for the converting process and its children together. Mapped files are
 not counted (RssAnon of /proc/PID/status), because the system can drop their pages at any time. Linux only.
 
-    bench_convert_large.py [--upstream LLAMA_CPP] [--verify] [--source plain lora fp8 gptq]
+    bench_convert_large.py [--upstream LLAMA_CPP] [--verify] [--source plain lora fp8 gptq] [--onnx int8]
 
 A source is the checkpoint as it is, with an adapter to merge, or with the decoder's layers quantized.
 With the sources of llama.cpp, its convert_hf_to_gguf.py (which needs torch and transformers) and libllama's own
@@ -80,6 +80,7 @@ def main() -> int:
     parser.add_argument("--upstream", type=Path, help="the sources of llama.cpp")
     parser.add_argument("--verify", action="store_true", help="include the proof at the end, which takes minutes")
     parser.add_argument("--source", nargs="*", default=["plain"], choices=("plain", "lora", "fp8", "gptq"))
+    parser.add_argument("--onnx", nargs="*", default=["none", "int8"], help="types of the ONNX encoder, one by one")
     arguments = parser.parse_args()
     over = [measure(source, arguments) for source in arguments.source]
     return int(any(over))
@@ -101,7 +102,7 @@ def measure(source: str, arguments: argparse.Namespace) -> bool:
             flush=True,
         )
         worst = ours = 0.0
-        for onnx in ("none", "int8"):
+        for onnx in arguments.onnx:
             seconds, peak = watched(OURS, name, onnx, "yes" if arguments.verify else "no", *adapters)
             worst = max(worst, peak)
             print(f"ours, ONNX {onnx}: {seconds:.0f} s, peak {peak:.0f} MB, ratio {peak / limit:.2f}", flush=True)

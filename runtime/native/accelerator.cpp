@@ -1,6 +1,6 @@
-// A ggml backend that computes products of quantized weights with many rows, and the gated delta rule over many tokens,
-// and leaves everything else to the CPU backend. It works on the CPU backend's buffers, so weights stay in the mapped
-// file.
+// A ggml backend that computes products of quantized weights with many rows, and what recurrent layers do with many
+// tokens (the gated delta rule, short convolutions), and leaves everything else to the CPU backend. It works on the CPU
+// backend's buffers, so weights stay in the mapped file.
 //
 // llama.cpp gives each new context every device of type "accelerator". Ours says that it is one only in a thread that
 // has called `pocketvlm_accelerator_offer`, and otherwise that it is a CPU, of which llama.cpp takes the first: contexts
@@ -37,7 +37,7 @@ struct Host {
     int (*node_count)(ggml::Graph *);
     ggml::Tensor * (*node)(ggml::Graph *, int);
     ggml::BufferType * (*buffer_type)(ggml::Buffer *);
-    int none, reshape, view, permute, transpose, multiply, delta_net;  // ggml_op; -1 where this ggml has it not
+    int none, reshape, view, permute, transpose, multiply, delta_net, convolution;  // ggml_op; -1 where ggml lacks it
 };
 
 // The CPU backend's buffers of reordered weights, and how it marks tensors of a type whose order the kernels read. The
@@ -133,6 +133,19 @@ void compute(const Kernel & with, const DeltaNet & net, NetFactors * factors, ch
     }
 }
 
+void compute(const Kernel & with, const Convolution & convolution, char * scratch, int threads) {
+    const int64_t parts = convolution.channels / CONVOLVED_CHANNELS;
+    std::atomic<int64_t> next{0};
+#pragma omp parallel num_threads(threads)
+    {
+        char * const own = scratch + size_t(next.fetch_add(1)) * SCRATCH_BYTES;
+#pragma omp for schedule(dynamic, 4)
+        for (int64_t part = 0; part < convolution.sequences * parts; part++) {
+            with.convolve(convolution, own, part / parts, part % parts * CONVOLVED_CHANNELS);
+        }
+    }
+}
+
 bool is_reordered(const ggml::Tensor * weights) {
     return reordered.buffer_type && weights->buffer && host.buffer_type(weights->buffer) == reordered.buffer_type;
 }
@@ -176,6 +189,24 @@ DeltaNet delta_net_of(const ggml::Tensor * node) {
     return net;
 }
 
+Convolution convolution_of(const ggml::Tensor * node) {
+    const ggml::Tensor *input = node->src[0], *weights = node->src[1];
+    Convolution convolution = {};
+    convolution.inputs = (const char *) input->data;
+    convolution.input_stride = input->nb[1];
+    convolution.input_sequence = input->nb[2];
+    convolution.all_weights = (const char *) weights->data;
+    convolution.weight_stride = weights->nb[1];
+    convolution.outputs = (char *) node->data;
+    convolution.output_stride = node->nb[1];
+    convolution.output_sequence = node->nb[2];
+    convolution.channels = node->ne[0];
+    convolution.tokens = node->ne[1];
+    convolution.sequences = node->ne[2];
+    convolution.taps = weights->ne[0];
+    return convolution;
+}
+
 // --- backend ---
 
 const char * backend_name(ggml::Backend *) { return NAME; }
@@ -191,8 +222,8 @@ int compute_graph(ggml::Backend * backend, ggml::Graph * graph) {
     int packed_type = -1;
     for (int i = 0; i < host.node_count(graph); i++) {
         const ggml::Tensor * node = host.node(graph, i);
-        const bool is_net = node->op == host.delta_net;
-        if ((node->op != host.multiply && !is_net) || !(node->flags & ggml::FLAG_COMPUTE)) {
+        const bool computes = node->op == host.multiply || node->op == host.delta_net || node->op == host.convolution;
+        if (!computes || !(node->flags & ggml::FLAG_COMPUTE)) {
             continue;
         }
         if (context.aborted()) {
@@ -202,7 +233,11 @@ int compute_graph(ggml::Backend * backend, ggml::Graph * graph) {
         if (!scratch) {
             return ggml::ALLOCATION_FAILED;
         }
-        if (is_net) {
+        if (node->op == host.convolution) {
+            compute(*kernel, convolution_of(node), scratch, context.threads);
+            continue;
+        }
+        if (node->op == host.delta_net) {
             const DeltaNet net = delta_net_of(node);
             NetFactors * const factors = context.factors_memory(net);
             if (!factors) {
@@ -297,9 +332,15 @@ bool is_delta_net(const ggml::Tensor * op) {
     return op->op_params[0] == 1 &&  // the last state only
            width % NET_ROWS == 0 && width <= NET_WIDTH && query->ne[0] == width && key->ne[0] == width &&
            query->ne[3] == value->ne[3] && key->ne[3] == value->ne[3] && value->ne[2] >= LEAST_ROWS &&
-           value->ne[2] != TRIED_TOKENS &&
-           gate->ne[0] == 1 && is_contiguous(gate, 4) && is_contiguous(op->src[4], 4) && is_contiguous(op->src[5], 3) &&
+           value->ne[2] != TRIED_TOKENS && gate->ne[0] == 1 && is_contiguous(gate, 4) &&
+           is_contiguous(op->src[4], 4) && is_contiguous(op->src[5], 3) &&
            op->type == TYPE_F32 && is_contiguous(op, 4);
+}
+
+bool is_convolution(const ggml::Tensor * op) {
+    const ggml::Tensor *input = op->src[0], *weights = op->src[1];
+    return input->type == TYPE_F32 && weights->type == TYPE_F32 && op->type == TYPE_F32 && input->nb[0] == 4 &&
+           weights->nb[0] == 4 && op->nb[0] == 4 && op->ne[0] % CONVOLVED_CHANNELS == 0 && op->ne[1] >= LEAST_ROWS;
 }
 
 bool supports_op(ggml::Device *, const ggml::Tensor * op) {
@@ -308,6 +349,9 @@ bool supports_op(ggml::Device *, const ggml::Tensor * op) {
     }
     if (op->op == host.delta_net) {
         return is_delta_net(op);
+    }
+    if (op->op == host.convolution) {
+        return is_convolution(op);
     }
     // Nodes that compute nothing, so that they do not split a graph.
     return op->op == host.none || op->op == host.reshape || op->op == host.view || op->op == host.permute ||
@@ -516,6 +560,7 @@ EXPORTED const char * pocketvlm_accelerator_register(void * library, const char 
     host.transpose = find_op(op_name, "TRANSPOSE");
     host.multiply = find_op(op_name, "MUL_MAT");
     host.delta_net = find_op(op_name, "GATED_DELTA_NET");
+    host.convolution = find_op(op_name, "SSM_CONV");
     if (host.multiply < 0) {
         return "this ggml has no MUL_MAT";
     }

@@ -64,9 +64,32 @@ struct NetFactors {
     float gate, key_query;
 };
 
+// output[token][channel] = sum over taps of input[channel][token + tap] * weights[channel][tap] (SSM_CONV of ggml), for
+// each sequence. Strides are in bytes.
+struct Convolution {
+    const char * inputs;
+    size_t input_stride, input_sequence;
+    const char * all_weights;
+    size_t weight_stride;
+    char * outputs;
+    size_t output_stride, output_sequence;
+    int64_t channels, tokens, sequences, taps;
+
+    const float * input(int64_t sequence, int64_t channel) const {
+        return (const float *) (inputs + size_t(sequence) * input_sequence + size_t(channel) * input_stride);
+    }
+    const float * weights(int64_t channel) const {
+        return (const float *) (all_weights + size_t(channel) * weight_stride);
+    }
+    float * output(int64_t sequence, int64_t token) const {
+        return (float *) (outputs + size_t(sequence) * output_sequence + size_t(token) * output_stride);
+    }
+};
+
 // Code for one instruction set. `pack` quantizes a group of `GROUP_ROWS` rows of the input, by blocks as ggml does, and
 // `multiply` computes `TILE_COLUMNS` columns of the output for all rows. `net_factors` prepares a head, and `net_rows`
-// advances `NET_ROWS` rows of its state by all tokens. All may run in many threads.
+// advances `NET_ROWS` rows of its state by all tokens. `convolve` computes `CONVOLVED_CHANNELS` channels. All may run
+// in many threads.
 struct Kernel {
     const char * name;
     bool (*runs_here)();
@@ -76,14 +99,16 @@ struct Kernel {
     void (*net_rows)(
         const DeltaNet &, const NetFactors *, void * scratch, int64_t head, int64_t sequence, int64_t row
     );
+    void (*convolve)(const Convolution &, void * scratch, int64_t sequence, int64_t channel);
 };
 
 constexpr int GROUP_ROWS = 6;
 constexpr int TILE_COLUMNS = 32;
 constexpr int NET_ROWS = 32;    // widths are multiples of it
 constexpr int NET_WIDTH = 256;  // the largest
+constexpr int CONVOLVED_CHANNELS = 32;  // the number of channels is a multiple of it
 constexpr size_t ALIGNMENT = 64;
-constexpr size_t SCRATCH_BYTES = 64 << 10;  // of `multiply` and `net_rows`
+constexpr size_t SCRATCH_BYTES = 64 << 10;  // of `multiply`, `net_rows` and `convolve`
 
 // Returns the elements that share a scale of the input: 32 or 256; 0 where no kernel knows the type of the weights.
 int block_size(int type);
