@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -16,34 +15,36 @@ from pocketvlm.chat.vlm import VLM
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server import openapi
 from pocketvlm.server.access_control import AccessControl
-from pocketvlm.server.admission import Admission
-from pocketvlm.server.chat_endpoint import ChatEndpoint, unknown_model
+from pocketvlm.server.endpoint import Answers
 from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.logs import AccessLog
 from pocketvlm.server.metrics import Metrics
+from pocketvlm.server.models import Models, ServedModel
+from pocketvlm.server.protocols.chat_completions import ChatCompletions
+from pocketvlm.server.protocols.error_forms import error_response
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.uploads import Uploads
 
 
 class Service:
-    """`app` is the ASGI application; `chat` and `admission` are for the code that runs it."""
+    """`app` is the ASGI application; `answers` and `models` are for the code that runs it."""
 
     def __init__(self, vlm: VLM, settings: Settings) -> None:
         self._vlm = vlm
-        self._started = int(time.time())
-        self.admission = Admission(settings.slots, settings.queue)
+        self.models = Models(vlm, settings)
         handles = PictureHandles(settings.handles)
-        self.chat = ChatEndpoint(vlm, settings, self.admission, handles)
+        self.answers = Answers(self.models, settings, handles)
         self._uploads = Uploads(handles, settings)
-        self._metrics = Metrics(self.admission, vlm, handles, __version__)
+        self._metrics = Metrics(self.models, vlm, handles, __version__)
         router = Router(self._routes(), redirect_slashes=False)
         self.app = AccessLog(AccessControl(_ErrorResponses(router), settings), self._metrics)
 
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
+        chat = self.answers.endpoint(ChatCompletions.parse)
         for prefix in ("/v1", ""):
-            routes.append(Route(f"{prefix}/chat/completions", self.chat, methods=["POST"]))
+            routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))
             for path, endpoint in (
@@ -57,29 +58,24 @@ class Service:
         return routes
 
     async def _add_image(self, request: Request) -> Response:
-        if self.chat.draining:
+        if self.answers.draining:
             raise shutting_down()
         return await self._uploads.add(request)
 
     async def _show_models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._card()]})
+        return JSONResponse({"object": "list", "data": [_card(model) for model in self.models]})
 
     async def _show_model(self, request: Request) -> Response:
-        if request.path_params["id"] != self._vlm.info.name:
-            raise unknown_model([self._vlm.info.name])
-        return JSONResponse(self._card())
-
-    def _card(self) -> dict[str, object]:
-        return {"id": self._vlm.info.name, "object": "model", "created": self._started, "owned_by": "pocketvlm"}
+        return JSONResponse(_card(self.models.named(request.path_params["id"])))
 
     async def _show_health(self, _: Request) -> Response:
-        if self.chat.draining:
+        if self.answers.draining:
             raise shutting_down()
         state = (await asyncio.to_thread(self._vlm.statistics)).state
         if state == "failing":
             message = "the engine crashed several times in a row; it is started again after a pause"
             raise HTTPError(503, message, code="engine_crashed", headers={"retry-after": "30"})
-        return JSONResponse({"status": state, "running": self.admission.running, "waiting": self.admission.waiting})
+        return JSONResponse({"status": state, "running": self.models.running, "waiting": self.models.waiting})
 
     async def _show_metrics(self, _: Request) -> Response:
         body, kind = await asyncio.to_thread(self._metrics.exposition)
@@ -87,6 +83,10 @@ class Service:
 
     async def _show_openapi(self, _: Request) -> Response:
         return JSONResponse(openapi.document())
+
+
+def _card(model: ServedModel) -> dict[str, object]:
+    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "pocketvlm"}
 
 
 class _ErrorResponses:
@@ -114,7 +114,7 @@ class _ErrorResponses:
             response = _routing_error(error) if isinstance(error, HTTPException) else http_error_of(error)
             RequestRecord.of(scope).code = response.code
             if not started:
-                await response.response()(scope, receive, send)
+                await error_response(response, scope)(scope, receive, send)
 
 
 def _routing_error(error: HTTPException) -> HTTPError:

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from pocketvlm.chat.vlm import VLM
 from pocketvlm.pictures.handles import PictureHandles
-from pocketvlm.server.admission import Admission
+from pocketvlm.server.models import Models
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.system.machine import process_memory
 
@@ -23,14 +23,14 @@ _LONG_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 class _Gauges(Collector):
     """Values that are read when /metrics is requested."""
 
-    def __init__(self, admission: Admission, vlm: VLM, handles: PictureHandles) -> None:
-        self._admission = admission
+    def __init__(self, models: Models, vlm: VLM, handles: PictureHandles) -> None:
+        self._models = models
         self._handles = handles
         self._vlm = vlm
 
     def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily("pocketvlm_requests_running", "Running requests.", self._admission.running)
-        yield GaugeMetricFamily("pocketvlm_requests_waiting", "Requests in the queue.", self._admission.waiting)
+        yield GaugeMetricFamily("pocketvlm_requests_running", "Running requests.", self._models.running)
+        yield GaugeMetricFamily("pocketvlm_requests_waiting", "Requests in the queue.", self._models.waiting)
         pictures, held = self._handles.held()
         yield GaugeMetricFamily("pocketvlm_image_handles", "Uploaded pictures that are kept.", pictures)
         yield GaugeMetricFamily("pocketvlm_image_handles_bytes", "Total size of the uploaded files.", held)
@@ -67,11 +67,11 @@ class _Gauges(Collector):
 
 
 class Metrics:
-    def __init__(self, admission: Admission, vlm: VLM, handles: PictureHandles, version: str) -> None:
+    def __init__(self, models: Models, vlm: VLM, handles: PictureHandles, version: str) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU time, open files; Linux only
         PlatformCollector(registry=registry)
-        registry.register(_Gauges(admission, vlm, handles))
+        registry.register(_Gauges(models, vlm, handles))
         info = vlm.info
         about = {"version": version, "model": info.name, "vision": info.vision or "", "fingerprint": info.fingerprint}
         Info("pocketvlm", "What is served.", registry=registry).info(about)

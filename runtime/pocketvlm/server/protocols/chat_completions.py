@@ -1,0 +1,36 @@
+"""OpenAI's chat completions: the project's own schema, so nothing is translated."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest
+from pocketvlm.server.http_errors import HTTPError
+from pocketvlm.server.protocols.exchange import Exchange, event
+
+
+class ChatCompletions(Exchange):
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> ChatCompletions:
+        """Raises RequestError with the path of the wrong field."""
+        request = ChatRequest.parse_object(body)
+        return cls(request, stream=bool(request.stream))
+
+    def whole(self, completion: ChatCompletion) -> bytes:
+        return completion.model_dump_json().encode()
+
+    def events(self, chunks: Generator[ChatCompletionChunk, None, None]) -> Generator[bytes, None, None]:
+        """Yield an event for each chunk. `usage` is in each, mostly null, if the request wants it; else in none."""
+        wants_usage = self.request.wants_usage
+        for chunk in chunks:
+            if chunk.choices or wants_usage:
+                hidden = {"usage"} if not wants_usage else set()
+                if chunk.timings is None:
+                    hidden.add("timings")
+                yield event(chunk.model_dump_json(exclude=hidden).encode())
+        yield event(b"[DONE]")
+
+    def failure(self, error: HTTPError) -> bytes:
+        """Return an error event, which OpenAI's clients raise."""
+        return event(error.json())
