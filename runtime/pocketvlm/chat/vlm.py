@@ -138,6 +138,7 @@ class VLM:
         read: PictureReader | None = None,
         cancellation: CancellationToken | None = None,
         queue_ms: float = 0.0,
+        load_ms: float = 0.0,
         buffered: bool = False,
     ) -> Generator[ChatCompletionChunk, None, None]:
         """Yield all chunks of a validated request; `chat` and `stream` are made of them.
@@ -145,14 +146,14 @@ class VLM:
         The choices come one after the other, then a chunk without choices that has usage and timings.
 
         `read` reads the pictures instead of the default. `cancellation` ends the request from another thread.
-        `queue_ms` is the time that the request has waited already, for the timings. `buffered` lets tokens come all at
-        once, for callers that do not read before the end.
+        `queue_ms` is the time that the request has waited for its turn already, and `load_ms` that for the model to be
+        loaded, for the timings. `buffered` lets tokens come all at once, for callers that do not read before the end.
         """
         compiled = compile_request(request, self._template, self._tool_call_format)
         prompt = self._prompt(request, read or self._read, compiled)
         choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
-        builder = CompletionBuilder(compiled, self.info, choices=choices, queue_ms=queue_ms)
+        builder = CompletionBuilder(compiled, self.info, choices=choices, queue_ms=queue_ms, load_ms=load_ms)
         for index in range(choices):
             generation = Generation(
                 prompt,

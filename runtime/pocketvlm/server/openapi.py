@@ -38,6 +38,29 @@ _MODEL: dict[str, Any] = {
         "object": {"const": "model"},
         "created": {"type": "integer"},
         "owned_by": {"type": "string"},
+        "max_model_len": {"type": "integer", "description": "tokens of a request's context; context_length, too"},
+        "context_length": {"type": "integer"},
+        "architecture": {
+            "type": "object",
+            "properties": {
+                name: {"type": "array", "items": {"enum": ["text", "image"]}}
+                for name in ("input_modalities", "output_modalities")
+            },
+        },
+        "capabilities": {"type": "array", "items": {"enum": ["completion", "vision", "tools", "thinking"]}},
+        "status": {
+            "type": "object",
+            "required": ["value"],
+            "properties": {
+                "value": {"enum": ["unloaded", "loading", "loaded"]},
+                "failed": {"const": True, "description": "it could not be loaded, which the next request tries again"},
+                "message": {"type": "string"},
+            },
+        },
+        "meta": {
+            "type": "object",
+            "properties": {name: {"type": "integer"} for name in ("n_ctx_train", "n_params", "size")},
+        },
     },
 }
 _MODELS: dict[str, Any] = {
@@ -71,7 +94,17 @@ _DELETED: dict[str, Any] = {
 _HEALTH: dict[str, Any] = {
     "type": "object",
     "required": ["status"],
-    "properties": {"status": {"type": "string"}, "running": {"type": "integer"}, "waiting": {"type": "integer"}},
+    "properties": {
+        "status": {"type": "string"},
+        "running": {"type": "integer"},
+        "waiting": {"type": "integer"},
+        "models": {
+            "type": "object",
+            "description": "the number of models in each state",
+            "additionalProperties": {"type": "integer"},
+            "propertyNames": {"enum": ["unloaded", "loading", "ready", "unloading", "failed"]},
+        },
+    },
 }
 _REASONS = {
     "400": "The request is wrong: not JSON, a field, a picture, or longer than the context.",

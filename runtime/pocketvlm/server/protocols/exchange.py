@@ -18,6 +18,7 @@ class Exchange(ABC):
     """
 
     media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"  # of a stream
+    keep_alive: float | None = None  # seconds, as `Models.lease` takes them
 
     def __init__(self, request: ChatRequest, *, stream: bool, paths: Mapping[str, str] | None = None) -> None:
         self.request = request
