@@ -63,6 +63,11 @@ _IMAGE: dict[str, Any] = {
         },
     },
 }
+_INPUT_TOKENS: dict[str, Any] = {
+    "type": "object",
+    "required": ["object", "input_tokens"],
+    "properties": {"object": {"const": "response.input_tokens"}, "input_tokens": {"type": "integer", "minimum": 1}},
+}
 _DELETED: dict[str, Any] = {
     "type": "object",
     "required": ["id", "object", "deleted"],
@@ -99,10 +104,11 @@ def document() -> dict[str, Any]:
     for name in ("path", "image"):  # in Python only
         del schemas["ImagePart"]["properties"][name]
     schemas |= {"Error": _ERROR, "Model": _MODEL, "Models": _MODELS, "Health": _HEALTH}
-    schemas |= {"Image": _IMAGE, "DeletedImage": _DELETED}
+    schemas |= {"Image": _IMAGE, "DeletedImage": _DELETED, "InputTokens": _INPUT_TOKENS}
     paths: dict[str, Any] = {}
     for prefix in _PREFIXES:
         paths[f"{prefix}/chat/completions"] = {"post": _completions(prefix)}
+        paths[f"{prefix}/chat/completions/input_tokens"] = {"post": _input_tokens(prefix)}
         paths[f"{prefix}/images"] = {"post": _add_image(prefix)}
         shown = _get("getImage", "Describe an uploaded picture.", prefix, _json("Image"))
         removed = _get("deleteImage", "Delete an uploaded picture.", prefix, _json("DeletedImage"))
@@ -145,6 +151,15 @@ def _completions(prefix: str) -> dict[str, Any]:
         "summary": "Answer a chat. With stream: true, as server-sent events that end with [DONE].",
         "requestBody": {"required": True, "content": _json("ChatRequest")},
         "responses": {"200": {"description": "The answer.", "content": answer}, **_errors(*_REASONS)},
+    }
+
+
+def _input_tokens(prefix: str) -> dict[str, Any]:
+    return {
+        "operationId": _name("countChatCompletionTokens", prefix),
+        "summary": "Count the tokens of a chat's prompt, pictures included. Nothing is encoded or evaluated.",
+        "requestBody": {"required": True, "content": _json("ChatRequest")},
+        "responses": {"200": {"description": "The count.", "content": _json("InputTokens")}, **_errors(*_REASONS)},
     }
 
 
