@@ -12,34 +12,40 @@ from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.settings import Settings
 
 _NO_MODEL = (None, "", "dummy")  # huggingface_hub sends the last where the caller names no model
+_COUNTS = 2  # requests that are counted at the same time: their pictures are decoded
 
 
 @dataclass
 class ServedModel:
-    """One model: its name for clients, when it was first served (seconds since 1970), and the queue for it."""
+    """One model: its name for clients, when it was first served (seconds since 1970), and the queues for it.
+
+    What only counts tokens has a queue of its own, so that it need not wait for the end of an answer.
+    """
 
     name: str
     vlm: VLM
     admission: Admission
+    counting: Admission
     created: int = field(default_factory=lambda: int(time.time()))
 
 
 class Lease:
     """The right of one request to use a loaded model, until `release`. For the event loop only."""
 
-    def __init__(self, model: ServedModel, vlm: VLM) -> None:
-        self._model = model
+    def __init__(self, admission: Admission, vlm: VLM) -> None:
+        self._admission = admission
         self._taken = time.perf_counter()
         self.vlm = vlm
 
     def release(self) -> None:
-        self._model.admission.leave(time.perf_counter() - self._taken)
+        self._admission.leave(time.perf_counter() - self._taken)
 
 
 class Models:
     def __init__(self, vlm: VLM, settings: Settings) -> None:
         self._strict = settings.strict_model
-        self._models = [ServedModel(vlm.info.name, vlm, Admission(settings.slots, settings.queue))]
+        answering, counting = Admission(settings.slots, settings.queue), Admission(_COUNTS, settings.queue)
+        self._models = [ServedModel(vlm.info.name, vlm, answering, counting)]
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models)
@@ -67,10 +73,14 @@ class Models:
         assert name is not None
         return self.named(name)
 
-    async def lease(self, model: ServedModel) -> Lease:
-        """Wait for a slot of the model. Raises QueueFullError at once where its queue is full."""
-        await model.admission.enter()
-        return Lease(model, model.vlm)
+    async def lease(self, model: ServedModel, *, counts: bool = False) -> Lease:
+        """Wait for a slot of the model. Raises QueueFullError at once where its queue is full.
+
+        `counts`: the request evaluates nothing.
+        """
+        admission = model.counting if counts else model.admission
+        await admission.enter()
+        return Lease(admission, model.vlm)
 
 
 def _unknown(served: Sequence[str]) -> HTTPError:
