@@ -25,7 +25,7 @@ from pocketvlm.server.model_facts import ModelFacts, read_facts
 from pocketvlm.server.models import Lease, Models
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.request_record import RequestRecord
-from pocketvlm.server.served_model import ModelSource, ServedModel
+from pocketvlm.server.served_model import ModelSource
 from pocketvlm.server.settings import Settings
 
 T = TypeVar("T")
@@ -40,9 +40,7 @@ def facts(name: str) -> ModelFacts:
     return read_facts(locate(None, model=None, mmproj=None, verify=False), name=name)
 
 
-def pool(
-    sizes: Mapping[str, int], memory: int | None, *, load: Callable[[], VLM] = iota, **settings: Any
-) -> Models:
+def pool(sizes: Mapping[str, int], memory: int | None, *, load: Callable[[], VLM] = iota, **settings: Any) -> Models:
     """Models of these sizes, in any unit, none of them loaded yet."""
     sources = [ModelSource(facts(name), load, size) for name, size in sizes.items()]
     return Models(sources, Settings(**{"slots": 2, **settings}), memory)
@@ -267,6 +265,27 @@ def test_each_model_has_a_queue_of_its_own() -> None:
         await use(models, "b")
         held.release()
         await waiting
+
+    run(models, work)
+
+
+def test_counting_loads_a_model_and_waits_for_no_answer() -> None:
+    models = pool({"a": 1, "b": 1}, 1, slots=1)
+
+    async def work() -> None:
+        held = await models.lease(models.named("a"))
+        (await models.lease(models.named("a"), counts=True)).release()
+        counting = asyncio.create_task(models.lease(models.named("b"), counts=True))
+        await asyncio.sleep(0.05)
+        assert states(models) == {"a": "ready", "b": "unloaded"}
+        held.release()
+        lease = await counting
+        assert lease.load_ms > 0
+        other = asyncio.create_task(use(models, "a"))
+        await asyncio.sleep(0.05)
+        assert models.named("b").state == "ready"  # it counts
+        lease.release()
+        await other
 
     run(models, work)
 

@@ -299,8 +299,8 @@ def test_random_requests_with_room_for_two_of_three(store: Store, serve: Start, 
     watcher.join()
     assert answers == [expected[question] for question in asked]
     loads = of_models(own, "loads_total")
-    print(f"loads {loads}; memory {most / (megabytes << 20):.2f} of the budget; answers after a switch "
-          f"{sorted(switched)[len(switched) // 2]:.2f} s, without {sorted(stayed)[len(stayed) // 2]:.2f} s")  # fmt: skip
+    times = [sorted(seconds)[len(seconds) // 2] for seconds in (switched, stayed)]
+    print(f"loads {loads}; memory {most / (megabytes << 20):.2f} of the budget; seconds after a switch and not {times}")
     assert most <= 1.05 * (megabytes << 20)
     assert min(loads.values()) > 2
     assert sum(of_models(own, "generations_total").values()) == 200
