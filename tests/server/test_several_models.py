@@ -246,7 +246,7 @@ def test_random_requests_with_room_for_two_of_three(store: Store, serve: Start, 
     from pocketvlm import VLM
 
     bundles = {family: store.family_bundle(family) for family in ("qwen2_5_vl", "smolvlm", "gemma3")}
-    options = LoadOptions(supervised=True, parallel=2, context_size=1024, exact=True)
+    options = LoadOptions(supervised=True, parallel=2, context_size=1024, exact=True, vision="gguf")
     sizes = [(str(bundle), options) for bundle in bundles.values()]
     for megabytes in range(300, 3000, 20):
         with suppress(RequestError):
@@ -259,15 +259,15 @@ def test_random_requests_with_room_for_two_of_three(store: Store, serve: Start, 
     fields = {"max_tokens": 8, "ignore_eos": True}
     expected: dict[tuple[str, int], str] = {}
     for name, bundle in bundles.items():
-        with VLM.load(str(bundle), context_size=1024, exact=True) as vlm:
+        with VLM.load(str(bundle), context_size=1024, exact=True, vision="gguf") as vlm:
             for number, content in enumerate(contents):
                 answer = vlm.chat([{"role": "user", "content": content}], **fields)
                 expected[name, number] = answer.text
     assert len(set(expected.values())) > 9
 
     models = [word for name, bundle in bundles.items() for word in ("--model", f"{name}={bundle}")]
-    limits = ("--ctx-size", "1024", "--parallel", "2", "--memory", f"{megabytes}M")
-    own = serve(*models, *limits, "--exact", "--queue", "256")
+    limits = ("--ctx-size", "1024", "--parallel", "2", "--vision", "gguf", "--memory", f"{megabytes}M")
+    own = serve(*models, *limits, "--exact")
     over, most = threading.Event(), 0
 
     def watch() -> None:
@@ -297,7 +297,8 @@ def test_random_requests_with_room_for_two_of_three(store: Store, serve: Start, 
         answers = [*clients.map(client, asked)]
     over.set()
     watcher.join()
-    assert answers == [expected[question] for question in asked]
+    wrong = {question: answer for question, answer in zip(asked, answers, strict=True) if answer != expected[question]}
+    assert not wrong
     loads = of_models(own, "loads_total")
     times = [sorted(seconds)[len(seconds) // 2] for seconds in (switched, stayed)]
     print(f"loads {loads}; memory {most / (megabytes << 20):.2f} of the budget; seconds after a switch and not {times}")
