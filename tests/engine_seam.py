@@ -148,12 +148,15 @@ def sequences_in(pool: Any) -> list[Any]:
 
 
 def forget(vlm: VLM) -> None:
-    """Empty the KV cache of an idle engine."""
-    pool = sequence_pool(vlm)
-    for sequence in sequences_in(pool):
-        assert not sequence.busy
-        pool.clear(sequence)
-    local(vlm)._context.clear()
+    """Empty the KV cache of an idle engine, on its thread, which may still try the table of token embeddings."""
+
+    def clear(pool: Any) -> None:
+        for sequence in sequences_in(pool):
+            assert not sequence.busy
+            pool.clear(sequence)
+        pool._context.clear()
+
+    run_between_steps(vlm, clear)
 
 
 def checkpoint_bytes(patch: pytest.MonkeyPatch, limit: int) -> None:

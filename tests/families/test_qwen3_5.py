@@ -37,7 +37,7 @@ pytestmark = pytest.mark.oracle
 Array = npt.NDArray[Any]
 GRIDS = [(3, 3), (1, 4), (9, 6), (1, 200)]  # rows and columns of embeddings
 SHOWN = picture(3).resize((320, 320))  # 100 embeddings
-LITTLE = 99  # tokens: fewer than the picture's, more than a question, an answer and what may lack a checkpoint have
+LITTLE = 100  # tokens: as many as the picture's, and more than a turn and what has no checkpoint yet
 THOUGHTS = {"thinking": "high", "not thinking": "none", "as the template does": None}
 
 
@@ -170,7 +170,7 @@ def test_checkpoints_larger_than_their_limit(vlm: VLM, monkeypatch: pytest.Monke
     forget(vlm)
     messages = [asked("What is the first one?")]
     assert evaluated(vlm, messages, None)[0] > 100
-    messages += [{"role": "assistant", "content": "It."}, {"role": "user", "content": "And what " * 30}]
+    messages += [{"role": "assistant", "content": "It."}, {"role": "user", "content": "And what " * 40}]
     assert evaluated(vlm, messages, None)[0] > LITTLE
     messages += [{"role": "assistant", "content": "It."}, {"role": "user", "content": "And then?"}]
     assert evaluated(vlm, messages, None)[0] < LITTLE, "the last message"

@@ -33,6 +33,7 @@ from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest,
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles, file_of
 from pocketvlm.pictures.images import Picture, read_picture
+from pocketvlm.pictures.known_files import KnownFiles
 from pocketvlm.structured.begun_answer import with_answer
 from pocketvlm.structured.compile import CompiledRequest, compile_request
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
@@ -56,6 +57,7 @@ class VLM:
         self._max_pixels = options.max_pixels
         self._max_image_tokens = options.max_image_tokens
         self._handles = PictureHandles(options.handle_limits)
+        self._known_files = KnownFiles()
         self._last_request: ChatRequest | None = None  # with its answer
         info = engine.info
         self._template = ChatTemplate(
@@ -277,7 +279,8 @@ class VLM:
         self.close()
 
     def _read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
-        return read_picture(self._handles.resolve(part, param), param, max_pixels=self._max_pixels)
+        part = self._handles.resolve(part, param)
+        return read_picture(part, param, max_pixels=self._max_pixels, known=self._known_files)
 
     def _remember(self, request: ChatRequest, completion: ChatCompletion) -> None:
         answer = completion.choices[0].message.model_dump(exclude_none=True)

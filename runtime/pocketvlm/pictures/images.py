@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
+import os
 import re
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from typing import IO, TYPE_CHECKING
 from pocketvlm.errors import ImageError, ImageTooLargeError, shortened
 from pocketvlm.messages import ImagePart, ImageURLPart
 from pocketvlm.pictures.formats import FORMATS
+from pocketvlm.pictures.known_files import KnownFile, KnownFiles
 from pocketvlm.pictures.opened import MAX_SIDE, Opened, UnsupportedKindError
 from pocketvlm.pictures.sources import Source, find_source, open_file
 from pocketvlm.system.json_types import ByteArray
@@ -33,6 +35,7 @@ if TYPE_CHECKING:  # numpy and Pillow are imported with the first picture
     _Reader = Callable[[IO[bytes]], Image.Image]
 
 MAX_PIXELS = 100_000_000
+_LARGEST_KNOWN = 32 << 20  # bytes: larger files are not read into memory to look whether they are known
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
@@ -92,13 +95,15 @@ def read_picture(
     max_pixels: int = MAX_PIXELS,
     max_unpacked: int | None = None,
     local: bool = True,
+    known: KnownFiles | None = None,
 ) -> Picture:
     """Read the picture of one message part; `param` is the path of the part, such as `messages.0.content.1`.
 
     With `local=False`, as over HTTP, paths and file: URIs are refused. http(s): URLs are always refused, because
     nothing here uses the network. The first page of a file or frame of an animation is used, transparent pixels are
     put on white unless nothing could be seen there, and the EXIF orientation is applied. A picture of more pixels than
-    `max_unpacked` stays packed, if its file came with the request.
+    `max_unpacked` stays packed, if its file came with the request. So does the picture of a file that is `known`: its
+    pixels are needed only if no cache holds its embeddings. Other files become known.
 
     Raises ImageNotFoundError, ImageTooLargeError (over `max_pixels`, or a side over MAX_SIDE), ImageFormatError (not a
     picture, truncated, or of an unsupported format), or ImageError for a source that is refused or cannot be read. The
@@ -106,9 +111,26 @@ def read_picture(
     """
     started = time.perf_counter()
     source, content = find_source(part, param, local)
+    if known is not None and isinstance(content, Path):
+        with open_file(content, source) as file:
+            if os.fstat(file.fileno()).st_size <= _LARGEST_KNOWN:
+                content = file.read()
+    sha256 = b""
     if isinstance(content, bytes):
         if not content:
             raise source.error("is empty")
+        if known is not None:
+            sha256 = hashlib.sha256(content).digest()
+            if (file_known := known.get(sha256)) is not None:
+                _check_size(file_known.size, source, max_pixels)
+                return Picture(
+                    _bytes_as_array(content),
+                    file_known.digest,
+                    (time.perf_counter() - started) * 1000,
+                    pages=file_known.pages,
+                    notes=file_known.notes,
+                    packed_size=file_known.size,
+                )
         opened, image = _decode(io.BytesIO(content), source, max_pixels)
     elif isinstance(content, Path):
         with open_file(content, source) as file:
@@ -123,6 +145,8 @@ def read_picture(
         if opened.pages > 1
         else opened.notes
     )
+    if known is not None and sha256:
+        known.add(sha256, KnownFile(image.size, digest.hexdigest(), opened.pages, tuple(notes)))
     packed = isinstance(content, bytes) and max_unpacked is not None and image.width * image.height > max_unpacked
     return Picture(
         _bytes_as_array(content) if packed else pixels,

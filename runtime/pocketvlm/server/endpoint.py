@@ -15,6 +15,7 @@ from pocketvlm.chat.completion import fold
 from pocketvlm.chat.vlm import VLM
 from pocketvlm.engine.interface import CancellationToken
 from pocketvlm.pictures.handles import PictureHandles
+from pocketvlm.pictures.known_files import KnownFiles
 from pocketvlm.server.body import read_object
 from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.models import Lease, Models
@@ -37,7 +38,7 @@ class Answers:
     def __init__(self, models: Models, settings: Settings, handles: PictureHandles) -> None:
         self._models = models
         self._settings = settings
-        self._handles = handles
+        self._handles, self._known_files = handles, KnownFiles()
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
 
@@ -98,7 +99,7 @@ class Answers:
         lease = await self._models.lease(model, exchange.keep_alive, counts=counts)
         reply.state = lambda: "working"
         cancellation = CancellationToken()
-        pictures = Pictures(self._settings, self._handles, cancellation)
+        pictures = Pictures(self._settings, self._handles, self._known_files, cancellation)
 
         def work(put: Put) -> Generator[bytes, None, None]:
             if counts:

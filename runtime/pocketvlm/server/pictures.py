@@ -8,6 +8,7 @@ from pocketvlm.messages import ImagePart, ImageURLPart
 from pocketvlm.messages.parts import source_path
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.pictures.images import Picture, read_picture
+from pocketvlm.pictures.known_files import KnownFiles
 from pocketvlm.server.remote import Fetcher
 from pocketvlm.server.settings import Settings
 
@@ -23,8 +24,10 @@ class Pictures:
     those beyond a limit stay packed, and are decoded again when they are encoded.
     """
 
-    def __init__(self, settings: Settings, handles: PictureHandles, cancellation: CancellationToken) -> None:
-        self._handles = handles
+    def __init__(
+        self, settings: Settings, handles: PictureHandles, known: KnownFiles, cancellation: CancellationToken
+    ) -> None:
+        self._handles, self._known = handles, known
         self._cancellation = cancellation
         self._limit = settings.max_pixels
         self._unpacked_left = _MAX_UNPACKED * settings.max_pixels
@@ -47,6 +50,7 @@ class Pictures:
                 max_pixels=min(self._limit, self._pixels_left),
                 max_unpacked=self._unpacked_left,
                 local=False,
+                known=self._known,
             )
         except ImageTooLargeError as error:
             message = error.message
