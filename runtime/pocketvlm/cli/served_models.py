@@ -53,7 +53,8 @@ def served_models(models: Sequence[str], every: bool, options: LoadOptions, memo
         given = {text for _, text in named}
         named += [(None, name) for name in pulled if name not in given]
     if len(named) <= 1:
-        return _single(*(named or [(None, None)])[0], options, memory)
+        name, text = named[0] if named else (None, None)
+        return _single(name, text, options, memory)
     if options.name is not None:
         raise RequestError("is for one model; name several by --model NAME=PATH", "--alias")
     if options.mmproj is not None:
