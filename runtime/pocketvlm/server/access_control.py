@@ -99,9 +99,7 @@ def _is_address(name: str) -> bool:
 def _preflight(headers: Headers) -> Response:
     allowed = {
         "access-control-allow-methods": "GET, POST, DELETE",
-        "access-control-allow-headers": headers.get(
-            "access-control-request-headers", "authorization, content-type"
-        ),
+        "access-control-allow-headers": headers.get("access-control-request-headers", "authorization, content-type"),
         "access-control-max-age": "600",
     }
     if headers.get("access-control-request-private-network") == "true":

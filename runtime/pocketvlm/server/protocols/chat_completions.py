@@ -7,7 +7,23 @@ from typing import Any
 
 from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest
 from pocketvlm.server.http_errors import HTTPError
+from pocketvlm.server.operation import Operation, Stream
+from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
 from pocketvlm.server.protocols.exchange import Exchange, event
+
+OPERATIONS = (
+    Operation(
+        method="post",
+        path="/chat/completions",
+        name="createChatCompletion",
+        summary="Answer a chat. With stream: true, as server-sent events that end with [DONE].",
+        request=ChatRequest,
+        answer=ChatCompletion,
+        stream=Stream((ChatCompletionChunk, OPENAI_ERROR), end="[DONE]"),
+        error=OPENAI_ERROR,
+        success="The answer.",
+    ),
+)
 
 
 class ChatCompletions(Exchange):
