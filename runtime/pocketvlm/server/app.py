@@ -21,6 +21,7 @@ from pocketvlm.server.logs import AccessLog
 from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.models import Models, ServedModel
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
+from pocketvlm.server.protocols.completions import Completions
 from pocketvlm.server.protocols.error_forms import error_response
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
@@ -43,8 +44,10 @@ class Service:
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
         chat = self.answers.endpoint(ChatCompletions.parse)
+        complete = self.answers.endpoint(Completions.parse)
         for prefix in ("/v1", ""):
             routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
+            routes.append(Route(f"{prefix}/completions", complete, methods=["POST"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))
             for path, endpoint in (

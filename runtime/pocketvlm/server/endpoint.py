@@ -87,7 +87,7 @@ class Answers:
 
     async def _work(self, exchange: Exchange, record: RequestRecord, reply: _Reply) -> None:
         arrived = time.perf_counter()
-        lease = await self._models.lease(self._models.asked(exchange.model))
+        lease = await self._models.lease(self._models.asked(exchange.request.model))
         reply.state = "working"
         queue_ms = 1000 * (time.perf_counter() - arrived)
         cancellation = CancellationToken()
