@@ -101,6 +101,7 @@ class Timings(_Answer):
 
     images: list[ImageTimings] = []
     queue_ms: float = 0.0
+    load_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
     prefill_tokens_per_second: float | None = None

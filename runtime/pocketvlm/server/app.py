@@ -23,6 +23,7 @@ from pocketvlm.server.models import Models, ServedModel
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.protocols.completions import Completions
 from pocketvlm.server.protocols.error_forms import error_response
+from pocketvlm.server.protocols.ollama.routes import OllamaRoutes
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.uploads import Uploads
@@ -38,7 +39,8 @@ class Service:
         self.answers = Answers(self.models, settings, handles)
         self._uploads = Uploads(handles, settings)
         self._metrics = Metrics(self.models, vlm, handles, __version__)
-        router = Router(self._routes(), redirect_slashes=False)
+        ollama = OllamaRoutes(self.models, self.answers, settings)
+        router = Router([*self._routes(), *ollama.routes()], redirect_slashes=False)
         self.app = AccessLog(AccessControl(_ErrorResponses(router), settings), self._metrics)
 
     def _routes(self) -> list[Route]:

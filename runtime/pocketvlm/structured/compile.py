@@ -37,8 +37,8 @@ _ANY_TEXT = r"/(.|\n)*/"
 class CompiledRequest:
     """`spans` is the prompt, `constraint` the grammar of the answer, if it has one.
 
-    `begun` is the last message if the answer continues it; with `raw`, it continues the prompt. `not_enforced` are the paths of the keywords of schemas that
-    the grammar leaves out.
+    `begun` is the last message if the answer continues it; with `raw`, it continues the prompt. `not_enforced` are the
+    paths of the keywords of schemas that the grammar leaves out.
     """
 
     spans: tuple[Span, ...]

@@ -157,7 +157,9 @@ class GenerateBody(_Body):
         message, places = _with_pictures({"role": "user", "content": self.prompt, "images": self.images}, "", "prompt")
         at = f"messages.{len(messages)}"
         paths = {f"{at}{place}": path.removeprefix(".") for place, path in places.items()}
-        all_paths = self.paths({"messages.0.content": "system", **paths, f"{at}.content": "prompt", at: "prompt"})
+        all_paths = self.paths(
+            {"messages": "prompt", "messages.0.content": "system", **paths, f"{at}.content": "prompt", at: "prompt"}
+        )
         return self.request(model, [*messages, message], all_paths), all_paths
 
 

@@ -21,7 +21,7 @@ from pocketvlm.server.served_model import ServedModel
 from pocketvlm.server.settings import Settings
 
 VERSION = "0.33.0"  # of the API: clients ask for a version that has what they need
-_FOREVER = 2**53 / 1e6  # seconds since 1970, in the year 2255
+_FOREVER = 1e10  # seconds since 1970: in the year 2286
 # Would download something, or change what is on the disk.
 _CHANGES = {
     "/api/pull": "POST",
