@@ -10,15 +10,14 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pocketvlm.chat.vlm import VLM
 from pocketvlm.engine.interface import CancellationToken
 from pocketvlm.messages import ChatRequest
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server.body import read_object
 from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
-from pocketvlm.server.models import Models
+from pocketvlm.server.models import Lease, Models
 from pocketvlm.server.pictures import Pictures
-from pocketvlm.server.protocols.exchange import Chunks, Exchange
+from pocketvlm.server.protocols.exchange import Chunks, Exchange, no_chunks
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.thread_stream import ThreadStream
@@ -86,15 +85,20 @@ class Answers:
             self._tasks.discard(work)
 
     async def _work(self, exchange: Exchange, record: RequestRecord, reply: _Reply) -> None:
-        arrived = time.perf_counter()
-        lease = await self._models.lease(self._models.asked(exchange.request.model))
-        reply.state = "working"
-        queue_ms = 1000 * (time.perf_counter() - arrived)
+        model = self._models.asked(exchange.request.model)
+        record.model = model.name
+        if exchange.only_unloads:
+            self._models.unload(model.name)
+            await reply.send(b"".join(exchange.answer(no_chunks())))
+            return await reply.end()
+        reply.state = model.waits_for
+        lease = await self._models.lease(model, exchange.keep_alive)
+        reply.state = lambda: "working"
         cancellation = CancellationToken()
         pictures = Pictures(self._settings, self._handles, cancellation)
 
         def work(put: Callable[[bytes], None]) -> Generator[bytes, None, None]:
-            return _bytes(exchange, lease.vlm, record, pictures, cancellation, queue_ms, put)
+            return _bytes(exchange, lease, record, pictures, cancellation, put)
 
         try:
             # The end of the thread frees the slot, while the client may still be reading.
@@ -123,11 +127,10 @@ class _Endpoint:
 
 def _bytes(
     exchange: Exchange,
-    vlm: VLM,
+    lease: Lease,
     record: RequestRecord,
     pictures: Pictures,
     cancellation: CancellationToken,
-    queue_ms: float,
     put: Callable[[bytes], None],
 ) -> Generator[bytes, None, None]:
     """Return the body of the answer, in pieces. `put` sends something at once, while the iterator is busy."""
@@ -137,13 +140,14 @@ def _bytes(
             put(exchange.waiting(f"encoding {done}/{total}"))
 
     def run(request: ChatRequest, *, raw: bool = False) -> Chunks:
-        return vlm.run(
+        return lease.vlm.run(
             request,
             raw=raw,
             progress=report_progress,
             read=pictures.read,
             cancellation=cancellation,
-            queue_ms=queue_ms,
+            queue_ms=lease.queue_ms,
+            load_ms=lease.load_ms,
             buffered=not exchange.stream,
         )
 
@@ -160,7 +164,7 @@ class _Reply:
         self._sent_at = time.monotonic()
         self._started = False
         self._ended = False
-        self.state = "queued"
+        self.state: Callable[[], str] = lambda: "queued"
 
     async def send(self, data: bytes) -> None:
         async with self._sending:
@@ -183,7 +187,7 @@ class _Reply:
             if rest > 0:
                 await asyncio.sleep(rest)
             else:
-                await self.send(self._exchange.waiting(self.state))
+                await self.send(self._exchange.waiting(self.state()))
 
     async def end(self) -> None:
         self._ended = True

@@ -30,6 +30,7 @@ class Exchange(ABC):
 
     media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"  # of a stream
     keep_alive: float | None = None  # seconds, as `Models.lease` takes them
+    only_unloads = False  # nothing is asked of the model, which has to leave
 
     def __init__(self, request: ChatRequest, *, stream: bool, paths: Mapping[str, str] | None = None) -> None:
         self.request = request
@@ -67,6 +68,10 @@ class Exchange(ABC):
     def sent_path(self, path: str) -> str:
         """Return the path of a field of `request` in what the client sent."""
         return _mapped(path, self._paths)
+
+
+def no_chunks() -> Chunks:
+    yield from ()
 
 
 def parsed(fields: Mapping[str, Any], paths: Mapping[str, str]) -> ChatRequest:

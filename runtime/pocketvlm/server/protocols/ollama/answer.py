@@ -20,7 +20,7 @@ from pocketvlm.messages import (
 )
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.protocols.error_forms import ollama_error
-from pocketvlm.server.protocols.exchange import Chunks, Exchange, Run
+from pocketvlm.server.protocols.exchange import Chunks, Exchange, Run, no_chunks
 from pocketvlm.server.protocols.ollama.names import canonical, listed
 from pocketvlm.server.protocols.ollama.request import ChatBody, GenerateBody
 
@@ -48,18 +48,19 @@ class OllamaExchange(Exchange):
         stream = self._asks and body.stream is not False
         super().__init__(request, stream=stream, paths=paths)
         self.keep_alive = body.keep_alive
+        self.only_unloads = not self._asks and body.keep_alive == 0
         self._name = body.model or ""
         self._raw = isinstance(body, GenerateBody) and bool(body.raw)
         self._began = time.perf_counter()
 
     def chunks(self, run: Run) -> Chunks:
-        return run(self.request, raw=self._raw) if self._asks else _no_chunks()
+        return run(self.request, raw=self._raw) if self._asks else no_chunks()
 
     def answer(self, chunks: Chunks) -> Generator[bytes, None, None]:
         if self._asks:
             yield from super().answer(chunks)
         else:
-            reason = "unload" if self.keep_alive == 0 else "load"
+            reason = "unload" if self.only_unloads else "load"
             yield _line(self._part(self._name) | self.written("", "", []) | {"done": True, "done_reason": reason})
 
     @abstractmethod
@@ -178,10 +179,6 @@ def _call(index: int, id: str, name: str, arguments: str) -> dict[str, Any] | No
 
 def _scores(logprobs: ChoiceLogprobs | None) -> dict[str, Any]:
     return {"logprobs": [entry.model_dump(exclude_defaults=True) for entry in logprobs.content]} if logprobs else {}
-
-
-def _no_chunks() -> Chunks:
-    yield from ()
 
 
 def _line(fields: Mapping[str, Any]) -> bytes:
