@@ -26,6 +26,7 @@ from pocketvlm.server.protocols.ollama.request import ChatBody, GenerateBody
 
 _NS = 1_000_000  # in a millisecond
 _REASONS: Mapping[FinishReason, str] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
+_GOES_ON: Mapping[str, Any] = {"done": False}
 _NOTHING = ChatRequest.parse([{"role": "user", "content": ""}])  # stands for the request that there is not
 
 
@@ -61,7 +62,7 @@ class OllamaExchange(Exchange):
             yield from super().answer(chunks)
         else:
             reason = "unload" if self.only_unloads else "load"
-            yield _line(self._part(self._name) | self.written("", "", []) | {"done": True, "done_reason": reason})
+            yield self._line(self._name, self.written("", "", []), {"done": True, "done_reason": reason})
 
     @abstractmethod
     def written(self, text: str, thought: str, calls: list[dict[str, Any]]) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class OllamaExchange(Exchange):
         ]
         fields = self.written(message.content or "", message.reasoning_content or "", calls)
         end = self._end(choice.finish_reason, completion.usage, completion.timings, completion.not_enforced)
-        return _line(self._part(completion.model) | fields | _scores(choice.logprobs) | end)
+        return self._line(completion.model, fields | _scores(choice.logprobs), end)
 
     def events(self, chunks: Chunks) -> Generator[bytes, None, None]:
         calls = _Calls()
@@ -93,23 +94,23 @@ class OllamaExchange(Exchange):
                 text, thought = delta.content or "", delta.reasoning_content or ""
                 if text or thought or complete or choice.logprobs:
                     fields = self.written(text, thought, complete)
-                    yield _line(self._part(chunk.model) | fields | _scores(choice.logprobs))
+                    yield self._line(chunk.model, fields | _scores(choice.logprobs))
             not_enforced = chunk.not_enforced or not_enforced
             if chunk.usage is not None and chunk.timings is not None:
                 end = self._end(reason, chunk.usage, chunk.timings, not_enforced)
-                yield _line(self._part(chunk.model) | self.written("", "", []) | end)
+                yield self._line(chunk.model, self.written("", "", []), end)
 
     def failure(self, error: HTTPError) -> bytes:
         return _line(ollama_error(error))
 
     def waiting(self, state: str) -> bytes:
         """Return a piece without text, which clients add to the others. None skips blank lines."""
-        return _line(self._part(self._name) | self.written("", "", []) | {"status": state})
+        return self._line(self._name, self.written("", "", []), {"done": False, "status": state})
 
-    def _part(self, model: str) -> dict[str, Any]:
-        """Return the fields of every piece. `model` is the name of the one that answers."""
+    def _line(self, model: str, fields: Mapping[str, Any], end: Mapping[str, Any] = _GOES_ON) -> bytes:
+        """Return an answer or a piece of one. `model` is the name of the model that answers."""
         name = self._name if canonical(self._name) == canonical(model) else listed(model)
-        return {"model": name, "created_at": time_text(time.time()), "done": False}
+        return _line({"model": name, "created_at": time_text(time.time()), **fields, **end})
 
     def _end(
         self, reason: FinishReason, usage: Usage, timings: Timings, not_enforced: Iterable[str] | None

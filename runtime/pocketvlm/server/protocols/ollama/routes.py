@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from functools import partial
 from typing import Any
@@ -86,7 +87,9 @@ class OllamaRoutes:
 
     async def _list_loaded(self, _: Request) -> Response:
         loaded = [model for model in self._models if model.state == "ready"]
-        return JSONResponse({"models": [_card(model) | _use(model) for model in loaded]})
+        sizes = await asyncio.to_thread(lambda: [model.measured_memory() for model in loaded])
+        uses = [_card(model) | _use(model, size) for model, size in zip(loaded, sizes, strict=True)]
+        return JSONResponse({"models": uses})
 
 
 def _card(model: ServedModel) -> dict[str, Any]:
@@ -116,10 +119,14 @@ def _form(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def _use(model: ServedModel) -> dict[str, Any]:
-    expires = _FOREVER if model.expires_at is None else model.expires_at
-    size = model.source.memory or model.facts.size
-    return {"size": size, "size_vram": 0, "expires_at": time_text(expires), "context_length": model.facts.context_size}
+def _use(model: ServedModel, measured: int | None) -> dict[str, Any]:
+    facts = model.facts
+    return {
+        "size": measured or model.source.memory or facts.size,
+        "size_vram": 0,  # not known
+        "expires_at": time_text(_FOREVER if model.expires_at is None else model.expires_at),
+        "context_length": facts.context_size,
+    }
 
 
 def _details(model: ServedModel) -> dict[str, Any]:
