@@ -333,7 +333,10 @@ def test_errors(server: Server) -> None:
     refused(post(server, "/api/generate", prompt="hi", images=["AAAA"]), 400, "images.0: ")
     refused(post(server, "/api/generate", prompt="hi " * 3000), 400, "prompt: ")
     refused(post(server, "/api/generate", prompt="hi", suffix="a"), 400, "suffix: ")
-    refused(post(server, "/api/chat", messages=HI, format={"$ref": "#/$defs/none"}), 400, "format.$ref: ")
+    deep: dict[str, Any] = {}
+    for _ in range(80):
+        deep = {"items": deep}
+    refused(post(server, "/api/chat", messages=HI, format=deep), 400, "format: is nested too deep")
     refused(requests.post(f"{server.url}/api/chat", data=b"{", timeout=30), 400, "the body is not JSON")
     refused(requests.post(f"{server.url}/api/show", data=b"[]", timeout=30), 400)
     refused(server.get("/api/chat"), 405)
