@@ -25,7 +25,7 @@ from pocketvlm.server.model_facts import ModelFacts, read_facts
 from pocketvlm.server.models import Lease, Models
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.request_record import RequestRecord
-from pocketvlm.server.served_model import ModelSource, ServedModel
+from pocketvlm.server.served_model import ModelSource
 from pocketvlm.server.settings import Settings
 
 T = TypeVar("T")
@@ -40,9 +40,7 @@ def facts(name: str) -> ModelFacts:
     return read_facts(locate(None, model=None, mmproj=None, verify=False), name=name)
 
 
-def pool(
-    sizes: Mapping[str, int], memory: int | None, *, load: Callable[[], VLM] = iota, **settings: Any
-) -> Models:
+def pool(sizes: Mapping[str, int], memory: int | None, *, load: Callable[[], VLM] = iota, **settings: Any) -> Models:
     """Models of these sizes, in any unit, none of them loaded yet."""
     sources = [ModelSource(facts(name), load, size) for name, size in sizes.items()]
     return Models(sources, Settings(**{"slots": 2, **settings}), memory)
