@@ -269,6 +269,27 @@ def test_each_model_has_a_queue_of_its_own() -> None:
     run(models, work)
 
 
+def test_counting_loads_a_model_and_waits_for_no_answer() -> None:
+    models = pool({"a": 1, "b": 1}, 1, slots=1)
+
+    async def work() -> None:
+        held = await models.lease(models.named("a"))
+        (await models.lease(models.named("a"), counts=True)).release()
+        counting = asyncio.create_task(models.lease(models.named("b"), counts=True))
+        await asyncio.sleep(0.05)
+        assert states(models) == {"a": "ready", "b": "unloaded"}
+        held.release()
+        lease = await counting
+        assert lease.load_ms > 0
+        other = asyncio.create_task(use(models, "a"))
+        await asyncio.sleep(0.05)
+        assert models.named("b").state == "ready"  # it counts
+        lease.release()
+        await other
+
+    run(models, work)
+
+
 # ---- who is unloaded
 
 

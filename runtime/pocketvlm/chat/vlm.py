@@ -24,6 +24,7 @@ from pocketvlm.engine.interface import (
     Generation,
     PromptImage,
     Statistics,
+    TokenCount,
 )
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.errors import RequestError, SessionError
@@ -182,6 +183,20 @@ class VLM:
                         break
             yield from builder.end_choice()
         yield builder.end()
+
+    def count_tokens(self, messages: Sequence[Any], **fields: Any) -> TokenCount:
+        """Return how many tokens the prompt of `messages` takes, with pictures, tools and the model's template.
+
+        `fields` are those of ChatRequest. Nothing is encoded or evaluated, so it takes milliseconds. A prompt may be
+        longer than `info.context_size`, which `chat` refuses.
+
+        Raises RequestError, whose `param` names the invalid field.
+        """
+        return self.count(ChatRequest.parse(messages, **fields))
+
+    def count(self, request: ChatRequest, *, read: PictureReader | None = None) -> TokenCount:
+        """Count the prompt of a validated request. `read` reads the pictures instead of the default."""
+        return self._engine.count_tokens(self._prompt(request, read or self._read))
 
     @property
     def conversation(self) -> list[dict[str, Any]]:

@@ -212,6 +212,14 @@ _TOTALS = tuple(
 )
 
 
+@dataclass(frozen=True)
+class TokenCount:
+    """What a prompt takes of the context: `total` tokens, of which `images` are those of each picture, in order."""
+
+    total: int
+    images: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """The content of one sequence of the KV cache. It fits engines with the same files and settings.
@@ -265,6 +273,13 @@ class Engine(Protocol):
         """Forget all embeddings of pictures, in memory and in files. The KV cache stays.
 
         Raises PictureCacheError where a file cannot be removed.
+        """
+        ...
+
+    def count_tokens(self, prompt: Sequence[TextSpan | PromptImage]) -> TokenCount:
+        """Count the tokens of a prompt, which may be longer than the context. Nothing is encoded or evaluated.
+
+        Raises RequestError for a picture that cannot be used.
         """
         ...
 

@@ -53,10 +53,11 @@ class Service:
 
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
-        chat = self.answers.endpoint(ChatCompletions.parse)
+        chat, count = self.answers.endpoint(ChatCompletions.parse), self.answers.counter(ChatCompletions.parse)
         complete = self.answers.endpoint(Completions.parse)
         for prefix in ("/v1", ""):
             routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
+            routes.append(Route(f"{prefix}/chat/completions/input_tokens", count, methods=["POST"]))
             routes.append(Route(f"{prefix}/completions", complete, methods=["POST"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))

@@ -15,6 +15,7 @@ from pocketvlm.server.served_model import ModelSource, ServedModel
 from pocketvlm.server.settings import Settings
 
 _NO_MODEL = (None, "", "dummy")  # huggingface_hub sends the last where the caller names no model
+_COUNTS = 2  # requests that are counted at the same time: their pictures are decoded
 _IDLE_UNLOAD = 300.0  # seconds, with several models
 
 
@@ -24,9 +25,10 @@ class Lease:
     It waited `queue_ms` milliseconds for its turn, and `load_ms` for the model to be loaded.
     """
 
-    def __init__(self, models: Models, model: ServedModel, arrived: float) -> None:
+    def __init__(self, models: Models, model: ServedModel, admission: Admission, arrived: float) -> None:
         self._models = models
         self._model = model
+        self._admission = admission
         self._taken = time.monotonic()
         self.vlm = model.vlm
         began, ended = model.load_span
@@ -35,7 +37,7 @@ class Lease:
         self.queue_ms = 1000 * (self._taken - arrived - loading)
 
     def release(self) -> None:
-        self._model.end_use(time.monotonic() - self._taken)
+        self._model.end_use(self._admission, time.monotonic() - self._taken)
         self._models.arrange_soon()
 
 
@@ -56,7 +58,12 @@ class Models:
         if keep_alive is None and len(sources) > 1:
             keep_alive = _IDLE_UNLOAD
         self._models = [
-            ServedModel(source, Admission(settings.slots, settings.queue, opened=False), keep_alive or None)
+            ServedModel(
+                source,
+                admission=Admission(settings.slots, settings.queue, opened=False),
+                counting=Admission(_COUNTS, settings.queue, opened=False),
+                keep_alive=keep_alive or None,
+            )
             for source in sources
         ]
         self._arranging = False
@@ -92,22 +99,24 @@ class Models:
         assert name is not None
         return self.named(name)
 
-    async def lease(self, model: ServedModel, keep_alive: float | None = None) -> Lease:
+    async def lease(self, model: ServedModel, keep_alive: float | None = None, *, counts: bool = False) -> Lease:
         """Wait until the model is loaded and has a free slot. Raises QueueFullError at once where its queue is full.
 
         After the request the model stays loaded for `keep_alive` seconds: 0 unloads it then, a negative number keeps it
         for ever, None is the server's default. Raises what loading the model raises. A request that leaves while the
-        model is being loaded does not stop that.
+        model is being loaded does not stop that. `counts`: the request evaluates nothing.
         """
+        admission = model.counting if counts else model.admission
         arrived = time.monotonic()
         self.arrange_soon()
         try:
-            await model.admission.enter()
+            await admission.enter()
         except BaseException:
             self.arrange_soon()  # a model may have been closed for this request
             raise
-        model.begin_use(keep_alive)
-        return Lease(self, model, arrived)
+        if not counts:
+            model.begin_use(keep_alive)
+        return Lease(self, model, admission, arrived)
 
     def unload(self, name: str) -> None:
         """Unload a model as soon as its requests have ended, unless others come. Raises HTTPError 404."""
@@ -147,11 +156,11 @@ class Models:
             if model.state != "ready":
                 continue
             if model in leaving:
-                model.admission.close()
+                model.close_queues()
             else:
-                model.admission.open()
+                model.open_queues()
             is_over = model.idle_until is not None and model.idle_until <= now
-            if not model.admission.running and (model in leaving or is_over):
+            if not model.is_busy and (model in leaving or is_over):
                 model.begin_unload(self.arrange_soon)
         if wanted is not None and not leaving:
             wanted.begin_load(self.arrange_soon)
@@ -160,9 +169,9 @@ class Models:
     def _wanted(self) -> ServedModel | None:
         """Return the model to load next: the one with the request that came first."""
         waiting = [
-            (model.admission.oldest, number)
+            (model.waiting_since, number)
             for number, model in enumerate(self._models)
-            if model.state in ("unloaded", "failed") and model.admission.oldest is not None
+            if model.state in ("unloaded", "failed") and model.waiting_since is not None
         ]
         return self._models[min(waiting)[1]] if waiting else None
 
@@ -188,7 +197,7 @@ class Models:
         """Arrange again when the next idle model is to be unloaded."""
         if self._alarm is not None:
             self._alarm.cancel()
-        idle = [model for model in self._models if model.state == "ready" and not model.admission.running]
+        idle = [model for model in self._models if model.state == "ready" and not model.is_busy]
         ends = [model.idle_until for model in idle if model.idle_until is not None]
         loop = asyncio.get_running_loop()
         wait = max(0.0, min(ends) - time.monotonic()) if ends else None
@@ -197,7 +206,7 @@ class Models:
 
 def _order_of_leaving(model: ServedModel) -> tuple[bool, bool, float]:
     """Idle models leave first, then those that are closed already, so that the choice stays; the last used one last."""
-    return model.admission.running > 0, model.admission.is_open, model.last_used
+    return model.is_busy, model.admission.is_open, model.last_used
 
 
 def _unknown(served: Sequence[str]) -> HTTPError:

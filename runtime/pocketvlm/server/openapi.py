@@ -39,10 +39,7 @@ _MODEL = Component(
                 "required": ["value"],
                 "properties": {
                     "value": {"enum": ["unloaded", "loading", "loaded"]},
-                    "failed": {
-                        "const": True,
-                        "description": "it could not be loaded, which the next request tries again",
-                    },
+                    "failed": {"const": True, "description": "it could not be loaded; the next request tries again"},
                     "message": {"type": "string"},
                 },
             },
@@ -103,8 +100,8 @@ _HEALTH = Component(
             "models": {
                 "type": "object",
                 "description": "the number of models in each state",
-                "additionalProperties": {"type": "integer"},
                 "propertyNames": {"enum": ["unloaded", "loading", "ready", "unloading", "failed"]},
+                "additionalProperties": {"type": "integer"},
             },
         },
     },

@@ -36,15 +36,19 @@ class ModelSource:
 
 
 class ServedModel:
-    """For the event loop only, but for `statistics`, `measured_memory` and `close`.
+    """For the event loop only, but for `vision`, `statistics`, `measured_memory` and `close`.
 
+    What only counts tokens has a queue of its own, so that it need not wait for the end of an answer.
     `state` is "failed" after an attempt to load it that failed, of which `failure` is the reason; it is loaded again
     when the next request comes. `keep_alive` is for how many seconds it stays loaded without requests; None: for ever.
     """
 
-    def __init__(self, source: ModelSource, admission: Admission, keep_alive: float | None) -> None:
+    def __init__(
+        self, source: ModelSource, *, admission: Admission, counting: Admission, keep_alive: float | None
+    ) -> None:
         self.source = source
         self.admission = admission
+        self.counting = counting
         self.state: State = "unloaded"
         self.failure = ""
         self.created = int(time.time())
@@ -52,6 +56,7 @@ class ServedModel:
         self.load_span = (0.0, 0.0)  # of time.monotonic: the last time that it was loaded
         self.last_used = 0.0  # of time.monotonic
         self._default_keep_alive = self.keep_alive = keep_alive
+        self._queues = (admission, counting)
         self._lock = threading.Lock()
         self._vlm: VLM | None = None
         self._ended = Statistics()  # of the engines that were unloaded
@@ -72,6 +77,12 @@ class ServedModel:
         return self._vlm
 
     @property
+    def vision(self) -> str:
+        """The kind of vision encoder; "" where there is none, or while the model is not loaded. For any thread."""
+        vlm = self._vlm
+        return vlm.info.vision or "" if vlm is not None else ""
+
+    @property
     def load_seconds(self) -> float:
         """How long it took to be loaded the last time; so far, while it is being loaded."""
         began, ended = self.load_span
@@ -83,6 +94,15 @@ class ServedModel:
         return self.state in ("loading", "ready", "unloading")
 
     @property
+    def is_busy(self) -> bool:
+        return self.admission.running + self.counting.running > 0
+
+    @property
+    def waiting_since(self) -> float | None:
+        """When the first of the requests that wait came (`time.monotonic`)."""
+        return min((since for queue in self._queues if (since := queue.oldest) is not None), default=None)
+
+    @property
     def idle_until(self) -> float | None:
         """When it is to be unloaded (`time.monotonic`) if no request comes; None: never. In the state "ready" only."""
         return None if self.keep_alive is None else self.last_used + self.keep_alive
@@ -92,7 +112,7 @@ class ServedModel:
         """When it is to be unloaded, in seconds since 1970; None where it is not loaded, or stays for ever."""
         if self.state != "ready" or self.keep_alive is None:
             return None
-        idle_since = time.monotonic() if self.admission.running else self.last_used
+        idle_since = time.monotonic() if self.is_busy else self.last_used
         return time.time() + idle_since + self.keep_alive - time.monotonic()
 
     def waits_for(self) -> str:
@@ -107,10 +127,19 @@ class ServedModel:
         self.keep_alive = self._default_keep_alive if keep_alive is None else keep_alive if keep_alive >= 0 else None
         self.last_used = time.monotonic()
 
-    def end_use(self, seconds: float) -> None:
+    def end_use(self, queue: Admission, seconds: float) -> None:
         """Free the slot of a request that has run for `seconds`."""
         self.last_used = time.monotonic()
-        self.admission.leave(seconds)
+        queue.leave(seconds)
+
+    def open_queues(self) -> None:
+        for queue in self._queues:
+            queue.open()
+
+    def close_queues(self) -> None:
+        """Let those that wait now still begin, and later ones wait."""
+        for queue in self._queues:
+            queue.close()
 
     def adopt(self, vlm: VLM) -> None:
         """Be ready with a VLM that `source.load` has returned already."""
@@ -126,7 +155,7 @@ class ServedModel:
 
     def begin_unload(self, done: Callable[[], None]) -> None:
         """End its engine on a thread; then call `done`. No request may run."""
-        self.admission.close()
+        self.close_queues()
         self.state = "unloading"
         self._in_thread(self._unload, lambda error: self._unloaded(error, done))
 
@@ -155,7 +184,7 @@ class ServedModel:
         self.state = "ready"
         self.failure = ""
         self.last_used = time.monotonic()
-        self.admission.open()
+        self.open_queues()
 
     def _load(self) -> None:
         vlm = self.source.load()
@@ -174,7 +203,8 @@ class ServedModel:
             self.load_failures += 1
             self.state = "failed"
             self.failure = _reason(error)
-            self.admission.fail(error)
+            for queue in self._queues:
+                queue.fail(error)
         logger.info("model %s is %s after %.1f s", shortened(self.name), self.state, self.load_seconds)
         done()
 

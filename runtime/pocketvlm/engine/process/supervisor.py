@@ -25,6 +25,7 @@ from pocketvlm.engine.interface import (
     PromptImage,
     Snapshot,
     Statistics,
+    TokenCount,
 )
 from pocketvlm.engine.process import protocol
 from pocketvlm.engine.process.engine_process import Channel, EngineProcess
@@ -100,6 +101,11 @@ class SupervisedEngine:
             process.forget(number)
             if not finished:  # does nothing where the generation has failed
                 process.send(protocol.Cancel(number))
+
+    def count_tokens(self, prompt: Sequence[TextSpan | PromptImage]) -> TokenCount:
+        answer = self._ask(protocol.CountTokens(next(self._supervisor.ids), tuple(prompt)))
+        assert isinstance(answer, protocol.TokenCountReply)
+        return answer.count
 
     def snapshot(self, prompt: Sequence[TextSpan | PromptImage]) -> Snapshot:
         answer = self._ask(protocol.TakeSnapshot(next(self._supervisor.ids), tuple(prompt)))
@@ -254,10 +260,10 @@ class _Supervisor:
             case protocol.StatisticsReply(_, statistics):
                 self._latest = statistics
                 process.deliver(reply)
-            case protocol.EventReply() | protocol.Failed() | protocol.Done() | protocol.SnapshotReply():
-                process.deliver(reply)
             case protocol.Ready() | protocol.Refused():
                 raise EngineError("the engine's process started twice")
+            case _:
+                process.deliver(reply)
 
     def _restart(self) -> bool:
         """Start processes until one is ready; False where the engine was closed meanwhile."""
