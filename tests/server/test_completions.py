@@ -84,7 +84,10 @@ def test_logprobs(server: Server) -> None:
 def test_openai(client: openai.OpenAI) -> None:
     whole = client.completions.create(model="iota", prompt=[HI, "The picture"], max_tokens=6, logprobs=1)
     options: Any = {"stream": True, "stream_options": {"include_usage": True}}
-    texts, tokens, offsets, reasons = ["", ""], [], [], {}
+    texts = ["", ""]
+    tokens: list[str] = []
+    offsets: list[int] = []
+    reasons: dict[int, Any] = {}
     for chunk in client.completions.create(
         model="iota", prompt=[HI, "The picture"], max_tokens=6, logprobs=1, **options
     ):
@@ -124,7 +127,15 @@ def test_options(server: Server) -> None:
     text = ask(server, prompt=HI, max_tokens=8)["choices"][0]["text"]
     [cut] = ask(server, prompt=HI, max_tokens=8, stop=text[3:5])["choices"]
     assert (cut["text"], cut["finish_reason"]) == (text[:3], "stop")
-    accepted = {"echo": False, "suffix": None, "best_of": 1, "user": "me", "top_k": -1, "logit_bias": {}, "store": True}
+    accepted: Any = {
+        "echo": False,
+        "suffix": None,
+        "best_of": 1,
+        "user": "me",
+        "top_k": -1,
+        "logit_bias": {},
+        "store": True,
+    }
     assert ask(server, prompt=HI, max_tokens=8, **accepted)["choices"][0]["text"] == text
     form = {"type": "json_schema", "schema": {"enum": ["a", "b"]}}
     assert json.loads(ask(server, prompt=HI, response_format=form)["choices"][0]["text"]) in ("a", "b")

@@ -316,7 +316,7 @@ def test_names(serve: Start) -> None:
     for name in ("iota", "Iota", "iota:latest", "library/iota"):
         assert show(name).status_code == 200, name
     refused(show("other"), 404, "model")
-    body = {"model": "IOTA:latest", "messages": HI, "options": {"num_predict": 1}, "stream": False}
+    body: Any = {"model": "IOTA:latest", "messages": HI, "options": {"num_predict": 1}, "stream": False}
     reply = requests.post(f"{server.url}/api/chat", json=body, headers=key, timeout=30)
     assert reply.json()["model"] == "IOTA:latest"
     refused(requests.post(f"{server.url}/api/chat", json={**body, "model": "other"}, headers=key, timeout=30), 404)

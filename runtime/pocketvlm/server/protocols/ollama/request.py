@@ -115,7 +115,8 @@ class ChatBody(_Body):
 
     def read(self, model: str | None) -> tuple[ChatRequest, dict[str, str]]:
         """Return the request, and the paths of its fields in the body."""
-        messages, paths = [], {}
+        messages: list[Any] = []
+        paths: dict[str, str] = {}
         for i, message in enumerate(with_call_ids(self.messages or ())):
             at = f"messages.{i}"
             if isinstance(message, Mapping):
