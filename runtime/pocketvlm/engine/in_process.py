@@ -113,6 +113,7 @@ class InProcessEngine:
             load_token_embeddings=loaded.load_token_embeddings,
             draft_policy=loaded.draft_policy,
             prefill_context=loaded.prefill_context,
+            adapts=not loaded.placement.layers,
         )
         self._parallel = options.parallel
         self._vocabulary: Vocabulary | None = None

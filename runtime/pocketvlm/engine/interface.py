@@ -193,6 +193,8 @@ class Statistics:
     generated_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0  # of the drafted ones
+    steps: int = 0  # evaluations with tokens of answers
+    threads_of_steps: int = 0  # the sum of their numbers of threads
     restarts: int = 0
     tiles_encoded: int = 0
     tiles_from_memory: int = 0
