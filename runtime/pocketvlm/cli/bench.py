@@ -36,7 +36,7 @@ _ROWS = (
 def bench(
     model: ModelArgument = None,
     *,
-    options: Annotated[LoadOptions, Fields("mmproj", "vision", "device", "context_size", "threads")],
+    options: Annotated[LoadOptions, Fields("mmproj", "vision", "device", "context_size", "threads", "cache_type")],
     picture: Annotated[
         list[str] | None, typer.Option("-i", "--picture", help="Picture to ask about; may be repeated.")
     ] = None,

@@ -101,6 +101,7 @@ class InProcessEngine:
             context_size=self._context.n_ctx,
             fingerprint=fingerprint,
             exact=options.exact,
+            cache_type=options.kv_type,
             placement=loaded.placement.summary,
             layout=loaded.layout.value,
         )

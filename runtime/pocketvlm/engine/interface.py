@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 from pocketvlm.engine.options import EngineOptions as EngineOptions
 from pocketvlm.errors import GenerationCancelledError
+from pocketvlm.files.cache_type import CacheType
 from pocketvlm.messages import Detail, ImageTimings
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
@@ -138,6 +139,7 @@ class EngineInfo:
     fingerprint: str
     exact: bool = False
     placement: str = ""  # a sentence about which part runs on which device
+    cache_type: CacheType = "f16"
     layout: str = ""  # of the weights on the CPU: a `WeightLayout`
 
 

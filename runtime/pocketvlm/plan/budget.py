@@ -67,6 +67,8 @@ def keep_within(target: str | Path | None, options: LoadOptions, size: str) -> t
         max_pixels=min(options.max_pixels, pixels),
         picture_cache_size=min(cache_size, spare),
     )
+    if configuration.cache_type == "q8_0":
+        chosen = replace(chosen, cache_type="q8_0")
     if planner.encoders:
         chosen = replace(chosen, vision=configuration.encoder)
     if isinstance(planner.family, DynamicSize) or (planner.family and configuration.detail != "auto"):
