@@ -8,27 +8,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-_UNDISTURBED = 0.9  # of the processor time that a step's threads could have had, where nothing else takes any
-_WINDOW = 0.1  # seconds of steps by which that is judged
-_BLOCK_STEPS, _BLOCK_SECONDS = 2, 0.05  # a trial runs at least so many steps, for so long, with each of two numbers
+_WINDOW = 0.1  # seconds of steps after which it is judged whether other programs take cores
+_USUAL_LOSS, _USUAL_THREAD_LOSS = 0.2, 0.01  # cores that steps do not get where nothing else runs: in all, per thread
+_PROGRAM_LOSS = 0.5  # of a core, that a thread loses to a program on the same core
+_BLOCK_STEPS, _BLOCK_SECONDS = 2, 0.05  # a trial has at least so many steps, for so long, with each of two numbers
 _BETTER = 0.95  # of the time with the present number: a number that takes less is chosen
 _STALE = 1.0  # seconds without a step, after which a trial begins again
 _PAUSE, _LONGEST_PAUSE = 1.0, 8.0  # seconds between two trials in one direction
 _COST = 0.05  # of the time may be lost by trials of more threads
 
 
-def thread_counts(most: int) -> tuple[int, ...]:
-    """Return the numbers of threads that are tried, in descending order."""
-    parts = (most - 1, most - 2, most * 3 // 4, most // 2, most // 4, 1)
-    return (most, *sorted({count for count in parts if 0 < count < most}, reverse=True))
+def larger_counts(count: int, most: int) -> list[int]:
+    """Return the numbers of threads that are tried one after the other, to return from `count` to `most`."""
+    rungs = (2, most // 4, most // 2, most * 3 // 4, most - 2, most - 1, most)
+    return sorted({rung for rung in rungs if count < rung <= most})
 
 
 @dataclass
 class _Trial:
-    """Steps with the present number of threads, then steps with another, with as many `rows` in each step."""
+    """Steps with the present number of threads, then steps with another, all with as many `rows`."""
 
     counts: tuple[int, int]
-    begun: float
     rows: int | None = None
     seconds: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
 
@@ -65,39 +65,38 @@ class _Trial:
 class ThreadCountPolicy:
     """Finds the number of threads that is fastest now, of at most `most`.
 
-    Where steps get less of the processor than their threads could use, the next smaller number is tried; with fewer
-    than all threads the next larger one is tried about once a second. A trial times a few steps with both.
+    Where steps get less of the processor than their threads could use, a smaller number is tried, by how many programs
+    seem to take cores. With fewer than all threads a larger one is tried about once a second. A trial times a few steps
+    with the present number and with the other.
 
     `others` threads of this process compute at the same time.
     """
 
     def __init__(self, most: int, *, others: int = 0) -> None:
-        self.count = most
+        self.count = self._most = most
         self._others = others
-        self._counts = thread_counts(most)
         self._trial: _Trial | None = None
         self._last = 0.0  # when the last step ended
-        self._seconds = self._computed = 0.0  # of steps since the last judgement
-        self._disturbed = False
+        self._seconds = self._computed = 0.0  # of the steps in this window
+        self._programs = 0  # that seem to take cores
         self._larger_at = self._smaller_at = 0.0  # the earliest times of the next trials
-        self._pause = _PAUSE
+        self._pause = _PAUSE  # after the next trial of a smaller number, if it fails
+
+    @property
+    def compares(self) -> bool:
+        """Whether the next step is part of a trial: it should be like other steps, without drafts."""
+        return self._trial is not None
 
     def next_count(self, now: float) -> int:
         """Return the number of threads for the next step. `now`: seconds."""
         if self._trial is not None and now - self._last > _STALE:
             self._trial = None
         if self._trial is None:
-            index = self._counts.index(self.count)
-            if self._disturbed and now >= self._smaller_at and index + 1 < len(self._counts):
-                self._trial = _Trial((self.count, self._counts[index + 1]), now)
-            elif index and now >= self._larger_at:
-                self._trial = _Trial((self.count, self._counts[index - 1]), now)
+            if self._programs and self.count > 1 and now >= self._smaller_at:
+                self._trial = _Trial((self.count, max(1, self.count - self._programs)))
+            elif self.count < self._most and now >= self._larger_at:
+                self._trial = _Trial((self.count, larger_counts(self.count, self._most)[0]))
         return self._trial.count if self._trial else self.count
-
-    @property
-    def compares(self) -> bool:
-        """Whether the next step is part of a trial: it should be like other steps, without drafts."""
-        return self._trial is not None
 
     def record(self, rows: int, seconds: float, computed: float, now: float) -> None:
         """Learn from a step that ended `now`. It took `seconds`, and `computed` seconds of processor time."""
@@ -108,23 +107,24 @@ class ThreadCountPolicy:
                 self._decide(self._trial, now)
             return
         self._seconds += seconds
-        self._computed += computed / (self.count + self._others)
+        self._computed += computed
         if self._seconds >= _WINDOW:
-            self._disturbed = self._computed < _UNDISTURBED * self._seconds
-            self._seconds = self._computed = 0.0
+            lost = self.count + self._others - self._computed / self._seconds
+            usual = _USUAL_LOSS + _USUAL_THREAD_LOSS * self.count
+            self._begin_window(max(1, round(lost / _PROGRAM_LOSS)) if lost > usual else 0)
+
+    def _begin_window(self, programs: int) -> None:
+        self._programs = programs
+        self._seconds = self._computed = 0.0
 
     def _decide(self, trial: _Trial, now: float) -> None:
         present, other = trial.counts
         mean, other_mean = trial.means
-        self._trial, self._disturbed = None, False
-        self._seconds = self._computed = 0.0
+        self._trial = None
+        self._begin_window(0)
         if other_mean < _BETTER * mean:
-            self.count = other
-            self._pause = _PAUSE
-            if other < present:
-                self._smaller_at, self._larger_at = now, now + _PAUSE
-            else:
-                self._larger_at = self._smaller_at = now
+            self.count, self._pause = other, _PAUSE
+            self._smaller_at, self._larger_at = now, now + (_PAUSE if other < present else 0)
         elif other < present:
             self._smaller_at = now + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
