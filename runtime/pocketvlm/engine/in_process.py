@@ -102,6 +102,7 @@ class InProcessEngine:
             fingerprint=fingerprint,
             exact=options.exact,
             cache_type=options.kv_type,
+            threads=count,
             placement=loaded.placement.summary,
             layout=loaded.layout.value,
         )

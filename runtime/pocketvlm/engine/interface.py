@@ -140,6 +140,7 @@ class EngineInfo:
     exact: bool = False
     placement: str = ""  # a sentence about which part runs on which device
     cache_type: CacheType = "f16"
+    threads: int = 1  # at most, of the language model
     layout: str = ""  # of the weights on the CPU: a `WeightLayout`
 
 
