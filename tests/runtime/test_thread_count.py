@@ -121,7 +121,7 @@ def test_threads_of_the_background_worker_count() -> None:
     for number in range(1000, 1100):
         policy.next_count(number / 100)
         policy.record(1, 0.01, 6 * 0.01, number / 100 + 0.01)
-    assert policy.compares or policy._smaller_at > 0
+    assert policy.compares or policy._smaller_tried > 0
 
 
 def test_a_trial_begins_again_after_a_pause() -> None:

@@ -20,6 +20,7 @@ from pocketvlm.engine.threads import ThreadBudget
 from pocketvlm.errors import EngineError, PocketVLMError
 from pocketvlm.native.context import Aborted, Batch, Context, Logits
 from pocketvlm.native.token_embeddings import TokenEmbeddings
+from pocketvlm.system.machine import idle_seconds
 
 MAX_UNREAD_EVENTS = 32  # an answer whose reader falls behind by more waits
 
@@ -63,8 +64,10 @@ class StepRunner:
         self._context, self._sequences, self._threads = context, sequences, threads
         self._thread_policies: dict[bool, ThreadCountPolicy] = {}  # by whether the background worker has cores
         if adapts:
-            self._thread_policies[False] = ThreadCountPolicy(threads.all)
-            self._thread_policies[True] = ThreadCountPolicy(threads.shared, others=threads.background)
+            self._thread_policies[False] = ThreadCountPolicy(threads.all, idle=idle_seconds)
+            self._thread_policies[True] = ThreadCountPolicy(
+                threads.shared, others=threads.background, idle=idle_seconds
+            )
         self._on_prompt_progress, self._on_finished = on_prompt_progress, on_finished
         self._batch = Batch(context.n_batch)
         self._prefill_budget = PrefillBudget(context.n_batch)
