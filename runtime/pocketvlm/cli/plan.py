@@ -88,6 +88,7 @@ def _as_json(
         "model": planner.located.name,
         "types": types,
         "layout": planner.probe.layout,
+        "threads": planner.probe.threads,
         **values(usual),
         "budget_bytes": budget,
         "fits": fits,
@@ -127,7 +128,8 @@ def _show(planner: Planner, usual: Prediction, best: Prediction | None, budget: 
             table.add_row("picture", _picture_text(planner, prediction))
         first, speed = prediction.first_token_s, prediction.tokens_per_s
         table.add_row("first token", f"{first:.2f} s after a new picture" if first is not None else "not known")
-        table.add_row("answer", f"{speed:,.1f} tokens/s" if speed else "not known")
+        threads = f"{planner.probe.threads} thread{'s' * (planner.probe.threads != 1)}"
+        table.add_row("answer", f"{speed:,.1f} tokens/s on {threads}" if speed else "not known")
         if not planner.probe.steady:
             table.add_row("", "measured while other programs ran: it may be faster, and is measured again next time")
     table.add_row("", "")

@@ -62,7 +62,8 @@ class ProbeResult:
     contexts, by type of the cache. `width` is the length of an embedding. `prompt` and `answer` are the time of a
     token, `pixel` that of reading and resizing a pixel, `tiles` that of the tile by which encoders are compared, by
     file; None or empty where nothing could be timed. Times that vary, or that other programs disturbed, are not
-    `steady`: they are too long.
+    `steady`: they are too long. `threads` computed the `answer`: fewer than requested where other programs ran and that
+    was faster.
     """
 
     anonymous: int
@@ -77,6 +78,7 @@ class ProbeResult:
     tiles: dict[str, float]
     steady: bool
     layout: str
+    threads: int
 
 
 def run_probe(request: ProbeRequest) -> ProbeResult:
@@ -137,6 +139,7 @@ def _probe(request: ProbeRequest) -> ProbeResult:
     )
     matrices = [t for t in checked.model.tensors if len(t.shape) > 1 and not t.name.startswith("token_embd")]
     prompt = answer = None
+    threads = request.threads
     tiles: dict[str, float] = {}
     steady = True
     if request.opened:
@@ -148,6 +151,10 @@ def _probe(request: ProbeRequest) -> ProbeResult:
         try:
             speed = benchmark_layers(checked.model, rows=request.rows, threads=request.threads, layout=layout)
             prompt, answer, steady = speed.prompt, speed.answer, steady and speed.steady
+            if not speed.steady and threads > 1:  # the engine, too, uses fewer threads while other programs run
+                fewer = benchmark_layers(checked.model, rows=request.rows, threads=threads // 2, layout=layout)
+                if fewer.answer < answer:
+                    answer, threads = fewer.answer, threads // 2
         except (ModelError, EngineError, KeyError, StopIteration):
             pass  # libllama cannot run a part of this model
     return ProbeResult(
@@ -163,6 +170,7 @@ def _probe(request: ProbeRequest) -> ProbeResult:
         tiles,
         steady,
         layout.value,
+        threads,
     )
 
 
