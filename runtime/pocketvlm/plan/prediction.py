@@ -25,6 +25,7 @@ from pocketvlm.vision.onnx import CONCURRENT_TILES
 from pocketvlm.vision.providers import DEVICES
 from pocketvlm.vision.select_encoder import measured_tile, tile_patches
 
+SERVER = "process of the server"  # the name of a part of a prediction
 QUESTION = 48  # tokens of a question and of the template around it
 ANSWER = 208  # tokens that must be left for an answer
 PIXEL = 10  # bytes per pixel while a picture is read: decoded, and twice on its way to an array
@@ -98,7 +99,7 @@ class Planner:
         self._checked = checked = check_files(located.model, located.mmproj, located.onnx, options.vision)
         self.encoders = tuple(_encoders(checked))
         self.family = self._family()
-        self.requested_context = context_size(checked, options.context_size)
+        self.requested_context = context_size(checked.model, options.context_size)
         self.contexts = tuple(sorted({self.requested_context, *_smaller(self.requested_context)}, reverse=True))
         require_cache_type(checked.model, options.kv_type)
         self.cache_types: tuple[CacheType, ...] = (options.kv_type,)
@@ -146,7 +147,7 @@ class Planner:
         if self._parallel > 1:  # background prefill has a context of its own, as large as one request's
             parts["context for prompts"] = cache // self._parallel + scratch
         if self._supervised:
-            parts["process of the server"] = probe.anonymous
+            parts[SERVER] = probe.anonymous
         encoder = self._encoder(configuration.encoder)
         if encoder is not None:
             onnx = encoder.kind == "onnx"
