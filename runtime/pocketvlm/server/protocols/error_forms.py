@@ -9,7 +9,29 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from pocketvlm.server.http_errors import HTTPError
+from pocketvlm.server.operation import Component
 
+OPENAI_ERROR = Component(
+    "Error",
+    {
+        "type": "object",
+        "required": ["error"],
+        "additionalProperties": False,
+        "properties": {
+            "error": {
+                "type": "object",
+                "required": ["message", "type", "param", "code"],
+                "additionalProperties": False,
+                "properties": {
+                    "message": {"type": "string"},
+                    "type": {"type": "string"},
+                    "param": {"type": ["string", "null"], "description": "the path of the field that is wrong"},
+                    "code": {"type": ["string", "null"]},
+                },
+            }
+        },
+    },
+)
 # Anthropic's names of kinds of errors; others are invalid_request_error and, from 500, api_error.
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
