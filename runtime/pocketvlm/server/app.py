@@ -20,6 +20,7 @@ from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.logs import AccessLog
 from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.models import Models, ServedModel
+from pocketvlm.server.protocols.anthropic.exchange import Messages
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.protocols.error_forms import error_response
 from pocketvlm.server.request_record import RequestRecord
@@ -43,7 +44,10 @@ class Service:
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
         chat, count = self.answers.endpoint(ChatCompletions.parse), self.answers.counter(ChatCompletions.parse)
+        message, count_message = self.answers.endpoint(Messages.parse), self.answers.counter(Messages.parse)
         for prefix in ("/v1", ""):
+            routes.append(Route(f"{prefix}/messages", message, methods=["POST"]))
+            routes.append(Route(f"{prefix}/messages/count_tokens", count_message, methods=["POST"]))
             routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
             routes.append(Route(f"{prefix}/chat/completions/input_tokens", count, methods=["POST"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))

@@ -10,6 +10,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from pocketvlm import __version__
 from pocketvlm.server.operation import Component, Operation, Schema
 from pocketvlm.server.protocols import chat_completions
+from pocketvlm.server.protocols.anthropic import exchange as anthropic
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -80,6 +81,7 @@ _operation = partial(Operation, error=OPENAI_ERROR)
 _get = partial(_operation, method="get")
 OPERATIONS = (
     *chat_completions.OPERATIONS,
+    *anthropic.OPERATIONS,
     _operation(
         method="post",
         path="/images",
