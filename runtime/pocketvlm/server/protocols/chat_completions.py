@@ -16,7 +16,10 @@ INPUT_TOKENS = Component(
     {
         "type": "object",
         "required": ["object", "input_tokens"],
-        "properties": {"object": {"const": "response.input_tokens"}, "input_tokens": {"type": "integer"}},
+        "properties": {
+            "object": {"const": "response.input_tokens"},
+            "input_tokens": {"type": "integer", "minimum": 1},
+        },
     },
 )
 OPERATIONS = (
