@@ -139,6 +139,7 @@ class VLM:
         read: PictureReader | None = None,
         cancellation: CancellationToken | None = None,
         queue_ms: float = 0.0,
+        load_ms: float = 0.0,
         buffered: bool = False,
         raw: bool = False,
     ) -> Generator[ChatCompletionChunk, None, None]:
@@ -147,9 +148,10 @@ class VLM:
         The choices come one after the other, then a chunk without choices that has usage and timings.
 
         `read` reads the pictures instead of the default. `cancellation` ends the request from another thread.
-        `queue_ms` is the time that the request has waited already, for the timings. `buffered` lets tokens come all at
-        once, for callers that do not read before the end. `raw`: the content of the only message is the whole prompt,
-        without the model's template; control tokens in its text are parsed.
+        `queue_ms` is the time that the request has waited for its turn already, and `load_ms` that for the model to be
+        loaded, for the timings. `buffered` lets tokens come all at once, for callers that do not read before the end.
+        `raw`: the content of the only message is the whole prompt, without the model's template; control tokens in its
+        text are parsed.
         """
         if raw:
             compiled = compile_raw(request, self.info.control_tokens)
@@ -158,7 +160,7 @@ class VLM:
         prompt = self._prompt(request, read or self._read, compiled)
         choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
-        builder = CompletionBuilder(compiled, self.info, choices=choices, queue_ms=queue_ms)
+        builder = CompletionBuilder(compiled, self.info, choices=choices, queue_ms=queue_ms, load_ms=load_ms)
         for index in range(choices):
             generation = Generation(
                 prompt,

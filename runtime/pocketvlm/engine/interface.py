@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Literal, Protocol
 
@@ -200,6 +200,16 @@ class Statistics:
     picture_evictions: int = 0
     picture_bytes: int = 0  # a gauge: bytes of the embeddings in memory
     child: int | None = None
+
+    def totals(self, ended: Statistics) -> dict[str, int]:
+        """Return the totals by name, with those of engines that have `ended` added."""
+        return {name: getattr(self, name) + getattr(ended, name) for name in _TOTALS}
+
+
+GAUGES = ("running", "queued", "encoding", "picture_bytes")
+_TOTALS = tuple(
+    field.name for field in fields(Statistics) if field.name not in (*GAUGES, "state", "parallel", "restarts", "child")
+)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from pocketvlm.messages import ChatRequest
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server.body import read_object
 from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
-from pocketvlm.server.models import Models
+from pocketvlm.server.models import Lease, Models
 from pocketvlm.server.pictures import Pictures
 from pocketvlm.server.protocols.exchange import Chunks, Exchange
 from pocketvlm.server.request_record import RequestRecord
@@ -91,17 +91,18 @@ class Answers:
             self._tasks.discard(work)
 
     async def _work(self, exchange: Exchange, record: RequestRecord, reply: _Reply, *, counts: bool) -> None:
-        arrived = time.perf_counter()
-        lease = await self._models.lease(self._models.asked(exchange.model), counts=counts)
-        reply.state = "working"
-        queue_ms = 1000 * (time.perf_counter() - arrived)
+        model = self._models.asked(exchange.model)
+        record.model = model.name
+        reply.state = model.waits_for
+        lease = await self._models.lease(model, exchange.keep_alive, counts=counts)
+        reply.state = lambda: "working"
         cancellation = CancellationToken()
         pictures = Pictures(self._settings, self._handles, cancellation)
 
         def work(put: Put) -> Generator[bytes, None, None]:
             if counts:
                 return _count(exchange, lease.vlm, pictures)
-            return _bytes(exchange, lease.vlm, record, pictures, cancellation, queue_ms, put)
+            return _bytes(exchange, lease, record, pictures, cancellation, put)
 
         try:
             # The end of the thread frees the slot, while the client may still be reading.
@@ -135,11 +136,10 @@ def _count(exchange: Exchange, vlm: VLM, pictures: Pictures) -> Generator[bytes,
 
 def _bytes(
     exchange: Exchange,
-    vlm: VLM,
+    lease: Lease,
     record: RequestRecord,
     pictures: Pictures,
     cancellation: CancellationToken,
-    queue_ms: float,
     put: Put,
 ) -> Generator[bytes, None, None]:
     """Return the body of the answer, in pieces. `put` sends something at once, while the iterator is busy."""
@@ -149,13 +149,14 @@ def _bytes(
             put(exchange.waiting(f"encoding {done}/{total}"))
 
     def run(request: ChatRequest, *, raw: bool = False) -> Chunks:
-        return vlm.run(
+        return lease.vlm.run(
             request,
             raw=raw,
             progress=report_progress,
             read=pictures.read,
             cancellation=cancellation,
-            queue_ms=queue_ms,
+            queue_ms=lease.queue_ms,
+            load_ms=lease.load_ms,
             buffered=not exchange.stream,
         )
 
@@ -173,7 +174,7 @@ class _Reply:
         self._sent_at = time.monotonic()
         self._started = False
         self._ended = False
-        self.state = "queued"
+        self.state: Callable[[], str] = lambda: "queued"
 
     async def send(self, data: bytes) -> None:
         async with self._sending:
@@ -196,7 +197,7 @@ class _Reply:
             if rest > 0:
                 await asyncio.sleep(rest)
             else:
-                await self.send(self._exchange.waiting(self.state))
+                await self.send(self._exchange.waiting(self.state()))
 
     async def end(self) -> None:
         self._ended = True

@@ -32,6 +32,7 @@ class Exchange(ABC):
     """
 
     media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"  # of a stream
+    keep_alive: float | None = None  # seconds, as `Models.lease` takes them
 
     def __init__(
         self,
