@@ -1,4 +1,4 @@
-"""Ask a running server through clients of Anthropic's API: `anthropic_checks.py URL PICTURE [CLIENT...]`. See checks.py.
+"""Ask a server through clients of Anthropic's API: `anthropic_checks.py URL PICTURE [CLIENT...]`. See checks.py.
 
 `langchain-anthropic`, `litellm` and `pydantic-ai-slim` are those of this API.
 """

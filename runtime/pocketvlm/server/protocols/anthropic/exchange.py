@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pocketvlm.engine.interface import TokenCount
-from pocketvlm.messages import ChatCompletion
+from pocketvlm.messages import ChatCompletion, ChatCompletionChunk
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.operation import Component, Operation, Stream
 from pocketvlm.server.protocols.anthropic.answer import (
@@ -27,6 +27,7 @@ from pocketvlm.server.protocols.anthropic.translate import translated
 from pocketvlm.server.protocols.error_forms import ANTHROPIC_ERROR, anthropic_error
 from pocketvlm.server.protocols.exchange import Chunks, Exchange, event
 
+A = TypeVar("A", ChatCompletion, ChatCompletionChunk)
 _COUNT = Component(
     "MessageTokensCount",
     {"type": "object", "required": ["input_tokens"], "properties": {"input_tokens": {"type": "integer"}}},
@@ -69,11 +70,14 @@ class Messages(Exchange):
         return cls(MessagesBody.of(body))
 
     def whole(self, completion: ChatCompletion) -> bytes:
-        message = message_of(completion, limit=self.request.limit, hides_thoughts=self._hides_thoughts)
+        message = message_of(
+            self._with_sent_paths(completion), limit=self.request.limit, hides_thoughts=self._hides_thoughts
+        )
         return message.model_dump_json().encode()
 
     def events(self, chunks: Chunks) -> Generator[bytes, None, None]:
-        for one in MessageEvents(limit=self.request.limit, hides_thoughts=self._hides_thoughts).of(chunks):
+        writer = MessageEvents(limit=self.request.limit, hides_thoughts=self._hides_thoughts)
+        for one in writer.of(map(self._with_sent_paths, chunks)):
             yield event(one.model_dump_json().encode(), one.type)
 
     def failure(self, error: HTTPError) -> bytes:
@@ -85,3 +89,9 @@ class Messages(Exchange):
     def waiting(self, state: str) -> bytes:
         """Return a ping, which Anthropic's clients expect, and the state as a comment."""
         return f": {state}\n".encode() + event(b'{"type": "ping"}', "ping")
+
+    def _with_sent_paths(self, answer: A) -> A:
+        """Return an answer that names what of the client's schemas it may not follow by the client's own paths."""
+        if answer.not_enforced is None:
+            return answer
+        return answer.model_copy(update={"not_enforced": [self.sent_path(path) for path in answer.not_enforced]})
