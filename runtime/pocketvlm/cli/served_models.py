@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from pocketvlm.cli.loading import load_arguments
 from pocketvlm.errors import RequestError, quoted, shortened
 
 if TYPE_CHECKING:
+    from pocketvlm.files.locate import Located
     from pocketvlm.server.served_model import ModelSource
 
 _NAMED = re.compile(r"([A-Za-z0-9][\w.:/-]*)=(.+)", re.DOTALL)
@@ -51,7 +53,8 @@ def served_models(models: Sequence[str], every: bool, options: LoadOptions, memo
         given = {text for _, text in named}
         named += [(None, name) for name in pulled if name not in given]
     if len(named) <= 1:
-        return _single(*(named or [(None, None)])[0], options, memory)
+        name, text = named[0] if named else (None, None)
+        return _single(name, text, options, memory)
     if options.name is not None:
         raise RequestError("is for one model; name several by --model NAME=PATH", "--alias")
     if options.mmproj is not None:
@@ -116,6 +119,29 @@ def _source(target: str | None, options: LoadOptions, memory: int) -> ModelSourc
     from pocketvlm.server.model_facts import read_facts
     from pocketvlm.server.served_model import ModelSource
 
-    located = locate(target, model=options.model, mmproj=options.mmproj, verify=False)
-    facts = read_facts(located, name=options.name, requested_context=options.context_size)
-    return ModelSource(facts, lambda: VLM.load(target, options), memory)
+    def find() -> Located:
+        return locate(target, model=options.model, mmproj=options.mmproj, verify=False)
+
+    compared = None
+
+    def load() -> VLM:
+        """Compare a bundle with its hashes, which takes seconds, only if its files have changed since the last time."""
+        nonlocal compared
+        files = _state_of(find())
+        vlm = VLM.load(target, replace(options, verify=options.verify and files != compared))
+        compared = files
+        return vlm
+
+    facts = read_facts(find(), name=options.name, requested_context=options.context_size)
+    return ModelSource(facts, load, memory)
+
+
+def _state_of(files: Located) -> list[object]:
+    """Return what changes when a file changes. A file that is missing is an error of loading."""
+    from pocketvlm.files.gguf_pieces import piece_files
+
+    state: list[object] = [files.fingerprint]
+    for path in (*piece_files(files.model), files.mmproj, files.onnx):
+        with suppress(OSError):
+            state.append((path, path.stat().st_size, path.stat().st_mtime_ns) if path else None)
+    return state

@@ -69,11 +69,10 @@ class _Gauges(Collector):
         yield from self._by_model(statistics)
 
     def _info(self) -> Metric:
-        """Yield what is served; the kind of vision encoder is known while the model is loaded."""
+        """Return what is served; the kind of vision encoder is known while the model is loaded."""
         family = InfoMetricFamily("pocketvlm", "What is served.", labels=["model"])
         for model in self._models:
-            vision = model.vlm.info.vision or "" if model.state == "ready" else ""
-            about = {"version": self._version, "vision": vision, "fingerprint": model.facts.fingerprint}
+            about = {"version": self._version, "vision": model.vision, "fingerprint": model.facts.fingerprint}
             family.add_metric([model.name], about)
         return family
 

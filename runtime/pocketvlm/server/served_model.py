@@ -36,7 +36,7 @@ class ModelSource:
 
 
 class ServedModel:
-    """For the event loop only, but for `statistics`, `measured_memory` and `close`.
+    """For the event loop only, but for `vision`, `statistics`, `measured_memory` and `close`.
 
     What only counts tokens has a queue of its own, so that it need not wait for the end of an answer.
     `state` is "failed" after an attempt to load it that failed, of which `failure` is the reason; it is loaded again
@@ -75,6 +75,12 @@ class ServedModel:
         """The loaded model, in the state "ready"."""
         assert self._vlm is not None
         return self._vlm
+
+    @property
+    def vision(self) -> str:
+        """The kind of vision encoder; "" where there is none, or while the model is not loaded. For any thread."""
+        vlm = self._vlm
+        return vlm.info.vision or "" if vlm is not None else ""
 
     @property
     def load_seconds(self) -> float:
