@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pocketvlm.chat.completion import fold
 from pocketvlm.chat.vlm import VLM
 from pocketvlm.engine.interface import CancellationToken
+from pocketvlm.messages import ChatRequest
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server.body import read_object
 from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.models import Models
 from pocketvlm.server.pictures import Pictures
-from pocketvlm.server.protocols.exchange import Exchange
+from pocketvlm.server.protocols.exchange import Chunks, Exchange
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.thread_stream import ThreadStream
@@ -88,7 +87,7 @@ class Answers:
 
     async def _work(self, exchange: Exchange, record: RequestRecord, reply: _Reply) -> None:
         arrived = time.perf_counter()
-        lease = await self._models.lease(self._models.asked(exchange.request.model))
+        lease = await self._models.lease(self._models.asked(exchange.model))
         reply.state = "working"
         queue_ms = 1000 * (time.perf_counter() - arrived)
         cancellation = CancellationToken()
@@ -131,25 +130,24 @@ def _bytes(
     queue_ms: float,
     put: Callable[[bytes], None],
 ) -> Generator[bytes, None, None]:
-    """Yield the body of the answer. `put` sends something at once, while the iterator is busy."""
+    """Return the body of the answer, in pieces. `put` sends something at once, while the iterator is busy."""
 
     def report_progress(done: int, total: int) -> None:
         if exchange.stream:
             put(exchange.waiting(f"encoding {done}/{total}"))
 
-    chunks = vlm.run(
-        exchange.request,
-        progress=report_progress,
-        read=pictures.read,
-        cancellation=cancellation,
-        queue_ms=queue_ms,
-        buffered=not exchange.stream,
-    )
-    with closing(record.watch(chunks)) as recorded:
-        if exchange.stream:
-            yield from exchange.events(recorded)
-        else:
-            yield exchange.whole(fold(recorded, exchange.request))
+    def run(request: ChatRequest, *, raw: bool = False) -> Chunks:
+        return vlm.run(
+            request,
+            raw=raw,
+            progress=report_progress,
+            read=pictures.read,
+            cancellation=cancellation,
+            queue_ms=queue_ms,
+            buffered=not exchange.stream,
+        )
+
+    return exchange.answer(record.watch(exchange.chunks(run)))
 
 
 class _Reply:

@@ -4,32 +4,69 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
-from typing import ClassVar
+from contextlib import closing
+from typing import Any, ClassVar, Protocol
 
+from pocketvlm.chat.completion import fold
+from pocketvlm.errors import RequestError
 from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest
 from pocketvlm.server.http_errors import HTTPError
+
+Chunks = Generator[ChatCompletionChunk, None, None]
+
+
+class Run(Protocol):
+    """`VLM.run` of the model that was asked for, with everything but the request given."""
+
+    def __call__(self, request: ChatRequest, *, raw: bool = False) -> Chunks: ...
 
 
 class Exchange(ABC):
     """One request in the words of one API, and its answer in them.
 
     `request` is what it asks of the model. `stream`: the answer is sent in pieces. `paths` maps the paths of fields in
-    `request` to those of what the client sent, where they differ: {"messages.2": "input.1"}.
+    `request` to those of what the client sent, where they differ: {"messages.2": "input.1"}. `keep_alive`: seconds for
+    which the model stays loaded afterwards; None: as long as the server's settings say; below 0: forever.
     """
 
     media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"  # of a stream
 
-    def __init__(self, request: ChatRequest, *, stream: bool, paths: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        request: ChatRequest,
+        *,
+        stream: bool,
+        paths: Mapping[str, str] | None = None,
+        keep_alive: float | None = None,
+    ) -> None:
         self.request = request
         self.stream = stream
+        self.keep_alive = keep_alive
         self._paths = paths or {}
+
+    @property
+    def model(self) -> str | None:
+        """The name of the model that is asked; None: any."""
+        return self.request.model
+
+    def chunks(self, run: Run) -> Chunks:
+        """Return the chunks of the answer."""
+        return run(self.request)
+
+    def answer(self, chunks: Chunks) -> Generator[bytes, None, None]:
+        """Yield the body of the answer."""
+        with closing(chunks):
+            if self.stream:
+                yield from self.events(chunks)
+            else:
+                yield self.whole(fold(chunks))
 
     @abstractmethod
     def whole(self, completion: ChatCompletion) -> bytes:
         """Return the body of an answer that is not streamed."""
 
     @abstractmethod
-    def events(self, chunks: Generator[ChatCompletionChunk, None, None]) -> Generator[bytes, None, None]:
+    def events(self, chunks: Chunks) -> Generator[bytes, None, None]:
         """Yield the events of a stream, framed, one or more for each chunk and the last one of the API."""
 
     @abstractmethod
@@ -42,11 +79,23 @@ class Exchange(ABC):
 
     def sent_path(self, path: str) -> str:
         """Return the path of a field of `request` in what the client sent."""
-        parts = path.split(".")
-        for length in range(len(parts), 0, -1):
-            if (own := self._paths.get(".".join(parts[:length]))) is not None:
-                return ".".join(filter(None, [own, *parts[length:]]))
-        return path
+        return _mapped(path, self._paths)
+
+
+def parsed(fields: Mapping[str, Any], paths: Mapping[str, str]) -> ChatRequest:
+    """Validate the fields of a ChatRequest that was made of another API's. Raises RequestError with its paths."""
+    try:
+        return ChatRequest.parse_object(fields)
+    except RequestError as error:
+        raise type(error)(error.message, error.param and _mapped(error.param, paths)) from None
+
+
+def _mapped(path: str, paths: Mapping[str, str]) -> str:
+    parts = path.split(".")
+    for length in range(len(parts), 0, -1):
+        if (own := paths.get(".".join(parts[:length]))) is not None:
+            return ".".join(filter(None, [own, *parts[length:]]))
+    return path
 
 
 def event(data: bytes, name: str | None = None) -> bytes:
