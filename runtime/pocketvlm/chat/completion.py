@@ -18,6 +18,7 @@ from pocketvlm.messages import (
     Choice,
     ChoiceLogprobs,
     ChunkChoice,
+    CompletionTokensDetails,
     Delta,
     FinishReason,
     FunctionDelta,
@@ -50,7 +51,7 @@ class CompletionBuilder:
         self._prefills: list[PrefillDone] = []
         self._queue_ms = queue_ms
         self._decode_ms = 0.0
-        self._tokens = self._drafted = self._accepted = 0
+        self._tokens = self._thought_tokens = self._drafted = self._accepted = 0
         self._decode_steps = 0  # tokens except the first of each choice, which comes with its prompt
         self._index = -1
 
@@ -73,6 +74,7 @@ class CompletionBuilder:
                 yield self._choice_chunk(Delta(role="assistant"))
             case Token():
                 self._tokens += 1
+                self._thought_tokens += self._parser.in_thought
                 self._decode_steps += self._has_token
                 self._has_token = True
                 self._drafted += event.drafted
@@ -134,6 +136,7 @@ class CompletionBuilder:
             prompt_tokens_details=PromptTokensDetails(
                 cached_tokens=first.cached_tokens, image_tokens=sum(image.tokens for image in first.images)
             ),
+            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=self._thought_tokens),
         )
 
     def _timings(self) -> Timings:
@@ -226,6 +229,9 @@ def _usage_sum(one: Usage, other: Usage) -> Usage:
         total_tokens=one.total_tokens + other.total_tokens,
         prompt_tokens_details=PromptTokensDetails(
             cached_tokens=a.cached_tokens + b.cached_tokens, image_tokens=a.image_tokens + b.image_tokens
+        ),
+        completion_tokens_details=CompletionTokensDetails(
+            reasoning_tokens=sum(usage.completion_tokens_details.reasoning_tokens for usage in (one, other))
         ),
     )
 

@@ -16,6 +16,7 @@ from pocketvlm.cli.console import waiting
 from pocketvlm.cli.loading import load_arguments
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.pictures.handles import HandleLimits
+from pocketvlm.server.protocols.responses.stored import ResponseLimits
 from pocketvlm.server.settings import Settings, is_loopback
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def serve(
         ),
     ],
     handles: Annotated[HandleLimits, Fields("seconds", "count", "size")],
+    responses: Annotated[ResponseLimits, Fields("seconds", "count", "size")],
     offline: Annotated[
         bool, typer.Option("--offline", help="Forbid this process to reach or listen on any address but loopback.")
     ] = False,
@@ -103,7 +105,9 @@ def serve(
 
     with sock:
         target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
-        settings = replace(settings, slots=options.parallel, max_pixels=options.max_pixels, handles=handles)
+        settings = replace(
+            settings, slots=options.parallel, max_pixels=options.max_pixels, handles=handles, responses=responses
+        )
         require_files(_FILES)
         require_threads(_THREADS)
         with waiting("loading"):

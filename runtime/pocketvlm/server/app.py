@@ -22,6 +22,8 @@ from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.models import Models, ServedModel
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.protocols.error_forms import error_response
+from pocketvlm.server.protocols.responses.routes import Responses
+from pocketvlm.server.protocols.responses.stored import ResponseStore
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.uploads import Uploads
@@ -35,6 +37,7 @@ class Service:
         self.models = Models(vlm, settings)
         handles = PictureHandles(settings.handles)
         self.answers = Answers(self.models, settings, handles)
+        self._responses = Responses(ResponseStore(settings.responses))
         self._uploads = Uploads(handles, settings)
         self._metrics = Metrics(self.models, vlm, handles, __version__)
         router = Router(self._routes(), redirect_slashes=False)
@@ -43,8 +46,12 @@ class Service:
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
         chat = self.answers.endpoint(ChatCompletions.parse)
+        respond = self.answers.endpoint(self._responses.parse)
         for prefix in ("/v1", ""):
             routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
+            routes.append(Route(f"{prefix}/responses", respond, methods=["POST"]))
+            routes.append(Route(f"{prefix}/responses/{{id}}", self._responses.show, methods=["GET", "DELETE"]))
+            routes.append(Route(f"{prefix}/responses/{{id}}/input_items", self._responses.list_items, methods=["GET"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))
             for path, endpoint in (

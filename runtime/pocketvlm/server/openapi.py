@@ -11,6 +11,7 @@ from pocketvlm import __version__
 from pocketvlm.server.operation import Component, Operation, Schema
 from pocketvlm.server.protocols import chat_completions
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
+from pocketvlm.server.protocols.responses import routes as responses
 
 _REFERENCE = "#/components/schemas/{model}"
 _MODEL = Component(
@@ -80,6 +81,7 @@ _operation = partial(Operation, error=OPENAI_ERROR)
 _get = partial(_operation, method="get")
 OPERATIONS = (
     *chat_completions.OPERATIONS,
+    *responses.OPERATIONS,
     _operation(
         method="post",
         path="/images",

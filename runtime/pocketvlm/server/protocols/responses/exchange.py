@@ -6,24 +6,23 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Generator, Iterable, Sequence
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 from pydantic import TypeAdapter
 
+from pocketvlm.chat.completion import fold
 from pocketvlm.messages import (
     ChatCompletion,
     ChatCompletionChunk,
     ChatRequest,
-    ChunkChoice,
-    Delta,
-    FunctionDelta,
     Timings,
-    ToolCallDelta,
     Usage,
 )
 from pocketvlm.server.http_errors import HTTPError
-from pocketvlm.server.protocols.exchange import Exchange, event
+from pocketvlm.server.protocols.exchange import Chunks, Exchange, event
 from pocketvlm.server.protocols.responses.answer import (
     Response,
     ResponseFault,
@@ -74,26 +73,28 @@ class ResponseExchange(Exchange):
 
     # ---- whole
 
+    def answer(self, chunks: Chunks) -> Generator[bytes, None, None]:
+        """Collect the items from the chunks: a completion has no text next to calls."""
+        if self.stream:
+            yield from super().answer(chunks)
+        else:
+            with closing(chunks):
+                yield self.whole(fold(self._collected(chunks)))
+
     def whole(self, completion: ChatCompletion) -> bytes:
-        [choice] = completion.choices
-        message = choice.message
-        calls = [
-            ToolCallDelta(
-                index=i, id=call.id, function=FunctionDelta(name=call.function.name, arguments=call.function.arguments)
-            )
-            for i, call in enumerate(message.tool_calls or ())
-        ]
-        delta = Delta(content=message.content, reasoning_content=message.reasoning_content, tool_calls=calls or None)
-        for _ in self._output.add(ChunkChoice(index=0, delta=delta, logprobs=choice.logprobs)):
-            pass
-        for _ in self._output.end(complete=choice.finish_reason != "length"):
-            pass
-        response = self._final(choice.finish_reason, completion)
-        return response.model_dump_json().encode()
+        reason = completion.choices[0].finish_reason
+        _run(self._output.end(complete=reason != "length"))
+        return self._final(reason, completion).model_dump_json().encode()
+
+    def _collected(self, chunks: Chunks) -> Iterator[ChatCompletionChunk]:
+        for chunk in chunks:
+            for choice in chunk.choices:
+                _run(self._output.add(choice))
+            yield chunk
 
     # ---- stream
 
-    def events(self, chunks: Generator[ChatCompletionChunk, None, None]) -> Generator[bytes, None, None]:
+    def events(self, chunks: Chunks) -> Generator[bytes, None, None]:
         reason: str | None = None
         for chunk in chunks:
             if not self._is_answering:
@@ -213,6 +214,10 @@ class ResponseExchange(Exchange):
         return Response(**values)
 
 
+def _run(events: Iterable[Event]) -> None:
+    deque(events, maxlen=0)
+
+
 def _text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
@@ -225,6 +230,6 @@ def _usage(usage: Usage) -> ResponseUsage:
             cached_tokens=details.cached_tokens, image_tokens=details.image_tokens
         ),
         output_tokens=usage.completion_tokens,
-        output_tokens_details=ResponseOutputDetails(),
+        output_tokens_details=ResponseOutputDetails(reasoning_tokens=usage.completion_tokens_details.reasoning_tokens),
         total_tokens=usage.total_tokens,
     )

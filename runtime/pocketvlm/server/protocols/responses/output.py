@@ -122,7 +122,7 @@ class _OpenItem(ABC):
         item = {**self.item(status).model_dump(mode="json"), **changes}
         return {"type": f"response.output_item.{name}", "output_index": self._index, "item": item}
 
-    def _event(self, name: str, **fields: Any) -> Event:
+    def _event(self, name: str, /, **fields: Any) -> Event:
         return {"type": f"response.{name}", "item_id": self._id, "output_index": self._index, **fields}
 
 

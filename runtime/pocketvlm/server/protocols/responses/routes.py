@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pocketvlm.errors import RequestError
-from pocketvlm.messages import ChatRequest
+from pocketvlm.errors import RequestError, shortened
 from pocketvlm.messages.field_errors import request_error
-from pocketvlm.server.http_errors import HTTPError, http_error_of
-from pocketvlm.server.operation import EVENTS, Operation, Stream
+from pocketvlm.server.http_errors import HTTPError
+from pocketvlm.server.operation import Operation, Stream
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
+from pocketvlm.server.protocols.exchange import parsed
 from pocketvlm.server.protocols.responses import answer
 from pocketvlm.server.protocols.responses.exchange import STORED, ResponseExchange
 from pocketvlm.server.protocols.responses.schema import CreateResponse, Item, ItemReference, MessageItem
@@ -39,11 +40,8 @@ class Responses:
         toolbox = Toolbox.of(asked.tools or ())
         chat, paths = translate(asked, [(stored.item, path) for stored, path in placed], toolbox)
         items = [stored for stored, _ in placed]
-        try:
-            request = ChatRequest.parse_object(chat)
-            return ResponseExchange(request, paths=paths, asked=asked, items=items, toolbox=toolbox, store=self._store)
-        except RequestError as error:
-            raise http_error_of(error, _Places(paths)) from None
+        request = parsed(chat, paths)
+        return ResponseExchange(request, paths=paths, asked=asked, items=items, toolbox=toolbox, store=self._store)
 
     def _conversation(self, asked: CreateResponse, body: Mapping[str, Any]) -> list[tuple[StoredItem, str]]:
         """Return the items of the earlier answer and of the request, each with its path."""
@@ -108,3 +106,35 @@ class Responses:
         if (response := self._store.find(id)) is None:
             raise _unknown(404, id, "id", "response_not_found")
         return response
+
+
+def _unknown(status: int, id: str, param: str, code: str) -> HTTPError:
+    message = f"{param}: {shortened(id)} is unknown here, or was removed"
+    return HTTPError(status, message, param, code)
+
+
+_STREAM = Stream((answer.ResponseEvent,), named=True)
+_of_response = partial(Operation, path="/responses/{id}", error=OPENAI_ERROR)
+OPERATIONS = (
+    Operation(
+        method="post",
+        path="/responses",
+        name="createResponse",
+        summary="Answer as OpenAI's Responses. With stream: true, as typed server-sent events.",
+        request=CreateResponse,
+        answer=answer.Response,
+        stream=_STREAM,
+        error=OPENAI_ERROR,
+        success="The answer.",
+    ),
+    _of_response(method="get", name="getResponse", summary="An answer that is kept.", answer=answer.Response),
+    _of_response(method="delete", name="deleteResponse", summary="Remove an answer.", answer=answer.DeletedResponse),
+    Operation(
+        method="get",
+        path="/responses/{id}/input_items",
+        name="listInputItems",
+        summary="The items that an answer answers.",
+        answer=answer.ResponseItems,
+        error=OPENAI_ERROR,
+    ),
+)

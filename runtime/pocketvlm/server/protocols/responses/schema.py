@@ -160,7 +160,9 @@ class CallOutputItem(_Item):
 def _listed_as_text(value: Any) -> Any:
     from json import dumps
 
-    is_plain = isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) and "type" not in v for v in value)
+    is_plain = (
+        isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) and "type" not in v for v in value)
+    )
     return dumps(value) if is_plain else value
 
 

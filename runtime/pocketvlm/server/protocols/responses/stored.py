@@ -35,7 +35,8 @@ class ResponseLimits:
         int, Option("Most responses to keep for requests that continue them.", ("--response-count",), least=0)
     ] = 1024
     size: Annotated[
-        int, Option("Memory for these responses and their pictures, in {unit}.", ("--response-store",), MEBIBYTES, least=0)
+        int,
+        Option("Memory for these responses and their pictures, in {unit}.", ("--response-store",), MEBIBYTES, least=0),
     ] = 128 << 20
 
     def __post_init__(self) -> None:

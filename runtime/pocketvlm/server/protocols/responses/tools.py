@@ -123,7 +123,7 @@ class Toolbox:
             function = {**tool, "type": "function"} if nested else {**tool, "type": "function", "name": name}
         self.functions.append(function)
         self.places.append(place)
-        if isinstance(name, str):
+        if isinstance(name, str) and isinstance(own_name, str):
             self._tools[name] = CallableTool(name, kind, own_name, namespace)
 
     def choice(self, choice: str | Mapping[str, Any] | None) -> Any:
