@@ -332,7 +332,11 @@ def test_schemas_are_named_as_sent(server: Server) -> None:
 
 
 USAGE = Usage(
-    prompt_tokens=9, completion_tokens=4, total_tokens=13, prompt_tokens_details=PromptTokensDetails(cached_tokens=3)
+    prompt_tokens=9,
+    completion_tokens=4,
+    total_tokens=13,
+    prompt_tokens_details=PromptTokensDetails(cached_tokens=3),
+    completion_tokens_details=CompletionTokensDetails(reasoning_tokens=2),
 )
 
 
@@ -376,7 +380,14 @@ def test_blocks_of_every_kind(display: str) -> None:
         {"type": "tool_use", "id": "toolu_a", "name": "a", "input": {"x": 1}},
         {"type": "tool_use", "id": "toolu_b", "name": "b", "input": {"y": "no"}},
     ]
-    assert (whole["stop_reason"], whole["usage"]["input_tokens"]) == ("max_tokens", 6)
+    assert whole["stop_reason"] == "max_tokens"
+    assert whole["usage"] == {
+        "input_tokens": 6,
+        "output_tokens": 4,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 3,
+        "output_tokens_details": {"thinking_tokens": 2},
+    }
     stream = b"".join(exchange.events(iter(chunks()))).decode()  # type: ignore[arg-type]
     sent = [json.loads(data) for _, data in events(stream)]
     kinds = [event.get("delta", event.get("content_block", {})).get("type", event["type"]) for event in sent]
@@ -387,7 +398,7 @@ def test_blocks_of_every_kind(display: str) -> None:
         *["tool_use", "input_json_delta", "input_json_delta", "content_block_stop"],
         *["tool_use", "input_json_delta", "content_block_stop", "message_delta", "message_stop"],
     ]
-    assert sent[0]["message"]["usage"] == {**whole["usage"], "output_tokens": 4}
+    assert sent[0]["message"]["usage"] == sent[-2]["usage"] == whole["usage"]
     assert [event["index"] for event in sent if event["type"] == "content_block_start"] == [0, 1, 2, 3]
 
 

@@ -18,6 +18,7 @@ from pocketvlm.messages import (
     Choice,
     ChoiceLogprobs,
     ChunkChoice,
+    CompletionTokensDetails,
     Delta,
     FinishReason,
     FunctionDelta,
@@ -58,7 +59,7 @@ class CompletionBuilder:
         self._prefills: list[PrefillDone] = []
         self._queue_ms, self._load_ms = queue_ms, load_ms
         self._decode_ms = 0.0
-        self._tokens = self._drafted = self._accepted = 0
+        self._tokens = self._thought_tokens = self._drafted = self._accepted = 0
         self._decode_steps = 0  # tokens except the first of each choice, which comes with its prompt
         self._index = -1
 
@@ -81,6 +82,7 @@ class CompletionBuilder:
                 yield self._choice_chunk(Delta(role="assistant")).with_prompt(self._usage())
             case Token():
                 self._tokens += 1
+                self._thought_tokens += self._parser.in_thought
                 self._decode_steps += self._has_token
                 self._has_token = True
                 self._drafted += event.drafted
@@ -148,6 +150,7 @@ class CompletionBuilder:
             prompt_tokens_details=PromptTokensDetails(
                 cached_tokens=first.cached_tokens, image_tokens=sum(image.tokens for image in first.images)
             ),
+            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=self._thought_tokens),
         )
 
     def _timings(self) -> Timings:
@@ -241,6 +244,9 @@ def _usage_sum(one: Usage, other: Usage) -> Usage:
         total_tokens=one.total_tokens + other.total_tokens,
         prompt_tokens_details=PromptTokensDetails(
             cached_tokens=a.cached_tokens + b.cached_tokens, image_tokens=a.image_tokens + b.image_tokens
+        ),
+        completion_tokens_details=CompletionTokensDetails(
+            reasoning_tokens=sum(usage.completion_tokens_details.reasoning_tokens for usage in (one, other))
         ),
     )
 

@@ -16,6 +16,7 @@ from pocketvlm.cli.console import waiting
 from pocketvlm.cli.served_models import served_models
 from pocketvlm.errors import PocketVLMError, RequestError, shortened
 from pocketvlm.pictures.handles import HandleLimits
+from pocketvlm.server.protocols.responses.stored import ResponseLimits
 from pocketvlm.server.settings import Settings, is_loopback
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def serve(
         ),
     ],
     handles: Annotated[HandleLimits, Fields("seconds", "count", "size")],
+    responses: Annotated[ResponseLimits, Fields("seconds", "count", "size")],
     offline: Annotated[
         bool, typer.Option("--offline", help="Forbid this process to reach or listen on any address but loopback.")
     ] = False,
@@ -119,7 +121,9 @@ def serve(
 
     with sock:
         served = served_models(models or (), every, replace(options, supervised=True), memory)
-        settings = replace(settings, slots=options.parallel, max_pixels=served.max_pixels, handles=handles)
+        settings = replace(
+            settings, slots=options.parallel, max_pixels=served.max_pixels, handles=handles, responses=responses
+        )
         require_files(_FILES + _FILES_OF_ENGINE * len(served.sources))
         require_threads(_THREADS + _THREADS_OF_ENGINE * len(served.sources))
         with waiting("loading"):

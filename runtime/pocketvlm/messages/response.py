@@ -76,11 +76,18 @@ class PromptTokensDetails(_Answer):
     image_tokens: int = 0
 
 
+class CompletionTokensDetails(_Answer):
+    """`reasoning_tokens` are those of thoughts."""
+
+    reasoning_tokens: int = 0
+
+
 class Usage(_Answer):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
 
 
 class ImageTimings(_Answer):

@@ -24,6 +24,8 @@ from pocketvlm.server.protocols.anthropic.exchange import Messages
 from pocketvlm.server.protocols.anthropic.models import list_fields, model_fields
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.protocols.error_forms import error_response
+from pocketvlm.server.protocols.responses.routes import Responses
+from pocketvlm.server.protocols.responses.stored import ResponseStore
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.served_model import ServedModel
 from pocketvlm.server.settings import Settings
@@ -45,6 +47,7 @@ class Service:
         self.models = models
         handles = PictureHandles(settings.handles)
         self.answers = Answers(self.models, settings, handles)
+        self._responses = Responses(ResponseStore(settings.responses))
         self._uploads = Uploads(handles, settings)
         self._metrics = Metrics(self.models, handles, __version__)
         router = Router(self._routes(), redirect_slashes=False)
@@ -53,12 +56,16 @@ class Service:
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
         chat, count = self.answers.endpoint(ChatCompletions.parse), self.answers.counter(ChatCompletions.parse)
+        respond = self.answers.endpoint(self._responses.parse)
         message, count_message = self.answers.endpoint(Messages.parse), self.answers.counter(Messages.parse)
         for prefix in ("/v1", ""):
             routes.append(Route(f"{prefix}/messages", message, methods=["POST"]))
             routes.append(Route(f"{prefix}/messages/count_tokens", count_message, methods=["POST"]))
             routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
             routes.append(Route(f"{prefix}/chat/completions/input_tokens", count, methods=["POST"]))
+            routes.append(Route(f"{prefix}/responses", respond, methods=["POST"]))
+            routes.append(Route(f"{prefix}/responses/{{id}}", self._responses.show, methods=["GET", "DELETE"]))
+            routes.append(Route(f"{prefix}/responses/{{id}}/input_items", self._responses.list_items, methods=["GET"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))
             for path, endpoint in (

@@ -13,6 +13,7 @@ from pocketvlm.server.protocols import chat_completions
 from pocketvlm.server.protocols.anthropic import exchange as anthropic
 from pocketvlm.server.protocols.anthropic import models as anthropic_models
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
+from pocketvlm.server.protocols.responses import routes as responses
 
 _REFERENCE = "#/components/schemas/{model}"
 _MODEL = Component(
@@ -118,6 +119,7 @@ _get = partial(_operation, method="get")
 OPERATIONS = (
     *chat_completions.OPERATIONS,
     *anthropic.OPERATIONS,
+    *responses.OPERATIONS,
     _operation(
         method="post",
         path="/images",

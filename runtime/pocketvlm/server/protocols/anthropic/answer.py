@@ -42,6 +42,10 @@ class ToolUseContent(_Answer):
 Content = TextContent | ThinkingContent | ToolUseContent
 
 
+class OutputDetails(_Answer):
+    thinking_tokens: int
+
+
 class MessageUsage(_Answer):
     """`input_tokens` are those of the prompt that were not in the KV cache, `cache_read_input_tokens` the others."""
 
@@ -49,6 +53,7 @@ class MessageUsage(_Answer):
     output_tokens: int
     cache_creation_input_tokens: int = 0
     cache_read_input_tokens: int
+    output_tokens_details: OutputDetails
 
     @classmethod
     def of(cls, usage: ChatUsage) -> MessageUsage:
@@ -57,6 +62,7 @@ class MessageUsage(_Answer):
             input_tokens=usage.prompt_tokens - cached,
             output_tokens=usage.completion_tokens,
             cache_read_input_tokens=cached,
+            output_tokens_details=OutputDetails(thinking_tokens=usage.completion_tokens_details.reasoning_tokens),
         )
 
 

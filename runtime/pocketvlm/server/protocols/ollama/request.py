@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, ValidationError, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, WithJsonSchema
 
-from pocketvlm.errors import RequestError
-from pocketvlm.messages import ChatRequest
-from pocketvlm.messages.base import Flag, Frozen, JsonObject, Open, Text, TextOrNull
-from pocketvlm.messages.field_errors import request_error
-from pocketvlm.messages.numbers import as_number
-from pocketvlm.messages.request import Think
-from pocketvlm.server.protocols.exchange import parsed
+from pocketvlm.messages.base import JsonObject, Open
 from pocketvlm.server.protocols.ollama.durations import seconds
 
 # By the fields of ChatRequest. Other options say how to load a model, or name samplers that are not here.
