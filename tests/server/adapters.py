@@ -94,10 +94,14 @@ def assistant(*parts: str, thought: str | None = None, calls: Sequence[Call] = (
 
 
 class Adapter(ABC):
-    """`path` is the route that answers. `type` is the media type of its streams."""
+    """`path` is the route that answers. `type` is the media type of its streams.
+
+    `open_fields` are objects in which unknown fields are ignored.
+    """
 
     name: ClassVar[str]
     path: ClassVar[str]
+    open_fields: ClassVar[tuple[str, ...]] = ()
     type: ClassVar[str] = "text/event-stream; charset=utf-8"
 
     @abstractmethod
@@ -331,6 +335,7 @@ class Responses(Adapter):
 class Anthropic(Adapter):
     name = "anthropic"
     path = "/v1/messages"
+    open_fields = ("output_config",)
 
     def write(self, ask: Ask) -> dict[str, Any]:
         first, *others = ask.turns

@@ -13,6 +13,7 @@ from pocketvlm.errors import RequestError
 from pocketvlm.messages import (
     ChatCompletionChunk,
     ChunkChoice,
+    CompletionTokensDetails,
     Delta,
     FunctionDelta,
     PromptTokensDetails,

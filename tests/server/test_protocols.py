@@ -216,7 +216,7 @@ def test_wrong_values_at_every_field(server: Server, api: Adapter, value: Any) -
     """None is a crash, and the next request works."""
     good = api.write(Ask([user("hi")], max_tokens=1, schema=SHAPE, tools=[PAINT], must_call=False))
     for name in good:
-        if name in ("stream", "model"):
+        if name in ("stream", "model") or (name in api.open_fields and isinstance(value, dict)):
             continue
         reply = post(server, api, {**good, name: value})
         if value is True and name in ("store",):

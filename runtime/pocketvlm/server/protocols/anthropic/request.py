@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, Strict, Tag, ValidationError, field_validator
 
 from pocketvlm.errors import RequestError, shortened
-from pocketvlm.messages.base import Flag, JsonObject, Open, Text, TextOrNull, by_field, by_form
+from pocketvlm.messages.base import Flag, JsonObject, Open, Text, by_field, by_form
 from pocketvlm.messages.field_errors import did_you_mean, request_error
 from pocketvlm.messages.ignored import Ignored
 from pocketvlm.messages.numbers import AnyNumber, Count, DefaultAt
@@ -62,7 +62,7 @@ class Tool(Open):
         "custom"
     )
     name: FunctionName
-    description: TextOrNull = ""
+    description: Text | None = None
     input_schema: JsonObject
     strict: Flag | None = None
     defer_loading: Flag | None = None
