@@ -485,7 +485,8 @@ def test_what_claude_code_sends(server: Server, sample_uri: str) -> None:
     tokens = post(server, counted, "/v1/messages/count_tokens?beta=true", headers=headers).json()["input_tokens"]
     later = [*texts(BILLING % "other"), *body["system"][1:]]
     again = post(server, {**body, "system": later}, "/v1/messages?beta=true", headers=headers)
-    usage = json.loads(next(events(again.text))[1])["message"]["usage"]
+    start = next(data for name, data in events(again.text) if name == "message_start")
+    usage = json.loads(start)["message"]["usage"]
     assert usage["cache_read_input_tokens"] >= tokens - 2  # the line that changes is not in the prompt
     search = {"messages": [HI], "tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 8}]}
     assert "web_search_20250305" in error(post(server, {**body, **search}, "/v1/messages?beta=true"))
