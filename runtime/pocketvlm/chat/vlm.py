@@ -24,6 +24,7 @@ from pocketvlm.engine.interface import (
     Generation,
     PromptImage,
     Statistics,
+    TokenCount,
 )
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.errors import RequestError, SessionError
@@ -138,6 +139,7 @@ class VLM:
         read: PictureReader | None = None,
         cancellation: CancellationToken | None = None,
         queue_ms: float = 0.0,
+        load_ms: float = 0.0,
         buffered: bool = False,
         raw: bool = False,
     ) -> Generator[ChatCompletionChunk, None, None]:
@@ -146,9 +148,10 @@ class VLM:
         The choices come one after the other, then a chunk without choices that has usage and timings.
 
         `read` reads the pictures instead of the default. `cancellation` ends the request from another thread.
-        `queue_ms` is the time that the request has waited already, for the timings. `buffered` lets tokens come all at
-        once, for callers that do not read before the end. `raw`: the content of the only message is the whole prompt,
-        without the model's template; control tokens in its text are parsed.
+        `queue_ms` is the time that the request has waited for its turn already, and `load_ms` that for the model to be
+        loaded, for the timings. `buffered` lets tokens come all at once, for callers that do not read before the end.
+        `raw`: the content of the only message is the whole prompt, without the model's template; control tokens in its
+        text are parsed.
         """
         if raw:
             compiled = compile_raw(request, self.info.control_tokens)
@@ -157,7 +160,7 @@ class VLM:
         prompt = self._prompt(request, read or self._read, compiled)
         choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
-        builder = CompletionBuilder(compiled, self.info, choices=choices, queue_ms=queue_ms)
+        builder = CompletionBuilder(compiled, self.info, choices=choices, queue_ms=queue_ms, load_ms=load_ms)
         for index in range(choices):
             generation = Generation(
                 prompt,
@@ -180,6 +183,20 @@ class VLM:
                         break
             yield from builder.end_choice()
         yield builder.end()
+
+    def count_tokens(self, messages: Sequence[Any], **fields: Any) -> TokenCount:
+        """Return how many tokens the prompt of `messages` takes, with pictures, tools and the model's template.
+
+        `fields` are those of ChatRequest. Nothing is encoded or evaluated, so it takes milliseconds. A prompt may be
+        longer than `info.context_size`, which `chat` refuses.
+
+        Raises RequestError, whose `param` names the invalid field.
+        """
+        return self.count(ChatRequest.parse(messages, **fields))
+
+    def count(self, request: ChatRequest, *, read: PictureReader | None = None) -> TokenCount:
+        """Count the prompt of a validated request. `read` reads the pictures instead of the default."""
+        return self._engine.count_tokens(self._prompt(request, read or self._read))
 
     @property
     def conversation(self) -> list[dict[str, Any]]:

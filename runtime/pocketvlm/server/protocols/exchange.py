@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from contextlib import closing
 from typing import Any, ClassVar, Protocol
 
 from pocketvlm.chat.completion import fold
+from pocketvlm.engine.interface import TokenCount
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest
 from pocketvlm.server.http_errors import HTTPError
@@ -30,6 +32,7 @@ class Exchange(ABC):
     """
 
     media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"  # of a stream
+    keep_alive: float | None = None  # seconds, as `Models.lease` takes them
 
     def __init__(
         self,
@@ -72,6 +75,10 @@ class Exchange(ABC):
     @abstractmethod
     def failure(self, error: HTTPError) -> bytes:
         """Return the last event of a stream that fails after its head was sent."""
+
+    def counted(self, count: TokenCount) -> bytes:
+        """Return the body of an answer that counts the tokens of the prompt: OpenAI's form, unless overridden."""
+        return json.dumps({"object": "response.input_tokens", "input_tokens": count.total}).encode()
 
     def waiting(self, state: str) -> bytes:
         """Return what is sent while there is nothing to send: a comment, which clients of event streams skip."""

@@ -18,8 +18,7 @@ from pocketvlm.server.protocols.ollama.durations import seconds
 
 # By the fields of ChatRequest. Other options say how to load a model, or name samplers that are not here.
 _OPTIONS = {
-    name: name
-    for name in ("temperature", "top_k", "top_p", "min_p", "seed", "repeat_penalty", "presence_penalty")
+    name: name for name in ("temperature", "top_k", "top_p", "min_p", "seed", "repeat_penalty", "presence_penalty")
 } | {"frequency_penalty": "frequency_penalty", "max_tokens": "num_predict"}
 _MAX_STOPS = 128  # Ollama has no limit
 _MARK = "[img]"  # in a message's text: the place of its next picture
@@ -36,15 +35,9 @@ def _format(value: object) -> object:
     return {"type": "json_schema", "schema": value}
 
 
-_Format = Annotated[
-    JsonObject | None, BeforeValidator(_format, json_schema_input_type=JsonObject | str | None)
-]
-_KeepAlive = Annotated[
-    float | None, BeforeValidator(seconds, json_schema_input_type=float | str | None)
-]
-_Objects = Annotated[
-    tuple[Any, ...], WithJsonSchema({"type": "array", "items": {"type": "object"}})
-]
+_Format = Annotated[JsonObject | None, BeforeValidator(_format, json_schema_input_type=JsonObject | str | None)]
+_KeepAlive = Annotated[float | None, BeforeValidator(seconds, json_schema_input_type=float | str | None)]
+_Objects = Annotated[tuple[Any, ...], WithJsonSchema({"type": "array", "items": {"type": "object"}})]
 
 
 class _Options(Open):
