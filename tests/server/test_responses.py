@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
 from typing import Any
 
 import openai
@@ -371,7 +374,10 @@ def test_thoughts_as_a_summary_and_carried() -> None:
 
 
 def test_a_call_of_a_shell_and_of_a_namespace() -> None:
-    tools = [{"type": "local_shell"}, {"type": "namespace", "name": "mcp__a__", "tools": [FUNCTION]}]
+    tools = [
+        {"type": "local_shell"},
+        {"type": "namespace", "name": "mcp__a__", "description": "A.", "tools": [FUNCTION]},
+    ]
     deltas = [*call("local_shell", '{"command": ["ls"]}'), *call("mcp__a__look", "{}", index=1)]
     [shell, function] = whole(parsed(tools=tools), *deltas)["output"]
     assert (shell["type"], shell["action"]) == ("local_shell_call", {"type": "exec", "command": ["ls"], "env": {}})
@@ -417,13 +423,22 @@ def test_waiting_ends_where_the_answer_begins() -> None:
 def test_openais_client_raises_what_fails_in_a_stream() -> None:
     exchange = parsed(stream=True)
     body = exchange.waiting("queued") + exchange.failure(HTTPError(500, "it broke", code="engine_crashed"))
-    reply = {"content": body, "headers": {"content-type": "text/event-stream"}}
-    import httpx
 
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, **reply))  # type: ignore[arg-type]
-    client = openai.OpenAI(base_url="http://127.0.0.1/v1", api_key="x", http_client=httpx.Client(transport=transport))
-    with pytest.raises(openai.APIError, match="it broke") as caught:
-        list(client.responses.create(model="iota", input="hi", stream=True))
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.end_headers()
+            self.wfile.write(body)
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Handler) as replay:
+        threading.Thread(target=replay.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{replay.server_address[1]}/v1"
+        client = openai.OpenAI(base_url=url, api_key="x", max_retries=0)
+        with client, pytest.raises(openai.APIError, match="it broke") as caught:
+            list(client.responses.create(model="iota", input="hi", stream=True))
+        replay.shutdown()
     assert caught.value.code == "engine_crashed"
 
 

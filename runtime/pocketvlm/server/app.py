@@ -56,7 +56,8 @@ class Service:
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
         chat, count = self.answers.endpoint(ChatCompletions.parse), self.answers.counter(ChatCompletions.parse)
-        respond = self.answers.endpoint(self._responses.parse)
+        responses = self._responses.parse
+        respond, count_items = self.answers.endpoint(responses), self.answers.counter(responses)
         message, count_message = self.answers.endpoint(Messages.parse), self.answers.counter(Messages.parse)
         for prefix in ("/v1", ""):
             routes.append(Route(f"{prefix}/messages", message, methods=["POST"]))
@@ -64,6 +65,7 @@ class Service:
             routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
             routes.append(Route(f"{prefix}/chat/completions/input_tokens", count, methods=["POST"]))
             routes.append(Route(f"{prefix}/responses", respond, methods=["POST"]))
+            routes.append(Route(f"{prefix}/responses/input_tokens", count_items, methods=["POST"]))
             routes.append(Route(f"{prefix}/responses/{{id}}", self._responses.show, methods=["GET", "DELETE"]))
             routes.append(Route(f"{prefix}/responses/{{id}}/input_items", self._responses.list_items, methods=["GET"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))

@@ -110,7 +110,7 @@ class ResponseExchange(Exchange):
 
     def waiting(self, state: str) -> bytes:
         """Return events, because some clients give up where none comes for a while. Progress is a comment."""
-        if state in ("queued", "working"):
+        if not state.startswith("encoding"):
             with self._numbering:
                 if not self._is_answering:
                     return self._opening(self._asked.model or "") if not self._number else self._in_progress()
