@@ -23,7 +23,9 @@ from pocketvlm.server.models import Models
 from pocketvlm.server.protocols.anthropic.exchange import Messages
 from pocketvlm.server.protocols.anthropic.models import list_fields, model_fields
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
+from pocketvlm.server.protocols.completions import Completions
 from pocketvlm.server.protocols.error_forms import error_response
+from pocketvlm.server.protocols.ollama.routes import OllamaRoutes
 from pocketvlm.server.protocols.responses.routes import Responses
 from pocketvlm.server.protocols.responses.stored import ResponseStore
 from pocketvlm.server.request_record import RequestRecord
@@ -50,7 +52,8 @@ class Service:
         self._responses = Responses(ResponseStore(settings.responses))
         self._uploads = Uploads(handles, settings)
         self._metrics = Metrics(self.models, handles, __version__)
-        router = Router(self._routes(), redirect_slashes=False)
+        ollama = OllamaRoutes(self.models, self.answers, settings)
+        router = Router([*self._routes(), *ollama.routes()], redirect_slashes=False)
         self.app = AccessLog(AccessControl(_ErrorResponses(router), settings), self._metrics)
 
     def _routes(self) -> list[Route]:
@@ -59,6 +62,7 @@ class Service:
         responses = self._responses.parse
         respond, count_items = self.answers.endpoint(responses), self.answers.counter(responses)
         message, count_message = self.answers.endpoint(Messages.parse), self.answers.counter(Messages.parse)
+        complete = self.answers.endpoint(Completions.parse)
         for prefix in ("/v1", ""):
             routes.append(Route(f"{prefix}/messages", message, methods=["POST"]))
             routes.append(Route(f"{prefix}/messages/count_tokens", count_message, methods=["POST"]))
@@ -68,6 +72,7 @@ class Service:
             routes.append(Route(f"{prefix}/responses/input_tokens", count_items, methods=["POST"]))
             routes.append(Route(f"{prefix}/responses/{{id}}", self._responses.show, methods=["GET", "DELETE"]))
             routes.append(Route(f"{prefix}/responses/{{id}}/input_items", self._responses.list_items, methods=["GET"]))
+            routes.append(Route(f"{prefix}/completions", complete, methods=["POST"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))
             for path, endpoint in (

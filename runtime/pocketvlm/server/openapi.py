@@ -9,10 +9,11 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from pocketvlm import __version__
 from pocketvlm.server.operation import Component, Operation, Schema
-from pocketvlm.server.protocols import chat_completions
+from pocketvlm.server.protocols import chat_completions, completions
 from pocketvlm.server.protocols.anthropic import exchange as anthropic
 from pocketvlm.server.protocols.anthropic import models as anthropic_models
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
+from pocketvlm.server.protocols.ollama import operations as ollama
 from pocketvlm.server.protocols.responses import routes as responses
 
 _REFERENCE = "#/components/schemas/{model}"
@@ -118,8 +119,10 @@ _operation = partial(Operation, error=OPENAI_ERROR)
 _get = partial(_operation, method="get")
 OPERATIONS = (
     *chat_completions.OPERATIONS,
+    *completions.OPERATIONS,
     *anthropic.OPERATIONS,
     *responses.OPERATIONS,
+    *ollama.OPERATIONS,
     _operation(
         method="post",
         path="/images",
