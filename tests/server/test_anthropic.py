@@ -262,6 +262,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"container": "c"}, "container:"),
     ({"mcp_servers": [{"type": "url"}]}, "mcp_servers:"),
     ({"tools": [{"type": "web_search_20250305", "name": "w"}]}, "tools.0.type: web_search_20250305 is a tool of"),
+    ({"tools": [{"type": {}, "name": "a", "input_schema": {}}]}, "tools.0.type: must be 'custom'"),
     ({"tools": [{"name": "a"}]}, "tools.0.input_schema: is required"),
     ({"tools": [{"name": "a<b", "input_schema": {}}]}, "tools.0.name:"),
     ({"tools": [PAINT, {"name": "a", "input_schema": {"x": float("nan")}}]}, "tools.1.input_schema:"),

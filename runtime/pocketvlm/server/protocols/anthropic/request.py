@@ -52,7 +52,7 @@ Message = Annotated[
 def _custom(kind: object) -> object:
     if isinstance(kind, str) and kind != "custom":
         raise ValueError(f"{shortened(kind)} is a tool of Anthropic's; describe one with name and input_schema instead")
-    return "custom"
+    return "custom" if kind is None else kind
 
 
 class Tool(Open):
