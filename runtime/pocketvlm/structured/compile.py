@@ -134,7 +134,7 @@ def compile_request(
         () if _content_schema(request) else request.stop or (),
         begun,
         tuple(not_enforced),
-        tuple(tool.function.name for tool in tools),
+        _names=tuple(tool.function.name for tool in tools),
     )
 
 
