@@ -51,7 +51,8 @@ class Context(Handle):
 
     `collector` gets the inputs of all matrices that are evaluated; then nothing is offloaded.
 
-    `accelerated` lets the accelerator of prompts compute the products of 16 rows and more, for weights that it reads.
+    `accelerated` lets the accelerator of prompts compute the products of 5 rows and more, for weights that it reads,
+    and what recurrent layers do with as many tokens.
 
     All sequences share one buffer (kv_unified): a step over any of them is one graph, and `share` copies nothing. A
     buffer for each sequence would save 0 to 4 % of the time of four streams (SmolLM2-135M, 32 and 500 cells each), but

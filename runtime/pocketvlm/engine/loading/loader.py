@@ -172,7 +172,7 @@ def _load(
         outputs=sequences,
     )
     # Not on a GPU: small batches cost it less, and ggml's Vulkan backend crashed in the trial of a row (on lavapipe).
-    mixed = vision and not model.needs_checkpoints and not placement.layers
+    mixed = vision and not placement.layers
     return LoadedModel(
         model,
         vision,

@@ -242,7 +242,7 @@ class Scheduler:
         request.sequence, known = self._sequences.acquire(request.units)
         self._steps.running.append(request)
         request.next_unit = known
-        request.checkpoint_after = self._sequences.checkpoint_counts(request.prompt, known)
+        request.checkpoint_after = self._sequences.checkpoint_counts(request.sequence, request.prompt, known)
         request.cached_tokens = sum(map(length_of, request.units[:known]))
         request.sampler = TokenSampler(self._model, request.generation, request.matcher)
         request.min_batch_rows = self._min_batch_rows
