@@ -14,6 +14,7 @@ from pocketvlm.errors import RequestError, shortened
 from pocketvlm.messages.field_errors import request_error
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.operation import Operation, Stream
+from pocketvlm.server.protocols.chat_completions import INPUT_TOKENS
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
 from pocketvlm.server.protocols.exchange import parsed
 from pocketvlm.server.protocols.responses import answer
@@ -126,6 +127,16 @@ OPERATIONS = (
         stream=_STREAM,
         error=OPENAI_ERROR,
         success="The answer.",
+    ),
+    Operation(
+        method="post",
+        path="/responses/input_tokens",
+        name="countInputTokens",
+        summary="Count the tokens of a request, pictures included, without answering it.",
+        request=CreateResponse,
+        answer=INPUT_TOKENS,
+        error=OPENAI_ERROR,
+        success="The count.",
     ),
     _of_response(method="get", name="getResponse", summary="An answer that is kept.", answer=answer.Response),
     _of_response(method="delete", name="deleteResponse", summary="Remove an answer.", answer=answer.DeletedResponse),
