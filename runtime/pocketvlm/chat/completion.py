@@ -252,7 +252,8 @@ def _timings_sum(one: Timings, other: Timings) -> Timings:
     decoded = sum((timings.decode_tokens_per_second or 0) * timings.decode_ms for timings in both)
     return Timings(
         images=[*one.images, *other.images],
-        queue_ms=one.queue_ms + other.queue_ms,
+        queue_ms=max(one.queue_ms, other.queue_ms),  # each has the wait before the first run
+        load_ms=max(one.load_ms, other.load_ms),
         prefill_ms=prefill,
         decode_ms=decode,
         prefill_tokens_per_second=prefilled / prefill if prefill else None,

@@ -18,7 +18,7 @@ from pocketvlm.server.body import read_object
 from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.models import Lease, Models
 from pocketvlm.server.pictures import Pictures
-from pocketvlm.server.protocols.exchange import Chunks, Exchange
+from pocketvlm.server.protocols.exchange import Chunks, Exchange, no_chunks
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.thread_stream import ThreadStream
@@ -93,6 +93,10 @@ class Answers:
     async def _work(self, exchange: Exchange, record: RequestRecord, reply: _Reply, *, counts: bool) -> None:
         model = self._models.asked(exchange.model)
         record.model = model.name
+        if exchange.only_unloads:
+            self._models.unload(model.name)
+            await reply.send(b"".join(exchange.answer(no_chunks())))
+            return await reply.end()
         reply.state = model.waits_for
         lease = await self._models.lease(model, exchange.keep_alive, counts=counts)
         reply.state = lambda: "working"

@@ -37,8 +37,8 @@ _ANY_TEXT = r"/(.|\n)*/"
 class CompiledRequest:
     """`spans` is the prompt, `constraint` the grammar of the answer, if it has one.
 
-    `begun` is the last message if the answer continues it. `not_enforced` are the paths of the keywords of schemas that
-    the grammar leaves out.
+    `begun` is the last message if the answer continues it; with `raw`, it continues the prompt. `not_enforced` are the
+    paths of the keywords of schemas that the grammar leaves out.
     """
 
     spans: tuple[Span, ...]
@@ -49,6 +49,7 @@ class CompiledRequest:
     _stops: tuple[str, ...]
     begun: AssistantMessage | None = None
     not_enforced: tuple[str, ...] = ()
+    raw: bool = False
     _names: tuple[str, ...] = ()  # of the functions that can be called
 
     def output_parser(self) -> OutputParser:
@@ -58,7 +59,7 @@ class CompiledRequest:
             call_format=self._call_format,
             thinks=self._thinks,
             thinking=self._thinking,
-            continues=self.begun is not None,
+            continues=self.raw or self.begun is not None,
             names=self._names,
         )
 
@@ -133,7 +134,7 @@ def compile_request(
         () if _content_schema(request) else request.stop or (),
         begun,
         tuple(not_enforced),
-        tuple(tool.function.name for tool in tools),
+        _names=tuple(tool.function.name for tool in tools),
     )
 
 
@@ -159,6 +160,7 @@ def compile_raw(request: ChatRequest, control_tokens: Collection[str]) -> Compil
         _thinking=False,
         _stops=() if _content_schema(request) else request.stop or (),
         not_enforced=tuple(not_enforced),
+        raw=True,
     )
 
 

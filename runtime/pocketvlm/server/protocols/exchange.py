@@ -27,30 +27,17 @@ class Exchange(ABC):
     """One request in the words of one API, and its answer in them.
 
     `request` is what it asks of the model. `stream`: the answer is sent in pieces. `paths` maps the paths of fields in
-    `request` to those of what the client sent, where they differ: {"messages.2": "input.1"}. `keep_alive`: seconds for
-    which the model stays loaded afterwards; None: as long as the server's settings say; below 0: forever.
+    `request` to those of what the client sent, where they differ: {"messages.2": "input.1"}.
     """
 
     media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"  # of a stream
     keep_alive: float | None = None  # seconds, as `Models.lease` takes them
+    only_unloads = False  # nothing is asked of the model, which has to leave
 
-    def __init__(
-        self,
-        request: ChatRequest,
-        *,
-        stream: bool,
-        paths: Mapping[str, str] | None = None,
-        keep_alive: float | None = None,
-    ) -> None:
+    def __init__(self, request: ChatRequest, *, stream: bool, paths: Mapping[str, str] | None = None) -> None:
         self.request = request
         self.stream = stream
-        self.keep_alive = keep_alive
         self._paths = paths or {}
-
-    @property
-    def model(self) -> str | None:
-        """The name of the model that is asked; None: any."""
-        return self.request.model
 
     def chunks(self, run: Run) -> Chunks:
         """Return the chunks of the answer."""
@@ -87,6 +74,10 @@ class Exchange(ABC):
     def sent_path(self, path: str) -> str:
         """Return the path of a field of `request` in what the client sent."""
         return _mapped(path, self._paths)
+
+
+def no_chunks() -> Chunks:
+    yield from ()
 
 
 def parsed(fields: Mapping[str, Any], paths: Mapping[str, str]) -> ChatRequest:

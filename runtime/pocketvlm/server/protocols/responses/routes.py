@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from pocketvlm.errors import RequestError, shortened
 from pocketvlm.messages.field_errors import request_error
+from pocketvlm.server.endpoint import Answers
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.operation import Operation, Stream
 from pocketvlm.server.protocols.chat_completions import INPUT_TOKENS
@@ -30,6 +32,14 @@ _PAGE, _LARGEST_PAGE = 20, 100  # items that are listed at once
 class Responses:
     def __init__(self, store: ResponseStore) -> None:
         self._store = store
+
+    def routes(self, answers: Answers) -> Iterator[Route]:
+        for prefix in ("/v1", ""):
+            path = f"{prefix}/responses"
+            yield Route(path, answers.endpoint(self.parse), methods=["POST"])
+            yield Route(f"{path}/input_tokens", answers.counter(self.parse), methods=["POST"])
+            yield Route(f"{path}/{{id}}", self.show, methods=["GET", "DELETE"])
+            yield Route(f"{path}/{{id}}/input_items", self.list_items, methods=["GET"])
 
     def parse(self, body: Mapping[str, Any]) -> ResponseExchange:
         """Raises RequestError or HTTPError with the path of the wrong field."""
