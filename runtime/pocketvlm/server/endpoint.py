@@ -91,7 +91,7 @@ class Answers:
             self._tasks.discard(work)
 
     async def _work(self, exchange: Exchange, record: RequestRecord, reply: _Reply, *, counts: bool) -> None:
-        model = self._models.asked(exchange.model)
+        model = self._models.asked(exchange.request.model)
         record.model = model.name
         if exchange.only_unloads:
             self._models.unload(model.name)
