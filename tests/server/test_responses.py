@@ -68,6 +68,13 @@ def look(uri: str) -> dict[str, Any]:
     return {"role": "user", "content": content}
 
 
+def deep(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
+
+
 # ---- the request, translated
 
 
@@ -234,6 +241,15 @@ def test_other_tools() -> None:
         ({"tool_choice": "required"}, "tool_choice", "needs tools"),
         ({"previous_response_id": "resp_x"}, "previous_response_id", "unknown here"),
         ({"input": [{"type": "item_reference", "id": "msg_x"}]}, "input.0.id", "unknown here"),
+        ({"user": "\ud83d"}, "user", "surrogate"),
+        ({"model": "\ud83d"}, "model", "surrogate"),
+        ({"tool_choice": "\ud83d"}, "tool_choice", "surrogate"),
+        ({"tool_choice": 5}, "tool_choice", "must be auto"),
+        ({"metadata": {"a": "\ud83d"}}, "metadata.a", "surrogate"),
+        ({"input": [{**HI, "unknown": "\ud83d"}]}, "input.0", "surrogate"),
+        ({"input": [{**HI, "unknown": [float("nan")]}]}, "input.0", "finite"),
+        ({"input": [{"type": "web_search_call", "action": deep(100)}]}, "input.0", "nested too deep"),
+        ({"input": [HI, {"type": "function_call_output", "output": deep(100)}]}, "input.1.output", "nested too deep"),
     ],
 )
 def test_wrong_fields(body: dict[str, Any], param: str, says: str) -> None:

@@ -7,11 +7,32 @@ import binascii
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Strict, Tag, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    ModelWrapValidatorHandler,
+    Strict,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from pocketvlm.messages import ImagePart
-from pocketvlm.messages.base import AlsoTakes, Flag, Frozen, JsonObject, Open, Scalar, Text, TextOrNull, by_form
+from pocketvlm.messages.base import (
+    AlsoTakes,
+    Flag,
+    Frozen,
+    JsonObject,
+    Open,
+    Scalar,
+    Text,
+    TextOrNull,
+    by_form,
+    plain_json,
+)
 from pocketvlm.messages.numbers import AnyNumber, Limit
 from pocketvlm.messages.parts import Part
 from pocketvlm.pictures.handles import SCHEME
@@ -77,6 +98,15 @@ _ContentOrNull = Annotated[_Content, BeforeValidator(_text_for_null)]
 
 class _Item(Open):
     id: Text | None = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _is_plain(cls, value: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        """Refuse what strict JSON parsers refuse, in fields that are ignored as well: an item is listed as it came."""
+        item = handler(value)
+        if isinstance(value, Mapping):
+            plain_json(value)
+        return item
 
 
 class MessageItem(_Item):
@@ -256,6 +286,10 @@ class ResponseStreamOptions(Open):
     include_obfuscation: Any = None
 
 
+_Choice = Annotated[
+    Annotated[Text, Tag("<string>")] | Annotated[JsonObject, Tag("<object>")],
+    by_form("must be auto, none, required or a tool"),
+]
 _Ignored = Annotated[Any, Field(description="Accepted and ignored.", repr=False)]
 _AsInChat = Annotated[Any, Field(description="As in chat completions.", repr=False)]
 
@@ -268,14 +302,14 @@ class CreateResponse(Frozen):
     """
 
     input: _Input | None = None
-    model: str | None = None
+    model: Text | None = None
     instructions: Text | None = None
     previous_response_id: Text | None = None
     store: Flag | None = None
     stream: Flag | None = None
     stream_options: ResponseStreamOptions | None = None
     tools: tuple[JsonObject, ...] | None = None
-    tool_choice: str | JsonObject | None = None
+    tool_choice: _Choice | None = None
     parallel_tool_calls: Flag | None = None
     text: TextOptions | None = None
     reasoning: ReasoningOptions | None = None
@@ -289,7 +323,9 @@ class CreateResponse(Frozen):
     background: Flag | None = None
     conversation: Any = None
     prompt: Any = None
-    user: str | None = None
+    user: Text | None = None
+    safety_identifier: Text | None = None
+    prompt_cache_key: Text | None = None
     # Extensions
     seed: _AsInChat = None
     stop: _AsInChat = None
@@ -308,8 +344,6 @@ class CreateResponse(Frozen):
     # What changes nothing here
     max_tool_calls: _Ignored = None
     service_tier: _Ignored = None
-    safety_identifier: _Ignored = None
-    prompt_cache_key: _Ignored = None
     prompt_cache_retention: _Ignored = None
     prompt_cache_options: _Ignored = None
     context_management: _Ignored = None
