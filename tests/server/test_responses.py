@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import Any
 
+import jsonschema
 import openai
 import pytest
 import requests
@@ -27,10 +28,11 @@ from pocketvlm.messages import (
     ToolCallDelta,
     Usage,
 )
+from pocketvlm.server import openapi
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.protocols.responses.exchange import ResponseExchange
+from pocketvlm.server.protocols.responses.items import MessageItem
 from pocketvlm.server.protocols.responses.routes import Responses
-from pocketvlm.server.protocols.responses.schema import MessageItem
 from pocketvlm.server.protocols.responses.stored import ResponseLimits, ResponseStore, StoredItem
 from server.adapters import events
 from server.conftest import Server, refused
@@ -616,6 +618,27 @@ def codex(uri: str) -> dict[str, Any]:
         "service_tier": "priority",
         "client_metadata": {"x-codex-installation-id": "1"},
     }
+
+
+def test_the_schemas_say_what_is_accepted(server: Server, sample_uri: str) -> None:
+    document = openapi.document()
+
+    def validator(name: str) -> jsonschema.Draft202012Validator:
+        schemas = {"components": document["components"]}
+        return jsonschema.Draft202012Validator({**schemas, "$ref": f"#/components/schemas/{name}"})
+
+    bodies: list[dict[str, Any]] = [
+        codex(sample_uri),
+        {"input": "hi", "store": None},
+        {"input": [{"id": "msg_1"}, {"id": "msg_2", "role": "assistant", "content": None}]},
+        {"previous_response_id": "resp_1", "tool_choice": {"type": "function", "name": "look"}, "tools": [FUNCTION]},
+    ]
+    for body in bodies:
+        validator("CreateResponse").validate(body)
+    for wrong in ({"input": 5}, {"input": [{"type": "telepathy"}]}, {"inpt": "hi"}, {"temperature": 3}):
+        assert not validator("CreateResponse").is_valid(wrong)
+    validator("Response").validate(answer(server, input=[look(sample_uri)], top_logprobs=1))
+    validator("Response").validate(whole(parsed(tools=TOOLS), *DELTAS))
 
 
 def test_a_body_of_codex(server: Server, sample_uri: str) -> None:

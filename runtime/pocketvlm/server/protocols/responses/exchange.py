@@ -31,8 +31,9 @@ from pocketvlm.server.protocols.responses.answer import (
     ResponseOutputDetails,
     ResponseUsage,
 )
+from pocketvlm.server.protocols.responses.items import Item
 from pocketvlm.server.protocols.responses.output import Event, Output
-from pocketvlm.server.protocols.responses.schema import CreateResponse, Item
+from pocketvlm.server.protocols.responses.schema import CreateResponse
 from pocketvlm.server.protocols.responses.stored import ResponseStore, StoredItem
 from pocketvlm.server.protocols.responses.tools import Toolbox
 

@@ -21,7 +21,8 @@ from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
 from pocketvlm.server.protocols.exchange import parsed
 from pocketvlm.server.protocols.responses import answer
 from pocketvlm.server.protocols.responses.exchange import STORED, ResponseExchange
-from pocketvlm.server.protocols.responses.schema import CreateResponse, Item, ItemReference, MessageItem
+from pocketvlm.server.protocols.responses.items import Item, ItemReference, MessageItem
+from pocketvlm.server.protocols.responses.schema import CreateResponse
 from pocketvlm.server.protocols.responses.stored import ResponseStore, StoredItem, StoredResponse
 from pocketvlm.server.protocols.responses.tools import Toolbox
 from pocketvlm.server.protocols.responses.translate import translate
