@@ -31,8 +31,12 @@ QUICK = settings(
 @QUICK
 def test_schemathesis(server: Server, case: Any) -> None:
     if isinstance(case.body, dict) and case.meta.generation.mode.is_positive:  # a model's time is not tested here
-        other = {"max_completion_tokens": None} if "/chat/" in case.path else {}
-        case.body = {**case.body, "max_tokens": 1, "n": None, **other}
+        limits: dict[str, Any] = {"max_tokens": 1, "n": None}
+        if "/chat/" in case.path:
+            limits["max_completion_tokens"] = None
+        if "/responses" in case.path:
+            limits = {"max_output_tokens": 1}
+        case.body = {**case.body, **limits}
         if isinstance(prompts := case.body.get("prompt"), list):
             case.body["prompt"] = prompts[:2]
     # What is valid by the schema may still be refused for what no schema says: base64 that is no picture, a model

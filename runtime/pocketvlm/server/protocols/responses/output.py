@@ -23,7 +23,7 @@ from pocketvlm.server.protocols.responses.answer import (
     ResponseShellCall,
     ResponseSummaryText,
 )
-from pocketvlm.server.protocols.responses.schema import carry_thought
+from pocketvlm.server.protocols.responses.items import carry_thought
 from pocketvlm.server.protocols.responses.tools import CallableTool, Toolbox, parsed_arguments
 
 Event = dict[str, Any]  # with its type, without its number
