@@ -32,8 +32,8 @@ __all__ = [
     "ChunkChoice", "CompletionTokensDetails", "Content", "Delta", "Detail", "FinishReason", "FunctionDelta",
     "ImagePart", "ImageTimings", "ImageURL", "ImageURLPart", "Message", "Part", "PromptTokensDetails",
     "ResponseFormat", "ResponseFunction", "ResponseMessage", "ResponseToolCall", "StreamOptions",
-    "SystemMessage", "TextContent", "TextPart", "Timings", "TokenLogprob", "Tool", "ToolCall", "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage",
-    "UserMessage",
+    "SystemMessage", "TextContent", "TextPart", "Timings", "TokenLogprob", "Tool", "ToolCall",
+    "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage", "UserMessage",
     # errors
     "PocketVLMError", "RequestError", "ImageError", "ImageNotFoundError", "ImageFormatError", "ImageTooLargeError",
     "ContextLengthError", "MemoryBudgetError", "UnsupportedError", "FileError", "ModelError", "ModelNotFoundError",
