@@ -130,10 +130,12 @@ def test_a_schema(server: Server, sample_uri: str, api: Adapter) -> None:
 @every_api
 def test_a_tool_and_its_result(server: Server, sample_uri: str, api: Adapter) -> None:
     first = user(COUNT, Picture(sample_uri))
-    said = say(server, api, Ask([first], tools=[PAINT], must_call=True, max_tokens=150))
-    [call] = said.calls
-    assert (call.name, said.reason) == ("paint", "calls")
-    jsonschema.validate(call.arguments, PAINT.parameters)
+    call = CALL
+    if api.demands_calls:
+        said = say(server, api, Ask([first], tools=[PAINT], must_call=True, max_tokens=150))
+        [call] = said.calls
+        assert (call.name, said.reason) == ("paint", "calls")
+        jsonschema.validate(call.arguments, PAINT.parameters)
     turns = [first, assistant(calls=[call]), Turn("tool", ["painted"], result_of=call)]
     assert say(server, api, Ask(turns, tools=[PAINT], max_tokens=3)).answer_tokens
 
@@ -216,7 +218,7 @@ def test_wrong_values_at_every_field(server: Server, api: Adapter, value: Any) -
     """None is a crash, and the next request works."""
     good = api.write(Ask([user("hi")], max_tokens=1, schema=SHAPE, tools=[PAINT], must_call=False))
     for name in good:
-        if name in ("stream", "model"):
+        if name in ("stream", "model") or (name in api.open_fields and isinstance(value, dict)):
             continue
         reply = post(server, api, {**good, name: value})
         if value is True and name in ("store",):
