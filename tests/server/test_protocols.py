@@ -97,7 +97,7 @@ def test_a_picture_in_the_result_of_a_tool(server: Server, sample_uri: str, api:
 
 @every_api
 def test_a_begun_answer_goes_on(server: Server, sample_uri: str, api: Adapter) -> None:
-    said = say(server, api, Ask([user(DESCRIBE, Picture(sample_uri)), assistant("A large red")], max_tokens=4))
+    said = say(server, api, Ask([user(Picture(sample_uri), DESCRIBE), assistant("A large red")], max_tokens=4))
     assert said.text.startswith(" circle")
 
 
@@ -142,7 +142,7 @@ def test_a_tool_and_its_result(server: Server, sample_uri: str, api: Adapter) ->
 
 @every_api
 def test_an_answer_that_is_cut(server: Server, sample_uri: str, api: Adapter) -> None:
-    said = say(server, api, Ask([user(DESCRIBE, Picture(sample_uri))], max_tokens=2))
+    said = say(server, api, Ask([user(Picture(sample_uri), DESCRIBE)], max_tokens=2))
     assert (said.reason, said.answer_tokens) == ("length", 2)
 
 
