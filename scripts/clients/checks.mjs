@@ -4,8 +4,12 @@
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
+import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
+import Anthropic from "@anthropic-ai/sdk";
+import { betaZodTool } from "@anthropic-ai/sdk/helpers/beta/zod";
+import { zodOutputFormat } from "@anthropic-ai/sdk/helpers/zod";
 import { InferenceClient } from "@huggingface/inference";
 import { generateObject, generateText, stepCountIs, streamText, tool } from "ai";
 import OpenAI from "openai";
@@ -133,6 +137,44 @@ async function* huggingface() {
 	yield "tool call and its result";
 }
 
+async function* anthropic() {
+	const client = new Anthropic({ baseURL: url.replace(/\/v1$/, ""), apiKey: "none", maxRetries: 0 });
+	const source = { type: "base64", media_type: "image/png", data: picture.toString("base64") };
+	const image = { type: "image", source };
+	const asked = { role: "user", content: [image, { type: "text", text: COUNT }] };
+	const ask = { model: "iota", max_tokens: 100, messages: [asked] };
+	const again = async (content, ...more) =>
+		(await client.messages.create({ ...ask, messages: [asked, { role: "assistant", content }, ...more] })).content[0].text;
+	const message = await client.messages.create(ask);
+	assert.equal(message.content[0].text, ANSWER);
+	assert.equal(await again(message.content, more), RED);
+	yield "create, second turn";
+	const streamed = await client.messages.stream(ask).finalMessage();
+	assert.equal(streamed.content[0].text, ANSWER);
+	assert.equal(await again(streamed.content, more), RED);
+	const { input_tokens } = await client.messages.countTokens({ model: "iota", messages: [asked] });
+	assert.equal(input_tokens, streamed.usage.input_tokens + streamed.usage.cache_read_input_tokens);
+	yield "stream helper, countTokens";
+	const paintTool = { name: "paint", input_schema: paint.function.parameters };
+	const called = await client.messages.stream({ ...ask, tools: [paintTool], tool_choice: { type: "any" } }).finalMessage();
+	const use = called.content.at(-1);
+	assert.deepEqual([called.stop_reason, use.name], ["tool_use", "paint"]);
+	const result = { type: "tool_result", tool_use_id: use.id, content: [image, { type: "text", text: painter(use.input) }] };
+	assert.equal(await again(called.content, { role: "user", content: [result, { type: "text", text: COUNT }] }), ANSWER);
+	yield "tools, a result with a picture";
+	const form = z.object({ colour: z.enum(["red", "green", "blue"]), number: z.literal([1, 2, 3]) });
+	const parsed = await client.messages.parse({ ...ask, output_config: { format: zodOutputFormat(form) } });
+	form.parse(parsed.parsed_output);
+	yield "parse";
+	const run = ({ colour }) => painter({ colour });
+	const zodTool = betaZodTool({ name: "paint", description: "Paint.", inputSchema: form.pick({ colour: true }), run });
+	const runner = client.beta.messages.toolRunner({ ...ask, tools: [zodTool], max_iterations: 2 });
+	assert.equal((await runner.runUntilDone()).role, "assistant");
+	yield "toolRunner";
+	for await (const model of client.models.list()) assert.equal(model.display_name, "iota");
+	yield "models";
+}
+
 async function* ai(model) {
 	const messages = [
 		{
@@ -185,6 +227,8 @@ const clients = {
 	},
 	"@huggingface/inference": huggingface,
 	"@ai-sdk/openai-compatible": () => ai(compatible("iota")),
+	"@anthropic-ai/sdk": anthropic,
+	"@ai-sdk/anthropic": () => ai(createAnthropic({ baseURL: url, apiKey: "none" })("iota")),
 	"@ai-sdk/openai": async function* () {
 		const provider = createOpenAI({ baseURL: url, apiKey: "none" });
 		yield* ai(provider.chat("iota"));

@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -519,21 +519,21 @@ CLIENTS = {
 }
 
 
-def main() -> None:
-    names = sys.argv[3:] or [name for name in CLIENTS if name != "llama-index-llms-openai-like"]
+def run(clients: Mapping[str, Callable[[], Iterator[str]]], names: Sequence[str]) -> bool:
+    """Ask through the clients with these names, or through all. Return whether one failed."""
     failed = False
-    for name in names:
+    for name in names or clients:
         worked: list[str] = []
         try:
-            for what in CLIENTS[name]():
+            for what in clients[name]():
                 worked.append(what)  # noqa: PERF402 - what worked before a failure counts
             state = "ok    "
         except Exception:
             traceback.print_exc()
             state, failed = "FAILED", True
         print(f"{state} {name} {version(name)}: {'; '.join(worked)}", flush=True)
-    sys.exit(failed)
+    return failed
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(CLIENTS, sys.argv[3:] or [name for name in CLIENTS if name != "llama-index-llms-openai-like"]))

@@ -415,4 +415,110 @@ class Responses(Adapter):
         }
 
 
-ADAPTERS: tuple[Adapter, ...] = (ChatCompletions(), Ollama(), Responses())
+class Anthropic(Adapter):
+    name = "anthropic"
+    path = "/v1/messages"
+    open_fields = ("output_config",)
+
+    def write(self, ask: Ask) -> dict[str, Any]:
+        first, *others = ask.turns
+        turns = others if first.role == "system" else ask.turns
+        body: dict[str, Any] = {"model": ask.model, "messages": [self._message(turn) for turn in turns]}
+        if first.role == "system":
+            body["system"] = self._blocks(first)
+        if ask.max_tokens is not None:
+            body["max_tokens"] = ask.max_tokens
+        if ask.schema is not None:
+            body["output_config"] = {"format": {"type": "json_schema", "schema": ask.schema}}
+        if ask.tools:
+            body["tools"] = [{"name": tool.name, "input_schema": tool.parameters} for tool in ask.tools]
+        if ask.must_call:
+            body["tool_choice"] = {"type": "any"}
+        if ask.stream:
+            body["stream"] = True
+        return body
+
+    def _message(self, turn: Turn) -> dict[str, Any]:
+        blocks = self._blocks(turn)
+        if turn.result_of is not None:
+            result = {"type": "tool_result", "tool_use_id": turn.result_of.id, "content": blocks}
+            return {"role": "user", "content": [result]}
+        if turn.thought is not None:
+            blocks.insert(0, {"type": "thinking", "thinking": turn.thought, "signature": "s"})
+        for call in turn.calls:
+            blocks.append({"type": "tool_use", "id": call.id, "name": call.name, "input": call.arguments})
+        return {"role": turn.role, "content": blocks}
+
+    def _blocks(self, turn: Turn) -> list[dict[str, Any]]:
+        return [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {"type": "image", "source": {"type": "url", "url": part.url}}
+            for part in turn.parts
+        ]
+
+    def read(self, answer: Mapping[str, Any]) -> Said:
+        assert (answer["type"], answer["role"], answer["id"][:4]) == ("message", "assistant", "msg_")
+        assert {"thinking", "text", "tool_use"} >= {block["type"] for block in answer["content"]}
+        texts = [block["text"] for block in answer["content"] if block["type"] == "text"]
+        thoughts = [block["thinking"] for block in answer["content"] if block["type"] == "thinking"]
+        calls = [
+            Call(block["name"], block["input"], block["id"])
+            for block in answer["content"]
+            if block["type"] == "tool_use"
+        ]
+        reasons: dict[str, Any] = {"end_turn": "stop", "max_tokens": "length", "tool_use": "calls"}
+        usage = answer["usage"]
+        prompt = sum(usage[f"{name}input_tokens"] for name in ("", "cache_creation_", "cache_read_"))
+        reason = reasons[answer["stop_reason"]]
+        return Said("".join(texts), "".join(thoughts), calls, reason, prompt, usage["output_tokens"])
+
+    def read_stream(self, body: str) -> Said:
+        said = [(name, json.loads(data)) for name, data in events(body)]
+        assert [name for name, _ in said] == [data["type"] for _, data in said]
+        said = [(name, data) for name, data in said if name != "ping"]
+        assert [name for name, _ in said[-2:]] == ["message_delta", "message_stop"]
+        message: dict[str, Any] = said[0][1]["message"]
+        assert (said[0][0], message["content"], message["stop_reason"]) == ("message_start", [], None)
+        is_open = False
+        for name, data in said[1:-2]:
+            assert is_open == (name != "content_block_start")
+            is_open = name != "content_block_stop"
+            if name == "content_block_start":
+                message["content"].append({**data["content_block"], "json": ""})
+            assert data["index"] == len(message["content"]) - 1
+            if name == "content_block_delta":
+                [key] = data["delta"].keys() - {"type"}
+                own = {"partial_json": "json"}.get(key, key)
+                message["content"][-1][own] += data["delta"][key]
+        for block in message["content"]:
+            if block["type"] == "tool_use":
+                assert block["input"] == {}
+                block["input"] = json.loads(block["json"])
+        end = said[-2][1]
+        names = [name for name in message["usage"] if "input" in name]
+        assert [end["usage"][name] for name in names] == [message["usage"][name] for name in names]
+        return self.read({**message, **end["delta"], "usage": end["usage"]})
+
+    def place(self, turn: int, part: int) -> str:
+        return f"messages.{turn}.content.{part}.source.url"
+
+    def error(self, body: Mapping[str, Any]) -> str:
+        assert (set(body), body["type"]) == ({"type", "error"}, "error")
+        assert set(body["error"]) == {"type", "message"}
+        assert body["error"]["type"].endswith("_error") or body["error"]["type"] == "request_too_large"
+        message: str = body["error"]["message"]
+        return message
+
+    def oddities(self) -> Mapping[str, dict[str, Any]]:
+        hi = {"role": "user", "content": "hi"}
+        result = {"type": "tool_result", "tool_use_id": "t", "content": None}
+        return {
+            "null fields": {"messages": [hi], "temperature": None, "tools": None, "system": None, "thinking": None},
+            "null result": {"messages": [hi, {"role": "user", "content": [result]}]},
+            "an answer without blocks": {"messages": [hi, {"role": "assistant", "content": []}, hi]},
+            "fields of new betas": {"messages": [hi], "safeguards": [{"type": "x"}], "fallbacks": []},
+        }
+
+
+ADAPTERS: tuple[Adapter, ...] = (ChatCompletions(), Responses(), Anthropic(), Ollama())

@@ -79,7 +79,7 @@ class CompletionBuilder:
         match event:
             case PrefillDone():
                 self._prefills.append(event)
-                yield self._choice_chunk(Delta(role="assistant"))
+                yield self._choice_chunk(Delta(role="assistant")).with_prompt(self._usage())
             case Token():
                 self._tokens += 1
                 self._thought_tokens += self._parser.in_thought
@@ -118,7 +118,13 @@ class CompletionBuilder:
         finish_reason: FinishReason | None = None,
         timings: Timings | None = None,
     ) -> ChatCompletionChunk:
-        choice = ChunkChoice(index=self._index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
+        choice = ChunkChoice(
+            index=self._index,
+            delta=delta,
+            logprobs=logprobs,
+            finish_reason=finish_reason,
+            stop_reason=self._parser.stop if finish_reason else None,
+        )
         return self._chunk([choice], timings=timings)
 
     def _chunk(
@@ -273,6 +279,7 @@ class _Choice:
     calls: list[ToolCallDelta] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
+    stop_reason: str | None = None
 
     def add(self, part: ChunkChoice) -> None:
         self.content.append(part.delta.content or "")
@@ -281,6 +288,7 @@ class _Choice:
         if part.logprobs:
             self.logprobs += part.logprobs.content
         self.finish_reason = part.finish_reason or self.finish_reason
+        self.stop_reason = part.stop_reason or self.stop_reason
 
     def join(self) -> Choice:
         return Choice(
@@ -289,8 +297,9 @@ class _Choice:
                 content=None if self.calls else "".join(self.content),
                 reasoning_content="".join(self.reasoning) or None,
                 tool_calls=_join_calls(self.calls) or None,
-            ),
+            ).with_text("".join(self.content)),
             finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
             logprobs=ChoiceLogprobs(content=self.logprobs) if self.logprobs else None,
         )
 

@@ -70,6 +70,11 @@ class OutputParser:
         return self._content.stopped
 
     @property
+    def stop(self) -> str | None:
+        """The stop string that was met."""
+        return self._content.stop
+
+    @property
     def in_thought(self) -> bool:
         """Whether the next token belongs to a thought, its end included."""
         return self._state == "reasoning"
