@@ -104,6 +104,8 @@ class Adapter(ABC):
     open_fields: ClassVar[tuple[str, ...]] = ()
     type: ClassVar[str] = "text/event-stream; charset=utf-8"
 
+    demands_calls: ClassVar[bool] = True  # a request can say that there must be a call
+
     @abstractmethod
     def write(self, ask: Ask) -> dict[str, Any]:
         """Return the body of a request."""
@@ -239,6 +241,87 @@ class ChatCompletions(Adapter):
                 "messages": [hi, {"role": "assistant", "content": None}, {"role": "user", "content": None}]
             },
             "null fields": {"messages": [hi], "temperature": None, "tools": None, "stop": None, "stream": None},
+        }
+
+
+class Ollama(Adapter):
+    """Its pictures are base64 next to the text, and its streams are lines. Calls have no ids and are not demanded."""
+
+    name = "ollama"
+    path = "/api/chat"
+    open_fields = ("options", "format")
+    type = "application/x-ndjson"
+    demands_calls = False
+
+    def write(self, ask: Ask) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": ask.model, "messages": [self._message(turn) for turn in ask.turns]}
+        if ask.max_tokens is not None:
+            body["options"] = {"num_predict": ask.max_tokens}
+        if ask.schema is not None:
+            body["format"] = ask.schema
+        if ask.tools:
+            body["tools"] = [
+                {"type": "function", "function": {"name": tool.name, "parameters": tool.parameters}}
+                for tool in ask.tools
+            ]
+        if not ask.stream:
+            body["stream"] = False
+        return body
+
+    def _message(self, turn: Turn) -> dict[str, Any]:
+        text = "".join(part for part in turn.parts if isinstance(part, str))
+        pictures = [part.url for part in turn.parts if isinstance(part, Picture)]
+        message: dict[str, Any] = {"role": turn.role, "content": text}
+        if pictures:
+            message["images"] = [
+                url.partition(",")[2] if url.startswith("data:image/png;base64,") else url for url in pictures
+            ]
+        if turn.thought is not None:
+            message["thinking"] = turn.thought
+        if turn.calls:
+            message["tool_calls"] = [
+                {"function": {"name": call.name, "arguments": call.arguments}} for call in turn.calls
+            ]
+        if turn.result_of is not None:
+            message["tool_name"] = turn.result_of.name
+        return message
+
+    def read(self, answer: Mapping[str, Any]) -> Said:
+        assert (answer["model"], answer["done"], answer["message"]["role"]) == ("iota", True, "assistant")
+        message = answer["message"]
+        calls = [
+            Call(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls") or ()
+        ]
+        reason: Any = "calls" if calls else answer["done_reason"]
+        counts = answer["prompt_eval_count"], answer["eval_count"]
+        return Said(message["content"], message.get("thinking", ""), calls, reason, *counts)
+
+    def read_stream(self, body: str) -> Said:
+        assert body.endswith("\n")
+        *pieces, end = map(json.loads, body.splitlines())
+        assert not any(piece["done"] for piece in pieces)
+        text = "".join(piece["message"]["content"] for piece in (*pieces, end))
+        thought = "".join(piece["message"].get("thinking", "") for piece in pieces)
+        calls = [call for piece in pieces for call in piece["message"].get("tool_calls") or ()]
+        message = {"role": "assistant", "content": text, "thinking": thought, "tool_calls": calls}
+        return self.read({**end, "message": message})
+
+    def place(self, turn: int, part: int) -> str:  # noqa: ARG002  # of all pictures, the tests have one
+        return f"messages.{turn}.images.0"
+
+    def error(self, body: Mapping[str, Any]) -> str:
+        assert set(body) == {"error"}
+        message: str = body["error"]
+        return message
+
+    def oddities(self) -> Mapping[str, dict[str, Any]]:
+        hi = {"role": "user", "content": "hi"}
+        return {
+            "null content": {
+                "messages": [hi, {"role": "assistant", "content": None}, {"role": "user", "content": None}]
+            },
+            "null fields": {"messages": [hi], "options": None, "tools": None, "format": None, "keep_alive": None},
+            "an unknown option": {"messages": [hi], "options": {"num_thread": 2, "num_predict": 1, "mirostat": 1}},
         }
 
 
@@ -438,4 +521,4 @@ class Anthropic(Adapter):
         }
 
 
-ADAPTERS: tuple[Adapter, ...] = (ChatCompletions(), Responses(), Anthropic())
+ADAPTERS: tuple[Adapter, ...] = (ChatCompletions(), Responses(), Anthropic(), Ollama())

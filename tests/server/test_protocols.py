@@ -97,7 +97,7 @@ def test_a_picture_in_the_result_of_a_tool(server: Server, sample_uri: str, api:
 
 @every_api
 def test_a_begun_answer_goes_on(server: Server, sample_uri: str, api: Adapter) -> None:
-    said = say(server, api, Ask([user(DESCRIBE, Picture(sample_uri)), assistant("A large red")], max_tokens=4))
+    said = say(server, api, Ask([user(Picture(sample_uri), DESCRIBE), assistant("A large red")], max_tokens=4))
     assert said.text.startswith(" circle")
 
 
@@ -130,17 +130,19 @@ def test_a_schema(server: Server, sample_uri: str, api: Adapter) -> None:
 @every_api
 def test_a_tool_and_its_result(server: Server, sample_uri: str, api: Adapter) -> None:
     first = user(COUNT, Picture(sample_uri))
-    said = say(server, api, Ask([first], tools=[PAINT], must_call=True, max_tokens=150))
-    [call] = said.calls
-    assert (call.name, said.reason) == ("paint", "calls")
-    jsonschema.validate(call.arguments, PAINT.parameters)
+    call = CALL
+    if api.demands_calls:
+        said = say(server, api, Ask([first], tools=[PAINT], must_call=True, max_tokens=150))
+        [call] = said.calls
+        assert (call.name, said.reason) == ("paint", "calls")
+        jsonschema.validate(call.arguments, PAINT.parameters)
     turns = [first, assistant(calls=[call]), Turn("tool", ["painted"], result_of=call)]
     assert say(server, api, Ask(turns, tools=[PAINT], max_tokens=3)).answer_tokens
 
 
 @every_api
 def test_an_answer_that_is_cut(server: Server, sample_uri: str, api: Adapter) -> None:
-    said = say(server, api, Ask([user(DESCRIBE, Picture(sample_uri))], max_tokens=2))
+    said = say(server, api, Ask([user(Picture(sample_uri), DESCRIBE)], max_tokens=2))
     assert (said.reason, said.answer_tokens) == ("length", 2)
 
 
