@@ -375,9 +375,12 @@ def test_blocks_of_every_kind(display: str) -> None:
     thinking = {"type": "adaptive", "display": display}
     exchange = Messages.parse({"messages": [HI], "max_tokens": 4, "thinking": thinking})
     whole = json.loads(exchange.whole(fold(chunks())))
-    thought = "Hm." if display == "summarized" else ""
+    thought = whole["content"][0]
+    assert thought["thinking"] == ("Hm." if display == "summarized" else "")
+    again = chat_messages(HI, {"role": "assistant", "content": [thought, *texts("Hello.")]})
+    assert again[1]["reasoning_content"] == "Hm."
     assert whole["content"] == [
-        {"type": "thinking", "thinking": thought, "signature": "pocketvlm"},
+        {"type": "thinking", "thinking": thought["thinking"], "signature": thought["signature"]},
         {"type": "text", "text": "Let me."},
         {"type": "tool_use", "id": "toolu_a", "name": "a", "input": {"x": 1}},
         {"type": "tool_use", "id": "toolu_b", "name": "b", "input": {"y": "no"}},
@@ -401,6 +404,8 @@ def test_blocks_of_every_kind(display: str) -> None:
         *["tool_use", "input_json_delta", "content_block_stop", "message_delta", "message_stop"],
     ]
     assert sent[0]["message"]["usage"] == sent[-2]["usage"] == whole["usage"]
+    signatures = [event["delta"]["signature"] for event in sent if event.get("delta", {}).get("signature")]
+    assert signatures == [thought["signature"]]
     assert [event["index"] for event in sent if event["type"] == "content_block_start"] == [0, 1, 2, 3]
 
 

@@ -152,10 +152,11 @@ class ToolUseBlock(Open):
 
 
 class ThinkingBlock(Open):
-    """A thought of an earlier answer. Signatures are not checked."""
+    """A thought of an earlier answer. The signature of one whose text was left out holds it."""
 
     type: Literal["thinking"]
     thinking: TextOrNull = ""
+    signature: TextOrNull = ""
 
 
 class OtherBlock(Open):
