@@ -13,7 +13,7 @@ import { zodOutputFormat } from "@anthropic-ai/sdk/helpers/zod";
 import { InferenceClient } from "@huggingface/inference";
 import { generateObject, generateText, stepCountIs, streamText, tool } from "ai";
 import OpenAI from "openai";
-import { zodResponseFormat } from "openai/helpers/zod";
+import { zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
 const [url, path, ...names] = process.argv.slice(2);
@@ -76,6 +76,41 @@ async function* openai() {
 	});
 	assert.match(await runner.finalFunctionToolCallResult(), /^painted /);
 	yield "runTools";
+}
+
+async function* responses() {
+	const { responses } = new OpenAI({ baseURL: url, apiKey: "none", maxRetries: 0 });
+	const content = [
+		{ type: "input_text", text: COUNT },
+		{ type: "input_image", image_url: uri, detail: "auto" },
+	];
+	const input = [{ role: "user", content }];
+	const ask = { model: "iota", input };
+	const answer = await responses.create(ask);
+	assert.equal(answer.output_text, ANSWER);
+	const again = await responses.create({ ...ask, input: [...input, ...answer.output, more] });
+	assert.equal(again.output_text, RED);
+	const next = await responses.create({ model: "iota", input: COLOUR, previous_response_id: answer.id });
+	assert.equal(next.output_text, RED);
+	yield "responses: its output sent back, previous_response_id";
+	const stream = responses.stream(ask);
+	let text = "";
+	for await (const event of stream) if (event.type === "response.output_text.delta") text += event.delta;
+	assert.deepEqual([text, (await stream.finalResponse()).output_text], [ANSWER, ANSWER]);
+	yield "stream helper";
+	Shape.parse((await responses.parse({ ...ask, text: { format: zodTextFormat(Shape, "shape") } })).output_parsed);
+	yield "parse";
+	const tools = [{ type: "function", strict: true, ...paint.function }];
+	const called = await responses.create({ ...ask, tools, tool_choice: "required" });
+	const { call_id, name } = called.output.find((item) => item.type === "function_call");
+	assert.equal(name, "paint");
+	const result = { type: "function_call_output", call_id, output: "painted" };
+	await responses.create({ ...ask, input: [...input, ...called.output, result], tools, max_output_tokens: 5 });
+	yield "tool call and its result";
+	assert.equal((await responses.retrieve(answer.id)).output_text, ANSWER);
+	await responses.delete(answer.id);
+	await assert.rejects(responses.retrieve(answer.id), OpenAI.NotFoundError);
+	yield "retrieve, delete";
 }
 
 async function* huggingface() {
@@ -186,12 +221,19 @@ const compatible = createOpenAICompatible({
 	supportsStructuredOutputs: true,
 });
 const clients = {
-	openai,
+	openai: async function* () {
+		yield* openai();
+		yield* responses();
+	},
 	"@huggingface/inference": huggingface,
 	"@ai-sdk/openai-compatible": () => ai(compatible("iota")),
 	"@anthropic-ai/sdk": anthropic,
 	"@ai-sdk/anthropic": () => ai(createAnthropic({ baseURL: url, apiKey: "none" })("iota")),
-	"@ai-sdk/openai": () => ai(createOpenAI({ baseURL: url, apiKey: "none" }).chat("iota")),
+	"@ai-sdk/openai": async function* () {
+		const provider = createOpenAI({ baseURL: url, apiKey: "none" });
+		yield* ai(provider.chat("iota"));
+		for await (const what of ai(provider("iota"))) yield `Responses: ${what}`;
+	},
 };
 
 for (const name of names.length ? names : Object.keys(clients)) {

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
 from typing import Any
 
+import jsonschema
 import openai
 import pytest
 import requests
@@ -27,10 +28,11 @@ from pocketvlm.messages import (
     ToolCallDelta,
     Usage,
 )
+from pocketvlm.server import openapi
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.protocols.responses.exchange import ResponseExchange
+from pocketvlm.server.protocols.responses.items import MessageItem
 from pocketvlm.server.protocols.responses.routes import Responses
-from pocketvlm.server.protocols.responses.schema import MessageItem
 from pocketvlm.server.protocols.responses.stored import ResponseLimits, ResponseStore, StoredItem
 from server.adapters import events
 from server.conftest import Server, refused
@@ -66,6 +68,13 @@ def look(uri: str) -> dict[str, Any]:
         {"type": "input_image", "image_url": uri, "detail": "auto"},
     ]
     return {"role": "user", "content": content}
+
+
+def deep(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(levels):
+        value = {"a": value}
+    return value
 
 
 # ---- the request, translated
@@ -234,6 +243,15 @@ def test_other_tools() -> None:
         ({"tool_choice": "required"}, "tool_choice", "needs tools"),
         ({"previous_response_id": "resp_x"}, "previous_response_id", "unknown here"),
         ({"input": [{"type": "item_reference", "id": "msg_x"}]}, "input.0.id", "unknown here"),
+        ({"user": "\ud83d"}, "user", "surrogate"),
+        ({"model": "\ud83d"}, "model", "surrogate"),
+        ({"tool_choice": "\ud83d"}, "tool_choice", "surrogate"),
+        ({"tool_choice": 5}, "tool_choice", "must be auto"),
+        ({"metadata": {"a": "\ud83d"}}, "metadata.a", "surrogate"),
+        ({"input": [{**HI, "unknown": "\ud83d"}]}, "input.0", "surrogate"),
+        ({"input": [{**HI, "unknown": [float("nan")]}]}, "input.0", "finite"),
+        ({"input": [{"type": "web_search_call", "action": deep(100)}]}, "input.0", "nested too deep"),
+        ({"input": [HI, {"type": "function_call_output", "output": deep(100)}]}, "input.1.output", "nested too deep"),
     ],
 )
 def test_wrong_fields(body: dict[str, Any], param: str, says: str) -> None:
@@ -600,6 +618,27 @@ def codex(uri: str) -> dict[str, Any]:
         "service_tier": "priority",
         "client_metadata": {"x-codex-installation-id": "1"},
     }
+
+
+def test_the_schemas_say_what_is_accepted(server: Server, sample_uri: str) -> None:
+    document = openapi.document()
+
+    def validator(name: str) -> jsonschema.Draft202012Validator:
+        schemas = {"components": document["components"]}
+        return jsonschema.Draft202012Validator({**schemas, "$ref": f"#/components/schemas/{name}"})
+
+    bodies: list[dict[str, Any]] = [
+        codex(sample_uri),
+        {"input": "hi", "store": None},
+        {"input": [{"id": "msg_1"}, {"id": "msg_2", "role": "assistant", "content": None}]},
+        {"previous_response_id": "resp_1", "tool_choice": {"type": "function", "name": "look"}, "tools": [FUNCTION]},
+    ]
+    for body in bodies:
+        validator("CreateResponse").validate(body)
+    for wrong in ({"input": 5}, {"input": [{"type": "telepathy"}]}, {"inpt": "hi"}, {"temperature": 3}):
+        assert not validator("CreateResponse").is_valid(wrong)
+    validator("Response").validate(answer(server, input=[look(sample_uri)], top_logprobs=1))
+    validator("Response").validate(whole(parsed(tools=TOOLS), *DELTAS))
 
 
 def test_a_body_of_codex(server: Server, sample_uri: str) -> None:

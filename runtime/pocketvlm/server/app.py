@@ -20,7 +20,7 @@ from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.logs import AccessLog
 from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.models import Models
-from pocketvlm.server.protocols.anthropic.exchange import Messages
+from pocketvlm.server.protocols.anthropic import routes as anthropic
 from pocketvlm.server.protocols.anthropic.models import list_fields, model_fields
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.protocols.completions import Completions
@@ -49,29 +49,22 @@ class Service:
         self.models = models
         handles = PictureHandles(settings.handles)
         self.answers = Answers(self.models, settings, handles)
-        self._responses = Responses(ResponseStore(settings.responses))
         self._uploads = Uploads(handles, settings)
         self._metrics = Metrics(self.models, handles, __version__)
         ollama = OllamaRoutes(self.models, self.answers, settings)
-        router = Router([*self._routes(), *ollama.routes()], redirect_slashes=False)
+        responses = Responses(ResponseStore(settings.responses))
+        messages = anthropic.routes(self.answers)
+        own = [*self._routes(), *ollama.routes(), *responses.routes(self.answers), *messages]
+        router = Router(own, redirect_slashes=False)
         self.app = AccessLog(AccessControl(_ErrorResponses(router), settings), self._metrics)
 
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
         chat, count = self.answers.endpoint(ChatCompletions.parse), self.answers.counter(ChatCompletions.parse)
-        responses = self._responses.parse
-        respond, count_items = self.answers.endpoint(responses), self.answers.counter(responses)
-        message, count_message = self.answers.endpoint(Messages.parse), self.answers.counter(Messages.parse)
         complete = self.answers.endpoint(Completions.parse)
         for prefix in ("/v1", ""):
-            routes.append(Route(f"{prefix}/messages", message, methods=["POST"]))
-            routes.append(Route(f"{prefix}/messages/count_tokens", count_message, methods=["POST"]))
             routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
             routes.append(Route(f"{prefix}/chat/completions/input_tokens", count, methods=["POST"]))
-            routes.append(Route(f"{prefix}/responses", respond, methods=["POST"]))
-            routes.append(Route(f"{prefix}/responses/input_tokens", count_items, methods=["POST"]))
-            routes.append(Route(f"{prefix}/responses/{{id}}", self._responses.show, methods=["GET", "DELETE"]))
-            routes.append(Route(f"{prefix}/responses/{{id}}/input_items", self._responses.list_items, methods=["GET"]))
             routes.append(Route(f"{prefix}/completions", complete, methods=["POST"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))

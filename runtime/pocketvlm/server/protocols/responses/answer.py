@@ -203,8 +203,3 @@ class ResponseItems(_Answer):
     first_id: str | None
     last_id: str | None
     has_more: bool
-
-
-class InputTokens(_Answer):
-    object: Literal["response.input_tokens"] = "response.input_tokens"
-    input_tokens: int

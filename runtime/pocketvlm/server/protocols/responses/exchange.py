@@ -31,8 +31,9 @@ from pocketvlm.server.protocols.responses.answer import (
     ResponseOutputDetails,
     ResponseUsage,
 )
+from pocketvlm.server.protocols.responses.items import Item
 from pocketvlm.server.protocols.responses.output import Event, Output
-from pocketvlm.server.protocols.responses.schema import CreateResponse, Item
+from pocketvlm.server.protocols.responses.schema import CreateResponse
 from pocketvlm.server.protocols.responses.stored import ResponseStore, StoredItem
 from pocketvlm.server.protocols.responses.tools import Toolbox
 
@@ -189,12 +190,12 @@ class ResponseExchange(Exchange):
             "output": list(self._output.items),
             "parallel_tool_calls": asked.parallel_tool_calls is not False,
             "previous_response_id": asked.previous_response_id,
-            "prompt_cache_key": _text_or_none(asked.prompt_cache_key),
+            "prompt_cache_key": asked.prompt_cache_key,
             "reasoning": {
                 "effort": asked.reasoning and asked.reasoning.effort,
                 "summary": asked.reasoning and asked.reasoning.summary,
             },
-            "safety_identifier": _text_or_none(asked.safety_identifier),
+            "safety_identifier": asked.safety_identifier,
             "store": self._stores,
             "temperature": request.temperature or 0.0,
             "text": {"format": (asked.text and asked.text.format) or {"type": "text"}},
@@ -216,10 +217,6 @@ class ResponseExchange(Exchange):
 
 def _run(events: Iterable[Event]) -> None:
     deque(events, maxlen=0)
-
-
-def _text_or_none(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _usage(usage: Usage) -> ResponseUsage:

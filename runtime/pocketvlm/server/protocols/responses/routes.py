@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from pocketvlm.errors import RequestError, shortened
 from pocketvlm.messages.field_errors import request_error
+from pocketvlm.server.endpoint import Answers
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.operation import Operation, Stream
+from pocketvlm.server.protocols.chat_completions import INPUT_TOKENS
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
 from pocketvlm.server.protocols.exchange import parsed
 from pocketvlm.server.protocols.responses import answer
 from pocketvlm.server.protocols.responses.exchange import STORED, ResponseExchange
-from pocketvlm.server.protocols.responses.schema import CreateResponse, Item, ItemReference, MessageItem
+from pocketvlm.server.protocols.responses.items import Item, ItemReference, MessageItem
+from pocketvlm.server.protocols.responses.schema import CreateResponse
 from pocketvlm.server.protocols.responses.stored import ResponseStore, StoredItem, StoredResponse
 from pocketvlm.server.protocols.responses.tools import Toolbox
 from pocketvlm.server.protocols.responses.translate import translate
@@ -29,6 +33,14 @@ _PAGE, _LARGEST_PAGE = 20, 100  # items that are listed at once
 class Responses:
     def __init__(self, store: ResponseStore) -> None:
         self._store = store
+
+    def routes(self, answers: Answers) -> Iterator[Route]:
+        for prefix in ("/v1", ""):
+            path = f"{prefix}/responses"
+            yield Route(path, answers.endpoint(self.parse), methods=["POST"])
+            yield Route(f"{path}/input_tokens", answers.counter(self.parse), methods=["POST"])
+            yield Route(f"{path}/{{id}}", self.show, methods=["GET", "DELETE"])
+            yield Route(f"{path}/{{id}}/input_items", self.list_items, methods=["GET"])
 
     def parse(self, body: Mapping[str, Any]) -> ResponseExchange:
         """Raises RequestError or HTTPError with the path of the wrong field."""
@@ -126,6 +138,16 @@ OPERATIONS = (
         stream=_STREAM,
         error=OPENAI_ERROR,
         success="The answer.",
+    ),
+    Operation(
+        method="post",
+        path="/responses/input_tokens",
+        name="countInputTokens",
+        summary="Count the tokens of a request, pictures included, without answering it.",
+        request=CreateResponse,
+        answer=INPUT_TOKENS,
+        error=OPENAI_ERROR,
+        success="The count.",
     ),
     _of_response(method="get", name="getResponse", summary="An answer that is kept.", answer=answer.Response),
     _of_response(method="delete", name="deleteResponse", summary="Remove an answer.", answer=answer.DeletedResponse),

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Annotated, Any
 
 from pocketvlm.errors import RequestError
-from pocketvlm.server.protocols.responses.schema import Item
+from pocketvlm.server.protocols.responses.items import Item
 from pocketvlm.system.options import MEBIBYTES, Option, check_options
 
 _PREFIXES = {"reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}  # of ids, by type; others are msg

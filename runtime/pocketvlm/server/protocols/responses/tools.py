@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from pocketvlm.errors import RequestError, shortened
-from pocketvlm.server.protocols.responses.schema import ClientCallItem, CustomCallItem, FunctionCallItem
+from pocketvlm.server.protocols.responses.items import ClientCallItem, CustomCallItem, FunctionCallItem
 
 # Tools that OpenAI runs. Clients send them to every server, so they are left out rather than refused. Some have a date.
 _HOSTED = (

@@ -7,17 +7,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pocketvlm.server.protocols.responses.schema import (
-    SAME,
+from pocketvlm.server.protocols.responses.items import (
     CallOutputItem,
     ClientCallItem,
-    CreateResponse,
     CustomCallItem,
     FunctionCallItem,
     Item,
     MessageItem,
     ReasoningItem,
 )
+from pocketvlm.server.protocols.responses.schema import SAME, CreateResponse
 from pocketvlm.server.protocols.responses.tools import Toolbox, chat_call
 
 Paths = dict[str, str]  # from a field of the chat request to the client's field
