@@ -298,6 +298,7 @@ def test_what_is_wrong_has_its_path(server: Server, fields: dict[str, Any], mess
         ({"type": "document", "source": {"type": "content", "content": [PICTURE]}}, "source.content.0.source.data"),
         ({"type": "tool_result", "tool_use_id": "t", "content": [*texts("a"), PICTURE]}, "content.1.source.data"),
         ({"type": "tool_result", "content": [PICTURE], "is_error": True}, "content.0.source.data"),
+        ({"type": "tool_result", "is_error": 0}, "is_error"),
     ],
 )
 def test_wrong_blocks_have_their_path(server: Server, block: dict[str, Any], path: str) -> None:
