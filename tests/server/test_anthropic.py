@@ -507,7 +507,9 @@ def test_the_models_as_anthropics_clients_read_them(server: Server) -> None:
         assert card["created_at"].endswith("Z")
 
 
-def test_other_routes_keep_their_form(server: Server) -> None:
-    error(requests.get(f"{server.base}/messages", timeout=30), 405)
-    error(requests.get(f"{server.url}/messages/count_tokens", timeout=30), 405)
-    refused(requests.get(f"{server.base}/messages/batches", timeout=30), 404)
+def test_routes_that_are_not_there(server: Server) -> None:
+    for base in (server.base, server.url):
+        error(requests.get(f"{base}/messages", timeout=30), 405)
+        error(requests.get(f"{base}/messages/count_tokens", timeout=30), 405)
+        assert error(requests.post(f"{base}/messages/batches", timeout=30), 404)
+    refused(requests.get(f"{server.base}/messages2", timeout=30), 404)
