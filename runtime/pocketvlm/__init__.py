@@ -31,9 +31,9 @@ __all__ = [
     "AssistantMessage", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "Choice", "ChoiceLogprobs",
     "ChunkChoice", "CompletionTokensDetails", "Content", "Delta", "Detail", "FinishReason", "FunctionDelta",
     "ImagePart", "ImageTimings", "ImageURL", "ImageURLPart", "Message", "Part", "PromptTokensDetails",
-    "ResponseFormat", "ResponseFunction", "ResponseMessage", "ResponseToolCall", "StreamOptions", "SystemMessage",
-    "TextContent", "TextPart", "Timings", "TokenLogprob", "Tool", "ToolCall", "ToolCallDelta", "ToolChoice",
-    "ToolMessage", "TopLogprob", "Usage", "UserMessage",
+    "ResponseFormat", "ResponseFunction", "ResponseMessage", "ResponseToolCall", "StreamOptions",
+    "SystemMessage", "TextContent", "TextPart", "Timings", "TokenLogprob", "Tool", "ToolCall",
+    "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage", "UserMessage",
     # errors
     "PocketVLMError", "RequestError", "ImageError", "ImageNotFoundError", "ImageFormatError", "ImageTooLargeError",
     "ContextLengthError", "MemoryBudgetError", "UnsupportedError", "FileError", "ModelError", "ModelNotFoundError",

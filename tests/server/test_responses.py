@@ -648,7 +648,7 @@ def test_a_body_of_codex(server: Server, sample_uri: str) -> None:
     last = json.loads([data for _, data in events(reply.text)][-1])["response"]
     assert {note.partition(":")[0] for note in last["notes"]} == {"tools.3", "tools.5", "tools.6"}
     assert len(last["tools"]) == 4
-    assert last["usage"]["output_tokens"] == 4
+    assert 0 < last["usage"]["output_tokens"] <= 4
 
 
 def test_fields_of_other_clients(server: Server) -> None:

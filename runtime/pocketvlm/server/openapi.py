@@ -120,9 +120,9 @@ _get = partial(_operation, method="get")
 OPERATIONS = (
     *chat_completions.OPERATIONS,
     *completions.OPERATIONS,
-    *ollama.OPERATIONS,
-    *responses.OPERATIONS,
     *anthropic.OPERATIONS,
+    *responses.OPERATIONS,
+    *ollama.OPERATIONS,
     _operation(
         method="post",
         path="/images",
