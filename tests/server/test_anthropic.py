@@ -298,6 +298,7 @@ def test_what_is_wrong_has_its_path(server: Server, fields: dict[str, Any], mess
         ({"type": "document", "source": {"type": "content", "content": [PICTURE]}}, "source.content.0.source.data"),
         ({"type": "tool_result", "tool_use_id": "t", "content": [*texts("a"), PICTURE]}, "content.1.source.data"),
         ({"type": "tool_result", "content": [PICTURE], "is_error": True}, "content.0.source.data"),
+        ({"type": "tool_result", "is_error": 0}, "is_error"),
     ],
 )
 def test_wrong_blocks_have_their_path(server: Server, block: dict[str, Any], path: str) -> None:
@@ -375,9 +376,12 @@ def test_blocks_of_every_kind(display: str) -> None:
     thinking = {"type": "adaptive", "display": display}
     exchange = Messages.parse({"messages": [HI], "max_tokens": 4, "thinking": thinking})
     whole = json.loads(exchange.whole(fold(chunks())))
-    thought = "Hm." if display == "summarized" else ""
+    thought = whole["content"][0]
+    assert thought["thinking"] == ("Hm." if display == "summarized" else "")
+    again = chat_messages(HI, {"role": "assistant", "content": [thought, *texts("Hello.")]})
+    assert again[1]["reasoning_content"] == "Hm."
     assert whole["content"] == [
-        {"type": "thinking", "thinking": thought, "signature": "pocketvlm"},
+        {"type": "thinking", "thinking": thought["thinking"], "signature": thought["signature"]},
         {"type": "text", "text": "Let me."},
         {"type": "tool_use", "id": "toolu_a", "name": "a", "input": {"x": 1}},
         {"type": "tool_use", "id": "toolu_b", "name": "b", "input": {"y": "no"}},
@@ -401,6 +405,8 @@ def test_blocks_of_every_kind(display: str) -> None:
         *["tool_use", "input_json_delta", "content_block_stop", "message_delta", "message_stop"],
     ]
     assert sent[0]["message"]["usage"] == sent[-2]["usage"] == whole["usage"]
+    signatures = [event["delta"]["signature"] for event in sent if event.get("delta", {}).get("signature")]
+    assert signatures == [thought["signature"]]
     assert [event["index"] for event in sent if event["type"] == "content_block_start"] == [0, 1, 2, 3]
 
 
@@ -501,7 +507,9 @@ def test_the_models_as_anthropics_clients_read_them(server: Server) -> None:
         assert card["created_at"].endswith("Z")
 
 
-def test_other_routes_keep_their_form(server: Server) -> None:
-    error(requests.get(f"{server.base}/messages", timeout=30), 405)
-    error(requests.get(f"{server.url}/messages/count_tokens", timeout=30), 405)
-    refused(requests.get(f"{server.base}/messages/batches", timeout=30), 404)
+def test_routes_that_are_not_there(server: Server) -> None:
+    for base in (server.base, server.url):
+        error(requests.get(f"{base}/messages", timeout=30), 405)
+        error(requests.get(f"{base}/messages/count_tokens", timeout=30), 405)
+        assert error(requests.post(f"{base}/messages/batches", timeout=30), 404)
+    refused(requests.get(f"{server.base}/messages2", timeout=30), 404)

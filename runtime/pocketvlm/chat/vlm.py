@@ -189,7 +189,7 @@ class VLM:
     def count_tokens(self, messages: Sequence[Any], **fields: Any) -> TokenCount:
         """Return how many tokens the prompt of `messages` takes, with pictures, tools and the model's template.
 
-        `fields` are those of ChatRequest. Nothing is encoded or evaluated, so it takes milliseconds. A prompt may be
+        `fields` are those of ChatRequest. Pictures are read, but nothing is encoded or evaluated. A prompt may be
         longer than `info.context_size`, which `chat` refuses.
 
         Raises RequestError, whose `param` names the invalid field.

@@ -20,7 +20,7 @@ from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.logs import AccessLog
 from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.models import Models
-from pocketvlm.server.protocols.anthropic.exchange import Messages
+from pocketvlm.server.protocols.anthropic import routes as anthropic
 from pocketvlm.server.protocols.anthropic.models import list_fields, model_fields
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.protocols.completions import Completions
@@ -53,20 +53,18 @@ class Service:
         self._metrics = Metrics(self.models, handles, __version__)
         ollama = OllamaRoutes(self.models, self.answers, settings)
         responses = Responses(ResponseStore(settings.responses))
-        own = [*self._routes(), *ollama.routes(), *responses.routes(self.answers)]
+        messages = anthropic.routes(self.answers)
+        own = [*self._routes(), *ollama.routes(), *responses.routes(self.answers), *messages]
         router = Router(own, redirect_slashes=False)
         self.app = AccessLog(AccessControl(_ErrorResponses(router), settings), self._metrics)
 
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
         chat, count = self.answers.endpoint(ChatCompletions.parse), self.answers.counter(ChatCompletions.parse)
-        message, count_message = self.answers.endpoint(Messages.parse), self.answers.counter(Messages.parse)
         complete = self.answers.endpoint(Completions.parse)
         for prefix in ("/v1", ""):
             routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
             routes.append(Route(f"{prefix}/chat/completions/input_tokens", count, methods=["POST"]))
-            routes.append(Route(f"{prefix}/messages", message, methods=["POST"]))
-            routes.append(Route(f"{prefix}/messages/count_tokens", count_message, methods=["POST"]))
             routes.append(Route(f"{prefix}/completions", complete, methods=["POST"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))

@@ -10,8 +10,8 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from pocketvlm import __version__
 from pocketvlm.server.operation import Component, Operation, Schema
 from pocketvlm.server.protocols import chat_completions, completions
-from pocketvlm.server.protocols.anthropic import exchange as anthropic
 from pocketvlm.server.protocols.anthropic import models as anthropic_models
+from pocketvlm.server.protocols.anthropic import routes as anthropic
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
 from pocketvlm.server.protocols.ollama import operations as ollama
 from pocketvlm.server.protocols.responses import routes as responses

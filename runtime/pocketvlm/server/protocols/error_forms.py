@@ -69,7 +69,7 @@ def ollama_error(error: HTTPError) -> dict[str, Any]:
 
 def error_body(error: HTTPError, path: str) -> bytes:
     """Return the body of an error on the route `path`, in ASCII: a message may quote half of a surrogate pair."""
-    if path.removeprefix("/v1") in ("/messages", "/messages/count_tokens"):
+    if f"{path.removeprefix('/v1')}/".startswith("/messages/"):
         return json.dumps(anthropic_error(error)).encode()
     if path.startswith("/api/"):
         return json.dumps(ollama_error(error)).encode()

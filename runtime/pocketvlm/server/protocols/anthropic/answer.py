@@ -11,9 +11,9 @@ from pydantic_core import from_json
 from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, Choice, ChunkChoice, Delta, Timings
 from pocketvlm.messages import Usage as ChatUsage
 from pocketvlm.messages.response import Omitted
+from pocketvlm.server.protocols.carried_thoughts import carry_thought
 
-# Clients drop thoughts without a signature from the history; it is not checked.
-SIGNATURE = "pocketvlm"
+_SIGNATURE = "pocketvlm"  # not checked, but clients drop thoughts without one from the history
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"]
 
 
@@ -162,7 +162,7 @@ Event = MessageStart | BlockStart | BlockDelta | BlockStop | MessageDelta | Mess
 
 
 class MessageEvents:
-    """Turns the chunks of an answer into events. `hides_thoughts`: thoughts come without their text.
+    """Turns the chunks of an answer into events. `hides_thoughts`: the text of thoughts is in their signature only.
 
     `limit` is the request's own, in tokens.
     """
@@ -173,6 +173,7 @@ class MessageEvents:
         self._index = -1  # of the last block
         self._open: Literal["text", "thinking", "tool_use"] | None = None
         self._last: ChunkChoice | None = None
+        self._hidden = ""  # text of the open thought
 
     def of(self, chunks: Iterable[ChatCompletionChunk]) -> Iterator[Event]:
         for chunk in chunks:
@@ -193,7 +194,9 @@ class MessageEvents:
         if delta.reasoning_content:
             if self._open != "thinking":
                 yield from self._begin(ThinkingContent(thinking="", signature=""))
-            if not self._hides_thoughts:
+            if self._hides_thoughts:
+                self._hidden += delta.reasoning_content
+            else:
                 yield self._delta(ThinkingDelta(thinking=delta.reasoning_content))
         if delta.content:
             if self._open != "text":
@@ -215,7 +218,8 @@ class MessageEvents:
         if self._open is None:
             return
         if self._open == "thinking":
-            yield self._delta(SignatureDelta(signature=SIGNATURE))
+            yield self._delta(SignatureDelta(signature=_signature(self._hidden)))
+            self._hidden = ""
         self._open = None
         yield BlockStop(index=self._index)
 
@@ -228,7 +232,8 @@ def message_of(completion: ChatCompletion, *, limit: int | None, hides_thoughts:
     choice = completion.choices[0]
     content: list[Content] = []
     if thought := choice.message.reasoning_content:
-        content.append(ThinkingContent(thinking="" if hides_thoughts else thought, signature=SIGNATURE))
+        shown, hidden = ("", thought) if hides_thoughts else (thought, "")
+        content.append(ThinkingContent(thinking=shown, signature=_signature(hidden)))
     if choice.message.text:
         content.append(TextContent(text=choice.message.text))
     for call in choice.message.tool_calls or ():
@@ -251,6 +256,10 @@ def _message(
         stop_sequence=None if stop is None else stop.stop_sequence,
         usage=usage,
     )
+
+
+def _signature(hidden: str) -> str:
+    return carry_thought(hidden) if hidden else _SIGNATURE
 
 
 def _use_id(call_id: str) -> str:

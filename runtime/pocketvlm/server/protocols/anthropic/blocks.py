@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
-from pocketvlm.messages.base import JsonObject, Open, Text, TextOrNull, by_field, by_form, empty_for_null
+from pocketvlm.messages.base import Flag, JsonObject, Open, Text, TextOrNull, by_field, by_form, empty_for_null
 from pocketvlm.pictures.handles import SCHEME
 
 
@@ -141,7 +141,7 @@ class ToolResultBlock(Open):
     type: Literal["tool_result"]
     tool_use_id: TextOrNull = ""
     content: Annotated[_Result, BeforeValidator(empty_for_null, json_schema_input_type=_Result | None)] = ""
-    is_error: bool | None = None
+    is_error: Flag | None = None
 
 
 class ToolUseBlock(Open):
@@ -152,10 +152,11 @@ class ToolUseBlock(Open):
 
 
 class ThinkingBlock(Open):
-    """A thought of an earlier answer. Signatures are not checked."""
+    """A thought of an earlier answer. The signature of one whose text was left out holds it."""
 
     type: Literal["thinking"]
     thinking: TextOrNull = ""
+    signature: TextOrNull = ""
 
 
 class OtherBlock(Open):

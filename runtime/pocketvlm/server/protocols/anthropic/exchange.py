@@ -9,53 +9,16 @@ from typing import Any, TypeVar
 from pocketvlm.engine.interface import TokenCount
 from pocketvlm.messages import ChatCompletion, ChatCompletionChunk
 from pocketvlm.server.http_errors import HTTPError
-from pocketvlm.server.operation import Component, Operation, Stream
 from pocketvlm.server.protocols.anthropic.answer import (
-    BlockDelta,
-    BlockStart,
-    BlockStop,
-    MessageAnswer,
-    MessageDelta,
     MessageEvents,
-    MessageStart,
-    MessageStop,
-    Ping,
     message_of,
 )
 from pocketvlm.server.protocols.anthropic.request import MessagesBody
 from pocketvlm.server.protocols.anthropic.translate import translated
-from pocketvlm.server.protocols.error_forms import ANTHROPIC_ERROR, anthropic_error
+from pocketvlm.server.protocols.error_forms import anthropic_error
 from pocketvlm.server.protocols.exchange import Chunks, Exchange, event
 
 A = TypeVar("A", ChatCompletion, ChatCompletionChunk)
-_COUNT = Component(
-    "MessageTokensCount",
-    {"type": "object", "required": ["input_tokens"], "properties": {"input_tokens": {"type": "integer"}}},
-)
-_EVENTS = (MessageStart, BlockStart, BlockDelta, BlockStop, MessageDelta, MessageStop, Ping, ANTHROPIC_ERROR)
-OPERATIONS = (
-    Operation(
-        method="post",
-        path="/messages",
-        name="createMessage",
-        summary="Anthropic's Messages API. With stream: true, the answer comes as its typed events.",
-        request=MessagesBody,
-        answer=MessageAnswer,
-        stream=Stream(_EVENTS, named=True),
-        error=ANTHROPIC_ERROR,
-        success="The message.",
-    ),
-    Operation(
-        method="post",
-        path="/messages/count_tokens",
-        name="countMessageTokens",
-        summary="Count the tokens of a message's prompt, pictures included. Nothing is encoded or evaluated.",
-        request=MessagesBody,
-        answer=_COUNT,
-        error=ANTHROPIC_ERROR,
-        success="The count.",
-    ),
-)
 
 
 class Messages(Exchange):

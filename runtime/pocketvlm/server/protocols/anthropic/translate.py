@@ -21,6 +21,7 @@ from pocketvlm.server.protocols.anthropic.blocks import (
     ToolUseBlock,
 )
 from pocketvlm.server.protocols.anthropic.request import AssistantMessage, MessagesBody, Tool, UserMessage
+from pocketvlm.server.protocols.carried_thoughts import read_thought
 from pocketvlm.server.protocols.exchange import parsed
 
 # Claude Code begins its system text with this line, which differs in every request: no prompt would stay cached.
@@ -180,7 +181,8 @@ def _parts_of(block: object, path: str) -> Iterator[_Placed]:
         case TextBlock():
             yield _text(block.text, path)
         case ThinkingBlock():
-            yield _Placed({"type": "thinking", "thinking": block.thinking}, path)
+            thought = block.thinking or read_thought(block.signature)
+            yield _Placed({"type": "thinking", "thinking": thought}, path)
         case ImageBlock(source=FileSource(file_id=handle)):
             yield _Placed({"type": "image", "url": handle}, path, {"url": "source.file_id"})
         case ImageBlock():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
@@ -23,8 +21,7 @@ from pocketvlm.messages import ImagePart
 from pocketvlm.messages.base import AlsoTakes, JsonObject, Open, Text, TextOrNull, by_form, plain_json
 from pocketvlm.messages.parts import Part
 from pocketvlm.pictures.handles import SCHEME
-
-CARRIED_THOUGHT = "pocketvlm-thought:"  # before the base64 of a thought, where an item has it as encrypted_content
+from pocketvlm.server.protocols.carried_thoughts import read_thought
 
 # ---- parts of a message
 
@@ -257,18 +254,3 @@ Item = Annotated[
     ),
     _OneOfSeveral(),
 ]
-
-
-def carry_thought(text: str) -> str:
-    """Return a thought as `encrypted_content`, for clients that keep nothing else of it."""
-    return CARRIED_THOUGHT + base64.b64encode(text.encode()).decode()
-
-
-def read_thought(carried: str) -> str:
-    """Return the thought that `carry_thought` has written, "" for any other text."""
-    if not carried.startswith(CARRIED_THOUGHT):
-        return ""
-    try:
-        return base64.b64decode(carried[len(CARRIED_THOUGHT) :], validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
-        return ""

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pocketvlm.messages import ChunkChoice, TokenLogprob, ToolCallDelta
+from pocketvlm.server.protocols.carried_thoughts import carry_thought
 from pocketvlm.server.protocols.responses.answer import (
     ItemStatus,
     OutputItem,
@@ -23,7 +24,6 @@ from pocketvlm.server.protocols.responses.answer import (
     ResponseShellCall,
     ResponseSummaryText,
 )
-from pocketvlm.server.protocols.responses.items import carry_thought
 from pocketvlm.server.protocols.responses.tools import CallableTool, Toolbox, parsed_arguments
 
 Event = dict[str, Any]  # with its type, without its number
