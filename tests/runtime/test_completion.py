@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pocketvlm import ChatCompletionChunk, ChatRequest, EngineInfo
+from pocketvlm import ChatCompletionChunk, EngineInfo
 from pocketvlm.chat.completion import CompletionBuilder, fold, joined
 from pocketvlm.engine.interface import Finished, PrefillDone, Token, TokenScore
 from pocketvlm.structured.compile import CompiledRequest
@@ -99,10 +99,7 @@ def test_a_stop_string_ends_the_choice() -> None:
 
 def test_thinking_and_tool_calls() -> None:
     builder = CompletionBuilder(compiled(thinks=True, call_format=HERMES), INFO)
-    answer = fold(
-        chunks(builder, (tokens(b"<think>hm", b"</think>", CALL), Finished("stop"))),
-        ChatRequest.parse([{"role": "user", "content": "Hi"}]),
-    )
+    answer = fold(chunks(builder, (tokens(b"<think>hm", b"</think>", CALL), Finished("stop"))))
     (choice,) = answer.choices
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content is None and choice.message.reasoning_content == "hm"
