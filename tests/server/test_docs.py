@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import inspect
 import plistlib
 import re
 import subprocess
@@ -11,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.main import get_command
 
 from conftest import ROOT
 from pages import furnish, run, runnable
@@ -19,7 +20,9 @@ from server.conftest import Server
 
 PAGE = ROOT / "docs" / "server.md"
 TEXT = PAGE.read_text("utf-8")
-OPTIONS = {"--" + name.replace("_", "-") for name in inspect.signature(serve).parameters} | {"--help"}
+APP = typer.Typer()
+APP.command()(serve)
+OPTIONS = {option for parameter in get_command(APP).params for option in parameter.opts} | {"--help"}
 CURL = {"--data-binary"}
 ANSWER = (
     "A large red circle at the top left, a small blue star at the top right and the number 42 in green at the bottom.\n"

@@ -26,17 +26,21 @@ QUICK = settings(
 )
 
 
+# What keeps an answer short, by the end of its path.
+SHORT: dict[str, dict[str, Any]] = {
+    "/chat/completions": {"max_tokens": 1, "max_completion_tokens": None, "n": None},
+    "/completions": {"max_tokens": 1, "n": None},
+    "/responses": {"max_output_tokens": 1},
+    "/messages": {"max_tokens": 1},
+}
+
+
 @pytest.mark.slow
 @schema.parametrize()
 @QUICK
 def test_schemathesis(server: Server, case: Any) -> None:
     if isinstance(case.body, dict) and case.meta.generation.mode.is_positive:  # a model's time is not tested here
-        limits: dict[str, Any] = {"max_tokens": 1, "n": None}
-        if "/chat/" in case.path:
-            limits["max_completion_tokens"] = None
-        if "/responses" in case.path:
-            limits = {"max_output_tokens": 1}
-        case.body = {**case.body, **limits}
+        case.body = {**case.body, **next((fields for end, fields in SHORT.items() if case.path.endswith(end)), {})}
         if isinstance(prompts := case.body.get("prompt"), list):
             case.body["prompt"] = prompts[:2]
     # What is valid by the schema may still be refused for what no schema says: base64 that is no picture, a model
