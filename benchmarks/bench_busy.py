@@ -3,7 +3,7 @@
 `--what prefill` and `--what encoder` measure a new text and a new picture, for which the number is always fixed.
 
 The models, each in its own process, take turns beside no, one and two busy loops. Then the loops end while an answer
-runs: how long until it is as fast as without them. SmolVLM-256M's shapes with random weights, or BUNDLE.
+runs: how long until it has all threads again. SmolVLM-256M's shapes with random weights, or BUNDLE.
 
 What else runs on the machine is seen in /proc/stat (programs of lower priority are not counted). Where it takes more
 than a twentieth of a core, the measurement is repeated, for some minutes.
@@ -38,9 +38,8 @@ from pocketvlm.system.machine import physical_cores, processor
 QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "Write a long story about a small dog that finds a map."}]
 SETTLE = 0.5  # seconds, for loops to begin
 BEFORE, AFTER = 3.0, 5.0  # seconds of an answer before its loops end, and after
-WINDOW = 16  # tokens whose speed counts as restored
+WINDOW = 8  # steps
 PREFILL = 450  # numbers in a new text
-RESTORED = 0.9  # of the speed without loops
 ADAPTIVE = "adaptive"
 OTHERS = 0.05  # of a core, that other programs may take
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -70,9 +69,8 @@ def main() -> None:
         show(speeds, list(models), arguments.loops)
         for _ in range(arguments.returns if ADAPTIVE in models else 0):
             for loops in (number for number in arguments.loops if number):
-                usual, _ = models[ADAPTIVE].ask("decode", arguments.tokens)
-                seconds = returns(models[ADAPTIVE], loops, usual)
-                print(f"as fast as without loops {seconds:.2f} s after {loops} ended")
+                seconds = returns(models[ADAPTIVE], loops, count)
+                print(f"on all threads {seconds:.2f} s after {loops} ended")
 
 
 class Model:
@@ -90,9 +88,9 @@ class Model:
     def begin(self, seconds: float) -> None:
         self._connection.send(("stream", 0, seconds))
 
-    def times(self) -> list[float]:
-        """Return the times of all tokens since `begin`."""
-        times: list[float] = self._connection.recv()
+    def times(self) -> list[tuple[float, int]]:
+        """Return the times of all tokens since `begin`, and the sum of all steps' threads then."""
+        times: list[tuple[float, int]] = self._connection.recv()
         return times
 
 
@@ -121,10 +119,10 @@ def run(connection: Connection, path: Path, threads: int, adapts: bool) -> None:
         if what != "stream":
             connection.send(once(vlm, what, tokens))
             continue
-        times: list[float] = []
+        times: list[tuple[float, int]] = []
         for _ in vlm.stream(QUESTION, max_tokens=1900, ignore_eos=True):
-            times.append(time.monotonic())
-            if times[-1] > times[0] + seconds:
+            times.append((time.monotonic(), vlm.statistics().threads_of_steps))
+            if times[-1][0] > times[0][0] + seconds:
                 break
         connection.send(times)
 
@@ -206,17 +204,17 @@ def show(speeds: dict[tuple[int, str], list[float]], names: list[str], loops: li
         print(f"| {number} | {' | '.join(cells)} | {ratio} |")
 
 
-def returns(asked: Model, loops: int, usual: float) -> float:
-    """Return the seconds from the end of the loops until tokens come as fast as `usual`."""
+def returns(asked: Model, loops: int, most: int) -> float:
+    """Return the seconds from the end of the loops until `WINDOW` steps in a row have had all threads."""
     with busy(loops) as processes:
         asked.begin(BEFORE + AFTER)
         time.sleep(BEFORE)
         for process in processes:
             process.kill()
         ended = time.monotonic()
-        after = [at for at in asked.times() if at >= ended]
-    for first, last in zip(after, after[WINDOW:], strict=False):
-        if WINDOW / (last - first) >= RESTORED * usual:
+        steps = [(at, threads) for at, threads in asked.times() if at >= ended]
+    for (first, before), (_, after) in zip(steps, steps[WINDOW:], strict=False):
+        if after - before == most * WINDOW:
             return first - ended
     return float("inf")
 

@@ -18,7 +18,8 @@ _BETTER = 0.95  # of the time with the present number: a number that takes less 
 _WORSE = 1.25  # of it: a step that takes more ends a trial
 _STALE = 1.0  # seconds without a step, after which a trial begins again
 _PAUSE, _LONGEST_PAUSE = 1.0, 8.0  # seconds between two trials in one direction
-_CROWDED_PAUSE = 30.0  # seconds between trials of more threads where no core is idle
+_CROWDED = 1.0  # seconds for which cores count as crowded, after other programs have taken some and none was idle
+_CROWDED_PAUSE = 30.0  # seconds between trials of more threads meanwhile
 _COST = 0.05  # of the time may be lost by trials of more threads
 
 
@@ -77,8 +78,8 @@ class ThreadCountPolicy:
     """Finds the number of threads that is fastest now, of at most `most`.
 
     Where steps get less of the processor than their threads could use, a smaller number is tried, by how many programs
-    seem to take cores. With fewer than all threads a larger one is tried about once a second, but rarely where no core
-    is idle: two threads that wait for each other and for other programs may take seconds for a step.
+    seem to take cores. With fewer than all threads a larger one is tried about once a second, but rarely where even the
+    fewer threads get too little: two threads that wait for each other and for two programs may take seconds for a step.
 
     `others` threads of this process compute at the same time. `idle` returns the seconds for which cores have been idle
     so far, of all cores together; None where that is not known.
@@ -95,6 +96,7 @@ class ThreadCountPolicy:
         self._known: dict[int, list[float]] = {}  # `times` of the window before
         self._programs = 0  # that seem to take cores
         self._is_free: bool | None = None  # whether a core is idle; None where that is not known
+        self._crowded_at = -_CROWDED  # when other programs last took cores while none was idle
         self._larger_tried = self._smaller_tried = -_CROWDED_PAUSE  # when a trial ended
         self._larger_pause = 0.0  # after it, because of what it cost
         self._smaller_pause = _PAUSE
@@ -117,7 +119,8 @@ class ThreadCountPolicy:
         return self._trial.count if self._trial else self.count
 
     def _may_try_more(self, now: float) -> bool:
-        pause = _CROWDED_PAUSE if self._is_free is False else _PAUSE
+        crowded = not self._is_free and now < self._crowded_at + _CROWDED
+        pause = _CROWDED_PAUSE if crowded else _PAUSE
         return now >= self._larger_tried + max(pause, self._larger_pause)
 
     def record(self, rows: int, seconds: float, computed: float, now: float) -> None:
@@ -137,6 +140,8 @@ class ThreadCountPolicy:
             self._programs = max(1, round(lost / _PROGRAM_LOSS)) if lost > usual else 0
             self._known = self._times
             self._look_for_free_cores(now)
+            if self._programs and self._is_free is False:
+                self._crowded_at = now
 
     def _look_for_free_cores(self, now: float) -> None:
         """Begin a window. Where a core has become idle, it no longer counts what the last trial cost."""
