@@ -13,7 +13,7 @@ import io
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -116,8 +116,6 @@ def read_picture(
     else:
         opened, image = _load(_from_memory(content, source), source, max_pixels)
     pixels = _array(image)
-    digest = hashlib.sha256(b"%dx%d:" % image.size)
-    digest.update(pixels.data)
     notes = (
         [*opened.notes, f"the file has {opened.pages} pages, of which one was read"]
         if opened.pages > 1
@@ -126,7 +124,7 @@ def read_picture(
     packed = isinstance(content, bytes) and max_unpacked is not None and image.width * image.height > max_unpacked
     return Picture(
         _bytes_as_array(content) if packed else pixels,
-        digest.hexdigest(),
+        _digest(pixels),
         (time.perf_counter() - started) * 1000,
         pages=opened.pages,
         notes=tuple(notes),
@@ -134,10 +132,42 @@ def read_picture(
     )
 
 
+def picture_of(pixels: ByteArray, started: float, *, pages: int = 1, notes: tuple[str, ...] = ()) -> Picture:
+    """Return a picture of pixels, uint8 [height, width, 3], whose reading began at `started`, a perf_counter()."""
+    pixels.setflags(write=False)
+    return Picture(pixels, _digest(pixels), (time.perf_counter() - started) * 1000, pages=pages, notes=notes)
+
+
+def packed(picture: Picture) -> Picture:
+    """Return the same picture as a compressed file, unless that would be larger."""
+    from PIL import Image
+
+    if picture.packed_size is not None:
+        return picture
+    file = io.BytesIO()
+    Image.fromarray(picture.data).save(file, "PNG", compress_level=1)
+    data = file.getvalue()
+    if len(data) >= picture.data.size:
+        return picture
+    return replace(picture, data=_bytes_as_array(data), packed_size=picture.size)
+
+
+def _digest(pixels: ByteArray) -> str:
+    height, width, _ = pixels.shape
+    digest = hashlib.sha256(b"%dx%d:" % (width, height))
+    digest.update(pixels.data)
+    return digest.hexdigest()
+
+
 # ---- decoding
 
 
 def _decode(file: IO[bytes], source: Source, max_pixels: int) -> tuple[Opened, Image.Image]:
+    return _load(open_pictures(file, source, max_pixels), source, max_pixels)
+
+
+def open_pictures(file: IO[bytes], source: Source, max_pixels: int = MAX_PIXELS) -> Opened:
+    """Read the header of a file, which must stay open. Raises ImageError."""
     head = file.read(512)
     size = _webp_canvas(head)
     if size is not None:  # Pillow's WebP reader allocates the pixels when it opens a file
@@ -145,10 +175,28 @@ def _decode(file: IO[bytes], source: Source, max_pixels: int) -> tuple[Opened, I
     start, opener = _opener(head, source)
     file.seek(start)
     try:
-        opened = opener(file)
+        return opener(file)
     except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
         raise _unreadable(error, source) from None
-    return _load(opened, source, max_pixels)
+
+
+def count_pictures(opened: Opened, source: Source) -> int:
+    """Return how many pictures a file has, with the frames of an animation. Raises ImageError."""
+    try:
+        return max(1, opened.count() if opened.count else 1)
+    except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
+        raise _unreadable(error, source) from None
+
+
+def read_one(opened: Opened, number: int, source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read one picture of a file, by its number from 0. Raises ImageError."""
+    started = time.perf_counter()
+    try:
+        one = opened.select(number) if opened.select else opened
+    except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
+        raise _unreadable(error, source) from None
+    one, image = _load(one, source, max_pixels)
+    return picture_of(_array(image), started, notes=tuple(one.notes))
 
 
 def _load(opened: Opened, source: Source, max_pixels: int) -> tuple[Opened, Image.Image]:
@@ -169,7 +217,11 @@ def _opened(image: Image.Image, pages: int = 1) -> Opened:
         image.load()
         return image
 
-    return Opened(image.size, load, pages)
+    def select(number: int) -> Opened:
+        image.seek(number)
+        return Opened(image.size, load, pages)
+
+    return Opened(image.size, load, pages, count=lambda: getattr(image, "n_frames", 1), select=select)
 
 
 def _from_memory(image: object, source: Source) -> Opened:

@@ -92,38 +92,50 @@ def open_tiff(file: IO[bytes]) -> Opened:
     header = file.read(16)
     order, big = "<" if header.startswith(b"II") else ">", 43 in header[2:4]
     [first] = struct.unpack_from(f"{order}{'Q' if big else 'I'}", header, 8 if big else 4)
-    chosen: _Directory | None = None
     preview: _Directory | None = None
-    pages = 0
+    pages: list[_Directory] = []
     for directory in _directories(file, order, big, first):
         if directory.is_mask:
             continue
         if directory.is_reduced:
             preview = preview or directory
             continue
-        chosen = chosen or directory
-        pages += 1
+        pages.append(directory)
     notes = []
-    if chosen is None and preview is not None:
-        chosen = preview
+    if not pages and preview is not None:
+        pages = [preview]
         notes.append("the file names a small preview only, which was read")
-    if chosen is None:
+    if not pages:
         raise ValueError("it has no picture")
-    page = chosen.page()
-    if _pillow_reads(page, big):
-        image = _pillow_image(file, chosen, first, header[: 8 if big else 4])
+
+    def select(number: int) -> Opened:
+        opened = _open_page(file, pages[number], first, header[: 8 if big else 4])
+        opened.pages = len(pages)
+        return opened
+
+    opened = select(0)
+    opened.notes[:0] = notes
+    opened.count, opened.select = lambda: len(pages), select
+    return opened
+
+
+def _open_page(file: IO[bytes], directory: _Directory, first: int, head: bytes) -> Opened:
+    """Open one page. `first` is the place of the first directory, `head` is what stands before its field."""
+    page, notes = directory.page(), list[str]()
+    if _pillow_reads(page, len(head) == 8):
+        image = _pillow_image(file, directory, first, head)
 
         def load() -> TiffImageFile:
             image.load()
             return image
 
-        return Opened(image.size, load, max(1, pages), notes)
+        return Opened(image.size, load, notes=notes)
     from pocketvlm.pictures.tiff_samples import read_samples
 
     if len(page.extra) > 1 or (page.extra == (0,) and page.colours == 1):
         read = {1: "the first was", 3: "the first three were", 4: "the first four were"}[page.colours]
         notes.append(f"it has {page.samples} bands, of which {read} read")
-    return Opened((page.width, page.height), partial(read_samples, file, page), max(1, pages), notes)
+    return Opened((page.width, page.height), partial(read_samples, file, page), notes=notes)
 
 
 def _pillow_image(file: IO[bytes], directory: _Directory, first: int, head: bytes) -> TiffImageFile:

@@ -1,0 +1,59 @@
+"""Open a file of several pictures. Its kind is known by its content, not by its name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from pocketvlm.documents.document import Document
+from pocketvlm.documents.limits import DocumentLimits
+from pocketvlm.documents.pdf import PdfDocument
+from pocketvlm.documents.stills import StillsDocument
+from pocketvlm.messages import ImagePart, ImageURLPart
+from pocketvlm.pictures.images import MAX_PIXELS
+from pocketvlm.pictures.sources import find_source, open_file
+
+_HEAD = 1024  # bytes; PDFs of some programs begin with something else
+
+
+def open_document(
+    source: str | Path | bytes,
+    *,
+    password: str | None = None,
+    limits: DocumentLimits | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Document:
+    """Open a PDF, or a picture file of one or more pages or frames: a path, a data: URI or the bytes of a file.
+
+    Close it, or use it as a context manager:
+
+        with open_document("letters.pdf") as document:
+            for page in document.pages("1-3,7"):
+                picture = page.read()
+
+    Raises ImageError, which names the file, and PasswordError where the file is encrypted.
+    """
+    return open_part(ImagePart(type="image", image=source), "source", password, limits, max_pixels)
+
+
+def open_part(
+    part: ImageURLPart | ImagePart,
+    param: str,
+    password: str | None = None,
+    limits: DocumentLimits | None = None,
+    max_pixels: int = MAX_PIXELS,
+    *,
+    local: bool = True,
+) -> Document:
+    """Open the file of a message part; `param` is the path of the part. With `local=False`, paths are refused."""
+    source, content = find_source(part, param, local)
+    if not isinstance(content, Path | bytes):
+        raise source.error("is not a file; give a path or the bytes of a file")
+    if content == b"":
+        raise source.error("is empty")
+    with open_file(content, source) if isinstance(content, Path) else io.BytesIO(content) as file:
+        head = file.read(_HEAD)
+    if b"%PDF-" in head:
+        path = content.absolute() if isinstance(content, Path) else content
+        return PdfDocument(source, path, limits or DocumentLimits(), password)
+    return StillsDocument(source, content, max_pixels)
