@@ -32,17 +32,17 @@ __all__ = [
     "errors", "open_document", "Document", "DocumentLimits", "Page", "__version__",
     # messages
     "AssistantMessage", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "Choice", "ChoiceLogprobs",
-    "ChunkChoice", "Content", "Delta", "Detail", "FinishReason", "FunctionDelta", "ImagePart", "ImageTimings",
-    "ImageURL", "ImageURLPart", "Message", "Part", "PromptTokensDetails", "ResponseFormat", "ResponseFunction",
-    "ResponseMessage", "ResponseToolCall", "StreamOptions", "SystemMessage", "TextContent", "TextPart", "Timings",
-    "TokenLogprob", "Tool", "ToolCall", "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage",
-    "UserMessage",
+    "ChunkChoice", "Content", "Delta", "Detail", "FilePart", "FinishReason", "FunctionDelta", "ImagePart",
+    "ImageTimings", "ImageURL", "ImageURLPart", "Message", "Part", "PromptTokensDetails", "ResponseFormat",
+    "ResponseFunction", "ResponseMessage", "ResponseToolCall", "StreamOptions", "SystemMessage", "TextContent",
+    "TextPart", "Timings", "TokenLogprob", "Tool", "ToolCall", "ToolCallDelta", "ToolChoice", "ToolMessage",
+    "TopLogprob", "Usage", "UserMessage",
     # errors
     "PocketVLMError", "RequestError", "ImageError", "ImageNotFoundError", "ImageFormatError", "ImageTooLargeError",
     "PasswordError", "ContextLengthError", "MemoryBudgetError", "UnsupportedError", "FileError", "ModelError",
-    "ModelNotFoundError", "ModelFormatError", "PairingError", "BundleError", "PictureCacheError", "SessionError", "DownloadError",
-    "ConversionError", "CheckpointError", "QuantizationError", "TokenizerError", "ProofError", "OutputError",
-    "EngineError", "EngineBusyError", "EngineClosedError", "EngineCrashedError", "QueueFullError",
+    "ModelNotFoundError", "ModelFormatError", "PairingError", "BundleError", "PictureCacheError", "SessionError",
+    "DownloadError", "ConversionError", "CheckpointError", "QuantizationError", "TokenizerError", "ProofError",
+    "OutputError", "EngineError", "EngineBusyError", "EngineClosedError", "EngineCrashedError", "QueueFullError",
     "SystemLimitError", "GenerationCancelledError", "NativeLibraryError",
 ]
 # fmt: on

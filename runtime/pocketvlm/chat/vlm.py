@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from pathlib import Path
 from secrets import randbits
@@ -15,6 +15,11 @@ from pocketvlm.chat.load_options import LoadOptions, accepts_fields_of
 from pocketvlm.chat.session import Session, plain
 from pocketvlm.chat.session import read as read_session
 from pocketvlm.chat.session import write as write_session
+from pocketvlm.documents.document import Document
+from pocketvlm.documents.expand import ExpandedRequest, FileOpener, expanded, page_of
+from pocketvlm.documents.fit import Fit, fit_for
+from pocketvlm.documents.limits import DocumentLimits
+from pocketvlm.documents.open_document import open_part
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import (
     CancellationToken,
@@ -28,7 +33,7 @@ from pocketvlm.engine.interface import (
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.errors import RequestError, SessionError
 from pocketvlm.files.locate import locate
-from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest, ImagePart, ImageURLPart
+from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest, FilePart, ImagePart, ImageURLPart
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles, file_of
 from pocketvlm.pictures.images import Picture, read_picture
@@ -36,6 +41,7 @@ from pocketvlm.structured.begun_answer import with_answer
 from pocketvlm.structured.compile import CompiledRequest, compile_request
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, with_opening
+from pocketvlm.vision import families
 
 ProgressCallback = Callable[[int, int], None]
 PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # (part, path of its field in the request)
@@ -55,8 +61,11 @@ class VLM:
         self._max_pixels = options.max_pixels
         self._max_image_tokens = options.max_image_tokens
         self._handles = PictureHandles(options.handle_limits)
+        self._document_limits = options.document_limits or DocumentLimits()
         self._last_request: ChatRequest | None = None  # with its answer
         info = engine.info
+        known = families.find(dict(info.picture_metadata))
+        self._family = known[1] if known else None
         self._template = ChatTemplate(
             info.chat_template, bos=info.bos, eos=info.eos, image_token=info.image_token, path=info.name
         )
@@ -136,6 +145,7 @@ class VLM:
         *,
         progress: ProgressCallback | None = None,
         read: PictureReader | None = None,
+        open_file: FileOpener | None = None,
         cancellation: CancellationToken | None = None,
         queue_ms: float = 0.0,
         buffered: bool = False,
@@ -144,12 +154,14 @@ class VLM:
 
         The choices come one after the other, then a chunk without choices that has usage and timings.
 
-        `read` reads the pictures instead of the default. `cancellation` ends the request from another thread.
+        `read` reads the pictures instead of the default, and `open_file` opens files of several. `cancellation` ends
+        the request from another thread.
         `queue_ms` is the time that the request has waited already, for the timings. `buffered` lets tokens come all at
         once, for callers that do not read before the end.
         """
-        compiled = compile_request(request, self._template, self._tool_call_format)
-        prompt = self._prompt(request, read or self._read, compiled)
+        with self._expanded(request, open_file or self._open_file) as whole:
+            compiled = compile_request(whole.request, self._template, self._tool_call_format)
+            prompt = self._prompt(whole, read or self._read, compiled)
         choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
         builder = CompletionBuilder(compiled, self.info, choices=choices, queue_ms=queue_ms)
@@ -194,17 +206,20 @@ class VLM:
         request = self._last_request if messages is None else ChatRequest.parse(messages, **fields)
         if request is None:
             raise RequestError("there is no conversation to save yet; chat first, or give messages", "messages")
-        pictures: dict[tuple[int, int], Picture] = {}
+        pictures: list[Picture] = []
 
         def read(part: ImageURLPart | ImagePart, param: str) -> Picture:
-            _, i, _, j = param.split(".")
-            picture = pictures[int(i), int(j)] = self._read(part, param)
-            return picture
+            pictures.append(self._read(part, param))
+            return pictures[-1]
 
         # The conversation goes on behind its last answer.
         whole = request.model_copy(update={"continue_final_message": False})
-        snapshot = self._engine.snapshot(self._prompt(whole, read))
-        write_session(Path(path), Session(plain(request.messages, pictures), snapshot), self.info)
+        with self._expanded(whole, self._open_file) as expanded_request:
+            compiled = compile_request(expanded_request.request, self._template, self._tool_call_format)
+            prompt = self._prompt(expanded_request, read, compiled)
+        snapshot = self._engine.snapshot(prompt)
+        kept = plain(expanded_request.request.messages, pictures)
+        write_session(Path(path), Session(kept, snapshot), self.info)
 
     def restore(self, path: str | Path) -> list[dict[str, Any]]:
         """Load a conversation that `save` has written, with its part of the KV cache, and return its messages.
@@ -260,7 +275,21 @@ class VLM:
     ) -> None:
         self.close()
 
+    def _expanded(self, request: ChatRequest, open_file: FileOpener) -> AbstractContextManager[ExpandedRequest]:
+        return expanded(request, open_file, self._fit, self._document_limits)
+
+    def _open_file(self, part: FilePart, param: str) -> Document:
+        return open_part(part, param, self._document_limits, self._max_pixels)
+
+    def _fit(self, part: FilePart) -> Fit:
+        return fit_for(self._family, part.detail, self._max_tokens_of(part.max_image_tokens), self._max_pixels)
+
+    def _max_tokens_of(self, asked: int | None) -> int | None:
+        return min((limit for limit in (asked, self._max_image_tokens) if limit is not None), default=None)
+
     def _read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
+        if (page := page_of(part)) is not None:
+            return page.read()
         return read_picture(self._handles.resolve(part, param), param, max_pixels=self._max_pixels)
 
     def _remember(self, request: ChatRequest, completion: ChatCompletion) -> None:
@@ -273,19 +302,18 @@ class VLM:
             self._last_request = request.model_copy(update=fields)
 
     def _prompt(
-        self, request: ChatRequest, read: PictureReader = read_picture, compiled: CompiledRequest | None = None
+        self, expanded_request: ExpandedRequest, read: PictureReader, compiled: CompiledRequest
     ) -> tuple[TextSpan | PromptImage, ...]:
         images: list[PromptImage] = []
-        for i, message in enumerate(request.messages):
+        for i, message in enumerate(expanded_request.request.messages):
             if message.content is None or isinstance(message.content, str):
                 continue
             for j, part in enumerate(message.content):
                 if isinstance(part, ImageURLPart | ImagePart):
-                    param = f"messages.{i}.content.{j}"
+                    param = expanded_request.param(i, j)
                     image = part.image_url if isinstance(part, ImageURLPart) else part
-                    limits = [n for n in (image.max_image_tokens, self._max_image_tokens) if n is not None]
-                    images.append(PromptImage(read(part, param), image.detail, min(limits, default=None), param))
-        compiled = compiled or compile_request(request, self._template, self._tool_call_format)
+                    limit = self._max_tokens_of(image.max_image_tokens)
+                    images.append(PromptImage(read(part, param), image.detail, limit, param))
         spans = with_opening(compiled.spans, self.info.control_tokens)
         return tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
 

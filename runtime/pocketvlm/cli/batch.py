@@ -17,6 +17,8 @@ from pocketvlm.cli.command_options import (
     MaxTokens,
     Memory,
     Model,
+    Pages,
+    Password,
     Resolution,
     Temperature,
     check_detail,
@@ -34,7 +36,9 @@ err = Console(stderr=True)
 
 @expand_options
 def batch(
-    source: Annotated[Path, typer.Argument(help="Folder of pictures, or a .jsonl file with requests, also OpenAI's.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder of pictures and PDFs, or a .jsonl file of requests, also OpenAI's.")
+    ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="File for the answers; requests that it answers already are skipped.")
     ],
@@ -49,6 +53,8 @@ def batch(
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     detail: Resolution = "auto",
+    pages: Pages = None,
+    password: Password = None,
     ray_actors: Annotated[
         int,
         typer.Option(
@@ -65,7 +71,7 @@ def batch(
     check_detail(detail)
     values = (("max_tokens", max_tokens), ("temperature", temperature))
     fields = {name: value for name, value in values if value is not None}
-    job = read_batch(source, Defaults(prompt, system, detail, fields))
+    job = read_batch(source, Defaults(prompt, system, detail, fields, pages, password))
     target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
     order = job.hashes
     with Results(output, order) as results:

@@ -14,6 +14,7 @@ from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import Fields, Memory, Model, expand_options
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.loading import load_arguments
+from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.pictures.handles import HandleLimits
 from pocketvlm.server.settings import Settings, is_loopback
@@ -73,6 +74,7 @@ def serve(
         ),
     ],
     handles: Annotated[HandleLimits, Fields("seconds", "count", "size")],
+    documents: Annotated[DocumentLimits, Fields("pages", "seconds", "request_seconds", "memory")],
     offline: Annotated[
         bool, typer.Option("--offline", help="Forbid this process to reach or listen on any address but loopback.")
     ] = False,
@@ -102,8 +104,12 @@ def serve(
     from pocketvlm.server.app import Service
 
     with sock:
-        target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
-        settings = replace(settings, slots=options.parallel, max_pixels=options.max_pixels, handles=handles)
+        target, options = load_arguments(
+            model, replace(options, supervised=True, document_limits=documents), memory=memory
+        )
+        settings = replace(
+            settings, slots=options.parallel, max_pixels=options.max_pixels, handles=handles, documents=documents
+        )
         require_files(_FILES)
         require_threads(_THREADS)
         with waiting("loading"):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 from pocketvlm.documents.document import Document
 from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.documents.pdf import PdfDocument
 from pocketvlm.documents.stills import StillsDocument
-from pocketvlm.messages import ImagePart, ImageURLPart
+from pocketvlm.errors import shortened
+from pocketvlm.messages import FilePart
 from pocketvlm.pictures.images import MAX_PIXELS
 from pocketvlm.pictures.sources import find_source, open_file
 
@@ -33,20 +35,15 @@ def open_document(
 
     Raises ImageError, which names the file, and PasswordError where the file is encrypted.
     """
-    return open_part(ImagePart(type="image", image=source), "source", password, limits, max_pixels)
+    part = FilePart(type="file", image=source, password=password)
+    return open_part(part, "source", limits or DocumentLimits(), max_pixels)
 
 
-def open_part(
-    part: ImageURLPart | ImagePart,
-    param: str,
-    password: str | None = None,
-    limits: DocumentLimits | None = None,
-    max_pixels: int = MAX_PIXELS,
-    *,
-    local: bool = True,
-) -> Document:
+def open_part(part: FilePart, param: str, limits: DocumentLimits, max_pixels: int, *, local: bool = True) -> Document:
     """Open the file of a message part; `param` is the path of the part. With `local=False`, paths are refused."""
     source, content = find_source(part, param, local)
+    if part.filename and isinstance(content, bytes):
+        source = replace(source, name=shortened(part.filename))
     if not isinstance(content, Path | bytes):
         raise source.error("is not a file; give a path or the bytes of a file")
     if content == b"":
@@ -55,5 +52,5 @@ def open_part(
         head = file.read(_HEAD)
     if b"%PDF-" in head:
         path = content.absolute() if isinstance(content, Path) else content
-        return PdfDocument(source, path, limits or DocumentLimits(), password)
+        return PdfDocument(source, path, limits, part.password)
     return StillsDocument(source, content, max_pixels)

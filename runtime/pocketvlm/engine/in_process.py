@@ -103,6 +103,7 @@ class InProcessEngine:
             exact=options.exact,
             placement=loaded.placement.summary,
             layout=loaded.layout.value,
+            picture_metadata=checked.picture_metadata,
         )
         self._scheduler = Scheduler(
             self._model,

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from pocketvlm.engine.options import EngineOptions as EngineOptions
 from pocketvlm.errors import GenerationCancelledError
@@ -139,6 +139,7 @@ class EngineInfo:
     exact: bool = False
     placement: str = ""  # a sentence about which part runs on which device
     layout: str = ""  # of the weights on the CPU: a `WeightLayout`
+    picture_metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)  # what `families.find` reads
 
 
 class CancellationToken:

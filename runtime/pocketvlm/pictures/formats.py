@@ -14,6 +14,11 @@ _PICTURE = re.compile(
 _PICTURE_BYTES = 16
 
 
+def is_document(path: Path) -> bool:
+    """Return whether a file of a folder is a PDF by its name."""
+    return path.suffix.lower() == ".pdf" and not path.name.startswith("._") and path.is_file()
+
+
 def is_picture(path: Path) -> bool:
     """Return whether a file of a folder is a picture by its name, or by its first bytes where the name has no ending.
 

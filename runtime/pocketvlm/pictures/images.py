@@ -286,6 +286,8 @@ def _opener(head: bytes, source: Source) -> tuple[int, Callable[[IO[bytes]], Ope
         if match := signature.match(head):
             opener = getattr(importlib.import_module(f"pocketvlm.pictures.{module}"), name)
             return match.end(), opener
+    if b"%PDF-" in head:
+        raise source.error("is a PDF; give it as a part of type file, or with a name that ends in .pdf")
     raise source.error(f"is not a picture of a supported format ({FORMATS})")
 
 

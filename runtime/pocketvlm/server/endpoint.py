@@ -141,6 +141,7 @@ def _bytes(
         exchange.request,
         progress=report_progress,
         read=pictures.read,
+        open_file=pictures.open_file,
         cancellation=cancellation,
         queue_ms=queue_ms,
         buffered=not exchange.stream,
