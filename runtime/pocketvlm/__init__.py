@@ -20,7 +20,7 @@ if _typing.TYPE_CHECKING:
     from pocketvlm.documents.document import Document, Page
     from pocketvlm.documents.limits import DocumentLimits
     from pocketvlm.documents.open_document import open_document
-    from pocketvlm.engine.interface import CancellationToken, EngineInfo, Statistics
+    from pocketvlm.engine.interface import CancellationToken, EngineInfo, Statistics, TokenCount
     from pocketvlm.errors import *
     from pocketvlm.messages import *
     from pocketvlm.pictures.handles import HandleLimits, PictureHandle
@@ -28,8 +28,8 @@ if _typing.TYPE_CHECKING:
 __version__ = "0.2.0"
 # fmt: off
 __all__ = [
-    "VLM", "LoadOptions", "HandleLimits", "PictureHandle", "EngineInfo", "Statistics", "CancellationToken", "bench",
-    "errors", "open_document", "Document", "DocumentLimits", "Page", "__version__",
+    "VLM", "LoadOptions", "HandleLimits", "PictureHandle", "EngineInfo", "Statistics", "CancellationToken",
+    "TokenCount", "bench", "errors", "open_document", "Document", "DocumentLimits", "Page", "__version__",
     # messages
     "AssistantMessage", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "Choice", "ChoiceLogprobs",
     "ChunkChoice", "Content", "Delta", "Detail", "FilePart", "FinishReason", "FunctionDelta", "ImagePart",
@@ -58,6 +58,7 @@ _HOMES = {
     "DocumentLimits": "pocketvlm.documents.limits",
     "Page": "pocketvlm.documents.document",
     "open_document": "pocketvlm.documents.open_document",
+    "TokenCount": "pocketvlm.engine.interface",
     "HandleLimits": "pocketvlm.pictures.handles",
     "PictureHandle": "pocketvlm.pictures.handles",
 }

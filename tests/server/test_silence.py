@@ -14,10 +14,10 @@ from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server import endpoint
 from pocketvlm.server.endpoint import Answers
 from pocketvlm.server.http_errors import HTTPError
-from pocketvlm.server.models import Models
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
+from server.conftest import served
 
 LONG = "one two three " * 600  # takes many times EVERY to evaluate
 EVERY = 0.02
@@ -41,8 +41,8 @@ class Client:
 
     def __init__(self, vlm: VLM) -> None:
         settings = Settings(slots=1, queue=1)
-        models = Models(vlm, settings)
-        self.admission = models.named(vlm.info.name).admission
+        models = served(vlm, settings)
+        self.admission = models.first.admission
         self._endpoint = Answers(models, settings, PictureHandles()).endpoint(ChatCompletions.parse)
         self.status: int | None = None
         self.received: list[bytes] = []

@@ -40,14 +40,22 @@ class CompletionBuilder:
     For each choice: `begin_choice`, `add` for every event until `stopped` or the last one, `end_choice`. Then `end`.
     """
 
-    def __init__(self, compiled: CompiledRequest, info: EngineInfo, *, choices: int = 1, queue_ms: float = 0.0) -> None:
+    def __init__(
+        self,
+        compiled: CompiledRequest,
+        info: EngineInfo,
+        *,
+        choices: int = 1,
+        queue_ms: float = 0.0,
+        load_ms: float = 0.0,
+    ) -> None:
         self._compiled = compiled
         self._info = info
         self._choices = choices
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._prefills: list[PrefillDone] = []
-        self._queue_ms = queue_ms
+        self._queue_ms, self._load_ms = queue_ms, load_ms
         self._decode_ms = 0.0
         self._tokens = self._drafted = self._accepted = 0
         self._decode_steps = 0  # tokens except the first of each choice, which comes with its prompt
@@ -142,6 +150,7 @@ class CompletionBuilder:
         return Timings(
             images=list(prefills[0].images),
             queue_ms=self._queue_ms + sum(prefill.queue_ms for prefill in prefills),
+            load_ms=self._load_ms,
             prefill_ms=prefill_ms,
             decode_ms=decode_ms,
             drafted_tokens=self._drafted,

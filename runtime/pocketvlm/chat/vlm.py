@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, closing
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import randbits
 from types import TracebackType
@@ -16,7 +16,7 @@ from pocketvlm.chat.session import Session, plain
 from pocketvlm.chat.session import read as read_session
 from pocketvlm.chat.session import write as write_session
 from pocketvlm.documents.document import Document
-from pocketvlm.documents.expand import ExpandedRequest, FileOpener, expanded, page_of
+from pocketvlm.documents.expand import FileOpener, expanded, page_of
 from pocketvlm.documents.fit import Fit, fit_for
 from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.documents.open_document import open_part
@@ -29,11 +29,20 @@ from pocketvlm.engine.interface import (
     Generation,
     PromptImage,
     Statistics,
+    TokenCount,
 )
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.errors import RequestError, SessionError
 from pocketvlm.files.locate import locate
-from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest, FilePart, ImagePart, ImageURLPart
+from pocketvlm.messages import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatRequest,
+    FilePart,
+    ImagePart,
+    ImageURLPart,
+    Message,
+)
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles, file_of
 from pocketvlm.pictures.images import Picture, read_picture
@@ -148,6 +157,7 @@ class VLM:
         open_file: FileOpener | None = None,
         cancellation: CancellationToken | None = None,
         queue_ms: float = 0.0,
+        load_ms: float = 0.0,
         buffered: bool = False,
     ) -> Generator[ChatCompletionChunk, None, None]:
         """Yield all chunks of a validated request; `chat` and `stream` are made of them.
@@ -155,23 +165,21 @@ class VLM:
         The choices come one after the other, then a chunk without choices that has usage and timings.
 
         `read` reads the pictures instead of the default, and `open_file` opens files of several. `cancellation` ends
-        the request from another thread.
-        `queue_ms` is the time that the request has waited already, for the timings. `buffered` lets tokens come all at
-        once, for callers that do not read before the end.
+        the request from another thread. `queue_ms` is the time that the request has waited for its turn already, and
+        `load_ms` that for the model to be loaded, for the timings. `buffered` lets tokens come all at once, for callers
+        that do not read before the end.
         """
-        with self._expanded(request, open_file or self._open_file) as whole:
-            compiled = compile_request(whole.request, self._template, self._tool_call_format)
-            prompt = self._prompt(whole, read or self._read, compiled)
+        prepared = self._prepared(request, read, open_file)
         choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
-        builder = CompletionBuilder(compiled, self.info, choices=choices, queue_ms=queue_ms)
+        builder = CompletionBuilder(prepared.compiled, self.info, choices=choices, queue_ms=queue_ms, load_ms=load_ms)
         for index in range(choices):
             generation = Generation(
-                prompt,
+                prepared.prompt,
                 _sampling(request, seed + index),
                 max_tokens=request.limit,
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-                constraint=compiled.constraint,
+                constraint=prepared.compiled.constraint,
                 ignore_eos=bool(request.ignore_eos),
                 min_tokens=request.min_tokens or 0,
                 buffered=buffered and not request.stop,  # stop strings are recognized here, not in the engine
@@ -187,6 +195,22 @@ class VLM:
                         break
             yield from builder.end_choice()
         yield builder.end()
+
+    def count_tokens(self, messages: Sequence[Any], **fields: Any) -> TokenCount:
+        """Return how many tokens the prompt of `messages` takes, with pictures, tools and the model's template.
+
+        `fields` are those of ChatRequest. Nothing is encoded or evaluated, so it takes milliseconds. A prompt may be
+        longer than `info.context_size`, which `chat` refuses.
+
+        Raises RequestError, whose `param` names the invalid field.
+        """
+        return self.count(ChatRequest.parse(messages, **fields))
+
+    def count(
+        self, request: ChatRequest, *, read: PictureReader | None = None, open_file: FileOpener | None = None
+    ) -> TokenCount:
+        """Count the prompt of a validated request. `read` and `open_file` are those of `run`."""
+        return self._engine.count_tokens(self._prepared(request, read, open_file).prompt)
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
@@ -206,20 +230,11 @@ class VLM:
         request = self._last_request if messages is None else ChatRequest.parse(messages, **fields)
         if request is None:
             raise RequestError("there is no conversation to save yet; chat first, or give messages", "messages")
-        pictures: list[Picture] = []
-
-        def read(part: ImageURLPart | ImagePart, param: str) -> Picture:
-            pictures.append(self._read(part, param))
-            return pictures[-1]
-
         # The conversation goes on behind its last answer.
         whole = request.model_copy(update={"continue_final_message": False})
-        with self._expanded(whole, self._open_file) as expanded_request:
-            compiled = compile_request(expanded_request.request, self._template, self._tool_call_format)
-            prompt = self._prompt(expanded_request, read, compiled)
-        snapshot = self._engine.snapshot(prompt)
-        kept = plain(expanded_request.request.messages, pictures)
-        write_session(Path(path), Session(kept, snapshot), self.info)
+        prepared = self._prepared(whole)
+        kept = plain(prepared.messages, prepared.pictures)
+        write_session(Path(path), Session(kept, self._engine.snapshot(prepared.prompt)), self.info)
 
     def restore(self, path: str | Path) -> list[dict[str, Any]]:
         """Load a conversation that `save` has written, with its part of the KV cache, and return its messages.
@@ -275,9 +290,6 @@ class VLM:
     ) -> None:
         self.close()
 
-    def _expanded(self, request: ChatRequest, open_file: FileOpener) -> AbstractContextManager[ExpandedRequest]:
-        return expanded(request, open_file, self._fit, self._document_limits)
-
     def _open_file(self, part: FilePart, param: str) -> Document:
         return open_part(part, param, self._document_limits, self._max_pixels)
 
@@ -301,21 +313,34 @@ class VLM:
             fields = {"messages": messages, "continue_final_message": None, "add_generation_prompt": None}
             self._last_request = request.model_copy(update=fields)
 
-    def _prompt(
-        self, expanded_request: ExpandedRequest, read: PictureReader, compiled: CompiledRequest
-    ) -> tuple[TextSpan | PromptImage, ...]:
-        images: list[PromptImage] = []
-        for i, message in enumerate(expanded_request.request.messages):
-            if message.content is None or isinstance(message.content, str):
-                continue
-            for j, part in enumerate(message.content):
-                if isinstance(part, ImageURLPart | ImagePart):
-                    param = expanded_request.param(i, j)
-                    image = part.image_url if isinstance(part, ImageURLPart) else part
-                    limit = self._max_tokens_of(image.max_image_tokens)
-                    images.append(PromptImage(read(part, param), image.detail, limit, param))
+    def _prepared(
+        self, request: ChatRequest, read: PictureReader | None = None, open_file: FileOpener | None = None
+    ) -> _Prepared:
+        """Open the files of a request, compile it, and read its pictures."""
+        read = read or self._read
+        with expanded(request, open_file or self._open_file, self._fit, self._document_limits) as whole:
+            compiled = compile_request(whole.request, self._template, self._tool_call_format)
+            images: list[PromptImage] = []
+            for i, message in enumerate(whole.request.messages):
+                for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):
+                    if isinstance(part, ImageURLPart | ImagePart):
+                        param = whole.param(i, j)
+                        image = part.image_url if isinstance(part, ImageURLPart) else part
+                        limit = self._max_tokens_of(image.max_image_tokens)
+                        images.append(PromptImage(read(part, param), image.detail, limit, param))
         spans = with_opening(compiled.spans, self.info.control_tokens)
-        return tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
+        prompt = tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
+        return _Prepared(whole.request.messages, compiled, prompt, [image.picture for image in images])
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A request without files of several pictures, its prompt, and its pictures in the order of their parts."""
+
+    messages: Sequence[Message]
+    compiled: CompiledRequest
+    prompt: tuple[TextSpan | PromptImage, ...]
+    pictures: Sequence[Picture]
 
 
 def _sampling(request: ChatRequest, seed: int) -> Sampling:

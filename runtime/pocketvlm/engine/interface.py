@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any, Literal, Protocol
 
@@ -202,6 +202,24 @@ class Statistics:
     picture_bytes: int = 0  # a gauge: bytes of the embeddings in memory
     child: int | None = None
 
+    def totals(self, ended: Statistics) -> dict[str, int]:
+        """Return the totals by name, with those of engines that have `ended` added."""
+        return {name: getattr(self, name) + getattr(ended, name) for name in _TOTALS}
+
+
+GAUGES = ("running", "queued", "encoding", "picture_bytes")
+_TOTALS = tuple(
+    field.name for field in fields(Statistics) if field.name not in (*GAUGES, "state", "parallel", "restarts", "child")
+)
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """What a prompt takes of the context: `total` tokens, of which `images` are those of each picture, in order."""
+
+    total: int
+    images: tuple[int, ...] = ()
+
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
@@ -256,6 +274,13 @@ class Engine(Protocol):
         """Forget all embeddings of pictures, in memory and in files. The KV cache stays.
 
         Raises PictureCacheError where a file cannot be removed.
+        """
+        ...
+
+    def count_tokens(self, prompt: Sequence[TextSpan | PromptImage]) -> TokenCount:
+        """Count the tokens of a prompt, which may be longer than the context. Nothing is encoded or evaluated.
+
+        Raises RequestError for a picture that cannot be used.
         """
         ...
 

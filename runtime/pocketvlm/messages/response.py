@@ -96,11 +96,13 @@ class ImageTimings(_Answer):
 class Timings(_Answer):
     """Milliseconds of the whole request, and tokens per second of prefill (text and pictures) and decode.
 
+    `queue_ms` is the wait for its turn, `load_ms` that for a server to load the model, apart from each other.
     `accepted_tokens` of the `drafted_tokens` became part of the answer without a step of their own.
     """
 
     images: list[ImageTimings] = []
     queue_ms: float = 0.0
+    load_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
     prefill_tokens_per_second: float | None = None

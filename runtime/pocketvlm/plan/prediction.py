@@ -24,6 +24,7 @@ from pocketvlm.vision.onnx import CONCURRENT_TILES
 from pocketvlm.vision.providers import DEVICES
 from pocketvlm.vision.select_encoder import measured_tile, tile_patches
 
+SERVER = "process of the server"  # the name of a part of a prediction
 QUESTION = 48  # tokens of a question and of the template around it
 ANSWER = 208  # tokens that must be left for an answer
 PIXEL = 10  # bytes per pixel while a picture is read: decoded, and twice on its way to an array
@@ -96,7 +97,7 @@ class Planner:
         self._checked = checked = check_files(located.model, located.mmproj, located.onnx, options.vision)
         self.encoders = tuple(_encoders(checked))
         self.family = self._family()
-        self.requested_context = context_size(checked, options.context_size)
+        self.requested_context = context_size(checked.model, options.context_size)
         self.contexts = tuple(sorted({self.requested_context, *_smaller(self.requested_context)}, reverse=True))
         tile = self.family.tile_tokens if self.family else 0
         self.probe: ProbeResult = probe_cache.cached_probe(
@@ -139,7 +140,7 @@ class Planner:
         if self._parallel > 1:  # background prefill has a context of its own, as large as one request's
             parts["context for prompts"] = probe.caches[index] // self._parallel + probe.scratch[index]
         if self._supervised:
-            parts["process of the server"] = probe.anonymous
+            parts[SERVER] = probe.anonymous
         encoder = self._encoder(configuration.encoder)
         if encoder is not None:
             onnx = encoder.kind == "onnx"

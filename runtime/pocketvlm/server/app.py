@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -11,7 +12,6 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pocketvlm import __version__
-from pocketvlm.chat.vlm import VLM
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server import openapi
 from pocketvlm.server.access_control import AccessControl
@@ -19,32 +19,41 @@ from pocketvlm.server.endpoint import Answers
 from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.logs import AccessLog
 from pocketvlm.server.metrics import Metrics
-from pocketvlm.server.models import Models, ServedModel
+from pocketvlm.server.models import Models
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.protocols.error_forms import error_response
 from pocketvlm.server.request_record import RequestRecord
+from pocketvlm.server.served_model import ServedModel
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.uploads import Uploads
+
+_STATUS = {
+    "unloaded": "unloaded",
+    "failed": "unloaded",
+    "loading": "loading",
+    "ready": "loaded",
+    "unloading": "unloaded",
+}
 
 
 class Service:
     """`app` is the ASGI application; `answers` and `models` are for the code that runs it."""
 
-    def __init__(self, vlm: VLM, settings: Settings) -> None:
-        self._vlm = vlm
-        self.models = Models(vlm, settings)
+    def __init__(self, models: Models, settings: Settings) -> None:
+        self.models = models
         handles = PictureHandles(settings.handles)
         self.answers = Answers(self.models, settings, handles)
         self._uploads = Uploads(handles, settings)
-        self._metrics = Metrics(self.models, vlm, handles, __version__)
+        self._metrics = Metrics(self.models, handles, __version__)
         router = Router(self._routes(), redirect_slashes=False)
         self.app = AccessLog(AccessControl(_ErrorResponses(router), settings), self._metrics)
 
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
-        chat = self.answers.endpoint(ChatCompletions.parse)
+        chat, count = self.answers.endpoint(ChatCompletions.parse), self.answers.counter(ChatCompletions.parse)
         for prefix in ("/v1", ""):
             routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
+            routes.append(Route(f"{prefix}/chat/completions/input_tokens", count, methods=["POST"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))
             for path, endpoint in (
@@ -71,11 +80,16 @@ class Service:
     async def _show_health(self, _: Request) -> Response:
         if self.answers.draining:
             raise shutting_down()
-        state = (await asyncio.to_thread(self._vlm.statistics)).state
-        if state == "failing":
+        engines = await asyncio.to_thread(self.models.statistics)
+        states = {engine.state for model, engine in engines if model.state == "ready"} or {"ok"}
+        # One model that works is enough: whoever watches the server would end it for all of them.
+        status = next(state for state in ("ok", "restarting", "failing") if state in states)
+        if status == "failing":
             message = "the engine crashed several times in a row; it is started again after a pause"
             raise HTTPError(503, message, code="engine_crashed", headers={"retry-after": "30"})
-        return JSONResponse({"status": state, "running": self.models.running, "waiting": self.models.waiting})
+        states_of_models = Counter(model.state for model in self.models)
+        health = {"status": status, "running": self.models.running, "waiting": self.models.waiting}
+        return JSONResponse({**health, "models": states_of_models})
 
     async def _show_metrics(self, _: Request) -> Response:
         body, kind = await asyncio.to_thread(self._metrics.exposition)
@@ -86,7 +100,26 @@ class Service:
 
 
 def _card(model: ServedModel) -> dict[str, object]:
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "pocketvlm"}
+    """Return OpenAI's model object, with more about it in the fields in which other servers say that."""
+    facts = model.facts
+    status: dict[str, object] = {"value": _STATUS[model.state]}
+    if model.state == "failed":
+        status |= {"failed": True, "message": model.failure}
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "pocketvlm",
+        "max_model_len": facts.context_size,  # vLLM's
+        "context_length": facts.context_size,  # OpenRouter's
+        "architecture": {  # OpenRouter's
+            "input_modalities": ["text", "image"] if facts.vision else ["text"],
+            "output_modalities": ["text"],
+        },
+        "capabilities": facts.capabilities,  # Ollama's
+        "status": status,  # llama-server's, as is `meta`
+        "meta": {"n_ctx_train": facts.context_length, "n_params": facts.parameters, "size": facts.size},
+    }
 
 
 class _ErrorResponses:

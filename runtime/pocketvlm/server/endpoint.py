@@ -17,7 +17,7 @@ from pocketvlm.engine.interface import CancellationToken
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server.body import read_object
 from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
-from pocketvlm.server.models import Models
+from pocketvlm.server.models import Lease, Models
 from pocketvlm.server.pictures import Pictures
 from pocketvlm.server.protocols.exchange import Exchange
 from pocketvlm.server.request_record import RequestRecord
@@ -28,6 +28,7 @@ HEAD_AFTER = 2.0  # seconds without an answer, after which a stream begins; unti
 SILENCE = 3.0  # seconds without anything in a stream: clients and proxies give up after five or more
 
 Parse = Callable[[dict[str, Any]], Exchange]
+Put = Callable[[bytes], None]
 
 
 class Answers:
@@ -44,6 +45,10 @@ class Answers:
         """Return the ASGI app that answers what `parse` makes of a body. `parse` raises RequestError or HTTPError."""
         return _Endpoint(self, parse)
 
+    def counter(self, parse: Parse) -> ASGIApp:
+        """Return the ASGI app that counts the tokens of what `endpoint` would answer."""
+        return _Endpoint(self, parse, counts=True)
+
     @property
     def busy(self) -> bool:
         return bool(self._tasks)
@@ -53,17 +58,17 @@ class Answers:
         for task in self._tasks:
             task.cancel()
 
-    async def answer(self, parse: Parse, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, parse: Parse, scope: Scope, receive: Receive, send: Send, *, counts: bool = False) -> None:
         if self.draining:
             raise shutting_down()
         settings = self._settings
         exchange = await read_object(scope, receive, parse, max_body=settings.max_body, timeout=settings.read_timeout)
-        reply = _Reply(exchange, send)
+        reply = _Reply(exchange, send, stream=exchange.stream and not counts)
         record = RequestRecord.of(scope)
-        record.stream = exchange.stream
-        work = asyncio.create_task(self._work(exchange, record, reply))
+        record.stream = None if counts else exchange.stream  # the metrics are those of answers
+        work = asyncio.create_task(self._work(exchange, record, reply, counts=counts))
         disconnect = asyncio.create_task(_disconnect(receive))
-        silence = asyncio.create_task(reply.break_silence() if exchange.stream else asyncio.sleep(0))
+        silence = asyncio.create_task(reply.break_silence() if reply.stream else asyncio.sleep(0))
         self._tasks.add(work)
         try:
             await asyncio.wait({work, disconnect}, return_when=asyncio.FIRST_COMPLETED)
@@ -86,16 +91,19 @@ class Answers:
             work.cancel()
             self._tasks.discard(work)
 
-    async def _work(self, exchange: Exchange, record: RequestRecord, reply: _Reply) -> None:
-        arrived = time.perf_counter()
-        lease = await self._models.lease(self._models.asked(exchange.request.model))
-        reply.state = "working"
-        queue_ms = 1000 * (time.perf_counter() - arrived)
+    async def _work(self, exchange: Exchange, record: RequestRecord, reply: _Reply, *, counts: bool) -> None:
+        model = self._models.asked(exchange.request.model)
+        record.model = model.name
+        reply.state = model.waits_for
+        lease = await self._models.lease(model, exchange.keep_alive, counts=counts)
+        reply.state = lambda: "working"
         cancellation = CancellationToken()
         pictures = Pictures(self._settings, self._handles, cancellation)
 
-        def work(put: Callable[[bytes], None]) -> Generator[bytes, None, None]:
-            return _bytes(exchange, lease.vlm, record, pictures, cancellation, queue_ms, put)
+        def work(put: Put) -> Generator[bytes, None, None]:
+            if counts:
+                return _count(exchange, lease.vlm, pictures)
+            return _bytes(exchange, lease, record, pictures, cancellation, put)
 
         try:
             # The end of the thread frees the slot, while the client may still be reading.
@@ -114,22 +122,26 @@ class Answers:
 class _Endpoint:
     """An object, because Starlette takes a function for one that gets a Request."""
 
-    def __init__(self, answers: Answers, parse: Parse) -> None:
+    def __init__(self, answers: Answers, parse: Parse, *, counts: bool = False) -> None:
         self._answers = answers
         self._parse = parse
+        self._counts = counts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._answers.answer(self._parse, scope, receive, send)
+        await self._answers.answer(self._parse, scope, receive, send, counts=self._counts)
+
+
+def _count(exchange: Exchange, vlm: VLM, pictures: Pictures) -> Generator[bytes, None, None]:
+    yield exchange.counted(vlm.count(exchange.request, read=pictures.read, open_file=pictures.open_file))
 
 
 def _bytes(
     exchange: Exchange,
-    vlm: VLM,
+    lease: Lease,
     record: RequestRecord,
     pictures: Pictures,
     cancellation: CancellationToken,
-    queue_ms: float,
-    put: Callable[[bytes], None],
+    put: Put,
 ) -> Generator[bytes, None, None]:
     """Yield the body of the answer. `put` sends something at once, while the iterator is busy."""
 
@@ -137,13 +149,14 @@ def _bytes(
         if exchange.stream:
             put(exchange.waiting(f"encoding {done}/{total}"))
 
-    chunks = vlm.run(
+    chunks = lease.vlm.run(
         exchange.request,
         progress=report_progress,
         read=pictures.read,
         open_file=pictures.open_file,
         cancellation=cancellation,
-        queue_ms=queue_ms,
+        queue_ms=lease.queue_ms,
+        load_ms=lease.load_ms,
         buffered=not exchange.stream,
     )
     with closing(record.watch(chunks)) as recorded:
@@ -156,14 +169,15 @@ def _bytes(
 class _Reply:
     """A response in progress. Its head goes out with the first bytes, so an error before them has its own status."""
 
-    def __init__(self, exchange: Exchange, send: Send) -> None:
+    def __init__(self, exchange: Exchange, send: Send, *, stream: bool) -> None:
+        self.stream = stream
         self._exchange = exchange
         self._send = send
         self._sending = asyncio.Lock()
         self._sent_at = time.monotonic()
         self._started = False
         self._ended = False
-        self.state = "queued"
+        self.state: Callable[[], str] = lambda: "queued"
 
     async def send(self, data: bytes) -> None:
         async with self._sending:
@@ -172,7 +186,7 @@ class _Reply:
             if not self._started:
                 self._started = True
                 headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))]
-                if self._exchange.stream:
+                if self.stream:
                     kind = (b"content-type", self._exchange.media_type)
                     headers = [kind, (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
                 await self._send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -186,7 +200,7 @@ class _Reply:
             if rest > 0:
                 await asyncio.sleep(rest)
             else:
-                await self.send(self._exchange.waiting(self.state))
+                await self.send(self._exchange.waiting(self.state()))
 
     async def end(self) -> None:
         self._ended = True
@@ -197,7 +211,7 @@ class _Reply:
         """End with an error. In a stream that has begun it is the last event."""
         if not self._started:
             raise error
-        if self._exchange.stream:
+        if self.stream:
             await self.send(self._exchange.failure(error))
         await self.end()
 

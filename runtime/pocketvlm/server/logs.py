@@ -13,6 +13,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pocketvlm.errors import shortened
 from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.request_record import RequestRecord
 
@@ -64,6 +65,7 @@ def _fields(scope: Scope, record: RequestRecord) -> dict[str, Any]:
         "code": record.code,
         "left": record.left or None,
         "stream": record.stream,
+        "model": record.model and shortened(record.model),
         "finish_reason": record.finish_reason,
     }
     if record.first_token is not None:
@@ -71,6 +73,8 @@ def _fields(scope: Scope, record: RequestRecord) -> dict[str, Any]:
     if record.timings is not None:
         timings = record.timings
         fields |= {"queue_ms": timings.queue_ms, "prefill_ms": timings.prefill_ms, "decode_ms": timings.decode_ms}
+        if timings.load_ms:
+            fields["load_ms"] = timings.load_ms
         fields["encode_ms"] = sum(image.encode_ms for image in timings.images)
         fields["images"] = len(timings.images)
     if record.usage is not None:

@@ -23,6 +23,29 @@ _MODEL = Component(
             "object": {"const": "model"},
             "created": {"type": "integer"},
             "owned_by": {"type": "string"},
+            "max_model_len": {"type": "integer", "description": "tokens of a request's context; context_length, too"},
+            "context_length": {"type": "integer"},
+            "architecture": {
+                "type": "object",
+                "properties": {
+                    name: {"type": "array", "items": {"enum": ["text", "image"]}}
+                    for name in ("input_modalities", "output_modalities")
+                },
+            },
+            "capabilities": {"type": "array", "items": {"enum": ["completion", "vision", "tools", "thinking"]}},
+            "status": {
+                "type": "object",
+                "required": ["value"],
+                "properties": {
+                    "value": {"enum": ["unloaded", "loading", "loaded"]},
+                    "failed": {"const": True, "description": "it could not be loaded; the next request tries again"},
+                    "message": {"type": "string"},
+                },
+            },
+            "meta": {
+                "type": "object",
+                "properties": {name: {"type": "integer"} for name in ("n_ctx_train", "n_params", "size")},
+            },
         },
     },
 )
@@ -69,7 +92,17 @@ _HEALTH = Component(
     {
         "type": "object",
         "required": ["status"],
-        "properties": {"status": {"type": "string"}, "running": {"type": "integer"}, "waiting": {"type": "integer"}},
+        "properties": {
+            "status": {"type": "string"},
+            "running": {"type": "integer"},
+            "waiting": {"type": "integer"},
+            "models": {
+                "type": "object",
+                "description": "the number of models in each state",
+                "propertyNames": {"enum": ["unloaded", "loading", "ready", "unloading", "failed"]},
+                "additionalProperties": {"type": "integer"},
+            },
+        },
     },
 )
 _FILE = {"schema": {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}}

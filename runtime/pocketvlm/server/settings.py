@@ -53,6 +53,13 @@ class Settings:
     strict_model: Annotated[
         bool, Option("Refuse requests that name another model; by default the served one answers them.")
     ] = False
+    idle_unload: Annotated[
+        float | None,
+        Option(
+            "Seconds without requests after which a model is unloaded; 0: never; by default 300 with several models.",
+            least=0,
+        ),
+    ] = None
     handles: HandleLimits = field(default_factory=HandleLimits)
     documents: DocumentLimits = field(default_factory=DocumentLimits)
 

@@ -109,9 +109,9 @@ def load(
     raise AssertionError("the CPU is the last placement")
 
 
-def context_size(checked: CheckedFiles, requested: int | None) -> int:
+def context_size(model: GGUFHeader, requested: int | None) -> int:
     """Return the context size of a request, in tokens: as `requested`, or what the model was trained for, capped."""
-    trained = checked.model.metadata.get(f"{checked.model.architecture}.context_length")
+    trained = model.metadata.get(f"{model.architecture}.context_length")
     return requested or min(trained if isinstance(trained, int) and trained else CONTEXT_LIMIT, CONTEXT_LIMIT)
 
 
@@ -138,7 +138,7 @@ def _load(
             cache_size=default_size() if options.picture_cache_size is None else options.picture_cache_size,
             cache_files=disk_cache,
         )
-        size, sequences = context_size(checked, options.context_size), options.parallel
+        size, sequences = context_size(checked.model, options.context_size), options.parallel
         min_batch = vision.min_batch if vision else 0
         # On a GPU a second context would take its memory and not save its time.
         background = threads.background > 0 and not model.needs_checkpoints and not placement.layers
@@ -203,7 +203,7 @@ def memory_demand(checked: CheckedFiles, options: EngineOptions) -> MemoryDemand
         value = metadata.get(f"{architecture}.{key}")
         return value if isinstance(value, int) else max(value, default=0) if isinstance(value, list) else 0
 
-    size, sequences = context_size(checked, options.context_size), options.parallel
+    size, sequences = context_size(checked.model, options.context_size), options.parallel
     vocabulary = next((t.shape[-1] for t in checked.model.tensors if t.name == "token_embd.weight"), 0)
     width = number("embedding_length")
     inner = number("feed_forward_length") or 4 * width

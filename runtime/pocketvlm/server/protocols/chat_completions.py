@@ -7,10 +7,21 @@ from typing import Any
 
 from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest
 from pocketvlm.server.http_errors import HTTPError
-from pocketvlm.server.operation import Operation, Stream
+from pocketvlm.server.operation import Component, Operation, Stream
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
 from pocketvlm.server.protocols.exchange import Exchange, event
 
+INPUT_TOKENS = Component(
+    "InputTokens",
+    {
+        "type": "object",
+        "required": ["object", "input_tokens"],
+        "properties": {
+            "object": {"const": "response.input_tokens"},
+            "input_tokens": {"type": "integer", "minimum": 1},
+        },
+    },
+)
 OPERATIONS = (
     Operation(
         method="post",
@@ -22,6 +33,16 @@ OPERATIONS = (
         stream=Stream((ChatCompletionChunk, OPENAI_ERROR), end="[DONE]"),
         error=OPENAI_ERROR,
         success="The answer.",
+    ),
+    Operation(
+        method="post",
+        path="/chat/completions/input_tokens",
+        name="countChatCompletionTokens",
+        summary="Count the tokens of a chat's prompt, pictures included. Nothing is encoded or evaluated.",
+        request=ChatRequest,
+        answer=INPUT_TOKENS,
+        error=OPENAI_ERROR,
+        success="The count.",
     ),
 )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from typing import ClassVar
 
+from pocketvlm.engine.interface import TokenCount
 from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest
 from pocketvlm.server.http_errors import HTTPError
 
@@ -18,6 +20,7 @@ class Exchange(ABC):
     """
 
     media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"  # of a stream
+    keep_alive: float | None = None  # seconds, as `Models.lease` takes them
 
     def __init__(self, request: ChatRequest, *, stream: bool, paths: Mapping[str, str] | None = None) -> None:
         self.request = request
@@ -35,6 +38,10 @@ class Exchange(ABC):
     @abstractmethod
     def failure(self, error: HTTPError) -> bytes:
         """Return the last event of a stream that fails after its head was sent."""
+
+    def counted(self, count: TokenCount) -> bytes:
+        """Return the body of an answer that counts the tokens of the prompt: OpenAI's form, unless overridden."""
+        return json.dumps({"object": "response.input_tokens", "input_tokens": count.total}).encode()
 
     def waiting(self, state: str) -> bytes:
         """Return what is sent while there is nothing to send: a comment, which clients of event streams skip."""
