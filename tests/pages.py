@@ -72,6 +72,8 @@ def furnish(folder: Path) -> None:
     with Image.open(ROOT / "docs" / "sample.png") as picture:
         for name in ("photo.jpg", "photos/first.jpg", "old.png", "new.png"):
             picture.convert("RGB").save(folder / name)
+        pages = [picture.convert("RGB")] * 3
+        pages[0].save(folder / "scan.pdf", save_all=True, append_images=pages[1:])
 
 
 def run(page_blocks: list[Block], folder: Path, base_url: str | None = None) -> str:
