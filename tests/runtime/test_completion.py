@@ -44,7 +44,7 @@ def test_two_choices_and_their_counters() -> None:
     builder = CompletionBuilder(compiled(), INFO, choices=2, queue_ms=7.0)
     first = [Token(1, b"a"), Token(2, b"b", drafted=2, ms=10.0), Token(3, b"c", accepted=True, ms=10.0)]
     all_chunks = list(chunks(builder, (first, Finished("stop")), (tokens(b"x", b"y"), Finished("length"))))
-    answer = fold(all_chunks, ChatRequest.parse([{"role": "user", "content": "Hi"}], n=2))
+    answer = fold(all_chunks)
     assert [choice.message.content for choice in answer.choices] == ["abc", "xy"]
     assert [choice.finish_reason for choice in answer.choices] == ["stop", "length"]
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (20, 5)

@@ -536,10 +536,10 @@ def test_statistics_outlive_their_engine() -> None:
     models = pool({"a": 1, "b": 1}, 1)
 
     async def work() -> None:
-        for name in "aba":
+        for name in "ababa":
             await use(models, name)
         by_name = {model.name: statistics for model, statistics in await asyncio.to_thread(models.statistics)}
-        assert (by_name["a"].finished, by_name["b"].finished) == (2, 1)
+        assert (by_name["a"].finished, by_name["b"].finished) == (3, 2)
         assert (by_name["a"].running, by_name["b"].running) == (0, 0)
 
     run(models, work)

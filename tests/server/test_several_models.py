@@ -309,10 +309,12 @@ def test_random_requests_with_room_for_two_of_three(store: Store, serve: Start, 
         text: str = answer["choices"][0]["message"]["content"]
         return text
 
-    with ThreadPoolExecutor(6) as clients:
-        answers = [*clients.map(client, asked)]
-    over.set()
-    watcher.join()
+    try:
+        with ThreadPoolExecutor(6) as clients:
+            answers = [*clients.map(client, asked)]
+    finally:
+        over.set()
+        watcher.join()
     wrong = {question: answer for question, answer in zip(asked, answers, strict=True) if answer != expected[question]}
     assert not wrong
     loads = of_models(own, "loads_total")

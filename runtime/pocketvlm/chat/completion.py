@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import groupby
 from typing import Any
 
@@ -13,7 +15,6 @@ from pocketvlm.engine.interface import EngineInfo, Finished, PrefillDone, Token,
 from pocketvlm.messages import (
     ChatCompletion,
     ChatCompletionChunk,
-    ChatRequest,
     Choice,
     ChoiceLogprobs,
     ChunkChoice,
@@ -181,23 +182,78 @@ def _delta(piece: OutputPiece) -> Delta:
     return Delta(content=None, tool_calls=[call])
 
 
-def fold(chunks: Iterable[ChatCompletionChunk], request: ChatRequest) -> ChatCompletion:
+def fold(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
     """Join the chunks of `VLM.run` into one completion."""
-    choices = [_Choice(index) for index in range(request.n or 1)]
+    choices: dict[int, _Choice] = {}
     chunk: ChatCompletionChunk | None = None
     for chunk in chunks:
         for part in chunk.choices:
-            choices[part.index].add(part)
+            choices.setdefault(part.index, _Choice(part.index)).add(part)
     assert chunk is not None and chunk.usage is not None and chunk.timings is not None
     return ChatCompletion(
         id=chunk.id,
         created=chunk.created,
         model=chunk.model,
         system_fingerprint=chunk.system_fingerprint,
-        choices=[choice.join() for choice in choices],
+        choices=[choice.join() for choice in choices.values()],
         usage=chunk.usage,
         timings=chunk.timings,
         not_enforced=chunk.not_enforced,
+    )
+
+
+def joined(runs: Iterable[Generator[ChatCompletionChunk, None, None]]) -> Generator[ChatCompletionChunk, None, None]:
+    """Yield the chunks of several runs, one after the other, as those of one.
+
+    Choices are numbered on, and the last chunk has the sums of usage and timings.
+    """
+    first: ChatCompletionChunk | None = None
+    ends: list[ChatCompletionChunk] = []
+    choices = 0
+    for run in runs:
+        known = choices
+        with closing(run):
+            for chunk in run:
+                first = first or chunk
+                update: dict[str, Any] = {"id": first.id, "created": first.created}
+                if not chunk.choices:
+                    ends.append(chunk.model_copy(update=update))
+                    continue
+                update["choices"] = [part.model_copy(update={"index": known + part.index}) for part in chunk.choices]
+                choices = max(choices, *(part.index + 1 for part in update["choices"]))
+                yield chunk.model_copy(update=update)
+    usage = reduce(_usage_sum, (end.usage for end in ends if end.usage))
+    timings = reduce(_timings_sum, (end.timings for end in ends if end.timings))
+    yield ends[-1].model_copy(update={"usage": usage, "timings": timings})
+
+
+def _usage_sum(one: Usage, other: Usage) -> Usage:
+    a, b = one.prompt_tokens_details, other.prompt_tokens_details
+    return Usage(
+        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
+        completion_tokens=one.completion_tokens + other.completion_tokens,
+        total_tokens=one.total_tokens + other.total_tokens,
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=a.cached_tokens + b.cached_tokens, image_tokens=a.image_tokens + b.image_tokens
+        ),
+    )
+
+
+def _timings_sum(one: Timings, other: Timings) -> Timings:
+    both = (one, other)
+    prefill, decode = (sum(timings.prefill_ms for timings in both), sum(timings.decode_ms for timings in both))
+    prefilled = sum((timings.prefill_tokens_per_second or 0) * timings.prefill_ms for timings in both)
+    decoded = sum((timings.decode_tokens_per_second or 0) * timings.decode_ms for timings in both)
+    return Timings(
+        images=[*one.images, *other.images],
+        queue_ms=max(one.queue_ms, other.queue_ms),  # each has the wait before the first run
+        load_ms=max(one.load_ms, other.load_ms),
+        prefill_ms=prefill,
+        decode_ms=decode,
+        prefill_tokens_per_second=prefilled / prefill if prefill else None,
+        decode_tokens_per_second=decoded / decode if decode else None,
+        drafted_tokens=one.drafted_tokens + other.drafted_tokens,
+        accepted_tokens=one.accepted_tokens + other.accepted_tokens,
     )
 
 

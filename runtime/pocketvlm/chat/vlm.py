@@ -47,7 +47,7 @@ from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles, file_of
 from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.structured.begun_answer import with_answer
-from pocketvlm.structured.compile import CompiledRequest, compile_request
+from pocketvlm.structured.compile import CompiledRequest, compile_raw, compile_request
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, with_opening
 from pocketvlm.vision import families
@@ -127,7 +127,7 @@ class VLM:
         """
         request = ChatRequest.parse(messages, **fields)
         with closing(self.run(request, progress=progress, buffered=True)) as chunks:
-            completion = fold(chunks, request)
+            completion = fold(chunks)
         self._remember(request, completion)
         return completion
 
@@ -146,7 +146,7 @@ class VLM:
                 received.append(chunk)
                 if chunk.choices or request.wants_usage:
                     yield chunk
-        self._remember(request, fold(received, request))
+        self._remember(request, fold(received))
 
     def run(
         self,
@@ -159,6 +159,7 @@ class VLM:
         queue_ms: float = 0.0,
         load_ms: float = 0.0,
         buffered: bool = False,
+        raw: bool = False,
     ) -> Generator[ChatCompletionChunk, None, None]:
         """Yield all chunks of a validated request; `chat` and `stream` are made of them.
 
@@ -167,9 +168,10 @@ class VLM:
         `read` reads the pictures instead of the default, and `open_file` opens files of several. `cancellation` ends
         the request from another thread. `queue_ms` is the time that the request has waited for its turn already, and
         `load_ms` that for the model to be loaded, for the timings. `buffered` lets tokens come all at once, for callers
-        that do not read before the end.
+        that do not read before the end. `raw`: the content of the only message is the whole prompt, without the model's
+        template; control tokens in its text are parsed.
         """
-        prepared = self._prepared(request, read, open_file)
+        prepared = self._prepared(request, read, open_file, raw=raw)
         choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
         builder = CompletionBuilder(prepared.compiled, self.info, choices=choices, queue_ms=queue_ms, load_ms=load_ms)
@@ -314,12 +316,20 @@ class VLM:
             self._last_request = request.model_copy(update=fields)
 
     def _prepared(
-        self, request: ChatRequest, read: PictureReader | None = None, open_file: FileOpener | None = None
+        self,
+        request: ChatRequest,
+        read: PictureReader | None = None,
+        open_file: FileOpener | None = None,
+        *,
+        raw: bool = False,
     ) -> _Prepared:
         """Open the files of a request, compile it, and read its pictures."""
         read = read or self._read
         with expanded(request, open_file or self._open_file, self._fit, self._document_limits) as whole:
-            compiled = compile_request(whole.request, self._template, self._tool_call_format)
+            if raw:
+                compiled = compile_raw(whole.request, self.info.control_tokens)
+            else:
+                compiled = compile_request(whole.request, self._template, self._tool_call_format)
             images: list[PromptImage] = []
             for i, message in enumerate(whole.request.messages):
                 for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):

@@ -62,6 +62,7 @@ def serve(
             "picture_files_size",
             "speculate",
             "exact",
+            "cache_type",
             "max_pixels",
             "stuck_after",
             parallel=4,

@@ -102,6 +102,8 @@ class InProcessEngine:
             context_size=self._context.n_ctx,
             fingerprint=fingerprint,
             exact=options.exact,
+            cache_type=options.kv_type,
+            threads=count,
             placement=loaded.placement.summary,
             layout=loaded.layout.value,
             picture_metadata=checked.picture_metadata,
@@ -115,6 +117,7 @@ class InProcessEngine:
             load_token_embeddings=loaded.load_token_embeddings,
             draft_policy=loaded.draft_policy,
             prefill_context=loaded.prefill_context,
+            adapts=not loaded.placement.layers,
         )
         self._parallel = options.parallel
         self._vocabulary: Vocabulary | None = None

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from pocketvlm.engine.options import EngineOptions as EngineOptions
 from pocketvlm.errors import GenerationCancelledError
+from pocketvlm.files.cache_type import CacheType
 from pocketvlm.messages import Detail, ImageTimings
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
@@ -138,6 +139,8 @@ class EngineInfo:
     fingerprint: str
     exact: bool = False
     placement: str = ""  # a sentence about which part runs on which device
+    cache_type: CacheType = "f16"
+    threads: int = 1  # at most, of the language model
     layout: str = ""  # of the weights on the CPU: a `WeightLayout`
     picture_metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)  # what `families.find` reads
 
@@ -194,6 +197,8 @@ class Statistics:
     generated_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0  # of the drafted ones
+    steps: int = 0  # evaluations with tokens of answers
+    threads_of_steps: int = 0  # the sum of their numbers of threads
     restarts: int = 0
     tiles_encoded: int = 0
     tiles_from_memory: int = 0

@@ -113,6 +113,8 @@ def _chosen(
         max_pixels=min(options.max_pixels, pixels),
         picture_cache_size=min(cache_size, embeddings),
     )
+    if configuration.cache_type == "q8_0":
+        chosen = replace(chosen, cache_type="q8_0")
     if planner.encoders:
         chosen = replace(chosen, vision=configuration.encoder)
     if isinstance(planner.family, DynamicSize) or (planner.family and configuration.detail != "auto"):

@@ -21,7 +21,9 @@ from pocketvlm.server.logs import AccessLog
 from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.models import Models
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
+from pocketvlm.server.protocols.completions import Completions
 from pocketvlm.server.protocols.error_forms import error_response
+from pocketvlm.server.protocols.ollama.routes import OllamaRoutes
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.served_model import ServedModel
 from pocketvlm.server.settings import Settings
@@ -45,15 +47,18 @@ class Service:
         self.answers = Answers(self.models, settings, handles)
         self._uploads = Uploads(handles, settings)
         self._metrics = Metrics(self.models, handles, __version__)
-        router = Router(self._routes(), redirect_slashes=False)
+        ollama = OllamaRoutes(self.models, self.answers, settings)
+        router = Router([*self._routes(), *ollama.routes()], redirect_slashes=False)
         self.app = AccessLog(AccessControl(_ErrorResponses(router), settings), self._metrics)
 
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
         chat, count = self.answers.endpoint(ChatCompletions.parse), self.answers.counter(ChatCompletions.parse)
+        complete = self.answers.endpoint(Completions.parse)
         for prefix in ("/v1", ""):
             routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
             routes.append(Route(f"{prefix}/chat/completions/input_tokens", count, methods=["POST"]))
+            routes.append(Route(f"{prefix}/completions", complete, methods=["POST"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))
             for path, endpoint in (

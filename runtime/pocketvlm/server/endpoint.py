@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pocketvlm.chat.completion import fold
 from pocketvlm.chat.vlm import VLM
 from pocketvlm.engine.interface import CancellationToken
+from pocketvlm.messages import ChatRequest
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server.body import read_object
 from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.models import Lease, Models
 from pocketvlm.server.pictures import Pictures
-from pocketvlm.server.protocols.exchange import Exchange
+from pocketvlm.server.protocols.exchange import Chunks, Exchange, no_chunks
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.thread_stream import ThreadStream
@@ -94,6 +93,10 @@ class Answers:
     async def _work(self, exchange: Exchange, record: RequestRecord, reply: _Reply, *, counts: bool) -> None:
         model = self._models.asked(exchange.request.model)
         record.model = model.name
+        if exchange.only_unloads:
+            self._models.unload(model.name)
+            await reply.send(b"".join(exchange.answer(no_chunks())))
+            return await reply.end()
         reply.state = model.waits_for
         lease = await self._models.lease(model, exchange.keep_alive, counts=counts)
         reply.state = lambda: "working"
@@ -143,27 +146,26 @@ def _bytes(
     cancellation: CancellationToken,
     put: Put,
 ) -> Generator[bytes, None, None]:
-    """Yield the body of the answer. `put` sends something at once, while the iterator is busy."""
+    """Return the body of the answer, in pieces. `put` sends something at once, while the iterator is busy."""
 
     def report_progress(done: int, total: int) -> None:
         if exchange.stream:
             put(exchange.waiting(f"encoding {done}/{total}"))
 
-    chunks = lease.vlm.run(
-        exchange.request,
-        progress=report_progress,
-        read=pictures.read,
-        open_file=pictures.open_file,
-        cancellation=cancellation,
-        queue_ms=lease.queue_ms,
-        load_ms=lease.load_ms,
-        buffered=not exchange.stream,
-    )
-    with closing(record.watch(chunks)) as recorded:
-        if exchange.stream:
-            yield from exchange.events(recorded)
-        else:
-            yield exchange.whole(fold(recorded, exchange.request))
+    def run(request: ChatRequest, *, raw: bool = False) -> Chunks:
+        return lease.vlm.run(
+            request,
+            raw=raw,
+            progress=report_progress,
+            read=pictures.read,
+            open_file=pictures.open_file,
+            cancellation=cancellation,
+            queue_ms=lease.queue_ms,
+            load_ms=lease.load_ms,
+            buffered=not exchange.stream,
+        )
+
+    return exchange.answer(record.watch(exchange.chunks(run)))
 
 
 class _Reply:

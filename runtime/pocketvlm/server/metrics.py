@@ -31,6 +31,8 @@ _ENGINE_COUNTERS = (
     ("engine_restarts", "Restarts of the engine after a crash in native code.", "restarts"),
     ("drafted_tokens", "Drafted tokens.", "drafted_tokens"),
     ("accepted_tokens", "Drafted tokens that were accepted.", "accepted_tokens"),
+    ("steps", "Evaluations with tokens of answers.", "steps"),
+    ("threads_of_steps", "The sum of their numbers of threads.", "threads_of_steps"),
 )
 
 

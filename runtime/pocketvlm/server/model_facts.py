@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
 
@@ -39,6 +39,7 @@ class ModelFacts:
     context_size: int
     vision: bool
     capabilities: tuple[Capability, ...]
+    template: str = field(repr=False)
 
 
 def read_facts(located: Located, *, name: str | None = None, requested_context: int | None = None) -> ModelFacts:
@@ -67,6 +68,7 @@ def read_facts(located: Located, *, name: str | None = None, requested_context: 
         context_size=served,
         vision=vision,
         capabilities=tuple(word for word, holds in capabilities.items() if holds),
+        template=template,
     )
 
 

@@ -9,8 +9,9 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from pocketvlm import __version__
 from pocketvlm.server.operation import Component, Operation, Schema
-from pocketvlm.server.protocols import chat_completions
+from pocketvlm.server.protocols import chat_completions, completions
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
+from pocketvlm.server.protocols.ollama import operations as ollama
 
 _REFERENCE = "#/components/schemas/{model}"
 _MODEL = Component(
@@ -113,6 +114,8 @@ _operation = partial(Operation, error=OPENAI_ERROR)
 _get = partial(_operation, method="get")
 OPERATIONS = (
     *chat_completions.OPERATIONS,
+    *completions.OPERATIONS,
+    *ollama.OPERATIONS,
     _operation(
         method="post",
         path="/images",
