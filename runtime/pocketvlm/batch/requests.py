@@ -47,6 +47,8 @@ class Defaults:
     fields: Mapping[str, Any] = field(default_factory=dict)
     pages: str | None = None
     password: str | None = field(default=None, repr=False)
+    fps: float | None = None
+    frames: int | None = None
 
     def __post_init__(self) -> None:
         texts = [text for text in (self.prompt, self.system) if text]
@@ -54,8 +56,9 @@ class Defaults:
 
     def hash(self, custom_id: str, line: str) -> str:
         """Return the hash of a request, given its line in the file."""
-        parts = [custom_id, line, self.prompt, self.system, self.detail, dict(self.fields)]
-        parts += [self.pages] * (self.pages is not None)  # files of earlier versions have no pages
+        parts: list[Any] = [custom_id, line, self.prompt, self.system, self.detail, dict(self.fields)]
+        if (chosen := [self.pages, self.fps, self.frames]) != [None] * 3:  # requests of earlier versions have none
+            parts += chosen
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -103,9 +106,11 @@ class BatchInput:
     def _body(self, pictures: list[str], prompt: str | None, pages: Any) -> dict[str, Any]:
         if not prompt:
             raise RequestError("is missing; give it in the line or with --prompt", "prompt")
-        values = {"detail": self.defaults.detail, "pages": pages, "password": self.defaults.password}
+        given = self.defaults
+        chosen = {"pages": pages, "fps": given.fps, "frames": given.frames}
+        values = {"detail": given.detail, "password": given.password, **chosen}
         options = {name: value for name, value in values.items() if value is not None}
-        kind = "image" if pages is None else "file"
+        kind = "file" if options.keys() & chosen.keys() else "image"
         parts: list[dict[str, Any]] = [
             {"type": kind, "url" if ":" in name else "path": name, **options} for name in pictures
         ]

@@ -14,6 +14,8 @@ from rich.markup import escape
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import (
     Fields,
+    Fps,
+    Frames,
     MaxTokens,
     Memory,
     Model,
@@ -56,6 +58,8 @@ def batch(
     detail: Resolution = "auto",
     pages: Pages = None,
     password: Password = None,
+    fps: Fps = None,
+    frames: Frames = None,
     ray_actors: Annotated[
         int,
         typer.Option(
@@ -72,7 +76,7 @@ def batch(
     check_detail(detail)
     values = (("max_tokens", max_tokens), ("temperature", temperature))
     fields = {name: value for name, value in values if value is not None}
-    job = read_batch(source, Defaults(prompt, system, detail, fields, pages, password))
+    job = read_batch(source, Defaults(prompt, system, detail, fields, pages, password, fps, frames))
     target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
     order = job.hashes
     with Results(output, order) as results:

@@ -16,6 +16,8 @@ from rich.markup import escape
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import (
     Fields,
+    Fps,
+    Frames,
     MaxTokens,
     Memory,
     Model,
@@ -91,6 +93,8 @@ def chat(
     ] = None,
     pages: Pages = None,
     password: Password = None,
+    fps: Fps = None,
+    frames: Frames = None,
     timings: Annotated[bool, typer.Option("--timings", help="Print after each answer how long it took.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
@@ -109,7 +113,7 @@ def chat(
     with waiting("loading"):
         vlm = load(model, options, memory=memory)
     with vlm:
-        options_of_files = {"pages": pages, "password": password, "detail": detail}
+        options_of_files = {"pages": pages, "password": password, "fps": fps, "frames": frames, "detail": detail}
         conversation = _Conversation(vlm, system, options_of_files, fields, timings=timings)
         if prompt is None:
             for picture in pictures:
@@ -231,7 +235,7 @@ class _Conversation:
     def _part(self, picture: str | bytes) -> dict[str, Any]:
         options = {name: value for name, value in self._options.items() if value is not None}
         source = "image" if isinstance(picture, bytes) else "url" if picture.startswith(_URLS) else "path"
-        return {"type": "file" if "pages" in options else "image", source: picture, **options}
+        return {"type": "file" if options.keys() & {"pages", "fps", "frames"} else "image", source: picture, **options}
 
 
 def _has_picture(part: Any) -> bool:

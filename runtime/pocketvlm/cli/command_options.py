@@ -38,6 +38,9 @@ Password = Annotated[
     str | None, typer.Option(help="Password of an encrypted PDF.", envvar="POCKETVLM_PASSWORD", show_envvar=True)
 ]
 
+Fps = Annotated[float | None, typer.Option(help="Frames of each second of a video.")]
+Frames = Annotated[int | None, typer.Option(help="Frames of a video, at even times; by default 8.")]
+
 
 def check_detail(*details: str) -> None:
     from pocketvlm.messages import Detail

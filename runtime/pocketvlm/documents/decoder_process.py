@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.documents.limits import DocumentLimits
-from pocketvlm.errors import UnsupportedError
+from pocketvlm.errors import ImageTooLargeError, PasswordError, UnsupportedError
+from pocketvlm.pictures.sources import Source
 from pocketvlm.system.subprocess import can_start, start_binary
 
 _GRACE = 10.0  # seconds by the clock: to start, and where others use the processor
@@ -128,6 +129,20 @@ class DecoderProcess:
         if process.returncode == 0:
             return "its decoder ended"
         return f"it is damaged, or takes more than {self._limits.memory >> 20:,} MB to decode"
+
+
+def check_answer(answer: Mapping[str, Any], source: Source, *, has_password: bool = False) -> None:
+    """Raise the error of an answer, if it is one."""
+    kind = answer.get("error")
+    if kind == "password":
+        reason = "the password is wrong" if has_password else "is encrypted; give its password"
+        raise source.error(reason, PasswordError)
+    if kind == "memory":
+        raise source.error("takes too much memory to decode")
+    if kind == "too large":
+        raise source.error(str(answer.get("message")), ImageTooLargeError)
+    if kind is not None:
+        raise source.error(str(answer.get("message")))
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> None:

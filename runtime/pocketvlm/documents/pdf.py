@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.documents.decoder_process import DecoderProcess, DecoderStoppedError
+from pocketvlm.documents.decoder_process import DecoderProcess, DecoderStoppedError, check_answer
 from pocketvlm.documents.document import Document
 from pocketvlm.documents.fit import Fit, printed_size, resolution
 from pocketvlm.documents.limits import DocumentLimits
-from pocketvlm.errors import ImageTooLargeError, PasswordError
+from pocketvlm.errors import ImageTooLargeError
 from pocketvlm.pictures.images import Picture, picture_of
 from pocketvlm.pictures.sources import Source
 
@@ -35,7 +35,7 @@ class PdfDocument(Document):
             facts = self._process.open()
         except DecoderStoppedError as error:
             raise source.error(f"cannot be opened: {error}") from None
-        _check(facts, source, self._has_password)
+        check_answer(facts, source, has_password=self._has_password)
         super().__init__(source, facts["pages"])
 
     def read(self, number: int, fit: Fit | None = None) -> Picture:
@@ -65,20 +65,8 @@ class PdfDocument(Document):
             answer, data = self._process.ask(request, most)
         except DecoderStoppedError as error:
             raise source.error(f"cannot be drawn: {error}") from None
-        _check(answer, source, self._has_password)
+        check_answer(answer, source, has_password=self._has_password)
         return answer, data
-
-
-def _check(answer: dict[str, Any], source: Source, has_password: bool) -> None:
-    """Raise the error of an answer, if it is one."""
-    kind = answer.get("error")
-    if kind == "password":
-        reason = "the password is wrong" if has_password else "is encrypted; give its password"
-        raise source.error(reason, PasswordError)
-    if kind == "memory":
-        raise source.error("takes too much memory to decode")
-    if kind is not None:
-        raise source.error(str(answer.get("message")))
 
 
 def _array(data: bytes, size: tuple[int, int]) -> Any:

@@ -14,12 +14,13 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
+    Strict,
     Tag,
     model_validator,
 )
 
 from pocketvlm.messages.base import AlsoTakes, Open, Text, TextOrNull, by_form, empty_for_null
-from pocketvlm.messages.numbers import Limit
+from pocketvlm.messages.numbers import AnyNumber, Limit
 
 Detail = Literal["auto", "low", "high"]
 _DETAILS = {None: "auto", "": "auto", "original": "high"}  # by what clients send for them
@@ -158,18 +159,28 @@ class ImagePart(Open):
 
 
 class FilePart(ImagePart):
-    """A file of which all pictures are meant: a PDF, a scan of several pages, an animation.
+    """A file of which all pictures are meant: a PDF, a scan of several pages, an animation, a video.
 
     OpenAI's `file` and what other clients have for it. `pages` selects some, such as "1-3,7"; `password` opens an
-    encrypted file. `detail` and `max_image_tokens` are those of each page.
+    encrypted file. Of a video, `fps` frames of each second are shown, or `frames` at even times. `detail` and
+    `max_image_tokens` are those of each page.
     """
 
     kind: ClassVar[str] = "file"
-    option_names: ClassVar[tuple[str, ...]] = (*ImagePart.option_names, "pages", "password", "filename")
+    option_names: ClassVar[tuple[str, ...]] = (
+        *ImagePart.option_names,
+        "pages",
+        "password",
+        "fps",
+        "frames",
+        "filename",
+    )
 
     type: Literal["file"]  # type: ignore[assignment]
     pages: Annotated[str | None, BeforeValidator(_as_text, json_schema_input_type=str | int | None)] = None
     password: str | None = Field(None, repr=False)
+    fps: Annotated[float, Strict(), Field(gt=0, le=100), AnyNumber()] | None = None
+    frames: Annotated[int, Strict(), Field(ge=1, le=10_000), AnyNumber()] | None = None
     filename: str | None = None
 
     def with_image(self, image: Any) -> ImagePart:
@@ -207,10 +218,10 @@ def _is_own_form(part: Mapping[str, Any], kind: str) -> bool:
 
 # Where parts have a picture: Responses (image_url, file_data), Anthropic (source), MCP, AI SDK and LangChain (data),
 # chat completions (file).
-_URLS = ("image_url", "image_url.url", "source.url", "url", "file_url")
+_URLS = ("image_url", "image_url.url", "source.url", "url", "file_url", "video_url.url", "video_url", "video")
 _TEXTS = ("base64", "data", "source.data", "file.file_data", "file_data", "b64_json")
 _FILE_IDS = ("file_id", "file.file_id", "source.file_id", "image_file.file_id")
-_HOLDERS = ("file", "image_url", "source")
+_HOLDERS = ("file", "image_url", "video_url", "source")
 _DEPTH = 3  # of objects in a part, for data: URIs in any other place
 
 
@@ -248,9 +259,10 @@ def _texts(part: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
 # ---- content
 
 _FOREIGN_PICTURES = ("input_image", "image_file", "media")
-_FILES = ("file", "input_file", "document")
+_FILES = ("file", "input_file", "document", "video", "video_url", "input_video")
+_SUFFIXES = (".pdf", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 _PDF, _PDF_HEAD = b"%PDF-", 1024  # bytes; some programs begin a PDF with something else
-_OF_SEVERAL = re.compile(r"\s*data:\s*application/pdf", re.IGNORECASE)
+_OF_SEVERAL = re.compile(r"\s*data:\s*(application/pdf|video/)", re.IGNORECASE)
 _FORMS = {
     **dict.fromkeys(_TEXT_KEYS, "<text>"),
     "image_url": "<image_url>",
@@ -273,12 +285,12 @@ def _form(part: Any) -> str:
 
 
 def _has_several(part: Mapping[str, Any]) -> bool:
-    """Return whether a picture is a PDF by its name, MIME type or bytes: all of it is meant, as with `file`."""
+    """Return whether a picture is a PDF or video, by its name, MIME type or bytes: all of it is meant."""
     if isinstance(data := part.get("image"), bytes) and _PDF in data[:_PDF_HEAD]:
         return True
     texts = (_at(part, path) for path in (*_URLS, *_TEXTS, "path", "image"))
     names = [str(text) for text in texts if isinstance(text, str | Path)]
-    return any(_OF_SEVERAL.match(name[:64]) or name[-4:].lower() == ".pdf" for name in names)
+    return any(_OF_SEVERAL.match(name[:64]) or name[-5:].lower().endswith(_SUFFIXES) for name in names)
 
 
 # An answer's thoughts may stand among its parts; its message takes them out.

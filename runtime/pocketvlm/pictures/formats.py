@@ -14,9 +14,12 @@ _PICTURE = re.compile(
 _PICTURE_BYTES = 16
 
 
+_DOCUMENTS = frozenset(".pdf .mp4 .m4v .mov .mkv .webm .avi".split())
+
+
 def is_document(path: Path) -> bool:
-    """Return whether a file of a folder is a PDF by its name."""
-    return path.suffix.lower() == ".pdf" and not path.name.startswith("._") and path.is_file()
+    """Return whether a file of a folder is a PDF or a video by its name."""
+    return path.suffix.lower() in _DOCUMENTS and not path.name.startswith("._") and path.is_file()
 
 
 def is_picture(path: Path) -> bool:

@@ -299,8 +299,7 @@ def _open_with(reader: _Reader, file: IO[bytes]) -> Opened:
 
 def _iso_reader(head: bytes, source: Source) -> _Reader:
     """Return the reader for AVIF or HEIC. They share a container, whose first box lists brands."""
-    box = head[: int.from_bytes(head[:4], "big")]
-    brands = {box[8:12], *(box[start : start + 4] for start in range(16, len(box), 4))}
+    brands = _brands(head)
     if brands & _AVIF_BRANDS:
         try:
             from PIL.AvifImagePlugin import AvifImageFile
@@ -315,6 +314,16 @@ def _iso_reader(head: bytes, source: Source) -> _Reader:
         reader: _Reader = HeifImageFile
         return reader
     raise source.error(f"is not a picture of a supported format ({FORMATS})")
+
+
+def is_iso_picture(head: bytes) -> bool:
+    """Return whether a file that begins with a box of brands is AVIF or HEIC, and not a video."""
+    return bool(_brands(head) & (_AVIF_BRANDS | _HEIF_BRANDS))
+
+
+def _brands(head: bytes) -> set[bytes]:
+    box = head[: int.from_bytes(head[:4], "big")]
+    return {box[8:12], *(box[start : start + 4] for start in range(16, len(box), 4))}
 
 
 def _webp_canvas(head: bytes) -> tuple[int, int] | None:
