@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from pages import write_video
 from pdfs import pdf, rectangle
 from pocketvlm import VLM
 from pocketvlm.cli.commands import app
@@ -73,6 +74,24 @@ def test_every_form_of_a_file(vlm: VLM, file: Path) -> None:
     assert counts == [vlm.count_tokens(asked(*chosen))] * len(parts)
     unlabelled = [{"type": "image", "image": Image.new("RGB", (192, 192))}] * 3
     assert counts[0] != vlm.count_tokens(asked(*unlabelled))
+
+
+def test_a_video(vlm: VLM, tmp_path: Path) -> None:
+    square = Image.new("RGB", (96, 96), "white")
+    square.paste((25, 77, 219), (29, 29, 67, 67))
+    write_video(tmp_path / "clip.mp4", square)
+    uri = "data:video/mp4;base64," + base64.b64encode((tmp_path / "clip.mp4").read_bytes()).decode()
+    parts: list[dict[str, Any]] = [
+        {"type": "video_url", "video_url": {"url": uri, "frames": 2}},
+        {"type": "video_url", "video_url": {"url": uri}, "fps": 1},
+        {"type": "video", "video": str(tmp_path / "clip.mp4"), "frames": 2},
+        {"type": "file", "path": tmp_path / "clip.mp4", "fps": 1},
+    ]
+    for part in parts:
+        answer = vlm.chat(asked(part))
+        assert answer.text.strip(" .") == "Blue" and len(answer.timings.images) == 2
+    with pytest.raises(ImageTooLargeError, match="has 8 frames; a request may show at most 4"):
+        vlm.chat(asked({"type": "file", "path": tmp_path / "clip.mp4"}))
 
 
 def test_errors_name_the_part_as_it_was_sent(vlm: VLM, file: Path, tmp_path: Path) -> None:
