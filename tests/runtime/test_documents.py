@@ -330,7 +330,68 @@ def sharpness(image: Image.Image) -> float:
     return float((np.diff(grey, axis=0) ** 2).mean() + (np.diff(grey, axis=1) ** 2).mean())
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("producer", ["text", "scans"])
+def test_a_long_document_takes_little_more_memory_than_one_page(producer: str) -> None:
+    """Of this process and the decoder together, while 300 pages are read one after the other."""
+    if producer == "text":
+        line = b" ".join(text(f"Line {n} of a page, with {37 * n} words", 9, (40, 11 * n)) for n in range(70))
+        data = pdf([text(f"Page {n}", 20, (300, 800)) + b" " + line for n in range(300)], box="[0 0 595 842]")
+    else:
+        noise = np.random.default_rng(0).integers(0, 256, (585, 413, 3), np.uint8)
+        scans = (Image.fromarray(np.roll(noise, n, 0)).resize((827, 1169)) for n in range(300))
+        file = io.BytesIO()
+        next(scans).save(file, "PDF", resolution=100, save_all=True, append_images=scans)
+        data = file.getvalue()
+    with open_document(data) as document:
+        assert isinstance(document, PdfDocument) and len(document) == 300
+
+        def used() -> int:
+            process = document._process._process
+            assert process is not None
+            return sum(resident(number) for number in (os.getpid(), process.pid))
+
+        document.read(1)
+        first, most = used(), 0
+        for page in document.pages("2-"):
+            page.read()
+            most = max(most, used())
+    assert most - first < 150 << 20, f"{(most - first) >> 20} MB more"
+
+
+def resident(process: int) -> int:
+    """Return the bytes of a process that are in memory."""
+    return int(Path(f"/proc/{process}/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_thousands_of_pages() -> None:
+    with open_document(pdf([rectangle("1 0 0", 0, 0, 200, 100)] * 5000)) as document:
+        assert len(document) == 5000 and colours(document, (0.5, 0.5), page=4999) == [RED]
+
+
 # ---- pictures in formats of Pillow
+
+
+def test_the_pixels_of_a_fax_are_squared() -> None:
+    """204 dots per inch across, 98 down, as fax machines scan; other pictures keep their pixels."""
+    page = Image.new("1", (204, 98), 1)
+    page.paste(0, (0, 0, 102, 98))
+    for compression, orientation, size in (
+        ("group4", 1, (204, 204)),
+        ("group4", 6, (204, 204)),
+        ("tiff_deflate", 1, (204, 98)),
+    ):
+        file = io.BytesIO()
+        tags = {274: orientation}
+        page.save(
+            file, "TIFF", compression=compression, dpi=(204, 98), tiffinfo=tags, save_all=True, append_images=[page]
+        )
+        with open_document(file.getvalue()) as document:
+            picture = document.read(2)
+            assert picture.size == size
+            dark = picture.pixels[: size[1] // 2 - 2] if orientation == 6 else picture.pixels[:, : size[0] // 2 - 2]
+            assert dark.max() == 0 and picture.pixels.mean() > 120
 
 
 def stills(count: int = 12) -> list[Image.Image]:
