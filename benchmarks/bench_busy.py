@@ -1,4 +1,6 @@
-"""Decode while other programs compute: with fixed numbers of threads, and with the number that the engine chooses.
+"""Answers while other programs compute: with fixed numbers of threads, and with the number that the engine chooses.
+
+`--what prefill` and `--what encoder` measure a new text and a new picture, for which the number is always fixed.
 
 The models, each in its own process, take turns beside no, one and two busy loops. Then the loops end while an answer
 runs: how long until it is as fast as without them. SmolVLM-256M's shapes with random weights, or BUNDLE.
@@ -20,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
+from random import Random
 from statistics import median
 from typing import Any
 
@@ -27,6 +30,7 @@ from checkpoint import random_weights
 from peers import children
 
 from pocketvlm import VLM
+from pocketvlm.bench.measure import fresh, photo
 from pocketvlm.engine.scheduling import step
 from pocketvlm.engine.scheduling.thread_count import ThreadCountPolicy
 from pocketvlm.system.machine import physical_cores, processor
@@ -35,6 +39,7 @@ QUESTION: list[dict[str, Any]] = [{"role": "user", "content": "Write a long stor
 SETTLE = 0.5  # seconds, for loops to begin
 BEFORE, AFTER = 3.0, 5.0  # seconds of an answer before its loops end, and after
 WINDOW = 16  # tokens whose speed counts as restored
+PREFILL = 450  # numbers in a new text
 RESTORED = 0.9  # of the speed without loops
 ADAPTIVE = "adaptive"
 OTHERS = 0.05  # of a core, that other programs may take
@@ -45,7 +50,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("bundle", type=Path, nargs="?")
     options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--tokens", type=int, default=192)
+    options.add_argument("--what", default="decode", choices=("decode", "prefill", "encoder"))
+    options.add_argument("--tokens", type=int, default=192, help="tokens of an answer")
     options.add_argument("--loops", type=int, nargs="*", default=[0, 1, 2])
     options.add_argument("--patience", type=float, default=120, help="seconds for repeated measurements, in all")
     options.add_argument("--returns", type=int, default=3, help="how often the loops end while an answer runs")
@@ -53,15 +59,18 @@ def main() -> None:
     count = physical_cores()
     with ExitStack() as stack:
         path = arguments.bundle or stack.enter_context(random_weights()).path
-        models = {ADAPTIVE: stack.enter_context(model(path, count, adapts=True))}
+        models = {}
+        if arguments.what == "decode":
+            models[ADAPTIVE] = stack.enter_context(model(path, count, adapts=True))
         for threads in range(1, count + 1):
             models[f"fixed {threads}"] = stack.enter_context(model(path, threads, adapts=False))
         speeds = measure(models, arguments)
-        print(f"{processor()}, {count} threads, {arguments.rounds} rounds of {arguments.tokens} tokens; tokens/s\n")
+        unit = "tiles/s" if arguments.what == "encoder" else "tokens/s"
+        print(f"{processor()}, {count} threads, {arguments.rounds} rounds, {arguments.what}, {unit}\n")
         show(speeds, list(models), arguments.loops)
-        for _ in range(arguments.returns):
+        for _ in range(arguments.returns if ADAPTIVE in models else 0):
             for loops in (number for number in arguments.loops if number):
-                usual, _ = models[ADAPTIVE].ask(arguments.tokens)
+                usual, _ = models[ADAPTIVE].ask("decode", arguments.tokens)
                 seconds = returns(models[ADAPTIVE], loops, usual)
                 print(f"as fast as without loops {seconds:.2f} s after {loops} ended")
 
@@ -72,14 +81,14 @@ class Model:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def ask(self, tokens: int) -> tuple[float, float]:
-        """Return tokens per second, and the mean number of threads."""
-        self._connection.send((tokens, 0.0))
+    def ask(self, what: str, tokens: int) -> tuple[float, float]:
+        """Return tokens or tiles per second, and the mean number of threads of an answer's steps."""
+        self._connection.send((what, tokens, 0.0))
         answer: tuple[float, float] = self._connection.recv()
         return answer
 
     def begin(self, seconds: float) -> None:
-        self._connection.send((0, seconds))
+        self._connection.send(("stream", 0, seconds))
 
     def times(self) -> list[float]:
         """Return the times of all tokens since `begin`."""
@@ -95,7 +104,8 @@ def model(path: Path, threads: int, *, adapts: bool) -> Iterator[Model]:
     process.start()
     try:
         loaded = Model(here)
-        loaded.ask(16)
+        for what in ("encoder", "prefill", "decode"):
+            loaded.ask(what, 16)
         yield loaded
     finally:
         process.kill()
@@ -107,13 +117,9 @@ def run(connection: Connection, path: Path, threads: int, adapts: bool) -> None:
         step.ThreadCountPolicy = _FixedCount  # type: ignore[misc]  # no option turns it off
     vlm = VLM.load(path, threads=threads, speculate="off", context_size=2048)
     while True:
-        tokens, seconds = connection.recv()
-        if tokens:
-            before = vlm.statistics()
-            timings = vlm.chat(QUESTION, max_tokens=tokens, ignore_eos=True).timings
-            after = vlm.statistics()
-            mean = (after.threads_of_steps - before.threads_of_steps) / (after.steps - before.steps)
-            connection.send((timings.decode_tokens_per_second, mean))
+        what, tokens, seconds = connection.recv()
+        if what != "stream":
+            connection.send(once(vlm, what, tokens))
             continue
         times: list[float] = []
         for _ in vlm.stream(QUESTION, max_tokens=1900, ignore_eos=True):
@@ -121,6 +127,22 @@ def run(connection: Connection, path: Path, threads: int, adapts: bool) -> None:
             if times[-1] > times[0] + seconds:
                 break
         connection.send(times)
+
+
+def once(vlm: VLM, what: str, tokens: int) -> tuple[float, float]:
+    if what == "encoder":
+        part = {"type": "image", "image": fresh(photo(512, 512)), "detail": "low"}
+        [image] = vlm.chat([{"role": "user", "content": [part]}], max_tokens=1).timings.images
+        return 1000 * image.tiles / image.encode_ms, 0.0
+    if what == "prefill":
+        numbers = " ".join(str(Random().randrange(10)) for _ in range(PREFILL))
+        timings = vlm.chat([{"role": "user", "content": numbers}], max_tokens=1).timings
+        return timings.prefill_tokens_per_second or 0.0, 0.0
+    before = vlm.statistics()
+    timings = vlm.chat(QUESTION, max_tokens=tokens, ignore_eos=True).timings
+    after = vlm.statistics()
+    mean = (after.threads_of_steps - before.threads_of_steps) / (after.steps - before.steps)
+    return timings.decode_tokens_per_second or 0.0, mean
 
 
 class _FixedCount(ThreadCountPolicy):
@@ -148,7 +170,7 @@ def measure(models: dict[str, Model], arguments: argparse.Namespace) -> dict[tup
                 while True:
                     with busy(loops):
                         began, load = time.monotonic(), others()
-                        speed, threads = asked.ask(arguments.tokens)
+                        speed, threads = asked.ask(arguments.what, arguments.tokens)
                         seconds = time.monotonic() - began
                         load = (others() - load) / seconds
                     line = f"  {loops} loops, {name}: {speed:.1f}, {threads:.2f} threads; others {load:.2f}"
@@ -180,7 +202,8 @@ def show(speeds: dict[tuple[int, str], list[float]], names: list[str], loops: li
             for name in names
         ]
         best = max(median(speeds[number, name]) for name in names if name != ADAPTIVE)
-        print(f"| {number} | {' | '.join(cells)} | {median(speeds[number, ADAPTIVE]) / best:.2f} |")
+        ratio = f"{median(speeds[number, ADAPTIVE]) / best:.2f}" if ADAPTIVE in names else ""
+        print(f"| {number} | {' | '.join(cells)} | {ratio} |")
 
 
 def returns(asked: Model, loops: int, usual: float) -> float:

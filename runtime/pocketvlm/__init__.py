@@ -32,11 +32,11 @@ __all__ = [
     "TokenCount", "bench", "errors", "open_document", "Document", "DocumentLimits", "Page", "__version__",
     # messages
     "AssistantMessage", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "Choice", "ChoiceLogprobs",
-    "ChunkChoice", "Content", "Delta", "Detail", "FilePart", "FinishReason", "FunctionDelta", "ImagePart",
-    "ImageTimings", "ImageURL", "ImageURLPart", "Message", "Part", "PromptTokensDetails", "ResponseFormat",
-    "ResponseFunction", "ResponseMessage", "ResponseToolCall", "StreamOptions", "SystemMessage", "TextContent",
-    "TextPart", "Timings", "TokenLogprob", "Tool", "ToolCall", "ToolCallDelta", "ToolChoice", "ToolMessage",
-    "TopLogprob", "Usage", "UserMessage",
+    "ChunkChoice", "CompletionTokensDetails", "Content", "Delta", "Detail", "FilePart", "FinishReason",
+    "FunctionDelta", "ImagePart", "ImageTimings", "ImageURL", "ImageURLPart", "Message", "Part",
+    "PromptTokensDetails", "ResponseFormat", "ResponseFunction", "ResponseMessage", "ResponseToolCall",
+    "StreamOptions", "SystemMessage", "TextContent", "TextPart", "Timings", "TokenLogprob", "Tool", "ToolCall",
+    "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage", "UserMessage",
     # errors
     "PocketVLMError", "RequestError", "ImageError", "ImageNotFoundError", "ImageFormatError", "ImageTooLargeError",
     "PasswordError", "ContextLengthError", "MemoryBudgetError", "UnsupportedError", "FileError", "ModelError",

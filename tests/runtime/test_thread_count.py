@@ -124,10 +124,34 @@ def test_threads_of_the_background_worker_count() -> None:
     assert policy.compares or policy._smaller_tried > 0
 
 
-def test_a_trial_begins_again_after_a_pause() -> None:
+@pytest.mark.parametrize("step", [0.001, 0.03])
+def test_more_are_seldom_tried_where_no_core_is_idle(step: float) -> None:
+    """Two threads that wait for each other and for two programs may take seconds for one step."""
+    idle = 0.0
+
+    def machine(count: int, now: float) -> tuple[float, float]:
+        nonlocal idle
+        if now < 25:
+            return (step, 1.0) if count == 1 else (2.0, 0.5)
+        idle += (2 - count) * step
+        return step / count, 1.0
+
+    policy = ThreadCountPolicy(2, idle=lambda: idle)
+    steps = simulate(policy, machine, 30)
+    assert [count for at, count in steps if at < 25].count(2) == 1
+    assert {count for at, count in steps if at > 26.5} == {2}
+
+
+def test_more_are_tried_at_some_time_where_no_core_is_idle() -> None:
+    """Programs of low priority may take all idle time, and leave nearly all of the processor to others."""
+    steps = simulate(ThreadCountPolicy(2, idle=lambda: 0.0), two_cores((0.02, 0.011), (0.02, 0.036), until=5), 60)
+    assert {count for at, count in steps if at > 36} == {2}
+
+
+def test_steps_before_a_pause_are_not_compared() -> None:
+    """They were shorter, with less in the cache."""
     policy = ThreadCountPolicy(2)
-    machine = two_cores((0.02, 0.011), (0.020, 0.036), until=5)
-    simulate(policy, machine, 5)
+    simulate(policy, two_cores((0, 0), (0.010, 0.018)), 5)
     assert policy.count == 1
-    steps = simulate(policy, machine, 0.5, since=60)
-    assert policy.count == 2 and len(steps) > 30
+    simulate(policy, two_cores((0.020, 0.015), (0, 0), until=0), 0.5, since=60)
+    assert policy.count == 2

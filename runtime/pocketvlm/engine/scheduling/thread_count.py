@@ -18,6 +18,7 @@ _BETTER = 0.95  # of the time with the present number: a number that takes less 
 _WORSE = 1.25  # of it: a step that takes more ends a trial
 _STALE = 1.0  # seconds without a step, after which a trial begins again
 _PAUSE, _LONGEST_PAUSE = 1.0, 8.0  # seconds between two trials in one direction
+_CROWDED_PAUSE = 30.0  # seconds between trials of more threads where no core is idle
 _COST = 0.05  # of the time may be lost by trials of more threads
 
 
@@ -94,7 +95,7 @@ class ThreadCountPolicy:
         self._known: dict[int, list[float]] = {}  # `times` of the window before
         self._programs = 0  # that seem to take cores
         self._is_free: bool | None = None  # whether a core is idle; None where that is not known
-        self._larger_tried = self._smaller_tried = -_LONGEST_PAUSE  # when a trial ended
+        self._larger_tried = self._smaller_tried = -_CROWDED_PAUSE  # when a trial ended
         self._larger_pause = 0.0  # after it, because of what it cost
         self._smaller_pause = _PAUSE
 
@@ -116,7 +117,7 @@ class ThreadCountPolicy:
         return self._trial.count if self._trial else self.count
 
     def _may_try_more(self, now: float) -> bool:
-        pause = _LONGEST_PAUSE if self._is_free is False else _PAUSE
+        pause = _CROWDED_PAUSE if self._is_free is False else _PAUSE
         return now >= self._larger_tried + max(pause, self._larger_pause)
 
     def record(self, rows: int, seconds: float, computed: float, now: float) -> None:
@@ -154,8 +155,8 @@ class ThreadCountPolicy:
         smaller, better = trial.other < trial.present, other_mean < _BETTER * mean
         if better:
             self.count, self._smaller_pause, self._larger_pause = trial.other, _PAUSE, 0.0
-            self._larger_tried = now if smaller else -_LONGEST_PAUSE
-            self._smaller_tried = -_LONGEST_PAUSE
+            self._larger_tried = now if smaller else -_CROWDED_PAUSE
+            self._smaller_tried = -_CROWDED_PAUSE
         elif smaller:
             self._smaller_tried = now
             self._smaller_pause = min(2 * self._smaller_pause, _LONGEST_PAUSE)
