@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -72,6 +73,21 @@ def furnish(folder: Path) -> None:
     with Image.open(ROOT / "docs" / "sample.png") as picture:
         for name in ("photo.jpg", "photos/first.jpg", "old.png", "new.png"):
             picture.convert("RGB").save(folder / name)
+        pages = [picture.convert("RGB")] * 3
+        pages[0].save(folder / "scan.pdf", save_all=True, append_images=pages[1:])
+        write_video(folder / "clip.mp4", pages[0])
+
+
+def write_video(path: Path, picture: Image.Image) -> None:
+    """Write a video of two seconds that shows a picture."""
+    import av
+
+    with av.open(path, "w") as container:
+        stream: Any = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = *picture.size, "yuv420p", 4_000_000
+        for _ in range(20):
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
 
 
 def run(page_blocks: list[Block], folder: Path, base_url: str | None = None) -> str:

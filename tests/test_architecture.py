@@ -31,6 +31,7 @@ LEVELS = {
         {"engine.interface"},
         {"engine.options", "structured"},
         {"engine.speculative", "engine.threads"},
+        {"documents"},
         {"vision"},
         {"native", "templates", "pictures"},
         {"messages", "files"},

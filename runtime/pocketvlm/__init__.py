@@ -17,6 +17,9 @@ if _typing.TYPE_CHECKING:
     from pocketvlm import bench, errors
     from pocketvlm.chat.load_options import LoadOptions
     from pocketvlm.chat.vlm import VLM
+    from pocketvlm.documents.document import Document, Page
+    from pocketvlm.documents.limits import DocumentLimits
+    from pocketvlm.documents.open_document import open_document
     from pocketvlm.engine.interface import CancellationToken, EngineInfo, Statistics, TokenCount
     from pocketvlm.errors import *
     from pocketvlm.messages import *
@@ -26,20 +29,20 @@ __version__ = "0.2.0"
 # fmt: off
 __all__ = [
     "VLM", "LoadOptions", "HandleLimits", "PictureHandle", "EngineInfo", "Statistics", "CancellationToken",
-    "TokenCount", "bench", "errors", "__version__",
+    "TokenCount", "bench", "errors", "open_document", "Document", "DocumentLimits", "Page", "__version__",
     # messages
     "AssistantMessage", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "Choice", "ChoiceLogprobs",
-    "ChunkChoice", "CompletionTokensDetails", "Content", "Delta", "Detail", "FinishReason", "FunctionDelta",
-    "ImagePart", "ImageTimings", "ImageURL", "ImageURLPart", "Message", "Part", "PromptTokensDetails",
-    "ResponseFormat", "ResponseFunction", "ResponseMessage", "ResponseToolCall", "StreamOptions",
-    "SystemMessage", "TextContent", "TextPart", "Timings", "TokenLogprob", "Tool", "ToolCall",
+    "ChunkChoice", "CompletionTokensDetails", "Content", "Delta", "Detail", "FilePart", "FinishReason",
+    "FunctionDelta", "ImagePart", "ImageTimings", "ImageURL", "ImageURLPart", "Message", "Part",
+    "PromptTokensDetails", "ResponseFormat", "ResponseFunction", "ResponseMessage", "ResponseToolCall",
+    "StreamOptions", "SystemMessage", "TextContent", "TextPart", "Timings", "TokenLogprob", "Tool", "ToolCall",
     "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage", "UserMessage",
     # errors
     "PocketVLMError", "RequestError", "ImageError", "ImageNotFoundError", "ImageFormatError", "ImageTooLargeError",
-    "ContextLengthError", "MemoryBudgetError", "UnsupportedError", "FileError", "ModelError", "ModelNotFoundError",
-    "ModelFormatError", "PairingError", "BundleError", "PictureCacheError", "SessionError", "DownloadError",
-    "ConversionError", "CheckpointError", "QuantizationError", "TokenizerError", "ProofError", "OutputError",
-    "EngineError", "EngineBusyError", "EngineClosedError", "EngineCrashedError", "QueueFullError",
+    "PasswordError", "ContextLengthError", "MemoryBudgetError", "UnsupportedError", "FileError", "ModelError",
+    "ModelNotFoundError", "ModelFormatError", "PairingError", "BundleError", "PictureCacheError", "SessionError",
+    "DownloadError", "ConversionError", "CheckpointError", "QuantizationError", "TokenizerError", "ProofError",
+    "OutputError", "EngineError", "EngineBusyError", "EngineClosedError", "EngineCrashedError", "QueueFullError",
     "SystemLimitError", "GenerationCancelledError", "NativeLibraryError",
 ]
 # fmt: on
@@ -51,6 +54,10 @@ _HOMES = {
     "CancellationToken": "pocketvlm.engine.interface",
     "EngineInfo": "pocketvlm.engine.interface",
     "Statistics": "pocketvlm.engine.interface",
+    "Document": "pocketvlm.documents.document",
+    "DocumentLimits": "pocketvlm.documents.limits",
+    "Page": "pocketvlm.documents.document",
+    "open_document": "pocketvlm.documents.open_document",
     "TokenCount": "pocketvlm.engine.interface",
     "HandleLimits": "pocketvlm.pictures.handles",
     "PictureHandle": "pocketvlm.pictures.handles",

@@ -7,7 +7,8 @@ PocketVLMError
 │   ├── ImageError                      a picture of the request cannot be used
 │   │   ├── ImageNotFoundError (FileNotFoundError)
 │   │   ├── ImageFormatError            not a picture, truncated, or in an unsupported format
-│   │   └── ImageTooLargeError          over the pixel limit
+│   │   ├── ImageTooLargeError          over the pixel limit
+│   │   └── PasswordError               encrypted, and the password is missing or wrong
 │   ├── UnsupportedError                a part of the schema that this version does not support
 │   ├── ContextLengthError              the prompt does not fit the context
 │   └── MemoryBudgetError               the model does not fit the allowed memory
@@ -107,6 +108,12 @@ class ImageFormatError(ImageError):
 
 class ImageTooLargeError(ImageError):
     code = "image_too_large"
+
+
+class PasswordError(ImageError):
+    """A document is encrypted, and its password is missing or wrong."""
+
+    code = "password_required"
 
 
 class ContextLengthError(RequestError):

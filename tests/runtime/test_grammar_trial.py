@@ -211,7 +211,7 @@ def test_a_busy_system_is_no_verdict(trials: GrammarTrials, monkeypatch: pytest.
 
 @posix
 def test_the_process_ends_beyond_its_time() -> None:
-    code = "from pocketvlm.native.grammar_compiler import _limit_time\n_limit_time(0.01)\nwhile True: pass"
+    code = "from pocketvlm.system.limits import limit_own_time\nlimit_own_time(0.01)\nwhile True: pass"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == -signal.SIGPROF
 
 

@@ -37,7 +37,7 @@ def part(**fields: Any) -> list[dict[str, Any]]:
         ([{"role": "user", "content": "a", "name": 5}], "messages.0.name", "string"),
         (part(type="text"), "messages.0.content.0.text", "required"),
         (part(type="text", text="\udfff"), "messages.0.content.0.text", "surrogate"),
-        (part(type="video", video="a.mp4"), "messages.0.content.0.type", "text, image_url, image"),
+        (part(type="audio", audio="a.mp3"), "messages.0.content.0.type", "text, image_url, image"),
         (part(text="hello"), "messages.0.content.0.type", "text, image_url, image"),
         (image(), "messages.0.content.1.image_url.url", "required"),
         (image(url=5), "messages.0.content.1.image_url.url", "string"),

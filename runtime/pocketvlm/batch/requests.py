@@ -1,8 +1,8 @@
 """The requests of a batch: OpenAI's batch file, lines that name pictures, or a folder of pictures.
 
 Each request is read when it is needed. OpenAI's form (https://platform.openai.com/docs/guides/batch) has lines of
-{"custom_id", "method", "url", "body"}; ours has {"image": PATH or a list of them, "prompt", "custom_id"}, the last two
-optional.
+{"custom_id", "method", "url", "body"}; ours has {"image": PATH or a list of them, "pages", "prompt",
+"custom_id"}, all but the first optional.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 from pocketvlm.errors import RequestError, quoted, shortened
 from pocketvlm.messages import ChatRequest
-from pocketvlm.pictures.formats import is_picture
+from pocketvlm.pictures.formats import is_document, is_picture
 
 URLS = ("/v1/chat/completions", "/chat/completions")
 _OPENAI_KEYS = {"custom_id", "method", "url", "body"}
-_OUR_KEYS = {"custom_id", "image", "prompt"}
+_OUR_KEYS = {"custom_id", "image", "pages", "prompt"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Defaults:
     system: str | None = None
     detail: str = "auto"
     fields: Mapping[str, Any] = field(default_factory=dict)
+    pages: str | None = None
+    password: str | None = field(default=None, repr=False)
+    fps: float | None = None
+    frames: int | None = None
 
     def __post_init__(self) -> None:
         texts = [text for text in (self.prompt, self.system) if text]
@@ -52,7 +56,9 @@ class Defaults:
 
     def hash(self, custom_id: str, line: str) -> str:
         """Return the hash of a request, given its line in the file."""
-        parts = [custom_id, line, self.prompt, self.system, self.detail, dict(self.fields)]
+        parts: list[Any] = [custom_id, line, self.prompt, self.system, self.detail, dict(self.fields)]
+        if (chosen := [self.pages, self.fps, self.frames]) != [None] * 3:  # requests of earlier versions have none
+            parts += chosen
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -72,7 +78,7 @@ class BatchInput:
     def body(self, item: BatchItem) -> dict[str, Any]:
         """Return the body of a chat request, not validated yet. Raises RequestError where the line is not a request."""
         if item.picture is not None:
-            return self._body([str(item.picture)], self.defaults.prompt)
+            return self._body([str(item.picture)], self.defaults.prompt, self.defaults.pages)
         with self.source.open("rb") as file:
             file.seek(item.offset)
             line = _object(file.readline())
@@ -90,18 +96,23 @@ class BatchInput:
         prompt = line.get("prompt", self.defaults.prompt)
         if prompt is not None and not isinstance(prompt, str):
             raise RequestError("must be a string", "prompt")
-        return self._body([self._resolve(name) for name in names], prompt)
+        pages = line.get("pages", self.defaults.pages)
+        return self._body([self._resolve(name) for name in names], prompt, pages)
 
     def _resolve(self, name: str) -> str:
         """Return a path relative to the folder of the file; data: URIs stay as they are."""
         return name if ":" in name else str(self.source.parent / name)
 
-    def _body(self, pictures: list[str], prompt: str | None) -> dict[str, Any]:
+    def _body(self, pictures: list[str], prompt: str | None, pages: Any) -> dict[str, Any]:
         if not prompt:
             raise RequestError("is missing; give it in the line or with --prompt", "prompt")
+        given = self.defaults
+        chosen = {"pages": pages, "fps": given.fps, "frames": given.frames}
+        values = {"detail": given.detail, "password": given.password, **chosen}
+        options = {name: value for name, value in values.items() if value is not None}
+        kind = "file" if options.keys() & chosen.keys() else "image"
         parts: list[dict[str, Any]] = [
-            {"type": "image", "url" if ":" in name else "path": name, "detail": self.defaults.detail}
-            for name in pictures
+            {"type": kind, "url" if ":" in name else "path": name, **options} for name in pictures
         ]
         messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
         if self.defaults.system:
@@ -122,7 +133,7 @@ class BatchInput:
 def read_batch(source: Path, defaults: Defaults) -> BatchInput:
     """Read the requests of a file or folder. Raises RequestError where there are none, or two share a custom_id."""
     if source.is_dir():
-        pictures = sorted(path for path in source.rglob("*") if is_picture(path))
+        pictures = sorted(path for path in source.rglob("*") if is_picture(path) or is_document(path))
         names = [path.relative_to(source).as_posix() for path in pictures]
         pairs = zip(names, pictures, strict=True)
         items = [BatchItem(name, defaults.hash(name, ""), picture=path) for name, path in pairs]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, Protocol, TypeVar
 
+from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.engine.options import EngineOptions
 from pocketvlm.pictures.handles import HandleLimits
 from pocketvlm.pictures.images import MAX_PIXELS
@@ -37,6 +38,7 @@ class LoadOptions(EngineOptions):
     max_pixels: Annotated[int, Option("Largest picture, in {unit}.", unit=MEGAPIXELS, least=1)] = MAX_PIXELS
     max_image_tokens: Annotated[int | None, Option("Most tokens of one picture.", least=1)] = None
     handle_limits: Annotated[HandleLimits | None, Option("Limits for the pictures of `VLM.add_image`.")] = None
+    document_limits: Annotated[DocumentLimits | None, Option("Limits for PDFs and other files of pages.")] = None
     name: Annotated[str | None, Option("Name of the model in answers, instead of its own.", flags=("--alias",))] = None
     session: Annotated[
         str | Path | None, Option("File that `VLM.save` has written; `VLM.conversation` goes on from it.")

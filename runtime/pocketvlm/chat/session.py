@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -66,30 +66,29 @@ class _SavedCache:
         return Snapshot(tuple(self.keys), tuple(self.ends), arrays[0] if arrays else None, checkpoints)
 
 
-def plain(messages: Sequence[Message], pictures: Mapping[tuple[int, int], Picture]) -> list[dict[str, Any]]:
-    """Return messages as a session holds them. `pictures[i, j]` was read for part j of message i.
+def plain(messages: Sequence[Message], pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    """Return messages as a session holds them. `pictures` were read for their parts, in order.
 
     Of a picture only the pixels that the model was shown are kept: no name, no place, no camera.
     """
-    plain_messages = []
-    for i, message in enumerate(messages):
+    plain_messages, rest = [], iter(pictures)
+    for message in messages:
         fields = message.model_dump(exclude_none=True, exclude={"content"})
         content: Any = message.content
         if isinstance(content, tuple):
-            content = [_plain_part(part, pictures.get((i, j))) for j, part in enumerate(content)]
+            content = [_plain_part(part, rest) for part in content]
         plain_messages.append(fields if content is None else {**fields, "content": content})
     return plain_messages
 
 
-def _plain_part(part: Any, picture: Picture | None) -> dict[str, Any]:
-    if picture is None:
+def _plain_part(part: Any, pictures: Iterator[Picture]) -> dict[str, Any]:
+    if not isinstance(part, ImagePart | ImageURLPart):
         fields: dict[str, Any] = part.model_dump(exclude_none=True)
         return fields
     from PIL import Image
 
-    assert isinstance(part, ImagePart | ImageURLPart)
     file = io.BytesIO()
-    Image.fromarray(picture.pixels).save(file, "PNG", compress_level=1)
+    Image.fromarray(next(pictures).pixels).save(file, "PNG", compress_level=1)
     image = part.image_url if isinstance(part, ImageURLPart) else part
     options = image.model_dump(include={*_IMAGE_OPTIONS}, exclude_none=True)
     return {"type": "image", "image": file.getvalue(), **options}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import randbits
 from types import TracebackType
@@ -15,6 +15,11 @@ from pocketvlm.chat.load_options import LoadOptions, accepts_fields_of
 from pocketvlm.chat.session import Session, plain
 from pocketvlm.chat.session import read as read_session
 from pocketvlm.chat.session import write as write_session
+from pocketvlm.documents.document import Document
+from pocketvlm.documents.expand import FileOpener, expanded, page_of
+from pocketvlm.documents.fit import Fit, fit_for
+from pocketvlm.documents.limits import DocumentLimits
+from pocketvlm.documents.open_document import open_part
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import (
     CancellationToken,
@@ -29,7 +34,15 @@ from pocketvlm.engine.interface import (
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.errors import RequestError, SessionError
 from pocketvlm.files.locate import locate
-from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest, ImagePart, ImageURLPart
+from pocketvlm.messages import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatRequest,
+    FilePart,
+    ImagePart,
+    ImageURLPart,
+    Message,
+)
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles, file_of
 from pocketvlm.pictures.images import Picture, read_picture
@@ -38,6 +51,7 @@ from pocketvlm.structured.begun_answer import with_answer
 from pocketvlm.structured.compile import CompiledRequest, compile_raw, compile_request
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, with_opening
+from pocketvlm.vision import families
 
 ProgressCallback = Callable[[int, int], None]
 PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # (part, path of its field in the request)
@@ -58,8 +72,11 @@ class VLM:
         self._max_image_tokens = options.max_image_tokens
         self._handles = PictureHandles(options.handle_limits)
         self._known_files = KnownFiles()
+        self._document_limits = options.document_limits or DocumentLimits()
         self._last_request: ChatRequest | None = None  # with its answer
         info = engine.info
+        known = families.find(dict(info.picture_metadata))
+        self._family = known[1] if known else None
         self._template = ChatTemplate(
             info.chat_template, bos=info.bos, eos=info.eos, image_token=info.image_token, path=info.name
         )
@@ -139,6 +156,7 @@ class VLM:
         *,
         progress: ProgressCallback | None = None,
         read: PictureReader | None = None,
+        open_file: FileOpener | None = None,
         cancellation: CancellationToken | None = None,
         queue_ms: float = 0.0,
         load_ms: float = 0.0,
@@ -149,27 +167,23 @@ class VLM:
 
         The choices come one after the other, then a chunk without choices that has usage and timings.
 
-        `read` reads the pictures instead of the default. `cancellation` ends the request from another thread.
-        `queue_ms` is the time that the request has waited for its turn already, and `load_ms` that for the model to be
-        loaded, for the timings. `buffered` lets tokens come all at once, for callers that do not read before the end.
-        `raw`: the content of the only message is the whole prompt, without the model's template; control tokens in its
-        text are parsed.
+        `read` reads the pictures instead of the default, and `open_file` opens files of several. `cancellation` ends
+        the request from another thread. `queue_ms` is the time that the request has waited for its turn already, and
+        `load_ms` that for the model to be loaded, for the timings. `buffered` lets tokens come all at once, for callers
+        that do not read before the end. `raw`: the content of the only message is the whole prompt, without the model's
+        template; control tokens in its text are parsed.
         """
-        if raw:
-            compiled = compile_raw(request, self.info.control_tokens)
-        else:
-            compiled = compile_request(request, self._template, self._tool_call_format)
-        prompt = self._prompt(request, read or self._read, compiled)
+        prepared = self._prepared(request, read, open_file, raw=raw)
         choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
-        builder = CompletionBuilder(compiled, self.info, choices=choices, queue_ms=queue_ms, load_ms=load_ms)
+        builder = CompletionBuilder(prepared.compiled, self.info, choices=choices, queue_ms=queue_ms, load_ms=load_ms)
         for index in range(choices):
             generation = Generation(
-                prompt,
+                prepared.prompt,
                 _sampling(request, seed + index),
                 max_tokens=request.limit,
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-                constraint=compiled.constraint,
+                constraint=prepared.compiled.constraint,
                 ignore_eos=bool(request.ignore_eos),
                 min_tokens=request.min_tokens or 0,
                 buffered=buffered and not request.stop,  # stop strings are recognized here, not in the engine
@@ -196,9 +210,11 @@ class VLM:
         """
         return self.count(ChatRequest.parse(messages, **fields))
 
-    def count(self, request: ChatRequest, *, read: PictureReader | None = None) -> TokenCount:
-        """Count the prompt of a validated request. `read` reads the pictures instead of the default."""
-        return self._engine.count_tokens(self._prompt(request, read or self._read))
+    def count(
+        self, request: ChatRequest, *, read: PictureReader | None = None, open_file: FileOpener | None = None
+    ) -> TokenCount:
+        """Count the prompt of a validated request. `read` and `open_file` are those of `run`."""
+        return self._engine.count_tokens(self._prepared(request, read, open_file).prompt)
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
@@ -218,17 +234,11 @@ class VLM:
         request = self._last_request if messages is None else ChatRequest.parse(messages, **fields)
         if request is None:
             raise RequestError("there is no conversation to save yet; chat first, or give messages", "messages")
-        pictures: dict[tuple[int, int], Picture] = {}
-
-        def read(part: ImageURLPart | ImagePart, param: str) -> Picture:
-            _, i, _, j = param.split(".")
-            picture = pictures[int(i), int(j)] = self._read(part, param)
-            return picture
-
         # The conversation goes on behind its last answer.
         whole = request.model_copy(update={"continue_final_message": False})
-        snapshot = self._engine.snapshot(self._prompt(whole, read))
-        write_session(Path(path), Session(plain(request.messages, pictures), snapshot), self.info)
+        prepared = self._prepared(whole)
+        kept = plain(prepared.messages, prepared.pictures)
+        write_session(Path(path), Session(kept, self._engine.snapshot(prepared.prompt)), self.info)
 
     def restore(self, path: str | Path) -> list[dict[str, Any]]:
         """Load a conversation that `save` has written, with its part of the KV cache, and return its messages.
@@ -284,7 +294,18 @@ class VLM:
     ) -> None:
         self.close()
 
+    def _open_file(self, part: FilePart, param: str) -> Document:
+        return open_part(part, param, self._document_limits, self._max_pixels)
+
+    def _fit(self, part: FilePart) -> Fit:
+        return fit_for(self._family, part.detail, self._max_tokens_of(part.max_image_tokens), self._max_pixels)
+
+    def _max_tokens_of(self, asked: int | None) -> int | None:
+        return min((limit for limit in (asked, self._max_image_tokens) if limit is not None), default=None)
+
     def _read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
+        if (page := page_of(part)) is not None:
+            return page.read()
         part = self._handles.resolve(part, param)
         return read_picture(part, param, max_pixels=self._max_pixels, known=self._known_files)
 
@@ -297,22 +318,42 @@ class VLM:
             fields = {"messages": messages, "continue_final_message": None, "add_generation_prompt": None}
             self._last_request = request.model_copy(update=fields)
 
-    def _prompt(
-        self, request: ChatRequest, read: PictureReader = read_picture, compiled: CompiledRequest | None = None
-    ) -> tuple[TextSpan | PromptImage, ...]:
-        images: list[PromptImage] = []
-        for i, message in enumerate(request.messages):
-            if message.content is None or isinstance(message.content, str):
-                continue
-            for j, part in enumerate(message.content):
-                if isinstance(part, ImageURLPart | ImagePart):
-                    param = f"messages.{i}.content.{j}"
-                    image = part.image_url if isinstance(part, ImageURLPart) else part
-                    limits = [n for n in (image.max_image_tokens, self._max_image_tokens) if n is not None]
-                    images.append(PromptImage(read(part, param), image.detail, min(limits, default=None), param))
-        compiled = compiled or compile_request(request, self._template, self._tool_call_format)
+    def _prepared(
+        self,
+        request: ChatRequest,
+        read: PictureReader | None = None,
+        open_file: FileOpener | None = None,
+        *,
+        raw: bool = False,
+    ) -> _Prepared:
+        """Open the files of a request, compile it, and read its pictures."""
+        read = read or self._read
+        with expanded(request, open_file or self._open_file, self._fit, self._document_limits) as whole:
+            if raw:
+                compiled = compile_raw(whole.request, self.info.control_tokens)
+            else:
+                compiled = compile_request(whole.request, self._template, self._tool_call_format)
+            images: list[PromptImage] = []
+            for i, message in enumerate(whole.request.messages):
+                for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):
+                    if isinstance(part, ImageURLPart | ImagePart):
+                        param = whole.param(i, j)
+                        image = part.image_url if isinstance(part, ImageURLPart) else part
+                        limit = self._max_tokens_of(image.max_image_tokens)
+                        images.append(PromptImage(read(part, param), image.detail, limit, param))
         spans = with_opening(compiled.spans, self.info.control_tokens)
-        return tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
+        prompt = tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
+        return _Prepared(whole.request.messages, compiled, prompt, [image.picture for image in images])
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A request without files of several pictures, its prompt, and its pictures in the order of their parts."""
+
+    messages: Sequence[Message]
+    compiled: CompiledRequest
+    prompt: tuple[TextSpan | PromptImage, ...]
+    pictures: Sequence[Picture]
 
 
 def _sampling(request: ChatRequest, seed: int) -> Sampling:

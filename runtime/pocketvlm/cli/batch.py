@@ -14,9 +14,13 @@ from rich.markup import escape
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import (
     Fields,
+    Fps,
+    Frames,
     MaxTokens,
     Memory,
     Model,
+    Pages,
+    Password,
     Resolution,
     Temperature,
     check_detail,
@@ -34,7 +38,9 @@ err = Console(stderr=True)
 
 @expand_options
 def batch(
-    source: Annotated[Path, typer.Argument(help="Folder of pictures, or a .jsonl file with requests, also OpenAI's.")],
+    source: Annotated[
+        Path, typer.Argument(help="Folder of pictures and PDFs, or a .jsonl file of requests, also OpenAI's.")
+    ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="File for the answers; requests that it answers already are skipped.")
     ],
@@ -50,6 +56,10 @@ def batch(
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     detail: Resolution = "auto",
+    pages: Pages = None,
+    password: Password = None,
+    fps: Fps = None,
+    frames: Frames = None,
     ray_actors: Annotated[
         int,
         typer.Option(
@@ -66,7 +76,7 @@ def batch(
     check_detail(detail)
     values = (("max_tokens", max_tokens), ("temperature", temperature))
     fields = {name: value for name, value in values if value is not None}
-    job = read_batch(source, Defaults(prompt, system, detail, fields))
+    job = read_batch(source, Defaults(prompt, system, detail, fields, pages, password, fps, frames))
     target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
     order = job.hashes
     with Results(output, order) as results:

@@ -16,9 +16,13 @@ from rich.markup import escape
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import (
     Fields,
+    Fps,
+    Frames,
     MaxTokens,
     Memory,
     Model,
+    Pages,
+    Password,
     Resolution,
     Temperature,
     check_detail,
@@ -55,7 +59,7 @@ def chat(
     prompt: Annotated[str | None, typer.Argument(help="Question; without one, start a conversation.")] = None,
     image: Annotated[
         list[str] | None,
-        typer.Option("-i", "--image", help="Picture; may be repeated; - reads it from standard input."),
+        typer.Option("-i", "--image", help="Picture or PDF; may be repeated; - reads it from standard input."),
     ] = None,
     model: Model = None,
     *,
@@ -87,6 +91,10 @@ def chat(
     reasoning_effort: Annotated[
         str | None, typer.Option(help="For models that think: none, minimal, low, medium, high or xhigh.")
     ] = None,
+    pages: Pages = None,
+    password: Password = None,
+    fps: Fps = None,
+    frames: Frames = None,
     timings: Annotated[bool, typer.Option("--timings", help="Print after each answer how long it took.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
@@ -105,7 +113,8 @@ def chat(
     with waiting("loading"):
         vlm = load(model, options, memory=memory)
     with vlm:
-        conversation = _Conversation(vlm, system, detail, fields, timings=timings)
+        options_of_files = {"pages": pages, "password": password, "fps": fps, "frames": frames, "detail": detail}
+        conversation = _Conversation(vlm, system, options_of_files, fields, timings=timings)
         if prompt is None:
             for picture in pictures:
                 conversation.show(picture)
@@ -147,10 +156,13 @@ def _picture(argument: str) -> str:
 class _Conversation:
     """The messages so far, and what the next question goes with."""
 
-    def __init__(self, vlm: VLM, system: str | None, detail: str, fields: dict[str, Any], *, timings: bool) -> None:
+    def __init__(
+        self, vlm: VLM, system: str | None, options: dict[str, Any], fields: dict[str, Any], *, timings: bool
+    ) -> None:
+        """`options` are those of each picture."""
         self.vlm = vlm
         self._system = system
-        self._detail = detail
+        self._options = options
         self._fields = fields
         self._print_timings = timings
         self.reset()
@@ -160,13 +172,18 @@ class _Conversation:
         if self._system:
             self.messages.append({"role": "system", "content": self._system})
         self._pending: list[str | bytes] = []  # pictures of the next question
+        self._shown = 0  # pictures of the questions before
 
     def show(self, picture: str | bytes) -> None:
-        """Check a picture, and put it before the next question."""
-        from pocketvlm.messages import ImagePart
-        from pocketvlm.pictures.images import read_picture
+        """Check a picture or the first page of a document, and put it before the next question."""
+        from pocketvlm.documents.limits import DocumentLimits
+        from pocketvlm.documents.open_document import open_part
+        from pocketvlm.messages import FilePart
+        from pocketvlm.pictures.images import MAX_PIXELS
 
-        read_picture(ImagePart.model_validate(self._part(picture)), "picture")
+        part = FilePart.model_validate({**self._part(picture), "type": "file"})
+        with open_part(part, "picture", DocumentLimits(), MAX_PIXELS) as document:
+            next(document.pages(part.pages)).read()
         self._pending.append(picture)
 
     def ask(self, prompt: str, pictures: list[str | bytes]) -> list[dict[str, Any]]:
@@ -190,7 +207,7 @@ class _Conversation:
                 sys.stdout.flush()
         sys.stdout.write("\n")
         images = timings.images if timings else []
-        images = images[len(images) - len(self._pending) - len(pictures) :]
+        images, self._shown = images[self._shown :], len(images)
         _print_notes(images)
         for image in images:
             if image.shrunk:
@@ -213,12 +230,16 @@ class _Conversation:
     def load(self, path: str) -> None:
         self.messages = self.vlm.restore(path)
         self._pending = []
+        self._shown = sum(_has_picture(part) for message in self.messages for part in message.get("content") or ())
 
     def _part(self, picture: str | bytes) -> dict[str, Any]:
-        if isinstance(picture, bytes):
-            return {"type": "image", "image": picture, "detail": self._detail}
-        kind = "url" if picture.startswith(_URLS) else "path"
-        return {"type": "image", kind: picture, "detail": self._detail}
+        options = {name: value for name, value in self._options.items() if value is not None}
+        source = "image" if isinstance(picture, bytes) else "url" if picture.startswith(_URLS) else "path"
+        return {"type": "file" if options.keys() & {"pages", "fps", "frames"} else "image", source: picture, **options}
+
+
+def _has_picture(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") != "text"
 
 
 def _print_notes(images: list[ImageTimings]) -> None:

@@ -31,6 +31,16 @@ Resolution = Annotated[
     str, typer.Option(help="Resolution of pictures: low, auto (never enlarge) or high (the model's full size).")
 ]
 
+Pages = Annotated[
+    str | None, typer.Option(help="Pages of a PDF or another file of several pictures, such as 1-3,7 or 5-.")
+]
+Password = Annotated[
+    str | None, typer.Option(help="Password of an encrypted PDF.", envvar="POCKETVLM_PASSWORD", show_envvar=True)
+]
+
+Fps = Annotated[float | None, typer.Option(help="Frames of each second of a video.")]
+Frames = Annotated[int | None, typer.Option(help="Frames of a video, at even times; by default 8.")]
+
 
 def check_detail(*details: str) -> None:
     from pocketvlm.messages import Detail

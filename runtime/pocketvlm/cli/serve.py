@@ -14,6 +14,7 @@ from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import MODEL_HELP, Fields, expand_options
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.served_models import served_models
+from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.errors import PocketVLMError, RequestError, shortened
 from pocketvlm.pictures.handles import HandleLimits
 from pocketvlm.server.protocols.responses.stored import ResponseLimits
@@ -88,6 +89,7 @@ def serve(
         ),
     ],
     handles: Annotated[HandleLimits, Fields("seconds", "count", "size")],
+    documents: Annotated[DocumentLimits, Fields("pages", "seconds", "request_seconds", "memory")],
     responses: Annotated[ResponseLimits, Fields("seconds", "count", "size")],
     offline: Annotated[
         bool, typer.Option("--offline", help="Forbid this process to reach or listen on any address but loopback.")
@@ -122,9 +124,15 @@ def serve(
     from pocketvlm.server.models import Models
 
     with sock:
-        served = served_models(models or (), every, replace(options, supervised=True), memory)
+        options = replace(options, supervised=True, document_limits=documents)
+        served = served_models(models or (), every, options, memory)
         settings = replace(
-            settings, slots=options.parallel, max_pixels=served.max_pixels, handles=handles, responses=responses
+            settings,
+            slots=options.parallel,
+            max_pixels=served.max_pixels,
+            handles=handles,
+            documents=documents,
+            responses=responses,
         )
         require_files(_FILES + _FILES_OF_ENGINE * len(served.sources))
         require_threads(_THREADS + _THREADS_OF_ENGINE * len(served.sources))

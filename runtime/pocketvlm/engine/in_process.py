@@ -106,6 +106,7 @@ class InProcessEngine:
             threads=count,
             placement=loaded.placement.summary,
             layout=loaded.layout.value,
+            picture_metadata=checked.picture_metadata,
         )
         self._scheduler = Scheduler(
             self._model,

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from pocketvlm.engine.options import EngineOptions as EngineOptions
 from pocketvlm.errors import GenerationCancelledError
@@ -142,6 +142,7 @@ class EngineInfo:
     cache_type: CacheType = "f16"
     threads: int = 1  # at most, of the language model
     layout: str = ""  # of the weights on the CPU: a `WeightLayout`
+    picture_metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)  # what `families.find` reads
 
 
 class CancellationToken:

@@ -10,6 +10,7 @@ from pocketvlm.messages.formats import ResponseFormat
 from pocketvlm.messages.parts import (
     Content,
     Detail,
+    FilePart,
     ImagePart,
     ImageURL,
     ImageURLPart,
@@ -53,6 +54,7 @@ __all__ = [
     "Content",
     "Delta",
     "Detail",
+    "FilePart",
     "FinishReason",
     "FunctionDelta",
     "ImagePart",

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
     ConfigDict,
     Discriminator,
+    Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
+    Strict,
     Tag,
     model_validator,
 )
 
 from pocketvlm.messages.base import AlsoTakes, Open, Text, TextOrNull, by_form, empty_for_null
-from pocketvlm.messages.numbers import Limit
+from pocketvlm.messages.numbers import AnyNumber, Limit
 
 Detail = Literal["auto", "low", "high"]
 _DETAILS = {None: "auto", "": "auto", "original": "high"}  # by what clients send for them
@@ -94,6 +97,10 @@ class ImageURLPart(Open):
         return self.image_url.url
 
 
+def _as_text(value: object) -> object:
+    return str(value) if type(value) is int else value
+
+
 _SOURCES = ("url", "path", "base64", "image")
 
 
@@ -105,6 +112,8 @@ class ImagePart(Open):
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+    kind: ClassVar[str] = "image"
+    option_names: ClassVar[tuple[str, ...]] = ("detail", "max_image_tokens")
 
     type: Literal["image"]
     url: str | None = None
@@ -120,14 +129,14 @@ class ImagePart(Open):
     def _known_form(cls, value: Any, handler: ModelWrapValidatorHandler[ImagePart]) -> ImagePart:
         if not isinstance(value, Mapping):
             return handler(value)
-        source = None if _is_own_form(value) else _foreign_source(value)
+        source = None if _is_own_form(value, cls.kind) else _foreign_source(value)
         if source is None:
             for path in _FILE_IDS:
                 if isinstance(_at(value, path), str):
                     raise ValueError(f"{path} names a file of another service; send the picture as a data: URI")
-            return handler({**value, "type": "image"})
+            return handler({**value, "type": cls.kind})
         field, kind, text = source
-        part = handler({"type": "image", kind: text, **_options(value)})
+        part = handler({"type": cls.kind, kind: text, **_options(value, cls.option_names)})
         part._field = field
         return part
 
@@ -149,6 +158,38 @@ class ImagePart(Open):
         return self.image if isinstance(self.image, str) else self.url
 
 
+class FilePart(ImagePart):
+    """A file of which all pictures are meant: a PDF, a scan of several pages, an animation, a video.
+
+    OpenAI's `file` and what other clients have for it. `pages` selects some, such as "1-3,7"; `password` opens an
+    encrypted file. Of a video, `fps` frames of each second are shown, or `frames` at even times. `detail` and
+    `max_image_tokens` are those of each page.
+    """
+
+    kind: ClassVar[str] = "file"
+    option_names: ClassVar[tuple[str, ...]] = (
+        *ImagePart.option_names,
+        "pages",
+        "password",
+        "fps",
+        "frames",
+        "filename",
+    )
+
+    type: Literal["file"]  # type: ignore[assignment]
+    pages: Annotated[str | None, BeforeValidator(_as_text, json_schema_input_type=str | int | None)] = None
+    password: str | None = Field(None, repr=False)
+    fps: Annotated[float, Strict(), Field(gt=0, le=100), AnyNumber()] | None = None
+    frames: Annotated[int, Strict(), Field(ge=1, le=10_000), AnyNumber()] | None = None
+    filename: str | None = None
+
+    def with_image(self, image: Any) -> ImagePart:
+        """Return a picture with the options of this part; errors name the source of this one."""
+        part = ImagePart(type="image", image=image, detail=self.detail, max_image_tokens=self.max_image_tokens)
+        part._field = self.field
+        return part
+
+
 def image_of_message(text: str, field: str) -> ImagePart:
     """Return a picture that a message has next to its content, in `field`, such as images.0."""
     part = ImagePart(type="image", base64=text)
@@ -163,21 +204,24 @@ def source_path(part: ImageURLPart | ImagePart, param: str) -> str:
     return f"{param}.{part.field}"
 
 
-def _options(part: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: part[name] for name in ("detail", "max_image_tokens") if name in part}
+def _options(part: Mapping[str, Any], names: tuple[str, ...] = ImagePart.option_names) -> dict[str, Any]:
+    """Return the options of a part, which may stand next to what has the file, or in it."""
+    inner: Mapping[str, Any] = next((part[key] for key in _HOLDERS if isinstance(part.get(key), Mapping)), {})
+    return {name: place[name] for place in (inner, part) for name in names if name in place}
 
 
-def _is_own_form(part: Mapping[str, Any]) -> bool:
-    return part.get("type") == "image" and any(
+def _is_own_form(part: Mapping[str, Any], kind: str) -> bool:
+    return part.get("type") == kind and any(
         part.get(name) is not None and not isinstance(part[name], Mapping) for name in _SOURCES
     )
 
 
 # Where parts have a picture: Responses (image_url, file_data), Anthropic (source), MCP, AI SDK and LangChain (data),
 # chat completions (file).
-_URLS = ("image_url", "image_url.url", "source.url", "url", "file_url")
+_URLS = ("image_url", "image_url.url", "source.url", "url", "file_url", "video_url.url", "video_url", "video")
 _TEXTS = ("base64", "data", "source.data", "file.file_data", "file_data", "b64_json")
 _FILE_IDS = ("file_id", "file.file_id", "source.file_id", "image_file.file_id")
+_HOLDERS = ("file", "image_url", "video_url", "source")
 _DEPTH = 3  # of objects in a part, for data: URIs in any other place
 
 
@@ -214,11 +258,16 @@ def _texts(part: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
 
 # ---- content
 
-_FOREIGN_PICTURES = ("input_image", "file", "input_file", "image_file", "media")
+_FOREIGN_PICTURES = ("input_image", "image_file", "media")
+_FILES = ("file", "input_file", "document", "video", "video_url", "input_video")
+_SUFFIXES = (".pdf", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+_PDF, _PDF_HEAD = b"%PDF-", 1024  # bytes; some programs begin a PDF with something else
+_OF_SEVERAL = re.compile(r"\s*data:\s*(application/pdf|video/)", re.IGNORECASE)
 _FORMS = {
     **dict.fromkeys(_TEXT_KEYS, "<text>"),
     "image_url": "<image_url>",
     **dict.fromkeys(("image", *_FOREIGN_PICTURES), "<image>"),
+    **dict.fromkeys(_FILES, "<file>"),
 }
 
 
@@ -228,9 +277,20 @@ def _form(part: Any) -> str:
         return "<text>"
     kind = part.get("type") if isinstance(part, Mapping) else getattr(part, "type", None)
     tag = _FORMS.get(kind, f"<{kind}>") if isinstance(kind, str) else f"<{kind}>"
+    if tag in ("<image_url>", "<image>") and isinstance(part, Mapping) and _has_several(part):
+        return "<file>"
     if tag == "<image_url>" and isinstance(part, Mapping) and part.get("image_url") is None:
         return "<image>" if _foreign_source(part) else tag
     return tag
+
+
+def _has_several(part: Mapping[str, Any]) -> bool:
+    """Return whether a picture is a PDF or video, by its name, MIME type or bytes: all of it is meant."""
+    if isinstance(data := part.get("image"), bytes) and _PDF in data[:_PDF_HEAD]:
+        return True
+    texts = (_at(part, path) for path in (*_URLS, *_TEXTS, "path", "image"))
+    names = [str(text) for text in texts if isinstance(text, str | Path)]
+    return any(_OF_SEVERAL.match(name[:64]) or name[-5:].lower().endswith(_SUFFIXES) for name in names)
 
 
 # An answer's thoughts may stand among its parts; its message takes them out.
@@ -239,11 +299,12 @@ _FOREIGN_TYPES = sorted({*_FORMS, *THOUGHTS} - {"text"})
 Part = Annotated[
     Annotated[TextPart, Tag("<text>")]
     | Annotated[ImageURLPart, Tag("<image_url>")]
-    | Annotated[ImagePart, Tag("<image>")],
+    | Annotated[ImagePart, Tag("<image>")]
+    | Annotated[FilePart, Tag("<file>")],
     Discriminator(
         _form,
         custom_error_type="unknown_type",
-        custom_error_message="type must be one of text, image_url, image",
+        custom_error_message="type must be one of text, image_url, image, file",
     ),
     AlsoTakes(
         {"type": "object", "required": ["type"], "properties": {"type": {"enum": _FOREIGN_TYPES}}}, {"type": "string"}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 import llguidance
 
 from pocketvlm.errors import EngineError
+from pocketvlm.system.limits import limit_own_memory, limit_own_time
 
 # Work for one token in llguidance's units, about 10 ms, for which all other streams wait.
 _LIMITS: dict[str, Any] = {
@@ -64,19 +64,19 @@ def catch_panic(call: Callable[[], T]) -> T:
 
 
 def main() -> None:
-    _limit_memory(int(sys.argv[1]))
+    limit_own_memory(int(sys.argv[1]))
     tokenizer = llguidance.LLTokenizer("byte")  # what a schema costs to compile does not depend on the vocabulary
     grammars: SimpleQueue[tuple[str, float]] = SimpleQueue()
     threading.Thread(target=_read, args=(grammars,), daemon=True).start()
     print("ready", flush=True)
     while True:
         grammar, seconds = grammars.get()
-        _limit_time(seconds)
+        limit_own_time(seconds)
         began = time.process_time()
         with suppress(EngineError):  # a refusal is found again, and reported, where the grammar is used
             compile_grammar(tokenizer, grammar)
         took = time.process_time() - began
-        _limit_time(0)  # the answer is whole
+        limit_own_time(0)  # the answer is whole
         print(took, flush=True)
 
 
@@ -85,22 +85,6 @@ def _read(grammars: SimpleQueue[tuple[str, float]]) -> None:
         grammar, seconds = json.loads(line)
         grammars.put((grammar, seconds))
     os._exit(0)  # the parent has gone, or wants that
-
-
-def _limit_time(seconds: float) -> None:
-    """End this process after `seconds` of a processor; 0 for no limit. Does nothing on Windows."""
-    if sys.platform != "win32":
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # without a handler, SIGPROF ends a process
-
-
-def _limit_memory(size: int) -> None:
-    """Make allocations beyond `size` bytes of address space fail, which ends this process. Does nothing on Windows."""
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with suppress(OSError, ValueError):  # macOS may refuse a limit
-            resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,14 @@ _PICTURE = re.compile(
 _PICTURE_BYTES = 16
 
 
+_DOCUMENTS = frozenset(".pdf .mp4 .m4v .mov .mkv .webm .avi".split())
+
+
+def is_document(path: Path) -> bool:
+    """Return whether a file of a folder is a PDF or a video by its name."""
+    return path.suffix.lower() in _DOCUMENTS and not path.name.startswith("._") and path.is_file()
+
+
 def is_picture(path: Path) -> bool:
     """Return whether a file of a folder is a picture by its name, or by its first bytes where the name has no ending.
 

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -138,8 +138,6 @@ def read_picture(
     else:
         opened, image = _load(_from_memory(content, source), source, max_pixels)
     pixels = _array(image)
-    digest = hashlib.sha256(b"%dx%d:" % image.size)
-    digest.update(pixels.data)
     notes = (
         [*opened.notes, f"the file has {opened.pages} pages, of which one was read"]
         if opened.pages > 1
@@ -150,7 +148,7 @@ def read_picture(
     packed = isinstance(content, bytes) and max_unpacked is not None and image.width * image.height > max_unpacked
     return Picture(
         _bytes_as_array(content) if packed else pixels,
-        digest.hexdigest(),
+        _digest(pixels),
         (time.perf_counter() - started) * 1000,
         pages=opened.pages,
         notes=tuple(notes),
@@ -158,10 +156,42 @@ def read_picture(
     )
 
 
+def picture_of(pixels: ByteArray, started: float, *, pages: int = 1, notes: tuple[str, ...] = ()) -> Picture:
+    """Return a picture of pixels, uint8 [height, width, 3], whose reading began at `started`, a perf_counter()."""
+    pixels.setflags(write=False)
+    return Picture(pixels, _digest(pixels), (time.perf_counter() - started) * 1000, pages=pages, notes=notes)
+
+
+def packed(picture: Picture) -> Picture:
+    """Return the same picture as a compressed file, unless that would be larger."""
+    from PIL import Image
+
+    if picture.packed_size is not None:
+        return picture
+    file = io.BytesIO()
+    Image.fromarray(picture.data).save(file, "PNG", compress_level=1)
+    data = file.getvalue()
+    if len(data) >= picture.data.size:
+        return picture
+    return replace(picture, data=_bytes_as_array(data), packed_size=picture.size)
+
+
+def _digest(pixels: ByteArray) -> str:
+    height, width, _ = pixels.shape
+    digest = hashlib.sha256(b"%dx%d:" % (width, height))
+    digest.update(pixels.data)
+    return digest.hexdigest()
+
+
 # ---- decoding
 
 
 def _decode(file: IO[bytes], source: Source, max_pixels: int) -> tuple[Opened, Image.Image]:
+    return _load(open_pictures(file, source, max_pixels), source, max_pixels)
+
+
+def open_pictures(file: IO[bytes], source: Source, max_pixels: int = MAX_PIXELS) -> Opened:
+    """Read the header of a file, which must stay open. Raises ImageError."""
     head = file.read(512)
     size = _webp_canvas(head)
     if size is not None:  # Pillow's WebP reader allocates the pixels when it opens a file
@@ -169,10 +199,28 @@ def _decode(file: IO[bytes], source: Source, max_pixels: int) -> tuple[Opened, I
     start, opener = _opener(head, source)
     file.seek(start)
     try:
-        opened = opener(file)
+        return opener(file)
     except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
         raise _unreadable(error, source) from None
-    return _load(opened, source, max_pixels)
+
+
+def count_pictures(opened: Opened, source: Source) -> int:
+    """Return how many pictures a file has, with the frames of an animation. Raises ImageError."""
+    try:
+        return max(1, opened.count() if opened.count else 1)
+    except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
+        raise _unreadable(error, source) from None
+
+
+def read_one(opened: Opened, number: int, source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read one picture of a file, by its number from 0. Raises ImageError."""
+    started = time.perf_counter()
+    try:
+        one = opened.select(number) if opened.select else opened
+    except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
+        raise _unreadable(error, source) from None
+    one, image = _load(one, source, max_pixels)
+    return picture_of(_array(image), started, notes=tuple(one.notes))
 
 
 def _load(opened: Opened, source: Source, max_pixels: int) -> tuple[Opened, Image.Image]:
@@ -193,7 +241,11 @@ def _opened(image: Image.Image, pages: int = 1) -> Opened:
         image.load()
         return image
 
-    return Opened(image.size, load, pages)
+    def select(number: int) -> Opened:
+        image.seek(number)
+        return Opened(image.size, load, pages)
+
+    return Opened(image.size, load, pages, count=lambda: getattr(image, "n_frames", 1), select=select)
 
 
 def _from_memory(image: object, source: Source) -> Opened:
@@ -258,6 +310,8 @@ def _opener(head: bytes, source: Source) -> tuple[int, Callable[[IO[bytes]], Ope
         if match := signature.match(head):
             opener = getattr(importlib.import_module(f"pocketvlm.pictures.{module}"), name)
             return match.end(), opener
+    if b"%PDF-" in head:
+        raise source.error("is a PDF; give it as a part of type file, or with a name that ends in .pdf")
     raise source.error(f"is not a picture of a supported format ({FORMATS})")
 
 
@@ -269,8 +323,7 @@ def _open_with(reader: _Reader, file: IO[bytes]) -> Opened:
 
 def _iso_reader(head: bytes, source: Source) -> _Reader:
     """Return the reader for AVIF or HEIC. They share a container, whose first box lists brands."""
-    box = head[: int.from_bytes(head[:4], "big")]
-    brands = {box[8:12], *(box[start : start + 4] for start in range(16, len(box), 4))}
+    brands = _brands(head)
     if brands & _AVIF_BRANDS:
         try:
             from PIL.AvifImagePlugin import AvifImageFile
@@ -285,6 +338,16 @@ def _iso_reader(head: bytes, source: Source) -> _Reader:
         reader: _Reader = HeifImageFile
         return reader
     raise source.error(f"is not a picture of a supported format ({FORMATS})")
+
+
+def is_iso_picture(head: bytes) -> bool:
+    """Return whether a file that begins with a box of brands is AVIF or HEIC, and not a video."""
+    return bool(_brands(head) & (_AVIF_BRANDS | _HEIF_BRANDS))
+
+
+def _brands(head: bytes) -> set[bytes]:
+    box = head[: int.from_bytes(head[:4], "big")]
+    return {box[8:12], *(box[start : start + 4] for start in range(16, len(box), 4))}
 
 
 def _webp_canvas(head: bytes) -> tuple[int, int] | None:

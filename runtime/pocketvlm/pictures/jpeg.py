@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING
 
 from pocketvlm.pictures.opened import Opened, splice
@@ -31,7 +31,18 @@ _GAIN_MAPS = (b"hdrgm", b"hdrgainmap", b"urn:iso:std:iso:ts:21496")
 
 def open_jpeg(file: IO[bytes]) -> Opened:
     """Open the file, which begins at its current position. Raises what Pillow raises for a damaged one."""
-    start = file.tell()
+    opened, places = _open_at(file, file.tell())
+
+    def select(number: int) -> Opened:
+        one, _ = _open_at(file, places[number])
+        return replace(one, pages=len(places))
+
+    return replace(opened, pages=len(places), count=lambda: len(places), select=select)
+
+
+def _open_at(file: IO[bytes], start: int) -> tuple[Opened, list[int]]:
+    """Open the picture that begins at `start`, and return the places of all pictures that it names."""
+    file.seek(start)
     header = _parse(file)
     image = _image(file, header.pieces)
     notes: list[str] = []
@@ -47,7 +58,7 @@ def open_jpeg(file: IO[bytes]) -> Opened:
             return saved
         return image
 
-    return Opened(image.size, load, header.pages, notes)
+    return Opened(image.size, load, notes=notes), header.places or [start]
 
 
 def _image(file: IO[bytes], pieces: list[bytes | range]) -> JpegImageFile:
@@ -61,19 +72,20 @@ def _image(file: IO[bytes], pieces: list[bytes | range]) -> JpegImageFile:
 
 @dataclass
 class _Header:
-    """What is needed as pieces of the file, the last of which has the scans; the number of pictures.
+    """What is needed as pieces of the file, the last of which has the scans; where pictures begin, if there is a list.
 
     `frame` is the body of the frame header. `interval` counts the blocks between two restart markers, if not 0.
     """
 
     pieces: list[bytes | range]
-    pages: int = 1
+    places: list[int] = field(default_factory=list)
     frame: bytes = b""
     interval: int = 0
 
 
 def _parse(file: IO[bytes]) -> _Header:
-    position = file.tell() + 2
+    start = file.tell()
+    position = start + 2
     end = file.seek(0, io.SEEK_END)
     header = _Header([b"\xff\xd8"])
     for _ in range(_MAX_SEGMENTS):
@@ -95,7 +107,7 @@ def _parse(file: IO[bytes]) -> _Header:
         if 0xE0 <= code <= 0xEF or code == _COMMENT:
             body = file.read(length - 2)
             if code == 0xE2 and body.startswith(b"MPF\0"):
-                header.pages = _pages(file, position + 8, body[4:])
+                header.places = _places(file, start, position + 8, body[4:])
             keep = _is_needed(code, body)
         else:
             keep = True
@@ -124,8 +136,11 @@ def _is_needed(code: int, body: bytes) -> bool:
     return code == 0xE1
 
 
-def _pages(file: IO[bytes], base: int, index: bytes) -> int:
-    """Count the pictures that an MPF index lists, but for thumbnails and maps of brightness."""
+def _places(file: IO[bytes], start: int, base: int, index: bytes) -> list[int]:
+    """Return where the pictures begin that an MPF index lists, but for thumbnails and maps of brightness.
+
+    Places in the index count from `base`, but the first picture, at `start`, has 0.
+    """
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     try:
@@ -135,15 +150,16 @@ def _pages(file: IO[bytes], base: int, index: bytes) -> int:
         directory.load(stream)
         entries = directory[0xB002]
         order = "<" if index.startswith(b"II") else ">"
-        pages = 0
+        places: list[int] = []
         for kind, size, offset in struct.iter_unpack(f"{order}IIIxxxx", entries[:16000]):
             if kind >> 16 & 0xFF == 1:  # a thumbnail
                 continue
             file.seek(base + offset)
-            pages += not (offset and any(name in file.read(min(size, 1 << 14)) for name in _GAIN_MAPS))
-        return max(1, pages)
+            if not (offset and any(name in file.read(min(size, 1 << 14)) for name in _GAIN_MAPS)):
+                places.append(base + offset if offset else start)
+        return places
     except Exception:  # a picture with damaged metadata is still usable
-        return 1
+        return []
 
 
 # ---- files that end early

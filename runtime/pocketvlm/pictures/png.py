@@ -19,6 +19,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _CRITICAL = {b"IHDR", b"PLTE", b"IDAT"}
 _ALPHA = b"tRNS"
+_ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
 # Orientation may stand in these texts, too.
 _KEYWORDS = {b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1"}
@@ -30,21 +31,43 @@ def open_png(file: IO[bytes]) -> Opened:
     """Open the file, which begins at its current position. Raises what Pillow raises for a damaged one."""
     from PIL.PngImagePlugin import PngImageFile
 
-    image = PngImageFile(splice(file, _pieces(file)))
+    start = file.tell()
+    image = PngImageFile(splice(file, _pieces(file, start)))
 
     def load() -> PngImageFile:
         image.load()
         return image
 
-    return Opened(image.size, load)
+    animation: PngImageFile | None = None
+
+    def frame(number: int) -> PngImageFile:
+        nonlocal animation
+        # Pillow finds no frame any more after it has gone back to an earlier one.
+        if animation is None or number < animation.tell():
+            animation = PngImageFile(splice(file, _pieces(file, start, animated=True)))
+        animation.seek(number)
+        return animation
+
+    def count() -> int:
+        return getattr(frame(0), "n_frames", 1)
+
+    def select(number: int) -> Opened:
+        frames = frame(number)
+
+        def load_frame() -> PngImageFile:
+            frames.load()
+            return frames
+
+        return Opened(frames.size, load_frame)
+
+    return Opened(image.size, load, count=count, select=select)
 
 
-def _pieces(file: IO[bytes]) -> list[bytes | range]:
-    """Return the signature and the chunks that are needed, as pieces of the file."""
+def _pieces(file: IO[bytes], start: int, *, animated: bool = False) -> list[bytes | range]:
+    """Return the signature and the chunks that are needed, as pieces of the file; `animated`: for all frames."""
     from PIL.PngImagePlugin import PngStream
 
     stream = PngStream(io.BytesIO())
-    start = file.tell()
     end = file.seek(0, io.SEEK_END)
     position = start + len(SIGNATURE)
     pieces = [range(start, position)]
@@ -58,7 +81,7 @@ def _pieces(file: IO[bytes]) -> list[bytes | range]:
         position += 12 + length
         if kind == b"IEND":
             break
-        if kind == b"IDAT" or (kind in _CRITICAL and length > _MAX_HEADER):
+        if kind == b"IDAT" or (animated and kind in _ANIMATION) or (kind in _CRITICAL and length > _MAX_HEADER):
             pieces.append(chunk)
         elif kind in _CRITICAL:
             data = file.read(length)

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 from pocketvlm.pictures.opened import Opened, UnsupportedKindError, splice
 
 if TYPE_CHECKING:
+    from PIL import Image
     from PIL.TiffImagePlugin import TiffImageFile
 
 _INTEGERS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
@@ -27,6 +28,8 @@ _MAX_SAMPLES = 1024
 _BYTES = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "zstd"}
 _PREDICTED = (5, 8, 32946, 34925, 50000)  # compressions with which libtiff undoes predictors
 _FAX = (2, 3, 4)
+_ORIENTATION = 0x0112
+_MAX_STRETCH = 4  # times; more is a fault of the file
 _OLD_JPEG, _JPEG, _WORDS, _THUNDERSCAN = 6, 7, 32771, 32809
 _OTHERS = {
     9: "JBIG", 10: "JBIG", 34661: "JBIG", 32908: "PixarFilm", 32909: "PixarLog", 34676: "SGI Log", 34677: "SGI Log",
@@ -92,38 +95,66 @@ def open_tiff(file: IO[bytes]) -> Opened:
     header = file.read(16)
     order, big = "<" if header.startswith(b"II") else ">", 43 in header[2:4]
     [first] = struct.unpack_from(f"{order}{'Q' if big else 'I'}", header, 8 if big else 4)
-    chosen: _Directory | None = None
     preview: _Directory | None = None
-    pages = 0
+    pages: list[_Directory] = []
     for directory in _directories(file, order, big, first):
         if directory.is_mask:
             continue
         if directory.is_reduced:
             preview = preview or directory
             continue
-        chosen = chosen or directory
-        pages += 1
+        pages.append(directory)
     notes = []
-    if chosen is None and preview is not None:
-        chosen = preview
+    if not pages and preview is not None:
+        pages = [preview]
         notes.append("the file names a small preview only, which was read")
-    if chosen is None:
+    if not pages:
         raise ValueError("it has no picture")
-    page = chosen.page()
-    if _pillow_reads(page, big):
-        image = _pillow_image(file, chosen, first, header[: 8 if big else 4])
 
-        def load() -> TiffImageFile:
+    def select(number: int) -> Opened:
+        opened = _open_page(file, pages[number], first, header[: 8 if big else 4])
+        opened.pages = len(pages)
+        return opened
+
+    opened = select(0)
+    opened.notes[:0] = notes
+    opened.count, opened.select = lambda: len(pages), select
+    return opened
+
+
+def _open_page(file: IO[bytes], directory: _Directory, first: int, head: bytes) -> Opened:
+    """Open one page. `first` is the place of the first directory, `head` is what stands before its field."""
+    page, notes = directory.page(), list[str]()
+    if _pillow_reads(page, len(head) == 8):
+        image = _pillow_image(file, directory, first, head)
+        square = _square_size(page, directory)
+
+        def load() -> Image.Image:
             image.load()
-            return image
+            if square == (page.width, page.height):
+                return image
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            turned = page.orientation >= 5 and orientation == 1  # Pillow has applied it
+            stretched = image.convert("L").resize(square[::-1] if turned else square)
+            stretched.getexif()[_ORIENTATION] = orientation
+            return stretched
 
-        return Opened(image.size, load, max(1, pages), notes)
+        return Opened(square, load, notes=notes)
     from pocketvlm.pictures.tiff_samples import read_samples
 
     if len(page.extra) > 1 or (page.extra == (0,) and page.colours == 1):
         read = {1: "the first was", 3: "the first three were", 4: "the first four were"}[page.colours]
         notes.append(f"it has {page.samples} bands, of which {read} read")
-    return Opened((page.width, page.height), partial(read_samples, file, page), max(1, pages), notes)
+    return Opened((page.width, page.height), partial(read_samples, file, page), notes=notes)
+
+
+def _square_size(page: TiffPage, directory: _Directory) -> tuple[int, int]:
+    """Return the size of a fax with square pixels: many machines scan 204 dots per inch across and 98 down."""
+    across, down = directory.rational(282), directory.rational(283)
+    if page.compression not in _FAX or not (across and down and 1 / _MAX_STRETCH <= across / down <= _MAX_STRETCH):
+        return page.width, page.height
+    ratio = across / down
+    return round(page.width * max(1, 1 / ratio)), round(page.height * max(1, ratio))
 
 
 def _pillow_image(file: IO[bytes], directory: _Directory, first: int, head: bytes) -> TiffImageFile:
@@ -175,6 +206,19 @@ class _Directory:
             if len(field) < size:
                 raise ValueError(f"the values of tag {tag} are not in the file")
         return struct.unpack_from(f"{self.order}{count}{code}", field)
+
+    def rational(self, tag: int) -> float:
+        """Return the first rational of a tag; 0 where it is missing, wrong or of another type."""
+        kind, count, field = self.entries.get(tag, (0, 0, b""))
+        if kind != 5 or not count:
+            return 0.0
+        if len(field) < 8:
+            self.file.seek(int.from_bytes(field, "little" if self.order == "<" else "big"))
+            field = self.file.read(8)
+        if len(field) < 8:
+            return 0.0
+        above, below = struct.unpack_from(f"{self.order}2I", field)
+        return above / below if below else 0.0
 
     def page(self) -> TiffPage:
         """Return how the picture is stored. Raises UnsupportedKindError, or ValueError for a damaged file."""

@@ -136,7 +136,7 @@ class _Endpoint:
 
 
 def _count(exchange: Exchange, vlm: VLM, pictures: Pictures) -> Generator[bytes, None, None]:
-    yield exchange.counted(vlm.count(exchange.request, read=pictures.read))
+    yield exchange.counted(vlm.count(exchange.request, read=pictures.read, open_file=pictures.open_file))
 
 
 def _bytes(
@@ -159,6 +159,7 @@ def _bytes(
             raw=raw,
             progress=report_progress,
             read=pictures.read,
+            open_file=pictures.open_file,
             cancellation=cancellation,
             queue_ms=lease.queue_ms,
             load_ms=lease.load_ms,

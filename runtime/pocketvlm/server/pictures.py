@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pocketvlm.documents.document import Document
+from pocketvlm.documents.expand import page_of
+from pocketvlm.documents.open_document import open_part
 from pocketvlm.engine.interface import CancellationToken
 from pocketvlm.errors import ImageError, ImageTooLargeError
-from pocketvlm.messages import ImagePart, ImageURLPart
+from pocketvlm.messages import FilePart, ImagePart, ImageURLPart
 from pocketvlm.messages.parts import source_path
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.pictures.images import Picture, read_picture
@@ -30,19 +33,30 @@ class Pictures:
         self._handles, self._known = handles, known
         self._cancellation = cancellation
         self._limit = settings.max_pixels
+        self._document_limits = settings.documents
         self._unpacked_left = _MAX_UNPACKED * settings.max_pixels
         self._pixels_left = _MAX_DECODED * settings.max_pixels
         self._fetcher = Fetcher(settings.image_hosts) if settings.image_hosts else None
 
+    def open_file(self, part: FilePart, param: str) -> Document:
+        """Open a file of several pictures. Raises as `read` does."""
+        self._cancellation.check()
+        field = source_path(part, param)
+        sent = self._sent(part, param, field)
+        if sent is not part:
+            part = part.model_copy(update={"url": None, "base64": None, "image": getattr(sent, "image", None)})
+        try:
+            return open_part(part, param, self._document_limits, self._limit, local=False)
+        except ImageError as error:
+            raise type(error)(error.message, field) from None
+
     def read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
         """Return the picture of a message part. Raises ImageError leaves, and GenerationCancelledError."""
         self._cancellation.check()
-        field, url = source_path(part, param), part.address
-        if isinstance(part, ImagePart) and part.base64 is None and url is None:
-            raise ImageError("is for Python only; send the picture as url or base64", field)
-        part = self._handles.resolve(part, param)
-        if self._fetcher and url is not None and url.lower().startswith(("http://", "https://")):
-            part = ImagePart(type="image", image=self._fetcher.fetch(url, field))
+        field = source_path(part, param)
+        if (page := page_of(part)) is not None:
+            return self._counted(page.read())
+        part = self._sent(part, param, field)
         try:
             picture = read_picture(
                 part,
@@ -59,6 +73,20 @@ class Pictures:
             raise ImageTooLargeError(message, field) from None
         except ImageError as error:
             raise type(error)(error.message, field) from None
+        return self._counted(picture)
+
+    def _sent(self, part: ImageURLPart | ImagePart, param: str, field: str) -> ImageURLPart | ImagePart:
+        """Return a part that has what the client sent or named."""
+        url = part.address
+        if isinstance(part, ImagePart) and part.base64 is None and url is None:
+            raise ImageError("is for Python only; send the picture as url or base64", field)
+        part = self._handles.resolve(part, param)
+        if self._fetcher and url is not None and url.lower().startswith(("http://", "https://")):
+            return ImagePart(type="image", image=self._fetcher.fetch(url, field))
+        return part
+
+    def _counted(self, picture: Picture) -> Picture:
+        """Subtract a picture from what the others of the request may have."""
         width, height = picture.size
         self._pixels_left -= width * height
         if picture.packed_size is None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 from urllib.parse import urlsplit
 
+from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.errors import RequestError, quoted
 from pocketvlm.pictures.handles import HandleLimits
 from pocketvlm.pictures.images import MAX_PIXELS
@@ -23,7 +24,8 @@ class Settings:
     """Times in seconds, sizes in bytes. Raises RequestError whose `param` names the field.
 
     `slots` requests run together and `queue` more wait; others are refused with 429. `handles` limits the pictures that
-    clients upload once and then name, `responses` the answers that they continue by their id.
+    clients upload once and then name, `documents` those of PDFs and other files of several, `responses` the answers
+    that they continue by their id.
     """
 
     host: Annotated[str, Option("Address to listen on; all but loopback need an API key.")] = "127.0.0.1"
@@ -61,6 +63,7 @@ class Settings:
         ),
     ] = None
     handles: HandleLimits = field(default_factory=HandleLimits)
+    documents: DocumentLimits = field(default_factory=DocumentLimits)
     responses: ResponseLimits = field(default_factory=ResponseLimits)
 
     def __post_init__(self) -> None:

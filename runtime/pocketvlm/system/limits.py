@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -136,6 +137,25 @@ def require_files(count: int) -> None:
     finally:
         for number in opened:
             os.close(number)
+
+
+def limit_own_time(seconds: float) -> None:
+    """End this process after `seconds` of a processor; 0 for no limit. Does nothing on Windows."""
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # without a handler, SIGPROF ends a process
+
+
+def limit_own_memory(size: int) -> None:
+    """Make allocations beyond `size` bytes of address space fail. Does nothing on Windows.
+
+    There is no core file of a process that ends for want of memory.
+    """
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with suppress(OSError, ValueError):  # macOS may refuse a limit
+            resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
 def offer_to_oom_killer() -> None:

@@ -16,6 +16,12 @@ from typing import Any
 # Options of a process that Ctrl-C in a terminal does not reach: that is for its parent. In another session, it would
 # compete with its parent for cores, sched(7).
 OWN_GROUP: Any = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+_PIPES: Any = {
+    "stdin": subprocess.PIPE,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.DEVNULL,
+    **OWN_GROUP,
+}
 _KEPT_LINES = 5
 _RUN_MODULE = (
     "import runpy; from pocketvlm.system import offline; offline.enforce_if_requested(); "
@@ -132,12 +138,9 @@ def start(module: str, *arguments: str) -> subprocess.Popen[str]:
 
     Ctrl-C in a terminal does not reach the process. What it writes to standard error is dropped.
     """
-    return subprocess.Popen(
-        python(_RUN_MODULE, module, *arguments),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        encoding="utf-8",
-        **OWN_GROUP,
-    )
+    return subprocess.Popen(python(_RUN_MODULE, module, *arguments), text=True, encoding="utf-8", **_PIPES)
+
+
+def start_binary(module: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a process as `start` does, with pipes of bytes."""
+    return subprocess.Popen(python(_RUN_MODULE, module, *arguments), **_PIPES)

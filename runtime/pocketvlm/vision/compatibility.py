@@ -5,6 +5,7 @@ libmtmd and libllama abort the process on some wrong pairs, so everything that t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ EncoderChoice = Literal["auto", "gguf", "onnx"]
 WANTED: tuple[EncoderChoice, ...] = ("auto", "gguf", "onnx")
 _FLOAT, _UINT8 = 1, 2  # TensorProto.DataType
 _SOURCE = "pocketvlm.weights_sha256"
+_LONGEST_LIST = 1000
 _LAST_BIAS = "mm.2.bias"
 
 
@@ -41,6 +43,22 @@ class CheckedFiles:
     projector: GGUFHeader | None
     encoder: OnnxHeader | None
     doubt: ModelFormatError | None = None
+
+    @property
+    def picture_metadata(self) -> dict[str, Any]:
+        """The metadata of which `families.find` makes the family again, as JSON can have them; {} for unknown ones."""
+        header = self.encoder or self.projector
+        if header is None or family_of(header.metadata, header.path) is None:
+            return {}
+        return {key: value for key, value in header.metadata.items() if key.startswith("clip.") and _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return len(value) <= _LONGEST_LIST and all(_is_plain(item) for item in value)
+    if isinstance(value, str):
+        return value.isascii()
+    return isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def check_files(model: Path, mmproj: Path | None, onnx: Path | None, wanted: EncoderChoice = "auto") -> CheckedFiles:

@@ -1,0 +1,84 @@
+"""A file of several pictures: a document with pages, an animation or a video with frames.
+
+Nothing is decoded before a page is read, and no page is kept.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+
+from pocketvlm.documents.fit import Fit
+from pocketvlm.documents.selection import PageSelection
+from pocketvlm.errors import ImageError, RequestError
+from pocketvlm.pictures.images import Picture
+from pocketvlm.pictures.sources import Source
+
+
+@dataclass(frozen=True)
+class Page:
+    """One picture of a document, not read yet. `number` counts from 1; `label` is for people and models."""
+
+    document: Document
+    number: int
+    label: str
+
+    def read(self, fit: Fit | None = None) -> Picture:
+        """Decode the page. Where it has no size in pixels, `fit` chooses one; None: as printed at 150 dpi.
+
+        Raises ImageError, which names the file and the page.
+        """
+        return self.document.read(self.number, fit)
+
+
+class Document(ABC):
+    """Pictures of one file. Use it as a context manager, or call `close`. Any thread may call."""
+
+    def __init__(self, source: Source, count: int, unit: str = "page") -> None:
+        self.source = source
+        self.unit = unit
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def pages(self, selection: PageSelection | str | None = None) -> Iterator[Page]:
+        """Yield the selected pages, all by default.
+
+        Raises ImageError where there is no such page, RequestError for a text that is not a selection. The iterator
+        reads nothing; `Page.read` does.
+        """
+        if isinstance(selection, str):
+            selection = PageSelection.parse(selection)
+        try:
+            for number in (selection or PageSelection()).numbers(len(self)):
+                yield Page(self, number, self.label(number))
+        except ValueError as error:
+            if isinstance(error, RequestError):
+                raise
+            raise self.source.error(str(error), ImageError) from None
+
+    def label(self, number: int) -> str:
+        """Return what tells this page from others, such as "page 3 of 12"."""
+        return f"{self.unit} {number} of {len(self)}"
+
+    @abstractmethod
+    def read(self, number: int, fit: Fit | None = None) -> Picture:
+        """Decode a page, as `Page.read` does."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the file. Closing twice is harmless."""
+
+    def __enter__(self) -> Document:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _of_page(self, number: int) -> Source:
+        return Source(f"{self.source.name}: {self.unit} {number}", self.source.param)

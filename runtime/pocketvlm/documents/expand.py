@@ -1,0 +1,122 @@
+"""The documents of a request: each becomes its pages, with a text before each that says which one it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+
+from pocketvlm.documents.document import Document, Page
+from pocketvlm.documents.fit import Fit
+from pocketvlm.documents.limits import DocumentLimits
+from pocketvlm.documents.selection import PageSelection
+from pocketvlm.errors import ImageTooLargeError
+from pocketvlm.messages import ChatRequest, FilePart, ImagePart, ImageURLPart, Part, TextPart
+from pocketvlm.pictures.images import Picture, packed
+
+FileOpener = Callable[[FilePart, str], Document]  # (part, path of its field in the request)
+_UNPACKED = 4  # pages of a request; others are kept as files, a tenth of their size
+
+
+@dataclass(frozen=True)
+class ExpandedRequest:
+    """`request` has no files of several pictures. `places[i][j]` is the place of part j of message i before that."""
+
+    request: ChatRequest
+    places: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def param(self, i: int, j: int) -> str:
+        """Return the path of a part in the request as it came, for errors."""
+        return f"messages.{i}.content.{self.places[i][j] if i in self.places else j}"
+
+
+@dataclass(frozen=True)
+class PageImage:
+    """A page as the `image` of a part; it is read when the prompt is made."""
+
+    page: Page
+    fit: Fit
+    _budget: _Budget
+
+    def read(self) -> Picture:
+        """Raises ImageError, also where the request has taken too long to decode."""
+        return self._budget.spend(self.page, self.fit)
+
+
+def page_of(part: ImageURLPart | ImagePart) -> PageImage | None:
+    """Return the page that a part of an expanded request stands for; None for other pictures."""
+    image = part.image if isinstance(part, ImagePart) else None
+    return image if isinstance(image, PageImage) else None
+
+
+@contextmanager
+def expanded(
+    request: ChatRequest, open_file: FileOpener, fit: Callable[[FilePart], Fit], limits: DocumentLimits
+) -> Iterator[ExpandedRequest]:
+    """Yield the request with the pages of its files, which can be read until the end.
+
+    `fit` says how large the pages of a part are drawn. Raises ImageError for files that cannot be opened, pages that
+    are not there, and more pages than the limits allow; RequestError for a selection that is none.
+    """
+    budget = _Budget(limits)
+    messages, places = [], dict[int, tuple[int, ...]]()
+    with ExitStack() as files:
+        for i, message in enumerate(request.messages):
+            content = message.content
+            if isinstance(content, tuple) and any(isinstance(part, FilePart) for part in content):
+                pairs: list[tuple[int, Part]] = []
+                for j, part in enumerate(content):
+                    if isinstance(part, FilePart):
+                        param = f"messages.{i}.content.{j}"
+                        document = files.enter_context(open_file(part, param))
+                        pairs += [(j, one) for one in _pages(part, param, document, fit(part), budget)]
+                    else:
+                        pairs.append((j, part))
+                message = message.model_copy(update={"content": tuple(part for _, part in pairs)})
+                places[i] = tuple(j for j, _ in pairs)
+            messages.append(message)
+        yield ExpandedRequest(request.model_copy(update={"messages": tuple(messages)}) if places else request, places)
+
+
+def _pages(part: FilePart, param: str, document: Document, fit: Fit, budget: _Budget) -> Iterator[Part]:
+    selection = PageSelection.parse(part.pages, f"{param}.pages") if part.pages is not None else None
+    left = budget.pages_left
+    pages = [*islice(document.pages(selection), left + 1)]
+    if len(pages) > left:
+        raise document.source.error(
+            f"has {len(document):,} {document.unit}s; a request may show at most {budget.limits.pages:,}; choose some "
+            "with pages, such as 1-10",
+            ImageTooLargeError,
+        )
+    budget.pages_left -= len(pages)
+    for page in pages:
+        if len(document) > 1:
+            yield TextPart(type="text", text=f"{page.label[:1].upper()}{page.label[1:]}:")
+        image = PageImage(page, fit, budget)
+        yield part.with_image(image)
+
+
+class _Budget:
+    """What the files of one request may still take."""
+
+    def __init__(self, limits: DocumentLimits) -> None:
+        self.limits = limits
+        self.pages_left = limits.pages
+        self._seconds_left = limits.request_seconds
+        self._read = 0
+
+    def spend(self, page: Page, fit: Fit) -> Picture:
+        if self._seconds_left <= 0:
+            raise page.document.source.error(
+                f"{page.label}: the files of a request may take {self.limits.request_seconds:g} s to decode; choose "
+                "fewer pages",
+                ImageTooLargeError,
+            )
+        began = time.perf_counter()
+        picture = page.read(fit)
+        self._read += 1
+        picture = packed(picture) if self._read > _UNPACKED else picture
+        self._seconds_left -= time.perf_counter() - began
+        return picture

@@ -1,0 +1,145 @@
+"""Videos: which frames are read, how they are turned, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from pocketvlm.documents.limits import DocumentLimits
+from pocketvlm.documents.open_document import open_document
+from pocketvlm.documents.video import Sampling
+from pocketvlm.errors import ImageFormatError, ImageTooLargeError, RequestError
+
+SHADE = 4  # each frame is so much lighter than the one before it
+
+
+def video(
+    count: int = 50, *, rate: int = 10, format: str = "mp4", pixels: Any = None, size: Any = (64, 48), gop: int = 12
+) -> bytes:
+    """Return a video whose frame `n` has the shade SHADE * n, or the `pixels`."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=format) as container:
+        stream: Any = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.bit_rate = 4_000_000
+        stream.codec_context.gop_size = gop
+        for number in range(count):
+            grey = np.full((size[1], size[0], 3), SHADE * number % 256, np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey if pixels is None else pixels, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def shown(data: bytes, pages: str | None = None, **options: Any) -> list[tuple[str, int]]:
+    """Return labels and the numbers of the frames that were read."""
+    with open_document(data, **options) as document:
+        return [(page.label, round(float(page.read().pixels.mean()) / SHADE)) for page in document.pages(pages)]
+
+
+@pytest.mark.parametrize("format", ["mp4", "matroska", "avi", "mpegts"])
+def test_frames_at_even_times(format: str) -> None:
+    data = video(format=format)
+    assert [label for label, _ in shown(data)] == [f"0:0{s}" for s in "0.3 0.9 1.6 2.2 2.8 3.4 4.1 4.7".split()]
+    for options, times in (({"frames": 2}, (1.25, 3.75)), ({"fps": 1}, range(5)), ({"fps": 0.4}, (0, 2.5))):
+        numbers = [number for _, number in shown(data, **options)]
+        assert np.allclose(numbers, [int(10 * time) for time in times], atol=1), (options, numbers)
+
+
+def test_frames_in_any_order() -> None:
+    data = video(60, rate=2)  # 30 s, so that it seeks
+    whole = dict(shown(data, fps=1))
+    assert len(whole) == 30 and [*whole.values()] == sorted(whole.values())
+    assert dict(shown(data, "30,2,15,16,1", fps=1)).items() <= whole.items()
+    assert [label for label, _ in shown(data, "30,2", fps=1)] == ["0:29.0", "0:01.0"]
+
+
+def test_labels_beyond_a_minute() -> None:
+    assert [label for label, _ in shown(video(63, rate=1), "61-", fps=1)] == ["1:00.0", "1:01.0", "1:02.0"]
+
+
+def test_a_video_of_one_frame() -> None:
+    assert [number for _, number in shown(video(1))] == [0]
+
+
+def test_sampling() -> None:
+    assert Sampling(frames=4).times(8, 100) == [1, 3, 5, 7]
+    assert Sampling(frames=4).times(2, 2) == [0.5, 1.5]
+    assert Sampling(fps=2).times(2, 60) == [0, 0.5, 1, 1.5]
+    assert Sampling(fps=1).times(0, 0) == [0]
+    with pytest.raises(RequestError):
+        Sampling(fps=1, frames=1)
+
+
+def test_rotation_in_the_container_is_applied() -> None:
+    """A matrix in the track's header, as phones write it: the picture is shown a quarter turn clockwise."""
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:, :32] = 255  # the left half is white
+    data = bytearray(video(5, pixels=pixels))
+    at = data.index(b"tkhd") + 4 + 40
+    unit = 1 << 16
+    assert struct.unpack_from(">9i", data, at) == (unit, 0, 0, 0, unit, 0, 0, 0, 1 << 30)
+    struct.pack_into(">9i", data, at, 0, unit, 0, -unit, 0, 0, 48 * unit, 0, 1 << 30)
+    with open_document(bytes(data), frames=1) as document:
+        picture = document.read(1)
+        assert picture.size == (48, 64)
+        assert picture.pixels[:28].mean() > 240 and picture.pixels[36:].mean() < 15  # now the upper half is
+
+
+def test_a_video_that_was_cut_short() -> None:
+    data = video(format="matroska")
+    numbers = [number for _, number in shown(data[: len(data) * 2 // 3], fps=1)]
+    assert numbers[0] == 0 and numbers == sorted(numbers) and numbers[-1] < 45
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_bytes(b"this is not a video")
+    with pytest.raises(ImageFormatError, match=r"text\.mp4: is not a picture of a supported format"):
+        open_document(tmp_path / "text.mp4")
+    for data in (video()[:200], b"\x1a\x45\xdf\xa3" + bytes(500)):
+        (tmp_path / "cut.mp4").write_bytes(data)
+        with pytest.raises(ImageFormatError, match=r"cut\.mp4: damaged or truncated"):
+            open_document(tmp_path / "cut.mp4")
+    with open_document(video(3), max_pixels=64 * 47) as document, pytest.raises(ImageTooLargeError, match="64x48"):
+        document.read(1)
+    with pytest.raises(RequestError):
+        open_document(video(3), frames=0)
+
+
+def test_sound_alone() -> None:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream: Any = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(ImageFormatError, match="has no pictures"):
+        open_document(file.getvalue())
+
+
+def test_a_playlist_reads_no_other_file(tmp_path: Path) -> None:
+    """FFmpeg would follow it: a list that names a video next to it."""
+    (tmp_path / "a.mp4").write_bytes(video(3))
+    for name, text in (("a.m3u8", "#EXTM3U\n#EXTINF:1,\na.mp4\n"), ("b.mp4", "ffconcat version 1.0\nfile a.mp4\n")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ImageFormatError):
+            open_document(tmp_path / name)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+def test_a_frame_that_takes_too_long() -> None:
+    data = video(300, rate=75, size=(1280, 720), gop=300)
+    with (
+        open_document(data, limits=DocumentLimits(seconds=0.05), frames=1) as document,
+        pytest.raises(ImageFormatError, match=r"0:02\.0: cannot be decoded: it takes more than 0\.05 s"),
+    ):
+        document.read(1)

@@ -1,0 +1,86 @@
+"""PDFs over HTTP: as OpenAI's clients send them, within limits."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import openai
+
+from pdfs import pdf, rectangle
+from server.conftest import Server, Start, refused
+
+COLOURS = ("0.86 0.12 0.12", "0.12 0.3 0.86", "0.1 0.6 0.2")
+QUESTION = {"type": "text", "text": "What colour is the square?"}
+
+
+def uri(data: bytes) -> str:
+    return "data:application/pdf;base64," + base64.b64encode(data).decode()
+
+
+def squares(count: int = 3, **options: Any) -> bytes:
+    pages = [rectangle(COLOURS[index % 3], 30, 30, 40, 40) for index in range(count)]
+    return pdf(pages, box="[0 0 100 100]", **options)
+
+
+def body(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [*parts, QUESTION]}]}
+
+
+def file(data: bytes, **options: Any) -> dict[str, Any]:
+    return {"type": "file", "file": {"filename": "squares.pdf", "file_data": uri(data)}, **options}
+
+
+def test_a_file_of_openais_client(server: Server) -> None:
+    client = openai.OpenAI(base_url=server.base, api_key="x")
+    content: Any = [file(squares(), pages="2"), QUESTION]
+    answer = client.chat.completions.create(model="iota", messages=[{"role": "user", "content": content}])
+    assert answer.choices[0].message.content == "Blue"
+    whole = server.ask([file(squares()), QUESTION])
+    assert [image["pages"] for image in whole["timings"]["images"]] == [3, 3, 3]
+    assert (
+        "".join(
+            chunk["choices"][0]["delta"]["content"] for chunk in server.stream([file(squares(), pages="2"), QUESTION])
+        )
+        == "Blue"
+    )
+
+
+def test_what_is_refused(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(squares())
+    at = "messages.0.content.0.file.file_data"
+    for part, param, code, reason in (
+        (file(b"%PDF-1.7 junk"), at, "invalid_image_format", "squares.pdf: damaged or truncated"),
+        (file(squares(password="secret")), at, "password_required", "is encrypted; give its password"),
+        (file(squares(), pages="9"), at, "invalid_image", "there is no page 9; it has 3"),
+        (file(squares(), pages="a"), "messages.0.content.0.pages", None, "invalid pages 'a'"),
+        (file(b"text"), at, "invalid_image_format", "is not a picture of a supported format"),
+        (
+            {"type": "file", "path": str(tmp_path / "a.pdf")},
+            "messages.0.content.0.path",
+            "invalid_image",
+            "is for Python only",
+        ),
+        (
+            {"type": "image_url", "image_url": {"url": str(tmp_path / "a.pdf")}},
+            "messages.0.content.0.image_url.url",
+            "invalid_image",
+            "files are not read here",
+        ),
+    ):
+        assert reason in refused(server.post(body(part)), 400, param, code)
+    answer = server.ask([file(squares(password="secret"), pages="1", password="secret"), QUESTION])
+    assert answer["choices"][0]["message"]["content"] == "Red"
+
+
+def test_limits(serve: Start) -> None:
+    server = serve("--max-pages", "2", "--page-seconds", "0.3")
+    reply = server.post(body(file(squares())))
+    assert "has 3 pages; a request may show at most 2" in refused(
+        reply, 400, "messages.0.content.0.file.file_data", "image_too_large"
+    )
+    slow = b"".join(rectangle(f"{x % 7 / 7} 0 0", 0, 0, 100, 100) for x in range(500_000))
+    reply = server.post(body(file(pdf([slow], box="[0 0 100 100]"))))
+    assert "page 1: cannot be drawn: it takes more than 0.3 s to decode" in refused(reply, 400)
+    assert server.ask([file(squares(2), pages="2"), QUESTION])["choices"][0]["message"]["content"] == "Blue"
