@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.family import Family
+from pocketvlm_converters.onnx.feed_forward import METHOD
 from pocketvlm_converters.onnx.graph import Graph, OnnxType, Samples
 from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.tokenizer import Vocabulary, check_picture_tokens, read_vocabulary
@@ -67,6 +68,8 @@ def write_encoder(
     """
     # The same keys as in the mmproj file, so that the runtime's families read both alike.
     metadata = {**part.metadata, "pocketvlm.type": kind}
+    if kind == "int8":
+        metadata["pocketvlm.rounding"] = METHOD
     with Graph(path, kind, weight_count(part), progress, meta=meta, samples=samples) as graph:
         graph.finish(family.vision_graph(graph), metadata)
     return graph.data_path

@@ -28,7 +28,8 @@ class Activation:
         return graph.one(self.operator, value, domain=MICROSOFT, **self.attributes)
 
 
-_TANH = Activation({"clip.use_gelu": True}, "FastGelu", -0.171)
+LOWEST_GELU = -0.171  # of either form
+_TANH = Activation({"clip.use_gelu": True}, "FastGelu", LOWEST_GELU)
 ACTIVATIONS = {
     "gelu_pytorch_tanh": _TANH,
     "gelu_new": _TANH,

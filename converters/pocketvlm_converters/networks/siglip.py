@@ -119,8 +119,8 @@ class SigLIP:
             mixed = linear(mixed, f"{prefix}self_attn.out_proj")
             normed, value = add_norm(graph, value, mixed, *norm(f"{prefix}layer_norm2"), epsilon=self.epsilon)
             first = Matrix(normed, *tensors(f"{prefix}mlp.fc1", up))
-            last = tensors(f"{prefix}mlp.fc2", down)
-            inner = feed_forward(graph, [first], activate, *last, lowest=self.activation.lowest)
+            second = tensors(f"{prefix}mlp.fc2", down)
+            inner = feed_forward(graph, [first], activate, *second, lowest=self.activation.lowest)
             last = layer + 1 == self.layers
             if last and not self.normed:
                 return graph.one("Add", value, inner)
