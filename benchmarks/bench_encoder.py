@@ -72,7 +72,7 @@ def open_mtmd(folder: Path, file: str, flash: str, threads: int) -> Any:
     # The language model's weights would count as the encoder's memory. Without them it does not know its width.
     model = Model(folder / "model-Q8_0.gguf", vocab_only=True)
     encoder = Mtmd(folder / file, model, threads=threads, tile_tokens=PATCHES // shapes.SHUFFLE**2)
-    encoder._width = shapes.HIDDEN
+    encoder.width = shapes.HIDDEN
     return encoder
 
 

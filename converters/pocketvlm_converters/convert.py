@@ -23,6 +23,7 @@ from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.proof.conversion import EXPECTED, prove_conversion
 from pocketvlm_converters.proof.verify import advice
 from pocketvlm_converters.quantization.calibrate import AUTO, compute_matrix
+from pocketvlm_converters.quantization.encoder_inputs import sampled_inputs
 from pocketvlm_converters.quantization.imatrix import Matrix, read_matrix
 from pocketvlm_converters.quantization.quantize import FLOAT_TYPES, bundle_types, quantize_language
 from pocketvlm_converters.tokenizer import Vocabulary, prove
@@ -149,7 +150,11 @@ class _Conversion:
 
     def _encoder(self, part: Part, kind: OnnxType) -> None:
         path = self.folder / f"vision-{kind}.onnx"
-        data = write_encoder(self.family, part, path, kind, self.progress)
+        if kind == "int8":
+            with sampled_inputs(self.family, part, self.folder, self.progress) as samples:
+                data = write_encoder(self.family, part, path, kind, self.progress, samples=samples)
+        else:
+            data = write_encoder(self.family, part, path, kind, self.progress)
         self._add(path, "vision", kind)
         if data:
             self._add(data, "data", kind)

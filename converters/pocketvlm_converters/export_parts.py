@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.family import Family
-from pocketvlm_converters.onnx.graph import Graph, OnnxType
+from pocketvlm_converters.onnx.feed_forward import METHOD
+from pocketvlm_converters.onnx.graph import Graph, OnnxType, Samples
 from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.tokenizer import Vocabulary, check_picture_tokens, read_vocabulary
 from pocketvlm_converters.weights import Part, vocabulary_size, weights_sha256
@@ -51,15 +52,28 @@ def parts_of(family: Family, name: str, *, hashed: bool = True) -> Parts:
 
 
 def write_encoder(
-    family: Family, part: Part, path: Path, kind: OnnxType, progress: Progress = silent, *, meta: bool = False
+    family: Family,
+    part: Part,
+    path: Path,
+    kind: OnnxType,
+    progress: Progress = silent,
+    *,
+    meta: bool = False,
+    samples: Samples | None = None,
 ) -> Path | None:
     """Write the ONNX vision encoder. Returns the path of the separate file of weights, or None if the graph has them.
 
-    With `meta`, the files have holes instead of weights, as those of `gguf.write_language`.
+    With `meta`, the files have holes instead of weights, as those of `gguf.write_language`. `samples` are those of
+    `sampled_inputs`, for int8.
     """
-    weight_count = sum(weight.tensor.data.size for weight in part.weights)
     # The same keys as in the mmproj file, so that the runtime's families read both alike.
     metadata = {**part.metadata, "pocketvlm.type": kind}
-    with Graph(path, kind, weight_count, progress, meta=meta) as graph:
+    if kind == "int8":
+        metadata["pocketvlm.rounding"] = METHOD
+    with Graph(path, kind, weight_count(part), progress, meta=meta, samples=samples) as graph:
         graph.finish(family.vision_graph(graph), metadata)
     return graph.data_path
+
+
+def weight_count(part: Part) -> int:
+    return sum(weight.tensor.data.size for weight in part.weights)

@@ -22,7 +22,7 @@ from pocketvlm_converters.convert import convert
 from pocketvlm_converters.quantization.quantize import quantize_language
 
 ROOT = Path(__file__).parents[2]
-STEPS = ["mmproj q8_0", "onnx int8", "language model", "quantize Q4_K_M", "tokenizer"]
+STEPS = ["mmproj q8_0", "encoder inputs", "onnx int8", "language model", "quantize Q4_K_M", "tokenizer"]
 PROOF = ["pictures", "original answers", "files", "encoders", "answers"]
 
 

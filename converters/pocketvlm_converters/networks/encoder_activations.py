@@ -14,11 +14,13 @@ from pocketvlm_converters.weights import Value
 class Activation:
     """An activation in both runtimes.
 
-    `keys` select it in libmtmd; without any, libmtmd uses the sigmoid approximation of GELU ("quick").
+    `keys` select it in libmtmd; without any, libmtmd uses the sigmoid approximation of GELU ("quick"). `lowest` is the
+    smallest value that it returns, rounded down.
     """
 
     keys: Mapping[str, Value]
     operator: str  # onnxruntime's, in the domain com.microsoft
+    lowest: float
     attributes: Mapping[str, float] = field(default_factory=dict)
 
     def add(self, graph: Graph, value: str) -> str:
@@ -26,12 +28,13 @@ class Activation:
         return graph.one(self.operator, value, domain=MICROSOFT, **self.attributes)
 
 
-_TANH = Activation({"clip.use_gelu": True}, "FastGelu")
+LOWEST_GELU = -0.171  # of either form
+_TANH = Activation({"clip.use_gelu": True}, "FastGelu", LOWEST_GELU)
 ACTIVATIONS = {
     "gelu_pytorch_tanh": _TANH,
     "gelu_new": _TANH,
-    "silu": Activation({"clip.use_silu": True}, "QuickGelu", {"alpha": 1.0}),  # x * sigmoid(alpha * x)
-    "quick_gelu": Activation({}, "QuickGelu", {"alpha": 1.702}),
+    "silu": Activation({"clip.use_silu": True}, "QuickGelu", -0.279, {"alpha": 1.0}),  # x * sigmoid(alpha * x)
+    "quick_gelu": Activation({}, "QuickGelu", -0.164, {"alpha": 1.702}),
 }
 
 

@@ -7,7 +7,9 @@ MLPs are gated, activations clipped, and neighbouring patches are pooled by thei
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,7 @@ from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.checkpoint.safetensors import as_floats
 from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.sizes import layer_sizes
+from pocketvlm_converters.onnx.feed_forward import Matrix, feed_forward
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid
 from pocketvlm_converters.onnx.layers import norm
@@ -122,11 +125,7 @@ class Gemma4ViT:
             )
             value = graph.one("Add", value, normed(mixed, f"{prefix}post_attention_layernorm"))
             mlp_input = normed(value, f"{prefix}pre_feedforward_layernorm")
-            gate = self._linear(graph, names, mlp_input, f"{prefix}mlp.gate_proj")
-            gate = graph.one("FastGelu", gate, domain=MICROSOFT)
-            inner = graph.one("Mul", gate, self._linear(graph, names, mlp_input, f"{prefix}mlp.up_proj"))
-            # The product of a gated MLP has the largest outliers of all activations.
-            inner = self._linear(graph, names, inner, f"{prefix}mlp.down_proj", sensitive=graph.kind == "int8")
+            inner = self._feed_forward(graph, names, mlp_input, f"{prefix}mlp.")
             value = graph.one("Add", value, normed(inner, f"{prefix}post_feedforward_layernorm"))
         # Patches are already ordered by squares: the mean over a square is the mean over an axis.
         value = graph.reshape(value, 0, -1, self.pool**2, self.hidden)
@@ -179,24 +178,42 @@ class Gemma4ViT:
         )
         return self._linear(graph, names, mixed, f"{prefix}o_proj")
 
+    def _feed_forward(self, graph: Graph, names: Names, value: str, prefix: str) -> str:
+        """Apply the gated MLP. Each of its matrices clips input and output to its bounds."""
+        matrices = [prefix + name for name in ("gate_proj", "up_proj", "down_proj")]
+        clips = [self._clips(graph, names, name) for name in matrices]
+        *first, last = (self._matrix(names, name) for name in matrices)
+
+        def activate(gate: str, up: str) -> str:
+            gate = graph.one("FastGelu", clips[0][1](gate), domain=MICROSOFT)
+            return clips[2][0](graph.one("Mul", gate, clips[1][1](up)))
+
+        inputs = [Matrix(before(value), weight) for (before, _), weight in zip(clips, first, strict=False)]
+        return clips[2][1](feed_forward(graph, inputs, activate, last))
+
     def _linear(
-        self,
-        graph: Graph,
-        names: Names,
-        value: str,
-        name: str,
-        sensitive: bool = False,
-        order: npt.NDArray[np.intp] | None = None,
+        self, graph: Graph, names: Names, value: str, name: str, order: npt.NDArray[np.intp] | None = None
     ) -> str:
         """Multiply by the matrix `name` with its rows in `order`, and clip input and output to its bounds."""
         weight = self._matrix(names, name)
         if order is not None:
             weight = weight[order]
+        before, after = self._clips(graph, names, name)
+        return after(graph.linear(before(value), weight))
+
+    def _clips(self, graph: Graph, names: Names, name: str) -> tuple[Callable[[str], str], Callable[[str], str]]:
+        """Return what clips input and output of the matrix `name` to its bounds, if the encoder has any."""
         if not self.clipped:
-            return graph.linear(value, weight, sensitive=sensitive)
+            return str, str
         bounds = [graph.number(self._bound(names, f"{name}.{bound}")[1]) for bound in _BOUNDS]
-        product = graph.linear(graph.one("Clip", value, *bounds[:2]), weight, sensitive=sensitive)
-        return graph.one("Clip", product, *bounds[2:])
+
+        def clip(value: str, lower: str, upper: str) -> str:
+            return graph.one("Clip", value, lower, upper)
+
+        return (
+            partial(clip, lower=bounds[0], upper=bounds[1]),
+            partial(clip, lower=bounds[2], upper=bounds[3]),
+        )
 
     def _bound(self, names: Names, name: str) -> tuple[Tensor, float]:
         """Return a bound as a tensor and as a number: `_UNBOUNDED` if it is infinite."""

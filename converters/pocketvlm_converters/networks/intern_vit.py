@@ -11,7 +11,9 @@ import numpy as np
 
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.family import Names
+from pocketvlm_converters.networks.encoder_activations import LOWEST_GELU
 from pocketvlm_converters.networks.sizes import layer_sizes
+from pocketvlm_converters.onnx.feed_forward import Matrix, feed_forward
 from pocketvlm_converters.onnx.graph import INPUT, MICROSOFT, Graph
 from pocketvlm_converters.onnx.layers import add_norm, norm
 from pocketvlm_converters.onnx.patches import Normalization, cut_patches, fold_normalization
@@ -96,9 +98,15 @@ class InternViT:
             kinds = ("weight",) if self.rms else ("weight", "bias")
             return [graph.vector(names.tensor(f"{name}.{kind}", (self.hidden,))) for kind in kinds]
 
-        def linear(value: str, name: str, shape: tuple[int, int], biased: bool = True, sensitive: bool = False) -> str:
+        def tensors(name: str, shape: tuple[int, int], biased: bool = True) -> tuple[Tensor, Tensor | None]:
             bias = names.tensor(f"{name}.bias", shape[:1]) if biased else None
-            return graph.linear(value, names.tensor(f"{name}.weight", shape), bias, sensitive)
+            return names.tensor(f"{name}.weight", shape), bias
+
+        def linear(value: str, name: str, shape: tuple[int, int], biased: bool = True) -> str:
+            return graph.linear(value, *tensors(name, shape, biased))
+
+        def gelu(value: str) -> str:
+            return graph.one("Gelu", value, domain=MICROSOFT)
 
         def scaled(value: str, name: str) -> str:
             return graph.one("Mul", value, graph.vector(names.tensor(name, (self.hidden,))))
@@ -117,9 +125,10 @@ class InternViT:
             mixed = graph.one("MultiHeadAttention", queries, keys, values, domain=MICROSOFT, num_heads=self.heads)
             mixed = scaled(linear(mixed, f"{prefix}attention.projection_layer", square), f"{prefix}lambda_1")
             normed, value = add_norm(graph, value, mixed, *scales(f"{prefix}layernorm_after"), epsilon=self.epsilon)
-            inner = graph.one("Gelu", linear(normed, f"{prefix}mlp.fc1", up), domain=MICROSOFT)
-            # Trained activations have outliers here, as in every encoder with an MLP of this kind.
-            inner = scaled(linear(inner, f"{prefix}mlp.fc2", down, sensitive=graph.kind == "int8"), f"{prefix}lambda_2")
+            first = Matrix(normed, *tensors(f"{prefix}mlp.fc1", up))
+            second = tensors(f"{prefix}mlp.fc2", down)
+            inner = feed_forward(graph, [first], gelu, *second, lowest=LOWEST_GELU)
+            inner = scaled(inner, f"{prefix}lambda_2")
             if layer + 1 < self.layers:
                 following = scales(f"encoder.layer.{layer + 1}.layernorm_before")
                 normed, value = add_norm(graph, value, inner, *following, epsilon=self.epsilon)

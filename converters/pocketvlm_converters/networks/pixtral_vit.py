@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pocketvlm_converters.checkpoint.folder import Section
+from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.decoder import rotary_order
 from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.sizes import layer_sizes
+from pocketvlm_converters.onnx.feed_forward import Matrix, feed_forward
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid
 from pocketvlm_converters.onnx.layers import add_norm, norm
@@ -82,8 +83,14 @@ class PixtralViT:
         def scale(name: str) -> str:
             return graph.vector(names.tensor(f"{name}.weight", (self.hidden,)))
 
-        def linear(value: str, name: str, shape: tuple[int, int], sensitive: bool = False) -> str:
-            return graph.linear(value, names.tensor(f"{name}.weight", shape), sensitive=sensitive)
+        def tensor(name: str, shape: tuple[int, int]) -> Tensor:
+            return names.tensor(f"{name}.weight", shape)
+
+        def linear(value: str, name: str, shape: tuple[int, int]) -> str:
+            return graph.linear(value, tensor(name, shape))
+
+        def activate(gate: str, value: str) -> str:
+            return graph.one("Mul", graph.one("QuickGelu", gate, domain=MICROSOFT, alpha=1.0), value)  # SiLU
 
         value = cut_patches(graph, self.patch, grid.merge, grid.rows, grid.cols)
         kernel = names.tensor("patch_conv.weight", (self.hidden, 3, self.patch, self.patch))
@@ -106,11 +113,8 @@ class PixtralViT:
             mixed = graph.one("MultiHeadAttention", queries, keys, values, domain=MICROSOFT, num_heads=self.heads)
             mixed = linear(mixed, f"{prefix}attention.o_proj", square)
             normed, value = add_norm(graph, value, mixed, scale(f"{prefix}ffn_norm"), epsilon=_EPSILON)
-            gate = linear(normed, f"{prefix}feed_forward.gate_proj", up)
-            gate = graph.one("QuickGelu", gate, domain=MICROSOFT, alpha=1.0)  # SiLU
-            inner = graph.one("Mul", gate, linear(normed, f"{prefix}feed_forward.up_proj", up))
-            # The product of a gated MLP has the largest outliers of all activations.
-            change = linear(inner, f"{prefix}feed_forward.down_proj", down, sensitive=graph.kind == "int8")
+            first = [Matrix(normed, tensor(f"{prefix}feed_forward.{part}_proj", up)) for part in ("gate", "up")]
+            change = feed_forward(graph, first, activate, tensor(f"{prefix}feed_forward.down_proj", down))
         return graph.one("Add", value, change)
 
 

@@ -16,6 +16,7 @@ from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.encoder_activations import Activation
 from pocketvlm_converters.networks.sizes import layer_sizes
+from pocketvlm_converters.onnx.feed_forward import Matrix, feed_forward
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid, Windows
 from pocketvlm_converters.onnx.layers import add_norm, norm
@@ -160,9 +161,15 @@ class QwenViT:
         def scales(name: str, size: int = self.hidden) -> list[str]:
             return [graph.vector(names.tensor(f"{name}.{part}", (size,))) for part in self._norm_parts]
 
-        def linear(value: str, name: str, shape: tuple[int, int], sensitive: bool = False) -> str:
-            bias = names.tensor(f"{name}.bias", shape[:1])
-            return graph.linear(value, names.tensor(f"{name}.weight", shape), bias, sensitive)
+        def tensors(name: str, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+            return names.tensor(f"{name}.weight", shape), names.tensor(f"{name}.bias", shape[:1])
+
+        def linear(value: str, name: str, shape: tuple[int, int]) -> str:
+            return graph.linear(value, *tensors(name, shape))
+
+        def activate(first: str, *others: str) -> str:
+            inner = self.kind.activation.add(graph, first)
+            return graph.one("Mul", inner, *others) if others else inner
 
         value, deepstack_outputs = self._patches(graph, names, pixels, grid), []
         up, down = (self.inner, self.hidden), (self.hidden, self.inner)
@@ -175,11 +182,14 @@ class QwenViT:
             mixed = self._attention(graph, grid, parts, angles, norms, None if attends_fully else windows)
             mixed = linear(mixed, f"{prefix}attn.proj", (self.hidden, self.hidden))
             normed, value = add_norm(graph, value, mixed, *scales(f"{prefix}norm2"), epsilon=self.epsilon)
-            inner = self.kind.activation.add(graph, linear(normed, f"{prefix}mlp.{self.kind.gate or self.kind.up}", up))
-            if self.kind.gate:
-                inner = graph.one("Mul", inner, linear(normed, f"{prefix}mlp.{self.kind.up}", up))
-            # The MLP's inner values have the largest outliers of all activations.
-            inner = linear(inner, f"{prefix}mlp.{self.kind.down}", down, sensitive=graph.kind == "int8")
+            firsts = (self.kind.gate, self.kind.up) if self.kind.gate else (self.kind.up,)
+            inner = feed_forward(
+                graph,
+                [Matrix(normed, *tensors(f"{prefix}mlp.{name}", up)) for name in firsts],
+                activate,
+                *tensors(f"{prefix}mlp.{self.kind.down}", down),
+                lowest=None if self.kind.gate else self.kind.activation.lowest,
+            )
             last = layer + 1 == self.layers
             deepstack = layer in self.deepstack
             following = scales(self._last if last else f"blocks.{layer + 1}.norm1")

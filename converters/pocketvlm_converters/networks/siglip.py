@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from pocketvlm_converters.family import Names
 from pocketvlm_converters.networks.encoder_activations import Activation, read_activation
 from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.sizes import layer_sizes
+from pocketvlm_converters.onnx.feed_forward import Matrix, feed_forward
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.layers import add_norm
 from pocketvlm_converters.onnx.patches import Normalization, cut_patches, fold_normalization
@@ -100,23 +102,25 @@ class SigLIP:
         def norm(name: str) -> tuple[str, str]:
             return self.norm(graph, names, name)
 
-        def linear(value: str, name: str, shape: tuple[int, int], sensitive: bool = False) -> str:
-            bias = names.tensor(f"{name}.bias", shape[:1])
-            return graph.linear(value, names.tensor(f"{name}.weight", shape), bias, sensitive)
+        def tensors(name: str, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+            return names.tensor(f"{name}.weight", shape), names.tensor(f"{name}.bias", shape[:1])
 
-        square, up, down = (self.hidden, self.hidden), (self.inner, self.hidden), (self.hidden, self.inner)
+        def linear(value: str, name: str) -> str:
+            return graph.linear(value, *tensors(name, (self.hidden, self.hidden)))
+
+        up, down = (self.inner, self.hidden), (self.hidden, self.inner)
+        activate = partial(self.activation.add, graph)
         scale, shift = norm("encoder.layers.0.layer_norm1")
         normed = graph.one("LayerNormalization", value, scale, shift, epsilon=self.epsilon)
         for layer in range(self.layers):
             prefix = f"encoder.layers.{layer}."
-            queries, keys, values = (linear(normed, f"{prefix}self_attn.{x}_proj", square) for x in "qkv")
+            queries, keys, values = (linear(normed, f"{prefix}self_attn.{x}_proj") for x in "qkv")
             mixed = graph.one("MultiHeadAttention", queries, keys, values, domain=MICROSOFT, num_heads=self.heads)
-            mixed = linear(mixed, f"{prefix}self_attn.out_proj", square)
+            mixed = linear(mixed, f"{prefix}self_attn.out_proj")
             normed, value = add_norm(graph, value, mixed, *norm(f"{prefix}layer_norm2"), epsilon=self.epsilon)
-            inner = linear(normed, f"{prefix}mlp.fc1", up)
-            inner = self.activation.add(graph, inner)
-            # Trained activations have outliers here: quantizing this matrix would cause most of int8's loss.
-            inner = linear(inner, f"{prefix}mlp.fc2", down, sensitive=graph.kind == "int8")
+            first = Matrix(normed, *tensors(f"{prefix}mlp.fc1", up))
+            second = tensors(f"{prefix}mlp.fc2", down)
+            inner = feed_forward(graph, [first], activate, *second, lowest=self.activation.lowest)
             last = layer + 1 == self.layers
             if last and not self.normed:
                 return graph.one("Add", value, inner)

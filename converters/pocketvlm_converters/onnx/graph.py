@@ -27,6 +27,8 @@ OnnxType = Literal["fp32", "fp16", "int8", "int4"]
 ONNX_TYPES: tuple[OnnxType, ...] = ("fp32", "fp16", "int8", "int4")
 MICROSOFT = "com.microsoft"
 INPUT, OUTPUT = "pixels", "embeddings"
+SAMPLES_OF = "samples of "  # how the names of outputs with samples begin
+SAMPLED = 17  # an odd number, so that samples come from all columns of a picture
 FLOAT = 1  # TensorProto.FLOAT
 _OPSET, _IR_VERSION = 17, 8  # opset 17 added LayerNormalization; IR version 8 belongs to it
 _INLINE_LIMIT = 32 << 20  # bytes; up to this size, weights are in the graph itself
@@ -34,6 +36,9 @@ _SMALL = 4096  # bytes; tensors up to this size stay in the graph, because exter
 _PAGE = 4096  # bytes; external data is mapped into memory by pages
 _INT8_COMPUTE = 4  # accuracy_level of MatMulNBits: activations are quantized to int8 by blocks as well
 _BLOCK = 32  # int4 weights that share a scale
+_ZERO_OF_ACTIVATIONS = 24  # in uint8, of activations that hardly go below zero
+_LEAST_SCALE = 1e-30  # for rows of zeros
+Samples = Mapping[str, npt.NDArray[np.float32]]  # of a matrix's input, by the label of its weight
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,20 @@ class Graph:
     """
 
     def __init__(
-        self, path: Path, kind: OnnxType, weights: int, progress: Progress = silent, *, meta: bool = False
+        self,
+        path: Path,
+        kind: OnnxType,
+        weights: int,
+        progress: Progress = silent,
+        *,
+        meta: bool = False,
+        samples: Samples | None = None,
     ) -> None:
         """Start a graph of type `kind` at `path`.
 
         `weights` is about how many weights it will have, which decides whether they go to `<name>.onnx.data`. With
-        `meta`, that file is sparse: it has its size but no weights.
+        `meta`, that file is sparse: it has its size but no weights. In int8, `samples` of the matrices' inputs make
+        the rounding better.
         """
         self.path = path
         self.kind = kind
@@ -71,6 +84,8 @@ class Graph:
         self._tensors: list[Any] = []
         self._counts: dict[str, int] = {}
         self._quantized: dict[str, list[str]] = {}
+        self._inputs: dict[str, tuple[str, int]] = {}  # of the matrices and their widths, by the weights' labels
+        self._samples = samples or {}
         self._progress = progress
         self._meta = meta
         self._done, self._total = 0, weights
@@ -163,21 +178,56 @@ class Graph:
         exists = any(tensor.name == name for tensor in self._tensors)
         return name if exists else self.constant(name, values)
 
-    def linear(self, value: str, weight: Tensor, bias: Tensor | None = None, sensitive: bool = False) -> str:
+    def linear(
+        self,
+        value: str,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        sensitive: bool = False,
+        *,
+        inputs: npt.NDArray[np.float32] | None = None,
+    ) -> str:
         """Add `value` [..., in] times `weight` [out, in] transposed, plus `bias`, in the graph's type.
 
-        A `sensitive` matrix has at least float16.
+        A `sensitive` matrix has at least float16. `inputs` are samples of `value`, by default those of `weight`.
         """
         self._count(weight)
+        self._inputs[weight.label] = value, weight.shape[1]
         shift = self.vector(bias) if bias is not None else ""
         name = weight.label.removesuffix(".weight")
         if self.kind == "int8" and not sensitive:
-            return self._int8(value, name, signed_bytes(weight), shift)
+            inputs = self.samples_of(weight) if inputs is None else inputs
+            return self._int8(value, name, signed_bytes(weight, inputs), shift)
         if self.kind == "int4" and not sensitive:
             product = self._int4(value, name, four_bits(weight, _BLOCK))
         else:
             product = self._float(value, name, weight)
         return self.one("Add", product, shift) if shift else product
+
+    def linear_by_rows(
+        self, value: str, weight: Tensor, lowest: float | None, inputs: npt.NDArray[np.float32] | None
+    ) -> str:
+        """Add `value` [rows, in] times `weight` [out, in] transposed, in int8 with a scale for each row of `value`.
+
+        No number of `value` is below `lowest`. `inputs` are samples of `value`.
+        """
+        self._count(weight)
+        if lowest is None:
+            zero, least, size = 128, _LEAST_SCALE, self.one("Abs", value)
+        else:
+            zero, least, size = _ZERO_OF_ACTIVATIONS, -lowest / _ZERO_OF_ACTIVATIONS, value
+        largest = self.one("ReduceMax", size, axes=[-1], keepdims=0)
+        scale = self.one("Max", self.one("Mul", largest, self.number(1 / (255 - zero))), self.number(least))
+        zero_point = self._shared(f"zero_point_{zero}", np.array(zero, np.uint8))
+        zeros = self.one("Expand", zero_point, self.one("Shape", scale))
+        quantized = self.one("QuantizeLinear", value, scale, zeros, axis=0)
+        name = weight.label.removesuffix(".weight")
+        product = self._integer_product(quantized, name, signed_bytes(weight, inputs), self.number(1.0), zero_point)
+        return self.one("Mul", product, self.reshape(scale, -1, 1))
+
+    def samples_of(self, weight: Tensor) -> npt.NDArray[np.float32] | None:
+        """Return samples of a matrix's input, float32 [samples, in], if there are any."""
+        return self._samples.get(weight.label)
 
     def _float(self, value: str, name: str, weight: Tensor) -> str:
         matrix = floats(weight) if self.kind == "fp32" else halves(weight)
@@ -191,6 +241,9 @@ class Graph:
         if value not in self._quantized:
             self._quantized[value] = self.op("DynamicQuantizeLinear", value, outputs=(True, True, True))
         quantized, scale, zero = self._quantized[value]
+        return self._integer_product(quantized, name, weight, scale, zero, bias)
+
+    def _integer_product(self, quantized: str, name: str, weight: Int8, scale: str, zero: str, bias: str = "") -> str:
         return self.one(
             "MatMulIntegerToFloat",
             quantized,
@@ -217,20 +270,25 @@ class Graph:
             accuracy_level=_INT8_COMPUTE,
         )
 
-    def finish(self, output: GraphOutput, metadata: Mapping[str, Value]) -> None:
+    def finish(self, output: GraphOutput, metadata: Mapping[str, Value], *, observed: bool = False) -> None:
         """Write the file. `metadata` goes to the model's metadata_props, each value as JSON.
+
+        With `observed`, the graph also returns samples of `inputs`: every `SAMPLED`-th row.
 
         Raises ConversionError if onnx.checker rejects the graph.
         """
         helper, proto = self._onnx.helper, self._onnx.TensorProto
         assert self._nodes[-1].output[0] == output.value, "the output must be that of the last node"
         self._nodes[-1].output[0] = OUTPUT
+        outputs = [(OUTPUT, ["tiles", output.tokens or "tokens", output.width])]
+        if observed:
+            outputs += self._observe()
         size = (output.tile or "height", output.tile or "width")
         graph = helper.make_graph(
             self._nodes,
             "vision",
             [helper.make_tensor_value_info(INPUT, proto.UINT8, ["tiles", *size, 3])],
-            [helper.make_tensor_value_info(OUTPUT, proto.FLOAT, ["tiles", output.tokens or "tokens", output.width])],
+            [helper.make_tensor_value_info(name, proto.FLOAT, shape) for name, shape in outputs],
             self._tensors,
         )
         model = helper.make_model(
@@ -248,6 +306,21 @@ class Graph:
         except Exception as error:  # the checker raises errors of several libraries
             raise ConversionError(f"onnx.checker rejects the graph: {shortened(error)}", self.path) from error
         self._progress(f"onnx {self.kind}", self._total, self._total)
+
+    def _observe(self) -> list[tuple[str, list[Any]]]:
+        """Make samples of the matrices' inputs outputs of the graph, and return their names and shapes."""
+        outputs: list[tuple[str, list[Any]]] = []
+        first, last, step = self.integers(0), self.integers(np.iinfo(np.int64).max), self.integers(SAMPLED)
+        for value, width in dict(self._inputs.values()).items():
+            self.one("Slice", self.reshape(value, -1, width), first, last, first, step)
+            self._nodes[-1].output[0] = f"{SAMPLES_OF}{value}"
+            outputs.append((f"{SAMPLES_OF}{value}", ["samples", width]))
+        return outputs
+
+    @property
+    def inputs(self) -> Mapping[str, str]:
+        """The inputs of the matrices by the labels of their weights."""
+        return {label: value for label, (value, _) in self._inputs.items()}
 
     def _count(self, tensor: Tensor) -> None:
         self._done += tensor.data.size

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.checkpoint.safetensors import as_floats
+from pocketvlm_converters.onnx.rounding import round_for
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,18 @@ def halves(tensor: Tensor) -> npt.NDArray[np.float16]:
     return weights
 
 
-def signed_bytes(tensor: Tensor) -> Int8:
-    """Quantize each row symmetrically: zero stays zero, so the integer product needs no correction."""
+def signed_bytes(tensor: Tensor, inputs: npt.NDArray[np.float32] | None = None) -> Int8:
+    """Quantize each row symmetrically: zero stays zero, so the integer product needs no correction.
+
+    `inputs` are samples of what the matrix is multiplied with, float32 [samples, in]; with them, errors cancel out.
+    """
     if _meta(tensor):
         return Int8(np.broadcast_to(np.int8(0), tensor.shape), np.ones(tensor.shape[:1], np.float32))
     weights = floats(tensor)
     largest = np.abs(weights).max(axis=1)
     scales = np.where(largest > 0, largest / 127, 1).astype(np.float32)
     weights /= scales[:, None]
-    return Int8(np.rint(weights).astype(np.int8), scales)
+    return Int8(np.rint(weights).astype(np.int8) if inputs is None else round_for(weights, inputs), scales)
 
 
 def four_bits(tensor: Tensor, block: int) -> Int4:
