@@ -143,12 +143,13 @@ def read_picture(
         if opened.pages > 1
         else opened.notes
     )
+    digest = _digest(pixels)
     if known is not None and sha256:
-        known.add(sha256, KnownFile(image.size, digest.hexdigest(), opened.pages, tuple(notes)))
+        known.add(sha256, KnownFile(image.size, digest, opened.pages, tuple(notes)))
     packed = isinstance(content, bytes) and max_unpacked is not None and image.width * image.height > max_unpacked
     return Picture(
         _bytes_as_array(content) if packed else pixels,
-        _digest(pixels),
+        digest,
         (time.perf_counter() - started) * 1000,
         pages=opened.pages,
         notes=tuple(notes),
