@@ -167,7 +167,7 @@ class CallOutputItem(_Item):
         | Annotated[JsonObject, Tag("<object>")],
         by_form("must be a string or a list of parts"),
         BeforeValidator(lambda value: _listed_as_text(_text_for_null(value))),
-        AlsoTakes({"type": "null"}),
+        AlsoTakes({"type": "null"}, {"type": "array", "items": {"type": "object"}}),
     ] = ""
 
 
