@@ -18,6 +18,7 @@ _F16, _F32 = 2, 4
 # Memory of an opened ONNX encoder, as a factor of its files' size: onnxruntime copies weights into an order of its own,
 # and float16 becomes float32.
 _ONNX_FACTORS = {"fp32": 1.0, "fp16": 2.4, "int8": 1.55, "int4": 1.35}
+_ROUNDED = 1.2  # of int8 encoders with "pocketvlm.rounding": their MLPs are in int8 as well
 _MTMD_GRAPHS = 5 << 20  # libmtmd's graphs
 _MASK = 8  # for each pair of patches, where attention has windows: libmtmd fills masks of all pairs
 _FLOAT_ACTIVATIONS = 1.4  # onnxruntime's activations in float32, as a factor of those in int8
@@ -61,6 +62,8 @@ def encoder_bytes(metadata: Mapping[str, Any], size: int, *, onnx: bool) -> int:
     """Return the memory of an opened vision encoder; `size` is that of its files."""
     if not onnx:
         return size + _MTMD_GRAPHS
+    if metadata.get("pocketvlm.rounding"):
+        return int(size * _ROUNDED)
     return int(size * _ONNX_FACTORS.get(str(metadata.get("pocketvlm.type")), 1.55))
 
 
