@@ -50,7 +50,7 @@ class DecoderProcess:
             return self._start() if self._process is None else {}
 
     def ask(self, request: Mapping[str, Any], most: int = 0) -> tuple[dict[str, Any], bytes]:
-        """Return the answer, with at most so many bytes of data. Raises DecoderStoppedError.
+        """Return the answer, with at most `most` bytes of data. Raises DecoderStoppedError.
 
         An answer with `error` is one of a decoder that goes on.
         """

@@ -46,7 +46,7 @@ class Sampling:
             raise RequestError("cannot be combined with frames", "fps")
 
     def times(self, seconds: float, count: int) -> list[float]:
-        """Return the times for a video of so many seconds and frames."""
+        """Return the times for a video of a length and a number of frames."""
         if self.fps is not None:
             wanted = max(1, min(math.ceil(seconds * self.fps - 1e-6), _MAX_FRAMES))
             return [number / self.fps for number in range(wanted)]
