@@ -29,11 +29,11 @@ __all__ = [
     "TokenCount", "bench", "errors", "__version__",
     # messages
     "AssistantMessage", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "Choice", "ChoiceLogprobs",
-    "ChunkChoice", "Content", "Delta", "Detail", "FinishReason", "FunctionDelta", "ImagePart", "ImageTimings",
-    "ImageURL", "ImageURLPart", "Message", "Part", "PromptTokensDetails", "ResponseFormat", "ResponseFunction",
-    "ResponseMessage", "ResponseToolCall", "StreamOptions", "SystemMessage", "TextContent", "TextPart", "Timings",
-    "TokenLogprob", "Tool", "ToolCall", "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage",
-    "UserMessage",
+    "ChunkChoice", "CompletionTokensDetails", "Content", "Delta", "Detail", "FinishReason", "FunctionDelta",
+    "ImagePart", "ImageTimings", "ImageURL", "ImageURLPart", "Message", "Part", "PromptTokensDetails",
+    "ResponseFormat", "ResponseFunction", "ResponseMessage", "ResponseToolCall", "StreamOptions",
+    "SystemMessage", "TextContent", "TextPart", "Timings", "TokenLogprob", "Tool", "ToolCall",
+    "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage", "UserMessage",
     # errors
     "PocketVLMError", "RequestError", "ImageError", "ImageNotFoundError", "ImageFormatError", "ImageTooLargeError",
     "ContextLengthError", "MemoryBudgetError", "UnsupportedError", "FileError", "ModelError", "ModelNotFoundError",

@@ -190,7 +190,7 @@ def test_a_missing_model_is_refused_at_the_start() -> None:
 
 def test_one_model_is_as_before() -> None:
     served = served_models([], False, LoadOptions(), None)
-    assert (served.sources[0].facts.name, served.memory, served.options) == ("iota", None, LoadOptions())
+    assert (served.sources[0].facts.name, served.memory, served.max_pixels) == ("iota", None, LoadOptions().max_pixels)
     assert served_models(["mine=iota"], False, LoadOptions(), None).sources[0].facts.name == "mine"
 
 

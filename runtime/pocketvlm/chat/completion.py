@@ -18,6 +18,7 @@ from pocketvlm.messages import (
     Choice,
     ChoiceLogprobs,
     ChunkChoice,
+    CompletionTokensDetails,
     Delta,
     FinishReason,
     FunctionDelta,
@@ -58,7 +59,7 @@ class CompletionBuilder:
         self._prefills: list[PrefillDone] = []
         self._queue_ms, self._load_ms = queue_ms, load_ms
         self._decode_ms = 0.0
-        self._tokens = self._drafted = self._accepted = 0
+        self._tokens = self._thought_tokens = self._drafted = self._accepted = 0
         self._decode_steps = 0  # tokens except the first of each choice, which comes with its prompt
         self._index = -1
 
@@ -78,9 +79,10 @@ class CompletionBuilder:
         match event:
             case PrefillDone():
                 self._prefills.append(event)
-                yield self._choice_chunk(Delta(role="assistant"))
+                yield self._choice_chunk(Delta(role="assistant")).with_prompt(self._usage())
             case Token():
                 self._tokens += 1
+                self._thought_tokens += self._parser.in_thought
                 self._decode_steps += self._has_token
                 self._has_token = True
                 self._drafted += event.drafted
@@ -116,7 +118,13 @@ class CompletionBuilder:
         finish_reason: FinishReason | None = None,
         timings: Timings | None = None,
     ) -> ChatCompletionChunk:
-        choice = ChunkChoice(index=self._index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
+        choice = ChunkChoice(
+            index=self._index,
+            delta=delta,
+            logprobs=logprobs,
+            finish_reason=finish_reason,
+            stop_reason=self._parser.stop if finish_reason else None,
+        )
         return self._chunk([choice], timings=timings)
 
     def _chunk(
@@ -142,6 +150,7 @@ class CompletionBuilder:
             prompt_tokens_details=PromptTokensDetails(
                 cached_tokens=first.cached_tokens, image_tokens=sum(image.tokens for image in first.images)
             ),
+            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=self._thought_tokens),
         )
 
     def _timings(self) -> Timings:
@@ -236,6 +245,9 @@ def _usage_sum(one: Usage, other: Usage) -> Usage:
         prompt_tokens_details=PromptTokensDetails(
             cached_tokens=a.cached_tokens + b.cached_tokens, image_tokens=a.image_tokens + b.image_tokens
         ),
+        completion_tokens_details=CompletionTokensDetails(
+            reasoning_tokens=sum(usage.completion_tokens_details.reasoning_tokens for usage in (one, other))
+        ),
     )
 
 
@@ -267,6 +279,7 @@ class _Choice:
     calls: list[ToolCallDelta] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
+    stop_reason: str | None = None
 
     def add(self, part: ChunkChoice) -> None:
         self.content.append(part.delta.content or "")
@@ -275,6 +288,7 @@ class _Choice:
         if part.logprobs:
             self.logprobs += part.logprobs.content
         self.finish_reason = part.finish_reason or self.finish_reason
+        self.stop_reason = part.stop_reason or self.stop_reason
 
     def join(self) -> Choice:
         return Choice(
@@ -283,8 +297,9 @@ class _Choice:
                 content=None if self.calls else "".join(self.content),
                 reasoning_content="".join(self.reasoning) or None,
                 tool_calls=_join_calls(self.calls) or None,
-            ),
+            ).with_text("".join(self.content)),
             finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
             logprobs=ChoiceLogprobs(content=self.logprobs) if self.logprobs else None,
         )
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pocketvlm.chat.load_options import LoadOptions
-from pocketvlm.cli.command_options import Fields, expand_options
+from pocketvlm.cli.command_options import MODEL_HELP, Fields, expand_options
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.served_models import served_models
 from pocketvlm.errors import PocketVLMError, RequestError, shortened
 from pocketvlm.pictures.handles import HandleLimits
+from pocketvlm.server.protocols.responses.stored import ResponseLimits
 from pocketvlm.server.settings import Settings, is_loopback
 
 if TYPE_CHECKING:
@@ -25,9 +26,8 @@ _FILES = 8  # of the event loop (3), and of a few connections
 _FILES_OF_ENGINE = 2  # pipes
 _THREADS = 2  # of a request, and of the shutdown
 _THREADS_OF_ENGINE = 15  # of the supervisor (3), and of the engine's process (12)
-_MODEL_HELP = (
-    "Bundle, .gguf file or name of a pulled model; by default iota, the model in the box. May be repeated, as "
-    "NAME=PATH to set the name, and MODEL.gguf+MMPROJ.gguf to add a projector."
+_SERVED_HELP = (
+    f"{MODEL_HELP} May be repeated, as NAME=PATH to set the name, and MODEL.gguf+MMPROJ.gguf to add a projector."
 )
 _MEMORY_HELP = (
     "Memory budget, e.g. 4G or 512M: context, vision encoder and tokens of pictures are chosen to fit. Several models "
@@ -43,9 +43,11 @@ _RED_SQUARE = (
 
 @expand_options
 def serve(
-    models: Annotated[list[str] | None, typer.Option("-m", "--model", help=_MODEL_HELP)] = None,
+    models: Annotated[list[str] | None, typer.Option("-m", "--model", help=_SERVED_HELP)] = None,
     *,
-    every: Annotated[bool, typer.Option("--all", help="Serve every pulled model, after those of --model.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Serve every pulled model by its name, after those of --model.")
+    ] = False,
     options: Annotated[
         LoadOptions,
         Fields(
@@ -86,6 +88,7 @@ def serve(
         ),
     ],
     handles: Annotated[HandleLimits, Fields("seconds", "count", "size")],
+    responses: Annotated[ResponseLimits, Fields("seconds", "count", "size")],
     offline: Annotated[
         bool, typer.Option("--offline", help="Forbid this process to reach or listen on any address but loopback.")
     ] = False,
@@ -120,7 +123,9 @@ def serve(
 
     with sock:
         served = served_models(models or (), every, replace(options, supervised=True), memory)
-        settings = replace(settings, slots=options.parallel, max_pixels=served.max_pixels, handles=handles)
+        settings = replace(
+            settings, slots=options.parallel, max_pixels=served.max_pixels, handles=handles, responses=responses
+        )
         require_files(_FILES + _FILES_OF_ENGINE * len(served.sources))
         require_threads(_THREADS + _THREADS_OF_ENGINE * len(served.sources))
         with waiting("loading"):

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -14,6 +13,7 @@ import typer
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.loading import load_arguments
+from pocketvlm.cli.typed_path import exists
 from pocketvlm.errors import RequestError, quoted, shortened
 
 if TYPE_CHECKING:
@@ -26,13 +26,12 @@ _PAIR = re.compile(r"(.+\.gguf)\+(.+\.(?:gguf|onnx))", re.IGNORECASE | re.DOTALL
 
 @dataclass(frozen=True)
 class Served:
-    """`memory` is what all engines may take together, in bytes; None: there is no limit. `options` are the first's.
+    """`memory` is what all engines may take together, in bytes; None: there is no limit.
 
     `max_pixels` is the largest picture that every model has room for.
     """
 
     sources: tuple[ModelSource, ...]
-    options: LoadOptions
     max_pixels: int
     memory: int | None = None
 
@@ -65,7 +64,7 @@ def served_models(models: Sequence[str], every: bool, options: LoadOptions, memo
 def _named(text: str) -> tuple[str | None, str]:
     """Return the name, if one is given, and the rest of `NAME=PATH`. What exists as it is has no name."""
     match = _NAMED.fullmatch(text)
-    if match is None or Path(text).exists():
+    if match is None or exists(text):
         return None, text
     return match[1], match[2]
 
@@ -73,7 +72,7 @@ def _named(text: str) -> tuple[str | None, str]:
 def _with_projector(text: str | None, options: LoadOptions) -> tuple[str | None, LoadOptions]:
     """Take `MODEL.gguf+MMPROJ.gguf` apart."""
     match = _PAIR.fullmatch(text or "")
-    if match is None or Path(text or "").exists():
+    if match is None or exists(match[0]):
         return text, options
     return match[1], replace(options, mmproj=match[2])
 
@@ -85,7 +84,7 @@ def _single(name: str | None, text: str | None, options: LoadOptions, memory: st
         options = replace(options, name=name)
     text, options = _with_projector(text, options)
     target, options = load_arguments(text, options, memory=memory)
-    return Served((_source(target, options, 0),), options, options.max_pixels)
+    return Served((_source(target, options, 0),), options.max_pixels)
 
 
 def _several(named: Sequence[tuple[str | None, str]], options: LoadOptions, memory: str | None) -> Served:
@@ -102,7 +101,7 @@ def _several(named: Sequence[tuple[str | None, str]], options: LoadOptions, memo
     budget = read_size(memory) if memory is not None else available()
     if budget is None:
         typer.echo("memory: not known here, so one model is loaded at a time; --memory allows more", err=True)
-        return Served(tuple(sources), options, options.max_pixels, 0)
+        return Served(tuple(sources), options.max_pixels, 0)
     with waiting("measuring, once"):
         shares, engines = share(targets, budget)
     sources = [_source(target, one.options, one.engine) for (target, _), one in zip(targets, shares, strict=True)]
@@ -110,7 +109,7 @@ def _several(named: Sequence[tuple[str | None, str]], options: LoadOptions, memo
         name, context = shortened(source.facts.name), source.facts.context_size
         typer.echo(f"memory: {name} about {one.engine / 1e6:,.0f} MB with a context of {context}", err=True)
     typer.echo(f"memory: all models together up to {engines / 1e6:,.0f} of {budget / 1e6:,.0f} MB", err=True)
-    return Served(tuple(sources), shares[0].options, min(one.options.max_pixels for one in shares), engines)
+    return Served(tuple(sources), min(one.options.max_pixels for one in shares), engines)
 
 
 def _source(target: str | None, options: LoadOptions, memory: int) -> ModelSource:

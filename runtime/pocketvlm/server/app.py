@@ -20,10 +20,14 @@ from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.logs import AccessLog
 from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.models import Models
+from pocketvlm.server.protocols.anthropic.exchange import Messages
+from pocketvlm.server.protocols.anthropic.models import list_fields, model_fields
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.protocols.completions import Completions
 from pocketvlm.server.protocols.error_forms import error_response
 from pocketvlm.server.protocols.ollama.routes import OllamaRoutes
+from pocketvlm.server.protocols.responses.routes import Responses
+from pocketvlm.server.protocols.responses.stored import ResponseStore
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.served_model import ServedModel
 from pocketvlm.server.settings import Settings
@@ -48,16 +52,21 @@ class Service:
         self._uploads = Uploads(handles, settings)
         self._metrics = Metrics(self.models, handles, __version__)
         ollama = OllamaRoutes(self.models, self.answers, settings)
-        router = Router([*self._routes(), *ollama.routes()], redirect_slashes=False)
+        responses = Responses(ResponseStore(settings.responses))
+        own = [*self._routes(), *ollama.routes(), *responses.routes(self.answers)]
+        router = Router(own, redirect_slashes=False)
         self.app = AccessLog(AccessControl(_ErrorResponses(router), settings), self._metrics)
 
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
         chat, count = self.answers.endpoint(ChatCompletions.parse), self.answers.counter(ChatCompletions.parse)
+        message, count_message = self.answers.endpoint(Messages.parse), self.answers.counter(Messages.parse)
         complete = self.answers.endpoint(Completions.parse)
         for prefix in ("/v1", ""):
             routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
             routes.append(Route(f"{prefix}/chat/completions/input_tokens", count, methods=["POST"]))
+            routes.append(Route(f"{prefix}/messages", message, methods=["POST"]))
+            routes.append(Route(f"{prefix}/messages/count_tokens", count_message, methods=["POST"]))
             routes.append(Route(f"{prefix}/completions", complete, methods=["POST"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))
@@ -77,7 +86,8 @@ class Service:
         return await self._uploads.add(request)
 
     async def _show_models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [_card(model) for model in self.models]})
+        cards = [_card(model) for model in self.models]
+        return JSONResponse({"object": "list", "data": cards, **list_fields(cards)})
 
     async def _show_model(self, request: Request) -> Response:
         return JSONResponse(_card(self.models.named(request.path_params["id"])))
@@ -115,6 +125,7 @@ def _card(model: ServedModel) -> dict[str, object]:
         "object": "model",
         "created": model.created,
         "owned_by": "pocketvlm",
+        **model_fields(model),
         "max_model_len": facts.context_size,  # vLLM's
         "context_length": facts.context_size,  # OpenRouter's
         "architecture": {  # OpenRouter's

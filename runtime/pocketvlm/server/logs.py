@@ -18,7 +18,8 @@ from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.request_record import RequestRecord
 
 logger = logging.getLogger("pocketvlm.access")
-_HANDLE = re.compile(r"(/images/.{11})[^/]*")  # a whole handle reveals the picture; its colon may be %3A
+# A whole handle reveals a picture or an answer. The colon of the first may be %3A.
+_HANDLE = re.compile(r"(/images/.{11}|/responses/resp_.{6})[^/]*")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 

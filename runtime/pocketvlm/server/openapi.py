@@ -10,8 +10,11 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from pocketvlm import __version__
 from pocketvlm.server.operation import Component, Operation, Schema
 from pocketvlm.server.protocols import chat_completions, completions
+from pocketvlm.server.protocols.anthropic import exchange as anthropic
+from pocketvlm.server.protocols.anthropic import models as anthropic_models
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
 from pocketvlm.server.protocols.ollama import operations as ollama
+from pocketvlm.server.protocols.responses import routes as responses
 
 _REFERENCE = "#/components/schemas/{model}"
 _MODEL = Component(
@@ -24,6 +27,7 @@ _MODEL = Component(
             "object": {"const": "model"},
             "created": {"type": "integer"},
             "owned_by": {"type": "string"},
+            **anthropic_models.MODEL_SCHEMA,
             "max_model_len": {"type": "integer", "description": "tokens of a request's context; context_length, too"},
             "context_length": {"type": "integer"},
             "architecture": {
@@ -58,6 +62,7 @@ _MODELS = Component(
         "properties": {
             "object": {"const": "list"},
             "data": {"type": "array", "items": {"$ref": _REFERENCE.format(model="Model")}},
+            **anthropic_models.LIST_SCHEMA,
         },
     },
 )
@@ -115,6 +120,8 @@ _get = partial(_operation, method="get")
 OPERATIONS = (
     *chat_completions.OPERATIONS,
     *completions.OPERATIONS,
+    *anthropic.OPERATIONS,
+    *responses.OPERATIONS,
     *ollama.OPERATIONS,
     _operation(
         method="post",

@@ -119,17 +119,16 @@ class Completions(Exchange):
         fields = {name: value for name, value in body.items() if name in _SHARED}
         if all(fields.get(name) is None for name in ("max_tokens", "n_predict")):
             fields["max_tokens"] = _MAX_TOKENS
-        logprobs = as_number(body.get("logprobs"))
-        if logprobs is not None:
-            if isinstance(logprobs, bool) or not isinstance(logprobs, int) or not 0 <= logprobs <= _MAX_LOGPROBS:
+        if body.get("logprobs") is not None:
+            if (logprobs := _integer(body["logprobs"])) is None or not 0 <= logprobs <= _MAX_LOGPROBS:
                 raise RequestError(f"must be an integer from 0 to {_MAX_LOGPROBS}", "logprobs")
             fields |= {"logprobs": True, "top_logprobs": logprobs}
-        if body.get("echo") not in (None, False):
+        if body.get("echo") is not None and body["echo"] is not False:
             raise RequestError("is not supported: an answer has the new text alone", "echo")
         if body.get("suffix") not in (None, ""):
             raise RequestError("is not supported; send a prompt in the model's own form", "suffix")
         request = parsed({**fields, "messages": [{"role": "user", "content": prompts[0]}]}, _paths("prompt"))
-        if as_number(body.get("best_of")) not in (None, 1, request.n):
+        if body.get("best_of") is not None and _integer(body["best_of"]) not in (1, request.n or 1):
             raise RequestError("is not supported; send n", "best_of")
         return cls(request, prompts, is_list=not isinstance(body["prompt"], str))
 
@@ -183,6 +182,12 @@ class Completions(Exchange):
         offset = len(self._prompts[index // self._choices_each]) + before
         scores = _scores(logprobs.content, offset) if logprobs else None
         return {"text": text, "index": index, "logprobs": scores, "finish_reason": finish_reason}
+
+
+def _integer(value: object) -> int | None:
+    """Return a JSON number that is whole, as clients of other languages write it, too; None for anything else."""
+    number = None if isinstance(value, str | bool) else as_number(value)
+    return number if isinstance(number, int) else None
 
 
 def _prompts(value: object) -> tuple[str, ...]:

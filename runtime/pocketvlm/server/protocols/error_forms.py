@@ -32,6 +32,21 @@ OPENAI_ERROR = Component(
         },
     },
 )
+ANTHROPIC_ERROR = Component(
+    "AnthropicError",
+    {
+        "type": "object",
+        "required": ["type", "error"],
+        "properties": {
+            "type": {"const": "error"},
+            "error": {
+                "type": "object",
+                "required": ["type", "message"],
+                "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+            },
+        },
+    },
+)
 # Anthropic's names of kinds of errors; others are invalid_request_error and, from 500, api_error.
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
@@ -54,7 +69,7 @@ def ollama_error(error: HTTPError) -> dict[str, Any]:
 
 def error_body(error: HTTPError, path: str) -> bytes:
     """Return the body of an error on the route `path`, in ASCII: a message may quote half of a surrogate pair."""
-    if path == "/v1/messages" or path.startswith("/v1/messages/"):
+    if path.removeprefix("/v1") in ("/messages", "/messages/count_tokens"):
         return json.dumps(anthropic_error(error)).encode()
     if path.startswith("/api/"):
         return json.dumps(ollama_error(error)).encode()
