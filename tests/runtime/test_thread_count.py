@@ -148,6 +148,20 @@ def test_more_are_tried_where_no_core_is_idle() -> None:
     assert {count for at, count in steps if at > 7} == {2}
 
 
+@pytest.mark.parametrize(("idle", "expected"), [(0.0, 1), (0.9, 2), (None, 2)])
+def test_a_prompt_after_a_pause(idle: float | None, expected: int) -> None:
+    """It has the threads of the last answer where other programs still take the cores, of which `idle` are free."""
+    now = 0.0
+    policy = ThreadCountPolicy(2, idle=lambda: None if idle is None else idle * now)
+    simulate(policy, two_cores((0, 0), (0.010, 0.018)), 5.0)
+    now = 5.1
+    assert policy.prompt_count(now) == 1, "no pause"
+    now = 60.0
+    policy.prompt_count(now)
+    for now in (61.0, 61.5, 62.0):
+        assert policy.prompt_count(now) == expected
+
+
 def test_steps_before_a_pause_are_not_compared() -> None:
     """They were shorter, with less in the cache."""
     policy = ThreadCountPolicy(2)

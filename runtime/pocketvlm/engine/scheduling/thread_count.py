@@ -118,6 +118,17 @@ class ThreadCountPolicy:
                 self._trial = _Trial(self.count, larger_counts(self.count, self._most)[0], self._known)
         return self._trial.count if self._trial else self.count
 
+    def prompt_count(self, now: float) -> int:
+        """Return the number of threads for a step with prompts alone. It is not recorded.
+
+        It is that of the last answer. After a pause it is all threads, unless no core is idle.
+        """
+        if self.count < self._most and now - self._last > _STALE:
+            self._look_for_free_cores(now)
+            if self._is_free is not False:
+                self.count, self._trial, self._programs = self._most, None, 0
+        return self.count
+
     def _may_try_more(self, now: float) -> bool:
         crowded = not self._is_free and now < self._crowded_at + _CROWDED
         pause = _CROWDED_PAUSE if crowded else _PAUSE
