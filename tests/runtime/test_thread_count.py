@@ -82,7 +82,7 @@ def test_fewer_although_more_seem_as_fast_at_first(seed: int) -> None:
             since, before = now, count
         if count == 1:
             return random.uniform(0.029, 0.037), 0.98
-        return random.uniform(0.029, 0.042) if now - since < 0.2 else 0.07, 0.75
+        return random.uniform(0.027, 0.037) if now - since < 0.2 else 0.07, 0.75
 
     assert len(simulate(ThreadCountPolicy(2), machine, 30)) > 0.85 * 30 / 0.033
 
@@ -161,7 +161,7 @@ def test_more_are_seldom_tried_where_even_fewer_wait(step: float) -> None:
 def test_more_are_tried_where_no_core_is_idle() -> None:
     """Programs of low priority may take all idle time, and leave nearly all of the processor to others."""
     steps = simulate(ThreadCountPolicy(2, idle=lambda: 0.0), two_cores((0.02, 0.011), (0.02, 0.036), until=5), 60)
-    assert {count for at, count in steps if at > 9.5} == {2}
+    assert {count for at, count in steps if at > 7} == {2}
 
 
 @pytest.mark.parametrize(("idle", "expected"), [(0.0, 1), (0.9, 2), (None, 2)])
