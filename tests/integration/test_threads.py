@@ -92,6 +92,25 @@ def test_a_trial_has_no_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == [1] * 23
 
 
+def test_a_prompt_has_the_threads_of_the_last_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    class One(ThreadCountPolicy):
+        def prompt_count(self, _: float) -> int:
+            return 1
+
+    counts: list[int] = []
+    set_threads = Context.set_threads
+
+    def seen(self: Context, count: int) -> None:
+        counts.append(count)
+        set_threads(self, count)
+
+    monkeypatch.setattr(step, "ThreadCountPolicy", One)
+    monkeypatch.setattr(Context, "set_threads", seen)
+    with VLM.load(threads=2, context_size=512) as vlm:
+        vlm.chat(ASKED, max_tokens=1)
+    assert counts == [1]
+
+
 def test_idle_seconds() -> None:
     before = idle_seconds()
     if before is None:

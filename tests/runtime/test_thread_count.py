@@ -71,6 +71,22 @@ def test_fewer_although_times_vary(seed: int) -> None:
     assert len(simulate(ThreadCountPolicy(2), varying, 30)) > 0.88 * 30 / 0.020
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_fewer_although_more_seem_as_fast_at_first(seed: int) -> None:
+    """The system favours a thread that has slept, so the first steps with it are shorter than those that follow."""
+    random, since, before = Random(seed), 0.0, 2
+
+    def machine(count: int, now: float) -> tuple[float, float]:
+        nonlocal since, before
+        if count != before:
+            since, before = now, count
+        if count == 1:
+            return random.uniform(0.029, 0.037), 0.98
+        return random.uniform(0.027, 0.037) if now - since < 0.2 else 0.07, 0.75
+
+    assert len(simulate(ThreadCountPolicy(2), machine, 30)) > 0.85 * 30 / 0.033
+
+
 @pytest.mark.parametrize("step", [0.001, 0.011, 0.05])
 def test_all_within_two_seconds_after_the_others_end(step: float) -> None:
     steps = simulate(ThreadCountPolicy(2), two_cores((1.8 * step, step), (1.8 * step, 3.3 * step), until=7.3), 20)
@@ -146,6 +162,20 @@ def test_more_are_tried_where_no_core_is_idle() -> None:
     """Programs of low priority may take all idle time, and leave nearly all of the processor to others."""
     steps = simulate(ThreadCountPolicy(2, idle=lambda: 0.0), two_cores((0.02, 0.011), (0.02, 0.036), until=5), 60)
     assert {count for at, count in steps if at > 7} == {2}
+
+
+@pytest.mark.parametrize(("idle", "expected"), [(0.0, 1), (0.9, 2), (None, 2)])
+def test_a_prompt_after_a_pause(idle: float | None, expected: int) -> None:
+    """It has the threads of the last answer where other programs still take the cores, of which `idle` are free."""
+    now = 0.0
+    policy = ThreadCountPolicy(2, idle=lambda: None if idle is None else idle * now)
+    simulate(policy, two_cores((0, 0), (0.010, 0.018)), 5.0)
+    now = 5.1
+    assert policy.prompt_count(now) == 1, "no pause"
+    now = 60.0
+    policy.prompt_count(now)
+    for now in (61.0, 61.5, 62.0):
+        assert policy.prompt_count(now) == expected
 
 
 def test_steps_before_a_pause_are_not_compared() -> None:

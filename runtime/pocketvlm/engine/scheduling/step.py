@@ -107,10 +107,10 @@ class StepRunner:
         """
         answers = [request for request in self.running if not request.in_prompt and _reader_keeps_up(request)]
         prompts = [r for r in self.running if r.in_prompt and not r.in_background and not r.waits_for_tile]
-        policy = self._thread_policies.get(shared) if answers else None
+        policy, now = self._thread_policies.get(shared), time.monotonic()
         threads = self._threads.shared if shared else self._threads.all
         if policy is not None:
-            threads = policy.next_count(time.monotonic())
+            threads = policy.next_count(now) if answers else policy.prompt_count(now)
         self._context.set_threads(threads)
         if answers:
             self.steps += 1

@@ -14,10 +14,12 @@ _USUAL_LOSS, _USUAL_THREAD_LOSS = 0.2, 0.01  # cores that steps do not get where
 _PROGRAM_LOSS = 0.5  # of a core, that a thread loses to a program on the same core
 _FREE = 0.5  # of a core, that is idle while another thread could compute
 _ENOUGH_STEPS, _ENOUGH_SECONDS = 2, 0.05  # to compare numbers of threads: at least so many steps, for so long
-_BETTER = 0.95  # of the time with the present number: a number that takes less is chosen
+_BETTER = 0.95  # of the time with the present number: a smaller number that takes less is chosen
 _WORSE = 1.25  # of it: a step that takes more ends a trial
 _STALE = 1.0  # seconds without a step, after which a trial begins again
-_PAUSE, _LONGEST_PAUSE = 1.0, 8.0  # seconds between two trials in one direction
+_GAIN = 0.3  # of what more threads could gain at most: for a while they seem faster than they stay
+_PAUSE, _LONGEST_PAUSE = 1.0, 2.0  # seconds between two trials in one direction
+_BUSY_PAUSE = 1.5  # seconds between trials of more threads where no core is idle
 _CROWDED = 1.0  # seconds for which cores count as crowded, after other programs have taken some and none was idle
 _CROWDED_PAUSE = 30.0  # seconds between trials of more threads meanwhile
 _COST = 0.05  # of the time may be lost by trials of more threads
@@ -78,8 +80,9 @@ class ThreadCountPolicy:
     """Finds the number of threads that is fastest now, of at most `most`.
 
     Where steps get less of the processor than their threads could use, a smaller number is tried, by how many programs
-    seem to take cores. With fewer than all threads a larger one is tried about once a second, but rarely where even the
-    fewer threads get too little: two threads that wait for each other and for two programs may take seconds for a step.
+    seem to take cores. With fewer than all threads a larger one is tried about once a second, less often where no core
+    is idle, and rarely where even the fewer threads get too little: two threads that wait for each other and for two
+    programs may take seconds for a step.
 
     `others` threads of this process compute at the same time. `idle` returns the seconds for which cores have been idle
     so far, of all cores together; None where that is not known.
@@ -118,9 +121,20 @@ class ThreadCountPolicy:
                 self._trial = _Trial(self.count, larger_counts(self.count, self._most)[0], self._known)
         return self._trial.count if self._trial else self.count
 
+    def prompt_count(self, now: float) -> int:
+        """Return the number of threads for a step with prompts alone. It is not recorded.
+
+        It is that of the last answer. After a pause it is all threads, unless no core is idle.
+        """
+        if self.count < self._most and now - self._last > _STALE:
+            self._look_for_free_cores(now)
+            if self._is_free is not False:
+                self.count, self._trial, self._programs = self._most, None, 0
+        return self.count
+
     def _may_try_more(self, now: float) -> bool:
         crowded = not self._is_free and now < self._crowded_at + _CROWDED
-        pause = _CROWDED_PAUSE if crowded else _PAUSE
+        pause = _CROWDED_PAUSE if crowded else _BUSY_PAUSE if self._is_free is False else _PAUSE
         return now >= self._larger_tried + max(pause, self._larger_pause)
 
     def record(self, rows: int, seconds: float, computed: float, now: float) -> None:
@@ -157,8 +171,8 @@ class ThreadCountPolicy:
     def _decide(self, trial: _Trial, now: float) -> None:
         mean, other_mean = _mean(trial.present_times), _mean(trial.times)
         self._trial, self._programs, self._known = None, 0, {}
-        smaller, better = trial.other < trial.present, other_mean < _BETTER * mean
-        if better:
+        smaller = trial.other < trial.present
+        if other_mean < mean * (_BETTER if smaller else 1 - _GAIN * (1 - trial.present / trial.other)):
             self.count, self._smaller_pause, self._larger_pause = trial.other, _PAUSE, 0.0
             self._larger_tried = now if smaller else -_CROWDED_PAUSE
             self._smaller_tried = -_CROWDED_PAUSE
