@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from checkpoint import random_weights
-from peers import Piped
+from peers import pocketvlm
 from PIL import Image
 
 from pocketvlm import LoadOptions
@@ -65,10 +65,10 @@ def compare(bundle: Path, size: str, context: int, threads: int, times: int) -> 
     options = LoadOptions(context_size=context, threads=threads)
     planner = planner_for(bundle, options, picture=read_picture_size(size))
     prediction = planner.predict(planner.usual())
-    peer = Piped("pocketvlm", "ours", bundle, threads, context, str(prediction.configuration.encoder))
+    peer = pocketvlm(bundle, threads, context, str(prediction.configuration.encoder))
     try:
         peer.ask([said("Hello.")], 1)
-        seconds = median(peer.ask([said(picture(size), "What is it?")], 1)[0] for _ in range(times))
+        seconds = median(peer.ask([said(picture(size), "What is it?")], 1).seconds for _ in range(times))
     finally:
         peer.close()
     assert prediction.first_token_s is not None

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from int8_peak import int8_peak
 
 from pocketvlm.native import library
 from pocketvlm.native.context import Context
@@ -93,33 +94,6 @@ def measure(
         layout: (median(prefill for prefill, _ in runs[1:]), median(decode for _, decode in runs[1:]))
         for layout, runs in times.items()
     }
-
-
-def int8_peak(threads: int, clock: Callable[[], float]) -> float:
-    """Return operations per second of onnxruntime's MatMulInteger with 512 rows, the best of five."""
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
-
-    rows, depth, columns = 512, 1536, 8960
-    rng = np.random.default_rng(0)
-    weights = numpy_helper.from_array(rng.integers(-127, 128, (depth, columns), dtype=np.int8), "w")
-    node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
-    ends = [
-        helper.make_tensor_value_info(name, kind, None)
-        for name, kind in (("x", TensorProto.UINT8), ("y", TensorProto.INT32))
-    ]
-    graph = helper.make_graph([node], "product", ends[:1], ends[1:], [weights])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    values = {"x": rng.integers(0, 256, (rows, depth), dtype=np.uint8)}
-    best = float("inf")
-    for _ in range(6):
-        began = clock()
-        session.run(None, values)
-        best = min(best, clock() - began)
-    return 2 * rows * depth * columns / best
 
 
 def write_model(path: Path, kind: str, widths: tuple[int, int, int, int], layers: int) -> int:

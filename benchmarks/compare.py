@@ -1,6 +1,7 @@
-"""One chat about a photo, in one run: pocketvlm, llama-cpp-python's stock handler, llama-server.
+"""One chat about a photo, in one run: pocketvlm, llama-cpp-python's stock handler, llama-server, ik_llama.cpp.
 
     python benchmarks/compare.py [BUNDLE | --entry ID] [--llama-server BIN [--server-options '--ctx-checkpoints 8']]
+        [--ik [PYTHON]]
 
 BUNDLE needs an mmproj, for the peers; without one, random weights are made on the spot, with the shapes of an entry of
 the catalogue or SmolVLM-256M's (language model Q8_0, mmproj f16, ONNX int8). All have the same threads, context and
@@ -9,8 +10,11 @@ photo to their full 13 tiles, as `detail: high` does here; auto and low do less 
 that it measured as fastest.
 
 A round, in which all take turns: a new photo; the next question about it; another question about it in
-a new chat; the photo after other text; a long answer about the photo, and one to a text. Times are those of
-whole requests for one token; decoding is what more tokens take longer. A ratio is ours by theirs within a round.
+a new chat; the photo after other text; a long answer about the photo, and one to a text; a new text. Times are those
+of whole requests for one token; decoding is what more tokens take longer. A ratio is ours by theirs within a round.
+
+The peak is what onnxruntime's int8 product reaches on as many threads. Prefill is a new text; the encoder's time is our
+own measurement of the photo's tiles.
 """
 
 from __future__ import annotations
@@ -24,27 +28,34 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from random import Random
 from statistics import median
 from typing import Any
 
 from checkpoint import random_weights
-from peers import Peer, Piped, llama_server, pocketvlm_serve
+from int8_peak import encoder_operations, int8_peak, prompt_operations
+from peers import Peer, ik_llama, llama_cpp_python, llama_server, pocketvlm, pocketvlm_serve
 from PIL import Image
 
 from pocketvlm.bench.measure import fresh, photo
 from pocketvlm.engine.speculative.draft_length import MODES
 from pocketvlm.files.bundle import Bundle
+from pocketvlm.files.gguf_header import read_header
 from pocketvlm.system.machine import physical_cores, processor
+from pocketvlm.vision.compatibility import family_of
+from pocketvlm.vision.dynamic_size import DynamicSize
+from pocketvlm.vision.select_encoder import measured_tile, tile_patches
 
 SIZE = (640, 480)
 CONTEXT = 4096
 STORY = "Write a long story about a small dog that finds a map."
 TEXTS = 3  # a round: they are short, and their differences small
-STEPS = ("first", "second", "again", "moved", "decode", "text")
+PREFILL = 450  # numbers in a text, a token or two each
+STEPS = ("first", "encoder", "second", "again", "moved", "decode", "text", "prefill")
 # Of ours by llama-server's: at most, and for speeds at least.
 AIMS = {("first", "auto"): 1 / 7, ("first", "low"): 1 / 15, ("first", "high"): 0.7, "second": 1.0, "again": 1.0}
 AIMS |= {"moved": 1 / 20, "decode": 1.0, "text": 1.0}
-SPEEDS = {"decode", "text"}
+SPEEDS = {"decode", "text", "prefill"}  # in tokens/s; `encoder` is seconds of a tile
 MORE_MEMORY = 60e6  # bytes, at most
 
 Results = dict[tuple[str, str], list[float]]  # (contender, step) -> a value a round
@@ -54,7 +65,10 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("bundle", type=Path, nargs="?")
     options.add_argument("--entry", metavar="ID", help="the shapes of this model of the catalogue, with random weights")
-    options.add_argument("--llama-server", type=Path)
+    options.add_argument("--llama-server", type=Path, action="append", default=[], help="a binary; may be repeated")
+    options.add_argument(
+        "--ik", metavar="PYTHON", nargs="?", const=sys.executable, help="a Python that has ik-llama-cpp-python"
+    )
     options.add_argument("--server-options", default="", help="more options of llama-server, in one argument")
     options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--tokens", type=int, default=128, help="tokens of an answer whose speed is measured")
@@ -71,23 +85,29 @@ def main() -> None:
         if bundle.file("mmproj") is None:
             raise SystemExit(f"{bundle.path} has no mmproj for the peers")
         same = (arguments.threads, CONTEXT)
-        peers: list[Peer] = [Piped("pocketvlm", "ours", bundle.path, *same, arguments.vision, arguments.speculate)]
+        peers: list[Peer] = [pocketvlm(bundle.path, *same, arguments.vision, arguments.speculate)]
         stack.callback(peers[0].close)
         if arguments.serve:
             peers.append(pocketvlm_serve(bundle, *same))
             stack.callback(peers[-1].close)
         ours = len(peers)
         if not arguments.no_handler:
-            peers.append(Piped("llama-cpp-python", "handler", bundle.path, *same))
+            peers.append(llama_cpp_python(bundle.path, *same))
             stack.callback(peers[-1].close)
-        if arguments.llama_server:
-            peers.append(llama_server(arguments.llama_server, bundle, *same, shlex.split(arguments.server_options)))
+        for number, binary in enumerate(arguments.llama_server, 1):
+            name = "llama-server" if number == 1 else f"llama-server {number}"
+            peers.append(llama_server(name, binary, bundle, *same, shlex.split(arguments.server_options)))
+            stack.callback(peers[-1].close)
+        if arguments.ik:
+            peers.append(ik_llama(arguments.ik, bundle, *same))
             stack.callback(peers[-1].close)
         results = measure(peers, ours, arguments)
+        peak = int8_peak(arguments.threads)
         print(
             f"{processor()}, {arguments.threads} threads, {arguments.rounds} rounds, a photo of {SIZE[0]}x{SIZE[1]}\n"
         )
         show(results, peers, ours, arguments)
+        show_shares(results, bundle, peak)
 
 
 def measure(peers: list[Peer], ours: int, arguments: argparse.Namespace) -> Results:
@@ -95,7 +115,7 @@ def measure(peers: list[Peer], ours: int, arguments: argparse.Namespace) -> Resu
     for peer in peers:
         peer.ask([said("Hello.")], 1)
     turns = [(peer, detail) for n, peer in enumerate(peers) for detail in (arguments.detail if n < ours else [""])]
-    about = set(arguments.steps) - {"text"}
+    about = set(arguments.steps) - {"text", "prefill"}
 
     def note(name: str, step: str, value: float) -> None:
         results[name, step].append(value)
@@ -105,12 +125,16 @@ def measure(peers: list[Peer], ours: int, arguments: argparse.Namespace) -> Resu
         for _ in range(arguments.rounds):
             for peer, detail in turns:
                 name = f"{peer.name}, {detail}" if detail else peer.name
-                for step, value in about_a_photo(peer, detail, arguments) if about else ():
+                for step, value in about_a_photo(peer, detail, arguments) if about and peer.sees else ():
                     note(name, step, value)
             for _ in range(TEXTS if "text" in arguments.steps else 0):
                 for peer in peers:
                     for step, value in speed("text", peer, [said(STORY)], arguments.tokens):
                         note(peer.name, step, value)
+            for _ in range(TEXTS if "prefill" in arguments.steps else 0):
+                for peer in peers:
+                    read = peer.ask([said(new_text())], 1)
+                    note(peer.name, "prefill", read.prompt_tokens / read.seconds)
     return results
 
 
@@ -118,26 +142,33 @@ def about_a_photo(peer: Peer, detail: str, arguments: argparse.Namespace) -> Ite
     steps = arguments.steps
     picture = image(detail)
     talk = [said(picture, "What is in the picture?")]
-    yield "first", peer.ask(talk, 1)[0]
+    first = peer.ask(talk, 1)
+    yield "first", first.seconds
+    if "encoder" in steps and first.encoder is not None:
+        yield "encoder", first.encoder
     if "second" in steps:
         answer = {"role": "assistant", "content": "A pattern of waves."}
-        yield "second", peer.ask([*talk, answer, said("What colour is it?")], 1)[0]
+        yield "second", peer.ask([*talk, answer, said("What colour is it?")], 1).seconds
     new = [said(picture, "Describe it in one sentence.")]
     if "again" in steps:
-        yield "again", peer.ask(new, 1)[0]
+        yield "again", peer.ask(new, 1).seconds
     if "decode" in steps and peer.caches:
         yield from speed("decode", peer, new, arguments.tokens)
     if "moved" in steps:
-        yield "moved", peer.ask([said("Here is what I saw on my way home today.", picture, "What is it?")], 1)[0]
+        yield "moved", peer.ask([said("Here is what I saw on my way home today.", picture, "What is it?")], 1).seconds
 
 
 def speed(step: str, peer: Peer, messages: list[dict[str, Any]], more: int) -> Iterator[tuple[str, float]]:
     """Tokens per second, unless the answer ends early. The prompt is known by then, or quickly read."""
     peer.ask(messages, 1)
-    one, _ = peer.ask(messages, 1)
-    all_of_them, made = peer.ask(messages, 1 + more)
-    if made > more / 4:
-        yield step, (made - 1) / (all_of_them - one)
+    one, whole = peer.ask(messages, 1), peer.ask(messages, 1 + more)
+    if whole.tokens > more / 4:
+        yield step, (whole.tokens - 1) / (whole.seconds - one.seconds)
+
+
+def new_text() -> str:
+    """Return a text that no cache knows, not even its beginning."""
+    return " ".join(str(Random().randrange(10)) for _ in range(PREFILL))
 
 
 def said(*parts: str | dict[str, Any]) -> dict[str, Any]:
@@ -155,7 +186,7 @@ def image(detail: str) -> dict[str, Any]:
 def show(results: Results, peers: list[Peer], ours: int, arguments: argparse.Namespace) -> None:
     others = [peer.name for peer in peers[ours:]]
     by = "".join(f" by {other} | spread |" for other in others)
-    print(f"| step | program | s, tokens/s for decode and text | spread |{by} aim |")
+    print(f"| step | program | s, tokens/s for decode, text and prefill | spread |{by} aim |")
     print("|---|---|---|---|" + "---|---|" * len(others) + "---|")
     for step in arguments.steps:
         for name, of_step in results:
@@ -178,6 +209,31 @@ def show(results: Results, peers: list[Peer], ours: int, arguments: argparse.Nam
         own = (peers[0].anonymous - other.anonymous) / 1e6
         mapped = (peers[0].resident - other.resident) / 1e6
         print(f"  pocketvlm minus {other.name}: {own:+.0f}, {mapped:+.0f} (aim {MORE_MEMORY / 1e6:+.0f})")
+
+
+def show_shares(results: Results, bundle: Bundle, peak: float) -> None:
+    """Print which share of the processor's int8 peak prompts and our encoder reach."""
+    print(f"\nint8 peak: {peak / 1e9:.0f} Gop/s (MatMulInteger, 512x1536x8960). Of it:")
+    model = bundle.file("model")
+    assert model is not None
+    prompt = prompt_operations(read_header(model))
+    tile = tile_operations(bundle)
+    for (name, step), values in results.items():
+        if step == "prefill":
+            print(f"  {name}, prefill: {median(values) * prompt / peak:.0%}")
+        elif step == "encoder" and tile:
+            print(f"  {name}, encoder: {tile / median(values) / peak:.0%}")
+
+
+def tile_operations(bundle: Bundle) -> int | None:
+    """Return the operations of the vision encoder for a tile of one size; None where tiles have different sizes."""
+    mmproj = bundle.file("mmproj")
+    assert mmproj is not None
+    metadata = read_header(mmproj).metadata
+    family = family_of(metadata, mmproj)
+    if family is None or isinstance(family, DynamicSize):
+        return None
+    return encoder_operations(metadata, tile_patches(family, measured_tile(family), metadata))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,29 @@
 """A checkpoint of Qwen2.5-VL-3B's shapes with random bfloat16 weights in shards of 1 GB, made without torch.
 
-Fewer decoder layers than the 36 of the model, so that it is about 4 GB; every tensor has its true shape.
+Fewer decoder layers than the 36 of the model, so that it is about 4 GB; every tensor has its true shape. The matrices
+of the decoder's layers can be FP8 (blocks of 128) or GPTQ (4 bits, groups of 128), and an adapter can come with it.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from random_files import Pool, write_safetensors, write_tokenizer
+import numpy as np
+from random_files import SIZES, Pool, Shape, write_safetensors, write_tokenizer
 
 VOCABULARY, HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = 151936, 2048, 11008, 14, 16, 2
 VISION, VISION_INNER, VISION_LAYERS, VISION_HEADS, PATCH = 1280, 3420, 32, 16, 14
 SHARD = 1 << 30  # bytes
+BLOCK, RANK = 128, 16
+QUANTIZATIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "fp8": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [BLOCK, BLOCK]},
+    "gptq": {"quant_method": "gptq", "bits": 4, "group_size": BLOCK, "desc_act": False},
+}
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
            "<|image_pad|>", "<|video_pad|>"]  # fmt: skip
 TEMPLATE = (
@@ -58,11 +68,53 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return tensors
 
 
-def write_checkpoint(folder: Path) -> tuple[int, int]:
-    """The bytes of all weights, and of the largest tensor."""
-    _write_settings(folder)
-    tensors = shapes()
-    sizes = {name: 2 * math.prod(shape) for name, shape in tensors.items()}
+class Stored:
+    """Tensors as one format stores them: shapes and types by name, and the values of each."""
+
+    def __init__(self, quantization: str) -> None:
+        self.shapes: dict[str, Shape] = {}
+        self.types: dict[str, str] = {}
+        self._pool, self._rng = Pool(), np.random.default_rng(0)
+        for name, shape in shapes().items():
+            if quantization == "none" or not name.startswith("model.layers.") or len(shape) < 2:
+                self._add(name, "BF16", *shape)
+                continue
+            rows, width = shape
+            module = name.removesuffix("weight")
+            if quantization == "fp8":
+                self._add(name, "F8_E4M3", rows, width)
+                self._add(f"{module}weight_scale_inv", "F32", -(-rows // BLOCK), -(-width // BLOCK))
+            else:
+                self._add(f"{module}qweight", "I32", width // 8, rows)
+                self._add(f"{module}qzeros", "I32", width // BLOCK, rows // 8)
+                self._add(f"{module}scales", "F16", width // BLOCK, rows)
+                self._add(f"{module}g_idx", "I32", width)
+
+    def size(self, name: str) -> int:
+        return SIZES[self.types[name]] * math.prod(self.shapes[name])
+
+    def values(self, name: str, shape: Shape) -> Iterator[np.ndarray]:
+        if self.types[name] == "BF16":
+            yield from self._pool.tensor(name, shape)
+        elif name.endswith("g_idx"):
+            yield np.arange(shape[0], dtype=np.int32) // BLOCK
+        elif "scale" in name:
+            kind = np.float16 if self.types[name] == "F16" else np.float32
+            yield self._rng.uniform(1e-4, 2e-4, shape).astype(kind)
+        else:
+            for row in range(0, shape[0], 512):  # any bits, but none that are NaN
+                count = SIZES[self.types[name]] * min(512, shape[0] - row) * shape[1]
+                yield self._rng.integers(0, 256, count, np.uint8) & np.uint8(0xF7)
+
+    def _add(self, name: str, kind: str, *shape: int) -> None:
+        self.shapes[name], self.types[name] = shape, kind
+
+
+def write_checkpoint(folder: Path, quantization: str = "none") -> tuple[int, int]:
+    """The bytes of all weights, and of the largest tensor. `quantization` is none, fp8 or gptq."""
+    _write_settings(folder, QUANTIZATIONS[quantization])
+    stored = Stored(quantization)
+    sizes = {name: stored.size(name) for name in stored.shapes}
     shards: list[list[str]] = [[]]
     room = SHARD
     for name, size in sizes.items():
@@ -72,18 +124,28 @@ def write_checkpoint(folder: Path) -> tuple[int, int]:
         shards[-1].append(name)
         room -= size
     index = {}
-    pool = Pool()
     for number, names in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         index |= dict.fromkeys(names, file)
-        write_safetensors(folder / file, {name: tensors[name] for name in names}, pool.tensor)
+        write_safetensors(folder / file, {name: stored.shapes[name] for name in names}, stored.values, stored.types)
     _dump(
         folder / "model.safetensors.index.json", {"metadata": {"total_size": sum(sizes.values())}, "weight_map": index}
     )
     return sum(sizes.values()), max(sizes.values())
 
 
-def _write_settings(folder: Path) -> None:
+def write_adapter(folder: Path) -> None:
+    """LoRA of rank 16 on all linear layers, those of the encoder included."""
+    tensors: dict[str, Shape] = {}
+    for name, shape in shapes().items():
+        if len(shape) == 2 and "embed" not in name:
+            module = f"base_model.model.{name.removesuffix('.weight')}"
+            tensors |= {f"{module}.lora_A.weight": (RANK, shape[1]), f"{module}.lora_B.weight": (shape[0], RANK)}
+    write_safetensors(folder / "adapter_model.safetensors", tensors, Pool().tensor)
+    _dump(folder / "adapter_config.json", {"peft_type": "LORA", "r": RANK, "lora_alpha": 2 * RANK})
+
+
+def _write_settings(folder: Path, quantization: Mapping[str, Any]) -> None:
     vocabulary = write_tokenizer(folder, VOCABULARY, CONTROL, normalizer={"type": "NFC"})
     _dump(
         folder / "tokenizer_config.json",
@@ -126,6 +188,7 @@ def _write_settings(folder: Path) -> None:
             "tie_word_embeddings": True,
             "use_sliding_window": False,
             "torch_dtype": "bfloat16",
+            **({"quantization_config": quantization} if quantization else {}),
             "image_token_id": vocabulary["<|image_pad|>"],
             "video_token_id": vocabulary["<|video_pad|>"],
             "vision_start_token_id": vocabulary["<|vision_start|>"],

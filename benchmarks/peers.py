@@ -3,7 +3,7 @@
     python benchmarks/peers.py ours|handler BUNDLE THREADS CONTEXT ENCODER DRAFTS
 
 is such a process: a request a line on standard input ({"messages", "max_tokens"}, or what the other side adds), a line
-with seconds and tokens back.
+with the usage and timings of the answer back. `ik_peer.py` is another.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +30,36 @@ START = 120  # seconds; limit for loading a peer
 EVERY = 0.05  # seconds between two measurements of memory
 
 
+@dataclass(frozen=True)
+class Answered:
+    """Seconds of a whole request, and tokens of prompt and answer. `encoder` has those of each new tile, if known."""
+
+    seconds: float
+    tokens: int
+    prompt_tokens: int
+    encoder: float | None
+
+
 class Peer(ABC):
     """A process, and the peak memory of it and its children."""
 
     def __init__(self, name: str, command: list[str], **options: Any) -> None:
         self.name = name
+        self.sees = True  # whether it takes pictures
         self.caches = True  # whether a repeated question is fast
         self.fields: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
         self.process = subprocess.Popen(command, **options)
         self.anonymous = self.resident = 0  # bytes
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def ask(self, messages: list[dict[str, Any]], max_tokens: int) -> tuple[float, int]:
-        """Seconds of the whole request, and the tokens of the answer."""
+    def ask(self, messages: list[dict[str, Any]], max_tokens: int) -> Answered:
         began = time.perf_counter()
         answer = self._answer({"messages": messages, "max_tokens": max_tokens, **self.fields})
-        return time.perf_counter() - began, answer["usage"]["completion_tokens"]
+        seconds, usage = time.perf_counter() - began, answer["usage"]
+        images = answer.get("timings", {}).get("images", [])
+        tiles = sum(image["encoded"] for image in images)
+        encoder = sum(image["encode_ms"] for image in images) / 1000 / tiles if tiles else None
+        return Answered(seconds, usage["completion_tokens"], usage["prompt_tokens"], encoder)
 
     @abstractmethod
     def _answer(self, body: dict[str, Any]) -> dict[str, Any]: ...
@@ -64,15 +79,10 @@ class Peer(ABC):
 
 
 class Piped(Peer):
-    """This file, run as a program."""
+    """A program with a request and an answer a line."""
 
-    def __init__(
-        self, name: str, kind: str, bundle: Path, threads: int, context: int, vision: str = "", speculate: str = "auto"
-    ) -> None:
-        command = [sys.executable, __file__, kind, str(bundle), str(threads), str(context), vision, speculate]
+    def __init__(self, name: str, command: list[str]) -> None:
         super().__init__(name, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        if kind == "handler":  # it has no ignore_eos
-            self.caches, self.fields = False, {"temperature": 0, "repeat_penalty": 1.0}
 
     def _answer(self, body: dict[str, Any]) -> dict[str, Any]:
         assert self.process.stdin and self.process.stdout
@@ -120,10 +130,35 @@ class Served(Peer):
             raise SystemExit(f"{self.name}: {error.read().decode()}") from None
 
 
-def llama_server(binary: Path, bundle: Bundle, threads: int, context: int, more: Sequence[str] = ()) -> Served:
+def own_program(kind: str, bundle: Path, threads: int, context: int, *chosen: str) -> list[str]:
+    """Return the command that runs this file."""
+    return [sys.executable, __file__, kind, str(bundle), str(threads), str(context), *chosen]
+
+
+def pocketvlm(bundle: Path, threads: int, context: int, vision: str = "auto", speculate: str = "auto") -> Piped:
+    return Piped("pocketvlm", own_program("ours", bundle, threads, context, vision, speculate))
+
+
+def llama_cpp_python(bundle: Path, threads: int, context: int) -> Piped:
+    peer = Piped("llama-cpp-python", own_program("handler", bundle, threads, context))
+    peer.caches, peer.fields = False, {"temperature": 0, "repeat_penalty": 1.0}  # it has no ignore_eos
+    return peer
+
+
+def ik_llama(python: str, bundle: Bundle, threads: int, context: int) -> Piped:
+    """ik_llama.cpp by ik-llama-cpp-python of the environment of `python`. It reads text."""
+    program = Path(__file__).with_name("ik_peer.py")
+    peer = Piped("ik_llama.cpp", [python, str(program), str(bundle.file("model")), str(threads), str(context)])
+    peer.sees = peer.caches = False
+    return peer
+
+
+def llama_server(
+    name: str, binary: Path, bundle: Bundle, threads: int, context: int, more: Sequence[str] = ()
+) -> Served:
     """With its defaults but for threads, context and `more` options."""
     files = ["-m", str(bundle.file("model")), "-mm", str(bundle.file("mmproj"))]
-    return Served("llama-server", [str(binary), *files, "-t", str(threads), "-c", str(context), *more])
+    return Served(name, [str(binary), *files, "-t", str(threads), "-c", str(context), *more])
 
 
 def pocketvlm_serve(bundle: Bundle, threads: int, context: int) -> Served:
@@ -179,7 +214,8 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print
     answer = {"ours": ours, "handler": handler}[kind](Path(bundle), int(threads), int(context), *chosen)
     for line in sys.stdin:
-        replies.write(json.dumps({"usage": answer(json.loads(line))["usage"]}) + "\n")
+        full = answer(json.loads(line))
+        replies.write(json.dumps({key: full[key] for key in ("usage", "timings") if key in full}) + "\n")
         replies.flush()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+SIZES = {"BF16": 2, "F16": 2, "F32": 4, "I32": 4, "F8_E4M3": 1}  # bytes
 NEWLINE = "\u010a"  # as ByteLevel spells it
 
 Shape = tuple[int, ...]
@@ -43,13 +44,17 @@ def bfloat16(values: np.ndarray) -> np.ndarray:
 
 
 def write_safetensors(
-    path: Path, shapes: Mapping[str, Shape], values: Callable[[str, Shape], Iterable[np.ndarray]]
+    path: Path,
+    shapes: Mapping[str, Shape],
+    values: Callable[[str, Shape], Iterable[np.ndarray]],
+    types: Mapping[str, str] | None = None,
 ) -> None:
-    """Tensors of bfloat16, one after the other; `values` gives the blocks of one."""
+    """Tensors of bfloat16 or of other `types`, one after the other; `values` gives the blocks of one."""
     header, end = {}, 0
     for name, shape in shapes.items():
-        begin, end = end, end + 2 * math.prod(shape)
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+        kind = (types or {}).get(name, "BF16")
+        begin, end = end, end + SIZES[kind] * math.prod(shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:

@@ -20,6 +20,8 @@ static_assert(accelerator::Q5_0 == int(GGML_TYPE_Q5_0) && accelerator::IQ4_NL ==
 static_assert(accelerator::Q4_K == int(GGML_TYPE_Q4_K) && accelerator::Q5_K == int(GGML_TYPE_Q5_K));
 static_assert(accelerator::Q6_K == int(GGML_TYPE_Q6_K));
 
+static_assert(int(GGML_OP_GLU) + 1 == int(GGML_OP_COUNT));  // find_op ends there
+
 SAME_SIZE(Arena, ggml_init_params);
 SAME_PLACE(Arena, without_data, ggml_init_params, no_alloc);
 

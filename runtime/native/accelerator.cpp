@@ -1,5 +1,6 @@
-// A ggml backend that computes products of quantized weights with many rows, and leaves everything else to the CPU
-// backend. It works on the CPU backend's buffers, so weights stay in the mapped file.
+// A ggml backend that computes products of quantized weights with many rows, and what recurrent layers do with many
+// tokens (the gated delta rule, short convolutions), and leaves everything else to the CPU backend. It works on the CPU
+// backend's buffers, so weights stay in the mapped file.
 //
 // llama.cpp gives each new context every device of type "accelerator". Ours says that it is one only in a thread that
 // has called `pocketvlm_accelerator_offer`, and otherwise that it is a CPU, of which llama.cpp takes the first: contexts
@@ -22,8 +23,11 @@ namespace {
 
 constexpr int TYPE_F32 = 0;            // ggml_type
 constexpr int SOURCE_IS_HADAMARD = 1;  // GGML_HINT_SRC0_IS_HADAMARD, in op_params[1]
-constexpr int64_t LEAST_ROWS = 16;     // decode and drafts are below it, and stay as they are
+constexpr int64_t LEAST_ROWS = 5;      // below it llama.cpp's own kernels may be faster
 constexpr int64_t LEAST_COLUMNS = 32;
+// The number of tokens with which a new context tries where its gated delta rules run: if that is not the layer's
+// device, it replaces all of them by many small operations.
+constexpr int64_t TRIED_TOKENS = 16;
 constexpr const char * NAME = "pocketvlm";
 
 // The functions and constants of the ggml that is loaded.
@@ -33,7 +37,7 @@ struct Host {
     int (*node_count)(ggml::Graph *);
     ggml::Tensor * (*node)(ggml::Graph *, int);
     ggml::BufferType * (*buffer_type)(ggml::Buffer *);
-    int none, reshape, view, permute, transpose, multiply;  // ggml_op
+    int none, reshape, view, permute, transpose, multiply, delta_net, convolution;  // ggml_op; -1 where ggml lacks it
 };
 
 // The CPU backend's buffers of reordered weights, and how it marks tensors of a type whose order the kernels read. The
@@ -59,15 +63,22 @@ Memory allocate(size_t size) {
     return Memory(std::aligned_alloc(ALIGNMENT, (size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT));
 }
 
+size_t factors_bytes(const DeltaNet & net) {
+    return size_t(net.sequences * net.tokens * net.heads) * sizeof(NetFactors);
+}
+
 // One llama.cpp context's use of the device.
 struct Context {
     int threads = 1;
     bool (*abort)(void *) = nullptr;
     void * abort_data = nullptr;
-    Memory packed, scratch;
-    size_t packed_size = 0, scratch_size = 0;
+    Memory packed, scratch, factors;
+    size_t packed_size = 0, scratch_size = 0, factors_size = 0;
 
     void * packed_memory(size_t size) { return grow(packed, packed_size, size); }
+    NetFactors * factors_memory(const DeltaNet & net) {
+        return (NetFactors *) grow(factors, factors_size, factors_bytes(net));
+    }
     char * scratch_memory() { return (char *) grow(scratch, scratch_size, size_t(threads) * SCRATCH_BYTES); }
     bool aborted() const { return abort && abort(abort_data); }
 
@@ -104,6 +115,37 @@ void compute(const Kernel & with, const Product & product, void * packed, char *
     }
 }
 
+void compute(const Kernel & with, const DeltaNet & net, NetFactors * factors, char * scratch, int threads) {
+    const int64_t heads = net.heads * net.sequences, parts = net.width / NET_ROWS;
+    std::atomic<int64_t> next{0};
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t head = 0; head < heads; head++) {
+            with.net_factors(net, factors, head % net.heads, head / net.heads);
+        }
+        char * const own = scratch + size_t(next.fetch_add(1)) * SCRATCH_BYTES;
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t part = 0; part < heads * parts; part++) {
+            const int64_t head = part / parts, row = part % parts * NET_ROWS;
+            with.net_rows(net, factors, own, head % net.heads, head / net.heads, row);
+        }
+    }
+}
+
+void compute(const Kernel & with, const Convolution & convolution, char * scratch, int threads) {
+    const int64_t parts = convolution.channels / CONVOLVED_CHANNELS;
+    std::atomic<int64_t> next{0};
+#pragma omp parallel num_threads(threads)
+    {
+        char * const own = scratch + size_t(next.fetch_add(1)) * SCRATCH_BYTES;
+#pragma omp for schedule(dynamic, 4)
+        for (int64_t part = 0; part < convolution.sequences * parts; part++) {
+            with.convolve(convolution, own, part / parts, part % parts * CONVOLVED_CHANNELS);
+        }
+    }
+}
+
 bool is_reordered(const ggml::Tensor * weights) {
     return reordered.buffer_type && weights->buffer && host.buffer_type(weights->buffer) == reordered.buffer_type;
 }
@@ -125,6 +167,46 @@ Product product_of(const ggml::Tensor * node) {
     return product;
 }
 
+DeltaNet::Input net_input(const ggml::Tensor * tensor) {
+    return {(const char *) tensor->data, tensor->nb[1], tensor->nb[2], tensor->nb[3], tensor->ne[1]};
+}
+
+DeltaNet delta_net_of(const ggml::Tensor * node) {
+    const ggml::Tensor * value = node->src[2];
+    DeltaNet net = {};
+    net.query = net_input(node->src[0]);
+    net.key = net_input(node->src[1]);
+    net.value = net_input(value);
+    net.gates = (const float *) node->src[3]->data;
+    net.betas = (const float *) node->src[4]->data;
+    net.states = (const char *) node->src[5]->data;
+    net.state_stride = node->src[5]->nb[3];
+    net.output = (float *) node->data;
+    net.width = value->ne[0];
+    net.heads = value->ne[1];
+    net.tokens = value->ne[2];
+    net.sequences = value->ne[3];
+    return net;
+}
+
+Convolution convolution_of(const ggml::Tensor * node) {
+    const ggml::Tensor *input = node->src[0], *weights = node->src[1];
+    Convolution convolution = {};
+    convolution.inputs = (const char *) input->data;
+    convolution.input_stride = input->nb[1];
+    convolution.input_sequence = input->nb[2];
+    convolution.all_weights = (const char *) weights->data;
+    convolution.weight_stride = weights->nb[1];
+    convolution.outputs = (char *) node->data;
+    convolution.output_stride = node->nb[1];
+    convolution.output_sequence = node->nb[2];
+    convolution.channels = node->ne[0];
+    convolution.tokens = node->ne[1];
+    convolution.sequences = node->ne[2];
+    convolution.taps = weights->ne[0];
+    return convolution;
+}
+
 // --- backend ---
 
 const char * backend_name(ggml::Backend *) { return NAME; }
@@ -140,17 +222,34 @@ int compute_graph(ggml::Backend * backend, ggml::Graph * graph) {
     int packed_type = -1;
     for (int i = 0; i < host.node_count(graph); i++) {
         const ggml::Tensor * node = host.node(graph, i);
-        if (node->op != host.multiply || !(node->flags & ggml::FLAG_COMPUTE)) {
+        const bool computes = node->op == host.multiply || node->op == host.delta_net || node->op == host.convolution;
+        if (!computes || !(node->flags & ggml::FLAG_COMPUTE)) {
             continue;
         }
         if (context.aborted()) {
             return ggml::ABORTED;
         }
+        char * const scratch = context.scratch_memory();
+        if (!scratch) {
+            return ggml::ALLOCATION_FAILED;
+        }
+        if (node->op == host.convolution) {
+            compute(*kernel, convolution_of(node), scratch, context.threads);
+            continue;
+        }
+        if (node->op == host.delta_net) {
+            const DeltaNet net = delta_net_of(node);
+            NetFactors * const factors = context.factors_memory(net);
+            if (!factors) {
+                return ggml::ALLOCATION_FAILED;
+            }
+            compute(*kernel, net, factors, scratch, context.threads);
+            continue;
+        }
         const Product product = product_of(node);
         const bool pack = packed_input != node->src[1] || packed_type != product.type;
         void * const packed = context.packed_memory(packed_bytes(product));
-        char * const scratch = context.scratch_memory();
-        if (!packed || !scratch) {
+        if (!packed) {
             return ggml::ALLOCATION_FAILED;
         }
         compute(*kernel, product, packed, scratch, context.threads, pack);
@@ -211,9 +310,48 @@ bool is_product(const ggml::Tensor * op) {
            op->op_params[1] != SOURCE_IS_HADAMARD;
 }
 
+bool is_contiguous(const ggml::Tensor * tensor, int dimensions) {
+    size_t stride = 4;
+    for (int i = 0; i < dimensions; i++) {
+        if (tensor->nb[i] != stride) {
+            return false;
+        }
+        stride *= size_t(tensor->ne[i]);
+    }
+    return true;
+}
+
+bool is_delta_net(const ggml::Tensor * op) {
+    for (int i = 0; i < 6; i++) {
+        if (op->src[i]->type != TYPE_F32 || op->src[i]->nb[0] != 4) {
+            return false;
+        }
+    }
+    const ggml::Tensor *query = op->src[0], *key = op->src[1], *value = op->src[2], *gate = op->src[3];
+    const int64_t width = value->ne[0];
+    return op->op_params[0] == 1 &&  // the last state only
+           width % NET_ROWS == 0 && width <= NET_WIDTH && query->ne[0] == width && key->ne[0] == width &&
+           query->ne[3] == value->ne[3] && key->ne[3] == value->ne[3] && value->ne[2] >= LEAST_ROWS &&
+           value->ne[2] != TRIED_TOKENS && gate->ne[0] == 1 && is_contiguous(gate, 4) &&
+           is_contiguous(op->src[4], 4) && is_contiguous(op->src[5], 3) &&
+           op->type == TYPE_F32 && is_contiguous(op, 4);
+}
+
+bool is_convolution(const ggml::Tensor * op) {
+    const ggml::Tensor *input = op->src[0], *weights = op->src[1];
+    return input->type == TYPE_F32 && weights->type == TYPE_F32 && op->type == TYPE_F32 && input->nb[0] == 4 &&
+           weights->nb[0] == 4 && op->nb[0] == 4 && op->ne[0] % CONVOLVED_CHANNELS == 0 && op->ne[1] >= LEAST_ROWS;
+}
+
 bool supports_op(ggml::Device *, const ggml::Tensor * op) {
     if (op->op == host.multiply) {
         return is_product(op);
+    }
+    if (op->op == host.delta_net) {
+        return is_delta_net(op);
+    }
+    if (op->op == host.convolution) {
+        return is_convolution(op);
     }
     // Nodes that compute nothing, so that they do not split a graph.
     return op->op == host.none || op->op == host.reshape || op->op == host.view || op->op == host.permute ||
@@ -265,9 +403,14 @@ template <class Function> bool look_up(void * library, const char * name, Functi
 }
 
 int find_op(const char * (*name_of)(int), const char * name) {
-    for (int op = 0; op < 64; op++) {
+    // ggml_op_name reads behind its table for numbers that are not there, so the search ends with the last operation.
+    constexpr int MOST = 128;
+    for (int op = 0; op < MOST; op++) {
         if (!strcmp(name_of(op), name)) {
             return op;
+        }
+        if (!strcmp(name_of(op), "GLU")) {
+            break;
         }
     }
     return -1;
@@ -416,6 +559,8 @@ EXPORTED const char * pocketvlm_accelerator_register(void * library, const char 
     host.permute = find_op(op_name, "PERMUTE");
     host.transpose = find_op(op_name, "TRANSPOSE");
     host.multiply = find_op(op_name, "MUL_MAT");
+    host.delta_net = find_op(op_name, "GATED_DELTA_NET");
+    host.convolution = find_op(op_name, "SSM_CONV");
     if (host.multiply < 0) {
         return "this ggml has no MUL_MAT";
     }
@@ -458,5 +603,33 @@ EXPORTED bool pocketvlm_accelerator_multiply(
         return false;
     }
     compute(*chosen, product, packed.get(), (char *) scratch.get(), threads, true);
+    return true;
+}
+
+// Computes a gated delta rule outside of ggml, over contiguous tensors; `output` also gets the new states. Returns
+// false where the kernel is unknown or the width is not one of its.
+EXPORTED bool pocketvlm_accelerator_delta_net(
+    const char * name, const float * queries, const float * keys, const float * values, const float * gates,
+    const float * betas, const float * states, float * output, int64_t width, int64_t heads, int64_t key_heads,
+    int64_t tokens, int64_t sequences, int threads
+) {
+    const Kernel * chosen = choose_kernel(name);
+    if (!chosen || width < 1 || width % NET_ROWS || width > NET_WIDTH || heads < 1 || key_heads < 1 || tokens < 1 ||
+        sequences < 1 || threads < 1) {
+        return false;
+    }
+    const auto input = [&](const float * at, int64_t count) {
+        const size_t row = size_t(width) * 4, token = row * size_t(count);
+        return DeltaNet::Input{(const char *) at, row, token, token * size_t(tokens), count};
+    };
+    const DeltaNet net = {
+        input(queries, key_heads), input(keys, key_heads), input(values, heads), gates, betas, (const char *) states,
+        size_t(heads * width * width) * 4, output, width, heads, tokens, sequences,
+    };
+    const Memory factors = allocate(factors_bytes(net)), scratch = allocate(size_t(threads) * SCRATCH_BYTES);
+    if (!factors || !scratch) {
+        return false;
+    }
+    compute(*chosen, net, (NetFactors *) factors.get(), (char *) scratch.get(), threads);
     return true;
 }

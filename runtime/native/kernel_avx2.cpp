@@ -17,6 +17,8 @@ struct Vector : Vector256 {
 }  // namespace
 }  // namespace accelerator
 
+#include "convolution.h"
+#include "delta_net.h"
 #include "kernel.h"
 
 namespace accelerator {
@@ -24,6 +26,6 @@ namespace accelerator {
 static bool runs_here() { return has_avx2(); }
 
 extern const Kernel avx2;
-const Kernel avx2 = {"avx2", runs_here, pack, multiply};
+const Kernel avx2 = {"avx2", runs_here, pack, multiply, net_factors, net_rows, convolve};
 
 }  // namespace accelerator

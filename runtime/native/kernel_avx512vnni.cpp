@@ -65,6 +65,8 @@ struct Vector {
 }  // namespace
 }  // namespace accelerator
 
+#include "convolution.h"
+#include "delta_net.h"
 #include "kernel.h"
 
 namespace accelerator {
@@ -76,6 +78,6 @@ static bool runs_here() {
 }
 
 extern const Kernel avx512vnni;
-const Kernel avx512vnni = {"avx512-vnni", runs_here, pack, multiply};
+const Kernel avx512vnni = {"avx512-vnni", runs_here, pack, multiply, net_factors, net_rows, convolve};
 
 }  // namespace accelerator

@@ -15,6 +15,8 @@ struct Vector : Vector256 {
 }  // namespace
 }  // namespace accelerator
 
+#include "convolution.h"
+#include "delta_net.h"
 #include "kernel.h"
 
 namespace accelerator {
@@ -25,6 +27,6 @@ static bool runs_here() {
 }
 
 extern const Kernel avxvnni;
-const Kernel avxvnni = {"avx-vnni", runs_here, pack, multiply};
+const Kernel avxvnni = {"avx-vnni", runs_here, pack, multiply, net_factors, net_rows, convolve};
 
 }  // namespace accelerator

@@ -62,6 +62,8 @@ struct Vector {
 }  // namespace
 }  // namespace accelerator
 
+#include "convolution.h"
+#include "delta_net.h"
 #include "kernel.h"
 
 namespace accelerator {
@@ -75,6 +77,6 @@ static bool runs_here() {
 }
 
 extern const Kernel dotprod;
-const Kernel dotprod = {"dotprod", runs_here, pack, multiply};
+const Kernel dotprod = {"dotprod", runs_here, pack, multiply, net_factors, net_rows, convolve};
 
 }  // namespace accelerator

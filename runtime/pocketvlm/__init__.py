@@ -17,7 +17,7 @@ if _typing.TYPE_CHECKING:
     from pocketvlm import bench, errors
     from pocketvlm.chat.load_options import LoadOptions
     from pocketvlm.chat.vlm import VLM
-    from pocketvlm.engine.interface import CancellationToken, EngineInfo, Statistics
+    from pocketvlm.engine.interface import CancellationToken, EngineInfo, Statistics, TokenCount
     from pocketvlm.errors import *
     from pocketvlm.messages import *
     from pocketvlm.pictures.handles import HandleLimits, PictureHandle
@@ -25,15 +25,15 @@ if _typing.TYPE_CHECKING:
 __version__ = "0.2.0"
 # fmt: off
 __all__ = [
-    "VLM", "LoadOptions", "HandleLimits", "PictureHandle", "EngineInfo", "Statistics", "CancellationToken", "bench",
-    "errors", "__version__",
+    "VLM", "LoadOptions", "HandleLimits", "PictureHandle", "EngineInfo", "Statistics", "CancellationToken",
+    "TokenCount", "bench", "errors", "__version__",
     # messages
     "AssistantMessage", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "Choice", "ChoiceLogprobs",
-    "ChunkChoice", "Content", "Delta", "Detail", "FinishReason", "FunctionDelta", "ImagePart", "ImageTimings",
-    "ImageURL", "ImageURLPart", "Message", "Part", "PromptTokensDetails", "ResponseFormat", "ResponseFunction",
-    "ResponseMessage", "ResponseToolCall", "StreamOptions", "SystemMessage", "TextContent", "TextPart", "Timings",
-    "TokenLogprob", "Tool", "ToolCall", "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage",
-    "UserMessage",
+    "ChunkChoice", "CompletionTokensDetails", "Content", "Delta", "Detail", "FinishReason", "FunctionDelta",
+    "ImagePart", "ImageTimings", "ImageURL", "ImageURLPart", "Message", "Part", "PromptTokensDetails",
+    "ResponseFormat", "ResponseFunction", "ResponseMessage", "ResponseToolCall", "StreamOptions",
+    "SystemMessage", "TextContent", "TextPart", "Timings", "TokenLogprob", "Tool", "ToolCall",
+    "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage", "UserMessage",
     # errors
     "PocketVLMError", "RequestError", "ImageError", "ImageNotFoundError", "ImageFormatError", "ImageTooLargeError",
     "ContextLengthError", "MemoryBudgetError", "UnsupportedError", "FileError", "ModelError", "ModelNotFoundError",
@@ -51,6 +51,7 @@ _HOMES = {
     "CancellationToken": "pocketvlm.engine.interface",
     "EngineInfo": "pocketvlm.engine.interface",
     "Statistics": "pocketvlm.engine.interface",
+    "TokenCount": "pocketvlm.engine.interface",
     "HandleLimits": "pocketvlm.pictures.handles",
     "PictureHandle": "pocketvlm.pictures.handles",
 }

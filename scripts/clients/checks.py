@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -68,6 +68,12 @@ def user(text: str, picture: bool = False) -> dict[str, Any]:
     }
 
 
+def asked(text: str) -> dict[str, Any]:
+    """Return a message with the picture, in the parts of Responses."""
+    content = [{"type": "input_text", "text": text}, {"type": "input_image", "image_url": URI, "detail": "auto"}]
+    return {"role": "user", "content": content}
+
+
 def equal(answer: Any, expected: Any) -> None:
     if answer != expected:
         raise AssertionError(f"{answer!r}, not {expected!r}")
@@ -102,6 +108,7 @@ def model_failed(run: Callable[[], object], error: type[Exception], *causes: typ
 def openai() -> Iterator[str]:
     import openai as library
 
+    yield from openai_responses()
     client = library.OpenAI(base_url=URL, api_key="none", max_retries=0)
     first: Any = [user(COUNT, picture=True)]
     message = client.chat.completions.create(model=MODEL, messages=first).choices[0].message
@@ -132,6 +139,52 @@ def openai() -> Iterator[str]:
     )
     equal(again.object, "chat.completion")
     yield "parsed tool call and its result"
+
+
+def openai_responses() -> Iterator[str]:
+    import openai as library
+
+    responses = library.OpenAI(base_url=URL, api_key="none", max_retries=0).responses
+    first: Any = [asked(COUNT)]
+    answer = responses.create(model=MODEL, input=first)
+    equal(answer.output_text, ANSWER)
+    again = responses.create(model=MODEL, input=[*first, *answer.output, user(COLOUR)])
+    equal(again.output_text, RED)
+    yield "create, its output sent back"
+    equal(responses.create(model=MODEL, input=COLOUR, previous_response_id=answer.id).output_text, RED)
+    yield "previous_response_id"
+    with responses.stream(model=MODEL, input=first) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        equal((text, stream.get_final_response().output_text), (ANSWER, ANSWER))
+    yield "stream helper"
+    parsed = responses.parse(model=MODEL, input=first, text_format=Shape)
+    kind(parsed.output_parsed, Shape)
+    responses.create(model=MODEL, input=[*first, *parsed.output, user(COLOUR)], max_output_tokens=5)
+    yield "parse, its output sent back"
+    tools: Any = [{"type": "function", "strict": True, **PAINT["function"]}]
+    called_first = responses.create(model=MODEL, input=first, tools=tools, tool_choice="required")
+    [call] = [item for item in called_first.output if item.type == "function_call"]
+    result: Any = {
+        "type": "function_call_output",
+        "call_id": call.call_id,
+        "output": called(call.name, call.arguments),
+    }
+    sent_back: Any = [*first, *called_first.output, result]
+    responses.create(model=MODEL, input=sent_back, tools=tools, max_output_tokens=5)
+    responses.create(model=MODEL, input=[result], previous_response_id=called_first.id, max_output_tokens=5)
+    yield "tool call and its result"
+    equal(responses.retrieve(answer.id).output_text, ANSWER)
+    equal([item.type for item in responses.input_items.list(answer.id)], ["message"])
+    kind(responses.input_tokens.count(model=MODEL, input=first).input_tokens, int)
+    responses.delete(answer.id)
+    kept_not = responses.create(model=MODEL, input="hi", store=False, max_output_tokens=1)
+    for missing in (answer.id, kept_not.id):
+        try:
+            responses.retrieve(missing)
+        except library.NotFoundError:
+            continue
+        raise AssertionError(f"{missing} is still there")
+    yield "retrieve, input_items, input_tokens, delete, store=False"
 
 
 def huggingface_hub() -> Iterator[str]:
@@ -186,6 +239,12 @@ def litellm() -> Iterator[str]:
     }
     library.completion(messages=[*first, message, result], tools=[PAINT], max_tokens=5, **ask)
     yield "tool call and its result"
+    answer = library.responses(input=[asked(COUNT)], **ask)
+    equal(answer.output_text, ANSWER)
+    equal(library.responses(input=COLOUR, previous_response_id=answer.id, **ask).output_text, RED)
+    *_, last = library.responses(input=[asked(COUNT)], stream=True, **ask)
+    equal(last.type.value, "response.completed")
+    yield "responses: previous_response_id, stream"
 
 
 def langchain_openai() -> Iterator[str]:
@@ -195,7 +254,8 @@ def langchain_openai() -> Iterator[str]:
     from langchain_openai import ChatOpenAI
     from openai import LengthFinishReasonError
 
-    model = ChatOpenAI(base_url=URL, api_key="none", model=MODEL, max_retries=0)
+    options: Any = {"base_url": URL, "api_key": "none", "model": MODEL, "max_retries": 0}
+    model = ChatOpenAI(**options)
     first = [HumanMessage(user(COUNT, picture=True)["content"])]
     message = model.invoke(first)
     equal(message.content, ANSWER)
@@ -230,6 +290,17 @@ def langchain_openai() -> Iterator[str]:
     picture = ToolMessage([{"type": "text", "text": called(call["name"], call["args"])}, own], tool_call_id=call["id"])
     equal(model.invoke([*first, message, picture, HumanMessage(COUNT)]).content, ANSWER)
     yield "tool call, its result with a picture"
+    responses = ChatOpenAI(**options, use_responses_api=True)
+    message = responses.invoke(first)
+    equal(message.text, ANSWER)
+    equal(responses.invoke([*first, message, HumanMessage(COLOUR)]).text, RED)
+    equal("".join(piece.text for piece in responses.stream(first)), ANSWER)
+    kind(responses.with_structured_output(Shape).invoke(first), Shape)
+    message = responses.bind_tools([tool(paint)], tool_choice="required").invoke(first)
+    [call] = message.tool_calls
+    picture = ToolMessage([{"type": "text", "text": called(call["name"], call["args"])}, own], tool_call_id=call["id"])
+    equal(responses.invoke([*first, message, picture, HumanMessage(COUNT)]).text, ANSWER)
+    yield "use_responses_api: the same"
 
 
 def llama_index_llms_openai_like() -> Iterator[str]:
@@ -266,7 +337,7 @@ def llama_index_llms_openai_like() -> Iterator[str]:
 def pydantic_ai_slim() -> Iterator[str]:
     from pydantic_ai import Agent, BinaryContent, NativeOutput, PromptedOutput, ToolOutput, UsageLimits
     from pydantic_ai.exceptions import UnexpectedModelBehavior, UsageLimitExceeded
-    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
     from pydantic_ai.providers.openai import OpenAIProvider
     from pydantic_ai.settings import ToolOrOutput
 
@@ -297,6 +368,17 @@ def pydantic_ai_slim() -> Iterator[str]:
     with suppress(UsageLimitExceeded):  # a model that calls again and again
         painter.run_sync(first, model_settings=called_once, usage_limits=UsageLimits(request_limit=2))
     yield "tool call and its result"
+    responses = OpenAIResponsesModel(MODEL, provider=OpenAIProvider(base_url=URL, api_key="none"))
+    agent = Agent(responses)
+    done = agent.run_sync(first)
+    equal(done.output, ANSWER)
+    for settings in ({}, {"openai_previous_response_id": "auto"}):
+        again = agent.run_sync(COLOUR, message_history=done.all_messages(), model_settings=settings)
+        equal(again.output, RED)
+    equal(asyncio.run(stream()), ANSWER)
+    for output in (ToolOutput(Shape), NativeOutput(Shape)):
+        kind(Agent(responses, output_type=output).run_sync(first).output, Shape)
+    yield "OpenAIResponsesModel: the same, previous_response_id"
 
 
 def instructor() -> Iterator[str]:
@@ -373,6 +455,23 @@ def openai_agents() -> Iterator[str]:
     equal(outputs[0].startswith("painted "), True)
     yield "tool call and its result"
 
+    def responder(**options: Any) -> Any:
+        client = AsyncOpenAI(base_url=URL, api_key="none", max_retries=0)
+        return agents.Agent("responder", model=agents.OpenAIResponsesModel(MODEL, client), **options)
+
+    done = agents.Runner.run_sync(responder(), first)
+    equal(done.final_output, ANSWER)
+    equal(agents.Runner.run_sync(responder(), [*done.to_input_list(), user(COLOUR)]).final_output, RED)
+    by_id = agents.Runner.run_sync(responder(), COLOUR, previous_response_id=done.last_response_id)
+    equal(by_id.final_output, RED)
+    kind(agents.Runner.run_sync(responder(output_type=Shape), first).final_output, Shape)
+    # A tool of OpenAI's is left out.
+    tools = [agents.function_tool(paint), agents.WebSearchTool()]
+    painted = agents.Runner.run_sync(responder(tools=tools, model_settings=required), first, max_turns=3)
+    outputs = [item.output for item in painted.new_items if item.type == "tool_call_output_item"]
+    equal(outputs[0].startswith("painted "), True)
+    yield "OpenAIResponsesModel: the same, previous_response_id"
+
 
 def llm() -> Iterator[str]:
     folder = tempfile.mkdtemp()
@@ -420,21 +519,21 @@ CLIENTS = {
 }
 
 
-def main() -> None:
-    names = sys.argv[3:] or [name for name in CLIENTS if name != "llama-index-llms-openai-like"]
+def run(clients: Mapping[str, Callable[[], Iterator[str]]], names: Sequence[str]) -> bool:
+    """Ask through the clients with these names, or through all. Return whether one failed."""
     failed = False
-    for name in names:
+    for name in names or clients:
         worked: list[str] = []
         try:
-            for what in CLIENTS[name]():
+            for what in clients[name]():
                 worked.append(what)  # noqa: PERF402 - what worked before a failure counts
             state = "ok    "
         except Exception:
             traceback.print_exc()
             state, failed = "FAILED", True
         print(f"{state} {name} {version(name)}: {'; '.join(worked)}", flush=True)
-    sys.exit(failed)
+    return failed
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run(CLIENTS, sys.argv[3:] or [name for name in CLIENTS if name != "llama-index-llms-openai-like"]))

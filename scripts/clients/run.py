@@ -18,28 +18,37 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PICTURE = HERE.parent.parent / "docs" / "sample.png"
-# llama-index needs another version of openai than the others.
-ENVIRONMENTS = {"requirements.txt": (), "requirements-llama-index.txt": ("llama-index-llms-openai-like",)}
+ANTHROPIC = "anthropic:"  # before the names of clients of Anthropic's API
 
 
 def main() -> None:
-    wanted = sys.argv[1:]
     failed = False
     with tempfile.TemporaryDirectory() as name, server() as url:
         folder = Path(name)
-        for requirements, clients in ENVIRONMENTS.items():
-            named = [
-                client for client in wanted if (client in clients) == bool(clients) and not client.startswith("npm:")
-            ]
-            if wanted and not named:
-                continue
+        for requirements, (script, clients) in chosen(sys.argv[1:]).items():
             python = environment(folder / Path(requirements).stem, HERE / requirements)
-            command = [str(python), str(HERE / "checks.py"), url, str(PICTURE), *(named or clients)]
+            command = [str(python), str(HERE / script), url, str(PICTURE), *clients]
             failed |= subprocess.run(command, check=False).returncode != 0
-        packages = [client.removeprefix("npm:") for client in wanted if client.startswith("npm:")]
-        if packages or not wanted:
+        packages = [client.removeprefix("npm:") for client in sys.argv[1:] if client.startswith("npm:")]
+        if packages or not sys.argv[1:]:
             failed |= javascript(folder / "npm", [url, str(PICTURE), *packages])
     sys.exit(failed)
+
+
+def chosen(wanted: list[str]) -> dict[str, tuple[str, list[str]]]:
+    """Return the script and the names of its clients by requirements; no names mean all that are installed."""
+    apart = "llama-index-llms-openai-like"  # it needs another version of openai than the others
+    python = [client for client in wanted if not client.startswith("npm:")]
+    openai = [client for client in python if client != apart and not client.startswith(ANTHROPIC)]
+    anthropic = [client.removeprefix(ANTHROPIC) for client in python if client.startswith(ANTHROPIC)]
+    environments = {
+        "requirements.txt": ("checks.py", openai),
+        "requirements-llama-index.txt": ("checks.py", [client for client in python if client == apart]),
+        "requirements-anthropic.txt": ("anthropic_checks.py", anthropic),
+    }
+    if wanted:
+        return {name: (script, clients) for name, (script, clients) in environments.items() if clients}
+    return {**environments, "requirements-llama-index.txt": ("checks.py", [apart])}
 
 
 def environment(folder: Path, requirements: Path) -> Path:

@@ -99,7 +99,7 @@ def test_sums_are_those_of_transformers(wide_bundle: Path, make_model: Any) -> N
     collector = Collector()
     with (
         Model(wide_bundle / "model-F32.gguf", gpu_layers=0) as model,
-        Context(model, n_ctx=128, n_batch=64, threads=1, exact=True, collector=collector) as context,
+        Context(model, n_ctx=128, n_batch=64, threads=1, cache_type="f32", collector=collector) as context,
     ):
         for start in (0, 64):
             context.decode_tokens(ids[start : start + 64], start, every=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ from pocketvlm_converters.checkpoint.lora import Adapters
 from pocketvlm_converters.checkpoint.safetensors import Deferred, Tensor
 from pocketvlm_converters.cli.convert import convert as command
 from pocketvlm_converters.convert import convert
+from pocketvlm_converters.export_parts import parts_of
 from pocketvlm_converters.families import find_family
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "adapters.safetensors"
@@ -300,6 +302,48 @@ def test_a_conversion_with_adapters(tied: Path, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=re.escape(words)):
             convert(tied, tmp_path / "other", lora=[folder], **options)
         assert sorted(tmp_path.iterdir()) == before
+
+
+# What TRL 1.16 leaves in a folder beside the weights, and in a folder of its own for each step that it saves.
+TRAINED = ("README.md", "chat_template.jinja", "processor_config.json", "tokenizer.json", "tokenizer_config.json")
+STEP = (*TRAINED, "optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json")
+
+
+def as_trl_saves(folder: Path, base: Path, *weights: str) -> Path:
+    """Move the `weights` and settings of `folder` to where a training of `base` has them, with all that lies there."""
+    step = folder / "checkpoint-1"
+    step.mkdir()
+    for place, names in ((folder, TRAINED), (step, STEP)):
+        for name in (*names, "training_args.bin"):
+            if (base / name).exists():
+                shutil.copy(base / name, place / name)
+            else:
+                (place / name).write_bytes(b"\x80\x04 a pickle that nothing reads")
+    for name in weights:
+        shutil.copy(folder / name, step / name)
+    return step
+
+
+def test_folders_of_a_training(tied: Path, tmp_path: Path) -> None:
+    """At the end of it and at a step of it; an adapter, and a model that was trained as a whole."""
+    adapter, _ = adapter_of(tmp_path / "adapter", tied, HEAD)
+    merged = tmp_path / "merged"
+    shutil.copytree(tied, merged)
+    whole = ("config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json")
+    for folder, weights in (
+        (adapter, ("adapter_config.json", "adapter_model.safetensors")),
+        (merged, tuple(name for name in whole if (tied / name).exists())),
+    ):
+        hashes = set()
+        for place in (folder, as_trl_saves(folder, tied, *weights)):
+            checkpoint = Checkpoint(tied, [place]) if folder == adapter else Checkpoint(place)
+            part = parts_of(find_family(checkpoint), "x").language
+            hashes.add(part.metadata["pocketvlm.weights_sha256"])
+        assert len(hashes) == 1
+    for file in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / file).unlink()
+    with pytest.raises(CheckpointError, match=re.escape("a folder of a training, give e.g. 'checkpoint-1' in it")):
+        Adapters([adapter])
 
 
 @pytest.mark.parametrize("text", ["adapter", "adapter:", ":0.5", "adapter:nan", "adapter:x"])

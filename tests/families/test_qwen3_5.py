@@ -23,7 +23,7 @@ from pocketvlm.engine.loading import layer_benchmark
 from pocketvlm.errors import CheckpointError, ModelFormatError, PairingError
 from pocketvlm.files.gguf_decoder import check_known_decoder
 from pocketvlm.files.gguf_header import read_header
-from pocketvlm.native.context import Context
+from pocketvlm.native.context import Batch, Context
 from pocketvlm.native.llama import Model
 from pocketvlm.vision import families
 from pocketvlm.vision.encoder import VisionEncoder
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.oracle
 Array = npt.NDArray[Any]
 GRIDS = [(3, 3), (1, 4), (9, 6), (1, 200)]  # rows and columns of embeddings
 SHOWN = picture(3).resize((320, 320))  # 100 embeddings
-LITTLE = 60  # tokens: fewer than the picture's, more than a question and an answer have
+LITTLE = 99  # tokens: fewer than the picture's, more than a question, an answer and what may lack a checkpoint have
 THOUGHTS = {"thinking": "high", "not thinking": "none", "as the template does": None}
 
 
@@ -74,7 +74,7 @@ def test_long_texts(reference: Any, bundle: Path) -> None:
         logits = reference(input_ids=torch.tensor([ids]), logits_to_keep=1).logits[0, -1].numpy()
     with (
         Model(bundle / "model-F32.gguf") as model,
-        Context(model, n_ctx=1536, n_batch=512, threads=1, exact=True) as context,
+        Context(model, n_ctx=1536, n_batch=512, threads=1, cache_type="f32") as context,
     ):
         assert model.recurrent and model.mrope
         start = 0
@@ -130,6 +130,37 @@ def test_a_picture_is_evaluated_once(vlm: VLM, effort: str | None) -> None:
     assert afresh > 100
     assert [token for token, _ in warm] == [token for token, _ in cold]
     assert all(abs(one - two) < 1e-3 for (_, one), (_, two) in zip(warm, cold, strict=True))
+
+
+def test_evaluations_of_a_prompt(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One up to the checkpoint after the picture, and one more; a checkpoint after the message if it is a long one."""
+    counts: list[int] = []
+    for name in ("decode", "decode_embeddings"):
+        original = getattr(Context, name)
+
+        def evaluate(self: Context, given: Any, *rest: Any, _original: Any = original, **options: Any) -> None:
+            counts.append(given.count if isinstance(given, Batch) else len(given))
+            _original(self, given, *rest, **options)
+
+        monkeypatch.setattr(Context, name, evaluate)
+
+    def evaluations(messages: list[dict[str, Any]]) -> list[int]:
+        counts.clear()
+        total, _ = evaluated(vlm, messages, None, tokens=1)
+        assert sum(counts) == total
+        return [*counts]
+
+    settle(vlm)
+    forget(vlm)
+    first = [asked("What is it?")]
+    before, after = evaluations(first)
+    assert before > 100 > after
+    answer = {"role": "assistant", "content": "It."}
+    assert len(evaluations([*first, answer, {"role": "user", "content": "And then?"}])) == 1
+    long = [*first, answer, {"role": "user", "content": "And then? " * 20}]
+    message, opening = evaluations(long)
+    assert message > 64 > 16 > opening
+    assert len(evaluations([*long, answer, {"role": "user", "content": "And now?"}])) == 1
 
 
 def test_checkpoints_larger_than_their_limit(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:

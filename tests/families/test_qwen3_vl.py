@@ -75,7 +75,7 @@ def test_long_texts(reference: Any, bundle: Path) -> None:
         logits = reference(input_ids=torch.tensor([ids]), logits_to_keep=1).logits[0, -1].numpy()
     with (
         Model(bundle / "model-F32.gguf") as model,
-        Context(model, n_ctx=3072, n_batch=512, threads=1, exact=True) as context,
+        Context(model, n_ctx=3072, n_batch=512, threads=1, cache_type="f32") as context,
     ):
         for start in range(0, len(ids), 500):
             context.decode_tokens(ids[start : start + 500], start)

@@ -27,6 +27,7 @@ from pocketvlm.plan.budget import read_picture_size, read_size
 from pocketvlm.plan.prediction import Planner, RunConfiguration
 from pocketvlm.plan.probe import ProbeRequest
 from pocketvlm.system.timing import RepeatedTiming
+from pocketvlm.vision.compatibility import EncoderChoice
 
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()"]
 # Answers a question about a picture and prints the process's greatest resident memory.
@@ -108,17 +109,24 @@ def planner() -> Planner:
     return Planner(locate(None, model=None, mmproj=None), options, picture=(640, 480), timed=False)
 
 
+def smallest(kind: EncoderChoice) -> RunConfiguration:
+    return RunConfiguration(kind, 512, "auto", cache_type="q8_0")
+
+
 def test_what_is_given_up_first(planner: Planner) -> None:
-    """Context, then the encoder, then detail; and nothing where all fits."""
+    """The type of the cache, context, then the encoder, then detail; and nothing where all fits."""
     full = planner.predict(planner.usual())
     assert planner.within(full.memory_bytes).configuration == planner.usual()
-    less = planner.within(full.memory_bytes - 1)
+    quantized = planner.within(full.memory_bytes - 1)
+    assert quantized.configuration == replace(planner.usual(), cache_type="q8_0")
+    assert quantized.parts["KV cache"] == pytest.approx(full.parts["KV cache"] * 34 / 64, rel=0.01)
+    less = planner.within(quantized.memory_bytes - 1)
     assert (
         less.configuration.context < full.configuration.context
         and less.configuration.encoder == full.configuration.encoder
     )
     other = "gguf" if full.configuration.encoder == "onnx" else "onnx"
-    both = {kind: planner.predict(RunConfiguration(kind, 512, "auto")).memory_bytes for kind in ("onnx", "gguf")}
+    both = {kind: planner.predict(smallest(kind)).memory_bytes for kind in ("onnx", "gguf")}
     if both[other] < both[full.configuration.encoder]:
         assert planner.within(both[full.configuration.encoder] - 1).configuration.encoder == other
     for budget in range(min(both.values()), full.memory_bytes, 1 << 19):
@@ -138,9 +146,9 @@ def test_what_does_not_fit_says_what_would_be_needed(planner: Planner) -> None:
 
 @linux
 def test_chat_within_a_budget(sample_png: Path, planner: Planner) -> None:
-    smallest = min(planner.predict(RunConfiguration(kind, 512, "auto")).memory_bytes for kind in ("onnx", "gguf"))
+    least = min(planner.predict(smallest(kind)).memory_bytes for kind in ("onnx", "gguf"))
     base = [*COMMAND, "chat", "How many shapes are there?", "-i", str(sample_png), "--threads", "1", "--memory"]
-    done = subprocess.run([*base, str(smallest + (24 << 20))], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*base, str(least + (24 << 20))], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
     assert "memory: about" in done.stderr
     done = subprocess.run([*base, "20M"], capture_output=True, text=True, timeout=60, check=False)
@@ -158,7 +166,7 @@ def test_it_is_remembered_and_works_where_nothing_can_be(tmp_path: Path, monkeyp
     file = tmp_path / "pocketvlm" / "plans.json"
     entry = json.loads(file.read_text())
     (key,) = entry["rehearsals"]
-    entry["rehearsals"][key]["scratch"] = [12345]
+    entry["rehearsals"][key]["scratch"]["f16"] = [12345]
     file.write_text(json.dumps(entry))
     assert kept() == 12345
     file.write_text("{")
@@ -171,7 +179,7 @@ def test_what_a_busy_machine_told_is_not_remembered(
     planner: Planner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    asked = ProbeRequest("", None, None, (512,), 512, 16, 1, False, 1, "cpu", True, False)
+    asked = ProbeRequest("", None, None, (512,), 512, 16, 1, ("f16",), 1, "cpu", True, False)
     monkeypatch.setattr(probe_cache, "_key", lambda _: "key")
     for steady in (False, True):
         monkeypatch.setattr(probe_cache, "run_probe", lambda _, steady=steady: replace(planner.probe, steady=steady))

@@ -12,6 +12,7 @@ import pytest
 from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 
+import hybrid
 from engine_seam import generate
 from integration.asking import asked, disc, generation, settle
 from pocketvlm import VLM
@@ -107,6 +108,21 @@ def test_rows_are_what_tokens_are(iota_onnx: Path, kind: str, tmp_path: Path) ->
         for token in (0, 7, model.n_vocab - 1):
             expected = dequantize(stored.data[token : token + 1], GGMLQuantizationType(stored.tensor_type))
             assert np.abs(table.row(token) - expected).max() <= 1e-6 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("window", [0, 20])
+def test_rows_of_a_hybrid_model(iota_onnx: Path, window: int, tmp_path: Path) -> None:
+    """Its state cannot be cut back, so the trial begins again."""
+    file = hybrid.save(iota_onnx / "model-F32.gguf", tmp_path / "hybrid.gguf", window=window)
+    with Model(file) as model, Context(model, n_ctx=256, n_batch=32, threads=1) as context:
+        table = token_embeddings(model, read_header(file), context)
+        assert table is not None
+        context.decode_tokens([3, 5, 7], 0)
+        expected = context.logits()
+        context.clear()
+        rows = np.concatenate([table.row(token) for token in (3, 5, 7)])
+        context.decode_embeddings(rows, context.positions(0, 3))
+        assert np.array_equal(context.logits(), expected)
 
 
 def test_other_rows_are_refused(iota_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,12 @@ def test_any_flipped_byte_is_found(vlm: VLM, saved: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("changed", "why"),
-    [({"context_size": 512}, "context size"), ({"exact": True}, "type of cache"), ({"model": "other"}, "model")],
+    [
+        ({"context_size": 512}, "context size"),
+        ({"exact": True}, "type of cache"),
+        ({"cache_type": "q8_0"}, "type of cache"),
+        ({"model": "other"}, "model"),
+    ],
 )
 def test_another_engine_refuses_it(saved: Path, iota_bundle: Path, changed: dict[str, Any], why: str) -> None:
     if "model" in changed:

@@ -98,6 +98,49 @@ def test_products(native: ctypes.CDLL, kernels: list[str], kind: str, shape: tup
         assert np.abs(products - right).max() <= 2e-6 * max(np.abs(right).max(), 1e-6), kernel
 
 
+@pytest.mark.parametrize(
+    ("width", "heads", "key_heads", "tokens", "sequences"),
+    [(128, 4, 2, 19, 2), (32, 6, 3, 1, 3), (64, 2, 2, 40, 1), (256, 2, 1, 17, 1)],
+)
+def test_delta_nets(
+    native: ctypes.CDLL, kernels: list[str], width: int, heads: int, key_heads: int, tokens: int, sequences: int
+) -> None:
+    rng = np.random.default_rng(width)
+    queries, keys, values = (
+        rng.standard_normal((sequences, tokens, count, width), np.float32) for count in (key_heads, key_heads, heads)
+    )
+    keys /= np.linalg.norm(keys, axis=-1, keepdims=True)
+    gates, betas = -rng.gamma(1, 1, (2, sequences, tokens, heads)).astype(np.float32)
+    betas = 1 / (1 + np.exp(betas))
+    states = rng.standard_normal((sequences, heads, width, width), np.float32)
+    right = delta_net(queries, keys, values, gates, betas, states)
+    compute = native.pocketvlm_accelerator_delta_net
+    compute.restype = ctypes.c_bool
+    address, size = ctypes.c_void_p, ctypes.c_int64
+    compute.argtypes = [ctypes.c_char_p, *[address] * 7, *[size] * 5, ctypes.c_int]
+    inputs = [array.ctypes.data for array in (queries, keys, values, gates, betas, states)]
+    for kernel in kernels:
+        out = np.full(values.size + states.size, np.nan, np.float32)
+        sizes = (width, heads, key_heads, tokens, sequences)
+        assert compute(kernel.encode(), *inputs, out.ctypes.data, *sizes, 2), kernel
+        for found, expected in zip(np.split(out, [values.size]), right, strict=True):
+            assert np.abs(found - expected.reshape(-1)).max() <= 1e-6 * np.abs(expected).max(), kernel
+
+
+def delta_net(*arrays: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Outputs and last states of the gated delta rule (arXiv 2412.06464, equation 10), token by token."""
+    queries, keys, values, gates, betas, states = (array.astype(np.float64) for array in arrays)
+    sequences, tokens, heads, width = values.shape
+    outputs = np.empty_like(values)
+    for sequence, token, head in np.ndindex(sequences, tokens, heads):
+        state, at = states[sequence, head], (sequence, token, head)
+        key, query = (array[sequence, token, head % array.shape[2]] for array in (keys, queries))
+        state *= np.exp(gates[at])
+        state += np.outer(betas[at] * (values[at] - state @ key), key)
+        outputs[at] = state @ query / np.sqrt(width)
+    return outputs, states
+
+
 def prefill(model: Model, tokens: list[int], accelerated: bool) -> tuple[Floats, Floats]:
     """Logits behind a prompt, and behind one token more."""
     with Context(model, n_ctx=256, n_batch=128, threads=2, accelerated=accelerated) as context:
@@ -108,18 +151,37 @@ def prefill(model: Model, tokens: list[int], accelerated: bool) -> tuple[Floats,
 
 
 def test_only_prompts_of_contexts_that_ask(native: ctypes.CDLL, iota_bundle: Path) -> None:
-    """Products of 15 rows stay the CPU's, bit for bit, and so do all of contexts that are made without it."""
+    """Products of 4 rows stay the CPU's, bit for bit, and so do all of contexts that are made without it."""
     del native
     with Model(next(iota_bundle.glob("model-*.gguf")), gpu_layers=0, mapped=True) as model:
         tokens = [n % model.n_vocab for n in range(3, 67)]
         plain = prefill(model, tokens, False)
         fast = prefill(model, tokens, True)
         again = prefill(model, tokens, False)
-        short, same = prefill(model, tokens[:15], False), prefill(model, tokens[:15], True)
-    assert not np.array_equal(plain[0], fast[0])  # it was used
+        short, same = prefill(model, tokens[:4], False), prefill(model, tokens[:4], True)
+        few, others = prefill(model, tokens[:5], False), prefill(model, tokens[:5], True)
+    assert not np.array_equal(plain[0], fast[0]) and not np.array_equal(few[0], others[0])  # it was used
     assert np.abs(plain[0] - fast[0]).max() < 0.02 * np.abs(plain[0]).max()
     assert all(map(np.array_equal, plain, again))
     assert all(map(np.array_equal, short, same))
+
+
+def test_recurrent_layers(native: ctypes.CDLL, tmp_path: Path) -> None:
+    """They are computed here from 5 tokens on, and what follows in the same sequence fits.
+
+    The weights are float32, whose products are llama.cpp's, and so is the delta rule of 16 tokens. That 4 tokens have
+    the same bits also shows that llama.cpp keeps it in one piece.
+    """
+    del native
+    path = tmp_path / "model.gguf"
+    write_hybrid(path)
+    with Model(path, gpu_layers=0, mapped=True) as model:
+        tokens = [n * 7 % 64 for n in range(120)]
+        for count, other in ((4, False), (5, True), (16, False), (17, True), (120, True)):
+            plain, fast = prefill(model, tokens[:count], False), prefill(model, tokens[:count], True)
+            for one, two in zip(plain, fast, strict=True):
+                assert np.array_equal(one, two) is not other, count
+                assert np.abs(one - two).max() < 1e-5 * np.abs(one).max(), count
 
 
 @pytest.mark.parametrize("file_type", ["Q4_0", "IQ4_NL"])
@@ -165,6 +227,54 @@ def write_decoder(path: Path, kind: GGMLQuantizationType) -> None:
     for name in ("blk.0.attn_norm", "blk.0.ffn_norm", "output_norm"):
         writer.add_tensor(f"{name}.weight", np.ones(256, np.float32))
     writer.add_tensor("token_embd.weight", rng.standard_normal((64, 256), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_hybrid(path: Path) -> None:
+    """Write a model of a delta net and a layer of attention in float32, without a vocabulary."""
+    width, inner, heads, key_heads, head, kernel = 64, 96, 4, 2, 32, 4
+    rng = np.random.default_rng(0)
+    writer = GGUFWriter(path, "qwen35")
+    writer.add_block_count(2)
+    writer.add_context_length(256)
+    writer.add_embedding_length(width)
+    writer.add_feed_forward_length(inner)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_key_length(head)
+    writer.add_value_length(head)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_dimension_count(16)
+    writer.add_rope_dimension_sections([3, 3, 2, 0])
+    writer.add_full_attention_interval(2)
+    writer.add_ssm_conv_kernel(kernel)
+    writer.add_ssm_inner_size(heads * head)
+    writer.add_ssm_state_size(head)
+    writer.add_ssm_time_step_rank(heads)
+    writer.add_ssm_group_count(key_heads)
+    writer.add_vocab_size(64)
+    writer.add_tokenizer_model("no_vocab")
+    channels = (2 * key_heads + heads) * head
+    net = {"attn_qkv": (channels, width), "attn_gate": (heads * head, width), "ssm_conv1d": (channels, kernel)}
+    net |= {"ssm_beta": (heads, width), "ssm_alpha": (heads, width), "ssm_out": (width, heads * head)}
+    attention = {"attn_q": (4 * head, width), "attn_k": (head, width), "attn_v": (head, width)}
+    attention |= {"attn_output": (width, 2 * head)}
+    forward = {"ffn_gate": (inner, width), "ffn_up": (inner, width), "ffn_down": (width, inner)}
+    for layer, shapes in enumerate((net, attention)):
+        norms = {"attn_norm": width, "post_attention_norm": width}
+        norms |= {"attn_q_norm": head, "attn_k_norm": head} if layer else {"ssm_norm": head}
+        for name, size in norms.items():
+            writer.add_tensor(f"blk.{layer}.{name}.weight", np.ones(size, np.float32))
+        for name, shape in {**shapes, **forward}.items():
+            values = rng.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[1]))
+            writer.add_tensor(f"blk.{layer}.{name}.weight", values)
+    writer.add_tensor("blk.0.ssm_a", -rng.gamma(1, 1, heads).astype(np.float32))
+    writer.add_tensor("blk.0.ssm_dt.bias", rng.standard_normal(heads, np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
+    writer.add_tensor("token_embd.weight", rng.standard_normal((64, width), np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

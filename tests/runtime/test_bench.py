@@ -38,6 +38,8 @@ REPORT = Report(
     "f",
     "e",
     "plain",
+    "f16",
+    2,
     3,
     64,
     (
@@ -48,7 +50,7 @@ REPORT = Report(
             "auto",
             2,
             128,
-            *(spread(v) for v in (2000, 80, 70, 300, 1500, 350, 100)),
+            *(spread(v) for v in (2000, 80, 70, 300, 1500, 350, 100, 2)),
         ),
     ),
     None,
@@ -68,6 +70,7 @@ def test_measures(vlm: VLM) -> None:
             found: Spread = getattr(case, field)
             assert 0 < found.low <= found.median <= found.high
         assert case.encode.low < case.first.high
+        assert 1 <= case.threads.low <= case.threads.high <= report.threads
 
 
 def test_only_the_first_sight_encodes(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pocketvlm import ChatCompletionChunk, ChatRequest, EngineInfo
-from pocketvlm.chat.completion import CompletionBuilder, fold
+from pocketvlm.chat.completion import CompletionBuilder, fold, joined
 from pocketvlm.engine.interface import Finished, PrefillDone, Token, TokenScore
 from pocketvlm.structured.compile import CompiledRequest
 from pocketvlm.structured.tool_call_format import HERMES
@@ -44,7 +44,7 @@ def test_two_choices_and_their_counters() -> None:
     builder = CompletionBuilder(compiled(), INFO, choices=2, queue_ms=7.0)
     first = [Token(1, b"a"), Token(2, b"b", drafted=2, ms=10.0), Token(3, b"c", accepted=True, ms=10.0)]
     all_chunks = list(chunks(builder, (first, Finished("stop")), (tokens(b"x", b"y"), Finished("length"))))
-    answer = fold(all_chunks, ChatRequest.parse([{"role": "user", "content": "Hi"}], n=2))
+    answer = fold(all_chunks)
     assert [choice.message.content for choice in answer.choices] == ["abc", "xy"]
     assert [choice.finish_reason for choice in answer.choices] == ["stop", "length"]
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (20, 5)
@@ -57,6 +57,30 @@ def test_two_choices_and_their_counters() -> None:
     finishing = [chunk for chunk in all_chunks if chunk.choices and chunk.choices[0].finish_reason]
     assert [chunk.timings is not None for chunk in finishing] == [False, True]
     assert len({chunk.id for chunk in all_chunks}) == 1
+
+
+def test_several_runs_are_one_answer() -> None:
+    runs = [
+        (([Token(1, b"a"), Token(2, b"b", ms=10.0)], Finished("stop")), (tokens(b"c"), Finished("length"))),
+        ((tokens(b"d", b"e", b"f"), Finished("stop")),),
+    ]
+    alone = [fold(chunks(CompletionBuilder(compiled(), INFO, choices=len(run), queue_ms=7.0), *run)) for run in runs]
+    builders = [CompletionBuilder(compiled(), INFO, choices=len(run), queue_ms=7.0) for run in runs]
+    pieces = list(joined(chunks(builder, *run) for builder, run in zip(builders, runs, strict=True)))
+    assert len({chunk.id for chunk in pieces}) == 1
+    assert [bool(chunk.choices) for chunk in pieces] == [True] * (len(pieces) - 1) + [False]
+    answer = fold(pieces)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert [choice.message.content for choice in answer.choices] == ["ab", "c", "def"]
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (40, 6)
+    assert answer.usage.total_tokens == 46
+    assert answer.usage.prompt_tokens_details.cached_tokens == 10
+    timings = answer.timings
+    assert timings.prefill_ms == sum(one.timings.prefill_ms for one in alone)
+    assert timings.decode_ms == 30.0
+    assert timings.decode_tokens_per_second == pytest.approx(1000 * 3 / 30)
+    assert timings.prefill_tokens_per_second == pytest.approx(alone[0].timings.prefill_tokens_per_second)
+    assert timings.queue_ms == max(one.timings.queue_ms for one in alone)
 
 
 def test_an_empty_choice_has_no_decode_steps() -> None:

@@ -124,6 +124,15 @@ def test_a_projector_with_an_array_for_a_name(key: str, tmp_path: Path) -> None:
         check_projector(tmp_path / "x.gguf", GGUFHeader(Path("model.gguf"), 3, {}, (), 0))
 
 
+@pytest.mark.parametrize("kind", ["idefics3", "lfm2"])
+def test_a_scale_that_is_missing_is_refused(kind: str) -> None:
+    """libmtmd takes 1 and then asserts more than 1."""
+    values = metadata(kind)
+    del values["clip.vision.projector.scale_factor"]
+    with pytest.raises(ModelFormatError, match=r"^x\.gguf: .*projector\.scale_factor"):
+        family_of(values, Path("x.gguf"))
+
+
 @pytest.mark.parametrize(("kind", "key", "value"), WRONG)
 def test_nonsense_is_refused(kind: str, key: str, value: Any) -> None:
     changed = {"patch_size": 1} if (kind, value) == ("gemma3", 4096) else {}

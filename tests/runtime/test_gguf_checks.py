@@ -69,6 +69,7 @@ def with_tensor(header: GGUFHeader, number: int, *new: TensorInfo) -> GGUFHeader
         ({"rope__freq_base": float("nan")}, "freq_base is nan"),
         ({"rope__dimension_sections": [0, 0, 0, 0]}, "dimension_sections"),
         ({"rope__dimension_sections": [-1, 2, 2, 0]}, "dimension_sections"),
+        ({"rope__dimension_sections": [4096, 2, 2, 0]}, "dimension_sections is .*together more than"),
         ({"attention__layer_norm_rms_epsilon": float("inf")}, "epsilon is inf"),
         ({"expert_count": 1025}, "expert_count is 1025"),
         ({"expert_count": 8}, "expert_used_count"),

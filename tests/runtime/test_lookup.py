@@ -98,9 +98,9 @@ def drafted(seconds: dict[int, float], chances: list[float], steps: int = 400, a
     speculation = DraftLengthPolicy("auto")
     found = []
     for _ in range(steps):
-        found.append(speculation.draft_count(answers, chances, False))
+        found.append(speculation.draft_count(answers, chances, 2, False))
         rows = answers + found[-1]
-        speculation.record(time_of(seconds, rows), rows, False)
+        speculation.record(time_of(seconds, rows), rows, 2)
     return found
 
 
@@ -132,9 +132,9 @@ def test_little_is_lost_where_it_never_pays(chances: list[float]) -> None:
 def test_tried_again_where_it_pays_by_now() -> None:
     speculation = DraftLengthPolicy("auto")
     for step in range(3000):
-        rows = 1 + speculation.draft_count(1, [0.9], False)
-        speculation.record({1: 1.0, 2: 2.0 if step < 500 else 1.1}[rows], rows, False)
-    assert speculation.draft_count(1, [0.9], False) == 1
+        rows = 1 + speculation.draft_count(1, [0.9], 2, False)
+        speculation.record({1: 1.0, 2: 2.0 if step < 500 else 1.1}[rows], rows, 2)
+    assert speculation.draft_count(1, [0.9], 2, False) == 1
 
 
 def test_answers_share_the_budget() -> None:
@@ -149,19 +149,19 @@ def test_no_step_that_others_feel(answers: int, shared: bool) -> None:
     steps = {1: 1.0, 2: 1.3, 3: 1.6, 4: 1.8, 6: 2.1, 8: 3.0, 16: 4.0, 32: 5.0}
     usual = time_of(steps, answers)
     speculation, taken = DraftLengthPolicy("auto"), []
-    speculation.record(usual, answers, shared)
+    speculation.record(usual, answers, 2)
     for _ in range(400):
-        count = speculation.draft_count(answers, [0.99**i for i in range(1, 16)], shared)
+        count = speculation.draft_count(answers, [0.99**i for i in range(1, 16)], 2, shared)
         taken.append(time_of(steps, answers + count))
-        speculation.record(taken[-1], answers + count, shared)
+        speculation.record(taken[-1], answers + count, 2)
     assert usual < taken[-1] <= MAX_STEP_SLOWDOWN * usual
     assert sum(time > MAX_STEP_SLOWDOWN * usual for time in taken) <= 2, "sizes are tried from small to large"
 
 
-def test_always_and_by_whether_cores_are_shared() -> None:
-    assert DraftLengthPolicy("on").draft_count(1, [0.01] * 40, False) == MAX_DRAFT_TOKENS
+def test_always_and_by_the_number_of_threads() -> None:
+    assert DraftLengthPolicy("on").draft_count(1, [0.01] * 40, 2, False) == MAX_DRAFT_TOKENS
     speculation = DraftLengthPolicy("auto")
     for rows in (1, 2):
-        speculation.record(1.0, rows, False)
-    assert speculation.draft_count(1, [0.9], False) == 1
-    assert speculation.draft_count(1, [0.9], True) == 0, "nothing is known of steps with fewer cores"
+        speculation.record(1.0, rows, 2)
+    assert speculation.draft_count(1, [0.9], 2, False) == 1
+    assert speculation.draft_count(1, [0.9], 1, True) == 0, "nothing is known of steps with fewer cores"

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from pocketvlm.errors import NativeLibraryError
-from pocketvlm.native import build
+from pocketvlm.native import build, library, memory_estimate
+
+Q4_0 = 2  # the type of ggml that llama.cpp reorders on most processors
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +97,8 @@ def test_both_libraries_are_loaded_from_there(tmp_path: Path) -> None:
     """In a process of its own, as this one may have loaded them; and it leaves no variable behind."""
     package = find_spec("llama_cpp")
     assert package and package.origin
-    for library in (Path(package.origin).parent / "lib").iterdir():
-        (tmp_path / library.name).symlink_to(library)
+    for file in (Path(package.origin).parent / "lib").iterdir():
+        (tmp_path / file.name).symlink_to(file)
     code = (
         "import os; from pocketvlm.native import library; "
         "print(library.llama()._lib._name); print(library.mtmd()._libmtmd._name); "
@@ -108,3 +110,19 @@ def test_both_libraries_are_loaded_from_there(tmp_path: Path) -> None:
     assert Path(llama).parent == Path(mtmd).parent == tmp_path
     assert left == "None"
     assert "cpu" in devices
+
+
+@pytest.mark.parametrize("amx", [False, True])
+def test_weights_are_not_reordered_for_amx(monkeypatch: pytest.MonkeyPatch, amx: bool) -> None:
+    """GCC 12 compiles ggml's AMX kernels so that they end the process."""
+    features = library.llama().llama_print_system_info().replace(b"AMX_INT8 = 1 | ", b"")
+    text = features + b"AMX_INT8 = 1 | " if amx else features
+    monkeypatch.setattr(library.llama(), "llama_print_system_info", lambda: text)
+    library.reorders.cache_clear()
+    memory_estimate.reordered.cache_clear()
+    try:
+        assert library.reorders() is not amx
+        assert not (amx and memory_estimate.reordered(Q4_0))
+    finally:
+        library.reorders.cache_clear()
+        memory_estimate.reordered.cache_clear()

@@ -25,6 +25,7 @@ from pocketvlm.engine.interface import (
     Snapshot,
     Statistics,
     Token,
+    TokenCount,
     TokenScore,
 )
 from pocketvlm.engine.process.protocol import (
@@ -35,6 +36,7 @@ from pocketvlm.engine.process.protocol import (
     ClearPictureCache,
     Close,
     Codec,
+    CountTokens,
     Done,
     ErrorMessage,
     EventReply,
@@ -51,6 +53,7 @@ from pocketvlm.engine.process.protocol import (
     Start,
     StatisticsReply,
     TakeSnapshot,
+    TokenCountReply,
 )
 from pocketvlm.messages import ImageTimings
 from pocketvlm.native.grammar import Constraint
@@ -115,6 +118,7 @@ MESSAGES: list[Request | Reply] = [
     Generate(0, GENERATION),
     Generate(2**40, Generation((), Sampling())),
     Cancel(3),
+    CountTokens(4, PROMPT),
     TakeSnapshot(4, PROMPT),
     AdoptSnapshot(5, SNAPSHOT),
     AdoptSnapshot(6, Snapshot()),
@@ -127,6 +131,7 @@ MESSAGES: list[Request | Reply] = [
     *(EventReply(number, event) for number, event in enumerate(EVENTS)),
     Failed(1, ErrorMessage("EngineError", ("why",))),
     Done(2),
+    TokenCountReply(3, TokenCount(70, (60, 4))),
     SnapshotReply(3, SNAPSHOT),
     StatisticsReply(4, Statistics(state="failing", running=2, child=5)),
     ProgressReply((None, 7)),

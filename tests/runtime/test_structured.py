@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pocketvlm.messages import ChatRequest
-from pocketvlm.structured.compile import CompiledRequest, compile_request
+from pocketvlm.structured.compile import CompiledRequest, compile_raw, compile_request
 from pocketvlm.structured.output_parser import OutputParser, OutputPiece
 from pocketvlm.structured.tool_call_format import HERMES, detect_tool_call_format
-from pocketvlm.templates.prompt import ChatTemplate, TextSpan
+from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 CALL = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"side": "left <|im_end|>"}'}}
@@ -146,3 +146,32 @@ def test_thoughts() -> None:
     assert planned(PLAIN).output_parser().push(b"<think>") == [OutputPiece("content", "<think>")]
     held = planned(opens, response_format={"type": "json_object"}).constraint
     assert held is not None and "thought" in held.grammar
+
+
+# ---- raw prompts
+
+
+def test_a_raw_prompt_is_all_that_the_model_gets() -> None:
+    """Control tokens are parsed, pictures stand where they are, and white space of the answer stays."""
+    content = ["<s>a", {"type": "image", "base64": "AA"}, {"type": "image", "base64": "AA"}, " b<e>"]
+    compiled = compile_raw(ChatRequest.parse([{"role": "user", "content": content}], stop="."), {"<s>", "<e>"})
+    assert compiled.spans == (
+        TextSpan("<s>", special=True),
+        TextSpan("a", special=False),
+        ImageSpan(0),
+        ImageSpan(1),
+        TextSpan(" b", special=False),
+        TextSpan("<e>", special=True),
+    )
+    assert compiled.constraint is None
+    parser = compiled.output_parser()
+    pieces = [*parser.push(b" <think>x</think> <tool_call>y"), *parser.push(b". z"), *parser.finish()]
+    assert "".join(piece.text for piece in pieces) == " <think>x</think> <tool_call>y"
+    assert {piece.kind for piece in pieces} == {"content"}
+
+
+def test_a_raw_prompt_with_a_schema() -> None:
+    form = {"type": "json_schema", "schema": {"type": "integer"}}
+    compiled = compile_raw(ChatRequest.parse([{"role": "user", "content": "a"}], response_format=form, stop="1"), set())
+    assert compiled.constraint is not None
+    assert "".join(piece.text for piece in compiled.output_parser().push(b"12")) == "12"  # a stop would cut it

@@ -22,6 +22,13 @@ import requests
 from filelock import FileLock
 from PIL import Image
 
+from pocketvlm import VLM
+from pocketvlm.files.locate import locate
+from pocketvlm.server.model_facts import read_facts
+from pocketvlm.server.models import Models
+from pocketvlm.server.served_model import ModelSource
+from pocketvlm.server.settings import Settings
+
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()", "serve"]
 JS = Path(__file__).parent / "js"
 KEYS = {"message", "type", "param", "code"}
@@ -124,6 +131,13 @@ def serve() -> Iterator[Start]:
     yield begin
     for one in running:
         stop(one)
+
+
+def served(vlm: VLM, settings: Settings) -> Models:
+    """The models of a server in this process: iota alone, loaded already."""
+    models = Models([ModelSource(read_facts(locate(None, model=None, mmproj=None)), lambda: vlm)], settings)
+    models.first.adopt(vlm)
+    return models
 
 
 def refused(reply: requests.Response, status: int, param: str | None = None, code: str | None = None) -> str:

@@ -2,14 +2,17 @@
 
 The sources: Open WebUI's backend (routers/openai.py, utils/payload.py), Home Assistant's open_router integration and
 the custom integration Local OpenAI LLM, OpenCode (session/llm.ts above the AI SDK's compatible provider), Continue
-(core/llm/openaiTypeConverters.ts, packages/openai-adapters).
+(core/llm/openaiTypeConverters.ts, packages/openai-adapters). Those that speak Ollama's API: Home Assistant's ollama
+integration (entity.py), Frigate's genai/plugins/ollama.py, PhotoPrism's internal/ai/vision (api_request.go).
 """
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+import requests
 
 from server.conftest import Server
 
@@ -228,3 +231,101 @@ def test_bodies_of_applications(server: Server, sample_uri: str, body: dict[str,
     assert answer is None or text == answer
     if "stream_options" in body:
         assert chunks[-1]["usage"]["prompt_tokens_details"]["image_tokens"] > 0
+
+
+# ---- Ollama's API
+
+BASE64 = "the picture's base64 goes here"
+HOME_ASSISTANT_OLLAMA: dict[str, Any] = {
+    "model": "iota:latest",
+    "stream": True,
+    "options": {"num_ctx": 8192, "num_predict": 8},  # it sends no limit
+    "keep_alive": -1,
+    "messages": [
+        {"role": "system", "content": "You are a voice assistant."},
+        {"role": "user", "content": "Turn on the lamp."},
+        {
+            "role": "assistant",
+            "content": "",
+            "thinking": "The lamp.",
+            "tool_calls": [{"function": {"name": "HassTurnOn", "arguments": {"name": "lamp", "domain": ["light"]}}}],
+        },
+        {"role": "tool", "content": '{"data":{"success":[]},"error":null}'},
+        {"role": "user", "content": QUESTION, "images": [BASE64]},
+    ],
+    "tools": [function("HassTurnOn", {"name": {"type": "string"}})],
+    "think": False,
+}
+HOME_ASSISTANT_OLLAMA_TASK: dict[str, Any] = {
+    "model": "iota:latest",
+    "stream": True,
+    "options": {"num_ctx": 8192},
+    "keep_alive": "300s",
+    "messages": [{"role": "user", "content": QUESTION, "images": [BASE64]}],
+    "format": {
+        "type": "object",
+        "properties": {
+            "count": {"type": "integer", "description": "How many", "minimum": 0, "maximum": 9},
+            "round": {"type": "boolean", "nullable": True},
+        },
+        "required": ["count"],
+    },
+}
+FRIGATE: dict[str, Any] = {
+    "model": "iota",
+    "stream": False,
+    "options": {"temperature": 0, "repeat_penalty": 1.0, "presence_penalty": 0.0},
+    "keep_alive": "1h",
+    "messages": [{"role": "user", "content": f"[img]\n{QUESTION}", "images": [BASE64]}],
+}
+FRIGATE_OLDER: dict[str, Any] = {
+    "model": "iota",
+    "prompt": QUESTION,
+    "stream": False,
+    "images": [BASE64],
+    "options": {"temperature": 0.0, "num_predict": 300, "repeat_penalty": 1.05},
+}
+PHOTOPRISM: dict[str, Any] = {
+    "id": "b3f1c5d8-1f5e-4f0a-9f7e-1f0b0e6f3d11",
+    "model": "iota:latest",
+    "prompt": QUESTION,
+    "suffix": "",
+    "options": {"temperature": 0.1, "top_p": 0.9, "num_predict": 60, "stop": ["\n\n"], "num_ctx": 4096, "seed": 1},
+    "stream": False,
+    "images": [BASE64],
+}
+PHOTOPRISM_LABELS: dict[str, Any] = {
+    **PHOTOPRISM,
+    "system": "You are a PhotoPrism vision model. Output concise JSON that matches the schema.",
+    "format": "json",
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "answer"),
+    [
+        pytest.param("/api/chat", HOME_ASSISTANT_OLLAMA, None, id="Home Assistant"),
+        pytest.param("/api/chat", HOME_ASSISTANT_OLLAMA_TASK, None, id="Home Assistant, AI task"),
+        pytest.param("/api/chat", FRIGATE, "2", id="Frigate"),
+        pytest.param("/api/generate", FRIGATE_OLDER, "2", id="Frigate, older"),
+        pytest.param("/api/generate", PHOTOPRISM, "2", id="PhotoPrism"),
+        pytest.param("/api/generate", PHOTOPRISM_LABELS, None, id="PhotoPrism, labels"),
+    ],
+)
+def test_bodies_for_ollama(
+    server: Server, sample_uri: str, path: str, body: dict[str, Any], answer: str | None
+) -> None:
+    sent = json.dumps(body).replace(BASE64, sample_uri.partition(",")[2])
+    reply = requests.post(server.url + path, data=sent, timeout=60)
+    assert reply.status_code == 200, reply.text
+    parts = [json.loads(line) for line in reply.content.splitlines()]
+    assert len(parts) > 1 if body["stream"] else len(parts) == 1
+    text = "".join(part["message"]["content"] if path == "/api/chat" else part["response"] for part in parts)
+    assert answer is None or text.strip() == answer
+    end = parts[-1]
+    assert end["done"] is True
+    assert min(end["total_duration"], end["prompt_eval_count"], end["eval_count"]) > 0
+    if isinstance(schema := body.get("format"), dict):
+        assert set(json.loads(text)) <= set(schema["properties"])
+    elif schema:
+        assert text.startswith("{")

@@ -11,12 +11,13 @@ import pytest
 
 from pocketvlm import VLM
 from pocketvlm.pictures.handles import PictureHandles
-from pocketvlm.server import chat_endpoint
-from pocketvlm.server.admission import Admission
-from pocketvlm.server.chat_endpoint import ChatEndpoint
+from pocketvlm.server import endpoint
+from pocketvlm.server.endpoint import Answers
 from pocketvlm.server.http_errors import HTTPError
+from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
+from server.conftest import served
 
 LONG = "one two three " * 600  # takes many times EVERY to evaluate
 EVERY = 0.02
@@ -31,16 +32,18 @@ def vlm() -> Iterator[VLM]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_endpoint, "HEAD_AFTER", EVERY)
-    monkeypatch.setattr(chat_endpoint, "COMMENT_EVERY", EVERY)
+    monkeypatch.setattr(endpoint, "HEAD_AFTER", EVERY)
+    monkeypatch.setattr(endpoint, "SILENCE", EVERY)
 
 
 class Client:
     """Calls the endpoint as a web server would."""
 
     def __init__(self, vlm: VLM) -> None:
-        self.admission = Admission(1, 1)
-        self._endpoint = ChatEndpoint(vlm, Settings(), self.admission, PictureHandles())
+        settings = Settings(slots=1, queue=1)
+        models = served(vlm, settings)
+        self.admission = models.first.admission
+        self._endpoint = Answers(models, settings, PictureHandles()).endpoint(ChatCompletions.parse)
         self.status: int | None = None
         self.received: list[bytes] = []
 

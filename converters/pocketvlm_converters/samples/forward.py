@@ -198,7 +198,7 @@ def context_for(model: Model, exchanges: Iterable[Exchange], collector: Collecto
     cells = max(exchange.cells for exchange in exchanges)
     # A picture with non-causal attention must fit one batch.
     batch = max(_BATCH, largest)
-    return Context(model, n_ctx=cells, n_batch=batch, threads=_threads(model), exact=True, collector=collector)
+    return Context(model, n_ctx=cells, n_batch=batch, threads=_threads(model), cache_type="f32", collector=collector)
 
 
 def answers(

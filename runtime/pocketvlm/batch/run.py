@@ -104,7 +104,7 @@ class Answerer:
             self._stoppers.add(cancellation)
         try:
             with closing(self._vlm.run(request, cancellation=cancellation, buffered=True)) as chunks:
-                return answer_line(custom_id, fold(chunks, request))
+                return answer_line(custom_id, fold(chunks))
         finally:
             with self._lock:
                 self._stoppers.discard(cancellation)

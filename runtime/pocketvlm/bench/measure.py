@@ -54,7 +54,8 @@ class Case:
 
     Time to the first token: `first` for a new picture, `second` for the next question about it, `again` for another
     question about it in a new chat, `moved` where other text comes before it. `encode` is the encoder's share of
-    `first`. `prefill` is the speed of reading a text, `decode` that of an answer about the picture.
+    `first`. `prefill` is the speed of reading a text, `decode` that of an answer about the picture. `threads` is the
+    mean number of threads of the answer's steps: less than the report's where other programs took cores.
     """
 
     picture: str
@@ -70,11 +71,14 @@ class Case:
     encode: Spread
     prefill: Spread
     decode: Spread
+    threads: Spread
 
 
 @dataclass(frozen=True)
 class Report:
-    """All cases. `layout` is that of the weights on the CPU.
+    """All cases. `layout` is that of the weights on the CPU, `cache_type` that of the KV cache.
+
+    `threads` is the number that the language model may use.
 
     `memory` is that of this process after the last round; None where the system does not report it.
     """
@@ -83,6 +87,8 @@ class Report:
     fingerprint: str
     vision: str | None
     layout: str
+    cache_type: str
+    threads: int
     repeat: int
     tokens: int
     cases: tuple[Case, ...]
@@ -96,6 +102,7 @@ class _Measured:
     text: str
     timings: Timings
     usage: Usage
+    threads: float  # of a step with tokens of the answer, on average
 
 
 def photo(width: int, height: int) -> Subject:
@@ -137,7 +144,18 @@ def run(
         for detail in details
     )
     info = vlm.info
-    return Report(info.name, info.fingerprint, info.vision, info.layout, repeat, tokens, cases, process_memory())
+    return Report(
+        info.name,
+        info.fingerprint,
+        info.vision,
+        info.layout,
+        info.cache_type,
+        info.threads,
+        repeat,
+        tokens,
+        cases,
+        process_memory(),
+    )
 
 
 def _round(vlm: VLM, subject: Subject, detail: Detail, tokens: int, step: Callable[[], None]) -> dict[str, _Measured]:
@@ -159,6 +177,7 @@ def _round(vlm: VLM, subject: Subject, detail: Detail, tokens: int, step: Callab
 
 
 def _ask(vlm: VLM, messages: list[dict[str, Any]], **fields: Any) -> _Measured:
+    before = vlm.statistics()
     began = time.perf_counter()
     first = None
     texts = []
@@ -168,7 +187,11 @@ def _ask(vlm: VLM, messages: list[dict[str, Any]], **fields: Any) -> _Measured:
             texts.append(chunk.text)
     ended = time.perf_counter()
     assert first is not None and chunk.usage is not None and chunk.timings is not None
-    return _Measured(1000 * (first - began), 1000 * (ended - first), "".join(texts), chunk.timings, chunk.usage)
+    after = vlm.statistics()
+    threads = (after.threads_of_steps - before.threads_of_steps) / max(1, after.steps - before.steps)
+    return _Measured(
+        1000 * (first - began), 1000 * (ended - first), "".join(texts), chunk.timings, chunk.usage, threads
+    )
 
 
 def _message(role: str, *parts: str | dict[str, Any]) -> dict[str, Any]:
@@ -199,6 +222,7 @@ def _case(subject: Subject, detail: Detail, rounds: list[dict[str, _Measured]]) 
         encode=spread(lambda measured: sum(image.encode_ms for image in measured["first"].timings.images)),
         prefill=spread(lambda measured: _prefill_speed(measured["read"])),
         decode=spread(lambda measured: _decode_speed(measured["again"])),
+        threads=spread(lambda measured: measured["again"].threads),
     )
 
 

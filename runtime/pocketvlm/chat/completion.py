@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import groupby
 from typing import Any
 
@@ -13,10 +15,10 @@ from pocketvlm.engine.interface import EngineInfo, Finished, PrefillDone, Token,
 from pocketvlm.messages import (
     ChatCompletion,
     ChatCompletionChunk,
-    ChatRequest,
     Choice,
     ChoiceLogprobs,
     ChunkChoice,
+    CompletionTokensDetails,
     Delta,
     FinishReason,
     FunctionDelta,
@@ -40,16 +42,24 @@ class CompletionBuilder:
     For each choice: `begin_choice`, `add` for every event until `stopped` or the last one, `end_choice`. Then `end`.
     """
 
-    def __init__(self, compiled: CompiledRequest, info: EngineInfo, *, choices: int = 1, queue_ms: float = 0.0) -> None:
+    def __init__(
+        self,
+        compiled: CompiledRequest,
+        info: EngineInfo,
+        *,
+        choices: int = 1,
+        queue_ms: float = 0.0,
+        load_ms: float = 0.0,
+    ) -> None:
         self._compiled = compiled
         self._info = info
         self._choices = choices
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
         self._prefills: list[PrefillDone] = []
-        self._queue_ms = queue_ms
+        self._queue_ms, self._load_ms = queue_ms, load_ms
         self._decode_ms = 0.0
-        self._tokens = self._drafted = self._accepted = 0
+        self._tokens = self._thought_tokens = self._drafted = self._accepted = 0
         self._decode_steps = 0  # tokens except the first of each choice, which comes with its prompt
         self._index = -1
 
@@ -69,9 +79,10 @@ class CompletionBuilder:
         match event:
             case PrefillDone():
                 self._prefills.append(event)
-                yield self._choice_chunk(Delta(role="assistant"))
+                yield self._choice_chunk(Delta(role="assistant")).with_prompt(self._usage())
             case Token():
                 self._tokens += 1
+                self._thought_tokens += self._parser.in_thought
                 self._decode_steps += self._has_token
                 self._has_token = True
                 self._drafted += event.drafted
@@ -107,7 +118,13 @@ class CompletionBuilder:
         finish_reason: FinishReason | None = None,
         timings: Timings | None = None,
     ) -> ChatCompletionChunk:
-        choice = ChunkChoice(index=self._index, delta=delta, logprobs=logprobs, finish_reason=finish_reason)
+        choice = ChunkChoice(
+            index=self._index,
+            delta=delta,
+            logprobs=logprobs,
+            finish_reason=finish_reason,
+            stop_reason=self._parser.stop if finish_reason else None,
+        )
         return self._chunk([choice], timings=timings)
 
     def _chunk(
@@ -133,6 +150,7 @@ class CompletionBuilder:
             prompt_tokens_details=PromptTokensDetails(
                 cached_tokens=first.cached_tokens, image_tokens=sum(image.tokens for image in first.images)
             ),
+            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=self._thought_tokens),
         )
 
     def _timings(self) -> Timings:
@@ -142,6 +160,7 @@ class CompletionBuilder:
         return Timings(
             images=list(prefills[0].images),
             queue_ms=self._queue_ms + sum(prefill.queue_ms for prefill in prefills),
+            load_ms=self._load_ms,
             prefill_ms=prefill_ms,
             decode_ms=decode_ms,
             drafted_tokens=self._drafted,
@@ -172,23 +191,81 @@ def _delta(piece: OutputPiece) -> Delta:
     return Delta(content=None, tool_calls=[call])
 
 
-def fold(chunks: Iterable[ChatCompletionChunk], request: ChatRequest) -> ChatCompletion:
+def fold(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
     """Join the chunks of `VLM.run` into one completion."""
-    choices = [_Choice(index) for index in range(request.n or 1)]
+    choices: dict[int, _Choice] = {}
     chunk: ChatCompletionChunk | None = None
     for chunk in chunks:
         for part in chunk.choices:
-            choices[part.index].add(part)
+            choices.setdefault(part.index, _Choice(part.index)).add(part)
     assert chunk is not None and chunk.usage is not None and chunk.timings is not None
     return ChatCompletion(
         id=chunk.id,
         created=chunk.created,
         model=chunk.model,
         system_fingerprint=chunk.system_fingerprint,
-        choices=[choice.join() for choice in choices],
+        choices=[choice.join() for choice in choices.values()],
         usage=chunk.usage,
         timings=chunk.timings,
         not_enforced=chunk.not_enforced,
+    )
+
+
+def joined(runs: Iterable[Generator[ChatCompletionChunk, None, None]]) -> Generator[ChatCompletionChunk, None, None]:
+    """Yield the chunks of several runs, one after the other, as those of one.
+
+    Choices are numbered on, and the last chunk has the sums of usage and timings.
+    """
+    first: ChatCompletionChunk | None = None
+    ends: list[ChatCompletionChunk] = []
+    choices = 0
+    for run in runs:
+        known = choices
+        with closing(run):
+            for chunk in run:
+                first = first or chunk
+                update: dict[str, Any] = {"id": first.id, "created": first.created}
+                if not chunk.choices:
+                    ends.append(chunk.model_copy(update=update))
+                    continue
+                update["choices"] = [part.model_copy(update={"index": known + part.index}) for part in chunk.choices]
+                choices = max(choices, *(part.index + 1 for part in update["choices"]))
+                yield chunk.model_copy(update=update)
+    usage = reduce(_usage_sum, (end.usage for end in ends if end.usage))
+    timings = reduce(_timings_sum, (end.timings for end in ends if end.timings))
+    yield ends[-1].model_copy(update={"usage": usage, "timings": timings})
+
+
+def _usage_sum(one: Usage, other: Usage) -> Usage:
+    a, b = one.prompt_tokens_details, other.prompt_tokens_details
+    return Usage(
+        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
+        completion_tokens=one.completion_tokens + other.completion_tokens,
+        total_tokens=one.total_tokens + other.total_tokens,
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=a.cached_tokens + b.cached_tokens, image_tokens=a.image_tokens + b.image_tokens
+        ),
+        completion_tokens_details=CompletionTokensDetails(
+            reasoning_tokens=sum(usage.completion_tokens_details.reasoning_tokens for usage in (one, other))
+        ),
+    )
+
+
+def _timings_sum(one: Timings, other: Timings) -> Timings:
+    both = (one, other)
+    prefill, decode = (sum(timings.prefill_ms for timings in both), sum(timings.decode_ms for timings in both))
+    prefilled = sum((timings.prefill_tokens_per_second or 0) * timings.prefill_ms for timings in both)
+    decoded = sum((timings.decode_tokens_per_second or 0) * timings.decode_ms for timings in both)
+    return Timings(
+        images=[*one.images, *other.images],
+        queue_ms=max(one.queue_ms, other.queue_ms),  # each has the wait before the first run
+        load_ms=max(one.load_ms, other.load_ms),
+        prefill_ms=prefill,
+        decode_ms=decode,
+        prefill_tokens_per_second=prefilled / prefill if prefill else None,
+        decode_tokens_per_second=decoded / decode if decode else None,
+        drafted_tokens=one.drafted_tokens + other.drafted_tokens,
+        accepted_tokens=one.accepted_tokens + other.accepted_tokens,
     )
 
 
@@ -202,6 +279,7 @@ class _Choice:
     calls: list[ToolCallDelta] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
+    stop_reason: str | None = None
 
     def add(self, part: ChunkChoice) -> None:
         self.content.append(part.delta.content or "")
@@ -210,6 +288,7 @@ class _Choice:
         if part.logprobs:
             self.logprobs += part.logprobs.content
         self.finish_reason = part.finish_reason or self.finish_reason
+        self.stop_reason = part.stop_reason or self.stop_reason
 
     def join(self) -> Choice:
         return Choice(
@@ -218,8 +297,9 @@ class _Choice:
                 content=None if self.calls else "".join(self.content),
                 reasoning_content="".join(self.reasoning) or None,
                 tool_calls=_join_calls(self.calls) or None,
-            ),
+            ).with_text("".join(self.content)),
             finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
             logprobs=ChoiceLogprobs(content=self.logprobs) if self.logprobs else None,
         )
 

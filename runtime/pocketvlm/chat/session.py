@@ -30,6 +30,7 @@ from pocketvlm.system.json_types import ByteArray
 _MAGIC = b"pocketvlm session 1\n"
 _HASH_SIZE = 32  # bytes
 _LENGTH = struct.Struct("<Q")
+_FORMER_CACHE_TYPES = {"default": "f16", "float32": "f32"}  # names in files of 0.1 and 0.2
 _IMAGE_OPTIONS = ("detail", "max_image_tokens")
 
 
@@ -157,7 +158,10 @@ def _parse(rest: memoryview, made_for: Mapping[str, Any]) -> Session:
     (length,) = _LENGTH.unpack(rest[:start])
     header = json.loads(bytes(rest[start : start + length]))
     for name, here in made_for.items():
-        if (there := header["made for"].get(name)) != here:
+        there = header["made for"].get(name)
+        if name == "type of cache":
+            there = _FORMER_CACHE_TYPES.get(there, there)
+        if there != here:
             raise SessionError(f"was saved with another {name}: {quoted(there)}, here it is {quoted(here)}")
     start += length
     cache, picture_sizes = _SavedCache(**header["cache"]), header["pictures"]
@@ -188,6 +192,6 @@ def _made_for(info: EngineInfo) -> dict[str, Any]:
         "vision encoder": info.vision,
         "chat template": template,
         "context size": info.context_size,
-        "type of cache": "float32" if info.exact else "default",
+        "type of cache": info.cache_type,
         "llama-cpp-python": version(),
     }

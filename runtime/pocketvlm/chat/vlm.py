@@ -24,6 +24,7 @@ from pocketvlm.engine.interface import (
     Generation,
     PromptImage,
     Statistics,
+    TokenCount,
 )
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.errors import RequestError, SessionError
@@ -33,7 +34,7 @@ from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles, file_of
 from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.structured.begun_answer import with_answer
-from pocketvlm.structured.compile import CompiledRequest, compile_request
+from pocketvlm.structured.compile import CompiledRequest, compile_raw, compile_request
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, with_opening
 
@@ -109,7 +110,7 @@ class VLM:
         """
         request = ChatRequest.parse(messages, **fields)
         with closing(self.run(request, progress=progress, buffered=True)) as chunks:
-            completion = fold(chunks, request)
+            completion = fold(chunks)
         self._remember(request, completion)
         return completion
 
@@ -128,7 +129,7 @@ class VLM:
                 received.append(chunk)
                 if chunk.choices or request.wants_usage:
                     yield chunk
-        self._remember(request, fold(received, request))
+        self._remember(request, fold(received))
 
     def run(
         self,
@@ -138,21 +139,28 @@ class VLM:
         read: PictureReader | None = None,
         cancellation: CancellationToken | None = None,
         queue_ms: float = 0.0,
+        load_ms: float = 0.0,
         buffered: bool = False,
+        raw: bool = False,
     ) -> Generator[ChatCompletionChunk, None, None]:
         """Yield all chunks of a validated request; `chat` and `stream` are made of them.
 
         The choices come one after the other, then a chunk without choices that has usage and timings.
 
         `read` reads the pictures instead of the default. `cancellation` ends the request from another thread.
-        `queue_ms` is the time that the request has waited already, for the timings. `buffered` lets tokens come all at
-        once, for callers that do not read before the end.
+        `queue_ms` is the time that the request has waited for its turn already, and `load_ms` that for the model to be
+        loaded, for the timings. `buffered` lets tokens come all at once, for callers that do not read before the end.
+        `raw`: the content of the only message is the whole prompt, without the model's template; control tokens in its
+        text are parsed.
         """
-        compiled = compile_request(request, self._template, self._tool_call_format)
+        if raw:
+            compiled = compile_raw(request, self.info.control_tokens)
+        else:
+            compiled = compile_request(request, self._template, self._tool_call_format)
         prompt = self._prompt(request, read or self._read, compiled)
         choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
-        builder = CompletionBuilder(compiled, self.info, choices=choices, queue_ms=queue_ms)
+        builder = CompletionBuilder(compiled, self.info, choices=choices, queue_ms=queue_ms, load_ms=load_ms)
         for index in range(choices):
             generation = Generation(
                 prompt,
@@ -175,6 +183,20 @@ class VLM:
                         break
             yield from builder.end_choice()
         yield builder.end()
+
+    def count_tokens(self, messages: Sequence[Any], **fields: Any) -> TokenCount:
+        """Return how many tokens the prompt of `messages` takes, with pictures, tools and the model's template.
+
+        `fields` are those of ChatRequest. Nothing is encoded or evaluated, so it takes milliseconds. A prompt may be
+        longer than `info.context_size`, which `chat` refuses.
+
+        Raises RequestError, whose `param` names the invalid field.
+        """
+        return self.count(ChatRequest.parse(messages, **fields))
+
+    def count(self, request: ChatRequest, *, read: PictureReader | None = None) -> TokenCount:
+        """Count the prompt of a validated request. `read` reads the pictures instead of the default."""
+        return self._engine.count_tokens(self._prompt(request, read or self._read))
 
     @property
     def conversation(self) -> list[dict[str, Any]]:

@@ -42,7 +42,8 @@ def batch(
     model: Model = None,
     *,
     options: Annotated[
-        LoadOptions, Fields("mmproj", "vision", "device", "context_size", "parallel", "threads", "exact", parallel=2)
+        LoadOptions,
+        Fields("mmproj", "vision", "device", "context_size", "parallel", "threads", "exact", "cache_type", parallel=2),
     ],
     memory: Memory = None,
     system: Annotated[str | None, typer.Option(help="System message, for all requests that have no messages.")] = None,

@@ -36,7 +36,7 @@ _ROWS = (
 def bench(
     model: ModelArgument = None,
     *,
-    options: Annotated[LoadOptions, Fields("mmproj", "vision", "device", "context_size", "threads")],
+    options: Annotated[LoadOptions, Fields("mmproj", "vision", "device", "context_size", "threads", "cache_type")],
     picture: Annotated[
         list[str] | None, typer.Option("-i", "--picture", help="Picture to ask about; may be repeated.")
     ] = None,
@@ -64,7 +64,7 @@ def bench(
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from pocketvlm.bench.measure import STEPS, run
-    from pocketvlm.system.machine import physical_cores, processor
+    from pocketvlm.system.machine import processor
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
@@ -75,7 +75,7 @@ def bench(
             bar.update(task, description="measuring", total=len(subjects) * len(details) * repeat * len(STEPS))
             bar.advance(task, -1)  # a step is reported when it begins
             report = run(vlm, subjects, details, repeat=repeat, tokens=tokens, step=lambda: bar.advance(task))  # type: ignore[arg-type]  # checked above
-    machine = f"{processor()}, {options.threads or physical_cores()} threads"
+    machine = f"{processor()}, {report.threads} threads"
     if plot is not None:
         _write(plot, report, machine)
     if as_json:
@@ -126,7 +126,7 @@ def _write(path: Path, report: Report, machine: str) -> None:
 
 def _show(report: Report, machine: str, load_ms: float) -> None:
     out = Console(highlight=False)
-    parts = f"encoder {report.vision}, weights {report.layout}"
+    parts = f"encoder {report.vision}, weights {report.layout}, KV cache {report.cache_type}"
     out.print(f"[bold]{escape(report.model)}[/bold], {parts}, loaded in {load_ms / 1000:.2f} s")
     out.print(f"[dim]{escape(machine)}; median of {report.repeat}, lowest to highest[/dim]")
     for case in report.cases:
@@ -140,6 +140,8 @@ def _show(report: Report, machine: str, load_ms: float) -> None:
         table.add_row(f"encoder, {case.tiles} tile{'s' * (case.tiles != 1)}", *_cells(case.encode, "ms"))
         table.add_row("prefill of a text", *_cells(case.prefill, "tokens/s"))
         table.add_row("decode", *_cells(case.decode, "tokens/s"))
+        if case.threads.low < report.threads:
+            table.add_row("  while other programs ran, on", *_cells(case.threads, "threads"))
         out.print()
         out.print(table)
     if report.memory is not None:

@@ -72,6 +72,7 @@ def chat(
             "picture_files_size",
             "speculate",
             "exact",
+            "cache_type",
         ),
     ],
     memory: Memory = None,

@@ -16,9 +16,9 @@ from pocketvlm.system.options import OptionField, option_fields
 
 # ---- options of several commands that are not fields
 
-_MODEL_HELP = "Bundle, .gguf file or name of a pulled model; by default iota, the model in the box."
-Model = Annotated[str | None, typer.Option("-m", "--model", help=_MODEL_HELP)]
-ModelArgument = Annotated[str | None, typer.Argument(help=_MODEL_HELP)]
+MODEL_HELP = "Bundle, .gguf file or name of a pulled model; by default iota, the model in the box."
+Model = Annotated[str | None, typer.Option("-m", "--model", help=MODEL_HELP)]
+ModelArgument = Annotated[str | None, typer.Argument(help=MODEL_HELP)]
 Memory = Annotated[
     str | None,
     typer.Option(

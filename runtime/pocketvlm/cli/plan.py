@@ -25,7 +25,9 @@ out = Console(highlight=False, markup=False)
 def plan(
     model: ModelArgument = None,
     *,
-    options: Annotated[LoadOptions, Fields("mmproj", "vision", "device", "context_size", "parallel", "threads")],
+    options: Annotated[
+        LoadOptions, Fields("mmproj", "vision", "device", "context_size", "parallel", "threads", "cache_type")
+    ],
     memory: Annotated[
         str | None, typer.Option(help="Memory budget, e.g. 4G or 512M; by default the memory that is free now.")
     ] = None,
@@ -72,6 +74,7 @@ def _as_json(
             "tokens_per_s": prediction.tokens_per_s,
             "context_size": configuration.context,
             "encoder": configuration.encoder if planner.encoders else None,
+            "cache_type": configuration.cache_type,
             "detail": configuration.detail,
             "max_image_tokens": configuration.max_tokens,
             "parts": prediction.parts,
@@ -85,6 +88,7 @@ def _as_json(
         "model": planner.located.name,
         "types": types,
         "layout": planner.probe.layout,
+        "threads": planner.probe.threads,
         **values(usual),
         "budget_bytes": budget,
         "fits": fits,
@@ -107,7 +111,7 @@ def _show(planner: Planner, usual: Prediction, best: Prediction | None, budget: 
     for title, prediction in predictions:
         table.add_row("", "")
         configuration = prediction.configuration
-        choices = [f"context {configuration.context}"]
+        choices = [f"context {configuration.context}", f"--cache-type {configuration.cache_type}"]
         if planner.encoders:
             choices += [f"--vision {configuration.encoder}", f"--detail {configuration.detail}"]
         if configuration.max_tokens:
@@ -124,7 +128,8 @@ def _show(planner: Planner, usual: Prediction, best: Prediction | None, budget: 
             table.add_row("picture", _picture_text(planner, prediction))
         first, speed = prediction.first_token_s, prediction.tokens_per_s
         table.add_row("first token", f"{first:.2f} s after a new picture" if first is not None else "not known")
-        table.add_row("answer", f"{speed:,.1f} tokens/s" if speed else "not known")
+        threads = f"{planner.probe.threads} thread{'s' * (planner.probe.threads != 1)}"
+        table.add_row("answer", f"{speed:,.1f} tokens/s on {threads}" if speed else "not known")
         if not planner.probe.steady:
             table.add_row("", "measured while other programs ran: it may be faster, and is measured again next time")
     table.add_row("", "")

@@ -1,4 +1,4 @@
-"""`pocketvlm serve`: the model over HTTP, as OpenAI's clients call it."""
+"""`pocketvlm serve`: models over HTTP."""
 
 from __future__ import annotations
 
@@ -11,18 +11,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pocketvlm.chat.load_options import LoadOptions
-from pocketvlm.cli.command_options import Fields, Memory, Model, expand_options
+from pocketvlm.cli.command_options import MODEL_HELP, Fields, expand_options
 from pocketvlm.cli.console import waiting
-from pocketvlm.cli.loading import load_arguments
-from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.cli.served_models import served_models
+from pocketvlm.errors import PocketVLMError, RequestError, shortened
 from pocketvlm.pictures.handles import HandleLimits
+from pocketvlm.server.protocols.responses.stored import ResponseLimits
 from pocketvlm.server.settings import Settings, is_loopback
 
 if TYPE_CHECKING:
-    from pocketvlm.chat.vlm import VLM
+    from pocketvlm.server.models import Models
 
-_FILES = 10  # of the pipes to the engine's process (2), of the event loop (3), and of a few connections
-_THREADS = 17  # of the supervisor (3), of the engine's process (12), of a request, and of the shutdown
+_FILES = 8  # of the event loop (3), and of a few connections
+_FILES_OF_ENGINE = 2  # pipes
+_THREADS = 2  # of a request, and of the shutdown
+_THREADS_OF_ENGINE = 15  # of the supervisor (3), and of the engine's process (12)
+_SERVED_HELP = (
+    f"{MODEL_HELP} May be repeated, as NAME=PATH to set the name, and MODEL.gguf+MMPROJ.gguf to add a projector."
+)
+_MEMORY_HELP = (
+    "Memory budget, e.g. 4G or 512M: context, vision encoder and tokens of pictures are chosen to fit. Several models "
+    "share it; by default they share the memory that is free at the start."
+)
 _PACKAGES = ("starlette", "uvicorn", "prometheus_client")
 _RED_SQUARE = (
     "data:image/png;base64,"
@@ -33,8 +43,11 @@ _RED_SQUARE = (
 
 @expand_options
 def serve(
-    model: Model = None,
+    models: Annotated[list[str] | None, typer.Option("-m", "--model", help=_SERVED_HELP)] = None,
     *,
+    every: Annotated[
+        bool, typer.Option("--all", help="Serve every pulled model by its name, after those of --model.")
+    ] = False,
     options: Annotated[
         LoadOptions,
         Fields(
@@ -50,12 +63,13 @@ def serve(
             "picture_files_size",
             "speculate",
             "exact",
+            "cache_type",
             "max_pixels",
             "stuck_after",
             parallel=4,
         ),
     ],
-    memory: Memory = None,
+    memory: Annotated[str | None, typer.Option(help=_MEMORY_HELP)] = None,
     settings: Annotated[
         Settings,
         Fields(
@@ -70,16 +84,22 @@ def serve(
             "allowed_origins",
             "image_hosts",
             "strict_model",
+            "idle_unload",
         ),
     ],
     handles: Annotated[HandleLimits, Fields("seconds", "count", "size")],
+    responses: Annotated[ResponseLimits, Fields("seconds", "count", "size")],
     offline: Annotated[
         bool, typer.Option("--offline", help="Forbid this process to reach or listen on any address but loopback.")
     ] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log lines of JSON.")] = False,
     log_level: Annotated[str, typer.Option(help="Log level: debug, info, warning or error.")] = "info",
 ) -> None:
-    """Serve a model over HTTP with OpenAI's chat completions API."""
+    """Serve models over HTTP with OpenAI's chat completions API.
+
+    The first model is loaded at the start, others when a request names them. When memory is short, the model that was
+    not used for longest is unloaded.
+    """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise PocketVLMError(f'{", ".join(missing)} is not installed; run: pip install "pocketvlm[server]"')
@@ -98,30 +118,37 @@ def serve(
     return_large_blocks()
     logs.set_up(as_json=log_json, level=log_level)
     sock = run.listen(settings)  # before the model is loaded, so that a port in use is reported at once
-    from pocketvlm.chat.vlm import VLM
     from pocketvlm.server.app import Service
+    from pocketvlm.server.models import Models
 
     with sock:
-        target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
-        settings = replace(settings, slots=options.parallel, max_pixels=options.max_pixels, handles=handles)
-        require_files(_FILES)
-        require_threads(_THREADS)
+        served = served_models(models or (), every, replace(options, supervised=True), memory)
+        settings = replace(
+            settings, slots=options.parallel, max_pixels=served.max_pixels, handles=handles, responses=responses
+        )
+        require_files(_FILES + _FILES_OF_ENGINE * len(served.sources))
+        require_threads(_THREADS + _THREADS_OF_ENGINE * len(served.sources))
         with waiting("loading"):
-            vlm = VLM.load(target, options)
-        with vlm:
+            vlm = served.sources[0].load()
+        pool = Models(served.sources, settings, served.memory)
+        pool.first.adopt(vlm)
+        try:
             url = run.url_of(sock)
-            service = Service(vlm, settings)
+            service = Service(pool, settings)
             freeze_garbage_collector()
-            run.serve(service, settings, sock, lambda: _announce(vlm, url, has_key=settings.api_key is not None))
+            run.serve(service, settings, sock, lambda: _announce(pool, url, has_key=settings.api_key is not None))
+        finally:
+            pool.close()
 
 
-def _announce(vlm: VLM, url: str, *, has_key: bool) -> None:
+def _announce(models: Models, url: str, *, has_key: bool) -> None:
     """Print where the server listens, and a first request to paste."""
     content = [{"type": "text", "text": "What is in the picture?"}]
-    if vlm.info.has_vision:
+    if models.first.facts.vision:
         content.append({"type": "image_url", "image_url": _RED_SQUARE})
     body = json.dumps({"messages": [{"role": "user", "content": content}]})
     authorization = ' -H "Authorization: Bearer $POCKETVLM_API_KEY"' if has_key else ""
-    typer.echo(f"pocketvlm serves {vlm.info.name} at {url}/v1 (Ctrl-C stops it). Try:\n")
+    names = ", ".join(shortened(model.name) for model in models)
+    typer.echo(f"pocketvlm serves {names} at {url}/v1 (Ctrl-C stops it). Try:\n")
     typer.echo(f"curl {url}/v1/chat/completions{authorization} -H 'Content-Type: application/json' -d '{body}'\n")
     sys.stdout.flush()

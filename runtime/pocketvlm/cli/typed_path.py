@@ -20,7 +20,7 @@ def typed_path(text: str, *, alike: bool = True) -> str:
     """
     readings = [*_readings(text)]
     for reading in readings:
-        if _exists(reading):
+        if exists(reading):
             return reading
     for reading in readings if alike else ():
         if other := _alike(reading):
@@ -74,7 +74,7 @@ def _plain(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).split())
 
 
-def _exists(path: str) -> bool:
+def exists(path: str) -> bool:
     with suppress(OSError, ValueError):  # a name that is too long, NUL
         return bool(path) and Path(path).exists()
     return False

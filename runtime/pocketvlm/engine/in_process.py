@@ -21,6 +21,7 @@ from pocketvlm.engine.interface import (
     PromptImage,
     Snapshot,
     Statistics,
+    TokenCount,
 )
 from pocketvlm.engine.kv_cache.prefix_cache import length_of
 from pocketvlm.engine.loading.loader import load
@@ -49,7 +50,7 @@ from pocketvlm.templates.prompt import TextSpan
 from pocketvlm.vision.compatibility import check_files
 from pocketvlm.vision.embedding_disk_cache import DiskCache
 from pocketvlm.vision.encoder import PreparedImage, Vision
-from pocketvlm.vision.prompt_units import PromptUnits, prompt_units
+from pocketvlm.vision.prompt_units import PromptUnit, PromptUnits, prompt_units
 
 
 class InProcessEngine:
@@ -101,6 +102,8 @@ class InProcessEngine:
             context_size=self._context.n_ctx,
             fingerprint=fingerprint,
             exact=options.exact,
+            cache_type=options.kv_type,
+            threads=count,
             placement=loaded.placement.summary,
             layout=loaded.layout.value,
         )
@@ -113,6 +116,7 @@ class InProcessEngine:
             load_token_embeddings=loaded.load_token_embeddings,
             draft_policy=loaded.draft_policy,
             prefill_context=loaded.prefill_context,
+            adapts=not loaded.placement.layers,
         )
         self._parallel = options.parallel
         self._vocabulary: Vocabulary | None = None
@@ -251,15 +255,12 @@ class InProcessEngine:
         """Whether `submit` is known to return soon as far as the generation's grammar goes."""
         return generation.constraint is None or self._trials.is_quick(generation.constraint)
 
+    def count_tokens(self, prompt: Sequence[TextSpan | PromptImage]) -> TokenCount:
+        units, images = self._planned(prompt)
+        return TokenCount(sum(map(length_of, units)), images)
+
     def snapshot(self, prompt: Sequence[TextSpan | PromptImage]) -> Snapshot:
-        self._check_open()
-        images: list[tuple[PromptImage, PreparedImage]] = []
-        with self._calls:
-            try:
-                units = self._prompt_units(prompt, images).units
-            finally:
-                for _, prepared in images:
-                    prepared.close()
+        units, _ = self._planned(prompt)
         return self._scheduler.run_between_steps(lambda sequences: sequences.snapshot(units))
 
     def adopt(self, snapshot: Snapshot) -> None:
@@ -282,6 +283,18 @@ class InProcessEngine:
             raise EngineError("the model was loaded before this process was forked: load it where it is used")
         if not self._finalizer.alive:
             raise EngineClosedError(_CLOSED)
+
+    def _planned(self, prompt: Sequence[TextSpan | PromptImage]) -> tuple[list[PromptUnit], tuple[int, ...]]:
+        """Return the units of a prompt that is not evaluated, and the tokens of each of its pictures."""
+        self._check_open()
+        images: list[tuple[PromptImage, PreparedImage]] = []
+        with self._calls:
+            try:
+                units = self._prompt_units(prompt, images).units
+                return units, tuple(prepared.tokens for _, prepared in images)
+            finally:
+                for _, prepared in images:
+                    prepared.close()
 
     def _prompt_units(
         self, prompt: Sequence[TextSpan | PromptImage], images: list[tuple[PromptImage, PreparedImage]]

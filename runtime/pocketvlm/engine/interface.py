@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Literal, Protocol
 
 from pocketvlm.engine.options import EngineOptions as EngineOptions
 from pocketvlm.errors import GenerationCancelledError
+from pocketvlm.files.cache_type import CacheType
 from pocketvlm.messages import Detail, ImageTimings
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
@@ -138,6 +139,8 @@ class EngineInfo:
     fingerprint: str
     exact: bool = False
     placement: str = ""  # a sentence about which part runs on which device
+    cache_type: CacheType = "f16"
+    threads: int = 1  # at most, of the language model
     layout: str = ""  # of the weights on the CPU: a `WeightLayout`
 
 
@@ -193,6 +196,8 @@ class Statistics:
     generated_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0  # of the drafted ones
+    steps: int = 0  # evaluations with tokens of answers
+    threads_of_steps: int = 0  # the sum of their numbers of threads
     restarts: int = 0
     tiles_encoded: int = 0
     tiles_from_memory: int = 0
@@ -200,6 +205,24 @@ class Statistics:
     picture_evictions: int = 0
     picture_bytes: int = 0  # a gauge: bytes of the embeddings in memory
     child: int | None = None
+
+    def totals(self, ended: Statistics) -> dict[str, int]:
+        """Return the totals by name, with those of engines that have `ended` added."""
+        return {name: getattr(self, name) + getattr(ended, name) for name in _TOTALS}
+
+
+GAUGES = ("running", "queued", "encoding", "picture_bytes")
+_TOTALS = tuple(
+    field.name for field in fields(Statistics) if field.name not in (*GAUGES, "state", "parallel", "restarts", "child")
+)
+
+
+@dataclass(frozen=True)
+class TokenCount:
+    """What a prompt takes of the context: `total` tokens, of which `images` are those of each picture, in order."""
+
+    total: int
+    images: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,6 +278,13 @@ class Engine(Protocol):
         """Forget all embeddings of pictures, in memory and in files. The KV cache stays.
 
         Raises PictureCacheError where a file cannot be removed.
+        """
+        ...
+
+    def count_tokens(self, prompt: Sequence[TextSpan | PromptImage]) -> TokenCount:
+        """Count the tokens of a prompt, which may be longer than the context. Nothing is encoded or evaluated.
+
+        Raises RequestError for a picture that cannot be used.
         """
         ...
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pocketvlm.engine.speculative.draft_length import Speculate
+from pocketvlm.errors import RequestError
+from pocketvlm.files.cache_type import CacheType
 from pocketvlm.system.json_types import SystemText
 from pocketvlm.system.options import MEBIBYTES, Option, check_options
 from pocketvlm.vision.compatibility import EncoderChoice
@@ -63,6 +65,10 @@ class EngineOptions:
     picture_files_size: Annotated[
         int, Option("Largest size of the files in that folder, in {unit}.", unit=MEBIBYTES, least=0)
     ] = PICTURE_FILES_SIZE
+    cache_type: Annotated[
+        Literal["auto", "f16", "q8_0"],
+        Option("Type of the KV cache: f16, q8_0 (half the memory), or auto (f16, or q8_0 where a budget needs it)."),
+    ] = "auto"
     stuck_after: Annotated[
         float,
         Option("Seconds that a step or a tile may take before the engine's process is started again.", above=0),
@@ -73,3 +79,12 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.exact and self.cache_type != "auto":
+            raise RequestError(f"{self.cache_type} cannot be combined with exact, whose cache is f32", "cache_type")
+
+    @property
+    def kv_type(self) -> CacheType:
+        """The type of the KV cache."""
+        if self.exact:
+            return "f32"
+        return "f16" if self.cache_type == "auto" else self.cache_type

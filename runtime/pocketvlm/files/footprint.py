@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pocketvlm.files.gguf_header import GGUFHeader
@@ -82,25 +82,57 @@ def encoder_scratch(metadata: Mapping[str, Any], patches: int, *, onnx: bool) ->
     return activations + (_MASK * patches**2 if metadata.get("clip.vision.n_wa_pattern") else 0)
 
 
+@dataclass(frozen=True)
+class Heads:
+    """Attention of a kind of layer: numbers of heads, and how many values those of keys and of values have."""
+
+    count: int
+    kv_count: int
+    key_width: int
+    value_width: int
+
+
+def heads_of(header: GGUFHeader) -> frozenset[Heads]:
+    """Return the different heads of all layers that have a cache."""
+    layers = _number(header.metadata.get(f"{header.architecture}.block_count"))
+    counts, kv_counts = _by_layer(header, "head_count", 1, layers), _kv_counts(header, layers)
+    kinds = {Heads(*kind) for kind in zip(counts, kv_counts, *_key_value_widths(header, layers), strict=False)}
+    windows = _by_layer(header, "key_length_swa", 0, 1) + _by_layer(header, "value_length_swa", 0, 1)
+    if all(windows):
+        kinds |= {replace(kind, key_width=windows[0], value_width=windows[-1]) for kind in kinds}
+    return frozenset(kind for kind in kinds if kind.count and kind.kv_count)
+
+
 def _cell(header: GGUFHeader, layers: int) -> tuple[int, ...]:
-    metadata, architecture = header.metadata, header.architecture
-
-    def by_layer(key: str, default: int) -> list[int]:
-        value = metadata.get(f"{architecture}.attention.{key}", default)
-        return [_number(v) for v in value] if isinstance(value, list) else [_number(value)] * layers
-
-    heads = max(by_layer("head_count", 1), default=1) or 1
-    kv_heads = by_layer("head_count_kv", heads)
-    width = _number(metadata.get(f"{architecture}.embedding_length")) // heads
-    key_widths, value_widths = by_layer("key_length", width), by_layer("value_length", width)
+    kv_heads = _kv_counts(header, layers)
+    key_widths, value_widths = _key_value_widths(header, layers)
     if len(kv_heads) < layers:
         return ()
     # The last layers may use the keys and values of these.
-    with_cells = layers - _number(metadata.get(f"{architecture}.attention.shared_kv_layers"))
+    with_cells = layers - _number(header.metadata.get(f"{header.architecture}.attention.shared_kv_layers"))
     sizes = [
         _F16 * count * (key + value) for count, key, value in zip(kv_heads, key_widths, value_widths, strict=False)
     ]
     return tuple(size if layer < with_cells else 0 for layer, size in enumerate(sizes))
+
+
+def _key_value_widths(header: GGUFHeader, layers: int) -> tuple[list[int], list[int]]:
+    """Return the widths of a head of keys and of values in each layer."""
+    width = _number(header.metadata.get(f"{header.architecture}.embedding_length")) // _most_heads(header)
+    return _by_layer(header, "key_length", width, layers), _by_layer(header, "value_length", width, layers)
+
+
+def _kv_counts(header: GGUFHeader, layers: int) -> list[int]:
+    return _by_layer(header, "head_count_kv", _most_heads(header), layers)
+
+
+def _most_heads(header: GGUFHeader) -> int:
+    return max(_by_layer(header, "head_count", 1, 1), default=1) or 1
+
+
+def _by_layer(header: GGUFHeader, key: str, default: int, layers: int) -> list[int]:
+    value = header.metadata.get(f"{header.architecture}.attention.{key}", default)
+    return [_number(v) for v in value] if isinstance(value, list) else [_number(value)] * layers
 
 
 def _number(value: object) -> int:

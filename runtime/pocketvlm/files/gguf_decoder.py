@@ -123,11 +123,16 @@ class _Decoder:
         if heads and heads[0] and self._value("attention.key_length") is None and width % heads[0]:
             raise self._wrong("attention.head_count", f"embedding_length {width} is not a multiple of {heads[0]}")
         self._widths("value", 1)
-        widths = self._widths("key", width // heads[0] if heads and heads[0] else _MAX_HEAD_WIDTH)
-        for suffix, key_width in zip(("", "_swa"), widths, strict=True):
+        for suffix, key_width in zip(("", "_swa"), self._widths("key", self._key_width()), strict=True):
             rotated = self._integer(f"rope.dimension_count{suffix}", 0, key_width, default=0)
             if rotated % 2:
                 raise self._wrong(f"rope.dimension_count{suffix}", "values are rotated in pairs, so it must be even")
+
+    def _key_width(self) -> int:
+        """Return the width of a head's keys, or the largest one where the header does not say it."""
+        heads = self._by_layer("attention.head_count", 0)
+        width = self._integer("embedding_length", 1, _MAX_WIDTH)
+        return self._widths("key", width // heads[0] if heads and heads[0] else _MAX_HEAD_WIDTH)[0]
 
     def _check_positions(self) -> None:
         scaling = self._value("rope.scaling.type")
@@ -136,8 +141,12 @@ class _Decoder:
         for key in ("rope.freq_base", "rope.freq_base_swa", "rope.scaling.factor"):
             self._number(key)
         sections = self._header.array(f"{self._header.architecture}.rope.dimension_sections")
-        if sections and not (all(isinstance(size, int) and size >= 0 for size in sections) and any(sections)):
+        if not sections:
+            return
+        if not (all(isinstance(size, int) and size >= 0 for size in sections) and any(sections)):
             raise self._wrong("rope.dimension_sections", "expected sizes, not all of them 0")
+        if sum(sections) > (width := self._key_width()):
+            raise self._wrong("rope.dimension_sections", f"together more than {width}, the width of a head")
 
     def _check_experts(self) -> None:
         experts = self._integer("expert_count", 0, _MAX_EXPERTS, default=0)

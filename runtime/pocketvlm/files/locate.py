@@ -84,6 +84,15 @@ def bundle_path(target: str | Path) -> Path:
         raise ModelNotFoundError(f"no such bundle, and none of that name was pulled{hint}", path)
 
 
+def pulled_models() -> list[str]:
+    """Return the names of all pulled models, as `locate` takes them, in order."""
+    folder = data_folder() / MODELS
+    with suppress(OSError):
+        manifests = [*folder.glob(f"*/{MANIFEST}"), *folder.glob(f"*/*/{MANIFEST}")]
+        return sorted(path.parent.relative_to(folder).as_posix() for path in manifests)
+    return []
+
+
 def _bundle_made_from(repository: str) -> str | None:
     """Return a hint at a pulled bundle that was made from this repository.
 

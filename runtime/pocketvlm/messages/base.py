@@ -40,7 +40,7 @@ def _encodable(value: str) -> str:
     return value
 
 
-def _plain_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
+def plain_json(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """Refuse what strict JSON parsers refuse: numbers that are not finite, and values nested too deep."""
     level: list[Any] = [value]
     for _ in range(JSON_DEPTH):
@@ -78,7 +78,7 @@ def _scalar(value: object) -> object:
 Text = Annotated[str, AfterValidator(_encodable)]
 Scalar = Annotated[Any, AfterValidator(_scalar), WithJsonSchema({"type": ["string", "number", "boolean", "null"]})]
 TextOrNull = Annotated[Text, BeforeValidator(empty_for_null, json_schema_input_type=Text | None)]
-JsonObject = Annotated[dict[str, Any], AfterValidator(_plain_json)]
+JsonObject = Annotated[dict[str, Any], AfterValidator(plain_json)]
 
 Dropped = Annotated[None, BeforeValidator(lambda _: None, json_schema_input_type=Any)]  # a field that is always None
 

@@ -8,44 +8,44 @@ from pydantic import Field
 
 from pocketvlm.messages.base import Frozen
 
-_Ignored = Annotated[Any, Field(description="Accepted and ignored.", repr=False)]
+Ignored = Annotated[Any, Field(description="Accepted and ignored.", repr=False)]
 
 
 class IgnoredFields(Frozen):
     """Hints, accounting and storage of services. A field that would change an answer does not belong here."""
 
     # OpenAI
-    store: _Ignored = None
-    service_tier: _Ignored = None
-    safety_identifier: _Ignored = None
-    prompt_cache_key: _Ignored = None
-    prompt_cache_retention: _Ignored = None
-    prompt_cache_options: _Ignored = None
-    prediction: _Ignored = None
-    verbosity: _Ignored = None
-    web_search_options: _Ignored = None
-    moderation: _Ignored = None
-    audio: _Ignored = None  # the voice of an answer that `modalities` asks for
+    store: Ignored = None
+    service_tier: Ignored = None
+    safety_identifier: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+    prompt_cache_options: Ignored = None
+    prediction: Ignored = None
+    verbosity: Ignored = None
+    web_search_options: Ignored = None
+    moderation: Ignored = None
+    audio: Ignored = None  # the voice of an answer that `modalities` asks for
     # llama.cpp
-    cache_prompt: _Ignored = None
-    id_slot: _Ignored = None
-    n_keep: _Ignored = None
-    timings_per_token: _Ignored = None
-    return_progress: _Ignored = None
+    cache_prompt: Ignored = None
+    id_slot: Ignored = None
+    n_keep: Ignored = None
+    timings_per_token: Ignored = None
+    return_progress: Ignored = None
     # vLLM
-    priority: _Ignored = None
-    request_id: _Ignored = None
-    cache_salt: _Ignored = None
+    priority: Ignored = None
+    request_id: Ignored = None
+    cache_salt: Ignored = None
     # Ollama: how it loads a model
-    keep_alive: _Ignored = None
-    num_ctx: _Ignored = None
-    num_batch: _Ignored = None
-    num_gpu: _Ignored = None
-    num_keep: _Ignored = None
-    num_thread: _Ignored = None
-    use_mmap: _Ignored = None
-    use_mlock: _Ignored = None
+    keep_alive: Ignored = None
+    num_ctx: Ignored = None
+    num_batch: Ignored = None
+    num_gpu: Ignored = None
+    num_keep: Ignored = None
+    num_thread: Ignored = None
+    use_mmap: Ignored = None
+    use_mlock: Ignored = None
     # OpenRouter: where it sends a request
-    provider: _Ignored = None
-    route: _Ignored = None
-    usage: _Ignored = None
+    provider: Ignored = None
+    route: Ignored = None
+    usage: Ignored = None

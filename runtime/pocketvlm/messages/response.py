@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 T = TypeVar("T")
-_Omitted = Annotated[T | None, Field(exclude_if=lambda value: value is None)]  # left out of the JSON where None
+Omitted = Annotated[T | None, Field(exclude_if=lambda value: value is None)]  # left out of the JSON where None
 
 
 class _Answer(BaseModel):
@@ -47,14 +47,27 @@ class ResponseMessage(_Answer):
 
     role: Literal["assistant"] = "assistant"
     content: str | None
-    reasoning_content: _Omitted[str] = None
-    tool_calls: _Omitted[list[ResponseToolCall]] = None
+    reasoning_content: Omitted[str] = None
+    tool_calls: Omitted[list[ResponseToolCall]] = None
+    _text: str = PrivateAttr("")
+
+    @property
+    def text(self) -> str:
+        """The text, also where it stands before tool calls; not in the JSON."""
+        return self.content or self._text
+
+    def with_text(self, text: str) -> ResponseMessage:
+        self._text = text
+        return self
 
 
 class Choice(_Answer):
+    """`stop_reason` is the stop string that ended the choice, if one did."""
+
     index: int
     message: ResponseMessage
     finish_reason: FinishReason
+    stop_reason: Omitted[str] = None
     logprobs: ChoiceLogprobs | None = None
 
 
@@ -63,11 +76,18 @@ class PromptTokensDetails(_Answer):
     image_tokens: int = 0
 
 
+class CompletionTokensDetails(_Answer):
+    """`reasoning_tokens` are those of thoughts."""
+
+    reasoning_tokens: int = 0
+
+
 class Usage(_Answer):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
 
 
 class ImageTimings(_Answer):
@@ -96,11 +116,13 @@ class ImageTimings(_Answer):
 class Timings(_Answer):
     """Milliseconds of the whole request, and tokens per second of prefill (text and pictures) and decode.
 
+    `queue_ms` is the wait for its turn, `load_ms` that for a server to load the model, apart from each other.
     `accepted_tokens` of the `drafted_tokens` became part of the answer without a step of their own.
     """
 
     images: list[ImageTimings] = []
     queue_ms: float = 0.0
+    load_ms: float = 0.0
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
     prefill_tokens_per_second: float | None = None
@@ -120,7 +142,7 @@ class ChatCompletion(_Answer):
     choices: list[Choice]
     usage: Usage
     timings: Timings
-    not_enforced: _Omitted[list[str]] = None
+    not_enforced: Omitted[list[str]] = None
 
     @property
     def text(self) -> str:
@@ -129,7 +151,7 @@ class ChatCompletion(_Answer):
 
 
 class FunctionDelta(_Answer):
-    name: _Omitted[str] = None
+    name: Omitted[str] = None
     arguments: str = ""
 
 
@@ -137,24 +159,27 @@ class ToolCallDelta(_Answer):
     """A piece of the tool call number `index`. Only the first has an id, a type and a name: clients add texts up."""
 
     index: int
-    id: _Omitted[str] = None
-    type: _Omitted[Literal["function"]] = None
+    id: Omitted[str] = None
+    type: Omitted[Literal["function"]] = None
     function: FunctionDelta
 
 
 class Delta(_Answer):
     """New content, which may be empty, or pieces of tool calls. Only a choice's first delta has a role."""
 
-    role: _Omitted[Literal["assistant"]] = None
-    content: _Omitted[str] = ""
-    reasoning_content: _Omitted[str] = None
-    tool_calls: _Omitted[list[ToolCallDelta]] = None
+    role: Omitted[Literal["assistant"]] = None
+    content: Omitted[str] = ""
+    reasoning_content: Omitted[str] = None
+    tool_calls: Omitted[list[ToolCallDelta]] = None
 
 
 class ChunkChoice(_Answer):
+    """`stop_reason` comes with the finish reason."""
+
     index: int
     delta: Delta
     finish_reason: FinishReason | None = None
+    stop_reason: Omitted[str] = None
     logprobs: ChoiceLogprobs | None = None
 
 
@@ -169,7 +194,17 @@ class ChatCompletionChunk(_Answer):
     choices: list[ChunkChoice]
     usage: Usage | None = None
     timings: Timings | None = None
-    not_enforced: _Omitted[list[str]] = None
+    not_enforced: Omitted[list[str]] = None
+    _prompt: Usage | None = PrivateAttr(None)
+
+    @property
+    def prompt(self) -> Usage | None:
+        """The usage of the prompt, in the first chunk of a choice; not in its JSON."""
+        return self._prompt
+
+    def with_prompt(self, usage: Usage) -> ChatCompletionChunk:
+        self._prompt = usage
+        return self
 
     @property
     def text(self) -> str:

@@ -1,6 +1,7 @@
-"""The accelerator of prompts: our own library, which computes products of many rows next to ggml's CPU backend.
+"""The accelerator of prompts: our own library next to ggml's CPU backend.
 
-It is built where a compiler is. Without it everything works, and prompts take longer.
+It computes products of many rows, and what recurrent layers do with many tokens. It is built where a compiler is.
+Without it everything works, and prompts take longer.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import EngineError
+from pocketvlm.files.cache_type import CacheType
 from pocketvlm.native import library, log
 from pocketvlm.native.deferred_signals import signals_deferred
 from pocketvlm.native.handle import Handle
@@ -23,6 +24,7 @@ from pocketvlm.native.llama import Model
 _libc = ctypes.cdll.msvcrt if sys.platform == "win32" else ctypes.CDLL(None)
 _ABORTED = 2  # a return value of llama_decode
 _CELL_MULTIPLE = 256  # libllama rounds the number of cells up to a multiple of this
+CACHE_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml_type
 _PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
 
 Cells = npt.NDArray[np.uint8]  # [bytes] in libllama's own format: positions, keys and values
@@ -44,10 +46,13 @@ class Context(Handle):
     `outputs` is the largest number of tokens whose logits one call may ask for (0: no limit). libllama allocates
     scratch memory for all of them: 100 MB for 512 tokens of a small model.
 
-    `exact` trades speed for reproducible logits: no flash attention and a float32 cache. `collector` gets the inputs
-    of all matrices that are evaluated; then nothing is offloaded.
+    `cache_type` is that of keys and values. "f32" trades speed for reproducible logits: it does without flash
+    attention. "q8_0" cannot: libllama refuses it for a device or for heads that do not allow both.
 
-    `accelerated` lets the accelerator of prompts compute the products of 16 rows and more, for weights that it reads.
+    `collector` gets the inputs of all matrices that are evaluated; then nothing is offloaded.
+
+    `accelerated` lets the accelerator of prompts compute the products of 5 rows and more, for weights that it reads,
+    and what recurrent layers do with as many tokens.
 
     All sequences share one buffer (kv_unified): a step over any of them is one graph, and `share` copies nothing. A
     buffer for each sequence would save 0 to 4 % of the time of four streams (SmolLM2-135M, 32 and 500 cells each), but
@@ -61,7 +66,7 @@ class Context(Handle):
         n_ctx: int,
         n_batch: int,
         threads: int,
-        exact: bool = False,
+        cache_type: CacheType = "f16",
         sequences: int = 1,
         moves: bool = False,
         outputs: int = 0,
@@ -80,9 +85,9 @@ class Context(Handle):
         params.n_threads = params.n_threads_batch = self._threads = threads
         params.no_perf = True
         params.swa_full = False  # layers with a sliding window keep cells for the window and one batch only
-        if exact:
+        params.type_k = params.type_v = CACHE_TYPES[cache_type]
+        if cache_type == "f32":
             params.flash_attn_type = 0
-            params.type_k = params.type_v = 0  # GGML_TYPE_F32
         if collector is not None:
             self._collector = collector  # libllama holds no reference to the callback
             params.cb_eval = collector.callback

@@ -78,6 +78,15 @@ def features() -> str:
     return text.decode().strip().rstrip("|").strip()
 
 
+@cache
+def reorders() -> bool:
+    """Return whether libllama may copy weights into an order of its own.
+
+    Not where it has AMX kernels: as GCC 12 compiles them, the first product ends the process.
+    """
+    return b"AMX_INT8 = 1" not in llama().llama_print_system_info()
+
+
 def offloads() -> bool:
     """Return whether the loaded build can use a GPU."""
     return bool(llama().llama_supports_gpu_offload())

@@ -58,7 +58,7 @@ class Model(Handle):
         if device is not None:
             alone = (ctypes.c_void_p * 2)(library.device(device), None)
             params.devices, params.split_mode = ctypes.cast(alone, ctypes.c_void_p), 0
-        params.use_extra_bufts = not mapped
+        params.use_extra_bufts = not mapped and library.reorders()
         if simulated:
             params.no_alloc, params.load_mode = True, 0  # a mapped file fails an assertion
         log.forget_errors()

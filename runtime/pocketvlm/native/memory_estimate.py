@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketvlm.errors import EngineError
+from pocketvlm.files.cache_type import CacheType
 from pocketvlm.native import log
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
@@ -36,12 +37,12 @@ class BufferSizes:
 
 
 def estimate_buffers(
-    model: Model, *, n_ctx: int, n_batch: int, sequences: int, outputs: int, exact: bool = False
+    model: Model, *, n_ctx: int, n_batch: int, sequences: int, outputs: int, cache_type: CacheType = "f16"
 ) -> BufferSizes:
     """Return the buffers of a `Context` with these arguments over a simulated `model`. Raises EngineError."""
     with log.capture() as lines:
         Context(
-            model, n_ctx=n_ctx, n_batch=n_batch, threads=1, sequences=sequences, outputs=outputs, exact=exact
+            model, n_ctx=n_ctx, n_batch=n_batch, threads=1, sequences=sequences, outputs=outputs, cache_type=cache_type
         ).close()
     caches = [float(match[1]) for line in lines if (match := _CACHE_LINE.search(line))]
     scratch = {match[1]: int(float(match[2]) * _MIB) for line in lines if (match := _SCRATCH_LINE.search(line))}

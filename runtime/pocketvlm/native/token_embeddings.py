@@ -74,7 +74,9 @@ def token_embeddings(model: Model, header: GGUFHeader, context: Context) -> Toke
         context.decode_token(token, 0)
         context.decode_token(token, 1)
         expected = context.logits()
-        context.truncate(1)
+        if not context.truncate(1):  # a state cannot be cut back
+            context.clear()
+            context.decode_token(token, 0)
         context.decode_embeddings(table.row(token), context.positions(1, 1))
         return table if np.array_equal(context.logits(), expected) else None
     except (ValueError, AttributeError, EngineError, Aborted):  # AttributeError: libggml does not export a function

@@ -11,6 +11,7 @@ from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.engine.loading.device_placement import check_name
 from pocketvlm.engine.loading.loader import BATCH_ROWS, context_size
 from pocketvlm.errors import MemoryBudgetError, RequestError
+from pocketvlm.files.cache_type import CacheType, allows, require_cache_type
 from pocketvlm.files.footprint import encoder_bytes, encoder_mapped, encoder_scratch, weights_of
 from pocketvlm.files.locate import Located
 from pocketvlm.messages import Detail
@@ -24,6 +25,7 @@ from pocketvlm.vision.onnx import CONCURRENT_TILES
 from pocketvlm.vision.providers import DEVICES
 from pocketvlm.vision.select_encoder import measured_tile, tile_patches
 
+SERVER = "process of the server"  # the name of a part of a prediction
 QUESTION = 48  # tokens of a question and of the template around it
 ANSWER = 208  # tokens that must be left for an answer
 PIXEL = 10  # bytes per pixel while a picture is read: decoded, and twice on its way to an array
@@ -43,6 +45,7 @@ class RunConfiguration:
     context: int
     detail: Detail
     max_tokens: int | None = None
+    cache_type: CacheType = "f16"
 
 
 @dataclass(frozen=True)
@@ -96,8 +99,12 @@ class Planner:
         self._checked = checked = check_files(located.model, located.mmproj, located.onnx, options.vision)
         self.encoders = tuple(_encoders(checked))
         self.family = self._family()
-        self.requested_context = context_size(checked, options.context_size)
+        self.requested_context = context_size(checked.model, options.context_size)
         self.contexts = tuple(sorted({self.requested_context, *_smaller(self.requested_context)}, reverse=True))
+        require_cache_type(checked.model, options.kv_type)
+        self.cache_types: tuple[CacheType, ...] = (options.kv_type,)
+        if options.cache_type == "auto" and not options.exact and allows(checked.model, "q8_0"):
+            self.cache_types = ("f16", "q8_0")
         tile = self.family.tile_tokens if self.family else 0
         self.probe: ProbeResult = probe_cache.cached_probe(
             ProbeRequest(
@@ -108,7 +115,7 @@ class Planner:
                 batch=max(BATCH_ROWS, tile if self.family and self.family.non_causal else 0),
                 rows=max(16, min(tile or 256, 256)),
                 parallel=options.parallel,
-                exact=False,
+                cache_types=self.cache_types,
                 threads=options.threads or physical_cores(),
                 device=options.device,
                 timed=timed,
@@ -128,18 +135,19 @@ class Planner:
     def predict(self, configuration: RunConfiguration) -> Prediction:
         probe, index = self.probe, self.contexts.index(configuration.context)
         model = sum(path.stat().st_size for path in self._checked.model.files)
+        cache, scratch = probe.caches[configuration.cache_type][index], probe.scratch[configuration.cache_type][index]
         plan = self._plan(configuration)
         parts = {
             "process": probe.anonymous + probe.mapped,
             "language model, mapped": model,
             "language model, reordered": probe.reordered,
-            "KV cache": probe.caches[index],
-            "scratch": probe.scratch[index],
+            "KV cache": cache,
+            "scratch": scratch,
         }
         if self._parallel > 1:  # background prefill has a context of its own, as large as one request's
-            parts["context for prompts"] = probe.caches[index] // self._parallel + probe.scratch[index]
+            parts["context for prompts"] = cache // self._parallel + scratch
         if self._supervised:
-            parts["process of the server"] = probe.anonymous
+            parts[SERVER] = probe.anonymous
         encoder = self._encoder(configuration.encoder)
         if encoder is not None:
             onnx = encoder.kind == "onnx"
@@ -166,10 +174,13 @@ class Planner:
 
     def usual(self, detail: Detail = "auto") -> RunConfiguration:
         """Return the configuration without a budget: the fastest encoder and the whole context."""
-        return RunConfiguration(self._fastest()[0], self.requested_context, detail)
+        return RunConfiguration(self._fastest()[0], self.requested_context, detail, cache_type=self.cache_types[0])
 
     def within(self, budget: int, detail: Detail = "auto") -> Prediction:
-        """Return the first prediction that fits: smaller context, other encoder, less detail, then a cap for pictures.
+        """Return the first prediction that fits.
+
+        First the cache gets a smaller type, then the context is smaller, then come the other encoder, less detail, and
+        a cap for pictures.
 
         Raises MemoryBudgetError with the memory that the model needs.
         """
@@ -201,12 +212,13 @@ class Planner:
         for view in details[details.index(detail) :]:
             for kind in kinds:
                 for context in self.contexts:
-                    yield RunConfiguration(kind, context, view)
+                    for cache_type in self.cache_types:
+                        yield RunConfiguration(kind, context, view, cache_type=cache_type)
         if isinstance(self.family, DynamicSize):
             tokens = self.family.plan(self.picture, "low", None).tokens // 2
             while tokens >= _MIN_TOKENS:
                 for kind in kinds:
-                    yield RunConfiguration(kind, self.contexts[-1], "low", tokens)
+                    yield RunConfiguration(kind, self.contexts[-1], "low", tokens, self.cache_types[-1])
                 tokens //= 2
 
     def _advice(self, budget: int, smallest: Prediction) -> str:

@@ -19,6 +19,7 @@ from pocketvlm.engine.loading.choose_layout import choose_layout
 from pocketvlm.engine.loading.layer_benchmark import benchmark_layers
 from pocketvlm.engine.speculative.draft_length import MAX_DRAFT_TOKENS
 from pocketvlm.errors import EngineError, ModelError, PocketVLMError
+from pocketvlm.files.cache_type import CacheType
 from pocketvlm.messages import ImagePart
 from pocketvlm.native import log
 from pocketvlm.pictures.images import read_picture
@@ -33,7 +34,10 @@ _PREFIX = "probe: "  # of the line that holds the result
 
 @dataclass(frozen=True)
 class ProbeRequest:
-    """What to probe. `contexts` are sizes in tokens. Speeds are measured if `timed`, those of encoders if `opened`."""
+    """What to probe. `contexts` are sizes in tokens, `cache_types` those that may be chosen.
+
+    Speeds are measured if `timed`, those of encoders if `opened`.
+    """
 
     model: str
     mmproj: str | None
@@ -42,7 +46,7 @@ class ProbeRequest:
     batch: int
     rows: int
     parallel: int
-    exact: bool
+    cache_types: tuple[CacheType, ...]
     threads: int
     device: str
     timed: bool
@@ -54,17 +58,19 @@ class ProbeResult:
     """Sizes in bytes, times in seconds.
 
     `anonymous` and `mapped` are the memory of the process with its libraries and vocabulary. `reordered` is the copy of
-    weights in the CPU's own order; `layout` is a `WeightLayout`. `caches` and `scratch` belong to the requested
-    contexts. `width` is the length of an embedding. `prompt` and `answer` are the time of a token, `pixel` that of
-    reading and resizing a pixel, `tiles` that of the tile by which encoders are compared, by file; None or empty where
-    nothing could be timed. Times that vary, or that other programs disturbed, are not `steady`: they are too long.
+    weights in the CPU's own order; `layout` is a `WeightLayout`. `caches` and `scratch` are those of the requested
+    contexts, by type of the cache. `width` is the length of an embedding. `prompt` and `answer` are the time of a
+    token, `pixel` that of reading and resizing a pixel, `tiles` that of the tile by which encoders are compared, by
+    file; None or empty where nothing could be timed. Times that vary, or that other programs disturbed, are not
+    `steady`: they are too long. `threads` computed the `answer`: fewer than requested where other programs ran and that
+    was faster.
     """
 
     anonymous: int
     mapped: int
     reordered: int
-    caches: tuple[int, ...]
-    scratch: tuple[int, ...]
+    caches: dict[CacheType, tuple[int, ...]]
+    scratch: dict[CacheType, tuple[int, ...]]
     width: int
     prompt: float | None
     answer: float | None
@@ -72,6 +78,7 @@ class ProbeResult:
     tiles: dict[str, float]
     steady: bool
     layout: str
+    threads: int
 
 
 def run_probe(request: ProbeRequest) -> ProbeResult:
@@ -88,7 +95,8 @@ def run_probe(request: ProbeRequest) -> ProbeResult:
 
 def parse_result(values: Mapping[str, Any]) -> ProbeResult:
     """Make a result of the JSON object of its fields."""
-    return ProbeResult(**{**values, "caches": tuple(values["caches"]), "scratch": tuple(values["scratch"])})
+    sizes = {name: {kind: tuple(each) for kind, each in values[name].items()} for name in ("caches", "scratch")}
+    return ProbeResult(**{**values, **sizes})
 
 
 def _probe(request: ProbeRequest) -> ProbeResult:
@@ -108,26 +116,30 @@ def _probe(request: ProbeRequest) -> ProbeResult:
         onnx.runtime()
     model = Model(request.model, gpu_layers=0, simulated=True)
     model.control_tokens(checked.model.array("tokenizer.ggml.token_type"))
-    buffers = [
-        memory_estimate.estimate_buffers(
-            model,
-            n_ctx=n,
-            n_batch=request.batch,
-            sequences=request.parallel,
-            outputs=request.parallel + MAX_DRAFT_TOKENS,
-            exact=request.exact,
-        )
-        for n in request.contexts
-    ]
+    buffers = {
+        kind: [
+            memory_estimate.estimate_buffers(
+                model,
+                n_ctx=n,
+                n_batch=request.batch,
+                sequences=request.parallel,
+                outputs=request.parallel + MAX_DRAFT_TOKENS,
+                cache_type=kind,
+            )
+            for n in request.contexts
+        ]
+        for kind in request.cache_types
+    }
     used = process_memory() or Memory(0, 0, 0)
     layout = choose_layout(
         checked.model,
         threads=request.threads,
-        exact=request.exact,
+        exact="f32" in request.cache_types,
         measure="until steady" if request.timed else "never",
     )
     matrices = [t for t in checked.model.tensors if len(t.shape) > 1 and not t.name.startswith("token_embd")]
     prompt = answer = None
+    threads = request.threads
     tiles: dict[str, float] = {}
     steady = True
     if request.opened:
@@ -139,14 +151,18 @@ def _probe(request: ProbeRequest) -> ProbeResult:
         try:
             speed = benchmark_layers(checked.model, rows=request.rows, threads=request.threads, layout=layout)
             prompt, answer, steady = speed.prompt, speed.answer, steady and speed.steady
+            if not speed.steady and threads > 1:  # the engine, too, uses fewer threads while other programs run
+                fewer = benchmark_layers(checked.model, rows=request.rows, threads=threads // 2, layout=layout)
+                if fewer.answer < answer:
+                    answer, threads = fewer.answer, threads // 2
         except (ModelError, EngineError, KeyError, StopIteration):
             pass  # libllama cannot run a part of this model
     return ProbeResult(
         used.anonymous,
         used.resident - used.anonymous,
         0 if layout.mapped else sum(t.n_bytes for t in matrices if memory_estimate.reordered(t.type)),
-        tuple(sizes.cache for sizes in buffers),
-        tuple(sum(sizes.scratch.values()) for sizes in buffers),
+        {kind: tuple(sizes.cache for sizes in each) for kind, each in buffers.items()},
+        {kind: tuple(sum(sizes.scratch.values()) for sizes in each) for kind, each in buffers.items()},
         model.n_embd_inp,
         prompt,
         answer,
@@ -154,6 +170,7 @@ def _probe(request: ProbeRequest) -> ProbeResult:
         tiles,
         steady,
         layout.value,
+        threads,
     )
 
 

@@ -1,1 +1,1 @@
-"""HTTP: OpenAI's chat completions, served from one loaded model."""
+"""HTTP: the APIs that clients speak, one queue for each model, access control, metrics."""

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pocketvlm.server.http_errors import HTTPError
+from pocketvlm.server.protocols.error_forms import error_response
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings, is_loopback
 
@@ -42,10 +43,10 @@ class AccessControl:
                     await _preflight(headers)(scope, receive, send)
                     return
             if scope["path"] not in OPEN_PATHS:
-                self._check_key(headers.get("authorization", ""))
+                self._check_key(headers)
         except HTTPError as error:
             RequestRecord.of(scope).code = error.code
-            await error.response()(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -62,14 +63,21 @@ class AccessControl:
                 403, "web pages of this origin may not call; --allow-origin adds one", code="origin_not_allowed"
             )
 
-    def _check_key(self, authorization: str) -> None:
+    def _check_key(self, headers: Headers) -> None:
+        """Accept the key as Bearer or as x-api-key, which Anthropic's clients send; one that is right is enough."""
         if self._key is None:
             return
-        scheme, _, key = authorization.partition(" ")
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        sent = [headers.get("x-api-key", ""), bearer if scheme.lower() == "bearer" else ""]
         # Comparing digests hides the content and the length of the key from timing attacks.
-        if scheme.lower() != "bearer" or not hmac.compare_digest(_digest(key.strip()), self._key):
-            headers = {"www-authenticate": "Bearer"}
-            raise HTTPError(401, "a valid key is needed: Authorization: Bearer KEY", None, "invalid_api_key", headers)
+        if not any(hmac.compare_digest(_digest(key.strip()), self._key) for key in sent):
+            raise HTTPError(
+                401,
+                "a valid key is needed: Authorization: Bearer KEY, or x-api-key: KEY",
+                None,
+                "invalid_api_key",
+                {"www-authenticate": "Bearer"},
+            )
 
 
 def _digest(key: str) -> bytes:

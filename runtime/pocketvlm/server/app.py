@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+from collections import Counter
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -12,38 +12,62 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pocketvlm import __version__
-from pocketvlm.chat.vlm import VLM
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server import openapi
 from pocketvlm.server.access_control import AccessControl
-from pocketvlm.server.admission import Admission
-from pocketvlm.server.chat_endpoint import ChatEndpoint, unknown_model
+from pocketvlm.server.endpoint import Answers
 from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.logs import AccessLog
 from pocketvlm.server.metrics import Metrics
+from pocketvlm.server.models import Models
+from pocketvlm.server.protocols.anthropic.exchange import Messages
+from pocketvlm.server.protocols.anthropic.models import list_fields, model_fields
+from pocketvlm.server.protocols.chat_completions import ChatCompletions
+from pocketvlm.server.protocols.completions import Completions
+from pocketvlm.server.protocols.error_forms import error_response
+from pocketvlm.server.protocols.ollama.routes import OllamaRoutes
+from pocketvlm.server.protocols.responses.routes import Responses
+from pocketvlm.server.protocols.responses.stored import ResponseStore
 from pocketvlm.server.request_record import RequestRecord
+from pocketvlm.server.served_model import ServedModel
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.uploads import Uploads
 
+_STATUS = {
+    "unloaded": "unloaded",
+    "failed": "unloaded",
+    "loading": "loading",
+    "ready": "loaded",
+    "unloading": "unloaded",
+}
+
 
 class Service:
-    """`app` is the ASGI application; `chat` and `admission` are for the code that runs it."""
+    """`app` is the ASGI application; `answers` and `models` are for the code that runs it."""
 
-    def __init__(self, vlm: VLM, settings: Settings) -> None:
-        self._vlm = vlm
-        self._started = int(time.time())
-        self.admission = Admission(settings.slots, settings.queue)
+    def __init__(self, models: Models, settings: Settings) -> None:
+        self.models = models
         handles = PictureHandles(settings.handles)
-        self.chat = ChatEndpoint(vlm, settings, self.admission, handles)
+        self.answers = Answers(self.models, settings, handles)
         self._uploads = Uploads(handles, settings)
-        self._metrics = Metrics(self.admission, vlm, handles, __version__)
-        router = Router(self._routes(), redirect_slashes=False)
+        self._metrics = Metrics(self.models, handles, __version__)
+        ollama = OllamaRoutes(self.models, self.answers, settings)
+        responses = Responses(ResponseStore(settings.responses))
+        own = [*self._routes(), *ollama.routes(), *responses.routes(self.answers)]
+        router = Router(own, redirect_slashes=False)
         self.app = AccessLog(AccessControl(_ErrorResponses(router), settings), self._metrics)
 
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
+        chat, count = self.answers.endpoint(ChatCompletions.parse), self.answers.counter(ChatCompletions.parse)
+        message, count_message = self.answers.endpoint(Messages.parse), self.answers.counter(Messages.parse)
+        complete = self.answers.endpoint(Completions.parse)
         for prefix in ("/v1", ""):
-            routes.append(Route(f"{prefix}/chat/completions", self.chat, methods=["POST"]))
+            routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
+            routes.append(Route(f"{prefix}/chat/completions/input_tokens", count, methods=["POST"]))
+            routes.append(Route(f"{prefix}/messages", message, methods=["POST"]))
+            routes.append(Route(f"{prefix}/messages/count_tokens", count_message, methods=["POST"]))
+            routes.append(Route(f"{prefix}/completions", complete, methods=["POST"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))
             for path, endpoint in (
@@ -57,29 +81,30 @@ class Service:
         return routes
 
     async def _add_image(self, request: Request) -> Response:
-        if self.chat.draining:
+        if self.answers.draining:
             raise shutting_down()
         return await self._uploads.add(request)
 
     async def _show_models(self, _: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._card()]})
+        cards = [_card(model) for model in self.models]
+        return JSONResponse({"object": "list", "data": cards, **list_fields(cards)})
 
     async def _show_model(self, request: Request) -> Response:
-        if request.path_params["id"] != self._vlm.info.name:
-            raise unknown_model([self._vlm.info.name])
-        return JSONResponse(self._card())
-
-    def _card(self) -> dict[str, object]:
-        return {"id": self._vlm.info.name, "object": "model", "created": self._started, "owned_by": "pocketvlm"}
+        return JSONResponse(_card(self.models.named(request.path_params["id"])))
 
     async def _show_health(self, _: Request) -> Response:
-        if self.chat.draining:
+        if self.answers.draining:
             raise shutting_down()
-        state = (await asyncio.to_thread(self._vlm.statistics)).state
-        if state == "failing":
+        engines = await asyncio.to_thread(self.models.statistics)
+        states = {engine.state for model, engine in engines if model.state == "ready"} or {"ok"}
+        # One model that works is enough: whoever watches the server would end it for all of them.
+        status = next(state for state in ("ok", "restarting", "failing") if state in states)
+        if status == "failing":
             message = "the engine crashed several times in a row; it is started again after a pause"
             raise HTTPError(503, message, code="engine_crashed", headers={"retry-after": "30"})
-        return JSONResponse({"status": state, "running": self.admission.running, "waiting": self.admission.waiting})
+        states_of_models = Counter(model.state for model in self.models)
+        health = {"status": status, "running": self.models.running, "waiting": self.models.waiting}
+        return JSONResponse({**health, "models": states_of_models})
 
     async def _show_metrics(self, _: Request) -> Response:
         body, kind = await asyncio.to_thread(self._metrics.exposition)
@@ -87,6 +112,30 @@ class Service:
 
     async def _show_openapi(self, _: Request) -> Response:
         return JSONResponse(openapi.document())
+
+
+def _card(model: ServedModel) -> dict[str, object]:
+    """Return OpenAI's model object, with more about it in the fields in which other servers say that."""
+    facts = model.facts
+    status: dict[str, object] = {"value": _STATUS[model.state]}
+    if model.state == "failed":
+        status |= {"failed": True, "message": model.failure}
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.created,
+        "owned_by": "pocketvlm",
+        **model_fields(model),
+        "max_model_len": facts.context_size,  # vLLM's
+        "context_length": facts.context_size,  # OpenRouter's
+        "architecture": {  # OpenRouter's
+            "input_modalities": ["text", "image"] if facts.vision else ["text"],
+            "output_modalities": ["text"],
+        },
+        "capabilities": facts.capabilities,  # Ollama's
+        "status": status,  # llama-server's, as is `meta`
+        "meta": {"n_ctx_train": facts.context_length, "n_params": facts.parameters, "size": facts.size},
+    }
 
 
 class _ErrorResponses:
@@ -114,7 +163,7 @@ class _ErrorResponses:
             response = _routing_error(error) if isinstance(error, HTTPException) else http_error_of(error)
             RequestRecord.of(scope).code = response.code
             if not started:
-                await response.response()(scope, receive, send)
+                await error_response(response, scope)(scope, receive, send)
 
 
 def _routing_error(error: HTTPException) -> HTTPError:

@@ -6,10 +6,8 @@ import json
 import logging
 import math
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-from starlette.responses import Response
 
 from pocketvlm.errors import (
     EngineBusyError,
@@ -52,26 +50,28 @@ class HTTPError(Exception):
         error = {"message": self.message, "type": self.type, "param": param, "code": self.code}
         return json.dumps({"error": error}).encode()
 
-    def response(self) -> Response:
-        return Response(self.json(), self.status, dict(self.headers), media_type="application/json")
 
-
-def _with_path(error: RequestError) -> str:
-    """Return the message with the path of the field, because most clients show nothing else of an error."""
-    return f"{shortened(error.param)}: {error.message}" if error.param else error.message
+def _bad_request(error: RequestError, sent_path: Callable[[str], str]) -> HTTPError:
+    """Return an error whose message has the path of the field, because most clients show nothing else."""
+    path = error.param and sent_path(error.param)
+    message = f"{shortened(path)}: {error.message}" if path else error.message
+    status = 404 if isinstance(error, ImageNotFoundError) else 400
+    return HTTPError(status, message, path, error.code or "invalid_value")
 
 
 def shutting_down() -> HTTPError:
     return HTTPError(503, "the server is shutting down", code="shutting_down", headers={"retry-after": "5"})
 
 
-def http_error_of(error: BaseException) -> HTTPError:
-    """Return the response for any exception. Log one that is not the client's fault, without its values."""
+def http_error_of(error: BaseException, sent_path: Callable[[str], str] = str) -> HTTPError:
+    """Return the response for any exception. Log one that is not the client's fault, without its values.
+
+    `sent_path` maps the path of a field of ChatRequest to that of what the client sent.
+    """
     if isinstance(error, HTTPError):
         return error
     if isinstance(error, RequestError):
-        status = 404 if isinstance(error, ImageNotFoundError) else 400
-        return HTTPError(status, _with_path(error), error.param, error.code or "invalid_value")
+        return _bad_request(error, sent_path)
     if isinstance(error, QueueFullError):
         return HTTPError(429, str(error), code="queue_full", headers={"retry-after": str(math.ceil(error.retry_after))})
     if isinstance(error, EngineBusyError):

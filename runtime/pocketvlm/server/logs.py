@@ -13,11 +13,13 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from pocketvlm.errors import shortened
 from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.request_record import RequestRecord
 
 logger = logging.getLogger("pocketvlm.access")
-_HANDLE = re.compile(r"(/images/.{11})[^/]*")  # a whole handle reveals the picture; its colon may be %3A
+# A whole handle reveals a picture or an answer. The colon of the first may be %3A.
+_HANDLE = re.compile(r"(/images/.{11}|/responses/resp_.{6})[^/]*")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -64,6 +66,7 @@ def _fields(scope: Scope, record: RequestRecord) -> dict[str, Any]:
         "code": record.code,
         "left": record.left or None,
         "stream": record.stream,
+        "model": record.model and shortened(record.model),
         "finish_reason": record.finish_reason,
     }
     if record.first_token is not None:
@@ -71,6 +74,8 @@ def _fields(scope: Scope, record: RequestRecord) -> dict[str, Any]:
     if record.timings is not None:
         timings = record.timings
         fields |= {"queue_ms": timings.queue_ms, "prefill_ms": timings.prefill_ms, "decode_ms": timings.decode_ms}
+        if timings.load_ms:
+            fields["load_ms"] = timings.load_ms
         fields["encode_ms"] = sum(image.encode_ms for image in timings.images)
         fields["images"] = len(timings.images)
     if record.usage is not None:

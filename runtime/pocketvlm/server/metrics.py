@@ -3,78 +3,125 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Info, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from pocketvlm.chat.vlm import VLM
+from pocketvlm.engine.interface import Statistics
 from pocketvlm.pictures.handles import PictureHandles
-from pocketvlm.server.admission import Admission
+from pocketvlm.server.models import Models
 from pocketvlm.server.request_record import RequestRecord
+from pocketvlm.server.served_model import ServedModel
 from pocketvlm.system.machine import process_memory
 
 _SHORT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LONG_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+# Name, what it is, and the field of Statistics.
+_ENGINE_GAUGES = (
+    ("engine_running", "Requests that the engine works on.", "running"),
+    ("engine_encoding", "Requests with pictures to encode.", "encoding"),
+    ("picture_cache_bytes", "Memory used by embeddings of pictures.", "picture_bytes"),
+)
+_ENGINE_COUNTERS = (
+    ("engine_cancelled", "Generations that were cancelled because their client left.", "cancelled"),
+    ("picture_cache_evictions", "Embeddings evicted from the cache in memory.", "picture_evictions"),
+    ("engine_restarts", "Restarts of the engine after a crash in native code.", "restarts"),
+    ("drafted_tokens", "Drafted tokens.", "drafted_tokens"),
+    ("accepted_tokens", "Drafted tokens that were accepted.", "accepted_tokens"),
+    ("steps", "Evaluations with tokens of answers.", "steps"),
+    ("threads_of_steps", "The sum of their numbers of threads.", "threads_of_steps"),
+)
 
 
 class _Gauges(Collector):
-    """Values that are read when /metrics is requested."""
+    """Values that are read when /metrics is requested.
 
-    def __init__(self, admission: Admission, vlm: VLM, handles: PictureHandles) -> None:
-        self._admission = admission
+    Those without the label `model` are sums over all models. The label has the names of the served models only.
+    """
+
+    def __init__(self, models: Models, handles: PictureHandles, version: str) -> None:
+        self._models = models
         self._handles = handles
-        self._vlm = vlm
+        self._version = version
 
     def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily("pocketvlm_requests_running", "Running requests.", self._admission.running)
-        yield GaugeMetricFamily("pocketvlm_requests_waiting", "Requests in the queue.", self._admission.waiting)
+        yield self._info()
+        yield GaugeMetricFamily("pocketvlm_requests_running", "Running requests.", self._models.running)
+        yield GaugeMetricFamily("pocketvlm_requests_waiting", "Requests in the queue.", self._models.waiting)
         pictures, held = self._handles.held()
         yield GaugeMetricFamily("pocketvlm_image_handles", "Uploaded pictures that are kept.", pictures)
         yield GaugeMetricFamily("pocketvlm_image_handles_bytes", "Total size of the uploaded files.", held)
-        engine = self._vlm.statistics()
-        yield GaugeMetricFamily("pocketvlm_engine_up", "1 while the engine accepts requests.", engine.state == "ok")
-        yield GaugeMetricFamily("pocketvlm_engine_running", "Requests that the engine works on.", engine.running)
-        yield GaugeMetricFamily("pocketvlm_engine_encoding", "Requests with pictures to encode.", engine.encoding)
-        cancelled = "Generations that were cancelled because their client left."
-        yield CounterMetricFamily("pocketvlm_engine_cancelled", cancelled, engine.cancelled)
+        statistics = self._models.statistics()
+        engines = [engine for _, engine in statistics]
+        up = all(engine.state == "ok" for engine in engines)
+        yield GaugeMetricFamily("pocketvlm_engine_up", "1 while all loaded engines accept requests.", up)
+        for name, what, field in _ENGINE_GAUGES:
+            yield GaugeMetricFamily(f"pocketvlm_{name}", what, sum(getattr(engine, field) for engine in engines))
+        for name, what, field in _ENGINE_COUNTERS:
+            yield CounterMetricFamily(f"pocketvlm_{name}", what, sum(getattr(engine, field) for engine in engines))
         tiles = CounterMetricFamily(
             "pocketvlm_tiles", "Tiles of pictures, by the cache that their embeddings came from.", labels=["cache"]
         )
-        for cache, count in (
-            ("none", engine.tiles_encoded),
-            ("disk", engine.tiles_from_disk),
-            ("memory", engine.tiles_from_memory),
-        ):
-            tiles.add_metric([cache], count)
+        for cache, field in (("none", "tiles_encoded"), ("disk", "tiles_from_disk"), ("memory", "tiles_from_memory")):
+            tiles.add_metric([cache], sum(getattr(engine, field) for engine in engines))
         yield tiles
-        evicted = "Embeddings evicted from the cache in memory."
-        yield CounterMetricFamily("pocketvlm_picture_cache_evictions", evicted, engine.picture_evictions)
-        taken = "Memory used by embeddings of pictures."
-        yield GaugeMetricFamily("pocketvlm_picture_cache_bytes", taken, engine.picture_bytes)
-        restarts = "Restarts of the engine after a crash in native code."
-        yield CounterMetricFamily("pocketvlm_engine_restarts", restarts, engine.restarts)
-        drafted = "Drafted tokens."
-        yield CounterMetricFamily("pocketvlm_drafted_tokens", drafted, engine.drafted_tokens)
-        accepted = "Drafted tokens that were accepted."
-        yield CounterMetricFamily("pocketvlm_accepted_tokens", accepted, engine.accepted_tokens)
-        if engine.child is not None and (size := process_memory(engine.child)) is not None:
-            yield GaugeMetricFamily(
-                "pocketvlm_engine_resident_memory_bytes", "Memory of the engine's process.", size.resident
-            )
+        yield from self._by_model(statistics)
+
+    def _info(self) -> Metric:
+        """Return what is served; the kind of vision encoder is known while the model is loaded."""
+        family = InfoMetricFamily("pocketvlm", "What is served.", labels=["model"])
+        for model in self._models:
+            about = {"version": self._version, "vision": model.vision, "fingerprint": model.facts.fingerprint}
+            family.add_metric([model.name], about)
+        return family
+
+    def _by_model(self, statistics: Sequence[tuple[ServedModel, Statistics]]) -> Iterable[Metric]:
+        def gauge(name: str, what: str) -> GaugeMetricFamily:
+            return GaugeMetricFamily(f"pocketvlm_model_{name}", what, labels=["model"])
+
+        def counter(name: str, what: str) -> CounterMetricFamily:
+            return CounterMetricFamily(f"pocketvlm_model_{name}", what, labels=["model"])
+
+        loaded = gauge("loaded", "1 while the model is loaded.")
+        running = gauge("requests_running", "Running requests of the model.")
+        waiting = gauge("requests_waiting", "Requests that wait for the model.")
+        predicted = gauge("predicted_memory_bytes", "Memory that the model takes when it is loaded, as predicted.")
+        load_time = gauge("load_seconds", "How long the model was loaded the last time.")
+        loads = counter("loads", "How often the model was loaded after the start.")
+        failures = counter("load_failures", "How often the model could not be loaded.")
+        answers = counter("generations", "Generations that the model has finished.")
+        tokens = counter("generated_tokens", "Tokens that the model has generated.")
+        resident = 0
+        for model, engine in statistics:
+            label = [model.name]
+            loaded.add_metric(label, model.state == "ready")
+            running.add_metric(label, model.admission.running)
+            waiting.add_metric(label, model.admission.waiting)
+            if model.source.memory:
+                predicted.add_metric(label, model.source.memory)
+            if model.loads:
+                load_time.add_metric(label, model.load_seconds)
+            loads.add_metric(label, model.loads)
+            failures.add_metric(label, model.load_failures)
+            answers.add_metric(label, engine.finished)
+            tokens.add_metric(label, engine.generated_tokens)
+            if engine.child is not None and (size := process_memory(engine.child)) is not None:
+                resident += size.resident
+        yield from (loaded, running, waiting, predicted, load_time, loads, failures, answers, tokens)
+        if resident:
+            what = "Memory of the engines' processes."
+            yield GaugeMetricFamily("pocketvlm_engine_resident_memory_bytes", what, resident)
 
 
 class Metrics:
-    def __init__(self, admission: Admission, vlm: VLM, handles: PictureHandles, version: str) -> None:
+    def __init__(self, models: Models, handles: PictureHandles, version: str) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU time, open files; Linux only
         PlatformCollector(registry=registry)
-        registry.register(_Gauges(admission, vlm, handles))
-        info = vlm.info
-        about = {"version": version, "model": info.name, "vision": info.vision or "", "fingerprint": info.fingerprint}
-        Info("pocketvlm", "What is served.", registry=registry).info(about)
+        registry.register(_Gauges(models, handles, version))
 
         def counter(name: str, what: str, *labels: str) -> Counter:
             return Counter(f"pocketvlm_{name}", what, labels, registry=registry)

@@ -1,192 +1,182 @@
-"""The OpenAPI document, made from the schema that validates requests and builds answers."""
+"""The OpenAPI document, made from the schemas that validate requests and build answers."""
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from pocketvlm import __version__
-from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest
+from pocketvlm.server.operation import Component, Operation, Schema
+from pocketvlm.server.protocols import chat_completions, completions
+from pocketvlm.server.protocols.anthropic import exchange as anthropic
+from pocketvlm.server.protocols.anthropic import models as anthropic_models
+from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
+from pocketvlm.server.protocols.ollama import operations as ollama
+from pocketvlm.server.protocols.responses import routes as responses
 
 _REFERENCE = "#/components/schemas/{model}"
-_PREFIXES = ("/v1", "")
-_ERROR: dict[str, Any] = {
-    "type": "object",
-    "required": ["error"],
-    "additionalProperties": False,
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["message", "type", "param", "code"],
-            "additionalProperties": False,
-            "properties": {
-                "message": {"type": "string"},
-                "type": {"type": "string"},
-                "param": {"type": ["string", "null"], "description": "the path of the field that is wrong"},
-                "code": {"type": ["string", "null"]},
+_MODEL = Component(
+    "Model",
+    {
+        "type": "object",
+        "required": ["id", "object", "created", "owned_by"],
+        "properties": {
+            "id": {"type": "string"},
+            "object": {"const": "model"},
+            "created": {"type": "integer"},
+            "owned_by": {"type": "string"},
+            **anthropic_models.MODEL_SCHEMA,
+            "max_model_len": {"type": "integer", "description": "tokens of a request's context; context_length, too"},
+            "context_length": {"type": "integer"},
+            "architecture": {
+                "type": "object",
+                "properties": {
+                    name: {"type": "array", "items": {"enum": ["text", "image"]}}
+                    for name in ("input_modalities", "output_modalities")
+                },
             },
-        }
-    },
-}
-_MODEL: dict[str, Any] = {
-    "type": "object",
-    "required": ["id", "object", "created", "owned_by"],
-    "properties": {
-        "id": {"type": "string"},
-        "object": {"const": "model"},
-        "created": {"type": "integer"},
-        "owned_by": {"type": "string"},
-    },
-}
-_MODELS: dict[str, Any] = {
-    "type": "object",
-    "required": ["object", "data"],
-    "properties": {
-        "object": {"const": "list"},
-        "data": {"type": "array", "items": {"$ref": _REFERENCE.format(model="Model")}},
-    },
-}
-_IMAGE: dict[str, Any] = {
-    "type": "object",
-    "required": ["id", "object", "width", "height", "bytes", "created_at", "expires_at"],
-    "properties": {
-        "id": {
-            "type": "string",
-            "pattern": "^sha256:[0-9a-f]{64}$",
-            "description": "the file's hash; a url in messages",
-        },
-        "object": {"const": "image"},
-        **{
-            name: {"type": "integer", "minimum": 0} for name in ("width", "height", "bytes", "created_at", "expires_at")
+            "capabilities": {"type": "array", "items": {"enum": ["completion", "vision", "tools", "thinking"]}},
+            "status": {
+                "type": "object",
+                "required": ["value"],
+                "properties": {
+                    "value": {"enum": ["unloaded", "loading", "loaded"]},
+                    "failed": {"const": True, "description": "it could not be loaded; the next request tries again"},
+                    "message": {"type": "string"},
+                },
+            },
+            "meta": {
+                "type": "object",
+                "properties": {name: {"type": "integer"} for name in ("n_ctx_train", "n_params", "size")},
+            },
         },
     },
-}
-_DELETED: dict[str, Any] = {
-    "type": "object",
-    "required": ["id", "object", "deleted"],
-    "properties": {"id": {"type": "string"}, "object": {"const": "image"}, "deleted": {"const": True}},
-}
-_HEALTH: dict[str, Any] = {
-    "type": "object",
-    "required": ["status"],
-    "properties": {"status": {"type": "string"}, "running": {"type": "integer"}, "waiting": {"type": "integer"}},
-}
-_REASONS = {
-    "400": "The request is wrong: not JSON, a field, a picture, or longer than the context.",
-    "401": "No key, or a wrong one.",
-    "403": "A Host or Origin header that is not served.",
-    "404": "No such route, model or picture.",
-    "405": "The route does not accept this method.",
-    "408": "The body took too long.",
-    "413": "The body is too large.",
-    "415": "The body is compressed, or a form.",
-    "429": "The queue is full.",
-    "500": "The server failed; code engine_crashed where native code crashed, model_error for a fault of the model.",
-    "503": "The server is shutting down; code system_limit where the system gives no memory, thread or file.",
-}
+)
+_MODELS = Component(
+    "Models",
+    {
+        "type": "object",
+        "required": ["object", "data"],
+        "properties": {
+            "object": {"const": "list"},
+            "data": {"type": "array", "items": {"$ref": _REFERENCE.format(model="Model")}},
+            **anthropic_models.LIST_SCHEMA,
+        },
+    },
+)
+_IMAGE = Component(
+    "Image",
+    {
+        "type": "object",
+        "required": ["id", "object", "width", "height", "bytes", "created_at", "expires_at"],
+        "properties": {
+            "id": {
+                "type": "string",
+                "pattern": "^sha256:[0-9a-f]{64}$",
+                "description": "the file's hash; a url in messages",
+            },
+            "object": {"const": "image"},
+            **{
+                name: {"type": "integer", "minimum": 0}
+                for name in ("width", "height", "bytes", "created_at", "expires_at")
+            },
+        },
+    },
+)
+_DELETED = Component(
+    "DeletedImage",
+    {
+        "type": "object",
+        "required": ["id", "object", "deleted"],
+        "properties": {"id": {"type": "string"}, "object": {"const": "image"}, "deleted": {"const": True}},
+    },
+)
+_HEALTH = Component(
+    "Health",
+    {
+        "type": "object",
+        "required": ["status"],
+        "properties": {
+            "status": {"type": "string"},
+            "running": {"type": "integer"},
+            "waiting": {"type": "integer"},
+            "models": {
+                "type": "object",
+                "description": "the number of models in each state",
+                "propertyNames": {"enum": ["unloaded", "loading", "ready", "unloading", "failed"]},
+                "additionalProperties": {"type": "integer"},
+            },
+        },
+    },
+)
+_FILE = {"schema": {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}}
+_TEXT = {"text/plain": {"schema": {"type": "string"}}}
+_OBJECT = {"application/json": {"schema": {"type": "object"}}}
+
+_operation = partial(Operation, error=OPENAI_ERROR)
+_get = partial(_operation, method="get")
+OPERATIONS = (
+    *chat_completions.OPERATIONS,
+    *completions.OPERATIONS,
+    *anthropic.OPERATIONS,
+    *responses.OPERATIONS,
+    *ollama.OPERATIONS,
+    _operation(
+        method="post",
+        path="/images",
+        name="addImage",
+        summary="Upload a picture once; its id is then a url in messages.",
+        request={"application/octet-stream": _FILE, "image/*": _FILE},
+        answer=_IMAGE,
+        success="The picture.",
+        without=("429",),
+    ),
+    _get(path="/images/{id}", name="getImage", summary="Describe an uploaded picture.", answer=_IMAGE),
+    _operation(
+        method="delete",
+        path="/images/{id}",
+        name="deleteImage",
+        summary="Delete an uploaded picture.",
+        answer=_DELETED,
+    ),
+    _get(path="/models", name="listModels", summary="The served model.", answer=_MODELS),
+    _get(path="/models/{id}", name="getModel", summary="One model.", answer=_MODEL),
+    _get(path="/health", name="health", summary="Whether the server is up.", answer=_HEALTH, needs_key=False),
+    _get(path="/metrics", name="metrics", summary="Metrics for Prometheus.", answer=_TEXT),
+    _get(path="/openapi.json", name="openapi", summary="This document.", answer=_OBJECT),
+)
 
 
 @cache
 def document() -> dict[str, Any]:
     """Return the document, in OpenAPI 3.1."""
-    _, definitions = models_json_schema(
-        [(ChatRequest, "validation"), (ChatCompletion, "serialization"), (ChatCompletionChunk, "serialization")],
-        ref_template=_REFERENCE,
-    )
+    used = {pair: None for operation in OPERATIONS for pair in operation.schemas()}
+    components = {schema.name: dict(schema.schema) for schema, _ in used if isinstance(schema, Component)}
+    models = [(schema, mode) for schema, mode in used if not isinstance(schema, Component)]
+    references, definitions = models_json_schema(models, ref_template=_REFERENCE)
     schemas = definitions["$defs"]
     for name in ("path", "image"):  # in Python only
         del schemas["ImagePart"]["properties"][name]
-    schemas |= {"Error": _ERROR, "Model": _MODEL, "Models": _MODELS, "Health": _HEALTH}
-    schemas |= {"Image": _IMAGE, "DeletedImage": _DELETED}
-    paths: dict[str, Any] = {}
-    for prefix in _PREFIXES:
-        paths[f"{prefix}/chat/completions"] = {"post": _completions(prefix)}
-        paths[f"{prefix}/images"] = {"post": _add_image(prefix)}
-        shown = _get("getImage", "Describe an uploaded picture.", prefix, _json("Image"))
-        removed = _get("deleteImage", "Delete an uploaded picture.", prefix, _json("DeletedImage"))
-        paths[f"{prefix}/images/{{id}}"] = {"get": _with_id(shown), "delete": _with_id(removed)}
-        paths[f"{prefix}/models"] = {"get": _get("listModels", "The served model.", prefix, _json("Models"))}
-        paths[f"{prefix}/models/{{id}}"] = {"get": _model(prefix)}
-        paths[f"{prefix}/health"] = {
-            "get": _get("health", "Whether the server is up.", prefix, _json("Health"), key=False)
-        }
-        text = {"text/plain": {"schema": {"type": "string"}}}
-        paths[f"{prefix}/metrics"] = {"get": _get("metrics", "Metrics for Prometheus.", prefix, text)}
-        anything = {"application/json": {"schema": {"type": "object"}}}
-        paths[f"{prefix}/openapi.json"] = {"get": _get("openapi", "This document.", prefix, anything)}
+
+    def reference(schema: Schema, mode: JsonSchemaMode) -> dict[str, Any]:
+        if isinstance(schema, Component):
+            return {"$ref": _REFERENCE.format(model=schema.name)}
+        return references[schema, mode]
+
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        for prefix in operation.prefixes:
+            described = operation.describe(prefix, reference)
+            paths.setdefault(prefix + operation.path, {})[operation.method] = described
     return {
         "openapi": "3.1.0",
         "info": {"title": "pocketvlm", "version": __version__, "description": "Image-text chat on this machine."},
         "paths": paths,
         "components": {
-            "schemas": schemas,
+            "schemas": {**schemas, **components},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],
     }
-
-
-def _completions(prefix: str) -> dict[str, Any]:
-    answer = _json("ChatCompletion")
-    # Before OpenAPI 3.2 the schema of a stream is that of each event.
-    chunk = {"$ref": _REFERENCE.format(model="ChatCompletionChunk")}
-    payload = {"anyOf": [chunk, {"$ref": _REFERENCE.format(model="Error")}]}
-    json_text = {"type": "string", "contentMediaType": "application/json", "contentSchema": payload}
-    event = {
-        "type": "object",
-        "required": ["data"],
-        "properties": {"data": {"anyOf": [{"const": "[DONE]"}, json_text]}},
-    }
-    answer["text/event-stream"] = {"schema": event}
-    return {
-        "operationId": _name("createChatCompletion", prefix),
-        "summary": "Answer a chat. With stream: true, as server-sent events that end with [DONE].",
-        "requestBody": {"required": True, "content": _json("ChatRequest")},
-        "responses": {"200": {"description": "The answer.", "content": answer}, **_errors(*_REASONS)},
-    }
-
-
-def _model(prefix: str) -> dict[str, Any]:
-    return _with_id(_get("getModel", "One model.", prefix, _json("Model")))
-
-
-def _with_id(operation: dict[str, Any]) -> dict[str, Any]:
-    operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
-    return operation
-
-
-def _add_image(prefix: str) -> dict[str, Any]:
-    file = {"schema": {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}}
-    reasons = ("400", "401", "403", "404", "405", "408", "413", "415", "500", "503")
-    return {
-        "operationId": _name("addImage", prefix),
-        "summary": "Upload a picture once; its id is then a url in messages.",
-        "requestBody": {"required": True, "content": {"application/octet-stream": file, "image/*": file}},
-        "responses": {"200": {"description": "The picture.", "content": _json("Image")}, **_errors(*reasons)},
-    }
-
-
-def _get(name: str, summary: str, prefix: str, content: dict[str, Any], *, key: bool = True) -> dict[str, Any]:
-    reasons = ("400", "401", "403", "404", "405", "408", "500", "503")
-    operation: dict[str, Any] = {
-        "operationId": _name(name, prefix),
-        "summary": summary,
-        "responses": {"200": {"description": "Success.", "content": content}, **_errors(*reasons)},
-    }
-    if not key:
-        operation["security"] = []
-    return operation
-
-
-def _errors(*statuses: str) -> dict[str, Any]:
-    return {status: {"description": _REASONS[status], "content": _json("Error")} for status in statuses}
-
-
-def _json(model: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": _REFERENCE.format(model=model)}}}
-
-
-def _name(operation: str, prefix: str) -> str:
-    return operation + ("V1" if prefix else "")

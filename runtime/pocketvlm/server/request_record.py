@@ -22,6 +22,7 @@ class RequestRecord:
     status: int | None = None
     code: str | None = None
     stream: bool | None = None
+    model: str | None = None
     left: bool = False  # the client left before the end
     first_token: float | None = None
     finish_reason: str | None = None

@@ -73,19 +73,19 @@ async def _serve(service: Service, settings: Settings, sock: socket.socket, read
 async def _shut_down(service: Service, server: _Server, grace: float) -> None:
     """After the first signal refuse new requests and finish running ones; then stop."""
     await server.signals.get()
-    service.chat.draining = True
-    logger.info("shutting down: %d requests run, %d wait", service.admission.running, service.admission.waiting)
+    service.answers.draining = True
+    logger.info("shutting down: %d requests run, %d wait", service.models.running, service.models.waiting)
     idle = asyncio.create_task(_idle(service))
     second = asyncio.create_task(server.signals.get())
     await asyncio.wait({idle, second}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
     if not idle.done():
-        service.chat.abort()
+        service.answers.abort()
         await asyncio.wait({idle}, timeout=5)
     server.should_exit = True
 
 
 async def _idle(service: Service) -> None:
-    while service.chat.busy:
+    while service.answers.busy:
         await asyncio.sleep(0.05)
 
 

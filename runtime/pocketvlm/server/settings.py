@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from pocketvlm.errors import RequestError, quoted
 from pocketvlm.pictures.handles import HandleLimits
 from pocketvlm.pictures.images import MAX_PIXELS
+from pocketvlm.server.protocols.responses.stored import ResponseLimits
 from pocketvlm.system.options import MEBIBYTES, MEGAPIXELS, Option, check_options
 
 MEBIBYTE = MEBIBYTES.factor
@@ -22,7 +23,7 @@ class Settings:
     """Times in seconds, sizes in bytes. Raises RequestError whose `param` names the field.
 
     `slots` requests run together and `queue` more wait; others are refused with 429. `handles` limits the pictures that
-    clients upload once and then name.
+    clients upload once and then name, `responses` the answers that they continue by their id.
     """
 
     host: Annotated[str, Option("Address to listen on; all but loopback need an API key.")] = "127.0.0.1"
@@ -52,7 +53,15 @@ class Settings:
     strict_model: Annotated[
         bool, Option("Refuse requests that name another model; by default the served one answers them.")
     ] = False
+    idle_unload: Annotated[
+        float | None,
+        Option(
+            "Seconds without requests after which a model is unloaded; 0: never; by default 300 with several models.",
+            least=0,
+        ),
+    ] = None
     handles: HandleLimits = field(default_factory=HandleLimits)
+    responses: ResponseLimits = field(default_factory=ResponseLimits)
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pocketvlm.errors import ModelError, RequestError
-from pocketvlm.messages import AssistantMessage, ChatRequest, Message, Tool
+from pocketvlm.messages import AssistantMessage, ChatRequest, Message, TextPart, Tool
 from pocketvlm.messages.tools import NamedTool, names_in, requires_call
 from pocketvlm.native.grammar import Constraint, SchemaRule
 from pocketvlm.structured.begun_answer import begun_answer, is_placeholder, text_of, without_white_space
@@ -24,7 +25,7 @@ from pocketvlm.structured.tools import (
     with_instructions,
     with_short_ids,
 )
-from pocketvlm.templates.prompt import ChatTemplate, Span, TextSpan
+from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, Span, TextSpan, isolate_control_tokens, joined
 from pocketvlm.templates.thoughts import THINK, THINK_END
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,8 @@ _ANY_TEXT = r"/(.|\n)*/"
 class CompiledRequest:
     """`spans` is the prompt, `constraint` the grammar of the answer, if it has one.
 
-    `begun` is the last message if the answer continues it. `not_enforced` are the paths of the keywords of schemas that
-    the grammar leaves out.
+    `begun` is the last message if the answer continues it; with `raw`, it continues the prompt. `not_enforced` are the
+    paths of the keywords of schemas that the grammar leaves out.
     """
 
     spans: tuple[Span, ...]
@@ -48,6 +49,7 @@ class CompiledRequest:
     _stops: tuple[str, ...]
     begun: AssistantMessage | None = None
     not_enforced: tuple[str, ...] = ()
+    raw: bool = False
     _names: tuple[str, ...] = ()  # of the functions that can be called
 
     def output_parser(self) -> OutputParser:
@@ -57,7 +59,7 @@ class CompiledRequest:
             call_format=self._call_format,
             thinks=self._thinks,
             thinking=self._thinking,
-            continues=self.begun is not None,
+            continues=self.raw or self.begun is not None,
             names=self._names,
         )
 
@@ -132,7 +134,33 @@ def compile_request(
         () if _content_schema(request) else request.stop or (),
         begun,
         tuple(not_enforced),
-        tuple(tool.function.name for tool in tools),
+        _names=tuple(tool.function.name for tool in tools),
+    )
+
+
+def compile_raw(request: ChatRequest, control_tokens: Collection[str]) -> CompiledRequest:
+    """Compile a request whose only message is the whole prompt: text with control tokens, and pictures.
+
+    No template writes anything around it, so the caller decides which control tokens it has. The answer is text, or
+    follows `response_format`. Raises RequestError.
+    """
+    content = request.messages[0].content or ""
+    spans: list[Span] = []
+    for part in (content,) if isinstance(content, str) else content:
+        if isinstance(part, str | TextPart):
+            spans.append(TextSpan(part if isinstance(part, str) else part.text, special=True))
+        else:
+            spans.append(ImageSpan(sum(isinstance(span, ImageSpan) for span in spans)))
+    constraint, not_enforced = _constraint(request, HERMES, thinks=False, thinking=False)
+    return CompiledRequest(
+        isolate_control_tokens(joined(spans), control_tokens),
+        constraint,
+        None,
+        _thinks=False,
+        _thinking=False,
+        _stops=() if _content_schema(request) else request.stop or (),
+        not_enforced=tuple(not_enforced),
+        raw=True,
     )
 
 

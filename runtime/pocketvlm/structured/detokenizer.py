@@ -18,11 +18,15 @@ class Detokenizer:
     def __init__(self, stops: Sequence[str] = ()) -> None:
         if "" in stops:
             raise ValueError("a stop string must not be empty")
-        self.stopped = False
+        self.stop: str | None = None  # the stop string that was met
         self._stops = tuple(stops)
         self._longest = max(map(len, self._stops), default=0)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""  # always the possible beginning of a stop string
+
+    @property
+    def stopped(self) -> bool:
+        return self.stop is not None
 
     def push(self, data: bytes) -> str:
         """Return the text that may be shown now; empty once `stopped`."""
@@ -38,18 +42,21 @@ class Detokenizer:
         if self.stopped:
             return ""
         text = self._held + text
-        cut = self._first_stop(text)
-        if cut is not None:
-            self.stopped, self._held = True, ""
-            return text[:cut]
+        if (found := self._first_stop(text)) is not None:
+            begin, end = found
+            self.stop, self._held = text[begin:end], ""
+            return text[:begin]
         shown = len(text) - self._stop_prefix_length(text)
         self._held = text[shown:]
         return text[:shown]
 
-    def _first_stop(self, text: str) -> int | None:
-        """Return where the first stop string begins."""
+    def _first_stop(self, text: str) -> tuple[int, int] | None:
+        """Return where the first stop string begins and ends."""
         matches = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
-        return min(matches)[1] if matches else None
+        if not matches:
+            return None
+        end, begin = min(matches)
+        return begin, end
 
     def _stop_prefix_length(self, text: str) -> int:
         """Return the length of the longest end of `text` with which a stop string begins."""

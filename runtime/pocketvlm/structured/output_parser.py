@@ -69,6 +69,16 @@ class OutputParser:
         """Whether a stop string was met."""
         return self._content.stopped
 
+    @property
+    def stop(self) -> str | None:
+        """The stop string that was met."""
+        return self._content.stop
+
+    @property
+    def in_thought(self) -> bool:
+        """Whether the next token belongs to a thought, its end included."""
+        return self._state == "reasoning"
+
     def push(self, data: bytes, token: int = -1) -> list[OutputPiece]:
         """Return the pieces that are complete now. `token` identifies control tokens, which have no bytes."""
         return self._parse(self._bytes.push(data or self._controls.get(token, b"")), last=False)

@@ -31,6 +31,18 @@ def physical_cores() -> int:
     return min(allowed_cpus(), len(siblings)) if siblings else allowed_cpus()
 
 
+def idle_seconds() -> float | None:
+    """Return how long the allowed CPUs have been idle so far, all together (proc_stat(5)); None where it is unknown."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+        allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        ticks = os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, ValueError):
+        return None
+    times = [line.split() for line in lines if line.startswith("cpu")]
+    return sum(int(idle) + int(waiting) for name, _, _, _, idle, waiting, *_ in times if name in allowed) / ticks
+
+
 def memory() -> tuple[int, int] | None:
     """Return (total, available) bytes of this machine or this process's control groups; None where they are unknown."""
     if not (values := _memory_values()):

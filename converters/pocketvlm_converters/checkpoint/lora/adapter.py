@@ -64,7 +64,9 @@ class Adapter:
             reason = "is a file; give the adapter's folder" if path.exists() else "no such adapter folder"
             raise CheckpointError(reason, path)
         if not (path / CONFIG).exists():
-            raise CheckpointError(f"is not a LoRA adapter: it has no {CONFIG}", path)
+            trained = sorted(folder.name for folder in path.glob("checkpoint-*"))
+            hint = f"; it is a folder of a training, give e.g. {quoted(trained[-1])} in it" if trained else ""
+            raise CheckpointError(f"is not a LoRA adapter: it has no {CONFIG}{hint}", path)
         config = path / CONFIG
         self.settings = read_settings(Section(parse_object(read_limited(config, _LIMIT), config), config))
         if not (path / WEIGHTS).exists():

@@ -7,12 +7,13 @@ from contextlib import suppress
 
 from pocketvlm.engine.interface import Snapshot
 from pocketvlm.engine.kv_cache.choose_sequence import choose_sequence
-from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix, CachedSequence, ContextCheckpoint
+from pocketvlm.engine.kv_cache.prefix_cache import CachedPrefix, CachedSequence, ContextCheckpoint, length_of
 from pocketvlm.errors import EngineBusyError, EngineError, SessionError
 from pocketvlm.native.context import Context
 from pocketvlm.vision.encoder import EmbeddingSpan
 from pocketvlm.vision.prompt_units import PromptUnit, PromptUnits
 
+_CHECKPOINT_ROWS = 64  # rows of a prompt from one checkpoint to that after the last message, at least
 _MAX_CHECKPOINTS = 4  # of one sequence
 _MIN_CHECKPOINTS = 2  # of the one in use, however large: after its pictures and after its last message
 _MAX_CHECKPOINT_BYTES = 256 << 20  # of all sequences together
@@ -73,17 +74,23 @@ class SequencePool:
         self._context.clear()
         self._sequences = [CachedSequence(i) for i in range(len(self._sequences))]
 
-    def checkpoint_counts(self, prompt: PromptUnits, known: int) -> tuple[int, ...]:
-        """Return after how many units of a prompt to save a checkpoint.
+    def checkpoint_counts(self, sequence: CachedSequence, prompt: PromptUnits, known: int) -> tuple[int, ...]:
+        """Return after how many units of a prompt to save a checkpoint. The sequence holds the first `known` of them.
 
         They are the places up to which other prompts are likely to be the same: after the pictures, for other questions
-        about them, and after the last message, for the next turn.
+        about them, and after the last message, for the next turn. The latter only a good way behind the checkpoint
+        before: each takes an evaluation of its own, which costs more than evaluating a few rows again.
         """
         if not self._context.needs_checkpoints:
             return ()
         units, last = prompt.units, len(prompt.units) - 1  # the last unit is evaluated again, for its logits
         pictures = max((number for number, unit in enumerate(units, 1) if isinstance(unit, EmbeddingSpan)), default=0)
-        return tuple(count for count in sorted({pictures, min(prompt.given, last)}) if known < count <= last)
+        message = min(prompt.given, last)
+        counts = [pictures] if known < pictures <= last else []
+        before = max([0, *counts, *(checkpoint.count for checkpoint in sequence.content.checkpoints)])
+        if known < message and sum(map(length_of, units[before:message])) >= _CHECKPOINT_ROWS:
+            counts.append(message)
+        return tuple(counts)
 
     def save_checkpoint(self, sequence: CachedSequence) -> None:
         """Save a checkpoint of a sequence as it is now. Others are evicted to stay within the limits."""

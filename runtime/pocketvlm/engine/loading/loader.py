@@ -23,12 +23,13 @@ from pocketvlm.engine.loading.device_placement import (
 from pocketvlm.engine.scheduling.background_prefill import CHUNK_ROWS
 from pocketvlm.engine.speculative.draft_length import MAX_DRAFT_TOKENS, DraftLengthPolicy, draft_length_policy
 from pocketvlm.engine.threads import ThreadBudget
-from pocketvlm.errors import EngineError, ModelError, NativeLibraryError
-from pocketvlm.files.footprint import encoder_bytes, encoder_scratch, weights_of
+from pocketvlm.errors import EngineError, ModelError, NativeLibraryError, RequestError
+from pocketvlm.files.cache_type import CacheType, cache_bytes, require_cache_type
+from pocketvlm.files.footprint import encoder_bytes, encoder_scratch, heads_of, weights_of
 from pocketvlm.files.gguf_header import GGUFHeader
 from pocketvlm.files.gguf_vocabulary import require_vocabulary
 from pocketvlm.files.onnx_header import OnnxHeader
-from pocketvlm.native import library, memory_estimate
+from pocketvlm.native import flash_attention, library, memory_estimate
 from pocketvlm.native.context import Context
 from pocketvlm.native.llama import Model
 from pocketvlm.native.token_embeddings import TokenEmbeddings, token_embeddings
@@ -83,15 +84,19 @@ def load(
     """Load the files. Where a device has less memory than it reports, try again with less on it.
 
     Raises ModelError or EngineError where the files cannot be loaded on the CPU either, and where there is no
-    vocabulary; SystemLimitError where they do not fit the memory of this process's control groups.
+    vocabulary; RequestError where model or device do not allow the type of the cache; SystemLimitError where they do
+    not fit the memory of this process's control groups.
     """
     require_vocabulary(checked.model)
+    require_cache_type(checked.model, options.kv_type)
     placement: DevicePlacement | None = _placement(checked, options)
     while placement is not None:
         if placement.short:
             _log.warning("%s", placement.summary)
         else:
             _log.info("%s", placement.summary)
+        if placement.layers and placement.device is not None:
+            _require_attention(checked.model, options.kv_type, placement.device)
         layout = WeightLayout.REORDERED
         if not placement.layers:
             layout = choose_layout(checked.model, threads=threads.all, exact=options.exact)
@@ -109,9 +114,9 @@ def load(
     raise AssertionError("the CPU is the last placement")
 
 
-def context_size(checked: CheckedFiles, requested: int | None) -> int:
+def context_size(model: GGUFHeader, requested: int | None) -> int:
     """Return the context size of a request, in tokens: as `requested`, or what the model was trained for, capped."""
-    trained = checked.model.metadata.get(f"{checked.model.architecture}.context_length")
+    trained = model.metadata.get(f"{model.architecture}.context_length")
     return requested or min(trained if isinstance(trained, int) and trained else CONTEXT_LIMIT, CONTEXT_LIMIT)
 
 
@@ -138,14 +143,14 @@ def _load(
             cache_size=default_size() if options.picture_cache_size is None else options.picture_cache_size,
             cache_files=disk_cache,
         )
-        size, sequences = context_size(checked, options.context_size), options.parallel
+        size, sequences = context_size(checked.model, options.context_size), options.parallel
         min_batch = vision.min_batch if vision else 0
         # On a GPU a second context would take its memory and not save its time.
         background = threads.background > 0 and not model.needs_checkpoints and not placement.layers
         make = partial(
             Context,
             model,
-            exact=options.exact,
+            cache_type=options.kv_type,
             sequences=sequences,
             moves=background,
             accelerated=layout.accelerated,
@@ -167,7 +172,7 @@ def _load(
         outputs=sequences,
     )
     # Not on a GPU: small batches cost it less, and ggml's Vulkan backend crashed in the trial of a row (on lavapipe).
-    mixed = vision and not model.needs_checkpoints and not placement.layers
+    mixed = vision and not placement.layers
     return LoadedModel(
         model,
         vision,
@@ -195,6 +200,19 @@ def _placement(checked: CheckedFiles, options: EngineOptions) -> DevicePlacement
     return DevicePlacement(placement.device, options.gpu_layers, encoder, "as asked")
 
 
+def _require_attention(header: GGUFHeader, cache_type: CacheType, device: int) -> None:
+    """Raise RequestError where a GPU does not compute attention over a quantized cache."""
+    if cache_type != "q8_0":
+        return
+    for heads in heads_of(header):
+        if not flash_attention.is_supported(device, cache_type, heads):
+            raise RequestError(
+                f"{library.devices()[device].name} does not compute attention over a {cache_type} cache with heads of "
+                f"{heads.key_width} values; use f16, or device cpu",
+                "cache_type",
+            )
+
+
 def memory_demand(checked: CheckedFiles, options: EngineOptions) -> MemoryDemand:
     """Return what a model takes on a device; its encoder is the projector, because only that can be moved."""
     metadata, architecture = checked.model.metadata, checked.model.architecture
@@ -203,16 +221,18 @@ def memory_demand(checked: CheckedFiles, options: EngineOptions) -> MemoryDemand
         value = metadata.get(f"{architecture}.{key}")
         return value if isinstance(value, int) else max(value, default=0) if isinstance(value, list) else 0
 
-    size, sequences = context_size(checked, options.context_size), options.parallel
+    size, sequences = context_size(checked.model, options.context_size), options.parallel
     vocabulary = next((t.shape[-1] for t in checked.model.tensors if t.name == "token_embd.weight"), 0)
     width = number("embedding_length")
     inner = number("feed_forward_length") or 4 * width
     scratch = scratch_bytes(width, inner, vocabulary, batch=BATCH_ROWS, context=size, sequences=sequences)
+    weights = weights_of(checked.model)
+    weights = replace(weights, cell=tuple(cache_bytes(cell, options.kv_type) for cell in weights.cell))
     projector = checked.projector
     if projector is None:
-        return MemoryDemand(weights_of(checked.model), size * sequences, scratch)
+        return MemoryDemand(weights, size * sequences, scratch)
     encoder = encoder_demand(projector.metadata, projector.path, projector.path.stat().st_size, onnx=False)
-    return MemoryDemand(weights_of(checked.model), size * sequences, scratch, encoder, True)
+    return MemoryDemand(weights, size * sequences, scratch, encoder, True)
 
 
 def host_memory(checked: CheckedFiles, options: EngineOptions, placement: DevicePlacement = _ON_CPU) -> int:
@@ -223,7 +243,7 @@ def host_memory(checked: CheckedFiles, options: EngineOptions, placement: Device
         encoders.append(encoder_demand(encoder.metadata, encoder.path, onnx_bytes(encoder), onnx=True))
     cell = sum(demand.weights.cell[: _layers_on_cpu(len(demand.weights.cell), placement)])
     # On a device, too, an evaluation's inputs and results are in this memory.
-    return demand.cells * cell * (2 if options.exact else 1) + demand.scratch + max(encoders)
+    return demand.cells * cell + demand.scratch + max(encoders)
 
 
 def onnx_bytes(encoder: OnnxHeader) -> int:

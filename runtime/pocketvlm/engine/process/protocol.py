@@ -22,6 +22,7 @@ from pocketvlm.engine.interface import (
     PromptImage,
     Snapshot,
     Statistics,
+    TokenCount,
 )
 from pocketvlm.errors import quoted
 from pocketvlm.system.json_types import SystemPath, SystemText
@@ -61,6 +62,15 @@ class Cancel:
 
     id: int
     kind: Literal["cancel"] = "cancel"
+
+
+@dataclass(frozen=True)
+class CountTokens:
+    """The reply is `TokenCountReply` or `Failed`."""
+
+    id: int
+    prompt: tuple[TextSpan | PromptImage, ...]
+    kind: Literal["count_tokens"] = "count_tokens"
 
 
 @dataclass(frozen=True)
@@ -111,7 +121,8 @@ class Close:
     kind: Literal["close"] = "close"
 
 
-Question = Generate | TakeSnapshot | AdoptSnapshot | ClearPictureCache | GetStatistics  # replies have its `id`
+# Each has an `id`, which its replies have, too.
+Question = Generate | CountTokens | TakeSnapshot | AdoptSnapshot | ClearPictureCache | GetStatistics
 EngineRequest = Question | Cancel | GetProgress  # to a loaded engine
 Request = Start | EngineRequest | Close
 
@@ -188,6 +199,13 @@ class Done:
 
 
 @dataclass(frozen=True)
+class TokenCountReply:
+    id: int
+    count: TokenCount
+    kind: Literal["token_count"] = "token_count"
+
+
+@dataclass(frozen=True)
 class SnapshotReply:
     id: int
     snapshot: Snapshot
@@ -209,7 +227,7 @@ class ProgressReply:
     kind: Literal["progress"] = "progress"
 
 
-Answer = EventReply | Failed | Done | SnapshotReply | StatisticsReply  # to the question with its `id`
+Answer = EventReply | Failed | Done | TokenCountReply | SnapshotReply | StatisticsReply  # to the question with its `id`
 Reply = Ready | Refused | Answer | ProgressReply
 
 # --- frames

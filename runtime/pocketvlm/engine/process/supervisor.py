@@ -9,12 +9,13 @@ import time
 import weakref
 from collections.abc import Generator, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty
 from typing import Any, Literal
 
 from pocketvlm.engine.interface import (
+    GAUGES,
     CancellationToken,
     EngineInfo,
     EngineOptions,
@@ -24,6 +25,7 @@ from pocketvlm.engine.interface import (
     PromptImage,
     Snapshot,
     Statistics,
+    TokenCount,
 )
 from pocketvlm.engine.process import protocol
 from pocketvlm.engine.process.engine_process import Channel, EngineProcess
@@ -38,9 +40,6 @@ _PAUSES = (0.0, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before the 
 _HEALTHY_AFTER = 60.0  # seconds: the crash of a process that ran longer counts as the first in a row
 _STATISTICS_TIMEOUT = 1.0  # seconds
 _CLOSED = "the model is closed"
-_GAUGES = ("running", "queued", "encoding", "picture_bytes")
-_NOT_SUMMED = (*_GAUGES, "state", "parallel", "restarts", "child")
-_TOTALS = tuple(field.name for field in fields(Statistics) if field.name not in _NOT_SUMMED)  # over restarts
 
 
 class SupervisedEngine:
@@ -102,6 +101,11 @@ class SupervisedEngine:
             process.forget(number)
             if not finished:  # does nothing where the generation has failed
                 process.send(protocol.Cancel(number))
+
+    def count_tokens(self, prompt: Sequence[TextSpan | PromptImage]) -> TokenCount:
+        answer = self._ask(protocol.CountTokens(next(self._supervisor.ids), tuple(prompt)))
+        assert isinstance(answer, protocol.TokenCountReply)
+        return answer.count
 
     def snapshot(self, prompt: Sequence[TextSpan | PromptImage]) -> Snapshot:
         answer = self._ask(protocol.TakeSnapshot(next(self._supervisor.ids), tuple(prompt)))
@@ -192,7 +196,7 @@ class _Supervisor:
         if alive:
             self._ask_statistics(process)
             alive = self._state == "ok" and not self._closed
-        gauges = {} if alive else dict.fromkeys(_GAUGES, 0)
+        gauges = {} if alive else dict.fromkeys(GAUGES, 0)
         child = process.pid if alive else None
         with self._changed:
             return replace(
@@ -256,10 +260,10 @@ class _Supervisor:
             case protocol.StatisticsReply(_, statistics):
                 self._latest = statistics
                 process.deliver(reply)
-            case protocol.EventReply() | protocol.Failed() | protocol.Done() | protocol.SnapshotReply():
-                process.deliver(reply)
             case protocol.Ready() | protocol.Refused():
                 raise EngineError("the engine's process started twice")
+            case _:
+                process.deliver(reply)
 
     def _restart(self) -> bool:
         """Start processes until one is ready; False where the engine was closed meanwhile."""
@@ -294,7 +298,7 @@ class _Supervisor:
             return True
 
     def _totals(self) -> dict[str, int]:
-        return {name: getattr(self._latest, name) + getattr(self._ended, name) for name in _TOTALS}
+        return self._latest.totals(self._ended)
 
     def _ask_statistics(self, process: EngineProcess) -> None:
         """Wait until the process's statistics are in `_latest`, until it has died, or for a while."""

@@ -141,6 +141,8 @@ class _Handler:
                     cancelled.cancellation.stop()
                     if cancelled.state is not None:
                         self._engine.withdraw(cancelled.state)
+            case protocol.CountTokens(number, prompt):
+                self._answer_slowly(number, lambda: protocol.TokenCountReply(number, self._engine.count_tokens(prompt)))
             case protocol.TakeSnapshot(number, prompt):
                 self._answer_slowly(number, lambda: protocol.SnapshotReply(number, self._engine.snapshot(prompt)))
             case protocol.AdoptSnapshot(number, snapshot):

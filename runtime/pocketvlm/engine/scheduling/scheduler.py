@@ -43,7 +43,8 @@ class Scheduler:
     """Owns the context from now on. Requests emit events on its thread, the background worker's or the closing one.
 
     `load_token_embeddings` is called on its thread; with its result, text and pictures share a batch.
-    `prefill_context` makes the context of background prompts; without it, prompts go with the answers' steps.
+    `prefill_context` makes the context of background prompts; without it, prompts go with the answers' steps. With
+    `adapts`, answers have fewer threads while other programs compute.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Scheduler:
         load_token_embeddings: Callable[[], TokenEmbeddings | None] | None = None,
         draft_policy: DraftLengthPolicy | None = None,
         prefill_context: Callable[[], Context] | None = None,
+        adapts: bool = True,
     ) -> None:
         self._model, self._vision = model, vision
         self._recurrent = model.recurrent  # kept: `cancel` may come when the model is closed
@@ -66,6 +68,7 @@ class Scheduler:
             self._sequences,
             threads,
             draft_policy=draft_policy,
+            adapts=adapts,
             on_prompt_progress=self._on_prompt_progress,
             on_finished=self._on_finished,
         )
@@ -125,7 +128,14 @@ class Scheduler:
         with self._lock:
             queued = max(0, self._open_requests - running)
             encoding = sum(isinstance(task, EncodeTask) for task in self._worker.tasks)
-            return replace(self._statistics, running=running, queued=queued, encoding=encoding)
+            return replace(
+                self._statistics,
+                running=running,
+                queued=queued,
+                encoding=encoding,
+                steps=self._steps.steps,
+                threads_of_steps=self._steps.threads_of_steps,
+            )
 
     @property
     def progress(self) -> tuple[int | None, int | None]:
@@ -232,7 +242,7 @@ class Scheduler:
         request.sequence, known = self._sequences.acquire(request.units)
         self._steps.running.append(request)
         request.next_unit = known
-        request.checkpoint_after = self._sequences.checkpoint_counts(request.prompt, known)
+        request.checkpoint_after = self._sequences.checkpoint_counts(request.sequence, request.prompt, known)
         request.cached_tokens = sum(map(length_of, request.units[:known]))
         request.sampler = TokenSampler(self._model, request.generation, request.matcher)
         request.min_batch_rows = self._min_batch_rows

@@ -13,12 +13,14 @@ from pocketvlm.engine.kv_cache.sequence_pool import SequencePool
 from pocketvlm.engine.scheduling.embedding_batch import EmbeddingBatch, next_embedding_batch
 from pocketvlm.engine.scheduling.prefill_budget import PrefillBudget
 from pocketvlm.engine.scheduling.request_state import RequestState
+from pocketvlm.engine.scheduling.thread_count import ThreadCountPolicy
 from pocketvlm.engine.speculative.draft_length import MAX_DRAFT_TOKENS, DraftLengthPolicy
 from pocketvlm.engine.speculative.ngram import NgramProposer
 from pocketvlm.engine.threads import ThreadBudget
 from pocketvlm.errors import EngineError, PocketVLMError
 from pocketvlm.native.context import Aborted, Batch, Context, Logits
 from pocketvlm.native.token_embeddings import TokenEmbeddings
+from pocketvlm.system.machine import idle_seconds
 
 MAX_UNREAD_EVENTS = 32  # an answer whose reader falls behind by more waits
 
@@ -32,11 +34,20 @@ class _TokenRows:
     index: int
 
 
+@dataclass(frozen=True)
+class _Duration:
+    """Seconds of an evaluation, and of the processor time of this process meanwhile."""
+
+    seconds: float
+    computed: float
+
+
 class StepRunner:
     """Evaluates and samples. Runs on the scheduler's thread, except for `abort_unwanted` and `stop`.
 
     Calls `on_prompt_progress` when a prompt has advanced and `on_finished` when a request has ended, with its error or
-    None. Without `token_embeddings` tokens and pictures take turns. Without a `draft_policy` nothing is drafted.
+    None. Without `token_embeddings` tokens and pictures take turns. Without a `draft_policy` nothing is drafted. With
+    `adapts`, steps of answers have fewer threads while other programs compute.
     """
 
     def __init__(
@@ -46,10 +57,17 @@ class StepRunner:
         threads: ThreadBudget,
         *,
         draft_policy: DraftLengthPolicy | None,
+        adapts: bool,
         on_prompt_progress: Callable[[RequestState], None],
         on_finished: Callable[[RequestState, BaseException | None], None],
     ) -> None:
         self._context, self._sequences, self._threads = context, sequences, threads
+        self._thread_policies: dict[bool, ThreadCountPolicy] = {}  # by whether the background worker has cores
+        if adapts:
+            self._thread_policies[False] = ThreadCountPolicy(threads.all, idle=idle_seconds)
+            self._thread_policies[True] = ThreadCountPolicy(
+                threads.shared, others=threads.background, idle=idle_seconds
+            )
         self._on_prompt_progress, self._on_finished = on_prompt_progress, on_finished
         self._batch = Batch(context.n_batch)
         self._prefill_budget = PrefillBudget(context.n_batch)
@@ -58,6 +76,7 @@ class StepRunner:
         self._outbox: list[tuple[RequestState, Event]] = []
         self._evaluating: list[RequestState] = []  # in the running native call
         self._stopped = False
+        self.steps = self.threads_of_steps = 0  # steps with tokens of answers; the sum of their numbers of threads
         self.running: list[RequestState] = []  # those whose prompts advanced last come last
 
     def can_step(self) -> bool:
@@ -86,9 +105,16 @@ class StepRunner:
 
         `shared`: the background worker is busy and has its part of the cores.
         """
-        self._context.set_threads(self._threads.shared if shared else self._threads.all)
         answers = [request for request in self.running if not request.in_prompt and _reader_keeps_up(request)]
         prompts = [r for r in self.running if r.in_prompt and not r.in_background and not r.waits_for_tile]
+        policy = self._thread_policies.get(shared) if answers else None
+        threads = self._threads.shared if shared else self._threads.all
+        if policy is not None:
+            threads = policy.next_count(time.monotonic())
+        self._context.set_threads(threads)
+        if answers:
+            self.steps += 1
+            self.threads_of_steps += threads
         # A prompt that waits for tiles of its own loses little by waiting; the others must advance.
         urgent = any(request.encode_task is None or not request.encode_task.tiles for request in prompts)
         room = budget = self._prefill_budget.rows(len(answers), shared, urgent=urgent)
@@ -100,12 +126,16 @@ class StepRunner:
                 break  # the other prompts follow in the next steps
         answers = [request for request in answers if not request.finished]
         alone = room == budget and not (room > 0 and any(map(_can_step, prompts)))
-        drafts = self._drafts(answers, shared) if alone else {}
+        compares = policy is not None and policy.compares
+        drafts = self._drafts(answers, threads, shared) if alone and not compares else {}
         parts, room = self._fill_batch(answers, prompts, drafts, room)
         if parts:
-            seconds = self._evaluate_tokens(parts)
-            if alone and seconds and self._draft_policy is not None:
-                self._draft_policy.record(seconds, self._batch.count, shared)
+            duration = self._evaluate_tokens(parts)
+            if alone and duration is not None:
+                if policy is not None:
+                    policy.record(self._batch.count, duration.seconds, duration.computed, time.monotonic())
+                if self._draft_policy is not None:
+                    self._draft_policy.record(duration.seconds, self._batch.count, threads)
         else:
             self.deliver()
         if not any(drafts.values()):
@@ -177,7 +207,7 @@ class StepRunner:
                 self._move_to_end(request)
         return parts, room
 
-    def _drafts(self, answers: list[RequestState], shared: bool) -> dict[RequestState, list[int]]:
+    def _drafts(self, answers: list[RequestState], threads: int, shared: bool) -> dict[RequestState, list[int]]:
         """The drafted tokens to evaluate behind the pending tokens: the likeliest of all drafts."""
         if self._draft_policy is None:
             return {}
@@ -196,7 +226,7 @@ class StepRunner:
         # The sort is stable and chances fall along a draft, so what remains of a draft is its beginning.
         candidates.sort(key=lambda candidate: -candidate[0])
         del candidates[self._batch.size - len(answers) :]
-        count = self._draft_policy.draft_count(len(answers), [chance for chance, _ in candidates], shared)
+        count = self._draft_policy.draft_count(len(answers), [chance for chance, _ in candidates], threads, shared)
         counts = Counter(request for _, request in candidates[:count])
         return {request: draft[: counts[request]] for request, draft in drafts.items()}
 
@@ -239,14 +269,14 @@ class StepRunner:
             self.sample(request, -1)
         return len(batch.rows)
 
-    def _evaluate_tokens(self, parts: list[_TokenRows]) -> float:
-        """Evaluate the batch and sample. Return the seconds of the evaluation alone, 0 where it failed."""
-        began = time.perf_counter()
+    def _evaluate_tokens(self, parts: list[_TokenRows]) -> _Duration | None:
+        """Evaluate the batch and sample. Return the duration of the evaluation alone, None where it failed."""
+        began, computed = time.perf_counter(), time.process_time()
         if not self._call_native([part.request for part in parts], partial(self._context.decode, self._batch)):
-            return 0.0
+            return None
         if self._draft_policy is not None:
             self._context.wait()
-        seconds = time.perf_counter() - began
+        duration = _Duration(time.perf_counter() - began, time.process_time() - computed)
         for part in parts:
             request = part.request
             if not request.in_prompt:
@@ -256,7 +286,7 @@ class StepRunner:
             self._on_prompt_progress(request)
             if not request.in_prompt:
                 self.sample(request, part.index)
-        return seconds
+        return duration
 
     def _verify_draft(self, part: _TokenRows) -> None:
         """Sample what follows the pending token, and what follows each drafted token that was sampled, too."""

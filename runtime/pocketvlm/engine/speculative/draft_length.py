@@ -5,6 +5,7 @@ Pure.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -60,10 +61,9 @@ class DraftLengthPolicy:
 
     def __init__(self, mode: Speculate) -> None:
         self._always = mode == "on"
-        # By whether the background worker has its part of the cores, and by the rows of a step.
-        self._times: dict[bool, dict[int, _StepTime]] = {False: {}, True: {}}
+        self._times: dict[int, dict[int, _StepTime]] = defaultdict(dict)  # by the threads and the rows of a step
 
-    def draft_count(self, answers: int, chances: Sequence[float], shared: bool) -> int:
+    def draft_count(self, answers: int, chances: Sequence[float], threads: int, shared: bool) -> int:
         """Return how many drafted tokens to evaluate in addition to the pending tokens of the `answers`.
 
         `chances` are the probabilities of the drafted tokens to be accepted, in descending order. `shared`: the
@@ -72,13 +72,13 @@ class DraftLengthPolicy:
         chances = chances[:MAX_DRAFT_TOKENS]
         if self._always or not chances:
             return len(chances)
-        times = self._times[shared]
+        times = self._times[threads]
         if answers not in times:
             return 0
         expected_tokens = list(accumulate(chances, initial=float(answers)))
         sizes = [rows for rows in _ROWS if answers < rows < answers + len(expected_tokens)]
         must_be_smooth = shared or answers > 1
-        longest = MAX_STEP_SLOWDOWN * self._usual(answers, shared)
+        longest = MAX_STEP_SLOWDOWN * self._usual(answers, threads, shared)
         speeds = {
             rows: expected_tokens[rows - answers] / _assumed(times, rows)
             for rows in sizes
@@ -92,14 +92,15 @@ class DraftLengthPolicy:
                 times[rows].discount *= _DISCOUNT
         return best - answers
 
-    def record(self, seconds: float, rows: int, shared: bool) -> None:
+    def record(self, seconds: float, rows: int, threads: int) -> None:
         """Learn from a step with `rows` that took `seconds`."""
-        self._times[shared].setdefault(rows, _StepTime(seconds)).record(seconds)
+        self._times[threads].setdefault(rows, _StepTime(seconds)).record(seconds)
 
-    def _usual(self, answers: int, shared: bool) -> float:
-        """Return the seconds of a step without drafts: with all cores, if that is known."""
-        times = self._times[False if answers in self._times[False] else shared]
-        return times[answers].measured
+    def _usual(self, answers: int, threads: int, shared: bool) -> float:
+        """Return the seconds of a step without drafts: with as many threads as known, where cores are `shared`."""
+        if shared:
+            threads = max(count for count, times in self._times.items() if answers in times)
+        return self._times[threads][answers].measured
 
 
 def _assumed(times: dict[int, _StepTime], rows: int) -> float:

@@ -168,7 +168,7 @@ def matches(metadata: dict[str, Any]) -> bool:
 def from_metadata(metadata: dict[str, Any]) -> LFM2VL:
     """Read an mmproj. The defaults are libmtmd's: files of llama.cpp's own converter have no tiles."""
     patch = positive(metadata, "clip.vision.patch_size", most=_MAX_EDGE)
-    factor = positive(metadata, "clip.vision.projector.scale_factor", 2, most=_MAX_EDGE)
+    factor = positive(metadata, "clip.vision.projector.scale_factor", most=_MAX_EDGE)
     area, tile = (patch * factor) ** 2, "clip.vision.preproc_image_size"
     return LFM2VL(
         tile=positive(metadata, tile, 512, most=_MAX_EDGE),
@@ -184,7 +184,7 @@ def from_metadata(metadata: dict[str, Any]) -> LFM2VL:
 
 def tensors(header: GGUFHeader) -> EncoderTensors:
     """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has."""
-    sizes = read_sizes(header, SCALE, 2, least=2)
+    sizes = read_sizes(header, SCALE, least=2)
     inner = rows(header, "mm.1.weight")
     return EncoderTensors(
         sizes,

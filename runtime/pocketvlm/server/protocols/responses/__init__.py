@@ -1,0 +1,1 @@
+"""OpenAI's Responses: typed items in, typed items and events out, and answers that are kept for the next request."""

@@ -1,0 +1,274 @@
+"""The items of a request: messages, thoughts, calls of tools and their results, also as other services kept them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    Tag,
+    model_validator,
+)
+from pydantic_core import CoreSchema
+
+from pocketvlm.messages import ImagePart
+from pocketvlm.messages.base import AlsoTakes, JsonObject, Open, Text, TextOrNull, by_form, plain_json
+from pocketvlm.messages.parts import Part
+from pocketvlm.pictures.handles import SCHEME
+
+CARRIED_THOUGHT = "pocketvlm-thought:"  # before the base64 of a thought, where an item has it as encrypted_content
+
+# ---- parts of a message
+
+
+def _known_part(part: object) -> object:
+    """Return a part as the messages of a chat know it. `file_id` may be the handle of an uploaded picture."""
+    if not isinstance(part, Mapping):
+        return part
+    kind, file_id = part.get("type"), part.get("file_id")
+    if kind == "input_image" and isinstance(file_id, str) and part.get("image_url") is None:
+        if not file_id.lower().startswith(SCHEME):
+            raise ValueError(
+                f"file_id names a file of another service; send the picture as image_url, or the {SCHEME}... id of "
+                "POST /v1/images"
+            )
+        image = ImagePart.model_validate({"type": "image", "url": file_id, "detail": part.get("detail")})
+        image._field = "file_id"
+        return image
+    if kind == "input_file":
+        data = part.get("file_data")
+        if not (isinstance(data, str) and data.lstrip().lower().startswith("data:image/")):
+            raise ValueError("files are not read here; send text as input_text and pictures as input_image")
+    return part
+
+
+def _part_schema(kind: str, *fields: str) -> dict[str, Any]:
+    text_or_null: dict[str, Any] = {"type": ["string", "null"]}
+    properties = {"type": {"const": kind}, **dict.fromkeys(fields, text_or_null)}
+    return {"type": "object", "required": ["type"], "properties": properties}
+
+
+_Part = Annotated[
+    Part,
+    BeforeValidator(_known_part),
+    AlsoTakes(
+        _part_schema("input_text", "text"),
+        _part_schema("output_text", "text"),
+        _part_schema("refusal", "refusal"),
+        _part_schema("input_image", "image_url", "file_id", "detail"),
+    ),
+]
+_Content = Annotated[
+    Annotated[TextOrNull, Tag("<string>")] | Annotated[tuple[_Part, ...], Tag("<list>")],
+    by_form("must be a string or a list of parts"),
+    AlsoTakes({"type": "null"}),
+]
+
+
+def _text_for_null(value: object) -> object:
+    return "" if value is None else value
+
+
+_ContentOrNull = Annotated[_Content, BeforeValidator(_text_for_null)]
+
+
+# ---- items
+
+
+class _Item(Open):
+    id: Text | None = None
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _is_plain(cls, value: Any, handler: ModelWrapValidatorHandler[Any]) -> Any:
+        """Refuse what strict JSON parsers refuse, in fields that are ignored as well: an item is listed as it came."""
+        item = handler(value)
+        if isinstance(value, Mapping):
+            plain_json(value)
+        return item
+
+
+class MessageItem(_Item):
+    """`status` is only there in messages that an API has answered; "completed" says that nothing is to be added."""
+
+    type: Literal["message"] = "message"
+    role: Literal["system", "developer", "user", "assistant"]
+    content: _ContentOrNull
+    status: Text | None = None
+
+
+class _TextPart(Open):
+    text: TextOrNull = ""
+
+
+class ReasoningItem(_Item):
+    type: Literal["reasoning"]
+    summary: tuple[_TextPart, ...] | None = None
+    content: tuple[_TextPart, ...] | None = None
+    encrypted_content: Text | None = None
+
+    @property
+    def thought(self) -> str:
+        """The text of the thought. What other services have encrypted is empty."""
+        for parts in (self.content, self.summary):
+            if text := "\n\n".join(filter(None, (part.text for part in parts or ()))):
+                return text
+        return read_thought(self.encrypted_content or "")
+
+
+class FunctionCallItem(_Item):
+    type: Literal["function_call"]
+    call_id: TextOrNull = ""
+    name: Text
+    namespace: Text | None = None
+    arguments: Any = None  # judged with the chat's own tool calls
+
+
+class CustomCallItem(_Item):
+    type: Literal["custom_tool_call"]
+    call_id: TextOrNull = ""
+    name: Text
+    namespace: Text | None = None
+    input: TextOrNull = ""
+
+
+class ClientCallItem(_Item):
+    """A call of a tool whose form OpenAI's API defines and that runs at the client's."""
+
+    type: Literal["local_shell_call", "shell_call", "apply_patch_call"]
+    call_id: TextOrNull = ""
+    action: JsonObject | None = None
+    operation: JsonObject | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return self.action or self.operation or {}
+
+
+class CallOutputItem(_Item):
+    """The result of a call. `output` of a shell is a list of objects without a type."""
+
+    type: Literal[
+        "function_call_output",
+        "custom_tool_call_output",
+        "local_shell_call_output",
+        "shell_call_output",
+        "apply_patch_call_output",
+    ]
+    call_id: Text | None = None
+    output: Annotated[
+        Annotated[TextOrNull, Tag("<string>")]
+        | Annotated[tuple[_Part, ...], Tag("<list>")]
+        | Annotated[JsonObject, Tag("<object>")],
+        by_form("must be a string or a list of parts"),
+        BeforeValidator(lambda value: _listed_as_text(_text_for_null(value))),
+        AlsoTakes({"type": "null"}),
+    ] = ""
+
+
+def _listed_as_text(value: Any) -> Any:
+    is_plain = (
+        isinstance(value, list | tuple) and value and all(isinstance(v, Mapping) and "type" not in v for v in value)
+    )
+    return json.dumps(value) if is_plain else value
+
+
+class ItemReference(Open):
+    """An item of an earlier request or answer that the server keeps."""
+
+    type: Literal["item_reference"] | None = None
+    id: Text
+
+
+class ForeignItem(_Item):
+    """What a tool of another service did. Its texts went into the answers that follow it."""
+
+    type: Literal[
+        "web_search_call",
+        "file_search_call",
+        "code_interpreter_call",
+        "image_generation_call",
+        "mcp_list_tools",
+        "mcp_call",
+        "mcp_approval_request",
+        "mcp_approval_response",
+        "tool_search_call",
+        "tool_search_output",
+        "ghost_snapshot",
+    ]
+
+
+_FOREIGN = get_args(ForeignItem.model_fields["type"].annotation)
+_CLIENT_CALLS = ("local_shell_call", "shell_call", "apply_patch_call")
+_OUTPUTS = tuple(f"{call}_output" for call in ("function_call", "custom_tool_call", *_CLIENT_CALLS))
+_TAGS = {
+    "message": "<message>",
+    "reasoning": "<reasoning>",
+    "function_call": "<function_call>",
+    "custom_tool_call": "<custom>",
+    "item_reference": "<reference>",
+    **dict.fromkeys(_CLIENT_CALLS, "<client>"),
+    **dict.fromkeys(_OUTPUTS, "<output>"),
+    **dict.fromkeys(_FOREIGN, "<foreign>"),
+}
+ITEM_TYPES = sorted(_TAGS)
+
+
+def _tag(item: Any) -> str:
+    """Return the tag of an item's class. A message needs no type, and neither does a reference."""
+    fields = item if isinstance(item, Mapping) else getattr(item, "__dict__", {})
+    kind = fields.get("type")
+    if kind is None:
+        return "<reference>" if "id" in fields and "role" not in fields else "<message>"
+    return _TAGS.get(kind, "<unknown>") if isinstance(kind, str) else "<unknown>"
+
+
+class _OneOfSeveral:
+    """Annotates a union whose members are told apart by more than their JSON schemas say."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return handler(source)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": handler(schema)["oneOf"]}
+
+
+Item = Annotated[
+    Annotated[MessageItem, Tag("<message>")]
+    | Annotated[ReasoningItem, Tag("<reasoning>")]
+    | Annotated[FunctionCallItem, Tag("<function_call>")]
+    | Annotated[CustomCallItem, Tag("<custom>")]
+    | Annotated[ClientCallItem, Tag("<client>")]
+    | Annotated[CallOutputItem, Tag("<output>")]
+    | Annotated[ItemReference, Tag("<reference>")]
+    | Annotated[ForeignItem, Tag("<foreign>")],
+    Discriminator(
+        _tag,
+        custom_error_type="unknown_type",
+        custom_error_message=f"must be one of {', '.join(ITEM_TYPES)}",
+    ),
+    _OneOfSeveral(),
+]
+
+
+def carry_thought(text: str) -> str:
+    """Return a thought as `encrypted_content`, for clients that keep nothing else of it."""
+    return CARRIED_THOUGHT + base64.b64encode(text.encode()).decode()
+
+
+def read_thought(carried: str) -> str:
+    """Return the thought that `carry_thought` has written, "" for any other text."""
+    if not carried.startswith(CARRIED_THOUGHT):
+        return ""
+    try:
+        return base64.b64decode(carried[len(CARRIED_THOUGHT) :], validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
