@@ -21,7 +21,7 @@ _ENCODER = {
     "q8_0": 0.01,  # 1e-3: the activations are rounded to 8 bits as well
     "mixed": 0.03,  # 4e-3
     "q5_1": 0.1,  # 2e-2
-    "int8": 0.01,  # 2e-3: one scale for the activations of a tile, but sensitive matrices stay float
+    "int8": 0.01,  # 2e-3: one scale for most activations of a tile, but sensitive matrices stay float
 }
 _OTHER_ENCODERS = 0.4  # q4_0 and int4: 0.1
 # Median over all tokens of |ratio of the embeddings' lengths - 1|: the cosine does not depend on the length.
