@@ -15,14 +15,15 @@ import pytest
 
 from engine_seam import engine_of
 from pocketvlm import VLM
-from pocketvlm.errors import EngineClosedError, ModelNotFoundError, QueueFullError
+from pocketvlm.errors import EngineClosedError, MemoryBudgetError, QueueFullError
 from pocketvlm.files.locate import locate
 from pocketvlm.pictures.handles import PictureHandles
-from pocketvlm.server import endpoint
+from pocketvlm.server import endpoint, served_model
 from pocketvlm.server.endpoint import Answers
-from pocketvlm.server.http_errors import HTTPError, http_error_of
+from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.model_facts import ModelFacts, read_facts
 from pocketvlm.server.models import Lease, Models
+from pocketvlm.server.pictures import Pictures
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.served_model import ModelSource
@@ -121,6 +122,17 @@ def test_without_a_limit_all_stay() -> None:
         for name in "abc":
             await use(models, name)
         assert set(states(models).values()) == {"ready"}
+
+    run(models, work)
+
+
+def test_where_memory_is_unknown_one_is_loaded_at_a_time() -> None:
+    models = pool({"a": 0, "b": 0, "c": 0}, 0)
+
+    async def work() -> None:
+        for name in "abc":
+            await use(models, name)
+            assert [name for name, state in states(models).items() if state == "ready"] == [name]
 
     run(models, work)
 
@@ -290,6 +302,18 @@ def test_counting_loads_a_model_and_waits_for_no_answer() -> None:
     run(models, work)
 
 
+def test_a_request_that_only_loads_waits_for_no_answer() -> None:
+    models = pool({"a": 1}, None, slots=1)
+
+    async def work() -> None:
+        held = await models.lease(models.first)
+        (await models.lease(models.first, 70.0, only_loads=True)).release()
+        assert models.first.keep_alive == 70.0
+        held.release()
+
+    run(models, work)
+
+
 # ---- who is unloaded
 
 
@@ -366,25 +390,110 @@ def test_unloading_by_name() -> None:
 # ---- what fails
 
 
-def test_a_model_that_cannot_be_loaded(tmp_path: Path) -> None:
-    """All that wait get the reason, without a path, and the next request tries again."""
+def test_a_model_that_cannot_be_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that wait get the reason, without a path. Others leave for it once, until it is tried again."""
     path = tmp_path / "later.gguf"
     sources = [ModelSource(facts("a"), iota, 1), ModelSource(facts("b"), lambda: VLM.load(path), 1)]
-    models = Models(sources, Settings(slots=1), 2)
+    models = Models(sources, Settings(slots=1), 1)
 
     async def work() -> None:
         failures = await asyncio.gather(*[use(models, "b") for _ in range(3)], return_exceptions=True)
         for error in failures:
-            assert isinstance(error, ModelNotFoundError)
-            refused = http_error_of(error)
-            assert (refused.status, refused.code) == (500, "model_error")
-            assert str(tmp_path) not in refused.message
+            assert isinstance(error, HTTPError)
+            assert (error.status, error.code, error.message) == (500, "model_error", "no such file")
+        assert caplog.text.count("model b cannot be loaded: no such file") == 1
         b = models.named("b")
         assert (b.state, b.failure, b.load_failures) == ("failed", "no such file", 1)
         await use(models, "a")
+        with pytest.raises(HTTPError, match="500 model_error"):
+            await use(models, "b")
+        assert (b.load_failures, states(models)) == (1, {"a": "ready", "b": "failed"})
+        monkeypatch.setattr(served_model, "_RETRY_LOAD", 0.0)
         path.symlink_to(locate(None, model=None, mmproj=None, verify=False).model)
         await use(models, "b")
         assert (b.state, b.failure, models.running, models.waiting) == ("ready", "", 0, 0)
+
+    run(models, work)
+
+
+@pytest.mark.parametrize(
+    "error, code",
+    [(SystemExit(), "internal_error"), (MemoryBudgetError("does not fit", "memory", 1), "memory_budget")],
+)
+def test_no_error_of_loading_is_the_clients_fault(error: BaseException, code: str) -> None:
+    """Nor is one lost, whatever its class."""
+
+    def refuse() -> VLM:
+        raise error
+
+    models = pool({"a": 1}, None, load=refuse)
+
+    async def work() -> None:
+        with pytest.raises(HTTPError) as refused:
+            await use(models, "a")
+        assert (refused.value.status, refused.value.param, refused.value.code) == (500, None, code)
+        assert states(models) == {"a": "failed"}
+
+    run(models, work)
+
+
+def test_an_engine_without_statistics_ends_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = pool({"a": 1}, None)
+
+    async def work() -> None:
+        lease = await use(models, "a")
+        monkeypatch.setattr(lease.vlm, "statistics", lambda: 1 / 0)
+        models.unload("a")
+        await until(lambda: models.first.state == "unloaded")
+        assert _is_closed(lease.vlm)
+        await use(models, "a")
+
+    run(models, work)
+
+
+def test_a_model_stays_where_there_is_no_thread_to_unload_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_model, "_RETRY_UNLOAD", 0.1)
+    models = pool({"a": 1}, None)
+
+    async def work() -> None:
+        vlm = (await use(models, "a")).vlm
+        with monkeypatch.context() as without:
+            without.setattr(threading, "Thread", _no_thread)
+            models.unload("a")
+            await asyncio.sleep(0.05)
+            assert states(models) == {"a": "ready"}
+            assert models.first.vlm is vlm
+        await until(lambda: models.first.state == "unloaded")
+        assert _is_closed(vlm)
+
+    run(models, work)
+
+
+def _no_thread(**_: object) -> threading.Thread:
+    raise RuntimeError("can't start new thread")
+
+
+def _no_pictures(*_: object) -> Pictures:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    "place, name, refuse", [(threading, "Thread", _no_thread), (endpoint, "Pictures", _no_pictures)]
+)
+def test_no_slot_is_lost_where_a_request_cannot_begin(
+    monkeypatch: pytest.MonkeyPatch, place: object, name: str, refuse: object
+) -> None:
+    models = pool({"a": 1}, None)
+
+    async def work() -> None:
+        await use(models, "a")
+        with monkeypatch.context() as without:
+            without.setattr(place, name, refuse)
+            with pytest.raises(HTTPError, match="503 system_limit"):
+                await Reply(models).post(messages=HI)
+        assert models.running == 0
 
     run(models, work)
 

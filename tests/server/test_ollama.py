@@ -203,6 +203,12 @@ def test_load_and_unload(serve: Start) -> None:
     assert unloaded()
 
 
+def test_a_model_that_stays_for_ages(serve: Start) -> None:
+    server = serve("--idle-unload", "1e15")
+    [model] = server.get("/api/ps").json()["models"]
+    assert datetime.fromisoformat(model["expires_at"]).year > 2200
+
+
 # ---- pieces of an answer
 
 

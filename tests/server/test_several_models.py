@@ -141,7 +141,12 @@ def test_a_model_that_has_gone_can_be_tried_again(serve: Start, tmp_path: Path) 
     assert card["architecture"]["input_modalities"] == ["text"]
     assert own.ask("hi", max_tokens=1)["model"] == "iota"
     gone.rename(path)
-    assert ask(own, "b")
+    wait_until(lambda: own.post({"messages": HI, "model": "b", "max_tokens": 1}).status_code == 200)
+
+
+def test_the_first_model_is_unloaded_though_no_request_ever_came(serve: Start) -> None:
+    own = serve("--idle-unload", "0.2")
+    wait_until(lambda: own.health()["models"] == {"unloaded": 1})
 
 
 @needs_proc

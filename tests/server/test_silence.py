@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ import pytest
 from pocketvlm import VLM
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server import endpoint
-from pocketvlm.server.endpoint import Answers
+from pocketvlm.server.endpoint import Answers, Parse
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
+from pocketvlm.server.protocols.exchange import Chunks
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
 from server.conftest import served
@@ -39,11 +41,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 class Client:
     """Calls the endpoint as a web server would."""
 
-    def __init__(self, vlm: VLM) -> None:
+    def __init__(self, vlm: VLM, parse: Parse = ChatCompletions.parse) -> None:
         settings = Settings(slots=1, queue=1)
         models = served(vlm, settings)
         self.admission = models.first.admission
-        self._endpoint = Answers(models, settings, PictureHandles()).endpoint(ChatCompletions.parse)
+        self._endpoint = Answers(models, settings, PictureHandles()).endpoint(parse)
         self.status: int | None = None
         self.received: list[bytes] = []
 
@@ -92,6 +94,23 @@ def test_comments_while_the_prompt_is_evaluated(vlm: VLM) -> None:
     asyncio.run(client.post(messages=user(LONG), stream=True, max_tokens=1))
     assert client.received.count(WORKING) > 3
     assert QUEUED not in client.received
+
+
+class Withholding(ChatCompletions):
+    """Has nothing to send for a while, as an API whose tool calls come whole."""
+
+    def events(self, chunks: Chunks) -> Generator[bytes, None, None]:
+        for _ in range(40):
+            time.sleep(EVERY / 4)
+            yield b""
+        yield from super().events(chunks)
+
+
+def test_empty_pieces_do_not_break_the_silence(vlm: VLM) -> None:
+    client = Client(vlm, Withholding.parse)
+    asyncio.run(client.post(messages=user("hi"), stream=True, max_tokens=1))
+    first_data = next(i for i, data in enumerate(client.received) if data.startswith(b"data: "))
+    assert client.received[:first_data].count(WORKING) > 3
 
 
 def test_an_answer_in_one_piece_has_none(vlm: VLM) -> None:

@@ -99,8 +99,6 @@ class Answers:
             await reply.send(b"".join(exchange.answer(no_chunks())))
             return await reply.end()
         reply.state = model.waits_for
-        lease = await self._models.lease(model, exchange.keep_alive, counts=counts)
-        reply.state = lambda: "working"
         cancellation = CancellationToken()
         pictures = Pictures(self._settings, self._handles, self._known_files, cancellation)
 
@@ -109,7 +107,10 @@ class Answers:
                 return _count(exchange, lease.vlm, pictures)
             return _bytes(exchange, lease, record, pictures, cancellation, put)
 
+        keep_alive, only_loads = exchange.keep_alive, exchange.only_loads
+        lease = await self._models.lease(model, keep_alive, counts=counts, only_loads=only_loads)
         try:
+            reply.state = lambda: "working"
             # The end of the thread frees the slot, while the client may still be reading.
             stream = ThreadStream(work, stop=cancellation.stop, ended=lease.release)
         except BaseException:  # the system gave no thread
@@ -117,7 +118,8 @@ class Answers:
             raise
         try:
             while batch := await stream.fetch():
-                await reply.send(b"".join(batch))
+                if data := b"".join(batch):  # an empty piece would count as an end of the silence
+                    await reply.send(data)
             await reply.end()
         finally:
             await stream.cancel()

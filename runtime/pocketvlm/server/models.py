@@ -44,7 +44,8 @@ class Lease:
 class Models:
     """The first of `sources` answers requests that name no model.
 
-    `memory` is what the engines of all models may take together, in bytes, as predicted; None: there is no limit.
+    `memory` is what the engines of all models may take together, in bytes, as predicted; None: there is no limit; 0: it
+    is not known, and one model is loaded at a time.
 
     One model is loaded or unloaded at a time. When one that requests wait for does not fit, idle models are unloaded,
     the least recently used one first. Where that is not enough, others are closed to new requests: those that already
@@ -99,14 +100,20 @@ class Models:
         assert name is not None
         return self.named(name)
 
-    async def lease(self, model: ServedModel, keep_alive: float | None = None, *, counts: bool = False) -> Lease:
+    async def lease(
+        self, model: ServedModel, keep_alive: float | None = None, *, counts: bool = False, only_loads: bool = False
+    ) -> Lease:
         """Wait until the model is loaded and has a free slot. Raises QueueFullError at once where its queue is full.
 
         After the request the model stays loaded for `keep_alive` seconds: 0 unloads it then, a negative number keeps it
-        for ever, None is the server's default. Raises what loading the model raises. A request that leaves while the
-        model is being loaded does not stop that. `counts`: the request evaluates nothing.
+        for ever, None is the server's default. Raises HTTPError where the model cannot be loaded, or could not a moment
+        ago. A request that leaves while the model is being loaded does not stop that.
+
+        The request evaluates nothing if it `counts` tokens, which is no use of the model, or `only_loads` the model.
         """
-        admission = model.counting if counts else model.admission
+        if (failure := model.recent_failure) is not None:
+            raise failure
+        admission = model.counting if counts or only_loads else model.admission
         arrived = time.monotonic()
         self.arrange_soon()
         try:
@@ -179,9 +186,11 @@ class Models:
         """Return the loaded models without which there is room for `wanted`; none where there is room."""
         if self._memory is None:
             return []
+        candidates = sorted((model for model in self._models if model.state == "ready"), key=_order_of_leaving)
+        if self._memory == 0:
+            return candidates
         room = self._memory - sum(model.source.memory for model in self._models if model.has_memory)
         missing = wanted.source.memory - room
-        candidates = sorted((model for model in self._models if model.state == "ready"), key=_order_of_leaving)
         chosen: list[ServedModel] = []
         for model in candidates:
             if missing > 0:

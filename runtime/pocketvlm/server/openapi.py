@@ -43,7 +43,7 @@ _MODEL = Component(
                 "required": ["value"],
                 "properties": {
                     "value": {"enum": ["unloaded", "loading", "loaded"]},
-                    "failed": {"const": True, "description": "it could not be loaded; the next request tries again"},
+                    "failed": {"const": True, "description": "it could not be loaded; a later request tries again"},
                     "message": {"type": "string"},
                 },
             },

@@ -60,6 +60,7 @@ async def _serve(service: Service, settings: Settings, sock: socket.socket, read
     server = _Server(config)
     shutdown = asyncio.create_task(_shut_down(service, server, settings.grace))
     serving = asyncio.create_task(server.serve(sockets=[sock]))
+    service.models.arrange_soon()  # a model that is loaded already may be idle from now on
     while not server.started and not serving.done():
         await asyncio.sleep(0.005)
     if server.started:

@@ -13,13 +13,15 @@ from typing import Any, Literal
 
 from pocketvlm.chat.vlm import VLM
 from pocketvlm.engine.interface import Statistics
-from pocketvlm.errors import PocketVLMError, shortened
+from pocketvlm.errors import PocketVLMError, RequestError, shortened
 from pocketvlm.server.admission import Admission
+from pocketvlm.server.http_errors import HTTPError, http_error_of
 from pocketvlm.server.model_facts import ModelFacts
-from pocketvlm.system.limits import shortage
 from pocketvlm.system.machine import process_memory
 
 logger = logging.getLogger(__name__)
+_RETRY_LOAD = 5.0  # seconds after a failure in which no request tries again, as other models would leave for it
+_RETRY_UNLOAD = 1.0  # seconds
 State = Literal["unloaded", "loading", "ready", "unloading", "failed"]
 
 
@@ -38,9 +40,10 @@ class ModelSource:
 class ServedModel:
     """For the event loop only, but for `vision`, `statistics`, `measured_memory` and `close`.
 
-    What only counts tokens has a queue of its own, so that it need not wait for the end of an answer.
+    What evaluates nothing has a queue of its own, `counting`, so that it need not wait for the end of an answer.
     `state` is "failed" after an attempt to load it that failed, of which `failure` is the reason; it is loaded again
-    when the next request comes. `keep_alive` is for how many seconds it stays loaded without requests; None: for ever.
+    when a request comes some seconds later. `keep_alive` is for how many seconds it stays loaded without requests;
+    None: for ever.
     """
 
     def __init__(
@@ -50,7 +53,6 @@ class ServedModel:
         self.admission = admission
         self.counting = counting
         self.state: State = "unloaded"
-        self.failure = ""
         self.created = int(time.time())
         self.loads = self.load_failures = 0
         self.load_span = (0.0, 0.0)  # of time.monotonic: the last time that it was loaded
@@ -60,6 +62,7 @@ class ServedModel:
         self._lock = threading.Lock()
         self._vlm: VLM | None = None
         self._ended = Statistics()  # of the engines that were unloaded
+        self._failure: HTTPError | None = None
         self._closed = False
 
     @property
@@ -87,6 +90,16 @@ class ServedModel:
         """How long it took to be loaded the last time; so far, while it is being loaded."""
         began, ended = self.load_span
         return min(ended, time.monotonic()) - began
+
+    @property
+    def failure(self) -> str:
+        return self._failure.message if self._failure is not None else ""
+
+    @property
+    def recent_failure(self) -> HTTPError | None:
+        """What a request that comes now gets at once, because loading failed a moment ago."""
+        is_recent = self.state == "failed" and time.monotonic() < self.load_span[1] + _RETRY_LOAD
+        return replace(self._failure) if self._failure is not None and is_recent else None
 
     @property
     def has_memory(self) -> bool:
@@ -182,7 +195,7 @@ class ServedModel:
 
     def _become_ready(self) -> None:
         self.state = "ready"
-        self.failure = ""
+        self._failure = None
         self.last_used = time.monotonic()
         self.open_queues()
 
@@ -194,18 +207,19 @@ class ServedModel:
                 return
         vlm.close()
 
-    def _loaded(self, error: Exception | None, done: Callable[[], None]) -> None:
+    def _loaded(self, error: BaseException | None, done: Callable[[], None]) -> None:
         self.load_span = (self.load_span[0], time.monotonic())
         if error is None:
             self.loads += 1
             self._become_ready()
+            logger.info("model %s is ready after %.1f s", shortened(self.name), self.load_seconds)
         else:
             self.load_failures += 1
             self.state = "failed"
-            self.failure = _reason(error)
+            self._failure = _load_failure(error)
+            logger.error("model %s cannot be loaded: %s", shortened(self.name), self.failure)
             for queue in self._queues:
-                queue.fail(error)
-        logger.info("model %s is %s after %.1f s", shortened(self.name), self.state, self.load_seconds)
+                queue.fail(self._failure)
         done()
 
     def _unload(self) -> None:
@@ -213,20 +227,27 @@ class ServedModel:
             vlm = self._vlm
         if vlm is None:  # closed meanwhile
             return
-        final = vlm.statistics()
-        vlm.close()
-        with self._lock:
-            self._ended = _added(final, self._ended)
-            self._vlm = None
+        final = Statistics()
+        try:
+            final = vlm.statistics()
+        finally:
+            vlm.close()
+            with self._lock:
+                self._ended = _added(final, self._ended)
+                self._vlm = None
 
-    def _unloaded(self, error: Exception | None, done: Callable[[], None]) -> None:
+    def _unloaded(self, error: BaseException | None, done: Callable[[], None]) -> None:
         if error is not None:
-            logger.error("model %s cannot be unloaded: %s", shortened(self.name), type(error).__name__)
+            logger.error("model %s was not unloaded in order: %s", shortened(self.name), type(error).__name__)
+        if self._vlm is not None:  # there was no thread, or its engine does not end
+            self._become_ready()
+            asyncio.get_running_loop().call_later(_RETRY_UNLOAD, done)
+            return
         self.state = "unloaded"
         self.keep_alive = self._default_keep_alive
         done()
 
-    def _in_thread(self, work: Callable[[], None], done: Callable[[Exception | None], None]) -> None:
+    def _in_thread(self, work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
         """Call `work` on a thread of its own and then `done`, with the error that it raised, on the loop's thread.
 
         A daemon, unlike those of `asyncio.to_thread`: the server ends although a model is still being loaded. The
@@ -238,7 +259,7 @@ class ServedModel:
             error = None
             try:
                 work()
-            except Exception as raised:
+            except BaseException as raised:  # `done` gets it
                 error = raised
             with suppress(RuntimeError):  # the loop is closed
                 loop.call_soon_threadsafe(done, error)
@@ -255,7 +276,11 @@ def _added(latest: Statistics, ended: Statistics) -> Statistics:
     return replace(latest, **totals, restarts=latest.restarts + ended.restarts)
 
 
-def _reason(error: Exception) -> str:
-    """Return why a model cannot be loaded, without paths, which are not for clients."""
-    message = getattr(error, "message", None) or (str(error) if isinstance(error, PocketVLMError) else "")
-    return str(message or shortage(error) or "an internal error; the server's log says where")
+def _load_failure(error: BaseException) -> HTTPError:
+    """Return what clients get, who are not to blame: without paths. A RequestError is about the server's options."""
+    if isinstance(error, RequestError):
+        return HTTPError(500, str(error), code=error.code or "model_error")
+    known = http_error_of(error)
+    if isinstance(error, PocketVLMError):
+        return replace(known, message=getattr(error, "message", None) or str(error))
+    return known

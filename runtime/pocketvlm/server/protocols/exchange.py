@@ -32,6 +32,7 @@ class Exchange(ABC):
 
     media_type: ClassVar[bytes] = b"text/event-stream; charset=utf-8"  # of a stream
     keep_alive: float | None = None  # seconds, as `Models.lease` takes them
+    only_loads = False  # nothing is asked of the model, which has to be loaded
     only_unloads = False  # nothing is asked of the model, which has to leave
 
     def __init__(self, request: ChatRequest, *, stream: bool, paths: Mapping[str, str] | None = None) -> None:

@@ -50,6 +50,7 @@ class OllamaExchange(Exchange):
         super().__init__(request, stream=stream, paths=paths)
         self.keep_alive = body.keep_alive
         self.only_unloads = not self._asks and body.keep_alive == 0
+        self.only_loads = not self._asks and not self.only_unloads
         self._name = body.model or ""
         self._raw = isinstance(body, GenerateBody) and bool(body.raw)
         self._began = time.perf_counter()

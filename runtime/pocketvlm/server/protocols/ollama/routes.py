@@ -120,11 +120,11 @@ def _form(model: ServedModel) -> dict[str, Any]:
 
 
 def _use(model: ServedModel, measured: int | None) -> dict[str, Any]:
-    facts = model.facts
+    facts, expires = model.facts, model.expires_at
     return {
         "size": measured or model.source.memory or facts.size,
         "size_vram": 0,  # not known
-        "expires_at": time_text(_FOREVER if model.expires_at is None else model.expires_at),
+        "expires_at": time_text(_FOREVER if expires is None else min(expires, _FOREVER)),
         "context_length": facts.context_size,
     }
 
