@@ -75,6 +75,7 @@ def translated(body: MessagesBody) -> tuple[ChatRequest, dict[str, str]]:
         else:
             made.add("system", [*_placed(message.content, f"{path}.content")], path)
     paths = made.paths
+    paths["tool_choice.function"] = "tool_choice"
     tools = [*_offered(body.tools or (), references)]
     for k, (i, _) in enumerate(tools):
         paths |= {f"tools.{k}": f"tools.{i}", f"tools.{k}.function": f"tools.{i}"}
@@ -154,14 +155,20 @@ def _add_answer(made: _Messages, message: AssistantMessage, path: str) -> None:
     parts: list[_Placed] = []
     calls: list[dict[str, Any]] = []
     calls_paths: list[str] = []
+    thoughts: list[str] = []
     for j, block in enumerate(message.content):
         at = f"{path}.content.{j}"
         if isinstance(block, ToolUseBlock):
             calls.append({"id": block.id, "function": {"name": block.name, "arguments": dict(block.input)}})
             calls_paths.append(at)
+        elif isinstance(block, ThinkingBlock):
+            thoughts.append(block.thinking or read_thought(block.signature))
         else:
             parts += _parts_of(block, at)
-    own = made.add("assistant", parts, path, **({"tool_calls": calls} if calls else {}))
+    fields: dict[str, Any] = {"tool_calls": calls} if calls else {}
+    if thought := "\n\n".join(filter(None, thoughts)):
+        fields["reasoning_content"] = thought
+    own = made.add("assistant", parts, path, **fields)
     for i, at in enumerate(calls_paths):
         call = f"{own}.tool_calls.{i}"
         made.paths |= {call: at, f"{call}.function": at, f"{call}.function.arguments": f"{at}.input"}
@@ -180,9 +187,6 @@ def _parts_of(block: object, path: str) -> Iterator[_Placed]:
     match block:
         case TextBlock():
             yield _text(block.text, path)
-        case ThinkingBlock():
-            thought = block.thinking or read_thought(block.signature)
-            yield _Placed({"type": "thinking", "thinking": thought}, path)
         case ImageBlock(source=FileSource(file_id=handle)):
             yield _Placed({"type": "image", "url": handle}, path, {"url": "source.file_id"})
         case ImageBlock():

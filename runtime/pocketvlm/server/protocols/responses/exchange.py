@@ -7,13 +7,11 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from pocketvlm.chat.completion import fold
 from pocketvlm.messages import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -74,20 +72,16 @@ class ResponseExchange(Exchange):
 
     # ---- whole
 
-    def answer(self, chunks: Chunks) -> Generator[bytes, None, None]:
+    def folded(self, chunks: Chunks) -> ChatCompletion:
         """Collect the items from the chunks: a completion has no text next to calls."""
-        if self.stream:
-            yield from super().answer(chunks)
-        else:
-            with closing(chunks):
-                yield self.whole(fold(self._collected(chunks)))
+        return super().folded(self._collected(chunks))
 
     def whole(self, completion: ChatCompletion) -> bytes:
         reason = completion.choices[0].finish_reason
         _run(self._output.end(complete=reason != "length"))
         return self._final(reason, completion).model_dump_json().encode()
 
-    def _collected(self, chunks: Chunks) -> Iterator[ChatCompletionChunk]:
+    def _collected(self, chunks: Chunks) -> Chunks:
         for chunk in chunks:
             for choice in chunk.choices:
                 _run(self._output.add(choice))

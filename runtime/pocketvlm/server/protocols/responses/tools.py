@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic_core import from_json
-
 from pocketvlm.errors import RequestError, shortened
 from pocketvlm.server.protocols.responses.items import ClientCallItem, CustomCallItem, FunctionCallItem
 
@@ -107,7 +105,7 @@ class Toolbox:
 
     def _add_callable(self, tool: Mapping[str, Any], place: str, namespace: str | None) -> None:
         kind = tool.get("type") or "function"
-        if kind not in ("function", "custom", *_CLIENT_TOOLS):
+        if not isinstance(kind, str) or kind not in ("function", "custom", *_CLIENT_TOOLS):
             known = ", ".join(("function", "custom", "namespace", *_CLIENT_TOOLS))
             raise RequestError(f"must be one of {known}, or a tool of OpenAI's, which is left out", f"{place}.type")
         nested = isinstance(tool.get("function"), Mapping)
@@ -143,8 +141,10 @@ class Toolbox:
         if not isinstance(tool, Mapping):
             return tool
         kind = tool.get("type")
+        if not isinstance(kind, str) or kind not in ("function", "custom", *_CLIENT_TOOLS):
+            return tool
         name = kind if kind in _CLIENT_TOOLS else tool.get("name")
-        if kind not in ("function", "custom", *_CLIENT_TOOLS) or not isinstance(name, str):
+        if not isinstance(name, str):
             return tool
         known = (one.name for one in self._tools.values() if name in (one.name, one.own_name))
         return {"type": "function", "function": {"name": next(known, name)}}
@@ -170,15 +170,6 @@ def chat_call(item: FunctionCallItem | CustomCallItem | ClientCallItem) -> dict[
 def qualified(name: str, namespace: str | None) -> str:
     """Return the name of a function that stands for all of its tool."""
     return f"{namespace.removesuffix('__')}__{name}" if namespace else name
-
-
-def parsed_arguments(arguments: str) -> dict[str, Any]:
-    """Return the arguments of a call, which may be cut short."""
-    try:
-        value = from_json(arguments or "{}", allow_partial="trailing-strings")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _is_hosted(kind: object) -> bool:
