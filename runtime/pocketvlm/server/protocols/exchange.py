@@ -38,6 +38,7 @@ class Exchange(ABC):
         self.request = request
         self.stream = stream
         self._paths = paths or {}
+        self.model = request.model or ""  # the name of the one that answers, once that is known
 
     def chunks(self, run: Run) -> Chunks:
         """Return the chunks of the answer."""

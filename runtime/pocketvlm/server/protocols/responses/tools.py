@@ -124,18 +124,27 @@ class Toolbox:
         if isinstance(name, str) and isinstance(own_name, str):
             self._tools[name] = CallableTool(name, kind, own_name, namespace)
 
-    def choice(self, choice: str | Mapping[str, Any] | None) -> Any:
-        """Return a tool choice as a chat's. Raises RequestError for a tool that was left out."""
+    def choice(self, choice: str | Mapping[str, Any] | None) -> tuple[Any, dict[str, str]]:
+        """Return a tool choice as a chat's, and the client's paths of its fields.
+
+        Raises RequestError for a tool that was left out.
+        """
         if not isinstance(choice, Mapping):
-            return choice
+            return choice, {}
         kind = choice.get("type")
         if kind == "allowed_tools" and isinstance(tools := choice.get("tools"), list):
-            allowed = [tool for tool in tools if not (isinstance(tool, Mapping) and _is_hosted(tool.get("type")))]
-            named = [self._reference(tool) for tool in allowed]
-            return {"type": kind, "allowed_tools": {"mode": choice.get("mode", "auto"), "tools": named}}
+            named: list[Any] = []
+            paths = {"tool_choice.allowed_tools": "tool_choice"}
+            for i, tool in enumerate(tools):
+                if not (isinstance(tool, Mapping) and _is_hosted(tool.get("type"))):
+                    at = f"tool_choice.allowed_tools.tools.{len(named)}"
+                    paths |= dict.fromkeys((at, f"{at}.function"), f"tool_choice.tools.{i}")
+                    named.append(self._reference(tool))
+            return {"type": kind, "allowed_tools": {"mode": choice.get("mode", "auto"), "tools": named}}, paths
         if _is_hosted(kind):
             raise RequestError(f"{shortened(str(kind))} does not exist here", "tool_choice.type")
-        return self._reference(choice)
+        reference = self._reference(choice)
+        return reference, {} if reference is choice else {"tool_choice.function": "tool_choice"}
 
     def _reference(self, tool: Any) -> Any:
         if not isinstance(tool, Mapping):
