@@ -269,6 +269,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tool_choice": {"type": "any"}}, "tool_choice.type: any needs tools"),
     ({"tools": [PAINT], "tool_choice": {"type": "tool"}}, "tool_choice.name: is required"),
     ({"tools": [PAINT], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice: there is no function x"),
+    ({"tools": [PAINT], "tool_choice": {"type": "tool", "name": "\ud83d"}}, "tool_choice.name:"),
+    ({"tools": [PAINT], "tool_choice": {"type": "tool", "name": "a<b"}}, "tool_choice"),
     ({"thinking": {"type": "on"}}, "thinking.type:"),
     ({"output_config": {"effort": "huge"}}, "output_config.effort:"),
     ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format.schema: is required"),
@@ -294,7 +296,11 @@ def test_what_is_wrong_has_its_path(server: Server, fields: dict[str, Any], mess
         ({"type": "image", "source": {"type": "base64"}}, "source.data"),
         ({"type": "image", "source": {"type": "s3"}}, "source.type"),
         ({**PICTURE, "transformations": {"oversized_image": "error"}}, "transformations.oversized_image"),
-        ({"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "A"}}, "source"),
+        (
+            {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "A"}},
+            "source.data",
+        ),
+        ({"type": "document", "source": {"type": "file", "file_id": "file_011"}}, "source.file_id"),
         ({"type": "document", "source": {"type": "content", "content": [PICTURE]}}, "source.content.0.source.data"),
         ({"type": "tool_result", "tool_use_id": "t", "content": [*texts("a"), PICTURE]}, "content.1.source.data"),
         ({"type": "tool_result", "content": [PICTURE], "is_error": True}, "content.0.source.data"),
@@ -307,6 +313,11 @@ def test_wrong_blocks_have_their_path(server: Server, block: dict[str, Any], pat
     messages = [HI, {"role": "user", "content": [*texts("a"), result, block]}]
     body = {"messages": messages, "max_tokens": 1, "system": "Be brief."}
     assert error(post(server, body)).startswith(f"messages.1.content.2.{path}: ")
+
+
+def test_paths_behind_a_thought(server: Server) -> None:
+    answer = {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."}, *texts("a"), PICTURE]}
+    assert error(post(server, {"messages": [HI, answer, HI]})).startswith("messages.1.content.2.source.data: ")
 
 
 def test_an_unknown_handle(server: Server) -> None:

@@ -52,6 +52,16 @@ def test_a_prompt_is_sent_as_it_is(server: Server) -> None:
     assert requests.post(f"{server.url}/completions", json={"prompt": "hi"}, timeout=60).status_code == 200
 
 
+def test_what_is_not_enforced(server: Server) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    reply = ask(server, prompt=HI, max_tokens=1, response_format=form)
+    assert reply["not_enforced"] == ["response_format.json_schema.schema.properties.x.uniqueItems"]
+    last = post(server, prompt=HI, max_tokens=1, response_format=form, stream=True).text
+    assert "uniqueItems" in last
+    assert "not_enforced" not in ask(server, prompt=HI, max_tokens=1)
+
+
 def test_several_prompts(server: Server) -> None:
     prompts = [HI, "The picture"]
     alone = [ask(server, prompt=prompt, max_tokens=5) for prompt in prompts]

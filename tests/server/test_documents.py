@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
+import requests
 
 from pdfs import pdf, rectangle
 from server.conftest import Server, Start, refused
@@ -45,6 +46,19 @@ def test_a_file_of_openais_client(server: Server) -> None:
         )
         == "Blue"
     )
+
+
+def test_a_file_in_other_apis(server: Server) -> None:
+    data, text = squares(1), QUESTION["text"]
+    for kind, value in (("file_data", uri(data)), ("file_url", uri(data))):
+        content: Any = [{"type": "input_file", "filename": "a.pdf", kind: value}, {"type": "input_text", "text": text}]
+        answer = requests.post(f"{server.base}/responses", json={"input": [{"role": "user", "content": content}]})
+        assert answer.json()["output"][0]["content"][0]["text"] == "Red"
+    base64_source = {"type": "base64", "media_type": "application/pdf", "data": base64.b64encode(data).decode()}
+    for source in (base64_source, {"type": "url", "url": uri(data)}):
+        content = [{"type": "document", "source": source}, QUESTION]
+        answer = requests.post(f"{server.base}/messages", json={"messages": [{"role": "user", "content": content}]})
+        assert answer.json()["content"][0]["text"] == "Red"
 
 
 def test_what_is_refused(server: Server, tmp_path: Path) -> None:

@@ -251,6 +251,15 @@ def test_calls_come_whole() -> None:
     assert answer["message"] == {"role": "assistant", "content": "", "tool_calls": whole}
 
 
+def test_text_before_calls() -> None:
+    pieces = [Delta(content="Let me see."), *calls('{"colour": "\\ud83d"}')]
+    first, second, _ = written(*pieces, reason="tool_calls")
+    [answer] = written(*pieces, reason="tool_calls", stream=False)
+    assert first["message"]["content"] == answer["message"]["content"] == "Let me see."
+    assert second["message"]["tool_calls"] == answer["message"]["tool_calls"]
+    assert answer["message"]["tool_calls"][0]["function"]["arguments"] == {"colour": "?"}
+
+
 def test_a_call_that_was_cut_short_is_left_out() -> None:
     pieces = list(calls('{"colour": "red"}', '{"colour": "gr'))
     for stream in (True, False):

@@ -32,6 +32,7 @@ from pocketvlm.server.protocols.ollama.request import ChatBody, GenerateBody, va
         ("-1", -1),
         ("-5m", -1),
         (10**12, -1),
+        (10**400, -1),
         ("900000000h", -1),
     ],
 )

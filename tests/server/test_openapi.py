@@ -55,6 +55,9 @@ def test_the_document(server: Server) -> None:
     request = served["components"]["schemas"]["ChatRequest"]
     assert request["additionalProperties"] is False
     assert {"messages", "tools", "response_format", "max_completion_tokens"} <= set(request["properties"])
+    for part in ("ImagePart", "FilePart"):
+        assert not {"path", "image"} & set(served["components"]["schemas"][part]["properties"])
+    assert len(served["components"]["securitySchemes"]) == 2
     assert len(CHECKS.get_all()) > 5
 
 

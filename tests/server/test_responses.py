@@ -30,6 +30,7 @@ from pocketvlm.messages import (
 )
 from pocketvlm.server import openapi
 from pocketvlm.server.http_errors import HTTPError
+from pocketvlm.server.protocols.call_arguments import parsed_arguments
 from pocketvlm.server.protocols.responses.exchange import ResponseExchange
 from pocketvlm.server.protocols.responses.items import MessageItem
 from pocketvlm.server.protocols.responses.routes import Responses
@@ -214,7 +215,7 @@ def test_other_tools() -> None:
         (
             {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]},
             "input.0.content.0",
-            "files",
+            "another service",
         ),
         (
             {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "f"}]}]},
@@ -241,6 +242,18 @@ def test_other_tools() -> None:
         ({"tool_choice": {"type": "web_search"}}, "tool_choice.type", "does not exist here"),
         ({"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "other"}}, "tool_choice", "other"),
         ({"tool_choice": "required"}, "tool_choice", "needs tools"),
+        ({"tool_choice": {"type": []}}, "tool_choice.type", ""),
+        ({"tools": [{"type": [1], "name": "x"}]}, "tools.0.type", "must be one of"),
+        (
+            {"tools": [FUNCTION], "tool_choice": {"type": "allowed_tools", "tools": [{"type": "mcp"}, {"type": {}}]}},
+            "tool_choice.tools.1.type",
+            "",
+        ),
+        (
+            {"tools": [FUNCTION], "tool_choice": {"type": "allowed_tools", "mode": "x", "tools": [FUNCTION]}},
+            "tool_choice.mode",
+            "",
+        ),
         ({"previous_response_id": "resp_x"}, "previous_response_id", "unknown here"),
         ({"input": [{"type": "item_reference", "id": "msg_x"}]}, "input.0.id", "unknown here"),
         ({"user": "\ud83d"}, "user", "surrogate"),
@@ -525,11 +538,11 @@ def item(text: str) -> StoredItem:
 
 def test_the_store_shares_items_and_forgets_the_least_recently_used() -> None:
     now = 0.0
-    store = ResponseStore(ResponseLimits(seconds=100, count=3, size=10_000), lambda: now)
+    store = ResponseStore(ResponseLimits(seconds=100, count=3, size=18_000), lambda: now)
     picture = item("p" * 4000)
     assert store.add("a", b"{}", [picture], [item("1")])
     assert store.add("b", b"{}", [item("p" * 4000), item("2")], [])
-    assert store.held()[1] < 5000  # the picture counts once
+    assert 10_000 < store.held()[1] < 11_000  # the picture counts once, and each of three items 2,000
     assert store.item(picture.id) is not None
     assert store.find("a")
     assert store.add("c", b"{}", [item("c" * 4000)], [])
@@ -538,10 +551,85 @@ def test_the_store_shares_items_and_forgets_the_least_recently_used() -> None:
     assert store.add("e", b"{}", [item("e" * 4000)], [])  # over the bytes
     assert [bool(store.find(id)) for id in "acde"] == [False, True, True, True]
     assert store.item(picture.id) is None
-    assert not store.add("f", b"{}", [item("f" * 10_000)], [])
+    assert not store.add("f", b"{}", [item("f" * 18_000)], [])
     assert store.remove("e") and not store.remove("e")
     now = 101.0
     assert store.held() == (0, 0)
+
+
+def test_equal_items_and_equal_ids() -> None:
+    """Each item of a conversation has an id of its own; an id names its first item."""
+    store = ResponseStore()
+    sent = [HI, HI, {**HI, "id": "msg_1"}, {**HI, "id": "msg_1", "content": "other"}, {**HI, "id": "msg_1"}]
+    exchange = Responses(store).parse({"input": sent})
+    response = store.find(whole(exchange, Delta(content="a"))["id"])
+    assert response is not None
+    ids = [item.id for item in response.conversation]
+    assert len({*ids}) == 6
+    named = store.item("msg_1")
+    assert named is not None and named.item == MessageItem(id="msg_1", role="user", content="hi")
+    again = Responses(store).parse({"input": sent})
+    second = store.find(whole(again, Delta(content="b"))["id"])
+    assert second is not None and [item.id for item in second.input] == ids[:5]
+    other = Responses(store).parse({"input": [{**HI, "id": "msg_1", "content": "another"}]})
+    third = whole(other, Delta(content="c"))["id"]
+    assert store.item("msg_1") is named
+    assert store.remove(third) and store.item("msg_1") is named
+    assert store.remove(response.id) and store.item("msg_1") is named
+    assert store.remove(second.id) and store.item("msg_1") is None
+    assert store.held() == (0, 0)
+
+
+def test_equal_items_are_listed_to_the_end(server: Server) -> None:
+    id = answer(server, input=[HI, HI, HI], max_output_tokens=1)["id"]
+    listed = openai.OpenAI(base_url=server.base, api_key="none").responses.input_items.list(id, limit=1)
+    assert len([*zip(listed, range(9), strict=False)]) == 3
+    assert "pocketvlm_kept_responses_bytes" in server.get("/metrics").text
+
+
+def test_fields_are_echoed() -> None:
+    exchange = parsed(truncation="auto", max_tool_calls=2, text={"verbosity": "low"})
+    response = whole(exchange, Delta(content="a"))
+    assert (response["truncation"], response["max_tool_calls"]) == ("auto", 2)
+    assert response["text"] == {"format": {"type": "text"}, "verbosity": "low"}
+    odd = whole(parsed(max_tool_calls="many", text={"verbosity": "\ud83d"}), Delta(content="a"))
+    assert (odd["truncation"], odd["max_tool_calls"], odd["text"]) == ("disabled", None, {"format": {"type": "text"}})
+
+
+def test_the_model_of_the_first_event(server: Server) -> None:
+    reply = post(server, {"input": "hi", "max_output_tokens": 1, "stream": True})
+    found = [json.loads(data) for _, data in events(reply.text)]
+    assert found[0]["response"]["model"] == found[-1]["response"]["model"] == "iota"
+
+
+def test_what_is_not_enforced_has_the_clients_path(server: Server) -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
+    response = answer(
+        server,
+        input="hi",
+        max_output_tokens=1,
+        text={"format": {"type": "json_schema", "name": "n", "schema": schema}},
+        tools=[{"type": "web_search"}, {**FUNCTION, "parameters": schema}],
+    )
+    assert response["not_enforced"] == [
+        "text.format.schema.properties.x.uniqueItems",
+        "tools.1.parameters.properties.x.uniqueItems",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ('{"a": "\\ud83d", "b": 1}', {"a": "?", "b": 1}),
+        ('{"a": "b', {"a": "b"}),
+        ('{"a": ' + 500 * "[" + 500 * "]" + "}", {}),
+        ('{"a": ' + 5000 * "9" + "}", {}),
+        ("[1]", {}),
+        ("", {}),
+    ],
+)
+def test_arguments_of_calls(arguments: str, expected: dict[str, Any]) -> None:
+    assert parsed_arguments(arguments) == expected
 
 
 def test_a_store_of_nothing() -> None:

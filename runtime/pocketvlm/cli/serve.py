@@ -97,7 +97,7 @@ def serve(
     log_json: Annotated[bool, typer.Option("--log-json", help="Log lines of JSON.")] = False,
     log_level: Annotated[str, typer.Option(help="Log level: debug, info, warning or error.")] = "info",
 ) -> None:
-    """Serve models over HTTP with OpenAI's chat completions API.
+    """Serve models over HTTP with the APIs of OpenAI, Anthropic and Ollama.
 
     The first model is loaded at the start, others when a request names them. When memory is short, the model that was
     not used for longest is unloaded.

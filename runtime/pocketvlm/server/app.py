@@ -50,9 +50,10 @@ class Service:
         handles = PictureHandles(settings.handles)
         self.answers = Answers(self.models, settings, handles)
         self._uploads = Uploads(handles, settings)
-        self._metrics = Metrics(self.models, handles, __version__)
+        store = ResponseStore(settings.responses)
+        self._metrics = Metrics(self.models, handles, store, __version__)
         ollama = OllamaRoutes(self.models, self.answers, settings)
-        responses = Responses(ResponseStore(settings.responses))
+        responses = Responses(store)
         messages = anthropic.routes(self.answers)
         own = [*self._routes(), *ollama.routes(), *responses.routes(self.answers), *messages]
         router = Router(own, redirect_slashes=False)
@@ -95,7 +96,7 @@ class Service:
             raise shutting_down()
         engines = await asyncio.to_thread(self.models.statistics)
         states = {engine.state for model, engine in engines if model.state == "ready"} or {"ok"}
-        # One model that works is enough: whoever watches the server would end it for all of them.
+        # One model that works is enough: a program that watches the server would end it for all of them.
         status = next(state for state in ("ok", "restarting", "failing") if state in states)
         if status == "failing":
             message = "the engine crashed several times in a row; it is started again after a pause"

@@ -18,11 +18,20 @@ T = TypeVar("T")
 
 
 async def read_object(
-    scope: Scope, receive: Receive, make: Callable[[dict[str, Any]], T], *, max_body: int, timeout: float
+    scope: Scope,
+    receive: Receive,
+    make: Callable[[dict[str, Any]], T],
+    *,
+    max_body: int,
+    timeout: float,
+    in_thread: bool = False,
 ) -> T:
-    """Return `make(object)` of the JSON object in the body. Raises HTTPError, ClientDisconnect and `make`'s errors."""
+    """Return `make(object)` of the JSON object in the body. Raises HTTPError, ClientDisconnect and `make`'s errors.
+
+    `make` runs in a thread if the body is large, or with `in_thread`.
+    """
     data = await read_body(scope, receive, max_body=max_body, timeout=timeout)
-    if len(data) <= _SMALL_BODY:
+    if len(data) <= _SMALL_BODY and not in_thread:
         return make(parse_object(data))
     return await asyncio.to_thread(lambda: make(parse_object(data)))
 

@@ -41,13 +41,16 @@ class Answers:
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
 
-    def endpoint(self, parse: Parse) -> ASGIApp:
-        """Return the ASGI app that answers what `parse` makes of a body. `parse` raises RequestError or HTTPError."""
-        return _Endpoint(self, parse)
+    def endpoint(self, parse: Parse, *, in_thread: bool = False) -> ASGIApp:
+        """Return the ASGI app that answers what `parse` makes of a body. `parse` raises RequestError or HTTPError.
 
-    def counter(self, parse: Parse) -> ASGIApp:
+        `in_thread`: parsing may take long even where the body is small.
+        """
+        return _Endpoint(self, parse, in_thread=in_thread)
+
+    def counter(self, parse: Parse, *, in_thread: bool = False) -> ASGIApp:
         """Return the ASGI app that counts the tokens of what `endpoint` would answer."""
-        return _Endpoint(self, parse, counts=True)
+        return _Endpoint(self, parse, counts=True, in_thread=in_thread)
 
     @property
     def busy(self) -> bool:
@@ -58,11 +61,20 @@ class Answers:
         for task in self._tasks:
             task.cancel()
 
-    async def answer(self, parse: Parse, scope: Scope, receive: Receive, send: Send, *, counts: bool = False) -> None:
+    async def answer(
+        self, parse: Parse, scope: Scope, receive: Receive, send: Send, *, counts: bool = False, in_thread: bool = False
+    ) -> None:
         if self.draining:
             raise shutting_down()
         settings = self._settings
-        exchange = await read_object(scope, receive, parse, max_body=settings.max_body, timeout=settings.read_timeout)
+        exchange = await read_object(
+            scope,
+            receive,
+            parse,
+            max_body=settings.max_body,
+            timeout=settings.read_timeout,
+            in_thread=in_thread,
+        )
         reply = _Reply(exchange, send, stream=exchange.stream and not counts)
         record = RequestRecord.of(scope)
         record.stream = None if counts else exchange.stream  # the metrics are those of answers
@@ -93,7 +105,7 @@ class Answers:
 
     async def _work(self, exchange: Exchange, record: RequestRecord, reply: _Reply, *, counts: bool) -> None:
         model = self._models.asked(exchange.request.model)
-        record.model = model.name
+        record.model = exchange.model = model.name
         if exchange.only_unloads:
             self._models.unload(model.name)
             await reply.send(b"".join(exchange.answer(no_chunks())))
@@ -128,13 +140,14 @@ class Answers:
 class _Endpoint:
     """An object, because Starlette takes a function for one that gets a Request."""
 
-    def __init__(self, answers: Answers, parse: Parse, *, counts: bool = False) -> None:
+    def __init__(self, answers: Answers, parse: Parse, *, counts: bool = False, in_thread: bool = False) -> None:
         self._answers = answers
         self._parse = parse
         self._counts = counts
+        self._in_thread = in_thread
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._answers.answer(self._parse, scope, receive, send, counts=self._counts)
+        await self._answers.answer(self._parse, scope, receive, send, counts=self._counts, in_thread=self._in_thread)
 
 
 def _count(exchange: Exchange, vlm: VLM, pictures: Pictures) -> Generator[bytes, None, None]:

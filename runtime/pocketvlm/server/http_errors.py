@@ -1,4 +1,4 @@
-"""Errors as HTTP responses: a status, and a body that always has OpenAI's four keys."""
+"""Errors as HTTP responses: a status, and OpenAI's body, which has four keys; other APIs write their own forms."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from pocketvlm.engine.interface import Statistics
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.server.models import Models
+from pocketvlm.server.protocols.responses.stored import ResponseStore
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.served_model import ServedModel
 from pocketvlm.system.machine import process_memory
@@ -42,9 +43,10 @@ class _Gauges(Collector):
     Those without the label `model` are sums over all models. The label has the names of the served models only.
     """
 
-    def __init__(self, models: Models, handles: PictureHandles, version: str) -> None:
+    def __init__(self, models: Models, handles: PictureHandles, responses: ResponseStore, version: str) -> None:
         self._models = models
         self._handles = handles
+        self._responses = responses
         self._version = version
 
     def collect(self) -> Iterable[Metric]:
@@ -54,6 +56,9 @@ class _Gauges(Collector):
         pictures, held = self._handles.held()
         yield GaugeMetricFamily("pocketvlm_image_handles", "Uploaded pictures that are kept.", pictures)
         yield GaugeMetricFamily("pocketvlm_image_handles_bytes", "Total size of the uploaded files.", held)
+        responses, held = self._responses.held()
+        yield GaugeMetricFamily("pocketvlm_kept_responses", "Responses that are kept.", responses)
+        yield GaugeMetricFamily("pocketvlm_kept_responses_bytes", "Memory of the kept responses.", held)
         statistics = self._models.statistics()
         engines = [engine for _, engine in statistics]
         up = all(engine.state == "ok" for engine in engines)
@@ -117,11 +122,11 @@ class _Gauges(Collector):
 
 
 class Metrics:
-    def __init__(self, models: Models, handles: PictureHandles, version: str) -> None:
+    def __init__(self, models: Models, handles: PictureHandles, responses: ResponseStore, version: str) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU time, open files; Linux only
         PlatformCollector(registry=registry)
-        registry.register(_Gauges(models, handles, version))
+        registry.register(_Gauges(models, handles, responses, version))
 
         def counter(name: str, what: str, *labels: str) -> Counter:
             return Counter(f"pocketvlm_{name}", what, labels, registry=registry)

@@ -141,7 +141,7 @@ OPERATIONS = (
         summary="Delete an uploaded picture.",
         answer=_DELETED,
     ),
-    _get(path="/models", name="listModels", summary="The served model.", answer=_MODELS),
+    _get(path="/models", name="listModels", summary="The served models.", answer=_MODELS),
     _get(path="/models/{id}", name="getModel", summary="One model.", answer=_MODEL),
     _get(path="/health", name="health", summary="Whether the server is up.", answer=_HEALTH, needs_key=False),
     _get(path="/metrics", name="metrics", summary="Metrics for Prometheus.", answer=_TEXT),
@@ -157,8 +157,9 @@ def document() -> dict[str, Any]:
     models = [(schema, mode) for schema, mode in used if not isinstance(schema, Component)]
     references, definitions = models_json_schema(models, ref_template=_REFERENCE)
     schemas = definitions["$defs"]
-    for name in ("path", "image"):  # in Python only
-        del schemas["ImagePart"]["properties"][name]
+    for part in ("ImagePart", "FilePart"):
+        for name in ("path", "image"):  # in Python only
+            del schemas[part]["properties"][name]
 
     def reference(schema: Schema, mode: JsonSchemaMode) -> dict[str, Any]:
         if isinstance(schema, Component):
@@ -176,7 +177,10 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": {**schemas, **components},
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
         },
-        "security": [{}, {"key": []}],
+        "security": [{}, {"key": []}, {"header": []}],
     }

@@ -14,7 +14,7 @@ REASONS = {
     "400": "The request is wrong: not JSON, a field, a picture, or longer than the context.",
     "401": "No key, or a wrong one.",
     "403": "A Host or Origin header that is not served.",
-    "404": "No such route, model or picture.",
+    "404": "No such route, model, picture, response or item.",
     "405": "The route does not accept this method.",
     "408": "The body took too long.",
     "413": "The body is too large.",

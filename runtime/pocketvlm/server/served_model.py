@@ -1,4 +1,4 @@
-"""One model of the server: whether it is loaded, who uses it, and when it is to be unloaded."""
+"""One model of the server: whether it is loaded, how many requests use it, and when it is to be unloaded."""
 
 from __future__ import annotations
 

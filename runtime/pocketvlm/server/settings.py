@@ -53,7 +53,7 @@ class Settings:
         Option("Host that pictures may be fetched from, none by default; may be repeated.", ("--allow-image-host",)),
     ] = ()
     strict_model: Annotated[
-        bool, Option("Refuse requests that name another model; by default the served one answers them.")
+        bool, Option("Refuse other names of models; by default a model that is served alone answers to any name.")
     ] = False
     idle_unload: Annotated[
         float | None,

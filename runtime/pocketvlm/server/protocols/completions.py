@@ -79,6 +79,7 @@ _ANSWER = Component(
             "choices": {"type": "array", "items": _CHOICE},
             "usage": {"type": ["object", "null"]},
             "timings": {"type": "object"},
+            "not_enforced": {"type": "array", "items": {"type": "string"}},
         },
     },
 )
@@ -98,7 +99,7 @@ OPERATIONS = (
 
 
 class Completions(Exchange):
-    """Control tokens in a prompt, such as `<|im_start|>`, are parsed: whoever sends it writes the whole prompt.
+    """Control tokens in a prompt, such as `<|im_start|>`, are parsed: a client writes the whole prompt.
 
     Several prompts are answered one after the other, with `n` choices each.
     """
@@ -140,7 +141,7 @@ class Completions(Exchange):
             self._choice(choice.index, choice.message.content or "", choice.logprobs, choice.finish_reason, 0)
             for choice in completion.choices
         ]
-        return _json({**_head(completion, choices), "usage": completion.usage, "timings": completion.timings})
+        return _json({**_head(completion, choices), "usage": completion.usage, **_extensions(completion)})
 
     def events(self, chunks: Chunks) -> Generator[bytes, None, None]:
         wants_usage = self.request.wants_usage
@@ -159,9 +160,7 @@ class Completions(Exchange):
             fields = _head(chunk, choices)
             if wants_usage:
                 fields["usage"] = chunk.usage
-            if chunk.timings is not None:
-                fields["timings"] = chunk.timings
-            yield event(_json(fields))
+            yield event(_json(fields | _extensions(chunk)))
         yield event(b"[DONE]")
 
     def failure(self, error: HTTPError) -> bytes:
@@ -233,6 +232,11 @@ def _head(answer: ChatCompletion | ChatCompletionChunk, choices: list[dict[str, 
         "system_fingerprint": answer.system_fingerprint,
         "choices": choices,
     }
+
+
+def _extensions(answer: ChatCompletion | ChatCompletionChunk) -> dict[str, Any]:
+    values = {"timings": answer.timings, "not_enforced": answer.not_enforced}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _json(fields: Mapping[str, Any]) -> bytes:

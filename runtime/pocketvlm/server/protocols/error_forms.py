@@ -47,6 +47,15 @@ ANTHROPIC_ERROR = Component(
         },
     },
 )
+OLLAMA_ERROR = Component(
+    "OllamaError",
+    {
+        "type": "object",
+        "required": ["error"],
+        "additionalProperties": False,
+        "properties": {"error": {"type": "string"}},
+    },
+)
 # Anthropic's names of kinds of errors; others are invalid_request_error and, from 500, api_error.
 _ANTHROPIC_TYPES = {
     401: "authentication_error",

@@ -39,6 +39,7 @@ class Exchange(ABC):
         self.request = request
         self.stream = stream
         self._paths = paths or {}
+        self.model = request.model or ""  # the name of the one that answers, once that is known
 
     def chunks(self, run: Run) -> Chunks:
         """Return the chunks of the answer."""
@@ -47,10 +48,15 @@ class Exchange(ABC):
     def answer(self, chunks: Chunks) -> Generator[bytes, None, None]:
         """Yield the body of the answer."""
         with closing(chunks):
+            placed = self._with_sent_paths(chunks)
             if self.stream:
-                yield from self.events(chunks)
+                yield from self.events(placed)
             else:
-                yield self.whole(fold(chunks))
+                yield self.whole(self.folded(placed))
+
+    def folded(self, chunks: Chunks) -> ChatCompletion:
+        """Return the whole answer that is not streamed."""
+        return fold(chunks)
 
     @abstractmethod
     def whole(self, completion: ChatCompletion) -> bytes:
@@ -75,6 +81,14 @@ class Exchange(ABC):
     def sent_path(self, path: str) -> str:
         """Return the path of a field of `request` in what the client sent."""
         return _mapped(path, self._paths)
+
+    def _with_sent_paths(self, chunks: Chunks) -> Chunks:
+        """Yield the chunks with the client's own paths of what its schemas say and the answer may not follow."""
+        for chunk in chunks:
+            if chunk.not_enforced is not None:
+                own = [self.sent_path(path) for path in chunk.not_enforced]
+                chunk = chunk.model_copy(update={"not_enforced": own})
+            yield chunk
 
 
 def no_chunks() -> Chunks:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
-from pydantic_core import from_json
 
 from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, Choice, ChunkChoice, Delta, Timings
 from pocketvlm.messages import Usage as ChatUsage
 from pocketvlm.messages.response import Omitted
+from pocketvlm.server.protocols.call_arguments import parsed_arguments
 from pocketvlm.server.protocols.carried_thoughts import carry_thought
 
 _SIGNATURE = "pocketvlm"  # not checked, but clients drop thoughts without one from the history
@@ -237,8 +237,8 @@ def message_of(completion: ChatCompletion, *, limit: int | None, hides_thoughts:
     if choice.message.text:
         content.append(TextContent(text=choice.message.text))
     for call in choice.message.tool_calls or ():
-        function = call.function
-        content.append(ToolUseContent(id=_use_id(call.id), name=function.name, input=_object(function.arguments)))
+        arguments = parsed_arguments(call.function.arguments)
+        content.append(ToolUseContent(id=_use_id(call.id), name=call.function.name, input=arguments))
     usage = MessageUsage.of(completion.usage)
     stop = StopDelta.of(choice, usage, limit)
     message = _message(completion, content, stop, usage)
@@ -264,9 +264,3 @@ def _signature(hidden: str) -> str:
 
 def _use_id(call_id: str) -> str:
     return "toolu_" + call_id.removeprefix("call_")
-
-
-def _object(text: str) -> dict[str, Any]:
-    """Return the arguments of a call, or what there is of them where the answer was cut short."""
-    value = from_json(text or "{}", allow_partial="trailing-strings")
-    return value if isinstance(value, dict) else {}

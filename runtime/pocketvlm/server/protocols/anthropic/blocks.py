@@ -44,7 +44,7 @@ class FileSource(Open):
         return value
 
 
-_ImageSource = Annotated[
+_FileSource = Annotated[
     Annotated[Base64Source, Tag("<base64>")]
     | Annotated[URLSource, Tag("<url>")]
     | Annotated[FileSource, Tag("<file>")],
@@ -65,7 +65,7 @@ class Transformations(Open):
 
 class ImageBlock(Open):
     type: Literal["image"]
-    source: _ImageSource
+    source: _FileSource
     transformations: Transformations | None = None
 
 
@@ -94,23 +94,17 @@ _SourceBlock = Annotated[
 ]
 
 
-def _no_file(source: object) -> object:
-    kind = source.get("type") if isinstance(source, Mapping) else None
-    if kind in ("base64", "url", "file"):
-        raise ValueError("PDF and other files are not read; send the text, or each page as an image")
-    return source
-
-
 class DocumentBlock(Open):
-    """A document as text, or as blocks of text and images."""
+    """A document as text, as blocks of text and images, or as a file, such as a PDF, whose pages are shown."""
 
     type: Literal["document"]
     source: Annotated[
-        Annotated[
-            Annotated[TextSource, Tag("<text>")] | Annotated[ContentSource, Tag("<content>")],
-            by_field("type", ("text", "content")),
-        ],
-        BeforeValidator(_no_file),
+        Annotated[TextSource, Tag("<text>")]
+        | Annotated[ContentSource, Tag("<content>")]
+        | Annotated[Base64Source, Tag("<base64>")]
+        | Annotated[URLSource, Tag("<url>")]
+        | Annotated[FileSource, Tag("<file>")],
+        by_field("type", ("text", "content", "base64", "url", "file")),
     ]
     title: TextOrNull = ""
     context: TextOrNull = ""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from pocketvlm.engine.interface import TokenCount
-from pocketvlm.messages import ChatCompletion, ChatCompletionChunk
+from pocketvlm.messages import ChatCompletion
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.protocols.anthropic.answer import (
     MessageEvents,
@@ -17,8 +17,6 @@ from pocketvlm.server.protocols.anthropic.request import MessagesBody
 from pocketvlm.server.protocols.anthropic.translate import translated
 from pocketvlm.server.protocols.error_forms import anthropic_error
 from pocketvlm.server.protocols.exchange import Chunks, Exchange, event
-
-A = TypeVar("A", ChatCompletion, ChatCompletionChunk)
 
 
 class Messages(Exchange):
@@ -33,14 +31,12 @@ class Messages(Exchange):
         return cls(MessagesBody.of(body))
 
     def whole(self, completion: ChatCompletion) -> bytes:
-        message = message_of(
-            self._with_sent_paths(completion), limit=self.request.limit, hides_thoughts=self._hides_thoughts
-        )
+        message = message_of(completion, limit=self.request.limit, hides_thoughts=self._hides_thoughts)
         return message.model_dump_json().encode()
 
     def events(self, chunks: Chunks) -> Generator[bytes, None, None]:
         writer = MessageEvents(limit=self.request.limit, hides_thoughts=self._hides_thoughts)
-        for one in writer.of(map(self._with_sent_paths, chunks)):
+        for one in writer.of(chunks):
             yield event(one.model_dump_json().encode(), one.type)
 
     def failure(self, error: HTTPError) -> bytes:
@@ -52,9 +48,3 @@ class Messages(Exchange):
     def waiting(self, state: str) -> bytes:
         """Return a ping, which Anthropic's clients expect, and the state as a comment."""
         return f": {state}\n".encode() + event(b'{"type": "ping"}', "ping")
-
-    def _with_sent_paths(self, answer: A) -> A:
-        """Return an answer that names what of the client's schemas it may not follow by the client's own paths."""
-        if answer.not_enforced is None:
-            return answer
-        return answer.model_copy(update={"not_enforced": [self.sent_path(path) for path in answer.not_enforced]})

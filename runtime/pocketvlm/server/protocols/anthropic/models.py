@@ -1,4 +1,4 @@
-"""What Anthropic's clients read of a model, and of a list of models, beside OpenAI's fields."""
+"""What Anthropic's clients read of a model, and of a list of models, in addition to OpenAI's fields."""
 
 from __future__ import annotations
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import ChatRequest
 from pocketvlm.server.protocols.anthropic.blocks import (
+    Base64Source,
+    ContentSource,
     DocumentBlock,
     FileSource,
     ImageBlock,
@@ -19,6 +21,7 @@ from pocketvlm.server.protocols.anthropic.blocks import (
     ToolReferenceBlock,
     ToolResultBlock,
     ToolUseBlock,
+    URLSource,
 )
 from pocketvlm.server.protocols.anthropic.request import AssistantMessage, MessagesBody, Tool, UserMessage
 from pocketvlm.server.protocols.carried_thoughts import read_thought
@@ -75,6 +78,7 @@ def translated(body: MessagesBody) -> tuple[ChatRequest, dict[str, str]]:
         else:
             made.add("system", [*_placed(message.content, f"{path}.content")], path)
     paths = made.paths
+    paths["tool_choice.function"] = "tool_choice"
     tools = [*_offered(body.tools or (), references)]
     for k, (i, _) in enumerate(tools):
         paths |= {f"tools.{k}": f"tools.{i}", f"tools.{k}.function": f"tools.{i}"}
@@ -154,14 +158,20 @@ def _add_answer(made: _Messages, message: AssistantMessage, path: str) -> None:
     parts: list[_Placed] = []
     calls: list[dict[str, Any]] = []
     calls_paths: list[str] = []
+    thoughts: list[str] = []
     for j, block in enumerate(message.content):
         at = f"{path}.content.{j}"
         if isinstance(block, ToolUseBlock):
             calls.append({"id": block.id, "function": {"name": block.name, "arguments": dict(block.input)}})
             calls_paths.append(at)
+        elif isinstance(block, ThinkingBlock):
+            thoughts.append(block.thinking or read_thought(block.signature))
         else:
             parts += _parts_of(block, at)
-    own = made.add("assistant", parts, path, **({"tool_calls": calls} if calls else {}))
+    fields: dict[str, Any] = {"tool_calls": calls} if calls else {}
+    if thought := "\n\n".join(filter(None, thoughts)):
+        fields["reasoning_content"] = thought
+    own = made.add("assistant", parts, path, **fields)
     for i, at in enumerate(calls_paths):
         call = f"{own}.tool_calls.{i}"
         made.paths |= {call: at, f"{call}.function": at, f"{call}.function.arguments": f"{at}.input"}
@@ -180,13 +190,8 @@ def _parts_of(block: object, path: str) -> Iterator[_Placed]:
     match block:
         case TextBlock():
             yield _text(block.text, path)
-        case ThinkingBlock():
-            thought = block.thinking or read_thought(block.signature)
-            yield _Placed({"type": "thinking", "thinking": thought}, path)
-        case ImageBlock(source=FileSource(file_id=handle)):
-            yield _Placed({"type": "image", "url": handle}, path, {"url": "source.file_id"})
         case ImageBlock():
-            yield _Placed({"type": "image", "source": block.source.model_dump()}, path)
+            yield _picture("image", block.source, path)
         case SearchResultBlock():
             texts = [text.text for text in block.content]
             yield _text("\n".join(filter(None, [block.title, block.source, *texts])), path)
@@ -195,12 +200,19 @@ def _parts_of(block: object, path: str) -> Iterator[_Placed]:
         case DocumentBlock():
             if head := "\n".join(filter(None, [block.title, block.context])):
                 yield _text(head, path)
-            if isinstance(block.source, TextSource):
-                yield _text(block.source.data, path)
-            elif isinstance(block.source.content, str):
-                yield _text(block.source.content, path)
-            else:
-                yield from _placed(block.source.content, f"{path}.source.content")
+            match block.source:
+                case TextSource(data=text) | ContentSource(content=str(text)):
+                    yield _text(text, path)
+                case ContentSource(content=blocks):
+                    yield from _placed(blocks, f"{path}.source.content")
+                case file:
+                    yield _picture("file", file, path)
+
+
+def _picture(kind: Literal["image", "file"], source: Base64Source | URLSource | FileSource, path: str) -> _Placed:
+    if isinstance(source, FileSource):
+        return _Placed({"type": kind, "url": source.file_id}, path, {"url": "source.file_id"})
+    return _Placed({"type": kind, "source": source.model_dump()}, path)
 
 
 def _text(text: str, path: str) -> _Placed:

@@ -19,6 +19,7 @@ from pocketvlm.messages import (
     Usage,
 )
 from pocketvlm.server.http_errors import HTTPError
+from pocketvlm.server.protocols.call_arguments import complete_arguments
 from pocketvlm.server.protocols.error_forms import ollama_error
 from pocketvlm.server.protocols.exchange import Chunks, Exchange, Run, no_chunks
 from pocketvlm.server.protocols.ollama.names import canonical, listed
@@ -77,7 +78,7 @@ class OllamaExchange(Exchange):
             for i, call in enumerate(message.tool_calls or ())
             if (complete := _call(i, call.id, call.function.name, call.function.arguments))
         ]
-        fields = self.written(message.content or "", message.reasoning_content or "", calls)
+        fields = self.written(message.text, message.reasoning_content or "", calls)
         end = self._end(choice.finish_reason, completion.usage, completion.timings, completion.not_enforced)
         return self._line(completion.model, fields | _scores(choice.logprobs), end)
 
@@ -114,7 +115,7 @@ class OllamaExchange(Exchange):
         return _line({"model": name, "created_at": time_text(time.time()), **fields, **end})
 
     def _end(
-        self, reason: FinishReason, usage: Usage, timings: Timings, not_enforced: Iterable[str] | None
+        self, reason: FinishReason, usage: Usage, timings: Timings, not_enforced: list[str] | None
     ) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "done": True,
@@ -126,7 +127,7 @@ class OllamaExchange(Exchange):
             "eval_count": usage.completion_tokens,
             "eval_duration": int(_NS * timings.decode_ms),
         }
-        return fields | ({"not_enforced": [self.sent_path(path) for path in not_enforced]} if not_enforced else {})
+        return fields | ({"not_enforced": not_enforced} if not_enforced else {})
 
 
 class Chat(OllamaExchange):
@@ -170,11 +171,7 @@ class _Calls:
 
 def _call(index: int, id: str, name: str, arguments: str) -> dict[str, Any] | None:
     """Return a tool call, None if the limit of the answer has cut it short: its arguments must be an object."""
-    try:
-        value = json.loads(arguments or "{}")
-    except ValueError:
-        return None
-    if not isinstance(value, dict):
+    if (value := complete_arguments(arguments)) is None:
         return None
     return {"id": id, "function": {"index": index, "name": name, "arguments": value}}
 
@@ -184,5 +181,5 @@ def _scores(logprobs: ChoiceLogprobs | None) -> dict[str, Any]:
 
 
 def _line(fields: Mapping[str, Any]) -> bytes:
-    """Return an object in ASCII: arguments of calls may hold half of a surrogate pair."""
+    """Return an object in ASCII: a message of an error may quote half of a surrogate pair."""
     return json.dumps(fields).encode() + b"\n"

@@ -24,6 +24,6 @@ def seconds(value: object) -> float | None:
         parts = _PART.findall(match[2])
         size = sum(float(number) * _UNITS[unit] for number, unit in parts) if parts else float(match[2])
         value = -size if match[1] == "-" else size
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < math.inf:
         raise ValueError('must be a number of seconds, or a duration such as "5m" or "-1"')
     return -1.0 if not 0 <= value <= _LONGEST else float(value)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from pocketvlm.server.operation import Component, Operation, Stream
+from pocketvlm.server.protocols.error_forms import OLLAMA_ERROR
 from pocketvlm.server.protocols.ollama.request import ChatBody, GenerateBody, ShowBody
 
 _TEXT: Mapping[str, Any] = {"type": "string"}
@@ -21,7 +22,6 @@ def _list(items: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
 
-ERROR = Component("OllamaError", _object({"error": _TEXT}) | {"additionalProperties": False})
 _CALL = _object({"id": _TEXT, "function": _object({"index": _COUNT, "name": _TEXT, "arguments": {"type": "object"}})})
 _MESSAGE = _object({"role": {"const": "assistant"}, "content": _TEXT}, {"thinking": _TEXT, "tool_calls": _list(_CALL)})
 _PART = {"model": _TEXT, "created_at": {"type": "string", "format": "date-time"}, "done": {"type": "boolean"}}
@@ -61,7 +61,7 @@ _DETAILS = Component(
 )
 _VERSION = Component("OllamaVersion", _object({"version": _TEXT}))
 
-_operation = partial(Operation, error=ERROR, prefixes=("",))
+_operation = partial(Operation, error=OLLAMA_ERROR, prefixes=("",))
 _post, _get = partial(_operation, method="post"), partial(_operation, method="get")
 OPERATIONS = (
     _post(
@@ -70,7 +70,7 @@ OPERATIONS = (
         summary="Answer a chat, in lines unless stream is false. Without messages: load or unload the model.",
         request=ChatBody,
         answer=_CHAT,
-        stream=Stream((_CHAT, ERROR), media_type="application/x-ndjson"),
+        stream=Stream((_CHAT, OLLAMA_ERROR), media_type="application/x-ndjson"),
         success="The answer.",
     ),
     _post(
@@ -79,7 +79,7 @@ OPERATIONS = (
         summary="Answer a prompt, in lines unless stream is false. Without one: load or unload the model.",
         request=GenerateBody,
         answer=_GENERATED,
-        stream=Stream((_GENERATED, ERROR), media_type="application/x-ndjson"),
+        stream=Stream((_GENERATED, OLLAMA_ERROR), media_type="application/x-ndjson"),
         success="The answer.",
     ),
     _post(path="/api/show", name="ollamaShow", summary="One model.", request=ShowBody, answer=_DETAILS),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from pocketvlm.messages import Timings, TokenLogprob
+from pocketvlm.messages.response import Omitted
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
@@ -60,7 +61,7 @@ class ResponseFunctionCall(_Answer):
     status: ItemStatus
     call_id: str
     name: str
-    namespace: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    namespace: Omitted[str] = None
     arguments: str
 
 
@@ -70,7 +71,7 @@ class ResponseCustomCall(_Answer):
     status: ItemStatus
     call_id: str
     name: str
-    namespace: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
+    namespace: Omitted[str] = None
     input: str
 
 
@@ -175,9 +176,9 @@ class Response(_Answer):
     usage: ResponseUsage | None = None
     user: str | None = None
     metadata: dict[str, Any]
-    timings: Annotated[Timings | None, Field(exclude_if=lambda value: value is None)] = None
-    notes: Annotated[list[str] | None, Field(exclude_if=lambda value: value is None)] = None
-    not_enforced: Annotated[list[str] | None, Field(exclude_if=lambda value: value is None)] = None
+    timings: Omitted[Timings] = None
+    notes: Omitted[list[str]] = None
+    not_enforced: Omitted[list[str]] = None
 
 
 class ResponseEvent(BaseModel):

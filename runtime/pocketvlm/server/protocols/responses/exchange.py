@@ -7,13 +7,11 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from pocketvlm.chat.completion import fold
 from pocketvlm.messages import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -33,7 +31,7 @@ from pocketvlm.server.protocols.responses.answer import (
 )
 from pocketvlm.server.protocols.responses.items import Item
 from pocketvlm.server.protocols.responses.output import Event, Output
-from pocketvlm.server.protocols.responses.schema import CreateResponse
+from pocketvlm.server.protocols.responses.schema import CreateResponse, TextOptions
 from pocketvlm.server.protocols.responses.stored import ResponseStore, StoredItem
 from pocketvlm.server.protocols.responses.tools import Toolbox
 
@@ -74,20 +72,16 @@ class ResponseExchange(Exchange):
 
     # ---- whole
 
-    def answer(self, chunks: Chunks) -> Generator[bytes, None, None]:
+    def folded(self, chunks: Chunks) -> ChatCompletion:
         """Collect the items from the chunks: a completion has no text next to calls."""
-        if self.stream:
-            yield from super().answer(chunks)
-        else:
-            with closing(chunks):
-                yield self.whole(fold(self._collected(chunks)))
+        return super().folded(self._collected(chunks))
 
     def whole(self, completion: ChatCompletion) -> bytes:
         reason = completion.choices[0].finish_reason
         _run(self._output.end(complete=reason != "length"))
         return self._final(reason, completion).model_dump_json().encode()
 
-    def _collected(self, chunks: Chunks) -> Iterator[ChatCompletionChunk]:
+    def _collected(self, chunks: Chunks) -> Chunks:
         for chunk in chunks:
             for choice in chunk.choices:
                 _run(self._output.add(choice))
@@ -114,15 +108,15 @@ class ResponseExchange(Exchange):
         if not state.startswith("encoding"):
             with self._numbering:
                 if not self._is_answering:
-                    return self._opening(self._asked.model or "") if not self._number else self._in_progress()
+                    return self._opening(self.model) if not self._number else self._in_progress()
         return super().waiting(state)
 
     def failure(self, error: HTTPError) -> bytes:
         """Return `response.failed`, which some clients read, and `error`, which OpenAI's own raise."""
         code = error.code or error.type
-        opening = b"" if self._number else self._opening(self._asked.model or "")
+        opening = b"" if self._number else self._opening(self.model)
         fault = ResponseFault(code=code, message=error.message)
-        failed = self._response("failed", self._asked.model or "", error=fault).model_dump(mode="json")
+        failed = self._response("failed", self.model, error=fault).model_dump(mode="json")
         details = {"type": error.type, "code": code, "message": error.message, "param": error.param}
         last = {"type": "error", "code": code, "message": error.message, "param": error.param, "error": details}
         return opening + self._framed([{"type": "response.failed", "response": failed}, last])
@@ -134,7 +128,7 @@ class ResponseExchange(Exchange):
         return self._framed({"type": f"response.{name}", "response": response} for name in ("created", "in_progress"))
 
     def _in_progress(self) -> bytes:
-        response = self._response("in_progress", self._asked.model or "").model_dump(mode="json")
+        response = self._response("in_progress", self.model).model_dump(mode="json")
         return self._framed([{"type": "response.in_progress", "response": response}])
 
     def _framed(self, events: Iterable[Event]) -> bytes:
@@ -186,6 +180,7 @@ class ResponseExchange(Exchange):
             "incomplete_details": ResponseIncomplete() if status == "incomplete" else None,
             "instructions": asked.instructions,
             "max_output_tokens": asked.max_output_tokens,
+            "max_tool_calls": _count(asked.max_tool_calls),
             "model": model,
             "output": list(self._output.items),
             "parallel_tool_calls": asked.parallel_tool_calls is not False,
@@ -198,7 +193,8 @@ class ResponseExchange(Exchange):
             "safety_identifier": asked.safety_identifier,
             "store": self._stores,
             "temperature": request.temperature or 0.0,
-            "text": {"format": (asked.text and asked.text.format) or {"type": "text"}},
+            "text": _text(asked),
+            "truncation": asked.truncation or "disabled",
             "tool_choice": "auto" if asked.tool_choice is None else asked.tool_choice,
             "tools": self._toolbox.kept,
             "top_logprobs": asked.top_logprobs or 0,
@@ -217,6 +213,17 @@ class ResponseExchange(Exchange):
 
 def _run(events: Iterable[Event]) -> None:
     deque(events, maxlen=0)
+
+
+def _text(asked: CreateResponse) -> dict[str, Any]:
+    options = asked.text or TextOptions()
+    shown: dict[str, Any] = {"format": options.format or {"type": "text"}}
+    return shown | ({"verbosity": options.verbosity} if options.verbosity in ("low", "medium", "high") else {})
+
+
+def _count(value: object) -> int | None:
+    """Return a field that is accepted with any value, None where it is not a count."""
+    return value if type(value) is int and 0 <= value < 2**31 else None
 
 
 def _usage(usage: Usage) -> ResponseUsage:

@@ -17,13 +17,15 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from pocketvlm.messages import ImagePart
-from pocketvlm.messages.base import AlsoTakes, JsonObject, Open, Text, TextOrNull, by_form, plain_json
-from pocketvlm.messages.parts import Part
+from pocketvlm.messages.base import AlsoTakes, JsonObject, Open, Text, TextOrNull, by_form, empty_for_null, plain_json
+from pocketvlm.messages.parts import FilePart, ImagePart, Part
 from pocketvlm.pictures.handles import SCHEME
 from pocketvlm.server.protocols.carried_thoughts import read_thought
 
 # ---- parts of a message
+
+
+_CONTENTS = {"input_image": ("image_url",), "input_file": ("file_data", "file_url")}  # fields of parts, by type
 
 
 def _known_part(part: object) -> object:
@@ -31,20 +33,18 @@ def _known_part(part: object) -> object:
     if not isinstance(part, Mapping):
         return part
     kind, file_id = part.get("type"), part.get("file_id")
-    if kind == "input_image" and isinstance(file_id, str) and part.get("image_url") is None:
-        if not file_id.lower().startswith(SCHEME):
-            raise ValueError(
-                f"file_id names a file of another service; send the picture as image_url, or the {SCHEME}... id of "
-                "POST /v1/images"
-            )
-        image = ImagePart.model_validate({"type": "image", "url": file_id, "detail": part.get("detail")})
-        image._field = "file_id"
-        return image
-    if kind == "input_file":
-        data = part.get("file_data")
-        if not (isinstance(data, str) and data.lstrip().lower().startswith("data:image/")):
-            raise ValueError("files are not read here; send text as input_text and pictures as input_image")
-    return part
+    fields = _CONTENTS.get(kind) if isinstance(kind, str) else None
+    if fields is None or not isinstance(file_id, str) or any(part.get(field) is not None for field in fields):
+        return part
+    if not file_id.lower().startswith(SCHEME):
+        raise ValueError(
+            f"file_id names a file of another service; send {' or '.join(fields)}, or the {SCHEME}... id of "
+            "POST /v1/images"
+        )
+    image_class = ImagePart if kind == "input_image" else FilePart
+    image = image_class.model_validate({"type": image_class.kind, "url": file_id, "detail": part.get("detail")})
+    image._field = "file_id"
+    return image
 
 
 def _part_schema(kind: str, *fields: str) -> dict[str, Any]:
@@ -61,6 +61,7 @@ _Part = Annotated[
         _part_schema("output_text", "text"),
         _part_schema("refusal", "refusal"),
         _part_schema("input_image", "image_url", "file_id", "detail"),
+        _part_schema("input_file", "file_data", "file_url", "file_id", "filename", "detail"),
     ),
 ]
 _Content = Annotated[
@@ -70,11 +71,7 @@ _Content = Annotated[
 ]
 
 
-def _text_for_null(value: object) -> object:
-    return "" if value is None else value
-
-
-_ContentOrNull = Annotated[_Content, BeforeValidator(_text_for_null)]
+_ContentOrNull = Annotated[_Content, BeforeValidator(empty_for_null)]
 
 
 # ---- items
@@ -166,7 +163,7 @@ class CallOutputItem(_Item):
         | Annotated[tuple[_Part, ...], Tag("<list>")]
         | Annotated[JsonObject, Tag("<object>")],
         by_form("must be a string or a list of parts"),
-        BeforeValidator(lambda value: _listed_as_text(_text_for_null(value))),
+        BeforeValidator(lambda value: _listed_as_text(empty_for_null(value))),
         AlsoTakes({"type": "null"}, {"type": "array", "items": {"type": "object"}}),
     ] = ""
 
@@ -229,7 +226,7 @@ def _tag(item: Any) -> str:
 
 
 class _OneOfSeveral:
-    """Annotates a union whose members are told apart by more than their JSON schemas say."""
+    """Annotates a union whose members differ by more than their JSON schemas say."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return handler(source)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pocketvlm.messages import ChunkChoice, TokenLogprob, ToolCallDelta
+from pocketvlm.server.protocols.call_arguments import parsed_arguments
 from pocketvlm.server.protocols.carried_thoughts import carry_thought
 from pocketvlm.server.protocols.responses.answer import (
     ItemStatus,
@@ -24,7 +25,7 @@ from pocketvlm.server.protocols.responses.answer import (
     ResponseShellCall,
     ResponseSummaryText,
 )
-from pocketvlm.server.protocols.responses.tools import CallableTool, Toolbox, parsed_arguments
+from pocketvlm.server.protocols.responses.tools import CallableTool, Toolbox
 
 Event = dict[str, Any]  # with its type, without its number
 

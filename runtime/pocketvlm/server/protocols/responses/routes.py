@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -35,10 +36,11 @@ class Responses:
         self._store = store
 
     def routes(self, answers: Answers) -> Iterator[Route]:
+        # A small body may name a whole conversation that is kept.
         for prefix in ("/v1", ""):
             path = f"{prefix}/responses"
-            yield Route(path, answers.endpoint(self.parse), methods=["POST"])
-            yield Route(f"{path}/input_tokens", answers.counter(self.parse), methods=["POST"])
+            yield Route(path, answers.endpoint(self.parse, in_thread=True), methods=["POST"])
+            yield Route(f"{path}/input_tokens", answers.counter(self.parse, in_thread=True), methods=["POST"])
             yield Route(f"{path}/{{id}}", self.show, methods=["GET", "DELETE"])
             yield Route(f"{path}/{{id}}/input_items", self.list_items, methods=["GET"])
 
@@ -68,9 +70,14 @@ class Responses:
         if isinstance(asked.input, str):
             sent: dict[str, Any] = {"type": "message", "role": "user", "content": asked.input}
             return [*placed, (StoredItem(sent, MessageItem(role="user", content=asked.input)), "input")]
+        ids = {stored.id for stored, _ in placed}
         for i, item in enumerate(asked.input or ()):
             path = f"input.{i}"
-            placed.append((self._stored(item, body["input"][i], path), path))
+            stored = self._stored(item, body["input"][i], path)
+            if stored.id in ids:  # lists of items name their places by ids
+                stored = stored.repeated()
+            ids.add(stored.id)
+            placed.append((stored, path))
         return placed
 
     def _stored(self, item: Item, sent: Mapping[str, Any], path: str) -> StoredItem:
@@ -112,7 +119,8 @@ class Responses:
             last_id=page[-1]["id"] if page else None,
             has_more=len(items) > len(page),
         )
-        return JSONResponse(listed.model_dump())
+        body = await asyncio.to_thread(listed.model_dump_json)
+        return Response(body, media_type="application/json")
 
     def _find(self, id: str) -> StoredResponse:
         if (response := self._store.find(id)) is None:

@@ -9,6 +9,7 @@ from pydantic import Field, Strict, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from pocketvlm.messages.base import Flag, Frozen, JsonObject, Open, Scalar, Text, by_form
+from pocketvlm.messages.ignored import Ignored
 from pocketvlm.messages.numbers import AnyNumber, Limit
 from pocketvlm.server.protocols.responses.items import Item
 
@@ -27,7 +28,7 @@ class ReasoningOptions(Open):
 
 class TextOptions(Frozen):
     format: JsonObject | None = None
-    verbosity: Annotated[Any, Field(description="Accepted and ignored.")] = None
+    verbosity: Ignored = None
 
 
 class ResponseStreamOptions(Open):
@@ -38,7 +39,6 @@ _Choice = Annotated[
     Annotated[Text, Tag("<string>")] | Annotated[JsonObject, Tag("<object>")],
     by_form("must be auto, none, required or a tool"),
 ]
-_Ignored = Annotated[Any, Field(description="Accepted and ignored.", repr=False)]
 _AsInChat = Annotated[Any, Field(description="As in chat completions.", repr=False)]
 
 
@@ -90,13 +90,13 @@ class CreateResponse(Frozen):
     enable_thinking: _AsInChat = None
     chat_template_kwargs: _AsInChat = None
     # What changes nothing here
-    max_tool_calls: _Ignored = None
-    service_tier: _Ignored = None
-    prompt_cache_retention: _Ignored = None
-    prompt_cache_options: _Ignored = None
-    context_management: _Ignored = None
-    moderation: _Ignored = None
-    client_metadata: _Ignored = None  # Codex
+    max_tool_calls: Ignored = None
+    service_tier: Ignored = None
+    prompt_cache_retention: Ignored = None
+    prompt_cache_options: Ignored = None
+    context_management: Ignored = None
+    moderation: Ignored = None
+    client_metadata: Ignored = None  # Codex
 
     @field_validator("background")
     @classmethod

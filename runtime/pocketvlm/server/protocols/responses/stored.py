@@ -8,8 +8,8 @@ import math
 import threading
 import time
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from pocketvlm.errors import RequestError
 from pocketvlm.server.protocols.responses.items import Item
 from pocketvlm.system.options import MEBIBYTES, Option, check_options
 
+_ITEM_SIZE = 2_000  # bytes of an item's objects, without its texts
 _PREFIXES = {"reasoning": "rs", "function_call": "fc", "custom_tool_call": "ctc"}  # of ids, by type; others are msg
 
 
@@ -57,9 +58,13 @@ class StoredItem:
 
     @cached_property
     def content(self) -> tuple[bytes, int]:
-        """The digest of what was sent, and its size in bytes."""
+        """The digest of what was sent, and about how many bytes of memory it takes."""
         written = json.dumps(self._sent).encode()
-        return hashlib.sha256(written).digest(), len(written)
+        return hashlib.sha256(written).digest(), len(written) + _ITEM_SIZE
+
+    def repeated(self) -> StoredItem:
+        """Return the same item with an id of its own."""
+        return StoredItem({name: value for name, value in self._sent.items() if name != "id"}, self.item)
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,9 @@ class StoredResponse:
     @property
     def conversation(self) -> tuple[StoredItem, ...]:
         return (*self.input, *self.output)
+
+
+_Key = tuple[bytes, int]  # the digest of an item, and how many equal ones stand before it in its conversation
 
 
 @dataclass
@@ -95,19 +103,20 @@ class ResponseStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._responses: OrderedDict[str, tuple[StoredResponse, float]] = OrderedDict()  # with their last use
-        self._shared: dict[bytes, _Shared] = {}
+        self._shared: dict[_Key, _Shared] = {}
         self._by_id: dict[str, StoredItem] = {}
         self._bytes = 0
 
     def add(self, id: str, body: bytes, input: Sequence[StoredItem], output: Sequence[StoredItem]) -> bool:
         """Keep an answer. Return False where the limits exclude it."""
         limits = self._limits
-        distinct = dict(item.content for item in (*input, *output))
-        if not limits.count or len(body) + sum(distinct.values()) > limits.size:
+        conversation = (*input, *output)
+        if not limits.count or len(body) + sum(item.content[1] for item in conversation) > limits.size:
             return False
         with self._lock:
             self._expire()
-            response = StoredResponse(id, body, self._share(input), self._share(output))
+            shared = self._share(conversation)
+            response = StoredResponse(id, body, shared[: len(input)], shared[len(input) :])
             self._responses[id] = response, self._clock()
             self._bytes += len(body)
             while len(self._responses) > limits.count or self._bytes > limits.size:
@@ -143,13 +152,12 @@ class ResponseStore:
 
     def _share(self, items: Sequence[StoredItem]) -> tuple[StoredItem, ...]:
         shared = []
-        for item in items:
-            digest, size = item.content
-            if digest not in self._shared:
-                self._shared[digest] = _Shared(item)
-                self._by_id[item.id] = item
-                self._bytes += size
-            entry = self._shared[digest]
+        for item, key in zip(items, _keys(items), strict=True):
+            if key not in self._shared:
+                self._shared[key] = _Shared(item)
+                self._by_id.setdefault(item.id, item)
+                self._bytes += item.content[1]
+            entry = self._shared[key]
             entry.uses += 1
             shared.append(entry.item)
         return tuple(shared)
@@ -159,17 +167,25 @@ class ResponseStore:
             return False
         response, _ = self._responses.pop(id)
         self._bytes -= len(response.body)
-        for item in response.conversation:
-            digest, size = item.content
-            entry = self._shared[digest]
+        for item, key in zip(response.conversation, _keys(response.conversation), strict=True):
+            entry = self._shared[key]
             entry.uses -= 1
             if not entry.uses:
-                del self._shared[digest]
-                self._by_id.pop(item.id, None)
-                self._bytes -= size
+                del self._shared[key]
+                self._bytes -= item.content[1]
+                if self._by_id.get(item.id) is item:
+                    del self._by_id[item.id]
         return True
 
     def _expire(self) -> None:
         oldest = self._clock() - self._limits.seconds
         for id in [id for id, (_, used) in self._responses.items() if used <= oldest]:
             self._drop(id)
+
+
+def _keys(conversation: Sequence[StoredItem]) -> Iterator[_Key]:
+    counts: Counter[bytes] = Counter()
+    for item in conversation:
+        digest, _ = item.content
+        yield digest, counts[digest]
+        counts[digest] += 1

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic_core import from_json
-
 from pocketvlm.errors import RequestError, shortened
 from pocketvlm.server.protocols.responses.items import ClientCallItem, CustomCallItem, FunctionCallItem
 
@@ -107,7 +105,7 @@ class Toolbox:
 
     def _add_callable(self, tool: Mapping[str, Any], place: str, namespace: str | None) -> None:
         kind = tool.get("type") or "function"
-        if kind not in ("function", "custom", *_CLIENT_TOOLS):
+        if not isinstance(kind, str) or kind not in ("function", "custom", *_CLIENT_TOOLS):
             known = ", ".join(("function", "custom", "namespace", *_CLIENT_TOOLS))
             raise RequestError(f"must be one of {known}, or a tool of OpenAI's, which is left out", f"{place}.type")
         nested = isinstance(tool.get("function"), Mapping)
@@ -126,25 +124,36 @@ class Toolbox:
         if isinstance(name, str) and isinstance(own_name, str):
             self._tools[name] = CallableTool(name, kind, own_name, namespace)
 
-    def choice(self, choice: str | Mapping[str, Any] | None) -> Any:
-        """Return a tool choice as a chat's. Raises RequestError for a tool that was left out."""
+    def choice(self, choice: str | Mapping[str, Any] | None) -> tuple[Any, dict[str, str]]:
+        """Return a tool choice as a chat's, and the client's paths of its fields.
+
+        Raises RequestError for a tool that was left out.
+        """
         if not isinstance(choice, Mapping):
-            return choice
+            return choice, {}
         kind = choice.get("type")
         if kind == "allowed_tools" and isinstance(tools := choice.get("tools"), list):
-            allowed = [tool for tool in tools if not (isinstance(tool, Mapping) and _is_hosted(tool.get("type")))]
-            named = [self._reference(tool) for tool in allowed]
-            return {"type": kind, "allowed_tools": {"mode": choice.get("mode", "auto"), "tools": named}}
+            named: list[Any] = []
+            paths = {"tool_choice.allowed_tools": "tool_choice"}
+            for i, tool in enumerate(tools):
+                if not (isinstance(tool, Mapping) and _is_hosted(tool.get("type"))):
+                    at = f"tool_choice.allowed_tools.tools.{len(named)}"
+                    paths |= dict.fromkeys((at, f"{at}.function"), f"tool_choice.tools.{i}")
+                    named.append(self._reference(tool))
+            return {"type": kind, "allowed_tools": {"mode": choice.get("mode", "auto"), "tools": named}}, paths
         if _is_hosted(kind):
             raise RequestError(f"{shortened(str(kind))} does not exist here", "tool_choice.type")
-        return self._reference(choice)
+        reference = self._reference(choice)
+        return reference, {} if reference is choice else {"tool_choice.function": "tool_choice"}
 
     def _reference(self, tool: Any) -> Any:
         if not isinstance(tool, Mapping):
             return tool
         kind = tool.get("type")
+        if not isinstance(kind, str) or kind not in ("function", "custom", *_CLIENT_TOOLS):
+            return tool
         name = kind if kind in _CLIENT_TOOLS else tool.get("name")
-        if kind not in ("function", "custom", *_CLIENT_TOOLS) or not isinstance(name, str):
+        if not isinstance(name, str):
             return tool
         known = (one.name for one in self._tools.values() if name in (one.name, one.own_name))
         return {"type": "function", "function": {"name": next(known, name)}}
@@ -170,15 +179,6 @@ def chat_call(item: FunctionCallItem | CustomCallItem | ClientCallItem) -> dict[
 def qualified(name: str, namespace: str | None) -> str:
     """Return the name of a function that stands for all of its tool."""
     return f"{namespace.removesuffix('__')}__{name}" if namespace else name
-
-
-def parsed_arguments(arguments: str) -> dict[str, Any]:
-    """Return the arguments of a call, which may be cut short."""
-    try:
-        value = from_json(arguments or "{}", allow_partial="trailing-strings")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _is_hosted(kind: object) -> bool:

@@ -52,7 +52,8 @@ def translate(
         body["logprobs"], body["top_logprobs"] = True, request.top_logprobs
     if toolbox.functions:
         body["tools"] = toolbox.functions
-    body["tool_choice"] = toolbox.choice(request.tool_choice)
+    body["tool_choice"], choice_paths = toolbox.choice(request.tool_choice)
+    paths |= choice_paths
     for i, place in enumerate(toolbox.places):
         paths[f"tools.{i}"] = place
         if "function" not in toolbox.functions[i]:
