@@ -177,6 +177,7 @@ def test_wrong_models_and_options(pictures: Path, tmp_path: Path) -> None:
     assert "text.png" in refused("inspect", pictures / "text.png")
     assert "detail" in refused("chat", "Hi", "-i", good, "--detail", "huge")
     assert "temperature" in refused("chat", "Hi", "-i", good, "--temperature", "9")
+    assert "fps" in refused("chat", "-i", good, "--fps", "0")
     assert "context" in refused("chat", "word " * 300, "-i", good, "--ctx-size", "256")
 
 

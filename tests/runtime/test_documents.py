@@ -15,13 +15,16 @@ import pytest
 from PIL import Image, ImageDraw
 
 from pdfs import pdf, rectangle, text
+from pocketvlm.documents import expand
 from pocketvlm.documents.document import Document
+from pocketvlm.documents.expand import expanded, page_of
 from pocketvlm.documents.fit import fit_for, printed_size, resolution
 from pocketvlm.documents.limits import DocumentLimits
-from pocketvlm.documents.open_document import open_document
+from pocketvlm.documents.open_document import open_document, open_part
 from pocketvlm.documents.pdf import PdfDocument
 from pocketvlm.documents.selection import PageSelection
 from pocketvlm.errors import ImageError, ImageFormatError, ImageTooLargeError, PasswordError, RequestError
+from pocketvlm.messages import ChatRequest, FilePart, ImagePart
 from pocketvlm.vision import families
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -58,7 +61,7 @@ def test_each_page_is_selected_once() -> None:
 
 
 @pytest.mark.parametrize("selected", ["", "0", "-3", "3-1", "a", "1,,2", "1.5", "1-2-3", "9" * 400, "1," * 2000 + "1"])
-def test_a_selection_that_is_none(selected: str) -> None:
+def test_what_is_not_a_selection(selected: str) -> None:
     with pytest.raises(RequestError) as caught:
         PageSelection.parse(selected, "--pages")
     assert caught.value.param == "--pages" and len(str(caught.value)) < 400
@@ -429,6 +432,64 @@ def test_pictures_of_one_file(format: str, options: dict[str, Any], unit: str) -
                 dark = np.flatnonzero(picture.pixels[32, :, 0] < 128)
                 assert picture.size == (96, 64) and picture.pages == 12
                 assert [dark[0], dark[-1]] == [page.number * 8 - 8, page.number * 8 - 1], page.label
+
+
+def test_frames_far_into_an_animation_are_refused() -> None:
+    """Pillow decodes all before them. The pages of other formats stand alone."""
+    animation = saved("GIF", duration=100, disposal=2)
+    first, *others = (Image.new("L", (96, 64), 6 * number) for number in range(40))
+    file = io.BytesIO()
+    first.save(file, "GIF", save_all=True, append_images=others, duration=100, disposal=2)
+    with open_document(file.getvalue(), max_pixels=96 * 64) as document:
+        assert document.read(32).size == (96, 64)
+        assert "frame 33: is too far from the first" in refusal(lambda: document.read(33), ImageTooLargeError)
+    with open_document(animation) as document:
+        document._count = 20_000  # a file of so many frames would take long to write
+        assert "at most 10,000" in refusal(lambda: document.read(10_001), ImageTooLargeError)
+    with open_document(saved("TIFF"), max_pixels=96 * 64) as document:
+        assert document.read(12).size == (96, 64)
+
+
+# ---- the files of a request
+
+
+def reading(files: int, limits: DocumentLimits, data: bytes, **options: Any) -> Callable[[], None]:
+    """Return what reads all pages of a request of some files."""
+    part = {"type": "file", "image": data, **options}
+    request = ChatRequest.parse([{"role": "user", "content": [part] * files}])
+
+    def read_all() -> None:
+        def open_one(one: FilePart, param: str) -> Document:
+            return open_part(one, param, limits, 10_000)
+
+        with expanded(request, open_one, lambda _: printed_size, limits) as whole:
+            for part in whole.request.messages[0].content or ():
+                if isinstance(part, ImagePart) and (page := page_of(part)):
+                    page.read()
+
+    return read_all
+
+
+def test_the_files_of_a_request_are_counted() -> None:
+    data = saved("GIF", duration=100, disposal=2)
+    reading(16, DocumentLimits(), data, pages="1")()
+    with pytest.raises(ImageTooLargeError, match="at most 16 files") as caught:
+        reading(17, DocumentLimits(), data, pages="1")()
+    assert caught.value.param == "messages.0.content.16.image"
+
+
+def test_opening_files_takes_time_of_the_request() -> None:
+    limits = DocumentLimits(request_seconds=0.01)  # a decoder's process takes longer to start
+    with pytest.raises(ImageTooLargeError, match=r"may take 0\.01 s to decode") as caught:
+        reading(2, limits, pdf([b""]))()
+    assert caught.value.param == "messages.0.content.1.image"
+
+
+def test_the_memory_of_pages_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expand, "_MAX_KEPT", 3 * 96 * 64 * 3)
+    reading(3, DocumentLimits(), saved("GIF", duration=100, disposal=2), pages="1")()
+    with pytest.raises(ImageTooLargeError, match="frame 4 of 12: the pages of a request may take"):
+        reading(1, DocumentLimits(), saved("GIF", duration=100, disposal=2))()
 
 
 def test_pictures_of_an_mpo_file() -> None:

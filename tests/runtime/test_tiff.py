@@ -24,6 +24,7 @@ from PIL import Image
 from pocketvlm.errors import ImageError, ImageFormatError, ImageTooLargeError
 from pocketvlm.messages import ImagePart
 from pocketvlm.pictures.images import Picture, read_picture
+from pocketvlm.pictures.tiff import _Directory
 
 Array = npt.NDArray[Any]
 HEIGHT, WIDTH = 9, 19
@@ -447,6 +448,14 @@ def test_scans_of_several_pages(compression: str) -> None:
     page.save(file, "TIFF", compression=compression, save_all=True, append_images=[blank, blank])
     picture = read(file.getvalue())
     assert picture.pages == 3 and picture.pixels[5, 5, 0] < 5 and picture.pixels[5, 35, 0] > 250
+
+
+def test_the_first_of_several_rationals_in_bigtiff() -> None:
+    """A field of 8 bytes holds one; of more, it is their place in the file."""
+    values = struct.pack("<4I", 204, 1, 98, 1)
+    for count, field in ((1, values[:8]), (2, struct.pack("<Q", 16))):
+        entries = {282: (5, count, field)}
+        assert _Directory(io.BytesIO(bytes(16) + values), "<", 0, entries).rational(282) == 204
 
 
 def test_a_chain_without_an_end() -> None:

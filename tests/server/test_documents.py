@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import base64
+import io
 from pathlib import Path
 from typing import Any
 
 import openai
+import pytest
 import requests
+from PIL import Image
 
 from pdfs import pdf, rectangle
+from pocketvlm.documents.expand import expanded
+from pocketvlm.documents.fit import printed_size
+from pocketvlm.engine.interface import CancellationToken
+from pocketvlm.errors import ImageTooLargeError
+from pocketvlm.messages import ChatRequest, ImagePart
+from pocketvlm.pictures.handles import PictureHandles
+from pocketvlm.pictures.known_files import KnownFiles
+from pocketvlm.server.pictures import Pictures
+from pocketvlm.server.settings import Settings
 from server.conftest import Server, Start, refused
 
 COLOURS = ("0.86 0.12 0.12", "0.12 0.3 0.86", "0.1 0.6 0.2")
@@ -98,3 +110,35 @@ def test_limits(serve: Start) -> None:
     reply = server.post(body(file(pdf([slow], box="[0 0 100 100]"))))
     assert "page 1: cannot be drawn: it takes more than 0.3 s to decode" in refused(reply, 400)
     assert server.ask([file(squares(2), pages="2"), QUESTION])["choices"][0]["message"]["content"] == "Blue"
+
+
+def frames(count: int) -> bytes:
+    """A TIFF of pages of 96x64."""
+    pages = [Image.new("RGB", (96, 64), (0, 0, number)) for number in range(count)]
+    data = io.BytesIO()
+    pages[0].save(data, "TIFF", save_all=True, append_images=pages[1:])
+    return data.getvalue()
+
+
+def test_the_pixels_of_pages_are_counted() -> None:
+    """A request may have as many as 32 of the largest pictures."""
+    settings = Settings(max_pixels=96 * 64)
+    part = {"type": "file", "base64": base64.b64encode(frames(40)).decode()}
+    for pages, refused_at in (("1-32", None), ("1-33", 33)):
+        pictures = Pictures(settings, PictureHandles(), KnownFiles(), CancellationToken())
+        request = ChatRequest.parse(body({**part, "pages": pages})["messages"])
+        with expanded(request, pictures.open_file, lambda _: printed_size, settings.documents) as whole:
+            images = [one for one in whole.request.messages[0].content or () if isinstance(one, ImagePart)]
+            for number, image in enumerate(images, 1):
+                if number == refused_at:
+                    with pytest.raises(ImageTooLargeError, match="196,608 pixels together") as caught:
+                        pictures.read(image, whole.param(0, 0))
+                    assert caught.value.param == "messages.0.content.0.base64"
+                else:
+                    pictures.read(image, whole.param(0, 0))
+
+
+def test_errors_of_a_handle_name_its_field(server: Server) -> None:
+    handle = requests.post(f"{server.base}/images", data=frames(3), timeout=30).json()["id"]
+    reply = server.post(body({"type": "file", "url": handle, "pages": "9"}))
+    assert "there is no page 9; it has 3" in refused(reply, 400, "messages.0.content.0.url", "invalid_image")

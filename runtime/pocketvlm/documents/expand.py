@@ -14,9 +14,12 @@ from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.documents.selection import PageSelection
 from pocketvlm.errors import ImageTooLargeError
 from pocketvlm.messages import ChatRequest, FilePart, ImagePart, ImageURLPart, Part, TextPart
+from pocketvlm.messages.parts import source_path
 from pocketvlm.pictures.images import Picture, packed
 
 FileOpener = Callable[[FilePart, str], Document]  # (part, path of its field in the request)
+_MAX_FILES = 16  # of a request; each may have a process
+_MAX_KEPT = 1 << 30  # bytes of the pages of a request
 _UNPACKED = 4  # pages of a request; others are kept as files, a tenth of their size
 
 
@@ -58,7 +61,7 @@ def expanded(
     """Yield the request with the pages of its files, which can be read until the end.
 
     `fit` says how large the pages of a part are drawn. Raises ImageError for files that cannot be opened, pages that
-    are not there, and more pages than the limits allow; RequestError for a selection that is none.
+    are not there, and more files or pages than the limits allow; RequestError for a text that selects no pages.
     """
     budget = _Budget(limits)
     messages, places = [], dict[int, tuple[int, ...]]()
@@ -70,7 +73,8 @@ def expanded(
                 for j, part in enumerate(content):
                     if isinstance(part, FilePart):
                         param = f"messages.{i}.content.{j}"
-                        document = files.enter_context(open_file(part, param))
+                        with budget.opening(source_path(part, param)):
+                            document = files.enter_context(open_file(part, param))
                         pairs += [(j, one) for one in _pages(part, param, document, fit(part), budget)]
                     else:
                         pairs.append((j, part))
@@ -104,19 +108,42 @@ class _Budget:
     def __init__(self, limits: DocumentLimits) -> None:
         self.limits = limits
         self.pages_left = limits.pages
+        self._files_left = _MAX_FILES
         self._seconds_left = limits.request_seconds
+        self._bytes_left = _MAX_KEPT
         self._read = 0
 
-    def spend(self, page: Page, fit: Fit) -> Picture:
+    @contextmanager
+    def opening(self, field: str) -> Iterator[None]:
+        """Count a file, and the time that opening it takes; `field` is its path in the request."""
+        if self._files_left <= 0:
+            raise ImageTooLargeError(f"a request may have at most {_MAX_FILES} files of several pictures", field)
+        self._files_left -= 1
         if self._seconds_left <= 0:
-            raise page.document.source.error(
-                f"{page.label}: the files of a request may take {self.limits.request_seconds:g} s to decode; choose "
-                "fewer pages",
-                ImageTooLargeError,
-            )
-        began = time.perf_counter()
-        picture = page.read(fit)
-        self._read += 1
-        picture = packed(picture) if self._read > _UNPACKED else picture
-        self._seconds_left -= time.perf_counter() - began
+            raise ImageTooLargeError(f"{self._late}; send fewer", field)
+        with self._timed():
+            yield
+
+    def spend(self, page: Page, fit: Fit) -> Picture:
+        source = page.document.source
+        if self._seconds_left <= 0:
+            raise source.error(f"{page.label}: {self._late}; choose fewer pages", ImageTooLargeError)
+        with self._timed():
+            picture = page.read(fit)
+            self._read += 1
+            picture = packed(picture) if self._read > _UNPACKED else picture
+        self._bytes_left -= picture.data.nbytes
+        if self._bytes_left < 0:
+            message = f"the pages of a request may take {_MAX_KEPT >> 20:,} MB together; choose fewer pages"
+            raise source.error(f"{page.label}: {message}", ImageTooLargeError)
         return picture
+
+    @property
+    def _late(self) -> str:
+        return f"the files of a request may take {self.limits.request_seconds:g} s to decode"
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._seconds_left -= time.perf_counter() - began

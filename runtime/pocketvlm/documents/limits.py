@@ -14,7 +14,8 @@ from pocketvlm.system.options import MEBIBYTES, Option, check_options
 class DocumentLimits:
     """Limits for documents. Raises RequestError whose `param` names the field.
 
-    `seconds` and `memory` (not on Windows) hold for the process that decodes; beyond them, it is ended.
+    `seconds` and `memory` hold for the process that decodes; beyond them, it is ended. Windows has no such limits, and
+    macOS perhaps none of memory.
     """
 
     pages: Annotated[

@@ -12,14 +12,13 @@ from pocketvlm.documents.document import Document
 from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.documents.pdf import PdfDocument
 from pocketvlm.documents.stills import StillsDocument
-from pocketvlm.documents.video import Sampling, VideoDocument, video_format
+from pocketvlm.documents.video import Sampling, VideoDocument
 from pocketvlm.errors import shortened
 from pocketvlm.messages import FilePart
 from pocketvlm.messages.field_errors import request_error
-from pocketvlm.pictures.images import MAX_PIXELS, is_iso_picture
+from pocketvlm.messages.file_kinds import HEAD, is_pdf, video_format
+from pocketvlm.pictures.images import MAX_PIXELS
 from pocketvlm.pictures.sources import find_source, open_file
-
-_HEAD = 1024  # bytes; PDFs of some programs begin with something else
 
 
 def open_document(
@@ -43,6 +42,7 @@ def open_document(
 
     Raises ImageError, which names the file, and PasswordError where the file is encrypted.
     """
+    Sampling(fps, frames)
     try:
         part = FilePart(type="file", image=source, password=password, fps=fps, frames=frames)
     except ValidationError as error:
@@ -60,12 +60,12 @@ def open_part(part: FilePart, param: str, limits: DocumentLimits, max_pixels: in
     if content == b"":
         raise source.error("is empty")
     with open_file(content, source) if isinstance(content, Path) else io.BytesIO(content) as file:
-        head = file.read(_HEAD)
-    if b"%PDF-" in head:
+        head = file.read(HEAD)
+    if is_pdf(head):
         path = content.absolute() if isinstance(content, Path) else content
         return PdfDocument(source, path, limits, part.password)
-    if (format := video_format(head)) is not None and not is_iso_picture(head):
+    if (format := video_format(head)) is not None:
         path = content.absolute() if isinstance(content, Path) else content
-        sampling = Sampling(part.fps, part.frames)
+        sampling = Sampling(part.fps, part.frames, f"{param}.fps")
         return VideoDocument(source, path, format, limits, sampling, max_pixels)
     return StillsDocument(source, content, max_pixels)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 import time
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,30 +19,22 @@ from pocketvlm.pictures.sources import Source
 _WORKER = "pocketvlm.documents.video_worker"
 _FRAMES = 8  # of a video, where nothing else is asked for
 _MAX_FRAMES = 100_000
-# FFmpeg's demuxers, by how files begin.
-_FORMATS = (
-    (re.compile(rb".{4}(ftyp|moov|mdat|wide|free|skip)", re.DOTALL), "mov"),
-    (re.compile(rb"\x1a\x45\xdf\xa3"), "matroska"),
-    (re.compile(rb"RIFF.{4}AVI ", re.DOTALL), "avi"),
-    (re.compile(rb"G.{187}G.{187}G", re.DOTALL), "mpegts"),
-)
-
-
-def video_format(head: bytes) -> str | None:
-    """Return FFmpeg's name of a video's format; None for other files. The caller knows pictures of this beginning."""
-    return next((name for signature, name in _FORMATS if signature.match(head)), None)
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which frames: `fps` of each second, or `frames` at even times; by default a few. RequestError for nonsense."""
+    """Which frames: `fps` of each second, or `frames` at even times; by default a few.
+
+    Raises RequestError for both; `param` is the path of `fps` in the request.
+    """
 
     fps: float | None = None
     frames: int | None = None
+    param: InitVar[str] = "fps"
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, param: str) -> None:
         if self.fps is not None and self.frames is not None:
-            raise RequestError("cannot be combined with frames", "fps")
+            raise RequestError("cannot be combined with frames", param)
 
     def times(self, seconds: float, count: int) -> list[float]:
         """Return the times for a video of a length and a number of frames."""

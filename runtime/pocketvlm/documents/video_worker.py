@@ -7,6 +7,7 @@ addresses, such as playlists, are never tried.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ import numpy as np
 from pocketvlm.documents.decoder_worker import Answer, Decoder, DecodingError, serve
 
 _SEEK_BEYOND = 5.0  # seconds; what is nearer is reached by decoding on
+_BACK = (5.0, 20.0, math.inf)  # seconds before a time, tried in turn where a seek went beyond it
+_MOST_DAMAGED = 100  # packets in a row
 _ATTACHED_PICTURE = 0x0400  # AV_DISPOSITION_ATTACHED_PIC: the cover of a song
 
 
@@ -80,13 +83,25 @@ class _Video:
     def _frame_at(self, time: float) -> Any:
         here = self._time_of(self._current)
         if self._current is None or time < here or time > here + _SEEK_BEYOND:
-            self._seek(time)
+            self._seek_before(time)
         while self._next is not None and self._time_of(self._next) <= time + 1e-6:
             self._advance()
         return self._current
 
+    def _seek_before(self, time: float) -> None:
+        """Go to a frame that is not later than `time`.
+
+        Formats without an index, such as MPEG-TS, are sought by the times of packets. From there, the first frame that
+        can be decoded may be a whole group of pictures later.
+        """
+        for back in (0.0, *_BACK):
+            self._seek(time - back)
+            found = self._current is not None and self._time_of(self._current) <= time + 1e-6
+            if found or time <= back:
+                return
+
     def _seek(self, time: float) -> None:
-        place = int((time + self._start) / self._stream.time_base)
+        place = int((time + self._start) / self._stream.time_base) if time > 0 else 0
         with suppress(av.FFmpegError):
             self._container.seek(max(0, place), stream=self._stream, backward=True)
         self._frames = self._container.decode(self._stream)
@@ -95,10 +110,14 @@ class _Video:
         self._advance()
 
     def _advance(self) -> None:
-        """Go to the next frame; the last one of a damaged file is the last that can be decoded."""
+        """Go to the next frame, past damaged ones; the last of a damaged file is the last that can be decoded."""
         following = None
-        with suppress(av.FFmpegError):
-            following = next(self._frames, None)
+        for _ in range(_MOST_DAMAGED):
+            try:
+                following = next(self._frames, None)
+                break
+            except av.FFmpegError:
+                self._frames = self._container.decode(self._stream)
         self._current = self._next or self._current
         self._next = following
         if self._current is None:

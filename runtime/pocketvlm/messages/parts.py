@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from pocketvlm.messages.base import AlsoTakes, Open, Text, TextOrNull, by_form, empty_for_null
+from pocketvlm.messages.file_kinds import HEAD, is_pdf, video_format
 from pocketvlm.messages.numbers import AnyNumber, Limit
 
 Detail = Literal["auto", "low", "high"]
@@ -261,7 +262,6 @@ def _texts(part: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
 _FOREIGN_PICTURES = ("input_image", "image_file", "media")
 _FILES = ("file", "input_file", "document", "video", "video_url", "input_video")
 _SUFFIXES = (".pdf", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
-_PDF, _PDF_HEAD = b"%PDF-", 1024  # bytes; some programs begin a PDF with something else
 _OF_SEVERAL = re.compile(r"\s*data:\s*(application/pdf|video/)", re.IGNORECASE)
 _FORMS = {
     **dict.fromkeys(_TEXT_KEYS, "<text>"),
@@ -286,8 +286,8 @@ def _form(part: Any) -> str:
 
 def _has_several(part: Mapping[str, Any]) -> bool:
     """Return whether a picture is a PDF or video, by its name, MIME type or bytes: all of it is meant."""
-    if isinstance(data := part.get("image"), bytes) and _PDF in data[:_PDF_HEAD]:
-        return True
+    if isinstance(data := part.get("image"), bytes):
+        return is_pdf(head := data[:HEAD]) or video_format(head) is not None
     texts = (_at(part, path) for path in (*_URLS, *_TEXTS, "path", "image"))
     names = [str(text) for text in texts if isinstance(text, str | Path)]
     return any(_OF_SEVERAL.match(name[:64]) or name[-5:].lower().endswith(_SUFFIXES) for name in names)

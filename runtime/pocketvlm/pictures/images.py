@@ -21,6 +21,7 @@ from typing import IO, TYPE_CHECKING
 
 from pocketvlm.errors import ImageError, ImageTooLargeError, shortened
 from pocketvlm.messages import ImagePart, ImageURLPart
+from pocketvlm.messages.file_kinds import AVIF_BRANDS, HEIF_BRANDS, brands, is_pdf
 from pocketvlm.pictures.formats import FORMATS
 from pocketvlm.pictures.known_files import KnownFile, KnownFiles
 from pocketvlm.pictures.opened import MAX_SIDE, Opened, UnsupportedKindError
@@ -38,8 +39,6 @@ MAX_PIXELS = 100_000_000
 _LARGEST_KNOWN = 32 << 20  # bytes: larger files are not read into memory to look whether they are known
 
 _ORIENTATION = 0x0112  # the EXIF tag
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
-_AVIF_BRANDS = {b"avif", b"avis"}
 _READERS = (
     (re.compile(rb"GIF8[79]a"), "PIL.GifImagePlugin", "GifImageFile"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "PIL.WebPImagePlugin", "WebPImageFile"),
@@ -311,7 +310,7 @@ def _opener(head: bytes, source: Source) -> tuple[int, Callable[[IO[bytes]], Ope
         if match := signature.match(head):
             opener = getattr(importlib.import_module(f"pocketvlm.pictures.{module}"), name)
             return match.end(), opener
-    if b"%PDF-" in head:
+    if is_pdf(head):
         raise source.error("is a PDF; give it as a part of type file, or with a name that ends in .pdf")
     raise source.error(f"is not a picture of a supported format ({FORMATS})")
 
@@ -324,14 +323,14 @@ def _open_with(reader: _Reader, file: IO[bytes]) -> Opened:
 
 def _iso_reader(head: bytes, source: Source) -> _Reader:
     """Return the reader for AVIF or HEIC. They share a container, whose first box lists brands."""
-    brands = _brands(head)
-    if brands & _AVIF_BRANDS:
+    found = brands(head)
+    if found & AVIF_BRANDS:
         try:
             from PIL.AvifImagePlugin import AvifImageFile
         except ImportError:
             raise source.error('this Pillow cannot read AVIF: pip install "pillow>=11.3"') from None
         return AvifImageFile
-    if brands & _HEIF_BRANDS:
+    if found & HEIF_BRANDS:
         try:
             from pillow_heif import HeifImageFile
         except ImportError:
@@ -339,16 +338,6 @@ def _iso_reader(head: bytes, source: Source) -> _Reader:
         reader: _Reader = HeifImageFile
         return reader
     raise source.error(f"is not a picture of a supported format ({FORMATS})")
-
-
-def is_iso_picture(head: bytes) -> bool:
-    """Return whether a file that begins with a box of brands is AVIF or HEIC, and not a video."""
-    return bool(_brands(head) & (_AVIF_BRANDS | _HEIF_BRANDS))
-
-
-def _brands(head: bytes) -> set[bytes]:
-    box = head[: int.from_bytes(head[:4], "big")]
-    return {box[8:12], *(box[start : start + 4] for start in range(16, len(box), 4))}
 
 
 def _webp_canvas(head: bytes) -> tuple[int, int] | None:

@@ -212,7 +212,7 @@ class _Directory:
         kind, count, field = self.entries.get(tag, (0, 0, b""))
         if kind != 5 or not count:
             return 0.0
-        if len(field) < 8:
+        if 8 * count > len(field):
             self.file.seek(int.from_bytes(field, "little" if self.order == "<" else "big"))
             field = self.file.read(8)
         if len(field) < 8:

@@ -44,7 +44,9 @@ class Pictures:
         field = source_path(part, param)
         sent = self._sent(part, param, field)
         if sent is not part:
-            part = part.model_copy(update={"url": None, "base64": None, "image": getattr(sent, "image", None)})
+            copy = part.model_copy(update={"url": None, "base64": None, "image": getattr(sent, "image", None)})
+            copy._field = part.field
+            part = copy
         try:
             return open_part(part, param, self._document_limits, self._limit, local=False)
         except ImageError as error:
@@ -55,13 +57,16 @@ class Pictures:
         self._cancellation.check()
         field = source_path(part, param)
         if (page := page_of(part)) is not None:
-            return self._counted(page.read())
+            self._check_left(self._pixels_left > 0, field)
+            picture = self._counted(page.read())
+            self._check_left(self._pixels_left >= 0, field)
+            return picture
         part = self._sent(part, param, field)
         try:
             picture = read_picture(
                 part,
                 param,
-                max_pixels=min(self._limit, self._pixels_left),
+                max_pixels=min(self._limit, max(0, self._pixels_left)),
                 max_unpacked=self._unpacked_left,
                 local=False,
                 known=self._known,
@@ -69,7 +74,7 @@ class Pictures:
         except ImageTooLargeError as error:
             message = error.message
             if self._pixels_left < self._limit:
-                message += f" (the pictures of a request may have {_MAX_DECODED * self._limit:,} pixels together)"
+                message += f" ({self._together})"
             raise ImageTooLargeError(message, field) from None
         except ImageError as error:
             raise type(error)(error.message, field) from None
@@ -84,6 +89,14 @@ class Pictures:
         if self._fetcher and url is not None and url.lower().startswith(("http://", "https://")):
             return ImagePart(type="image", image=self._fetcher.fetch(url, field))
         return part
+
+    @property
+    def _together(self) -> str:
+        return f"the pictures of a request may have {_MAX_DECODED * self._limit:,} pixels together"
+
+    def _check_left(self, is_left: bool, field: str) -> None:
+        if not is_left:
+            raise ImageTooLargeError(f"{self._together}; choose fewer pages", field)
 
     def _counted(self, picture: Picture) -> Picture:
         """Subtract a picture from what the others of the request may have."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.system.limits import ONE_BLAS_THREAD
+
 # Options of a process that Ctrl-C in a terminal does not reach: that is for its parent. In another session, it would
 # compete with its parent for cores, sched(7).
 OWN_GROUP: Any = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
@@ -142,5 +144,6 @@ def start(module: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def start_binary(module: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a process as `start` does, with pipes of bytes."""
-    return subprocess.Popen(python(_RUN_MODULE, module, *arguments), **_PIPES)
+    """Start a process as `start` does, with pipes of bytes. It may use NumPy where threads or memory are few."""
+    environment = {**ONE_BLAS_THREAD, **os.environ}
+    return subprocess.Popen(python(_RUN_MODULE, module, *arguments), env=environment, **_PIPES)
