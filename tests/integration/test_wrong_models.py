@@ -186,15 +186,21 @@ def test_bundle_whose_hash_does_not_match(bundle: Path, pair: tuple[Path, Path])
         VLM.load(bundle)
 
 
+def twice(text: str) -> str:
+    manifest = json.loads(text)
+    return json.dumps({**manifest, "files": manifest["files"] * 2})
+
+
 @pytest.mark.parametrize(
     ("edit", "words"),
     [
         (lambda text: text[: len(text) // 2], "manifest.json"),
         (lambda _: "[]", "manifest.json"),
+        (twice, "files: .*lists a file twice"),
         (lambda text: text.replace('"format": 1', '"format": 7'), "format"),
         (lambda text: json.dumps(json.loads(text) | {"surprise": 1}), "surprise"),
     ],
-    ids=["cut", "list", "format", "key"],
+    ids=["cut", "list", "twice", "format", "key"],
 )
 def test_broken_manifest(bundle: Path, edit: Callable[[str], str], words: str) -> None:
     manifest = bundle / "manifest.json"

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from pocketvlm.errors import BundleError, ModelNotFoundError, quoted, shortened
 from pocketvlm.system.atomic import new_file
@@ -145,6 +145,14 @@ class Manifest(BaseModel):
     notes: tuple[str, ...] = ()
     imatrix: ImportanceMatrix | None = None
     proof: Proof | None = None
+
+    @field_validator("files")
+    @classmethod
+    def _each_once(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+        names = [entry.name for entry in files]
+        if len({*names}) < len(names):
+            raise ValueError("lists a file twice")
+        return files
 
     def entry(self, role: Role) -> FileEntry | None:
         return next((entry for entry in self.files if entry.role == role), None)

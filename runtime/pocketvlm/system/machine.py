@@ -33,11 +33,13 @@ def physical_cores() -> int:
 
 def idle_seconds() -> float | None:
     """Return how long the allowed CPUs have been idle so far, all together (proc_stat(5)); None where it is unknown."""
+    if sys.platform != "linux":
+        return None
     try:
         lines = Path("/proc/stat").read_text().splitlines()
         allowed = {f"cpu{number}" for number in os.sched_getaffinity(0)}
         ticks = os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError, ValueError):
+    except (OSError, ValueError):
         return None
     times = [line.split() for line in lines if line.startswith("cpu")]
     return sum(int(idle) + int(waiting) for name, _, _, _, idle, waiting, *_ in times if name in allowed) / ticks
