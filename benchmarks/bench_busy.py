@@ -2,7 +2,7 @@
 
 `--what prefill` and `--what encoder` measure a new text and a new picture, for which the number is always fixed.
 
-The models, each in its own process, take turns beside no, one and two busy loops. Then the loops end while an answer
+The models, each in its own process, take turns while no, one and two busy loops run. Then the loops end while an answer
 runs: how long until it has all threads again. SmolVLM-256M's shapes with random weights, or BUNDLE.
 
 What else runs on the machine is seen in /proc/stat (programs of lower priority are not counted). Where it takes more

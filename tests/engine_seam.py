@@ -36,7 +36,7 @@ def local(vlm: VLM) -> Any:
 
 def prompt_of(vlm: VLM, messages: Sequence[Any]) -> Any:
     """Render messages to the prompt of a `Generation`."""
-    return vlm._prompt(ChatRequest.parse(messages), vlm._read)
+    return vlm._prepared(ChatRequest.parse(messages)).prompt
 
 
 def units_of(vlm: VLM, messages: Sequence[Any], pictures: list[Any] | None = None) -> list[Any]:

@@ -1,8 +1,8 @@
 """Ask iota through real clients: `.venv/bin/python scripts/clients/run.py [CLIENT...]`.
 
 Installs the clients, in the versions that stand beside this file, into a temporary folder (from PyPI and npm, so this
-needs the network, and node for those from npm), starts `pocketvlm serve` on loopback, and runs checks.py and checks.mjs
-against it.
+needs the network, and node for those from npm), starts `pocketvlm serve` on loopback, and runs checks.py,
+anthropic_checks.py, ollama_checks.py and checks.mjs against it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 PICTURE = HERE.parent.parent / "docs" / "sample.png"
-ANTHROPIC = "anthropic:"  # before the names of clients of Anthropic's API
+ANTHROPIC, OLLAMA = "anthropic:", "ollama:"  # before the names of clients of these APIs
 
 
 def main() -> None:
@@ -39,12 +39,16 @@ def chosen(wanted: list[str]) -> dict[str, tuple[str, list[str]]]:
     """Return the script and the names of its clients by requirements; no names mean all that are installed."""
     apart = "llama-index-llms-openai-like"  # it needs another version of openai than the others
     python = [client for client in wanted if not client.startswith("npm:")]
-    openai = [client for client in python if client != apart and not client.startswith(ANTHROPIC)]
-    anthropic = [client.removeprefix(ANTHROPIC) for client in python if client.startswith(ANTHROPIC)]
+    openai = [client for client in python if client != apart and not client.startswith((ANTHROPIC, OLLAMA))]
+    anthropic, ollama = (
+        [client.removeprefix(prefix) for client in python if client.startswith(prefix)]
+        for prefix in (ANTHROPIC, OLLAMA)
+    )
     environments = {
         "requirements.txt": ("checks.py", openai),
         "requirements-llama-index.txt": ("checks.py", [client for client in python if client == apart]),
         "requirements-anthropic.txt": ("anthropic_checks.py", anthropic),
+        "requirements-ollama.txt": ("ollama_checks.py", ollama),
     }
     if wanted:
         return {name: (script, clients) for name, (script, clients) in environments.items() if clients}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine_seam import local
 from pocketvlm import VLM
+from pocketvlm.engine.in_process import adapts_threads
+from pocketvlm.engine.interface import EngineOptions
+from pocketvlm.engine.loading.device_placement import DevicePlacement
 from pocketvlm.engine.scheduling import step
+from pocketvlm.engine.scheduling.prefill_budget import PrefillBudget
 from pocketvlm.engine.scheduling.thread_count import ThreadCountPolicy
+from pocketvlm.engine.speculative.draft_length import draft_length_policy
 from pocketvlm.files.cache_type import CacheType
 from pocketvlm.native.context import Context, Logits
 from pocketvlm.native.llama import Model
@@ -117,3 +125,44 @@ def test_idle_seconds() -> None:
         pytest.skip("not known on this system")
     after = idle_seconds()
     assert after is not None and after >= before >= 0
+
+
+def test_steps_without_room_for_prompts_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where answers and prompts cannot be in one batch, as with hybrid models."""
+
+    class Recording(ThreadCountPolicy):
+        def record(self, rows: int, *_: float) -> None:
+            seen.append(rows)
+
+    seen: list[int] = []
+    rows = PrefillBudget.rows
+    monkeypatch.setattr(step, "ThreadCountPolicy", Recording)
+    monkeypatch.setattr(PrefillBudget, "rows", lambda self, answers, *a, **k: 0 if answers else rows(self, 0, *a, **k))
+    with VLM.load(threads=2, context_size=512, parallel=2, speculate="off") as vlm:
+        local(vlm)._context.needs_equal_counts = True
+        stream = vlm.stream(ASKED, max_tokens=24, ignore_eos=True)
+        next(stream)
+        with ThreadPoolExecutor(1) as pool:
+            later = pool.submit(vlm.chat, ASKED, max_tokens=1)
+            list(stream)
+            later.result()
+    assert len(seen) == 23
+
+
+@pytest.mark.parametrize(
+    ("options", "layers", "system", "adapts"),
+    [
+        (EngineOptions(), 0, "linux", True),
+        (EngineOptions(), 1, "linux", False),
+        (EngineOptions(), 0, "win32", False),
+        (EngineOptions(exact=True), 0, "linux", True),
+        (EngineOptions(exact=True, speculate="on"), 0, "linux", False),
+        (EngineOptions(speculate="on"), 0, "linux", True),
+    ],
+)
+def test_where_the_number_adapts(
+    options: EngineOptions, layers: int, system: str, adapts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    policy = draft_length_policy(options.speculate, exact=options.exact, needs_checkpoints=False)
+    assert adapts_threads(options, DevicePlacement(None, layers, False, ""), policy) is adapts

@@ -185,3 +185,59 @@ def test_steps_before_a_pause_are_not_compared() -> None:
     assert policy.count == 1
     simulate(policy, two_cores((0.020, 0.015), (0, 0), until=0), 0.5, since=60)
     assert policy.count == 2
+
+
+def test_fewer_where_the_number_of_rows_alternates() -> None:
+    """Each is compared with its own."""
+    policy, now = ThreadCountPolicy(2), 0.0
+    for number in range(60):
+        rows, count = 1 + number % 2, policy.next_count(now)
+        wall = {1: 0.020, 2: 0.036}[count] * rows
+        now += wall
+        policy.record(rows, wall, 0.75 * count * wall, now)
+    assert policy.count == 1
+    assert not policy.compares
+
+
+def test_a_trial_ends_where_no_two_steps_are_alike() -> None:
+    policy, compared = ThreadCountPolicy(2), []
+    for number in range(1, 200):
+        now, count = number / 20, policy.next_count(number / 20)
+        compared.append(policy.compares)
+        policy.record(number, 0.04, 0.75 * count * 0.04, now + 0.04)
+    assert any(compared)
+    assert not all(compared[-30:])
+    assert policy.count == 2
+
+
+def test_more_are_tried_again_however_long_a_trial_took() -> None:
+    """Its only step was stopped for 20 seconds, as a suspended process is."""
+    policy = ThreadCountPolicy(2)
+    simulate(policy, two_cores((0, 0), (0.010, 0.018)), 5)
+    steps = simulate(policy, lambda count, now: (20.0, 0.5) if count == 2 and now < 25 else (0.01, 1.0), 30, since=5)
+    assert steps[-1][0] > 25
+    steps = simulate(policy, two_cores((0.02, 0.011), (0, 0), until=0), 32, since=steps[-1][0])
+    assert steps[-1][1] == 2
+
+
+@pytest.mark.parametrize("step", [0.03, 0.09])
+def test_all_where_steps_are_not_recorded(step: float) -> None:
+    """Under load all steps have rows of prompts."""
+    policy = ThreadCountPolicy(8, idle=lambda: 0.0)
+    simulate(policy, many_cores(8, 4), 5)
+    assert policy.count == 4
+    counts = [policy.next_count(5 + number * step) for number in range(300)]
+    assert counts[-1] == 8
+    assert policy.prompt_count(5 + 300 * step) == 8
+
+
+def test_few_recorded_steps_suffice() -> None:
+    """One of 16 has no rows of prompts."""
+    policy, now = ThreadCountPolicy(2), 0.0
+    for number in range(16 * 30):
+        count = policy.next_count(now)
+        wall = {1: 0.080, 2: 0.150}[count]
+        now += wall
+        if number % 16 == 15:
+            policy.record(1, wall, 0.75 * count * wall if count == 2 else 0.98 * wall, now)
+    assert policy.count == 1

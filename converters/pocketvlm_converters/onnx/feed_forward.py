@@ -16,7 +16,7 @@ import numpy as np
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.onnx.graph import Graph
 
-_FLOAT_SHARE = 16  # one channel in so many stays in float
+_FLOAT_SHARE = 16  # of this number of channels, one stays in float
 # How int8 encoders are made, for their metadata.
 METHOD = f"1/{_FLOAT_SHARE} of the MLPs' inner channels in float16, errors cancelled for samples of the inputs"
 

@@ -6,6 +6,7 @@ needed is that of its activations.
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +39,8 @@ def sampled_inputs(family: Family, part: Part, folder: Path, progress: Progress 
     """Return samples of the inputs of the encoder's matrices, from temporary files in `folder`."""
     tiles = list(_tiles(part))
     progress(_STEP, 0, len(tiles))
-    with tempfile.TemporaryDirectory(prefix="inputs-", dir=folder) as name:
+    # Errors are ignored because Windows does not delete files that are still mapped.
+    with tempfile.TemporaryDirectory(prefix="inputs-", dir=folder, ignore_cleanup_errors=True) as name:
         with Graph(Path(name) / "encoder.onnx", "fp32", weight_count(part)) as graph:
             graph.finish(family.vision_graph(graph), {}, observed=True)
         values = sorted(set(graph.inputs.values()))
@@ -53,7 +55,13 @@ def sampled_inputs(family: Family, part: Part, folder: Path, progress: Progress 
                 samples[value] = np.memmap(path, np.float32, "r").reshape(-1, rows.shape[1])
             progress(_STEP, number, len(tiles))
         del session
-        yield {label: samples[value] for label, value in graph.inputs.items()}
+        inputs: dict[str, npt.NDArray[np.float32]] = {label: samples[value] for label, value in graph.inputs.items()}
+        samples.clear()
+        try:
+            yield inputs
+        finally:
+            inputs.clear()
+            gc.collect()  # unmaps the files, also those in cycles
 
 
 def _session(path: Path) -> Any:

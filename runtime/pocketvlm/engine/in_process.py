@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections import Counter
@@ -24,6 +25,7 @@ from pocketvlm.engine.interface import (
     TokenCount,
 )
 from pocketvlm.engine.kv_cache.prefix_cache import length_of
+from pocketvlm.engine.loading.device_placement import DevicePlacement
 from pocketvlm.engine.loading.loader import load
 from pocketvlm.engine.loading.room import check_spare_addresses, within_limits
 from pocketvlm.engine.loading.trial import try_files
@@ -31,6 +33,7 @@ from pocketvlm.engine.scheduling.request_state import Emit, RequestState
 from pocketvlm.engine.scheduling.scheduler import Scheduler
 from pocketvlm.engine.scheduling.step import MAX_UNREAD_EVENTS
 from pocketvlm.engine.scheduling.token_sampler import check_sampling
+from pocketvlm.engine.speculative.draft_length import DraftLengthPolicy
 from pocketvlm.engine.threads import ThreadBudget
 from pocketvlm.errors import (
     ContextLengthError,
@@ -117,7 +120,7 @@ class InProcessEngine:
             load_token_embeddings=loaded.load_token_embeddings,
             draft_policy=loaded.draft_policy,
             prefill_context=loaded.prefill_context,
-            adapts=not loaded.placement.layers,
+            adapts=adapts_threads(options, loaded.placement, loaded.draft_policy),
         )
         self._parallel = options.parallel
         self._vocabulary: Vocabulary | None = None
@@ -314,6 +317,15 @@ class InProcessEngine:
             images.append((piece, prepared))
             pieces.append(prepared)
         return prompt_units(self._model, pieces)
+
+
+def adapts_threads(options: EngineOptions, placement: DevicePlacement, draft_policy: DraftLengthPolicy | None) -> bool:
+    """Return whether answers have fewer threads while other programs compute.
+
+    Trials have no drafts, so with `exact`, where rows must not depend on measured times, there must be none anyway. On
+    Windows a thread's processor time is counted in ticks of 15.6 ms, longer than many steps.
+    """
+    return not placement.layers and not (options.exact and draft_policy is not None) and sys.platform != "win32"
 
 
 _CANCELLED, _CLOSED = "the generation was cancelled", "the model is closed"

@@ -192,12 +192,12 @@ class StepRunner:
                 parts.append(_TokenRows(request, [request.pending_token, *drafts.get(request, ())], batch.count))
                 batch.extend(parts[-1].tokens, sequence.content.position, sequence.id, every=True)
         for request in prompts:
+            if room <= 0 or request.finished:
+                continue
             if parts and self._context.needs_equal_counts:
                 self._evaluate_tokens(parts)
                 parts.clear()
                 batch.clear()
-            if room <= 0 or request.finished:
-                continue
             if tokens := request.next_tokens(min(room, batch.size - batch.count)):
                 sequence = request.running_sequence
                 last = request.next_unit + len(tokens) == len(request.units)

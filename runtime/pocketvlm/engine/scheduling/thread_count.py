@@ -13,10 +13,12 @@ _WINDOW = 0.1  # seconds of steps after which it is judged whether other program
 _USUAL_LOSS, _USUAL_THREAD_LOSS = 0.2, 0.01  # cores that steps do not get where nothing else runs: in all, per thread
 _PROGRAM_LOSS = 0.5  # of a core, that a thread loses to a program on the same core
 _FREE = 0.5  # of a core, that is idle while another thread could compute
-_ENOUGH_STEPS, _ENOUGH_SECONDS = 2, 0.05  # to compare numbers of threads: at least so many steps, for so long
+_ENOUGH_STEPS, _ENOUGH_SECONDS = 2, 0.05  # to compare numbers of threads: at least both
+_TRIAL_STEPS, _TRIAL_SECONDS = 20, 0.5  # a trial that has taken both without an end is given up
 _BETTER = 0.95  # of the time with the present number: a smaller number that takes less is chosen
 _WORSE = 1.25  # of it: a step that takes more ends a trial
 _STALE = 1.0  # seconds without a step, after which a trial begins again
+_UNRECORDED_STEPS, _UNRECORDED_SECONDS = 10, 5.0  # after both without a recorded step, all threads are used again
 _GAIN = 0.3  # of what more threads could gain at most: for a while they seem faster than they stay
 _PAUSE, _LONGEST_PAUSE = 1.0, 2.0  # seconds between two trials in one direction
 _BUSY_PAUSE = 1.5  # seconds between trials of more threads where no core is idle
@@ -35,37 +37,41 @@ def larger_counts(count: int, most: int) -> list[int]:
 class _Trial:
     """Steps with another number of threads, then steps with the present one, unless enough of them are known.
 
-    `known` has the seconds of the latest steps with the present number, by their rows. All steps of a trial must have
-    as many rows.
+    Steps with the same number of rows are compared. `times` has the seconds with the other number by the rows, and
+    `known` those of the latest steps with the present number.
     """
 
     present: int
     other: int
     known: dict[int, list[float]]
-    rows: int | None = None
-    times: list[float] = field(default_factory=list)
-    present_times: list[float] = field(default_factory=list)
+    times: dict[int, list[float]] = field(default_factory=dict)
+    rows: int | None = None  # of which there are enough steps with the other number
+    steps: int = 0
+    seconds: float = 0.0
 
     @property
     def count(self) -> int:
-        return self.present if self._is_timed else self.other
+        return self.other if self.rows is None else self.present
 
     @property
     def done(self) -> bool:
-        return self._is_timed and _are_enough(self.present_times)
+        return self.rows is not None and _are_enough(self.known.get(self.rows, []))
 
     @property
-    def _is_timed(self) -> bool:
-        """Whether there are enough steps with the other number."""
-        if not self.times or not _are_enough(self.present_times):
-            return _are_enough(self.times)
-        return _are_enough(self.times) or self.times[-1] > _WORSE * _mean(self.present_times)
+    def endless(self) -> bool:
+        """Whether rows vary so much that no number of them has enough steps."""
+        return not self.done and self.steps >= _TRIAL_STEPS and self.seconds >= _TRIAL_SECONDS
 
     def record(self, rows: int, seconds: float) -> None:
-        with_present = self._is_timed
-        if rows != self.rows:
-            self.rows, self.times, self.present_times = rows, [], self.known.get(rows, [])
-        (self.present_times if with_present else self.times).append(seconds)
+        self.steps += 1
+        self.seconds += seconds
+        times = (self.times if self.rows is None else self.known).setdefault(rows, [])
+        times.append(seconds)
+        if self.rows is None:
+            known = self.known.get(rows, [])
+            is_worse = _are_enough(known) and seconds > _WORSE * _mean(known)
+            if is_worse or _are_enough(times):
+                self.rows = rows
 
 
 def _are_enough(times: list[float]) -> bool:
@@ -92,7 +98,9 @@ class ThreadCountPolicy:
         self.count = self._most = most
         self._others, self._idle = others, idle
         self._trial: _Trial | None = None
-        self._last = 0.0  # when the last step ended
+        self._last = 0.0  # when the last step began, or ended
+        self._recorded = 0.0  # when the last recorded step ended
+        self._unrecorded = 0  # steps since
         self._times: dict[int, list[float]] = {}  # seconds of the steps in this window, by their rows
         self._computed = 0.0  # in this window
         self._window: tuple[float, float | None] = (0.0, None)  # when it began, and `idle` then
@@ -110,10 +118,17 @@ class ThreadCountPolicy:
         return self._trial is not None
 
     def next_count(self, now: float) -> int:
-        """Return the number of threads for the next step. `now`: seconds."""
+        """Return the number of threads for the next step. `now`: seconds.
+
+        Steps with prompts in them are not recorded. After many of these it is unknown what is fastest now.
+        """
         if now - self._last > _STALE:
-            self._trial, self._known = None, {}
+            self._trial, self._known, self._unrecorded = None, {}, 0
             self._look_for_free_cores(now)
+        elif self._unrecorded >= _UNRECORDED_STEPS and now - self._recorded > _UNRECORDED_SECONDS:
+            self.count, self._trial, self._programs, self._known = self._most, None, 0, {}
+        self._last = now
+        self._unrecorded += 1
         if self._trial is None:
             if self._programs and self.count > 1 and now >= self._smaller_tried + self._smaller_pause:
                 self._trial = _Trial(self.count, max(1, self.count - self._programs), self._known)
@@ -139,11 +154,14 @@ class ThreadCountPolicy:
 
     def record(self, rows: int, seconds: float, computed: float, now: float) -> None:
         """Learn from a step that ended `now`. It took `seconds`, and `computed` seconds of processor time."""
-        self._last = now
+        self._last = self._recorded = now
+        self._unrecorded = 0
         if self._trial is not None:
             self._trial.record(rows, seconds)
             if self._trial.done:
                 self._decide(self._trial, now)
+            elif self._trial.endless:
+                self._give_up(self._trial, now)
             return
         self._times.setdefault(rows, []).append(seconds)
         self._computed += computed
@@ -169,17 +187,29 @@ class ThreadCountPolicy:
         self._window, self._times, self._computed = (now, idle), {}, 0.0
 
     def _decide(self, trial: _Trial, now: float) -> None:
-        mean, other_mean = _mean(trial.present_times), _mean(trial.times)
-        self._trial, self._programs, self._known = None, 0, {}
+        assert trial.rows is not None
+        times = trial.times[trial.rows]
+        mean, other_mean = _mean(trial.known[trial.rows]), _mean(times)
         smaller = trial.other < trial.present
         if other_mean < mean * (_BETTER if smaller else 1 - _GAIN * (1 - trial.present / trial.other)):
             self.count, self._smaller_pause, self._larger_pause = trial.other, _PAUSE, 0.0
             self._larger_tried = now if smaller else -_CROWDED_PAUSE
             self._smaller_tried = -_CROWDED_PAUSE
-        elif smaller:
+            self._end_trial(now)
+        else:
+            if not smaller:
+                self._larger_pause = min((other_mean - mean) * len(times) / _COST, _CROWDED_PAUSE)
+            self._give_up(trial, now)
+
+    def _give_up(self, trial: _Trial, now: float) -> None:
+        """Keep the present number of threads."""
+        if trial.other < trial.present:
             self._smaller_tried = now
             self._smaller_pause = min(2 * self._smaller_pause, _LONGEST_PAUSE)
         else:
             self._larger_tried = now
-            self._larger_pause = (other_mean - mean) * len(trial.times) / _COST
+        self._end_trial(now)
+
+    def _end_trial(self, now: float) -> None:
+        self._trial, self._programs, self._known = None, 0, {}
         self._look_for_free_cores(now)
