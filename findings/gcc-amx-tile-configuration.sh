@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # GCC 12 throws most of an AMX tile configuration away, so llama.cpp compiled by it ends on processors with AMX.
 #
-# Version: GCC 12.2.0 (Debian 12), llama.cpp of llama-cpp-python 0.3.36. Only compiled here, so any x86-64 machine will do.
+# Version: GCC 12.2.0 (Debian 12), llama.cpp of llama-cpp-python 0.3.36. Only compiled here, so any x86-64 machine does.
 #
 # Expected: a function that fills the 64 bytes of a tile configuration and passes them to `_tile_loadconfig` stores them
 # all, with optimization and without.
