@@ -269,7 +269,7 @@ def test_bad_base64_in_a_part_of_its_own() -> None:
     [
         (b"", "empty"),
         (b"Just some text, named .png", "not a picture"),
-        (b"%PDF-1.7\n%\xe2\xe3", "not a picture"),
+        (b"%PDF-1.7\n%\xe2\xe3", "is a PDF"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
         (b"P6 1 1 255 abc", "not a picture"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
