@@ -157,15 +157,15 @@ def test_closing_a_stream_frees_its_lane(vlm: VLM) -> None:
 
 
 def test_cancel_reaches_all(vlm: VLM) -> None:
-    def read() -> None:
+    def read(begun: threading.Event) -> None:
         for event in generate(vlm, endless(vlm)):
             if isinstance(event, Token):
-                reading.release()
+                begun.set()
 
-    reading = threading.Semaphore(0)
+    begun = [threading.Event() for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(read) for _ in range(2)]
-        reading.acquire()
+        waiting = [pool.submit(read, event) for event in begun]
+        assert all(event.wait(60) for event in begun)
         vlm.cancel()
         for one in waiting:
             assert isinstance(one.exception(30), GenerationCancelledError)

@@ -216,7 +216,7 @@ def test_a_server_outlives_its_engine_in_a_full_group(tmp_path: Path) -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "limits.py"))
     if reason := script["unavailable"]("memory"):
         pytest.skip(reason)
-    with script["limited"]("memory", 300) as limit:  # half of it and the engine are more than what the hog takes
+    with script["limited"]("memory", 220) as limit:  # half of it and the engine are more than what the hog takes
         command = ["serve", "--port", "0", "--log-level", "warning"]
         with script["started"](command, limit, dict(os.environ), tmp_path) as server:
             until = time.monotonic() + 60
