@@ -126,7 +126,7 @@ def test_a_failed_compilation_is_an_error(setup: ModuleType, tmp_path: Path) -> 
 def test_reads_the_requirements_of_pyproject(setup: ModuleType, kind: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-    extras = [*setup.EXTRAS[kind], "hub", "docs"] if kind == "dev" else []  # dev requires both
+    extras = [*setup.EXTRAS[kind], "hub", "docs", "documents", "video"] if kind == "dev" else []  # dev requires those
     expected = set(project["dependencies"]).union(*(project["optional-dependencies"][extra] for extra in extras))
     assert set(setup.requirements(setup.EXTRAS[kind])) == {line for line in expected if "pocketvlm[" not in line}
 
