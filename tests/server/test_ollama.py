@@ -13,12 +13,13 @@ import pytest
 import requests
 
 from pocketvlm.messages import ChatCompletionChunk, ChunkChoice, Delta, FunctionDelta, ToolCallDelta
+from pocketvlm.messages.field_errors import validated
 from pocketvlm.messages.response import FinishReason, PromptTokensDetails, Timings, Usage
 from pocketvlm.server import openapi
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.protocols.exchange import Chunks
 from pocketvlm.server.protocols.ollama.answer import Chat, Generate
-from pocketvlm.server.protocols.ollama.request import ChatBody, GenerateBody, validated
+from pocketvlm.server.protocols.ollama.request import ChatBody, GenerateBody
 from server.conftest import Server, Start
 
 QUESTION = "How many shapes are there?"

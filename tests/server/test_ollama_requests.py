@@ -8,10 +8,11 @@ import pytest
 
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import ImagePart, TextPart
+from pocketvlm.messages.field_errors import validated
 from pocketvlm.server.protocols.ollama.call_ids import with_call_ids
 from pocketvlm.server.protocols.ollama.durations import seconds
 from pocketvlm.server.protocols.ollama.names import canonical, listed
-from pocketvlm.server.protocols.ollama.request import ChatBody, GenerateBody, validated
+from pocketvlm.server.protocols.ollama.request import ChatBody, GenerateBody
 
 
 @pytest.mark.parametrize(

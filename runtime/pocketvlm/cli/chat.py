@@ -176,18 +176,13 @@ class _Conversation:
 
     def show(self, picture: str | bytes) -> None:
         """Check a picture or the first page of a document, and put it before the next question."""
-        from pydantic import ValidationError
-
         from pocketvlm.documents.limits import DocumentLimits
         from pocketvlm.documents.open_document import open_part
         from pocketvlm.messages import FilePart
-        from pocketvlm.messages.field_errors import request_error
+        from pocketvlm.messages.field_errors import validated
         from pocketvlm.pictures.images import MAX_PIXELS
 
-        try:
-            part = FilePart.model_validate({**self._part(picture), "type": "file"})
-        except ValidationError as error:
-            raise request_error(error, FilePart) from None
+        part = validated(FilePart, {**self._part(picture), "type": "file"})
         with open_part(part, "picture", DocumentLimits(), MAX_PIXELS) as document:
             next(document.pages(part.pages)).read()
         self._pending.append(picture)

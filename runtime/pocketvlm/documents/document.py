@@ -61,7 +61,7 @@ class Document(ABC):
             raise self.source.error(str(error), ImageError) from None
 
     def label(self, number: int) -> str:
-        """Return what tells this page from others, such as "page 3 of 12"."""
+        """Return what names this page among the others, such as "page 3 of 12"."""
         return f"{self.unit} {number} of {len(self)}"
 
     @abstractmethod

@@ -6,8 +6,6 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from pocketvlm.documents.document import Document
 from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.documents.pdf import PdfDocument
@@ -15,7 +13,7 @@ from pocketvlm.documents.stills import StillsDocument
 from pocketvlm.documents.video import Sampling, VideoDocument
 from pocketvlm.errors import shortened
 from pocketvlm.messages import FilePart
-from pocketvlm.messages.field_errors import request_error
+from pocketvlm.messages.field_errors import validated
 from pocketvlm.messages.file_kinds import HEAD, is_pdf, video_format
 from pocketvlm.pictures.images import MAX_PIXELS
 from pocketvlm.pictures.sources import find_source, open_file
@@ -43,10 +41,8 @@ def open_document(
     Raises ImageError, which names the file, and PasswordError where the file is encrypted.
     """
     Sampling(fps, frames)
-    try:
-        part = FilePart(type="file", image=source, password=password, fps=fps, frames=frames)
-    except ValidationError as error:
-        raise request_error(error, FilePart) from None
+    fields = {"type": "file", "image": source, "password": password, "fps": fps, "frames": frames}
+    part = validated(FilePart, fields)
     return open_part(part, "source", limits or DocumentLimits(), max_pixels)
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from pocketvlm.errors import RequestError
 
 _CLOSE = 0.7  # of 1, how similar a known name must be to be suggested
+M = TypeVar("M", bound=BaseModel)
+
+
+def validated(model: type[M], value: Mapping[str, Any]) -> M:
+    """Return `value` as a `model`. Raises RequestError with the path of the first wrong field."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise request_error(error, model) from None
 
 
 def request_error(error: ValidationError, model: type[BaseModel]) -> RequestError:

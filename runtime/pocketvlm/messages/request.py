@@ -11,7 +11,6 @@ from pydantic import (
     Field,
     Strict,
     Tag,
-    ValidationError,
     ValidationInfo,
     field_validator,
 )
@@ -19,7 +18,7 @@ from pydantic import (
 from pocketvlm.errors import RequestError, shortened
 from pocketvlm.messages.base import Flag, Frozen, JsonObject, Open, Scalar, Text
 from pocketvlm.messages.chat import AssistantMessage, Message
-from pocketvlm.messages.field_errors import request_error
+from pocketvlm.messages.field_errors import validated
 from pocketvlm.messages.formats import ResponseFormat
 from pocketvlm.messages.ignored import IgnoredFields
 from pocketvlm.messages.numbers import AnyNumber, DefaultAt, Limit, LogitBias
@@ -190,10 +189,7 @@ class ChatRequest(IgnoredFields):
         """Validate a request that is one object, such as the JSON of an HTTP request."""
         if isinstance(body.get("messages"), str):
             raise RequestError("must be a list of messages", "messages")
-        try:
-            return cls.model_validate(body)
-        except ValidationError as error:
-            raise request_error(error, cls) from None
+        return validated(cls, body)
 
     @property
     def limit(self) -> int | None:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, Strict, Tag, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, Strict, Tag, field_validator
 
 from pocketvlm.errors import RequestError, shortened
 from pocketvlm.messages.base import Flag, JsonObject, Open, Text, by_field, by_form
-from pocketvlm.messages.field_errors import did_you_mean, request_error
+from pocketvlm.messages.field_errors import did_you_mean, validated
 from pocketvlm.messages.ignored import Ignored
 from pocketvlm.messages.numbers import AnyNumber, Count, DefaultAt
 from pocketvlm.messages.tools import FunctionName
@@ -153,7 +153,4 @@ class MessagesBody(Open):
         for name in islice(body, _COMPARED):
             if name not in known and (suggestion := did_you_mean(name, known)):
                 raise RequestError(f"unknown field{suggestion}", name)
-        try:
-            return cls.model_validate(body)
-        except ValidationError as error:
-            raise request_error(error, cls) from None
+        return validated(cls, body)

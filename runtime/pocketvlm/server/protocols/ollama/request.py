@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import ChatRequest
 from pocketvlm.messages.base import Flag, JsonObject, Open, Text, TextOrNull
-from pocketvlm.messages.field_errors import request_error
 from pocketvlm.messages.numbers import as_number
 from pocketvlm.messages.request import Think
 from pocketvlm.server.protocols.exchange import parsed
@@ -33,15 +32,6 @@ _MAX_STOPS = 128  # Ollama has no limit
 _MARK = "[img]"  # in a message's text: the place of its next picture
 _RAW_EXCLUDES = ("system", "template", "context")
 _OBJECT: dict[str, Any] = {"type": "object"}
-M = TypeVar("M", bound=BaseModel)
-
-
-def validated(model: type[M], body: Mapping[str, Any]) -> M:
-    """Raises RequestError with the path of the wrong field."""
-    try:
-        return model.model_validate(body)
-    except ValidationError as error:
-        raise request_error(error, model) from None
 
 
 def _format(value: object) -> object:

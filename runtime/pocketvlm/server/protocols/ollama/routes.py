@@ -11,13 +11,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from pocketvlm.messages.field_errors import validated
 from pocketvlm.server.body import read_object
 from pocketvlm.server.endpoint import Answers
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.models import Models
 from pocketvlm.server.protocols.ollama.answer import Chat, Generate, time_text
 from pocketvlm.server.protocols.ollama.names import canonical, listed
-from pocketvlm.server.protocols.ollama.request import ChatBody, GenerateBody, ShowBody, validated
+from pocketvlm.server.protocols.ollama.request import ChatBody, GenerateBody, ShowBody
 from pocketvlm.server.served_model import ServedModel
 from pocketvlm.server.settings import Settings
 

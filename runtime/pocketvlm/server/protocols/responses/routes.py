@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from pocketvlm.errors import RequestError, shortened
-from pocketvlm.messages.field_errors import request_error
+from pocketvlm.messages.field_errors import validated
 from pocketvlm.server.endpoint import Answers
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.operation import Operation, Stream
@@ -46,10 +45,7 @@ class Responses:
 
     def parse(self, body: Mapping[str, Any]) -> ResponseExchange:
         """Raises RequestError or HTTPError with the path of the wrong field."""
-        try:
-            asked = CreateResponse.model_validate(body)
-        except ValidationError as error:
-            raise request_error(error, CreateResponse) from None
+        asked = validated(CreateResponse, body)
         placed = self._conversation(asked, body)
         toolbox = Toolbox.of(asked.tools or ())
         chat, paths = translate(asked, [(stored.item, path) for stored, path in placed], toolbox)
