@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.family import Family, Names
 from pocketvlm_converters.networks.decoder import DecoderStyle, decoder, head_width, require_full_attention
 from pocketvlm_converters.networks.qwen_vit import FRAMES, QwenViT
-from pocketvlm_converters.networks.rope import Rope, read_rope, section_of
+from pocketvlm_converters.networks.rope import Rope, read_rope, rotary_width, section_of
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
 from pocketvlm_converters.onnx.patches import (
     BICUBIC,
@@ -35,14 +36,16 @@ class MRopeFamily(Family):
 
     - `style`: the decoder's, with the defaults of its configuration class.
     - `theta`: the default base of the rotary frequencies.
+    - `partial`: whether the configuration may say that only a part of each head is rotated.
     - `interleaved`: whether the axes of positions take frequencies in turn, or in consecutive sections.
     - `pixels`: the least and most pixels of a picture, as transformers' image processor has them by default. It counts
       the pixels of `frames` frames together.
     """
 
     projector_type: ClassVar[str]
-    style: ClassVar[DecoderStyle]
+    style: DecoderStyle
     theta: ClassVar[float]
+    partial: ClassVar[bool] = False
     interleaved: ClassVar[bool] = False
     pixels: ClassVar[tuple[int, int]] = (56 * 56, 28 * 28 * 1280)
     frames: ClassVar[int] = 1
@@ -111,12 +114,15 @@ class MRopeFamily(Family):
         return self.names(("model.visual.", "visual."))
 
     def _rope(self) -> Rope:
-        rope = read_rope(self.text, head_width(self.text, self.style), self.theta, interleaved=self.interleaved)
+        width = head_width(self.text, self.style)
+        if self.partial:
+            width = rotary_width(self.text, width, 1.0)
+        rope = read_rope(self.text, width, self.theta, interleaved=self.interleaved, partial=self.partial)
         if "rope.dimension_sections" not in rope.metadata:
             raise section_of(self.text).wrong(
                 "mrope_section", "it must list how many frequencies time, height and width have"
             )
-        return rope
+        return replace(rope, width=width)
 
     def _normalization(self) -> Normalization:
         return read_normalization(self.checkpoint.preprocessor, CLIP_MEAN, CLIP_STD)
