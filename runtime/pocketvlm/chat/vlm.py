@@ -34,6 +34,7 @@ from pocketvlm.engine.interface import (
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.errors import RequestError, SessionError
 from pocketvlm.files.locate import locate
+from pocketvlm.files.pulled import UseLock, mark_used
 from pocketvlm.messages import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -74,6 +75,7 @@ class VLM:
         self._known_files = KnownFiles()
         self._document_limits = options.document_limits or DocumentLimits()
         self._last_request: ChatRequest | None = None  # with its answer
+        self._use: UseLock | None = None
         info = engine.info
         known = families.find(dict(info.picture_metadata))
         self._family = known[1] if known else None
@@ -96,6 +98,7 @@ class VLM:
         """
         options = replace(options or LoadOptions(), **keywords)
         files = locate(target, model=options.model, mmproj=options.mmproj, verify=options.verify)
+        use = mark_used(files.model.parent)
         engine = (SupervisedEngine if options.supervised else InProcessEngine)(
             files.model,
             files.mmproj,
@@ -106,6 +109,7 @@ class VLM:
         )
         try:
             vlm = cls(engine, options)
+            vlm._use = use
             if options.session is not None:
                 vlm.restore(options.session)
             return vlm
@@ -285,6 +289,8 @@ class VLM:
     def close(self) -> None:
         """Free the model. Running requests raise EngineClosedError. Closing twice is harmless."""
         self._engine.close()
+        if self._use is not None:
+            self._use.close()
 
     def __enter__(self) -> VLM:
         return self

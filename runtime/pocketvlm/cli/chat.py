@@ -30,6 +30,7 @@ from pocketvlm.cli.command_options import (
 )
 from pocketvlm.cli.console import error_message, waiting
 from pocketvlm.cli.loading import load
+from pocketvlm.cli.picture_arguments import URLS, question_and_pictures
 from pocketvlm.cli.typed_path import leading_path, typed_path
 from pocketvlm.errors import (
     ContextLengthError,
@@ -39,6 +40,8 @@ from pocketvlm.errors import (
     RequestError,
     SessionError,
 )
+from pocketvlm.messages.file_kinds import HEAD, is_pdf, video_format
+from pocketvlm.system.option_names import with_flags
 
 if TYPE_CHECKING:
     from pocketvlm.chat.vlm import VLM
@@ -50,16 +53,21 @@ HELP = (
     "ends.[/dim]"
 )
 _MAX_SCHEMA_BYTES = 1 << 24
-_URLS = ("data:", "http:", "https:", "file:")
 err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())  # lines stay whole in a file
 
 
 @expand_options
 def chat(
-    prompt: Annotated[str | None, typer.Argument(help="Question; without one, start a conversation.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="Question; without one, start a conversation.")
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PICTURE...", help="Pictures, PDFs or videos; - reads one from standard input."),
+    ] = None,
     image: Annotated[
         list[str] | None,
-        typer.Option("-i", "--image", help="Picture or PDF; may be repeated; - reads it from standard input."),
+        typer.Option("-i", "--image", metavar="PICTURE...", help="Pictures, too: all files that follow, as *.png."),
     ] = None,
     model: Model = None,
     *,
@@ -77,6 +85,7 @@ def chat(
             "speculate",
             "exact",
             "cache_type",
+            "max_pixels",
         ),
     ],
     memory: Memory = None,
@@ -100,11 +109,13 @@ def chat(
 ) -> None:
     """Ask about a picture, or talk about several."""
     check_detail(detail)
+    prompt, arguments = question_and_pictures([word for word in (prompt, *(more or ())) if word is not None])
+    image = [*(image or ()), *arguments]
     if prompt is None and as_json:
         raise RequestError("needs a question; give one as the argument", "--json")
-    if prompt is None and "-" in (image or []):
+    if prompt is None and "-" in image:
         raise RequestError("needs a question: standard input cannot be both picture and conversation", "-i -")
-    pictures = [_source(argument) for argument in image or []]
+    pictures = [_source(argument) for argument in image]
     fields: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     if reasoning_effort is not None:
         fields["reasoning_effort"] = reasoning_effort
@@ -150,7 +161,7 @@ def _source(argument: str) -> str | bytes:
 
 def _picture(argument: str) -> str:
     """Return the path or URL of a picture that a person has typed."""
-    return argument if argument.startswith(_URLS) else typed_path(argument)
+    return argument if argument.startswith(URLS) else typed_path(argument)
 
 
 class _Conversation:
@@ -235,8 +246,10 @@ class _Conversation:
 
     def _part(self, picture: str | bytes) -> dict[str, Any]:
         options = {name: value for name, value in self._options.items() if value is not None}
-        source = "image" if isinstance(picture, bytes) else "url" if picture.startswith(_URLS) else "path"
-        return {"type": "file" if options.keys() & {"pages", "fps", "frames"} else "image", source: picture, **options}
+        source = "image" if isinstance(picture, bytes) else "url" if picture.startswith(URLS) else "path"
+        several = isinstance(picture, bytes) and (is_pdf(picture[:HEAD]) or video_format(picture[:HEAD]) is not None)
+        kind = "file" if several or options.keys() & {"pages", "fps", "frames"} else "image"
+        return {"type": kind, source: picture, **options}
 
 
 def _has_picture(part: Any) -> bool:
@@ -247,7 +260,7 @@ def _print_notes(images: list[ImageTimings]) -> None:
     for number, image in enumerate(images, 1):
         name = f"picture {number}" if len(images) > 1 else "picture"
         for note in image.notes:
-            err.print(f"[dim]{name}: {escape(note)}[/dim]")
+            err.print(f"[dim]{name}: {escape(with_flags(note))}[/dim]")
 
 
 def _timings_text(timings: Timings) -> str:

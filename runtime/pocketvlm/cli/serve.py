@@ -19,6 +19,7 @@ from pocketvlm.errors import PocketVLMError, RequestError, shortened
 from pocketvlm.pictures.handles import HandleLimits
 from pocketvlm.server.protocols.responses.stored import ResponseLimits
 from pocketvlm.server.settings import Settings, is_loopback
+from pocketvlm.system.extras import install_extra
 
 if TYPE_CHECKING:
     from pocketvlm.server.models import Models
@@ -104,7 +105,7 @@ def serve(
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
-        raise PocketVLMError(f'{", ".join(missing)} is not installed; run: pip install "pocketvlm[server]"')
+        raise PocketVLMError(f"{', '.join(missing)} is not installed; {install_extra('server')}")
     if log_level not in ("debug", "info", "warning", "error"):
         raise RequestError("must be debug, info, warning or error", "--log-level")
     from pocketvlm.system import offline as network
