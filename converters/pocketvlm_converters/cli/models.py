@@ -21,7 +21,7 @@ _DOUBLING = 8  # months in which a model of half the size answers as well; a rul
 
 def models(
     model: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="A model of the catalogue; by default all are listed.")
+        str | None, typer.Argument(metavar="ID", help="A model of the catalogue; by default all are listed.")
     ] = None,
     fits: Annotated[
         str | None,

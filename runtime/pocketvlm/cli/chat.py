@@ -29,8 +29,9 @@ from pocketvlm.cli.command_options import (
     expand_options,
 )
 from pocketvlm.cli.console import error_message, waiting
+from pocketvlm.cli.help import ANSWERS
 from pocketvlm.cli.loading import load
-from pocketvlm.cli.picture_arguments import URLS, question_and_pictures
+from pocketvlm.cli.picture_arguments import URLS, has_pages, question_and_pictures
 from pocketvlm.cli.typed_path import leading_path, typed_path
 from pocketvlm.errors import (
     ContextLengthError,
@@ -40,7 +41,6 @@ from pocketvlm.errors import (
     RequestError,
     SessionError,
 )
-from pocketvlm.messages.file_kinds import HEAD, is_pdf, video_format
 from pocketvlm.system.option_names import with_flags
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def chat(
     ] = None,
     more: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PICTURE...", help="Pictures, PDFs or videos; - reads one from standard input."),
+        typer.Argument(metavar="PICTURE", help="Pictures, PDFs or videos; - reads one from standard input."),
     ] = None,
     image: Annotated[
         list[str] | None,
@@ -92,13 +92,17 @@ def chat(
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampling, to get the same answer again.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the sampling, to get the same answer again.", rich_help_panel=ANSWERS)
+    ] = None,
     detail: Resolution = "auto",
     json_schema: Annotated[
-        Path | None, typer.Option(help="File with a JSON Schema; answers are JSON that is valid by it.")
+        Path | None,
+        typer.Option(help="File with a JSON Schema; answers are JSON that is valid by it.", rich_help_panel=ANSWERS),
     ] = None,
     reasoning_effort: Annotated[
-        str | None, typer.Option(help="For models that think: none, minimal, low, medium, high or xhigh.")
+        str | None,
+        typer.Option(help="For models that think: none, minimal, low, medium, high or xhigh.", rich_help_panel=ANSWERS),
     ] = None,
     pages: Pages = None,
     password: Password = None,
@@ -125,7 +129,9 @@ def chat(
         vlm = load(model, options, memory=memory)
     with vlm:
         options_of_files = {"pages": pages, "password": password, "fps": fps, "frames": frames, "detail": detail}
-        conversation = _Conversation(vlm, system, options_of_files, fields, timings=timings)
+        conversation = _Conversation(
+            vlm, system, options_of_files, fields, max_pixels=options.max_pixels, timings=timings
+        )
         if prompt is None:
             for picture in pictures:
                 conversation.show(picture)
@@ -168,10 +174,18 @@ class _Conversation:
     """The messages so far, and what the next question goes with."""
 
     def __init__(
-        self, vlm: VLM, system: str | None, options: dict[str, Any], fields: dict[str, Any], *, timings: bool
+        self,
+        vlm: VLM,
+        system: str | None,
+        options: dict[str, Any],
+        fields: dict[str, Any],
+        *,
+        max_pixels: int,
+        timings: bool,
     ) -> None:
         """`options` are those of each picture."""
         self.vlm = vlm
+        self._max_pixels = max_pixels
         self._system = system
         self._options = options
         self._fields = fields
@@ -191,10 +205,9 @@ class _Conversation:
         from pocketvlm.documents.open_document import open_part
         from pocketvlm.messages import FilePart
         from pocketvlm.messages.field_errors import validated
-        from pocketvlm.pictures.images import MAX_PIXELS
 
         part = validated(FilePart, {**self._part(picture), "type": "file"})
-        with open_part(part, "picture", DocumentLimits(), MAX_PIXELS) as document:
+        with open_part(part, "picture", DocumentLimits(), self._max_pixels) as document:
             next(document.pages(part.pages)).read()
         self._pending.append(picture)
 
@@ -247,8 +260,7 @@ class _Conversation:
     def _part(self, picture: str | bytes) -> dict[str, Any]:
         options = {name: value for name, value in self._options.items() if value is not None}
         source = "image" if isinstance(picture, bytes) else "url" if picture.startswith(URLS) else "path"
-        several = isinstance(picture, bytes) and (is_pdf(picture[:HEAD]) or video_format(picture[:HEAD]) is not None)
-        kind = "file" if several or options.keys() & {"pages", "fps", "frames"} else "image"
+        kind = "file" if options.keys() & {"pages", "fps", "frames"} or has_pages(picture) else "image"
         return {"type": kind, source: picture, **options}
 
 

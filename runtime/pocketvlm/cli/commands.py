@@ -16,8 +16,9 @@ from pocketvlm.cli.bench import bench
 from pocketvlm.cli.chat import chat
 from pocketvlm.cli.console import error_message
 from pocketvlm.cli.doctor import doctor
-from pocketvlm.cli.help import Command, in_order_of_use, name_value, panel_of, print_narrow_help
+from pocketvlm.cli.help import in_order_of_use, name_value, panel_of, print_narrow_help
 from pocketvlm.cli.inspect import inspect
+from pocketvlm.cli.picture_arguments import PictureCommand
 from pocketvlm.cli.plan import plan
 from pocketvlm.cli.remove import remove
 from pocketvlm.cli.serve import serve
@@ -61,7 +62,7 @@ app = typer.Typer(
 
 
 def _add(name: str, command: Callable[..., None]) -> None:
-    app.command(name, cls=Command, rich_help_panel=panel_of(name))(command)
+    app.command(name, cls=PictureCommand, rich_help_panel=panel_of(name))(command)
 
 
 for own in (batch, bench, chat, doctor, inspect, plan, remove, serve):

@@ -19,6 +19,7 @@ COMMANDS = {
     "Make and check models": ("convert", "verify", "inspect"),
     "This machine": ("doctor", "bench"),
 }
+_PANELS = {None: 0, PICTURES: 1, ANSWERS: 2, ENGINE: 3}  # of options, in the order of --help; others follow
 _NARROW = 60  # columns; a table of options has too little room for its texts in fewer
 _VALUES = {"int": "NUMBER", "float": "NUMBER", "str": "TEXT", "path": "PATH", "integer": "NUMBER", "text": "TEXT"}
 
@@ -37,6 +38,9 @@ class Command(TyperCommand):
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
+        if self.help:  # typer breaks lines where the docstring does, in all paragraphs but the first
+            self.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in self.help.split("\n\n"))
+        self.params.sort(key=lambda parameter: _PANELS.get(getattr(parameter, "rich_help_panel", None), len(_PANELS)))
         for parameter in self.params:
             name_value(parameter)
 
@@ -69,10 +73,18 @@ def _flags_of(command: Any) -> dict[str, str]:
 
 
 def name_value(parameter: Any) -> None:
-    """Set what stands for the value of an option, unless it has a name; typer's own are those of Python's types."""
-    if parameter is None or parameter.param_type_name != "option" or parameter.metavar is not None:
+    """Set what stands for an argument or for the value of an option, unless it has a name already.
+
+    typer's own names are those of Python's types.
+    """
+    if parameter is None:
         return
-    if parameter.is_flag:
+    if parameter.param_type_name == "argument":
+        parameter.metavar = parameter.metavar or parameter.name.upper()
+        parameter.display_type_rich = lambda **_: None  # typer shows it beside the name
+    elif parameter.metavar is not None:
+        return
+    elif parameter.is_flag:
         parameter.metavar = ""
     elif hasattr(parameter, "type_descriptor"):
         annotation = parameter.type_descriptor.annotation
@@ -92,34 +104,34 @@ def print_narrow_help(command: Any, ctx: Any, formatter: Any) -> bool:
 
 def _narrow_help(command: Any, ctx: Any, width: int) -> Iterator[str]:
     """Yield the lines of the help without a table: each name, and its text indented below."""
-    yield from _wrapped(f"Usage: {ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}", width)
+    yield from _wrapped(f"Usage: {ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}", width, "", "  ")
     yield ""
     for paragraph in (command.help or "").split("\n\n"):
-        yield from _wrapped(paragraph, width)
+        yield from _wrapped(paragraph, width, "", "")
         yield ""
     panels: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(ctx):
         is_argument = parameter.param_type_name == "argument"
         title = getattr(parameter, "rich_help_panel", None) or ("Arguments" if is_argument else "Options")
         if record := parameter.get_help_record(ctx):
-            panels.setdefault(title, []).append(record)
+            panels.setdefault(title, []).append((parameter.metavar, record[1]) if is_argument else record)
     for name in command.list_commands(ctx) if hasattr(command, "list_commands") else ():
         title = panel_of(name) or "Commands"
         panels.setdefault(title, []).append((name, command.get_command(ctx, name).get_short_help_str(width * 3)))
     for title, records in panels.items():
         yield f"{title}:"
         for name, text in records:
-            yield from _wrapped(name, width)
-            yield from _wrapped(text, width, "  ")
+            yield from _wrapped(name, width, "", "  ")
+            yield from _wrapped(text, width, "  ", "  ")
         yield ""
 
 
-def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+def _wrapped(text: str, width: int, first: str, others: str) -> list[str]:
     return textwrap.wrap(
         " ".join(text.split()),
         width,
-        initial_indent=indent,
-        subsequent_indent=indent or "  ",
+        initial_indent=first,
+        subsequent_indent=others,
         break_long_words=False,
         break_on_hyphens=False,
     )

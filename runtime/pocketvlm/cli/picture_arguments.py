@@ -9,6 +9,7 @@ from typing import Any
 
 from pocketvlm.cli.help import Command
 from pocketvlm.cli.typed_path import typed_path
+from pocketvlm.messages.file_kinds import HEAD, is_pdf, video_format
 from pocketvlm.pictures.formats import is_picture_name
 
 URLS = ("data:", "http:", "https:", "file:")
@@ -16,14 +17,14 @@ _MODELS = (".gguf", ".onnx")
 
 
 class PictureCommand(Command):
-    """A command whose option -i takes all files that follow it."""
+    """A command whose option -i, if it has one, takes all files that follow it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, [*_repeated(args, *_picture_option(self))])
 
 
 def _picture_option(command: Command) -> tuple[str, ...]:
-    return tuple(next(parameter.opts for parameter in command.params if "-i" in parameter.opts))
+    return next((tuple(parameter.opts) for parameter in command.params if "-i" in parameter.opts), ())
 
 
 def _repeated(words: Sequence[str], *option: str) -> Iterator[str]:
@@ -37,7 +38,7 @@ def _repeated(words: Sequence[str], *option: str) -> Iterator[str]:
             value_comes, in_list = False, True
         elif word in option:
             value_comes = True
-        elif word.startswith(("-i", "--image=", "--picture=")):
+        elif option and word.startswith(("-i", *(f"{name}=" for name in option))):
             in_list = True
         elif in_list and _is_file(word) and not word.lower().endswith(_MODELS):
             yield option[0]
@@ -52,6 +53,19 @@ def question_and_pictures(words: Sequence[str]) -> tuple[str | None, list[str]]:
     if place is None:
         return None, [*words]
     return words[place], [*words[:place], *words[place + 1 :]]
+
+
+def has_pages(picture: str | bytes) -> bool:
+    """Return whether a picture that was named or read is a PDF or a video by its content, whatever its name."""
+    head = b""
+    if isinstance(picture, bytes):
+        head = picture[:HEAD]
+    elif not picture.startswith(URLS):
+        with suppress(OSError, ValueError):
+            if (path := Path(picture)).is_file():  # reading a pipe would take from it
+                with path.open("rb") as file:
+                    head = file.read(HEAD)
+    return is_pdf(head) or video_format(head) is not None
 
 
 def _is_picture(word: str, *, alone: bool) -> bool:

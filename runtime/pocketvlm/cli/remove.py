@@ -13,7 +13,7 @@ from pocketvlm.system.terminal import size_text
 
 def remove(
     names: Annotated[
-        list[str], typer.Argument(metavar="NAME...", help="Pulled models, as `pocketvlm models --local` lists them.")
+        list[str], typer.Argument(metavar="NAME", help="Pulled models, as `pocketvlm models --local` lists them.")
     ],
     yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
 ) -> None:

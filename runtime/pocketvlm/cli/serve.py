@@ -13,6 +13,7 @@ import typer
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import MODEL_HELP, Fields, expand_options
 from pocketvlm.cli.console import waiting
+from pocketvlm.cli.help import ENGINE
 from pocketvlm.cli.served_models import served_models
 from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.errors import PocketVLMError, RequestError, shortened
@@ -71,7 +72,7 @@ def serve(
             parallel=4,
         ),
     ],
-    memory: Annotated[str | None, typer.Option(help=_MEMORY_HELP)] = None,
+    memory: Annotated[str | None, typer.Option(help=_MEMORY_HELP, rich_help_panel=ENGINE)] = None,
     settings: Annotated[
         Settings,
         Fields(
@@ -87,11 +88,14 @@ def serve(
             "image_hosts",
             "strict_model",
             "idle_unload",
+            panel="HTTP",
         ),
     ],
-    handles: Annotated[HandleLimits, Fields("seconds", "count", "size")],
-    documents: Annotated[DocumentLimits, Fields("pages", "seconds", "request_seconds", "memory")],
-    responses: Annotated[ResponseLimits, Fields("seconds", "count", "size")],
+    handles: Annotated[HandleLimits, Fields("seconds", "count", "size", panel="Uploaded pictures")],
+    documents: Annotated[
+        DocumentLimits, Fields("pages", "seconds", "request_seconds", "memory", panel="Documents and videos")
+    ],
+    responses: Annotated[ResponseLimits, Fields("seconds", "count", "size", panel="Kept responses")],
     offline: Annotated[
         bool, typer.Option("--offline", help="Forbid this process to reach or listen on any address but loopback.")
     ] = False,

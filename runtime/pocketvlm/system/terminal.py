@@ -41,7 +41,7 @@ def print_rows(out: Console, rows: Iterable[Row]) -> None:
             starts, lines = ["", *starts], ["", *lines]
             starts[0] = label
         for start, line in zip(starts, lines, strict=True):
-            row = Text(start, "dim") + Text(line.replace(_UNBROKEN, " "))
+            row = Text.assemble((start, "dim"), line.replace(_UNBROKEN, " "))
             row.rstrip()
             out.print(row, soft_wrap=True)
 
