@@ -85,7 +85,7 @@ def test_existing_output(pristine: Path, tmp_path: Path) -> None:
     output = tmp_path / "bundle"
     convert(pristine, output, quantize="f16", verify=False)
     before = (output / "manifest.json").read_bytes()
-    refused(pristine, output, "already exists", "--force")
+    refused(pristine, output, "already exists", "force=True")
     assert (output / "manifest.json").read_bytes() == before
     convert(pristine, output, quantize="bf16", force=True, verify=False)
     assert Bundle(output).manifest.files[0].quantization == "BF16"

@@ -58,7 +58,8 @@ def test_picture_from_standard_input_and_json(sample_png: Path) -> None:
     answer = json.loads(done.stdout)
     assert answer["timings"]["images"][0]["pages"] == 2
     [note] = answer["timings"]["images"][0]["notes"]
-    assert "2 pages" in note and note in done.stderr.decode()
+    assert note == 'page 1 of 2 was seen; pages="1-2" shows all'
+    assert "page 1 of 2 was seen; --pages 1-2 shows all" in done.stderr.decode()
     assert answer["choices"][0]["message"]["content"] == "42"
     assert answer["timings"]["images"][0]["original_size"] == [640, 480]
     assert answer["usage"]["total_tokens"] == answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]

@@ -239,7 +239,7 @@ class Checkpoint:
         if any(part in tensor.name for part in _ADAPTER_PARTS):
             reason = f"tensor {tensor.name} is named as with an adapter (LoRA, PEFT)"
             raise CheckpointError(
-                f"{reason}; give the folder that PEFT saves with --lora, or merge it first (merge_and_unload)", shard
+                f"{reason}; give the folder that PEFT saves with lora=, or merge it first (merge_and_unload)", shard
             )
 
     def _check_listed(self, name: str, shard: str) -> None:
@@ -274,7 +274,7 @@ class Checkpoint:
         if ADAPTER_CONFIG in self._entries:
             base = self.json(ADAPTER_CONFIG).values.get("base_model_name_or_path")
             of = f" of {quoted(base)}" if isinstance(base, str) and base else ""
-            return f": it is an adapter (LoRA){of}; convert that model, and give this folder with --lora"
+            return f": it is an adapter (LoRA){of}; convert that model, and give this folder with lora="
         if trained := [name for name in self._entries if name.startswith("checkpoint-")]:
             return f": it is a folder of a training; give one of the checkpoints in it, such as {quoted(trained[-1])}"
         if "snapshots" in self._entries:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import TokenizerError
+from pocketvlm.system.extras import install_extra
 
 FILE = "tokenizer.json"
 
@@ -17,7 +18,7 @@ def load_reference(path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise TokenizerError("the tokenizers package is missing: pip install 'pocketvlm[convert]'", path) from error
+        raise TokenizerError(f"the tokenizers package is missing: {install_extra('convert')}", path) from error
     with _as_tokenizer_error("cannot be loaded", path):
         reference = Tokenizer.from_file(str(path))
     reference.no_truncation()

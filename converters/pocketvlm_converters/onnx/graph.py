@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import ConversionError, shortened
+from pocketvlm.system.extras import install_extra
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.onnx.weights import Int4, Int8, floats, four_bits, halves, signed_bytes
 from pocketvlm_converters.progress import Progress, silent
@@ -333,5 +334,5 @@ def _package(path: Path) -> Any:
         import onnx.checker
         import onnx.helper
     except ImportError as error:
-        raise ConversionError("the onnx package is missing: pip install 'pocketvlm[convert]'", path) from error
+        raise ConversionError(f"the onnx package is missing: {install_extra('convert')}", path) from error
     return onnx

@@ -17,6 +17,7 @@ from pocketvlm.batch.results import Results, error_line
 from pocketvlm.batch.run import Answerer
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.system.extras import install_extra
 
 _TASK_ROUNDS = 4  # a task has this many times the parallel requests; a killed actor can lose them
 
@@ -40,7 +41,7 @@ def run_on_ray(
         import ray
         import ray.data
     except ImportError as error:
-        raise PocketVLMError(f'this needs ray ({error}): pip install "pocketvlm[ray]"') from None
+        raise PocketVLMError(f"this needs ray ({error}): {install_extra('ray')}") from None
     rows = []
     for item in batch.items:
         if item.custom_id in results.done:

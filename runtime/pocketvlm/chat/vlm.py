@@ -34,6 +34,7 @@ from pocketvlm.engine.interface import (
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.errors import RequestError, SessionError
 from pocketvlm.files.locate import locate
+from pocketvlm.files.pulled import UseLock, mark_used
 from pocketvlm.messages import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -73,6 +74,7 @@ class VLM:
         self._document_limits = options.document_limits or DocumentLimits()
         self._pictures = LocalPictures(self._handles, self._document_limits, self._max_pixels)
         self._last_request: ChatRequest | None = None  # with its answer
+        self._use: UseLock | None = None
         info = engine.info
         known = families.find(dict(info.picture_metadata))
         self._family = known[1] if known else None
@@ -95,6 +97,7 @@ class VLM:
         """
         options = replace(options or LoadOptions(), **keywords)
         files = locate(target, model=options.model, mmproj=options.mmproj, verify=options.verify)
+        use = mark_used(files.model.parent)
         engine = (SupervisedEngine if options.supervised else InProcessEngine)(
             files.model,
             files.mmproj,
@@ -105,6 +108,7 @@ class VLM:
         )
         try:
             vlm = cls(engine, options)
+            vlm._use = use
             if options.session is not None:
                 vlm.restore(options.session)
             return vlm
@@ -282,6 +286,8 @@ class VLM:
     def close(self) -> None:
         """Free the model. Running requests raise EngineClosedError. Closing twice is harmless."""
         self._engine.close()
+        if self._use is not None:
+            self._use.close()
 
     def __enter__(self) -> VLM:
         return self

@@ -29,7 +29,9 @@ from pocketvlm.cli.command_options import (
     expand_options,
 )
 from pocketvlm.cli.console import error_message, waiting
+from pocketvlm.cli.help import ANSWERS
 from pocketvlm.cli.loading import load
+from pocketvlm.cli.picture_arguments import URLS, has_pages, question_and_pictures
 from pocketvlm.cli.typed_path import leading_path, typed_path
 from pocketvlm.errors import (
     ContextLengthError,
@@ -39,6 +41,7 @@ from pocketvlm.errors import (
     RequestError,
     SessionError,
 )
+from pocketvlm.system.option_names import with_flags
 
 if TYPE_CHECKING:
     from pocketvlm.chat.vlm import VLM
@@ -50,16 +53,21 @@ HELP = (
     "ends.[/dim]"
 )
 _MAX_SCHEMA_BYTES = 1 << 24
-_URLS = ("data:", "http:", "https:", "file:")
 err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())  # lines stay whole in a file
 
 
 @expand_options
 def chat(
-    prompt: Annotated[str | None, typer.Argument(help="Question; without one, start a conversation.")] = None,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="Question; without one, start a conversation.")
+    ] = None,
+    more: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PICTURE", help="Pictures, PDFs or videos; - reads one from standard input."),
+    ] = None,
     image: Annotated[
         list[str] | None,
-        typer.Option("-i", "--image", help="Picture or PDF; may be repeated; - reads it from standard input."),
+        typer.Option("-i", "--image", metavar="PICTURE...", help="Pictures, too: all files that follow, as *.png."),
     ] = None,
     model: Model = None,
     *,
@@ -77,19 +85,24 @@ def chat(
             "speculate",
             "exact",
             "cache_type",
+            "max_pixels",
         ),
     ],
     memory: Memory = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampling, to get the same answer again.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the sampling, to get the same answer again.", rich_help_panel=ANSWERS)
+    ] = None,
     detail: Resolution = "auto",
     json_schema: Annotated[
-        Path | None, typer.Option(help="File with a JSON Schema; answers are JSON that is valid by it.")
+        Path | None,
+        typer.Option(help="File with a JSON Schema; answers are JSON that is valid by it.", rich_help_panel=ANSWERS),
     ] = None,
     reasoning_effort: Annotated[
-        str | None, typer.Option(help="For models that think: none, minimal, low, medium, high or xhigh.")
+        str | None,
+        typer.Option(help="For models that think: none, minimal, low, medium, high or xhigh.", rich_help_panel=ANSWERS),
     ] = None,
     pages: Pages = None,
     password: Password = None,
@@ -100,11 +113,13 @@ def chat(
 ) -> None:
     """Ask about a picture, or talk about several."""
     check_detail(detail)
+    prompt, arguments = question_and_pictures([word for word in (prompt, *(more or ())) if word is not None])
+    image = [*(image or ()), *arguments]
     if prompt is None and as_json:
         raise RequestError("needs a question; give one as the argument", "--json")
-    if prompt is None and "-" in (image or []):
+    if prompt is None and "-" in image:
         raise RequestError("needs a question: standard input cannot be both picture and conversation", "-i -")
-    pictures = [_source(argument) for argument in image or []]
+    pictures = [_source(argument) for argument in image]
     fields: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     if reasoning_effort is not None:
         fields["reasoning_effort"] = reasoning_effort
@@ -114,7 +129,9 @@ def chat(
         vlm = load(model, options, memory=memory)
     with vlm:
         options_of_files = {"pages": pages, "password": password, "fps": fps, "frames": frames, "detail": detail}
-        conversation = _Conversation(vlm, system, options_of_files, fields, timings=timings)
+        conversation = _Conversation(
+            vlm, system, options_of_files, fields, max_pixels=options.max_pixels, timings=timings
+        )
         if prompt is None:
             for picture in pictures:
                 conversation.show(picture)
@@ -150,17 +167,25 @@ def _source(argument: str) -> str | bytes:
 
 def _picture(argument: str) -> str:
     """Return the path or URL of a picture that a person has typed."""
-    return argument if argument.startswith(_URLS) else typed_path(argument)
+    return argument if argument.startswith(URLS) else typed_path(argument)
 
 
 class _Conversation:
     """The messages so far, and what the next question goes with."""
 
     def __init__(
-        self, vlm: VLM, system: str | None, options: dict[str, Any], fields: dict[str, Any], *, timings: bool
+        self,
+        vlm: VLM,
+        system: str | None,
+        options: dict[str, Any],
+        fields: dict[str, Any],
+        *,
+        max_pixels: int,
+        timings: bool,
     ) -> None:
         """`options` are those of each picture."""
         self.vlm = vlm
+        self._max_pixels = max_pixels
         self._system = system
         self._options = options
         self._fields = fields
@@ -180,10 +205,9 @@ class _Conversation:
         from pocketvlm.documents.open_document import open_part
         from pocketvlm.messages import FilePart
         from pocketvlm.messages.field_errors import validated
-        from pocketvlm.pictures.images import MAX_PIXELS
 
         part = validated(FilePart, {**self._part(picture), "type": "file"})
-        with open_part(part, "picture", DocumentLimits(), MAX_PIXELS) as document:
+        with open_part(part, "picture", DocumentLimits(), self._max_pixels) as document:
             next(document.pages(part.pages)).read()
         self._pending.append(picture)
 
@@ -235,8 +259,9 @@ class _Conversation:
 
     def _part(self, picture: str | bytes) -> dict[str, Any]:
         options = {name: value for name, value in self._options.items() if value is not None}
-        source = "image" if isinstance(picture, bytes) else "url" if picture.startswith(_URLS) else "path"
-        return {"type": "file" if options.keys() & {"pages", "fps", "frames"} else "image", source: picture, **options}
+        source = "image" if isinstance(picture, bytes) else "url" if picture.startswith(URLS) else "path"
+        kind = "file" if options.keys() & {"pages", "fps", "frames"} or has_pages(picture) else "image"
+        return {"type": kind, source: picture, **options}
 
 
 def _has_picture(part: Any) -> bool:
@@ -247,7 +272,7 @@ def _print_notes(images: list[ImageTimings]) -> None:
     for number, image in enumerate(images, 1):
         name = f"picture {number}" if len(images) > 1 else "picture"
         for note in image.notes:
-            err.print(f"[dim]{name}: {escape(note)}[/dim]")
+            err.print(f"[dim]{name}: {escape(with_flags(note))}[/dim]")
 
 
 def _timings_text(timings: Timings) -> str:

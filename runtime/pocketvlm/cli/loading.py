@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from pocketvlm.chat.load_options import LoadOptions
+from pocketvlm.cli.catalog import find_catalog
 from pocketvlm.cli.typed_path import typed_path
+from pocketvlm.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
     from pocketvlm.chat.vlm import VLM
@@ -18,6 +21,23 @@ def load(model: str | None, options: LoadOptions, *, memory: str | None = None) 
     from pocketvlm.chat.vlm import VLM
 
     return VLM.load(*load_arguments(model, options, memory=memory))
+
+
+def find_bundle(name: str) -> Path:
+    """Return the path of a bundle or of a pulled model.
+
+    Raises ModelNotFoundError, which says how to pull the model where the catalogue has it.
+    """
+    from pocketvlm.files.locate import bundle_made_from, bundle_path
+
+    try:
+        return bundle_path(name)
+    except ModelNotFoundError:
+        catalog = find_catalog()
+        reason = catalog.not_pulled(name) if catalog and not bundle_made_from(name) else None
+        if reason is None:
+            raise
+        raise ModelNotFoundError(reason, name) from None
 
 
 def load_arguments(
@@ -35,6 +55,8 @@ def load_arguments(
     target = model
     if model and (options.mmproj or model.lower().endswith(".gguf")):
         target, options = None, replace(options, model=model)
+    elif model:
+        find_bundle(model)
     if memory is None:
         return target, options
     from pocketvlm.plan.budget import keep_within, read_size

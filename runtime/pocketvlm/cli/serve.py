@@ -13,12 +13,14 @@ import typer
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import MODEL_HELP, Fields, expand_options
 from pocketvlm.cli.console import waiting
+from pocketvlm.cli.help import ENGINE
 from pocketvlm.cli.served_models import served_models
 from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.errors import PocketVLMError, RequestError, shortened
 from pocketvlm.pictures.handles import HandleLimits
 from pocketvlm.server.protocols.responses.stored import ResponseLimits
 from pocketvlm.server.settings import Settings, is_loopback
+from pocketvlm.system.extras import install_extra
 
 if TYPE_CHECKING:
     from pocketvlm.server.models import Models
@@ -70,7 +72,7 @@ def serve(
             parallel=4,
         ),
     ],
-    memory: Annotated[str | None, typer.Option(help=_MEMORY_HELP)] = None,
+    memory: Annotated[str | None, typer.Option(help=_MEMORY_HELP, rich_help_panel=ENGINE)] = None,
     settings: Annotated[
         Settings,
         Fields(
@@ -86,11 +88,14 @@ def serve(
             "image_hosts",
             "strict_model",
             "idle_unload",
+            panel="HTTP",
         ),
     ],
-    handles: Annotated[HandleLimits, Fields("seconds", "count", "size")],
-    documents: Annotated[DocumentLimits, Fields("pages", "seconds", "request_seconds", "memory")],
-    responses: Annotated[ResponseLimits, Fields("seconds", "count", "size")],
+    handles: Annotated[HandleLimits, Fields("seconds", "count", "size", panel="Uploaded pictures")],
+    documents: Annotated[
+        DocumentLimits, Fields("pages", "seconds", "request_seconds", "memory", panel="Documents and videos")
+    ],
+    responses: Annotated[ResponseLimits, Fields("seconds", "count", "size", panel="Kept responses")],
     offline: Annotated[
         bool, typer.Option("--offline", help="Forbid this process to reach or listen on any address but loopback.")
     ] = False,
@@ -104,7 +109,7 @@ def serve(
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
-        raise PocketVLMError(f'{", ".join(missing)} is not installed; run: pip install "pocketvlm[server]"')
+        raise PocketVLMError(f"{', '.join(missing)} is not installed; {install_extra('server')}")
     if log_level not in ("debug", "info", "warning", "error"):
         raise RequestError("must be debug, info, warning or error", "--log-level")
     from pocketvlm.system import offline as network

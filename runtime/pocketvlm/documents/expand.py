@@ -96,8 +96,8 @@ def _pages(part: FilePart, param: str, document: Document, fit: Fit, budget: _Bu
     pages = [*islice(document.pages(selection), left + 1)]
     if len(pages) > left:
         raise document.source.error(
-            f"has {len(document):,} {document.unit}s; a request may show at most {budget.limits.pages:,}; choose some "
-            "with pages, such as 1-10",
+            f"has {len(document):,} {document.unit}s; a request may show at most {budget.limits.pages:,}; choose some, "
+            'such as pages="1-10"',
             ImageTooLargeError,
         )
     budget.pages_left -= len(pages)

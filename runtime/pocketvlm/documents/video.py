@@ -15,6 +15,7 @@ from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.errors import RequestError
 from pocketvlm.pictures.images import Picture, picture_of
 from pocketvlm.pictures.sources import Source
+from pocketvlm.system.extras import install_extra
 
 _WORKER = "pocketvlm.documents.video_worker"
 _FRAMES = 8  # of a video, where nothing else is asked for
@@ -58,7 +59,7 @@ class VideoDocument(Document):
         pixels: int,
     ) -> None:
         if find_spec("av") is None:
-            raise source.error('video needs one more package: pip install "pocketvlm[video]"')
+            raise source.error(f"video needs one more package: {install_extra('video')}")
         self._max_pixels = pixels
         options = {"format": format, "max_pixels": pixels}
         self._process = DecoderProcess(_WORKER, content, options, limits)

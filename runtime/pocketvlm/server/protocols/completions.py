@@ -9,13 +9,13 @@ from typing import Any
 from pocketvlm.chat.completion import joined
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest, ChoiceLogprobs, TokenLogprob
-from pocketvlm.messages.field_errors import did_you_mean
 from pocketvlm.messages.ignored import IgnoredFields
 from pocketvlm.messages.numbers import as_number
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.operation import Component, Operation, Stream
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
 from pocketvlm.server.protocols.exchange import Chunks, Exchange, Run, event, parsed
+from pocketvlm.system.suggestions import did_you_mean
 
 _MAX_TOKENS = 16  # OpenAI's default
 _MAX_PROMPTS = 64
