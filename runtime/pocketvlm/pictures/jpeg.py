@@ -40,6 +40,12 @@ def open_jpeg(file: IO[bytes]) -> Opened:
     return replace(opened, pages=len(places), count=lambda: len(places), select=select)
 
 
+def jpeg_frame(file: IO[bytes]) -> tuple[int, bytes]:
+    """Return the kind of a JPEG file's frame (0xC0 and following; 0 if it has none) and the body of its header."""
+    header = _parse(file)
+    return header.kind, header.frame
+
+
 def _open_at(file: IO[bytes], start: int) -> tuple[Opened, list[int]]:
     """Open the picture that begins at `start`, and return the places of all pictures that it names."""
     file.seek(start)
@@ -74,12 +80,14 @@ def _image(file: IO[bytes], pieces: list[bytes | range]) -> JpegImageFile:
 class _Header:
     """What is needed as pieces of the file, the last of which has the scans; where pictures begin, if there is a list.
 
-    `frame` is the body of the frame header. `interval` counts the blocks between two restart markers, if not 0.
+    `frame` is the body of the frame header, `kind` the code of its marker. `interval` counts the blocks between two
+    restart markers, if not 0.
     """
 
     pieces: list[bytes | range]
     places: list[int] = field(default_factory=list)
     frame: bytes = b""
+    kind: int = 0
     interval: int = 0
 
 
@@ -101,7 +109,7 @@ def _parse(file: IO[bytes]) -> _Header:
         if code in (_START_OF_SCAN, _END_OF_IMAGE) or length < 2 or position + 2 + length > end:
             break
         if code in _FRAMES:
-            header.frame = file.read(length - 2)
+            header.frame, header.kind = file.read(length - 2), code
         if code == _RESTART_INTERVAL:
             header.interval = int.from_bytes(file.read(2), "big")
         if 0xE0 <= code <= 0xEF or code == _COMMENT:
