@@ -50,7 +50,7 @@ def find_pictures(sources: Sequence[Path], outputs: Sequence[Path] = ()) -> tupl
 def _files(source: Path) -> Iterator[Path]:
     if source.is_dir():
         yield from sorted(_walk(source))
-    elif source.exists() or is_picture_name(source):  # one that is gone fails alone, when it is read
+    elif source.exists():
         yield source
     elif _is_pattern(source):
         # pathlib would also match hidden files.
@@ -59,6 +59,8 @@ def _files(source: Path) -> Iterator[Path]:
             raise RequestError("matches no file", str(source))
         for match in matches:
             yield from _files(match)
+    elif is_picture_name(source):  # one that is gone fails alone, when it is read
+        yield source
     else:
         raise RequestError("no such file or folder", str(source))
 
