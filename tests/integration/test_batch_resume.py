@@ -114,6 +114,20 @@ def test_a_change_that_sets_the_time_back(ask: Ask, photos: Path) -> None:
     assert asked == resumption.changed == ["a.png"]
 
 
+def test_metadata_of_a_photo_is_not_its_content(ask: Ask, photos: Path) -> None:
+    """Photo programs write into JPEG files. How a photo is held counts."""
+    for name, colour in (("x.jpg", "red"), ("y.jpg", "blue")):
+        Image.new("RGB", (32, 32), colour).save(photos / name)
+    ask()
+    for name, tag, value in (("x.jpg", 0x010E, "A day at the sea"), ("y.jpg", 0x0112, 6)):
+        image, exif = Image.open(photos / name), Image.Exif()
+        exif[tag] = value
+        image.save(photos / name, quality="keep", exif=exif, comment="rated")
+    asked, resumption = ask()
+    assert asked == resumption.changed == ["y.jpg"]
+    assert ask()[0] == []
+
+
 def test_another_name(ask: Ask, photos: Path, tmp_path: Path) -> None:
     ask()
     answers = {line["custom_id"]: line["response"]["body"]["id"] for line in record(tmp_path)}

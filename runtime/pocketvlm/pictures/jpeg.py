@@ -26,6 +26,7 @@ _MAX_MISSING = 0.01  # share of the picture, or one block; more than that is a b
 _BLOCK = 16  # the most rows and columns of a coded block
 _SMOOTHED = 4  # columns and rows before it that depend on it
 _FILLER = b"\xaa\x55" * 2048  # codes of any picture
+_ORIENTATION = 0x0112
 _GAIN_MAPS = (b"hdrgm", b"hdrgainmap", b"urn:iso:std:iso:ts:21496")
 
 
@@ -44,6 +45,23 @@ def jpeg_frame(file: IO[bytes]) -> tuple[int, bytes]:
     """Return the kind of a JPEG file's frame (0xC0 and following; 0 if it has none) and the body of its header."""
     header = _parse(file)
     return header.kind, header.frame
+
+
+def picture_pieces(file: IO[bytes]) -> tuple[list[bytes | range], int]:
+    """Return what of a JPEG file makes its picture, without any metadata, and its orientation, from 1 to 8.
+
+    Raises what Pillow raises for a damaged file.
+    """
+    pieces = _parse(file).pieces
+    orientation = _image(file, pieces).getexif().get(_ORIENTATION, 1)
+
+    def is_metadata(piece: bytes | range) -> bool:
+        if isinstance(piece, bytes):
+            return False
+        file.seek(piece.start + 1)
+        return file.read(1) == b"\xe1"
+
+    return [piece for piece in pieces if not is_metadata(piece)], orientation if isinstance(orientation, int) else 1
 
 
 def _open_at(file: IO[bytes], start: int) -> tuple[Opened, list[int]]:
