@@ -307,4 +307,4 @@ def test_a_changed_picture_gets_another_sidecar(photos: Path, tmp_path: Path, sa
     assert done.returncode == 0 and "2 of 4 are answered already; asked again: 2 have other content" in done.stderr
     assert "large red circle" in (photos / "a.png.xmp").read_text() != before
     assert (photos / "b.png.xmp").read_text() == "edited by hand"
-    assert "1 are not of these answers and stay as they are" in done.stderr
+    assert "sidecars of others, which stay as they are: 1, such as" in done.stderr

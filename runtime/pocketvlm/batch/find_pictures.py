@@ -31,12 +31,12 @@ def find_pictures(sources: Sequence[Path], outputs: Sequence[Path] = ()) -> tupl
     base = sources[0] if len(sources) == 1 and sources[0].is_dir() else None
     pictures: dict[str, Path] = {}
     others: dict[str, Path] = {}
-    seen = {os.path.realpath(path) for path in outputs}
+    seen = {path.absolute() for path in outputs}
     for source in sources:
         for path in _files(source):
-            if (real := os.path.realpath(path)) in seen:
+            if (absolute := path.absolute()) in seen:
                 continue
-            seen.add(real)
+            seen.add(absolute)
             name = (path.relative_to(base) if base else path).as_posix()
             (pictures if _is_picture(path) or _is_missing(path) else others)[name] = path
     accompanied = {path for picture in pictures.values() for path in (picture, picture.with_suffix(""))}

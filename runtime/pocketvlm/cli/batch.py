@@ -45,10 +45,10 @@ _SHOWN = 5  # failed requests that are listed
 
 @expand_options
 def batch(
-    sources: Annotated[
+    source: Annotated[
         list[Path],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Folders of pictures, PDFs and videos, such files, patterns; or one .jsonl file of requests, also "
             "OpenAI's.",
         ),
@@ -114,7 +114,7 @@ def batch(
         fields["response_format"] = response_format(json_schema)
     outputs = replace(outputs, schema=fields.get("response_format", {}).get("json_schema", {}).get("schema"))
     defaults = Defaults(prompt, system, detail, fields, pages, password, fps, frames)
-    job = read_batch(sources, defaults, outputs=outputs.paths)
+    job = read_batch(source, defaults, outputs=outputs.paths)
     _print_passed_over(job.passed_over)
     target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
     sidecars = Sidecars(cast(Any, sidecar), job.pictures()) if sidecar else None
@@ -272,6 +272,6 @@ def _print_sidecars(sidecars: Sidecars) -> None:
     if sidecars.written:
         err.print(f"{sidecars.written:,} sidecars written")
     if sidecars.kept:
-        err.print(f"{len(sidecars.kept):,} are not of these answers and stay as they are, such as {min(sidecars.kept)}")
+        err.print(f"sidecars of others, which stay as they are: {len(sidecars.kept):,}, such as {min(sidecars.kept)}")
     for path, reason in [*sidecars.faults.items()][:_SHOWN]:
         err.print(f"{path}: cannot be written: {reason}")
