@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +29,7 @@ from pocketvlm.cli.command_options import (
 )
 from pocketvlm.cli.console import error_message, waiting
 from pocketvlm.cli.loading import load
+from pocketvlm.cli.response_format import response_format
 from pocketvlm.cli.typed_path import leading_path, typed_path
 from pocketvlm.errors import (
     ContextLengthError,
@@ -49,7 +49,6 @@ HELP = (
     "goes on with one, /timings prints how long answers take, /clear-cache forgets the embeddings of pictures, /quit "
     "ends.[/dim]"
 )
-_MAX_SCHEMA_BYTES = 1 << 24
 _URLS = ("data:", "http:", "https:", "file:")
 err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())  # lines stay whole in a file
 
@@ -109,7 +108,7 @@ def chat(
     if reasoning_effort is not None:
         fields["reasoning_effort"] = reasoning_effort
     if json_schema is not None:
-        fields["response_format"] = _response_format(json_schema)
+        fields["response_format"] = response_format(json_schema)
     with waiting("loading"):
         vlm = load(model, options, memory=memory)
     with vlm:
@@ -126,17 +125,6 @@ def chat(
             typer.echo(answer.model_dump_json(indent=2))
         else:
             conversation.answer(prompt, pictures)
-
-
-def _response_format(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:  # it may be a device without an end
-            schema = json.loads(file.read(_MAX_SCHEMA_BYTES).decode())
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror}", "--json-schema") from None
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{path} is not a JSON Schema: {error}", "--json-schema") from None
-    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
 
 def _source(argument: str) -> str | bytes:

@@ -17,6 +17,7 @@ from pocketvlm.cli.console import error_message
 from pocketvlm.cli.doctor import doctor
 from pocketvlm.cli.inspect import inspect
 from pocketvlm.cli.plan import plan
+from pocketvlm.cli.read import read
 from pocketvlm.cli.serve import serve
 from pocketvlm.errors import PocketVLMError
 
@@ -47,6 +48,7 @@ app.command()(chat)
 app.command()(inspect)
 app.command()(serve)
 app.command()(batch)
+app.command()(read)
 app.command()(plan)
 app.command()(doctor)
 app.command()(bench)
