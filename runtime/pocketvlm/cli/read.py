@@ -157,6 +157,7 @@ def _progress_bar(count: Any) -> Iterator[Listener]:
     with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
         task = bar.add_task("pages", total=0)
         total = 0
+        printed: set[tuple[Input, str]] = set()
 
         def begins(file: Input, pages: int, read: int) -> None:
             nonlocal total
@@ -166,13 +167,17 @@ def _progress_bar(count: Any) -> Iterator[Listener]:
         def page(file: Input, text: PageText) -> None:
             count()
             bar.advance(task)
-            for line in text.notes:
-                err.print(f"{escape(file.name)}: {escape(_of_page(text, line))}")
+            for note in text.notes:
+                kind = note.removeprefix(text.label)
+                if (file, kind) not in printed:  # small print is hard to see on every page or on none
+                    err.print(f"{escape(file.name)}: {escape(_of_page(text, note))}")
+                if kind != note:
+                    printed.add((file, kind))
             if text.error is not None:
                 err.print(f"not read: {escape(text.error)}")  # which names file and page
 
-        def fails(file: Input, error: ImageError) -> None:
-            err.print(f"{escape(file.name)}: not read: {escape(error.message)}")
+        def fails(error: ImageError) -> None:
+            err.print(f"not read: {escape(error.message)}")
 
         yield Listener(begins, page, fails)
 

@@ -21,7 +21,7 @@ class Preset:
     The page comes first, then `prompt`; an empty one leaves the page alone. `schema_prompt` is used where a schema is
     given, with `{schema}` and `{fields}`, the names of its properties. `names` matches the name of a model of this
     kind, and `mark` is a control token that only such models have. `detail`, `max_tokens` and `max_image_tokens` are
-    those of the request unless the caller chooses others; `fields` are other fields of it, for sampling. `raw`: the
+    those of the request, unless the caller chooses others; `fields` are other fields of it, for sampling. `raw`: the
     model was trained without a chat template, on the page and the prompt alone. `control_tokens`: it writes its
     notation with control tokens, which answers normally leave out.
     """

@@ -43,7 +43,7 @@ class Listener:
 
     begins: Callable[[Input, int, int], None] = lambda *_: None
     page: Callable[[Input, PageText], None] = lambda *_: None
-    fails: Callable[[Input, ImageError], None] = lambda *_: None
+    fails: Callable[[ImageError], None] = lambda _: None
 
 
 @dataclass
@@ -69,7 +69,7 @@ class FileReader:
         self._progress = progress
         self._format: Format = format
         self._open: dict[Document, _Begun] = {}
-        self.counts = Counts()
+        self.counts = Counts(unchanged=len(outputs) - len(self.unfinished()))
 
     def unfinished(self) -> dict[str, Input]:
         """Return what is to be read, also where a file has changed since, or its output has been removed."""
@@ -81,7 +81,6 @@ class FileReader:
         Raises ImageError then, and what `PageReader.read` raises. Pages that are read are kept.
         """
         todo = self.unfinished()
-        self.counts = Counts(unchanged=len(self._outputs) - len(todo))
         try:
             for page, text in read_pages(self._pages(todo, listener, alone=alone), reader, parallel):
                 begun = self._open[page.document]
@@ -104,10 +103,10 @@ class FileReader:
             except OSError as error:
                 if isinstance(error, ImageError):
                     raise
-                self._fail(file, ImageError(f"{file.path}: cannot be read: {error.strerror}"), listener, alone=alone)
+                self._fail(ImageError(f"{file.path}: cannot be read: {error.strerror}"), listener, alone=alone)
                 continue
             except ImageError as error:
-                self._fail(file, error, listener, alone=alone)
+                self._fail(error, listener, alone=alone)
                 continue
             known = self._progress.read(file.name, stamp)
             left = [number for number in numbers if number not in known]
@@ -117,11 +116,11 @@ class FileReader:
                 self._finish(document)
             yield from (page for page in document.pages(self._source.pages) if page.number in left)
 
-    def _fail(self, file: Input, error: ImageError, listener: Listener, *, alone: bool) -> None:
+    def _fail(self, error: ImageError, listener: Listener, *, alone: bool) -> None:
         if alone:
             raise error
         self.counts.failed_documents += 1
-        listener.fails(file, error)
+        listener.fails(error)
 
     def _finish(self, document: Document) -> None:
         begun = self._open.pop(document)

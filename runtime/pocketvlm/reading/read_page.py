@@ -21,7 +21,7 @@ from pocketvlm.reading.presets import preset_for
 from pocketvlm.reading.repetition import RepetitionGuard
 
 Format = Literal["markdown", "text", "json"]
-_PENALTY = {"repeat_penalty": 1.15, "temperature": 0.0}  # of the second try
+_PENALTY = {"repeat_penalty": 1.1, "frequency_penalty": 0.1}  # of the second try; of the last 64 tokens
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,6 @@ class ReadOptions:
     schema: Mapping[str, Any] | bool | None = None
     detail: Detail | None = None
     max_tokens: int | None = None
-    max_image_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if self.format not in get_args(Format):
@@ -107,7 +106,7 @@ class PageReader:
             else:
                 notes += ("the model repeated itself without end; the page was read again with a penalty",)
                 answer = again
-        elif answer.cut:
+        if answer.cut:
             notes += ("the answer reached the limit of tokens and is cut",)
         return PageText(page.number, page.label, self._formatted(answer), notes)
 
@@ -126,10 +125,10 @@ class PageReader:
         guard = RepetitionGuard()
         request = self._request(page.document.source.name, fields)
         reason = None
-        notes: tuple[str, ...] = ()
+        shown = _OnePage(page)
         run = self._vlm.run(
             request,
-            open_file=lambda *_: _OnePage(page),
+            open_file=lambda *_: shown,
             cancellation=cancellation,
             raw=self._preset.raw,
             control_tokens=self._preset.control_tokens,
@@ -141,14 +140,12 @@ class PageReader:
                     guard.push(choice.delta.content or "")
                 if guard.repeats:
                     break
-                if chunk.timings is not None:
-                    notes = tuple(note for image in chunk.timings.images for note in image.notes)
-        return _Answer(guard.text, guard.repeats, reason == "length", notes)
+        return _Answer(guard.text, guard.repeats, reason == "length", shown.notes)
 
     def _request(self, name: str, fields: Mapping[str, Any]) -> ChatRequest:
         options, preset = self._options, self._preset
         schema = options.schema if isinstance(options.schema, Mapping) else None
-        max_image_tokens = options.max_image_tokens or preset.max_image_tokens
+        max_image_tokens = None if options.detail or not self._vlm.info.picture_metadata else preset.max_image_tokens
         file = {"type": "file", "path": name, "detail": options.detail or preset.detail}
         content: list[Any] = [file if max_image_tokens is None else {**file, "max_image_tokens": max_image_tokens}]
         if question := preset.question(options.prompt, schema):
@@ -177,10 +174,13 @@ class _OnePage(Document):
 
     def __init__(self, page: Page) -> None:
         super().__init__(page.document.source, 1, page.document.unit)
+        self.notes: tuple[str, ...] = ()  # of the picture, once it was read
         self._page = page
 
     def read(self, number: int, fit: Fit | None = None) -> Picture:  # noqa: ARG002
-        return self._page.read(fit)
+        picture = self._page.read(fit)
+        self.notes = picture.notes
+        return picture
 
     def close(self) -> None:
         """Leave the file open: it belongs to the whole document."""

@@ -13,6 +13,7 @@ PRESET = Preset(
     "lightonocr",
     "",
     names=re.compile(r"lighton[-_ ]?ocr"),
+    detail="high",
     max_tokens=4096,
     fields={"temperature": 0.1, "seed": 0},
 )
