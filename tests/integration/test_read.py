@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from asking import settle
 from engine_seam import model_of
+from integration.asking import settle
 from iota.scenes import draw, random_scene
 from pdfs import pdf, rectangle
 from pocketvlm import VLM, PageText, open_document, read
