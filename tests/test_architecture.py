@@ -20,7 +20,7 @@ LEVELS = {
         {"cli"},
         {"server", "batch", "plan", "bench.picture"},
         {"", "vlm"},
-        {"bench"},
+        {"bench", "reading"},
         {"chat.vlm"},
         {"chat.load_options", "chat.completion", "chat.session"},
         {"engine.process"},

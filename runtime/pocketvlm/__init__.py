@@ -24,12 +24,15 @@ if _typing.TYPE_CHECKING:
     from pocketvlm.errors import *
     from pocketvlm.messages import *
     from pocketvlm.pictures.handles import HandleLimits, PictureHandle
+    from pocketvlm.reading.read import read
+    from pocketvlm.reading.read_page import PageText
 
 __version__ = "0.2.0"
 # fmt: off
 __all__ = [
     "VLM", "LoadOptions", "HandleLimits", "PictureHandle", "EngineInfo", "Statistics", "CancellationToken",
-    "TokenCount", "bench", "errors", "open_document", "Document", "DocumentLimits", "Page", "__version__",
+    "TokenCount", "bench", "errors", "open_document", "Document", "DocumentLimits", "Page", "PageText", "read",
+    "__version__",
     # messages
     "AssistantMessage", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "Choice", "ChoiceLogprobs",
     "ChunkChoice", "CompletionTokensDetails", "Content", "Delta", "Detail", "FilePart", "FinishReason",
@@ -57,6 +60,8 @@ _HOMES = {
     "Document": "pocketvlm.documents.document",
     "DocumentLimits": "pocketvlm.documents.limits",
     "Page": "pocketvlm.documents.document",
+    "PageText": "pocketvlm.reading.read_page",
+    "read": "pocketvlm.reading.read",
     "open_document": "pocketvlm.documents.open_document",
     "TokenCount": "pocketvlm.engine.interface",
     "HandleLimits": "pocketvlm.pictures.handles",

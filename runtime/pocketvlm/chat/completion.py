@@ -40,6 +40,7 @@ class CompletionBuilder:
     """Turn the engine's events for one request into the chunks of its answer, one choice after the other.
 
     For each choice: `begin_choice`, `add` for every event until `stopped` or the last one, `end_choice`. Then `end`.
+    With `control_tokens`, those of the answer are content.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class CompletionBuilder:
         choices: int = 1,
         queue_ms: float = 0.0,
         load_ms: float = 0.0,
+        control_tokens: bool = False,
     ) -> None:
         self._compiled = compiled
         self._info = info
+        self._controls = info.control_tokens if control_tokens else None
         self._choices = choices
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
@@ -65,7 +68,7 @@ class CompletionBuilder:
 
     def begin_choice(self) -> None:
         self._index += 1
-        self._parser = self._compiled.output_parser()
+        self._parser = self._compiled.output_parser(self._controls)
         self._reason: FinishReason = "stop"
         self._choice_ms = 0.0
         self._has_token = False

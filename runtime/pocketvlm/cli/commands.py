@@ -20,6 +20,7 @@ from pocketvlm.cli.help import in_order_of_use, name_value, panel_of, print_narr
 from pocketvlm.cli.inspect import inspect
 from pocketvlm.cli.picture_arguments import PictureCommand
 from pocketvlm.cli.plan import plan
+from pocketvlm.cli.read import read
 from pocketvlm.cli.remove import remove
 from pocketvlm.cli.serve import serve
 from pocketvlm.errors import PocketVLMError
@@ -65,7 +66,7 @@ def _add(name: str, command: Callable[..., None]) -> None:
     app.command(name, cls=PictureCommand, rich_help_panel=panel_of(name))(command)
 
 
-for own in (batch, bench, chat, doctor, inspect, plan, remove, serve):
+for own in (batch, bench, chat, doctor, inspect, plan, read, remove, serve):
     _add(own.__name__, own)
 
 
