@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator
@@ -12,6 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from pocketvlm.engine.interface import EngineInfo, Finished, PrefillDone, Token, TokenScore
+from pocketvlm.files.bundle import Scope
 from pocketvlm.messages import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -50,7 +52,10 @@ class CompletionBuilder:
         choices: int = 1,
         queue_ms: float = 0.0,
         load_ms: float = 0.0,
+        logprobs: bool = True,
+        scope: Scope | None = None,
     ) -> None:
+        """Without `logprobs`, the scores of tokens only show whether an answer is within the model's `scope`."""
         self._compiled = compiled
         self._info = info
         self._choices = choices
@@ -62,6 +67,9 @@ class CompletionBuilder:
         self._tokens = self._thought_tokens = self._drafted = self._accepted = 0
         self._decode_steps = 0  # tokens except the first of each choice, which comes with its prompt
         self._index = -1
+        self._logprobs = logprobs
+        self._scope = scope
+        self._least_logprob = 0.0  # of all tokens that have a score
 
     def begin_choice(self) -> None:
         self._index += 1
@@ -88,7 +96,10 @@ class CompletionBuilder:
                 self._drafted += event.drafted
                 self._accepted += event.accepted
                 self._choice_ms = event.ms
-                logprobs = _logprobs(event.data, event.score) if event.score else None
+                logprobs = None
+                if event.score is not None:
+                    self._least_logprob = min(self._least_logprob, event.score.logprob)
+                    logprobs = _logprobs(event.data, event.score) if self._logprobs else None
                 pieces = self._parser.push(event.data, event.id)
                 for delta in map(_delta, pieces) if pieces else [Delta()] * (logprobs is not None):
                     yield self._choice_chunk(delta, logprobs=logprobs)
@@ -139,7 +150,14 @@ class CompletionBuilder:
             usage=usage,
             timings=timings,
             not_enforced=list(self._compiled.not_enforced) if timings and self._compiled.not_enforced else None,
+            notes=self._notes() if timings else None,
         )
+
+    def _notes(self) -> list[str] | None:
+        scope = self._scope
+        if scope is None or scope.min_probability is None or math.exp(self._least_logprob) >= scope.min_probability:
+            return None
+        return [f"{self._info.name} is guessing: it knows only {scope.knows}"]
 
     def _usage(self) -> Usage:
         first = self._prefills[0]
@@ -208,6 +226,7 @@ def fold(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
         usage=chunk.usage,
         timings=chunk.timings,
         not_enforced=chunk.not_enforced,
+        notes=chunk.notes,
     )
 
 
@@ -233,7 +252,8 @@ def joined(runs: Iterable[Generator[ChatCompletionChunk, None, None]]) -> Genera
                 yield chunk.model_copy(update=update)
     usage = reduce(_usage_sum, (end.usage for end in ends if end.usage))
     timings = reduce(_timings_sum, (end.timings for end in ends if end.timings))
-    yield ends[-1].model_copy(update={"usage": usage, "timings": timings})
+    notes = [*dict.fromkeys(note for end in ends for note in end.notes or ())] or None
+    yield ends[-1].model_copy(update={"usage": usage, "timings": timings, "notes": notes})
 
 
 def _usage_sum(one: Usage, other: Usage) -> Usage:

@@ -256,6 +256,11 @@ class Engine(Protocol):
     @property
     def info(self) -> EngineInfo: ...
 
+    @property
+    def state(self) -> Literal["ready", "restarting", "failing", "closed"]:
+        """ "failing" after several crashes in a row, as in `Statistics`. Does not wait for the engine."""
+        ...
+
     def generate(
         self, generation: Generation, cancellation: CancellationToken | None = None
     ) -> Generator[Event, None, None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -156,7 +157,7 @@ def file_of(image: Any, picture: Picture) -> bytes:
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
     is_text = isinstance(image, str) and (base64_text.is_data_uri(image) or base64_text.is_picture(image))
-    if isinstance(image, str | Path) and not is_text and not str(image).lower().startswith("file:"):
+    if isinstance(image, str | os.PathLike) and not is_text and not str(image).lower().startswith("file:"):
         return Path(image).read_bytes()
     from PIL import Image
 

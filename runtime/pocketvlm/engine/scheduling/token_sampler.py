@@ -38,7 +38,9 @@ class TokenSampler:
         `source` is a row of the last batch, or a copy of its logits. `drafted`, `accepted` and `ms` go into the token.
         Raises UnsupportedError where the grammar takes too much work.
         """
-        scored = None if self._top_logprobs is None else _logits(context, source).copy()  # before the grammar's mask
+        scored = None if self._top_logprobs is None else _logits(context, source)
+        if scored is not None and (self._matcher is not None or self._tokens_left > 0):
+            scored = scored.copy()  # what follows changes them
         if self._matcher is not None:
             if self._matcher.complete:
                 return None
