@@ -325,7 +325,7 @@ def test_many_requests_wait_without_threads(sample_png: Path) -> None:
                 await stream.aclose()
 
     asyncio.run(main())
-    assert 2 <= most <= 4
+    assert 2 <= most <= 6  # twice the two that run, and some that end
 
 
 def test_closing_ends_what_runs() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator
@@ -52,10 +51,8 @@ class CompletionBuilder:
         choices: int = 1,
         queue_ms: float = 0.0,
         load_ms: float = 0.0,
-        logprobs: bool = True,
         scope: Scope | None = None,
     ) -> None:
-        """Without `logprobs`, the scores of tokens only show whether an answer is within the model's `scope`."""
         self._compiled = compiled
         self._info = info
         self._choices = choices
@@ -67,9 +64,8 @@ class CompletionBuilder:
         self._tokens = self._thought_tokens = self._drafted = self._accepted = 0
         self._decode_steps = 0  # tokens except the first of each choice, which comes with its prompt
         self._index = -1
-        self._logprobs = logprobs
         self._scope = scope
-        self._least_logprob = 0.0  # of all tokens that have a score
+        self._certainty = 1.0  # the least of all choices
 
     def begin_choice(self) -> None:
         self._index += 1
@@ -96,16 +92,15 @@ class CompletionBuilder:
                 self._drafted += event.drafted
                 self._accepted += event.accepted
                 self._choice_ms = event.ms
-                logprobs = None
-                if event.score is not None:
-                    self._least_logprob = min(self._least_logprob, event.score.logprob)
-                    logprobs = _logprobs(event.data, event.score) if self._logprobs else None
+                logprobs = _logprobs(event.data, event.score) if event.score else None
                 pieces = self._parser.push(event.data, event.id)
                 for delta in map(_delta, pieces) if pieces else [Delta()] * (logprobs is not None):
                     yield self._choice_chunk(delta, logprobs=logprobs)
                     logprobs = None
             case Finished():
                 self._reason = event.reason
+                if event.certainty is not None:
+                    self._certainty = min(self._certainty, event.certainty)
 
     def end_choice(self) -> Iterator[ChatCompletionChunk]:
         """Yield what the parser held back, and the finish reason: with the timings if this is the last choice."""
@@ -155,7 +150,7 @@ class CompletionBuilder:
 
     def _notes(self) -> list[str] | None:
         scope = self._scope
-        if scope is None or scope.min_probability is None or math.exp(self._least_logprob) >= scope.min_probability:
+        if scope is None or scope.min_probability is None or self._certainty >= scope.min_probability:
             return None
         return [f"{self._info.name} is guessing: it knows only {scope.knows}"]
 

@@ -250,25 +250,24 @@ class VLM:
         prepared = self._prepared(request, read, open_file, raw=raw)
         choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
-        scope = self._scope if shows_guesses(request) else None
         builder = CompletionBuilder(
             prepared.compiled,
             self.info,
             choices=choices,
             queue_ms=queue_ms,
             load_ms=load_ms,
-            logprobs=bool(request.logprobs),
-            scope=scope,
+            scope=self._scope,
         )
         for index in range(choices):
             generation = Generation(
                 prepared.prompt,
                 sampling_of(request, seed + index),
                 max_tokens=request.limit,
-                top_logprobs=(request.top_logprobs or 0) if request.logprobs or scope else None,
+                top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
                 constraint=prepared.compiled.constraint,
                 ignore_eos=bool(request.ignore_eos),
                 min_tokens=request.min_tokens or 0,
+                measures_certainty=self._scope is not None and shows_guesses(request),
                 buffered=buffered and not request.stop,  # stop strings are recognized here, not in the engine
             )
             builder.begin_choice()
