@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pocketvlm.chat.vlm import VLM
     from pocketvlm.messages import ImageTimings
 
-_OTHER_MODELS = "for photographs, see `pocketvlm models --fits free`"
+_OTHER_MODELS = "for photographs: pocketvlm models --fits free"
 
 
 class RunNotes:
@@ -24,14 +24,14 @@ class RunNotes:
         if self._scope is None or self._pointed_to_others:
             return None
         self._pointed_to_others = True
-        return f"{self._name} knows only {self._scope.knows}; {_OTHER_MODELS}."
+        return f"{self._name} knows only {self._scope.knows}; {_OTHER_MODELS}"
 
     def about_answer(self, notes: Sequence[str] | None, images: Sequence[ImageTimings]) -> list[str]:
         """Return lines about an answer with these `notes`, and about the pictures of its question."""
         lines: list[str] = []
         if notes and self._scope and not self._pointed_to_others:
             self._pointed_to_others = True
-            lines.append(f"{'; '.join(notes)}; {_OTHER_MODELS}.")
+            lines.append(f"{'; '.join(notes)}; {_OTHER_MODELS}")
         else:
             lines += [f"{note}." for note in notes or ()]
         if images and (line := self.about_model()):
