@@ -31,7 +31,7 @@ def test_chat() -> None:
 
 
 def test_structured(sample_png: Path) -> None:
-    assert run("structured.py", str(sample_png)) == "{'shapes': 2}\n"
+    assert run("structured.py", str(sample_png)) == "2\n"
 
 
 def test_batch(tmp_path: Path, sample_png: Path) -> None:

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import EntryPoint, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from huggingface_hub import close_session
 from typer import Typer
 from typer.testing import CliRunner
 
+import pocketvlm
 from pocketvlm.errors import CheckpointError, DownloadError, ModelNotFoundError, OutputError, QuantizationError
 from pocketvlm.files.bundle import Bundle
 from pocketvlm.files.locate import locate
@@ -35,6 +36,11 @@ from pocketvlm_converters.pull import pull as way
 from pocketvlm_converters.pull.pull import Wanted, name_of, pull
 
 from .hub_server import COMMIT, HubServer, Repository, serving
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 CHECKPOINT = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"
 MODEL, MMPROJ, WEIGHTS = "iota-Q4_K_M.gguf", "mmproj-iota-Q8_0.gguf", "model.safetensors"
@@ -114,6 +120,30 @@ def test_it_is_there_already(hub: HubServer, tmp_path: Path) -> None:
     (taken / "precious").touch()
     refused(Wanted(READY, output=taken, force=True), "not a bundle", OutputError)
     refused(Wanted(READY, output=tmp_path / "no" / "where"), "does not exist", OutputError)
+
+
+def test_from_python(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = tomllib.loads((CHECKPOINT.parents[2] / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
+    # The installed entry points may be older than this one.
+    point = EntryPoint("pull", group["pocketvlm.functions"]["pull"], "pocketvlm.functions")
+    monkeypatch.setattr("pocketvlm.files.pull.entry_points", lambda **_: [point])
+    steps: list[tuple[str, int, int]] = []
+    folder = pocketvlm.pull(READY, progress=lambda step, done, total: steps.append((step, done, total)))
+    assert folder == models(tmp_path) / READY and steps[-1][1] == steps[-1][2]
+    Bundle(folder).verify()
+    asked = len(hub.log)
+    assert pocketvlm.pull(READY) == folder and len(hub.log) == asked, "it is there already"
+    with pytest.raises(OutputError, match="already exists"):
+        pocketvlm.pull(READY, quantize="Q8_0")
+    (folder / MODEL).unlink()
+    with pytest.raises(OutputError, match="already exists"):
+        pocketvlm.pull(READY)  # incomplete
+    assert pocketvlm.pull(READY, force=True) == folder and (folder / MODEL).is_file()
+    with pytest.raises(DownloadError, match="neither an id of the catalogue"):
+        pocketvlm.pull("no such model")
+    monkeypatch.setattr("pocketvlm.files.pull.entry_points", lambda **_: [])
+    with pytest.raises(DownloadError, match="with its extras hub and convert"):
+        pocketvlm.pull(READY)
 
 
 @pytest.mark.usefixtures("hub")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from secrets import randbits
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from pocketvlm.chat.completion import CompletionBuilder, fold
 from pocketvlm.chat.load_options import LoadOptions, accepts_fields_of
+from pocketvlm.chat.sampling import sampling_of, shows_guesses
 from pocketvlm.chat.session import Session, plain
 from pocketvlm.chat.session import read as read_session
 from pocketvlm.chat.session import write as write_session
@@ -33,6 +34,7 @@ from pocketvlm.engine.interface import (
 )
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.errors import RequestError, SessionError
+from pocketvlm.files.bundle import Scope
 from pocketvlm.files.locate import locate
 from pocketvlm.files.pulled import UseLock, mark_used
 from pocketvlm.messages import (
@@ -43,8 +45,11 @@ from pocketvlm.messages import (
     ImagePart,
     ImageURLPart,
     Message,
+    ParsedCompletion,
 )
-from pocketvlm.native.sampler import Sampling
+from pocketvlm.messages.formats import is_model_class
+from pocketvlm.messages.parsed import M
+from pocketvlm.messages.question import picture_errors, question_messages
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles
 from pocketvlm.pictures.images import Picture
 from pocketvlm.structured.begun_answer import with_answer
@@ -52,6 +57,9 @@ from pocketvlm.structured.compile import CompiledRequest, compile_raw, compile_r
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, with_opening
 from pocketvlm.vision import families
+
+if TYPE_CHECKING:
+    from pocketvlm.messages.question import AnyPicture
 
 ProgressCallback = Callable[[int, int], None]
 PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # (part, path of its field in the request)
@@ -64,10 +72,12 @@ class VLM:
     `parallel` unfinished streams and starts another one gets EngineBusyError: close a stream or read it to its end.
     """
 
-    def __init__(self, engine: Engine, options: LoadOptions | None = None) -> None:
+    def __init__(self, engine: Engine, options: LoadOptions | None = None, scope: Scope | None = None) -> None:
         """Chat with an engine that is already loaded. Use `load` instead, which also makes the engine."""
         options = options or LoadOptions()
         self._engine = engine
+        self._scope = scope
+        self.parallel = options.parallel  # requests that run together
         self._max_pixels = options.max_pixels
         self._max_image_tokens = options.max_image_tokens
         self._handles = PictureHandles(options.handle_limits)
@@ -107,7 +117,7 @@ class VLM:
             options=options.engine_options(),
         )
         try:
-            vlm = cls(engine, options)
+            vlm = cls(engine, options, files.scope)
             vlm._use = use
             if options.session is not None:
                 vlm.restore(options.session)
@@ -121,23 +131,87 @@ class VLM:
         """What is known about the loaded model."""
         return self._engine.info
 
+    @property
+    def scope(self) -> Scope | None:
+        """What the model knows, if it knows little, such as iota; None for models for pictures of any kind."""
+        return self._scope
+
+    @overload
+    def ask(
+        self,
+        question: str,
+        *pictures: AnyPicture,
+        response_format: type[M],
+        **options: Any,
+    ) -> M: ...
+    @overload
+    def ask(
+        self,
+        question: str,
+        *pictures: AnyPicture,
+        response_format: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> str: ...
+    def ask(self, question: str, *pictures: Any, response_format: Any = None, **options: Any) -> Any:
+        """Ask about pictures, and return the text of the answer: `vlm.ask("What is this?", "photo.jpg")`.
+
+        A picture is a path, a URL as in messages, the bytes of a file, a PIL image, a uint8 array [height, width, 3],
+        or a part of a message, which may have a `detail`. With a pydantic class as `response_format` the answer is an
+        instance of it. The other keywords are those of `chat`.
+
+        Raises what `chat` raises, with `pictures.0` as the `param` of an error about the first picture, and AnswerError
+        where the answer is not an instance of the class.
+        """
+        with picture_errors(len(pictures)):
+            completion = self.chat(question_messages(question, pictures), response_format=response_format, **options)
+        return completion.parsed if isinstance(completion, ParsedCompletion) else completion.text
+
+    @overload
     def chat(
-        self, messages: Sequence[Any], *, progress: ProgressCallback | None = None, **fields: Any
+        self,
+        messages: Sequence[Any],
+        *,
+        response_format: type[M],
+        **options: Any,
+    ) -> ParsedCompletion[M]: ...
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Any],
+        *,
+        response_format: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> ChatCompletion: ...
+    def chat(
+        self,
+        messages: Sequence[Any],
+        *,
+        response_format: Any = None,
+        progress: ProgressCallback | None = None,
+        cancellation: CancellationToken | None = None,
+        **fields: Any,
     ) -> ChatCompletion:
         """Answer `messages`; `fields` are those of ChatRequest.
 
-        `progress(done, total)` is called before each tile of a picture that has to be encoded.
+        With a pydantic class as `response_format`, the answer's `parsed` is an instance of it. `progress(done, total)`
+        is called before each tile of a picture that has to be encoded. `cancellation` stops the work from another
+        thread, which raises GenerationCancelledError here.
 
         Raises RequestError, whose `param` names the invalid field, and EngineError.
         """
-        request = ChatRequest.parse(messages, **fields)
-        with closing(self.run(request, progress=progress, buffered=True)) as chunks:
+        request = ChatRequest.parse(messages, response_format=response_format, **fields)
+        with closing(self.run(request, progress=progress, cancellation=cancellation, buffered=True)) as chunks:
             completion = fold(chunks)
         self._remember(request, completion)
-        return completion
+        return ParsedCompletion.of(completion, response_format) if is_model_class(response_format) else completion
 
     def stream(
-        self, messages: Sequence[Any], *, progress: ProgressCallback | None = None, **fields: Any
+        self,
+        messages: Sequence[Any],
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: CancellationToken | None = None,
+        **fields: Any,
     ) -> Generator[ChatCompletionChunk, None, None]:
         """Answer `messages` in chunks, as `chat` does at once. Closing the iterator stops the work within one token.
 
@@ -146,7 +220,7 @@ class VLM:
         """
         request = ChatRequest.parse(messages, **fields)
         received: list[ChatCompletionChunk] = []
-        with closing(self.run(request, progress=progress)) as chunks:
+        with closing(self.run(request, progress=progress, cancellation=cancellation)) as chunks:
             for chunk in chunks:
                 received.append(chunk)
                 if chunk.choices or request.wants_usage:
@@ -188,16 +262,18 @@ class VLM:
             queue_ms=queue_ms,
             load_ms=load_ms,
             control_tokens=control_tokens,
+            scope=self._scope,
         )
         for index in range(choices):
             generation = Generation(
                 prepared.prompt,
-                _sampling(request, seed + index),
+                sampling_of(request, seed + index),
                 max_tokens=request.limit,
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
                 constraint=prepared.compiled.constraint,
                 ignore_eos=bool(request.ignore_eos),
                 min_tokens=request.min_tokens or 0,
+                measures_certainty=self._scope is not None and shows_guesses(request),
                 buffered=buffered and not request.stop,  # stop strings are recognized here, not in the engine
             )
             builder.begin_choice()
@@ -298,6 +374,9 @@ class VLM:
         if self._use is not None:
             self._use.close()
 
+    def __repr__(self) -> str:
+        return f"<VLM {self.info.name!r}: {self._engine.state}>"
+
     def __enter__(self) -> VLM:
         return self
 
@@ -363,22 +442,3 @@ class _Prepared:
     compiled: CompiledRequest
     prompt: tuple[TextSpan | PromptImage, ...]
     pictures: Sequence[Picture]
-
-
-def _sampling(request: ChatRequest, seed: int) -> Sampling:
-    """Sample greedily by default, so that the same picture and question give the same answer."""
-
-    def value_or(value: Any, default: Any) -> Any:
-        return default if value is None else value
-
-    return Sampling(
-        temperature=value_or(request.temperature, 0.0),
-        top_k=value_or(request.top_k, 0),
-        top_p=value_or(request.top_p, 1.0),
-        min_p=value_or(request.min_p, 0.0),
-        repeat_penalty=value_or(request.repetition, 1.0),
-        frequency_penalty=value_or(request.frequency_penalty, 0.0),
-        presence_penalty=value_or(request.presence_penalty, 0.0),
-        logit_bias=dict(request.logit_bias or {}),
-        seed=seed,
-    )

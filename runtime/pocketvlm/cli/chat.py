@@ -32,6 +32,7 @@ from pocketvlm.cli.help import ANSWERS
 from pocketvlm.cli.loading import load
 from pocketvlm.cli.picture_arguments import URLS, has_pages, question_and_pictures
 from pocketvlm.cli.response_format import response_format
+from pocketvlm.cli.run_notes import RunNotes
 from pocketvlm.cli.typed_path import leading_path, typed_path
 from pocketvlm.errors import (
     ContextLengthError,
@@ -139,6 +140,8 @@ def chat(
             with _ProgressBar() as bar:
                 answer = vlm.chat(conversation.ask(prompt, pictures), progress=bar, **fields)
             _print_notes(answer.timings.images)
+            for line in conversation.run_notes.about_answer(answer.notes, answer.timings.images):
+                err.print(f"[dim]{escape(line)}[/dim]")
             typer.echo(answer.model_dump_json(indent=2))
         else:
             conversation.answer(prompt, pictures)
@@ -178,6 +181,7 @@ class _Conversation:
         self._options = options
         self._fields = fields
         self._print_timings = timings
+        self.run_notes = RunNotes(vlm)
         self.reset()
 
     def reset(self) -> None:
@@ -209,12 +213,13 @@ class _Conversation:
         messages = self.ask(prompt, pictures)
         texts: list[str] = []
         timings: Timings | None = None
+        notes: list[str] | None = None
         cut = False
         with _ProgressBar() as bar:
             for chunk in self.vlm.stream(messages, progress=bar, **self._fields):
                 bar.end()
                 texts.append(chunk.text)
-                timings = chunk.timings or timings
+                timings, notes = chunk.timings or timings, chunk.notes or notes
                 cut = any(choice.finish_reason == "length" for choice in chunk.choices)
                 sys.stdout.write(chunk.text)
                 sys.stdout.flush()
@@ -222,10 +227,8 @@ class _Conversation:
         images = timings.images if timings else []
         images, self._shown = images[self._shown :], len(images)
         _print_notes(images)
-        for image in images:
-            if image.shrunk:
-                (width, height), (w, h) = image.original_size, image.used_size
-                err.print(f"[dim]The picture of {width}x{height} was seen at {w}x{h} pixels.[/dim]")
+        for line in self.run_notes.about_answer(notes, images):
+            err.print(f"[dim]{escape(line)}[/dim]")
         if cut:
             reason = "--max-tokens" if self._fields["max_tokens"] else "the context is full, /reset starts again"
             err.print(f"[dim]The answer was cut short: {reason}.[/dim]")
@@ -322,6 +325,8 @@ def _talk(conversation: _Conversation) -> None:
     interactive = sys.stdin.isatty()
     if interactive:
         err.print(f"[bold]{escape(conversation.vlm.info.name)}[/bold]  {HELP}")
+        if line := conversation.run_notes.about_model():
+            err.print(f"[dim]{escape(line)}[/dim]")
     while True:
         try:
             line = input("> " if interactive else "").strip()

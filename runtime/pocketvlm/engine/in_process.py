@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Literal
 
 from pocketvlm.engine.interface import (
     CancellationToken,
@@ -140,6 +141,10 @@ class InProcessEngine:
     @property
     def info(self) -> EngineInfo:
         return self._info
+
+    @property
+    def state(self) -> Literal["ready", "closed"]:
+        return "ready" if self._finalizer.alive else "closed"
 
     def statistics(self) -> Statistics:
         statistics = self._scheduler.statistics()

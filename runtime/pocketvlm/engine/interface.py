@@ -42,7 +42,7 @@ class Generation:
     `max_tokens`: None: up to the end of the context. `top_logprobs`: None: no log probabilities at all. With a
     `constraint`, every token follows its grammar, and the answer ends where nothing can follow; `max_tokens` may cut it
     short. `ignore_eos` continues after tokens that end an answer, and none of the first `min_tokens` tokens is one of
-    these; both unless there is a constraint.
+    these; both unless there is a constraint. `measures_certainty`: `Finished` says how likely the answer's tokens were.
 
     `buffered`: the caller reads nothing before the end, so all tokens but the first are emitted with it, and none where
     the generation fails or is cancelled. Waking a reader for each token would take time from a core that evaluates.
@@ -55,6 +55,7 @@ class Generation:
     constraint: Constraint | None = None
     ignore_eos: bool = False
     min_tokens: int = 0
+    measures_certainty: bool = False
     buffered: bool = False
 
 
@@ -109,9 +110,13 @@ class Token:
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer is complete, or reached the token limit ("length")."""
+    """The answer is complete, or reached the token limit ("length").
+
+    `certainty` is the probability of its least likely token in the model's own distribution, if it was measured.
+    """
 
     reason: Literal["stop", "length"]
+    certainty: float | None = None
     kind: Literal["finished"] = "finished"
 
 
@@ -256,6 +261,11 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo: ...
+
+    @property
+    def state(self) -> Literal["ready", "restarting", "failing", "closed"]:
+        """ "failing" after several crashes in a row, as in `Statistics`. Does not wait for the engine."""
+        ...
 
     def generate(
         self, generation: Generation, cancellation: CancellationToken | None = None

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pocketvlm.errors import BundleError, ModelNotFoundError, PairingError, PocketVLMError
-from pocketvlm.files.bundle import MANIFEST, Bundle, is_bundle
+from pocketvlm.files.bundle import MANIFEST, Bundle, Scope, is_bundle
 from pocketvlm.files.gguf_pieces import piece_files
 from pocketvlm.system.machine import data_folder
 
@@ -28,7 +28,7 @@ _NAME = re.compile(f"{_PART}|{REPOSITORY.pattern}")
 class Located:
     """Files to load. `mmproj` and `onnx` hold the vision encoder, each in its format.
 
-    `fingerprint` changes when a file changes.
+    `fingerprint` changes when a file changes. `scope` is that of the bundle's manifest.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Located:
     mmproj: Path | None
     onnx: Path | None
     fingerprint: str
+    scope: Scope | None = None
 
 
 def locate(
@@ -139,7 +140,9 @@ def _bundle(path: Path, verify: bool) -> Located:
     if model is None:
         raise BundleError("the manifest lists no language model", path)
     hashes = "".join(entry.sha256 for entry in bundle.manifest.files)
-    return Located(bundle.manifest.name, model, bundle.file("mmproj"), bundle.file("vision"), _fingerprint(hashes))
+    manifest = bundle.manifest
+    encoders = bundle.file("mmproj"), bundle.file("vision")
+    return Located(manifest.name, model, *encoders, _fingerprint(hashes), manifest.scope)
 
 
 def _pair(model: Path, mmproj: Path | None) -> Located:

@@ -44,8 +44,8 @@ def find_source(part: ImageURLPart | ImagePart, param: str, local: bool) -> tupl
         return source, _from_base64(part.base64, source)
     if isinstance(part.image, str):  # a path or a URL, as in transformers
         return _from_url(part.image, param, local)
-    if isinstance(part.image, Path):
-        return _from_path(part.image, param, local)
+    if isinstance(part.image, os.PathLike):
+        return _from_path(Path(part.image), param, local)
     if isinstance(part.image, (bytes, bytearray, memoryview)):
         return Source("bytes", param), bytes(part.image)
     return Source(f"a picture in memory ({type(part.image).__name__})", param), part.image

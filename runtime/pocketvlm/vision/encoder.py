@@ -98,6 +98,7 @@ class PreparedImage:
     original: tuple[int, int]  # (width, height)
     used: tuple[int, int]
     shrunk: bool
+    high_size: tuple[int, int] | None = None  # what detail "high" uses, where that has more pixels
     preprocess_ms: float = 0.0
     encode_ms: float = 0.0
     cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)

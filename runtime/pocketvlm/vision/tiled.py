@@ -53,12 +53,23 @@ class FamilyVision:
             plan.original,
             plan.used,
             plan.shrunk,
+            self._high_size(plan, detail, max_tokens),
             cache=self.cache,
             picture=picture,
             plan=plan,
             family=self._family,
             encoder=self._encoder,
         )
+
+    def _high_size(self, plan: PicturePlan, detail: Detail, max_tokens: int | None) -> tuple[int, int] | None:
+        """Return the size at detail "high" of a picture that is shrunk to `plan`, None where that is no more."""
+        if not plan.shrunk or detail == "high":
+            return None
+        try:
+            high = self._family.plan(plan.original, "high", max_tokens).used
+        except ImageError:
+            return None
+        return high if high[0] * high[1] > plan.used[0] * plan.used[1] else None
 
     def _span(self, piece: TileSpan | MosaicSpan, picture: Picture, plan: PicturePlan) -> EmbeddingSpan:
         positions, advance = span_positions(piece, mrope=self._mrope)

@@ -80,6 +80,7 @@ _ANSWER = Component(
             "usage": {"type": ["object", "null"]},
             "timings": {"type": "object"},
             "not_enforced": {"type": "array", "items": {"type": "string"}},
+            "notes": {"type": "array", "items": {"type": "string"}},
         },
     },
 )
@@ -235,7 +236,7 @@ def _head(answer: ChatCompletion | ChatCompletionChunk, choices: list[dict[str, 
 
 
 def _extensions(answer: ChatCompletion | ChatCompletionChunk) -> dict[str, Any]:
-    values = {"timings": answer.timings, "not_enforced": answer.not_enforced}
+    values = {"timings": answer.timings, "not_enforced": answer.not_enforced, "notes": answer.notes}
     return {name: value for name, value in values.items() if value is not None}
 
 
