@@ -211,7 +211,7 @@ class FilePart(ImagePart):
 
 
 def image_of_message(picture: object, field: str) -> ImagePart:
-    """Return a picture that a message has next to its content, in `field`: base64 text, a handle, or a picture itself."""
+    """Return a picture that a message has next to its content, in `field`: base64 text, a handle, or it itself."""
     kind = "image" if not isinstance(picture, str) else "url" if is_handle(picture) else "base64"
     part = ImagePart.model_validate({"type": "image", kind: picture})
     part._field = f"^{field}"
