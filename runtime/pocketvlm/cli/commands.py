@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from pocketvlm.cli import interrupted
+from pocketvlm.cli.app import open_app
 from pocketvlm.cli.batch import batch
 from pocketvlm.cli.bench import bench
 from pocketvlm.cli.chat import chat
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.command()(chat)
 app.command()(inspect)
 app.command()(serve)
+app.command("app")(open_app)
 app.command()(batch)
 app.command()(plan)
 app.command()(doctor)
