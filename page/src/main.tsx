@@ -1,5 +1,5 @@
 import { render } from "preact";
-import { openLast, openStore } from "./chat/keep";
+import { forgetPrivateFiles, openLast, openStore } from "./chat/keep";
 import { notice } from "./chat/state";
 import { listModels } from "./server/api";
 import { isReachable } from "./server/call";
@@ -28,6 +28,7 @@ async function start(): Promise<void> {
   await Promise.all([openLast(), loadTables()]);
   keptIsOpen = true;
   render(<App onKey={() => void greet()} />, document.getElementById("app")!);
+  addEventListener("pagehide", forgetPrivateFiles);
   addEventListener("unhandledrejection", (event) => {
     const full = event.reason instanceof DOMException && event.reason.name === "QuotaExceededError";
     notice.value = full ? texts.errors.full : String(event.reason?.message ?? event.reason);

@@ -11,7 +11,7 @@ export const texts = {
     lead: "Drop one here, paste it, or try this one. Nothing leaves this machine.",
     sample: "Try the sample picture",
     sampleQuestion: "How many shapes are there?",
-    private: "This chat is private: it is gone when you leave it or close the page.",
+    private: "This chat is private: it is gone when you close or reload the page.",
   },
   sidebar: {
     label: "Chats and tables",

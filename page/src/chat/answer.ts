@@ -16,6 +16,7 @@ import { pathTo } from "./tree";
 
 const KEEP_EVERY = 1000; // milliseconds between two writes of an answer that is coming
 const TITLE = 60; // characters
+let newest = 0; // so that no two messages are of the same time, which orders them
 
 /** Ask in the open conversation. With `replaces`, the question is another version of that one. */
 export async function ask(text: string, attachments: Attachment[], replaces?: Message): Promise<void> {
@@ -67,7 +68,7 @@ function newMessage(
     state: role === "assistant" ? "running" : "done",
     error: "",
     model: "",
-    created: Date.now(),
+    created: (newest = Math.max(Date.now(), newest + 1)),
   };
 }
 

@@ -17,6 +17,11 @@ export async function openStore(): Promise<boolean> {
   return keeps;
 }
 
+/** Let the server forget the files of private chats: the page is about to close. */
+export function forgetPrivateFiles(): void {
+  for (const id of memory.ids("files")) void forgetFile(id);
+}
+
 export function storeFor(isPrivate: boolean): Database {
   return isPrivate ? memory : disk;
 }

@@ -19,7 +19,7 @@ export function sendFile(file: Blob, signal?: AbortSignal): Promise<Picture> {
 
 /** Let the server forget a file, if it still has it. */
 export async function forgetFile(id: string): Promise<void> {
-  await call(`v1/images/${encodeURIComponent(id)}`, { method: "DELETE" }).catch(() => undefined);
+  await call(`v1/images/${id}`, { method: "DELETE", keepalive: true }).catch(() => undefined);
 }
 
 export function planPicture(question: PlanQuestion, signal?: AbortSignal): Promise<Plan> {
@@ -30,7 +30,7 @@ export function planPicture(question: PlanQuestion, signal?: AbortSignal): Promi
 export async function seenPicture(model: string, attachment: Attachment, signal?: AbortSignal): Promise<Blob> {
   const query = new URLSearchParams({ model, detail: attachment.detail });
   if (attachment.budget !== null) query.set("max_image_tokens", String(attachment.budget));
-  return (await call(`v1/images/${encodeURIComponent(attachment.id)}/seen?${query}`, { signal })).blob();
+  return (await call(`v1/images/${attachment.id}/seen?${query}`, { signal })).blob();
 }
 
 export function askChat(body: unknown, signal: AbortSignal): Promise<Response> {

@@ -25,6 +25,7 @@ export interface Database {
   all<N extends StoreName>(store: N): Promise<Stores[N][]>;
   put<N extends StoreName>(store: N, ...records: Stores[N][]): Promise<void>;
   remove(store: StoreName, ids: string[]): Promise<void>;
+  /** The oldest message first. */
   messagesOf(conversation: string): Promise<Message[]>;
   rowsOf(table: string): Promise<Row[]>;
   /** Whether a message or row still has the file. */
@@ -53,8 +54,8 @@ class OnDisk implements Database {
     await Promise.all([...ids.map((id) => transaction.store.delete(id)), transaction.done]);
   }
 
-  messagesOf(conversation: string) {
-    return this.db.getAllFromIndex("messages", "conversation", conversation);
+  async messagesOf(conversation: string) {
+    return byAge(await this.db.getAllFromIndex("messages", "conversation", conversation));
   }
 
   rowsOf(table: string) {
@@ -94,8 +95,12 @@ export class InMemory implements Database {
     for (const id of ids) this.stores[store].delete(id);
   }
 
+  ids(store: StoreName): string[] {
+    return [...this.stores[store].keys()];
+  }
+
   async messagesOf(conversation: string) {
-    return [...this.stores.messages.values()].filter((message) => message.conversation === conversation);
+    return byAge([...this.stores.messages.values()].filter((message) => message.conversation === conversation));
   }
 
   async rowsOf(table: string) {
@@ -110,6 +115,10 @@ export class InMemory implements Database {
   async clear() {
     for (const name of NAMES) this.stores[name].clear();
   }
+}
+
+function byAge(messages: Message[]): Message[] {
+  return messages.sort((a, b) => a.created - b.created);
 }
 
 /** What no private conversation touches. Falls back to memory, where the browser refuses to keep anything. */

@@ -1,6 +1,6 @@
 // From the model's Markdown to harmless elements: parsed by marked, and cleaned by DOMPurify of all but what a text needs.
 import DOMPurify from "dompurify";
-import { marked } from "marked";
+import { Marked } from "marked";
 import { texts } from "../texts";
 
 const TAGS = [
@@ -8,6 +8,18 @@ const TAGS = [
   ..."table thead tbody tr th td input".split(" "),
 ];
 const HEADINGS = /^H[1-6]$/;
+// Tags that models write into Markdown, without attributes. Other HTML is shown as what it is: text.
+const PLAIN_TAG = /^<\/?(?:br|sub|sup|em|strong|del|code)\s*\/?>$/i;
+
+const marked = new Marked({
+  async: false,
+  gfm: true,
+  breaks: true,
+  renderer: {
+    html: ({ text }) => (PLAIN_TAG.test(text.trim()) ? text : escaped(text)),
+    image: ({ text, href }) => escaped(text || href), // a model has none, and others are not fetched
+  },
+});
 
 DOMPurify.addHook("afterSanitizeAttributes", (node) => {
   if (node.tagName === "A") {
@@ -33,7 +45,7 @@ export function blocksOf(text: string): string[] {
 
 /** Return the elements of one block of Markdown. */
 export function elementsOf(block: string): DocumentFragment {
-  const html = marked.parse(block, { async: false, gfm: true, breaks: true });
+  const html = marked.parse(block) as string;
   const fragment = DOMPurify.sanitize(html, {
     ALLOWED_TAGS: TAGS,
     ALLOWED_ATTR: ["href", "title", "start", "type", "checked", "disabled", "align", "class"],
@@ -44,6 +56,10 @@ export function elementsOf(block: string): DocumentFragment {
   });
   for (const element of fragment.querySelectorAll("*")) tidy(element);
   return fragment;
+}
+
+function escaped(text: string): string {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
 }
 
 function tidy(element: Element): void {
