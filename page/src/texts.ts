@@ -32,8 +32,8 @@ export const texts = {
   },
   composer: {
     label: "Message",
-    placeholder: "Ask about a picture, or anything else",
-    placeholderWithPicture: "What do you want to know about it?",
+    placeholder: "Ask about a picture",
+    placeholderWithPicture: "What do you want to know?",
     add: "Add pictures, PDFs or videos",
     camera: "Take a picture",
     send: "Send",
@@ -95,6 +95,7 @@ export const texts = {
     tokens: (tokens: number) => `${count(tokens)} tokens`,
     ofContext: (share: number) => `${share < 1 ? "under 1" : Math.round(share)} % of the context`,
     view: "Picture",
+    more: (pictures: number) => `and ${count(pictures)} more`,
     grid: "Show tiles",
     original: "Original",
     asSeen: "As seen",

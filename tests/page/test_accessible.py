@@ -79,3 +79,4 @@ def import_with(tab: Tab, width: int) -> None:
         tab.button("Show chats").click()
     tab.page.locator(".entry").get_by_text("Markdown").click()
     tab.page.get_by_text("A quotation.").wait_for()
+    assert tab.page.locator(".markdown input[type=checkbox][checked]").count() == 1

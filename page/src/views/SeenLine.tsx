@@ -7,15 +7,18 @@ import type { Message, Seen } from "../store/records";
 import { texts } from "../texts";
 import { dialog } from "./ui";
 
+const SHOWN = 3; // pictures
+
 export function SeenLine({ message }: { message: Message }) {
   const { seen = [], figures } = message;
   const path = pathTo(messages.value, message.parent);
   const asked = path.at(-1);
   const own = seenByFile(path, seen).filter(({ attachment }) => asked?.attachments.includes(attachment));
+  const more = own.length - SHOWN;
   if (!own.length && !figures) return null;
   return (
     <p class="seen-line">
-      {own.flatMap(({ attachment, seen: its }) =>
+      {own.slice(0, SHOWN).flatMap(({ attachment, seen: its }) =>
         its.slice(0, 1).map((one, index) => (
           <button
             key={`${attachment.id}-${index}`}
@@ -29,6 +32,7 @@ export function SeenLine({ message }: { message: Message }) {
           </button>
         )),
       )}
+      {more > 0 && <span>{texts.seen.more(more)}</span>}
       {figures?.tokensPerSecond != null && (
         <span
           title={texts.message.details(

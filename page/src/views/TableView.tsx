@@ -113,14 +113,16 @@ function Buttons({ shown, isRunning, done }: ButtonsProps) {
           <Icon name="stop" /> {texts.table.stop}
         </button>
       ) : (
-        <button
-          type="button"
-          class="button primary"
-          disabled={!shown.prompt.trim() || done === total || adding}
-          onClick={() => void runTable(shown)}
-        >
-          {done ? texts.table.goOn : texts.table.run}
-        </button>
+        (done < total || total === 0) && (
+          <button
+            type="button"
+            class="button primary"
+            disabled={!shown.prompt.trim() || total === 0 || adding}
+            onClick={() => void runTable(shown)}
+          >
+            {done ? texts.table.goOn : texts.table.run}
+          </button>
+        )
       )}
       {total > 0 && (
         <span class="count" role="status">
@@ -184,17 +186,19 @@ function RowView({ row, columns, isRunning }: { row: Row; columns: string[]; isR
   return (
     <tr class={row.state}>
       <th scope="row">
-        <button
-          type="button"
-          class="row-picture"
-          aria-label={texts.tray.view(name)}
-          onClick={() => {
-            dialog.value = { kind: "picture", attachment: row.attachment, change: null };
-          }}
-        >
-          <Thumbnail attachment={row.attachment} />
-        </button>
-        <span class="row-name">{name}</span>
+        <div class="row-head">
+          <button
+            type="button"
+            class="row-picture"
+            aria-label={texts.tray.view(name)}
+            onClick={() => {
+              dialog.value = { kind: "picture", attachment: row.attachment, change: null };
+            }}
+          >
+            <Thumbnail attachment={row.attachment} />
+          </button>
+          <span class="row-name">{name}</span>
+        </div>
       </th>
       {values ? (
         columns.map((column) => <td key={column}>{cellText(values[column])}</td>)

@@ -53,10 +53,10 @@ function Item({ pending, model }: { pending: Pending; model: string }) {
       )}
       <span class="tray-actions">
         {keys.length > 1 && at > 0 && (
-          <IconButton icon="left" label={texts.tray.earlier(name)} onClick={() => move(key, keys[at - 1]!)} />
+          <IconButton class="move" icon="left" label={texts.tray.earlier(name)} onClick={() => move(key, keys[at - 1]!)} />
         )}
         {keys.length > 1 && at < keys.length - 1 && (
-          <IconButton icon="right" label={texts.tray.later(name)} onClick={() => move(key, keys[at + 2] ?? null)} />
+          <IconButton class="move" icon="right" label={texts.tray.later(name)} onClick={() => move(key, keys[at + 2] ?? null)} />
         )}
         <IconButton icon="close" label={texts.tray.remove(name)} onClick={() => remove(key)} />
       </span>
