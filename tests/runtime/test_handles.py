@@ -15,7 +15,7 @@ from PIL import Image
 from engine_seam import prompt_of
 from pocketvlm import VLM
 from pocketvlm.errors import ImageFormatError, ImageNotFoundError, ImageTooLargeError, RequestError
-from pocketvlm.messages import ImagePart, ImageURLPart
+from pocketvlm.messages import ImageURLPart
 from pocketvlm.pictures.handles import HandleLimits, PictureHandles
 
 
@@ -38,10 +38,8 @@ def test_a_handle_is_the_hash_of_the_file() -> None:
     assert (told.created_at, told.expires_at) == (1000, 4600)
     assert handles.add(b"data", (4, 3)) == told == handles.find(told.id.upper().replace("SHA256:", "sha256:"))
     assert handles.held() == (1, 4)
-    named = handles.resolve(part(told.id), "p")
-    assert isinstance(named, ImagePart) and named.image == b"data"
-    other = part("data:image/png;base64,")
-    assert handles.resolve(other, "p") is other
+    assert handles.use(told.id, "p") == (b"data", 1)
+    assert handles.add(b"many", (4, 3), 12).pages == 12 and handles.use(told.id, "p") == (b"data", 1)
 
 
 def test_expiry() -> None:
@@ -49,13 +47,13 @@ def test_expiry() -> None:
     handles = PictureHandles(HandleLimits(seconds=10), clock)
     used, unused = handles.add(b"used", (1, 1)), handles.add(b"unused", (1, 1))
     clock.now = 1009
-    handles.resolve(part(used.id), "p")
+    handles.use(used.id, "p")
     assert handles.find(used.id).expires_at == 1019
     clock.now = 1010
     for wrong in (unused.id, "sha256:", "sha256:" + "0" * 64):
-        with pytest.raises(ImageNotFoundError, match="send the picture again") as caught:
-            handles.resolve(part(wrong), "messages.0.content.1")
-        assert caught.value.param == "messages.0.content.1.image_url.url"
+        with pytest.raises(ImageNotFoundError, match="send the file again") as caught:
+            handles.use(wrong, "messages.0.content.1.url")
+        assert caught.value.param == "messages.0.content.1.url"
     assert handles.held() == (1, 4)
     handles.remove(used.id)
     assert handles.held() == (0, 0)
@@ -75,7 +73,7 @@ def test_limits_hold() -> None:
         assert handles.find(told.id).bytes == len(data), number
     with pytest.raises(ImageTooLargeError, match="2,001"):
         handles.add(b"x" * 2001, (1, 1))
-    with pytest.raises(ImageTooLargeError, match="no pictures are kept"):
+    with pytest.raises(ImageTooLargeError, match="no files are kept"):
         PictureHandles(HandleLimits(count=0)).add(b"x", (1, 1))
     for wrong in ({"seconds": 0}, {"seconds": float("inf")}, {"count": -1}, {"size": -1}):
         with pytest.raises(RequestError):
@@ -85,7 +83,7 @@ def test_limits_hold() -> None:
 def test_who_was_used_last_stays() -> None:
     handles = PictureHandles(HandleLimits(count=2))
     first, second = (handles.add(data, (1, 1)).id for data in (b"1", b"2"))
-    handles.resolve(part(first), "p")
+    handles.use(first, "p")
     handles.add(b"3", (1, 1))
     handles.find(first)
     with pytest.raises(ImageNotFoundError):

@@ -45,7 +45,7 @@ def test_deleted(server: Server) -> None:
     body = {"messages": [{"role": "user", "content": look(told["id"])}]}
     for stream in (False, True):
         reply = server.post({**body, "stream": stream})
-        assert "send the picture again" in refused(reply, 404, "messages.0.content.1.image_url.url", "image_not_found")
+        assert "send the file again" in refused(reply, 404, "messages.0.content.1.image_url.url", "image_not_found")
 
 
 @pytest.mark.parametrize("wrong", ["sha256:", "sha256:zz", "sha256:" + "0" * 64, "SHA256:../../etc/passwd"])

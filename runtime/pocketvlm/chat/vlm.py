@@ -15,11 +15,11 @@ from pocketvlm.chat.load_options import LoadOptions, accepts_fields_of
 from pocketvlm.chat.session import Session, plain
 from pocketvlm.chat.session import read as read_session
 from pocketvlm.chat.session import write as write_session
-from pocketvlm.documents.document import Document
-from pocketvlm.documents.expand import FileOpener, expanded, page_of
+from pocketvlm.documents.expand import expanded
 from pocketvlm.documents.fit import Fit, fit_for
+from pocketvlm.documents.handles import keep_file
 from pocketvlm.documents.limits import DocumentLimits
-from pocketvlm.documents.open_document import open_part
+from pocketvlm.documents.sources import LocalPictures, PictureSource
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import (
     CancellationToken,
@@ -44,9 +44,8 @@ from pocketvlm.messages import (
     Message,
 )
 from pocketvlm.native.sampler import Sampling
-from pocketvlm.pictures.handles import PictureHandle, PictureHandles, file_of
-from pocketvlm.pictures.images import Picture, read_picture
-from pocketvlm.pictures.known_files import KnownFiles
+from pocketvlm.pictures.handles import PictureHandle, PictureHandles
+from pocketvlm.pictures.images import Picture
 from pocketvlm.structured.begun_answer import with_answer
 from pocketvlm.structured.compile import CompiledRequest, compile_raw, compile_request
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
@@ -71,8 +70,8 @@ class VLM:
         self._max_pixels = options.max_pixels
         self._max_image_tokens = options.max_image_tokens
         self._handles = PictureHandles(options.handle_limits)
-        self._known_files = KnownFiles()
         self._document_limits = options.document_limits or DocumentLimits()
+        self._pictures = LocalPictures(self._handles, self._document_limits, self._max_pixels)
         self._last_request: ChatRequest | None = None  # with its answer
         info = engine.info
         known = families.find(dict(info.picture_metadata))
@@ -156,7 +155,7 @@ class VLM:
         *,
         progress: ProgressCallback | None = None,
         read: PictureReader | None = None,
-        open_file: FileOpener | None = None,
+        pictures: PictureSource | None = None,
         cancellation: CancellationToken | None = None,
         queue_ms: float = 0.0,
         load_ms: float = 0.0,
@@ -167,13 +166,13 @@ class VLM:
 
         The choices come one after the other, then a chunk without choices that has usage and timings.
 
-        `read` reads the pictures instead of the default, and `open_file` opens files of several. `cancellation` ends
-        the request from another thread. `queue_ms` is the time that the request has waited for its turn already, and
+        `pictures` reads pictures and files instead of the default, or `read` only pictures. `cancellation` ends the
+        request from another thread. `queue_ms` is the time that the request has waited for its turn already, and
         `load_ms` that for the model to be loaded, for the timings. `buffered` lets tokens come all at once, for callers
         that do not read before the end. `raw`: the content of the only message is the whole prompt, without the model's
         template; control tokens in its text are parsed.
         """
-        prepared = self._prepared(request, read, open_file, raw=raw)
+        prepared = self._prepared(request, pictures, read, raw=raw)
         choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
         builder = CompletionBuilder(prepared.compiled, self.info, choices=choices, queue_ms=queue_ms, load_ms=load_ms)
@@ -203,18 +202,17 @@ class VLM:
     def count_tokens(self, messages: Sequence[Any], **fields: Any) -> TokenCount:
         """Return how many tokens the prompt of `messages` takes, with pictures, tools and the model's template.
 
-        `fields` are those of ChatRequest. Pictures are read, but nothing is encoded or evaluated. A prompt may be
-        longer than `info.context_size`, which `chat` refuses.
+        `fields` are those of ChatRequest. Nothing is encoded or evaluated, and pictures are decoded only where their
+        headers do not say their sizes, so damaged ones may be counted. A prompt may be longer than `info.context_size`,
+        which `chat` refuses.
 
         Raises RequestError, whose `param` names the invalid field.
         """
         return self.count(ChatRequest.parse(messages, **fields))
 
-    def count(
-        self, request: ChatRequest, *, read: PictureReader | None = None, open_file: FileOpener | None = None
-    ) -> TokenCount:
-        """Count the prompt of a validated request. `read` and `open_file` are those of `run`."""
-        return self._engine.count_tokens(self._prepared(request, read, open_file).prompt)
+    def count(self, request: ChatRequest, *, pictures: PictureSource | None = None) -> TokenCount:
+        """Count the prompt of a validated request. `pictures` are those of `run`."""
+        return self._engine.count_tokens(self._prepared(request, pictures, only_sizes=True).prompt)
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
@@ -259,16 +257,15 @@ class VLM:
         return self._engine.statistics()
 
     def add_image(self, image: Any) -> PictureHandle:
-        """Keep a picture for a while, and return a handle whose `id` can be a `url` in messages.
+        """Keep a picture or a document for a while, and return a handle whose `id` can be a `url` in messages.
 
-        `image` is what a part of type "image" accepts: a path, the bytes of a file, a PIL image, or a uint8 array
-        [height, width, 3]. Raises ImageError.
+        `image` is a path, the bytes of a file, a PIL image, or a uint8 array [height, width, 3]. The `id` of a PDF or
+        video means all of it; with `#page=3`, it means one page of any file that has several. Raises ImageError.
         """
-        picture = read_picture(ImagePart(type="image", image=image), "image", max_pixels=self._max_pixels)
-        return self._handles.add(file_of(image, picture), picture.size)
+        return keep_file(self._handles, image, "image", self._document_limits, self._max_pixels)
 
     def remove_image(self, id: str) -> None:
-        """Forget a picture of `add_image`. Raises ImageNotFoundError if the handle is unknown or has expired."""
+        """Forget a file of `add_image`. Raises ImageNotFoundError if the handle is unknown or has expired."""
         self._handles.remove(id, "id")
 
     def clear_picture_cache(self) -> None:
@@ -294,20 +291,11 @@ class VLM:
     ) -> None:
         self.close()
 
-    def _open_file(self, part: FilePart, param: str) -> Document:
-        return open_part(part, param, self._document_limits, self._max_pixels)
-
     def _fit(self, part: FilePart) -> Fit:
         return fit_for(self._family, part.detail, self._max_tokens_of(part.max_image_tokens), self._max_pixels)
 
     def _max_tokens_of(self, asked: int | None) -> int | None:
         return min((limit for limit in (asked, self._max_image_tokens) if limit is not None), default=None)
-
-    def _read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
-        if (page := page_of(part)) is not None:
-            return page.read()
-        part = self._handles.resolve(part, param)
-        return read_picture(part, param, max_pixels=self._max_pixels, known=self._known_files)
 
     def _remember(self, request: ChatRequest, completion: ChatCompletion) -> None:
         answer = completion.choices[0].message.model_dump(exclude_none=True)
@@ -321,14 +309,20 @@ class VLM:
     def _prepared(
         self,
         request: ChatRequest,
+        source: PictureSource | None = None,
         read: PictureReader | None = None,
-        open_file: FileOpener | None = None,
         *,
         raw: bool = False,
+        only_sizes: bool = False,
     ) -> _Prepared:
-        """Open the files of a request, compile it, and read its pictures."""
-        read = read or self._read
-        with expanded(request, open_file or self._open_file, self._fit, self._document_limits) as whole:
+        """Open the files of a request, compile it, and read its pictures.
+
+        `only_sizes`: of pictures, nothing else is needed. A model of an unknown family needs the pixels anyway.
+        """
+        source = source or self._pictures
+        read = read or (source.measure if only_sizes and self._family is not None else source.read)
+        request = source.with_files(request)
+        with expanded(request, source.open_file, self._fit, self._document_limits) as whole:
             if raw:
                 compiled = compile_raw(whole.request, self.info.control_tokens)
             else:

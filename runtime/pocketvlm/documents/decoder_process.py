@@ -59,6 +59,11 @@ class DecoderProcess:
                 return facts, b""
             return self._exchange([json.dumps(request).encode() + b"\n"], most)
 
+    def rest(self) -> None:
+        """End the process until the next request."""
+        with self._lock:
+            self._end()
+
     def close(self) -> None:
         """End the process, also while another thread waits for it."""
         self._closed = True

@@ -25,6 +25,10 @@ class Page:
     number: int
     label: str
 
+    def measure(self, fit: Fit | None = None) -> tuple[int, int]:
+        """Return (width, height) of the picture that `read` returns, without decoding it where that is possible."""
+        return self.document.measure(self.number, fit)
+
     def read(self, fit: Fit | None = None) -> Picture:
         """Decode the page. Where it has no size in pixels, `fit` chooses one; None: as printed at 150 dpi.
 
@@ -67,6 +71,13 @@ class Document(ABC):
     @abstractmethod
     def read(self, number: int, fit: Fit | None = None) -> Picture:
         """Decode a page, as `Page.read` does."""
+
+    def measure(self, number: int, fit: Fit | None = None) -> tuple[int, int]:
+        """Return the size of a page, as `Page.measure` does."""
+        return self.read(number, fit).size
+
+    def rest(self) -> None:  # noqa: B027 - most documents have nothing to free
+        """Free the memory that the next read can take again."""
 
     @abstractmethod
     def close(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from pocketvlm.documents.document import Document, Page
-from pocketvlm.documents.fit import Fit
+from pocketvlm.documents.fit import Fit, Size
 from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.documents.selection import PageSelection
 from pocketvlm.errors import ImageTooLargeError
@@ -18,7 +18,8 @@ from pocketvlm.messages.parts import source_path
 from pocketvlm.pictures.images import Picture, packed
 
 FileOpener = Callable[[FilePart, str], Document]  # (part, path of its field in the request)
-_MAX_FILES = 16  # of a request; each may have a process
+_MAX_FILES = 16  # of a request
+_MAX_AWAKE = 4  # of them; each may have a process
 _MAX_KEPT = 1 << 30  # bytes of the pages of a request
 _UNPACKED = 4  # pages of a request; others are kept as files, a tenth of their size
 
@@ -45,7 +46,11 @@ class PageImage:
 
     def read(self) -> Picture:
         """Raises ImageError, also where the request has taken too long to decode."""
-        return self._budget.spend(self.page, self.fit)
+        return self._budget.read(self.page, self.fit)
+
+    def measure(self) -> Size:
+        """Return (width, height) of what `read` returns. Raises as it does."""
+        return self._budget.measure(self.page, self.fit)
 
 
 def page_of(part: ImageURLPart | ImagePart) -> PageImage | None:
@@ -75,6 +80,7 @@ def expanded(
                         param = f"messages.{i}.content.{j}"
                         with budget.opening(source_path(part, param)):
                             document = files.enter_context(open_file(part, param))
+                        budget.wake(document)
                         pairs += [(j, one) for one in _pages(part, param, document, fit(part), budget)]
                     else:
                         pairs.append((j, part))
@@ -112,6 +118,14 @@ class _Budget:
         self._seconds_left = limits.request_seconds
         self._bytes_left = _MAX_KEPT
         self._read = 0
+        self._awake: list[Document] = []  # the last used one is the last
+
+    def wake(self, document: Document) -> None:
+        """Note that a document is used now, and let others rest where too many are awake."""
+        self._awake = [*(other for other in self._awake if other is not document), document]
+        for other in self._awake[:-_MAX_AWAKE]:
+            other.rest()
+        self._awake = self._awake[-_MAX_AWAKE:]
 
     @contextmanager
     def opening(self, field: str) -> Iterator[None]:
@@ -124,19 +138,29 @@ class _Budget:
         with self._timed():
             yield
 
-    def spend(self, page: Page, fit: Fit) -> Picture:
-        source = page.document.source
-        if self._seconds_left <= 0:
-            raise source.error(f"{page.label}: {self._late}; choose fewer pages", ImageTooLargeError)
-        with self._timed():
+    def read(self, page: Page, fit: Fit) -> Picture:
+        with self._decoding(page):
             picture = page.read(fit)
             self._read += 1
             picture = packed(picture) if self._read > _UNPACKED else picture
         self._bytes_left -= picture.data.nbytes
         if self._bytes_left < 0:
             message = f"the pages of a request may take {_MAX_KEPT >> 20:,} MB together; choose fewer pages"
-            raise source.error(f"{page.label}: {message}", ImageTooLargeError)
+            raise page.document.source.error(f"{page.label}: {message}", ImageTooLargeError)
         return picture
+
+    def measure(self, page: Page, fit: Fit) -> Size:
+        with self._decoding(page):
+            return page.measure(fit)
+
+    @contextmanager
+    def _decoding(self, page: Page) -> Iterator[None]:
+        if self._seconds_left <= 0:
+            message = f"{page.label}: {self._late}; choose fewer pages"
+            raise page.document.source.error(message, ImageTooLargeError)
+        self.wake(page.document)
+        with self._timed():
+            yield
 
     @property
     def _late(self) -> str:
@@ -145,5 +169,7 @@ class _Budget:
     @contextmanager
     def _timed(self) -> Iterator[None]:
         began = time.perf_counter()
-        yield
-        self._seconds_left -= time.perf_counter() - began
+        try:
+            yield
+        finally:
+            self._seconds_left -= time.perf_counter() - began

@@ -38,8 +38,27 @@ class PdfDocument(Document):
         check_answer(facts, source, has_password=self._has_password)
         super().__init__(source, facts["pages"])
 
+    def measure(self, number: int, fit: Fit | None = None) -> tuple[int, int]:
+        return (fit or printed_size)(self._points(number))
+
     def read(self, number: int, fit: Fit | None = None) -> Picture:
         started = time.perf_counter()
+        points = self._points(number)
+        size = (fit or printed_size)(points)
+        _, pixels = self._ask(self._of_page(number), {"page": number, "size": size}, 3 * size[0] * size[1])
+        notes: tuple[str, ...] = ()
+        if (dpi := resolution(points, size)) < _LEGIBLE:
+            notes = (f"{self.label(number)} is seen at {dpi:.0f} dpi, at which small print cannot be read",)
+        return picture_of(_array(pixels, size), started, pages=len(self), notes=notes)
+
+    def rest(self) -> None:
+        self._process.rest()
+
+    def close(self) -> None:
+        self._process.close()
+
+    def _points(self, number: int) -> tuple[float, float]:
+        """Return the size of a page in points. Raises ImageError for one that cannot be drawn."""
         source = self._of_page(number)
         width, height = self._ask(source, {"page": number})[0]["points"]
         if not (math.isfinite(width) and math.isfinite(height) and width > 0 and height > 0):
@@ -50,15 +69,7 @@ class PdfDocument(Document):
                 f"{_MAX_EDGE * _METRES:.2f} m",
                 ImageTooLargeError,
             )
-        size = (fit or printed_size)((width, height))
-        _, pixels = self._ask(source, {"page": number, "size": size}, 3 * size[0] * size[1])
-        notes: tuple[str, ...] = ()
-        if (dpi := resolution((width, height), size)) < _LEGIBLE:
-            notes = (f"{self.label(number)} is seen at {dpi:.0f} dpi, at which small print cannot be read",)
-        return picture_of(_array(pixels, size), started, pages=len(self), notes=notes)
-
-    def close(self) -> None:
-        self._process.close()
+        return width, height
 
     def _ask(self, source: Source, request: dict[str, Any], most: int = 0) -> tuple[dict[str, Any], bytes]:
         try:

@@ -10,12 +10,20 @@ from pathlib import Path
 from pocketvlm.documents.document import Document
 from pocketvlm.documents.fit import Fit
 from pocketvlm.errors import ImageTooLargeError
-from pocketvlm.pictures.images import MAX_PIXELS, Picture, count_pictures, open_pictures, read_one
+from pocketvlm.pictures.images import (
+    MAX_PIXELS,
+    Picture,
+    count_pictures,
+    measure_one,
+    open_pictures,
+    read_one,
+    select_one,
+)
+from pocketvlm.pictures.opened import MAX_PICTURES
 from pocketvlm.pictures.sources import Source, open_file
 
-# Of an animation, as Pillow decodes all frames before the one that is read.
-_MAX_FRAMES = 10_000
-_MAX_DECODED = 32  # times the pixels that a picture may have
+# Of an animation, in times the pixels that a picture may have: Pillow decodes all frames before the one that is read.
+_MAX_DECODED = 32
 
 
 class StillsDocument(Document):
@@ -33,14 +41,15 @@ class StillsDocument(Document):
             raise
         super().__init__(source, count, "frame" if self._opened.pages < count else "page")
 
+    def measure(self, number: int, fit: Fit | None = None) -> tuple[int, int]:
+        self._check_distance(number)
+        source = self._of_page(number)
+        with self._lock:
+            size = measure_one(select_one(self._opened, number - 1, source), source, self._max_pixels)
+        return size or super().measure(number, fit)
+
     def read(self, number: int, fit: Fit | None = None) -> Picture:  # noqa: ARG002
-        width, height = self._opened.size
-        most = min(_MAX_FRAMES, _MAX_DECODED * self._max_pixels // max(1, width * height))
-        if self.unit == "frame" and number > max(1, most):  # the first is checked when it is read
-            raise self._of_page(number).error(
-                f"is too far from the first; of {width}x{height} pixels, at most {max(1, most):,} are decoded",
-                ImageTooLargeError,
-            )
+        self._check_distance(number)
         with self._lock:
             picture = read_one(self._opened, number - 1, self._of_page(number), self._max_pixels)
         return replace(picture, pages=len(self))
@@ -48,3 +57,13 @@ class StillsDocument(Document):
     def close(self) -> None:
         with self._lock:
             self._file.close()
+
+    def _check_distance(self, number: int) -> None:
+        """Raise ImageTooLargeError for a frame before which too many have to be decoded."""
+        width, height = self._opened.size
+        most = min(MAX_PICTURES, _MAX_DECODED * self._max_pixels // max(1, width * height))
+        if self.unit == "frame" and number > max(1, most):  # the first is checked when it is read
+            raise self._of_page(number).error(
+                f"is too far from the first; of {width}x{height} pixels, at most {max(1, most):,} are decoded",
+                ImageTooLargeError,
+            )

@@ -26,7 +26,7 @@ from pocketvlm.engine.interface import (
 )
 from pocketvlm.engine.kv_cache.prefix_cache import length_of
 from pocketvlm.engine.loading.device_placement import DevicePlacement
-from pocketvlm.engine.loading.loader import load
+from pocketvlm.engine.loading.loader import device_memory, load
 from pocketvlm.engine.loading.room import check_spare_addresses, within_limits
 from pocketvlm.engine.loading.trial import try_files
 from pocketvlm.engine.scheduling.request_state import Emit, RequestState
@@ -110,6 +110,7 @@ class InProcessEngine:
             placement=loaded.placement.summary,
             layout=loaded.layout.value,
             picture_metadata=checked.picture_metadata,
+            device_bytes=device_memory(checked, options, loaded.placement),
         )
         self._scheduler = Scheduler(
             self._model,

@@ -143,6 +143,7 @@ class EngineInfo:
     threads: int = 1  # at most, of the language model
     layout: str = ""  # of the weights on the CPU: a `WeightLayout`
     picture_metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)  # what `families.find` reads
+    device_bytes: int = 0  # of the GPU's memory, as predicted
 
 
 class CancellationToken:

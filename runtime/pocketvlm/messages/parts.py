@@ -57,9 +57,17 @@ class TextPart(Open):
 
 # ---- pictures
 
+HANDLE_SCHEME = "sha256:"  # of the name of a file that was sent once; behind it, #page=3 may name one of its pages
+
+
+def is_handle(text: str) -> bool:
+    """Return whether the source of a picture names a file that was sent before."""
+    return text[: len(HANDLE_SCHEME)].lower() == HANDLE_SCHEME
+
 
 class ImageURL(Open):
-    """`url` is a data: URI or a handle (sha256:...); in Python and on the command line it may be a path.
+    """`url` is a data: URI or a handle (sha256:..., or sha256:...#page=3); in Python and on the command line it may be
+    a path.
 
     `max_image_tokens` is an extension.
     """
@@ -134,7 +142,10 @@ class ImagePart(Open):
         if source is None:
             for path in _FILE_IDS:
                 if isinstance(_at(value, path), str):
-                    raise ValueError(f"{path} names a file of another service; send the picture as a data: URI")
+                    raise ValueError(
+                        f"{path} names a file of another service; send the file as a data: URI, or the "
+                        f"{HANDLE_SCHEME}... id of POST /v1/images"
+                    )
             return handler({**value, "type": cls.kind})
         field, kind, text = source
         part = handler({"type": cls.kind, kind: text, **_options(value, cls.option_names)})
@@ -193,7 +204,7 @@ class FilePart(ImagePart):
 
 def image_of_message(text: str, field: str) -> ImagePart:
     """Return a picture that a message has next to its content, in `field`, such as images.0."""
-    part = ImagePart(type="image", base64=text)
+    part = ImagePart.model_validate({"type": "image", "url" if is_handle(text) else "base64": text})
     part._field = f"^{field}"
     return part
 
@@ -234,6 +245,9 @@ def _foreign_source(part: Mapping[str, Any]) -> tuple[str, str, str] | None:
     for path in _TEXTS:
         if isinstance(text := _at(part, path), str):
             return path, "url" if ":" in text[:32] else "base64", text  # base64 has no colon
+    for path in _FILE_IDS:
+        if isinstance(text := _at(part, path), str) and is_handle(text):
+            return path, "url", text
     for path, text in _texts(part, _DEPTH):
         if text.lstrip()[:5].lower() == "data:":
             return path, "url", text

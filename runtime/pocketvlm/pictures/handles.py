@@ -1,4 +1,4 @@
-"""Keep uploaded pictures, so that requests can name them by a handle: `sha256:` and the file's SHA-256 in hex.
+"""Keep uploaded files, so that requests can name them by a handle: `sha256:` and the file's SHA-256 in hex.
 
 The encoded files are kept, for a limited time and within limits. Decoded pictures would take about ten times the
 memory, and decoding is a small part of the cost of a picture.
@@ -7,31 +7,26 @@ memory, and decoding is a small part of the cost of a picture.
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pocketvlm.errors import ImageNotFoundError, ImageTooLargeError, RequestError
-from pocketvlm.messages import ImagePart, ImageURLPart
-from pocketvlm.messages.parts import source_path
-from pocketvlm.pictures import base64_text
-from pocketvlm.pictures.images import Picture
+from pocketvlm.messages.parts import HANDLE_SCHEME
 from pocketvlm.system.options import MEBIBYTES, Option, check_options
-
-SCHEME = "sha256:"
 
 
 @dataclass(frozen=True)
 class PictureHandle:
-    """A kept picture. A request's `url` may be its `id`. Sizes are in pixels and bytes, times in seconds since 1970.
+    """A kept file. A request's `url` may be its `id`. Sizes are in pixels and bytes, times in seconds since 1970.
 
-    The picture is removed at `expires_at`, which every use postpones, or earlier to make room for others.
+    `pages` counts its pictures: pages, or frames; of a video those that are shown by default. `width` and `height` are
+    those of the first one, of a PDF at 150 dpi, and 0 where only others can be read. The file is removed at
+    `expires_at`, which every use postpones, or earlier to make room for others.
     """
 
     id: str
@@ -40,11 +35,12 @@ class PictureHandle:
     bytes: int
     created_at: int
     expires_at: int
+    pages: int = 1
 
 
 @dataclass(frozen=True)
 class HandleLimits:
-    """A picture is kept for `seconds` after its last use. At most `count` pictures with `size` bytes in all are kept.
+    """A file is kept for `seconds` after its last use. At most `count` files with `size` bytes in all are kept.
 
     Raises RequestError whose `param` names the field.
     """
@@ -70,12 +66,13 @@ class _Entry:
     data: bytes
     width: int
     height: int
+    pages: int
     created: float  # seconds since 1970
     expires: float
 
 
 class PictureHandles:
-    """The kept pictures. Least recently used ones are evicted first. Any thread may call."""
+    """The kept files. Least recently used ones are evicted first. Any thread may call."""
 
     def __init__(self, limits: HandleLimits | None = None, clock: Callable[[], float] = time.time) -> None:
         self._limits = limits or HandleLimits()
@@ -84,23 +81,26 @@ class PictureHandles:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._bytes = 0
 
-    def add(self, data: bytes, size: tuple[int, int]) -> PictureHandle:
-        """Keep a file that was read as a picture of `size`. Raises ImageTooLargeError where the limits exclude it."""
+    def add(self, data: bytes, size: tuple[int, int], pages: int = 1) -> PictureHandle:
+        """Keep a file that was read: the first of its `pages` has `size`.
+
+        Raises ImageTooLargeError where the limits exclude it.
+        """
         limits = self._limits
         if not limits.count:
-            raise ImageTooLargeError("no pictures are kept here; send the picture with the request")
+            raise ImageTooLargeError("no files are kept here; send the file with the request")
         if len(data) > limits.size:
             raise ImageTooLargeError(
                 f"a file of {len(data):,} bytes is over the limit of {limits.size:,} for all files"
             )
-        id = SCHEME + hashlib.sha256(data).hexdigest()
+        id = HANDLE_SCHEME + hashlib.sha256(data).hexdigest()
         with self._lock:
             now = self._clock()
             old = self._drop(id)
             self._expire(now)
             while self._entries and (len(self._entries) >= limits.count or self._bytes + len(data) > limits.size):
                 self._drop(next(iter(self._entries)))
-            entry = _Entry(data, *size, old.created if old else now, now + limits.seconds)
+            entry = _Entry(data, *size, pages, old.created if old else now, now + limits.seconds)
             self._entries[id] = entry
             self._bytes += len(data)
             return _handle(id, entry)
@@ -111,24 +111,21 @@ class PictureHandles:
             return _handle(id, self._entry(id, param))
 
     def remove(self, id: str, param: str | None = None) -> None:
-        """Remove a picture. Raises ImageNotFoundError where it is unknown or expired."""
+        """Remove a file. Raises ImageNotFoundError where it is unknown or expired."""
         with self._lock:
             self._entry(id, param)
             self._drop(id)
 
-    def resolve(self, part: ImageURLPart | ImagePart, param: str) -> ImageURLPart | ImagePart:
-        """Return the part, or one with the file's bytes if it names a handle. Raises ImageNotFoundError."""
-        url = part.address
-        if url is None or not url.lower().startswith(SCHEME):
-            return part
+    def use(self, id: str, param: str) -> tuple[bytes, int]:
+        """Return a file and its number of pages, and keep it for longer. Raises ImageNotFoundError."""
         with self._lock:
-            entry = self._entry(url, source_path(part, param))
+            entry = self._entry(id, param)
             entry.expires = self._clock() + self._limits.seconds
-            self._entries.move_to_end(url.lower())
-            return ImagePart(type="image", image=entry.data)
+            self._entries.move_to_end(id.lower())
+            return entry.data, entry.pages
 
     def held(self) -> tuple[int, int]:
-        """Return the number of kept pictures and their bytes."""
+        """Return the number of kept files and their bytes."""
         with self._lock:
             self._expire(self._clock())
             return len(self._entries), self._bytes
@@ -137,7 +134,7 @@ class PictureHandles:
         self._expire(self._clock())
         entry = self._entries.get(id.lower())
         if entry is None:
-            raise ImageNotFoundError("this handle is unknown or has expired; send the picture again", param)
+            raise ImageNotFoundError("this handle is unknown or has expired; send the file again", param)
         return entry
 
     def _expire(self, now: float) -> None:
@@ -151,20 +148,6 @@ class PictureHandles:
         return entry
 
 
-def file_of(image: Any, picture: Picture) -> bytes:
-    """Return the file that `picture` was read from, or the picture as PNG if there was no file."""
-    if isinstance(image, bytes | bytearray | memoryview):
-        return bytes(image)
-    is_text = isinstance(image, str) and (base64_text.is_data_uri(image) or base64_text.is_picture(image))
-    if isinstance(image, str | Path) and not is_text and not str(image).lower().startswith("file:"):
-        return Path(image).read_bytes()
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(picture.pixels).save(file, "PNG", compress_level=1)
-    return file.getvalue()
-
-
 def _handle(id: str, entry: _Entry) -> PictureHandle:
     times = int(entry.created), int(entry.expires)
-    return PictureHandle(id.lower(), entry.width, entry.height, len(entry.data), *times)
+    return PictureHandle(id.lower(), entry.width, entry.height, len(entry.data), *times, entry.pages)

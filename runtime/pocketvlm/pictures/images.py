@@ -24,7 +24,8 @@ from pocketvlm.messages import ImagePart, ImageURLPart
 from pocketvlm.messages.file_kinds import AVIF_BRANDS, HEIF_BRANDS, brands, is_pdf
 from pocketvlm.pictures.formats import FORMATS
 from pocketvlm.pictures.known_files import KnownFile, KnownFiles
-from pocketvlm.pictures.opened import MAX_SIDE, Opened, UnsupportedKindError
+from pocketvlm.pictures.opened import MAX_PICTURES, MAX_SIDE, Opened, UnsupportedKindError, exif_orientation
+from pocketvlm.pictures.rgb import upright_rgb
 from pocketvlm.pictures.sources import Source, find_source, open_file
 from pocketvlm.system.json_types import ByteArray
 
@@ -38,14 +39,13 @@ if TYPE_CHECKING:  # numpy and Pillow are imported with the first picture
 MAX_PIXELS = 100_000_000
 _LARGEST_KNOWN = 32 << 20  # bytes: larger files are not read into memory to look whether they are known
 
-_ORIENTATION = 0x0112  # the EXIF tag
 _READERS = (
-    (re.compile(rb"GIF8[79]a"), "PIL.GifImagePlugin", "GifImageFile"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "PIL.WebPImagePlugin", "WebPImageFile"),
     (re.compile(rb"BM"), "PIL.BmpImagePlugin", "BmpImageFile"),
 )
 _OPENERS = (
     (re.compile(rb"(?=II[*+]\0|MM\0[*+])"), "tiff", "open_tiff"),
+    (re.compile(rb"(?=GIF8[79]a)"), "gif", "open_gif"),
     # What scripts print by mistake may stand in front: line ends, a byte order mark, warnings.
     (re.compile(rb".{,400}?(?=\x89PNG\r\n\x1a\n)", re.DOTALL), "png", "open_png"),
     (re.compile(rb"[\s\0\xef\xbb\xbf]{,64}(?=\xff\xd8[\xff\0])"), "jpeg", "open_jpeg"),
@@ -156,6 +156,29 @@ def read_picture(
     )
 
 
+def measure_picture(
+    part: ImageURLPart | ImagePart, param: str, *, max_pixels: int = MAX_PIXELS, local: bool = True
+) -> Picture:
+    """Return a picture of the same size as `read_picture`, without pixels where the file's header says the size.
+
+    So damage behind the header is not noticed. Raises as `read_picture` does.
+    """
+    source, content = find_source(part, param, local)
+    if isinstance(content, bytes | Path):
+        if not content:
+            raise source.error("is empty")
+        with open_file(content, source) if isinstance(content, Path) else io.BytesIO(content) as file:
+            size = measure_one(open_pictures(file, source, max_pixels), source, max_pixels)
+    else:
+        size = measure_one(_from_memory(content, source), source, max_pixels)
+    return picture_of_size(size) if size else read_picture(part, param, max_pixels=max_pixels, local=local)
+
+
+def picture_of_size(size: tuple[int, int]) -> Picture:
+    """Return a picture of which only the size is known, (width, height)."""
+    return Picture(_bytes_as_array(b""), "", 0.0, packed_size=size)
+
+
 def picture_of(pixels: ByteArray, started: float, *, pages: int = 1, notes: tuple[str, ...] = ()) -> Picture:
     """Return a picture of pixels, uint8 [height, width, 3], whose reading began at `started`, a perf_counter()."""
     pixels.setflags(write=False)
@@ -164,16 +187,21 @@ def picture_of(pixels: ByteArray, started: float, *, pages: int = 1, notes: tupl
 
 def packed(picture: Picture) -> Picture:
     """Return the same picture as a compressed file, unless that would be larger."""
-    from PIL import Image
-
     if picture.packed_size is not None:
         return picture
-    file = io.BytesIO()
-    Image.fromarray(picture.data).save(file, "PNG", compress_level=1)
-    data = file.getvalue()
+    data = png_of(picture)
     if len(data) >= picture.data.size:
         return picture
     return replace(picture, data=_bytes_as_array(data), packed_size=picture.size)
+
+
+def png_of(picture: Picture) -> bytes:
+    """Return the picture as a PNG file, written quickly."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(picture.pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def _digest(pixels: ByteArray) -> str:
@@ -207,7 +235,18 @@ def open_pictures(file: IO[bytes], source: Source, max_pixels: int = MAX_PIXELS)
 def count_pictures(opened: Opened, source: Source) -> int:
     """Return how many pictures a file has, with the frames of an animation. Raises ImageError."""
     try:
-        return max(1, opened.count() if opened.count else 1)
+        count = max(1, opened.count() if opened.count else 1)
+    except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
+        raise _unreadable(error, source) from None
+    if count > MAX_PICTURES:
+        raise source.error(f"has more than {MAX_PICTURES:,} pictures; split it", ImageTooLargeError)
+    return count
+
+
+def select_one(opened: Opened, number: int, source: Source) -> Opened:
+    """Return one picture of a file, by its number from 0, of which only the header was read. Raises ImageError."""
+    try:
+        return opened.select(number) if opened.select else opened
     except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
         raise _unreadable(error, source) from None
 
@@ -215,25 +254,26 @@ def count_pictures(opened: Opened, source: Source) -> int:
 def read_one(opened: Opened, number: int, source: Source, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read one picture of a file, by its number from 0. Raises ImageError."""
     started = time.perf_counter()
-    try:
-        one = opened.select(number) if opened.select else opened
-    except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
-        raise _unreadable(error, source) from None
-    one, image = _load(one, source, max_pixels)
+    one, image = _load(select_one(opened, number, source), source, max_pixels)
     return picture_of(_array(image), started, notes=tuple(one.notes))
+
+
+def measure_one(opened: Opened, source: Source, max_pixels: int = MAX_PIXELS) -> tuple[int, int] | None:
+    """Return the upright (width, height); None where the picture has to be decoded to know it. Raises ImageError."""
+    _check_size(opened.size, source, max_pixels)
+    return opened.upright_size
 
 
 def _load(opened: Opened, source: Source, max_pixels: int) -> tuple[Opened, Image.Image]:
     """Decode the pixels of a picture whose header was read, and return it as upright RGB."""
     _check_size(opened.size, source, max_pixels)
     try:
-        image = opened.load()
-        rgb, note = _to_rgb(image)
+        image, note = upright_rgb(opened.load())
     except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
         raise _unreadable(error, source) from None
     if note:
         opened.notes.append(note)
-    return opened, _upright(rgb, image)
+    return opened, image
 
 
 def _opened(image: Image.Image, pages: int = 1) -> Opened:
@@ -243,9 +283,11 @@ def _opened(image: Image.Image, pages: int = 1) -> Opened:
 
     def select(number: int) -> Opened:
         image.seek(number)
-        return Opened(image.size, load, pages)
+        return Opened(image.size, load, pages, orientation=orientation)
 
-    return Opened(image.size, load, pages, count=lambda: getattr(image, "n_frames", 1), select=select)
+    orientation = partial(exif_orientation, image.getexif)
+    count = partial(getattr, image, "n_frames", 1)
+    return Opened(image.size, load, pages, count=count, select=select, orientation=orientation)
 
 
 def _from_memory(image: object, source: Source) -> Opened:
@@ -261,7 +303,7 @@ def _from_memory(image: object, source: Source) -> Opened:
     if not image.size:
         raise source.error("has no pixels")
     height, width, _ = image.shape
-    return Opened((width, height), lambda: Image.fromarray(np.ascontiguousarray(image)))
+    return Opened((width, height), lambda: Image.fromarray(np.ascontiguousarray(image)), orientation=lambda: 1)
 
 
 def _check_size(size: tuple[int, int], source: Source, max_pixels: int) -> None:
@@ -359,57 +401,7 @@ def _webp_canvas(head: bytes) -> tuple[int, int] | None:
     return number(26, 2) & 0x3FFF, number(28, 2) & 0x3FFF
 
 
-# ---- pixels
-
-
-def _to_rgb(image: Image.Image) -> tuple[Image.Image, str | None]:
-    """Convert a picture of any mode to RGB, without transparency. The note says what became of that, if not usual."""
-    from pocketvlm.pictures.alpha import flatten
-
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = _to_eight_bits(image)
-    if image.has_transparency_data:
-        return flatten(image)
-    return image if image.mode == "RGB" else image.convert("RGB"), None
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale grey of 16 or 32 bits, or float, to mode L; Pillow's own conversion would clip."""
-    import numpy as np
-    from PIL import Image
-
-    from pocketvlm.pictures.depth import narrow_to_eight_bits, wide_to_eight_bits
-
-    values = np.asarray(image)
-    key = image.info.get("transparency")
-    narrow = values.dtype.kind != "f" and values.max() <= 65535
-    grey = Image.fromarray(
-        narrow_to_eight_bits(values, 16) if narrow else wide_to_eight_bits(values, floats=image.mode == "F")
-    )
-    if isinstance(key, int):  # this shade of grey is transparent
-        grey.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
-    return grey
-
-
-def _upright(rgb: Image.Image, original: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation of the decoded `original`. Readers that apply it themselves have removed the tag."""
-    from PIL.Image import Transpose
-
-    transposes = {
-        2: Transpose.FLIP_LEFT_RIGHT,
-        3: Transpose.ROTATE_180,
-        4: Transpose.FLIP_TOP_BOTTOM,
-        5: Transpose.TRANSPOSE,
-        6: Transpose.ROTATE_270,
-        7: Transpose.TRANSVERSE,
-        8: Transpose.ROTATE_90,
-    }
-    try:
-        orientation = original.getexif().get(_ORIENTATION, 1)
-    except Exception:  # a picture with damaged metadata is still usable
-        return rgb
-    transpose = transposes.get(orientation) if isinstance(orientation, int) else None
-    return rgb if transpose is None else rgb.transpose(transpose)
+# ---- arrays
 
 
 def _array(image: Image.Image) -> npt.NDArray[np.uint8]:

@@ -9,9 +9,10 @@ import io
 import re
 import struct
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
-from pocketvlm.pictures.opened import Opened, splice
+from pocketvlm.pictures.opened import Opened, exif_orientation, splice
 
 if TYPE_CHECKING:
     from PIL.JpegImagePlugin import JpegImageFile
@@ -58,7 +59,8 @@ def _open_at(file: IO[bytes], start: int) -> tuple[Opened, list[int]]:
             return saved
         return image
 
-    return Opened(image.size, load, notes=notes), header.places or [start]
+    orientation = partial(exif_orientation, image.getexif)
+    return Opened(image.size, load, notes=notes, orientation=orientation), header.places or [start]
 
 
 def _image(file: IO[bytes], pieces: list[bytes | range]) -> JpegImageFile:

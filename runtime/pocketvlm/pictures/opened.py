@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 MAX_SIDE = 65_535
 
 
+MAX_PICTURES = 10_000  # of a file; far above what a request may show a model
+_ORIENTATION = 0x0112  # the EXIF tag
+
+
 class UnsupportedKindError(Exception):
     """The file may be sound, but nothing here reads its kind; the message names the kind."""
 
@@ -30,6 +34,8 @@ class Opened:
 
     `count` returns how many pictures there are with the frames of an animation, and `select` opens another one by its
     number from 0; both read the file, and raise errors of any kind where it is damaged. Without them there is one.
+
+    `orientation` returns the EXIF orientation from what was read so far; None where only the decoded picture says it.
     """
 
     size: tuple[int, int]
@@ -38,6 +44,24 @@ class Opened:
     notes: list[str] = field(default_factory=list)
     count: Callable[[], int] | None = None
     select: Callable[[int], Opened] | None = None
+    orientation: Callable[[], int] | None = None
+
+    @property
+    def upright_size(self) -> tuple[int, int] | None:
+        """(width, height) of the upright picture; None where it has to be decoded to know that."""
+        if self.orientation is None:
+            return None
+        width, height = self.size
+        return (height, width) if self.orientation() >= 5 else (width, height)
+
+
+def exif_orientation(getexif: Callable[[], Image.Exif]) -> int:
+    """Return an orientation from 1 to 8; 1 where there is none, or the metadata is damaged."""
+    try:
+        value = getexif().get(_ORIENTATION, 1)
+    except Exception:  # a picture with damaged metadata is still usable
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 class Splice(io.RawIOBase):

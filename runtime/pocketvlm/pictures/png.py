@@ -8,9 +8,11 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
+from functools import partial
 from typing import IO, TYPE_CHECKING
 
-from pocketvlm.pictures.opened import Opened, UnsupportedKindError, splice
+from pocketvlm.pictures.opened import Opened, UnsupportedKindError, exif_orientation, splice
 
 if TYPE_CHECKING:
     from PIL.PngImagePlugin import PngStream
@@ -29,10 +31,15 @@ _MAX_HEADER = 1 << 16  # bytes of IHDR or PLTE, which need 13 and 768
 
 def open_png(file: IO[bytes]) -> Opened:
     """Open the file, which begins at its current position. Raises what Pillow raises for a damaged one."""
+    from PIL import Image
     from PIL.PngImagePlugin import PngImageFile
 
     start = file.tell()
     image = PngImageFile(splice(file, _pieces(file, start)))
+
+    def orientation_of(opened: PngImageFile) -> Callable[[], int]:
+        # The method of PngImageFile decodes the pixels, in case there is metadata behind them. Here there is none.
+        return partial(exif_orientation, partial(Image.Image.getexif, opened))
 
     def load() -> PngImageFile:
         image.load()
@@ -58,13 +65,16 @@ def open_png(file: IO[bytes]) -> Opened:
             frames.load()
             return frames
 
-        return Opened(frames.size, load_frame)
+        return Opened(frames.size, load_frame, orientation=orientation_of(frames))
 
-    return Opened(image.size, load, count=count, select=select)
+    return Opened(image.size, load, count=count, select=select, orientation=orientation_of(image))
 
 
 def _pieces(file: IO[bytes], start: int, *, animated: bool = False) -> list[bytes | range]:
-    """Return the signature and the chunks that are needed, as pieces of the file; `animated`: for all frames."""
+    """Return the signature and the chunks that are needed, as pieces of the file; `animated`: for all frames.
+
+    Metadata comes before the pixels, wherever it is in the file.
+    """
     from PIL.PngImagePlugin import PngStream
 
     stream = PngStream(io.BytesIO())
@@ -72,6 +82,7 @@ def _pieces(file: IO[bytes], start: int, *, animated: bool = False) -> list[byte
     position = start + len(SIGNATURE)
     pieces = [range(start, position)]
     texts = set(_KEYWORDS)
+    pixels = 0  # the place of the first chunk of pixels among the pieces
     while position + 8 <= end:
         file.seek(position)
         length, kind = struct.unpack(">I4s", file.read(8))
@@ -81,6 +92,8 @@ def _pieces(file: IO[bytes], start: int, *, animated: bool = False) -> list[byte
         position += 12 + length
         if kind == b"IEND":
             break
+        if kind == b"IDAT":
+            pixels = pixels or len(pieces)
         if kind == b"IDAT" or (animated and kind in _ANIMATION) or (kind in _CRITICAL and length > _MAX_HEADER):
             pieces.append(chunk)
         elif kind in _CRITICAL:
@@ -94,7 +107,9 @@ def _pieces(file: IO[bytes], start: int, *, animated: bool = False) -> list[byte
                 continue
             if struct.pack(">I", zlib.crc32(kind + data)) == checksum and _accepts(stream, kind, data):
                 texts.discard(keyword)
-                pieces.append(chunk)
+                is_late = pixels and kind != _ALPHA
+                pieces.insert(pixels if is_late else len(pieces), chunk)
+                pixels += bool(is_late)
     return [*_joined(pieces), struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))]
 
 

@@ -95,6 +95,12 @@ def _from_base64(text: str, source: Source) -> bytes:
         raise source.error(str(error)) from None
 
 
+def read_file(path: Path, source: Source) -> bytes:
+    """Return the bytes of a file. Raises as `open_file` does."""
+    with open_file(path, source) as file:
+        return file.read()
+
+
 def open_file(path: Path, source: Source) -> IO[bytes]:
     try:
         status = path.stat()

@@ -139,13 +139,14 @@ def _open_page(file: IO[bytes], directory: _Directory, first: int, head: bytes) 
             stretched.getexif()[_ORIENTATION] = orientation
             return stretched
 
-        return Opened(square, load, notes=notes)
+        return Opened(square, load, notes=notes, orientation=lambda: page.orientation)
     from pocketvlm.pictures.tiff_samples import read_samples
 
     if len(page.extra) > 1 or (page.extra == (0,) and page.colours == 1):
         read = {1: "the first was", 3: "the first three were", 4: "the first four were"}[page.colours]
         notes.append(f"it has {page.samples} bands, of which {read} read")
-    return Opened((page.width, page.height), partial(read_samples, file, page), notes=notes)
+    size = page.width, page.height
+    return Opened(size, partial(read_samples, file, page), notes=notes, orientation=lambda: page.orientation)
 
 
 def _square_size(page: TiffPage, directory: _Directory) -> tuple[int, int]:

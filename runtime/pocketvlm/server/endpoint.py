@@ -10,8 +10,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pocketvlm.chat.vlm import VLM
-from pocketvlm.engine.interface import CancellationToken
+from pocketvlm.engine.interface import CancellationToken, TokenCount
 from pocketvlm.messages import ChatRequest
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.pictures.known_files import KnownFiles
@@ -50,7 +49,7 @@ class Answers:
 
     def counter(self, parse: Parse, *, in_thread: bool = False) -> ASGIApp:
         """Return the ASGI app that counts the tokens of what `endpoint` would answer."""
-        return _Endpoint(self, parse, counts=True, in_thread=in_thread)
+        return _Endpoint(self, lambda body: parse(body).counting(), in_thread=in_thread)
 
     @property
     def busy(self) -> bool:
@@ -62,7 +61,7 @@ class Answers:
             task.cancel()
 
     async def answer(
-        self, parse: Parse, scope: Scope, receive: Receive, send: Send, *, counts: bool = False, in_thread: bool = False
+        self, parse: Parse, scope: Scope, receive: Receive, send: Send, *, in_thread: bool = False
     ) -> None:
         if self.draining:
             raise shutting_down()
@@ -75,10 +74,10 @@ class Answers:
             timeout=settings.read_timeout,
             in_thread=in_thread,
         )
-        reply = _Reply(exchange, send, stream=exchange.stream and not counts)
+        reply = _Reply(exchange, send)
         record = RequestRecord.of(scope)
-        record.stream = None if counts else exchange.stream  # the metrics are those of answers
-        work = asyncio.create_task(self._work(exchange, record, reply, counts=counts))
+        record.stream = None if exchange.only_counts else exchange.stream  # the metrics are those of answers
+        work = asyncio.create_task(self._work(exchange, record, reply))
         disconnect = asyncio.create_task(_disconnect(receive))
         silence = asyncio.create_task(reply.break_silence() if reply.stream else asyncio.sleep(0))
         self._tasks.add(work)
@@ -103,7 +102,7 @@ class Answers:
             work.cancel()
             self._tasks.discard(work)
 
-    async def _work(self, exchange: Exchange, record: RequestRecord, reply: _Reply, *, counts: bool) -> None:
+    async def _work(self, exchange: Exchange, record: RequestRecord, reply: _Reply) -> None:
         model = self._models.asked(exchange.request.model)
         record.model = exchange.model = model.name
         if exchange.only_unloads:
@@ -115,12 +114,11 @@ class Answers:
         pictures = Pictures(self._settings, self._handles, self._known_files, cancellation)
 
         def work(put: Put) -> Generator[bytes, None, None]:
-            if counts:
-                return _count(exchange, lease.vlm, pictures)
-            return _bytes(exchange, lease, record, pictures, cancellation, put)
+            return exchange.body(_LeasedModel(exchange, lease, record, pictures, cancellation, put))
 
-        keep_alive, only_loads = exchange.keep_alive, exchange.only_loads
-        lease = await self._models.lease(model, keep_alive, counts=counts, only_loads=only_loads)
+        lease = await self._models.lease(
+            model, exchange.keep_alive, counts=exchange.only_counts, only_loads=exchange.only_loads
+        )
         try:
             reply.state = lambda: "working"
             # The end of the thread frees the slot, while the client may still be reading.
@@ -140,55 +138,56 @@ class Answers:
 class _Endpoint:
     """An object, because Starlette takes a function for one that gets a Request."""
 
-    def __init__(self, answers: Answers, parse: Parse, *, counts: bool = False, in_thread: bool = False) -> None:
+    def __init__(self, answers: Answers, parse: Parse, *, in_thread: bool = False) -> None:
         self._answers = answers
         self._parse = parse
-        self._counts = counts
         self._in_thread = in_thread
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._answers.answer(self._parse, scope, receive, send, counts=self._counts, in_thread=self._in_thread)
+        await self._answers.answer(self._parse, scope, receive, send, in_thread=self._in_thread)
 
 
-def _count(exchange: Exchange, vlm: VLM, pictures: Pictures) -> Generator[bytes, None, None]:
-    yield exchange.counted(vlm.count(exchange.request, read=pictures.read, open_file=pictures.open_file))
+class _LeasedModel:
+    """The model of one request, as its exchange uses it. `put` sends something at once, while the model is busy."""
 
+    def __init__(
+        self,
+        exchange: Exchange,
+        lease: Lease,
+        record: RequestRecord,
+        pictures: Pictures,
+        cancellation: CancellationToken,
+        put: Put,
+    ) -> None:
+        self._exchange, self._lease, self._put = exchange, lease, put
+        self._pictures, self._cancellation = pictures, cancellation
+        self.watch = record.watch
 
-def _bytes(
-    exchange: Exchange,
-    lease: Lease,
-    record: RequestRecord,
-    pictures: Pictures,
-    cancellation: CancellationToken,
-    put: Put,
-) -> Generator[bytes, None, None]:
-    """Return the body of the answer, in pieces. `put` sends something at once, while the iterator is busy."""
-
-    def report_progress(done: int, total: int) -> None:
-        if exchange.stream:
-            put(exchange.waiting(f"encoding {done}/{total}"))
-
-    def run(request: ChatRequest, *, raw: bool = False) -> Chunks:
-        return lease.vlm.run(
+    def run(self, request: ChatRequest, *, raw: bool = False) -> Chunks:
+        return self._lease.vlm.run(
             request,
             raw=raw,
-            progress=report_progress,
-            read=pictures.read,
-            open_file=pictures.open_file,
-            cancellation=cancellation,
-            queue_ms=lease.queue_ms,
-            load_ms=lease.load_ms,
-            buffered=not exchange.stream,
+            progress=self._report_progress,
+            pictures=self._pictures,
+            cancellation=self._cancellation,
+            queue_ms=self._lease.queue_ms,
+            load_ms=self._lease.load_ms,
+            buffered=not self._exchange.stream,
         )
 
-    return exchange.answer(record.watch(exchange.chunks(run)))
+    def count(self, request: ChatRequest) -> TokenCount:
+        return self._lease.vlm.count(request, pictures=self._pictures)
+
+    def _report_progress(self, done: int, total: int) -> None:
+        if self._exchange.stream:
+            self._put(self._exchange.waiting(f"encoding {done}/{total}"))
 
 
 class _Reply:
     """A response in progress. Its head goes out with the first bytes, so an error before them has its own status."""
 
-    def __init__(self, exchange: Exchange, send: Send, *, stream: bool) -> None:
-        self.stream = stream
+    def __init__(self, exchange: Exchange, send: Send) -> None:
+        self.stream = exchange.stream
         self._exchange = exchange
         self._send = send
         self._sending = asyncio.Lock()

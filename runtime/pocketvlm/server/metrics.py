@@ -54,7 +54,7 @@ class _Gauges(Collector):
         yield GaugeMetricFamily("pocketvlm_requests_running", "Running requests.", self._models.running)
         yield GaugeMetricFamily("pocketvlm_requests_waiting", "Requests in the queue.", self._models.waiting)
         pictures, held = self._handles.held()
-        yield GaugeMetricFamily("pocketvlm_image_handles", "Uploaded pictures that are kept.", pictures)
+        yield GaugeMetricFamily("pocketvlm_image_handles", "Uploaded files that are kept.", pictures)
         yield GaugeMetricFamily("pocketvlm_image_handles_bytes", "Total size of the uploaded files.", held)
         responses, held = self._responses.held()
         yield GaugeMetricFamily("pocketvlm_kept_responses", "Responses that are kept.", responses)

@@ -71,18 +71,20 @@ _IMAGE = Component(
     "Image",
     {
         "type": "object",
-        "required": ["id", "object", "width", "height", "bytes", "created_at", "expires_at"],
+        "required": ["id", "object", "width", "height", "pages", "bytes", "created_at", "expires_at"],
         "properties": {
             "id": {
                 "type": "string",
                 "pattern": "^sha256:[0-9a-f]{64}$",
-                "description": "the file's hash; a url in messages",
+                "description": "the file's hash; a url in messages, also with #page=3 behind it",
             },
             "object": {"const": "image"},
+            **{name: {"type": "integer", "minimum": 0} for name in ("bytes", "created_at", "expires_at")},
             **{
-                name: {"type": "integer", "minimum": 0}
-                for name in ("width", "height", "bytes", "created_at", "expires_at")
+                name: {"type": "integer", "minimum": 0, "description": "in pixels, of the first page"}
+                for name in ("width", "height")
             },
+            "pages": {"type": "integer", "minimum": 1, "description": "pages or frames of the file"},
         },
     },
 )
@@ -129,18 +131,18 @@ OPERATIONS = (
         method="post",
         path="/images",
         name="addImage",
-        summary="Upload a picture once; its id is then a url in messages.",
-        request={"application/octet-stream": _FILE, "image/*": _FILE},
+        summary="Upload a picture, PDF or video once; its id is then a url in messages.",
+        request=dict.fromkeys(("application/octet-stream", "image/*", "application/pdf", "video/*"), _FILE),
         answer=_IMAGE,
-        success="The picture.",
+        success="The file.",
         without=("429",),
     ),
-    _get(path="/images/{id}", name="getImage", summary="Describe an uploaded picture.", answer=_IMAGE),
+    _get(path="/images/{id}", name="getImage", summary="Describe an uploaded file.", answer=_IMAGE),
     _operation(
         method="delete",
         path="/images/{id}",
         name="deleteImage",
-        summary="Delete an uploaded picture.",
+        summary="Delete an uploaded file.",
         answer=_DELETED,
     ),
     _operation(

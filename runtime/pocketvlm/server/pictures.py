@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pocketvlm.documents.document import Document
 from pocketvlm.documents.expand import page_of
+from pocketvlm.documents.handles import with_kept_files
 from pocketvlm.documents.open_document import open_part
 from pocketvlm.engine.interface import CancellationToken
 from pocketvlm.errors import ImageError, ImageTooLargeError
-from pocketvlm.messages import FilePart, ImagePart, ImageURLPart
+from pocketvlm.messages import ChatRequest, FilePart, ImagePart, ImageURLPart
 from pocketvlm.messages.parts import source_path
 from pocketvlm.pictures.handles import PictureHandles
-from pocketvlm.pictures.images import Picture, read_picture
+from pocketvlm.pictures.images import Picture, measure_picture, picture_of_size, read_picture
 from pocketvlm.pictures.known_files import KnownFiles
 from pocketvlm.server.remote import Fetcher
 from pocketvlm.server.settings import Settings
@@ -38,11 +41,15 @@ class Pictures:
         self._pixels_left = _MAX_DECODED * settings.max_pixels
         self._fetcher = Fetcher(settings.image_hosts) if settings.image_hosts else None
 
+    def with_files(self, request: ChatRequest) -> ChatRequest:
+        """Return the request with the files that it names by handles."""
+        return with_kept_files(request, self._handles)
+
     def open_file(self, part: FilePart, param: str) -> Document:
         """Open a file of several pictures. Raises as `read` does."""
         self._cancellation.check()
         field = source_path(part, param)
-        sent = self._sent(part, param, field)
+        sent = self._sent(part, field)
         if sent is not part:
             copy = part.model_copy(update={"url": None, "base64": None, "image": getattr(sent, "image", None)})
             copy._field = part.field
@@ -54,23 +61,37 @@ class Pictures:
 
     def read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
         """Return the picture of a message part. Raises ImageError leaves, and GenerationCancelledError."""
+        if (page := page_of(part)) is not None:
+            return self._of_page(page.read, source_path(part, param))
+
+        def decode(sent: ImageURLPart | ImagePart, max_pixels: int) -> Picture:
+            limits = {"max_pixels": max_pixels, "max_unpacked": self._unpacked_left}
+            return read_picture(sent, param, **limits, local=False, known=self._known)
+
+        return self._of_part(part, param, decode)
+
+    def measure(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
+        """Return a picture of the same size, which may have no pixels. Raises as `read` does."""
+        if (page := page_of(part)) is not None:
+            return self._of_page(lambda: picture_of_size(page.measure()), source_path(part, param))
+        return self._of_part(part, param, lambda sent, most: measure_picture(sent, param, max_pixels=most, local=False))
+
+    def _of_page(self, look: Callable[[], Picture], field: str) -> Picture:
+        self._cancellation.check()
+        self._check_left(self._pixels_left > 0, field)
+        picture = self._counted(look())
+        self._check_left(self._pixels_left >= 0, field)
+        return picture
+
+    def _of_part(
+        self, part: ImageURLPart | ImagePart, param: str, look: Callable[[ImageURLPart | ImagePart, int], Picture]
+    ) -> Picture:
+        """Return what `look` returns for the part and the pixels that it may have."""
         self._cancellation.check()
         field = source_path(part, param)
-        if (page := page_of(part)) is not None:
-            self._check_left(self._pixels_left > 0, field)
-            picture = self._counted(page.read())
-            self._check_left(self._pixels_left >= 0, field)
-            return picture
-        part = self._sent(part, param, field)
+        sent = self._sent(part, field)
         try:
-            picture = read_picture(
-                part,
-                param,
-                max_pixels=min(self._limit, max(0, self._pixels_left)),
-                max_unpacked=self._unpacked_left,
-                local=False,
-                known=self._known,
-            )
+            picture = look(sent, min(self._limit, max(0, self._pixels_left)))
         except ImageTooLargeError as error:
             message = error.message
             if self._pixels_left < self._limit:
@@ -80,12 +101,12 @@ class Pictures:
             raise type(error)(error.message, field) from None
         return self._counted(picture)
 
-    def _sent(self, part: ImageURLPart | ImagePart, param: str, field: str) -> ImageURLPart | ImagePart:
+    def _sent(self, part: ImageURLPart | ImagePart, field: str) -> ImageURLPart | ImagePart:
         """Return a part that has what the client sent or named."""
         url = part.address
-        if isinstance(part, ImagePart) and part.base64 is None and url is None:
+        # JSON has no bytes: they are those of a handle.
+        if isinstance(part, ImagePart) and part.base64 is None and url is None and not isinstance(part.image, bytes):
             raise ImageError("is for Python only; send the picture as url or base64", field)
-        part = self._handles.resolve(part, param)
         if self._fetcher and url is not None and url.lower().startswith(("http://", "https://")):
             return ImagePart(type="image", image=self._fetcher.fetch(url, field))
         return part

@@ -38,7 +38,8 @@ class ModelSource:
 
 
 class ServedModel:
-    """For the event loop only, but for `vision`, `statistics`, `measured_memory` and `close`.
+    """For the event loop only, but for `vision`, `device_bytes`, `statistics`, `measured_memory` and
+    `close`.
 
     What evaluates nothing has a queue of its own, `counting`, so that it need not wait for the end of an answer.
     `state` is "failed" after an attempt to load it that failed, of which `failure` is the reason; it is loaded again
@@ -84,6 +85,12 @@ class ServedModel:
         """The kind of vision encoder; "" where there is none, or while the model is not loaded. For any thread."""
         vlm = self._vlm
         return vlm.info.vision or "" if vlm is not None else ""
+
+    @property
+    def device_bytes(self) -> int:
+        """What the loaded model takes of a GPU's memory, as predicted. For any thread."""
+        vlm = self._vlm
+        return vlm.info.device_bytes if vlm is not None else 0
 
     @property
     def load_seconds(self) -> float:

@@ -1,4 +1,4 @@
-"""Pictures that a client uploads once and then names by a handle: POST /images, GET and DELETE /images/{id}."""
+"""Files that a client uploads once and then names by a handle: POST /images, GET and DELETE /images/{id}."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from dataclasses import asdict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pocketvlm.errors import ImageError
-from pocketvlm.messages import ImagePart
+from pocketvlm.documents.handles import keep_file
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles
-from pocketvlm.pictures.images import read_picture
 from pocketvlm.server.body import read_body
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.settings import Settings
 
 _MAX_UPLOADS = 8  # bodies in memory; a slow one keeps others waiting until its read timeout
-_MAX_DECODES = 2  # pictures decoded at a time, to check that they are pictures
+_MAX_DECODES = 2  # files decoded at a time, to check that they are pictures
 
 
 class Uploads:
@@ -49,11 +47,7 @@ class Uploads:
         return JSONResponse(_object(self._handles.find(id, "id")))
 
     def _keep(self, data: bytes) -> PictureHandle:
-        try:
-            part = ImagePart(type="image", image=data)
-            return self._handles.add(data, read_picture(part, "", max_pixels=self._settings.max_pixels).size)
-        except ImageError as error:
-            raise type(error)(error.message) from None
+        return keep_file(self._handles, data, None, self._settings.documents, self._settings.max_pixels)
 
 
 def _object(handle: PictureHandle) -> dict[str, object]:

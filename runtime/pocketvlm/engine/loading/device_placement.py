@@ -88,6 +88,17 @@ def place_on_devices(
     return DevicePlacement(number, layers, encoder, f"{summary}, in {_mib(available)}" if short else summary, short)
 
 
+def device_bytes(demand: MemoryDemand, placement: DevicePlacement) -> int:
+    """Return how many bytes of its device's memory a placement takes, as it was computed to fit."""
+    taken = demand.encoder if placement.encoder else 0
+    if not placement.layers:
+        return taken
+    weights = demand.weights
+    first = max(0, len(weights.layers) - (placement.layers - 1))
+    cells = sum(weights.cell[first:]) * demand.cells
+    return taken + demand.scratch + weights.output + sum(weights.layers[first:]) + cells
+
+
 def onnx_device(requested: str, offered: Sequence[str]) -> str:
     """Return the device for onnxruntime where `requested` names one of llama.cpp's; it has those `offered` here."""
     kind = requested.partition(":")[0]

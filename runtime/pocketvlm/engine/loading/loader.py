@@ -16,6 +16,7 @@ from pocketvlm.engine.loading.device_placement import (
     DevicePlacement,
     MemoryDemand,
     check_name,
+    device_bytes,
     onnx_device,
     place_on_devices,
     scratch_bytes,
@@ -244,6 +245,11 @@ def host_memory(checked: CheckedFiles, options: EngineOptions, placement: Device
     cell = sum(demand.weights.cell[: _layers_on_cpu(len(demand.weights.cell), placement)])
     # On a device, too, an evaluation's inputs and results are in this memory.
     return demand.cells * cell + demand.scratch + max(encoders)
+
+
+def device_memory(checked: CheckedFiles, options: EngineOptions, placement: DevicePlacement) -> int:
+    """Return the bytes of a GPU's memory that a placement takes, as predicted."""
+    return 0 if placement.device is None else device_bytes(memory_demand(checked, options), placement)
 
 
 def onnx_bytes(encoder: OnnxHeader) -> int:

@@ -23,6 +23,21 @@ class Run(Protocol):
     def __call__(self, request: ChatRequest, *, raw: bool = False) -> Chunks: ...
 
 
+class AskedModel(Protocol):
+    """The model that was asked for, as an exchange uses it."""
+
+    @property
+    def run(self) -> Run: ...
+
+    def count(self, request: ChatRequest) -> TokenCount:
+        """Count the tokens of a prompt."""
+        ...
+
+    def watch(self, chunks: Chunks) -> Chunks:
+        """Record what the chunks of an answer say, for the log and the metrics."""
+        ...
+
+
 class Exchange(ABC):
     """One request in the words of one API, and its answer in them.
 
@@ -34,6 +49,7 @@ class Exchange(ABC):
     keep_alive: float | None = None  # seconds, as `Models.lease` takes them
     only_loads = False  # nothing is asked of the model, which has to be loaded
     only_unloads = False  # nothing is asked of the model, which has to leave
+    only_counts = False  # only the tokens of the prompt are asked for
 
     def __init__(self, request: ChatRequest, *, stream: bool, paths: Mapping[str, str] | None = None) -> None:
         self.request = request
@@ -44,6 +60,18 @@ class Exchange(ABC):
     def chunks(self, run: Run) -> Chunks:
         """Return the chunks of the answer."""
         return run(self.request)
+
+    def counting(self) -> Exchange:
+        """Return this exchange, as one that counts the tokens of its prompt instead of answering it."""
+        self.only_counts, self.stream = True, False
+        return self
+
+    def body(self, model: AskedModel) -> Generator[bytes, None, None]:
+        """Yield the body of what is answered to the client."""
+        if self.only_counts:
+            yield self.counted(model.count(self.request))
+        else:
+            yield from self.answer(model.watch(self.chunks(model.run)))
 
     def answer(self, chunks: Chunks) -> Generator[bytes, None, None]:
         """Yield the body of the answer."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from pocketvlm.messages.base import Flag, JsonObject, Open, Text, TextOrNull, by_field, by_form, empty_for_null
-from pocketvlm.pictures.handles import SCHEME
+from pocketvlm.messages.parts import HANDLE_SCHEME, is_handle
 
 
 class TextBlock(Open):
@@ -31,7 +31,7 @@ class URLSource(Open):
 
 
 class FileSource(Open):
-    """The handle (sha256:...) of a picture that was sent once."""
+    """The handle (sha256:..., or sha256:...#page=3) of a file that was sent once."""
 
     type: Literal["file"]
     file_id: str
@@ -39,8 +39,8 @@ class FileSource(Open):
     @field_validator("file_id")
     @classmethod
     def _of_this_server(cls, value: str) -> str:
-        if not value.lower().startswith(SCHEME):
-            raise ValueError(f"names a file of another service; send the {SCHEME}... id of POST /v1/images")
+        if not is_handle(value):
+            raise ValueError(f"names a file of another service; send the {HANDLE_SCHEME}... id of POST /v1/images")
         return value
 
 

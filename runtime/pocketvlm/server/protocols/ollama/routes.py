@@ -121,10 +121,12 @@ def _form(model: ServedModel) -> dict[str, Any]:
 
 
 def _use(model: ServedModel, measured: int | None) -> dict[str, Any]:
-    facts, expires = model.facts, model.expires_at
+    facts, expires, on_device = model.facts, model.expires_at, model.device_bytes
+    # The process of the engine has what is not on a GPU.
+    size = measured + on_device if measured else max(model.source.memory or facts.size, on_device)
     return {
-        "size": measured or model.source.memory or facts.size,
-        "size_vram": 0,  # not known
+        "size": size,
+        "size_vram": on_device,
         "expires_at": time_text(_FOREVER if expires is None else min(expires, _FOREVER)),
         "context_length": facts.context_size,
     }

@@ -18,8 +18,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from pocketvlm.messages.base import AlsoTakes, JsonObject, Open, Text, TextOrNull, by_form, empty_for_null, plain_json
-from pocketvlm.messages.parts import FilePart, ImagePart, Part
-from pocketvlm.pictures.handles import SCHEME
+from pocketvlm.messages.parts import HANDLE_SCHEME, Part, is_handle
 from pocketvlm.server.protocols.carried_thoughts import read_thought
 
 # ---- parts of a message
@@ -29,22 +28,19 @@ _CONTENTS = {"input_image": ("image_url",), "input_file": ("file_data", "file_ur
 
 
 def _known_part(part: object) -> object:
-    """Return a part as the messages of a chat know it. `file_id` may be the handle of an uploaded picture."""
+    """Return a part as the messages of a chat know it. `file_id` may be the handle of a file that was sent once."""
     if not isinstance(part, Mapping):
         return part
     kind, file_id = part.get("type"), part.get("file_id")
     fields = _CONTENTS.get(kind) if isinstance(kind, str) else None
     if fields is None or not isinstance(file_id, str) or any(part.get(field) is not None for field in fields):
         return part
-    if not file_id.lower().startswith(SCHEME):
+    if not is_handle(file_id):
         raise ValueError(
-            f"file_id names a file of another service; send {' or '.join(fields)}, or the {SCHEME}... id of "
+            f"file_id names a file of another service; send {' or '.join(fields)}, or the {HANDLE_SCHEME}... id of "
             "POST /v1/images"
         )
-    image_class = ImagePart if kind == "input_image" else FilePart
-    image = image_class.model_validate({"type": image_class.kind, "url": file_id, "detail": part.get("detail")})
-    image._field = "file_id"
-    return image
+    return {name: value for name, value in part.items() if name not in fields}
 
 
 def _part_schema(kind: str, *fields: str) -> dict[str, Any]:
