@@ -6,7 +6,7 @@ PRESET ?= cpu
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check docs fuzz bench compare train native test-native test-vulkan test-aarch64 clean
+.PHONY: help demo test test-all check docs page fuzz bench compare train native test-native test-vulkan test-aarch64 clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ check: .venv/.dev ## lint, format, types on three systems, imports on every Pyth
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: .venv/.dev ## the documentation as a site in build/site, without warnings
 	$(BIN)/mkdocs build --strict
+
+page: page/node_modules/.package-lock.json ## the page of the server, from page/ (needs node)
+	cd page && npx tsc && node build.mjs
+
+page/node_modules/.package-lock.json: page/package-lock.json
+	cd page && npm ci --no-audit --no-fund
 
 fuzz: .venv/.dev ## damaged files and requests; ARGS="--minutes 60", ARGS="pictures --cases 1000", ARGS=--help
 	PYTHONPATH=tests:models nice $(BIN)/python -m fuzz $(ARGS)

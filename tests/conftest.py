@@ -66,6 +66,8 @@ def group_of(item: pytest.Item) -> str:
     if is_alone(item):
         return "alone"
     path = item.path.relative_to(ROOT / "tests").as_posix()
+    if path.startswith("page/"):  # which share a browser and a server
+        return "page"
     callspec = getattr(item, "callspec", None)
     if callspec is None or path not in BY_PARAMETER:
         return path

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from pocketvlm.cli import interrupted
+from pocketvlm.cli.app import open_app
 from pocketvlm.cli.batch import batch
 from pocketvlm.cli.bench import bench
 from pocketvlm.cli.chat import chat
@@ -68,6 +69,7 @@ def _add(name: str, command: Callable[..., None]) -> None:
 
 for own in (batch, bench, chat, doctor, inspect, plan, read, remove, serve):
     _add(own.__name__, own)
+_add("app", open_app)
 
 
 @app.callback(invoke_without_command=True)

@@ -36,7 +36,7 @@ class Served:
     memory: int | None = None
 
 
-def served_models(models: Sequence[str], every: bool, options: LoadOptions, memory: str | None) -> Served:
+def served_models(models: Sequence[str], every: bool, options: LoadOptions, *, memory: str | None) -> Served:
     """Return what to serve: `models` as the command line names them, and all pulled ones if `every`.
 
     One model alone gets the whole of `memory`, or no limit without it. Several share it, or else what is free now.
@@ -131,7 +131,12 @@ def _source(target: str | None, options: LoadOptions, memory: int) -> ModelSourc
         compared = files
         return vlm
 
-    facts = read_facts(find(), name=options.name, requested_context=options.context_size)
+    facts = read_facts(
+        find(),
+        name=options.name,
+        requested_context=options.context_size,
+        max_image_tokens=options.max_image_tokens,
+    )
     return ModelSource(facts, load, memory)
 
 

@@ -20,10 +20,14 @@ OPEN_PATHS = frozenset({"/health", "/v1/health"})  # process monitors call them 
 
 
 class AccessControl:
-    """ASGI middleware that answers CORS preflights and refuses requests that are not allowed."""
+    """ASGI middleware that answers CORS preflights and refuses requests that are not allowed.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    `open_paths` need no key, as OPEN_PATHS do not.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, open_paths: frozenset[str] = frozenset()) -> None:
         self._app = app
+        self._open_paths = OPEN_PATHS | open_paths
         self._key = _digest(settings.api_key) if settings.api_key else None
         self._hosts = {"localhost", "127.0.0.1", "[::1]", _bracketed(settings.host)}
         self._hosts.update(host.lower() for host in settings.allowed_hosts)
@@ -35,14 +39,16 @@ class AccessControl:
         headers = Headers(scope=scope)
         origin = headers.get("origin")
         try:
-            self._check_host(headers.get("host", ""))
-            if origin is not None:
+            host = headers.get("host", "")
+            self._check_host(host)
+            # Browsers send the origin with a page's own POST requests, too.
+            if origin is not None and not _is_own(origin, host):
                 self._check_origin(origin)
                 send = _with_headers(send, {"access-control-allow-origin": origin, "vary": "Origin"})
                 if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                     await _preflight(headers)(scope, receive, send)
                     return
-            if scope["path"] not in OPEN_PATHS:
+            if scope["path"] not in self._open_paths:
                 self._check_key(headers)
         except HTTPError as error:
             RequestRecord.of(scope).code = error.code
@@ -78,6 +84,14 @@ class AccessControl:
                 "invalid_api_key",
                 {"www-authenticate": "Bearer"},
             )
+
+
+def _is_own(origin: str, host: str) -> bool:
+    """Return whether a page that this server itself has sent calls it; `host` is one that is served.
+
+    Behind a proxy with TLS the page's scheme is https.
+    """
+    return origin.lower() in (f"http://{host.lower()}", f"https://{host.lower()}")
 
 
 def _digest(key: str) -> bytes:

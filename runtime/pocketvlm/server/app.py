@@ -20,6 +20,7 @@ from pocketvlm.server.http_errors import HTTPError, http_error_of, shutting_down
 from pocketvlm.server.logs import AccessLog
 from pocketvlm.server.metrics import Metrics
 from pocketvlm.server.models import Models
+from pocketvlm.server.page import Page
 from pocketvlm.server.protocols.anthropic import routes as anthropic
 from pocketvlm.server.protocols.anthropic.models import list_fields, model_fields
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
@@ -29,6 +30,7 @@ from pocketvlm.server.protocols.ollama.routes import OllamaRoutes
 from pocketvlm.server.protocols.responses.routes import Responses
 from pocketvlm.server.protocols.responses.stored import ResponseStore
 from pocketvlm.server.request_record import RequestRecord
+from pocketvlm.server.seen import Seen
 from pocketvlm.server.served_model import ServedModel
 from pocketvlm.server.settings import Settings
 from pocketvlm.server.uploads import Uploads
@@ -50,14 +52,17 @@ class Service:
         handles = PictureHandles(settings.handles)
         self.answers = Answers(self.models, settings, handles)
         self._uploads = Uploads(handles, settings)
+        self._seen = Seen(self.models, handles, settings)
         store = ResponseStore(settings.responses)
         self._metrics = Metrics(self.models, handles, store, __version__)
         ollama = OllamaRoutes(self.models, self.answers, settings)
         responses = Responses(store)
         messages = anthropic.routes(self.answers)
+        page = Page() if settings.page else None
         own = [*self._routes(), *ollama.routes(), *responses.routes(self.answers), *messages]
-        router = Router(own, redirect_slashes=False)
-        self.app = AccessLog(AccessControl(_ErrorResponses(router), settings), self._metrics)
+        router = Router([*(page.routes() if page else ()), *own], redirect_slashes=False)
+        open_paths = page.paths if page else frozenset()
+        self.app = AccessLog(AccessControl(_ErrorResponses(router), settings, open_paths), self._metrics)
 
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
@@ -68,6 +73,8 @@ class Service:
             routes.append(Route(f"{prefix}/chat/completions/input_tokens", count, methods=["POST"]))
             routes.append(Route(f"{prefix}/completions", complete, methods=["POST"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
+            routes.append(Route(f"{prefix}/images/plan", self._seen.plan, methods=["POST"]))
+            routes.append(Route(f"{prefix}/images/{{id}}/seen", self._seen.show, methods=["GET"]))
             routes.append(Route(f"{prefix}/images/{{id}}", self._uploads.show, methods=["GET", "DELETE"]))
             for path, endpoint in (
                 ("/models", self._show_models),

@@ -10,9 +10,13 @@ from math import prod
 from typing import Literal
 
 from pocketvlm.engine.loading.loader import context_size
-from pocketvlm.files.gguf_header import GGUFHeader
+from pocketvlm.errors import ModelError
+from pocketvlm.files.gguf_header import GGUFHeader, read_header
 from pocketvlm.files.gguf_pieces import read_model_header
 from pocketvlm.files.locate import Located
+from pocketvlm.files.onnx_header import read_onnx
+from pocketvlm.vision import families
+from pocketvlm.vision.family import Family
 
 # Ollama's words, which other clients read as well.
 Capability = Literal["completion", "vision", "tools", "thinking"]
@@ -25,7 +29,8 @@ class ModelFacts:
 
     `context_length` is what the model was trained for, `context_size` what a request here has, in tokens. `modified` is
     in seconds since 1970. `fingerprint` changes when a file changes. Every model is offered tools, those whose template
-    has none in words.
+    has none in words. `family` says how it sees pictures, where that is known, and `max_image_tokens` how many tokens
+    of one it may take here.
     """
 
     name: str
@@ -40,9 +45,17 @@ class ModelFacts:
     vision: bool
     capabilities: tuple[Capability, ...]
     template: str = field(repr=False)
+    family: Family | None = field(default=None, repr=False)
+    max_image_tokens: int | None = None
 
 
-def read_facts(located: Located, *, name: str | None = None, requested_context: int | None = None) -> ModelFacts:
+def read_facts(
+    located: Located,
+    *,
+    name: str | None = None,
+    requested_context: int | None = None,
+    max_image_tokens: int | None = None,
+) -> ModelFacts:
     """Read the facts of a model. Raises ModelError where the language model's header cannot be read."""
     header = read_model_header(located.model)
     files = [*header.files, *filter(None, (located.mmproj, located.onnx))]
@@ -69,7 +82,22 @@ def read_facts(located: Located, *, name: str | None = None, requested_context: 
         vision=vision,
         capabilities=tuple(word for word, holds in capabilities.items() if holds),
         template=template,
+        family=_family(located),
+        max_image_tokens=max_image_tokens,
     )
+
+
+def _family(located: Located) -> Family | None:
+    """Return the family of the vision encoder. What is wrong with its file is an error of loading."""
+    with suppress(ModelError, OSError, KeyError, ValueError):
+        if located.mmproj is not None:
+            found = families.find(read_header(located.mmproj).metadata)
+        elif located.onnx is not None:
+            found = families.find(dict(read_onnx(located.onnx).metadata))
+        else:
+            return None
+        return found[1] if found else None
+    return None
 
 
 def _quantization(header: GGUFHeader) -> str:

@@ -15,6 +15,7 @@ from pocketvlm.server.protocols.anthropic import routes as anthropic
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
 from pocketvlm.server.protocols.ollama import operations as ollama
 from pocketvlm.server.protocols.responses import routes as responses
+from pocketvlm.server.seen import PLAN, PlanQuestion
 
 _REFERENCE = "#/components/schemas/{model}"
 _MODEL = Component(
@@ -114,6 +115,7 @@ _HEALTH = Component(
     },
 )
 _FILE = {"schema": {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}}
+_PNG = {"image/png": {"schema": {"type": "string", "format": "binary", "contentMediaType": "image/png"}}}
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _OBJECT = {"application/json": {"schema": {"type": "object"}}}
 
@@ -142,6 +144,22 @@ OPERATIONS = (
         name="deleteImage",
         summary="Delete an uploaded file.",
         answer=_DELETED,
+    ),
+    _operation(
+        method="post",
+        path="/images/plan",
+        name="planImage",
+        summary="How a model would see a picture of a size, and what that takes. Nothing is encoded or evaluated.",
+        request=PlanQuestion,
+        answer=PLAN,
+        success="The plan.",
+        without=("429",),
+    ),
+    _get(
+        path="/images/{id}/seen",
+        name="seeImage",
+        summary="An uploaded picture as a model gets it, with the query's model, detail and max_image_tokens.",
+        answer=_PNG,
     ),
     _get(path="/models", name="listModels", summary="The served models.", answer=_MODELS),
     _get(path="/models/{id}", name="getModel", summary="One model.", answer=_MODEL),

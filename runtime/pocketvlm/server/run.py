@@ -6,8 +6,9 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import uvicorn
 
@@ -33,6 +34,14 @@ def listen(settings: Settings) -> socket.socket:
     except OSError as error:
         raise PocketVLMError(f"cannot listen on {host} port {settings.port}: {error.strerror or error}") from None
     return sock
+
+
+def listen_on_first(settings: Settings, ports: Sequence[int]) -> socket.socket:
+    """Return a socket that listens on the first of `ports` that is free. Raises PocketVLMError where none is."""
+    for port in ports[:-1]:
+        with suppress(PocketVLMError):
+            return listen(replace(settings, port=port))
+    return listen(replace(settings, port=ports[-1]))
 
 
 def url_of(sock: socket.socket) -> str:

@@ -25,7 +25,7 @@ class Settings:
 
     `slots` requests run together and `queue` more wait; others are refused with 429. `handles` limits the pictures that
     clients upload once and then name, `documents` those of PDFs and other files of several, `responses` the answers
-    that they continue by their id.
+    that they continue by their id. `page`: browsers get a page at /.
     """
 
     host: Annotated[str, Option("Address to listen on; all but loopback need an API key.")] = "127.0.0.1"
@@ -62,6 +62,7 @@ class Settings:
             least=0,
         ),
     ] = None
+    page: bool = True
     handles: HandleLimits = field(default_factory=HandleLimits)
     documents: DocumentLimits = field(default_factory=DocumentLimits)
     responses: ResponseLimits = field(default_factory=ResponseLimits)

@@ -53,7 +53,7 @@ class OllamaRoutes:
             Route("/api/version", _show_version, methods=["GET"]),
             *(Route(path, _refuse_change, methods=[method]) for path, method in _CHANGES.items()),
             *(Route(path, _refuse_embeddings, methods=["POST"]) for path in _EMBEDDINGS),
-            Route("/", _say_hello, methods=["GET"]),
+            Route("/", say_hello, methods=["GET"]),
         ]
 
     def _chat(self, body: dict[str, Any]) -> Chat:
@@ -161,8 +161,8 @@ async def _show_version(_: Request) -> Response:
     return JSONResponse({"version": VERSION})
 
 
-async def _say_hello(request: Request) -> Response:
-    """Answer what clients ask to find out whether a server is there. Browsers ask for a page, which there is not."""
+async def say_hello(request: Request) -> Response:
+    """Answer what clients ask to find out whether a server is there. Browsers get none without the page."""
     if "text/html" in request.headers.get("accept", ""):
         raise HTTPError(404, "no such route; GET /openapi.json lists them", code="not_found")
     return PlainTextResponse("Ollama is running")

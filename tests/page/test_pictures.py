@@ -1,0 +1,156 @@
+"""Files on their way into a message, how the model sees them, and the table of many."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from page.conftest import Open, Tab, content, drawing
+
+
+def test_several_files_and_a_wrong_one(tab: Tab) -> None:
+    page = tab.page
+    picker = page.locator("input[type=file]")
+    names = ["a.png", "b.png", "c.png"]
+    picker.set_input_files(
+        [{"name": name, "mimeType": "image/png", "buffer": drawing(10 + at)} for at, name in enumerate(names)]
+    )
+    page.locator(".tray img").nth(2).wait_for()
+    tab.give("paste", ("notes.png", "image/png", b"This is a text."))
+    page.locator(".tray .failed [role=alert]").wait_for()
+    tab.message.fill("What is it?")
+    tab.message.press("Enter")
+    assert page.locator(".message").count() == 0  # it must not be sent without a file that was meant
+    assert tab.message.input_value() == "What is it?"
+    tab.button("Remove notes.png").click()
+
+    tab.button("Move c.png to the left").click()
+    tab.button("Remove a.png").click()
+    assert page.locator(".tray-name").all_inner_texts() == ["c.png", "b.png"]
+    tab.message.press("Enter")
+    tab.answer(0)
+    parts = json.loads(tab.bodies[0])["messages"][0]["content"]
+    assert [part["type"] for part in parts] == ["image_url", "image_url", "text"]
+    assert page.locator(".question img").count() == 2
+
+
+def test_enter_before_a_picture_has_arrived(tab: Tab) -> None:
+    """The message follows its picture."""
+    tab.message.fill("How many shapes are there?")
+    tab.give("drop", ("big.png", "image/png", drawing(20, (3000, 2000))))
+    tab.message.press("Enter")
+    assert tab.answer(0) == "1"
+    assert len(json.loads(tab.bodies[0])["messages"][0]["content"]) == 2
+
+
+def test_how_the_model_sees_it(tab: Tab) -> None:
+    page = tab.page
+    tab.give("drop", ("wide.png", "image/png", drawing(30, (1600, 900))))
+    page.get_by_text("80 tokens").wait_for()
+    tab.button("wide.png: how the model sees it").click()
+    page.get_by_text("Seen at 192×192 of 1600×900").wait_for()
+    page.get_by_text("5 tiles, 80 tokens, 4 % of the context").wait_for()
+    seen = page.locator(".stage img[width='192']")
+    seen.wait_for()
+    assert seen.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [192, 192]
+    assert page.locator(".grid").count() == 1
+    page.get_by_label("Show tiles").uncheck()
+    assert page.locator(".grid").count() == 0
+
+    page.get_by_role("radio", name="Low").check(force=True)
+    page.get_by_text("1 tile, 16 tokens").wait_for()
+    page.get_by_role("radio", name="Auto").check(force=True)
+    page.get_by_role("slider").fill("0")  # the least of the steps: 64 tokens
+    page.get_by_text(re.compile("^3 tiles, 48 tokens|^4 tiles, 64 tokens|tiles, [456]\\d tokens")).wait_for()
+    page.get_by_role("radio", name="Original").check(force=True)
+    page.locator(".stage img[width='1600']").wait_for()
+    page.keyboard.press("Escape")
+    tab.ask("How many shapes are there?")
+    image = json.loads(tab.bodies[0])["messages"][0]["content"][0]["image_url"]
+    assert image["max_image_tokens"] == 64
+
+
+def test_a_picture_that_the_browser_cannot_draw(tab: Tab) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (320, 200), (200, 30, 30)).save(file, "TIFF")
+    tab.give("drop", ("scan.tif", "image/tiff", file.getvalue()))
+    tab.page.get_by_text("320×200").wait_for()
+    tab.button("scan.tif: how the model sees it").click()
+    tab.page.locator(".stage img").wait_for()  # the server draws it
+
+
+def test_the_camera(tab: Tab) -> None:
+    tab.button("Take a picture").click()
+    tab.button("Take it").click()
+    tab.page.locator(".tray img").wait_for()
+    assert tab.page.locator(".tray-name").inner_text() == "camera.jpg"
+
+
+def test_ten_pictures_into_a_table_and_a_tab_that_is_closed(tabs: Open) -> None:
+    tab = tabs()
+    page = tab.page
+    tab.button("New table").click()
+    page.get_by_label("Question for every picture").fill("How many shapes are there?")
+    files = [
+        {"name": f"{at}.png", "mimeType": "image/png", "buffer": drawing(40 + at, (1200, 900))} for at in range(10)
+    ]
+    page.locator("input[type=file]").set_input_files(files)
+    page.get_by_text("0 of 10 done").wait_for()
+    tab.button("Run").click()
+    tab.until("document.querySelectorAll('tr.done').length >= 2")
+    tab.check()
+    page.close()
+
+    again = tabs(context=page.context)
+    again.page.locator(".entry").get_by_text("How many shapes are there?").click()
+    again.page.get_by_text("10 of 10 done").wait_for()
+    assert 0 < len(again.bodies) < 9  # what was done is not asked again
+    with again.page.expect_download() as download:
+        again.button("Save as CSV").click()
+    rows = list(csv.DictReader(io.StringIO(content(download.value))))
+    assert [row["picture"] for row in rows] == [f"{at}.png" for at in range(10)]
+    assert {row["answer"] for row in rows} == {"1"}
+    with again.page.expect_download() as download:
+        again.button("Save as JSONL").click()
+    lines = [json.loads(line) for line in content(download.value).splitlines()]
+    assert lines[9] == {"picture": "9.png", "answer": "1"}
+
+
+def test_a_table_with_fields(tab: Tab) -> None:
+    page = tab.page
+    tab.button("New table").click()
+    page.locator("summary").click()
+    page.get_by_role("radio", name="Fields", exact=True).check(force=True)
+    page.get_by_label("Name of the field").fill("count")
+    page.get_by_label("Kind").select_option("Whole number")
+    page.get_by_label("Question for every picture").fill("How many shapes are there?")
+    tab.give("drop", ("=1+1.png", "image/png", drawing(60)))
+    page.get_by_text("0 of 1 done").wait_for()
+    tab.button("Run").click()
+    page.get_by_text("1 of 1 done").wait_for()
+    assert page.locator("thead th").all_inner_texts()[:2] == ["Picture", "count"]
+    assert page.locator("tbody td").first.inner_text().isdigit()
+    with page.expect_download() as download:
+        tab.button("Save as CSV").click()
+    # A spreadsheet would compute it.
+    assert content(download.value).splitlines()[1].startswith("'=1+1.png,")
+
+
+@pytest.mark.parametrize("width", [360, 800, 1400])
+def test_nothing_is_wider_than_the_screen(tabs: Open, width: int) -> None:
+    tab = tabs(viewport={"width": width, "height": 740})
+    tab.give("drop", ("shape.png", "image/png", drawing(70)), ("x" * 90 + ".png", "image/png", drawing(71)))
+    tab.page.locator(".tray img").nth(1).wait_for()
+    tab.ask("How many shapes are there? " + "word" * 60)
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == width
+    assert tab.page.locator(".thread").evaluate("box => box.scrollWidth - box.clientWidth") == 0
+    if width < 821:
+        tab.button("Show chats").click()
+    tab.button("New table").click()
+    tab.page.get_by_label("Question for every picture").wait_for()
+    assert tab.page.evaluate("document.documentElement.scrollWidth") == width
