@@ -10,11 +10,12 @@ from typing import Any, Literal, get_args
 
 from pocketvlm.chat.vlm import VLM
 from pocketvlm.documents.document import Document, Page
+from pocketvlm.documents.expand import PageImage, page_of
 from pocketvlm.documents.fit import Fit
 from pocketvlm.engine.interface import CancellationToken
 from pocketvlm.errors import ContextLengthError, EngineCrashedError, ImageError, RequestError, quoted
-from pocketvlm.messages import ChatRequest, Detail
-from pocketvlm.pictures.images import Picture
+from pocketvlm.messages import ChatRequest, Detail, FilePart, ImagePart, ImageURLPart
+from pocketvlm.pictures.images import Picture, picture_of_size
 from pocketvlm.reading.notation.markup import plain_text
 from pocketvlm.reading.preset import Preset
 from pocketvlm.reading.presets import preset_for
@@ -128,7 +129,7 @@ class PageReader:
         shown = _OnePage(page)
         run = self._vlm.run(
             request,
-            open_file=lambda *_: shown,
+            pictures=_OnePageAlone(shown),
             cancellation=cancellation,
             raw=self._preset.raw,
             control_tokens=self._preset.control_tokens,
@@ -184,3 +185,27 @@ class _OnePage(Document):
 
     def close(self) -> None:
         """Leave the file open: it belongs to the whole document."""
+
+
+class _OnePageAlone:
+    """The PictureSource of a request whose only file is `document`."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+
+    def with_files(self, request: ChatRequest) -> ChatRequest:
+        return request
+
+    def open_file(self, part: FilePart, param: str) -> Document:  # noqa: ARG002
+        return self._document
+
+    def read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:  # noqa: ARG002
+        return self._page(part).read()
+
+    def measure(self, part: ImageURLPart | ImagePart, param: str) -> Picture:  # noqa: ARG002
+        return picture_of_size(self._page(part).measure())
+
+    def _page(self, part: ImageURLPart | ImagePart) -> PageImage:
+        page = page_of(part)
+        assert page is not None
+        return page
