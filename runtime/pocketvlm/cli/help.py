@@ -119,7 +119,7 @@ def _narrow_help(command: Any, ctx: Any, width: int) -> Iterator[str]:
         title = panel_of(name) or "Commands"
         panels.setdefault(title, []).append((name, command.get_command(ctx, name).get_short_help_str(width * 3)))
     for title, records in panels.items():
-        yield f"{title}:"
+        yield from _wrapped(f"{title}:", width, "", "")
         for name, text in records:
             yield from _wrapped(name, width, "", "  ")
             yield from _wrapped(text, width, "  ", "  ")
