@@ -207,6 +207,11 @@ def test_tifffile_finds_the_same_place(kind: str) -> None:
     assert large in [data[start : start + count] for start, count in places]
 
 
+def test_a_preview_of_one_tile() -> None:
+    tile = Directory(picture_tags(LARGE, 7, YCBCR, t254=(LONG, [1])), jpeg(LARGE, "red"), 324, 325)
+    assert read(raw_file([sensor(), tile])).size == LARGE
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_limits_are_those_of_pictures(kind: str) -> None:
     error = refusal(KINDS[kind](jpeg(LARGE, "red")), max_pixels=96 * 64 - 1)

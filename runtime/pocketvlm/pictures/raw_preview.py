@@ -1,7 +1,7 @@
 """Open the preview of a camera's raw file: the largest JPEG picture in it. The raw data itself is not read.
 
 CR2, NEF, ARW and DNG are TIFF files, in which directories name JPEG files: as old previews do (JPEGInterchangeFormat),
-or as a strip of the picture. Tags: TIFF 6.0; TIFF/EP (ISO 12234-2); Adobe DNG Specification 1.7.
+or as a strip or tile of the picture. Tags: TIFF 6.0; TIFF/EP (ISO 12234-2); Adobe DNG Specification 1.7.
 """
 
 from __future__ import annotations
@@ -63,10 +63,12 @@ def _places(directories: list[Directory]) -> Iterator[range]:
         start, length = directory.value(513), directory.value(514)
         if start and length:
             yield range(start, start + length)
-        offsets, counts = directory.values(273), directory.values(279)
-        is_jpeg = directory.value(259) in _JPEG_COMPRESSIONS and directory.value(262) not in _SENSOR
-        if is_jpeg and len(offsets) == len(counts) == 1:
-            yield range(offsets[0], offsets[0] + counts[0])
+        if directory.value(259) not in _JPEG_COMPRESSIONS or directory.value(262) in _SENSOR:
+            continue
+        for offset_tag, count_tag in ((273, 279), (324, 325)):  # a strip, or a tile
+            offsets, counts = directory.values(offset_tag), directory.values(count_tag)
+            if len(offsets) == len(counts) == 1:
+                yield range(offsets[0], offsets[0] + counts[0])
 
 
 def _size(file: IO[bytes], place: range) -> tuple[int, int] | None:
