@@ -239,6 +239,17 @@ def test_a_preview_that_is_no_picture_is_passed_over() -> None:
     assert "damaged or truncated" in refusal(arw(jpeg(LARGE, "red")[:700])).message
 
 
+def test_a_damaged_directory_is_passed_over() -> None:
+    """It says that there are more values than the file has bytes."""
+    for tag in (262, 513, 273):
+        tags = picture_tags(SMALL, 7, YCBCR, t254=(LONG, [1]))
+        tags[tag] = (LONG, [1, 2])
+        damaged = raw_file([sensor(), Directory(tags), Directory({}, jpeg(LARGE, "red"), 513, 514)])
+        entry = struct.pack("<HHI", tag, LONG, 2)
+        assert damaged.count(entry) == 1
+        assert read(damaged.replace(entry, struct.pack("<HHI", tag, LONG, 1 << 20))).size == LARGE
+
+
 def test_subdirectories_of_other_files_change_nothing() -> None:
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as writer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from pocketvlm.pictures.jpeg import jpeg_frame, open_jpeg
@@ -27,7 +28,13 @@ _MAX_PREVIEWS = 64
 
 def is_raw(header: bytes, directories: Iterable[Directory]) -> bool:
     """Return whether a TIFF file with this header, of 16 bytes, and these directories is a camera's raw file."""
-    return header[8:10] == b"CR" or any(directory.value(262) in _SENSOR for directory in directories)
+    return header[8:10] == b"CR" or any(_is_sensor(directory) for directory in directories)
+
+
+def _is_sensor(directory: Directory) -> bool:
+    with suppress(ValueError):  # a damaged directory, which may not matter
+        return directory.value(262) in _SENSOR
+    return False
 
 
 def open_preview(file: IO[bytes], directories: list[Directory]) -> Opened | None:
@@ -60,15 +67,16 @@ def open_preview(file: IO[bytes], directories: list[Directory]) -> Opened | None
 def _places(directories: list[Directory]) -> Iterator[range]:
     """Yield where the JPEG files may be that directories name."""
     for directory in directories:
-        start, length = directory.value(513), directory.value(514)
-        if start and length:
-            yield range(start, start + length)
-        if directory.value(259) not in _JPEG_COMPRESSIONS or directory.value(262) in _SENSOR:
-            continue
-        for offset_tag, count_tag in ((273, 279), (324, 325)):  # a strip, or a tile
-            offsets, counts = directory.values(offset_tag), directory.values(count_tag)
-            if len(offsets) == len(counts) == 1:
-                yield range(offsets[0], offsets[0] + counts[0])
+        with suppress(ValueError):  # a damaged directory
+            start, length = directory.value(513), directory.value(514)
+            if start and length:
+                yield range(start, start + length)
+            if directory.value(259) not in _JPEG_COMPRESSIONS or _is_sensor(directory):
+                continue
+            for offset_tag, count_tag in ((273, 279), (324, 325)):  # a strip, or a tile
+                offsets, counts = directory.values(offset_tag), directory.values(count_tag)
+                if len(offsets) == len(counts) == 1:
+                    yield range(offsets[0], offsets[0] + counts[0])
 
 
 def _size(file: IO[bytes], place: range) -> tuple[int, int] | None:
