@@ -203,6 +203,13 @@ def test_pictures_of_request_lines(ask: Ask, photos: Path, tmp_path: Path) -> No
 # ---- the file
 
 
+@pytest.mark.parametrize("keys", ['"status_code": 1e999, "body": {}}', '"status_code": 200, "body": {}}, "files": [5]'])
+def test_a_line_that_is_no_answer(keys: str, tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").write_text('{"custom_id": "a", "response": {' + keys + "}\n")
+    with pytest.raises(RequestError, match="line 1 is not an answer"):
+        Results(tmp_path / "out.jsonl", {})
+
+
 def batch_of(photos: Path) -> BatchInput:
     return read_batch([photos], Defaults("What is this?", fields=SHORT))
 
@@ -255,6 +262,24 @@ def test_it_stays_locked_and_a_link_stays_one(ask: Ask, vlm: VLM, photos: Path, 
     assert (tmp_path / "out.jsonl").is_symlink() and len(record(tmp_path)) == 4
 
 
+def test_a_record_that_is_replaced_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another batch puts a new file in its place before we have the lock: the new one counts."""
+    fcntl = pytest.importorskip("fcntl")
+    line = '{"custom_id": "%s", "response": {"status_code": 400, "body": {}}}\n'
+    (tmp_path / "out.jsonl").write_text(line % "old")
+    (tmp_path / "new.jsonl").write_text(line % "new")
+    lock = fcntl.flock
+
+    def flock(*arguments: Any) -> None:
+        if (tmp_path / "new.jsonl").exists():
+            (tmp_path / "new.jsonl").replace(tmp_path / "out.jsonl")
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Results(tmp_path / "out.jsonl", {}) as results:
+        assert list(results.entries) == ["new"]
+
+
 # ---- the command
 
 
@@ -290,10 +315,6 @@ def test_a_table_is_made_of_the_record(photos: Path, tmp_path: Path) -> None:
     assert [row["file"] for row in rows] == ["a.png", "b.png", "c.png", "d.png"]
     assert [(photos / f"{name}.txt").read_text().strip() for name in "abcd"] == [row["answer"].strip() for row in rows]
     assert (tmp_path / "out.jsonl").read_bytes() == before
-    done = call(photos, "--prompt", "Other?", "-o", tmp_path / "out.csv")
-    assert done.returncode == 2 and "--force" in done.stderr
-    done = call(photos, *options, "-o", tmp_path / "out.csv", "--sidecar", "pdf")
-    assert done.returncode == 2 and "must be txt or xmp, not pdf" in done.stderr
 
 
 def test_a_changed_picture_gets_another_sidecar(photos: Path, tmp_path: Path, sample_png: Path) -> None:

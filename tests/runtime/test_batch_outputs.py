@@ -115,6 +115,14 @@ def test_schemas_without_fields(tmp_path: Path) -> None:
     assert table([answered("a", [1, 2])], tmp_path, {"type": "array"})[0] == ["file", "answer", "error"]
 
 
+@pytest.mark.parametrize("body", [{}, {"choices": []}, {"choices": [5]}, {"choices": "x"}, {"error": "x"}])
+def test_lines_that_were_edited(body: dict[str, Any], tmp_path: Path) -> None:
+    for status, error in ((200, ""), (500, "no reason is recorded")):
+        line = {"custom_id": "a", "response": {"status_code": status, "body": body}}
+        assert table([line], tmp_path)[1] == ["a", "", error]
+        assert table([line], tmp_path, {"properties": {"x": {}}})[1][0] == "a"
+
+
 def test_a_name_that_is_not_unicode(tmp_path: Path) -> None:
     assert table([answered("\udce9.jpg", "x")], tmp_path)[1][0] == "\\udce9.jpg"
 

@@ -207,6 +207,11 @@ def test_tifffile_finds_the_same_place(kind: str) -> None:
     assert large in [data[start : start + count] for start, count in places]
 
 
+def test_a_preview_of_one_tile() -> None:
+    tile = Directory(picture_tags(LARGE, 7, YCBCR, t254=(LONG, [1])), jpeg(LARGE, "red"), 324, 325)
+    assert read(raw_file([sensor(), tile])).size == LARGE
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_limits_are_those_of_pictures(kind: str) -> None:
     error = refusal(KINDS[kind](jpeg(LARGE, "red")), max_pixels=96 * 64 - 1)
@@ -232,6 +237,17 @@ def test_a_preview_that_is_no_picture_is_passed_over() -> None:
     for broken in (b"", b"\xff\xd8\xff", jpeg(LARGE, "red")[:20], lossless_jpeg(LARGE), b"GIF89a" + b"\0" * 40):
         assert read(arw(broken)).size == SMALL
     assert "damaged or truncated" in refusal(arw(jpeg(LARGE, "red")[:700])).message
+
+
+def test_a_damaged_directory_is_passed_over() -> None:
+    """It says that there are more values than the file has bytes."""
+    for tag in (262, 513, 273):
+        tags = picture_tags(SMALL, 7, YCBCR, t254=(LONG, [1]))
+        tags[tag] = (LONG, [1, 2])
+        damaged = raw_file([sensor(), Directory(tags), Directory({}, jpeg(LARGE, "red"), 513, 514)])
+        entry = struct.pack("<HHI", tag, LONG, 2)
+        assert damaged.count(entry) == 1
+        assert read(damaged.replace(entry, struct.pack("<HHI", tag, LONG, 1 << 20))).size == LARGE
 
 
 def test_subdirectories_of_other_files_change_nothing() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.batch.lines import answer_text, error_text
+from pocketvlm.batch.lines import answer_text, error_text, is_cut_off
 from pocketvlm.system.atomic import new_file
 
 _FORMULA = re.compile("[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # the last four are full-width
@@ -57,9 +57,8 @@ class CsvTable:
             return _row([custom_id, answer_text(line) or "", error])
         values = _values(line)
         if values is None and not error:
-            finish = line["response"]["body"]["choices"][0].get("finish_reason")
-            cut = "the answer was cut off; raise --max-tokens" if finish == "length" else "the answer is not an object"
-            error = f"{cut}: {answer_text(line)}"
+            fault = "the answer was cut off; raise --max-tokens" if is_cut_off(line) else "the answer is not an object"
+            error = f"{fault}: {answer_text(line)}"
         return _row([custom_id, *((values or {}).get(field) for field in self._fields), error])
 
 

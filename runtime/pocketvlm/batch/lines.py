@@ -53,17 +53,33 @@ def line_id(request_hash: str) -> str:
 
 def answer_text(entry: dict[str, Any]) -> str | None:
     """Return the text of an answer; None where the request failed or the model said nothing in words."""
-    if entry["response"]["status_code"] != 200:
-        return None
-    choices = entry["response"]["body"].get("choices") or [{}]
-    text = choices[0].get("message", {}).get("content")
+    text = _at(entry, "response", "body", "choices", 0, "message", "content") if succeeded(entry) else None
     return text if isinstance(text, str) else None
+
+
+def is_cut_off(entry: dict[str, Any]) -> bool:
+    """Return whether an answer ended because it had the most tokens that it might."""
+    return bool(_at(entry, "response", "body", "choices", 0, "finish_reason") == "length")
 
 
 def error_text(entry: dict[str, Any]) -> str:
     """Return why a request failed, for people, who did not write the message's fields; empty for an answer."""
-    if entry["response"]["status_code"] == 200:
+    if succeeded(entry):
         return ""
-    error = entry["response"]["body"].get("error") or {}
-    message, param = str(error.get("message", "")), str(error.get("param", ""))
+    message = str(_at(entry, "response", "body", "error", "message") or "no reason is recorded")
+    param = str(_at(entry, "response", "body", "error", "param"))
     return message.removeprefix(f"{param}: ") if param.startswith("messages.") else message
+
+
+def succeeded(entry: dict[str, Any]) -> bool:
+    return bool(entry["response"]["status_code"] == 200)
+
+
+def _at(value: Any, *path: str | int) -> Any:
+    """Return what is at a path, None where there is nothing: a record may have been edited."""
+    try:
+        for key in path:
+            value = value[key]
+    except (KeyError, IndexError, TypeError):
+        return None
+    return value

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pocketvlm.batch.lines import error_text, identified
+from pocketvlm.batch.lines import error_text, identified, succeeded
 
 
 class PrintedAnswers:
@@ -23,7 +23,7 @@ class PrintedAnswers:
         entry = json.loads(line)
         custom_id = entry["custom_id"]
         self.print(self._shown(identified(entry, self._hashes[custom_id])))
-        if entry["response"]["status_code"] == 200:
+        if succeeded(entry):
             self.done.add(custom_id)
         else:
             self.errors[custom_id] = error_text(entry)

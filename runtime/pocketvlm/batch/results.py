@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from pocketvlm.batch.file_state import FileState
-from pocketvlm.batch.lines import error_text, identified
+from pocketvlm.batch.lines import error_text, identified, succeeded
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.system.atomic import new_file
 
@@ -105,7 +105,7 @@ class Results:
             self._file.write(data)
             self._file.flush()
             self.entries[custom_id] = Entry.of(json.loads(data), start, len(data))
-            if entry["response"]["status_code"] == 200:
+            if succeeded(entry):
                 self.done.add(custom_id)
             else:
                 self.errors[custom_id] = error_text(entry)
@@ -198,7 +198,7 @@ class Results:
                 break
             try:
                 entry = Entry.of(json.loads(line), end, len(line))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 raise RequestError(f"line {number} is not an answer of a batch", str(self.path)) from None
             # Two lines for one request come from joining files: the last one counts.
             self._unsettled = self._unsettled or entry.custom_id in self.entries

@@ -16,6 +16,7 @@ class BatchProgress:
 
     def __init__(self, total: int, done: int, console: Console) -> None:
         self._console = console
+        self._has_bar = console.is_terminal and not console.is_dumb_terminal
         self._total, self._before = total, done
         self._now = 0
         self._started = self._last_line = time.monotonic()
@@ -30,7 +31,7 @@ class BatchProgress:
     def advance(self) -> None:
         self._now += 1
         self._bar.update(self._task, advance=1, description=self._status())
-        if not self._console.is_terminal and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+        if not self._has_bar and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self._console.print(self._status(), highlight=False)
 
@@ -48,22 +49,22 @@ class BatchProgress:
         return f"{done}, {rate(self._now / max(seconds, 1e-9))}, {duration(left)} left"
 
     def __enter__(self) -> BatchProgress:
-        if self._console.is_terminal:
+        if self._has_bar:
             self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._console.is_terminal:
+        if self._has_bar:
             self._bar.stop()
 
 
 def rate(per_second: float) -> str:
     """Return a rate in the unit in which it is a number that people can picture."""
-    for seconds, unit in ((1, "second"), (60, "minute"), (3600, "hour")):
-        if per_second * seconds >= 1 or unit == "hour":
-            return f"{per_second * seconds:,.1f} a {unit}"
+    for seconds, unit in ((1, "a second"), (60, "a minute"), (3600, "an hour")):
+        if per_second * seconds >= 1 or unit == "an hour":
+            return f"{per_second * seconds:,.1f} {unit}"
     raise AssertionError
 
 

@@ -1,13 +1,14 @@
 """Open the preview of a camera's raw file: the largest JPEG picture in it. The raw data itself is not read.
 
 CR2, NEF, ARW and DNG are TIFF files, in which directories name JPEG files: as old previews do (JPEGInterchangeFormat),
-or as a strip of the picture. Tags: TIFF 6.0; TIFF/EP (ISO 12234-2); Adobe DNG Specification 1.7.
+or as a strip or tile of the picture. Tags: TIFF 6.0; TIFF/EP (ISO 12234-2); Adobe DNG Specification 1.7.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
 from pocketvlm.pictures.jpeg import jpeg_frame, open_jpeg
@@ -27,7 +28,13 @@ _MAX_PREVIEWS = 64
 
 def is_raw(header: bytes, directories: Iterable[Directory]) -> bool:
     """Return whether a TIFF file with this header, of 16 bytes, and these directories is a camera's raw file."""
-    return header[8:10] == b"CR" or any(directory.value(262) in _SENSOR for directory in directories)
+    return header[8:10] == b"CR" or any(_is_sensor(directory) for directory in directories)
+
+
+def _is_sensor(directory: Directory) -> bool:
+    with suppress(ValueError):  # a damaged directory, which may not matter
+        return directory.value(262) in _SENSOR
+    return False
 
 
 def open_preview(file: IO[bytes], directories: list[Directory]) -> Opened | None:
@@ -60,13 +67,16 @@ def open_preview(file: IO[bytes], directories: list[Directory]) -> Opened | None
 def _places(directories: list[Directory]) -> Iterator[range]:
     """Yield where the JPEG files may be that directories name."""
     for directory in directories:
-        start, length = directory.value(513), directory.value(514)
-        if start and length:
-            yield range(start, start + length)
-        offsets, counts = directory.values(273), directory.values(279)
-        is_jpeg = directory.value(259) in _JPEG_COMPRESSIONS and directory.value(262) not in _SENSOR
-        if is_jpeg and len(offsets) == len(counts) == 1:
-            yield range(offsets[0], offsets[0] + counts[0])
+        with suppress(ValueError):  # a damaged directory
+            start, length = directory.value(513), directory.value(514)
+            if start and length:
+                yield range(start, start + length)
+            if directory.value(259) not in _JPEG_COMPRESSIONS or _is_sensor(directory):
+                continue
+            for offset_tag, count_tag in ((273, 279), (324, 325)):  # a strip, or a tile
+                offsets, counts = directory.values(offset_tag), directory.values(count_tag)
+                if len(offsets) == len(counts) == 1:
+                    yield range(offsets[0], offsets[0] + counts[0])
 
 
 def _size(file: IO[bytes], place: range) -> tuple[int, int] | None:
