@@ -69,6 +69,8 @@ def test_doctags_that_are_cut_off_keep_what_there_is() -> None:
         ),
         ("<unordered_list>one<list_item>two</list_item></unordered_list>", "- one\n- two"),
         ("<picture><logo>Our sign</picture>", "Our sign\n\n<!-- picture: logo -->"),
+        ("<section_header_level_12>deep</section_header_level_12>", "###### deep"),
+        ("<reference>[1] A book</reference><handwritten_text>Thanks!</handwritten_text>", "[1] A book\n\nThanks!"),
         ("", ""),
         ("<html> is no DocTag & <b>neither</b>", "<html> is no DocTag & <b>neither</b>"),
     ],
@@ -131,6 +133,7 @@ def test_otsl_in_a_text() -> None:
         ("<table><tr><td rowspan='9999999999' colspan='x'>a</td></tr></table>", "| a |\n| --- |"),
         ("<table><tr><td>a<table><tr><td>b</td></tr></table></td></tr></table>c", "| a b |\n| --- |\n\nc"),
         ("<table></table>", ""),
+        ("<table><tr><td>a <!b> <!-- c --><?d</td></tr></table>", "| a &lt;!b> &lt;?d |\n| --- |"),
         ("1 < 2 <table", "1 < 2 <table"),
     ],
 )
@@ -173,7 +176,7 @@ def test_labels_and_places_are_taken_out() -> None:
 PIECES = st.sampled_from(
     "<doctag> </doctag> <text> </text> <list_item> </list_item> <unordered_list> <otsl> </otsl> <fcel> <lcel> <ucel> "
     "<xcel> <ecel> <nl> <loc_5> <picture> <logo> <caption> <code> <_C_> <formula> <inline> </inline> <key_0> <value_0> "
-    "<table> </table> <tr> </tr> <td> <td/rowspan=3> </td> <th colspan=2> <![x <?y <!-- --> &amp; &x <br> ``` | ** # "
+    "<table> </table> <tr> </tr> <td> <td/rowspan=3> </td> <th colspan=2> <?y <!-- --> &amp; &x <br> ``` | ** # "
     "<|ref|> <|/ref|> <|det|> <|/det|> image [[1, 2]] a b1".split(" ")
 )
 

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pocketvlm.reading.notation.tables import OTSL_CELLS, otsl_table
 
 _LEAVES = frozenset(
-    "text title caption footnote formula code page_header page_footer paragraph reference checkbox_selected "
-    "checkbox_unselected smiles".split()
+    "text title caption footnote formula code page_header page_footer paragraph reference handwritten_text "
+    "checkbox_selected checkbox_unselected smiles".split()
 )
 _CONTAINERS = frozenset(
     "doctag otsl chart table document_index ordered_list unordered_list list_item picture inline form "
     "key_value_region group".split()
 )
-_NUMBERED = r"section_header_level_\d|key_\d+|value_\d+"  # they have an end tag
+_NUMBERED = r"section_header_level_\d{1,3}|key_\d+|value_\d+"  # they have an end tag
 _VOID = r"loc_\d+|link_\d+|page_break|_[A-Za-z0-9#+]+_"  # they have none
 _CLASSES = frozenset(
     "other picture_group pie_chart bar_chart line_chart flow_chart stacked_bar_chart scatter_chart heatmap "
@@ -31,7 +31,7 @@ _CLASSES = frozenset(
 _NAMES = "|".join([*sorted({*_LEAVES, *_CONTAINERS, *_CLASSES, *OTSL_CELLS, "nl"}), _NUMBERED, _VOID])
 _TAG = re.compile(rf"<(/?)({_NAMES})>")
 _PAIRED = re.compile(rf"{'|'.join(sorted({*_LEAVES, *_CONTAINERS}))}|{_NUMBERED}")
-_CLOSED_BY_BLOCKS = re.compile(rf"{'|'.join(sorted(_LEAVES))}|section_header_level_\d")
+_CLOSED_BY_BLOCKS = re.compile(rf"{'|'.join(sorted(_LEAVES))}|section_header_level_\d{1, 3}")
 _DEEPEST = 50  # elements within each other; a page has a few
 _BULLET = re.compile(r"^[-*•·◦○▪‣–]\s+")
 _NUMBER = re.compile(r"^\(?(\d{1,3})[.)]\s+")
@@ -103,7 +103,7 @@ def _block(node: _Node) -> list[str]:
     """Return the Markdown of one element, as blocks that stand apart."""
     name = node.name
     if name.startswith("section_header_level_"):
-        return _headed("#" * (min(int(name[-1]), 5) + 1), node)
+        return _headed("#" * (min(int(name.rpartition("_")[2]), 5) + 1), node)
     match name:
         case "title":
             return _headed("#", node)
