@@ -207,9 +207,9 @@ def test_control_tokens_of_a_notation_are_kept(vlm: VLM) -> None:
 
 
 def test_the_notation_becomes_markdown(vlm: VLM) -> None:
-    marked = Preset("marked", COLOUR, to_markdown=lambda text: f"# {text.lower()}")
-    assert with_preset(vlm, marked).text.startswith("# red")
-    assert with_preset(vlm, marked, ReadOptions("text")).text.startswith("red")
+    marked = Preset("marked", COLOUR, to_markdown=lambda text: f"# {text.lower()}\x1b\r")
+    assert with_preset(vlm, marked).text == "# red"
+    assert with_preset(vlm, marked, ReadOptions("text")).text == "red"
 
 
 def test_an_answer_without_end_is_cut_and_tried_again(vlm: VLM, sample_png: Path) -> None:

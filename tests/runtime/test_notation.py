@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pocketvlm.reading.notation import doctags, markup
 from pocketvlm.reading.notation.tables import otsl_table
@@ -65,6 +67,10 @@ def test_doctags_that_are_cut_off_keep_what_there_is() -> None:
             "<chart><bar_chart><ched>Year<ched>Sales<nl><fcel>2025<fcel>7<nl></chart>",
             "| Year | Sales |\n| --- | --- |\n| 2025 | 7 |",
         ),
+        ("<unordered_list>one<list_item>two</list_item></unordered_list>", "- one\n- two"),
+        ("<picture><logo>Our sign</picture>", "Our sign\n\n<!-- picture: logo -->"),
+        ("<section_header_level_12>deep</section_header_level_12>", "###### deep"),
+        ("<reference>[1] A book</reference><handwritten_text>Thanks!</handwritten_text>", "[1] A book\n\nThanks!"),
         ("", ""),
         ("<html> is no DocTag & <b>neither</b>", "<html> is no DocTag & <b>neither</b>"),
     ],
@@ -101,6 +107,7 @@ def test_otsl_in_a_text() -> None:
         "Prices:\n\n| Item | Price |\n| --- | --- |\n| A\\|B | 4 < 5 |\n\nThank you.\n\n| x | y |\n| --- | --- |"
     )
     assert markup.otsl("a <fcel") == "a <fcel"
+    assert markup.otsl("<fcel>a<fcel>b\n\nThank you.") == "| a | b |\n| --- | --- |\n\nThank you."
 
 
 @pytest.mark.parametrize(
@@ -126,6 +133,7 @@ def test_otsl_in_a_text() -> None:
         ("<table><tr><td rowspan='9999999999' colspan='x'>a</td></tr></table>", "| a |\n| --- |"),
         ("<table><tr><td>a<table><tr><td>b</td></tr></table></td></tr></table>c", "| a b |\n| --- |\n\nc"),
         ("<table></table>", ""),
+        ("<table><tr><td>a <!b> <!-- c --><?d</td></tr></table>", "| a &lt;!b> &lt;?d |\n| --- |"),
         ("1 < 2 <table", "1 < 2 <table"),
     ],
 )
@@ -163,6 +171,26 @@ def test_labels_and_places_are_taken_out() -> None:
     assert markup.grounded(page) == (
         "# Offer 4711\n\n<!-- picture -->\n\nOur sign \n\nDear Ms Okafor\n\n| a |\n| --- |"
     )
+
+
+PIECES = st.sampled_from(
+    "<doctag> </doctag> <text> </text> <list_item> </list_item> <unordered_list> <otsl> </otsl> <fcel> <lcel> <ucel> "
+    "<xcel> <ecel> <nl> <loc_5> <picture> <logo> <caption> <code> <_C_> <formula> <inline> </inline> <key_0> <value_0> "
+    "<table> </table> <tr> </tr> <td> <td/rowspan=3> </td> <th colspan=2> <?y <!-- --> &amp; &x <br> ``` | ** # "
+    "<|ref|> <|/ref|> <|det|> <|/det|> image [[1, 2]] a b1".split(" ")
+)
+
+
+@given(st.lists(PIECES | st.sampled_from(["\n", "\n\n", " "]), max_size=40).map("".join))
+@settings(max_examples=100, deadline=None)
+def test_no_answer_is_an_error(source: str) -> None:
+    for convert in (doctags.markdown, markup.markdown, markup.otsl, markup.grounded, markup.plain_text):
+        markup.plain_text(convert(source))
+
+
+def test_elements_within_each_other_without_end() -> None:
+    assert "a" in doctags.markdown("<unordered_list><list_item>" * 5000 + "a")
+    assert "a" in markup.markdown("<table><tr><td>" * 5000 + "a")
 
 
 def test_plain_text() -> None:

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pocketvlm.reading.notation.tables import OTSL_CELLS, otsl_table
 
 _LEAVES = frozenset(
-    "text title caption footnote formula code page_header page_footer paragraph reference checkbox_selected "
-    "checkbox_unselected smiles".split()
+    "text title caption footnote formula code page_header page_footer paragraph reference handwritten_text "
+    "checkbox_selected checkbox_unselected smiles".split()
 )
 _CONTAINERS = frozenset(
     "doctag otsl chart table document_index ordered_list unordered_list list_item picture inline form "
     "key_value_region group".split()
 )
-_NUMBERED = r"section_header_level_\d|key_\d+|value_\d+"  # they have an end tag
+_NUMBERED = r"section_header_level_\d{1,3}|key_\d+|value_\d+"  # they have an end tag
 _VOID = r"loc_\d+|link_\d+|page_break|_[A-Za-z0-9#+]+_"  # they have none
 _CLASSES = frozenset(
     "other picture_group pie_chart bar_chart line_chart flow_chart stacked_bar_chart scatter_chart heatmap "
@@ -31,12 +31,13 @@ _CLASSES = frozenset(
 _NAMES = "|".join([*sorted({*_LEAVES, *_CONTAINERS, *_CLASSES, *OTSL_CELLS, "nl"}), _NUMBERED, _VOID])
 _TAG = re.compile(rf"<(/?)({_NAMES})>")
 _PAIRED = re.compile(rf"{'|'.join(sorted({*_LEAVES, *_CONTAINERS}))}|{_NUMBERED}")
-_CLOSED_BY_BLOCKS = re.compile(rf"{'|'.join(sorted(_LEAVES))}|section_header_level_\d")
+_CLOSED_BY_BLOCKS = re.compile(rf"{'|'.join(sorted(_LEAVES))}|section_header_level_\d{1, 3}")
+_DEEPEST = 50  # elements within each other; a page has a few
 _BULLET = re.compile(r"^[-*•·◦○▪‣–]\s+")
 _NUMBER = re.compile(r"^\(?(\d{1,3})[.)]\s+")
 
 
-@dataclass
+@dataclass(eq=False)  # compared by identity: a value has everything within it
 class _Node:
     name: str
     children: list[_Node | str] = field(default_factory=list)
@@ -46,7 +47,9 @@ class _Node:
         return " ".join("".join(child if isinstance(child, str) else child.text() for child in self.children).split())
 
     def nodes(self) -> list[_Node]:
-        return [child for child in self.children if isinstance(child, _Node)]
+        """Return the children; text between elements counts as one of the kind `text`."""
+        nodes = [_Node("text", [child]) if isinstance(child, str) else child for child in self.children]
+        return [node for node in nodes if node.name != "text" or node.text()]
 
 
 def markdown(source: str) -> str:
@@ -71,7 +74,8 @@ def _parse(source: str) -> _Node:
                 stack.pop()  # its end tag is missing
             node = _Node(name)
             stack[-1].children.append(node)
-            stack.append(node)
+            if len(stack) < _DEEPEST:
+                stack.append(node)
         elif any(node.name == name for node in stack[1:]):
             while stack.pop().name != name:
                 pass
@@ -99,13 +103,14 @@ def _block(node: _Node) -> list[str]:
     """Return the Markdown of one element, as blocks that stand apart."""
     name = node.name
     if name.startswith("section_header_level_"):
-        return _headed("#" * (min(int(name[-1]), 5) + 1), node)
+        return _headed("#" * (min(int(name.rpartition("_")[2]), 5) + 1), node)
     match name:
         case "title":
             return _headed("#", node)
         case "ordered_list" | "unordered_list":
-            items = [child for child in node.nodes() if child.name == "list_item"]
-            others = [block for child in node.nodes() if child.name != "list_item" for block in _block(child)]
+            children = node.nodes()
+            items = [child for child in children if child.name in ("list_item", "text")]
+            others = [block for child in children if child.name not in ("list_item", "text") for block in _block(child)]
             return [*([_items(items, numbered=name == "ordered_list")] if items else []), *others]
         case "code":
             return [_fence(node)]
@@ -136,8 +141,9 @@ def _items(items: list[_Node], *, numbered: bool) -> str:
     lines: list[str] = []
     number = 0
     for item in items:
-        inner = [child for child in item.nodes() if child.name in ("ordered_list", "unordered_list")]
-        own = _Node("inline", [child for child in item.children if child not in inner])
+        lists = ("ordered_list", "unordered_list")
+        inner = [child for child in item.nodes() if child.name in lists]
+        own = _Node("inline", [child for child in item.children if isinstance(child, str) or child.name not in lists])
         text = _inline(own)
         number += 1
         if numbered:

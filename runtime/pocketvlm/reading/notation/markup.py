@@ -11,7 +11,9 @@ from pocketvlm.reading.notation.tables import with_html_tables, with_otsl_tables
 _WRAPPED = re.compile(r"\s*(`{3,})(?:markdown|md|html|text)?[ \t]*\n(.*?)\n?\s*(?:\1\s*)?", re.DOTALL)
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n){2,}")
 # A block's label and place. A later form has both between the second pair of tags.
-_PLACED = re.compile(r"(?:<\|ref\|>(?P<label>.*?)<\|/ref\|>)?<\|det\|>(?P<place>.*?)<\|/det\|>[ \t]*\n?", re.DOTALL)
+_PLACED = re.compile(
+    r"(?:<\|ref\|>(?P<label>[^<]{0,200})<\|/ref\|>)?<\|det\|>(?P<place>[^<]{0,2000})<\|/det\|>[ \t]*\n?"
+)
 _PICTURES = ("image", "figure")
 _CENTRED = re.compile(r"</?center>")
 _CONTROL = re.compile(r"<\|(?:/?ref|/?det|/?grounding|(?:box|ref|md)_(?:start|end)|rotate_\w+|txt_contd)\|>")
@@ -45,12 +47,12 @@ def _tidy(text: str) -> str:
 
 # ---- plain text
 
-_COMMENT = re.compile(r"<!--.*?-->\n?", re.DOTALL)
+_COMMENT = re.compile(r"<!--(?:(?!-->).){0,1000}-->\n?", re.DOTALL)
 _FENCE = re.compile(r"^ *(?:`{3,}|~{3,})[^\n`]*$\n?", re.MULTILINE)
 _HEADING = re.compile(r"^ {0,3}#{1,6} +", re.MULTILINE)
 _STRONG = re.compile(r"(\*\*|__)(?=\S)(.+?)(?<=\S)\1")
-_PICTURE = re.compile(r"!\[([^\]\n]*)\]\([^)\n]*\)")
-_LINK = re.compile(r"\[([^\]\n]+)\]\([^)\n]*\)")
+_PICTURE = re.compile(r"!\[([^\[\]\n]{0,300})\]\([^()\n]{0,2000}\)")
+_LINK = re.compile(r"\[([^\[\]\n]{1,300})\]\([^()\n]{0,2000}\)")
 _PIPE_TABLE = re.compile(r"^ *\|.*\| *\n *\|(?: *:?-+:? *\|)+ *$(?:\n *\|.*\| *$)*", re.MULTILINE)
 _INLINE_TAG = re.compile(r"</?(?:b|strong|i|em|u|s|sup|sub|code|center)>", re.IGNORECASE)
 _BREAK = re.compile(r"<br */?>", re.IGNORECASE)

@@ -11,13 +11,16 @@ from html.parser import HTMLParser
 _MOST_SPANNED = 200  # rows or columns that a cell may say it covers; a page has fewer
 _INLINE = frozenset("b strong i em u s sup sub br code".split())  # kept within cells: Markdown may have them
 _BREAKS = frozenset("p div li".split())
+_COMMENT = re.compile(r"<!--(?:(?!-->).){0,1000}-->", re.DOTALL)
+_DECLARATION = re.compile(r"<(?=[!?])")  # html.parser raises AssertionError for some
 _HTML_TABLE = re.compile(r"<(/?)table\b[^>]*>", re.IGNORECASE)
 
 # ---- OTSL: https://arxiv.org/abs/2305.03393; the names of its tokens are those of docling's DocTags
 
 OTSL_CELLS = ("fcel", "ecel", "lcel", "ucel", "xcel", "ched", "rhed", "srow")
 _CELL = f"<(?:{'|'.join(OTSL_CELLS)})>"
-_OTSL_ROW = rf"(?:{_CELL}(?:(?!{_CELL}|<nl>|</otsl>).)*)+(?:<nl>|(?=</otsl>)|\Z)"
+_BLANK_LINE = r"\n[ \t]*\n"  # ends a row whose end is missing
+_OTSL_ROW = rf"(?:{_CELL}(?:(?!{_CELL}|<nl>|</otsl>|{_BLANK_LINE}).)*)+(?:<nl>|(?=</otsl>|{_BLANK_LINE})|\Z)"
 _OTSL_TABLE = re.compile(rf"(?:<otsl>\s*)?(?:{_OTSL_ROW}\s*)+(?:</otsl>)?", re.DOTALL)
 _OTSL_TOKEN = re.compile(rf"<({'|'.join((*OTSL_CELLS, 'nl'))})>([^<]*(?:<(?!{'|'.join((*OTSL_CELLS, 'nl'))})[^<]*)*)")
 
@@ -131,7 +134,7 @@ def with_html_tables(text: str, *, plain: bool = False) -> str:
     end = 0
     for start, stop in _html_tables(text):
         parser = _TableParser()
-        parser.feed(text[start:stop])
+        parser.feed(_DECLARATION.sub("&lt;", _COMMENT.sub("", text[start:stop])))
         parser.close()
         table = Table(parser.table(), escaped=True)
         parts += [text[end:start], f"\n\n{table.plain() if plain else table.markdown()}\n\n"]
