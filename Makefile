@@ -39,7 +39,7 @@ docs: .venv/.dev ## the documentation as a site in build/site, without warnings
 	$(BIN)/mkdocs build --strict
 
 page: page/node_modules/.package-lock.json ## the page of the server, from page/ (needs node)
-	cd page && npx tsc && node build.mjs
+	cd page && npm run -s check && npm run -s build
 
 page/node_modules/.package-lock.json: page/package-lock.json
 	cd page && npm ci --no-audit --no-fund

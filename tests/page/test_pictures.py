@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from page.conftest import Open, Tab, content, drawing
+from pdfs import pdf
 
 
 def test_several_files_and_a_wrong_one(tab: Tab) -> None:
@@ -82,6 +83,30 @@ def test_a_picture_that_the_browser_cannot_draw(tab: Tab) -> None:
     tab.page.get_by_text("320×200").wait_for()
     tab.button("scan.tif: how the model sees it").click()
     tab.page.locator(".stage img").wait_for()  # the server draws it
+
+
+def test_pages_of_a_document(tab: Tab) -> None:
+    page = tab.page
+    circle = b"1 0 0 rg 60 60 m 100 60 l 100 90 l 60 90 l f"
+    document = pdf([b"BT /F1 24 Tf 20 40 Td (One) Tj ET", circle, b"BT /F1 24 Tf 20 40 Td (Three) Tj ET"])
+    tab.give("drop", ("letter.pdf", "application/pdf", document))
+    page.get_by_text("all 3 pages").wait_for()
+    page.get_by_text("144 tokens").wait_for()  # three pages of two tiles and one of the whole
+    page.locator(".tray img").wait_for()  # the server draws it
+    tab.button("letter.pdf: how the model sees it").click()
+    page.locator(".page-image img").nth(2).wait_for()
+    page.get_by_label("Page 1", exact=True).first.uncheck()
+    page.get_by_label("Page 3", exact=True).first.uncheck()
+    page.get_by_label("Page 2", exact=True).first.click()  # the last one stays
+    page.get_by_text("1 of 3 pages").first.wait_for()
+    page.keyboard.press("Escape")
+    assert tab.ask("How many shapes are there?") == "1"
+    file, _ = json.loads(tab.bodies[0])["messages"][0]["content"]
+    assert (file["pages"], file["filename"]) == ("2", "letter.pdf")
+    assert file["url"].startswith("sha256:")
+    page.get_by_text("Seen at 192×96").wait_for()
+    assert tab.ask("What color is the shape?")
+    assert len(tab.bodies[1]) < 1000
 
 
 def test_the_camera(tab: Tab) -> None:

@@ -128,6 +128,7 @@ def test_a_plan_and_what_is_seen(server: Server) -> None:
         assert (place == tiles[2 * row + column]).all()
     low_seen = server.get(f"/v1/images/{id}/seen?detail=low&model=iota").content
     assert Image.open(io.BytesIO(low_seen)).size == (edge, edge)
+    refused(server.get(f"/v1/images/{id}/seen?page=2"), 400, "page")
     refused(server.get(f"/v1/images/{id}/seen?detail=best"), 400, "detail")
     refused(server.get(f"/v1/images/{id}/seen?max_image_tokens=x"), 400, "max_image_tokens")
 

@@ -7,9 +7,9 @@ import { childrenOf, type Messages, pathTo } from "./tree";
 
 /** A request that is being answered. `message` is the answer so far. */
 export interface Run {
-  message: Signal<Message>;
-  progress: Signal<Progress>;
-  abort: AbortController;
+    message: Signal<Message>;
+    progress: Signal<Progress>;
+    abort: AbortController;
 }
 
 export const conversations = signal<Conversation[]>([]);
@@ -27,36 +27,36 @@ export const versions = computed(() => childrenOf(messages.value));
 export const currentRun = computed(() => runs.value.get(current.value.id) ?? null);
 
 export function freshConversation(isPrivate: boolean, settings = DEFAULT_SETTINGS): Conversation {
-  const now = Date.now();
-  return { id: newId(), title: "", created: now, updated: now, leaf: null, settings: { ...settings }, isPrivate };
+    const now = Date.now();
+    return { id: newId(), title: "", created: now, updated: now, leaf: null, settings: { ...settings }, isPrivate };
 }
 
 /** Show a conversation with its messages. */
 export function show(conversation: Conversation, its: Message[]): void {
-  batch(() => {
-    current.value = conversation;
-    messages.value = new Map(its.map((message) => [message.id, message]));
-  });
+    batch(() => {
+        current.value = conversation;
+        messages.value = new Map(its.map((message) => [message.id, message]));
+    });
 }
 
 /** Show a changed message if its conversation is the open one. */
 export function showMessage(message: Message): void {
-  if (message.conversation !== current.value.id) return;
-  messages.value = new Map(messages.value).set(message.id, message);
+    if (message.conversation !== current.value.id) return;
+    messages.value = new Map(messages.value).set(message.id, message);
 }
 
 /** Show a changed conversation, the newest one first in the list. */
 export function showConversation(conversation: Conversation): void {
-  batch(() => {
-    if (conversation.id === current.value.id) current.value = conversation;
-    const others = conversations.value.filter((other) => other.id !== conversation.id);
-    conversations.value = [conversation, ...others].sort((a, b) => b.updated - a.updated);
-  });
+    batch(() => {
+        if (conversation.id === current.value.id) current.value = conversation;
+        const others = conversations.value.filter((other) => other.id !== conversation.id);
+        conversations.value = [conversation, ...others].sort((a, b) => b.updated - a.updated);
+    });
 }
 
 export function setRun(conversation: string, run: Run | null): void {
-  const next = new Map(runs.value);
-  if (run) next.set(conversation, run);
-  else next.delete(conversation);
-  runs.value = next;
+    const next = new Map(runs.value);
+    if (run) next.set(conversation, run);
+    else next.delete(conversation);
+    runs.value = next;
 }

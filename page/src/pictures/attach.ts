@@ -2,67 +2,74 @@
 import { signal } from "@preact/signals";
 import { texts } from "../texts";
 import { fileOf, keepFile } from "../chat/keep";
-import { sendFile } from "../server/api";
+import { seenPicture, sendFile } from "../server/api";
 import { type Attachment, newId } from "../store/records";
 import { kindOf } from "./kinds";
 import { thumbnailOf } from "./thumbnail";
 
 /** A file on its way into a message. `attachment` is null until the server has it. */
 export interface Pending {
-  key: string;
-  name: string;
-  attachment: Attachment | null;
-  error: string;
+    key: string;
+    name: string;
+    attachment: Attachment | null;
+    error: string;
 }
 
 export const tray = signal<Pending[]>([]);
 
 /** Add files to the tray. Those that the server cannot read stay there with the reason. */
 export async function attach(files: Iterable<File>, isPrivate: boolean): Promise<void> {
-  await Promise.all(
-    [...files].map(async (file) => {
-      const pending: Pending = { key: newId(), name: file.name, attachment: null, error: "" };
-      tray.value = [...tray.value, pending];
-      try {
-        change(pending.key, { attachment: await send(file, isPrivate) });
-      } catch (error) {
-        change(pending.key, { error: (error as Error).message });
-      }
-    }),
-  );
+    await Promise.all(
+        [...files].map(async (file) => {
+            const pending: Pending = { key: newId(), name: file.name, attachment: null, error: "" };
+            tray.value = [...tray.value, pending];
+            try {
+                change(pending.key, { attachment: await send(file, isPrivate) });
+            } catch (error) {
+                change(pending.key, { error: (error as Error).message });
+            }
+        }),
+    );
 }
 
 /** Send a file to the server, keep it here, and return what stands for it in messages. */
 export async function send(file: File, isPrivate: boolean): Promise<Attachment> {
-  if (!file.size) throw new Error(texts.errors.emptyFile);
-  const kind = kindOf(file);
-  const [picture, thumbnail] = await Promise.all([sendFile(file), kind === "picture" ? thumbnailOf(file) : null]);
-  if (!(await fileOf(picture.id))) await keepFile(isPrivate, { id: picture.id, blob: file, thumbnail });
-  return {
-    id: picture.id,
-    name: file.name,
-    kind,
-    bytes: file.size,
-    width: picture.width,
-    height: picture.height,
-    detail: "auto",
-    budget: null,
-  };
+    if (!file.size) throw new Error(texts.errors.emptyFile);
+    const [picture, drawn] = await Promise.all([sendFile(file), kindOf(file) === "picture" ? thumbnailOf(file) : null]);
+    const { id } = picture;
+    const kind = kindOf(file) === "picture" && picture.pages > 1 && !drawn ? "document" : kindOf(file);
+    if (!(await fileOf(id))) {
+        // The server draws what the browser cannot: pages, frames, and TIFF.
+        const thumbnail =
+            drawn ?? (await seenPicture("", { id, detail: "auto", budget: null }).then(thumbnailOf, () => null));
+        await keepFile(isPrivate, { id, blob: file, thumbnail });
+    }
+    return {
+        id,
+        name: file.name,
+        kind,
+        bytes: file.size,
+        width: picture.width,
+        height: picture.height,
+        pageCount: picture.pages,
+        detail: "auto",
+        budget: null,
+    };
 }
 
 export function change(key: string, fields: Partial<Pending>): void {
-  tray.value = tray.value.map((pending) => (pending.key === key ? { ...pending, ...fields } : pending));
+    tray.value = tray.value.map((pending) => (pending.key === key ? { ...pending, ...fields } : pending));
 }
 
 export function remove(key: string): void {
-  tray.value = tray.value.filter((pending) => pending.key !== key);
+    tray.value = tray.value.filter((pending) => pending.key !== key);
 }
 
 /** Put the file `key` where the file `before` is; at the end if there is none. */
 export function move(key: string, before: string | null): void {
-  const moved = tray.value.find((pending) => pending.key === key);
-  if (!moved || key === before) return;
-  const others = tray.value.filter((pending) => pending.key !== key);
-  const at = before === null ? others.length : others.findIndex((pending) => pending.key === before);
-  tray.value = [...others.slice(0, at), moved, ...others.slice(at)];
+    const moved = tray.value.find((pending) => pending.key === key);
+    if (!moved || key === before) return;
+    const others = tray.value.filter((pending) => pending.key !== key);
+    const at = before === null ? others.length : others.findIndex((pending) => pending.key === before);
+    tray.value = [...others.slice(0, at), moved, ...others.slice(at)];
 }

@@ -6,34 +6,34 @@ const urls = new Map<string, Promise<string | null>>();
 
 /** Return the address of a file's small picture; null where there is none. */
 export function thumbnailUrl(id: string): Promise<string | null> {
-  let url = urls.get(id);
-  if (!url) {
-    url = fileOf(id).then((file) => (file?.thumbnail ? URL.createObjectURL(file.thumbnail) : null));
-    urls.set(id, url);
-  }
-  return url;
+    let url = urls.get(id);
+    if (!url) {
+        url = fileOf(id).then((file) => (file?.thumbnail ? URL.createObjectURL(file.thumbnail) : null));
+        urls.set(id, url);
+    }
+    return url;
 }
 
 export function useThumbnail(id: string): string | null {
-  const [url, setUrl] = useState<string | null>(null);
-  useEffect(() => {
-    let wanted = true;
-    void thumbnailUrl(id).then((found) => wanted && setUrl(found));
-    return () => {
-      wanted = false;
-    };
-  }, [id]);
-  return url;
+    const [url, setUrl] = useState<string | null>(null);
+    useEffect(() => {
+        let wanted = true;
+        void thumbnailUrl(id).then((found) => wanted && setUrl(found));
+        return () => {
+            wanted = false;
+        };
+    }, [id]);
+    return url;
 }
 
 /** Return an address of a blob for as long as the view shows it. */
 export function useBlobUrl(blob: Blob | null): string | null {
-  const [url, setUrl] = useState<string | null>(null);
-  useEffect(() => {
-    if (!blob) return setUrl(null);
-    const made = URL.createObjectURL(blob);
-    setUrl(made);
-    return () => URL.revokeObjectURL(made);
-  }, [blob]);
-  return url;
+    const [url, setUrl] = useState<string | null>(null);
+    useEffect(() => {
+        if (!blob) return setUrl(null);
+        const made = URL.createObjectURL(blob);
+        setUrl(made);
+        return () => URL.revokeObjectURL(made);
+    }, [blob]);
+    return url;
 }

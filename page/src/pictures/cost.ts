@@ -8,30 +8,30 @@ const plans = new Map<string, Promise<Plan | null>>();
 
 /** Return the plan of a picture; null where the model's plans are not known, or while it is asked. */
 export function usePlan(model: string, attachment: Attachment | null): Plan | null {
-  const [plan, setPlan] = useState<Plan | null>(null);
-  const key = attachment?.width ? keyOf(model, attachment) : null;
-  useEffect(() => {
-    let wanted = true;
-    if (key === null) setPlan(null);
-    else void planOf(key, model, attachment!).then((found) => wanted && setPlan(found));
-    return () => {
-      wanted = false;
-    };
-  }, [key]);
-  return plan;
+    const [plan, setPlan] = useState<Plan | null>(null);
+    const key = attachment?.width ? keyOf(model, attachment) : null;
+    useEffect(() => {
+        let wanted = true;
+        if (key === null) setPlan(null);
+        else void planOf(key, model, attachment!).then((found) => wanted && setPlan(found));
+        return () => {
+            wanted = false;
+        };
+    }, [key]);
+    return plan;
 }
 
 function keyOf(model: string, { width, height, detail, budget }: Attachment): string {
-  return JSON.stringify([model, width, height, detail, budget]);
+    return JSON.stringify([model, width, height, detail, budget]);
 }
 
 function planOf(key: string, model: string, { width, height, detail, budget }: Attachment): Promise<Plan | null> {
-  let plan = plans.get(key);
-  if (!plan) {
-    const question = { model, width: width!, height: height!, detail, max_image_tokens: budget };
-    plan = planPicture(question).catch(() => null);
-    plans.set(key, plan);
-    void plan.then((found) => found ?? plans.delete(key));
-  }
-  return plan;
+    let plan = plans.get(key);
+    if (!plan) {
+        const question = { model, width: width!, height: height!, detail, max_image_tokens: budget };
+        plan = planPicture(question).catch(() => null);
+        plans.set(key, plan);
+        void plan.then((found) => found ?? plans.delete(key));
+    }
+    return plan;
 }

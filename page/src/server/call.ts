@@ -5,14 +5,14 @@ import { texts } from "../texts";
 const KEY = "pocketvlm.key";
 
 export class ServerError extends Error {
-  constructor(
-    message: string,
-    readonly status: number,
-    readonly code: string | null = null,
-    readonly retryAfter = 0,
-  ) {
-    super(message);
-  }
+    constructor(
+        message: string,
+        readonly status: number,
+        readonly code: string | null = null,
+        readonly retryAfter = 0,
+    ) {
+        super(message);
+    }
 }
 
 /** The server did not answer at all, or stopped in the middle. */
@@ -24,53 +24,53 @@ export const keyWanted = signal<"first" | "wrong" | null>(null);
 
 /** Keep the key for this tab's session only. */
 export function useKey(key: string): void {
-  sessionStorage.setItem(KEY, key);
-  keyWanted.value = null;
+    sessionStorage.setItem(KEY, key);
+    keyWanted.value = null;
 }
 
 export async function call(path: string, init: RequestInit = {}): Promise<Response> {
-  const headers = new Headers(init.headers);
-  const key = sessionStorage.getItem(KEY);
-  if (key) headers.set("authorization", `Bearer ${key}`);
-  let response: Response;
-  try {
-    response = await fetch(path, { ...init, headers, credentials: "omit", cache: "no-store" });
-  } catch (error) {
-    if (init.signal?.aborted) throw error;
-    lost();
-    throw new UnreachableError(texts.errors.unreachable);
-  }
-  isReachable.value = true;
-  if (response.ok) return response;
-  if (response.status === 401) keyWanted.value = key ? "wrong" : "first";
-  const error = await response.json().then(
-    (body) => body?.error,
-    () => null,
-  );
-  const message = typeof error?.message === "string" ? error.message : texts.errors.status(response.status);
-  const retryAfter = Number(response.headers.get("retry-after") ?? 0);
-  throw new ServerError(message, response.status, error?.code ?? null, retryAfter);
+    const headers = new Headers(init.headers);
+    const key = sessionStorage.getItem(KEY);
+    if (key) headers.set("authorization", `Bearer ${key}`);
+    let response: Response;
+    try {
+        response = await fetch(path, { ...init, headers, credentials: "omit", cache: "no-store" });
+    } catch (error) {
+        if (init.signal?.aborted) throw error;
+        lost();
+        throw new UnreachableError(texts.errors.unreachable);
+    }
+    isReachable.value = true;
+    if (response.ok) return response;
+    if (response.status === 401) keyWanted.value = key ? "wrong" : "first";
+    const error = await response.json().then(
+        (body) => body?.error,
+        () => null,
+    );
+    const message = typeof error?.message === "string" ? error.message : texts.errors.status(response.status);
+    const retryAfter = Number(response.headers.get("retry-after") ?? 0);
+    throw new ServerError(message, response.status, error?.code ?? null, retryAfter);
 }
 
 export async function callJson<T>(path: string, init?: RequestInit): Promise<T> {
-  return (await call(path, init)).json() as Promise<T>;
+    return (await call(path, init)).json() as Promise<T>;
 }
 
 export function post(body: unknown, signal?: AbortSignal): RequestInit {
-  return { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal };
+    return { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body), signal };
 }
 
 /** Note that the server is gone, and ask until it is back. */
 export function lost(): void {
-  if (!isReachable.value) return;
-  isReachable.value = false;
-  const ask = async () => {
-    try {
-      await fetch("health", { cache: "no-store" });
-      isReachable.value = true;
-    } catch {
-      setTimeout(ask, 1500);
-    }
-  };
-  setTimeout(ask, 1500);
+    if (!isReachable.value) return;
+    isReachable.value = false;
+    const ask = async () => {
+        try {
+            await fetch("health", { cache: "no-store" });
+            isReachable.value = true;
+        } catch {
+            setTimeout(ask, 1500);
+        }
+    };
+    setTimeout(ask, 1500);
 }

@@ -5,11 +5,13 @@ import { current } from "../chat/state";
 import { useBlobUrl } from "../pictures/blobs";
 import { usePlan } from "../pictures/cost";
 import { pixels } from "../pictures/format";
+import { pictureCount } from "../pictures/pages";
 import { seenPicture } from "../server/api";
 import type { Plan } from "../server/types";
 import type { Attachment, Detail } from "../store/records";
 import { texts } from "../texts";
 import { Dialog } from "./Dialog";
+import { PageChooser } from "./PageChooser";
 import { factsOf, Thumbnail } from "./Thumbnail";
 import { dialog, modelFor } from "./ui";
 
@@ -18,204 +20,229 @@ const BUDGETS = [64, 128, 256, 512, 768, 1024, 1536, 2048, 3072, 4096, null];
 const DETAILS: Detail[] = ["low", "auto", "high"];
 
 interface Props {
-  attachment: Attachment;
-  change: ((attachment: Attachment) => void) | null;
+    attachment: Attachment;
+    change: ((attachment: Attachment) => void) | null;
 }
 
 export function PictureDialog({ attachment: given, change }: Props) {
-  const [attachment, setAttachment] = useState(given);
-  const [view, setView] = useState<"seen" | "original">("seen");
-  const [tiles, setTiles] = useState(true);
-  const model = modelFor(current.value.settings.model);
-  const plan = usePlan(model?.id ?? "", attachment.kind === "picture" ? attachment : null);
-  const set = (fields: Partial<Attachment>) => {
-    const next = { ...attachment, ...fields };
-    setAttachment(next);
-    change?.(next);
-  };
-  const close = () => {
-    dialog.value = null;
-  };
-  return (
-    <Dialog title={texts.seen.title} closeLabel={texts.seen.close} class="picture-dialog" onClose={close}>
-      <div class="picture-layout">
-        <Stage attachment={attachment} plan={plan} view={view} tiles={tiles} model={model?.id ?? ""} />
-        <div class="picture-facts">
-          <p class="picture-name">
-            <strong>{attachment.name}</strong>
-            <span>{factsOf(attachment)}</span>
-          </p>
-          {attachment.kind === "picture" && (
-            <>
-              <Cost plan={plan} attachment={attachment} context={model?.context_length ?? null} />
-              <Choice
-                name="view"
-                legend={texts.seen.view}
-                values={["seen", "original"] as const}
-                labels={{ seen: texts.seen.asSeen, original: texts.seen.original }}
-                value={view}
-                onChange={setView}
-              />
-              <label class="check">
-                <input
-                  type="checkbox"
-                  checked={tiles}
-                  onChange={(event) => setTiles(event.currentTarget.checked)}
-                />
-                {texts.seen.grid}
-              </label>
-              {change && <Options attachment={attachment} set={set} />}
-            </>
-          )}
-        </div>
-      </div>
-    </Dialog>
-  );
+    const [attachment, setAttachment] = useState(given);
+    const [view, setView] = useState<"seen" | "original">("seen");
+    const [tiles, setTiles] = useState(true);
+    const model = modelFor(current.value.settings.model);
+    const plan = usePlan(model?.id ?? "", attachment);
+    const set = (fields: Partial<Attachment>) => {
+        const next = { ...attachment, ...fields };
+        setAttachment(next);
+        change?.(next);
+    };
+    const close = () => {
+        dialog.value = null;
+    };
+    return (
+        <Dialog title={texts.seen.title} closeLabel={texts.seen.close} class="picture-dialog" onClose={close}>
+            <div class="picture-layout">
+                {attachment.kind === "document" ? (
+                    <PageChooser
+                        attachment={attachment}
+                        model={model?.id ?? ""}
+                        onChange={change && ((pages) => set({ pages }))}
+                    />
+                ) : (
+                    <Stage attachment={attachment} plan={plan} view={view} tiles={tiles} model={model?.id ?? ""} />
+                )}
+                <div class="picture-facts">
+                    <p class="picture-name">
+                        <strong>{attachment.name}</strong>
+                        <span>{factsOf(attachment)}</span>
+                    </p>
+                    <Cost plan={plan} attachment={attachment} context={model?.context_length ?? null} />
+                    {attachment.kind === "picture" && (
+                        <>
+                            <Choice
+                                name="view"
+                                legend={texts.seen.view}
+                                values={["seen", "original"] as const}
+                                labels={{ seen: texts.seen.asSeen, original: texts.seen.original }}
+                                value={view}
+                                onChange={setView}
+                            />
+                            <label class="check">
+                                <input
+                                    type="checkbox"
+                                    checked={tiles}
+                                    onChange={(event) => setTiles(event.currentTarget.checked)}
+                                />
+                                {texts.seen.grid}
+                            </label>
+                        </>
+                    )}
+                    {change && attachment.kind === "video" && <Frames attachment={attachment} set={set} />}
+                    {change && <Options attachment={attachment} set={set} />}
+                </div>
+            </div>
+        </Dialog>
+    );
 }
 
 interface StageProps {
-  attachment: Attachment;
-  plan: Plan | null;
-  view: "seen" | "original";
-  tiles: boolean;
-  model: string;
+    attachment: Attachment;
+    plan: Plan | null;
+    view: "seen" | "original";
+    tiles: boolean;
+    model: string;
 }
 
 function Stage({ attachment, plan, view, tiles, model }: StageProps) {
-  const seen = useSeen(model, view === "seen" ? attachment : null);
-  const original = useOriginal(view === "original" ? attachment.id : null);
-  const blob = view === "seen" ? seen : original;
-  const url = useBlobUrl(blob);
-  const size = view === "seen" && plan ? plan.canvas_size : ([attachment.width ?? 1, attachment.height ?? 1] as const);
-  if (attachment.kind !== "picture") {
+    const seen = useSeen(model, view === "seen" ? attachment : null);
+    const original = useOriginal(view === "original" ? attachment.id : null);
+    const blob = view === "seen" ? seen : original;
+    const url = useBlobUrl(blob);
+    const size =
+        view === "seen" && plan ? plan.canvas_size : ([attachment.width ?? 1, attachment.height ?? 1] as const);
     return (
-      <div class="stage">
-        <Thumbnail attachment={attachment} />
-      </div>
+        <div class="stage">
+            <figure style={{ "--ratio": `${size[0]} / ${size[1]}`, "--width": `${size[0]}px` }}>
+                {url ? (
+                    <img src={url} alt={`${attachment.name}, ${pixels(size)}`} width={size[0]} height={size[1]} />
+                ) : (
+                    <Thumbnail attachment={attachment} />
+                )}
+                {tiles && plan && <Grid plan={plan} />}
+                {view === "seen" && plan && <figcaption>{pixels(plan.used_size)}</figcaption>}
+            </figure>
+        </div>
     );
-  }
-  return (
-    <div class="stage">
-      <figure style={{ "--ratio": `${size[0]} / ${size[1]}`, "--width": `${size[0]}px` }}>
-        {url ? (
-          <img src={url} alt={`${attachment.name}, ${pixels(size)}`} width={size[0]} height={size[1]} />
-        ) : (
-          <Thumbnail attachment={attachment} />
-        )}
-        {tiles && plan && <Grid plan={plan} />}
-        {view === "seen" && plan && <figcaption>{pixels(plan.used_size)}</figcaption>}
-      </figure>
-    </div>
-  );
 }
 
 function Grid({ plan }: { plan: Plan }) {
-  const [columns, rows] = plan.grid;
-  const lines = [
-    ...Array.from({ length: columns - 1 }, (_, at) => `M${((at + 1) / columns) * 100} 0V100`),
-    ...Array.from({ length: rows - 1 }, (_, at) => `M0 ${((at + 1) / rows) * 100}H100`),
-  ];
-  return (
-    <svg class="grid" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">
-      <path class="under" d={`M0 0H100V100H0Z${lines.join("")}`} />
-      <path class="over" d={`M0 0H100V100H0Z${lines.join("")}`} />
-    </svg>
-  );
+    const [columns, rows] = plan.grid;
+    const lines = [
+        ...Array.from({ length: columns - 1 }, (_, at) => `M${((at + 1) / columns) * 100} 0V100`),
+        ...Array.from({ length: rows - 1 }, (_, at) => `M0 ${((at + 1) / rows) * 100}H100`),
+    ];
+    return (
+        <svg class="grid" viewBox="0 0 100 100" preserveAspectRatio="none" aria-hidden="true">
+            <path class="under" d={`M0 0H100V100H0Z${lines.join("")}`} />
+            <path class="over" d={`M0 0H100V100H0Z${lines.join("")}`} />
+        </svg>
+    );
 }
 
 interface CostProps {
-  plan: Plan | null;
-  attachment: Attachment;
-  context: number | null;
+    plan: Plan | null;
+    attachment: Attachment;
+    context: number | null;
 }
 
-function Cost({ plan, attachment: { width, height }, context }: CostProps) {
-  if (!plan || !width || !height) return <p class="cost-line">{texts.seen.unknown}</p>;
-  const share = context ? texts.seen.ofContext((100 * plan.tokens) / context) : null;
-  return (
-    <p class="cost-line" role="status">
-      <strong>{texts.seen.line(plan.used_size, [width, height])}</strong>
-      <span>
-        {texts.seen.tiles(plan.tiles)}, {texts.seen.tokens(plan.tokens)}
-        {share && `, ${share}`}
-      </span>
-    </p>
-  );
+function Cost({ plan, attachment, context }: CostProps) {
+    const { width, height } = attachment;
+    const pictures = pictureCount(attachment);
+    if (!plan || !width || !height) return <p class="cost-line">{texts.seen.unknown}</p>;
+    const share = context ? texts.seen.ofContext((100 * plan.tokens * pictures) / context) : null;
+    const tokens = pictures > 1 ? texts.pages.each(pictures, plan.tokens) : texts.seen.tokens(plan.tokens);
+    return (
+        <p class="cost-line" role="status">
+            <strong>{texts.seen.line(plan.used_size, [width, height])}</strong>
+            <span>
+                {texts.seen.tiles(plan.tiles)}, {tokens}
+                {share && `, ${share}`}
+            </span>
+        </p>
+    );
+}
+
+function Frames({ attachment, set }: { attachment: Attachment; set: (fields: Partial<Attachment>) => void }) {
+    return (
+        <label class="field">
+            <span>{texts.pages.framesLabel}</span>
+            <input
+                type="number"
+                min={1}
+                max={100}
+                value={pictureCount(attachment)}
+                onChange={(event) => {
+                    const input = event.currentTarget;
+                    if (input.value && input.checkValidity()) set({ frames: input.valueAsNumber });
+                    else input.value = String(pictureCount(attachment));
+                }}
+            />
+        </label>
+    );
 }
 
 function Options({ attachment, set }: { attachment: Attachment; set: (fields: Partial<Attachment>) => void }) {
-  const at = BUDGETS.indexOf(attachment.budget);
-  const budget = attachment.budget === null ? texts.seen.noBudget : String(attachment.budget);
-  return (
-    <>
-      <Choice
-        name="detail"
-        legend={texts.seen.detail}
-        values={DETAILS}
-        labels={texts.seen.details}
-        value={attachment.detail}
-        onChange={(detail) => set({ detail })}
-      />
-      <p class="hint">{texts.seen.detailHints[attachment.detail]}</p>
-      <label class="slider">
-        <span>
-          {texts.seen.budget} <output>{budget}</output>
-        </span>
-        <input
-          type="range"
-          min={0}
-          max={BUDGETS.length - 1}
-          value={at < 0 ? BUDGETS.length - 1 : at}
-          aria-valuetext={budget}
-          onInput={(event) => set({ budget: BUDGETS[Number(event.currentTarget.value)] ?? null })}
-        />
-      </label>
-    </>
-  );
+    const at = BUDGETS.indexOf(attachment.budget);
+    const budget = attachment.budget === null ? texts.seen.noBudget : String(attachment.budget);
+    return (
+        <>
+            <Choice
+                name="detail"
+                legend={texts.seen.detail}
+                values={DETAILS}
+                labels={texts.seen.details}
+                value={attachment.detail}
+                onChange={(detail) => set({ detail })}
+            />
+            <p class="hint">{texts.seen.detailHints[attachment.detail]}</p>
+            <label class="slider">
+                <span>
+                    {texts.seen.budget} <output>{budget}</output>
+                </span>
+                <input
+                    type="range"
+                    min={0}
+                    max={BUDGETS.length - 1}
+                    value={at < 0 ? BUDGETS.length - 1 : at}
+                    aria-valuetext={budget}
+                    onInput={(event) => set({ budget: BUDGETS[Number(event.currentTarget.value)] ?? null })}
+                />
+            </label>
+        </>
+    );
 }
 
 interface ChoiceProps<T extends string> {
-  name: string;
-  legend: string;
-  values: readonly T[];
-  labels: Record<T, string>;
-  value: T;
-  onChange: (value: T) => void;
+    name: string;
+    legend: string;
+    values: readonly T[];
+    labels: Record<T, string>;
+    value: T;
+    onChange: (value: T) => void;
 }
 
 /** A few values of which one holds. */
 export function Choice<T extends string>({ name, legend, values, labels, value, onChange }: ChoiceProps<T>) {
-  return (
-    <fieldset class="choice">
-      <legend>{legend}</legend>
-      <div class="segments">
-        {values.map((one) => (
-          <label key={one} class={one === value ? "chosen" : ""}>
-            <input type="radio" name={name} checked={one === value} onChange={() => onChange(one)} />
-            {labels[one]}
-          </label>
-        ))}
-      </div>
-    </fieldset>
-  );
+    return (
+        <fieldset class="choice">
+            <legend>{legend}</legend>
+            <div class="segments">
+                {values.map((one) => (
+                    <label key={one} class={one === value ? "chosen" : ""}>
+                        <input type="radio" name={name} checked={one === value} onChange={() => onChange(one)} />
+                        {labels[one]}
+                    </label>
+                ))}
+            </div>
+        </fieldset>
+    );
 }
 
 function useSeen(model: string, attachment: Attachment | null): Blob | null {
-  const [blob, setBlob] = useState<Blob | null>(null);
-  const { id, detail, budget } = attachment ?? {};
-  useEffect(() => {
-    if (!attachment || attachment.kind !== "picture") return;
-    const abort = new AbortController();
-    seenPicture(model, attachment, abort.signal).then(setBlob, () => undefined);
-    return () => abort.abort();
-  }, [model, id, detail, budget]);
-  return blob;
+    const [blob, setBlob] = useState<Blob | null>(null);
+    const { id, detail, budget } = attachment ?? {};
+    useEffect(() => {
+        if (!attachment) return;
+        const abort = new AbortController();
+        seenPicture(model, attachment, 1, abort.signal).then(setBlob, () => undefined);
+        return () => abort.abort();
+    }, [model, id, detail, budget]);
+    return blob;
 }
 
 function useOriginal(id: string | null): Blob | null {
-  const [blob, setBlob] = useState<Blob | null>(null);
-  useEffect(() => {
-    if (id !== null) void fileOf(id).then((file) => setBlob(file?.blob ?? null));
-  }, [id]);
-  return blob;
+    const [blob, setBlob] = useState<Blob | null>(null);
+    useEffect(() => {
+        if (id !== null) void fileOf(id).then((file) => setBlob(file?.blob ?? null));
+    }, [id]);
+    return blob;
 }

@@ -2,7 +2,7 @@
 import { messages } from "../chat/state";
 import { seenByFile } from "../chat/seen";
 import { pathTo } from "../chat/tree";
-import { seconds } from "../pictures/format";
+import { count, seconds } from "../pictures/format";
 import type { Message, Seen } from "../store/records";
 import { texts } from "../texts";
 import { dialog } from "./ui";
@@ -10,47 +10,48 @@ import { dialog } from "./ui";
 const SHOWN = 3; // pictures
 
 export function SeenLine({ message }: { message: Message }) {
-  const { seen = [], figures } = message;
-  const path = pathTo(messages.value, message.parent);
-  const asked = path.at(-1);
-  const own = seenByFile(path, seen).filter(({ attachment }) => asked?.attachments.includes(attachment));
-  const more = own.length - SHOWN;
-  if (!own.length && !figures) return null;
-  return (
-    <p class="seen-line">
-      {own.slice(0, SHOWN).flatMap(({ attachment, seen: its }) =>
-        its.slice(0, 1).map((one, index) => (
-          <button
-            key={`${attachment.id}-${index}`}
-            type="button"
-            class="link"
-            onClick={() => {
-              dialog.value = { kind: "picture", attachment, change: null };
-            }}
-          >
-            {lineOf(one)}
-          </button>
-        )),
-      )}
-      {more > 0 && <span>{texts.seen.more(more)}</span>}
-      {figures?.tokensPerSecond != null && (
-        <span
-          title={texts.message.details(
-            figures.promptTokens,
-            figures.cachedTokens,
-            figures.answerTokens,
-            seconds(figures.waitMs + figures.promptMs),
-          )}
-        >
-          {texts.message.speed(figures.tokensPerSecond)}
-        </span>
-      )}
-    </p>
-  );
+    const { seen = [], figures } = message;
+    const path = pathTo(messages.value, message.parent);
+    const asked = path.at(-1);
+    const own = seenByFile(path, seen).filter(({ attachment }) => asked?.attachments.includes(attachment));
+    const more = own.length - SHOWN;
+    if (!own.length && !figures) return null;
+    return (
+        <p class="seen-line">
+            {own.slice(0, SHOWN).flatMap(({ attachment, seen: its }) =>
+                its.slice(0, 1).map((one, index) => (
+                    <button
+                        key={`${attachment.id}-${index}`}
+                        type="button"
+                        class="link"
+                        onClick={() => {
+                            dialog.value = { kind: "picture", attachment, change: null };
+                        }}
+                    >
+                        {its.length > 1 && `${count(its.length)} × `}
+                        {lineOf(one)}
+                    </button>
+                )),
+            )}
+            {more > 0 && <span>{texts.seen.more(more)}</span>}
+            {figures?.tokensPerSecond != null && (
+                <span
+                    title={texts.message.details(
+                        figures.promptTokens,
+                        figures.cachedTokens,
+                        figures.answerTokens,
+                        seconds(figures.waitMs + figures.promptMs),
+                    )}
+                >
+                    {texts.message.speed(figures.tokensPerSecond)}
+                </span>
+            )}
+        </p>
+    );
 }
 
 function lineOf(seen: Seen): string {
-  const cached = texts.seen.cached[seen.cache as keyof typeof texts.seen.cached] ?? "";
-  const parts = [texts.seen.line(seen.used_size, seen.original_size), texts.seen.tiles(seen.tiles), cached];
-  return parts.filter(Boolean).join(", ");
+    const cached = texts.seen.cached[seen.cache as keyof typeof texts.seen.cached] ?? "";
+    const parts = [texts.seen.line(seen.used_size, seen.original_size), texts.seen.tiles(seen.tiles), cached];
+    return parts.filter(Boolean).join(", ");
 }

@@ -8,12 +8,12 @@ const KEY = "pocketvlm.theme";
 export const theme = signal<Theme>("auto");
 
 export function setTheme(next: Theme): void {
-  theme.value = next;
-  localStorage.setItem(KEY, next);
-  document.documentElement.style.colorScheme = next === "auto" ? "light dark" : next;
+    theme.value = next;
+    localStorage.setItem(KEY, next);
+    document.documentElement.style.colorScheme = next === "auto" ? "light dark" : next;
 }
 
 export function restoreTheme(): void {
-  const kept = localStorage.getItem(KEY);
-  setTheme(THEMES.find((one) => one === kept) ?? "auto");
+    const kept = localStorage.getItem(KEY);
+    setTheme(THEMES.find((one) => one === kept) ?? "auto");
 }

@@ -4,9 +4,9 @@ import type { Model } from "../server/types";
 import type { Attachment, Table } from "../store/records";
 
 export type Opened =
-  | { kind: "settings" }
-  | { kind: "camera" }
-  | { kind: "picture"; attachment: Attachment; change: ((attachment: Attachment) => void) | null };
+    | { kind: "settings" }
+    | { kind: "camera" }
+    | { kind: "picture"; attachment: Attachment; change: ((attachment: Attachment) => void) | null };
 
 export const dialog = signal<Opened | null>(null);
 export const sidebarOpen = signal(false);
@@ -17,5 +17,5 @@ export const keeps = signal(true);
 
 /** Return the model that answers with these settings, if the server has said so. */
 export function modelFor(name: string): Model | null {
-  return models.value.find((model) => model.id === name) ?? models.value[0] ?? null;
+    return models.value.find((model) => model.id === name) ?? models.value[0] ?? null;
 }

@@ -158,7 +158,7 @@ OPERATIONS = (
     _get(
         path="/images/{id}/seen",
         name="seeImage",
-        summary="An uploaded picture as a model gets it, with the query's model, detail and max_image_tokens.",
+        summary="An uploaded picture as a model gets it; the query may have page, model, detail, max_image_tokens.",
         answer=_PNG,
     ),
     _get(path="/models", name="listModels", summary="The served models.", answer=_MODELS),

@@ -12,20 +12,19 @@ from pydantic import Field, Strict
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pocketvlm.engine.interface import CancellationToken
+from pocketvlm.documents.fit import fit_for
+from pocketvlm.documents.open_document import open_part
 from pocketvlm.errors import ImageError, ImageTooLargeError, RequestError
-from pocketvlm.messages import Detail, ImageURLPart
+from pocketvlm.messages import Detail, FilePart
 from pocketvlm.messages.base import Frozen
 from pocketvlm.messages.field_errors import validated
-from pocketvlm.messages.numbers import AnyNumber, Limit
+from pocketvlm.messages.numbers import AnyNumber, Count, Limit
 from pocketvlm.pictures.handles import PictureHandles
-from pocketvlm.pictures.known_files import KnownFiles
 from pocketvlm.server.body import read_object
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.model_facts import ModelFacts
 from pocketvlm.server.models import Models
 from pocketvlm.server.operation import Component
-from pocketvlm.server.pictures import Pictures
 from pocketvlm.server.settings import Settings
 from pocketvlm.vision.family import Family, PicturePlan
 from pocketvlm.vision.seen import seen_pixels, tile_grid
@@ -40,6 +39,12 @@ class PictureOptions(Frozen):
     model: str | None = None
     detail: Detail = "auto"
     max_image_tokens: Limit = None
+
+
+class SeenQuestion(PictureOptions):
+    """How a model sees a page of an uploaded file, or a frame of a video."""
+
+    page: Count = 1
 
 
 class PlanQuestion(PictureOptions):
@@ -92,7 +97,10 @@ class Seen:
                 f"a picture of {size[0]}x{size[1]} is over the limit of {settings.max_pixels:,} pixels", "width"
             )
         facts = self._models.asked(question.model).facts
-        _, plan = _planned(facts, size, question)
+        if facts.family is None:
+            message = "how this model sees pictures is not known" if facts.vision else "this model sees no pictures"
+            raise HTTPError(404, message, "model", "plan_not_known")
+        plan = _plan(facts.family, facts, size, question)
         return JSONResponse(
             {
                 "object": "image.plan",
@@ -108,34 +116,44 @@ class Seen:
         )
 
     async def show(self, request: Request) -> Response:
-        """Answer with a PNG of the pixels that the model gets."""
-        options = validated(PictureOptions, dict(request.query_params))
+        """Answer with a PNG of the pixels that the model gets; as the file has them, if that is not known."""
+        options = validated(SeenQuestion, dict(request.query_params))
         facts = self._models.asked(options.model).facts
         async with self._drawing:
             drawn = await asyncio.to_thread(self._draw, request.path_params["id"], facts, options)
         return Response(drawn, media_type="image/png", headers={"cache-control": "private, no-cache"})
 
-    def _draw(self, id: str, facts: ModelFacts, options: PictureOptions) -> bytes:
-        self._handles.find(id, "id")
-        pictures = Pictures(self._settings, self._handles, KnownFiles(), CancellationToken())
-        part = ImageURLPart.model_validate({"type": "image_url", "image_url": id})
-        picture = pictures.read(part, "id")
-        family, plan = _planned(facts, picture.size, options)
+    def _draw(self, id: str, facts: ModelFacts, question: SeenQuestion) -> bytes:
+        data, _ = self._handles.use(id, "id")
+        settings, family = self._settings, facts.family
+        part = FilePart.model_validate({"type": "file", "image": data})
+        fit = fit_for(family, question.detail, _limit(facts, question), settings.max_pixels)
+        try:
+            with open_part(part, "id", settings.documents, settings.max_pixels, local=False) as document:
+                if question.page > len(document):
+                    raise RequestError(f"is {question.page}; the file has {len(document)} pages", "page")
+                picture = document.read(question.page, fit)
+        except ImageError as error:
+            raise type(error)(error.message, "id") from None
+        pixels = picture.pixels
+        if family is not None:
+            pixels = seen_pixels(family, _plan(family, facts, picture.size, question), pixels)
         file = io.BytesIO()
-        Image.fromarray(seen_pixels(family, plan, picture.pixels)).save(file, "PNG", compress_level=1)
+        Image.fromarray(pixels).save(file, "PNG", compress_level=1)
         return file.getvalue()
 
 
-def _planned(facts: ModelFacts, size: tuple[int, int], options: PictureOptions) -> tuple[Family, PicturePlan]:
-    if facts.family is None:
-        message = "how this model sees pictures is not known before it answers" if facts.vision else "it sees none"
-        raise HTTPError(404, f"{facts.name}: {message}", "model", "plan_not_known")
+def _limit(facts: ModelFacts, options: PictureOptions) -> int | None:
     limits = [limit for limit in (options.max_image_tokens, facts.max_image_tokens) if limit is not None]
-    limit = min(limits, default=None)
+    return min(limits, default=None)
+
+
+def _plan(family: Family, facts: ModelFacts, size: tuple[int, int], options: PictureOptions) -> PicturePlan:
+    limit = _limit(facts, options)
     try:
-        plan = facts.family.plan(size, options.detail, limit)
+        plan = family.plan(size, options.detail, limit)
     except ImageError as error:
         raise ImageError(error.message, "width") from None
     if limit is not None and plan.tokens > limit:
         raise RequestError(f"is {limit}; this model needs {plan.tokens} for a picture", "max_image_tokens")
-    return facts.family, plan
+    return plan
