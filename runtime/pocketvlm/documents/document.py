@@ -25,16 +25,16 @@ class Page:
     number: int
     label: str
 
-    def measure(self, fit: Fit | None = None) -> tuple[int, int]:
-        """Return (width, height) of the picture that `read` returns, without decoding it where that is possible."""
-        return self.document.measure(self.number, fit)
-
     def read(self, fit: Fit | None = None) -> Picture:
         """Decode the page. Where it has no size in pixels, `fit` chooses one; None: as printed at 150 dpi.
 
         Raises ImageError, which names the file and the page.
         """
         return self.document.read(self.number, fit)
+
+    def measure(self, fit: Fit | None = None) -> tuple[int, int]:
+        """Return (width, height) of the picture that `read` returns, without decoding it where that is possible."""
+        return self.document.measure(self.number, fit)
 
 
 class Document(ABC):

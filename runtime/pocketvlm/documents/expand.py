@@ -46,7 +46,7 @@ class PageImage:
 
     def read(self) -> Picture:
         """Raises ImageError, also where the request has taken too long to decode."""
-        return self._budget.read(self.page, self.fit)
+        return self._budget.spend(self.page, self.fit)
 
     def measure(self) -> Size:
         """Return (width, height) of what `read` returns. Raises as it does."""
@@ -80,7 +80,6 @@ def expanded(
                         param = f"messages.{i}.content.{j}"
                         with budget.opening(source_path(part, param)):
                             document = files.enter_context(open_file(part, param))
-                        budget.wake(document)
                         pairs += [(j, one) for one in _pages(part, param, document, fit(part), budget)]
                     else:
                         pairs.append((j, part))
@@ -92,6 +91,7 @@ def expanded(
 
 def _pages(part: FilePart, param: str, document: Document, fit: Fit, budget: _Budget) -> Iterator[Part]:
     selection = PageSelection.parse(part.pages, f"{param}.pages") if part.pages is not None else None
+    budget.wake(document)
     left = budget.pages_left
     pages = [*islice(document.pages(selection), left + 1)]
     if len(pages) > left:
@@ -138,7 +138,7 @@ class _Budget:
         with self._timed():
             yield
 
-    def read(self, page: Page, fit: Fit) -> Picture:
+    def spend(self, page: Page, fit: Fit) -> Picture:
         with self._decoding(page):
             picture = page.read(fit)
             self._read += 1
