@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from pocketvlm.documents.fit import Fit
@@ -43,10 +44,17 @@ class Document(ABC):
     def __init__(self, source: Source, count: int, unit: str = "page") -> None:
         self.source = source
         self.unit = unit
+        self.file: Document = self  # the one that views of it share
         self._count = count
 
     def __len__(self) -> int:
         return self._count
+
+    def view(self, param: str) -> Document:
+        """Return the same open file for another field of the request, which its errors name."""
+        view = copy(self)
+        view.source = replace(self.source, param=param)
+        return view
 
     def pages(self, selection: PageSelection | str | None = None) -> Iterator[Page]:
         """Yield the selected pages, all by default.
