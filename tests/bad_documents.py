@@ -58,7 +58,7 @@ def bad_documents() -> list[BadDocument]:
         BadDocument(
             "long.gif",
             b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff" + _FRAME * 10_001 + b";",
-            "has more than 10,000 pictures",
+            "has more than 10,000 frames",
             "image_too_large",
             {"pages": "1"},
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -484,8 +485,8 @@ def test_frames_far_into_an_animation_are_refused() -> None:
 
 def reading(files: int, limits: DocumentLimits, data: bytes, **options: Any) -> Callable[[], None]:
     """Return what reads all pages of a request of some files."""
-    part = {"type": "file", "image": data, **options}
-    request = ChatRequest.parse([{"role": "user", "content": [part] * files}])
+    parts = [{"type": "file", "image": bytes(bytearray(data)), **options} for _ in range(files)]
+    request = ChatRequest.parse([{"role": "user", "content": parts}])
 
     def read_all() -> None:
         def open_one(one: FilePart, param: str) -> Document:
@@ -530,6 +531,24 @@ def test_few_decoders_run_at_a_time(order: Iterable[int]) -> None:
             assert pages[number].measure() == (4, 2)
             assert pages[number].read().pixels[0, 0].tolist() == [0, 0, 51 * number]
             assert running() == 4
+
+
+def test_a_file_whose_pages_are_named_is_opened_once() -> None:
+    data, opened = saved("GIF", duration=100, disposal=2), []
+    parts = [{"type": "file", "image": data, "pages": number} for number in (*range(1, 13), *range(1, 12), 13)]
+
+    def open_one(one: FilePart, param: str) -> Document:
+        opened.append(param)
+        return open_part(one, param, DocumentLimits(), 10_000)
+
+    for count, refused in ((23, False), (24, True)):
+        request = ChatRequest.parse([{"role": "user", "content": parts[:count]}])
+        with contextlib.ExitStack() as stack:
+            if refused:
+                caught = stack.enter_context(pytest.raises(ImageError, match="there is no page 13"))
+            stack.enter_context(expanded(request, open_one, lambda _: printed_size, DocumentLimits()))
+    assert caught.value.param == "messages.0.content.23.image"
+    assert opened == ["messages.0.content.0"] * 2
 
 
 def test_opening_files_takes_time_of_the_request() -> None:
