@@ -143,15 +143,14 @@ def _partial_downloads() -> Iterator[str]:
 
 def _require_unlocked(path: Path, reason: str, model: PulledModel) -> None:
     """Raise ModelError where a process holds a lock on the file. Windows needs none: open files cannot be renamed."""
-    if sys.platform == "win32":
-        return
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ModelError(reason, model.name) from None
-        except OSError:  # a file system without locks
-            return
+    if sys.platform != "win32":
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ModelError(reason, model.name) from None
+            except OSError:  # a file system without locks
+                return
 
 
 def _remove_folder(folder: Path, model: PulledModel) -> None:
