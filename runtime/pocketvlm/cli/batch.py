@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 
 from pocketvlm.chat.load_options import LoadOptions
-from pocketvlm.cli.batch_progress import BatchProgress
 from pocketvlm.cli.command_options import (
     Fields,
     Fps,
@@ -139,6 +138,8 @@ def _answer(
     sidecars: Sidecars | None,
 ) -> str:
     """Ask what is not done, and return how many that were and how long it took."""
+    from pocketvlm.cli.batch_progress import BatchProgress
+
     if sidecars:
         from pocketvlm.batch.sidecars import WithSidecars
 
