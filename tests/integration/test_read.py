@@ -285,6 +285,18 @@ def test_a_folder(tmp_path: Path, sample_png: Path) -> None:
     assert "another prompt" in call(letters, "-o", texts, code=2)
 
 
+def test_without_an_output_pages_are_printed(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(squares(2, bad=2))
+    (tmp_path / "b.pdf").write_bytes(squares(1))
+    names = [str(tmp_path / name) for name in ("a.pdf", "b.pdf")]
+    done = CliRunner().invoke(app, ["read", "--threads", "1", *names, "--prompt", COLOUR])
+    assert done.exit_code == 1
+    first, second = done.stdout.split("\n# b.pdf\n\n")
+    assert first.startswith("# a.pdf\n\n## Page 1\n\nRed\n\n## Page 2\n\n> Not read: ")
+    assert second == "## Page 1\n\nRed\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pdf", "b.pdf"]
+
+
 def test_text_and_json(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(squares(2, bad=2))
     (tmp_path / "schema.json").write_text(json.dumps(SCHEMA))
