@@ -203,8 +203,9 @@ def test_control_tokens_of_a_notation_are_kept(vlm: VLM) -> None:
     )
     biased = Preset("biased", COLOUR, max_tokens=3, fields={"logit_bias": {str(token): 100}})
     assert with_preset(vlm, biased).text == ""
-    assert with_preset(vlm, replace(biased, control_tokens=True, to_markdown=str)).text == 3 * text
-    stopped = replace(biased, control_tokens=True, to_markdown=str, fields={**biased.fields, "stop": (2 * text,)})
+    kept = replace(biased, fields={**biased.fields, "skip_special_tokens": False}, to_markdown=str)
+    assert with_preset(vlm, kept).text == 3 * text
+    stopped = replace(kept, fields={**kept.fields, "stop": (2 * text,)})
     assert with_preset(vlm, stopped).text == ""
 
 

@@ -133,7 +133,6 @@ class PageReader:
             open_file=lambda *_: shown,
             cancellation=cancellation,
             raw=self._preset.raw,
-            control_tokens=self._preset.control_tokens,
         )
         with closing(run) as chunks:
             for chunk in chunks:
