@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from engine_seam import model_of
@@ -201,8 +203,9 @@ def test_control_tokens_of_a_notation_are_kept(vlm: VLM) -> None:
     )
     biased = Preset("biased", COLOUR, max_tokens=3, fields={"logit_bias": {str(token): 100}})
     assert with_preset(vlm, biased).text == ""
-    assert with_preset(vlm, replace(biased, control_tokens=True, to_markdown=str)).text == 3 * text
-    stopped = replace(biased, control_tokens=True, to_markdown=str, fields={**biased.fields, "stop": (2 * text,)})
+    kept = replace(biased, fields={**biased.fields, "skip_special_tokens": False}, to_markdown=str)
+    assert with_preset(vlm, kept).text == 3 * text
+    stopped = replace(kept, fields={**kept.fields, "stop": (2 * text,)})
     assert with_preset(vlm, stopped).text == ""
 
 
@@ -281,8 +284,27 @@ def test_a_folder(tmp_path: Path, sample_png: Path) -> None:
     assert (texts / "b.pdf.md").stat().st_mtime_ns == before
     assert call(*arguments).endswith("texts: 4 documents read before\n")
 
+    # An output that was removed, or not written before a kill, is written again from the pages that are there.
+    before = len(progress(texts / ".read.jsonl"))
+    (texts / "d.md").unlink()
+    assert "1 document of 1 page, 3 documents read before" in call(*arguments)
+    assert (texts / "d.md").read_text() == "## Page 1\n\nRed\n"
+    assert len(progress(texts / ".read.jsonl")) == before + 1
+
     # Pages of another prompt do not get among them.
     assert "another prompt" in call(letters, "-o", texts, code=2)
+
+
+def test_without_an_output_pages_are_printed(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(squares(2, bad=2))
+    (tmp_path / "b.pdf").write_bytes(squares(1))
+    names = [str(tmp_path / name) for name in ("a.pdf", "b.pdf")]
+    done = CliRunner().invoke(app, ["read", "--threads", "1", *names, "--prompt", COLOUR])
+    assert done.exit_code == 1
+    first, second = done.stdout.split("\n# b.pdf\n\n")
+    assert first.startswith("# a.pdf\n\n## Page 1\n\nRed\n\n## Page 2\n\n> Not read: ")
+    assert second == "## Page 1\n\nRed\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pdf", "b.pdf"]
 
 
 def test_text_and_json(tmp_path: Path) -> None:
@@ -380,6 +402,39 @@ def test_killed_twice_and_resumed(tmp_path: Path) -> None:
     colours = [[*COLOURS][number % 3] for number in range(count)]
     expected = [f"## Page {number}\n\n{colour}\n" for number, colour in enumerate(colours, 1)]
     assert (tmp_path / "texts" / "a.md").read_text() == "\n".join(expected)
+
+
+def peak_memory(process: subprocess.Popen[str]) -> int:
+    """Return the most anonymous memory that a process and its children have at a time, in bytes."""
+    peak = 0
+    while process.poll() is None:
+        processes, total = [process.pid], 0
+        for number in processes:
+            with suppress(OSError):  # it has just ended
+                status = Path(f"/proc/{number}/status").read_text()
+                total += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+                for task in Path(f"/proc/{number}/task").iterdir():
+                    processes += map(int, (task / "children").read_text().split())
+        peak = max(peak, total << 10)
+        time.sleep(0.03)
+    return peak
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_does_not_grow_with_the_document(tmp_path: Path) -> None:
+    """A scan of 100 pages, each a JPEG of 2 megapixels; docs/design/041 has the figures of 300."""
+    noise = Image.effect_noise((1240, 1754), 80).convert("RGB")
+    noise.save(tmp_path / "scan.pdf", save_all=True, append_images=[noise] * 99, resolution=150)
+    peaks = []
+    for pages in ("1", "1-"):
+        arguments = [str(tmp_path / "scan.pdf"), "-o", str(tmp_path / f"{pages}.md"), "--pages", pages]
+        process = subprocess.Popen([*COMMAND, *arguments, "--prompt", COLOUR], stderr=subprocess.DEVNULL, text=True)
+        peaks.append(peak_memory(process))
+        assert process.returncode == 0
+    assert (tmp_path / "1-.md").read_text().count("## Page ") == 100
+    assert peaks[0] > 50 << 20  # something was measured
+    assert peaks[1] < peaks[0] + (150 << 20)
 
 
 def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:

@@ -239,7 +239,6 @@ class VLM:
         load_ms: float = 0.0,
         buffered: bool = False,
         raw: bool = False,
-        control_tokens: bool = False,
     ) -> Generator[ChatCompletionChunk, None, None]:
         """Yield all chunks of a validated request; `chat` and `stream` are made of them.
 
@@ -249,8 +248,7 @@ class VLM:
         request from another thread. `queue_ms` is the time that the request has waited for its turn already, and
         `load_ms` that for the model to be loaded, for the timings. `buffered` lets tokens come all at once, for callers
         that do not read before the end. `raw`: the content of the only message is the whole prompt, without the model's
-        template; control tokens in its text are parsed. `control_tokens`: those that the model writes are content, as
-        for models that write a notation with them.
+        template; control tokens in its text are parsed.
         """
         prepared = self._prepared(request, pictures, read, raw=raw)
         choices = request.n or 1
@@ -261,7 +259,7 @@ class VLM:
             choices=choices,
             queue_ms=queue_ms,
             load_ms=load_ms,
-            control_tokens=control_tokens,
+            control_tokens=request.skip_special_tokens is False,
             scope=self._scope,
         )
         for index in range(choices):

@@ -34,7 +34,7 @@ from pocketvlm.errors import RequestError
 if TYPE_CHECKING:
     from pocketvlm.errors import ImageError
     from pocketvlm.reading.inputs import Input
-    from pocketvlm.reading.read_files import Counts, FileReader, Listener
+    from pocketvlm.reading.read_files import Counts, FileReader, Listener, Source
     from pocketvlm.reading.read_page import Format, PageText, ReadOptions
 
 err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
@@ -46,8 +46,11 @@ def read(
         list[str], typer.Argument(help="PDFs and pictures: paths, folders, or patterns such as 'scans/*.pdf'.")
     ],
     output: Annotated[
-        str, typer.Option("-o", "--output", help="File for one document, folder for several; what is done is skipped.")
-    ],
+        str | None,
+        typer.Option(
+            "-o", "--output", help="File for one document, folder for several; without it, pages are printed."
+        ),
+    ] = None,
     model: Model = None,
     *,
     options: Annotated[
@@ -91,6 +94,10 @@ def read(
     source = Source(None if pages is None else PageSelection.parse(pages, "--pages"), password)
     names = [typed_path(name) for name in files]
     inputs = find_inputs(names)
+    if output is None:
+        target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
+        _print_documents(inputs, source, how, target, options)
+        return
     alone = not is_folder_output(output, names, inputs)
     if alone:
         place = Path(output)
@@ -111,6 +118,45 @@ def read(
         failed = bool(counts.failed_documents or counts.failed_pages)
         _print_counts(counts, output)
         progress.close(remove=alone and not failed)
+    if failed:
+        sys.exit(1)
+
+
+def _print_documents(
+    inputs: list[Input], source: Source, how: ReadOptions, target: str | None, options: LoadOptions
+) -> None:
+    """Print documents page by page, as they are read."""
+    from pocketvlm.chat.vlm import VLM
+    from pocketvlm.errors import ImageError
+    from pocketvlm.reading.read import read_in_order
+    from pocketvlm.reading.read_page import PageReader
+    from pocketvlm.reading.write_document import document_pieces
+
+    failed = False
+
+    def watched(pages: Iterator[PageText]) -> Iterator[PageText]:
+        nonlocal failed
+        for page in pages:
+            failed = failed or page.error is not None
+            yield page
+
+    if len(inputs) == 1:
+        source.open(inputs[0].path)[0].close()
+    with VLM.load(target, options) as vlm:
+        reader = PageReader(vlm, how)
+        for index, file in enumerate(inputs):
+            try:
+                document, _ = source.open(file.path)
+            except ImageError as error:
+                failed = True
+                err.print(f"not read: {escape(error.message)}")
+                continue
+            if len(inputs) > 1 and how.format != "json":
+                mark = "# " if how.format == "markdown" else ""
+                typer.echo(f"{chr(10) if index else ''}{mark}{file.name}\n")
+            texts = watched(read_in_order(document, [*document.pages(source.pages)], reader, options.parallel))
+            for piece in document_pieces(file.name, texts, how.format):
+                typer.echo(piece, nl=False)
     if failed:
         sys.exit(1)
 
@@ -186,7 +232,7 @@ def _of_page(page: PageText, note: str) -> str:
     return note if note.startswith(page.label) else f"{page.title.lower()}: {note}"
 
 
-def _format(format: str | None, output: str, *, has_schema: bool) -> Format:
+def _format(format: str | None, output: str | None, *, has_schema: bool) -> Format:
     from pocketvlm.reading.read_page import Format
 
     if has_schema:
@@ -197,7 +243,7 @@ def _format(format: str | None, output: str, *, has_schema: bool) -> Format:
         raise RequestError("needs --json-schema, which says what the JSON is to hold", "--format")
     if format is not None and format not in get_args(Format):
         raise RequestError(f"must be markdown or text, not {format}", "--format")
-    return cast("Format", format or ("text" if output.lower().endswith(".txt") else "markdown"))
+    return cast("Format", format or ("text" if (output or "").lower().endswith(".txt") else "markdown"))
 
 
 def _check_preset(name: str) -> None:

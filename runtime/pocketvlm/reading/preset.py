@@ -21,9 +21,8 @@ class Preset:
     The page comes first, then `prompt`; an empty one leaves the page alone. `schema_prompt` is used where a schema is
     given, with `{schema}` and `{fields}`, the names of its properties. `names` matches the name of a model of this
     kind, and `mark` is a control token that only such models have. `detail`, `max_tokens` and `max_image_tokens` are
-    those of the request, unless the caller chooses others; `fields` are other fields of it, for sampling. `raw`: the
-    model was trained without a chat template, on the page and the prompt alone. `control_tokens`: it writes its
-    notation with control tokens, which answers normally leave out.
+    those of the request, unless the caller chooses others; `fields` are other fields of it, for sampling and for
+    notations of control tokens. `raw`: the model was trained without a chat template, on the page and the prompt alone.
     """
 
     name: str
@@ -36,7 +35,6 @@ class Preset:
     max_image_tokens: int | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     raw: bool = False
-    control_tokens: bool = False
     to_markdown: Callable[[str], str] = markup.markdown
 
     def question(self, prompt: str | None, schema: Mapping[str, Any] | None) -> str:

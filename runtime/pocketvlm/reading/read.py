@@ -63,10 +63,11 @@ def read(
     except BaseException:
         document.close()
         raise
-    return _in_order(document, chosen, reader, parallel)
+    return read_in_order(document, chosen, reader, parallel)
 
 
-def _in_order(document: Document, pages: list[Page], reader: PageReader, parallel: int) -> Iterator[PageText]:
+def read_in_order(document: Document, pages: list[Page], reader: PageReader, parallel: int) -> Iterator[PageText]:
+    """Yield pages in order, `parallel` at a time, and close the document."""
     early: dict[int, PageText] = {}
     numbers = iter([page.number for page in pages])
     with document:

@@ -134,7 +134,6 @@ class PageReader:
             pictures=_OnePageAlone(shown),
             cancellation=cancellation,
             raw=self._preset.raw,
-            control_tokens=self._preset.control_tokens,
         )
         with closing(run) as chunks:
             for chunk in chunks:

@@ -18,18 +18,23 @@ def write_document(path: Path, source: str, pages: Iterable[PageText], format: F
 
     Raises PocketVLMError where it cannot be written.
     """
-    pieces = _json(source, pages) if format == "json" else (_text if format == "text" else _markdown)(pages)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path) as file:
-            for piece in pieces:
+            for piece in document_pieces(source, pages, format):
                 file.write(piece.encode("utf-8", "replace"))
     except OSError as error:
         raise PocketVLMError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
-def page_markdown(page: PageText) -> str:
-    """Return the Markdown of a page with its heading."""
+def document_pieces(source: str, pages: Iterable[PageText], format: Format) -> Iterator[str]:
+    """Yield the text of a document as its pages come."""
+    if format == "json":
+        return _json(source, pages)
+    return (_text if format == "text" else _markdown)(pages)
+
+
+def _page_markdown(page: PageText) -> str:
     notes = "".join(f"<!-- note: {note.replace('--', '- -')} -->\n\n" for note in page.notes)
     text = page.text if page.error is None else f"> Not read: {page.error}"
     return f"## {page.title}\n\n{notes}{text}".rstrip() + "\n"
@@ -37,7 +42,7 @@ def page_markdown(page: PageText) -> str:
 
 def _markdown(pages: Iterable[PageText]) -> Iterator[str]:
     for index, page in enumerate(pages):
-        yield ("\n" if index else "") + page_markdown(page)
+        yield ("\n" if index else "") + _page_markdown(page)
 
 
 def _text(pages: Iterable[PageText]) -> Iterator[str]:

@@ -16,6 +16,6 @@ PRESET = Preset(
     mark="<|grounding|>",
     max_tokens=8192,
     raw=True,
-    control_tokens=True,
+    fields={"skip_special_tokens": False},
     to_markdown=markup.grounded,
 )

@@ -16,7 +16,6 @@ PRESET = Preset(
     mark="<otsl>",
     detail="high",
     max_tokens=8192,
-    fields={"stop": ("</doctag>",)},
-    control_tokens=True,
+    fields={"skip_special_tokens": False, "stop": ("</doctag>",)},
     to_markdown=doctags.markdown,
 )

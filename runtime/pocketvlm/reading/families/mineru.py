@@ -18,7 +18,6 @@ PRESET = Preset(
     detail="high",
     max_image_tokens=2800,
     max_tokens=4096,
-    fields={"presence_penalty": 1.0, "frequency_penalty": 0.05},
-    control_tokens=True,
+    fields={"skip_special_tokens": False, "presence_penalty": 1.0, "frequency_penalty": 0.05},
     to_markdown=markup.otsl,
 )

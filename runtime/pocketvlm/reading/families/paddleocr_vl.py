@@ -15,6 +15,6 @@ PRESET = Preset(
     "OCR:",
     names=re.compile(r"paddle[-_ ]?ocr[-_ ]?vl"),
     max_tokens=4096,
-    control_tokens=True,
+    fields={"skip_special_tokens": False},
     to_markdown=markup.otsl,
 )

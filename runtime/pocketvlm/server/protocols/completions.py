@@ -24,7 +24,7 @@ _MAX_LOGPROBS = 20
 _SHARED = (
     *("model", "max_tokens", "n_predict", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n"),
     *("frequency_penalty", "presence_penalty", "repeat_penalty", "repetition_penalty", "logit_bias", "ignore_eos"),
-    *("stream", "stream_options", "response_format", "json_whitespace", "user", "metadata"),
+    *("stream", "stream_options", "response_format", "json_whitespace", "skip_special_tokens", "user", "metadata"),
     *IgnoredFields.model_fields,
 )
 _OWN = ("prompt", "logprobs", "echo", "suffix", "best_of")
