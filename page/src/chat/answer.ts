@@ -76,6 +76,7 @@ async function run(conversation: Conversation, message: Message): Promise<void> 
     if (runs.value.has(conversation.id)) return;
     const path = [...pathTo(messages.value, message.parent), ...(message.text ? [message] : [])];
     const current_: Run = {
+        id: message.id,
         message: signal(message),
         progress: signal<Progress>({ step: "waiting" }),
         abort: new AbortController(),

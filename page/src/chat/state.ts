@@ -7,6 +7,8 @@ import { childrenOf, type Messages, pathTo } from "./tree";
 
 /** A request that is being answered. `message` is the answer so far. */
 export interface Run {
+    /** The answer's id. */
+    id: string;
     message: Signal<Message>;
     progress: Signal<Progress>;
     abort: AbortController;

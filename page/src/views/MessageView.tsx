@@ -1,4 +1,5 @@
 // One message of a conversation, with what can be done with it.
+import { memo } from "preact/compat";
 import { useState } from "preact/hooks";
 import { ask, goOn, retry, showVersion } from "../chat/answer";
 import { currentRun, messages, versions } from "../chat/state";
@@ -13,11 +14,12 @@ import { SeenLine } from "./SeenLine";
 import { factsOf, Thumbnail } from "./Thumbnail";
 import { dialog } from "./ui";
 
-export function MessageView({ message: kept }: { message: Message }) {
+/** Drawn again when its own message changes, not with every token of another one. */
+export const MessageView = memo(function MessageView({ message }: { message: Message }) {
+    if (message.role === "user") return <Question message={message} />;
     const run = currentRun.value;
-    const message = run?.message.value.id === kept.id ? run.message.value : kept;
-    return message.role === "user" ? <Question message={message} /> : <Answer message={message} />;
-}
+    return <Answer message={run?.id === message.id ? run.message.value : message} />;
+});
 
 function Question({ message }: { message: Message }) {
     const [editing, setEditing] = useState(false);
@@ -107,7 +109,7 @@ function Editor({ message, onClose }: { message: Message; onClose: () => void })
 }
 
 function Answer({ message }: { message: Message }) {
-    const running = currentRun.value?.message.value.id === message.id ? currentRun.value : null;
+    const running = currentRun.value?.id === message.id ? currentRun.value : null;
     const { text, thoughts, state, error } = message;
     return (
         <article class="message answer" aria-label={texts.message.model} aria-busy={running !== null}>

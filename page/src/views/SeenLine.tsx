@@ -1,4 +1,5 @@
 // Below an answer: how its pictures were seen, and what it took.
+import { useMemo } from "preact/hooks";
 import { messages } from "../chat/state";
 import { seenByFile } from "../chat/seen";
 import { pathTo } from "../chat/tree";
@@ -10,10 +11,8 @@ import { dialog } from "./ui";
 const SHOWN = 3; // pictures
 
 export function SeenLine({ message }: { message: Message }) {
-    const { seen = [], figures } = message;
-    const path = pathTo(messages.value, message.parent);
-    const asked = path.at(-1);
-    const own = seenByFile(path, seen).filter(({ attachment }) => asked?.attachments.includes(attachment));
+    const { figures } = message;
+    const own = useMemo(() => ownOf(message), [message]);
     const more = own.length - SHOWN;
     if (!own.length && !figures) return null;
     return (
@@ -48,6 +47,13 @@ export function SeenLine({ message }: { message: Message }) {
             )}
         </p>
     );
+}
+
+/** Return how the files of the question before an answer were seen. */
+function ownOf({ parent, seen }: Message) {
+    if (!seen?.length) return [];
+    const path = pathTo(messages.peek(), parent);
+    return seenByFile(path, seen).filter(({ attachment }) => path.at(-1)?.attachments.includes(attachment));
 }
 
 function lineOf(seen: Seen): string {

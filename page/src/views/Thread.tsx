@@ -6,11 +6,12 @@ import { texts } from "../texts";
 import { draft } from "./Composer";
 import { MessageView } from "./MessageView";
 
-const STEP = 30; // messages that are drawn at a time
+const FIRST = 24; // messages that are drawn at once: more than a screen has
+const STEP = 10; // more of them, when they are scrolled to: few enough for one frame
 const NEAR = 80; // pixels from the end within which the view follows a growing answer
 
 export function Thread() {
-    const [shown, setShown] = useState(STEP);
+    const [shown, setShown] = useState(FIRST);
     const scroller = useRef<HTMLDivElement>(null);
     const top = useRef<HTMLButtonElement>(null);
     const follows = useRef(true);
@@ -21,7 +22,7 @@ export function Thread() {
 
     useLayoutEffect(() => {
         follows.current = true;
-        setShown(STEP);
+        setShown(FIRST);
     }, [id]);
     useLayoutEffect(() => {
         follows.current = true; // one's own message is wanted in view

@@ -52,10 +52,13 @@ def open_app(
         log_level="warning",
         ready=partial(_open, browser=browser),
         ports=_PORTS if port is None else (port,),
+        load_first=False,
     )
 
 
-def _open(_: Models, url: str, *, browser: bool) -> None:
+def _open(models: Models, url: str, *, browser: bool) -> None:
+    """Open the page while the model is being loaded: until the first question is typed, it may be."""
+    models.preload()
     typer.echo(f"pocketvlm is at {url} (Ctrl-C stops it).")
     sys.stdout.flush()
     if browser and not webbrowser.open(url):

@@ -138,10 +138,12 @@ def serve_models(
     log_level: str,
     ready: Callable[[Models, str], None],
     ports: Sequence[int] = (),
+    load_first: bool = True,
 ) -> None:
     """Serve the models that `locate` returns until the process is told to end.
 
-    `ready` is called with them and the address once both work. With `ports`, the first free one of them is taken.
+    `ready` is called with them and the address once the server answers; the first model is loaded by then, unless
+    `load_first` is false. With `ports`, the first free one of them is taken.
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
@@ -167,11 +169,11 @@ def serve_models(
         settings = replace(settings, slots=options.parallel, max_pixels=served.max_pixels)
         require_files(_FILES + _FILES_OF_ENGINE * len(served.sources))
         require_threads(_THREADS + _THREADS_OF_ENGINE * len(served.sources))
-        with waiting("loading"):
-            vlm = served.sources[0].load()
         pool = Models(served.sources, settings, served.memory)
-        pool.first.adopt(vlm)
         try:
+            if load_first:
+                with waiting("loading"):
+                    pool.first.adopt(served.sources[0].load())
             url = run.url_of(sock)
             service = Service(pool, settings)
             freeze_garbage_collector()

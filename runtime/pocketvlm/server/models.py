@@ -137,6 +137,11 @@ class Models:
         with ThreadPoolExecutor(len(self._models)) as threads:
             return [*zip(self._models, threads.map(ServedModel.statistics, self._models), strict=True)]
 
+    def preload(self) -> None:
+        """Load the first model before a request asks for it."""
+        if self.first.state == "unloaded":
+            self.first.begin_load(self.arrange_soon)
+
     def arrange_soon(self) -> None:
         """Look soon at what is to be loaded and unloaded, after a change."""
         if not self._arranging:
