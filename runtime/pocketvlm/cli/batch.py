@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import (
+    Changes,
     Fields,
     Fps,
     Frames,
@@ -60,6 +61,7 @@ def batch(
     password: Password = None,
     fps: Fps = None,
     frames: Frames = None,
+    changes: Changes = False,
     ray_actors: Annotated[
         int,
         typer.Option(
@@ -76,7 +78,7 @@ def batch(
     check_detail(detail)
     values = (("max_tokens", max_tokens), ("temperature", temperature))
     fields = {name: value for name, value in values if value is not None}
-    job = read_batch(source, Defaults(prompt, system, detail, fields, pages, password, fps, frames))
+    job = read_batch(source, Defaults(prompt, system, detail, fields, pages, password, fps, frames, changes or None))
     target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
     order = job.hashes
     with Results(output, order) as results:

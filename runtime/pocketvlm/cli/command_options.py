@@ -39,6 +39,9 @@ Password = Annotated[
 ]
 
 Fps = Annotated[float | None, typer.Option(help="Frames of each second of a video.")]
+Changes = Annotated[
+    bool, typer.Option("--changes", help="Leave out frames of a video in which nothing moves (1 a second, or --fps).")
+]
 Frames = Annotated[int | None, typer.Option(help="Frames of a video, at even times; by default 8.")]
 
 
