@@ -49,4 +49,5 @@ def _moved(picture: RGB, frame: RGB) -> npt.NDArray[np.bool_]:
     padded = np.pad(differences, ((0, rows * _EDGE - height), (0, cols * _EDGE - width)), "edge")
     blocks = padded.reshape(rows, _EDGE, cols, _EDGE)
     moved = (blocks.mean(axis=(1, 3)) > _MEAN) | (blocks.max(axis=(1, 3)) > _SINGLE)
-    return moved.repeat(_EDGE, axis=0).repeat(_EDGE, axis=1)[:height, :width]
+    pixels: npt.NDArray[np.bool_] = moved.repeat(_EDGE, axis=0).repeat(_EDGE, axis=1)[:height, :width]
+    return pixels

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -72,9 +72,9 @@ class Video(Protocol):
     be shown with a template that does not know them.
     """
 
-    token: str
-    frames: int
-    needs_template: bool
+    token: ClassVar[str]
+    frames: ClassVar[int]
+    needs_template: ClassVar[bool]
 
     def plan(self, frames: Frames, detail: Detail, max_tokens: int | None) -> VideoPlan:
         """Return how to show the frames. A tile has at most `max_tokens` embeddings, if the model can.
