@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from transformers import utils
 from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_utils import SizeDict
 
 _EMPTY = ("torchvision", "torchvision.transforms", "torchvision.transforms.v2", "torchvision.transforms.v2.functional")
 
@@ -42,17 +44,26 @@ def video_processor(family: str, name: str) -> Any:
         setattr(empty[parent], child.rpartition(".")[2], empty[child])
     empty[_EMPTY[-1]].InterpolationMode = Any  # type: ignore[attr-defined]
     sys.modules.update(empty)
+    known, utils.is_torchvision_v2_available = utils.is_torchvision_v2_available, lambda: True
     try:
         module = import_module(f"transformers.models.{family}.video_processing_{family}")
     finally:
+        utils.is_torchvision_v2_available = known
         for place in empty:
             del sys.modules[place]
     reference = getattr(module, name)
-    return type(name, (_First, reference, _Pillow), {"__module__": __name__})
+    members = {"__module__": __name__, "_module": module}
+    return type(name, (_First, reference, _Pillow), members)
 
 
 class _First:
     """What the base class of video processors takes from torchvision itself."""
 
+    _module: Any
+
     def convert_to_rgb(self, video: Any) -> Any:
         return video
+
+    def aspect_ratio_preserving_resize(self, video: Any, resample: Any, **sizes: int) -> Any:
+        height, width = self._module.get_aspect_ratio_preserving_size(*video.shape[-2:], **sizes)
+        return _Pillow.resize(self, video, SizeDict(height=height, width=width), resample)  # type: ignore[arg-type]

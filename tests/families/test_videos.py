@@ -97,6 +97,7 @@ def inputs_of(pair: Pair, frames: list[Any], rate: float = RATE) -> Any:
         videos=[np.stack(frames)],
         video_metadata=[metadata(len(frames), rate)],
         do_sample_frames=False,
+        add_special_tokens=False,
         return_tensors="pt",
     )
 

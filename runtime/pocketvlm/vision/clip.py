@@ -54,9 +54,11 @@ def prepare_clip(
         key = hashlib.sha256(named.encode()).hexdigest()
         return EmbeddingSpan(key, tile.index, positions, advance, not family.non_causal)
 
+    # A line break may be part of a longer token, so it is not a control token in a sentence.
+    control = [token for token in family.control_tokens() if token.strip()]
     pieces = (TextSpan(piece, special=True) if isinstance(piece, str) else span(piece) for piece in plan.layout)
     return _ClipImage(
-        isolate_control_tokens(pieces, family.control_tokens()),
+        isolate_control_tokens(pieces, control),
         size,
         plan.used,
         plan.shrunk,
