@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import av
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers.video_utils import VideoMetadata
@@ -200,3 +203,32 @@ def embeddings(model: Any, inputs: Any) -> Any:
     features = [found.pooler_output, *(getattr(found, "deepstack_features", None) or ())]
     parts = [torch.cat(list(rows)) if isinstance(rows, list | tuple) else rows for rows in features]
     return torch.cat(parts, dim=-1).float().numpy()
+
+
+def test_encoders_of_single_frames_show_pictures(pair: Pair, tmp_path: Path) -> None:
+    """libmtmd takes one frame, and so do ONNX files of earlier versions: the answer says so."""
+    older = tmp_path / "older"
+    shutil.copytree(pair.bundle, older)
+    take_one_frame(older / "vision-fp32.onnx")
+    messages = asked(lossless(frames_of(3, (90, 70))), 3)
+    for bundle, vision in ((pair.bundle, "gguf"), (older, "onnx")):
+        with VLM.load(bundle, vision=vision, verify=False) as vlm:
+            answer = vlm.chat(messages, max_tokens=1)
+            images = answer.timings.images
+            assert len(images) == 3 and "takes them one by one" in images[0].notes[0] and not images[1].notes
+            assert any(isinstance(unit, EmbeddingSpan) for unit in units_of(vlm, messages))
+
+
+def take_one_frame(path: Path) -> None:
+    """Make an encoder as earlier versions wrote it, which takes three channels and doubles them."""
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_value = 3
+    for node in model.graph.node:
+        node.input[:] = ["both" if name == "pixels" else name for name in node.input]
+    model.graph.node.insert(0, onnx.helper.make_node("Concat", ["pixels", "pixels"], ["both"], axis=-1))
+    onnx.save(model, path)
+    manifest = path.with_name("manifest.json")
+    entries = json.loads(manifest.read_text())
+    entry = next(entry for entry in entries["files"] if entry["name"] == path.name)
+    entry["size"] = path.stat().st_size
+    manifest.write_text(json.dumps(entries))
