@@ -18,13 +18,14 @@ from transformers.models.smolvlm import processing_smolvlm
 
 from engine_seam import units_of
 from families.test_faithful import cosines, divergence
-from families.test_videos import answered, asked, frames_of, inputs_of, logits_of, lossless
+from families.test_videos import answered, asked, frames_of, inputs_of, logits_of
 from pocketvlm import VLM
 from pocketvlm.vision.encoder import EmbeddingSpan
 from pocketvlm.vision.families.smolvlm import _in_words
 from store import EXACT, Store
 from tiny import families
 from video_processors import video_processor
+from videos import lossless
 
 
 @dataclass

@@ -5,7 +5,6 @@ The frames come from a lossless file, through the whole runtime. The reference g
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import shutil
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import onnx
 import pytest
@@ -29,6 +27,7 @@ from pocketvlm.vision.encoder import EmbeddingSpan
 from store import Store
 from tiny import Tiny, families
 from video_processors import video_processor
+from videos import lossless
 
 pytestmark = pytest.mark.oracle
 
@@ -36,19 +35,6 @@ QWEN = {"qwen2_vl": "qwen2_vl", "qwen2_5_vl": "qwen2_vl", "qwen3_vl": "qwen3_vl"
 CLASSES = {"qwen2_vl": "Qwen2VLVideoProcessor", "qwen3_vl": "Qwen3VLVideoProcessor"}
 RATE = 2  # frames in a second
 QUESTION = "What happens?"
-
-
-def lossless(frames: list[Any], rate: int = RATE) -> bytes:
-    """Return a video of RGB pictures without loss."""
-    file = io.BytesIO()
-    with av.open(file, "w", format="matroska") as container:
-        stream: Any = container.add_stream("ffv1", rate=rate)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "bgr0"
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return file.getvalue()
 
 
 def frames_of(count: int, size: tuple[int, int] = (390, 90)) -> list[Any]:

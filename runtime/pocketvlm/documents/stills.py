@@ -7,15 +7,14 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+from pocketvlm.documents.animations import MAX_FRAMES, frame_times
 from pocketvlm.documents.document import Document
 from pocketvlm.documents.fit import Fit
 from pocketvlm.errors import ImageTooLargeError
 from pocketvlm.pictures.images import MAX_PIXELS, Picture, count_pictures, open_pictures, read_one
 from pocketvlm.pictures.sources import Source, open_file
 
-# Of an animation, as Pillow decodes all frames before the one that is read.
-_MAX_FRAMES = 10_000
-_MAX_DECODED = 32  # times the pixels that a picture may have
+_MAX_DECODED = 32  # times the pixels that a picture may have: Pillow decodes all frames before the one that is read
 
 
 class StillsDocument(Document):
@@ -26,16 +25,19 @@ class StillsDocument(Document):
         self._max_pixels = max_pixels
         self._file = open_file(content, source) if isinstance(content, Path) else io.BytesIO(content)
         try:
+            times, seconds = self._times(source)
             self._opened = open_pictures(self._file, source, max_pixels)
             count = count_pictures(self._opened, source)
         except BaseException:
             self._file.close()
             raise
         super().__init__(source, count, "frame" if self._opened.pages < count else "page")
+        if self.unit == "frame" and len(times) == count:
+            self.times, self.seconds = times, seconds
 
     def read(self, number: int, fit: Fit | None = None) -> Picture:  # noqa: ARG002
         width, height = self._opened.size
-        most = min(_MAX_FRAMES, _MAX_DECODED * self._max_pixels // max(1, width * height))
+        most = min(MAX_FRAMES, _MAX_DECODED * self._max_pixels // max(1, width * height))
         if self.unit == "frame" and number > max(1, most):  # the first is checked when it is read
             raise self._of_page(number).error(
                 f"is too far from the first; of {width}x{height} pixels, at most {max(1, most):,} are decoded",
@@ -44,6 +46,12 @@ class StillsDocument(Document):
         with self._lock:
             picture = read_one(self._opened, number - 1, self._of_page(number), self._max_pixels)
         return replace(picture, pages=len(self))
+
+    def _times(self, source: Source) -> tuple[list[float], float]:
+        try:
+            return frame_times(self._file)
+        except ValueError as error:
+            raise source.error(str(error), ImageTooLargeError) from None
 
     def close(self) -> None:
         with self._lock:
