@@ -1,4 +1,4 @@
-"""Frames of a video at about their own size, two of which become a tile: what Qwen's families share."""
+"""Frames of a video at about their own size, two of which become a tile."""
 
 from __future__ import annotations
 
