@@ -122,7 +122,7 @@ def positions_of(pair: Pair, inputs: Any) -> Any:
     return torch.cat(parts, dim=1)[:, None].numpy()
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 7])
+@pytest.mark.parametrize("count", [3, 4, 7])
 def test_video(pair: Pair, vlm: VLM, count: int) -> None:
     frames = frames_of(count)
     inputs = inputs_of(pair, frames)
@@ -143,7 +143,7 @@ def test_video(pair: Pair, vlm: VLM, count: int) -> None:
     assert divergence(logits_of(pair.reference, inputs), answered(vlm, messages)) <= 1e-4
 
 
-@pytest.mark.parametrize("count", [8, 9])
+@pytest.mark.parametrize("count", [9])
 def test_video_that_is_longer_than_its_frames_are_large(pair: Pair, vlm: VLM, count: int) -> None:
     frames = frames_of(count, (90, 70))
     inputs = inputs_of(pair, frames)
@@ -218,3 +218,46 @@ def take_one_frame(path: Path) -> None:
     entry = next(entry for entry in entries["files"] if entry["name"] == path.name)
     entry["size"] = path.stat().st_size
     manifest.write_text(json.dumps(entries))
+
+
+@pytest.fixture(scope="module")
+def bundle(store: Store) -> Path:
+    return store.bundle(store.checkpoint("qwen2_5_vl"))
+
+
+def test_videos_in_a_process_and_in_a_session(bundle: Path, tmp_path: Path) -> None:
+    messages = asked(lossless(frames_of(3, (90, 70))), 3)
+    with VLM.load(bundle, vision="onnx", exact=True) as vlm:
+        answer = vlm.chat(messages, max_tokens=8)
+        assert len(answer.timings.images) == 1 and answer.timings.images[0].tiles == 2
+        assert answer.usage.prompt_tokens == vlm.count_tokens(messages).total
+        vlm.save(tmp_path / "session")
+        kept = vlm.restore(tmp_path / "session")
+        assert [part["type"] for part in kept[0]["content"]] == ["text", "image"] * 3 + ["text"]
+        assert vlm.chat([*kept, {"role": "user", "content": "And then?"}], max_tokens=2).text
+    with VLM.load(bundle, vision="onnx", exact=True, supervised=True) as apart:
+        assert apart.chat(messages, max_tokens=8).text == answer.text
+
+
+def test_a_second_question_evaluates_no_frame_again(bundle: Path) -> None:
+    messages = asked(lossless(frames_of(5, (90, 70))), 5)
+    with VLM.load(bundle, vision="onnx") as vlm:
+        vlm.chat(messages, max_tokens=1)
+        again = vlm.chat([*messages[:1], {"role": "assistant", "content": "x"}, {"role": "user", "content": "y"}])
+        assert again.usage.prompt_tokens_details.cached_tokens > 40
+        assert again.timings.images[0].cache == "kv"
+        before = vlm.statistics().tiles_encoded
+        slower = lossless(frames_of(5, (90, 70)), rate=1)  # other times, the same frames
+        other = vlm.chat(asked(slower, 5), max_tokens=1)
+        assert vlm.statistics().tiles_encoded == before and other.timings.images[0].cache == "memory"
+
+
+def test_limits_of_tokens(bundle: Path) -> None:
+    video = asked(lossless(frames_of(2, (900, 700))), 2)[0]["content"][0]
+    tokens = {}
+    with VLM.load(bundle, vision="onnx") as vlm:
+        for options in ({"detail": "auto"}, {"detail": "low"}, {"max_image_tokens": 30}):
+            content = [{**video, "detail": "high", **options}]
+            tokens[str(options)] = sum(vlm.count_tokens([{"role": "user", "content": content}]).images)
+        assert [*tokens.values()] == [pytest.approx(limit, rel=0.2) for limit in (256, 64, 30)]
+        assert max(tokens.values()) <= 256

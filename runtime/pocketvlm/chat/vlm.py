@@ -57,8 +57,8 @@ from pocketvlm.vision.video import video_of
 
 ProgressCallback = Callable[[int, int], None]
 _AS_PICTURES = (
-    "the frames of the video are shown as pictures: {encoder} takes them one by one; the ONNX vision encoder that "
-    "`pocketvlm convert --onnx` writes takes two together, as the model was trained"
+    "the frames of the video are shown as pictures: {encoder} takes them one by one; load the model with an ONNX "
+    "vision encoder of this version, which takes two together, as the model was trained (--vision onnx)"
 )
 PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # (part, path of its field in the request)
 
