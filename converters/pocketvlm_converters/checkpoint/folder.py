@@ -33,6 +33,7 @@ SIDE_FILES = (
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "video_preprocessor_config.json",
     "chat_template.jinja",
     "chat_template.json",
     INDEX,
@@ -161,6 +162,13 @@ class Checkpoint:
                 f"differs in {', '.join(sorted(keys))}"
             )
         return (*notes, *self._quantization, *(adapter.note for adapter in self.adapters))
+
+    @cached_property
+    def video_processor(self) -> Section:
+        """The video processor's settings, from the file that transformers takes them from, or those of pictures."""
+        nested = self.json("processor_config.json", optional=True).section("video_processor")
+        beside = self.json("video_preprocessor_config.json", optional=True)
+        return next((settings for settings in (nested, beside) if settings.values), self.preprocessor)
 
     def _image_processors(self) -> tuple[Section, Section]:
         """Return the settings of the image processor in both of their places, in transformers' order."""

@@ -40,6 +40,7 @@ class MRopeFamily(Family):
     - `interleaved`: whether the axes of positions take frequencies in turn, or in consecutive sections.
     - `pixels`: the least and most pixels of a picture, as transformers' image processor has them by default. It counts
       the pixels of `frames` frames together.
+    - `video_pixels`: those of transformers' video processor; None for a family without videos.
     """
 
     projector_type: ClassVar[str]
@@ -49,6 +50,7 @@ class MRopeFamily(Family):
     interleaved: ClassVar[bool] = False
     pixels: ClassVar[tuple[int, int]] = (56 * 56, 28 * 28 * 1280)
     frames: ClassVar[int] = 1
+    video_pixels: ClassVar[tuple[int, int] | None] = None
 
     @property
     @abstractmethod
@@ -79,12 +81,13 @@ class MRopeFamily(Family):
             "clip.vision.image_max_pixels": most,
             "clip.vision.image_mean": pixels.mean,
             "clip.vision.image_std": pixels.std,
+            **self._video(),
         }
         return Part("clip", metadata, tuple(self.encoder.weights(self._visual())))
 
     def vision_graph(self, graph: Graph) -> GraphOutput:
         value = self.encoder.graph(graph, self._visual(), self._normalization())
-        return GraphOutput(value, self.encoder.row)
+        return GraphOutput(value, self.encoder.row, frames=FRAMES)
 
     @cached_property
     def text(self) -> Section:
@@ -126,6 +129,18 @@ class MRopeFamily(Family):
 
     def _normalization(self) -> Normalization:
         return read_normalization(self.checkpoint.preprocessor, CLIP_MEAN, CLIP_STD)
+
+    def _video(self) -> dict[str, Value]:
+        """Return what the runtime needs to know of videos."""
+        if self.video_pixels is None:
+            return {}
+        settings = self.checkpoint.video_processor
+        size = settings.section("size")
+        least = settings.integer("min_pixels", size.integer("shortest_edge", self.video_pixels[0]))
+        most = settings.integer("max_pixels", size.integer("longest_edge", self.video_pixels[1]))
+        if least > most:
+            raise CheckpointError(f"the minimum of {least} pixels is above the maximum of {most}", settings.path)
+        return {"pocketvlm.video_min_pixels": least, "pocketvlm.video_max_pixels": most}
 
     def _limits(self) -> tuple[int, int]:
         """Return the least and most pixels of a picture as the encoder gets it."""

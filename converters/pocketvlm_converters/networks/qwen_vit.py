@@ -308,8 +308,11 @@ class QwenViT:
         return grid.join(mixed, windows, self.hidden)
 
     def _patches(self, graph: Graph, names: Names, pixels: Normalization, grid: Grid) -> str:
-        value = cut_patches(graph, self.patch, self.merge, grid.rows, grid.cols)
-        matrix, offset = fold_normalization(floats(self._kernel(names)).sum(axis=2), pixels)
+        channels = 3 * FRAMES
+        value = cut_patches(graph, self.patch, self.merge, grid.rows, grid.cols, channels=channels)
+        kernel = floats(self._kernel(names)).swapaxes(1, 2)  # a pixel has the colours of the first frame, then the next
+        kernel = kernel.reshape(self.hidden, channels, self.patch, self.patch)
+        matrix, offset = fold_normalization(kernel, pixels)
         value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
         if self.kind.shifted or self.table:
             offset += floats(self._shift(names))

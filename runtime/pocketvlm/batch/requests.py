@@ -51,6 +51,7 @@ class Defaults:
     password: str | None = field(default=None, repr=False)
     fps: float | None = None
     frames: int | None = None
+    changes: bool | None = None
 
     def __post_init__(self) -> None:
         texts = [text for text in (self.prompt, self.system) if text]
@@ -61,6 +62,8 @@ class Defaults:
         parts: list[Any] = [custom_id, line, self.prompt, self.system, self.detail, dict(self.fields)]
         if (chosen := [self.pages, self.fps, self.frames]) != [None] * 3:  # requests of earlier versions have none
             parts += chosen
+        if self.changes is not None:
+            parts.append(self.changes)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -133,7 +136,7 @@ class BatchInput:
         if not prompt:
             raise RequestError("is missing; give it in the line or with --prompt", "prompt")
         given = self.defaults
-        chosen = {"pages": pages, "fps": given.fps, "frames": given.frames}
+        chosen = {"pages": pages, "fps": given.fps, "frames": given.frames, "changes": given.changes}
         values = {"detail": given.detail, "password": given.password, **chosen}
         options = {name: value for name, value in values.items() if value is not None}
         kind = "file" if options.keys() & chosen.keys() else "image"

@@ -16,7 +16,7 @@ from pocketvlm.chat.sampling import sampling_of, shows_guesses
 from pocketvlm.chat.session import Session, plain
 from pocketvlm.chat.session import read as read_session
 from pocketvlm.chat.session import write as write_session
-from pocketvlm.documents.expand import expanded
+from pocketvlm.documents.expand import VideoSupport, expanded, frames_of
 from pocketvlm.documents.fit import Fit, fit_for
 from pocketvlm.documents.handles import keep_file
 from pocketvlm.documents.limits import DocumentLimits
@@ -50,6 +50,7 @@ from pocketvlm.messages import (
 from pocketvlm.messages.formats import is_model_class
 from pocketvlm.messages.parsed import M
 from pocketvlm.messages.question import picture_errors, question_messages
+from pocketvlm.pictures.clip import Clip
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles
 from pocketvlm.pictures.images import Picture
 from pocketvlm.structured.begun_answer import with_answer
@@ -57,11 +58,16 @@ from pocketvlm.structured.compile import CompiledRequest, compile_raw, compile_r
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, with_opening
 from pocketvlm.vision import families
+from pocketvlm.vision.video import video_of
 
 if TYPE_CHECKING:
     from pocketvlm.messages.question import AnyPicture
 
 ProgressCallback = Callable[[int, int], None]
+_AS_PICTURES = (
+    "the frames of the video are shown as pictures: {encoder} takes them one by one; load the model with an ONNX "
+    "vision encoder of this version, which takes two together, as the model was trained (--vision onnx)"
+)
 PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # (part, path of its field in the request)
 
 
@@ -88,9 +94,20 @@ class VLM:
         info = engine.info
         known = families.find(dict(info.picture_metadata))
         self._family = known[1] if known else None
+        video = video_of(self._family)
         self._template = ChatTemplate(
-            info.chat_template, bos=info.bos, eos=info.eos, image_token=info.image_token, path=info.name
+            info.chat_template,
+            bos=info.bos,
+            eos=info.eos,
+            image_token=info.image_token,
+            video_token=video.token if video and info.shows_videos else None,
+            path=info.name,
         )
+        self._videos = VideoSupport()
+        if video is not None and not info.shows_videos:
+            self._videos = VideoSupport(note=_AS_PICTURES.format(encoder=info.vision))
+        elif video is not None and (self._template.places_videos or not video.needs_template):
+            self._videos = VideoSupport(as_one=True)
         self._tool_call_format = detect_tool_call_format(self._template, info.control_tokens, info.end_tokens)
 
     @accepts_fields_of(LoadOptions)
@@ -321,7 +338,7 @@ class VLM:
             raise RequestError("there is no conversation to save yet; chat first, or give messages", "messages")
         # The conversation goes on behind its last answer.
         whole = request.model_copy(update={"continue_final_message": False})
-        prepared = self._prepared(whole)
+        prepared = self._prepared(whole, videos=VideoSupport())
         kept = plain(prepared.messages, prepared.pictures)
         write_session(Path(path), Session(kept, self._engine.snapshot(prepared.prompt)), self.info)
 
@@ -406,6 +423,7 @@ class VLM:
         *,
         raw: bool = False,
         only_sizes: bool = False,
+        videos: VideoSupport | None = None,
     ) -> _Prepared:
         """Open the files of a request, compile it, and read its pictures.
 
@@ -414,7 +432,7 @@ class VLM:
         source = source or self._pictures
         read = read or (source.measure if only_sizes and self._family is not None else source.read)
         request = source.with_files(request)
-        with expanded(request, source.open_file, self._fit, self._document_limits) as whole:
+        with expanded(request, source.open_file, self._fit, self._document_limits, videos or self._videos) as whole:
             if raw:
                 compiled = compile_raw(whole.request, self.info.control_tokens)
             else:
@@ -423,13 +441,20 @@ class VLM:
             for i, message in enumerate(whole.request.messages):
                 for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):
                     if isinstance(part, ImageURLPart | ImagePart):
-                        param = whole.param(i, j)
-                        image = part.image_url if isinstance(part, ImageURLPart) else part
-                        limit = self._max_tokens_of(image.max_image_tokens)
-                        images.append(PromptImage(read(part, param), image.detail, limit, param))
+                        images.append(self._prompt_image(part, whole.param(i, j), read))
         spans = with_opening(compiled.spans, self.info.control_tokens)
         prompt = tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
         return _Prepared(whole.request.messages, compiled, prompt, [image.picture for image in images])
+
+    def _prompt_image(self, part: ImageURLPart | ImagePart, param: str, read: PictureReader) -> PromptImage:
+        """Read a picture, or all frames of a video."""
+        image = part.image_url if isinstance(part, ImageURLPart) else part
+        limit = self._max_tokens_of(image.max_image_tokens)
+        if (video := frames_of(part)) is None:
+            return PromptImage(read(part, param), image.detail, limit, param)
+        pictures = tuple(read(frame, param) for frame in video.frames)
+        clip = Clip(pictures, video.times, video.seconds)
+        return PromptImage(pictures[0], image.detail, limit, param, clip)
 
 
 @dataclass(frozen=True)

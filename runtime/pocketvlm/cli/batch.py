@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import (
+    Changes,
     Fields,
     Fps,
     Frames,
@@ -89,6 +90,7 @@ def batch(
     password: Password = None,
     fps: Fps = None,
     frames: Frames = None,
+    changes: Changes = False,
     ray_actors: Annotated[
         int,
         typer.Option(
@@ -112,7 +114,7 @@ def batch(
     if json_schema is not None:
         fields["response_format"] = response_format(json_schema)
     outputs = replace(outputs, schema=fields.get("response_format", {}).get("json_schema", {}).get("schema"))
-    defaults = Defaults(prompt, system, detail, fields, pages, password, fps, frames)
+    defaults = Defaults(prompt, system, detail, fields, pages, password, fps, frames, changes or None)
     job = read_batch(source, defaults, outputs=outputs.paths)
     _print_passed_over(job.passed_over)
     target, options = load_arguments(model, replace(options, supervised=True), memory=memory)

@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import (
+    Changes,
     Fields,
     Fps,
     Frames,
@@ -108,6 +109,7 @@ def chat(
     password: Password = None,
     fps: Fps = None,
     frames: Frames = None,
+    changes: Changes = False,
     timings: Annotated[bool, typer.Option("--timings", help="Print after each answer how long it took.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
@@ -128,7 +130,8 @@ def chat(
     with waiting("loading"):
         vlm = load(model, options, memory=memory)
     with vlm:
-        options_of_files = {"pages": pages, "password": password, "fps": fps, "frames": frames, "detail": detail}
+        frames_of_videos = {"fps": fps, "frames": frames, "changes": changes or None}
+        options_of_files = {"pages": pages, "password": password, **frames_of_videos, "detail": detail}
         conversation = _Conversation(
             vlm, system, options_of_files, fields, max_pixels=options.max_pixels, timings=timings
         )
@@ -251,7 +254,7 @@ class _Conversation:
     def _part(self, picture: str | bytes) -> dict[str, Any]:
         options = {name: value for name, value in self._options.items() if value is not None}
         source = "image" if isinstance(picture, bytes) else "url" if picture.startswith(URLS) else "path"
-        kind = "file" if options.keys() & {"pages", "fps", "frames"} or has_pages(picture) else "image"
+        kind = "file" if options.keys() & {"pages", "fps", "frames", "changes"} or has_pages(picture) else "image"
         return {"type": kind, source: picture, **options}
 
 

@@ -56,6 +56,14 @@ Password = Annotated[
 ]
 
 Fps = Annotated[float | None, typer.Option(help="Frames of each second of a video.", rich_help_panel=PICTURES)]
+Changes = Annotated[
+    bool,
+    typer.Option(
+        "--changes",
+        help="Leave out frames of a video in which nothing moves (1 a second, or --fps).",
+        rich_help_panel=PICTURES,
+    ),
+]
 Frames = Annotated[
     int | None, typer.Option(help="Frames of a video, at even times; by default 8.", rich_help_panel=PICTURES)
 ]

@@ -17,6 +17,7 @@ from pocketvlm.files.cache_type import CacheType
 from pocketvlm.messages import Detail, ImageTimings
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
+from pocketvlm.pictures.clip import Clip
 from pocketvlm.pictures.images import Picture
 from pocketvlm.system.json_types import ByteArray, SystemText
 from pocketvlm.templates.prompt import TextSpan
@@ -26,13 +27,15 @@ from pocketvlm.templates.prompt import TextSpan
 class PromptImage:
     """A picture in a prompt. `param` is the path of the request's field, for errors.
 
-    `max_tokens` limits the tokens that the picture may take; None: the family's own limit.
+    `max_tokens` limits the tokens that the picture may take; None: the family's own limit. With a `clip`, it is a video
+    that the model sees as one, and `picture` its first frame.
     """
 
     picture: Picture
     detail: Detail
     max_tokens: int | None
     param: str
+    clip: Clip | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,7 @@ class EngineInfo:
     context_size: int
     fingerprint: str
     exact: bool = False
+    shows_videos: bool = False  # as `Vision.shows_videos`
     placement: str = ""  # a sentence about which part runs on which device
     cache_type: CacheType = "f16"
     threads: int = 1  # at most, of the language model

@@ -182,8 +182,8 @@ class FilePart(ImagePart):
     """A file of which all pictures are meant: a PDF, a scan of several pages, an animation, a video.
 
     OpenAI's `file` and what other clients have for it. `pages` selects some, such as "1-3,7"; `password` opens an
-    encrypted file. Of a video, `fps` frames of each second are shown, or `frames` at even times. `detail` and
-    `max_image_tokens` are those of each page.
+    encrypted file. Of a video, `fps` frames of each second are shown, or `frames` at even times; with `changes`, those
+    in which nothing moved are left out. `detail` and `max_image_tokens` are those of each page.
     """
 
     kind: ClassVar[str] = "file"
@@ -193,6 +193,7 @@ class FilePart(ImagePart):
         "password",
         "fps",
         "frames",
+        "changes",
         "filename",
     )
 
@@ -201,6 +202,7 @@ class FilePart(ImagePart):
     password: str | None = Field(None, repr=False)
     fps: Annotated[float, Strict(), Field(gt=0, le=100), AnyNumber()] | None = None
     frames: Annotated[int, Strict(), Field(ge=1, le=10_000), AnyNumber()] | None = None
+    changes: Annotated[bool, Strict()] | None = None
     filename: str | None = None
 
     def with_image(self, image: Any) -> ImagePart:
@@ -208,6 +210,23 @@ class FilePart(ImagePart):
         part = ImagePart(type="image", image=image, detail=self.detail, max_image_tokens=self.max_image_tokens)
         part._field = self.field
         return part
+
+    def with_frames(self, frames: Any) -> VideoPart:
+        """Return a video with the options of this part; errors name the source of this one."""
+        part = VideoPart(type="video", image=frames, detail=self.detail, max_image_tokens=self.max_image_tokens)
+        part._field = self.field
+        return part
+
+
+class VideoPart(ImagePart):
+    """A video that the model sees as one. It stands for a FilePart in a request whose files are opened.
+
+    `image` has the frames.
+    """
+
+    kind: ClassVar[str] = "video"
+
+    type: Literal["video"]  # type: ignore[assignment]
 
 
 def image_of_message(picture: object, field: str) -> ImagePart:
