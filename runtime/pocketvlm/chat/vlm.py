@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from secrets import randbits
 from types import TracebackType
@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, overload
 
 from pocketvlm.chat.completion import CompletionBuilder, fold
 from pocketvlm.chat.load_options import LoadOptions, accepts_fields_of
+from pocketvlm.chat.prepare import PictureReader, RequestPreparer
 from pocketvlm.chat.sampling import sampling_of, shows_guesses
 from pocketvlm.chat.session import Session, plain
 from pocketvlm.chat.session import read as read_session
 from pocketvlm.chat.session import write as write_session
-from pocketvlm.documents.expand import VideoSupport, expanded, frames_of
-from pocketvlm.documents.fit import Fit, fit_for
+from pocketvlm.documents.expand import VideoSupport
 from pocketvlm.documents.handles import keep_file
 from pocketvlm.documents.limits import DocumentLimits
-from pocketvlm.documents.sources import LocalPictures, PictureSource
+from pocketvlm.documents.sources import PictureSource
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import (
     CancellationToken,
@@ -28,7 +28,6 @@ from pocketvlm.engine.interface import (
     Engine,
     EngineInfo,
     Generation,
-    PromptImage,
     Statistics,
     TokenCount,
 )
@@ -41,34 +40,18 @@ from pocketvlm.messages import (
     ChatCompletion,
     ChatCompletionChunk,
     ChatRequest,
-    FilePart,
-    ImagePart,
-    ImageURLPart,
-    Message,
     ParsedCompletion,
 )
 from pocketvlm.messages.formats import is_model_class
 from pocketvlm.messages.parsed import M
 from pocketvlm.messages.question import picture_errors, question_messages
-from pocketvlm.pictures.clip import Clip
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles
-from pocketvlm.pictures.images import Picture
 from pocketvlm.structured.begun_answer import with_answer
-from pocketvlm.structured.compile import CompiledRequest, compile_raw, compile_request
-from pocketvlm.structured.tool_call_format import detect_tool_call_format
-from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, with_opening
-from pocketvlm.vision import families
-from pocketvlm.vision.video import video_of
 
 if TYPE_CHECKING:
     from pocketvlm.messages.question import AnyPicture
 
 ProgressCallback = Callable[[int, int], None]
-_AS_PICTURES = (
-    "the frames of the video are shown as pictures: {encoder} takes them one by one; load the model with an ONNX "
-    "vision encoder of this version, which takes two together, as the model was trained (--vision onnx)"
-)
-PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # (part, path of its field in the request)
 
 
 class VLM:
@@ -85,30 +68,11 @@ class VLM:
         self._scope = scope
         self.parallel = options.parallel  # requests that run together
         self._max_pixels = options.max_pixels
-        self._max_image_tokens = options.max_image_tokens
-        self._handles = PictureHandles(options.handle_limits)
         self._document_limits = options.document_limits or DocumentLimits()
-        self._pictures = LocalPictures(self._handles, self._document_limits, self._max_pixels)
+        self._handles = PictureHandles(options.handle_limits)
+        self._preparer = RequestPreparer(engine.info, options, self._handles)
         self._last_request: ChatRequest | None = None  # with its answer
         self._use: UseLock | None = None
-        info = engine.info
-        known = families.find(dict(info.picture_metadata))
-        self._family = known[1] if known else None
-        video = video_of(self._family)
-        self._template = ChatTemplate(
-            info.chat_template,
-            bos=info.bos,
-            eos=info.eos,
-            image_token=info.image_token,
-            video_token=video.token if video and info.shows_videos else None,
-            path=info.name,
-        )
-        self._videos = VideoSupport()
-        if video is not None and not info.shows_videos:
-            self._videos = VideoSupport(note=_AS_PICTURES.format(encoder=info.vision))
-        elif video is not None and (self._template.places_videos or not video.needs_template):
-            self._videos = VideoSupport(as_one=True)
-        self._tool_call_format = detect_tool_call_format(self._template, info.control_tokens, info.end_tokens)
 
     @accepts_fields_of(LoadOptions)
     @classmethod
@@ -267,7 +231,7 @@ class VLM:
         that do not read before the end. `raw`: the content of the only message is the whole prompt, without the model's
         template; control tokens in its text are parsed.
         """
-        prepared = self._prepared(request, pictures, read, raw=raw)
+        prepared = self._preparer.prepare(request, pictures, read, raw=raw)
         choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
         builder = CompletionBuilder(
@@ -316,7 +280,7 @@ class VLM:
 
     def count(self, request: ChatRequest, *, pictures: PictureSource | None = None) -> TokenCount:
         """Count the prompt of a validated request. `pictures` are those of `run`."""
-        return self._engine.count_tokens(self._prepared(request, pictures, only_sizes=True).prompt)
+        return self._engine.count_tokens(self._preparer.prepare(request, pictures, only_sizes=True).prompt)
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
@@ -338,7 +302,7 @@ class VLM:
             raise RequestError("there is no conversation to save yet; chat first, or give messages", "messages")
         # The conversation goes on behind its last answer.
         whole = request.model_copy(update={"continue_final_message": False})
-        prepared = self._prepared(whole, videos=VideoSupport())
+        prepared = self._preparer.prepare(whole, videos=VideoSupport())
         kept = plain(prepared.messages, prepared.pictures)
         write_session(Path(path), Session(kept, self._engine.snapshot(prepared.prompt)), self.info)
 
@@ -400,12 +364,6 @@ class VLM:
     ) -> None:
         self.close()
 
-    def _fit(self, part: FilePart) -> Fit:
-        return fit_for(self._family, part.detail, self._max_tokens_of(part.max_image_tokens), self._max_pixels)
-
-    def _max_tokens_of(self, asked: int | None) -> int | None:
-        return min((limit for limit in (asked, self._max_image_tokens) if limit is not None), default=None)
-
     def _remember(self, request: ChatRequest, completion: ChatCompletion) -> None:
         answer = completion.choices[0].message.model_dump(exclude_none=True)
         conversation = with_answer(request, answer)
@@ -414,54 +372,3 @@ class VLM:
             # The fields say how that answer began, not the next one.
             fields = {"messages": messages, "continue_final_message": None, "add_generation_prompt": None}
             self._last_request = request.model_copy(update=fields)
-
-    def _prepared(
-        self,
-        request: ChatRequest,
-        source: PictureSource | None = None,
-        read: PictureReader | None = None,
-        *,
-        raw: bool = False,
-        only_sizes: bool = False,
-        videos: VideoSupport | None = None,
-    ) -> _Prepared:
-        """Open the files of a request, compile it, and read its pictures.
-
-        `only_sizes`: of pictures, nothing else is needed. A model of an unknown family needs the pixels anyway.
-        """
-        source = source or self._pictures
-        read = read or (source.measure if only_sizes and self._family is not None else source.read)
-        request = source.with_files(request)
-        with expanded(request, source.open_file, self._fit, self._document_limits, videos or self._videos) as whole:
-            if raw:
-                compiled = compile_raw(whole.request, self.info.control_tokens)
-            else:
-                compiled = compile_request(whole.request, self._template, self._tool_call_format)
-            images: list[PromptImage] = []
-            for i, message in enumerate(whole.request.messages):
-                for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):
-                    if isinstance(part, ImageURLPart | ImagePart):
-                        images.append(self._prompt_image(part, whole.param(i, j), read))
-        spans = with_opening(compiled.spans, self.info.control_tokens)
-        prompt = tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
-        return _Prepared(whole.request.messages, compiled, prompt, [image.picture for image in images])
-
-    def _prompt_image(self, part: ImageURLPart | ImagePart, param: str, read: PictureReader) -> PromptImage:
-        """Read a picture, or all frames of a video."""
-        image = part.image_url if isinstance(part, ImageURLPart) else part
-        limit = self._max_tokens_of(image.max_image_tokens)
-        if (video := frames_of(part)) is None:
-            return PromptImage(read(part, param), image.detail, limit, param)
-        pictures = tuple(read(frame, param) for frame in video.frames)
-        clip = Clip(pictures, video.times, video.seconds)
-        return PromptImage(pictures[0], image.detail, limit, param, clip)
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A request without files of several pictures, its prompt, and its pictures in the order of their parts."""
-
-    messages: Sequence[Message]
-    compiled: CompiledRequest
-    prompt: tuple[TextSpan | PromptImage, ...]
-    pictures: Sequence[Picture]
