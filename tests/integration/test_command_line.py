@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -91,6 +93,27 @@ def test_a_wrong_command_is_corrected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     code, _, err = run("pul", "x")
     assert code == 2 and "Did you mean 'pull'?" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("variable", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {}])
+def test_errors_without_colour(variable: dict[str, str]) -> None:
+    import pty
+
+    code = "from pocketvlm.cli import main; main()"
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    leader, follower = pty.openpty()
+    subprocess.run(
+        [sys.executable, "-c", code, "inspect", "nope.gguf"],
+        stderr=follower,
+        env=environment | {"TERM": "xterm"} | variable,
+        timeout=60,
+        check=False,
+    )
+    os.close(follower)
+    printed = os.read(leader, 1000)
+    os.close(leader)
+    assert b"error: nope.gguf" in printed and (b"\x1b" in printed) is (not variable)
 
 
 def test_messages_show_options(tmp_path: Path) -> None:

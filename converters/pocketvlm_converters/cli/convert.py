@@ -13,6 +13,7 @@ import typer
 
 from pocketvlm.errors import CheckpointError, ProofError
 from pocketvlm.system.option_names import with_flags
+from pocketvlm.system.terminal import echo
 
 if TYPE_CHECKING:
     from pocketvlm.files.bundle import Bundle
@@ -138,7 +139,7 @@ def failed_proof_exits() -> Iterator[None]:
     try:
         yield
     except ProofError as error:
-        typer.secho(f"error: {with_flags(str(error), _ADVISED)}", fg=typer.colors.RED, err=True)
+        echo(f"error: {with_flags(str(error), _ADVISED)}", "red", err=True)
         raise typer.Exit(1) from None
 
 

@@ -25,6 +25,7 @@ from pocketvlm.cli.read import read
 from pocketvlm.cli.remove import remove
 from pocketvlm.cli.serve import serve
 from pocketvlm.errors import PocketVLMError
+from pocketvlm.system.terminal import echo
 
 _QUIET = ("chat", "pull")  # print nothing if interrupted: chat just ends, pull prints how to continue
 
@@ -97,5 +98,5 @@ def run() -> None:
         add_commands()
         app(standalone_mode=True)
     except PocketVLMError as error:
-        typer.secho(f"error: {error_message(error)}", fg=typer.colors.RED, err=True)
+        echo(f"error: {error_message(error)}", "red", err=True)
         sys.exit(2)

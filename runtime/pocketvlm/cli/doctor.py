@@ -23,7 +23,7 @@ from pocketvlm.native.build import version as version_of_llama
 from pocketvlm.native.library import WANTED
 from pocketvlm.system import machine
 from pocketvlm.system.cgroup import cpu_quota
-from pocketvlm.system.terminal import Row, print_rows, whole
+from pocketvlm.system.terminal import Row, echo, print_rows, whole
 from pocketvlm.vision import encoder_speeds, onnx
 from pocketvlm.vision.providers import devices_for
 
@@ -49,7 +49,7 @@ def doctor(
     else:
         print_rows(Console(highlight=False, markup=False), _rows(report))
     if report["problem"]:
-        typer.secho(f"error: {report['problem']}", fg=typer.colors.RED, err=True)
+        echo(f"error: {report['problem']}", "red", err=True)
         sys.exit(1)
 
 

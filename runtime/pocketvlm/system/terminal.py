@@ -1,7 +1,8 @@
-"""What commands print for people: rows of a label and a text, and sizes."""
+"""What commands print for people: rows of a label and a text, lines in a colour, and sizes."""
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -44,6 +45,14 @@ def print_rows(out: Console, rows: Iterable[Row]) -> None:
             row = Text.assemble((start, "dim"), line.replace(_UNBROKEN, " "))
             row.rstrip()
             out.print(row, soft_wrap=True)
+
+
+def echo(text: str, colour: str, *, err: bool = False) -> None:
+    """Print a line in a colour, but plainly where NO_COLOR is set (no-color.org) and on a terminal without colours."""
+    import typer
+
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    typer.echo(text if plain else typer.style(text, fg=colour), err=err)
 
 
 def size_text(size: int) -> str:
