@@ -17,7 +17,7 @@ _SIDECARS = (".xmp", ".txt")  # of IMG.jpg: IMG.jpg.xmp, IMG.xmp, IMG.txt
 
 def is_requests_file(source: Path) -> bool:
     """Return whether a source that stands alone is a file with a request in each line."""
-    return not (source.is_dir() or is_picture_name(source) or _is_picture(source) or _is_pattern(source))
+    return not (source.is_dir() or is_picture_name(source.name) or _is_picture(source) or _is_pattern(source))
 
 
 def find_pictures(sources: Sequence[Path], outputs: Sequence[Path] = ()) -> tuple[dict[str, Path], Counter[str]]:
@@ -59,7 +59,7 @@ def _files(source: Path) -> Iterator[Path]:
             raise RequestError("matches no file", str(source))
         for match in matches:
             yield from _files(match)
-    elif is_picture_name(source):  # one that is gone fails alone, when it is read
+    elif is_picture_name(source.name):  # one that is gone fails alone, when it is read
         yield source
     else:
         raise RequestError("no such file or folder", str(source))
@@ -76,7 +76,7 @@ def _is_picture(path: Path) -> bool:
 
 
 def _is_missing(path: Path) -> bool:
-    return is_picture_name(path) and not path.exists()
+    return is_picture_name(path.name) and not path.exists()
 
 
 def _is_pattern(path: Path) -> bool:
