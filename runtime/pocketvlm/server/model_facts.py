@@ -25,7 +25,7 @@ class ModelFacts:
 
     `context_length` is what the model was trained for, `context_size` what a request here has, in tokens. `modified` is
     in seconds since 1970. `fingerprint` changes when a file changes. Every model is offered tools, those whose template
-    has none in words.
+    has none in words. `knows` is from its `Scope`, if it has one.
     """
 
     name: str
@@ -40,6 +40,7 @@ class ModelFacts:
     vision: bool
     capabilities: tuple[Capability, ...]
     template: str = field(repr=False)
+    knows: str | None = None
 
 
 def read_facts(located: Located, *, name: str | None = None, requested_context: int | None = None) -> ModelFacts:
@@ -69,6 +70,7 @@ def read_facts(located: Located, *, name: str | None = None, requested_context: 
         vision=vision,
         capabilities=tuple(word for word, holds in capabilities.items() if holds),
         template=template,
+        knows=located.scope.knows if located.scope else None,
     )
 
 
