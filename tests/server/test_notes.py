@@ -67,6 +67,11 @@ def test_guesses_are_noted(server: Server, smiley: str, sample_uri: str, path: s
     assert notes_in(requests.post(server.url + path, json=known, timeout=60).json()) == []
 
 
+def test_the_list_of_models_says_what_they_know(server: Server) -> None:
+    [card] = server.get("/v1/models").json()["data"]
+    assert card["description"] == "knows only drawn shapes, colours, places, numbers and a few words"
+
+
 def test_completions_have_them_too(server: Server) -> None:
     body = {"model": "iota", "prompt": "The weather in Paris is", "max_tokens": 8}
     assert notes_in(requests.post(f"{server.base}/completions", json=body, timeout=60).json()) == [[GUESS]]

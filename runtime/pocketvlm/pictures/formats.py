@@ -19,7 +19,7 @@ _PICTURE_BYTES = 16
 _DOCUMENTS = frozenset(".pdf .mp4 .m4v .mov .mkv .webm .avi".split())
 
 
-def is_picture_name(name: str | Path) -> bool:
+def is_picture_name(name: str) -> bool:
     """Return whether a name has the ending of a picture, PDF or video. There need not be such a file."""
     return Path(name).suffix.lower() in _SUFFIXES | _DOCUMENTS
 
