@@ -19,7 +19,7 @@ from fuzz.cases import Case, Original
 from fuzz.documents import Weights, apply, at, paths, random_mutations
 from fuzz.formats import picture_originals
 from fuzz.formats.http_request import request
-from fuzz.kinds import Attempt, Work
+from fuzz.kinds import Attempt, Work, documents
 from fuzz.outcomes import ABORT, ANSWERED, HANG, MEMORY, MESSAGE, REFUSED, TRACEBACK, not_clean
 from fuzz.reduce import reduced
 from fuzz.runner import Limits, Runner, anonymous_memory
@@ -27,9 +27,11 @@ from pocketvlm.errors import ImageError
 from store import IOTA, ROOT
 
 GROWTH = 200 << 20  # bytes
+FORMATS = ("pdf", "matroska", "mpeg_ts", "iso_media")  # of documents
 SOUND = {name: Original(*made) for name, made in picture_originals().items()}
 SOUND["request"] = Original("http_request", request("/v1/x", {"messages": [{"role": "user", "content": "é"}]}))
 SOUND["template"] = Original("template", (IOTA / "chat_template.jinja").read_bytes())
+SOUND |= {name: original for name, original in documents.originals().items() if original.format in FORMATS}
 LARGE = {
     "gguf": ROOT / "models" / "pocketvlm_models" / "iota" / "model-Q4_K_M.gguf",
     "onnx_model": ROOT / "models" / "pocketvlm_models" / "iota" / "vision-int8.onnx",
@@ -48,7 +50,8 @@ def test_formats_keep_sound_models(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["png rgb", "tiff big tiles", "jpeg turned", "webp animated", "gif animated", "request"]
+    "name",
+    ["png rgb", "tiff big tiles", "jpeg turned", "webp animated", "gif animated", "request", "pdf form", "video mp4"],
 )
 def test_cases_repeat_and_differ(name: str) -> None:
     """Any mutations can be encoded, also after a journey through JSON, and nearly all change the file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 
 from engine_seam import prompt_of
+from pdfs import pdf, rectangle
 from pocketvlm import VLM
 from pocketvlm.errors import ImageFormatError, ImageNotFoundError, ImageTooLargeError, RequestError
 from pocketvlm.messages import ImageURLPart
@@ -117,3 +119,29 @@ def test_in_python(iota_bundle: Path, sample_png: Path, tmp_path: Path) -> None:
         (tmp_path / "text.png").write_text("no picture")
         with pytest.raises(ImageFormatError, match=r"text\.png"):
             vlm.add_image(tmp_path / "text.png")
+
+
+def test_documents_in_python(iota_bundle: Path, tmp_path: Path) -> None:
+    """By a path, by bytes and by a data: URI; errors name the file."""
+    colours = ("0.86 0.12 0.12", "0.12 0.3 0.86")
+    data = pdf([rectangle(colour, 30, 30, 40, 40) for colour in colours], box="[0 0 100 100]")
+    (tmp_path / "squares.pdf").write_bytes(data)
+    uri = "data:application/pdf;base64," + base64.b64encode(data).decode()
+    with VLM.load(iota_bundle, threads=1, context_size=1024) as vlm:
+        kept = [vlm.add_image(one) for one in (tmp_path / "squares.pdf", data, uri)]
+        assert {one.id for one in kept} == {"sha256:" + hashlib.sha256(data).hexdigest()}
+        assert (kept[0].pages, kept[0].width, kept[0].height) == (2, 208, 208)
+        for page, answer in ((1, "Red"), (2, "Blue")):
+            content = [{"type": "image", "url": f"{kept[0].id}#page={page}"}, "What colour is the square?"]
+            assert vlm.chat([{"role": "user", "content": content}]).text == answer
+        assert len(vlm.count_tokens([{"role": "user", "content": [{"type": "file", "url": kept[0].id}]}]).images) == 2
+        conversation = [{"role": "user", "content": [{"type": "image", "url": f"{kept[0].id}#page=2"}, "What?"]}]
+        vlm.chat(conversation)
+        assert vlm.conversation[0]["content"][0]["url"] == f"{kept[0].id}#page=2"
+        vlm.save(tmp_path / "talk")
+        vlm.remove_image(kept[0].id)
+        assert vlm.restore(tmp_path / "talk")[0]["content"][0] == {"type": "text", "text": "Page 2 of 2:"}
+        (tmp_path / "junk.pdf").write_bytes(b"%PDF-1.7 junk")
+        with pytest.raises(ImageFormatError, match=r"junk\.pdf: damaged") as caught:
+            vlm.add_image(tmp_path / "junk.pdf")
+        assert caught.value.param == "image"

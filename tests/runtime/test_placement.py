@@ -17,6 +17,7 @@ from pocketvlm.engine.loading.device_placement import (
     DevicePlacement,
     MemoryDemand,
     check_name,
+    device_bytes,
     onnx_device,
     place_on_devices,
 )
@@ -93,6 +94,17 @@ def test_machines_that_were_recorded(machine: str) -> None:
         assert placed == DevicePlacement(None, 0, False, "all on the CPU")
         with pytest.raises(NativeLibraryError, match="no GPU"):
             place_on_devices(devices, "vulkan", DEMAND, host=found["host_free"])
+
+
+@pytest.mark.parametrize("free", [0.2, 0.6, 1.3, 1.6, 2.0, 3.0, 20.0])
+def test_the_memory_of_a_placement(free: float) -> None:
+    """It is what was computed to fit: with one layer more it would not."""
+    device = replace(RTX, free=int(free * GIB))
+    placed = place_on_devices((device, CPU), "auto", DEMAND, host=16 * GIB)
+    assert device_bytes(DEMAND, placed) == taken(placed, DEMAND)
+    assert device_bytes(DEMAND, placed) <= device.free
+    all_of_it = DevicePlacement(0, 99, placed.encoder, "as asked")
+    assert device_bytes(DEMAND, all_of_it) == taken(replace(all_of_it, layers=29), DEMAND)
 
 
 def test_lavapipe_has_the_encoder_and_some_layers() -> None:

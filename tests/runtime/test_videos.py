@@ -106,6 +106,17 @@ def test_labels_beyond_a_minute() -> None:
     assert [label for label, _ in shown(video(63, rate=1), "61-", fps=1)] == ["1:00.0", "1:01.0", "1:02.0"]
 
 
+@pytest.mark.parametrize("first", [(64, 48), (96, 64)])
+def test_a_size_that_changes(first: tuple[int, int]) -> None:
+    """Two streams one after the other, as a camera writes them whose settings were changed."""
+    sizes = [first, (160 - first[0], 112 - first[1])]
+    data = b"".join(video(10, size=size, format="mpegts", gop=1) for size in sizes)
+    with open_document(data, fps=10) as document:
+        pictures = {document.read(number).size for number in (1, 5, len(document) - 1, len(document), 2)}
+        assert pictures == set(sizes)
+        assert document.read(1).size == document.pages("1").__next__().measure() == first
+
+
 def test_a_video_of_one_frame() -> None:
     assert [number for _, number in shown(video(1))] == [0]
 

@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from pocketvlm.server.model_facts import ModelFacts, read_facts
 from pocketvlm.server.models import Lease, Models
 from pocketvlm.server.pictures import Pictures
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
+from pocketvlm.server.protocols.ollama.routes import _use
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.served_model import ModelSource
 from pocketvlm.server.settings import Settings
@@ -82,6 +84,17 @@ def states(models: Models) -> dict[str, str]:
 
 
 # ---- who is loaded
+
+
+def test_the_memory_of_a_gpu_is_part_of_all() -> None:
+    """As Ollama's clients read it: what a model takes, and how much of that is on a GPU."""
+    [model] = pool({"a": 1000}, None)
+    with iota() as vlm:
+        model.adopt(vlm)
+        assert (_use(model, 3000)["size"], _use(model, 3000)["size_vram"]) == (3000, 0)
+        vlm._engine._info = replace(vlm.info, device_bytes=5000)  # type: ignore[attr-defined]
+        assert (_use(model, 3000)["size"], _use(model, 3000)["size_vram"]) == (8000, 5000)
+        assert (_use(model, None)["size"], _use(model, None)["size_vram"]) == (5000, 5000)
 
 
 def test_the_least_recently_used_leaves() -> None:

@@ -190,7 +190,7 @@ def test_load_and_unload(serve: Start) -> None:
     [model] = loaded()
     left = datetime.fromisoformat(model["expires_at"]) - datetime.now(timezone.utc)
     assert 60 < left.total_seconds() <= 100
-    assert model["size"] > 5_000_000
+    assert model["size"] > 5_000_000 and model["size_vram"] == 0
     assert model["context_length"] == 2048
     ask(server, "/api/chat", messages=HI, keep_alive="-1", options={"num_predict": 1})
     assert datetime.fromisoformat(loaded()[0]["expires_at"]).year > 2200

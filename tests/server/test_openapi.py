@@ -14,6 +14,8 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from pocketvlm.server import openapi
 from server.conftest import Server
 
+for media_type in ("application/pdf", "video/*"):
+    schemathesis.serializer.alias(media_type, "application/octet-stream")
 # Without the prefix the routes are the same, and so are the functions behind them.
 schema = schemathesis.openapi.from_dict(openapi.document()).include(path_regex="^/(v1|api/(show|tags|ps|version)$)")
 QUICK = settings(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from pocketvlm.documents.fit import Fit
@@ -25,16 +26,16 @@ class Page:
     number: int
     label: str
 
-    def measure(self, fit: Fit | None = None) -> tuple[int, int]:
-        """Return (width, height) of the picture that `read` returns, without decoding it where that is possible."""
-        return self.document.measure(self.number, fit)
-
     def read(self, fit: Fit | None = None) -> Picture:
         """Decode the page. Where it has no size in pixels, `fit` chooses one; None: as printed at 150 dpi.
 
         Raises ImageError, which names the file and the page.
         """
         return self.document.read(self.number, fit)
+
+    def measure(self, fit: Fit | None = None) -> tuple[int, int]:
+        """Return (width, height) of the picture that `read` returns, without decoding it where that is possible."""
+        return self.document.measure(self.number, fit)
 
 
 class Document(ABC):
@@ -43,10 +44,17 @@ class Document(ABC):
     def __init__(self, source: Source, count: int, unit: str = "page") -> None:
         self.source = source
         self.unit = unit
+        self.file: Document = self  # the one that views of it share
         self._count = count
 
     def __len__(self) -> int:
         return self._count
+
+    def view(self, param: str) -> Document:
+        """Return the same open file for another field of the request, which its errors name."""
+        view = copy(self)
+        view.source = replace(self.source, param=param)
+        return view
 
     def pages(self, selection: PageSelection | str | None = None) -> Iterator[Page]:
         """Yield the selected pages, all by default.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from pocketvlm.documents.document import Document, Page
 from pocketvlm.documents.fit import Fit, Size
@@ -46,7 +47,7 @@ class PageImage:
 
     def read(self) -> Picture:
         """Raises ImageError, also where the request has taken too long to decode."""
-        return self._budget.read(self.page, self.fit)
+        return self._budget.spend(self.page, self.fit)
 
     def measure(self) -> Size:
         """Return (width, height) of what `read` returns. Raises as it does."""
@@ -78,9 +79,7 @@ def expanded(
                 for j, part in enumerate(content):
                     if isinstance(part, FilePart):
                         param = f"messages.{i}.content.{j}"
-                        with budget.opening(source_path(part, param)):
-                            document = files.enter_context(open_file(part, param))
-                        budget.wake(document)
+                        document = budget.opened(part, param, lambda *named: files.enter_context(open_file(*named)))
                         pairs += [(j, one) for one in _pages(part, param, document, fit(part), budget)]
                     else:
                         pairs.append((j, part))
@@ -92,6 +91,7 @@ def expanded(
 
 def _pages(part: FilePart, param: str, document: Document, fit: Fit, budget: _Budget) -> Iterator[Part]:
     selection = PageSelection.parse(part.pages, f"{param}.pages") if part.pages is not None else None
+    budget.wake(document)
     left = budget.pages_left
     pages = [*islice(document.pages(selection), left + 1)]
     if len(pages) > left:
@@ -119,16 +119,28 @@ class _Budget:
         self._bytes_left = _MAX_KEPT
         self._read = 0
         self._awake: list[Document] = []  # the last used one is the last
+        self._opened: dict[tuple[Any, ...], Document] = {}
+
+    def opened(self, part: FilePart, param: str, open_file: FileOpener) -> Document:
+        """Return the document of a part. Parts may name single pages of one file, which is opened once."""
+        field = source_path(part, param)
+        key = id(part.image), part.password, part.fps, part.frames
+        if isinstance(part.image, bytes) and key in self._opened:
+            return self._opened[key].view(field)
+        with self._opening(field):
+            document = open_file(part, param)
+        self._opened[key] = document
+        return document
 
     def wake(self, document: Document) -> None:
         """Note that a document is used now, and let others rest where too many are awake."""
-        self._awake = [*(other for other in self._awake if other is not document), document]
+        self._awake = [*(other for other in self._awake if other is not document.file), document.file]
         for other in self._awake[:-_MAX_AWAKE]:
             other.rest()
         self._awake = self._awake[-_MAX_AWAKE:]
 
     @contextmanager
-    def opening(self, field: str) -> Iterator[None]:
+    def _opening(self, field: str) -> Iterator[None]:
         """Count a file, and the time that opening it takes; `field` is its path in the request."""
         if self._files_left <= 0:
             raise ImageTooLargeError(f"a request may have at most {_MAX_FILES} files of several pictures", field)
@@ -138,7 +150,7 @@ class _Budget:
         with self._timed():
             yield
 
-    def read(self, page: Page, fit: Fit) -> Picture:
+    def spend(self, page: Page, fit: Fit) -> Picture:
         with self._decoding(page):
             picture = page.read(fit)
             self._read += 1

@@ -22,8 +22,7 @@ from pocketvlm.pictures.images import (
 from pocketvlm.pictures.opened import MAX_PICTURES
 from pocketvlm.pictures.sources import Source, open_file
 
-# Of an animation, in times the pixels that a picture may have: Pillow decodes all frames before the one that is read.
-_MAX_DECODED = 32
+_MAX_DECODED = 32  # times the pixels that a picture may have: Pillow decodes all frames before the one that is read
 
 
 class StillsDocument(Document):

@@ -89,8 +89,8 @@ class VideoDocument(Document):
         width, height = answer["size"]
         return picture_of(np.frombuffer(data, np.uint8).reshape(height, width, 3), started, pages=len(self))
 
-    def rest(self) -> None:
-        self._process.rest()
-
     def close(self) -> None:
         self._process.close()
+
+    def rest(self) -> None:
+        self._process.rest()

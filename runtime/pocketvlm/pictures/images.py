@@ -239,7 +239,7 @@ def count_pictures(opened: Opened, source: Source) -> int:
     except Exception as error:  # Pillow's readers raise errors of any kind for damaged files
         raise _unreadable(error, source) from None
     if count > MAX_PICTURES:
-        raise source.error(f"has more than {MAX_PICTURES:,} pictures; split it", ImageTooLargeError)
+        raise source.error(f"has more than {MAX_PICTURES:,} frames; split it", ImageTooLargeError)
     return count
 
 

@@ -15,7 +15,7 @@ from pocketvlm.server.served_model import ModelSource, ServedModel
 from pocketvlm.server.settings import Settings
 
 _NO_MODEL = (None, "", "dummy")  # huggingface_hub sends the last where the caller names no model
-_COUNTS = 2  # requests that are counted at the same time: their pictures are decoded
+_COUNTS = 2  # requests that are counted at the same time: their pictures may have to be decoded
 _IDLE_UNLOAD = 300.0  # seconds, with several models
 
 

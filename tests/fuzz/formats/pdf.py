@@ -11,8 +11,8 @@ from typing import Any
 
 from fuzz.records import entries, fields, octets, whole
 
-_OBJECT = re.compile(rb"(\d+) (\d+) obj\s(.*?)\sendobj\b", re.DOTALL)
-_STREAM = re.compile(rb"\bstream\r?\n(.*)\nendstream\s*$", re.DOTALL)
+_OBJECT = re.compile(rb"(\d+) (\d+) obj\b\s*(.*?)\s*endobj\b", re.DOTALL)
+_STREAM = re.compile(rb"\bstream\r?\n(.*?)\r?\nendstream\s*$", re.DOTALL)
 _TRAILER = re.compile(rb"trailer\s*(<<.*?>>)\s*startxref", re.DOTALL)
 _TOKEN = re.compile(
     rb"\s*(?:(<<)|(>>)|(\[)|(\])|<([0-9A-Fa-f\s]*)>|\(((?:[^()\\]|\\.)*)\)|(\d+ \d+ R)\b|(/[^\s<>\[\]()/]*)"

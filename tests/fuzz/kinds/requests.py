@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import socket
 from collections.abc import Iterator
@@ -75,10 +76,13 @@ _CHAT = "/v1/chat/completions"
 def originals() -> dict[str, Original]:
     uri = data_uri(saved(drawing(), "PNG"))
     look = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": uri, "detail": "low"}}]
+    data = base64.b64encode(saved(drawing(), "PDF", save_all=True, append_images=[drawing()])).decode()
+    file = {"type": "file", "file": {"filename": "a.pdf", "file_data": data}, "pages": "2-", "detail": "low"}
     messages = [*GOOD["messages"][2:], {"role": "user", "content": look}]
     schema = {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMAS["person"]}}
     bodies: dict[str, dict[str, Any]] = {
         "good": {**GOOD, "messages": messages, "tools": TOOLS, "tool_choice": "none"},
+        "file": {"messages": [{"role": "user", "content": [file]}], "max_tokens": 1},
         "picture": {"messages": [{"role": "user", "content": look}], "max_tokens": 2},
         "stream": {"stream": True, "n": 2, "logprobs": True, "top_logprobs": 3, "max_tokens": 3, "stop": ["."]},
         "sampling": {"temperature": 1.5, "top_k": 5, "top_p": 0.9, "seed": 1, "logit_bias": {"5": 2}, "max_tokens": 3},
@@ -89,6 +93,7 @@ def originals() -> dict[str, Original]:
     close = {"Connection": "close"}
     sent = {name: request(_CHAT, {"messages": hi, **body}, **close) for name, body in bodies.items()}
     sent["upload"] = request("/v1/images", saved(drawing(), "PNG"), **close)
+    sent["document"] = request("/v1/images", saved(drawing(), "PDF"), **close)
     sent["models"] = request("/v1/models/iota", method="GET", **close)
     return {name: Original("http_request", data) for name, data in sent.items()}
 
