@@ -26,7 +26,7 @@ interface Props {
 
 export function PictureDialog({ attachment: given, change }: Props) {
     const [attachment, setAttachment] = useState(given);
-    const [view, setView] = useState<"seen" | "original">("seen");
+    const [view, setView] = useState<Side>("seen");
     const [tiles, setTiles] = useState(true);
     const model = modelFor(current.value.settings.model);
     const plan = usePlan(model?.id ?? "", attachment);
@@ -48,7 +48,12 @@ export function PictureDialog({ attachment: given, change }: Props) {
                         onChange={change && ((pages) => set({ pages }))}
                     />
                 ) : (
-                    <Stage attachment={attachment} plan={plan} view={view} tiles={tiles} model={model?.id ?? ""} />
+                    <div class="stage-column">
+                        <Stage attachment={attachment} plan={plan} view={view} tiles={tiles} model={model?.id ?? ""} />
+                        {attachment.kind === "picture" && (
+                            <View view={view} setView={setView} tiles={tiles} setTiles={setTiles} />
+                        )}
+                    </div>
                 )}
                 <div class="picture-facts">
                     <p class="picture-name">
@@ -56,26 +61,6 @@ export function PictureDialog({ attachment: given, change }: Props) {
                         <span>{factsOf(attachment)}</span>
                     </p>
                     <Cost plan={plan} attachment={attachment} context={model?.context_length ?? null} />
-                    {attachment.kind === "picture" && (
-                        <>
-                            <Choice
-                                name="view"
-                                legend={texts.seen.view}
-                                values={["seen", "original"] as const}
-                                labels={{ seen: texts.seen.asSeen, original: texts.seen.original }}
-                                value={view}
-                                onChange={setView}
-                            />
-                            <label class="check">
-                                <input
-                                    type="checkbox"
-                                    checked={tiles}
-                                    onChange={(event) => setTiles(event.currentTarget.checked)}
-                                />
-                                {texts.seen.grid}
-                            </label>
-                        </>
-                    )}
                     {change && attachment.kind === "video" && <Frames attachment={attachment} set={set} />}
                     {change && <Options attachment={attachment} set={set} />}
                 </div>
@@ -84,10 +69,40 @@ export function PictureDialog({ attachment: given, change }: Props) {
     );
 }
 
+type Side = "seen" | "original";
+
+interface ViewProps {
+    view: Side;
+    setView: (view: Side) => void;
+    tiles: boolean;
+    setTiles: (tiles: boolean) => void;
+}
+
+/** What is shown of the picture; it changes nothing for the model. */
+function View({ view, setView, tiles, setTiles }: ViewProps) {
+    return (
+        <div class="stage-view">
+            <Choice
+                name="view"
+                legend={texts.seen.view}
+                hideLegend
+                values={["seen", "original"] as const}
+                labels={{ seen: texts.seen.asSeen, original: texts.seen.original }}
+                value={view}
+                onChange={setView}
+            />
+            <label class="check">
+                <input type="checkbox" checked={tiles} onChange={(event) => setTiles(event.currentTarget.checked)} />
+                {texts.seen.grid}
+            </label>
+        </div>
+    );
+}
+
 interface StageProps {
     attachment: Attachment;
     plan: Plan | null;
-    view: "seen" | "original";
+    view: Side;
     tiles: boolean;
     model: string;
 }
@@ -204,6 +219,7 @@ function Options({ attachment, set }: { attachment: Attachment; set: (fields: Pa
 interface ChoiceProps<T extends string> {
     name: string;
     legend: string;
+    hideLegend?: boolean;
     values: readonly T[];
     labels: Record<T, string>;
     value: T;
@@ -211,10 +227,18 @@ interface ChoiceProps<T extends string> {
 }
 
 /** A few values of which one holds. */
-export function Choice<T extends string>({ name, legend, values, labels, value, onChange }: ChoiceProps<T>) {
+export function Choice<T extends string>({
+    name,
+    legend,
+    hideLegend,
+    values,
+    labels,
+    value,
+    onChange,
+}: ChoiceProps<T>) {
     return (
         <fieldset class="choice">
-            <legend>{legend}</legend>
+            <legend class={hideLegend ? "visually-hidden" : ""}>{legend}</legend>
             <div class="segments">
                 {values.map((one) => (
                     <label key={one} class={one === value ? "chosen" : ""}>

@@ -9,6 +9,7 @@ import { texts } from "../texts";
 import { dialog } from "./ui";
 
 const SHOWN = 3; // pictures
+const LONG_ENOUGH = 8; // tokens, of which a speed means something
 
 export function SeenLine({ message }: { message: Message }) {
     const { figures } = message;
@@ -33,7 +34,7 @@ export function SeenLine({ message }: { message: Message }) {
                 )),
             )}
             {more > 0 && <span>{texts.seen.more(more)}</span>}
-            {figures?.tokensPerSecond != null && (
+            {figures?.tokensPerSecond != null && figures.answerTokens >= LONG_ENOUGH && (
                 <span
                     title={texts.message.details(
                         figures.promptTokens,

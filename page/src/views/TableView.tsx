@@ -37,10 +37,7 @@ export function TableView({ table: shown }: { table: Table }) {
     return (
         <div class="thread">
             <div class="table-view">
-                <header>
-                    <h1>{shown.title || texts.table.title}</h1>
-                    <p>{texts.table.lead}</p>
-                </header>
+                <h1>{texts.table.lead}</h1>
                 <Question shown={shown} locked={isRunning} />
                 <Buttons shown={shown} isRunning={isRunning} done={done} />
                 {rows.value.length > 0 && <Rows shown={shown} isRunning={isRunning} />}
@@ -54,10 +51,6 @@ function Question({ shown, locked }: { shown: Table; locked: boolean }) {
     const settings = (fields: Partial<Settings>) => change({ settings: { ...shown.settings, ...fields } });
     return (
         <fieldset class="plain" disabled={locked}>
-            <details class="more">
-                <summary>{texts.settings.title}</summary>
-                <SettingsForm settings={shown.settings} change={settings} />
-            </details>
             <label class="field">
                 <span>{texts.table.prompt}</span>
                 <textarea
@@ -70,6 +63,10 @@ function Question({ shown, locked }: { shown: Table; locked: boolean }) {
                     }}
                 />
             </label>
+            <details class="more">
+                <summary>{texts.settings.title}</summary>
+                <SettingsForm settings={shown.settings} change={settings} />
+            </details>
         </fieldset>
     );
 }
