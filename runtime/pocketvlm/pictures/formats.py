@@ -17,6 +17,11 @@ _PICTURE_BYTES = 16
 _DOCUMENTS = frozenset(".pdf .mp4 .m4v .mov .mkv .webm .avi".split())
 
 
+def is_picture_name(name: str) -> bool:
+    """Return whether a name has the ending of a picture, PDF or video. There need not be such a file."""
+    return Path(name).suffix.lower() in _SUFFIXES | _DOCUMENTS
+
+
 def is_document(path: Path) -> bool:
     """Return whether a file of a folder is a PDF or a video by its name."""
     return path.suffix.lower() in _DOCUMENTS and not path.name.startswith("._") and path.is_file()
