@@ -13,8 +13,8 @@ from pocketvlm.cli.conversation.screen import Screen
 from pocketvlm.cli.conversation.state import FIELDS, PICTURE_OPTIONS, Conversation
 from pocketvlm.cli.conversation.terminal import echo_file
 from pocketvlm.cli.conversation.turns import Turns
-from pocketvlm.cli.conversation.typed_message import BLOCK, TypedCommand, picture_source
-from pocketvlm.cli.typed_path import typed_path
+from pocketvlm.cli.conversation.typed_message import BLOCK, TypedCommand, picture_source, read_message
+from pocketvlm.cli.typed_path import exists, typed_path
 from pocketvlm.errors import RequestError
 
 Argument = Literal["", "PICTURE", "FILE", "[TEXT]", "[MODEL]", "[NAME VALUE]"]
@@ -64,7 +64,7 @@ class Commands:
         self._turns = turns
         self._models = models
         self._actions: dict[str, Callable[[str], None]] = {
-            "/image": lambda text: turns.attach(picture_source(text)),
+            "/image": self._image,
             "/retry": lambda _: turns.retry(),
             "/copy": self._copy,
             "/system": self._system,
@@ -86,6 +86,12 @@ class Commands:
         if known.argument in ("PICTURE", "FILE") and not command.argument:
             raise RequestError(f"needs a path; use {name} PATH", name)
         self._actions[name](command.argument)
+
+    def _image(self, text: str) -> None:
+        """One path, which may have spaces, or several."""
+        source = picture_source(text)
+        message = read_message(text) if not exists(source) and " " in text else None
+        self._turns.attach(*(message.pictures if message and not message.question else [source]))
 
     def _copy(self, _: str) -> None:
         answer = self._conversation.last_answer

@@ -23,7 +23,7 @@ _THEME = Theme(
     {
         "markdown.code": "cyan",
         "markdown.code_block": "cyan",
-        "markdown.block_quote": "dim",
+        "markdown.block_quote": "none",
         "markdown.hr": "dim",
         "markdown.item.bullet": "none",
         "markdown.item.number": "none",

@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from threading import Thread
 from typing import TextIO
 
 _PASTE_MARKED, _PASTE_PLAIN = "\x1b[?2004h", "\x1b[?2004l"
@@ -49,6 +51,14 @@ def not_echoed() -> Iterator[None]:
         _write(echo, _PASTE_PLAIN)
         with suppress(termios.error):  # a terminal that is gone
             termios.tcsetattr(file, termios.TCSANOW, before)
+
+
+def begin_imports() -> None:
+    """Import what edits lines and renders answers while a model loads, which waits for the disk and for native code."""
+    if echo_file() is None:
+        return
+    for name in ("edited_lines", "answer"):
+        Thread(target=import_module, args=(f"pocketvlm.cli.conversation.{name}",), daemon=True).start()
 
 
 def _write(file: TextIO, text: str) -> None:

@@ -18,8 +18,12 @@ from pocketvlm.pictures.formats import is_document, is_picture, is_picture_name
 
 BLOCK = '"""'  # around several lines
 _MAX_WORDS = 32  # of a path whose spaces are not escaped
+_MAX_SPACED = 16  # such paths in a line: each word more is looked up
+_MAX_LOOKED_UP = 200  # words of a line
+_MAY_BE_A_PATH = re.compile(r"""[/\\.~'"]""")
 _LIKE_A_PATH = re.compile(r"""['"]?(?:~|/|\./|\.\./|[A-Za-z]:[\\/]|file:)""")
 _PUNCTUATION = "?!.,;:)"
+_ENDS = "?!.:;,"  # of a sentence, after which a path is no part of it
 _WORD = re.compile(r"\S+")
 # As a shell reads it: quotes, escapes, and anything else that is not a space.
 _SHELL_WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\])+""", re.DOTALL)
@@ -43,7 +47,7 @@ class TypedMessage:
 
 @dataclass(frozen=True)
 class _Path:
-    """A path in a text: where it stands, and what it means. `around` is punctuation that belongs to the sentence."""
+    """A path in a text: where it stands, and what it means."""
 
     start: int
     end: int
@@ -65,9 +69,9 @@ def read_typed(text: str, commands: Sequence[str]) -> TypedCommand | TypedMessag
     if text.startswith(BLOCK):
         return read_message(text.removeprefix(BLOCK).removesuffix(BLOCK).strip())
     if text.startswith("/"):
-        name, _, argument = text.partition(" ")
+        name, argument = [*text.split(maxsplit=1), ""][:2]
         if name in commands:
-            return TypedCommand(name, argument.strip())
+            return TypedCommand(name, argument)
         found = next(_paths(text), None)
         if found is None or found.start:
             if "/" in name[1:]:
@@ -79,37 +83,58 @@ def read_typed(text: str, commands: Sequence[str]) -> TypedCommand | TypedMessag
 def read_message(text: str) -> TypedMessage:
     """Find the pictures in a question.
 
-    A path at its beginning or end is taken out of it; one within a sentence leaves its file name. In a text of several
-    lines, only lines that are nothing but paths count, because pasted text may mention any file.
+    Paths before the question are taken out of it, and so are those after its last sentence. One within a sentence
+    leaves its file name. In a text of several lines, only lines that are nothing but paths count, because pasted text
+    may mention any file.
     """
     if "\n" in text:
-        lines: list[str] = []
-        pictures: list[str] = []
-        for line in text.split("\n"):
-            paths = [found.path for found in _paths(line, checked=False)]
-            if paths and _only_paths(line) and all(map(_is_shown, paths)):
-                pictures += paths
-            else:
-                lines.append(line)
-        return TypedMessage("\n".join(lines).strip(), tuple(pictures))
-    kept, shown, others = list[str](), list[str](), list[str]()
-    end = 0
-    for found in _paths(text):
-        kept.append(text[end : found.start])
-        end = found.end
-        if _is_shown(found.path):
-            shown.append(found.path)
-            before, after = text[: found.start].strip(), text[found.end :]
-            if before and after.strip() and not _only_paths(before) and not _only_paths(after):
-                kept.append(Path(found.path).name)
-        else:
-            others.append(text[found.start : found.end])
-            kept.append(text[found.start : found.end])
-    kept.append(text[end:])
+        return _read_lines(text.split("\n"))
+    paths = [*_paths(text)]
+    shown = [found for found in paths if _is_shown(found.path)]
+    others = [text[found.start : found.end] for found in paths if found not in shown]
     if not shown:
         return TypedMessage(text.strip(), (), tuple(others))
-    question = re.sub(r"(?<=\S) {2,}", " ", "".join(kept).strip())
-    return TypedMessage(question, tuple(shown), tuple(others))
+    first, last = _sentence(text, shown)
+    kept, end = [], first
+    for found in shown:
+        if first <= found.start and found.end <= last:
+            kept += [text[end : found.start], Path(found.path).name]
+            end = found.end
+    kept.append(text[end:last])
+    return TypedMessage("".join(kept).strip(), tuple(found.path for found in shown), tuple(others))
+
+
+def _read_lines(lines: list[str]) -> TypedMessage:
+    kept, pictures = [], list[str]()
+    for line in lines:
+        paths = [*_paths(line, checked=False)]
+        if paths and all(_is_shown(found.path) for found in paths) and not _around(line, paths).strip():
+            pictures += [found.path for found in paths]
+        else:
+            kept.append(line)
+    return TypedMessage("\n".join(kept).strip(), tuple(pictures))
+
+
+def _sentence(text: str, paths: list[_Path]) -> tuple[int, int]:
+    """Return where the question begins and ends, without the paths before and after it."""
+    first, last = 0, len(text)
+    for found in paths:
+        if text[first : found.start].strip():
+            break
+        first = found.end
+    for found in reversed(paths):
+        if text[found.end : last].strip() or found.start < first:
+            break
+        last = found.start
+    before = text[first:last].rstrip()
+    return first, last if not before or before[-1] in _ENDS else len(text)
+
+
+def _around(text: str, paths: list[_Path]) -> str:
+    """Return a text without its paths."""
+    ends = [0, *(found.end for found in paths)]
+    starts = [*(found.start for found in paths), len(text)]
+    return "".join(text[end:start] for end, start in zip(ends, starts, strict=True))
 
 
 def picture_source(text: str) -> str:
@@ -119,25 +144,22 @@ def picture_source(text: str) -> str:
     return text if text.startswith(("data:", "http:", "https:")) else typed_path(text)
 
 
-def _only_paths(text: str) -> bool:
-    end = 0
-    for found in _paths(text, checked=False):
-        if text[end : found.start].strip():
-            return False
-        end = found.end
-    return not text[end:].strip()
-
-
 def _paths(text: str, *, checked: bool = True) -> Iterator[_Path]:
     """Yield the paths of existing files in a line, in order.
 
     If `checked`, raises RequestError for a word that can only be the path of a picture, if it does not exist.
     """
-    first = len(text) - len(text.lstrip())
-    at = 0
-    while match := _WORD.search(text, at):
+    tries = _MAX_SPACED
+    at = words = 0
+    while (match := _WORD.search(text, at)) and words < _MAX_LOOKED_UP:
+        if at and not _MAY_BE_A_PATH.search(match[0]):
+            at = match.end()
+            continue
+        words += 1
         start = match.start() + (match[0][0] == "(")
-        found = _path_at(text, start, spaced=start == first)
+        spaced = tries > 0 and (at == 0 or bool(_LIKE_A_PATH.match(text, start)))
+        tries -= spaced
+        found = _path_at(text, start, _MAX_WORDS if spaced else 1)
         if found:
             yield found
         elif checked and _can_only_be_a_picture(word := _word_at(text, start)):
@@ -145,11 +167,11 @@ def _paths(text: str, *, checked: bool = True) -> Iterator[_Path]:
         at = found.end if found else match.end()
 
 
-def _path_at(text: str, start: int, *, spaced: bool) -> _Path | None:
-    """Return the longest path of a file that begins at `start`. `spaced`: a bare name may have spaces."""
+def _path_at(text: str, start: int, most: int) -> _Path | None:
+    """Return the longest path of a file that begins at `start`, of at most so many words."""
     like_a_path = bool(_LIKE_A_PATH.match(text, start))
     shell = _SHELL_WORD.match(text, start)
-    words = [word.end() for word in islice(_WORD.finditer(text, start), _MAX_WORDS if like_a_path or spaced else 1)]
+    words = [word.end() for word in islice(_WORD.finditer(text, start), most)]
     for end in [*([shell.end()] if shell else []), *reversed(words)]:
         stripped = start + len(text[start:end].rstrip(_PUNCTUATION))
         for last in dict.fromkeys((end, stripped)):
