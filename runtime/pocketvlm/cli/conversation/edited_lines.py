@@ -9,6 +9,7 @@ from typing import Any, TextIO
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
 from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -83,7 +84,7 @@ class EditedLines:
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
-        typing = has_focus("DEFAULT_BUFFER")
+        typing = has_focus(DEFAULT_BUFFER)
 
         @keys.add("enter", filter=typing)
         def send(event: KeyPressEvent) -> None:
