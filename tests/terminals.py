@@ -74,10 +74,14 @@ class Terminal:
         """Type keys and Enter, wait for the next prompt, and return the lines between."""
         self._screen.reset()
         self.type(*keys, ENTER)
+        return self.ready()
+
+    def ready(self) -> list[str]:
+        """Wait for the next prompt, and return the lines before it."""
         end = time.monotonic() + self._seconds
         while True:
             lines = self.screen().split("\n")
-            if len(lines) > 1 and lines[-1] == ">" and self._screen.cursor.x == 2:
+            if lines[-1].startswith(">") and len(lines) > 1 and self._screen.cursor.x == 2:
                 return lines[:-1]
             if not self._read(end - time.monotonic()):
                 raise AssertionError("no prompt:\n" + "\n".join(lines))

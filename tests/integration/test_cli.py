@@ -282,9 +282,10 @@ def test_options_that_would_be_ignored(options: dict[str, Any], words: str) -> N
 
 
 def test_nobody_to_tell() -> None:
-    """As cron and daemons may start it, without standard output and error."""
-    closed = ["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *COMMAND, "--version"]
-    assert subprocess.run(closed, timeout=60, check=False).returncode == 0
+    """As cron and daemons may start it, without standard files."""
+    for arguments, files in ((["--version"], ">&- 2>&-"), (["chat"], "<&-")):
+        closed = ["sh", "-c", f'exec "$@" {files}', "sh", *COMMAND, *arguments]
+        assert subprocess.run(closed, timeout=60, check=False).returncode == 0
 
 
 def test_json_schema(sample_png: Path, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def vlm() -> Iterator[VLM]:
 
 @pytest.fixture
 def terminal(running: Terminal) -> Terminal:
+    running.ready()
     running.ask("/reset")
     return running
 
@@ -132,7 +133,6 @@ def test_what_is_typed_meanwhile_comes_next(terminal: Terminal, sample_png: Path
     terminal.type(f"{sample_png} How many shapes are there?{ENTER}", pasted("What number\nis printed?"), ENTER)
     screen = terminal.wait("42").split("\n")
     assert "2" in screen and screen.index("2") < screen.index("> What number") < screen.index("  is printed?")
-    terminal.ask("/reset")
 
 
 def test_each_command_says_that_it_is_done(terminal: Terminal, sample_png: Path, tmp_path: Path) -> None:

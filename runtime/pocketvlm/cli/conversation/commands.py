@@ -113,7 +113,7 @@ class Commands:
         name, _, value = text.partition(" ")
         if not name:
             values: dict[str, Any] = self._conversation.settings() | {"preview": self._screen.preview}
-            self._screen.print("\n".join(f"{name:18}{_shown(value)}" for name, value in values.items()))
+            self._screen.print("\n".join(f"{name:20}{_shown(value)}" for name, value in values.items()))
         elif not value:
             raise RequestError(f"needs a value; use /set {name} VALUE, or default", "/set")
         elif name == "preview":

@@ -37,6 +37,11 @@ class Screen:
         if self.interactive:
             note(text)
 
+    def space(self) -> None:
+        """Print an empty line before the next question of a person."""
+        if self.edits:
+            err.print()
+
     def print(self, text: str) -> None:
         """Print what a command was asked for."""
         err.print(escape(text))

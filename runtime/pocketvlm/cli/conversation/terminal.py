@@ -32,13 +32,11 @@ def not_echoed() -> Iterator[None]:
     A text that is pasted stays one text. Ctrl-C interrupts as ever.
     """
     echo = echo_file()
-    try:
-        import termios
-    except ImportError:  # Windows shows nothing before it is read
-        echo = None
-    if echo is None:
+    if sys.platform == "win32" or echo is None:  # Windows shows nothing before it is read
         yield
         return
+    import termios
+
     file = sys.stdin.fileno()
     before = termios.tcgetattr(file)
     quiet = termios.tcgetattr(file)

@@ -81,4 +81,5 @@ class Turns:
             screen.say("stopped; the answer so far is kept, /retry asks again")
         reason = "max_tokens" if conversation.fields.get("max_tokens") else "the context is full, /reset starts again"
         print_report(images[before:], timings if screen.timings else None, cut=reason if cut else None)
+        screen.space()
         self._keep()
