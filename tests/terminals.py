@@ -17,11 +17,7 @@ from types import TracebackType
 import pyte
 
 ENTER, TAB, UP, CTRL_C, CTRL_D = "\r", "\t", "\x1b[A", "\x03", "\x04"
-
-
-def pasted(text: str) -> str:
-    """Return what a terminal sends for a text that is pasted or dropped on it (bracketed paste)."""
-    return f"\x1b[200~{text}\x1b[201~"
+_PASTE_MARKED = 2004 << 5  # as pyte counts private modes
 
 
 class Terminal:
@@ -56,6 +52,11 @@ class Terminal:
 
     def type(self, *keys: str) -> None:
         os.write(self._leader, "".join(keys).encode())
+
+    def paste(self, text: str) -> None:
+        """Paste or drop a text as a terminal does: marked, where the program has asked for that (mode 2004)."""
+        marked = _PASTE_MARKED in self._screen.mode
+        self.type(f"\x1b[200~{text}\x1b[201~" if marked else text.replace("\n", ENTER))
 
     def resize(self, columns: int, rows: int = 50) -> None:
         self._screen.resize(rows, columns)

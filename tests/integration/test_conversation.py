@@ -19,7 +19,7 @@ from pocketvlm.cli.conversation.answer import PlainAnswer
 from pocketvlm.cli.conversation.screen import Screen
 from pocketvlm.cli.conversation.state import Conversation
 from pocketvlm.cli.conversation.turns import Turns
-from terminals import CTRL_C, CTRL_D, ENTER, TAB, UP, Terminal, pasted
+from terminals import CTRL_C, CTRL_D, ENTER, TAB, UP, Terminal
 
 CHAT = [sys.executable, "-c", "from pocketvlm.cli import main; main()", "chat"]
 READY = "Ask, or drop a picture here."
@@ -63,18 +63,21 @@ def terminal(running: Terminal) -> Terminal:
 
 def test_a_dropped_picture(terminal: Terminal, folder: Path) -> None:
     dropped = str(folder / "mes été" / "l'image 1.png").replace("'", "\\'").replace(" ", "\\ ")
-    lines = terminal.ask(pasted(dropped + " "), "What number is printed?")
+    terminal.paste(dropped + " ")
+    lines = terminal.ask("What number is printed?")
     assert "picture 1: l'image 1.png, 640x480" in lines
     assert any(line.startswith("▀▀▀▀") for line in lines), "no small picture"
     assert "42" in lines
     assert terminal.ask("/set preview off")[-1] == "preview off"
     uri = (folder / "mes été" / "l'image 1.png").as_uri()
-    lines = terminal.ask(pasted(f"{uri} '{folder}/mes été/l'\\''image 1.png'"))
+    terminal.paste(f"{uri} '{folder}/mes été/l'\\''image 1.png'")
+    lines = terminal.ask()
     assert lines[-2:] == ["picture 2: l'image 1.png, 640x480", "picture 3: l'image 1.png, 640x480"]
 
 
 def test_pasted_lines_are_one_question(terminal: Terminal) -> None:
-    terminal.type(pasted("".join(f"line {n}\n" for n in range(29))), "the last one")
+    terminal.paste("".join(f"line {n}\n" for n in range(29)))
+    terminal.type("the last one")
     screen = terminal.wait("the last one")
     assert [line for line in screen.split("\n") if line.startswith(">")][-1] == "> line 0"
     lines = terminal.ask()
@@ -130,7 +133,10 @@ def test_interrupts_while_it_works(
 
 
 def test_what_is_typed_meanwhile_comes_next(terminal: Terminal, sample_png: Path) -> None:
-    terminal.type(f"{sample_png} How many shapes are there?{ENTER}", pasted("What number\nis printed?"), ENTER)
+    terminal.type(f"/clear-cache{ENTER}{sample_png} How many shapes are there?{ENTER}")
+    terminal.wait("picture 1: ")
+    terminal.paste("What number\nis printed?")
+    terminal.type(ENTER)
     screen = terminal.wait("42").split("\n")
     assert "2" in screen and screen.index("2") < screen.index("> What number") < screen.index("  is printed?")
 

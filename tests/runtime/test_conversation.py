@@ -22,6 +22,7 @@ from pocketvlm.cli.conversation.answer import MarkdownAnswer, PlainAnswer
 from pocketvlm.cli.conversation.clipboard import copy
 from pocketvlm.cli.conversation.history import FileHistory
 from pocketvlm.cli.conversation.last_conversation import LastConversation, keep_last, last_file, read_last
+from pocketvlm.cli.conversation.live_lines import LiveLines
 from pocketvlm.cli.conversation.state import Conversation
 from pocketvlm.errors import RequestError, SessionError
 
@@ -118,6 +119,29 @@ def test_only_what_changes_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> No
     written = screen.file.getvalue()
     assert "line 18" not in written and "the last" in written
     assert "\x1b[2K" not in written and "\x1b[2J" not in written, "something is erased before it is drawn"
+
+
+def test_fewer_lines_than_before() -> None:
+    screen = Screen(20, 10)
+    live = LiveLines(screen.file.write, lambda: screen.console.size)
+    for lines in (["a", "b", "c"], ["a", "d"], ["e"], ["e"], []):
+        live.show(lines)
+        assert screen.lines() == (lines or [""])
+    live.keep(["kept"])
+    live.show(["below"])
+    assert screen.lines() == ["kept", "below"]
+
+
+def test_lines_of_a_terminal_that_became_narrower() -> None:
+    """A terminal wraps the lines that stand there, as this one is made to; they are drawn over."""
+    screen = Screen(10, 10)
+    sizes = [(20, 10), (10, 10)]
+    live = LiveLines(screen.file.write, lambda: sizes[0])
+    live.show(["x" * 15, "y"])
+    screen.lines()
+    sizes.pop(0)
+    live.show(["z" * 5])
+    assert screen.lines() == ["zzzzz"]
 
 
 def test_control_characters_of_an_answer_do_not_reach_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 from rich.theme import Theme
 
 # HTML is text, or rich would drop it. Indented text is no code, and a line under text no heading: models transcribe.
-_PARSER = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
+_PARSER = MarkdownIt("commonmark").enable(["strikethrough", "table"])
 _PARSER.disable(["code", "lheading", "reference", "html_block", "html_inline"])
 # For an answer of one line, in which "42." is no list.
 _LINE_PARSER = MarkdownIt("zero").enable(["backticks", "emphasis", "escape", "strikethrough", "link"])
