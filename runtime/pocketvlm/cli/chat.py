@@ -30,7 +30,7 @@ from pocketvlm.cli.command_options import (
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.conversation.last_conversation import keep_last, read_last
 from pocketvlm.cli.conversation.state import Conversation
-from pocketvlm.cli.conversation.terminal import begin_imports, not_echoed
+from pocketvlm.cli.conversation.terminal import begin_import, not_echoed
 from pocketvlm.cli.conversation.typed_message import picture_source
 from pocketvlm.cli.loading import load_chosen
 from pocketvlm.errors import ImageError, RequestError
@@ -114,7 +114,7 @@ def chat(
         if model is None and options.mmproj is None:
             model, options = last.model, replace(options, mmproj=last.mmproj)
     if prompt is None:
-        begin_imports()
+        begin_import("edited_lines")
     with not_echoed() if prompt is None else nullcontext(), waiting("loading"):
         vlm, chosen = load_chosen(model, options, memory=memory)
     conversation = Conversation(vlm, system, options_of_files, **fields)

@@ -13,7 +13,7 @@ from pocketvlm.cli.conversation.models import Models
 from pocketvlm.cli.conversation.plain_lines import PlainLines
 from pocketvlm.cli.conversation.screen import Screen
 from pocketvlm.cli.conversation.state import Conversation
-from pocketvlm.cli.conversation.terminal import echo_file
+from pocketvlm.cli.conversation.terminal import begin_import, echo_file
 from pocketvlm.cli.conversation.turns import Turns
 from pocketvlm.cli.conversation.typed_message import TypedCommand, read_typed
 from pocketvlm.errors import ContextLengthError, PocketVLMError
@@ -47,6 +47,7 @@ def talk(
     if screen.interactive:
         _greet(conversation, screen, private=private)
     turns.attach(*pictures)
+    begin_import("answer")
     while True:
         try:
             text = lines.read()

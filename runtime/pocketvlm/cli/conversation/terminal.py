@@ -51,11 +51,9 @@ def not_echoed() -> Iterator[None]:
             termios.tcsetattr(file, termios.TCSANOW, before)
 
 
-def begin_imports() -> None:
-    """Import what edits lines and renders answers while a model loads, which waits for the disk and for native code."""
-    if echo_file() is None:
-        return
-    for name in ("edited_lines", "answer"):
+def begin_import(name: str) -> None:
+    """Import a module of this folder that a terminal needs soon, while something else is waited for."""
+    if echo_file() is not None:
         Thread(target=import_module, args=(f"pocketvlm.cli.conversation.{name}",), daemon=True).start()
 
 
