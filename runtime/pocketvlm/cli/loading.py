@@ -18,9 +18,15 @@ if TYPE_CHECKING:
 
 
 def load(model: str | None, options: LoadOptions, *, memory: str | None = None) -> VLM:
+    return load_chosen(model, options, memory=memory)[0]
+
+
+def load_chosen(model: str | None, options: LoadOptions, *, memory: str | None = None) -> tuple[VLM, LoadOptions]:
+    """Load a model, and return it with the options that keep it within `memory`."""
     from pocketvlm.chat.vlm import VLM
 
-    return VLM.load(*load_arguments(model, options, memory=memory))
+    target, chosen = load_arguments(model, options, memory=memory)
+    return VLM.load(target, chosen), chosen
 
 
 def find_bundle(name: str) -> Path:
