@@ -24,6 +24,9 @@ from families.test_faithful import cosines, divergence, noise
 from integration.asking import generation
 from pocketvlm import VLM
 from pocketvlm.vision.encoder import EmbeddingSpan
+from pocketvlm.vision.families.qwen2_vl import Qwen2Video
+from pocketvlm.vision.families.qwen3_vl import Qwen3Video
+from pocketvlm.vision.video import Frames
 from store import Store
 from tiny import Tiny, families
 from video_processors import video_processor
@@ -261,3 +264,32 @@ def test_limits_of_tokens(bundle: Path) -> None:
             tokens[str(options)] = sum(vlm.count_tokens([{"role": "user", "content": content}]).images)
         assert [*tokens.values()] == [pytest.approx(limit, rel=0.2) for limit in (256, 64, 30)]
         assert max(tokens.values()) <= 256
+
+
+def sizes() -> Iterator[tuple[int, int, int]]:
+    """Yield numbers of frames, widths and heights of all proportions."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        width = int(2 ** rng.uniform(3, 12))
+        ratio = 2 ** rng.uniform(-5, 5)
+        yield int(rng.integers(2, 40)), width, max(1, min(4000, int(width * ratio)))
+
+
+@pytest.mark.parametrize("limits", [(4096, 25165824), (128 * 784, 768 * 784), (10_000, 20_000)])
+def test_sizes_of_frames(limits: tuple[int, int]) -> None:
+    two = video_processor("qwen2_vl", CLASSES["qwen2_vl"])._module.smart_resize
+    three = video_processor("qwen3_vl", CLASSES["qwen3_vl"])._module.smart_resize
+    known = {"min_pixels": limits[0], "max_pixels": limits[1]}
+    for count, width, height in sizes():
+        frames = Frames((width, height), [float(number) for number in range(count)], float(count))
+        used = Qwen2Video(28, *limits).plan(frames, "high", None).used
+        assert used[::-1] == two(height, width, 28, **known), frames
+        used = Qwen3Video(32, *limits).plan(frames, "high", None).used
+        assert used[::-1] == three(count, height, width, factor=32, **known), frames
+
+
+def test_positions_in_time_rise() -> None:
+    """Also where the checkpoint has fewer positions in a second than tiles."""
+    frames = Frames((56, 56), [0.0, 0.1, 0.2, 0.3, 0.4, 3.0, 3.1], 4.0)
+    assert Qwen2Video(28, 56 * 56, 10**6, rate=2).plan(frames, "high", None).steps == (0, 1, 2, 6)
+    assert Qwen2Video(28, 56 * 56, 10**6).plan(frames, "high", None).steps == (0, 1, 2, 3)
