@@ -97,6 +97,16 @@ def test_a_prompt_and_pages(vlm: VLM) -> None:
     assert [(page.number, page.text) for page in pages] == [(3, "Green"), (1, "Red")]
 
 
+def test_the_model_gets_a_page_alone(vlm: VLM) -> None:
+    """In a chat, a text before it says which page of how many it is."""
+
+    before = vlm.statistics().prompt_tokens
+    list(read(squares(3), vlm, prompt=COLOUR, pages="2"))
+    content = [{"type": "file", "image": squares(1)}, {"type": "text", "text": COLOUR}]
+    alone = vlm.count_tokens([{"role": "user", "content": content}])
+    assert vlm.statistics().prompt_tokens - before == alone.total
+
+
 def test_json(vlm: VLM) -> None:
     [page] = read(squares(1), vlm, prompt="How many shapes are there?", schema=SCHEMA)
     assert json.loads(page.text) == {"shapes": 1}
@@ -273,7 +283,12 @@ def test_a_folder(tmp_path: Path, sample_png: Path) -> None:
     assert written == [".read.jsonl", "b.pdf.md", "b.png.md", "old", "old/a.md"]
     assert "## Page 2\n\n> Not read: " in (texts / "old" / "a.md").read_text()
 
-    # What failed is tried again; what is done is not, and a new letter is read.
+    # What failed is tried again, alone.
+    call(*arguments, code=1)
+    tried = [entry.get("page") for entry in progress(texts / ".read.jsonl") if entry.get("file") == "old/a.pdf"]
+    assert sorted(filter(None, tried)) == [1, 2, 2]
+
+    # What has changed or is new is read; what is done is not.
     before = (texts / "b.pdf.md").stat().st_mtime_ns
     (letters / "old" / "a.pdf").write_bytes(squares(2))
     (letters / "c.pdf").unlink()

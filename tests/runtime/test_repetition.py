@@ -53,7 +53,9 @@ PAGES = {
     "a wide row": "<tr>" + "<td>0</td>" * 40 + "</tr>",
     "labels": "Rivera Printing\n12 Harbour Road\n40213 Easthaven\n\n" * 30,
     "answers": "Yes\n" * 60 + "No\n" * 60,
-    "a table of numbers": "".join(f"| {i} | {i * 37 % 101} | {i * i % 997}.{i % 10} |\n" for i in range(120)),
+    "a table of numbers": "".join(
+        f"| Item {i} of the list | {i * 37 % 101} pieces | {i * i % 997}.{i % 10} |\n" for i in range(120)
+    ),
     "lines to write on": ("_" * 70 + "\n") * 30,
     "a chorus": ("We will meet again, some day,\nwhen the river turns away,\nwhen the river turns.\n\n") * 4,
 }

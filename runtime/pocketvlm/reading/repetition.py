@@ -11,8 +11,8 @@ import re
 
 _STEP = 64  # characters between two checks
 _KEPT = 24_000  # characters that are looked at, a few dense pages
-_NEEDLES = (16, 64, 256)  # ends of the text that are looked for before it
-_TRIES = 6  # earlier places of a needle that are tried as periods
+_NEEDLE = 256  # characters at the end of the text that are looked for before it; a loop has twice as many
+_TRIES = 6  # earlier places that are tried as periods
 _ROW_END = re.compile(r"\n|</tr>|<nl>")
 _TAG = re.compile(r"<[^<>\n]{1,40}>")
 _LETTER = re.compile(r"[^\W\d_]")
@@ -80,19 +80,16 @@ class _Tail:
     def endless_period(self, *, counting: bool = False) -> str:
         """Return what the text repeats at its end, long enough to be a loop; "" where it does not."""
         text = self._text[-_KEPT:]
-        for size in _NEEDLES:
-            if len(text) <= size:
+        needle, end = text[-_NEEDLE:], len(text) - 1
+        for _ in range(_TRIES):
+            place = text.rfind(needle, 0, end)
+            if place < 0:
                 break
-            needle, end = text[-size:], len(text) - 1
-            for _ in range(_TRIES):
-                place = text.rfind(needle, 0, end)
-                if place < 0:
-                    break
-                length = len(text) - size - place
-                least = _least(text[-length:], counting=counting)
-                if least <= len(text) and text[length - least :] == text[-least:-length]:
-                    return text[-length:]
-                end = place + size - 1
+            length = len(text) - _NEEDLE - place
+            least = _least(text[-length:], counting=counting)
+            if least <= len(text) and text[length - least :] == text[-least:-length]:
+                return text[-length:]
+            end = place + _NEEDLE - 1
         return ""
 
 
