@@ -209,6 +209,7 @@ def test_the_next_day(folder: Path, sample_png: Path) -> None:
     state = folder / "next"
     with Terminal(CHAT, environment(state)) as terminal:
         terminal.wait(READY)
+        terminal.ready()
         terminal.ask(f"{sample_png} What number is printed?")
         terminal.type(CTRL_D)
         assert terminal.end() == 0
@@ -216,6 +217,7 @@ def test_the_next_day(folder: Path, sample_png: Path) -> None:
     assert files == {"history.jsonl": 0o600, "last-conversation.json": 0o600}
     with Terminal([*CHAT, "--continue"], environment(state)) as terminal:
         assert "goes on after 1 question" in terminal.wait(READY)
+        terminal.ready()
         assert terminal.ask(UP)[0].endswith("What number is printed?")
         assert "42" in terminal.ask("What number is printed?")
         terminal.type(CTRL_C, CTRL_C)
@@ -228,6 +230,7 @@ def test_private(folder: Path) -> None:
     state = folder / "private"
     with Terminal([*CHAT, "--private", "--no-preview"], environment(state, NO_COLOR="1")) as terminal:
         assert "readable by you alone" not in terminal.wait(READY)
+        terminal.ready()
         terminal.ask("Hello")
         terminal.type("/bye", ENTER)
         assert terminal.end() == 0
@@ -237,7 +240,7 @@ def test_private(folder: Path) -> None:
 
 def test_a_dumb_terminal(folder: Path, sample_png: Path) -> None:
     with Terminal(CHAT, environment(folder / "dumb", TERM="dumb")) as terminal:
-        terminal.wait("/help lists the commands")
+        assert "/help lists the commands" in terminal.ready()
         assert "42" in terminal.ask(f"{sample_png} What number is printed?")
         assert terminal.ask(f'"""How many{ENTER}shapes are there?"""')[-1].strip()
         terminal.type(CTRL_C)

@@ -211,7 +211,7 @@ def _facts(document: Document, pages: list[Page], size: tuple[int, int], *, whol
         facts = "{}x{}".format(*size)
         if count > 1:
             shown = f"{len(pages)} of {count}" if whole else f"the first of {count}"
-            facts += f", {shown} {unit}s" + ("" if whole else f"; /set pages 1-{count} shows more")
+            facts += f", {shown} {unit}s" + ("" if whole else f" (for more, /set pages 1-{count} and show it again)")
         return facts
     pages_shown = "" if len(pages) == count else f"{len(pages)} of "
     return f"{pages_shown}{count} {unit}" + ("s" if count > 1 else "")

@@ -9,7 +9,6 @@ from typing import Any
 from pocketvlm.cli.answer_report import ProgressBar, print_report
 from pocketvlm.cli.conversation.screen import Screen
 from pocketvlm.cli.conversation.state import Conversation, Message
-from pocketvlm.cli.conversation.terminal import not_echoed
 from pocketvlm.messages import Timings
 
 
@@ -50,7 +49,7 @@ class Turns:
         cut = complete = False
         thoughts = 0
         try:
-            with not_echoed(), ProgressBar() as bar:
+            with ProgressBar() as bar:
                 with closing(conversation.stream(messages, progress=bar, **fields)) as chunks:
                     for chunk in chunks:
                         bar.end()
