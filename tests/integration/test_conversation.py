@@ -132,6 +132,26 @@ def test_interrupts_while_it_works(
     assert len(conversation.messages) == 2
 
 
+def test_asking_again(vlm: VLM, sample_png: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen.interactive = True
+    conversation = Conversation(vlm)
+    turns = Turns(conversation, screen, lambda: None)
+    turns.attach(str(sample_png))
+    turns.ask("What shape is at the top left?")
+    turns.attach(str(sample_png))
+    capsys.readouterr()
+    turns.retry()
+    shown = capsys.readouterr().err
+    assert "asked again with temperature 0.7" in shown and "The picture of 640x480" in shown
+    assert (len(conversation.messages), len(conversation.pending)) == (2, 1), "the new picture waits"
+    conversation.set("max_tokens", "1")  # now the answer may differ, so it is the likeliest again
+    turns.retry()
+    assert "asked again" not in capsys.readouterr().err and conversation.last_answer == "A"
+    turns.ask("What number is printed?")
+    assert (conversation.seen, conversation.pending) == (2, [])
+
+
 def test_what_is_typed_meanwhile_comes_next(terminal: Terminal, sample_png: Path) -> None:
     terminal.type(f"/clear-cache{ENTER}{sample_png} How many shapes are there?{ENTER}")
     terminal.wait("picture 1: ")

@@ -177,6 +177,7 @@ def _answer_once(conversation: Conversation, question: str, pictures: list[str |
             sys.stdout.flush()
     sys.stdout.write("\n")
     reason = "--max-tokens" if conversation.fields["max_tokens"] else "the context is full"
-    images = measured.images[conversation.seen :] if measured else []
-    print_report(images, measured if timings else None, cut=reason if cut else None)
-    conversation.add(messages, "".join(texts), seen=len(measured.images) if measured else None)
+    before = conversation.seen
+    images = measured.images if measured else []
+    print_report(images[before:], measured if timings else None, cut=reason if cut else None)
+    conversation.add(messages, "".join(texts), before=before, seen=len(images))

@@ -130,10 +130,16 @@ class Conversation:
     def stream(self, messages: list[Message], **keywords: Any) -> Generator[ChatCompletionChunk, None, None]:
         return self.vlm.stream(messages, **{**self.fields, **keywords})
 
-    def add(self, messages: list[Message], answer: str, *, seen: int | None = None, complete: bool = True) -> None:
-        """Keep the messages of a request and its answer. `seen` counts the pictures of the request, if it is known."""
-        self._seen_before, self.seen = self.seen, self.seen + len(self.pending) if seen is None else seen
-        self.pending = []
+    def add(
+        self, messages: list[Message], answer: str, *, before: int, seen: int | None = None, complete: bool = True
+    ) -> None:
+        """Keep the messages of a request and its answer.
+
+        `seen` counts the pictures and pages of the request, if that is known, and `before` those without its question.
+        """
+        asked = [*parts_of(messages[-1:])]
+        self._seen_before, self.seen = before, before + sum(map(_has_picture, asked)) if seen is None else seen
+        self.pending = [part for part in self.pending if not any(part is other for other in asked)]
         self.messages = [*messages, {"role": "assistant", "content": answer.strip()}]
         self._last_asked = self._asked(messages) if complete else None
 
@@ -154,7 +160,7 @@ class Conversation:
     @property
     def last_answer(self) -> str:
         """The last answer as the model wrote it; empty where there is none."""
-        return next((m["content"] for m in reversed(self.messages) if m["role"] == "assistant"), "")
+        return next((str(m["content"]) for m in reversed(self.messages) if m["role"] == "assistant"), "")
 
     def _asked(self, messages: list[Message]) -> Any:
         return [*messages], dict(self.fields), self.vlm.info.fingerprint

@@ -31,17 +31,17 @@ class Turns:
             raise
 
     def ask(self, question: str) -> None:
-        self._answer(self._conversation.ask(question), {})
+        self._answer(self._conversation.ask(question), {}, self._conversation.seen)
 
     def retry(self) -> None:
         """Ask the last question again. Raises RequestError where there is none."""
-        messages, fields, seen = self._conversation.last_question()
-        self._conversation.seen = seen
+        messages, fields, before = self._conversation.last_question()
         if fields:
             self._screen.say(f"asked again with temperature {fields['temperature']}, for another answer")
-        self._answer(messages, fields)
+        self._answer(messages, fields, before)
 
-    def _answer(self, messages: list[Message], fields: dict[str, Any]) -> None:
+    def _answer(self, messages: list[Message], fields: dict[str, Any], before: int) -> None:
+        """Answer the last of `messages`. `before` counts the pictures and pages before it."""
         conversation, screen = self._conversation, self._screen
         shown = screen.answer(as_text=bool(conversation.fields.get("response_format")))
         texts: list[str] = []
@@ -73,9 +73,9 @@ class Turns:
         if not complete and not texts:
             screen.say("stopped; the question is not part of the conversation")
             return
-        before = conversation.seen
         images = timings.images if timings else []
-        conversation.add(messages, "".join(texts), seen=len(images) if timings else None, complete=complete)
+        seen = len(images) if timings else None
+        conversation.add(messages, "".join(texts), before=before, seen=seen, complete=complete)
         if not complete:
             screen.say("stopped; the answer so far is kept, /retry asks again")
         reason = "max_tokens" if conversation.fields.get("max_tokens") else "the context is full, /reset starts again"
