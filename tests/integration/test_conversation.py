@@ -132,6 +132,26 @@ def test_interrupts_while_it_works(
     assert len(conversation.messages) == 2
 
 
+def test_asking_again(vlm: VLM, sample_png: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen.interactive = True
+    conversation = Conversation(vlm)
+    turns = Turns(conversation, screen, lambda: None)
+    turns.attach(str(sample_png))
+    turns.ask("What shape is at the top left?")
+    turns.attach(str(sample_png))
+    capsys.readouterr()
+    turns.retry()
+    shown = capsys.readouterr().err
+    assert "asked again with temperature 0.7" in shown and "The picture of 640x480" in shown
+    assert (len(conversation.messages), len(conversation.pending)) == (2, 1), "the new picture waits"
+    conversation.set("max_tokens", "1")  # now the answer may differ, so it is the likeliest again
+    turns.retry()
+    assert "asked again" not in capsys.readouterr().err and conversation.last_answer == "A"
+    turns.ask("What number is printed?")
+    assert (conversation.seen, conversation.pending) == (2, [])
+
+
 def test_what_is_typed_meanwhile_comes_next(terminal: Terminal, sample_png: Path) -> None:
     terminal.type(f"/clear-cache{ENTER}{sample_png} How many shapes are there?{ENTER}")
     terminal.wait("picture 1: ")
@@ -209,6 +229,7 @@ def test_the_next_day(folder: Path, sample_png: Path) -> None:
     state = folder / "next"
     with Terminal(CHAT, environment(state)) as terminal:
         terminal.wait(READY)
+        terminal.ready()
         terminal.ask(f"{sample_png} What number is printed?")
         terminal.type(CTRL_D)
         assert terminal.end() == 0
@@ -216,6 +237,7 @@ def test_the_next_day(folder: Path, sample_png: Path) -> None:
     assert files == {"history.jsonl": 0o600, "last-conversation.json": 0o600}
     with Terminal([*CHAT, "--continue"], environment(state)) as terminal:
         assert "goes on after 1 question" in terminal.wait(READY)
+        terminal.ready()
         assert terminal.ask(UP)[0].endswith("What number is printed?")
         assert "42" in terminal.ask("What number is printed?")
         terminal.type(CTRL_C, CTRL_C)
@@ -228,6 +250,7 @@ def test_private(folder: Path) -> None:
     state = folder / "private"
     with Terminal([*CHAT, "--private", "--no-preview"], environment(state, NO_COLOR="1")) as terminal:
         assert "readable by you alone" not in terminal.wait(READY)
+        terminal.ready()
         terminal.ask("Hello")
         terminal.type("/bye", ENTER)
         assert terminal.end() == 0
@@ -237,7 +260,7 @@ def test_private(folder: Path) -> None:
 
 def test_a_dumb_terminal(folder: Path, sample_png: Path) -> None:
     with Terminal(CHAT, environment(folder / "dumb", TERM="dumb")) as terminal:
-        terminal.wait("/help lists the commands")
+        assert "/help lists the commands" in terminal.ready()
         assert "42" in terminal.ask(f"{sample_png} What number is printed?")
         assert terminal.ask(f'"""How many{ENTER}shapes are there?"""')[-1].strip()
         terminal.type(CTRL_C)

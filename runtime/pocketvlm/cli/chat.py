@@ -184,7 +184,8 @@ def _answer_once(conversation: Conversation, question: str, pictures: list[str |
             sys.stdout.flush()
     sys.stdout.write("\n")
     reason = "--max-tokens" if conversation.fields["max_tokens"] else "the context is full"
-    images = measured.images[conversation.seen :] if measured else []
-    lines = conversation.run_notes.about_answer(notes, images)
-    print_report(images, lines, measured if timings else None, cut=reason if cut else None)
-    conversation.add(messages, "".join(texts), seen=len(measured.images) if measured else None)
+    before = conversation.seen
+    images = measured.images if measured else []
+    lines = conversation.run_notes.about_answer(notes, images[before:])
+    print_report(images[before:], lines, measured if timings else None, cut=reason if cut else None)
+    conversation.add(messages, "".join(texts), before=before, seen=len(images))

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.conversation.state import Conversation
-from pocketvlm.cli.conversation.terminal import not_echoed
 from pocketvlm.cli.loading import load_chosen
 from pocketvlm.files.locate import locate, pulled_models
 
@@ -47,7 +46,7 @@ class Models:
         self.model, self.options = model, options
 
     def _load(self, conversation: Conversation, model: str | None, options: LoadOptions) -> None:
-        with not_echoed(), waiting("loading"):
+        with waiting("loading"):
             vlm, chosen = load_chosen(model, options, memory=self._memory)
         conversation.use(vlm)
         conversation.max_image_tokens = chosen.max_image_tokens

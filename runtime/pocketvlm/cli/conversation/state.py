@@ -144,10 +144,16 @@ class Conversation:
     def stream(self, messages: list[Message], **keywords: Any) -> Generator[ChatCompletionChunk, None, None]:
         return self.vlm.stream(messages, **{**self.fields, **keywords})
 
-    def add(self, messages: list[Message], answer: str, *, seen: int | None = None, complete: bool = True) -> None:
-        """Keep the messages of a request and its answer. `seen` counts the pictures of the request, if it is known."""
-        self._seen_before, self.seen = self.seen, self.seen + len(self.pending) if seen is None else seen
-        self.pending = []
+    def add(
+        self, messages: list[Message], answer: str, *, before: int, seen: int | None = None, complete: bool = True
+    ) -> None:
+        """Keep the messages of a request and its answer.
+
+        `seen` counts the pictures and pages of the request, if that is known, and `before` those without its question.
+        """
+        asked = [*parts_of(messages[-1:])]
+        self._seen_before, self.seen = before, before + sum(map(_has_picture, asked)) if seen is None else seen
+        self.pending = [part for part in self.pending if not any(part is other for other in asked)]
         self.messages = [*messages, {"role": "assistant", "content": answer.strip()}]
         self._last_asked = self._asked(messages) if complete else None
 
@@ -168,7 +174,7 @@ class Conversation:
     @property
     def last_answer(self) -> str:
         """The last answer as the model wrote it; empty where there is none."""
-        return next((m["content"] for m in reversed(self.messages) if m["role"] == "assistant"), "")
+        return next((str(m["content"]) for m in reversed(self.messages) if m["role"] == "assistant"), "")
 
     def _asked(self, messages: list[Message]) -> Any:
         return [*messages], dict(self.fields), self.vlm.info.fingerprint
@@ -226,7 +232,7 @@ def _facts(document: Document, pages: list[Page], size: tuple[int, int], *, whol
         facts = "{}x{}".format(*size)
         if count > 1:
             shown = f"{len(pages)} of {count}" if whole else f"the first of {count}"
-            facts += f", {shown} {unit}s" + ("" if whole else f"; /set pages 1-{count} shows more")
+            facts += f", {shown} {unit}s" + ("" if whole else f" (for more, /set pages 1-{count} and show it again)")
         return facts
     pages_shown = "" if len(pages) == count else f"{len(pages)} of "
     return f"{pages_shown}{count} {unit}" + ("s" if count > 1 else "")

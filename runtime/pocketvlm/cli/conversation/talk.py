@@ -13,7 +13,7 @@ from pocketvlm.cli.conversation.models import Models
 from pocketvlm.cli.conversation.plain_lines import PlainLines
 from pocketvlm.cli.conversation.screen import Screen
 from pocketvlm.cli.conversation.state import Conversation
-from pocketvlm.cli.conversation.terminal import begin_import, echo_file
+from pocketvlm.cli.conversation.terminal import begin_import, echo_file, not_echoed
 from pocketvlm.cli.conversation.turns import Turns
 from pocketvlm.cli.conversation.typed_message import TypedCommand, read_typed
 from pocketvlm.errors import ContextLengthError, PocketVLMError
@@ -54,7 +54,8 @@ def talk(
         except EOFError:
             return
         try:
-            _do(text, screen, turns, commands)
+            with not_echoed():
+                _do(text, screen, turns, commands)
         except Ended:
             return
         except KeyboardInterrupt:

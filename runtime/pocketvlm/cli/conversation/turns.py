@@ -9,7 +9,6 @@ from typing import Any
 from pocketvlm.cli.answer_report import ProgressBar, print_report
 from pocketvlm.cli.conversation.screen import Screen
 from pocketvlm.cli.conversation.state import Conversation, Message
-from pocketvlm.cli.conversation.terminal import not_echoed
 from pocketvlm.messages import Timings
 
 
@@ -32,17 +31,17 @@ class Turns:
             raise
 
     def ask(self, question: str) -> None:
-        self._answer(self._conversation.ask(question), {})
+        self._answer(self._conversation.ask(question), {}, self._conversation.seen)
 
     def retry(self) -> None:
         """Ask the last question again. Raises RequestError where there is none."""
-        messages, fields, seen = self._conversation.last_question()
-        self._conversation.seen = seen
+        messages, fields, before = self._conversation.last_question()
         if fields:
             self._screen.say(f"asked again with temperature {fields['temperature']}, for another answer")
-        self._answer(messages, fields)
+        self._answer(messages, fields, before)
 
-    def _answer(self, messages: list[Message], fields: dict[str, Any]) -> None:
+    def _answer(self, messages: list[Message], fields: dict[str, Any], before: int) -> None:
+        """Answer the last of `messages`. `before` counts the pictures and pages before it."""
         conversation, screen = self._conversation, self._screen
         shown = screen.answer(as_text=bool(conversation.fields.get("response_format")))
         texts: list[str] = []
@@ -51,7 +50,7 @@ class Turns:
         cut = complete = False
         thoughts = 0
         try:
-            with not_echoed(), ProgressBar() as bar:
+            with ProgressBar() as bar:
                 with closing(conversation.stream(messages, progress=bar, **fields)) as chunks:
                     for chunk in chunks:
                         bar.end()
@@ -75,9 +74,9 @@ class Turns:
         if not complete and not texts:
             screen.say("stopped; the question is not part of the conversation")
             return
-        before = conversation.seen
         images = timings.images if timings else []
-        conversation.add(messages, "".join(texts), seen=len(images) if timings else None, complete=complete)
+        seen = len(images) if timings else None
+        conversation.add(messages, "".join(texts), before=before, seen=seen, complete=complete)
         if not complete:
             screen.say("stopped; the answer so far is kept, /retry asks again")
         reason = "max_tokens" if conversation.fields.get("max_tokens") else "the context is full, /reset starts again"
