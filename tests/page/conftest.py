@@ -82,6 +82,14 @@ def server() -> Iterator[Server]:
     assert stop(running) == 0
 
 
+@pytest.fixture(scope="session")
+def keyed() -> Iterator[Server]:
+    """A server with the key "s3cret word"."""
+    running = start("--api-key", "s3cret word")
+    yield running
+    stop(running)
+
+
 @dataclass
 class Tab:
     """A tab with the page, and what it did."""

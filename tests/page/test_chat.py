@@ -184,31 +184,27 @@ def test_a_reload_in_mid_answer(tab: Tab) -> None:
     assert tab.answer(0).startswith("[")
 
 
-def test_the_key(tabs: Open) -> None:
-    own = start("--api-key", "s3cret word")
-    try:
-        tab = tabs(own)
-        page = tab.page
-        page.get_by_text("This server needs a key").wait_for()
-        page.get_by_label("Key").fill("wrong")
-        page.keyboard.press("Enter")
-        page.get_by_text("That key is not right.").wait_for()
-        page.get_by_label("Key").fill("s3cret word")
-        page.keyboard.press("Enter")
-        tab.give("paste", ("shape.png", "image/png", drawing(2)))
-        page.get_by_text("80 tokens").wait_for()
-        assert tab.ask("How many shapes are there?") == "1"
-        page.locator(".question .picture").click()
-        page.locator(".stage img").wait_for()
-        page.keyboard.press("Escape")
-        page.reload()
-        page.locator(".answer").wait_for()  # for this session
-        stored = page.evaluate("[JSON.stringify(localStorage), document.cookie].join()")
-        assert "s3cret" not in stored
-        other = tabs(own, context=page.context)
-        other.page.get_by_text("This server needs a key").wait_for()
-    finally:
-        stop(own)
+def test_the_key(tabs: Open, keyed: Server) -> None:
+    tab = tabs(keyed)
+    page = tab.page
+    page.get_by_text("This server needs a key").wait_for()
+    page.get_by_label("Key").fill("wrong")
+    page.keyboard.press("Enter")
+    page.get_by_text("That key is not right.").wait_for()
+    page.get_by_label("Key").fill("s3cret word")
+    page.keyboard.press("Enter")
+    tab.give("paste", ("shape.png", "image/png", drawing(2)))
+    page.get_by_text("80 tokens").wait_for()
+    assert tab.ask("How many shapes are there?") == "1"
+    page.locator(".question .picture").click()
+    page.locator(".stage img").wait_for()
+    page.keyboard.press("Escape")
+    page.reload()
+    page.locator(".answer").wait_for()  # for this session
+    stored = page.evaluate("[JSON.stringify(localStorage), document.cookie].join()")
+    assert "s3cret" not in stored
+    other = tabs(keyed, context=page.context)
+    other.page.get_by_text("This server needs a key").wait_for()
 
 
 def test_a_private_chat_leaves_nothing(tab: Tab, server: Server) -> None:

@@ -9,11 +9,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 import requests
 from PIL import Image
 
@@ -24,13 +22,6 @@ from pocketvlm.vision import families
 from server.conftest import Server, refused, start, stop
 
 HTML = {"accept": "text/html,application/xhtml+xml"}
-
-
-@pytest.fixture(scope="module")
-def keyed() -> Iterator[Server]:
-    running = start("--api-key", "k")
-    yield running
-    stop(running)
 
 
 def test_the_page_and_its_files(server: Server) -> None:
@@ -64,7 +55,7 @@ def test_the_page_needs_no_key_and_all_else_does(keyed: Server) -> None:
 
 
 def test_only_its_own_origin_may_call(keyed: Server) -> None:
-    key = {"authorization": "Bearer k"}
+    key = {"authorization": "Bearer s3cret word"}
     body = {"width": 64, "height": 64}
     own = keyed.url
     for origin in (own, own.replace("http:", "https:"), own.upper().replace("HTTP", "http")):
