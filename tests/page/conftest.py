@@ -82,6 +82,14 @@ def server() -> Iterator[Server]:
     assert stop(running) == 0
 
 
+@pytest.fixture(scope="session")
+def keyed() -> Iterator[Server]:
+    """A server with the key "s3cret word"."""
+    running = start("--api-key", "s3cret word")
+    yield running
+    stop(running)
+
+
 @dataclass
 class Tab:
     """A tab with the page, and what it did."""
@@ -128,6 +136,22 @@ class Tab:
 
     def until_answer_has(self, characters: int) -> None:
         self.until(f"document.querySelector('.answer .markdown')?.innerText.length > {characters}")
+
+    def stop_after(self, characters: int) -> None:
+        """Press Stop as soon as the answer is so long; done in the page, because the model is quick."""
+        self.page.evaluate(
+            """(characters) => new Promise((resolve) => {
+              const look = () => {
+                const text = document.querySelector(".answer .markdown")?.innerText ?? "";
+                const button = document.querySelector("[aria-label=Stop]");
+                if (text.length <= characters || !button) return requestAnimationFrame(look);
+                button.click();
+                resolve();
+              };
+              look();
+            })""",
+            characters,
+        )
 
     def button(self, name: str) -> Locator:
         return self.page.get_by_role("button", name=name, exact=True)

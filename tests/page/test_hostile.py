@@ -108,8 +108,8 @@ def test_texts_of_a_model(tab: Tab) -> None:
     assert len(TEXTS) >= 50
     page = tab.page
     url = page.url.partition("#")[0]
-    # Thirty at a time: that many are drawn at once.
-    batches = [TEXTS[at : at + 14] for at in range(0, len(TEXTS), 14)]
+    # So many at a time that all are drawn at once.
+    batches = [TEXTS[at : at + 10] for at in range(0, len(TEXTS), 10)]
     import_chats(
         tab, chats(*([turn for text in batch for turn in (("user", text), ("assistant", text))] for batch in batches))
     )

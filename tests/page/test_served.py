@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
-import pytest
 import requests
 from PIL import Image
 
@@ -18,13 +22,6 @@ from pocketvlm.vision import families
 from server.conftest import Server, refused, start, stop
 
 HTML = {"accept": "text/html,application/xhtml+xml"}
-
-
-@pytest.fixture(scope="module")
-def keyed() -> Iterator[Server]:
-    running = start("--api-key", "k")
-    yield running
-    stop(running)
 
 
 def test_the_page_and_its_files(server: Server) -> None:
@@ -58,7 +55,7 @@ def test_the_page_needs_no_key_and_all_else_does(keyed: Server) -> None:
 
 
 def test_only_its_own_origin_may_call(keyed: Server) -> None:
-    key = {"authorization": "Bearer k"}
+    key = {"authorization": "Bearer s3cret word"}
     body = {"width": 64, "height": 64}
     own = keyed.url
     for origin in (own, own.replace("http:", "https:"), own.upper().replace("HTTP", "http")):
@@ -133,19 +130,23 @@ def test_a_plan_and_what_is_seen(server: Server) -> None:
     refused(server.get(f"/v1/images/{id}/seen?max_image_tokens=x"), 400, "max_image_tokens")
 
 
-def test_the_app() -> None:
-    """It prints where the page is, on a port that is the same every time, and ends with Ctrl-C."""
-    import re
-    import signal
-    import subprocess
-    import sys
-
-    command = [sys.executable, "-c", "from pocketvlm.cli import main; main()", "app", "--no-browser", "--offline"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def test_the_app(tmp_path: Path) -> None:
+    """It opens the page before the model is loaded, on a port that is the same every time, and ends with Ctrl-C."""
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
+    browser.chmod(0o755)
+    command = [sys.executable, "-c", "from pocketvlm.cli import main; main()", "app", "--offline"]
+    env = {**os.environ, "BROWSER": str(browser)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
         assert process.stdout
         said = process.stdout.readline()
         found = re.fullmatch(r"pocketvlm is at (http://127\.0\.0\.1:84[78]\d) \(Ctrl-C stops it\)\.\n", said)
         assert found, said
         assert "page/main.js" in requests.get(found[1], headers=HTML, timeout=30).text
+        body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+        answer = requests.post(f"{found[1]}/v1/chat/completions", json=body, timeout=60).json()
+        assert answer["timings"]["load_ms"] > 0
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+    assert opened.read_text().strip() == found[1]
