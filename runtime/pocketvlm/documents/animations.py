@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import accumulate, islice
 from typing import IO, Any
 
+from pocketvlm.pictures.gif import frame_delays
 from pocketvlm.pictures.opened import MAX_PICTURES
 
 _QUICK = 0.015  # seconds; viewers take shorter GIF delays for a mistake
@@ -44,27 +45,8 @@ def frame_times(file: IO[bytes]) -> tuple[list[float], float]:
 
 
 def _gif(file: IO[bytes]) -> Iterator[float]:
-    """GIF89a, section 17 and following: blocks of a byte that names them, then sub-blocks up to an empty one."""
-    file.seek(10)
-    palette = _palette_size(file.read(1)[0])
-    file.seek(2 + palette, 1)
-    delay = 0.0
-    while (kind := file.read(1)) in (b"\x21", b"\x2c"):
-        if kind == b"\x2c":
-            file.seek(8, 1)
-            file.seek(_palette_size(file.read(1)[0]) + 1, 1)
-            yield delay if delay > _QUICK else _USUAL
-            delay = 0.0
-        elif file.read(1) == b"\xf9":
-            delay = struct.unpack("<2xH2x", file.read(6))[0] / 100
-            continue
-        while size := file.read(1)[0]:
-            file.seek(size, 1)
-
-
-def _palette_size(flags: int) -> int:
-    """Return the bytes of the palette that a byte of flags announces."""
-    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+    for delay in frame_delays(file):
+        yield delay if delay > _QUICK else _USUAL
 
 
 def _webp(file: IO[bytes]) -> Iterator[float]:
