@@ -17,6 +17,7 @@ from pocketvlm.batch.file_state import FileState
 from pocketvlm.batch.lines import error_text, identified, succeeded
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.system.atomic import new_file
+from pocketvlm.system.file_lock import try_lock
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,8 @@ class Results:
             except OSError as error:
                 raise RequestError(f"cannot be written: {error.strerror}", str(self.path)) from None
             try:
-                self._lock_file(file)
+                if not try_lock(file):
+                    raise PocketVLMError(f"{self.path}: another batch is writing it")
                 with suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(file.fileno()), self._real.stat()):
                         return file
@@ -176,19 +178,6 @@ class Results:
                 file.close()
                 raise
             file.close()
-
-    def _lock_file(self, file: BinaryIO) -> None:
-        """Lock the file against a second batch. Windows has no such lock."""
-        if sys.platform == "win32":
-            return
-        import fcntl
-
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PocketVLMError(f"{self.path}: another batch is writing it") from None
-        except OSError:  # a file system without locks
-            pass
 
     def _read(self) -> None:
         self._file.seek(0)

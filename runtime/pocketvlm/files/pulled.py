@@ -9,7 +9,6 @@ import os
 import re
 import secrets
 import shutil
-import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,9 +17,7 @@ from pathlib import Path
 
 from pocketvlm.errors import ModelError, ModelNotFoundError
 from pocketvlm.files.locate import models_folder, pulled_models
-
-if sys.platform != "win32":
-    import fcntl
+from pocketvlm.system.file_lock import try_lock
 
 _USED = ".used"
 _DOWNLOAD = re.compile(r"\.(.+)\.download")  # a folder next to the model's, while it is pulled
@@ -108,10 +105,9 @@ def mark_used(folder: Path) -> UseLock | None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError:
         return None
-    with suppress(OSError):  # a file system without locks
+    with suppress(OSError):
         os.utime(path)
-        if sys.platform != "win32":
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    try_lock(descriptor, shared=True)
     return UseLock(descriptor)
 
 
@@ -143,14 +139,9 @@ def _partial_downloads() -> Iterator[str]:
 
 def _require_unlocked(path: Path, reason: str, model: PulledModel) -> None:
     """Raise ModelError where a process holds a lock on the file. Windows needs none: open files cannot be renamed."""
-    if sys.platform != "win32":
-        with path.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ModelError(reason, model.name) from None
-            except OSError:  # a file system without locks
-                return
+    with path.open("rb") as file:
+        if not try_lock(file):
+            raise ModelError(reason, model.name)
 
 
 def _remove_folder(folder: Path, model: PulledModel) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.system.file_lock import try_lock
 
 
 class LineLog:
@@ -29,7 +29,8 @@ class LineLog:
         except OSError as error:
             raise RequestError(f"cannot be written: {error.strerror}", str(path)) from None
         try:
-            self._lock(what)
+            if not try_lock(self._file):
+                raise PocketVLMError(f"{path}: another {what} is writing it")
         except BaseException:  # Ctrl-C too: the caller has no object to close yet
             self._file.close()
             raise
@@ -78,19 +79,6 @@ class LineLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _lock(self, what: str) -> None:
-        """Lock the file against a second process. Windows has no such lock."""
-        if sys.platform == "win32":
-            return
-        import fcntl
-
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PocketVLMError(f"{self.path}: another {what} is writing it") from None
-        except OSError:  # a file system without locks
-            pass
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
