@@ -286,6 +286,12 @@ def test_frames_in_which_nothing_moves_are_left_out() -> None:
         assert [page.time for page in document.pages()] == [0.0, 1.0]
 
 
+def test_comparing_takes_time_of_the_request() -> None:
+    limits = DocumentLimits(request_seconds=0.001)
+    with pytest.raises(ImageTooLargeError, match=r"comparing its frames takes more than 0\.001 s; compare fewer"):
+        open_document(video(20), fps=10, changes=True, limits=limits)
+
+
 def test_still_parts_keep_their_pixels() -> None:
     rng = np.random.default_rng(1)
     first = rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)

@@ -14,7 +14,7 @@ from pocketvlm.documents.decoder_process import DecoderProcess, DecoderStoppedEr
 from pocketvlm.documents.document import Document
 from pocketvlm.documents.fit import Fit
 from pocketvlm.documents.limits import DocumentLimits
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import ImageTooLargeError, RequestError
 from pocketvlm.pictures.images import Picture, picture_of
 from pocketvlm.pictures.sources import Source
 from pocketvlm.system.extras import install_extra
@@ -78,7 +78,7 @@ class VideoDocument(Document):
         self.seconds = facts["seconds"]
         self.times = sampling.times(self.seconds, facts["frames"])
         self._still = sampling.changes
-        self._source = source
+        self._source, self._limits = source, limits
         if sampling.changes:
             try:
                 self.times = self._moving(self.times)
@@ -99,9 +99,16 @@ class VideoDocument(Document):
         return picture_of(np.frombuffer(data, np.uint8).reshape(height, width, 3), started, pages=len(self))
 
     def _moving(self, times: Sequence[float]) -> list[float]:
-        """Return those times at which something has moved since the one before."""
+        """Return those times at which something has moved since the one before. Raises ImageTooLargeError."""
         moving: list[float] = []
+        latest = time.perf_counter() + self._limits.request_seconds
         for at in times:
+            if time.perf_counter() > latest:
+                raise self._source.error(
+                    f"{at:.1f} s: comparing its frames takes more than {self._limits.request_seconds:g} s; "
+                    "compare fewer with fps or frames",
+                    ImageTooLargeError,
+                )
             answer, _ = self._ask({"time": at, "still": moving, "look": True}, f"{at:.1f} s")
             if answer["moved"]:
                 moving.append(at)
