@@ -47,5 +47,5 @@ class Models:
 
     def _load(self, conversation: Conversation, model: str | None, options: LoadOptions) -> None:
         with waiting("loading"):
-            conversation.vlm, chosen = load_chosen(model, options, memory=self._memory)
-        conversation.max_image_tokens = chosen.max_image_tokens
+            vlm, chosen = load_chosen(model, options, memory=self._memory)
+        conversation.use(vlm, chosen)
