@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,8 +243,14 @@ def test_the_next_day(folder: Path, sample_png: Path) -> None:
         assert "42" in terminal.ask("What number is printed?")
         terminal.type(CTRL_C, CTRL_C)
         assert terminal.end() == 130
+    question = [*CHAT, "--continue", "How many shapes are there?", "-i", sample_png.name]
+    asked = subprocess.run(
+        question, cwd=sample_png.parent, env=environment(state), capture_output=True, timeout=60, check=True
+    )
+    assert asked.stdout == b"2\n"
     kept = json.loads((state / "pocketvlm" / "last-conversation.json").read_text())
-    assert [message["role"] for message in kept["messages"]].count("user") == 3
+    assert [message["role"] for message in kept["messages"]].count("user") == 4
+    assert kept["messages"][-2]["content"][0]["path"] == str(sample_png), "it would not be there elsewhere"
 
 
 def test_private(folder: Path) -> None:

@@ -28,7 +28,7 @@ from pocketvlm.cli.command_options import (
     expand_options,
 )
 from pocketvlm.cli.console import waiting
-from pocketvlm.cli.conversation.last_conversation import keep_last, read_last
+from pocketvlm.cli.conversation.last_conversation import LastConversation, keep_last, read_last
 from pocketvlm.cli.conversation.state import Conversation
 from pocketvlm.cli.conversation.terminal import begin_import, not_echoed
 from pocketvlm.cli.conversation.typed_message import picture_source
@@ -133,8 +133,8 @@ def chat(
         begin_import("edited_lines")
     with not_echoed() if prompt is None else nullcontext(), waiting("loading"):
         vlm, chosen = load_chosen(model, options, memory=memory)
-    conversation = Conversation(vlm, system, options_of_files, max_pixels=options.max_pixels, **fields)
-    conversation.max_image_tokens = chosen.max_image_tokens
+    conversation = Conversation(vlm, system, options_of_files, **fields)
+    conversation.use(vlm, chosen)
     with closing(conversation):
         if last is not None:
             conversation.go_on_with(last.messages, None if missing else last.seen)
@@ -148,14 +148,17 @@ def chat(
             talk(conversation, models, pictures, private=private, preview=preview, timings=timings)
         elif as_json:
             with ProgressBar() as bar:
-                answer = vlm.chat(conversation.ask(prompt, *pictures), progress=bar, **fields)
+                messages = conversation.ask(prompt, *pictures)
+                answer = vlm.chat(messages, progress=bar, **fields)
             images = answer.timings.images
             print_report(images, conversation.run_notes.about_answer(answer.notes, images))
             typer.echo(answer.model_dump_json(indent=2))
+            conversation.add(messages, answer.text, before=conversation.seen, seen=len(answer.timings.images))
         else:
             _answer_once(conversation, prompt, pictures, timings=timings)
-            if last is not None and not private:
-                keep_last(replace(last, messages=conversation.messages, seen=conversation.seen))
+        if prompt is not None and last is not None and not private:
+            mmproj = str(options.mmproj) if options.mmproj else None
+            keep_last(LastConversation(conversation.messages, conversation.seen, model, mmproj))
 
 
 def _source(argument: str) -> str | bytes:

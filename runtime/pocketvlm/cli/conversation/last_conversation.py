@@ -33,8 +33,13 @@ def last_file() -> Path:
 
 def keep_last(last: LastConversation) -> None:
     """Write the conversation, in place of the one before. Raises OSError."""
-    fields = {**vars(last), "messages": _without_passwords(last.messages)}
-    keep_text(last_file(), json.dumps(fields, default=_as_base64))
+    kept = {
+        "messages": [_kept(message) for message in last.messages],
+        "seen": last.seen,
+        "model": _absolute(last.model),
+        "mmproj": _absolute(last.mmproj),
+    }
+    keep_text(last_file(), json.dumps(kept, default=_as_base64))
 
 
 def read_last() -> tuple[LastConversation, list[str]]:
@@ -47,7 +52,7 @@ def read_last() -> tuple[LastConversation, list[str]]:
     try:
         last = LastConversation(**json.loads(path.read_text("utf-8")))
         for message in last.messages:
-            if isinstance(content := message["content"], list):
+            if message["role"] and isinstance(content := message.get("content"), list):
                 message["content"] = [_part(part, missing) for part in content]
     except FileNotFoundError:
         raise SessionError("there is no conversation to go on with", path) from None
@@ -75,14 +80,17 @@ def _as_base64(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} in a message")
 
 
-def _without_passwords(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    def plain(part: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in part.items() if name != "password"}
+def _kept(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message that can be read in any working directory, without passwords."""
+    if not isinstance(content := message.get("content"), list):
+        return message
+    parts = [{name: value for name, value in part.items() if name != "password"} for part in content]
+    for part in parts:
+        if "path" in part:
+            part["path"] = str(Path(part["path"]).absolute())
+    return {**message, "content": parts}
 
-    return [
-        {
-            **message,
-            "content": list(map(plain, content)) if isinstance(content := message["content"], list) else content,
-        }
-        for message in messages
-    ]
+
+def _absolute(name: str | None) -> str | None:
+    """Return the path of a model for any working directory; a name stays one."""
+    return str(Path(name).absolute()) if name and Path(name).exists() else name

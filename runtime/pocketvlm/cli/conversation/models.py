@@ -48,5 +48,4 @@ class Models:
     def _load(self, conversation: Conversation, model: str | None, options: LoadOptions) -> None:
         with waiting("loading"):
             vlm, chosen = load_chosen(model, options, memory=self._memory)
-        conversation.use(vlm)
-        conversation.max_image_tokens = chosen.max_image_tokens
+        conversation.use(vlm, chosen)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.picture_arguments import URLS, has_pages
 from pocketvlm.cli.run_notes import RunNotes
 from pocketvlm.errors import RequestError
@@ -57,22 +58,20 @@ class Conversation:
         vlm: VLM,
         system: str | None = None,
         options: dict[str, Any] | None = None,
-        *,
-        max_pixels: int | None = None,
         **fields: Any,
     ) -> None:
         """`options` are those of each picture, `fields` those of each request; None is the default of each."""
-        self._max_pixels = max_pixels  # None is the default
-        self.use(vlm)
-        self.max_image_tokens: int | None = None  # that a picture may take with the model
+        self.use(vlm, LoadOptions())
         self.fields = fields
         self.options = dict(options or {})
         self._system = system
         self.reset()
 
-    def use(self, vlm: VLM) -> None:
-        """Ask this model from now on."""
+    def use(self, vlm: VLM, options: LoadOptions) -> None:
+        """Go on with a model that was loaded with these options."""
         self.vlm = vlm
+        self.max_image_tokens = options.max_image_tokens
+        self.max_pixels = options.max_pixels
         self.run_notes = RunNotes(vlm)
 
     def reset(self) -> None:
@@ -106,16 +105,13 @@ class Conversation:
         from pocketvlm.documents.open_document import open_part
         from pocketvlm.messages import FilePart
         from pocketvlm.messages.field_errors import validated
-        from pocketvlm.pictures.images import MAX_PIXELS
 
         part = self.part(source)
         file = validated(FilePart, {**part, "type": "file"})
-        with open_part(file, "picture", DocumentLimits(), self._max_pixels or MAX_PIXELS) as document:
+        with open_part(file, "picture", DocumentLimits(), self.max_pixels) as document:
             pages = [*document.pages(file.pages)]
             first = pages[0].read()
             facts = _facts(document, pages, first.size, whole=part["type"] == "file")
-        if "path" in part:
-            part["path"] = str(Path(part["path"]).absolute())  # the conversation may go on in another folder
         self.pending.append(part)
         return Attached(self.count_pictures(), f"{name_of(source)}, {facts}", first, file.detail)
 

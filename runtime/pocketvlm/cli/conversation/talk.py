@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pocketvlm.cli.answer_report import err
@@ -122,15 +121,9 @@ class _Keeper:
         conversation, models = self._conversation, self._models
         if not self._is_on:
             return
-        model, mmproj = (_absolute(name) for name in (models.model, models.mmproj))
-        last = LastConversation(conversation.messages, conversation.seen, model, mmproj)
+        last = LastConversation(conversation.messages, conversation.seen, models.model, models.mmproj)
         try:
             keep_last(last)
         except OSError as error:
             self._is_on = False
             self._screen.say(f"the conversation cannot be kept for --continue: {error.strerror or error}")
-
-
-def _absolute(name: str | None) -> str | None:
-    """Return the path of a model for any working directory; a name stays one."""
-    return str(Path(name).absolute()) if name and Path(name).exists() else name
