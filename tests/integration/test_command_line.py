@@ -22,7 +22,7 @@ from pocketvlm.cli.catalog import find_catalog
 from pocketvlm.cli.commands import add_commands, app
 from pocketvlm.files.locate import iota
 
-ORDER = "chat batch serve models pull remove plan convert verify inspect doctor bench".split()
+ORDER = "chat app read batch serve models pull remove plan convert verify inspect doctor bench".split()
 
 
 def run(*arguments: str | Path, stdin: bytes = b"") -> tuple[int, str, str]:

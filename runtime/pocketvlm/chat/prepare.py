@@ -24,7 +24,7 @@ from pocketvlm.vision.video import video_of
 PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # (part, path of its field in the request)
 _AS_PICTURES = (
     "the frames of the video are shown as pictures: {encoder} takes them one by one; load the model with an ONNX "
-    "vision encoder of this version, which takes two together, as the model was trained (--vision onnx)"
+    'vision encoder of this version, which takes two together, as the model was trained (vision="onnx")'
 )
 
 
