@@ -56,6 +56,7 @@ compare: .venv/.bench ## one chat beside llama-cpp-python and llama-server
 train: .venv/.dev ## train iota; stop and resume at any step
 	PYTHONPATH=models $(BIN)/python -m iota.train $(ARGS)
 	@echo "To convert it: $(BIN)/pocketvlm convert models/iota/checkpoint -o $(BUNDLE) --quantize Q4_K_M --mmproj q8_0"
+	@echo "Then, for its scope: PYTHONPATH=models $(BIN)/python -m iota.certainty --write"
 
 native: .venv/.demo ## build llama.cpp for PRESET (cpu, cpu-native, metal, cuda, vulkan) and use it from now on
 	cmake --preset $(PRESET) $(CMAKE_ARGS)

@@ -2,7 +2,7 @@
 
 FOLDER then holds a wheel of everything, for machines with the same system, kind of processor and Python. There:
 
-    python3 -m venv venv && venv/bin/pip install --no-index --find-links FOLDER pocketvlm
+    python3 -m venv venv && venv/bin/pip install --no-index --find-links FOLDER FOLDER/pocketvlm-*.whl
 
 pip compiles llama.cpp for the CPU of this machine; the environment's CMAKE_ARGS can ask for another. Standard library
 only.
@@ -32,7 +32,9 @@ def main() -> None:
     size = sum(path.stat().st_size for path in wheels)
     print(f"{len(wheels)} wheels, {size / 1e6:.0f} MB, in {arguments.folder}. On the other machine:")
     print(f"  python{sys.version_info[0]}.{sys.version_info[1]} -m venv venv")
-    print(f'  venv/bin/pip install --no-index --find-links {arguments.folder.name} "pocketvlm{extras}"')
+    folder = arguments.folder.name
+    own = max(arguments.folder.glob("pocketvlm-*.whl"), key=lambda path: path.stat().st_mtime)
+    print(f'  venv/bin/pip install --no-index --find-links {folder} "{folder}/{own.name}{extras}"')
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ OFFLINE = Path(__file__).parent / "offline"
 runpy.run_path(str(OFFLINE / "sitecustomize.py"))
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(OFFLINE), os.environ.get("PYTHONPATH")]))
 _CACHE = tempfile.TemporaryDirectory(prefix="pocketvlm-cache-")  # measured speeds do not outlive the run
-os.environ["XDG_CACHE_HOME"] = _CACHE.name
+os.environ["XDG_CACHE_HOME"] = os.environ["XDG_STATE_HOME"] = _CACHE.name
 # Modules that are grouped by a parameter, too.
 BY_PARAMETER = {
     "converters/test_fuzz.py": "family",

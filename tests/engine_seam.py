@@ -36,7 +36,7 @@ def local(vlm: VLM) -> Any:
 
 def prompt_of(vlm: VLM, messages: Sequence[Any]) -> Any:
     """Render messages to the prompt of a `Generation`."""
-    return vlm._prepared(ChatRequest.parse(messages)).prompt
+    return vlm._preparer.prepare(ChatRequest.parse(messages)).prompt
 
 
 def units_of(vlm: VLM, messages: Sequence[Any], pictures: list[Any] | None = None) -> list[Any]:
@@ -58,7 +58,7 @@ def never_ending(vlm: VLM) -> dict[int, float]:
 
 def template_form(patch: pytest.MonkeyPatch, vlm: VLM, form: Any) -> None:
     """Pretend that the model's template writes tool calls in this form."""
-    patch.setattr(vlm, "_tool_call_format", form)
+    patch.setattr(vlm._preparer, "tool_call_format", form)
 
 
 # ---- the engine in this process

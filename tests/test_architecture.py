@@ -20,9 +20,11 @@ LEVELS = {
         {"cli"},
         {"server", "batch", "plan", "bench.picture"},
         {"", "vlm"},
-        {"bench"},
+        {"bench", "reading"},
+        {"chat.async_vlm"},
         {"chat.vlm"},
-        {"chat.load_options", "chat.completion", "chat.session"},
+        {"chat.prepare", "chat.completion", "chat.sampling", "chat.session"},
+        {"chat.load_options"},
         {"engine.process"},
         {"engine.in_process"},
         {"engine.loading"},
@@ -69,7 +71,9 @@ EXTRA = {
     "pocketvlm_converters.tokenizer.proof": {"templates"},  # compares what a chat does with a text
     "pocketvlm_converters.tokenizer.ends": {"templates"},  # reads how a template closes an answer
     "pocketvlm_converters.proof.verify": {""},
-    "pocketvlm_converters.catalog.estimates": {"plan"},  # predicts memory as `pocketvlm plan` does
+    # Predict memory as `pocketvlm plan` does, with its options.
+    "pocketvlm_converters.catalog.estimates": {"plan", "chat"},
+    "pocketvlm_converters.catalog.lookup": {"plan", "chat"},
     "pocketvlm_converters.cli.models": {"plan"},  # reads a budget as `pocketvlm plan` does
 }
 # The packages of ours that each may import.

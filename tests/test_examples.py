@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pages import ROOT, name_of
 
@@ -30,7 +31,7 @@ def test_chat() -> None:
 
 
 def test_structured(sample_png: Path) -> None:
-    assert run("structured.py", str(sample_png)) == "{'shapes': 2}\n"
+    assert run("structured.py", str(sample_png)) == "2\n"
 
 
 def test_batch(tmp_path: Path, sample_png: Path) -> None:
@@ -39,6 +40,13 @@ def test_batch(tmp_path: Path, sample_png: Path) -> None:
     broken, answer = map(json.loads, run("batch.py", str(tmp_path)).splitlines())
     assert "not a picture" in broken["error"]
     assert answer == {"file": "b.png", "answer": ANSWER}
+
+
+def test_read(tmp_path: Path, sample_png: Path) -> None:
+    with Image.open(sample_png) as picture:
+        page = picture.convert("RGB")
+    page.save(tmp_path / "scan.pdf", save_all=True, append_images=[page])
+    assert run("read.py", str(tmp_path / "scan.pdf")).splitlines() == [f"Page 1: {ANSWER}", f"Page 2: {ANSWER}"]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.iterdir()), ids=name_of)

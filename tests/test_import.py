@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,3 +34,19 @@ def test_the_package_is_the_command() -> None:
     child = subprocess.run([sys.executable, "-m", "pocketvlm", "--version"], capture_output=True, text=True, timeout=60)
     assert child.returncode == 0
     assert child.stdout.startswith("pocketvlm ")
+
+
+def test_one_question_needs_no_editor(sample_png: Path) -> None:
+    """What edits lines and renders Markdown is imported in a conversation alone."""
+    code = f"""
+import sys
+from pathlib import Path
+sys.argv = ["pocketvlm", "chat", "Hi", "-i", {str(sample_png)!r}, "--max-tokens", "1"]
+from pocketvlm.cli import main
+try:
+    main()
+finally:
+    print(sorted({{"prompt_toolkit", "markdown_it", "pygments", "asyncio"}} & set(sys.modules)))
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert child.stdout.splitlines()[-1:] == ["[]"], child.stdout + child.stderr

@@ -93,7 +93,7 @@ def check_target(output: Path, source: Path | None, force: bool) -> None:
     if not os.path.lexists(output):
         return
     if not force:
-        raise OutputError("already exists; --force replaces a bundle", output)
+        raise OutputError("already exists; force=True replaces a bundle", output)
     checkpoint = source.resolve() if source else None
     if checkpoint and output.resolve() in (checkpoint, *checkpoint.parents):
         raise OutputError("is the checkpoint's own folder or contains it; choose another folder", output)

@@ -71,7 +71,7 @@ def convert(
         conversion.seal()
         if conversion.deviation and not keep_unproven:
             raise ProofError(
-                f"{advice(conversion.deviation)}. Nothing was written; --keep-unproven keeps the bundle", output
+                f"{advice(conversion.deviation)}. Nothing was written; keep_unproven=True keeps the bundle", output
             )
     return Bundle(output)
 

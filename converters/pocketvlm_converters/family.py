@@ -49,7 +49,7 @@ class Family(ABC):
 
     def vision_graph(self, graph: Graph) -> GraphOutput:
         """Add the vision encoder and projector to `graph`, from its input to the embeddings."""
-        raise CheckpointError(f"family {self.name} has no ONNX vision encoder yet; use --onnx none", graph.path)
+        raise CheckpointError(f'family {self.name} has no ONNX vision encoder yet; use onnx="none"', graph.path)
 
     def names(self, prefixes: Sequence[str]) -> Names:
         """Return the checkpoint's tensors below the first of `prefixes` that occurs.

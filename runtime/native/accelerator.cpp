@@ -150,7 +150,7 @@ bool is_reordered(const ggml::Tensor * weights) {
     return reordered.buffer_type && weights->buffer && host.buffer_type(weights->buffer) == reordered.buffer_type;
 }
 
-Product product_of(const ggml::Tensor * node) {
+Product product_of(const ggml::Tensor * node, int threads) {
     const ggml::Tensor *weights = node->src[0], *input = node->src[1];
     Product product = {};
     product.type = weights->type;
@@ -164,6 +164,7 @@ Product product_of(const ggml::Tensor * node) {
     product.rows = input->ne[1] * input->ne[2] * input->ne[3];
     product.columns = weights->ne[1];
     product.depth = weights->ne[0];
+    product.threads = threads;
     return product;
 }
 
@@ -246,7 +247,7 @@ int compute_graph(ggml::Backend * backend, ggml::Graph * graph) {
             compute(*kernel, net, factors, scratch, context.threads);
             continue;
         }
-        const Product product = product_of(node);
+        const Product product = product_of(node, context.threads);
         const bool pack = packed_input != node->src[1] || packed_type != product.type;
         void * const packed = context.packed_memory(packed_bytes(product));
         if (!packed) {
@@ -598,6 +599,7 @@ EXPORTED bool pocketvlm_accelerator_multiply(
     product.rows = rows;
     product.columns = columns;
     product.depth = depth;
+    product.threads = threads;
     const Memory packed = allocate(packed_bytes(product)), scratch = allocate(size_t(threads) * SCRATCH_BYTES);
     if (!packed || !scratch) {
         return false;

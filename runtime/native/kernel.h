@@ -156,17 +156,40 @@ inline const uint8_t * weight_block(const Product & product, int64_t column, int
     return (const uint8_t *) product.weights + size_t(column) * product.weight_stride + size_t(block) * bytes;
 }
 
-// Asks for blocks that are decoded next, while the rows pass the present ones.
-inline void
-prefetch(const Product & product, int64_t column, int columns, int64_t block, int64_t blocks, size_t bytes) {
-    const int together = product.interleaved ? INTERLEAVED_COLUMNS : 1;
-    for (int i = 0; i < columns; i += together) {
-        const uint8_t * at = weight_block(product, column + i, block * together, bytes);
-        for (const uint8_t * line = at; line < at + size_t(blocks * together) * bytes; line += ALIGNMENT) {
-            __builtin_prefetch(line, 0, 2);
+// Asks for the blocks that are decoded next, a few cache lines at a time while the rows pass the present ones: memory
+// has few requests open, and a burst of more would stop the products until they are answered.
+class Ahead {
+  public:
+    // `steps`: how often `step` will be called. `column` may lie behind the last, where nothing is asked for.
+    Ahead(const Product & product, int64_t column, int64_t block, int64_t blocks, size_t bytes, int64_t steps) {
+        const int64_t left = product.columns - column, together = product.interleaved ? INTERLEAVED_COLUMNS : 1;
+        const int64_t columns = left < TILE_COLUMNS ? left : TILE_COLUMNS;
+        if (columns <= 0 || blocks <= 0) {
+            return;
+        }
+        at = start = weight_block(product, column, block * together, bytes);
+        length = size_t(blocks * together) * bytes;
+        stride = size_t(together) * product.weight_stride;
+        last = start + size_t(columns / together) * stride;
+        const int64_t lines = columns / together * int64_t((length + ALIGNMENT - 1) / ALIGNMENT);
+        share = int((lines + steps - 1) / steps);
+    }
+
+    void step() {
+        for (int i = 0; i < share && start < last; i++) {
+            __builtin_prefetch(at, 0, 2);
+            at += ALIGNMENT;
+            if (at >= start + length) {
+                at = start += stride;
+            }
         }
     }
-}
+
+  private:
+    const uint8_t *at = nullptr, *start = nullptr, *last = nullptr;
+    size_t length = 0, stride = 0;
+    int share = 0;
+};
 
 // Copies a block of one column out of the interleaved blocks of 8.
 template <class Weights>
@@ -262,7 +285,9 @@ inline void dot(Int (&sums)[ROWS][VECTORS], const int8_t (*rows)[BLOCK], const Q
 }
 
 template <class Weights, int ROWS>
-void multiply_blocks(const RowBlock * rows, int first_row, const PanelBlocks & panel, int blocks, Output output) {
+void multiply_blocks(
+    const RowBlock * rows, int first_row, const PanelBlocks & panel, int blocks, Output output, Ahead & ahead
+) {
     Float totals[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int row = 0; row < ROWS; row++) {
@@ -272,6 +297,7 @@ void multiply_blocks(const RowBlock * rows, int first_row, const PanelBlocks & p
         }
     }
     for (int b = 0; b < blocks; b++) {
+        ahead.step();
         const RowBlock & block = rows[b];
         Int sums[ROWS][VECTORS];
 #pragma GCC unroll 8
@@ -303,7 +329,9 @@ void multiply_blocks(const RowBlock * rows, int first_row, const PanelBlocks & p
 }
 
 template <class Weights, int ROWS>
-void multiply_superblock(const RowSuperblock & rows, int first_row, const PanelSuperblock & panel, Output output) {
+void multiply_superblock(
+    const RowSuperblock & rows, int first_row, const PanelSuperblock & panel, Output output, Ahead & ahead
+) {
     constexpr int GROUP_QUADS = Weights::GROUP / 4;
     Float totals[ROWS][VECTORS];
 #pragma GCC unroll 8
@@ -314,6 +342,7 @@ void multiply_superblock(const RowSuperblock & rows, int first_row, const PanelS
         }
     }
     for (int group = 0; group < SUPERBLOCK / Weights::GROUP; group++) {
+        ahead.step();
         const int block = group * Weights::GROUP / BLOCK, quad = group * GROUP_QUADS;
         Int sums[ROWS][VECTORS];
 #pragma GCC unroll 8
@@ -412,6 +441,16 @@ inline int columns_of_tile(const Product & product, int64_t tile) {
     return left < TILE_COLUMNS ? int(left) : TILE_COLUMNS;
 }
 
+// How often `for_all_rows` calls `compute` for a whole tile.
+inline int64_t calls_for_all_rows(const Product & product) {
+    return PANELS * ((product.rows + Vector::ROWS - 1) / Vector::ROWS);
+}
+
+// The column whose blocks are read after those of `column`: of this tile, or of the one that the thread takes next.
+inline int64_t column_after(const Product & product, int64_t column, bool tile_ends) {
+    return tile_ends ? column + product.threads * TILE_COLUMNS : column;
+}
+
 template <class Weights>
 void tile_of_blocks(const Product & product, const void * packed, void * scratch, int64_t tile) {
     auto * panels = (PanelBlocks *) scratch;
@@ -420,12 +459,14 @@ void tile_of_blocks(const Product & product, const void * packed, void * scratch
     for (int64_t first = 0; first < total; first += CHUNK) {
         const int blocks = total - first < CHUNK ? int(total - first) : CHUNK;
         decode_blocks<Weights>(product, column, columns, first, blocks, panels);
-        const int64_t next = first + blocks, left = total - next < CHUNK ? total - next : CHUNK;
-        prefetch(product, column, columns, next, left, Weights::BYTES);
+        const bool ends = first + blocks == total;
+        const int64_t next = ends ? 0 : first + blocks, left = total - next < CHUNK ? total - next : CHUNK;
+        const int64_t steps = calls_for_all_rows(product) * blocks;
+        Ahead ahead(product, column_after(product, column, ends), next, left, Weights::BYTES, steps);
         for_all_rows(
             product, column, columns, first > 0, [&](auto count, int64_t group, int row, int panel, Output output) {
                 const RowBlock * rows = row_blocks(product, (void *) packed, first, group);
-                multiply_blocks<Weights, decltype(count)::value>(rows, row, panels[panel], blocks, output);
+                multiply_blocks<Weights, decltype(count)::value>(rows, row, panels[panel], blocks, output, ahead);
             }
         );
     }
@@ -438,11 +479,13 @@ void tile_of_superblocks(const Product & product, const void * packed, void * sc
     const int columns = columns_of_tile(product, tile);
     for (int64_t block = 0; block < blocks; block++) {
         decode_superblock<Weights>(product, column, columns, block, panels);
-        prefetch(product, column, columns, block + 1, block + 1 < blocks, Weights::BYTES);
+        const bool ends = block + 1 == blocks;
+        const int64_t steps = calls_for_all_rows(product) * (SUPERBLOCK / Weights::GROUP);
+        Ahead ahead(product, column_after(product, column, ends), ends ? 0 : block + 1, 1, Weights::BYTES, steps);
         for_all_rows(
             product, column, columns, block > 0, [&](auto count, int64_t group, int row, int panel, Output output) {
                 const RowSuperblock & rows = ((const RowSuperblock *) packed)[block * groups + group];
-                multiply_superblock<Weights, decltype(count)::value>(rows, row, panels[panel], output);
+                multiply_superblock<Weights, decltype(count)::value>(rows, row, panels[panel], output, ahead);
             }
         );
     }

@@ -19,6 +19,7 @@ struct Product {
     char * output;  // float32
     size_t output_stride;
     int64_t rows, columns, depth;
+    int threads;  // that take tiles in turn
     // Whether the weights are as ggml's CPU backend reorders Q4_0 and IQ4_NL: blocks of 8 columns, in pieces of 8
     // bytes.
     bool interleaved;

@@ -3,7 +3,7 @@
     from pocketvlm import VLM
 
     with VLM.load() as vlm:
-        print(vlm.chat([{"role": "user", "content": "Hello."}]).text)
+        print(vlm.ask("What is this?", "photo.jpg"))
 
 Public are the names in `__all__` here and in `pocketvlm.bench`. Everything else is private and may change in any
 version, modules included: import `RequestError` from `pocketvlm`, not from the module that defines it.
@@ -15,6 +15,7 @@ import typing as _typing
 
 if _typing.TYPE_CHECKING:
     from pocketvlm import bench, errors
+    from pocketvlm.chat.async_vlm import AsyncVLM
     from pocketvlm.chat.load_options import LoadOptions
     from pocketvlm.chat.vlm import VLM
     from pocketvlm.documents.document import Document, Page
@@ -22,34 +23,40 @@ if _typing.TYPE_CHECKING:
     from pocketvlm.documents.open_document import open_document
     from pocketvlm.engine.interface import CancellationToken, EngineInfo, Statistics, TokenCount
     from pocketvlm.errors import *
+    from pocketvlm.files.bundle import Scope
+    from pocketvlm.files.pull import pull
     from pocketvlm.messages import *
     from pocketvlm.pictures.handles import HandleLimits, PictureHandle
+    from pocketvlm.reading.read import read
+    from pocketvlm.reading.read_page import PageText
 
 __version__ = "0.2.0"
 # fmt: off
 __all__ = [
-    "VLM", "LoadOptions", "HandleLimits", "PictureHandle", "EngineInfo", "Statistics", "CancellationToken",
-    "TokenCount", "bench", "errors", "open_document", "Document", "DocumentLimits", "Page", "__version__",
+    "VLM", "AsyncVLM", "LoadOptions", "HandleLimits", "PictureHandle", "EngineInfo", "Scope", "Statistics",
+    "CancellationToken", "TokenCount", "pull", "bench", "errors", "open_document", "Document", "DocumentLimits",
+    "Page", "PageText", "read", "__version__",
     # messages
     "AssistantMessage", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "Choice", "ChoiceLogprobs",
     "ChunkChoice", "CompletionTokensDetails", "Content", "Delta", "Detail", "FilePart", "FinishReason",
-    "FunctionDelta", "ImagePart", "ImageTimings", "ImageURL", "ImageURLPart", "Message", "Part",
+    "FunctionDelta", "ImagePart", "ImageTimings", "ImageURL", "ImageURLPart", "Message", "ParsedCompletion", "Part",
     "PromptTokensDetails", "ResponseFormat", "ResponseFunction", "ResponseMessage", "ResponseToolCall",
     "StreamOptions", "SystemMessage", "TextContent", "TextPart", "Timings", "TokenLogprob", "Tool", "ToolCall",
     "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage", "UserMessage",
     # errors
     "PocketVLMError", "RequestError", "ImageError", "ImageNotFoundError", "ImageFormatError", "ImageTooLargeError",
-    "PasswordError", "ContextLengthError", "MemoryBudgetError", "UnsupportedError", "FileError", "ModelError",
-    "ModelNotFoundError", "ModelFormatError", "PairingError", "BundleError", "PictureCacheError", "SessionError",
-    "DownloadError", "ConversionError", "CheckpointError", "QuantizationError", "TokenizerError", "ProofError",
-    "OutputError", "EngineError", "EngineBusyError", "EngineClosedError", "EngineCrashedError", "QueueFullError",
-    "SystemLimitError", "GenerationCancelledError", "NativeLibraryError",
+    "PasswordError", "ContextLengthError", "MemoryBudgetError", "UnsupportedError", "AnswerError", "FileError",
+    "ModelError", "ModelNotFoundError", "ModelFormatError", "PairingError", "BundleError", "PictureCacheError",
+    "SessionError", "DownloadError", "ConversionError", "CheckpointError", "QuantizationError", "TokenizerError",
+    "ProofError", "OutputError", "EngineError", "EngineBusyError", "EngineClosedError", "EngineCrashedError",
+    "QueueFullError", "SystemLimitError", "GenerationCancelledError", "NativeLibraryError",
 ]
 # fmt: on
 
 # Names that are neither errors nor messages.
 _HOMES = {
     "VLM": "pocketvlm.chat.vlm",
+    "AsyncVLM": "pocketvlm.chat.async_vlm",
     "LoadOptions": "pocketvlm.chat.load_options",
     "CancellationToken": "pocketvlm.engine.interface",
     "EngineInfo": "pocketvlm.engine.interface",
@@ -57,8 +64,12 @@ _HOMES = {
     "Document": "pocketvlm.documents.document",
     "DocumentLimits": "pocketvlm.documents.limits",
     "Page": "pocketvlm.documents.document",
+    "PageText": "pocketvlm.reading.read_page",
+    "read": "pocketvlm.reading.read",
     "open_document": "pocketvlm.documents.open_document",
     "TokenCount": "pocketvlm.engine.interface",
+    "Scope": "pocketvlm.files.bundle",
+    "pull": "pocketvlm.files.pull",
     "HandleLimits": "pocketvlm.pictures.handles",
     "PictureHandle": "pocketvlm.pictures.handles",
 }

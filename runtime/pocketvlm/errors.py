@@ -12,6 +12,7 @@ PocketVLMError
 │   ├── UnsupportedError                a part of the schema that this version does not support
 │   ├── ContextLengthError              the prompt does not fit the context
 │   └── MemoryBudgetError               the model does not fit the allowed memory
+├── AnswerError (ValueError)            an answer is not an instance of the class that was asked for
 ├── FileError                           a file cannot be used; `path` is the file
 │   ├── ModelError                      a model file or bundle
 │   │   ├── ModelNotFoundError (FileNotFoundError)
@@ -132,6 +133,14 @@ class MemoryBudgetError(RequestError):
 
 class UnsupportedError(RequestError):
     code = "unsupported"
+
+
+class AnswerError(PocketVLMError, ValueError):
+    """An answer is not an instance of the class that was the `response_format`. `text` is the answer, or its part."""
+
+    def __init__(self, message: str, text: str) -> None:
+        super().__init__(message)
+        self.text = text
 
 
 class FileError(PocketVLMError):

@@ -166,8 +166,12 @@ def test_entries_are_found_by_all_their_names() -> None:
     for name in (entry.repository, entry.gguf.upper(), "SmolVLM-256M"):
         assert find_entry(name) == entry
     assert find_entry("nobody/nothing") is None
-    with pytest.raises(ModelNotFoundError, match=r"nothing is not in the catalogue; known: .*iota"):
+    with pytest.raises(ModelNotFoundError, match=r"nothing is not in the catalogue; `pocketvlm models` lists all$"):
         get_entry("nothing")
+    for name in ("SmolVLM", "acme/smolvlm-500m-instruct"):
+        with pytest.raises(ModelNotFoundError, match=r"did you mean smolvlm-.* or ") as raised:
+            get_entry(name)
+        assert len(str(raised.value)) < 200
 
 
 @pytest.mark.parametrize(
@@ -209,7 +213,10 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("COLUMNS", str(columns))
         for arguments in ([], ["iota"]):
             shown = CliRunner().invoke(app, arguments).stdout
-            assert "…" not in shown and max(map(len, shown.splitlines())) <= columns, shown
+            assert "…" not in shown
+            paths = [line for line in shown.splitlines() if str(tmp_path) in line]
+            assert len(paths) == len(arguments), "a path is broken"
+            assert max(len(line) for line in shown.splitlines() if line not in paths) <= columns, shown
             assert arguments or "iota +" in shown
     monkeypatch.setenv("COLUMNS", "100")
     (listed,) = json.loads(CliRunner().invoke(app, ["--json"]).stdout)

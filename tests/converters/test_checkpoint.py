@@ -205,11 +205,11 @@ def test_a_quantization_that_is_only_mentioned(change: dict[str, Any], weights: 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("base_model.model.model.text_model.norm.weight", "give the folder that PEFT saves with --lora"),
-        ("model.text_model.layers.0.self_attn.q_proj.base_layer.weight", "give the folder that PEFT saves with --lora"),
+        ("base_model.model.model.text_model.norm.weight", "give the folder that PEFT saves with lora="),
+        ("model.text_model.layers.0.self_attn.q_proj.base_layer.weight", "give the folder that PEFT saves with lora="),
         (
             "model.text_model.layers.0.self_attn.q_proj.lora_A.default.weight",
-            "give the folder that PEFT saves with --lora",
+            "give the folder that PEFT saves with lora=",
         ),
         ("v_head.summary.weight", "is not part of a idefics3 model: it is a value head"),
         ("score.weight", "is not part of a idefics3 model: it is a value head"),

@@ -254,7 +254,7 @@ SINGLE_FILE: dict[str, tuple[Damage, tuple[str, ...]]] = {
         (SINGLE, "not consolidated.safetensors"),
     ),
     "only a GGUF": (lambda folder: (folder / SINGLE).rename(folder / "m.gguf"), (SINGLE, "not m.gguf")),
-    "adapter": (adapter, ("adapter (LoRA)", "--lora")),
+    "adapter": (adapter, ("adapter (LoRA)", "lora=")),
     "no config": (lambda folder: (folder / CONFIG).unlink(), (f"has no {CONFIG}\n",)),
     "folder of a training": (training, ("config.json", "give one of the checkpoints in it, such as 'checkpoint-500'")),
     "folder of the hub's cache": (hub_cache, ("config.json", "snapshots")),

@@ -69,12 +69,22 @@ def test_nothing_is_forgotten() -> None:
     assert left == {"NVFP4"}, "libllama has a type that is neither offered nor refused by name"
 
 
-@pytest.mark.parametrize("name", ["Q9_Z", "", "q4", "GUESSED", "NVFP4"])
-def test_unknown_quantization(name: str, tmp_path: Path, pristine: Path) -> None:
-    with pytest.raises(QuantizationError, match=r"Q4_K_M.*with --imatrix also IQ1_M, .*, Q2_K_S$"):
-        convert(pristine, tmp_path / "bundle", quantize=name)
-    with pytest.raises(QuantizationError, match=r"known: .*IQ1_M.*, TQ2_0$"):
-        convert(pristine, tmp_path / "bundle", quantize=name, imatrix="auto")
+@pytest.mark.parametrize(
+    ("name", "suggested"),
+    [
+        ("Q9_Z", "use Q4_K_M, "),
+        ("", "use Q4_K_M, "),
+        ("q4", r"did you mean Q4_0, Q4_1, Q4_K_M or Q4_K_S\?$"),
+        ("Q4KM", r"did you mean Q4_K_M"),
+        ("IQ2", r"did you mean IQ2_M, IQ2_S, IQ2_XS or IQ2_XXS\?$"),
+        ("GUESSED", "use Q4_K_M, "),
+        ("NVFP4", "use Q4_K_M, "),
+    ],
+)
+def test_unknown_quantization(name: str, suggested: str, tmp_path: Path, pristine: Path) -> None:
+    for imatrix in (None, "auto"):
+        with pytest.raises(QuantizationError, match=suggested):
+            convert(pristine, tmp_path / "bundle", quantize=name, imatrix=imatrix)
     with pytest.raises(QuantizationError, match="q8_0"):
         projector_type(name)
     assert language_type("q4_k_m") == "Q4_K_M" and projector_type("Q8_0") == "q8_0"

@@ -206,7 +206,7 @@ def test_folders_that_are_not_adapters(tmp_path: Path) -> None:
 def test_a_source_that_is_an_adapter(tmp_path: Path) -> None:
     """Some programs leave the base's config.json in an adapter's folder."""
     folder = save(tmp_path / "adapter")
-    words = "is an adapter (LoRA) of 'some/toy'; convert that model, and give this folder with --lora"
+    words = "is an adapter (LoRA) of 'some/toy'; convert that model, and give this folder with lora="
     for _ in range(2):
         with pytest.raises(CheckpointError, match=re.escape(words)):
             Checkpoint(folder)

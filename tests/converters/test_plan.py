@@ -109,7 +109,9 @@ def test_command(wide: Path, tmp_path: Path) -> None:
     for result in (short, full):
         assert result.exit_code == 0, result.output
         assert "model-Q4_K_M.gguf" in result.stdout and "vision-int8.onnx" in result.stdout
-        assert "memory" in result.stdout and "note: " in result.stderr
+        assert "note: " in result.stderr
+        totals = [line.split()[0] for line in result.stdout.splitlines()[:3]]
+        assert totals == ["total", "memory", "memory"], "what one asks for comes first"
     assert "blk.*.attn_q.weight" in short.stdout and "blk.3.attn_q.weight" not in short.stdout
     assert "blk.3.attn_q.weight" in full.stdout and "blk.*" not in full.stdout
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import EntryPoint, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from huggingface_hub import close_session
 from typer import Typer
 from typer.testing import CliRunner
 
+import pocketvlm
 from pocketvlm.errors import CheckpointError, DownloadError, ModelNotFoundError, OutputError, QuantizationError
 from pocketvlm.files.bundle import Bundle
 from pocketvlm.files.locate import locate
@@ -34,6 +36,11 @@ from pocketvlm_converters.pull import pull as way
 from pocketvlm_converters.pull.pull import Wanted, name_of, pull
 
 from .hub_server import COMMIT, HubServer, Repository, serving
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 CHECKPOINT = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"
 MODEL, MMPROJ, WEIGHTS = "iota-Q4_K_M.gguf", "mmproj-iota-Q8_0.gguf", "model.safetensors"
@@ -92,7 +99,10 @@ def test_a_ready_pair_becomes_a_bundle(hub: HubServer, tmp_path: Path) -> None:
     ), "the download is gone"
     found = locate(READY, model=None, mmproj=None)
     assert found.model == bundle.path / MODEL and found.name == "iota-gguf"
-    assert said == [f"{READY} at {COMMIT[:12]}: {sum(f.size for f in manifest.files) / 1e6:,.1f} MB"]
+    size = sum(file.size for file in manifest.files)
+    [line] = said
+    assert line.startswith(f"{READY} at {COMMIT[:12]}: {size / 1e6:,.1f} MB; needs about {size / 1e6:.1f} MB of disk")
+    assert re.search(r"space; [\d.]+ GB are free$", line), line
     with pytest.raises(ModelNotFoundError, match="none of that name was pulled"):
         locate("acme/other", model=None, mmproj=None)
 
@@ -100,7 +110,7 @@ def test_a_ready_pair_becomes_a_bundle(hub: HubServer, tmp_path: Path) -> None:
 def test_it_is_there_already(hub: HubServer, tmp_path: Path) -> None:
     pull(Wanted(READY))
     asked = len(hub.log)
-    refused(Wanted(READY), "already exists; --force", OutputError)
+    refused(Wanted(READY), "already exists; force=True", OutputError)
     assert len(hub.log) == asked
     hub.repositories[READY].files[MODEL] += b"\0" * 32
     first = Bundle(models(tmp_path) / READY).manifest.files[0].size
@@ -112,6 +122,30 @@ def test_it_is_there_already(hub: HubServer, tmp_path: Path) -> None:
     refused(Wanted(READY, output=tmp_path / "no" / "where"), "does not exist", OutputError)
 
 
+def test_from_python(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = tomllib.loads((CHECKPOINT.parents[2] / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"]
+    # The installed entry points may be older than this one.
+    point = EntryPoint("pull", group["pocketvlm.functions"]["pull"], "pocketvlm.functions")
+    monkeypatch.setattr("pocketvlm.files.pull.entry_points", lambda **_: [point])
+    steps: list[tuple[str, int, int]] = []
+    folder = pocketvlm.pull(READY, progress=lambda step, done, total: steps.append((step, done, total)))
+    assert folder == models(tmp_path) / READY and steps[-1][1] == steps[-1][2]
+    Bundle(folder).verify()
+    asked = len(hub.log)
+    assert pocketvlm.pull(READY) == folder and len(hub.log) == asked, "it is there already"
+    with pytest.raises(OutputError, match="already exists"):
+        pocketvlm.pull(READY, quantize="Q8_0")
+    (folder / MODEL).unlink()
+    with pytest.raises(OutputError, match="already exists"):
+        pocketvlm.pull(READY)  # incomplete
+    assert pocketvlm.pull(READY, force=True) == folder and (folder / MODEL).is_file()
+    with pytest.raises(DownloadError, match="neither an id of the catalogue"):
+        pocketvlm.pull("no such model")
+    monkeypatch.setattr("pocketvlm.files.pull.entry_points", lambda **_: [])
+    with pytest.raises(DownloadError, match="with its extras hub and convert"):
+        pocketvlm.pull(READY)
+
+
 @pytest.mark.usefixtures("hub")
 def test_what_appeared_meanwhile(tmp_path: Path) -> None:
     output, theirs = tmp_path / "mine", tmp_path / "mine" / "manifest.json"
@@ -120,7 +154,7 @@ def test_what_appeared_meanwhile(tmp_path: Path) -> None:
         output.mkdir()
         theirs.touch()
 
-    with pytest.raises(OutputError, match="already exists; --force"):
+    with pytest.raises(OutputError, match="already exists; force=True"):
         pull(Wanted(READY, output=output), say=say)
     assert list(output.iterdir()) == [theirs] and list(tmp_path.rglob(MODEL)), "the download is kept"
 
@@ -157,12 +191,12 @@ def test_which_of_several(hub: HubServer, tmp_path: Path) -> None:
     files = hub.repositories[READY].files
     model, mmproj = files[MODEL], files[MMPROJ]
     files.update({"imatrix.gguf": model, "iota-UD-Q4_K_M.gguf": model})
-    refused(Wanted(READY), "has several Q4_K_M files for --quantize: iota-Q4_K_M.gguf, iota-UD-Q4_K_M.gguf")
-    refused(Wanted(READY, quantize="imatrix"), "has no imatrix file for --quantize; it has Q4_K_M")
-    refused(Wanted(READY, onnx="int8"), "ready GGUF files have no ONNX encoder; omit --onnx")
+    refused(Wanted(READY), "has several Q4_K_M files for quantize=: iota-Q4_K_M.gguf, iota-UD-Q4_K_M.gguf")
+    refused(Wanted(READY, quantize="imatrix"), "has no imatrix file for quantize=; it has Q4_K_M")
+    refused(Wanted(READY, onnx="int8"), "ready GGUF files have no ONNX encoder; omit onnx=")
     files.update({"iota-F16.gguf": model, "mmproj-iota-2-Q8_0.gguf": mmproj})
     refused(
-        Wanted(READY, quantize="f16"), "has several Q8_0 files for --mmproj: mmproj-iota-2-Q8_0.gguf, mmproj-iota-Q8"
+        Wanted(READY, quantize="f16"), "has several Q8_0 files for mmproj=: mmproj-iota-2-Q8_0.gguf, mmproj-iota-Q8"
     )
     files["iota-F32-mmproj.gguf"] = mmproj
     files["iota-q4_k.gguf"] = model
@@ -257,14 +291,14 @@ def test_a_damaged_part_is_not_kept(hub: HubServer, tmp_path: Path) -> None:
 def test_what_is_not_there(hub: HubServer, tmp_path: Path) -> None:
     refused(Wanted("acme/nothing"), "acme/nothing: no such repository, or a private one")
     refused(Wanted("acme/iota", revision="old"), "acme/iota: has no such revision")
-    refused(Wanted("nothing"), "nothing: is neither an id of the catalogue .* nor owner/name of the hub")
+    refused(Wanted("nothing"), "nothing: is neither an id of the catalogue nor owner/name of the hub")
     refused(Wanted("iota"), "iota: comes with pocketvlm")
     for name in ("../iota", "a/b/c", "/etc/passwd", "--x/y"):
-        refused(Wanted(name), f"{name}: is neither an id of the catalogue .* nor owner/name of the hub")
+        refused(Wanted(name), f"{name}: is neither an id of the catalogue nor owner/name of the hub")
     refused(Wanted("a..b/c"), r"a\.\.b/c: is not a valid name of a repository")
     hub.repositories[READY].served[MMPROJ] = None
     refused(Wanted(READY), f"{MMPROJ}: is listed by the hub, but missing there")
-    refused(Wanted(READY, quantize="Q2_K"), "has no Q2_K file for --quantize; it has Q4_K_M")
+    refused(Wanted(READY, quantize="Q2_K"), "has no Q2_K file for quantize=; it has Q4_K_M")
     refused(Wanted("acme/iota", gguf=True), "acme/iota: has no GGUF files")
     del hub.repositories[READY].files[MMPROJ]
     refused(Wanted(READY), "has no projector")
@@ -369,13 +403,13 @@ def test_where_nothing_may_be_downloaded(hub: HubServer, monkeypatch: pytest.Mon
     refused(Wanted(READY), "POCKETVLM_OFFLINE is set: nothing is downloaded")
     monkeypatch.delenv("POCKETVLM_OFFLINE")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    refused(Wanted(READY), r"huggingface_hub is missing: pip install 'pocketvlm\[hub\]'")
+    refused(Wanted(READY), r"huggingface_hub is missing: run pip install \"\.\[hub\]\"")
     assert not hub.log
 
 
 def test_converters_that_are_missing(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(way, "find_spec", lambda name: None if name == "onnx" else object())
-    refused(Wanted("acme/iota"), r"conversion needs onnx: pip install 'pocketvlm\[convert\]'")
+    refused(Wanted("acme/iota"), r"conversion needs onnx: run pip install \"\.\[convert\]\"")
     assert len(hub.log) == 1
 
 
@@ -407,7 +441,7 @@ def test_what_is_no_checkpoint(hub: HubServer, tmp_path: Path) -> None:
     files["config.json"] = json.dumps(config | {"model_type": "clippy"}).encode()
     refused(Wanted("acme/iota"), "^acme/iota/config.json: unknown architecture 'clippy'", CheckpointError)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()], "what cannot be converted is not kept"
-    refused(Wanted("acme/iota", quantize="Q9"), "unknown quantization 'Q9'", QuantizationError)
+    refused(Wanted("acme/iota", quantize="Q9"), "unknown type 'Q9' of the language model", QuantizationError)
     refused(Wanted("acme/iota", mmproj="none", onnx="none"), "needs a vision encoder", QuantizationError)
     assert not hub.asked(WEIGHTS), "told before gigabytes are downloaded"
     del files["config.json"]
@@ -426,11 +460,12 @@ def test_a_full_disk(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
     asked = hub.asked(MODEL)
-    refused(Wanted(READY), "needs about .* GB; 0.0 GB are free", OutputError)
-    refused(Wanted("acme/iota"), "needs about 0.0 GB to download and convert", OutputError)
+    refused(Wanted(READY), "needs about .* MB of disk space; 1.0 MB are free", OutputError)
+    space = r"needs about {} of disk space to download and convert; 1.0 MB are free; make room"
+    refused(Wanted("acme/iota"), space.format(r"\d\d\.\d MB"), OutputError)
     files = hub.repositories["acme/iota"].files  # as if the same bytes were quantized
     files["config.json"] = json.dumps(json.loads(files["config.json"]) | {"quantization_config": {"bits": 4}}).encode()
-    refused(Wanted("acme/iota"), "needs about 0.1 GB to download and convert", OutputError)
+    refused(Wanted("acme/iota"), space.format(r"1\d\d\.\d MB"), OutputError)
     assert hub.asked(MODEL) == asked and not hub.asked(WEIGHTS) and left(tmp_path) == []
 
 

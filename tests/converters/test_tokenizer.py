@@ -260,6 +260,9 @@ def test_beginning_of_text(checkpoint: Path, edit: Edit) -> None:
     edit(checkpoint / "tokenizer_config.json", {"bos_token": "<|im_end|>"})
     with pytest.raises(TokenizerError, match="post_processor"):
         read(checkpoint)
+    edit(checkpoint / "tokenizer.json", {"post_processor": template | {"special_tokens": {}}})
+    with pytest.raises(TokenizerError, match="cannot be used"):  # the package loads it, and panics when it is used
+        read(checkpoint)
 
 
 def test_special_tokens_map(checkpoint: Path, edit: Edit) -> None:

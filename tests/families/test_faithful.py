@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,17 @@ CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Expected:
+    """What transformers makes of a conversation: `logits` of the answer's first token and `scores` of all of them."""
+
+    ids: list[int]
+    embeddings: Array | None
+    logits: Array
+    answer: list[int]
+    scores: Any
+
+
 @dataclass
 class Pair:
     """A checkpoint in transformers, and the bundle made of it."""
@@ -72,6 +83,35 @@ class Pair:
     reference: Any
     processor: Any
     bundle: Path
+    known: dict[str, Expected] = field(default_factory=dict)  # both encoders are compared with the same
+
+    def expected(self, name: str) -> Expected:
+        if name not in self.known:
+            self.known[name] = self._ask(CONVERSATIONS[name])
+        return self.known[name]
+
+    def _ask(self, messages: list[dict[str, Any]]) -> Expected:
+        inputs = self.processor.apply_chat_template(
+            messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            enable_thinking=False,  # as a request that does not ask for thoughts
+        )
+        ids = inputs["input_ids"][0].tolist()
+        seen = any(part["type"] == "image" for message in messages for part in message["content"])
+        with torch.no_grad():
+            result = self.reference.generate(
+                **inputs, max_new_tokens=ANSWER, do_sample=False, output_logits=True, return_dict_in_generate=True
+            )
+        return Expected(
+            ids,
+            embeddings(self.reference, inputs) if seen else None,
+            result.logits[0][0].double().numpy(),
+            result.sequences[0, len(ids) :].tolist(),
+            result.logits,
+        )
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case[1])
@@ -91,24 +131,17 @@ def vlm(pair: Pair, request: pytest.FixtureRequest) -> Iterator[VLM]:
 
 @pytest.mark.parametrize("name", CONVERSATIONS)
 def test_conversation(pair: Pair, vlm: VLM, name: str) -> None:
-    messages = CONVERSATIONS[name]
-    inputs = pair.processor.apply_chat_template(
-        messages,
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        enable_thinking=False,  # as a request that does not ask for thoughts
-    )
-    asked, seen = in_full_detail(messages), list[Any]()
+    expected = pair.expected(name)
+    asked, seen = in_full_detail(CONVERSATIONS[name]), list[Any]()
     units = units_of(vlm, asked, seen)
     ids = [i for unit in units for i in ([unit] if isinstance(unit, int) else ids_of(unit, pair))]
-    assert ids == inputs["input_ids"][0].tolist()
+    assert ids == expected.ids
+    wanted = expected.embeddings
+    assert (wanted is not None) == bool(seen)
 
-    if seen:
+    if wanted is not None:
         slots = [(slot, by.encode(slot)) for _, by in seen for slot in by.pieces if isinstance(slot, EmbeddingSpan)]
         rows = np.concatenate([np.delete(found, list(slot.control), axis=0) for slot, found in slots])
-        wanted = embeddings(pair.reference, inputs)
         table = pair.reference.get_input_embeddings().weight.detach().numpy()
         for slot, found in slots:
             for at in slot.control:
@@ -117,23 +150,17 @@ def test_conversation(pair: Pair, vlm: VLM, name: str) -> None:
         assert cosines(rows, wanted).min() >= 0.9999
         assert np.abs(rows - wanted).max() <= 0.01 * np.abs(wanted).max()
 
-    with torch.no_grad():
-        logits = pair.reference(**inputs).logits[0, -1].double().numpy()
-        result = pair.reference.generate(
-            **inputs, max_new_tokens=ANSWER, do_sample=False, output_logits=True, return_dict_in_generate=True
-        )
-        made = result.sequences[0, len(ids) :].tolist()
-    assert logits.std() > 0.1, "the model must say something"
+    assert expected.logits.std() > 0.1, "the model must say something"
     assert list(generate(vlm, generation(vlm, asked, 1)))
-    assert divergence(logits, last_logits(vlm).astype(np.float64)) <= 1e-4
+    assert divergence(expected.logits, last_logits(vlm).astype(np.float64)) <= 1e-4
     tokens = [event.id for event in generate(vlm, generation(vlm, asked, ANSWER)) if isinstance(event, Token)]
-    ends = {token for token in made if model_of(vlm).is_end(token)}
-    wanted_tokens = [token for token in made if token not in ends]
+    ends = {token for token in expected.answer if model_of(vlm).is_end(token)}
+    wanted_tokens = [token for token in expected.answer if token not in ends]
     if tokens != wanted_tokens:  # only where two tokens are as likely, and processors round differently
         at, (ours, theirs) = next(
             (at, pair) for at, pair in enumerate(zip(tokens, wanted_tokens, strict=False)) if pair[0] != pair[1]
         )
-        scores = result.logits[at][0]
+        scores = expected.scores[at][0]
         assert abs(float(scores[ours] - scores[theirs])) <= TIE, f"token {at}: {ours}, not {theirs}"
 
 

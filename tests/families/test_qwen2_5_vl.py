@@ -74,14 +74,14 @@ def test_onnx_types(kind: str, least: float, reference: Any, pristine: Path, tmp
 def test_several_tiles_at_once(bundle: Path) -> None:
     made = OnnxEncoder(read_onnx(bundle / "vision-fp32.onnx"), threads=1)
     tiles = np.stack([tile_of(5, 6), tile_of(6, 5).transpose(1, 0, 2)])
-    (together,) = session_of(made).run(None, {"pixels": tiles})
+    (together,) = session_of(made).run(None, {"pixels": np.tile(tiles, 2)})  # the frame twice
     for tile, rows in zip(tiles, together, strict=True):
         assert np.abs(made.encode_tile(tile) - rows).max() < 1e-4 * np.abs(rows).max()
 
 
 def test_the_header_says_that_sizes_vary(bundle: Path) -> None:
     header = check_encoder(bundle / "vision-fp32.onnx", check_language_model(bundle / "model-F32.gguf"))
-    assert header.inputs[0].shape == (None, None, None, 3) and header.outputs[0].shape == (None, None, 64)
+    assert header.inputs[0].shape == (None, None, None, 6) and header.outputs[0].shape == (None, None, 64)
 
 
 def test_what_memory_does_not_hold_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from pocketvlm import VLM
+from pocketvlm.batch.lines import answer_line, error_line
 from pocketvlm.batch.requests import Defaults, read_batch
-from pocketvlm.batch.results import Results, answer_line, error_line
+from pocketvlm.batch.results import Results
 from pocketvlm.batch.run import run
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.messages import ChatCompletion
@@ -112,7 +113,7 @@ def test_batch_file_of_openai(sample_png: Path, tmp_path: Path) -> None:
     assert done.returncode == 1, done.stderr  # some are errors
     found = {line["custom_id"]: line for line in lines(output)}
     assert list(found) == ["a", "hot", "elsewhere", "line-4", "none", "line-6", "line-8"]
-    assert set(found["a"]) == {"id", "custom_id", "response", "error"}
+    assert set(found["a"]) == {"id", "custom_id", "response", "error", "files"}
     assert (said(found["a"]), said(found["line-4"])) == ("2", "42")
     assert found["a"]["response"]["body"]["object"] == "chat.completion"
     errors = {name: line["response"]["body"].get("error") for name, line in found.items()}
@@ -142,16 +143,16 @@ def test_wrong_files(tmp_path: Path, content: str, words: str) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text(content)
     with pytest.raises(RequestError, match=words):
-        read_batch(source, Defaults())
+        read_batch([source], Defaults())
 
 
 def test_wrong_folders(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot be read"):
-        read_batch(tmp_path / "none.jsonl", Defaults("?"))
+        read_batch([tmp_path / "none.jsonl"], Defaults("?"))
     with pytest.raises(RequestError, match="no pictures"):
-        read_batch(tmp_path, Defaults("?"))
+        read_batch([tmp_path], Defaults("?"))
     with pytest.raises(RequestError, match="--prompt"):
-        read_batch(tmp_path, Defaults())
+        read_batch([tmp_path], Defaults())
 
 
 @pytest.mark.parametrize(
@@ -161,6 +162,9 @@ def test_wrong_folders(tmp_path: Path) -> None:
         ("A.JPE", True),
         ("b.hif", True),
         ("scan", True),  # no ending
+        ("raw.CR2", True),
+        (".hidden.png", False),
+        (".thumbnails/a.png", False),
         ("._a.png", False),  # AppleDouble
         ("sub/__MACOSX/._b.jpg", False),
         (".DS_Store", False),
@@ -174,7 +178,7 @@ def test_which_files_of_a_folder_are_pictures(name: str, is_one: bool, sample_pn
     is_text = name.startswith((".DS", "L", "notes"))
     path.write_bytes(b"\0\0\0\1Bud1" if is_text else sample_png.read_bytes())
     (tmp_path / "other.png").write_bytes(b"?")
-    names = [item.custom_id for item in read_batch(tmp_path, Defaults("?")).items]
+    names = [item.custom_id for item in read_batch([tmp_path], Defaults("?")).items]
     assert names == sorted([*[name] * is_one, "other.png"])
 
 
@@ -185,7 +189,7 @@ def test_which_files_of_a_folder_are_pictures(name: str, is_one: bool, sample_pn
 def test_custom_ids_that_are_numbers(written: str, name: str, tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text(f'{{"custom_id": {written}, "prompt": "?"}}\n')
-    batch = read_batch(source, Defaults())
+    batch = read_batch([source], Defaults())
     assert [item.custom_id for item in batch.items] == [name]
     assert batch.body(batch.items[0])["messages"]
 
@@ -194,7 +198,7 @@ def test_custom_ids_that_are_numbers(written: str, name: str, tmp_path: Path) ->
 def test_custom_ids_that_are_none(written: str, tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text(f'{{"custom_id": {written}, "prompt": "?"}}\n')
-    batch = read_batch(source, Defaults())
+    batch = read_batch([source], Defaults())
     with pytest.raises(RequestError, match="must be a string") as caught:
         batch.body(batch.items[0])
     assert caught.value.param == "custom_id"
@@ -202,17 +206,17 @@ def test_custom_ids_that_are_none(written: str, tmp_path: Path) -> None:
 
 def test_another_output_is_not_touched(album: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
-    mark = read_batch(album, Defaults(QUESTION)).items[0].hash
+    mark = read_batch([album], Defaults(QUESTION)).items[0].hash
     line = '{"id": "batch_req_%s", "custom_id": "00.png", "response": {"status_code": 200, "body": {%s}}}\n'
     other = line % (mark, '"system_fingerprint": "fp_other"')
     for content, words, *options in (
         ("notes\n", "line 1 is not an answer"),
         ("[" * 100_000 + "\n", "line 1 is not an answer"),
-        ('{"custom_id": "x.png", "response": {"status_code": 200, "body": {}}}\n', "'x.png', which is not among"),
+        ('{"custom_id": "x.png", "response": {"status_code": 200, "body": {}}}\n', "to other requests only, such as"),
         (other, "fp_other"),
         (other, "fp_other", "--ray-actors", "1"),
-        (other, "an earlier form of '00.png'", "--system", "Answer in one word."),
-        (other, "an earlier form of '00.png'", "--max-tokens", "9"),
+        (other, "or option, such as that to '00.png'; use --force", "--system", "Answer in one word."),
+        (other, "or option, such as that to '00.png'; use --force", "--max-tokens", "9"),
     ):
         output.write_text(content)
         done = call(album, "--prompt", QUESTION, "-o", output, *options)
@@ -238,15 +242,15 @@ def test_a_full_disk(tmp_path: Path) -> None:
             results.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
-    assert results.done == {"a"}
+    assert list(results.entries) == ["a"]
     with Results(tmp_path / "out.jsonl", {"a": "1", "b": "2"}) as results:
-        assert results.done == {"a"}
+        assert list(results.entries) == ["a"]
 
 
 @pytest.mark.slow
 def test_an_engine_that_crashes(album: Path, tmp_path: Path) -> None:
     """The process dies twice under way: all are answered, once."""
-    job = read_batch(album, Defaults(QUESTION))
+    job = read_batch([album], Defaults(QUESTION))
     order = job.hashes
     killed: list[int] = []
     with Results(tmp_path / "out.jsonl", order) as results, VLM.load(parallel=2, supervised=True, threads=1) as vlm:
@@ -266,7 +270,7 @@ def test_an_engine_that_crashes(album: Path, tmp_path: Path) -> None:
 
 
 def test_an_engine_that_fails_ends_the_batch(album: Path, tmp_path: Path) -> None:
-    job = read_batch(album, Defaults(QUESTION))
+    job = read_batch([album], Defaults(QUESTION))
     with Results(tmp_path / "out.jsonl", job.hashes) as results, VLM.load(threads=1) as vlm:
         completion = vlm.chat([{"role": "user", "content": "Hi"}], max_tokens=1)
         results.add(answer_line("00.png", completion))

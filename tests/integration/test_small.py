@@ -21,7 +21,7 @@ part = {"type": "image", "path": sys.argv[1]}
 with VLM.load() as vlm:
     print(vlm.chat([{"role": "user", "content": [part, {"type": "text", "text": "How many shapes are there?"}]}]).text)
 """
-# What `pip install pocketvlm` does not bring.
+# What `pip install .` does not bring.
 EXTRAS = (
     "safetensors onnx tokenizers starlette uvicorn prometheus_client pillow_heif ray torch transformers matplotlib "
     "pocketvlm_converters requests httpx"

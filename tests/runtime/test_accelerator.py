@@ -169,18 +169,19 @@ def test_only_prompts_of_contexts_that_ask(native: ctypes.CDLL, iota_bundle: Pat
 def test_recurrent_layers(native: ctypes.CDLL, tmp_path: Path) -> None:
     """They are computed here from 5 tokens on, and what follows in the same sequence fits.
 
-    The weights are float32, whose products are llama.cpp's, and so is the delta rule of 16 tokens. That 4 tokens have
-    the same bits also shows that llama.cpp keeps it in one piece.
+    The weights are float32, whose products are llama.cpp's. That 4 tokens have the same bits also shows that llama.cpp
+    keeps the delta rule in one piece. Those of 16 tokens are llama.cpp's too, and their convolutions are not; whether
+    these have the same bits depends on what the compiler fused in ggml's.
     """
     del native
     path = tmp_path / "model.gguf"
     write_hybrid(path)
     with Model(path, gpu_layers=0, mapped=True) as model:
         tokens = [n * 7 % 64 for n in range(120)]
-        for count, other in ((4, False), (5, True), (16, False), (17, True), (120, True)):
+        for count, other in ((4, False), (5, True), (16, None), (17, True), (120, True)):
             plain, fast = prefill(model, tokens[:count], False), prefill(model, tokens[:count], True)
             for one, two in zip(plain, fast, strict=True):
-                assert np.array_equal(one, two) is not other, count
+                assert other is None or np.array_equal(one, two) is not other, count
                 assert np.abs(one - two).max() < 1e-5 * np.abs(one).max(), count
 
 

@@ -37,6 +37,6 @@ def test_no_file_takes_the_place_of_a_device_or_pipe(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="not a regular file"):
         Results(pipe, {})
     with pytest.raises(RequestError, match="not a regular file"):
-        read_batch(pipe, Defaults())
+        read_batch([pipe], Defaults())
     assert stat.S_ISFIFO(pipe.lstat().st_mode)
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]

@@ -122,6 +122,23 @@ def test_the_time_of_the_encoder_is_part_of_the_bar() -> None:
     assert blue(REPORT) - legend == pytest.approx(2 * (blue(less) - legend), rel=0.1)
 
 
+def test_the_scale_has_room_for_the_spread() -> None:
+    """The line of the longest spread ends inside the picture, where its value says, and is as long as it should be."""
+
+    def ends(high: float) -> tuple[int, int]:
+        first = Spread(94, 90, high)
+        report = replace(REPORT, cases=(replace(REPORT.cases[0], first=first, encode=spread(30), moved=spread(50)),))
+        row = np.asarray(draw(report, ""))[150 + 36 + 11, 260:]  # the middle of the first bar
+        dark = np.flatnonzero((row < 0x60).all(1))
+        gap = int(np.flatnonzero(np.diff(dark) > 6)[0])  # before the text behind it
+        return int(dark[0]), int(dark[gap])
+
+    for high in (200, 436, 9000):
+        low_end, high_end = ends(high)
+        assert 500 < high_end < 1000 - 260 - 40, "the longest spread fills the scale"
+        assert low_end / high_end == pytest.approx(90 / high, abs=0.02)
+
+
 def test_on_the_command_line(tmp_path: Path) -> None:
     plot = tmp_path / "plot.png"
     options = ["--size", "64x48", "--repeat", "1", "--tokens", "2", "--vision", "gguf"]

@@ -21,7 +21,7 @@ from pocketvlm.vision.families.llava import Llava
 from pocketvlm.vision.families.smolvlm import SmolVLM
 from pocketvlm.vision.family import MosaicSpan, PicturePlan, TileSpan
 from pocketvlm.vision.letterbox import Letterbox
-from pocketvlm.vision.tiled import span_positions
+from pocketvlm.vision.positions import span_positions
 
 SQUARE = {"image_size": 512, "patch_size": 16, "projector.scale_factor": 4}
 SOUND: dict[str, dict[str, Any]] = {

@@ -164,7 +164,7 @@ def test_a_missing_extra_is_named() -> None:
         [sys.executable, "-c", code, "serve"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
-    assert 'pip install "pocketvlm[server]"' in done.stderr
+    assert 'pip install ".[server]"' in done.stderr
 
 
 @pytest.mark.parametrize("how", ["enforce()", "enforce_if_requested()"])

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError, shortened
 from pocketvlm.files.locate import REPOSITORY
+from pocketvlm.system.suggestions import one_of, similar_names
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -98,12 +99,18 @@ def find_entry(name: str) -> Entry | None:
 
 
 def get_entry(name: str) -> Entry:
-    """Return the entry with this id or repository. Raises ModelNotFoundError, listing the known ids."""
+    """Return the entry with this id or repository. Raises ModelNotFoundError, suggesting similar ids."""
     entry = find_entry(name)
     if entry is None:
-        known = ", ".join(entry.id for entry in entries())
-        raise ModelNotFoundError(f"{shortened(name)} is not in the catalogue; known: {known}")
+        raise ModelNotFoundError(f"{shortened(name)} is not in the catalogue{suggested_ids(name)}")
     return entry
+
+
+def suggested_ids(name: str) -> str:
+    """Return the end of a message about a name that is in no entry: similar ids, and where all of them are."""
+    similar = similar_names(name.rpartition("/")[2], [entry.id for entry in entries()])
+    question = f"; did you mean {one_of(similar)}?" if similar else ";"
+    return f"{question} `pocketvlm models` lists all"
 
 
 def read_entry(path: Path) -> Entry:

@@ -16,12 +16,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.plan.prediction import Planner
+from pocketvlm.chat.load_options import LoadOptions
+from pocketvlm.plan.prediction import Planner, Prediction, RunConfiguration
 from pocketvlm.system.json_cache import JSONCache
 from pocketvlm.system.machine import allowed_cpus
 from pocketvlm.vision.select_encoder import device_name
 from pocketvlm_converters.catalog.entry import Entry, Types
-from pocketvlm_converters.catalog.meta_bundle import model_of, write_bundle
+from pocketvlm_converters.catalog.meta_bundle import CatalogModel, model_of, write_bundle
 from pocketvlm_converters.progress import Progress, silent
 
 PICTURE = (640, 480)  # width and height in pixels of the picture that the figures are about
@@ -49,6 +50,31 @@ class Figures:
     context: int
     picture_tokens: int
     picture_tiles: int
+
+
+class MetaPlanner(Planner):
+    """Plans for a model that is not downloaded, from the meta bundle that it writes to `folder`."""
+
+    def __init__(
+        self,
+        model: CatalogModel,
+        types: Types,
+        folder: Path,
+        options: LoadOptions | None = None,
+        *,
+        picture: tuple[int, int] = PICTURE,
+    ) -> None:
+        super().__init__(write_bundle(model, types, folder), options, picture=picture, timed=False)
+        self._vocabulary = _VOCABULARY_MEMORY[model.entry.tokenizer] * model.vocabulary_size
+
+    def predict(self, configuration: RunConfiguration) -> Prediction:
+        """Add the vocabulary, which is a hole in the meta bundle."""
+        predicted = super().predict(configuration)
+        return replace(
+            predicted,
+            anonymous_bytes=predicted.anonymous_bytes + self._vocabulary,
+            parts={**predicted.parts, "vocabulary": self._vocabulary},
+        )
 
 
 def figures(entry: Entry, types: Types | None = None) -> Figures:
@@ -83,17 +109,16 @@ def all_figures(wanted: Sequence[tuple[Entry, Types]], progress: Progress = sile
 
 def _compute(entry: Entry, types: Types) -> Figures:
     model = model_of(entry)
-    vocabulary = _VOCABULARY_MEMORY[model.entry.tokenizer] * model.vocabulary_size
     with tempfile.TemporaryDirectory(prefix="pocketvlm-") as folder:
-        planner = Planner(write_bundle(model, types, Path(folder)), picture=PICTURE, timed=False)
+        planner = MetaPlanner(model, types, Path(folder))
         usual = planner.usual()
-        memory = {e.kind: planner.predict(replace(usual, encoder=e.kind)).memory_bytes for e in planner.encoders}
+        memory = {str(e.kind): planner.predict(replace(usual, encoder=e.kind)).memory_bytes for e in planner.encoders}
         prediction = planner.predict(usual)
         return Figures(
             parameters=model.parameters,
             download=_WEIGHT_SIZE[entry.dtype] * model.parameters,
             bundle=sum(path.stat().st_size for path in Path(folder).iterdir()),
-            memory={kind: size + vocabulary for kind, size in memory.items()},
+            memory=memory,
             context=usual.context,
             picture_tokens=prediction.picture_tokens or 0,
             picture_tiles=prediction.picture_tiles,

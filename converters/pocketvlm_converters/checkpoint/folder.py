@@ -33,6 +33,7 @@ SIDE_FILES = (
     "special_tokens_map.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "video_preprocessor_config.json",
     "chat_template.jinja",
     "chat_template.json",
     INDEX,
@@ -162,6 +163,13 @@ class Checkpoint:
             )
         return (*notes, *self._quantization, *(adapter.note for adapter in self.adapters))
 
+    @cached_property
+    def video_processor(self) -> Section:
+        """The video processor's settings, from the file that transformers takes them from, or those of pictures."""
+        nested = self.json("processor_config.json", optional=True).section("video_processor")
+        beside = self.json("video_preprocessor_config.json", optional=True)
+        return next((settings for settings in (nested, beside) if settings.values), self.preprocessor)
+
     def _image_processors(self) -> tuple[Section, Section]:
         """Return the settings of the image processor in both of their places, in transformers' order."""
         nested = self.json("processor_config.json", optional=True).section("image_processor")
@@ -239,7 +247,7 @@ class Checkpoint:
         if any(part in tensor.name for part in _ADAPTER_PARTS):
             reason = f"tensor {tensor.name} is named as with an adapter (LoRA, PEFT)"
             raise CheckpointError(
-                f"{reason}; give the folder that PEFT saves with --lora, or merge it first (merge_and_unload)", shard
+                f"{reason}; give the folder that PEFT saves with lora=, or merge it first (merge_and_unload)", shard
             )
 
     def _check_listed(self, name: str, shard: str) -> None:
@@ -274,7 +282,7 @@ class Checkpoint:
         if ADAPTER_CONFIG in self._entries:
             base = self.json(ADAPTER_CONFIG).values.get("base_model_name_or_path")
             of = f" of {quoted(base)}" if isinstance(base, str) and base else ""
-            return f": it is an adapter (LoRA){of}; convert that model, and give this folder with --lora"
+            return f": it is an adapter (LoRA){of}; convert that model, and give this folder with lora="
         if trained := [name for name in self._entries if name.startswith("checkpoint-")]:
             return f": it is a folder of a training; give one of the checkpoints in it, such as {quoted(trained[-1])}"
         if "snapshots" in self._entries:

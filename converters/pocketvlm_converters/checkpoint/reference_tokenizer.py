@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pocketvlm.errors import TokenizerError
+from pocketvlm.system.extras import install_extra
 
 FILE = "tokenizer.json"
 
@@ -15,13 +18,35 @@ def load_reference(path: Path) -> Any:
     try:
         from tokenizers import Tokenizer
     except ImportError as error:
-        raise TokenizerError("the tokenizers package is missing: pip install 'pocketvlm[convert]'", path) from error
-    try:
+        raise TokenizerError(f"the tokenizers package is missing: {install_extra('convert')}", path) from error
+    with _as_tokenizer_error("cannot be loaded", path):
         reference = Tokenizer.from_file(str(path))
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # the package raises plain Exception, and BaseException when its Rust code panics
-        raise TokenizerError(f"cannot be loaded: {error}", path) from None
     reference.no_truncation()
     reference.no_padding()
     return reference
+
+
+def encode(reference: Any, text: str, path: Path, *, post_process: bool = False) -> Any:
+    """Return the tokenizers.Encoding of a text. `post_process` adds what the post_processor adds.
+
+    Raises TokenizerError, which names `path`, where the file loads and cannot be used.
+    """
+    with _as_tokenizer_error("cannot be used", path):
+        return reference.encode(text, add_special_tokens=post_process)
+
+
+def decode(reference: Any, token: int, path: Path) -> str:
+    """Return the text of a token. Raises TokenizerError as `encode` does."""
+    with _as_tokenizer_error("cannot be used", path):
+        text: str = reference.decode([token], skip_special_tokens=False)
+        return text
+
+
+@contextmanager
+def _as_tokenizer_error(what: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the package raises plain Exception, and BaseException when its Rust code panics
+        raise TokenizerError(f"{what}: {error}", path) from None

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pocketvlm.errors import ProofError
+from pocketvlm.errors import CheckpointError, ProofError
+from pocketvlm.system.option_names import with_flags
+from pocketvlm.system.terminal import echo
 
 if TYPE_CHECKING:
     from pocketvlm.files.bundle import Bundle
+
+_ADVISED = ("keep_unproven", "quantize", "mmproj", "onnx")  # options in the advice about a failed proof
 
 
 def convert(
@@ -65,6 +69,8 @@ def convert(
     from pocketvlm_converters.cli.signals import ending_cleanly
     from pocketvlm_converters.convert import convert as convert_checkpoint
 
+    if reason := _not_a_checkpoint(checkpoint):
+        raise CheckpointError(reason, checkpoint)
     adapters = [*(lora or ()), *map(_scaled, lora_scaled or ())]
     if dry_run:
         from pocketvlm_converters.cli.dry_run import show
@@ -104,13 +110,36 @@ def convert(
     print_example(str(output))
 
 
+def _not_a_checkpoint(path: Path) -> str | None:
+    """Return what a path is instead of a checkpoint, and what to do with it; None where it may be one."""
+    from pocketvlm.files.bundle import is_bundle
+    from pocketvlm.files.locate import REPOSITORY
+    from pocketvlm_converters.catalog.entry import find_entry, suggested_ids
+
+    if is_bundle(path):
+        return f"is a bundle, which needs no conversion; use it: pocketvlm chat --model {shlex.quote(str(path))}"
+    if path.suffix.lower() == ".gguf":
+        name = shlex.quote(str(path))
+        return (
+            f"is a GGUF file, which needs no conversion; use it: pocketvlm chat --model {name} --mmproj MMPROJ.gguf "
+            "(with the vision encoder that belongs to it)"
+        )
+    if path.exists() or len(path.parts) > 2:
+        return None
+    if entry := find_entry(path.as_posix()):
+        return f"is a model of the catalogue; `pocketvlm pull {entry.id}` downloads and converts it"
+    if REPOSITORY.fullmatch(path.as_posix()):
+        return f"no such checkpoint folder; if it is a model of the hub, run: pocketvlm pull {path.as_posix()}"
+    return f"no such checkpoint folder, and not a model of the catalogue{suggested_ids(path.as_posix())}"
+
+
 @contextmanager
 def failed_proof_exits() -> Iterator[None]:
     """Print a failed proof as one line and exit with code 1."""
     try:
         yield
     except ProofError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        echo(f"error: {with_flags(str(error), _ADVISED)}", "red", err=True)
         raise typer.Exit(1) from None
 
 

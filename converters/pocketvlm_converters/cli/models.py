@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from pocketvlm_converters.cli.tables import Column, fitted_table, rounded_size
 
+if TYPE_CHECKING:
+    from pocketvlm.system.terminal import Row
     from pocketvlm_converters.catalog.entry import Entry, Types
     from pocketvlm_converters.catalog.estimates import Figures
 
 _TYPES = ("Q4_K_M", "Q6_K", "Q8_0", "BF16")  # listed for one model, besides the recommended type
-_GAP = 2  # characters between two columns of a table
 _LEAST = 0.5  # bytes of a weight, with types of 4 bits and more
 _DOUBLING = 8  # months in which a model of half the size answers as well; a rule of thumb, for the order of a list
 
 
 def models(
     model: Annotated[
-        str | None, typer.Argument(metavar="[ID]", help="A model of the catalogue; by default all are listed.")
+        str | None, typer.Argument(metavar="ID", help="A model of the catalogue; by default all are listed.")
     ] = None,
     fits: Annotated[
         str | None,
@@ -31,9 +30,17 @@ def models(
             help="List only models that need at most this memory, e.g. 4G, or 'free' for what is free now, best first.",
         ),
     ] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="List the models that were pulled, with their size and last use.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON instead of a table.")] = False,
 ) -> None:
     """List models that pocketvlm converts, with their download, disk space, memory and tokens per picture."""
+    if local:
+        from pocketvlm_converters.cli.local_models import show_local
+
+        show_local(model, fits, as_json=as_json)
+        return
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
     import json
 
@@ -104,7 +111,7 @@ def _best_first(listed: Sequence[tuple[Entry, Figures]], budget: int) -> list[tu
     if not fitting:
         entry, figures = min(listed, key=lambda row: _memory(row[1]))
         needed = _memory(figures)
-        message = f"no model fits in {_size(budget)}; the smallest, {entry.id}, needs {_size(needed)}"
+        message = f"no model fits in {rounded_size(budget)}; the smallest, {entry.id}, needs {rounded_size(needed)}"
         raise MemoryBudgetError(message, "--fits", needed)
     return sorted(fitting, key=lambda row: log2(row[1].parameters) + row[0].age / _DOUBLING, reverse=True)
 
@@ -159,52 +166,23 @@ def _sizes(figures: Figures) -> dict[str, Any]:
     return {"bundle_bytes": figures.bundle, "memory_bytes": figures.memory}
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of a table. If the table is too wide, the column with the highest `rank` is dropped first."""
-
-    title: str
-    cells: Sequence[str]
-    rank: int
-    right: bool = True
-
-    @property
-    def width(self) -> int:
-        return max(map(len, (*self.title.split("\n"), *self.cells)))
-
-
-def _fitted_table(columns: Sequence[_Column], width: int) -> Table:
-    """Return a table of at most `width` characters. It always has the first column, and no cell is cut."""
-    from rich.table import Table
-
-    shown = list(columns)
-    while len(shown) > 1 and sum(column.width for column in shown) + _GAP * (len(shown) - 1) > width:
-        shown.remove(max(shown[1:], key=lambda column: column.rank))
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP // 2), header_style="dim")
-    for column in shown:
-        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
-    for row in zip(*(column.cells for column in shown), strict=True):
-        table.add_row(*row)
-    return table
-
-
 def _show_all(listed: list[tuple[Entry, Figures]], budget: int | None) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)
     entries = [entry for entry, _ in listed]
     all_figures = [figures for _, figures in listed]
-    columns: tuple[_Column, ...] = (
-        _Column("id", [f"{entry.id}{' +' if _pulled(entry) else ''}" for entry in entries], 0, right=False),
-        _Column("family", [entry.family for entry in entries], 6, right=False),
-        _Column(
+    columns: tuple[Column, ...] = (
+        Column("id", [f"{entry.id}{' +' if _pulled(entry) else ''}" for entry in entries], 0, right=False),
+        Column("family", [entry.family for entry in entries], 6, right=False),
+        Column(
             "licence", [f"{entry.license or '-'}{' *' if entry.gated else ''}" for entry in entries], 4, right=False
         ),
-        _Column("weights", [_count(figures.parameters) for figures in all_figures], 5),
-        _Column("download", [_size(figures.download) for figures in all_figures], 2),
-        _Column("bundle", [_size(figures.bundle) for figures in all_figures], 3),
-        _Column("memory", [_size(_memory(figures)) for figures in all_figures], 1),
-        _Column("picture", [f"{figures.picture_tokens}" for figures in all_figures], 3),
+        Column("weights", [_count(figures.parameters) for figures in all_figures], 5),
+        Column("download", [rounded_size(figures.download) for figures in all_figures], 2),
+        Column("bundle", [rounded_size(figures.bundle) for figures in all_figures], 3),
+        Column("memory", [rounded_size(_memory(figures)) for figures in all_figures], 1),
+        Column("picture", [f"{figures.picture_tokens}" for figures in all_figures], 3),
     )
     notes = [
         "memory: with the recommended types, a context of 8192 tokens and one picture",
@@ -214,52 +192,51 @@ def _show_all(listed: list[tuple[Entry, Figures]], budget: int | None) -> None:
         "details, with the family and other types: pocketvlm models ID",
     ]
     if budget is not None:  # what a model is for matters more than what it downloads
-        columns = (columns[0], columns[6], _Column("good for", [entry.good_for for entry in entries], 2, right=False))
-        notes[1:3] = [f"best first: larger and newer models that fit in {_size(budget)}"]
-    console.print(_fitted_table(columns, console.width))
+        columns = (columns[0], columns[6], Column("good for", [entry.good_for for entry in entries], 2, right=False))
+        notes[1:3] = [f"best first: larger and newer models that fit in {rounded_size(budget)}"]
+    console.print(fitted_table(columns, console.width))
     console.print("\n" + "\n".join(notes), style="dim")
 
 
 def _show_one(entry: Entry, by_type: dict[str, Figures]) -> None:
     from rich.console import Console
-    from rich.table import Table
+
+    from pocketvlm.system.terminal import print_rows
 
     recommended = by_type[entry.types.quantize]
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    gated = "; accept it on the hub first" if entry.gated else ""
-    table.add_row("model", f"{entry.title}, {_count(recommended.parameters)} parameters, family {entry.family}")
-    table.add_row("good for", entry.good_for)
-    table.add_row("released", entry.released)
-    table.add_row("licence", f"{entry.license or 'see its model card'}{gated}")
-    checkpoint = f"{entry.repository}, {_size(recommended.download)}" if entry.repository else "comes with pocketvlm"
-    table.add_row("checkpoint", checkpoint)
-    if pulled := _pulled(entry):
-        table.add_row("pulled", pulled)
-    if entry.gguf:
-        table.add_row("ready GGUF", entry.gguf)
-    types = entry.types
-    table.add_row("recommended", f"--quantize {types.quantize} --mmproj {types.mmproj} --onnx {types.onnx}")
-    tiles = f"{recommended.picture_tiles} tile{'s' if recommended.picture_tiles > 1 else ''}"
-    table.add_row("pictures", entry.pictures)
-    table.add_row("", f"640x480 with --detail auto: {recommended.picture_tokens} tokens, {tiles}")
     console = Console(highlight=False, markup=False)
-    console.print(table)
-    sizes = [_Column("type", list(by_type), 0, right=False)]
-    sizes.append(_Column("bundle", [_size(figures.bundle) for figures in by_type.values()], 1))
+    print_rows(console, _facts(entry, recommended))
+    sizes = [Column("type", list(by_type), 0, right=False)]
+    sizes.append(Column("bundle", [rounded_size(figures.bundle) for figures in by_type.values()], 1))
     for kind in recommended.memory:
-        memory = [_size(figures.memory[kind]) for figures in by_type.values()]
-        sizes.append(_Column(f"memory,\n{kind}", memory, 2))
+        memory = [rounded_size(figures.memory[kind]) for figures in by_type.values()]
+        sizes.append(Column(f"memory,\n{kind}", memory, 2))
     console.print()
-    console.print(_fitted_table(sizes, console.width))
+    console.print(fitted_table(sizes, console.width))
     note = f"memory: with either vision encoder, a context of {recommended.context} tokens and one picture"
     console.print(f"\n{note}", style="dim")
 
 
+def _facts(entry: Entry, recommended: Figures) -> Iterator[Row]:
+    from pocketvlm.system.terminal import whole
+
+    gated = "; accept it on the hub first" if entry.gated else ""
+    yield "model", f"{entry.title}, {_count(recommended.parameters)} parameters, family {entry.family}"
+    yield "good for", entry.good_for
+    yield "released", entry.released
+    yield "licence", f"{entry.license or 'see its model card'}{gated}"
+    download = rounded_size(recommended.download)
+    yield "checkpoint", f"{entry.repository}, {download}" if entry.repository else "comes with pocketvlm"
+    if pulled := _pulled(entry):
+        yield "pulled", whole(pulled)
+    if entry.gguf:
+        yield "ready GGUF", entry.gguf
+    types = entry.types
+    yield "recommended", f"--quantize {types.quantize} --mmproj {types.mmproj} --onnx {types.onnx}"
+    tiles = f"{recommended.picture_tiles} tile{'s' if recommended.picture_tiles > 1 else ''}"
+    yield "pictures", entry.pictures
+    yield "", f"640x480 with --detail auto: {recommended.picture_tokens} tokens, {tiles}"
+
+
 def _count(number: int) -> str:
     return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.0f} M"
-
-
-def _size(number: int) -> str:
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

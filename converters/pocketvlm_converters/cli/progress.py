@@ -1,4 +1,4 @@
-"""Progress bars on standard error, one for each step."""
+"""Progress bars on standard error, one for each step, if it is a terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def bars() -> Iterator[Progress]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
-    display = ProgressBars(*columns, console=Console(stderr=True))
+    console = Console(stderr=True)
+    display = ProgressBars(*columns, console=console, disable=not console.is_terminal)
 
     def show(step: str, done: int, total: int) -> None:
         if step not in tasks:

@@ -25,6 +25,8 @@ def verify(
     """Check that a bundle behaves as its checkpoint does. Exits with code 1 if it does not."""
     # Imported here: every `pocketvlm` command loads this module to learn the command's name.
     from pocketvlm.files.locate import bundle_path
+    from pocketvlm.system.option_names import with_flags
+    from pocketvlm.system.terminal import echo
     from pocketvlm_converters.cli.progress import bars
     from pocketvlm_converters.cli.signals import ending_cleanly
     from pocketvlm_converters.proof import verify as proof
@@ -45,7 +47,8 @@ def verify(
         report = {"passed": deviation is None, "runs": [run.model_dump(mode="json") for run in runs]}
         typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
     if deviation:
-        typer.secho(f"deviates: {proof.advice(deviation)}", fg=typer.colors.RED, err=True)
+        advice = with_flags(proof.advice(deviation), ("quantize", "mmproj", "onnx"))
+        echo(f"deviates: {advice}", "red", err=True)
         if reference is not None and len(runs) == 1:
             typer.echo("not compared with transformers, because checks without it have failed", err=True)
         raise typer.Exit(1)
@@ -54,9 +57,9 @@ def verify(
         if unrecorded:
             stages = ", ".join(unrecorded)
             verdict = f"nothing deviates, but its conversion recorded nothing to compare with for {stages}"
-            typer.secho(verdict, fg=typer.colors.YELLOW)
+            echo(verdict, "yellow")
         else:
-            typer.secho("the bundle behaves as its checkpoint does in all checks", fg=typer.colors.GREEN)
+            echo("the bundle behaves as its checkpoint does in all checks", "green")
 
 
 def _print(run: Run) -> None:

@@ -65,6 +65,7 @@ class Gemma4(Family):
             "clip.vision.image_mean": [0.0] * 3,
             "clip.vision.image_std": [1.0] * 3,
             "pocketvlm.picture_tokens": self._tokens(),
+            "pocketvlm.video_tokens": self._video_tokens(),
             "pocketvlm.non_causal": text.values.get("use_bidirectional_attention") == "vision",
         }
         return Part("clip", metadata, tuple(weights))
@@ -129,6 +130,10 @@ class Gemma4(Family):
                 "max_soft_tokens", f"that needs more than the encoder's {encoder.positions} positions along an edge"
             )
         return tokens
+
+    def _video_tokens(self) -> int:
+        """Return the maximum number of embeddings of a video's frame."""
+        return self.checkpoint.video_processor.integer("max_soft_tokens", 70)
 
 
 class _Decoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from pocketvlm_converters.networks.encoder_activations import read_activation
 from pocketvlm_converters.networks.feed_forward import refuse_square
 from pocketvlm_converters.networks.mrope import EPSILON, MERGE
 from pocketvlm_converters.networks.qwen_vit import QwenViT, QwenViTVariant
+from pocketvlm_converters.weights import Part
 
 _WINDOW = 112  # pixels along an edge; fixed in libmtmd
 
@@ -19,6 +21,11 @@ _WINDOW = 112  # pixels along an edge; fixed in libmtmd
 class Qwen25VL(Qwen2VL):
     model_types: ClassVar[frozenset[str]] = frozenset({"qwen2_5_vl"})
     projector_type = "qwen2.5vl_merger"
+
+    def projector(self) -> Part:
+        part = super().projector()
+        rate = self.checkpoint.config.present("vision_config").integer("tokens_per_second", 4)
+        return replace(part, metadata={**part.metadata, "pocketvlm.tokens_per_second": rate})
 
     @cached_property
     def encoder(self) -> QwenViT:

@@ -34,6 +34,7 @@ class Qwen2VL(MRopeFamily):
         },
     )
     theta = 1000000.0
+    video_pixels = (128 * 28 * 28, 768 * 28 * 28)
 
     def language(self) -> Part:
         heads, hidden = (

@@ -50,6 +50,7 @@ class Qwen35(MRopeFamily):
         },
     )
     theta = 10000.0
+    video_pixels = (128 * 32 * 32, 768 * 32 * 32)
     pre_tokenizers: ClassVar[tuple[PreTokenizer, ...]] = (
         PreTokenizer("qwen35", (("Split", _WORDS, "Isolated"), ("ByteLevel", "bytes"))),
     )

@@ -34,6 +34,7 @@ class Qwen3VL(MRopeFamily):
     )
     theta = 500000.0
     interleaved = True
+    video_pixels = (128 * 32 * 32, 768 * 32 * 32)
 
     def language(self) -> Part:
         self.text.require("attention_bias", False, False)

@@ -56,6 +56,7 @@ class SmolVLM(Family):
             "clip.vision.preproc_image_size": self._longest_edge(),
             "clip.vision.image_mean": pixels.mean,
             "clip.vision.image_std": pixels.std,
+            **self._video(),
         }
         shape = (width, encoder.hidden * shuffle**2)
         connector = self.names(_CONNECTOR)
@@ -89,6 +90,16 @@ class SmolVLM(Family):
 
     def _shuffle(self) -> int:
         return self.checkpoint.config.integer("scale_factor", 2)
+
+    def _video(self) -> dict[str, Value]:
+        """Return what the runtime needs to know of videos, where the checkpoint has settings for them."""
+        settings, tile = self.checkpoint.video_processor, self._encoder().image
+        size = settings.section("video_sampling").section("video_size")
+        if not size.values and settings is not self.checkpoint.preprocessor:
+            size = settings.section("size")
+        edge = size.integer("longest_edge", tile) if size.values else 0
+        squared = settings.section("max_image_size").integer("longest_edge", 364)
+        return {"pocketvlm.video_edge": edge} if edge and squared == tile else {}
 
     def _longest_edge(self) -> int:
         """Return the longest edge, in pixels, that a picture is resized to before it is cut into tiles."""

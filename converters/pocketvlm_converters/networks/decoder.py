@@ -67,6 +67,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Decod
     hidden, inner, layers, heads, vocabulary, context = (config.integer(key, defaults[key]) for key in _DEFAULTS)
     kv_heads = config.integer("num_key_value_heads", style.defaults.get("num_key_value_heads", heads))
     width = head_width(config, style)
+    rotated = rope.width or width
     queries, keys = heads * width, kv_heads * width
     if heads % kv_heads:
         raise config.wrong("num_key_value_heads", f"num_attention_heads {heads} is not a multiple of it")
@@ -89,7 +90,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Decod
     def linear(gguf: str, name: str, shape: tuple[int, int], biased: bool, rotary_heads: int = 0) -> None:
         # Checks the sizes, which a configuration can set to anything; so it comes before `_row_order`.
         tensor = names.tensor(f"{name}.weight", shape)
-        rows = _row_order(style, rotary_heads, width) if rotary_heads else None
+        rows = _row_order(style, rotary_heads, width, rotated) if rotary_heads else None
         weights.append(Weight(f"{gguf}.weight", tensor, rows))
         if biased:
             bias = names.tensor(f"{name}.bias", shape[:1])
@@ -121,7 +122,7 @@ def decoder(config: Section, names: Names, head: Names, tied: bool, style: Decod
         **size_metadata(layers, context, hidden, inner, heads, kv_heads, width),
         "attention.layer_norm_rms_epsilon": config.number("rms_norm_eps", style.epsilon, positive=True),
         "vocab_size": vocabulary,
-        "rope.dimension_count": width,
+        "rope.dimension_count": rotated,
         **rope.metadata,
     }
     return decoder_part(style.architecture, metadata, weights)
@@ -195,16 +196,21 @@ def _same(one: Tensor, other: Tensor) -> bool:
     )
 
 
-def _row_order(style: DecoderStyle, heads: int, width: int) -> npt.NDArray[np.intp] | None:
+def _row_order(style: DecoderStyle, heads: int, width: int, rotated: int) -> npt.NDArray[np.intp] | None:
     """Return the order of rows of queries or keys for libllama, or None for the checkpoint's own order."""
     if style.rotates_neighbours == style.given_neighbours:
         return None
-    order = rotary_order(heads, width)
+    order = rotary_order(heads, width, rotated)
     return order if style.rotates_neighbours else np.argsort(order)
 
 
-def rotary_order(heads: int, width: int) -> npt.NDArray[np.intp]:
-    """Return the order that makes the halves (0, width / 2), (1, width / 2 + 1), ... neighbours (0, 1), (2, 3), ..."""
-    rows = np.arange(heads * width, dtype=np.intp).reshape(heads, 2, width // 2)
-    order: npt.NDArray[np.intp] = rows.transpose(0, 2, 1).reshape(-1)
+def rotary_order(heads: int, width: int, rotated: int | None = None) -> npt.NDArray[np.intp]:
+    """Return the order that makes the halves (0, n / 2), (1, n / 2 + 1), ... neighbours (0, 1), (2, 3), ...
+
+    n is the first `rotated` values of each head, all `width` by default. The others stay where they are.
+    """
+    n = width if rotated is None else rotated
+    rows = np.arange(heads * width, dtype=np.intp).reshape(heads, width)
+    rows[:, :n] = rows[:, :n].reshape(heads, 2, n // 2).transpose(0, 2, 1).reshape(heads, n)
+    order: npt.NDArray[np.intp] = rows.reshape(-1)
     return order

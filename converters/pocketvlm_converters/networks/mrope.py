@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from pocketvlm_converters.checkpoint.folder import Section
 from pocketvlm_converters.family import Family, Names
 from pocketvlm_converters.networks.decoder import DecoderStyle, decoder, head_width, require_full_attention
 from pocketvlm_converters.networks.qwen_vit import FRAMES, QwenViT
-from pocketvlm_converters.networks.rope import Rope, read_rope, section_of
+from pocketvlm_converters.networks.rope import Rope, read_rope, rotary_width, section_of
 from pocketvlm_converters.onnx.graph import Graph, GraphOutput
 from pocketvlm_converters.onnx.patches import (
     BICUBIC,
@@ -35,17 +36,21 @@ class MRopeFamily(Family):
 
     - `style`: the decoder's, with the defaults of its configuration class.
     - `theta`: the default base of the rotary frequencies.
+    - `partial`: whether the configuration may say that only a part of each head is rotated.
     - `interleaved`: whether the axes of positions take frequencies in turn, or in consecutive sections.
     - `pixels`: the least and most pixels of a picture, as transformers' image processor has them by default. It counts
       the pixels of `frames` frames together.
+    - `video_pixels`: those of transformers' video processor; None for a family without videos.
     """
 
     projector_type: ClassVar[str]
-    style: ClassVar[DecoderStyle]
+    style: DecoderStyle
     theta: ClassVar[float]
+    partial: ClassVar[bool] = False
     interleaved: ClassVar[bool] = False
     pixels: ClassVar[tuple[int, int]] = (56 * 56, 28 * 28 * 1280)
     frames: ClassVar[int] = 1
+    video_pixels: ClassVar[tuple[int, int] | None] = None
 
     @property
     @abstractmethod
@@ -76,12 +81,13 @@ class MRopeFamily(Family):
             "clip.vision.image_max_pixels": most,
             "clip.vision.image_mean": pixels.mean,
             "clip.vision.image_std": pixels.std,
+            **self._video(),
         }
         return Part("clip", metadata, tuple(self.encoder.weights(self._visual())))
 
     def vision_graph(self, graph: Graph) -> GraphOutput:
         value = self.encoder.graph(graph, self._visual(), self._normalization())
-        return GraphOutput(value, self.encoder.row)
+        return GraphOutput(value, self.encoder.row, frames=FRAMES)
 
     @cached_property
     def text(self) -> Section:
@@ -111,15 +117,30 @@ class MRopeFamily(Family):
         return self.names(("model.visual.", "visual."))
 
     def _rope(self) -> Rope:
-        rope = read_rope(self.text, head_width(self.text, self.style), self.theta, interleaved=self.interleaved)
+        width = head_width(self.text, self.style)
+        if self.partial:
+            width = rotary_width(self.text, width, 1.0)
+        rope = read_rope(self.text, width, self.theta, interleaved=self.interleaved, partial=self.partial)
         if "rope.dimension_sections" not in rope.metadata:
             raise section_of(self.text).wrong(
                 "mrope_section", "it must list how many frequencies time, height and width have"
             )
-        return rope
+        return replace(rope, width=width)
 
     def _normalization(self) -> Normalization:
         return read_normalization(self.checkpoint.preprocessor, CLIP_MEAN, CLIP_STD)
+
+    def _video(self) -> dict[str, Value]:
+        """Return what the runtime needs to know of videos."""
+        if self.video_pixels is None:
+            return {}
+        settings = self.checkpoint.video_processor
+        size = settings.section("size")
+        least = settings.integer("min_pixels", size.integer("shortest_edge", self.video_pixels[0]))
+        most = settings.integer("max_pixels", size.integer("longest_edge", self.video_pixels[1]))
+        if least > most:
+            raise CheckpointError(f"the minimum of {least} pixels is above the maximum of {most}", settings.path)
+        return {"pocketvlm.video_min_pixels": least, "pocketvlm.video_max_pixels": most}
 
     def _limits(self) -> tuple[int, int]:
         """Return the least and most pixels of a picture as the encoder gets it."""

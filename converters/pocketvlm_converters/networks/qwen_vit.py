@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.family import Names
@@ -21,7 +22,7 @@ from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid, Windows
 from pocketvlm_converters.onnx.layers import add_norm, norm
 from pocketvlm_converters.onnx.patches import Normalization, cut_patches, fold_normalization
-from pocketvlm_converters.onnx.resample import resample_positions
+from pocketvlm_converters.onnx.resample import resample_positions, resample_positions_cubically
 from pocketvlm_converters.onnx.weights import floats
 from pocketvlm_converters.weights import Value, Weight
 
@@ -39,6 +40,9 @@ class QwenViTVariant:
     - `fused`: libmtmd reads queries, keys and values from one matrix.
     - `head_norms`: queries and keys have a norm in each head.
     - `shifted`: the patch convolution has a bias.
+    - `biased`: the layers' matrices have biases.
+    - `patch_norm`: a norm of the patches, before their positions are added.
+    - `positions`: the table of positions. It is resampled bilinearly with coinciding corners, or by a `cubic` filter.
     """
 
     activation: Activation
@@ -51,6 +55,10 @@ class QwenViTVariant:
     fused: bool = False
     head_norms: bool = False
     shifted: bool = False
+    biased: bool = True
+    patch_norm: str = ""
+    positions: str = "pos_embed"
+    cubic: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +125,7 @@ class QwenViT:
             weights.append(Weight(gguf, tensor, exact=True))
 
         def linear(gguf: str, name: str, shape: tuple[int, int]) -> None:
-            weights.extend(self._linear(names, gguf, name, shape))
+            weights.extend(self._linear(names, gguf, name, shape, biased=self.kind.biased))
 
         def scaled(gguf: str, name: str) -> None:
             weights.extend(self._scales(names, gguf, name, hidden))
@@ -129,15 +137,17 @@ class QwenViT:
             exact("v.patch_embd.bias", self._shift(names))
         if self.table:
             exact("v.position_embd.weight", self._positions(names))
+        if self.kind.patch_norm:
+            scaled("v.norm_embd", self.kind.patch_norm)
         for layer in range(self.layers):
             source, target = f"blocks.{layer}.", f"v.blk.{layer}."
             for gguf, name in (("ln1", "norm1"), ("ln2", "norm2")):
                 scaled(target + gguf, source + name)
             qkv = names.tensor(f"{source}attn.qkv.weight", (3 * hidden, hidden))
-            biases = names.tensor(f"{source}attn.qkv.bias", (3 * hidden,))
             for gguf, rows in self._attention_parts():
                 weights.append(Weight(f"{target}{gguf}.weight", qkv[rows]))
-                exact(f"{target}{gguf}.bias", biases[rows])
+                if self.kind.biased:
+                    exact(f"{target}{gguf}.bias", names.tensor(f"{source}attn.qkv.bias", (3 * hidden,))[rows])
             for x in self._normed:
                 exact(f"{target}attn_{x}_norm.weight", names.tensor(f"{source}attn.{x}_norm.weight", (self.head,)))
             linear(f"{target}attn_out", f"{source}attn.proj", (hidden, hidden))
@@ -161,8 +171,9 @@ class QwenViT:
         def scales(name: str, size: int = self.hidden) -> list[str]:
             return [graph.vector(names.tensor(f"{name}.{part}", (size,))) for part in self._norm_parts]
 
-        def tensors(name: str, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-            return names.tensor(f"{name}.weight", shape), names.tensor(f"{name}.bias", shape[:1])
+        def tensors(name: str, shape: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+            bias = names.tensor(f"{name}.bias", shape[:1]) if self.kind.biased else None
+            return names.tensor(f"{name}.weight", shape), bias
 
         def linear(value: str, name: str, shape: tuple[int, int]) -> str:
             return graph.linear(value, *tensors(name, shape))
@@ -232,9 +243,13 @@ class QwenViT:
             value = graph.linear(value, weight, names.tensor(f"{name}.{matrix}.bias", (rows,)), sensitive=True)
         return value
 
-    def _linear(self, names: Names, gguf: str, name: str, shape: tuple[int, int]) -> tuple[Weight, Weight]:
-        bias = names.tensor(f"{name}.bias", shape[:1])
-        return Weight(f"{gguf}.weight", names.tensor(f"{name}.weight", shape)), Weight(f"{gguf}.bias", bias, exact=True)
+    def _linear(
+        self, names: Names, gguf: str, name: str, shape: tuple[int, int], *, biased: bool = True
+    ) -> list[Weight]:
+        weights = [Weight(f"{gguf}.weight", names.tensor(f"{name}.weight", shape))]
+        if biased:
+            weights.append(Weight(f"{gguf}.bias", names.tensor(f"{name}.bias", shape[:1]), exact=True))
+        return weights
 
     def _scales(self, names: Names, gguf: str, name: str, size: int) -> list[Weight]:
         """Return the weights of the norm `name`."""
@@ -293,23 +308,37 @@ class QwenViT:
         return grid.join(mixed, windows, self.hidden)
 
     def _patches(self, graph: Graph, names: Names, pixels: Normalization, grid: Grid) -> str:
-        value = cut_patches(graph, self.patch, self.merge, grid.rows, grid.cols)
-        matrix, offset = fold_normalization(floats(self._kernel(names)).sum(axis=2), pixels)
+        channels = 3 * FRAMES
+        value = cut_patches(graph, self.patch, self.merge, grid.rows, grid.cols, channels=channels)
+        kernel = floats(self._kernel(names)).swapaxes(1, 2)  # a pixel has the colours of the first frame, then the next
+        kernel = kernel.reshape(self.hidden, channels, self.patch, self.patch)
+        matrix, offset = fold_normalization(kernel, pixels)
         value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
         if self.kind.shifted or self.table:
             offset += floats(self._shift(names))
+        shape = (self.table, self.table, self.hidden)
+        if self.table and not self.kind.patch_norm:
+            # A resampled position is a weighted mean, so a constant added to the table is added to each patch.
+            table = floats(self._positions(names)) + offset.astype(np.float32)
+            return graph.one("Add", value, self._resampled(graph, grid, table.reshape(shape)))
+        value = graph.one("Add", value, graph.constant("patch_offset", offset.astype(np.float32)))
+        if self.kind.patch_norm:
+            parts = (names.tensor(f"{self.kind.patch_norm}.{part}", (self.hidden,)) for part in self._norm_parts)
+            value = norm(graph, value, *map(graph.vector, parts), epsilon=self.epsilon)
         if not self.table:
-            return graph.one("Add", value, graph.constant("patch_offset", offset.astype(np.float32)))
-        # A resampled position is a weighted mean, so a constant added to the table is added to each patch.
-        table = floats(self._positions(names)) + offset.astype(np.float32)
-        table = table.reshape(self.table, self.table, self.hidden)
-        return graph.one("Add", value, resample_positions(graph, grid, table, corners=True))
+            return value
+        return graph.one("Add", value, self._resampled(graph, grid, floats(self._positions(names)).reshape(shape)))
+
+    def _resampled(self, graph: Graph, grid: Grid, table: npt.NDArray[np.float32]) -> str:
+        if self.kind.cubic:
+            return resample_positions_cubically(graph, grid, table)
+        return resample_positions(graph, grid, table, corners=True)
 
     def _shift(self, names: Names) -> Tensor:
         return names.tensor("patch_embed.proj.bias", (self.hidden,))
 
     def _positions(self, names: Names) -> Tensor:
-        return names.tensor("pos_embed.weight", (self.table**2, self.hidden))
+        return names.tensor(f"{self.kind.positions}.weight", (self.table**2, self.hidden))
 
     def _kernel(self, names: Names) -> Tensor:
         return names.tensor("patch_embed.proj.weight", (self.hidden, 3, FRAMES, self.patch, self.patch))

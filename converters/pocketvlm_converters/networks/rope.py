@@ -18,10 +18,14 @@ _NEGLIGIBLE = 1e-5  # radians per position: thousands of positions make a hundre
 
 @dataclass(frozen=True)
 class Rope:
-    """`metadata`: GGUF keys without the architecture. `factors`: divisors of the frequencies, float32 [width / 2]."""
+    """`metadata`: GGUF keys without the architecture. `factors`: divisors of the frequencies, float32 [width / 2].
+
+    `width` is the number of values of a head that are rotated, None for all.
+    """
 
     metadata: Mapping[str, Value]
     factors: npt.NDArray[np.float32] | None = None
+    width: int | None = None
 
 
 def section_of(config: Section) -> Section:
@@ -93,7 +97,10 @@ def _sections(rope: Section, width: int, default: Sequence[float] | None) -> lis
     """Return how many frequencies belong to time, height and width."""
     sections = [int(value) for value in rope.numbers("mrope_section", None if default is None else [*default])]
     if len(sections) != 3 or min(sections) < 0 or 2 * sum(sections) != width:
-        raise rope.wrong("mrope_section", f"expected three numbers whose sum is {width // 2}, half of a head's width")
+        raise rope.wrong(
+            "mrope_section",
+            f"expected three numbers whose sum is {width // 2}, half of the values of a head that are rotated",
+        )
     return sections
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.errors import ConversionError, shortened
+from pocketvlm.system.extras import install_extra
 from pocketvlm_converters.checkpoint.folder import Tensor
 from pocketvlm_converters.onnx.weights import Int4, Int8, floats, four_bits, halves, signed_bytes
 from pocketvlm_converters.progress import Progress, silent
@@ -46,16 +47,18 @@ class GraphOutput:
     """The output of a family's graph: `value` names float32 [tiles, tokens, width].
 
     Tiles have `tile` x `tile` pixels; with `tile` and `tokens` None, a tile may have any size that the family plans.
+    A tile shows `frames` frames of a video; a picture is the same frame as often.
     """
 
     value: str
     width: int
     tile: int | None = None
     tokens: int | None = None
+    frames: int = 1
 
 
 class Graph:
-    """A graph from uint8 `pixels` [tiles, height, width, 3] to float32 `embeddings` [tiles, tokens, width].
+    """A graph from uint8 `pixels` [tiles, height, width, 3 * frames] to float32 `embeddings` [tiles, tokens, width].
 
     Values are represented by their names, as in ONNX. `linear` computes in the type of the graph, everything else in
     float32. Use it as a context manager, because it writes external weights as they are added.
@@ -287,7 +290,7 @@ class Graph:
         graph = helper.make_graph(
             self._nodes,
             "vision",
-            [helper.make_tensor_value_info(INPUT, proto.UINT8, ["tiles", *size, 3])],
+            [helper.make_tensor_value_info(INPUT, proto.UINT8, ["tiles", *size, 3 * output.frames])],
             [helper.make_tensor_value_info(name, proto.FLOAT, shape) for name, shape in outputs],
             self._tensors,
         )
@@ -333,5 +336,5 @@ def _package(path: Path) -> Any:
         import onnx.checker
         import onnx.helper
     except ImportError as error:
-        raise ConversionError("the onnx package is missing: pip install 'pocketvlm[convert]'", path) from error
+        raise ConversionError(f"the onnx package is missing: {install_extra('convert')}", path) from error
     return onnx

@@ -51,8 +51,10 @@ def require_preprocessing(preprocessor: Section, resample: int, **others: float 
             preprocessor.require(key, value, value)
 
 
-def cut_patches(graph: Graph, patch: int, group: int, rows: int | str, cols: int | str, crop: int | None = None) -> str:
-    """Return the input as patches, float32 [tiles, patches, patch * patch * 3], with raw values from 0 to 255.
+def cut_patches(
+    graph: Graph, patch: int, group: int, rows: int | str, cols: int | str, crop: int | None = None, channels: int = 3
+) -> str:
+    """Return the input as patches, float32 [tiles, patches, patch * patch * channels], with raw values from 0 to 255.
 
     Patches are ordered by squares of `group` x `group`, row by row within a square, so that merging neighbours later is
     a reshape. `rows` and `cols` are the numbers of squares, or names of int64 [1] values. Pixels right of or below
@@ -62,9 +64,9 @@ def cut_patches(graph: Graph, patch: int, group: int, rows: int | str, cols: int
     if crop is not None:
         ends, axes = graph.integers(crop, crop), graph.integers(1, 2)
         value = graph.one("Slice", value, graph.integers(0, 0), ends, axes)
-    value = graph.reshape(value, -1, rows, group, patch, cols, group, patch * 3)
+    value = graph.reshape(value, -1, rows, group, patch, cols, group, patch * channels)
     value = graph.one("Transpose", value, perm=[0, 1, 4, 2, 5, 3, 6])
-    value = graph.reshape(value, 0, -1, patch**2 * 3)
+    value = graph.reshape(value, 0, -1, patch**2 * channels)
     return graph.one("Cast", value, to=FLOAT)
 
 
@@ -76,12 +78,13 @@ def as_kernel(flat: Tensor, patch: int) -> Tensor:
 def fold_normalization(
     kernel: npt.NDArray[np.float32], pixels: Normalization
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-    """Return a patch convolution [hidden, 3, patch, patch] as a matrix [patch * patch * 3, hidden] over raw bytes.
+    """Return a patch convolution [hidden, 3 * frames, patch, patch] as a matrix over raw bytes.
 
-    (byte / 255 - mean) / std is linear. Its factor goes into the matrix; the second value returned is its offset,
-    [hidden].
+    (byte / 255 - mean) / std is linear. Its factor goes into the matrix, [patch * patch * 3 * frames, hidden]; the
+    second value returned is its offset, [hidden].
     """
-    scaled = kernel.astype(np.float64) / np.array(pixels.std)[:, None, None]
-    offset = -np.einsum("hcyx,c->h", scaled, np.array(pixels.mean))
+    mean, std = (np.tile(values, kernel.shape[1] // 3) for values in (pixels.mean, pixels.std))
+    scaled = kernel.astype(np.float64) / std[:, None, None]
+    offset = -np.einsum("hcyx,c->h", scaled, mean)
     matrix = scaled.transpose(2, 3, 1, 0).reshape(-1, len(kernel)) / 255
     return matrix.astype(np.float32), offset

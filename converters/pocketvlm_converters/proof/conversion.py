@@ -31,7 +31,7 @@ def prove_conversion(folder: Path, original: Path, progress: Progress = silent) 
     """
     reason = subprocess_task.run(__name__, folder, original, progress=progress)
     if reason is not None:
-        raise ProofError(f"cannot be proven: {reason}; --keep-unproven keeps the bundle", folder)
+        raise ProofError(f"cannot be proven: {reason}; keep_unproven=True keeps the bundle", folder)
     proof = Bundle(folder).manifest.proof
     assert proof is not None
     return proof.runs[0].deviation

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from pocketvlm.errors import CheckpointError, NativeLibraryError
 from pocketvlm.files.bundle import Bundle, Check, Role
 from pocketvlm.native.llama import Model
+from pocketvlm.system.extras import install_extra
 from pocketvlm.vision.compatibility import check_files, family_of
 from pocketvlm.vision.encoder import EmbeddingSpan
 from pocketvlm_converters.checkpoint.folder import Checkpoint
@@ -55,7 +56,8 @@ class Reference:
             import transformers
         except ImportError as error:
             raise NativeLibraryError(
-                f"--reference needs torch and transformers; {error.name} is missing: pip install 'pocketvlm[oracle]'"
+                "comparing with the checkpoint needs torch and transformers; "
+                f"{error.name} is missing: {install_extra('oracle')}"
             ) from error
         self._torch = torch
         source = Checkpoint(path).source

@@ -25,11 +25,11 @@ _ADVICE = {
     "pairing": "a file was made from another checkpoint: convert all files together",
     "tokenizer": "this libllama tokenizes differently, or the vocabulary was changed: convert again",
     "template": "the chat template was changed, or the runtime renders it differently: convert again",
-    "encoders": "the two vision encoders disagree: convert with --mmproj f16 or --onnx fp32 to see which is wrong",
+    "encoders": 'the two vision encoders disagree: convert with mmproj="f16" or onnx="fp32" to see which is wrong',
     "preprocessing": "the model's input (pixels or prompt tokens) differs from that in transformers",
-    "reference encoders": "the vision encoder or projector deviates: check whether --mmproj f32 --onnx fp32 does, too",
-    "reference logits": "the language model deviates: check whether --quantize f32 does, too",
-    "reference answers": "the answers deviate: check whether --quantize f32 --mmproj f32 does, too",
+    "reference encoders": 'the vision encoder or projector deviates: check whether mmproj="f32" onnx="fp32" does, too',
+    "reference logits": 'the language model deviates: check whether quantize="f32" does, too',
+    "reference answers": 'the answers deviate: check whether quantize="f32" mmproj="f32" does, too',
     "language": "quantization changes the predictions too much: use a larger type, or check that no file was replaced",
 }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pocketvlm.errors import DownloadError, shortened
+from pocketvlm.system.extras import install_extra
 from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.pull.network_settings import explain_settings
 
@@ -74,7 +75,7 @@ class Hub:
             import huggingface_hub.errors
             import huggingface_hub.utils
         except ImportError:
-            raise DownloadError("huggingface_hub is missing: pip install 'pocketvlm[hub]'") from None
+            raise DownloadError(f"huggingface_hub is missing: {install_extra('hub')}") from None
         self._package = huggingface_hub
         self._endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
         token = os.environ.get("HF_TOKEN", "").strip() or False

@@ -15,9 +15,11 @@ from pathlib import Path
 from pocketvlm.errors import CheckpointError, DownloadError, OutputError
 from pocketvlm.files.bundle import Bundle
 from pocketvlm.files.locate import MODELS, REPOSITORY
+from pocketvlm.system.extras import install_extra
 from pocketvlm.system.machine import data_folder
+from pocketvlm.system.terminal import size_text
 from pocketvlm_converters.atomic import check_target, os_errors_as_output_errors
-from pocketvlm_converters.catalog.entry import Entry, Types, find_entry
+from pocketvlm_converters.catalog.entry import Entry, Types, find_entry, suggested_ids
 from pocketvlm_converters.checkpoint.config import Section, parse_object
 from pocketvlm_converters.checkpoint.files import read_limited
 from pocketvlm_converters.checkpoint.folder import size_limit
@@ -100,7 +102,7 @@ def _repository(name: str, entry: Entry | None, ready: bool) -> str:
             "has no known ready GGUF files" if ready else "comes with pocketvlm; no need to pull it", name
         )
     if not REPOSITORY.fullmatch(repository):
-        raise DownloadError("is neither an id of the catalogue (see pocketvlm models) nor owner/name of the hub", name)
+        raise DownloadError(f"is neither an id of the catalogue nor owner/name of the hub{suggested_ids(name)}", name)
     return repository
 
 
@@ -148,15 +150,15 @@ class _Pull:
 
     def bundle_ready_files(self, wanted: Wanted, types: Types) -> Bundle:
         if wanted.onnx and wanted.onnx.lower() != "none":
-            raise DownloadError("ready GGUF files have no ONNX encoder; omit --onnx", self.listing.repository)
+            raise DownloadError("ready GGUF files have no ONNX encoder; omit onnx=", self.listing.repository)
         pair = select_files.pair(self.listing, wanted.quantize, wanted.mmproj, (types.quantize,))
         self._download(pair.files)
         return bundle_pair(self.listing, pair, self.folder, self.output, wanted.force)
 
     def convert_checkpoint(self, wanted: Wanted, types: Types) -> Bundle:
         if missing := [name for name in _CONVERTER_PACKAGES if find_spec(name) is None]:
-            alternative = ", or use ready GGUF files with --gguf" if select_files.ggufs(self.listing) else ""
-            reason = f"conversion needs {missing[0]}: pip install 'pocketvlm[convert]'{alternative}"
+            alternative = ", or use ready GGUF files with gguf=True" if select_files.ggufs(self.listing) else ""
+            reason = f"conversion needs {missing[0]}: {install_extra('convert')}{alternative}"
             raise DownloadError(reason, self.listing.repository)
         requested = {name: getattr(wanted, name) for name in Types.model_fields}
         chosen = types.model_copy(update={name: value for name, value in requested.items() if value is not None})
@@ -184,11 +186,12 @@ class _Pull:
         downloaded = sum(self._downloaded_size(file) for file in files)
         needed = size - downloaded + int(conversion * size)
         free = shutil.disk_usage(_existing_folder(self.folder)).free
+        use = " to download and convert" if conversion else ""
+        space = f"needs about {size_text(needed)} of disk space{use}; {size_text(free)} are free"
         if needed > free:
-            use = " to download and convert" if conversion else ""
-            raise OutputError(f"needs about {needed / 1e9:.1f} GB{use}; {free / 1e9:.1f} GB are free", self.output)
+            raise OutputError(f"{space}; make room, or choose another disk with output=", self.output)
         resumed = f", of which {downloaded / 1e6:,.1f} MB are already downloaded" if downloaded else ""
-        self.say(f"{self.listing.repository} at {self.listing.commit[:12]}: {size / 1e6:,.1f} MB{resumed}")
+        self.say(f"{self.listing.repository} at {self.listing.commit[:12]}: {size / 1e6:,.1f} MB{resumed}; {space}")
         for file in files:
             self.hub.download(self.listing, file, self.folder, self.progress)
 

@@ -41,10 +41,10 @@ class Pair:
 def side_files(listing: Listing) -> list[RemoteFile]:
     """Return all files of a checkpoint except its weights. Raises DownloadError if it cannot be converted."""
     if ADAPTER_CONFIG in listing.files and SINGLE not in listing.files and INDEX not in listing.files:
-        reason = "is an adapter (LoRA); download it, and convert the model that it was trained on with --lora FOLDER"
+        reason = "is an adapter (LoRA); download it, and convert the model that it was trained on with lora="
         raise DownloadError(reason, listing.repository)
     if "config.json" not in listing.files:
-        advice = "; it has GGUF files, use --gguf" if ggufs(listing) else ""
+        advice = "; it has GGUF files, use gguf=True" if ggufs(listing) else ""
         raise DownloadError(f"is not a checkpoint: it has no config.json{advice}", listing.repository)
     if SINGLE not in listing.files and INDEX not in listing.files:
         pickles = [name for name in listing.files if name.endswith(_PICKLES)]
@@ -99,8 +99,8 @@ def pair(listing: Listing, quantize: str | None, mmproj: str | None, recommended
         raise DownloadError("has no projector (mmproj) whose name ends in its type", listing.repository)
     if not models:
         raise DownloadError("has no language model in one piece whose name ends in its type", listing.repository)
-    quantization, model = _choose("--quantize", quantize, models, (*recommended, *_LANGUAGE), listing.repository)
-    projector, mmproj_file = _choose("--mmproj", mmproj, projectors, _PROJECTORS, listing.repository)
+    quantization, model = _choose("quantize=", quantize, models, (*recommended, *_LANGUAGE), listing.repository)
+    projector, mmproj_file = _choose("mmproj=", mmproj, projectors, _PROJECTORS, listing.repository)
     return Pair(model, quantization, mmproj_file, projector.lower())
 
 

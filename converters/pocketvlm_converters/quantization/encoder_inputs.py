@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from pocketvlm.system.machine import physical_cores
 from pocketvlm.vision import families
-from pocketvlm.vision.onnx import INPUT, runtime
+from pocketvlm.vision.onnx import INPUT, input_of, runtime
 from pocketvlm.vision.providers import CPU, providers_of
 from pocketvlm_converters.export_parts import weight_count
 from pocketvlm_converters.family import Family
@@ -47,7 +47,8 @@ def sampled_inputs(family: Family, part: Part, folder: Path, progress: Progress 
         session = _session(graph.path)
         samples: dict[str, npt.NDArray[np.float32]] = {}
         for number, tile in enumerate(tiles, 1):
-            outputs = session.run([f"{SAMPLES_OF}{value}" for value in values], {INPUT: tile[None]})
+            pixels = input_of(tile, session.get_inputs()[0].shape[-1] // 3)
+            outputs = session.run([f"{SAMPLES_OF}{value}" for value in values], {INPUT: pixels})
             for at, (value, rows) in enumerate(zip(values, outputs, strict=True)):
                 path = Path(name) / f"{at}.inputs"
                 with path.open("ab") as file:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from pocketvlm.errors import QuantizationError, quoted
 from pocketvlm.native.quantize import file_types, quantize_gguf
+from pocketvlm.system.suggestions import one_of, similar_names
 from pocketvlm_converters.gguf import PROJECTOR_TYPES, FloatType, ProjectorType, TensorEntry, read_tensors
 from pocketvlm_converters.onnx.graph import ONNX_TYPES, OnnxType
 from pocketvlm_converters.progress import Progress, silent
@@ -21,6 +22,7 @@ FLOAT_TYPES: Mapping[str, FloatType] = {"F32": "f32", "F16": "f16", "BF16": "bf1
 NEED_IMPORTANCE_MATRIX = frozenset(
     {"IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "Q2_K_S"}
 )
+_COMMON = ("Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16")  # suggested where nothing is similar
 _READ_ONLY = frozenset({"NVFP4"})  # libllama reads this type but cannot write it
 _BLOCK = 256  # weights in a block of the k-quants and most i-quants
 # Types with blocks of at most 128 weights.
@@ -28,7 +30,7 @@ _SMALL_BLOCKS = frozenset({"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MX
 
 
 def language_types(with_matrix: bool = False) -> tuple[str, ...]:
-    """Return every type that `--quantize` accepts, with or without an importance matrix."""
+    """Return every type that `quantize` accepts, with or without an importance matrix."""
     excluded = {*_READ_ONLY, *FLOAT_TYPES, *(() if with_matrix else NEED_IMPORTANCE_MATRIX)}
     return (*FLOAT_TYPES, *sorted(set(file_types()) - excluded))
 
@@ -41,13 +43,14 @@ def language_type(name: str, with_matrix: bool = False) -> str:
     kind = name.upper()
     if kind in NEED_IMPORTANCE_MATRIX and not with_matrix:
         raise QuantizationError(
-            f"{kind} needs an importance matrix, without which its answers are noise; use --imatrix auto or a file"
+            f'{kind} needs an importance matrix, without which its answers are noise; use imatrix="auto" or a file'
         )
     if kind not in (known := language_types(with_matrix)):
-        more = "" if with_matrix else f"; with --imatrix also {', '.join(sorted(NEED_IMPORTANCE_MATRIX))}"
-        raise QuantizationError(f"unknown quantization {quoted(name)}; known: {', '.join(known)}{more}")
+        similar = similar_names(name, sorted({*known, *NEED_IMPORTANCE_MATRIX}))
+        advice = f"did you mean {one_of(similar)}?" if similar else f"use {one_of(_COMMON)}, for example"
+        raise QuantizationError(f"unknown type {quoted(name)} of the language model; {advice}")
     if kind in FLOAT_TYPES and with_matrix:
-        raise QuantizationError(f"{kind} is not quantized and cannot use an importance matrix; omit --imatrix")
+        raise QuantizationError(f"{kind} is not quantized and cannot use an importance matrix; omit imatrix=")
     return kind
 
 

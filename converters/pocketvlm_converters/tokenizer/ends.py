@@ -10,6 +10,7 @@ from pocketvlm.errors import ModelError, TokenizerError, quoted
 from pocketvlm.templates.prompt import ChatTemplate
 from pocketvlm.templates.turn_end import text_behind_answer
 from pocketvlm_converters.checkpoint.folder import Checkpoint
+from pocketvlm_converters.checkpoint.reference_tokenizer import encode
 
 _KEY = "eos_token_id"
 
@@ -52,7 +53,7 @@ def end_tokens(
                 raise TokenizerError(f"{_KEY} {quoted(number)} is not in the vocabulary", path)
         first = first and not numbers
     notes: list[str] = []
-    closing = _closing_token(reference, template, reference.id_to_token(eos))
+    closing = _closing_token(reference, template, reference.id_to_token(eos), path)
     if closing in added and closing not in ends:
         ends.append(closing)
         notes.append(
@@ -62,10 +63,10 @@ def end_tokens(
     return tuple(dict.fromkeys(ends)), tuple(notes)
 
 
-def _closing_token(reference: Any, template: str | None, eos: str) -> int:
+def _closing_token(reference: Any, template: str | None, eos: str, path: Path) -> int:
     """Return the first token that the template writes behind an answer, which may be of ordinary text; -1 for none."""
     try:
         text = text_behind_answer(ChatTemplate(template, eos=eos)) if template else ""
     except ModelError:  # reported where the template is used
         return -1
-    return next(iter(reference.encode(text, add_special_tokens=False).ids), -1)
+    return next(iter(encode(reference, text, path).ids), -1)

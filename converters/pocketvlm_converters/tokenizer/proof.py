@@ -14,7 +14,7 @@ from pocketvlm.errors import ModelError, TokenizerError, quoted
 from pocketvlm.native.llama import Model
 from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
 from pocketvlm.vision.compatibility import check_files
-from pocketvlm_converters.checkpoint.reference_tokenizer import FILE, load_reference
+from pocketvlm_converters.checkpoint.reference_tokenizer import FILE, decode, encode, load_reference
 from pocketvlm_converters.tokenizer.corpus import corpus
 from pocketvlm_converters.tokenizer.vocabulary import Vocabulary
 
@@ -41,7 +41,7 @@ def prove(gguf: Path, checkpoint: Path, vocabulary: Vocabulary) -> int:
                 for text in corpus(vocabulary.added):
                     if any(token in text for token in (*vocabulary.merged, *vocabulary.lost)):
                         continue  # differs on purpose: see the notes of the vocabulary
-                    expected = reference.encode(text, add_special_tokens=False)
+                    expected = encode(reference, text, path)
                     ids = _tokens(model, text, special, control)
                     if ids != expected.ids:
                         raise TokenizerError(_difference(text, special, expected, ids), path)
@@ -79,7 +79,7 @@ def _prove_pieces(model: Model, reference: Any, vocabulary: Vocabulary, path: Pa
     for token, kind in enumerate(vocabulary.types):
         if kind in _HIDDEN:
             continue
-        expected = reference.decode([token], skip_special_tokens=False)
+        expected = decode(reference, token, path)
         piece = model.piece(token).decode("utf-8", "replace")
         if piece not in (expected, " " + expected):  # some decoders drop the first space of a text
             raise TokenizerError(

@@ -11,6 +11,7 @@ from gguf import TokenType
 
 from pocketvlm.errors import TokenizerError, quoted
 from pocketvlm_converters.checkpoint.folder import Checkpoint
+from pocketvlm_converters.checkpoint.reference_tokenizer import encode
 from pocketvlm_converters.tokenizer.ends import end_tokens, generation_sections
 
 _FLAGS = ("lstrip", "rstrip", "single_word")
@@ -88,8 +89,8 @@ def special(
         roles["eom"] = ends[2]
     roles |= {gguf: n for gguf, name in (("unknown", "unk"), ("padding", "pad")) if (n := others[name]) is not None}
 
-    plain = reference.encode("a", add_special_tokens=False).ids
-    full = reference.encode("a", add_special_tokens=True).ids
+    plain = encode(reference, "a", path).ids
+    full = encode(reference, "a", path, post_process=True).ids
     add_bos, add_eos = full == [bos, *plain] or full == [bos, *plain, eos], full in ([*plain, eos], [bos, *plain, eos])
     if full != [*[bos] * add_bos, *plain, *[eos] * add_eos]:
         raise TokenizerError(f"its post_processor turns {plain} into {full}; it may only add bos and eos", path)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from gguf import TokenType
 
 from pocketvlm.errors import CheckpointError, TokenizerError, quoted
 from pocketvlm.vision import families
 from pocketvlm_converters.checkpoint.folder import Checkpoint
-from pocketvlm_converters.checkpoint.reference_tokenizer import FILE, load_reference
+from pocketvlm_converters.checkpoint.reference_tokenizer import FILE, encode, load_reference
 from pocketvlm_converters.tokenizer.byte_bpe import read_byte_bpe
 from pocketvlm_converters.tokenizer.chat_template import chat_template
 from pocketvlm_converters.tokenizer.pre_tokenizer import PreTokenizer
@@ -167,12 +166,7 @@ def check_picture_tokens(checkpoint: Checkpoint, metadata: Mapping[str, Value], 
         raise TokenizerError("the runtime does not support this projector", path)
     layout, reference = match[1], load_reference(path)
     needed = (layout.image_token, *layout.control_tokens())
-    missing = [token for token in needed if token in vocabulary.lost or len(_ids(reference, token)) != 1]
+    missing = [token for token in needed if token in vocabulary.lost or len(encode(reference, token, path)) != 1]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise TokenizerError(f"has no token {quoted(missing[0])}{more}, which the runtime writes around pictures", path)
-
-
-def _ids(reference: Any, text: str) -> list[int]:
-    ids: list[int] = reference.encode(text, add_special_tokens=False).ids
-    return ids

@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+from pocketvlm.batch.lines import error_line
 from pocketvlm.batch.requests import BatchInput
-from pocketvlm.batch.results import Results, error_line
-from pocketvlm.batch.run import Answerer
+from pocketvlm.batch.run import Answerer, Answers
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.system.extras import install_extra
 
 _TASK_ROUNDS = 4  # a task has this many times the parallel requests; a killed actor can lose them
 
@@ -25,12 +26,12 @@ def run_on_ray(
     target: str | None,
     options: LoadOptions,
     batch: BatchInput,
-    results: Results,
+    results: Answers,
     *,
     actors: int,
     progress: Callable[[], None] = lambda: None,
 ) -> None:
-    """Answer the requests without a line with `actors` engines, each with the cores for the threads of `options`.
+    """Answer the requests that are not done with `actors` engines, each with the cores for the threads of `options`.
 
     Joins the cluster that RAY_ADDRESS names, or starts one here. Every machine must find models, and pictures named by
     a path, under the same name.
@@ -40,7 +41,7 @@ def run_on_ray(
         import ray
         import ray.data
     except ImportError as error:
-        raise PocketVLMError(f'this needs ray ({error}): pip install "pocketvlm[ray]"') from None
+        raise PocketVLMError(f"this needs ray ({error}): {install_extra('ray')}") from None
     rows = []
     for item in batch.items:
         if item.custom_id in results.done:

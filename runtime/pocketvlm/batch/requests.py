@@ -1,4 +1,4 @@
-"""The requests of a batch: OpenAI's batch file, lines that name pictures, or a folder of pictures.
+"""The requests of a batch: OpenAI's batch file, lines that name pictures, or pictures themselves.
 
 Each request is read when it is needed. OpenAI's form (https://platform.openai.com/docs/guides/batch) has lines of
 {"custom_id", "method", "url", "body"}; ours has {"image": PATH or a list of them, "pages", "prompt",
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.batch.find_pictures import find_pictures, is_requests_file
 from pocketvlm.errors import RequestError, quoted, shortened
-from pocketvlm.messages import ChatRequest
-from pocketvlm.pictures.formats import is_document, is_picture
+from pocketvlm.messages import ChatRequest, ImagePart, ImageURLPart
+from pocketvlm.pictures.sources import local_path
 
 URLS = ("/v1/chat/completions", "/chat/completions")
 _OPENAI_KEYS = {"custom_id", "method", "url", "body"}
@@ -49,6 +51,7 @@ class Defaults:
     password: str | None = field(default=None, repr=False)
     fps: float | None = None
     frames: int | None = None
+    changes: bool | None = None
 
     def __post_init__(self) -> None:
         texts = [text for text in (self.prompt, self.system) if text]
@@ -59,16 +62,22 @@ class Defaults:
         parts: list[Any] = [custom_id, line, self.prompt, self.system, self.detail, dict(self.fields)]
         if (chosen := [self.pages, self.fps, self.frames]) != [None] * 3:  # requests of earlier versions have none
             parts += chosen
+        if self.changes is not None:
+            parts.append(self.changes)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True)
 class BatchInput:
-    """The requests of `source` in order, no two with the same custom_id."""
+    """Requests in order, no two with the same custom_id.
 
-    source: Path
+    They are the lines of `source`, or else pictures. `passed_over` counts files that are not, by ending.
+    """
+
+    source: Path | None
     items: tuple[BatchItem, ...]
     defaults: Defaults
+    passed_over: Mapping[str, int] = field(default_factory=Counter)
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -79,6 +88,7 @@ class BatchInput:
         """Return the body of a chat request, not validated yet. Raises RequestError where the line is not a request."""
         if item.picture is not None:
             return self._body([str(item.picture)], self.defaults.prompt, self.defaults.pages)
+        assert self.source is not None, "only lines have no picture"
         with self.source.open("rb") as file:
             file.seek(item.offset)
             line = _object(file.readline())
@@ -99,15 +109,34 @@ class BatchInput:
         pages = line.get("pages", self.defaults.pages)
         return self._body([self._resolve(name) for name in names], prompt, pages)
 
+    @property
+    def kind(self) -> str:
+        """What a custom_id is: the name of a file, or what a line says."""
+        return "custom_id" if self.source else "file"
+
+    def pictures(self) -> dict[str, Path]:
+        """Return the file of each request that is about one local file."""
+        files = {item.custom_id: self.files(item) for item in self.items}
+        return {custom_id: paths[0] for custom_id, paths in files.items() if len(paths) == 1}
+
+    def files(self, item: BatchItem) -> list[Path]:
+        """Return the local files that a request names, in order; none where it is not a valid request."""
+        if item.picture is not None:
+            return [item.picture]
+        try:
+            return local_files(ChatRequest.parse_object(self.body(item)))
+        except (RequestError, OSError):
+            return []
+
     def _resolve(self, name: str) -> str:
         """Return a path relative to the folder of the file; data: URIs stay as they are."""
-        return name if ":" in name else str(self.source.parent / name)
+        return name if ":" in name or self.source is None else str(self.source.parent / name)
 
     def _body(self, pictures: list[str], prompt: str | None, pages: Any) -> dict[str, Any]:
         if not prompt:
             raise RequestError("is missing; give it in the line or with --prompt", "prompt")
         given = self.defaults
-        chosen = {"pages": pages, "fps": given.fps, "frames": given.frames}
+        chosen = {"pages": pages, "fps": given.fps, "frames": given.frames, "changes": given.changes}
         values = {"detail": given.detail, "password": given.password, **chosen}
         options = {name: value for name, value in values.items() if value is not None}
         kind = "file" if options.keys() & chosen.keys() else "image"
@@ -130,22 +159,33 @@ class BatchInput:
         return {**self.defaults.fields, **body, "stream": None, "stream_options": None}
 
 
-def read_batch(source: Path, defaults: Defaults) -> BatchInput:
-    """Read the requests of a file or folder. Raises RequestError where there are none, or two share a custom_id."""
-    if source.is_dir():
-        pictures = sorted(path for path in source.rglob("*") if is_picture(path) or is_document(path))
-        names = [path.relative_to(source).as_posix() for path in pictures]
-        pairs = zip(names, pictures, strict=True)
-        items = [BatchItem(name, defaults.hash(name, ""), picture=path) for name, path in pairs]
-        if not defaults.prompt:
-            raise RequestError("is needed for a folder of pictures", "--prompt")
-    else:
+def local_files(request: ChatRequest) -> list[Path]:
+    """Return the local files that a request names, in order."""
+    contents = [message.content for message in request.messages if isinstance(message.content, tuple)]
+    parts = [part for content in contents for part in content if isinstance(part, ImagePart | ImageURLPart)]
+    return [path for part in parts if (path := local_path(part)) is not None]
+
+
+def read_batch(sources: Sequence[Path], defaults: Defaults, *, outputs: Sequence[Path] = ()) -> BatchInput:
+    """Read the requests of a file, or of pictures: folders, files and patterns. `outputs` are not among the pictures.
+
+    Raises RequestError where there are none, or two share a custom_id.
+    """
+    if len(sources) == 1 and is_requests_file(sources[0]):
+        [source] = sources
         if source.exists() and not source.is_file():
             raise RequestError("is not a regular file, which is needed to read its lines again", str(source))
         items = _lines(source, defaults)
-    if not items:
-        raise RequestError("contains no pictures" if source.is_dir() else "contains no requests", str(source))
-    return BatchInput(source, tuple(items), defaults)
+        if not items:
+            raise RequestError("contains no requests", str(source))
+        return BatchInput(source, tuple(items), defaults)
+    pictures, passed_over = find_pictures(sources, outputs)
+    if not defaults.prompt:
+        raise RequestError("is needed for pictures", "--prompt")
+    if not pictures:
+        raise RequestError("contains no pictures", ", ".join(map(str, sources)))
+    items = [BatchItem(name, defaults.hash(name, ""), picture=path) for name, path in pictures.items()]
+    return BatchInput(None, tuple(items), defaults, passed_over)
 
 
 def _lines(source: Path, defaults: Defaults) -> list[BatchItem]:

@@ -1,4 +1,4 @@
-"""The output file of a batch: it grows by whole lines in OpenAI's output form and records what is done."""
+"""The record of a batch: a file that grows by whole lines, one for each answer, and says what is done."""
 
 from __future__ import annotations
 
@@ -6,111 +6,131 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
-from pocketvlm.errors import PocketVLMError, RequestError, quoted
-from pocketvlm.messages import ChatCompletion
+from pocketvlm.batch.file_state import FileState
+from pocketvlm.batch.lines import error_text, identified, succeeded
+from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.system.atomic import new_file
 
 
-def answer_line(custom_id: str, completion: ChatCompletion) -> str:
-    """Return the line of an answer. It has no times, which differ in each run, but notes about pictures."""
-    body = completion.model_dump(mode="json", exclude={"timings"})
-    if any(image.notes for image in completion.timings.images):
-        body["timings"] = completion.timings.model_dump(
-            mode="json", include={"images": {"__all__": {"pages", "notes"}}}
+@dataclass(frozen=True)
+class Entry:
+    """A line of the record: its place in bytes, and what a resumed batch needs to know of it.
+
+    `files` is None in lines of earlier versions, which did not record what was asked about.
+    """
+
+    custom_id: str
+    start: int
+    length: int
+    id: str | None
+    status: int
+    fingerprint: str | None
+    files: tuple[FileState | None, ...] | None
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any], start: int, length: int) -> Entry:
+        """Raises ValueError, KeyError or TypeError where `line` is not a line of a batch."""
+        response, files = line["response"], line.get("files")
+        return cls(
+            str(line["custom_id"]),
+            start,
+            length,
+            line.get("id"),
+            int(response["status_code"]),
+            response["body"].get("system_fingerprint"),
+            None if files is None else tuple(file and FileState.from_json(file) for file in files),
         )
-    return _line(custom_id, 200, body)
-
-
-def error_line(custom_id: str, error: Exception) -> str:
-    """Return the line of a failed request. Its body is what the server would answer."""
-    invalid = isinstance(error, RequestError)
-    content = {
-        "message": str(error),
-        "type": "invalid_request_error" if invalid else "server_error",
-        "param": error.param if isinstance(error, RequestError) else None,
-        "code": getattr(error, "code", None) or ("invalid_value" if invalid else "engine_error"),
-    }
-    return _line(custom_id, 400 if invalid else 500, {"error": content})
-
-
-def _line(custom_id: str, status: int, body: dict[str, Any]) -> str:
-    response = {"status_code": status, "request_id": None, "body": body}
-    return json.dumps({"id": None, "custom_id": custom_id, "response": response, "error": None})
-
-
-def _id_of(request_hash: str) -> str:
-    return f"batch_req_{request_hash}"
 
 
 class Results:
-    """The open file, locked against other processes. `done` has the custom_ids with a line, `errors` counts failures.
+    """The open record, locked against other processes.
 
-    `hashes` has the hash of each custom_id's request, which becomes the id of its line. A line that a killed process
-    left incomplete is cut off. Raises RequestError where the file contains other lines than these.
+    `entries` has its lines by custom_id. `done` has the requests that need not be asked: none before `settle`, which
+    says what the lines are worth. `errors` has the messages of the requests that failed since the file was opened.
+    `hashes` has the hash of each custom_id's request, which becomes the id of its line.
+
+    A line is appended when its answer is ready, so a kill loses the answers in flight at most. Lines that are replaced
+    or changed are left out by rewriting the file, which appears under its name when it is complete: with the first new
+    answer, so that a run without one leaves the file as it is. A line that a killed process left incomplete is cut off.
+    Raises RequestError where the file contains something else than lines of a batch.
     """
 
     def __init__(self, path: Path, hashes: Mapping[str, str]) -> None:
         self.path = path
+        self._real = Path(os.path.realpath(path))  # rewriting must not replace a link
         self._hashes = hashes
         self._lock = threading.Lock()
+        self.entries: dict[str, Entry] = {}
         self.done: set[str] = set()
-        self.errors = 0
-        self.fingerprint: str | None = None
+        self.errors: dict[str, str] = {}
+        self.leaving_out: Callable[[dict[str, Any]], None] = lambda _line: None
+        self._changes: dict[str, dict[str, Any] | None] = {}
+        self._unsettled = False
         self._new = not path.exists()
         if not (self._new or path.is_file() or path.is_dir()):
             raise RequestError("is not a regular file, which is needed to see what is done already", str(path))
+        self._file = self._open()
         try:
-            self._file = path.open("a+b")
-        except OSError as error:
-            raise RequestError(f"cannot be written: {error.strerror}", str(path)) from None
-        try:
-            self._lock_file()
             self._read()
         except BaseException:  # Ctrl-C too: the caller has no object to close yet
             self._file.close()
             raise
 
+    def settle(self, done: Iterable[str], changes: Mapping[str, dict[str, Any] | None]) -> None:
+        """Say which custom_ids need not be asked, and what becomes of lines: other keys, or None to leave one out.
+
+        A line may get another custom_id, which is then in `done`. The file changes with the next answer or `sort`;
+        `leaving_out` is called before that with each line that goes.
+        """
+        self.done = {*done}
+        self._changes = dict(changes)
+        self._unsettled = self._unsettled or bool(changes)
+
     def add(self, line: str) -> None:
         """Append a line, from any thread. A line cut by a full disk is removed when the batch resumes."""
         entry = json.loads(line)
-        entry["id"] = _id_of(request_hash := self._hashes[entry["custom_id"]])
-        entry["response"]["request_id"] = f"req_{request_hash}"
+        custom_id = entry["custom_id"]
+        data = json.dumps(identified(entry, self._hashes[custom_id])).encode("ascii") + b"\n"
         with self._lock, self._write_errors():
-            self._file.write(json.dumps(entry).encode("ascii") + b"\n")
+            if self._unsettled:
+                self._rewrite([])
+            start = self._file.seek(0, os.SEEK_END)
+            self._file.write(data)
             self._file.flush()
-            self._record(entry)
-
-    def check_model(self, fingerprint: str) -> None:
-        """Raise RequestError where the existing answers came from another model."""
-        if self.fingerprint not in (None, fingerprint):
-            raise RequestError(
-                f"has answers of another model ({self.fingerprint}, this is {fingerprint}); use that model or another "
-                "file",
-                str(self.path),
-            )
+            self.entries[custom_id] = Entry.of(json.loads(data), start, len(data))
+            if succeeded(entry):
+                self.done.add(custom_id)
+            else:
+                self.errors[custom_id] = error_text(entry)
 
     def sort(self, order: Iterable[str]) -> None:
-        """Sort the lines, which were appended as they became ready, into `order`."""
-        places: dict[str, tuple[int, int]] = {}
+        """Bring the lines, which were appended as they became ready, into `order`. Others follow."""
         with self._lock, self._write_errors():
-            self._file.seek(0)
-            start = 0
-            for line in self._file:
-                places[json.loads(line)["custom_id"]] = (start, len(line))
-                start += len(line)
-            ordered = [places[name] for name in order if name in places]
-            if ordered == sorted(ordered):
-                return
-            with new_file(self.path, mode=os.fstat(self._file.fileno()).st_mode & 0o777) as sorted_file:
-                for start, size in ordered:
-                    self._file.seek(start)
-                    sorted_file.write(self._file.read(size))
+            names = [name for name in dict.fromkeys([*order, *self.entries]) if name in self.entries]
+            starts = [self.entries[name].start for name in names]
+            if self._unsettled or starts != sorted(starts):
+                self._rewrite(names)
+
+    def lines(self, order: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Read the lines of these custom_ids, as far as there are some, in this order."""
+        for custom_id in order:
+            if (line := self.line(custom_id)) is not None:
+                yield line
+
+    def line(self, custom_id: str) -> dict[str, Any] | None:
+        """Read the line of a custom_id; None where there is none."""
+        with self._lock, self._write_errors():
+            if (entry := self.entries.get(custom_id)) is None:
+                return None
+            line: dict[str, Any] = json.loads(self._bytes(entry))
+            return line
 
     def close(self) -> None:
         with self._write_errors():
@@ -122,10 +142,16 @@ class Results:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None and self._new and not self.done:
+        if kind is not None and self._new and not self.entries:
             with suppress(OSError):  # Windows cannot remove an open file; after closing, another batch may own it
                 self.path.unlink()
         self.close()
+
+    # ---- the file
+
+    def _bytes(self, entry: Entry) -> bytes:
+        self._file.seek(entry.start)
+        return self._file.read(entry.length)
 
     @contextmanager
     def _write_errors(self) -> Iterator[None]:
@@ -134,14 +160,31 @@ class Results:
         except OSError as error:
             raise PocketVLMError(f"{self.path}: cannot be written: {error.strerror or error}") from None
 
-    def _lock_file(self) -> None:
+    def _open(self) -> BinaryIO:
+        """Open and lock the file. Another process may put a new one in its place in between."""
+        while True:
+            try:
+                file = self._real.open("a+b")
+            except OSError as error:
+                raise RequestError(f"cannot be written: {error.strerror}", str(self.path)) from None
+            try:
+                self._lock_file(file)
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(file.fileno()), self._real.stat()):
+                        return file
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+
+    def _lock_file(self, file: BinaryIO) -> None:
         """Lock the file against a second batch. Windows has no such lock."""
         if sys.platform == "win32":
             return
         import fcntl
 
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise PocketVLMError(f"{self.path}: another batch is writing it") from None
         except OSError:  # a file system without locks
@@ -154,26 +197,38 @@ class Results:
             if not line.endswith(b"\n"):
                 break
             try:
-                entry = json.loads(line)
-                custom_id = str(entry["custom_id"])
-                self._record(entry)
-            except (ValueError, KeyError, TypeError, RecursionError):
+                entry = Entry.of(json.loads(line), end, len(line))
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 raise RequestError(f"line {number} is not an answer of a batch", str(self.path)) from None
-            if custom_id not in self._hashes:
-                raise RequestError(
-                    f"contains an answer to {quoted(custom_id)}, which is not among the requests", str(self.path)
-                )
-            if entry.get("id") != _id_of(self._hashes[custom_id]):
-                raise RequestError(
-                    f"contains an answer to an earlier form of {quoted(custom_id)}, with another prompt, line or "
-                    "option",
-                    str(self.path),
-                )
+            # Two lines for one request come from joining files: the last one counts.
+            self._unsettled = self._unsettled or entry.custom_id in self.entries
+            self.entries[entry.custom_id] = entry
             end += len(line)
         self._file.truncate(end)
 
-    def _record(self, line: dict[str, Any]) -> None:
-        self.done.add(line["custom_id"])
-        self.errors += line["response"]["status_code"] != 200
-        with suppress(KeyError):
-            self.fingerprint = line["response"]["body"]["system_fingerprint"]
+    def _rewrite(self, order: Iterable[str]) -> None:
+        """Write the lines in `order`, then the others, in a new file, and go on with that."""
+        by_name: dict[str, Entry] = {}
+        for custom_id, entry in self.entries.items():
+            if (change := self._changes.get(custom_id, {})) is not None:
+                by_name[change.get("custom_id", custom_id)] = entry
+            else:
+                self.leaving_out(json.loads(self._bytes(entry)))
+        names = dict.fromkeys(name for name in order if name in by_name) | dict.fromkeys(by_name)
+        entries: dict[str, Entry] = {}
+        mode = os.fstat(self._file.fileno()).st_mode & 0o777
+        with new_file(self._real, mode=mode) as file:
+            start = 0
+            for name in names:
+                entry = by_name[name]
+                data = self._bytes(entry)
+                if change := self._changes.get(entry.custom_id):
+                    data = json.dumps({**json.loads(data), **change}).encode("ascii") + b"\n"
+                file.write(data)
+                entries[name] = Entry.of(json.loads(data), start, len(data))
+                start += len(data)
+            if sys.platform == "win32":  # it cannot replace an open file
+                self._file.close()
+        before, self._file = self._file, self._open()
+        before.close()
+        self.entries, self._changes, self._unsettled = entries, {}, False

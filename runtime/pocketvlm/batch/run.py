@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
-from pocketvlm.batch.requests import BatchInput
-from pocketvlm.batch.results import Results, answer_line, error_line
+from pocketvlm.batch.file_state import FileState
+from pocketvlm.batch.lines import answer_line, error_line
+from pocketvlm.batch.requests import BatchInput, local_files
 from pocketvlm.chat.completion import fold
 from pocketvlm.chat.vlm import VLM
 from pocketvlm.engine.interface import CancellationToken
@@ -21,13 +22,22 @@ from pocketvlm.errors import (
     PocketVLMError,
     RequestError,
 )
-from pocketvlm.messages import ChatRequest
+from pocketvlm.messages import ChatCompletion, ChatRequest
+
+
+class Answers(Protocol):
+    """Where lines go: the record, or standard output. `done` has the custom_ids that need not be asked."""
+
+    @property
+    def done(self) -> set[str]: ...
+
+    def add(self, line: str) -> None: ...
 
 
 def run(
-    vlm: VLM, batch: BatchInput, results: Results, *, parallel: int, progress: Callable[[], None] = lambda: None
+    vlm: VLM, batch: BatchInput, results: Answers, *, parallel: int, progress: Callable[[], None] = lambda: None
 ) -> None:
-    """Answer the requests without a line, `parallel` at a time, and call `progress` after each.
+    """Answer the requests that are not done, `parallel` at a time, and call `progress` after each.
 
     An invalid request gets a line with its error. Ctrl-C and an engine that keeps crashing end the run; finished lines
     stay.
@@ -71,13 +81,14 @@ class Answerer:
         """Return the line of a request; None where it was stopped. Raises EngineError where the engine is gone."""
         try:
             request = ChatRequest.parse_object(body())
-        except RequestError as error:
+        except (RequestError, OSError) as error:
             return error_line(custom_id, error)
         return self._attempt(custom_id, request, retry=True)
 
     def _attempt(self, custom_id: str, request: ChatRequest, *, retry: bool) -> str | None:
         try:
-            return self._answer(custom_id, request)
+            files = [FileState.of(path) for path in local_files(request)]  # before they are read
+            return answer_line(custom_id, self._answer(request), files)
         except GenerationCancelledError:
             return None
         except EngineCrashedError as error:
@@ -96,7 +107,7 @@ class Answerer:
             for cancellation in self._stoppers:
                 cancellation.stop()
 
-    def _answer(self, custom_id: str, request: ChatRequest) -> str:
+    def _answer(self, request: ChatRequest) -> ChatCompletion:
         cancellation = CancellationToken()
         with self._lock:
             if self._stopped:
@@ -104,7 +115,7 @@ class Answerer:
             self._stoppers.add(cancellation)
         try:
             with closing(self._vlm.run(request, cancellation=cancellation, buffered=True)) as chunks:
-                return answer_line(custom_id, fold(chunks))
+                return fold(chunks)
         finally:
             with self._lock:
                 self._stoppers.discard(cancellation)

@@ -37,7 +37,7 @@ def draw(report: Report, machine: str) -> Image.Image:
     for colour, words in ((_ENCODER, "encoder"), (_REST, "all else"), (_KNOWN, "a picture seen before")):
         pen.box(at, 112, at + 12, 124, colour)
         at += 18 + pen.text(at + 18, 110, words, 14, _SOFT) + 24
-    longest = 1.1 * max(getattr(case, name).median for case in report.cases for name, _ in _ROWS)
+    longest = 1.05 * max(getattr(case, name).high for case in report.cases for name, _ in _ROWS)
     scale = (_WIDTH - _MARGIN - _LABELS - _VALUES - _MARGIN) / longest
     ticks = [(value, _MARGIN + _LABELS + value * scale) for value in _ticks(longest)]
     for number, case in enumerate(report.cases):
@@ -67,7 +67,7 @@ def _draw_case(pen: _Pen, case: Case, y: float, scale: float) -> None:
         pen.box(left, y, end, y + _BAR, _REST if field == "first" else _KNOWN)
         if field == "first":
             pen.box(left, y, left + min(case.encode.median, spread.median) * scale, y + _BAR, _ENCODER)
-        low, high = left + spread.low * scale, left + min(spread.high * scale, _WIDTH - _MARGIN - _VALUES - left)
+        low, high = left + spread.low * scale, left + spread.high * scale
         if high - low > 3:
             pen.line(low, y + _BAR / 2, high, y + _BAR / 2, _INK)
         pen.text(max(end, high) + 8, y + 2, _time(spread.median), 14)

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from pocketvlm.engine.interface import EngineInfo, Finished, PrefillDone, Token, TokenScore
+from pocketvlm.files.bundle import Scope
 from pocketvlm.messages import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -40,6 +41,7 @@ class CompletionBuilder:
     """Turn the engine's events for one request into the chunks of its answer, one choice after the other.
 
     For each choice: `begin_choice`, `add` for every event until `stopped` or the last one, `end_choice`. Then `end`.
+    With `control_tokens`, those of the answer are content.
     """
 
     def __init__(
@@ -50,9 +52,12 @@ class CompletionBuilder:
         choices: int = 1,
         queue_ms: float = 0.0,
         load_ms: float = 0.0,
+        control_tokens: bool = False,
+        scope: Scope | None = None,
     ) -> None:
         self._compiled = compiled
         self._info = info
+        self._controls = info.control_tokens if control_tokens else None
         self._choices = choices
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
@@ -62,10 +67,12 @@ class CompletionBuilder:
         self._tokens = self._thought_tokens = self._drafted = self._accepted = 0
         self._decode_steps = 0  # tokens except the first of each choice, which comes with its prompt
         self._index = -1
+        self._scope = scope
+        self._certainty = 1.0  # the least of all choices
 
     def begin_choice(self) -> None:
         self._index += 1
-        self._parser = self._compiled.output_parser()
+        self._parser = self._compiled.output_parser(self._controls)
         self._reason: FinishReason = "stop"
         self._choice_ms = 0.0
         self._has_token = False
@@ -95,6 +102,8 @@ class CompletionBuilder:
                     logprobs = None
             case Finished():
                 self._reason = event.reason
+                if event.certainty is not None:
+                    self._certainty = min(self._certainty, event.certainty)
 
     def end_choice(self) -> Iterator[ChatCompletionChunk]:
         """Yield what the parser held back, and the finish reason: with the timings if this is the last choice."""
@@ -139,7 +148,14 @@ class CompletionBuilder:
             usage=usage,
             timings=timings,
             not_enforced=list(self._compiled.not_enforced) if timings and self._compiled.not_enforced else None,
+            notes=self._notes() if timings else None,
         )
+
+    def _notes(self) -> list[str] | None:
+        scope = self._scope
+        if scope is None or scope.min_probability is None or self._certainty >= scope.min_probability:
+            return None
+        return [f"{self._info.name} is guessing: it knows only {scope.knows}"]
 
     def _usage(self) -> Usage:
         first = self._prefills[0]
@@ -208,6 +224,7 @@ def fold(chunks: Iterable[ChatCompletionChunk]) -> ChatCompletion:
         usage=chunk.usage,
         timings=chunk.timings,
         not_enforced=chunk.not_enforced,
+        notes=chunk.notes,
     )
 
 
@@ -233,7 +250,8 @@ def joined(runs: Iterable[Generator[ChatCompletionChunk, None, None]]) -> Genera
                 yield chunk.model_copy(update=update)
     usage = reduce(_usage_sum, (end.usage for end in ends if end.usage))
     timings = reduce(_timings_sum, (end.timings for end in ends if end.timings))
-    yield ends[-1].model_copy(update={"usage": usage, "timings": timings})
+    notes = [*dict.fromkeys(note for end in ends for note in end.notes or ())] or None
+    yield ends[-1].model_copy(update={"usage": usage, "timings": timings, "notes": notes})
 
 
 def _usage_sum(one: Usage, other: Usage) -> Usage:

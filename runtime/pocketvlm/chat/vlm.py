@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from secrets import randbits
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from pocketvlm.chat.completion import CompletionBuilder, fold
 from pocketvlm.chat.load_options import LoadOptions, accepts_fields_of
+from pocketvlm.chat.prepare import PictureReader, RequestPreparer
+from pocketvlm.chat.sampling import sampling_of, shows_guesses
 from pocketvlm.chat.session import Session, plain
 from pocketvlm.chat.session import read as read_session
 from pocketvlm.chat.session import write as write_session
-from pocketvlm.documents.expand import expanded
-from pocketvlm.documents.fit import Fit, fit_for
+from pocketvlm.documents.expand import VideoSupport
 from pocketvlm.documents.handles import keep_file
 from pocketvlm.documents.limits import DocumentLimits
-from pocketvlm.documents.sources import LocalPictures, PictureSource
+from pocketvlm.documents.sources import PictureSource
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import (
     CancellationToken,
@@ -27,33 +28,30 @@ from pocketvlm.engine.interface import (
     Engine,
     EngineInfo,
     Generation,
-    PromptImage,
     Statistics,
     TokenCount,
 )
 from pocketvlm.engine.process.supervisor import SupervisedEngine
 from pocketvlm.errors import RequestError, SessionError
+from pocketvlm.files.bundle import Scope
 from pocketvlm.files.locate import locate
+from pocketvlm.files.pulled import UseLock, mark_used
 from pocketvlm.messages import (
     ChatCompletion,
     ChatCompletionChunk,
     ChatRequest,
-    FilePart,
-    ImagePart,
-    ImageURLPart,
-    Message,
+    ParsedCompletion,
 )
-from pocketvlm.native.sampler import Sampling
+from pocketvlm.messages.formats import is_model_class
+from pocketvlm.messages.parsed import M
+from pocketvlm.messages.question import picture_errors, question_messages
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles
-from pocketvlm.pictures.images import Picture
 from pocketvlm.structured.begun_answer import with_answer
-from pocketvlm.structured.compile import CompiledRequest, compile_raw, compile_request
-from pocketvlm.structured.tool_call_format import detect_tool_call_format
-from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, with_opening
-from pocketvlm.vision import families
+
+if TYPE_CHECKING:
+    from pocketvlm.messages.question import AnyPicture
 
 ProgressCallback = Callable[[int, int], None]
-PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # (part, path of its field in the request)
 
 
 class VLM:
@@ -63,23 +61,18 @@ class VLM:
     `parallel` unfinished streams and starts another one gets EngineBusyError: close a stream or read it to its end.
     """
 
-    def __init__(self, engine: Engine, options: LoadOptions | None = None) -> None:
+    def __init__(self, engine: Engine, options: LoadOptions | None = None, scope: Scope | None = None) -> None:
         """Chat with an engine that is already loaded. Use `load` instead, which also makes the engine."""
         options = options or LoadOptions()
         self._engine = engine
+        self._scope = scope
+        self.parallel = options.parallel  # requests that run together
         self._max_pixels = options.max_pixels
-        self._max_image_tokens = options.max_image_tokens
-        self._handles = PictureHandles(options.handle_limits)
         self._document_limits = options.document_limits or DocumentLimits()
-        self._pictures = LocalPictures(self._handles, self._document_limits, self._max_pixels)
+        self._handles = PictureHandles(options.handle_limits)
+        self._preparer = RequestPreparer(engine.info, options, self._handles)
         self._last_request: ChatRequest | None = None  # with its answer
-        info = engine.info
-        known = families.find(dict(info.picture_metadata))
-        self._family = known[1] if known else None
-        self._template = ChatTemplate(
-            info.chat_template, bos=info.bos, eos=info.eos, image_token=info.image_token, path=info.name
-        )
-        self._tool_call_format = detect_tool_call_format(self._template, info.control_tokens, info.end_tokens)
+        self._use: UseLock | None = None
 
     @accepts_fields_of(LoadOptions)
     @classmethod
@@ -95,6 +88,7 @@ class VLM:
         """
         options = replace(options or LoadOptions(), **keywords)
         files = locate(target, model=options.model, mmproj=options.mmproj, verify=options.verify)
+        use = mark_used(files.model.parent)
         engine = (SupervisedEngine if options.supervised else InProcessEngine)(
             files.model,
             files.mmproj,
@@ -104,7 +98,8 @@ class VLM:
             options=options.engine_options(),
         )
         try:
-            vlm = cls(engine, options)
+            vlm = cls(engine, options, files.scope)
+            vlm._use = use
             if options.session is not None:
                 vlm.restore(options.session)
             return vlm
@@ -117,23 +112,87 @@ class VLM:
         """What is known about the loaded model."""
         return self._engine.info
 
+    @property
+    def scope(self) -> Scope | None:
+        """What the model knows, if it knows little, such as iota; None for models for pictures of any kind."""
+        return self._scope
+
+    @overload
+    def ask(
+        self,
+        question: str,
+        *pictures: AnyPicture,
+        response_format: type[M],
+        **options: Any,
+    ) -> M: ...
+    @overload
+    def ask(
+        self,
+        question: str,
+        *pictures: AnyPicture,
+        response_format: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> str: ...
+    def ask(self, question: str, *pictures: Any, response_format: Any = None, **options: Any) -> Any:
+        """Ask about pictures, and return the text of the answer: `vlm.ask("What is this?", "photo.jpg")`.
+
+        A picture is a path, a URL as in messages, the bytes of a file, a PIL image, a uint8 array [height, width, 3],
+        or a part of a message, which may have a `detail`. With a pydantic class as `response_format` the answer is an
+        instance of it. The other keywords are those of `chat`.
+
+        Raises what `chat` raises, with `pictures.0` as the `param` of an error about the first picture, and AnswerError
+        where the answer is not an instance of the class.
+        """
+        with picture_errors(len(pictures)):
+            completion = self.chat(question_messages(question, pictures), response_format=response_format, **options)
+        return completion.parsed if isinstance(completion, ParsedCompletion) else completion.text
+
+    @overload
     def chat(
-        self, messages: Sequence[Any], *, progress: ProgressCallback | None = None, **fields: Any
+        self,
+        messages: Sequence[Any],
+        *,
+        response_format: type[M],
+        **options: Any,
+    ) -> ParsedCompletion[M]: ...
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Any],
+        *,
+        response_format: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> ChatCompletion: ...
+    def chat(
+        self,
+        messages: Sequence[Any],
+        *,
+        response_format: Any = None,
+        progress: ProgressCallback | None = None,
+        cancellation: CancellationToken | None = None,
+        **fields: Any,
     ) -> ChatCompletion:
         """Answer `messages`; `fields` are those of ChatRequest.
 
-        `progress(done, total)` is called before each tile of a picture that has to be encoded.
+        With a pydantic class as `response_format`, the answer's `parsed` is an instance of it. `progress(done, total)`
+        is called before each tile of a picture that has to be encoded. `cancellation` stops the work from another
+        thread, which raises GenerationCancelledError here.
 
         Raises RequestError, whose `param` names the invalid field, and EngineError.
         """
-        request = ChatRequest.parse(messages, **fields)
-        with closing(self.run(request, progress=progress, buffered=True)) as chunks:
+        request = ChatRequest.parse(messages, response_format=response_format, **fields)
+        with closing(self.run(request, progress=progress, cancellation=cancellation, buffered=True)) as chunks:
             completion = fold(chunks)
         self._remember(request, completion)
-        return completion
+        return ParsedCompletion.of(completion, response_format) if is_model_class(response_format) else completion
 
     def stream(
-        self, messages: Sequence[Any], *, progress: ProgressCallback | None = None, **fields: Any
+        self,
+        messages: Sequence[Any],
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: CancellationToken | None = None,
+        **fields: Any,
     ) -> Generator[ChatCompletionChunk, None, None]:
         """Answer `messages` in chunks, as `chat` does at once. Closing the iterator stops the work within one token.
 
@@ -142,7 +201,7 @@ class VLM:
         """
         request = ChatRequest.parse(messages, **fields)
         received: list[ChatCompletionChunk] = []
-        with closing(self.run(request, progress=progress)) as chunks:
+        with closing(self.run(request, progress=progress, cancellation=cancellation)) as chunks:
             for chunk in chunks:
                 received.append(chunk)
                 if chunk.choices or request.wants_usage:
@@ -172,19 +231,28 @@ class VLM:
         that do not read before the end. `raw`: the content of the only message is the whole prompt, without the model's
         template; control tokens in its text are parsed.
         """
-        prepared = self._prepared(request, pictures, read, raw=raw)
+        prepared = self._preparer.prepare(request, pictures, read, raw=raw)
         choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
-        builder = CompletionBuilder(prepared.compiled, self.info, choices=choices, queue_ms=queue_ms, load_ms=load_ms)
+        builder = CompletionBuilder(
+            prepared.compiled,
+            self.info,
+            choices=choices,
+            queue_ms=queue_ms,
+            load_ms=load_ms,
+            control_tokens=request.skip_special_tokens is False,
+            scope=self._scope,
+        )
         for index in range(choices):
             generation = Generation(
                 prepared.prompt,
-                _sampling(request, seed + index),
+                sampling_of(request, seed + index),
                 max_tokens=request.limit,
                 top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
                 constraint=prepared.compiled.constraint,
                 ignore_eos=bool(request.ignore_eos),
                 min_tokens=request.min_tokens or 0,
+                measures_certainty=self._scope is not None and shows_guesses(request),
                 buffered=buffered and not request.stop,  # stop strings are recognized here, not in the engine
             )
             builder.begin_choice()
@@ -212,7 +280,7 @@ class VLM:
 
     def count(self, request: ChatRequest, *, pictures: PictureSource | None = None) -> TokenCount:
         """Count the prompt of a validated request. `pictures` are those of `run`."""
-        return self._engine.count_tokens(self._prepared(request, pictures, only_sizes=True).prompt)
+        return self._engine.count_tokens(self._preparer.prepare(request, pictures, only_sizes=True).prompt)
 
     @property
     def conversation(self) -> list[dict[str, Any]]:
@@ -234,7 +302,7 @@ class VLM:
             raise RequestError("there is no conversation to save yet; chat first, or give messages", "messages")
         # The conversation goes on behind its last answer.
         whole = request.model_copy(update={"continue_final_message": False})
-        prepared = self._prepared(whole)
+        prepared = self._preparer.prepare(whole, videos=VideoSupport())
         kept = plain(prepared.messages, prepared.pictures)
         write_session(Path(path), Session(kept, self._engine.snapshot(prepared.prompt)), self.info)
 
@@ -282,6 +350,11 @@ class VLM:
     def close(self) -> None:
         """Free the model. Running requests raise EngineClosedError. Closing twice is harmless."""
         self._engine.close()
+        if self._use is not None:
+            self._use.close()
+
+    def __repr__(self) -> str:
+        return f"<VLM {self.info.name!r}: {self._engine.state}>"
 
     def __enter__(self) -> VLM:
         return self
@@ -291,12 +364,6 @@ class VLM:
     ) -> None:
         self.close()
 
-    def _fit(self, part: FilePart) -> Fit:
-        return fit_for(self._family, part.detail, self._max_tokens_of(part.max_image_tokens), self._max_pixels)
-
-    def _max_tokens_of(self, asked: int | None) -> int | None:
-        return min((limit for limit in (asked, self._max_image_tokens) if limit is not None), default=None)
-
     def _remember(self, request: ChatRequest, completion: ChatCompletion) -> None:
         answer = completion.choices[0].message.model_dump(exclude_none=True)
         conversation = with_answer(request, answer)
@@ -305,65 +372,3 @@ class VLM:
             # The fields say how that answer began, not the next one.
             fields = {"messages": messages, "continue_final_message": None, "add_generation_prompt": None}
             self._last_request = request.model_copy(update=fields)
-
-    def _prepared(
-        self,
-        request: ChatRequest,
-        source: PictureSource | None = None,
-        read: PictureReader | None = None,
-        *,
-        raw: bool = False,
-        only_sizes: bool = False,
-    ) -> _Prepared:
-        """Open the files of a request, compile it, and read its pictures.
-
-        `only_sizes`: of pictures, nothing else is needed. A model of an unknown family needs the pixels anyway.
-        """
-        source = source or self._pictures
-        read = read or (source.measure if only_sizes and self._family is not None else source.read)
-        request = source.with_files(request)
-        with expanded(request, source.open_file, self._fit, self._document_limits) as whole:
-            if raw:
-                compiled = compile_raw(whole.request, self.info.control_tokens)
-            else:
-                compiled = compile_request(whole.request, self._template, self._tool_call_format)
-            images: list[PromptImage] = []
-            for i, message in enumerate(whole.request.messages):
-                for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):
-                    if isinstance(part, ImageURLPart | ImagePart):
-                        param = whole.param(i, j)
-                        image = part.image_url if isinstance(part, ImageURLPart) else part
-                        limit = self._max_tokens_of(image.max_image_tokens)
-                        images.append(PromptImage(read(part, param), image.detail, limit, param))
-        spans = with_opening(compiled.spans, self.info.control_tokens)
-        prompt = tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
-        return _Prepared(whole.request.messages, compiled, prompt, [image.picture for image in images])
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A request without files of several pictures, its prompt, and its pictures in the order of their parts."""
-
-    messages: Sequence[Message]
-    compiled: CompiledRequest
-    prompt: tuple[TextSpan | PromptImage, ...]
-    pictures: Sequence[Picture]
-
-
-def _sampling(request: ChatRequest, seed: int) -> Sampling:
-    """Sample greedily by default, so that the same picture and question give the same answer."""
-
-    def value_or(value: Any, default: Any) -> Any:
-        return default if value is None else value
-
-    return Sampling(
-        temperature=value_or(request.temperature, 0.0),
-        top_k=value_or(request.top_k, 0),
-        top_p=value_or(request.top_p, 1.0),
-        min_p=value_or(request.min_p, 0.0),
-        repeat_penalty=value_or(request.repetition, 1.0),
-        frequency_penalty=value_or(request.frequency_penalty, 0.0),
-        presence_penalty=value_or(request.presence_penalty, 0.0),
-        logit_bias=dict(request.logit_bias or {}),
-        seed=seed,
-    )

@@ -27,7 +27,9 @@ def interrupted(error: BaseException | None) -> bool:
 
 def main() -> None:
     """Run the command. Exit codes: 0 done, 1 a check failed, 2 wrong use or input, 130 interrupted."""
-    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")  # None if the shell closed it (`>&-`)
+    # None if the shell closed it (`<&-`, `>&-`).
+    sys.stdin = sys.stdin or os.fdopen(os.open(os.devnull, os.O_RDONLY))
+    sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     warnings.filterwarnings("ignore", module="PIL")  # broken pictures are reported by our own errors
     for name, value in ONE_BLAS_THREAD.items():  # before numpy is imported

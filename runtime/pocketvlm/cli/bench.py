@@ -36,9 +36,11 @@ _ROWS = (
 def bench(
     model: ModelArgument = None,
     *,
-    options: Annotated[LoadOptions, Fields("mmproj", "vision", "device", "context_size", "threads", "cache_type")],
+    options: Annotated[
+        LoadOptions, Fields("mmproj", "vision", "device", "context_size", "threads", "cache_type", "max_pixels")
+    ],
     picture: Annotated[
-        list[str] | None, typer.Option("-i", "--picture", help="Picture to ask about; may be repeated.")
+        list[str] | None, typer.Option("-i", "--picture", metavar="PICTURE...", help="Pictures to ask about.")
     ] = None,
     size: Annotated[
         list[str] | None,
@@ -58,7 +60,7 @@ def bench(
     for name, value, least in (("--repeat", repeat, 1), ("--tokens", tokens, 2)):
         if value < least:
             raise RequestError(f"must be at least {least}", name)
-    subjects = _subjects(picture or [], size or [])
+    subjects = _subjects(picture or [], size or [], options.max_pixels)
     if plot is not None:
         _check_target(plot)
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -84,22 +86,24 @@ def bench(
         _show(report, machine, load_ms)
 
 
-def _subjects(pictures: list[str], sizes: list[str]) -> list[Subject]:
+def _subjects(pictures: list[str], sizes: list[str], most: int) -> list[Subject]:
     from pocketvlm.bench.measure import Subject, photo
     from pocketvlm.messages import ImagePart
-    from pocketvlm.pictures.images import MAX_PIXELS, read_picture
+    from pocketvlm.pictures.images import read_picture
 
     if pictures and sizes:
         raise RequestError("cannot be combined with --picture; use one of them", "--size")
     if pictures:
-        files = [(name, read_picture(ImagePart(type="image", path=name), "--picture")) for name in pictures]
+        files = [
+            (name, read_picture(ImagePart(type="image", path=name), "--picture", max_pixels=most)) for name in pictures
+        ]
         return [Subject(Path(name).name, file.pixels) for name, file in files]
     subjects = []
     for size in sizes or ["640x480"]:
         match = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", size)
         width, height = map(int, match.groups()) if match else (0, 0)
-        if not 0 < width * height <= MAX_PIXELS:
-            raise RequestError(f"must be WIDTHxHEIGHT of at most {MAX_PIXELS:,} pixels, not {size}", "--size")
+        if not 0 < width * height <= most:
+            raise RequestError(f"must be WIDTHxHEIGHT of at most {most:,} pixels, not {size}", "--size")
         subjects.append(photo(width, height))
     return subjects
 

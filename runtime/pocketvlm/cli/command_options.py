@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from pocketvlm.cli.help import ANSWERS, ENGINE, PICTURES
 from pocketvlm.errors import RequestError
 from pocketvlm.system.options import OptionField, option_fields
 
@@ -22,24 +23,50 @@ ModelArgument = Annotated[str | None, typer.Argument(help=MODEL_HELP)]
 Memory = Annotated[
     str | None,
     typer.Option(
-        help="Memory budget, e.g. 4G or 512M: context, vision encoder and tokens of pictures are chosen to fit."
+        help="Memory budget, e.g. 4G or 512M: context, vision encoder and tokens of pictures are chosen to fit.",
+        rich_help_panel=ENGINE,
     ),
 ]
-MaxTokens = Annotated[int | None, typer.Option(help="Most tokens of an answer.")]
-Temperature = Annotated[float | None, typer.Option(help="Sampling temperature; 0, the default, is greedy.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Most tokens of an answer.", rich_help_panel=ANSWERS)]
+Temperature = Annotated[
+    float | None, typer.Option(help="Sampling temperature; 0, the default, is greedy.", rich_help_panel=ANSWERS)
+]
 Resolution = Annotated[
-    str, typer.Option(help="Resolution of pictures: low, auto (never enlarge) or high (the model's full size).")
+    str,
+    typer.Option(
+        help="Resolution of pictures: low, auto (never enlarge) or high (the model's full size).",
+        rich_help_panel=PICTURES,
+    ),
 ]
 
 Pages = Annotated[
-    str | None, typer.Option(help="Pages of a PDF or another file of several pictures, such as 1-3,7 or 5-.")
+    str | None,
+    typer.Option(
+        help="Pages of a PDF or another file of several pictures, such as 1-3,7 or 5-.", rich_help_panel=PICTURES
+    ),
 ]
 Password = Annotated[
-    str | None, typer.Option(help="Password of an encrypted PDF.", envvar="POCKETVLM_PASSWORD", show_envvar=True)
+    str | None,
+    typer.Option(
+        help="Password of an encrypted PDF.",
+        envvar="POCKETVLM_PASSWORD",
+        show_envvar=True,
+        rich_help_panel=PICTURES,
+    ),
 ]
 
-Fps = Annotated[float | None, typer.Option(help="Frames of each second of a video.")]
-Frames = Annotated[int | None, typer.Option(help="Frames of a video, at even times; by default 8.")]
+Fps = Annotated[float | None, typer.Option(help="Frames of each second of a video.", rich_help_panel=PICTURES)]
+Changes = Annotated[
+    bool,
+    typer.Option(
+        "--changes",
+        help="Leave out frames of a video in which nothing moves (1 a second, or --fps).",
+        rich_help_panel=PICTURES,
+    ),
+]
+Frames = Annotated[
+    int | None, typer.Option(help="Frames of a video, at even times; by default 8.", rich_help_panel=PICTURES)
+]
 
 
 def check_detail(*details: str) -> None:
@@ -55,13 +82,18 @@ def check_detail(*details: str) -> None:
 
 @dataclass(frozen=True, init=False)
 class Fields:
-    """The fields of a dataclass that a command offers, in the order of --help. `defaults` replace the dataclass's."""
+    """The fields of a dataclass that a command offers, in the order of --help. `defaults` replace the dataclass's.
+
+    They stand in the `panel` of --help.
+    """
 
     names: tuple[str, ...]
+    panel: str
     defaults: dict[str, Any]
 
-    def __init__(self, *names: str, **defaults: Any) -> None:
+    def __init__(self, *names: str, panel: str = ENGINE, **defaults: Any) -> None:
         object.__setattr__(self, "names", names)
+        object.__setattr__(self, "panel", panel)
         object.__setattr__(self, "defaults", defaults)
 
 
@@ -97,6 +129,7 @@ class _Group:
 
     def __init__(self, options: type[Any], fields: Fields) -> None:
         self._options = options
+        self._panel = fields.panel
         known = option_fields(options)
         self._fields = {
             _parameter_name(known[name]): replace(known[name], default=fields.defaults.get(name, known[name].default))
@@ -105,9 +138,9 @@ class _Group:
 
     def parameters(self) -> Iterator[inspect.Parameter]:
         for name, field in self._fields.items():
-            yield inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=_shown_default(field), annotation=_annotation(field)
-            )
+            annotation = _annotation(field, self._panel)
+            default = _shown_default(field)
+            yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
     def pop(self, values: dict[str, Any]) -> Any:
         """Remove the group's values from those of the command line, and return the dataclass made of them."""
@@ -126,7 +159,7 @@ def _parameter_name(field: OptionField) -> str:
     return field.flags[0].removeprefix("--").replace("-", "_")
 
 
-def _annotation(field: OptionField) -> Any:
+def _annotation(field: OptionField, panel: str) -> Any:
     kind, metavar = field.type, None
     if get_origin(kind) is Literal:
         kind = str  # the dataclass checks it
@@ -137,7 +170,13 @@ def _annotation(field: OptionField) -> Any:
     option = field.option
     return Annotated[
         kind | None if field.optional else kind,
-        typer.Option(*field.flags, help=field.help(command_line=True), metavar=metavar, envvar=option.envvar),
+        typer.Option(
+            *field.flags,
+            help=field.help(command_line=True),
+            metavar=metavar,
+            envvar=option.envvar,
+            rich_help_panel=panel,
+        ),
     ]
 
 

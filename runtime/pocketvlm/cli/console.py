@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.errors import PocketVLMError, RequestError, shortened
+from pocketvlm.system.option_names import flag_of, with_flags
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -25,10 +26,11 @@ def error_message(error: PocketVLMError) -> str:
     For an error in them it names the picture or the option instead of the path of the field.
     """
     if not isinstance(error, RequestError):
-        return str(error)
+        return with_flags(str(error))
     before, _, field = (error.param or "").rpartition(".")
-    if before and field in _PICTURE_FIELDS:
-        return error.message
-    if not before.startswith("messages"):
-        return str(error)
-    return error.message if field.isdigit() else f"{field}: {error.message}"
+    message = with_flags(error.message)
+    in_messages = before.startswith("messages")
+    if (before and field in _PICTURE_FIELDS) or (in_messages and field.isdigit()):
+        return message
+    name = field if in_messages else error.param
+    return f"{shortened(flag_of(name))}: {message}" if name else message

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from pocketvlm.cli.console import waiting
+from pocketvlm.cli.loading import find_bundle
 from pocketvlm.cli.typed_path import typed_path
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError
 from pocketvlm.files.bundle import Bundle, FileEntry, Proof, is_bundle, other_file
 from pocketvlm.files.gguf_header import GGUFHeader, LazyArray, projector_type
 from pocketvlm.files.gguf_pieces import read_model_header
-from pocketvlm.files.locate import bundle_path
 from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
+from pocketvlm.system.terminal import Row, print_rows, size_text
 from pocketvlm.vision.compatibility import deepstack_projectors, named_family
 
+_GGUF = b"GGUF"
 out = Console(highlight=False, markup=False)  # a model file may hold anything, brackets too
 
 
@@ -30,11 +33,11 @@ def inspect(
     verify: Annotated[bool, typer.Option(help="Compare a bundle's files with their hashes.")] = True,
 ) -> None:
     """Show what is in a model: architecture, types, sizes, picture tokens, template, hashes."""
-    path = bundle_path(typed_path(str(path)))
+    path = find_bundle(typed_path(str(path)))
     if not path.exists():
         raise ModelNotFoundError("no such file or bundle", path)
     if not (is_bundle(path) or path.is_dir()):
-        if path.suffix.lower() not in (".gguf", ".onnx") and (problem := other_file(path)):
+        if path.suffix.lower() not in (".gguf", ".onnx") and (problem := other_file(path) or _other_kind(path)):
             raise ModelFormatError(problem, path)
         _show_file(path, template, metadata)
         return
@@ -43,21 +46,36 @@ def inspect(
     if verify:
         with waiting("comparing with the hashes"):
             bundle.verify()
-    table = _rows()
-    table.add_row("bundle", f"{manifest.name}  ({manifest.family}, {manifest.architecture})")
-    table.add_row("source", f"{manifest.source.name}  sha256 {manifest.source.sha256}")
-    table.add_row("made with", ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items())))
+    rows = [
+        ("bundle", f"{manifest.name}  ({manifest.family}, {manifest.architecture})"),
+        ("source", f"{manifest.source.name}  sha256 {manifest.source.sha256}"),
+        ("made with", ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()))),
+    ]
     if manifest.imatrix:
-        table.add_row("importance", f"{manifest.imatrix.name}  sha256 {manifest.imatrix.sha256}")
-    for note in manifest.notes:
-        table.add_row("note", note)
-    out.print(table)
+        rows.append(("importance", f"{manifest.imatrix.name}  sha256 {manifest.imatrix.sha256}"))
+    print_rows(out, [*rows, *(("note", note) for note in manifest.notes)])
     _show_proof(manifest.proof)
     for entry in manifest.files:
         out.print()
         _show_entry(entry, verified=verify)
         if entry.role not in ("data", "proof"):
             _show_file(path / entry.name, template, metadata)
+
+
+def _other_kind(path: Path) -> str:
+    """Return what to do with a picture, a PDF or a video; "" for other files."""
+    from pocketvlm.messages.file_kinds import HEAD, is_pdf, video_format
+    from pocketvlm.pictures.formats import is_picture
+
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise ModelFormatError(f"cannot be read: {error.strerror}", path) from None
+    kind = "PDF" if is_pdf(head) else "video" if video_format(head) else "picture" if is_picture(path) else None
+    if kind is None or head.startswith(_GGUF):
+        return ""
+    return f'is a {kind}, not a model; ask about it: pocketvlm chat "What is this?" -i {shlex.quote(str(path))}'
 
 
 def _show_proof(proof: Proof | None) -> None:
@@ -68,13 +86,13 @@ def _show_proof(proof: Proof | None) -> None:
         against = "transformers" if run.against == "reference" else "its original"
         used = ", ".join(f"{name} {version}" for name, version in run.versions.items())
         out.print(f"\nproof  against {against}: {run.summary}, with {used}")
-        table = _rows()
+        rows = []
         for stage in dict.fromkeys(check.stage for check in run.checks):
             checks = [check for check in run.checks if check.stage == stage]
             check = next((check for check in checks if check.passed is False), checks[0])
             verdict = {True: "ok", False: "FAILED", None: "-"}[check.passed]
-            table.add_row(f"  {stage}", f"{verdict}  {check.measured}: {check.shown} {check.limit}".rstrip())
-        out.print(table)
+            rows.append((f"  {stage}", f"{verdict}  {check.measured}: {check.shown} {check.limit}".rstrip()))
+        print_rows(out, rows)
 
 
 def _show_entry(entry: FileEntry, *, verified: bool) -> None:
@@ -91,35 +109,31 @@ def _show_file(path: Path, template: bool, metadata: bool) -> None:
 
 
 def _show_onnx(header: OnnxHeader, metadata: bool) -> None:
-    table = _rows()
     operators = ", ".join(sorted(domain or "ai.onnx" for domain in header.domains))
-    table.add_row("graph", f"{header.nodes} nodes, operators of {operators}, made with {header.producer or '-'}")
+    rows = [("graph", f"{header.nodes} nodes, operators of {operators}, made with {header.producer or '-'}")]
     for value in (*header.inputs, *header.outputs):
-        table.add_row(value.name, " x ".join("any" if extent is None else f"{extent}" for extent in value.shape))
+        rows.append((value.name, " x ".join("any" if extent is None else f"{extent}" for extent in value.shape)))
     if header.data_files:
-        table.add_row("weights in", ", ".join(path.name for path in header.data_files))
-    _picture_rows(table, header.metadata, header.path)
-    out.print(table)
+        rows.append(("weights in", ", ".join(path.name for path in header.data_files)))
+    print_rows(out, [*rows, *_picture_rows(header.metadata, header.path)])
     if metadata:
         _print_metadata(header.metadata)
 
 
 def _show_gguf(header: GGUFHeader, template: bool, metadata: bool) -> None:
     data = header.metadata
-    table = _rows()
-    table.add_row("architecture", f"{header.architecture}, {'projector' if header.is_projector else 'language model'}")
-    table.add_row("name", str(data.get("general.name", "-")))
     pieces = f", in {len(header.pieces)} files" if header.pieces else ""
-    table.add_row("weights", f"{_weights(header) / 1e6:,.1f} M in {len(header.tensors)} tensors{pieces}")
     sizes: Counter[str] = Counter()
     for tensor in header.tensors:
         sizes[tensor.type_name] += tensor.n_bytes
-    table.add_row("types", ", ".join(f"{name} {size_text(size)}" for name, size in sizes.most_common()))
-    if header.is_projector:
-        _picture_rows(table, data, header.path)
-    else:
-        _model_rows(table, header)
-    out.print(table)
+    rows = [
+        ("architecture", f"{header.architecture}, {'projector' if header.is_projector else 'language model'}"),
+        ("name", str(data.get("general.name", "-"))),
+        ("weights", f"{_weights(header) / 1e6:,.1f} M in {len(header.tensors)} tensors{pieces}"),
+        ("types", ", ".join(f"{name} {size_text(size)}" for name, size in sizes.most_common())),
+    ]
+    rows += _picture_rows(data, header.path) if header.is_projector else _model_rows(header)
+    print_rows(out, rows)
     source = data.get("tokenizer.chat_template")
     if source and template:
         out.print("chat template", style="bold")
@@ -134,38 +148,39 @@ def _print_metadata(data: dict[str, Any]) -> None:
         out.print(f"{key} = {shown[:200]}")
 
 
-def _model_rows(table: Table, header: GGUFHeader) -> None:
+def _model_rows(header: GGUFHeader) -> Iterator[Row]:
     data, arch = header.metadata, header.architecture
 
     def value(key: str) -> Any:
         return data.get(f"{arch}.{key}", "-")
 
-    table.add_row(
-        "layers", f"{value('block_count')} of width {value('embedding_length')}, heads {value('attention.head_count')}"
+    yield (
+        "layers",
+        (f"{value('block_count')} of width {value('embedding_length')}, heads {value('attention.head_count')}"),
     )
-    table.add_row("context", f"{value('context_length')} tokens")
+    yield "context", f"{value('context_length')} tokens"
     tokens = data.get("tokenizer.ggml.tokens")
     count = tokens.count if isinstance(tokens, LazyArray) else len(tokens or ())
     kind = f"{data.get('tokenizer.ggml.model', '-')}, {data.get('tokenizer.ggml.pre', 'no')} pre-tokenizer"
-    table.add_row("vocabulary", f"{count:,} tokens ({kind})")
+    yield "vocabulary", f"{count:,} tokens ({kind})"
     source = str(data.get("tokenizer.chat_template", ""))
     pictures = "takes picture parts" if "image" in source else "text only"
-    table.add_row("chat template", f"{len(source):,} characters, {pictures}" if source else "none")
+    yield "chat template", f"{len(source):,} characters, {pictures}" if source else "none"
 
 
-def _picture_rows(table: Table, data: dict[str, Any], path: Path) -> None:
-    """Add rows about a vision encoder of either format, from its metadata."""
+def _picture_rows(data: dict[str, Any], path: Path) -> Iterator[Row]:
+    """Yield rows about a vision encoder of either format, from its metadata."""
     match = named_family(data, path)
-    table.add_row("projector", f"{projector_type(data) or '-'}, {f'family {match[0]}' if match else 'no family'}")
+    yield "projector", f"{projector_type(data) or '-'}, {f'family {match[0]}' if match else 'no family'}"
     size, patch = data.get("clip.vision.image_size", "-"), data.get("clip.vision.patch_size", "-")
-    table.add_row("tile", f"{size}x{size} pixels, patches of {patch}")
+    yield "tile", f"{size}x{size} pixels, patches of {patch}"
     more = deepstack_projectors(data)
     deepstack = f", and {more} more from earlier layers (deepstack)" if more else ""
-    table.add_row("embeddings", f"{data.get('clip.vision.projection_dim', '-')} wide{deepstack}")
+    yield "embeddings", f"{data.get('clip.vision.projection_dim', '-')} wide{deepstack}"
     if match:
         family = match[1]
         small, photo = family.plan((64, 64), "auto", None), family.plan((4000, 3000), "auto", None)
-        table.add_row("picture tokens", f"{small.tokens} for a small picture, {photo.tokens} for a photo of 4000x3000")
+        yield "picture tokens", f"{small.tokens} for a small picture, {photo.tokens} for a photo of 4000x3000"
 
 
 def _weights(header: GGUFHeader) -> int:
@@ -176,19 +191,3 @@ def _weights(header: GGUFHeader) -> int:
             count *= extent
         total += count
     return total
-
-
-def _rows() -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    return table
-
-
-def size_text(size: int) -> str:
-    value = float(size)
-    for unit in ("B", "KB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"

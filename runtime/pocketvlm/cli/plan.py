@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from pocketvlm.chat.load_options import LoadOptions
+from pocketvlm.cli.catalog import find_catalog
 from pocketvlm.cli.command_options import Fields, ModelArgument, Resolution, check_detail, expand_options
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.loading import load_arguments
-from pocketvlm.errors import MemoryBudgetError
+from pocketvlm.errors import MemoryBudgetError, ModelNotFoundError
+from pocketvlm.system.terminal import Row, print_rows
 
 if TYPE_CHECKING:
     from pocketvlm.plan.prediction import Planner, Prediction
@@ -35,15 +38,43 @@ def plan(
     detail: Resolution = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Predict memory, picture tokens and times on this machine, and recommend what fits, without loading the model."""
-    from pocketvlm.plan.budget import available, planner_for, read_picture_size, read_size
+    """Predict memory, picture tokens and times on this machine, and recommend what fits, without loading the model.
+
+    For a model of the catalogue that was not pulled, memory and tokens are estimated. Exits with code 1 if nothing
+    fits.
+    """
+    from pocketvlm.plan.budget import available, read_picture_size, read_size
 
     check_detail(detail)
     size = read_picture_size(picture)
     budget = read_size(memory) if memory else available()
-    target, options = load_arguments(model, options)
-    with waiting("measuring, once"):
-        planner = planner_for(target, options, picture=size)
+    with ExitStack() as stack:
+        with waiting("measuring, once"):
+            planner, pulled = _planner(model, options, size, stack)
+        refused = _report(planner, pulled, detail, budget, as_json=as_json)
+    if refused:
+        raise typer.Exit(1)
+
+
+def _planner(
+    model: str | None, options: LoadOptions, picture: tuple[int, int], stack: ExitStack
+) -> tuple[Planner, bool]:
+    """Return what plans for the model, and whether its files are here; temporary ones are until `stack` is closed."""
+    from pocketvlm.plan.budget import planner_for
+
+    try:
+        target, options = load_arguments(model, options)
+    except ModelNotFoundError:
+        catalog = find_catalog() if model and not options.mmproj else None
+        planner = catalog.planner(model, options, picture) if catalog and model else None
+        if planner is None:
+            raise
+        return stack.enter_context(planner), False
+    return planner_for(target, options, picture=picture), True
+
+
+def _report(planner: Planner, pulled: bool, detail: str, budget: int | None, *, as_json: bool) -> str:
+    """Print the plan, and return why nothing fits; "" where something does."""
     usual = planner.predict(planner.usual(detail))  # type: ignore[arg-type]  # checked above
     best: Prediction | None = None
     refused = ""
@@ -53,9 +84,11 @@ def plan(
         except MemoryBudgetError as error:
             refused = error.message
     if as_json:
-        typer.echo(json.dumps(_as_json(planner, usual, best, budget, refused), indent=2))
+        report = {"pulled": pulled, **_as_json(planner, usual, best, budget, refused)}
+        typer.echo(json.dumps(report, indent=2))
     else:
-        _show(planner, usual, best, budget, refused)
+        print_rows(out, _rows(planner, pulled, usual, best, budget, refused))
+    return refused
 
 
 def _as_json(
@@ -98,47 +131,50 @@ def _as_json(
     }
 
 
-def _show(planner: Planner, usual: Prediction, best: Prediction | None, budget: int | None, refused: str) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
+def _rows(
+    planner: Planner, pulled: bool, usual: Prediction, best: Prediction | None, budget: int | None, refused: str
+) -> Iterator[Row]:
     encoders = ", ".join(f"{encoder.kind} {encoder.type}" for encoder in planner.encoders)
-    table.add_row("model", f"{planner.located.name}: {planner.type}" + (f"; vision {encoders}" if encoders else ""))
-    table.add_row("weights", f"{planner.probe.layout} on the CPU")
+    yield "model", f"{planner.located.name}: {planner.type}" + (f"; vision {encoders}" if encoders else "")
+    if pulled:
+        yield "weights", f"{planner.probe.layout} on the CPU"
+    else:
+        yield "", f"not pulled, so this is estimated; `pocketvlm pull {planner.located.name}` gets it"
     predictions = [("as it is", usual)] + (
         [("within the budget", best)] if best and best.configuration != usual.configuration else []
     )
     for title, prediction in predictions:
-        table.add_row("", "")
-        configuration = prediction.configuration
-        choices = [f"context {configuration.context}", f"--cache-type {configuration.cache_type}"]
-        if planner.encoders:
-            choices += [f"--vision {configuration.encoder}", f"--detail {configuration.detail}"]
-        if configuration.max_tokens:
-            choices.append(f"max_image_tokens {configuration.max_tokens}")
-        table.add_row(title, ", ".join(choices))
-        table.add_row(
-            "memory",
-            f"{prediction.memory_bytes / 1e6:,.0f} MB: {prediction.anonymous_bytes / 1e6:,.0f} MB of its own, "
-            f"{prediction.mapped_bytes / 1e6:,.0f} MB mapped from files",
-        )
-        for name, size in prediction.parts.items():
-            table.add_row("", f"{size / 1e6:>9,.1f} MB  {name}")
-        if planner.encoders:
-            table.add_row("picture", _picture_text(planner, prediction))
-        first, speed = prediction.first_token_s, prediction.tokens_per_s
-        table.add_row("first token", f"{first:.2f} s after a new picture" if first is not None else "not known")
-        threads = f"{planner.probe.threads} thread{'s' * (planner.probe.threads != 1)}"
-        table.add_row("answer", f"{speed:,.1f} tokens/s on {threads}" if speed else "not known")
-        if not planner.probe.steady:
-            table.add_row("", "measured while other programs ran: it may be faster, and is measured again next time")
-    table.add_row("", "")
+        yield "", ""
+        yield from _prediction_rows(planner, title, prediction)
+    yield "", ""
     if budget is None:
-        table.add_row("budget", "the free memory is not known here; set one with --memory")
+        yield "budget", "the free memory is not known here; set one with --memory"
     else:
         verdict = refused or ("it fits" if best == usual else "it fits as above")
-        table.add_row("budget", f"{budget / 1e6:,.0f} MB: {verdict}")
-    out.print(table)
+        yield "budget", f"{budget / 1e6:,.0f} MB: {verdict}"
+
+
+def _prediction_rows(planner: Planner, title: str, prediction: Prediction) -> Iterator[Row]:
+    configuration = prediction.configuration
+    choices = [f"context {configuration.context}", f"--cache-type {configuration.cache_type}"]
+    if planner.encoders:
+        choices += [f"--vision {configuration.encoder}", f"--detail {configuration.detail}"]
+    if configuration.max_tokens:
+        choices.append(f"max_image_tokens {configuration.max_tokens}")
+    yield title, ", ".join(choices)
+    own, mapped = prediction.anonymous_bytes / 1e6, prediction.mapped_bytes / 1e6
+    total = prediction.memory_bytes / 1e6
+    yield "memory", f"{total:,.0f} MB: {own:,.0f} MB of its own, {mapped:,.0f} MB mapped from files"
+    for name, size in prediction.parts.items():
+        yield "", f"{size / 1e6:>9,.1f} MB  {name}"
+    if planner.encoders:
+        yield "picture", _picture_text(planner, prediction)
+    first, speed = prediction.first_token_s, prediction.tokens_per_s
+    yield "first token", f"{first:.2f} s after a new picture" if first is not None else "not known"
+    threads = f"{planner.probe.threads} thread{'s' * (planner.probe.threads != 1)}"
+    yield "answer", f"{speed:,.1f} tokens/s on {threads}" if speed else "not known"
+    if not planner.probe.steady:
+        yield "", "measured while other programs ran: it may be faster, and is measured again next time"
 
 
 def _picture_text(planner: Planner, prediction: Prediction) -> str:

@@ -15,12 +15,14 @@ import typer
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import MODEL_HELP, Fields, expand_options
 from pocketvlm.cli.console import waiting
+from pocketvlm.cli.help import ENGINE
 from pocketvlm.cli.served_models import Served, served_models
 from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.errors import PocketVLMError, RequestError, shortened
 from pocketvlm.pictures.handles import HandleLimits
 from pocketvlm.server.protocols.responses.stored import ResponseLimits
 from pocketvlm.server.settings import Settings, is_loopback
+from pocketvlm.system.extras import install_extra
 
 if TYPE_CHECKING:
     from pocketvlm.server.models import Models
@@ -75,7 +77,7 @@ def serve(
             parallel=4,
         ),
     ],
-    memory: Annotated[str | None, typer.Option(help=_MEMORY_HELP)] = None,
+    memory: Annotated[str | None, typer.Option(help=_MEMORY_HELP, rich_help_panel=ENGINE)] = None,
     settings: Annotated[
         Settings,
         Fields(
@@ -91,11 +93,14 @@ def serve(
             "image_hosts",
             "strict_model",
             "idle_unload",
+            panel="HTTP",
         ),
     ],
-    handles: Annotated[HandleLimits, Fields("seconds", "count", "size")],
-    documents: Annotated[DocumentLimits, Fields("pages", "seconds", "request_seconds", "memory")],
-    responses: Annotated[ResponseLimits, Fields("seconds", "count", "size")],
+    handles: Annotated[HandleLimits, Fields("seconds", "count", "size", panel="Uploaded pictures")],
+    documents: Annotated[
+        DocumentLimits, Fields("pages", "seconds", "request_seconds", "memory", panel="Documents and videos")
+    ],
+    responses: Annotated[ResponseLimits, Fields("seconds", "count", "size", panel="Kept responses")],
     page: Annotated[bool, typer.Option("--page/--no-page", help="Serve a page for browsers at /.")] = True,
     offline: Offline = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log lines of JSON.")] = False,
@@ -142,7 +147,7 @@ def serve_models(
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
-        raise PocketVLMError(f'{", ".join(missing)} is not installed; run: pip install "pocketvlm[server]"')
+        raise PocketVLMError(f"{', '.join(missing)} is not installed; {install_extra('server')}")
     if offline:
         from pocketvlm.system import offline as network
 

@@ -6,7 +6,7 @@ Nothing is decoded before a page is read, and no page is kept.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -26,6 +26,11 @@ class Page:
     number: int
     label: str
 
+    @property
+    def time(self) -> float | None:
+        """The time of a frame in seconds from the beginning; None for pages of other files."""
+        return self.document.times[self.number - 1] if self.document.times else None
+
     def read(self, fit: Fit | None = None) -> Picture:
         """Decode the page. Where it has no size in pixels, `fit` chooses one; None: as printed at 150 dpi.
 
@@ -39,7 +44,13 @@ class Page:
 
 
 class Document(ABC):
-    """Pictures of one file. Use it as a context manager, or call `close`. Any thread may call."""
+    """Pictures of one file. Use it as a context manager, or call `close`. Any thread may call.
+
+    A video or animation has `times`, in seconds from its beginning, of all its frames, and lasts `seconds`.
+    """
+
+    times: Sequence[float] = ()
+    seconds: float = 0.0
 
     def __init__(self, source: Source, count: int, unit: str = "page") -> None:
         self.source = source
@@ -73,7 +84,11 @@ class Document(ABC):
             raise self.source.error(str(error), ImageError) from None
 
     def label(self, number: int) -> str:
-        """Return what names this page among the others, such as "page 3 of 12"."""
+        """Return what names this page among the others, such as "page 3 of 12", or the time of a frame: "0:04.5"."""
+        if self.times:
+            tenths = round(10 * self.times[number - 1])
+            minutes, rest = divmod(tenths, 600)
+            return f"{minutes}:{rest // 10:02}.{rest % 10}"
         return f"{self.unit} {number} of {len(self)}"
 
     @abstractmethod

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise
 from typing import Any
 
 from pocketvlm.documents.document import Document, Page
@@ -15,7 +15,7 @@ from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.documents.selection import PageSelection
 from pocketvlm.errors import ImageTooLargeError
 from pocketvlm.messages import ChatRequest, FilePart, ImagePart, ImageURLPart, Part, TextPart
-from pocketvlm.messages.parts import source_path
+from pocketvlm.messages.parts import VideoPart, source_path
 from pocketvlm.pictures.images import Picture, packed
 
 FileOpener = Callable[[FilePart, str], Document]  # (part, path of its field in the request)
@@ -44,14 +44,33 @@ class PageImage:
     page: Page
     fit: Fit
     _budget: _Budget
+    note: str = ""  # for the user
 
     def read(self) -> Picture:
         """Raises ImageError, also where the request has taken too long to decode."""
-        return self._budget.spend(self.page, self.fit)
+        picture = self._budget.spend(self.page, self.fit)
+        return replace(picture, notes=(*picture.notes, self.note)) if self.note else picture
 
     def measure(self) -> Size:
         """Return (width, height) of what `read` returns. Raises as it does."""
         return self._budget.measure(self.page, self.fit)
+
+
+@dataclass(frozen=True)
+class VideoFrames:
+    """A video as the `image` of a part: its frames as parts with a PageImage, and their times."""
+
+    frames: tuple[ImagePart, ...]
+    times: tuple[float, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class VideoSupport:
+    """Whether the model sees a video as one. If not, its frames are pictures, and `note` says why, for the user."""
+
+    as_one: bool = False
+    note: str = ""
 
 
 def page_of(part: ImageURLPart | ImagePart) -> PageImage | None:
@@ -60,27 +79,37 @@ def page_of(part: ImageURLPart | ImagePart) -> PageImage | None:
     return image if isinstance(image, PageImage) else None
 
 
+def frames_of(part: ImageURLPart | ImagePart) -> VideoFrames | None:
+    """Return the frames of a video that a part of an expanded request stands for; None for other parts."""
+    image = part.image if isinstance(part, ImagePart) else None
+    return image if isinstance(image, VideoFrames) else None
+
+
 @contextmanager
 def expanded(
-    request: ChatRequest, open_file: FileOpener, fit: Callable[[FilePart], Fit], limits: DocumentLimits
+    request: ChatRequest,
+    open_file: FileOpener,
+    fit: Callable[[FilePart], Fit],
+    limits: DocumentLimits,
+    videos: VideoSupport | None = None,
 ) -> Iterator[ExpandedRequest]:
     """Yield the request with the pages of its files, which can be read until the end.
 
     `fit` says how large the pages of a part are drawn. Raises ImageError for files that cannot be opened, pages that
     are not there, and more files or pages than the limits allow; RequestError for a text that selects no pages.
     """
-    budget = _Budget(limits)
+    budget, videos = _Budget(limits), videos or VideoSupport()
     messages, places = [], dict[int, tuple[int, ...]]()
     with ExitStack() as files:
         for i, message in enumerate(request.messages):
             content = message.content
             if isinstance(content, tuple) and any(isinstance(part, FilePart) for part in content):
-                pairs: list[tuple[int, Part]] = []
+                pairs: list[tuple[int, Part | VideoPart]] = []
                 for j, part in enumerate(content):
                     if isinstance(part, FilePart):
                         param = f"messages.{i}.content.{j}"
                         document = budget.opened(part, param, lambda *named: files.enter_context(open_file(*named)))
-                        pairs += [(j, one) for one in _pages(part, param, document, fit(part), budget)]
+                        pairs += [(j, one) for one in _pages(part, param, document, fit(part), budget, videos)]
                     else:
                         pairs.append((j, part))
                 message = message.model_copy(update={"content": tuple(part for _, part in pairs)})
@@ -89,23 +118,31 @@ def expanded(
         yield ExpandedRequest(request.model_copy(update={"messages": tuple(messages)}) if places else request, places)
 
 
-def _pages(part: FilePart, param: str, document: Document, fit: Fit, budget: _Budget) -> Iterator[Part]:
+def _pages(
+    part: FilePart, param: str, document: Document, fit: Fit, budget: _Budget, videos: VideoSupport
+) -> Iterator[Part | VideoPart]:
     selection = PageSelection.parse(part.pages, f"{param}.pages") if part.pages is not None else None
     budget.wake(document)
     left = budget.pages_left
     pages = [*islice(document.pages(selection), left + 1)]
     if len(pages) > left:
         raise document.source.error(
-            f"has {len(document):,} {document.unit}s; a request may show at most {budget.limits.pages:,}; choose some "
-            "with pages, such as 1-10",
+            f"has {len(document):,} {document.unit}s; a request may show at most {budget.limits.pages:,}; choose some, "
+            'such as pages="1-10"',
             ImageTooLargeError,
         )
     budget.pages_left -= len(pages)
+    times = [page.time for page in pages if page.time is not None]
+    if videos.as_one and times and all(one < other for one, other in pairwise(times)):
+        frames = tuple(part.with_image(PageImage(page, fit, budget)) for page in pages)
+        yield part.with_frames(VideoFrames(frames, tuple(times), document.seconds))
+        return
+    note = videos.note if times else ""
     for page in pages:
         if len(document) > 1:
             yield TextPart(type="text", text=f"{page.label[:1].upper()}{page.label[1:]}:")
-        image = PageImage(page, fit, budget)
-        yield part.with_image(image)
+        yield part.with_image(PageImage(page, fit, budget, note))
+        note = ""  # once is enough
 
 
 class _Budget:

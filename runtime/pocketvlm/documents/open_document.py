@@ -25,12 +25,14 @@ def open_document(
     password: str | None = None,
     fps: float | None = None,
     frames: int | None = None,
+    changes: bool = False,
     limits: DocumentLimits | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> Document:
     """Open a PDF, a picture file of one or more pages or frames, or a video: a path, a data: URI, or a file's bytes.
 
-    Of a video, pages are `fps` frames of each second, or `frames` at even times (by default 8).
+    Of a video, pages are `fps` frames of each second, or `frames` at even times (by default 8). With `changes`, those
+    in which nothing has moved since the one before are left out; by default, one of each second is compared.
 
     Close it, or use it as a context manager:
 
@@ -41,7 +43,7 @@ def open_document(
     Raises ImageError, which names the file, and PasswordError where the file is encrypted.
     """
     Sampling(fps, frames)
-    fields = {"type": "file", "image": source, "password": password, "fps": fps, "frames": frames}
+    fields = {"type": "file", "image": source, "password": password, "fps": fps, "frames": frames, "changes": changes}
     part = validated(FilePart, fields)
     return open_part(part, "source", limits or DocumentLimits(), max_pixels)
 
@@ -62,6 +64,6 @@ def open_part(part: FilePart, param: str, limits: DocumentLimits, max_pixels: in
         return PdfDocument(source, path, limits, part.password)
     if (format := video_format(head)) is not None:
         path = content.absolute() if isinstance(content, Path) else content
-        sampling = Sampling(part.fps, part.frames, f"{param}.fps")
+        sampling = Sampling(part.fps, part.frames, bool(part.changes), f"{param}.fps")
         return VideoDocument(source, path, format, limits, sampling, max_pixels)
     return StillsDocument(source, content, max_pixels)

@@ -15,6 +15,7 @@ from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.errors import ImageTooLargeError
 from pocketvlm.pictures.images import Picture, picture_of
 from pocketvlm.pictures.sources import Source
+from pocketvlm.system.extras import install_extra
 
 _WORKER = "pocketvlm.documents.pdf_worker"
 _MAX_EDGE = 14_400  # points; PDF 1.7, annex C: no viewer need show more
@@ -27,7 +28,7 @@ class PdfDocument(Document):
 
     def __init__(self, source: Source, content: Path | bytes, limits: DocumentLimits, password: str | None) -> None:
         if find_spec("pypdfium2") is None:
-            raise source.error('PDF needs one more package: pip install "pocketvlm[documents]"')
+            raise source.error(f"PDF needs one more package: {install_extra('documents')}")
         options = {} if password is None else {"password": password}
         self._has_password = password is not None
         self._process = DecoderProcess(_WORKER, content, options, limits)

@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+from pocketvlm.documents.animations import frame_times
 from pocketvlm.documents.document import Document
 from pocketvlm.documents.fit import Fit
 from pocketvlm.errors import ImageTooLargeError
@@ -33,12 +34,15 @@ class StillsDocument(Document):
         self._max_pixels = max_pixels
         self._file = open_file(content, source) if isinstance(content, Path) else io.BytesIO(content)
         try:
+            times, seconds = self._times(source)
             self._opened = open_pictures(self._file, source, max_pixels)
             count = count_pictures(self._opened, source)
         except BaseException:
             self._file.close()
             raise
         super().__init__(source, count, "frame" if self._opened.pages < count else "page")
+        if self.unit == "frame" and len(times) == count:
+            self.times, self.seconds = times, seconds
 
     def measure(self, number: int, fit: Fit | None = None) -> tuple[int, int]:
         self._check_distance(number)
@@ -52,6 +56,12 @@ class StillsDocument(Document):
         with self._lock:
             picture = read_one(self._opened, number - 1, self._of_page(number), self._max_pixels)
         return replace(picture, pages=len(self))
+
+    def _times(self, source: Source) -> tuple[list[float], float]:
+        try:
+            return frame_times(self._file)
+        except ValueError as error:
+            raise source.error(str(error), ImageTooLargeError) from None
 
     def close(self) -> None:
         with self._lock:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from pocketvlm.documents.decoder_process import DecoderProcess, DecoderStoppedError, check_answer
 from pocketvlm.documents.document import Document
@@ -15,9 +17,11 @@ from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.errors import RequestError
 from pocketvlm.pictures.images import Picture, picture_of
 from pocketvlm.pictures.sources import Source
+from pocketvlm.system.extras import install_extra
 
 _WORKER = "pocketvlm.documents.video_worker"
 _FRAMES = 8  # of a video, where nothing else is asked for
+_LOOKS = 1.0  # frames of each second that are compared, where nothing else is asked for
 _MAX_FRAMES = 100_000
 
 
@@ -25,11 +29,14 @@ _MAX_FRAMES = 100_000
 class Sampling:
     """Which frames: `fps` of each second, or `frames` at even times; by default a few.
 
-    Raises RequestError for both; `param` is the path of `fps` in the request.
+    With `changes`, frames in which nothing moves are left out; by default, one of each second is looked at.
+
+    Raises RequestError for both of `fps` and `frames`; `param` is the path of `fps` in the request.
     """
 
     fps: float | None = None
     frames: int | None = None
+    changes: bool = False
     param: InitVar[str] = "fps"
 
     def __post_init__(self, param: str) -> None:
@@ -38,9 +45,10 @@ class Sampling:
 
     def times(self, seconds: float, count: int) -> list[float]:
         """Return the times for a video of a length and a number of frames."""
-        if self.fps is not None:
-            wanted = max(1, min(math.ceil(seconds * self.fps - 1e-6), _MAX_FRAMES))
-            return [number / self.fps for number in range(wanted)]
+        fps = _LOOKS if self.changes and self.frames is None and self.fps is None else self.fps
+        if fps is not None:
+            wanted = max(1, min(math.ceil(seconds * fps - 1e-6), _MAX_FRAMES))
+            return [number / fps for number in range(wanted)]
         wanted = min(self.frames or _FRAMES, max(1, count))
         return [(number + 0.5) * seconds / wanted for number in range(wanted)]
 
@@ -58,7 +66,7 @@ class VideoDocument(Document):
         pixels: int,
     ) -> None:
         if find_spec("av") is None:
-            raise source.error('video needs one more package: pip install "pocketvlm[video]"')
+            raise source.error(f"video needs one more package: {install_extra('video')}")
         self._max_pixels = pixels
         options = {"format": format, "max_pixels": pixels}
         self._process = DecoderProcess(_WORKER, content, options, limits)
@@ -67,27 +75,46 @@ class VideoDocument(Document):
         except DecoderStoppedError as error:
             raise source.error(f"cannot be opened: {error}") from None
         check_answer(facts, source)
-        self._times = sampling.times(facts["seconds"], facts["frames"])
-        super().__init__(source, len(self._times), "frame")
-
-    def label(self, number: int) -> str:
-        """Return the time of a frame, such as 0:04.5."""
-        tenths = round(10 * self._times[number - 1])
-        minutes, rest = divmod(tenths, 600)
-        return f"{minutes}:{rest // 10:02}.{rest % 10}"
+        self.seconds = facts["seconds"]
+        self.times = sampling.times(self.seconds, facts["frames"])
+        self._still = sampling.changes
+        self._source = source
+        if sampling.changes:
+            try:
+                self.times = self._moving(self.times)
+            except BaseException:  # Ctrl-C too: nobody can close what was not made
+                self._process.close()
+                raise
+        super().__init__(source, len(self.times), "frame")
 
     def read(self, number: int, fit: Fit | None = None) -> Picture:  # noqa: ARG002
         import numpy as np
 
         started = time.perf_counter()
-        source = Source(f"{self.source.name}: {self.label(number)}", self.source.param)
+        request: dict[str, Any] = {"time": self.times[number - 1]}
+        if self._still:
+            request["still"] = self.times[: number - 1]
+        answer, data = self._ask(request, self.label(number))
+        width, height = answer["size"]
+        return picture_of(np.frombuffer(data, np.uint8).reshape(height, width, 3), started, pages=len(self))
+
+    def _moving(self, times: Sequence[float]) -> list[float]:
+        """Return those times at which something has moved since the one before."""
+        moving: list[float] = []
+        for at in times:
+            answer, _ = self._ask({"time": at, "still": moving, "look": True}, f"{at:.1f} s")
+            if answer["moved"]:
+                moving.append(at)
+        return moving
+
+    def _ask(self, request: dict[str, Any], label: str) -> tuple[dict[str, Any], bytes]:
+        source = Source(f"{self._source.name}: {label}", self._source.param)
         try:
-            answer, data = self._process.ask({"time": self._times[number - 1]}, 3 * self._max_pixels)
+            answer, data = self._process.ask(request, 3 * self._max_pixels)
         except DecoderStoppedError as error:
             raise source.error(f"cannot be decoded: {error}") from None
         check_answer(answer, source)
-        width, height = answer["size"]
-        return picture_of(np.frombuffer(data, np.uint8).reshape(height, width, 3), started, pages=len(self))
+        return answer, data
 
     def close(self) -> None:
         self._process.close()

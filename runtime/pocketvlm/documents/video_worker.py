@@ -17,6 +17,7 @@ import av
 import numpy as np
 
 from pocketvlm.documents.decoder_worker import Answer, Decoder, DecodingError, serve
+from pocketvlm.documents.still_blocks import RGB, StillBlocks
 
 _SEEK_BEYOND = 5.0  # seconds; what is nearer is reached by decoding on
 _BACK = (5.0, 20.0, math.inf)  # seconds before a time, tried in turn where a seek went beyond it
@@ -43,6 +44,7 @@ class _Video:
         self._frames: Iterator[Any] = iter(())
         self._current: Any = None  # the last decoded frame
         self._next: Any = None  # the one behind it
+        self._still = StillBlocks()
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -64,8 +66,30 @@ class _Video:
         return {"seconds": seconds, "frames": count}
 
     def __call__(self, request: Mapping[str, Any]) -> Answer:
-        """Return the frame that is shown at a time in seconds, upright and with square pixels."""
-        frame = self._frame_at(request["time"])
+        """Return the frame that is shown at a time in seconds, upright and with square pixels.
+
+        With `still`, the times of earlier frames, parts of the picture that have not moved since are as they were.
+        With `look`, only say whether anything `moved`.
+        """
+        time = request["time"]
+        if "still" not in request:
+            pixels = self._pixels_at(time)
+        else:
+            if not self._still.follows(request["still"]):
+                self._still = StillBlocks()
+            for earlier in request["still"][len(self._still.times) :]:
+                self._still.show(self._pixels_at(earlier), earlier)
+            moved = self._still.show(self._pixels_at(time), time)
+            if request.get("look"):
+                return {"moved": moved}, []
+            assert self._still.picture is not None
+            pixels = self._still.picture
+        height, width, _ = pixels.shape
+        return {"size": [width, height]}, [pixels.data.cast("B")]
+
+    def _pixels_at(self, time: float) -> RGB:
+        """Return a frame, uint8 [height, width, 3], C-contiguous."""
+        frame = self._frame_at(time)
         if frame is None:
             raise DecodingError("damaged", "damaged or truncated")
         if frame.width * frame.height > self._max_pixels:
@@ -76,9 +100,8 @@ class _Video:
             width = max(1, round(width * float(aspect)))
             width = min(width, self._max_pixels // frame.height)
         pixels = frame.reformat(format="rgb24", width=width, height=frame.height).to_ndarray()
-        pixels = np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
-        height, width, _ = pixels.shape
-        return {"size": [width, height]}, [pixels.data.cast("B")]
+        upright: RGB = np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+        return upright
 
     def _frame_at(self, time: float) -> Any:
         here = self._time_of(self._current)

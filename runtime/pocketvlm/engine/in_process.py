@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Literal
 
 from pocketvlm.engine.interface import (
     CancellationToken,
@@ -102,6 +103,7 @@ class InProcessEngine:
             image_token=self._vision.image_token if self._vision else None,
             has_vision=self._vision is not None,
             vision=self._vision.name if self._vision else None,
+            shows_videos=self._vision is not None and self._vision.shows_videos,
             context_size=self._context.n_ctx,
             fingerprint=fingerprint,
             exact=options.exact,
@@ -140,6 +142,10 @@ class InProcessEngine:
     @property
     def info(self) -> EngineInfo:
         return self._info
+
+    @property
+    def state(self) -> Literal["ready", "closed"]:
+        return "ready" if self._finalizer.alive else "closed"
 
     def statistics(self) -> Statistics:
         statistics = self._scheduler.statistics()
@@ -314,7 +320,11 @@ class InProcessEngine:
                 raise RequestError(
                     f"{self._info.name} is a text-only model: it was loaded without a projector", piece.param
                 )
-            prepared = self._vision.prepare(piece.picture, piece.detail, piece.max_tokens, piece.param)
+            options = (piece.detail, piece.max_tokens, piece.param)
+            if piece.clip is not None:
+                prepared = self._vision.prepare_clip(piece.clip, *options)
+            else:
+                prepared = self._vision.prepare(piece.picture, *options)
             images.append((piece, prepared))
             pieces.append(prepared)
         return prompt_units(self._model, pieces)

@@ -17,6 +17,7 @@ from pocketvlm.files.cache_type import CacheType
 from pocketvlm.messages import Detail, ImageTimings
 from pocketvlm.native.grammar import Constraint
 from pocketvlm.native.sampler import Sampling
+from pocketvlm.pictures.clip import Clip
 from pocketvlm.pictures.images import Picture
 from pocketvlm.system.json_types import ByteArray, SystemText
 from pocketvlm.templates.prompt import TextSpan
@@ -26,13 +27,15 @@ from pocketvlm.templates.prompt import TextSpan
 class PromptImage:
     """A picture in a prompt. `param` is the path of the request's field, for errors.
 
-    `max_tokens` limits the tokens that the picture may take; None: the family's own limit.
+    `max_tokens` limits the tokens that the picture may take; None: the family's own limit. With a `clip`, it is a video
+    that the model sees as one, and `picture` its first frame.
     """
 
     picture: Picture
     detail: Detail
     max_tokens: int | None
     param: str
+    clip: Clip | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Generation:
     `max_tokens`: None: up to the end of the context. `top_logprobs`: None: no log probabilities at all. With a
     `constraint`, every token follows its grammar, and the answer ends where nothing can follow; `max_tokens` may cut it
     short. `ignore_eos` continues after tokens that end an answer, and none of the first `min_tokens` tokens is one of
-    these; both unless there is a constraint.
+    these; both unless there is a constraint. `measures_certainty`: `Finished` says how likely the answer's tokens were.
 
     `buffered`: the caller reads nothing before the end, so all tokens but the first are emitted with it, and none where
     the generation fails or is cancelled. Waking a reader for each token would take time from a core that evaluates.
@@ -55,6 +58,7 @@ class Generation:
     constraint: Constraint | None = None
     ignore_eos: bool = False
     min_tokens: int = 0
+    measures_certainty: bool = False
     buffered: bool = False
 
 
@@ -109,9 +113,13 @@ class Token:
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer is complete, or reached the token limit ("length")."""
+    """The answer is complete, or reached the token limit ("length").
+
+    `certainty` is the probability of its least likely token in the model's own distribution, if it was measured.
+    """
 
     reason: Literal["stop", "length"]
+    certainty: float | None = None
     kind: Literal["finished"] = "finished"
 
 
@@ -138,6 +146,7 @@ class EngineInfo:
     context_size: int
     fingerprint: str
     exact: bool = False
+    shows_videos: bool = False  # as `Vision.shows_videos`
     placement: str = ""  # a sentence about which part runs on which device
     cache_type: CacheType = "f16"
     threads: int = 1  # at most, of the language model
@@ -256,6 +265,11 @@ class Engine(Protocol):
 
     @property
     def info(self) -> EngineInfo: ...
+
+    @property
+    def state(self) -> Literal["ready", "restarting", "failing", "closed"]:
+        """ "failing" after several crashes in a row, as in `Statistics`. Does not wait for the engine."""
+        ...
 
     def generate(
         self, generation: Generation, cancellation: CancellationToken | None = None

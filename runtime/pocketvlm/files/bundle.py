@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pocketvlm.errors import BundleError, ModelNotFoundError, quoted, shortened
 from pocketvlm.system.atomic import new_file
@@ -127,10 +127,24 @@ class Proof(BaseModel):
         return self.model_copy(update={"runs": tuple(sorted((*others, run), key=lambda r: r.against))})
 
 
+class Scope(BaseModel):
+    """What a model of narrow training knows, as the end of a sentence: "iota knows only ...".
+
+    `min_probability` is what the least likely token of a greedy answer has within the scope, as measured. Below it, the
+    model is guessing. None: not measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    knows: str
+    min_probability: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
 class Manifest(BaseModel):
     """The content of manifest.json. `family` names the modules in vision/families and converters/families.
 
     `notes` are sentences about files that are not quite what their type says. Without a `proof`, nothing was verified.
+    Models without a `scope` are for pictures and questions of any kind.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -144,6 +158,7 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
     imatrix: ImportanceMatrix | None = None
+    scope: Annotated[Scope | None, Field(exclude_if=lambda value: value is None)] = None
     proof: Proof | None = None
 
     @field_validator("files")

@@ -50,7 +50,8 @@ class _Decoder:
     def check_known(self) -> None:
         """Check that heads of queries, keys and values are equally wide, and that their matrices fit them.
 
-        Heads are rotated as a whole, except beside delta nets, where queries have gates.
+        Heads are rotated as a whole, or as far as the sections of positions reach, except beside delta nets, where
+        queries have gates.
         """
         heads, whole = self._by_layer("attention.head_count", 1), self._integer("embedding_length", 1, _MAX_WIDTH)
         if not heads:
@@ -59,8 +60,9 @@ class _Decoder:
         if self._widths("value", whole // heads[0]) != (key_width, window_width):
             raise self._wrong("attention.value_length", "expected the width of keys")
         nets = self._delta_nets()
+        rotated = 2 * sum(self._header.array(f"{self._header.architecture}.rope.dimension_sections"))
         for key, width in (("rope.dimension_count", key_width), ("rope.dimension_count_swa", window_width)):
-            if not nets and self._value(key) not in (None, width):
+            if not nets and self._value(key) not in (None, width, rotated or width):
                 raise self._wrong(key, f"expected {width}, the width of a head")
         kv_heads = self._by_layer("attention.head_count_kv", 0) or heads
         windows = self._header.array(f"{self._header.architecture}.attention.sliding_window_pattern")

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pocketvlm.errors import BundleError, ModelNotFoundError, PairingError, PocketVLMError
-from pocketvlm.files.bundle import MANIFEST, Bundle, is_bundle
+from pocketvlm.files.bundle import MANIFEST, Bundle, Scope, is_bundle
 from pocketvlm.files.gguf_pieces import piece_files
 from pocketvlm.system.machine import data_folder
 
@@ -28,7 +28,7 @@ _NAME = re.compile(f"{_PART}|{REPOSITORY.pattern}")
 class Located:
     """Files to load. `mmproj` and `onnx` hold the vision encoder, each in its format.
 
-    `fingerprint` changes when a file changes.
+    `fingerprint` changes when a file changes. `scope` is that of the bundle's manifest.
     """
 
     name: str
@@ -36,6 +36,7 @@ class Located:
     mmproj: Path | None
     onnx: Path | None
     fingerprint: str
+    scope: Scope | None = None
 
 
 def locate(
@@ -76,30 +77,36 @@ def bundle_path(target: str | Path) -> Path:
             return path
         if str(target) == "iota":
             return iota()
-        pulled = data_folder() / MODELS / target
+        pulled = models_folder() / target
         if is_bundle(pulled):
             return pulled
-        source = _bundle_made_from(str(target))
+        source = bundle_made_from(str(target))
         hint = f"; {source}" if source else " (pocketvlm pull)"
         raise ModelNotFoundError(f"no such bundle, and none of that name was pulled{hint}", path)
 
 
+def models_folder() -> Path:
+    """Return the folder with a folder for each pulled model."""
+    return data_folder() / MODELS
+
+
 def pulled_models() -> list[str]:
     """Return the names of all pulled models, as `locate` takes them, in order."""
-    folder = data_folder() / MODELS
+    folder = models_folder()
     with suppress(OSError):
         manifests = [*folder.glob(f"*/{MANIFEST}"), *folder.glob(f"*/*/{MANIFEST}")]
-        return sorted(path.parent.relative_to(folder).as_posix() for path in manifests)
+        names = (path.parent.relative_to(folder).as_posix() for path in manifests)
+        return sorted(name for name in names if _NAME.fullmatch(name))  # not what is being written
     return []
 
 
-def _bundle_made_from(repository: str) -> str | None:
+def bundle_made_from(repository: str) -> str | None:
     """Return a hint at a pulled bundle that was made from this repository.
 
     Bundles of the catalogue lie under their ids, and their source may be named without its owner.
     """
     names = {repository.casefold(), repository.rpartition("/")[2].casefold()}
-    for path in sorted((data_folder() / MODELS).glob(f"*/{MANIFEST}")):
+    for path in sorted(models_folder().glob(f"*/{MANIFEST}")):
         with suppress(BundleError):
             source = Bundle(path.parent).manifest.source.name
             if source.casefold() in names:
@@ -133,7 +140,9 @@ def _bundle(path: Path, verify: bool) -> Located:
     if model is None:
         raise BundleError("the manifest lists no language model", path)
     hashes = "".join(entry.sha256 for entry in bundle.manifest.files)
-    return Located(bundle.manifest.name, model, bundle.file("mmproj"), bundle.file("vision"), _fingerprint(hashes))
+    manifest = bundle.manifest
+    encoders = bundle.file("mmproj"), bundle.file("vision")
+    return Located(manifest.name, model, *encoders, _fingerprint(hashes), manifest.scope)
 
 
 def _pair(model: Path, mmproj: Path | None) -> Located:
@@ -141,7 +150,8 @@ def _pair(model: Path, mmproj: Path | None) -> Located:
         if path is not None:
             with _lookup_errors(path):
                 if path == model and is_bundle(path):
-                    raise PairingError("is a bundle; name it alone, not as model=", path)
+                    own = "is a bundle, which has its own projector; omit mmproj="
+                    raise PairingError(own if mmproj else "is a bundle; name it alone, not as model=", path)
                 if not path.is_file():
                     raise ModelNotFoundError("is a directory" if path.is_dir() else "no such file", path)
     paths = [*piece_files(model), *([mmproj] if mmproj else [])]

@@ -7,6 +7,7 @@ validates a request once, and raises RequestError with the path of the wrong fie
 from pocketvlm.messages.calls import ToolCall
 from pocketvlm.messages.chat import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
 from pocketvlm.messages.formats import ResponseFormat
+from pocketvlm.messages.parsed import ParsedCompletion
 from pocketvlm.messages.parts import (
     Content,
     Detail,
@@ -62,6 +63,7 @@ __all__ = [
     "ImageURL",
     "ImageURLPart",
     "Message",
+    "ParsedCompletion",
     "Part",
     "PromptTokensDetails",
     "ResponseFormat",

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Tag, ValidationInfo, field_validator, mode
 
 from pocketvlm.messages.base import Dropped, Flag, Open, Text, by_field, fields_of
 from pocketvlm.messages.calls import ToolCalls, readable_call
-from pocketvlm.messages.parts import THOUGHTS, Content, image_of_message
+from pocketvlm.messages.parts import THOUGHTS, Content, image_of_message, is_picture_object
 
 
 class _Message(Open):
@@ -21,7 +21,9 @@ class _Message(Open):
         if not isinstance(fields, dict) or not isinstance(images := fields.get("images"), list | tuple):
             return fields
         parts: list[Any] = [
-            image_of_message(image, f"images.{i}") if isinstance(image, str) else {"type": "image", "base64": image}
+            image_of_message(image, f"images.{i}")
+            if isinstance(image, str) or is_picture_object(image)
+            else {"type": "image", "base64": image}
             for i, image in enumerate(images)
         ]
         return {**fields, "content": [*parts, *_listed(fields.get("content"))]} if parts else fields

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from pocketvlm.errors import RequestError
+from pocketvlm.system.suggestions import did_you_mean
 
-_CLOSE = 0.7  # of 1, how similar a known name must be to be suggested
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -34,12 +33,6 @@ def request_error(error: ValidationError, model: type[BaseModel]) -> RequestErro
     if first["type"] == "extra_forbidden":
         message += did_you_mean(path[-1], names_at(model, first["loc"][:-1]))
     return RequestError(message, ".".join(path) or None)
-
-
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return the end of a message that suggests the most similar name; empty where none is similar."""
-    close = get_close_matches(name[:100].lower(), known, n=1, cutoff=_CLOSE)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def names_at(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeGuard
 
-from pydantic import Field, Tag, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, Field, Tag, ValidationInfo, field_validator
+from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticCustomError
 
 from pocketvlm.messages.base import Flag, Frozen, JsonObject, Text, by_field
@@ -85,10 +86,27 @@ class JsonSchemaFormat(Frozen):
         return bool(self.strict if self.json_schema is None else self.json_schema.strict)
 
 
-ResponseFormat = Annotated[
+def is_model_class(value: object) -> TypeGuard[type[BaseModel]]:
+    """Return whether a value is a class of pydantic's, whose instances answers can be."""
+    return isinstance(value, type) and issubclass(value, BaseModel)
+
+
+def _of_class(value: object) -> object:
+    """Return the format of a class: its schema. What that cannot say, the class checks itself."""
+    if not is_model_class(value):
+        return value
+    try:
+        schema = value.model_json_schema()
+    except PydanticUserError as error:
+        raise ValueError(f"{value.__name__} has no JSON Schema: {error.message}") from None
+    return {"type": "json_schema", "json_schema": {"name": value.__name__, "schema": schema}}
+
+
+_Format = Annotated[
     Annotated[TextFormat, Tag("<text>")]
     | Annotated[JsonObjectFormat, Tag("<json_object>")]
     | Annotated[JsonObjectFormat, Tag("<json>")]
     | Annotated[JsonSchemaFormat, Tag("<json_schema>")],
     by_field("type", ("text", "json_object", "json_schema")),
 ]
+ResponseFormat = Annotated[_Format, BeforeValidator(_of_class, json_schema_input_type=_Format)]

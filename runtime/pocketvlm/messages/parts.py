@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -65,6 +66,12 @@ def is_handle(text: str) -> bool:
     return text[: len(HANDLE_SCHEME)].lower() == HANDLE_SCHEME
 
 
+def is_picture_object(value: object) -> bool:
+    """Return whether a value can be a picture itself, not only name one: a path, bytes, a PIL image or an array."""
+    # The attribute of a PIL image would decode it; its class shows that it is there.
+    return isinstance(value, (bytes, bytearray, memoryview, os.PathLike)) or hasattr(type(value), "__array_interface__")
+
+
 class ImageURL(Open):
     """`url` is a data: URI or a handle (sha256:..., or sha256:...#page=3); in Python and on the command line it may be
     a path.
@@ -116,8 +123,9 @@ _SOURCES = ("url", "path", "base64", "image")
 class ImagePart(Open):
     """The image part of Hugging Face transformers: one of a URL, a path, base64 text, or a picture in memory.
 
-    `image` is bytes, a PIL image, or a uint8 array [height, width, 3]; as text it is a URL or a path. The parts of
-    other clients, which have the picture elsewhere, become one with a `url` or `base64`.
+    `image` is a path, bytes, a PIL image, or a uint8 array [height, width, 3]; as text it is a URL or a path. In
+    Python, these objects may stand wherever a part has its picture, or in place of the whole part. The parts of other
+    clients, which have the picture elsewhere, become one with a `url`, `base64` or `image`.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -137,8 +145,8 @@ class ImagePart(Open):
     @classmethod
     def _known_form(cls, value: Any, handler: ModelWrapValidatorHandler[ImagePart]) -> ImagePart:
         if not isinstance(value, Mapping):
-            return handler(value)
-        source = None if _is_own_form(value, cls.kind) else _foreign_source(value)
+            return handler({"type": cls.kind, "image": value} if is_picture_object(value) else value)
+        source = _object_source(value) or (None if _is_own_form(value, cls.kind) else _foreign_source(value))
         if source is None:
             for path in _FILE_IDS:
                 if isinstance(_at(value, path), str):
@@ -174,8 +182,8 @@ class FilePart(ImagePart):
     """A file of which all pictures are meant: a PDF, a scan of several pages, an animation, a video.
 
     OpenAI's `file` and what other clients have for it. `pages` selects some, such as "1-3,7"; `password` opens an
-    encrypted file. Of a video, `fps` frames of each second are shown, or `frames` at even times. `detail` and
-    `max_image_tokens` are those of each page.
+    encrypted file. Of a video, `fps` frames of each second are shown, or `frames` at even times; with `changes`, those
+    in which nothing moved are left out. `detail` and `max_image_tokens` are those of each page.
     """
 
     kind: ClassVar[str] = "file"
@@ -185,6 +193,7 @@ class FilePart(ImagePart):
         "password",
         "fps",
         "frames",
+        "changes",
         "filename",
     )
 
@@ -193,6 +202,7 @@ class FilePart(ImagePart):
     password: str | None = Field(None, repr=False)
     fps: Annotated[float, Strict(), Field(gt=0, le=100), AnyNumber()] | None = None
     frames: Annotated[int, Strict(), Field(ge=1, le=10_000), AnyNumber()] | None = None
+    changes: Annotated[bool, Strict()] | None = None
     filename: str | None = None
 
     def with_image(self, image: Any) -> ImagePart:
@@ -201,10 +211,28 @@ class FilePart(ImagePart):
         part._field = self.field
         return part
 
+    def with_frames(self, frames: Any) -> VideoPart:
+        """Return a video with the options of this part; errors name the source of this one."""
+        part = VideoPart(type="video", image=frames, detail=self.detail, max_image_tokens=self.max_image_tokens)
+        part._field = self.field
+        return part
 
-def image_of_message(text: str, field: str) -> ImagePart:
-    """Return a picture that a message has next to its content, in `field`, such as images.0."""
-    part = ImagePart.model_validate({"type": "image", "url" if is_handle(text) else "base64": text})
+
+class VideoPart(ImagePart):
+    """A video that the model sees as one. It stands for a FilePart in a request whose files are opened.
+
+    `image` has the frames.
+    """
+
+    kind: ClassVar[str] = "video"
+
+    type: Literal["video"]  # type: ignore[assignment]
+
+
+def image_of_message(picture: object, field: str) -> ImagePart:
+    """Return a picture that a message has next to its content, in `field`: base64 text, a handle, or it itself."""
+    kind = "image" if not isinstance(picture, str) else "url" if is_handle(picture) else "base64"
+    part = ImagePart.model_validate({"type": "image", kind: picture})
     part._field = f"^{field}"
     return part
 
@@ -235,6 +263,17 @@ _TEXTS = ("base64", "data", "source.data", "file.file_data", "file_data", "b64_j
 _FILE_IDS = ("file_id", "file.file_id", "source.file_id", "image_file.file_id")
 _HOLDERS = ("file", "image_url", "video_url", "source")
 _DEPTH = 3  # of objects in a part, for data: URIs in any other place
+
+
+def _object_source(part: Mapping[str, Any]) -> tuple[str, str, object] | None:
+    """Return the path of a picture that is itself in a part, where others have its name or text; image; and it."""
+    if sum(part.get(name) is not None for name in _SOURCES) > 1:
+        return None
+    for path in (*_URLS, *_TEXTS, "path"):
+        picture = _at(part, path)
+        if is_picture_object(picture) and not (path == "path" and isinstance(picture, Path)):
+            return path, "image", picture
+    return None
 
 
 def _foreign_source(part: Mapping[str, Any]) -> tuple[str, str, str] | None:
@@ -289,22 +328,30 @@ def _form(part: Any) -> str:
     """Return the tag of a part's class, or one of none."""
     if isinstance(part, str):
         return "<text>"
+    if is_picture_object(part):
+        return "<file>" if _is_of_several(part) else "<image>"
     kind = part.get("type") if isinstance(part, Mapping) else getattr(part, "type", None)
     tag = _FORMS.get(kind, f"<{kind}>") if isinstance(kind, str) else f"<{kind}>"
     if tag in ("<image_url>", "<image>") and isinstance(part, Mapping) and _has_several(part):
         return "<file>"
-    if tag == "<image_url>" and isinstance(part, Mapping) and part.get("image_url") is None:
-        return "<image>" if _foreign_source(part) else tag
-    return tag
+    if tag != "<image_url>" or not isinstance(part, Mapping):
+        return tag
+    elsewhere = _object_source(part) or (part.get("image_url") is None and _foreign_source(part))
+    return "<image>" if elsewhere else tag
 
 
 def _has_several(part: Mapping[str, Any]) -> bool:
     """Return whether a picture is a PDF or video, by its name, MIME type or bytes: all of it is meant."""
-    if isinstance(data := part.get("image"), bytes):
-        return is_pdf(head := data[:HEAD]) or video_format(head) is not None
-    texts = (_at(part, path) for path in (*_URLS, *_TEXTS, "path", "image"))
-    names = [str(text) for text in texts if isinstance(text, str | Path)]
-    return any(_OF_SEVERAL.match(name[:64]) or name[-5:].lower().endswith(_SUFFIXES) for name in names)
+    return any(_is_of_several(_at(part, path)) for path in (*_URLS, *_TEXTS, "path", "image"))
+
+
+def _is_of_several(value: object) -> bool:
+    if isinstance(value, bytes):
+        return is_pdf(head := value[:HEAD]) or video_format(head) is not None
+    if not isinstance(value, str | os.PathLike):
+        return False
+    name = str(value)
+    return bool(_OF_SEVERAL.match(name[:64])) or name[-5:].lower().endswith(_SUFFIXES)
 
 
 # An answer's thoughts may stand among its parts; its message takes them out.

@@ -74,8 +74,9 @@ class ChatRequest(IgnoredFields):
     Sampling follows llama.cpp's chain: penalties, top-k, top-p, min-p, temperature, draw. Temperature 0 is greedy.
     `repetition_penalty` is another name of `repeat_penalty`, and `n_predict` of `max_tokens`. With `ignore_eos`, as in
     vLLM, the answer continues after its end up to its limit: for measurements. With `min_tokens` it cannot end before
-    it has that many tokens, unless a schema ends it. `chat_template_kwargs` are variables of the model's template.
-    JSON of a schema or of a tool call is compact; `json_whitespace` "pretty" allows line breaks and indentation.
+    it has that many tokens, unless a schema ends it. With `skip_special_tokens` false, as in vLLM, control tokens that
+    the model writes are content. `chat_template_kwargs` are variables of the model's template. JSON of a schema or of a
+    tool call is compact; `json_whitespace` "pretty" allows line breaks and indentation.
 
     If the last message is an assistant's, the answer continues it, unless `continue_final_message` is false or
     `add_generation_prompt` is true. Without both fields, a message that is a whole answer, such as one with tool calls,
@@ -104,6 +105,7 @@ class ChatRequest(IgnoredFields):
     repetition_penalty: Annotated[float, Strict(), Field(gt=0, le=10), AnyNumber()] | None = None
     logit_bias: LogitBias = None
     ignore_eos: Flag | None = None
+    skip_special_tokens: Flag | None = None
     logprobs: Flag | None = None
     top_logprobs: Annotated[int, Strict(), Field(ge=0, le=20), AnyNumber()] | None = None
     stream: Flag | None = None

@@ -95,8 +95,9 @@ class ImageTimings(_Answer):
 
     `encoded` of the `tiles` were in no cache. `cache` says where the embeddings came from: none where a tile had to be
     encoded, kv where the KV cache had the whole picture. `shrunk`: the model saw fewer pixels than the picture has.
-    `pages` counts the pictures of its file, of which one was read. `notes` are sentences about what was read otherwise
-    than one may expect.
+    `high_size` is the size that the model sees with detail `high`, where that has more pixels. `pages` counts the
+    pictures of its file, of which one was read. `notes` are sentences about what was read otherwise than one may
+    expect.
     """
 
     original_size: tuple[int, int]
@@ -111,6 +112,7 @@ class ImageTimings(_Answer):
     encode_ms: float
     pages: int = 1
     notes: tuple[str, ...] = ()
+    high_size: Omitted[tuple[int, int]] = None
 
 
 class Timings(_Answer):
@@ -132,7 +134,10 @@ class Timings(_Answer):
 
 
 class ChatCompletion(_Answer):
-    """`not_enforced` are the paths of keywords in the request's schemas that the answer may not follow."""
+    """`not_enforced` are the paths of keywords in the request's schemas that the answer may not follow.
+
+    `notes` are sentences about the answer, such as that the model is guessing.
+    """
 
     id: str
     object: Literal["chat.completion"] = "chat.completion"
@@ -143,6 +148,7 @@ class ChatCompletion(_Answer):
     usage: Usage
     timings: Timings
     not_enforced: Omitted[list[str]] = None
+    notes: Omitted[list[str]] = None
 
     @property
     def text(self) -> str:
@@ -184,7 +190,7 @@ class ChunkChoice(_Answer):
 
 
 class ChatCompletionChunk(_Answer):
-    """`not_enforced`, as in a completion, comes with the timings."""
+    """`not_enforced` and `notes`, as in a completion, come with the timings."""
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -195,6 +201,7 @@ class ChatCompletionChunk(_Answer):
     usage: Usage | None = None
     timings: Timings | None = None
     not_enforced: Omitted[list[str]] = None
+    notes: Omitted[list[str]] = None
     _prompt: Usage | None = PrivateAttr(None)
 
     @property

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Discriminator, Field, ModelWrapValidatorHa
 from pocketvlm.errors import shortened
 from pocketvlm.messages.base import AlsoTakes, Flag, Frozen, JsonObject, Open, Text
 from pocketvlm.messages.calls import FunctionType
-from pocketvlm.messages.field_errors import did_you_mean
+from pocketvlm.system.suggestions import did_you_mean
 
 # Names stand in prompts and grammars as they are, between quotes or tags.
 FunctionName = Annotated[str, Field(pattern=r'^[^"\\<>{}\[\]\x00-\x1f\x7f]{1,256}$')]

@@ -34,6 +34,21 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int = 0
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the temperature chooses the likeliest token, after bias and penalties."""
+        return self.temperature < _MIN_TEMPERATURE
+
+    @property
+    def penalized(self) -> bool:
+        penalties = self.repeat_penalty, self.frequency_penalty, self.presence_penalty
+        return penalties != (1.0, 0.0, 0.0)
+
+    @property
+    def only_argmax(self) -> bool:
+        """Whether every token is the likeliest in the model's own distribution."""
+        return self.greedy and not self.logit_bias and not self.penalized
+
 
 class Sampler(Handle):
     """A chain in the order of llama.cpp's own tools: bias, penalties, top-k, top-p, min-p, temperature, sample."""
@@ -46,14 +61,12 @@ class Sampler(Handle):
             biases = (lib.llama_logit_bias * len(sampling.logit_bias))(*sampling.logit_bias.items())
             self._add(lib.llama_sampler_init_logit_bias(model.n_vocab, len(biases), biases))
         repeat, frequency, presence = sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
-        penalized = (repeat, frequency, presence) != (1.0, 0.0, 0.0)
-        if penalized:
+        if sampling.penalized:
             penalties = lib.llama_sampler_init_penalties(model.n_vocab, _PENALTY_WINDOW, repeat, frequency, presence)
             self._add(penalties)
-        greedy = sampling.temperature < _MIN_TEMPERATURE
         # A chain first lists every token of the vocabulary, ten times the work of finding the largest logit.
-        self._only_argmax = greedy and not sampling.logit_bias and not penalized
-        if greedy:
+        self._only_argmax = sampling.only_argmax
+        if sampling.greedy:
             self._add(lib.llama_sampler_init_greedy())
             return
         if sampling.top_k > 0:

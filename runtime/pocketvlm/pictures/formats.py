@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-FORMATS = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF and HEIC"
-_SUFFIXES = frozenset(".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff .avif .heic .heif .hif".split())
+FORMATS = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, HEIC, and the previews in CR2, NEF, ARW and DNG"
+_SUFFIXES = frozenset(
+    ".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff .avif .heic .heif .hif .cr2 .nef .arw .dng".split()
+)
 # How files of these formats begin, for names without an ending.
 _PICTURE = re.compile(
     rb"\x89PNG|\xff\xd8\xff|GIF8|BM.{4}\0{4}|RIFF.{4}WEBP|II\*\0|MM\0\*|.{4}ftyp(avif|heic|heix|mif1)", re.DOTALL
@@ -15,6 +17,11 @@ _PICTURE_BYTES = 16
 
 
 _DOCUMENTS = frozenset(".pdf .mp4 .m4v .mov .mkv .webm .avi".split())
+
+
+def is_picture_name(name: str) -> bool:
+    """Return whether a name has the ending of a picture, PDF or video. There need not be such a file."""
+    return Path(name).suffix.lower() in _SUFFIXES | _DOCUMENTS
 
 
 def is_document(path: Path) -> bool:

@@ -27,6 +27,7 @@ from pocketvlm.pictures.known_files import KnownFile, KnownFiles
 from pocketvlm.pictures.opened import MAX_PICTURES, MAX_SIDE, Opened, UnsupportedKindError, exif_orientation
 from pocketvlm.pictures.rgb import upright_rgb
 from pocketvlm.pictures.sources import Source, find_source, open_file
+from pocketvlm.system.extras import install_extra
 from pocketvlm.system.json_types import ByteArray
 
 if TYPE_CHECKING:  # numpy and Pillow are imported with the first picture
@@ -137,11 +138,9 @@ def read_picture(
     else:
         opened, image = _load(_from_memory(content, source), source, max_pixels)
     pixels = _array(image)
-    notes = (
-        [*opened.notes, f"the file has {opened.pages} pages, of which one was read"]
-        if opened.pages > 1
-        else opened.notes
-    )
+    notes = list(opened.notes)
+    if opened.pages > 1:
+        notes.append(f'page {opened.page} of {opened.pages} was seen; pages="1-{opened.pages}" shows all')
     digest = _digest(pixels)
     if known is not None and sha256:
         known.add(sha256, KnownFile(image.size, digest, opened.pages, tuple(notes)))
@@ -318,7 +317,7 @@ def _check_size(size: tuple[int, int], source: Source, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise source.error(
             f"{width}x{height} is {width * height / 1e6:,.1f} megapixels, over the limit of "
-            f"{max_pixels / 1e6:,.1f}; make it smaller or raise max_pixels",
+            f"{max_pixels / 1e6:,.1f}; make it smaller, or raise the limit with max_pixels=",
             ImageTooLargeError,
         )
 
@@ -359,8 +358,9 @@ def _opener(head: bytes, source: Source) -> tuple[int, Callable[[IO[bytes]], Ope
 
 def _open_with(reader: _Reader, file: IO[bytes]) -> Opened:
     image = reader(file)
-    # The frames of other formats are an animation.
-    return _opened(image, getattr(image, "n_frames", 1) if image.format == "HEIF" else 1)
+    if image.format != "HEIF":  # the frames of other formats are an animation
+        return _opened(image)
+    return replace(_opened(image, getattr(image, "n_frames", 1)), page=1 + image.tell())
 
 
 def _iso_reader(head: bytes, source: Source) -> _Reader:
@@ -376,7 +376,7 @@ def _iso_reader(head: bytes, source: Source) -> _Reader:
         try:
             from pillow_heif import HeifImageFile
         except ImportError:
-            raise source.error('HEIC needs one more package: pip install "pocketvlm[heif]"') from None
+            raise source.error(f"HEIC needs one more package: {install_extra('heif')}") from None
         reader: _Reader = HeifImageFile
         return reader
     raise source.error(f"is not a picture of a supported format ({FORMATS})")

@@ -27,6 +27,7 @@ _MAX_MISSING = 0.01  # share of the picture, or one block; more than that is a b
 _BLOCK = 16  # the most rows and columns of a coded block
 _SMOOTHED = 4  # columns and rows before it that depend on it
 _FILLER = b"\xaa\x55" * 2048  # codes of any picture
+_ORIENTATION = 0x0112
 _GAIN_MAPS = (b"hdrgm", b"hdrgainmap", b"urn:iso:std:iso:ts:21496")
 
 
@@ -39,6 +40,29 @@ def open_jpeg(file: IO[bytes]) -> Opened:
         return replace(one, pages=len(places))
 
     return replace(opened, pages=len(places), count=lambda: len(places), select=select)
+
+
+def jpeg_frame(file: IO[bytes]) -> tuple[int, bytes]:
+    """Return the kind of a JPEG file's frame (0xC0 and following; 0 if it has none) and the body of its header."""
+    header = _parse(file)
+    return header.kind, header.frame
+
+
+def picture_pieces(file: IO[bytes]) -> tuple[list[bytes | range], int]:
+    """Return what of a JPEG file makes its picture, without any metadata, and its orientation, from 1 to 8.
+
+    Raises what Pillow raises for a damaged file.
+    """
+    pieces = _parse(file).pieces
+    orientation = _image(file, pieces).getexif().get(_ORIENTATION, 1)
+
+    def is_metadata(piece: bytes | range) -> bool:
+        if isinstance(piece, bytes):
+            return False
+        file.seek(piece.start + 1)
+        return file.read(1) == b"\xe1"
+
+    return [piece for piece in pieces if not is_metadata(piece)], orientation if isinstance(orientation, int) else 1
 
 
 def _open_at(file: IO[bytes], start: int) -> tuple[Opened, list[int]]:
@@ -76,12 +100,14 @@ def _image(file: IO[bytes], pieces: list[bytes | range]) -> JpegImageFile:
 class _Header:
     """What is needed as pieces of the file, the last of which has the scans; where pictures begin, if there is a list.
 
-    `frame` is the body of the frame header. `interval` counts the blocks between two restart markers, if not 0.
+    `frame` is the body of the frame header, `kind` the code of its marker. `interval` counts the blocks between two
+    restart markers, if not 0.
     """
 
     pieces: list[bytes | range]
     places: list[int] = field(default_factory=list)
     frame: bytes = b""
+    kind: int = 0
     interval: int = 0
 
 
@@ -103,7 +129,7 @@ def _parse(file: IO[bytes]) -> _Header:
         if code in (_START_OF_SCAN, _END_OF_IMAGE) or length < 2 or position + 2 + length > end:
             break
         if code in _FRAMES:
-            header.frame = file.read(length - 2)
+            header.frame, header.kind = file.read(length - 2), code
         if code == _RESTART_INTERVAL:
             header.interval = int.from_bytes(file.read(2), "big")
         if 0xE0 <= code <= 0xEF or code == _COMMENT:

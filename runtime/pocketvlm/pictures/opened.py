@@ -30,7 +30,8 @@ class Opened:
     """A file of which only the header was read. `size` is (width, height) in pixels, as stored: not yet upright.
 
     `load` decodes the pixels; the caller checks `size` against the limits before. `pages` counts the pictures of the
-    file, of which one is read; those of an animation are one. `notes` are sentences for the user; `load` may add some.
+    file; those of an animation are one. Of them `page` is read, counted from 1. `notes` are sentences for the user;
+    `load` may add some.
 
     `count` returns how many pictures there are with the frames of an animation, and `select` opens another one by its
     number from 0; both read the file, and raise errors of any kind where it is damaged. Without them there is one.
@@ -41,6 +42,7 @@ class Opened:
     size: tuple[int, int]
     load: Callable[[], Image.Image]
     pages: int = 1
+    page: int = 1
     notes: list[str] = field(default_factory=list)
     count: Callable[[], int] | None = None
     select: Callable[[int], Opened] | None = None

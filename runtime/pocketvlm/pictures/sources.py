@@ -16,6 +16,7 @@ from pocketvlm.messages.parts import source_path
 from pocketvlm.pictures import base64_text
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE)  # at least two letters, as C:\ is a drive
+_LONGEST_PATH = 1 << 15  # characters
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,22 @@ def find_source(part: ImageURLPart | ImagePart, param: str, local: bool) -> tupl
         return source, _from_base64(part.base64, source)
     if isinstance(part.image, str):  # a path or a URL, as in transformers
         return _from_url(part.image, param, local)
-    if isinstance(part.image, Path):
-        return _from_path(part.image, param, local)
+    if isinstance(part.image, os.PathLike):
+        return _from_path(Path(part.image), param, local)
     if isinstance(part.image, (bytes, bytearray, memoryview)):
         return Source("bytes", param), bytes(part.image)
     return Source(f"a picture in memory ({type(part.image).__name__})", param), part.image
+
+
+def local_path(part: ImageURLPart | ImagePart) -> Path | None:
+    """Return the path of the local file that a part names; None where its picture is elsewhere."""
+    if isinstance(address := part.address, str) and len(address) > _LONGEST_PATH:
+        return None  # the picture itself, which need not be decoded
+    try:
+        _, content = find_source(part, "", local=True)
+    except ImageError:
+        return None
+    return content if isinstance(content, Path) else None
 
 
 def _from_url(url: str, param: str, local: bool) -> tuple[Source, Path | bytes]:

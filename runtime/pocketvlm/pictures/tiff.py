@@ -1,7 +1,7 @@
 """Open TIFF files: choose the picture among the pages, and the reader for its kind.
 
 Pillow reads common kinds. It reads others wrongly or not at all, and those are read by `tiff_samples`, or refused by
-name. Tags: TIFF 6.0; Adobe PageMaker 6.0 TIFF Technical Notes; BigTIFF.
+name. Of a camera's raw file the preview is read. Tags: TIFF 6.0; Adobe PageMaker 6.0 TIFF Technical Notes; BigTIFF.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import IO, TYPE_CHECKING
 
 from pocketvlm.pictures.opened import Opened, UnsupportedKindError, splice
@@ -29,6 +31,9 @@ _BYTES = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate"
 _PREDICTED = (5, 8, 32946, 34925, 50000)  # compressions with which libtiff undoes predictors
 _FAX = (2, 3, 4)
 _ORIENTATION = 0x0112
+_SUB_DIRECTORIES = 330
+_MAX_SUB_DIRECTORIES = 32  # a raw file has up to five
+_MAX_SUB_ENTRIES = 10_000
 _MAX_STRETCH = 4  # times; more is a fault of the file
 _OLD_JPEG, _JPEG, _WORDS, _THUNDERSCAN = 6, 7, 32771, 32809
 _OTHERS = {
@@ -95,9 +100,12 @@ def open_tiff(file: IO[bytes]) -> Opened:
     header = file.read(16)
     order, big = "<" if header.startswith(b"II") else ">", 43 in header[2:4]
     [first] = struct.unpack_from(f"{order}{'Q' if big else 'I'}", header, 8 if big else 4)
-    preview: _Directory | None = None
-    pages: list[_Directory] = []
-    for directory in _directories(file, order, big, first):
+    directories = [*_directories(file, order, big, first)]
+    if (raw := _raw_preview(file, header, big, directories)) is not None:
+        return raw
+    preview: Directory | None = None
+    pages: list[Directory] = []
+    for directory in directories:
         if directory.is_mask:
             continue
         if directory.is_reduced:
@@ -122,7 +130,27 @@ def open_tiff(file: IO[bytes]) -> Opened:
     return opened
 
 
-def _open_page(file: IO[bytes], directory: _Directory, first: int, head: bytes) -> Opened:
+def _raw_preview(file: IO[bytes], header: bytes, big: bool, directories: list[Directory]) -> Opened | None:
+    """Return the preview in a camera's raw file; None for other files, and where there is none."""
+    from pocketvlm.pictures.raw_preview import is_raw, open_preview
+
+    every = [*directories, *islice(_sub_directories(file, big, directories), _MAX_SUB_DIRECTORIES)]
+    return open_preview(file, every) if is_raw(header, every) else None
+
+
+def _sub_directories(file: IO[bytes], big: bool, directories: list[Directory]) -> Iterator[Directory]:
+    entries = 0
+    for directory in directories:
+        with suppress(ValueError, struct.error):  # other files may be sound without their subdirectories
+            for offset in directory.values(_SUB_DIRECTORIES)[:_MAX_SUB_DIRECTORIES]:
+                for sub_directory in _directories(file, directory.order, big, offset):
+                    yield sub_directory
+                    entries += len(sub_directory.entries)
+                    if entries > _MAX_SUB_ENTRIES:
+                        return
+
+
+def _open_page(file: IO[bytes], directory: Directory, first: int, head: bytes) -> Opened:
     """Open one page. `first` is the place of the first directory, `head` is what stands before its field."""
     page, notes = directory.page(), list[str]()
     if _pillow_reads(page, len(head) == 8):
@@ -149,7 +177,7 @@ def _open_page(file: IO[bytes], directory: _Directory, first: int, head: bytes) 
     return Opened(size, partial(read_samples, file, page), notes=notes, orientation=lambda: page.orientation)
 
 
-def _square_size(page: TiffPage, directory: _Directory) -> tuple[int, int]:
+def _square_size(page: TiffPage, directory: Directory) -> tuple[int, int]:
     """Return the size of a fax with square pixels: many machines scan 204 dots per inch across and 98 down."""
     across, down = directory.rational(282), directory.rational(283)
     if page.compression not in _FAX or not (across and down and 1 / _MAX_STRETCH <= across / down <= _MAX_STRETCH):
@@ -158,7 +186,7 @@ def _square_size(page: TiffPage, directory: _Directory) -> tuple[int, int]:
     return round(page.width * max(1, 1 / ratio)), round(page.height * max(1, ratio))
 
 
-def _pillow_image(file: IO[bytes], directory: _Directory, first: int, head: bytes) -> TiffImageFile:
+def _pillow_image(file: IO[bytes], directory: Directory, first: int, head: bytes) -> TiffImageFile:
     from PIL.TiffImagePlugin import TiffImageFile
 
     file.seek(0)
@@ -173,7 +201,7 @@ def _pillow_image(file: IO[bytes], directory: _Directory, first: int, head: byte
 
 
 @dataclass(frozen=True)
-class _Directory:
+class Directory:
     """The entries of a directory: (type, number of values, the field that has them or their place) by tag."""
 
     file: IO[bytes]
@@ -282,7 +310,7 @@ def _only(values: tuple[int, ...], name: str) -> int:
     return values[0]
 
 
-def _directories(file: IO[bytes], order: str, big: bool, offset: int) -> Iterator[_Directory]:
+def _directories(file: IO[bytes], order: str, big: bool, offset: int) -> Iterator[Directory]:
     """Yield the directories of the chain. A chain with a loop ends there, an endless one after many pages."""
     count_code, entry = ("Q", f"{order}HHQ8s") if big else ("H", f"{order}HHI4s")
     size, entries_left = struct.calcsize(entry), _MAX_ENTRIES
@@ -299,7 +327,7 @@ def _directories(file: IO[bytes], order: str, big: bool, offset: int) -> Iterato
                 return
             raise ValueError("its directory is not in the file")
         entries = {tag: (kind, number, value) for tag, kind, number, value in struct.iter_unpack(entry, data)}
-        directory = _Directory(file, order, offset, entries)
+        directory = Directory(file, order, offset, entries)
         field = file.read(8 if big else 4)
         yield directory
         offset = int.from_bytes(field, "little" if order == "<" else "big")

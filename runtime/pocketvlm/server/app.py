@@ -141,6 +141,7 @@ def _card(model: ServedModel) -> dict[str, object]:
         "capabilities": facts.capabilities,  # Ollama's
         "status": status,  # llama-server's, as is `meta`
         "meta": {"n_ctx_train": facts.context_length, "n_params": facts.parameters, "size": facts.size},
+        **({"description": f"knows only {facts.knows}"} if facts.knows else {}),  # OpenRouter's
     }
 
 

@@ -21,7 +21,7 @@ from pocketvlm.server.pictures import Pictures
 from pocketvlm.server.protocols.exchange import Chunks, Exchange, no_chunks
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings
-from pocketvlm.server.thread_stream import ThreadStream
+from pocketvlm.system.thread_stream import ThreadStream
 
 HEAD_AFTER = 2.0  # seconds without an answer, after which a stream begins; until then an error has its own status
 SILENCE = 3.0  # seconds without anything in a stream: clients and proxies give up after five or more

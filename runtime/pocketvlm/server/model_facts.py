@@ -30,7 +30,7 @@ class ModelFacts:
     `context_length` is what the model was trained for, `context_size` what a request here has, in tokens. `modified` is
     in seconds since 1970. `fingerprint` changes when a file changes. Every model is offered tools, those whose template
     has none in words. `family` says how it sees pictures, where that is known, and `max_image_tokens` how many tokens
-    of one it may take here.
+    of one it may take here. `knows` is from its `Scope`, if it has one.
     """
 
     name: str
@@ -47,6 +47,7 @@ class ModelFacts:
     template: str = field(repr=False)
     family: Family | None = field(default=None, repr=False)
     max_image_tokens: int | None = None
+    knows: str | None = None
 
 
 def read_facts(
@@ -84,6 +85,7 @@ def read_facts(
         template=template,
         family=_family(located),
         max_image_tokens=max_image_tokens,
+        knows=located.scope.knows if located.scope else None,
     )
 
 

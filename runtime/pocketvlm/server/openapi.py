@@ -31,6 +31,7 @@ _MODEL = Component(
             **anthropic_models.MODEL_SCHEMA,
             "max_model_len": {"type": "integer", "description": "tokens of a request's context; context_length, too"},
             "context_length": {"type": "integer"},
+            "description": {"type": "string", "description": "what a model knows that knows little"},
             "architecture": {
                 "type": "object",
                 "properties": {

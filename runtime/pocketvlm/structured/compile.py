@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,8 +52,8 @@ class CompiledRequest:
     raw: bool = False
     _names: tuple[str, ...] = ()  # of the functions that can be called
 
-    def output_parser(self) -> OutputParser:
-        """Return a parser for one answer."""
+    def output_parser(self, controls: Mapping[str, int] | None = None) -> OutputParser:
+        """Return a parser for one answer. `controls` are ids of control tokens that are content, by their text."""
         return OutputParser(
             self._stops,
             call_format=self._call_format,
@@ -61,6 +61,7 @@ class CompiledRequest:
             thinking=self._thinking,
             continues=self.raw or self.begun is not None,
             names=self._names,
+            controls=controls,
         )
 
 

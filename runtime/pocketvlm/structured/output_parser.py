@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,7 +29,7 @@ class OutputParser:
 
     `call_format`: how calls are written, if there can be any, and `names`: of which functions. `thinks`: the answer may
     begin with a thought. `thinking`: the prompt ends within one. `continues`: the prompt has the beginning of the
-    content, or of the thought.
+    content, or of the thought. `controls`: ids of control tokens that are content, by their text.
     """
 
     def __init__(
@@ -41,13 +41,14 @@ class OutputParser:
         thinking: bool,
         continues: bool = False,
         names: Collection[str] = (),
+        controls: Mapping[str, int] | None = None,
     ) -> None:
         self._bytes = Detokenizer()
         self._content = Detokenizer(stops)
         self._call_format = call_format
-        self._controls: dict[int, bytes] = {}
+        self._controls = {token: text.encode() for text, token in (controls or {}).items()}
         if call_format is not None:
-            self._controls = {token: text.encode() for text, token in call_format.controls.items()}
+            self._controls |= {token: text.encode() for text, token in call_format.controls.items()}
             opening, gap = call_format.opening.removeprefix(call_format.mark), call_format.gap
             self._first_head = re.compile(call_format.pattern(opening, names))
             self._next_head = None if gap is None else re.compile(call_format.pattern(gap, names))

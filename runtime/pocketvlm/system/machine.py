@@ -123,6 +123,11 @@ def data_folder() -> Path:
     return _own_folder("XDG_DATA_HOME", ".local/share", "Application Support")
 
 
+def state_folder() -> Path:
+    """Return the folder for what was done last, such as lines that were typed: in XDG_STATE_HOME, or the system's."""
+    return _own_folder("XDG_STATE_HOME", ".local/state", "Application Support")
+
+
 def _own_folder(variable: str, linux: str, macos: str) -> Path:
     value = os.environ.get(variable)
     if value and Path(value).is_absolute():

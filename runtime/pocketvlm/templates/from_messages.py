@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from pocketvlm.messages import AssistantMessage, Message, TextPart, ToolCall, ToolMessage
+from pocketvlm.messages.parts import VideoPart
 from pocketvlm.templates import given_texts
 from pocketvlm.templates.given_texts import GivenText
 from pocketvlm.templates.sandbox import Traced
-from pocketvlm.templates.turns import Piece, Turn, Turns
+from pocketvlm.templates.turns import Piece, Turn, Turns, VideoIndex
 
 
 def turns_of(
@@ -35,11 +36,11 @@ def turns_of(
         role = "system" if message.role == "developer" and not knows_developer else message.role
         pieces: list[Piece] = []
         for part in _parts(message):
-            if part is None:
-                pieces.append(pictures)
-                pictures += 1
-            else:
+            if isinstance(part, str):
                 pieces.append(traced(part, role, f"messages.{i}.content"))
+            else:
+                pieces.append(part(pictures))
+                pictures += 1
         turn = Turn(
             role,
             tuple(pieces),
@@ -65,13 +66,16 @@ def traced_json(value: Any) -> Any:
     return [traced_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _parts(message: Message) -> Iterator[str | None]:
-    """Yield the texts of a message, and None for a picture."""
+def _parts(message: Message) -> Iterator[str | type[int]]:
+    """Yield the texts of a message, and the type of the index of a picture or video."""
     if isinstance(message.content, str):
         yield message.content
     else:
         for part in message.content or ():
-            yield part.text if isinstance(part, TextPart) else None
+            if isinstance(part, TextPart):
+                yield part.text
+            else:
+                yield VideoIndex if isinstance(part, VideoPart) else int
 
 
 def _call(call: ToolCall, *, as_text: bool) -> dict[str, Any]:

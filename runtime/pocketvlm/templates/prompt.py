@@ -14,19 +14,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from jinja2 import TemplateSyntaxError
 
 from pocketvlm.errors import ModelError, PocketVLMError, RequestError, shortened
 from pocketvlm.messages import Message
 from pocketvlm.templates import given_texts, sandbox
+from pocketvlm.templates.chatml import CHATML
 from pocketvlm.templates.from_messages import traced_json, turns_of
 from pocketvlm.templates.given_texts import missing
 from pocketvlm.templates.limits import LimitError, Limits, limited, shares_time, sharing_time
 from pocketvlm.templates.sandbox import Traced
 from pocketvlm.templates.thoughts import THINK, THINK_END, ThoughtForm, detect_thought_form, with_thought
-from pocketvlm.templates.turns import Piece, Turns, arrangements
+from pocketvlm.templates.turns import Piece, Turns, VideoIndex, arrangements, flat, text_parts
 from pocketvlm.templates.variables import template_variables
 
 
@@ -44,7 +45,7 @@ class TextSpan:
 
 @dataclass(frozen=True)
 class ImageSpan:
-    """The place of a picture. `index` numbers the request's pictures from 0, in the order of the messages."""
+    """The place of a picture or video. `index` numbers those of the request from 0, in the order of the messages."""
 
     index: int
 
@@ -57,20 +58,14 @@ _log = logging.getLogger(__name__)
 _MAY_BE_LOST = ("assistant", "tool")
 _MAX_INCOMPLETE = 24  # arrangements that lose such a text, before the first of them is taken
 
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-
 
 class ChatTemplate:
     """A model's compiled chat template, and the forms of content that it accepts.
 
     `source` is the Jinja text, `bos` and `eos` the texts of those tokens. Without a template ChatML is used, and a
     warning is logged. `image_token` is what the template writes for a picture, such as `<image>`. Without it, or if the
-    template does not write it for a picture, pictures are placed in the message's text where their parts are.
+    template does not write it for a picture, pictures are placed in the message's text where their parts are. So is a
+    video, unless the template writes `video_token` for it.
     For templates that accept only strings, text parts are concatenated. `path` names the model in errors. `limits` are
     those of each rendering.
 
@@ -85,6 +80,7 @@ class ChatTemplate:
         bos: str = "",
         eos: str = "",
         image_token: str | None = None,
+        video_token: str | None = None,
         path: str | Path | None = None,
         limits: Limits = _LIMITS,
     ) -> None:
@@ -110,6 +106,7 @@ class ChatTemplate:
             raise ModelError(f"chat template: {type(error).__name__}: {shortened(error)}", path) from None
         with self.probes():
             self._probe_all(source)
+            self._probe_pictures(image_token, video_token)
 
     @contextmanager
     def probes(self) -> Iterator[None]:
@@ -143,7 +140,6 @@ class ChatTemplate:
                 self._first_part_only.add(role)
         self.takes_system = any(self._accepts["system"])
         self._takes_late_system = self._probe_late_system()
-        self._places_pictures = self._image_token is not None and self._probe_picture()
         self._thought_form: ThoughtForm = "fields"
         if "think" in source or "reasoning" in source or "thought" in source:
             self._thought_form = detect_thought_form(
@@ -307,8 +303,9 @@ class ChatTemplate:
         for text, author in sandbox.runs_of(rendered):
             if author >= 0:
                 yield ImageSpan(author)
+                placed = author + 1
             elif author == sandbox.TEMPLATE and find_pictures and self._image_token:
-                for number, piece in enumerate(text.split(self._image_token)):
+                for number, piece in enumerate(self._placeholders.split(text)):
                     if number:
                         yield ImageSpan(placed)
                         placed += 1
@@ -323,12 +320,18 @@ class ChatTemplate:
         strings, parts = self._accepts.get(role, (True, role != "tool"))
         has_picture = any(isinstance(piece, int) for piece in pieces)
         if has_picture and not self._places_pictures:
-            pieces, has_picture, as_string = (_flat(pieces),), False, True
+            pieces, has_picture, as_string = (flat(pieces),), False, True
         if not has_picture and role in self._first_part_only:
-            pieces = (_flat(pieces),)
+            pieces = (flat(pieces),)
         if not has_picture and (as_string if strings == parts else strings):
-            return _flat(pieces)
-        return [{"type": "image"} if isinstance(piece, int) else {"type": "text", "text": piece} for piece in pieces]
+            return flat(pieces)
+        return [self._entry(piece) for piece in pieces]
+
+    def _entry(self, piece: Piece) -> dict[str, str]:
+        """Return one entry of a list of content."""
+        if isinstance(piece, VideoIndex):
+            return {"type": "video"} if self.places_videos else {"type": "text", "text": flat((piece,))}
+        return {"type": "image"} if isinstance(piece, int) else {"type": "text", "text": piece}
 
     def _probe_forms(self, role: str) -> tuple[bool, bool]:
         return self._probe(role, string=True), self._probe(role, string=False)
@@ -339,8 +342,8 @@ class ChatTemplate:
         By default a list has two parts, because some templates read only the first.
         """
         words = [Traced(word) for word in words]
-        message = {"role": role, "content": _flat(words) if string else _text_parts(words)}
-        question = {"role": "user", "content": "?" if role == "user" or self._accepts["user"][0] else _text_parts("?")}
+        message = {"role": role, "content": flat(words) if string else text_parts(words)}
+        question = {"role": "user", "content": "?" if role == "user" or self._accepts["user"][0] else text_parts("?")}
         before = [question] if role == "assistant" else []
         after = [question] if role != "user" else []
         try:
@@ -364,10 +367,19 @@ class ChatTemplate:
                 names.append("system" in before.casefold())
         return not names or names[0] or not any(names)
 
-    def _probe_picture(self) -> bool:
-        """Return whether the template writes its placeholder once for one picture, and the text around it."""
+    def _probe_pictures(self, image_token: str | None, video_token: str | None) -> None:
+        self._placeholders, self.places_videos = re.compile(re.escape(image_token or "")), False
+        self._places_pictures = bool(image_token) and self._probe_picture("image")
+        if self._places_pictures and video_token:
+            pictures = self._placeholders
+            self._placeholders = re.compile(f"{pictures.pattern}|{re.escape(video_token)}")
+            self.places_videos = self._probe_picture("video")
+            self._placeholders = self._placeholders if self.places_videos else pictures
+
+    def _probe_picture(self, kind: Literal["image", "video"]) -> bool:
+        """Return whether the template writes its placeholder once for one picture or video, and the text around it."""
         words = [Traced("pocket"), Traced("vlm")]
-        content = [*_text_parts(words[:1]), {"type": "image"}, *_text_parts(words[1:])]
+        content = [*text_parts(words[:1]), {"type": kind}, *text_parts(words[1:])]
         try:
             spans = list(self._spans(self._run([{"role": "user", "content": content}]), find_pictures=True))
         except Exception:  # a template may raise anything
@@ -430,15 +442,6 @@ def joined(pieces: Iterable[TextSpan | T]) -> Iterator[TextSpan | T]:
 
 def _alike(one: TextSpan, other: TextSpan) -> bool:
     return (one.special, one.opening) == (other.special, other.opening)
-
-
-def _flat(pieces: Iterable[Piece]) -> str:
-    """Return one string in which each picture is a run of one character."""
-    return sandbox.joined(Traced("\ufffc", author=piece) if isinstance(piece, int) else piece for piece in pieces)
-
-
-def _text_parts(texts: Iterable[str]) -> list[dict[str, str]]:
-    return [{"type": "text", "text": text} for text in texts]
 
 
 def _user_text(spans: Iterable[Span]) -> str:

@@ -8,11 +8,16 @@ text and the order of the pictures. Pure.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from pocketvlm.templates.sandbox import Traced
+from pocketvlm.templates.sandbox import Traced, joined
+
+
+class VideoIndex(int):
+    """The index of a video, which counts as one of the pictures."""
+
 
 Piece: TypeAlias = str | int  # a text, or the index of a picture
 SYSTEM_ROLES = ("system", "developer")
@@ -43,6 +48,16 @@ class Turn:
 Turns: TypeAlias = tuple[Turn, ...]
 
 
+def flat(pieces: Iterable[Piece]) -> str:
+    """Return one string in which each picture is a run of one character."""
+    return joined(Traced("\ufffc", author=piece) if isinstance(piece, int) else piece for piece in pieces)
+
+
+def text_parts(texts: Iterable[str]) -> list[dict[str, str]]:
+    """Return texts as a list of content."""
+    return [{"type": "text", "text": text} for text in texts]
+
+
 def arrangements(turns: Turns, *, late_system_texts: bool = True) -> Iterator[Turns]:
     """Yield `turns`, then each different rearrangement of them, those with the smallest changes first.
 
@@ -59,12 +74,12 @@ def _distinct(turns: Turns) -> Iterator[Turns]:
     reached: dict[tuple[object, bool], tuple[int, tuple[int, ...], Turns]] = {(_key(turns), False): (0, (), turns)}
     for changes in _CHANGES:
         further: dict[tuple[object, bool], tuple[int, tuple[int, ...], Turns]] = {}
-        for (_, joined), (cost, choices, arranged) in reached.items():
+        for (_, is_joined), (cost, choices, arranged) in reached.items():
             for i, (more, change) in enumerate(changes):
-                if change is _fill_gaps and not joined:  # gaps between neighbours that can be joined are not filled
+                if change is _fill_gaps and not is_joined:  # gaps between neighbours that can be joined are not filled
                     continue
                 changed = change(arranged)
-                state = _key(changed), joined or change is _join_neighbours
+                state = _key(changed), is_joined or change is _join_neighbours
                 path = (cost + more, (*choices, i))
                 if state not in further or path < further[state][:2]:
                     further[state] = (*path, changed)

@@ -26,6 +26,7 @@ from pocketvlm.vision.onnx import INPUT, OUTPUT
 EncoderChoice = Literal["auto", "gguf", "onnx"]
 WANTED: tuple[EncoderChoice, ...] = ("auto", "gguf", "onnx")
 _FLOAT, _UINT8 = 1, 2  # TensorProto.DataType
+_CHANNELS = (3, 6)  # of a pixel: in one frame, or in two that an encoder gets together
 _SOURCE = "pocketvlm.weights_sha256"
 _LONGEST_LIST = 1000
 _LAST_BIAS = "mm.2.bias"
@@ -50,7 +51,11 @@ class CheckedFiles:
         header = self.encoder or self.projector
         if header is None or family_of(header.metadata, header.path) is None:
             return {}
-        return {key: value for key, value in header.metadata.items() if key.startswith("clip.") and _is_plain(value)}
+        return {
+            key: value
+            for key, value in header.metadata.items()
+            if key.startswith(("clip.", "pocketvlm.")) and _is_plain(value)
+        }
 
 
 def _is_plain(value: object) -> bool:
@@ -156,6 +161,8 @@ def check_encoder(path: Path, model: GGUFHeader) -> OnnxHeader:
     signature = [(value.name, value.type, len(value.shape)) for value in (*header.inputs, *header.outputs)]
     if signature != [(INPUT, _UINT8, 4), (OUTPUT, _FLOAT, 3)]:
         raise ModelFormatError(f"is not from uint8 {INPUT} to float32 {OUTPUT}, but has {signature}", path)
+    if (channels := header.inputs[0].shape[-1]) not in _CHANNELS:
+        raise ModelFormatError(f"takes pixels of {channels} channels, must be 3, or 6 for two frames", path)
     _, tokens, width = header.outputs[0].shape
     if tokens not in (None, family.tile_tokens):
         raise ModelFormatError(f"returns {tokens} tokens a tile, but its family has {family.tile_tokens}", path)

@@ -13,6 +13,7 @@ from pocketvlm.messages import Detail
 from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import positive
 from pocketvlm.vision.grid import MAX_RATIO, check_ratio, resized, within
+from pocketvlm.vision.video import Video
 
 _MERGE = 2  # patches along the edge of an embedding, where a file is silent
 _MAX_PATCH = 64  # pixels, and patches that are merged: far above what models have
@@ -40,6 +41,7 @@ class DynamicSize:
     around: tuple[str, ...]
     edges_first: bool = False
     non_causal: bool = False
+    video: Video | None = None
 
     def __post_init__(self) -> None:
         if self.factor < 1 or not 1 <= self.min_pixels <= self.max_pixels:
@@ -91,9 +93,18 @@ def read_dynamic(
 
 
 def smart_resize(
-    size: tuple[int, int], factor: int, min_pixels: int, max_pixels: int, *, edges_first: bool = False
+    size: tuple[int, int],
+    factor: int,
+    min_pixels: int,
+    max_pixels: int,
+    *,
+    edges_first: bool = False,
+    frames: int = 1,
 ) -> tuple[int, int]:
     """Return the nearest (width, height) in multiples of `factor` within the limits, in about the same proportions.
+
+    The limits are those of `frames` frames together. Like the reference, it compares an even number of frames with
+    them, and scales by the number itself.
 
     The numbers are those of transformers' functions of this name, of which some adapt the edges first. Raises
     ImageError for a picture more than 200 times as long as wide.
@@ -102,12 +113,13 @@ def smart_resize(
     if edges_first and min(size) < factor:
         scale = factor / min(size)
         size = int(size[0] * scale), int(size[1] * scale)
-    area = size[0] * size[1]
+    area = size[0] * size[1] * frames
+    compared = round(frames / 2) * 2 if frames > 1 else 1
     width, height = (round(edge / factor) * factor for edge in size)
-    if width * height > max_pixels:
+    if width * height * compared > max_pixels:
         shrink = math.sqrt(area / max_pixels)
         width, height = (max(factor, math.floor(edge / shrink / factor) * factor) for edge in size)
-    elif width * height < min_pixels:
+    elif width * height * compared < min_pixels:
         grow = math.sqrt(min_pixels / area)
         width, height = (math.ceil(edge * grow / factor) * factor for edge in size)
     return width, height

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.messages import Detail
+from pocketvlm.pictures.clip import Clip
 from pocketvlm.pictures.images import Picture
 from pocketvlm.templates.prompt import TextSpan
 from pocketvlm.vision.embedding_cache import EmbeddingCache, Tier
@@ -27,8 +28,16 @@ class VisionEncoder(Protocol):
     name: str
     concurrent_tiles: int  # the number of tiles that may be encoded at the same time, each on its own thread
 
+    @property
+    def frames(self) -> int:
+        """The number of frames of a video that a tile may show."""
+        ...
+
     def encode_tile(self, tile: RGB) -> Embeddings:
-        """Return the embeddings of a tile. Raises Aborted after `cancel`, and EngineError."""
+        """Return the embeddings of a tile. Raises Aborted after `cancel`, and EngineError.
+
+        A tile of several frames has them in its last axis, uint8 [height, width, 3 * frames].
+        """
         ...
 
     def cancel(self) -> None:
@@ -98,6 +107,7 @@ class PreparedImage:
     original: tuple[int, int]  # (width, height)
     used: tuple[int, int]
     shrunk: bool
+    high_size: tuple[int, int] | None = None  # what detail "high" uses, where that has more pixels
     preprocess_ms: float = 0.0
     encode_ms: float = 0.0
     cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)
@@ -169,12 +179,17 @@ class Vision(Protocol):
     min_batch: int  # the number of embeddings that the decoder must get in one batch; 0: any split is allowed
     cache: EmbeddingCache
     concurrent_tiles: int  # `VisionEncoder.concurrent_tiles` of the encoder
+    shows_videos: bool  # the family was trained on videos, and the encoder takes as many frames as belong together
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
         """Prepare a picture; `param` is the path of its part, for errors. Raises ImageError and RequestError.
 
         If the family is known, only the picture's size is read: there is no pixel work before the prompt fits.
         """
+        ...
+
+    def prepare_clip(self, clip: Clip, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
+        """Prepare a video, where `shows_videos`. `max_tokens` limits each tile. Raises as `prepare` does."""
         ...
 
     def cancel(self) -> None:

@@ -12,6 +12,7 @@ from pocketvlm.files.gguf_header import GGUFHeader
 from pocketvlm.messages import Detail
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.mtmd import ImageChunk, Mtmd, TextChunk
+from pocketvlm.pictures.clip import Clip
 from pocketvlm.pictures.images import Picture
 from pocketvlm.system.machine import memory
 from pocketvlm.vision.embedding_cache import EmbeddingCache
@@ -28,6 +29,7 @@ class _MtmdOwner:
 
     name = "libmtmd"
     concurrent_tiles = 1
+    frames = 1  # libmtmd doubles a picture itself where its encoder takes two frames
 
     def __init__(self, mtmd: Mtmd) -> None:
         self._mtmd = mtmd
@@ -102,6 +104,7 @@ class NativeVision(_MtmdOwner):
     """libmtmd's own preprocessing and layout, which has no `detail`: other values than the default are refused."""
 
     image_token: str | None = None
+    shows_videos = False
     min_batch = 0  # unknown before libmtmd has a picture
 
     def __init__(self, mtmd: Mtmd, n_vocab: int, cache: EmbeddingCache | None = None) -> None:
@@ -149,6 +152,16 @@ class NativeVision(_MtmdOwner):
         )
         prepared.preprocess_ms = 1000 * (time.perf_counter() - began)
         return prepared
+
+    def prepare_clip(
+        self,
+        clip: Clip,  # noqa: ARG002
+        detail: Detail,  # noqa: ARG002
+        max_tokens: int | None,  # noqa: ARG002
+        param: str,
+    ) -> PreparedImage:
+        """Raise RequestError: no family says how a video would be shown."""
+        raise RequestError("this projector's family is not known, so videos are shown as pictures only", param)
 
     def _check_tokens(self, tokens: tuple[int, ...]) -> None:
         # libmtmd writes token -1 if the vocabulary lacks a token that it needs. libllama then aborts the process.

@@ -9,6 +9,8 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from pocketvlm.errors import EngineClosedError, EngineError, ModelFormatError, NativeLibraryError, shortened
 from pocketvlm.files.onnx_header import OnnxHeader
 from pocketvlm.native.context import Aborted
@@ -51,8 +53,6 @@ def int8_is_exact() -> bool:
 
     On x86 without VNNI they are added in 16 bits, where they saturate: cosines of embeddings fell from 0.999 to 0.93.
     """
-    import numpy as np
-
     ort = runtime()
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
@@ -101,6 +101,12 @@ class OnnxEncoder:
             self._session = ort.InferenceSession(str(header.path), options, providers=providers_of(device))
         except Exception as error:  # onnxruntime's own classes derive from Exception
             raise ModelFormatError(f"onnxruntime cannot load it: {_first_line(error)}", header.path) from error
+        self._frames = int(self._session.get_inputs()[0].shape[-1]) // 3
+
+    @property
+    def frames(self) -> int:
+        """The number of frames of a video in a tile. Encoders of earlier versions take one, and double it."""
+        return self._frames
 
     @property
     def width(self) -> int:
@@ -112,7 +118,7 @@ class OnnxEncoder:
         if self._session is None:
             raise EngineClosedError("the vision encoder is closed")
         try:
-            (rows,) = self._session.run([OUTPUT], {INPUT: tile[None]}, self._run)
+            (rows,) = self._session.run([OUTPUT], {INPUT: input_of(tile, self._frames)}, self._run)
         except Exception as error:  # onnxruntime's own classes derive from Exception
             if self._cancelled:
                 raise Aborted from None
@@ -132,6 +138,11 @@ class OnnxEncoder:
 
     def close(self) -> None:
         self._session = None
+
+
+def input_of(tile: RGB, frames: int) -> RGB:
+    """Return what a session gets for a tile: uint8 [1, height, width, 3 * frames]. A picture is repeated."""
+    return np.tile(tile, frames)[None] if tile.shape[-1] == 3 and frames > 1 else tile[None]
 
 
 def _first_line(error: Exception) -> str:

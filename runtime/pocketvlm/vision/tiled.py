@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from pocketvlm.errors import EngineError, ImageError, RequestError
 from pocketvlm.messages import Detail
+from pocketvlm.pictures.clip import Clip
 from pocketvlm.pictures.images import Picture
 from pocketvlm.system.allocator import return_free_blocks
 from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
+from pocketvlm.vision.clip import prepare_clip
 from pocketvlm.vision.embedding_cache import EmbeddingCache, content_of
 from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage, VisionEncoder
 from pocketvlm.vision.family import RGB, Family, MosaicSpan, PicturePlan, TileSpan
+from pocketvlm.vision.positions import span_positions
+from pocketvlm.vision.video import video_of
 
 
 class FamilyVision:
@@ -34,6 +37,9 @@ class FamilyVision:
         self._encoder = encoder
         self._control_tokens = family.control_tokens()
         self._mrope = mrope
+        video = video_of(family)
+        self._video = video if video is not None and video.frames <= encoder.frames else None
+        self.shows_videos = self._video is not None
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
         """Plan a picture. Raises RequestError where the model needs more than `max_tokens`, and ImageError."""
@@ -53,11 +59,37 @@ class FamilyVision:
             plan.original,
             plan.used,
             plan.shrunk,
+            self._high_size(plan, detail, max_tokens),
             cache=self.cache,
             picture=picture,
             plan=plan,
             family=self._family,
             encoder=self._encoder,
+        )
+
+    def _high_size(self, plan: PicturePlan, detail: Detail, max_tokens: int | None) -> tuple[int, int] | None:
+        """Return the size at detail "high" of a picture that is shrunk to `plan`, None where that is no more."""
+        if not plan.shrunk or detail == "high":
+            return None
+        try:
+            high = self._family.plan(plan.original, "high", max_tokens).used
+        except ImageError:
+            return None
+        return high if high[0] * high[1] > plan.used[0] * plan.used[1] else None
+
+    def prepare_clip(self, clip: Clip, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
+        """Plan a video. Raises as `prepare` does; the caller has looked whether it `shows_videos`."""
+        assert self._video is not None
+        return prepare_clip(
+            clip,
+            self._video,
+            self._family,
+            self._encoder,
+            self.cache,
+            detail=detail,
+            max_tokens=max_tokens,
+            mrope=self._mrope,
+            param=param,
         )
 
     def _span(self, piece: TileSpan | MosaicSpan, picture: Picture, plan: PicturePlan) -> EmbeddingSpan:
@@ -118,17 +150,3 @@ class _TiledImage(PreparedImage):
             return_free_blocks()
             self.preprocess_ms += 1000 * (time.perf_counter() - began)
         return self.tiles[span.index]
-
-
-def span_positions(span: TileSpan | MosaicSpan, *, mrope: bool) -> tuple[npt.NDArray[np.int32], int]:
-    """Return the positions of a span's tokens, int32 [1 or 4, tokens] from 0, and the position of the text after it.
-
-    In M-RoPE (arXiv 2409.12191), all tokens of a tile have the same time, height and width count its rows and columns,
-    and text continues after the longer of the two.
-    """
-    if not mrope or isinstance(span, MosaicSpan):
-        return np.tile(np.arange(span.tokens, dtype=np.int32), (4 if mrope else 1, 1)), span.tokens
-    rows, cols = span.grid
-    y, x = np.divmod(np.arange(rows * cols, dtype=np.int32), cols)
-    zeros = np.zeros_like(y)
-    return np.stack([zeros, y, x, zeros]).astype(np.int32), max(rows, cols)

@@ -78,6 +78,13 @@ class SupervisedEngine:
     def info(self) -> EngineInfo:
         return self._supervisor.info
 
+    @property
+    def state(self) -> Literal["ready", "restarting", "failing", "closed"]:
+        if not self._finalizer.alive:
+            return "closed"
+        state = self._supervisor.state
+        return "ready" if state == "ok" else state
+
     def generate(
         self, generation: Generation, cancellation: CancellationToken | None = None
     ) -> Generator[Event, None, None]:
@@ -184,6 +191,10 @@ class _Supervisor:
                     f"the engine crashed {self._crashes} times in a row; it will be started again soon"
                 )
             return self.process
+
+    @property
+    def state(self) -> Literal["ok", "restarting", "failing"]:
+        return self._state
 
     def note_answer(self) -> None:
         """A generation has finished: the next crash is the first in a row."""

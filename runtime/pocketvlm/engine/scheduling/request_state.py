@@ -146,4 +146,5 @@ def _timings(image: PromptImage, prepared: PreparedImage) -> ImageTimings:
         encode_ms=prepared.encode_ms,
         pages=image.picture.pages,
         notes=image.picture.notes,
+        high_size=prepared.high_size,
     )

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 from pocketvlm.engine.interface import Event, Finished
 from pocketvlm.engine.kv_cache.sequence_pool import SequencePool
@@ -158,7 +159,7 @@ class StepRunner:
             self._on_finished(request, error)
             return
         if token is None:
-            self._finish(request, Finished("stop"))
+            self._finish(request, "stop")
             return
         request.drafted += drafted
         request.accepted += accepted
@@ -171,9 +172,9 @@ class StepRunner:
         else:
             self._outbox.append((request, token))
         if request.sampler.complete:
-            self._finish(request, Finished("stop"))
+            self._finish(request, "stop")
         elif request.generated >= request.token_limit:
-            self._finish(request, Finished("length"))
+            self._finish(request, "length")
 
     def _fill_batch(
         self,
@@ -324,7 +325,9 @@ class StepRunner:
             self._evaluating = []
         return False
 
-    def _finish(self, request: RequestState, finished: Finished) -> None:
+    def _finish(self, request: RequestState, reason: Literal["stop", "length"]) -> None:
+        assert request.sampler is not None
+        finished = Finished(reason, request.sampler.certainty)
         self._outbox += [(request, event) for event in (*request.held_events, finished)]
         self._on_finished(request, None)
 

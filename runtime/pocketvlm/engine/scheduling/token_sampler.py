@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pocketvlm.engine.interface import Generation, Token, TokenScore
+from pocketvlm.engine.scheduling.certainty import CertaintyMeter
 from pocketvlm.errors import RequestError
 from pocketvlm.native.context import Context, Logits
 from pocketvlm.native.grammar import Matcher
@@ -29,6 +30,7 @@ class TokenSampler:
         self._top_logprobs = generation.top_logprobs
         self._ignore_eos = generation.ignore_eos and matcher is None
         self._tokens_left = generation.min_tokens if matcher is None else 0  # before the answer may end
+        self._meter = CertaintyMeter(model.n_vocab) if generation.measures_certainty else None
 
     def sample(
         self, context: Context, source: int | Logits, *, drafted: int = 0, accepted: bool = False, ms: float = 0.0
@@ -39,6 +41,8 @@ class TokenSampler:
         Raises UnsupportedError where the grammar takes too much work.
         """
         scored = None if self._top_logprobs is None else _logits(context, source).copy()  # before the grammar's mask
+        if self._meter is not None:
+            self._meter.keep(_logits(context, source))
         if self._matcher is not None:
             if self._matcher.complete:
                 return None
@@ -51,6 +55,8 @@ class TokenSampler:
             return None
         if self._matcher is not None:
             self._matcher.accept(token)
+        if self._meter is not None:
+            self._meter.chose(token)
         score = None if scored is None else self._score(token, scored)
         return Token(token, self._model.piece(token), score, drafted, accepted, ms)
 
@@ -58,6 +64,11 @@ class TokenSampler:
     def complete(self) -> bool:
         """Whether the grammar lets nothing follow."""
         return self._matcher is not None and self._matcher.complete
+
+    @property
+    def certainty(self) -> float | None:
+        """The probability of the least likely token so far, if it is measured."""
+        return None if self._meter is None else self._meter.certainty
 
     def close(self) -> None:
         self._sampler.close()

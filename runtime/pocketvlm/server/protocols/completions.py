@@ -9,13 +9,13 @@ from typing import Any
 from pocketvlm.chat.completion import joined
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest, ChoiceLogprobs, TokenLogprob
-from pocketvlm.messages.field_errors import did_you_mean
 from pocketvlm.messages.ignored import IgnoredFields
 from pocketvlm.messages.numbers import as_number
 from pocketvlm.server.http_errors import HTTPError
 from pocketvlm.server.operation import Component, Operation, Stream
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
 from pocketvlm.server.protocols.exchange import Chunks, Exchange, Run, event, parsed
+from pocketvlm.system.suggestions import did_you_mean
 
 _MAX_TOKENS = 16  # OpenAI's default
 _MAX_PROMPTS = 64
@@ -24,7 +24,7 @@ _MAX_LOGPROBS = 20
 _SHARED = (
     *("model", "max_tokens", "n_predict", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "n"),
     *("frequency_penalty", "presence_penalty", "repeat_penalty", "repetition_penalty", "logit_bias", "ignore_eos"),
-    *("stream", "stream_options", "response_format", "json_whitespace", "user", "metadata"),
+    *("stream", "stream_options", "response_format", "json_whitespace", "skip_special_tokens", "user", "metadata"),
     *IgnoredFields.model_fields,
 )
 _OWN = ("prompt", "logprobs", "echo", "suffix", "best_of")
@@ -80,6 +80,7 @@ _ANSWER = Component(
             "usage": {"type": ["object", "null"]},
             "timings": {"type": "object"},
             "not_enforced": {"type": "array", "items": {"type": "string"}},
+            "notes": {"type": "array", "items": {"type": "string"}},
         },
     },
 )
@@ -235,7 +236,7 @@ def _head(answer: ChatCompletion | ChatCompletionChunk, choices: list[dict[str, 
 
 
 def _extensions(answer: ChatCompletion | ChatCompletionChunk) -> dict[str, Any]:
-    values = {"timings": answer.timings, "not_enforced": answer.not_enforced}
+    values = {"timings": answer.timings, "not_enforced": answer.not_enforced, "notes": answer.notes}
     return {name: value for name, value in values.items() if value is not None}
 
 

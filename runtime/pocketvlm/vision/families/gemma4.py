@@ -1,13 +1,14 @@
 """Gemma 4: one tile in the picture's proportions, as large as a budget of embeddings allows.
 
-The numbers are those of transformers' Gemma4ImageProcessor (Pillow backend).
+The numbers are those of transformers' Gemma4ImageProcessor (Pillow backend). Each frame of a video is a tile within a
+budget of its own, after its time, as Gemma4VideoProcessor and Gemma4Processor have them.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,7 @@ from pocketvlm.vision.encoder_tensors import SCALE, TABLE, EncoderTensors, read_
 from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import positive
 from pocketvlm.vision.grid import resized
+from pocketvlm.vision.video import Frames, VideoPlan, clock, resized_frame
 
 _BUDGETS = (70, 140, 280, 560, 1120)  # embeddings of a picture that the model was trained with
 _BEGIN, _END = "<|image>", "<image|>"
@@ -29,12 +31,20 @@ _MAX_PATCH, _MAX_TOKENS = 256, 1 << 14  # pixels, and embeddings of a picture
 
 @dataclass(frozen=True)
 class Gemma4:
-    """`cell` is patch_size * pooling_kernel_size in pixels, `tokens` the image processor's max_soft_tokens."""
+    """`cell` is patch_size * pooling_kernel_size in pixels, `tokens` the image processor's max_soft_tokens.
+
+    `video_tokens` is that of the video processor.
+    """
 
     cell: int
     tokens: int
     non_causal: bool
     image_token: str = "<|image|>"
+    video_tokens: int = _BUDGETS[0]
+
+    @property
+    def video(self) -> Gemma4Video:
+        return Gemma4Video(self.cell, min(self.video_tokens, self.tokens))
 
     @property
     def tile_tokens(self) -> int:
@@ -71,6 +81,28 @@ def _fit(size: tuple[int, int], cell: int, budget: int) -> tuple[int, int]:
     return width * cell, height * cell
 
 
+@dataclass(frozen=True)
+class Gemma4Video:
+    """A frame has at most `tokens` embeddings, for every `detail`."""
+
+    cell: int
+    tokens: int
+    token: ClassVar[str] = "<|video|>"
+    frames: ClassVar[int] = 1
+    needs_template: ClassVar[bool] = False
+
+    def plan(self, frames: Frames, detail: Detail, max_tokens: int | None) -> VideoPlan:  # noqa: ARG002
+        used = _fit(frames.size, self.cell, min(self.tokens, max_tokens or self.tokens))
+        layout: list[str | TileSpan] = []
+        for index, time in enumerate(frames.times):
+            begin = f"{' ' if index else ''}{clock(time)} {_BEGIN}"
+            layout += [begin, TileSpan(index, (used[1] // self.cell, used[0] // self.cell)), _END]
+        return VideoPlan(frames.size, (used,), tuple(layout))
+
+    def frame(self, image: RGB, plan: VideoPlan) -> RGB:
+        return resized_frame(image, plan, Image.Resampling.BICUBIC)
+
+
 DECODERS = ("gemma4",)
 
 
@@ -87,6 +119,7 @@ def from_metadata(metadata: dict[str, Any]) -> Gemma4:
         cell=patch * pool,
         tokens=positive(metadata, "pocketvlm.picture_tokens", 280, most=_MAX_TOKENS),
         non_causal=bool(metadata.get("pocketvlm.non_causal", not causal)),
+        video_tokens=positive(metadata, "pocketvlm.video_tokens", _BUDGETS[0], most=_MAX_TOKENS),
     )
 
 

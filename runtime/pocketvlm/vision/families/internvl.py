@@ -1,14 +1,14 @@
 """InternVL3 and 3.5: square tiles in the grid of the nearest proportions, then the whole picture as one more tile.
 
 The numbers are those of transformers' GotOcr2 image processor (Pillow backend), the prompt layout that of its InternVL
-processor.
+processor. Each frame of a video is one tile after its number.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -29,6 +29,7 @@ from pocketvlm.vision.encoder_tensors import (
 from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import positive, read_fixed_size
 from pocketvlm.vision.grid import cut, grids, nearest, resized
+from pocketvlm.vision.video import Frames, VideoPlan, resized_frame
 
 _BEGIN, _END = "<img>", "</img>"
 _BICUBIC = Image.Resampling.BICUBIC
@@ -53,6 +54,10 @@ class InternVL:
     def __post_init__(self) -> None:
         if self.min_tiles > self.max_tiles:
             raise ValueError(f"pictures of {self.min_tiles} to {self.max_tiles} tiles")
+
+    @property
+    def video(self) -> InternVLVideo:
+        return InternVLVideo(self.tile, self.tokens_per_side)
 
     @property
     def tile_tokens(self) -> int:
@@ -84,6 +89,27 @@ class InternVL:
         if len(crops) > 1:
             crops.append(np.asarray(resized(picture, (edge, edge), _BICUBIC)))
         return crops
+
+
+@dataclass(frozen=True)
+class InternVLVideo:
+    """Frames are stretched to one tile, for every `detail`."""
+
+    tile: int
+    tokens_per_side: int
+    token: ClassVar[str] = "<video>"
+    frames: ClassVar[int] = 1
+    needs_template: ClassVar[bool] = False
+
+    def plan(self, frames: Frames, detail: Detail, max_tokens: int | None) -> VideoPlan:  # noqa: ARG002
+        layout: list[str | TileSpan] = []
+        for index in range(len(frames.times)):
+            begin = f"{chr(10) if index else ''}Frame{index + 1}: {_BEGIN}"
+            layout += [begin, TileSpan(index, (self.tokens_per_side, self.tokens_per_side)), _END]
+        return VideoPlan(frames.size, ((self.tile, self.tile),), tuple(layout))
+
+    def frame(self, image: RGB, plan: VideoPlan) -> RGB:
+        return resized_frame(image, plan, _BICUBIC)
 
 
 DECODERS = ("qwen2", "qwen3")

@@ -1,15 +1,17 @@
 """SmolVLM, SmolVLM2 and Idefics3: square tiles in a grid, then the whole picture as one more tile.
 
 The numbers are those of transformers' Idefics3 image processor (Pillow backend), the prompt layout that of its
-processor.
+processor. SmolVLM2 was also trained on videos: each frame is one tile after its time, as its SmolVLMVideoProcessor has
+them.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -20,6 +22,7 @@ from pocketvlm.vision.encoder_tensors import SCALE, EncoderTensors, read_sizes, 
 from pocketvlm.vision.family import RGB, PicturePlan, TileSpan
 from pocketvlm.vision.fixed_size import positive, read_fixed_size
 from pocketvlm.vision.grid import cut, resized
+from pocketvlm.vision.video import Frames, VideoPlan, clock, resized_frame
 
 _MAX_EDGE = 4096  # pixels; transformers: idefics3 MAX_IMAGE_SIZE
 _MAX_TILES = 64  # along an edge; the vocabulary has a token for each place in the grid
@@ -31,7 +34,8 @@ _EDGE = "<fake_token_around_image>"
 class SmolVLM:
     """`tile` is vision_config.image_size and `longest_edge` preprocessor_config's size.longest_edge, in pixels.
 
-    `tokens_per_side` is image_size / patch_size / scale_factor.
+    `tokens_per_side` is image_size / patch_size / scale_factor. `video_edge` is video_size.longest_edge; 0 for a
+    checkpoint that was not trained on videos.
     """
 
     tile: int
@@ -39,6 +43,11 @@ class SmolVLM:
     tokens_per_side: int
     non_causal: bool = False
     image_token: str = "<image>"
+    video_edge: int = 0
+
+    @property
+    def video(self) -> SmolVLMVideo | None:
+        return SmolVLMVideo(self.tile, self.video_edge, self.tokens_per_side) if self.video_edge else None
 
     @property
     def tile_tokens(self) -> int:
@@ -117,6 +126,32 @@ class SmolVLM:
         return (*layout, f"\n\n{_EDGE}<global-img>", TileSpan(rows * cols, grid), _EDGE)
 
 
+@dataclass(frozen=True)
+class SmolVLMVideo:
+    """Frames are scaled to `longest_edge` and then to one tile. Texts and tiles are the same for every `detail`."""
+
+    tile: int
+    longest_edge: int
+    tokens_per_side: int
+    token: ClassVar[str] = "<video>"
+    frames: ClassVar[int] = 1
+    needs_template: ClassVar[bool] = False
+
+    def plan(self, frames: Frames, detail: Detail, max_tokens: int | None) -> VideoPlan:  # noqa: ARG002
+        count, length = _in_words(len(frames.times)), timedelta(seconds=int(frames.seconds))
+        text = f"You are provided the following series of {count} frames from a {length} [H:MM:SS] video.\n"
+        layout: list[str | TileSpan] = []
+        for index, time in enumerate(frames.times):
+            span = TileSpan(index, (self.tokens_per_side, self.tokens_per_side))
+            layout += [f"{text}\nFrame from {clock(time)}:{_EDGE}<global-img>", span, _EDGE]
+            text = ""
+        resizes = (_to_longest_edge(frames.size, min(self.longest_edge, _MAX_EDGE)), (self.tile, self.tile))
+        return VideoPlan(frames.size, resizes, (*layout, "\n\n"))
+
+    def frame(self, image: RGB, plan: VideoPlan) -> RGB:
+        return resized_frame(image, plan, _LANCZOS)
+
+
 DECODERS = ("llama",)
 
 
@@ -126,7 +161,9 @@ def matches(metadata: dict[str, Any]) -> bool:
 
 def from_metadata(metadata: dict[str, Any]) -> SmolVLM:
     tile, side = read_fixed_size(metadata)
-    return SmolVLM(tile, positive(metadata, "clip.vision.preproc_image_size", most=_MAX_TILES * tile), side)
+    longest_edge = positive(metadata, "clip.vision.preproc_image_size", most=_MAX_TILES * tile)
+    video_edge = positive(metadata, key, most=_MAX_EDGE) if (key := "pocketvlm.video_edge") in metadata else 0
+    return SmolVLM(tile, longest_edge, side, video_edge=video_edge)
 
 
 def tensors(header: GGUFHeader) -> EncoderTensors:
@@ -157,3 +194,25 @@ def _to_longest_edge(size: tuple[int, int], longest: int) -> tuple[int, int]:
     elif height > width and height > _MAX_EDGE:
         width, height = int(_MAX_EDGE * ratio), _MAX_EDGE
     return max(width, 1), max(height, 1)
+
+
+_ONES = (
+    *("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()),
+    *("seventeen eighteen nineteen".split()),
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+
+
+def _in_words(number: int) -> str:
+    """Return a number below a million in English words, as the processor's num2words has it."""
+    if number < 20:
+        return _ONES[number]
+    if number < 100:
+        tens = _TENS[number // 10 - 2]
+        return f"{tens}-{_ONES[number % 10]}" if number % 10 else tens
+    unit, name = (100, "hundred") if number < 1000 else (1000, "thousand")
+    whole, rest = divmod(number, unit)
+    words = f"{_in_words(whole)} {name}"
+    if not rest:
+        return words
+    return f"{words}{' and' if rest < 100 else ','} {_in_words(rest)}"

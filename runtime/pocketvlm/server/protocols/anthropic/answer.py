@@ -67,7 +67,7 @@ class MessageUsage(_Answer):
 
 
 class MessageAnswer(_Answer):
-    """`timings` and `not_enforced` are those of a chat completion."""
+    """`timings`, `not_enforced` and `notes` are those of a chat completion."""
 
     id: str
     type: Literal["message"] = "message"
@@ -79,6 +79,7 @@ class MessageAnswer(_Answer):
     usage: MessageUsage
     timings: Omitted[Timings] = None
     not_enforced: Omitted[list[str]] = None
+    notes: Omitted[list[str]] = None
 
 
 # ---- events
@@ -148,6 +149,7 @@ class MessageDelta(_Answer):
     usage: MessageUsage
     timings: Omitted[Timings] = None
     not_enforced: Omitted[list[str]] = None
+    notes: Omitted[list[str]] = None
 
 
 class MessageStop(_Answer):
@@ -187,7 +189,7 @@ class MessageEvents:
             if chunk.usage is not None and self._last is not None:
                 usage = MessageUsage.of(chunk.usage)
                 delta = StopDelta.of(self._last, usage, self._limit)
-                yield MessageDelta(delta=delta, usage=usage, timings=chunk.timings, not_enforced=chunk.not_enforced)
+                yield MessageDelta(delta=delta, usage=usage, **_extensions(chunk))
                 yield MessageStop()
 
     def _content(self, delta: Delta) -> Iterator[Event]:
@@ -242,7 +244,11 @@ def message_of(completion: ChatCompletion, *, limit: int | None, hides_thoughts:
     usage = MessageUsage.of(completion.usage)
     stop = StopDelta.of(choice, usage, limit)
     message = _message(completion, content, stop, usage)
-    return message.model_copy(update={"timings": completion.timings, "not_enforced": completion.not_enforced})
+    return message.model_copy(update=_extensions(completion))
+
+
+def _extensions(answer: ChatCompletion | ChatCompletionChunk) -> dict[str, Any]:
+    return {"timings": answer.timings, "not_enforced": answer.not_enforced, "notes": answer.notes}
 
 
 def _message(

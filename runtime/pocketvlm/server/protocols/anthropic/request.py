@@ -10,11 +10,12 @@ from pydantic import BeforeValidator, Field, Strict, Tag, field_validator
 
 from pocketvlm.errors import RequestError, shortened
 from pocketvlm.messages.base import Flag, JsonObject, Open, Text, by_field, by_form
-from pocketvlm.messages.field_errors import did_you_mean, validated
+from pocketvlm.messages.field_errors import validated
 from pocketvlm.messages.ignored import Ignored
 from pocketvlm.messages.numbers import AnyNumber, Count, DefaultAt
 from pocketvlm.messages.tools import FunctionName
 from pocketvlm.server.protocols.anthropic.blocks import AnswerBlock, TextBlock, UserBlock
+from pocketvlm.system.suggestions import did_you_mean
 
 _MAX_STOPS = 128  # Anthropic states no limit
 _COMPARED = 50  # fields whose names are compared with the known ones, which takes time

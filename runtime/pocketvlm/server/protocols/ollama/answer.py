@@ -79,13 +79,14 @@ class OllamaExchange(Exchange):
             if (complete := _call(i, call.id, call.function.name, call.function.arguments))
         ]
         fields = self.written(message.text, message.reasoning_content or "", calls)
-        end = self._end(choice.finish_reason, completion.usage, completion.timings, completion.not_enforced)
+        extensions = {"not_enforced": completion.not_enforced, "notes": completion.notes}
+        end = self._end(choice.finish_reason, completion.usage, completion.timings, extensions)
         return self._line(completion.model, fields | _scores(choice.logprobs), end)
 
     def events(self, chunks: Chunks) -> Generator[bytes, None, None]:
         calls = _Calls()
         reason: FinishReason = "stop"
-        not_enforced: list[str] | None = None
+        extensions: dict[str, list[str] | None] = {}
         for chunk in chunks:
             for choice in chunk.choices:
                 delta = choice.delta
@@ -97,9 +98,10 @@ class OllamaExchange(Exchange):
                 if text or thought or complete or choice.logprobs:
                     fields = self.written(text, thought, complete)
                     yield self._line(chunk.model, fields | _scores(choice.logprobs))
-            not_enforced = chunk.not_enforced or not_enforced
+            if chunk.timings is not None:
+                extensions = {"not_enforced": chunk.not_enforced, "notes": chunk.notes}
             if chunk.usage is not None and chunk.timings is not None:
-                end = self._end(reason, chunk.usage, chunk.timings, not_enforced)
+                end = self._end(reason, chunk.usage, chunk.timings, extensions)
                 yield self._line(chunk.model, self.written("", "", []), end)
 
     def failure(self, error: HTTPError) -> bytes:
@@ -115,7 +117,7 @@ class OllamaExchange(Exchange):
         return _line({"model": name, "created_at": time_text(time.time()), **fields, **end})
 
     def _end(
-        self, reason: FinishReason, usage: Usage, timings: Timings, not_enforced: list[str] | None
+        self, reason: FinishReason, usage: Usage, timings: Timings, extensions: Mapping[str, list[str] | None]
     ) -> dict[str, Any]:
         fields: dict[str, Any] = {
             "done": True,
@@ -127,7 +129,7 @@ class OllamaExchange(Exchange):
             "eval_count": usage.completion_tokens,
             "eval_duration": int(_NS * timings.decode_ms),
         }
-        return fields | ({"not_enforced": not_enforced} if not_enforced else {})
+        return fields | {name: value for name, value in extensions.items() if value}
 
 
 class Chat(OllamaExchange):

@@ -32,7 +32,7 @@ _END = {
     **dict.fromkeys((*_NUMBERS, "prompt_eval_count", "eval_count"), _COUNT),
     "logprobs": _list({"type": "object"}),
     "status": {"type": "string", "description": "what a stream waits for, while there is nothing to send"},
-    "not_enforced": _list(_TEXT),
+    **dict.fromkeys(("not_enforced", "notes"), _list(_TEXT)),
 }
 _CHAT = Component("OllamaChat", _object({**_PART, "message": _MESSAGE}, _END))
 _GENERATED = Component("OllamaGenerated", _object({**_PART, "response": _TEXT}, {"thinking": _TEXT, **_END}))

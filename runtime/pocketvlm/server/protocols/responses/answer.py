@@ -140,8 +140,8 @@ class ResponseIncomplete(_Answer):
 class Response(_Answer):
     """`timings`, `notes` and `not_enforced` are extensions.
 
-    `notes` say what of the request was left out; `not_enforced` are the paths of keywords in its schemas that the
-    answer may not follow.
+    `notes` say what of the request was left out, and are those of a chat completion; `not_enforced` are the paths of
+    keywords in its schemas that the answer may not follow.
     """
 
     id: str

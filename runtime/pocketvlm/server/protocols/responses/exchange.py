@@ -151,6 +151,7 @@ class ResponseExchange(Exchange):
             usage=answer.usage,
             timings=answer.timings,
             not_enforced=answer.not_enforced,
+            notes=answer.notes,
         )
         if self._stores:
             written = [item.model_dump(mode="json") for item in self._output.items]
@@ -168,6 +169,7 @@ class ResponseExchange(Exchange):
         usage: Usage | None = None,
         timings: Timings | None = None,
         not_enforced: list[str] | None = None,
+        notes: list[str] | None = None,
         error: ResponseFault | None = None,
     ) -> Response:
         asked, request = self._asked, self.request
@@ -205,7 +207,7 @@ class ResponseExchange(Exchange):
             "user": asked.user,
             "metadata": dict(asked.metadata or {}),
             "timings": timings,
-            "notes": self._toolbox.notes or None,
+            "notes": [*self._toolbox.notes, *(notes or ())] or None,
             "not_enforced": not_enforced,
         }
         return Response(**values)

@@ -1,4 +1,7 @@
-"""GLM-OCR: one tile of about the picture's own size; the chat template writes the tokens around it."""
+"""GLM-4.1V, GLM-4.6V-Flash and GLM-OCR: one tile of about the picture's own size.
+
+The chat template writes the tokens around it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,15 @@ from typing import Any
 
 from pocketvlm.files.gguf_header import GGUFHeader, projector_type
 from pocketvlm.vision.dynamic_size import DynamicSize, read_dynamic
-from pocketvlm.vision.encoder_tensors import EncoderTensors, axial_sizes, fused, norm, rows, second_frame
+from pocketvlm.vision.encoder_tensors import (
+    EncoderTensors,
+    Shapes,
+    axial_sizes,
+    norm,
+    rows,
+    second_frame,
+    square_table,
+)
 
 DECODERS = ("glm4",)
 
@@ -28,13 +39,21 @@ def from_metadata(metadata: dict[str, Any]) -> DynamicSize:
 
 
 def tensors(header: GGUFHeader) -> EncoderTensors:
-    """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has."""
+    """Return the tensors of an mmproj. Raises ModelFormatError for sizes that no encoder has.
+
+    With a table of positions, the metadata state the projector's MLP and not that of the layers.
+    """
     sizes, inner = axial_sizes(header), rows(header, "mm.up.weight")
+    positioned: Shapes = {}
+    if sizes.positions:
+        sizes = replace(sizes, inner=rows(header, "v.blk.0.ffn_up.weight"))
+        positioned = {**square_table(header, sizes), "v.norm_embd.weight": (sizes.hidden,)}
     merge, output = sizes.merge, sizes.output
     return EncoderTensors(
         sizes,
         required={
             **second_frame(sizes),
+            **positioned,
             "v.patch_embd.bias": (sizes.hidden,),
             "mm.patch_merger.weight": (merge, merge, sizes.hidden, output),
             "mm.patch_merger.bias": (output,),
@@ -44,7 +63,10 @@ def tensors(header: GGUFHeader) -> EncoderTensors:
             "mm.down.weight": (inner, output),
             **norm("mm.post_norm", output),
         },
-        layer=fused(sizes),
-        layer_optional=dict.fromkeys(("attn_q_norm.weight", "attn_k_norm.weight"), (sizes.head,)),
+        layer={"attn_qkv.weight": (sizes.hidden, 3 * sizes.hidden)},
+        layer_optional={
+            "attn_qkv.bias": (3 * sizes.hidden,),
+            **dict.fromkeys(("attn_q_norm.weight", "attn_k_norm.weight"), (sizes.head,)),
+        },
         axes=True,
     )

@@ -1,0 +1,1 @@
+"""The conversation of `pocketvlm chat` without a question. `talk` is its loop."""
