@@ -84,6 +84,8 @@ export const texts = {
     seen: {
         title: "How the model sees it",
         close: "Close",
+        several: (pictures: number, line: string) =>
+            `${count(pictures)} pictures ${line[0]!.toLowerCase()}${line.slice(1)}`,
         line: (used: [number, number], original: [number, number]) => `Seen at ${pixels(used)} of ${pixels(original)}`,
         tiles: (tiles: number) => (tiles === 1 ? "1 tile" : `${count(tiles)} tiles`),
         tokens: (tokens: number) => `${count(tokens)} tokens`,

@@ -226,6 +226,19 @@ def test_a_private_chat_leaves_nothing(tab: Tab, server: Server) -> None:
     assert page.locator(".entry").count() == 0
 
 
+def test_a_chat_that_is_deleted_in_mid_answer(tab: Tab) -> None:
+    """What still comes does not bring it back."""
+    answer_long(tab)
+    tab.message.fill("Some numbers, please")
+    tab.message.press("Enter")
+    tab.until_answer_has(20)
+    tab.page.locator(".entry").hover()
+    tab.button("Delete Some numbers, please").click()
+    tab.page.get_by_text("Ask about a picture").wait_for()
+    tab.page.wait_for_timeout(500)
+    assert set(tab.kept().values()) == {0}
+
+
 def test_structured_answers(tab: Tab) -> None:
     page = tab.page
     tab.button("Settings").first.click()

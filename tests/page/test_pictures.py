@@ -29,6 +29,7 @@ def test_several_files_and_a_wrong_one(tab: Tab) -> None:
     assert page.locator(".message").count() == 0  # it must not be sent without a file that was meant
     assert tab.message.input_value() == "What is it?"
     tab.button("Remove notes.png").click()
+    assert tab.kept()["files"] == 0  # nothing is kept before it is sent
 
     tab.button("Move c.png to the left").click()
     tab.button("Remove a.png").click()
@@ -38,6 +39,7 @@ def test_several_files_and_a_wrong_one(tab: Tab) -> None:
     parts = json.loads(tab.bodies[0])["messages"][0]["content"]
     assert [part["type"] for part in parts] == ["image_url", "image_url", "text"]
     assert page.locator(".question img").count() == 2
+    assert tab.kept()["files"] == 2
 
 
 def test_enter_before_a_picture_has_arrived(tab: Tab) -> None:

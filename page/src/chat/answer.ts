@@ -8,10 +8,10 @@ import { readStream } from "../server/stream";
 import type { Chunk } from "../server/types";
 import type { Attachment, Conversation, Figures, Message } from "../store/records";
 import { newId } from "../store/records";
-import { fileOf, filesOf, keepConversation, keepMessage } from "./keep";
+import { fileOf, filesOf, keepConversation, keepFiles, keepMessage } from "./keep";
 import { afterComment, type Progress, Speedometer } from "./progress";
 import { chatBody } from "./request";
-import { announcement, current, messages, type Run, runs, setRun } from "./state";
+import { announcement, conversations, current, messages, type Run, runs, setRun } from "./state";
 import { pathTo } from "./tree";
 
 const KEEP_EVERY = 1000; // milliseconds between two writes of an answer that is coming
@@ -25,6 +25,7 @@ export async function ask(text: string, attachments: Attachment[], replaces?: Me
     const question = newMessage(conversation, parent, "user", text, attachments);
     const title = conversation.title || (text.trim() || attachments[0]?.name || "").slice(0, TITLE);
     const next = { ...conversation, title, leaf: question.id, updated: Date.now() };
+    await keepFiles(next.isPrivate, question.files);
     await keepMessage(next, question);
     await keepConversation(next);
     await answer(next, question.id);
@@ -93,7 +94,9 @@ async function run(conversation: Conversation, message: Message): Promise<void> 
         current_.message.value = { ...current_.message.value, state: stopped ? "stopped" : "failed", error: text };
     } finally {
         setRun(conversation.id, null);
-        await keepMessage(conversation, current_.message.value);
+        // It may have been deleted meanwhile, and must not come back.
+        const isThere = conversations.value.some((one) => one.id === conversation.id);
+        if (isThere) await keepMessage(conversation, current_.message.value);
         const { state, text, error } = current_.message.value;
         announcement.value = state === "failed" ? error : state === "stopped" ? texts.stopped : texts.answered(text);
     }
@@ -119,7 +122,7 @@ async function receive(conversation: Conversation, path: Message[], run: Run): P
             if (performance.now() - keptAt > KEEP_EVERY) {
                 keptAt = performance.now();
                 painter.flush();
-                void keepMessage(conversation, run.message.value);
+                if (!run.abort.signal.aborted) void keepMessage(conversation, run.message.value);
             }
         }
         painter.end();

@@ -76,8 +76,20 @@ export async function keepMessage(conversation: Conversation, message: Message):
 
 // ---- files
 
-export async function keepFile(isPrivate: boolean, file: StoredFile): Promise<void> {
-    await storeFor(isPrivate).put("files", file);
+/** Hold a file in memory, until a message or row needs it or it is given up. */
+export async function holdFile(file: StoredFile): Promise<void> {
+    await memory.put("files", file);
+}
+
+/** Keep files that were held, with what needs them now. */
+export async function keepFiles(isPrivate: boolean, ids: string[]): Promise<void> {
+    if (isPrivate) return; // memory is where they are to stay
+    for (const id of new Set(ids)) {
+        const file = await memory.get("files", id);
+        if (!file) continue;
+        await disk.put("files", file);
+        if (!(await memory.needs(id))) await memory.remove("files", [id]);
+    }
 }
 
 export async function fileOf(id: string): Promise<StoredFile | undefined> {
@@ -101,6 +113,7 @@ export function filesOf(attachments: Attachment[]): string[] {
 // ---- delete
 
 export async function deleteConversation(conversation: Conversation): Promise<void> {
+    conversations.value = conversations.value.filter((other) => other.id !== conversation.id);
     runs.value.get(conversation.id)?.abort.abort();
     const store = storeFor(conversation.isPrivate);
     const its = await store.messagesOf(conversation.id);
@@ -109,7 +122,6 @@ export async function deleteConversation(conversation: Conversation): Promise<vo
         its.map((message) => message.id),
     );
     await store.remove("conversations", [conversation.id]);
-    conversations.value = conversations.value.filter((other) => other.id !== conversation.id);
     await dropFiles(
         conversation.isPrivate,
         its.flatMap((message) => message.files),
@@ -119,10 +131,10 @@ export async function deleteConversation(conversation: Conversation): Promise<vo
 
 /** Delete everything that the page keeps. */
 export async function deleteAll(): Promise<void> {
+    conversations.value = [];
     for (const run of runs.value.values()) run.abort.abort();
     const files = [...(await disk.all("files")), ...(await memory.all("files"))];
     await Promise.all([disk.clear(), memory.clear()]);
-    conversations.value = [];
     localStorage.removeItem(LAST);
     startConversation(false);
     await Promise.all(files.map((file) => forgetFile(file.id)));

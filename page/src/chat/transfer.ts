@@ -2,7 +2,7 @@
 import type { Attachment, Conversation, Message, Settings, StoredFile } from "../store/records";
 import { DEFAULT_SETTINGS, newId } from "../store/records";
 import { thumbnailOf } from "../pictures/thumbnail";
-import { fileOf, keepConversation, keepFile, storeFor } from "./keep";
+import { fileOf, keepConversation, storeFor } from "./keep";
 
 const FORMAT = "pocketvlm-chats";
 type Json = Record<string, unknown>;
@@ -28,7 +28,7 @@ export async function imported(text: string): Promise<number> {
     if (data.format !== FORMAT || data.version !== 1) throw new Error("another format");
     const chats = list(data.chats).map((chat) => chatOf(object(chat)));
     const files = await Promise.all(list(data.files).map((file) => storedFile(object(file))));
-    for (const file of files) await keepFile(false, file);
+    await storeFor(false).put("files", ...files);
     for (const { conversation, messages } of chats) {
         await storeFor(false).put("messages", ...messages);
         await keepConversation(conversation);

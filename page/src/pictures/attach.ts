@@ -1,7 +1,7 @@
 // Files that were dropped, pasted or picked: each is sent to the server at once, and waits in the tray.
 import { signal } from "@preact/signals";
 import { texts } from "../texts";
-import { fileOf, keepFile } from "../chat/keep";
+import { dropFiles, fileOf, holdFile } from "../chat/keep";
 import { seenPicture, sendFile } from "../server/api";
 import { type Attachment, newId } from "../store/records";
 import { kindOf } from "./kinds";
@@ -18,13 +18,13 @@ export interface Pending {
 export const tray = signal<Pending[]>([]);
 
 /** Add files to the tray. Those that the server cannot read stay there with the reason. */
-export async function attach(files: Iterable<File>, isPrivate: boolean): Promise<void> {
+export async function attach(files: Iterable<File>): Promise<void> {
     await Promise.all(
         [...files].map(async (file) => {
             const pending: Pending = { key: newId(), name: file.name, attachment: null, error: "" };
             tray.value = [...tray.value, pending];
             try {
-                change(pending.key, { attachment: await send(file, isPrivate) });
+                change(pending.key, { attachment: await send(file) });
             } catch (error) {
                 change(pending.key, { error: (error as Error).message });
             }
@@ -32,8 +32,8 @@ export async function attach(files: Iterable<File>, isPrivate: boolean): Promise
     );
 }
 
-/** Send a file to the server, keep it here, and return what stands for it in messages. */
-export async function send(file: File, isPrivate: boolean): Promise<Attachment> {
+/** Send a file to the server, hold it here, and return what stands for it in messages. */
+export async function send(file: File): Promise<Attachment> {
     if (!file.size) throw new Error(texts.errors.emptyFile);
     const [picture, drawn] = await Promise.all([sendFile(file), kindOf(file) === "picture" ? thumbnailOf(file) : null]);
     const { id } = picture;
@@ -42,7 +42,7 @@ export async function send(file: File, isPrivate: boolean): Promise<Attachment> 
         // The server draws what the browser cannot: pages, frames, and TIFF.
         const thumbnail =
             drawn ?? (await seenPicture("", { id, detail: "auto", budget: null }).then(thumbnailOf, () => null));
-        await keepFile(isPrivate, { id, blob: file, thumbnail });
+        await holdFile({ id, blob: file, thumbnail });
     }
     return {
         id,
@@ -61,8 +61,11 @@ export function change(key: string, fields: Partial<Pending>): void {
     tray.value = tray.value.map((pending) => (pending.key === key ? { ...pending, ...fields } : pending));
 }
 
+/** Take a file out of the tray; it is forgotten unless something else needs it. */
 export function remove(key: string): void {
+    const id = tray.value.find((pending) => pending.key === key)?.attachment?.id;
     tray.value = tray.value.filter((pending) => pending.key !== key);
+    if (id && !tray.value.some((pending) => pending.attachment?.id === id)) void dropFiles(true, [id]);
 }
 
 /** Put the file `key` where the file `before` is; at the end if there is none. */

@@ -10,6 +10,7 @@ export function thumbnailUrl(id: string): Promise<string | null> {
     if (!url) {
         url = fileOf(id).then((file) => (file?.thumbnail ? URL.createObjectURL(file.thumbnail) : null));
         urls.set(id, url);
+        void url.then((made) => made ?? urls.delete(id)); // the file may come later
     }
     return url;
 }

@@ -40,6 +40,7 @@ export async function keepTable(changed: Table): Promise<void> {
 }
 
 export async function keepRows(...changed: Row[]): Promise<void> {
+    changed = changed.filter((row) => tables.value.some((one) => one.id === row.table)); // others were deleted
     const byId = new Map(changed.map((row) => [row.id, row]));
     const shown = changed.filter((row) => row.table === table.value?.id);
     if (shown.length) {

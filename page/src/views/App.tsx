@@ -134,7 +134,7 @@ function useFiles(): boolean {
     useEffect(() => {
         const take = (files: FileList | File[]) => {
             if (table.value) void addRows([...files]);
-            else void attach([...files], current.value.isPrivate);
+            else void attach([...files]);
         };
         const hasFiles = (event: DragEvent) => event.dataTransfer?.types.includes("Files") ?? false;
         const over = (event: DragEvent) => {

@@ -1,6 +1,5 @@
 // A picture from the camera, where the browser lets the page have one.
 import { useEffect, useRef, useState } from "preact/hooks";
-import { current } from "../chat/state";
 import { attach } from "../pictures/attach";
 import { texts } from "../texts";
 import { Dialog } from "./Dialog";
@@ -36,7 +35,7 @@ export function CameraDialog() {
         const canvas = new OffscreenCanvas(width, height);
         canvas.getContext("2d")!.drawImage(video.current!, 0, 0);
         const blob = await canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 });
-        void attach([new File([blob], texts.camera.name, { type: blob.type })], current.value.isPrivate);
+        void attach([new File([blob], texts.camera.name, { type: blob.type })]);
         close();
     };
     return (

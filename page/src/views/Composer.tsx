@@ -65,7 +65,7 @@ export function Composer() {
                     aria-label={texts.composer.add}
                     onChange={(event) => {
                         const input = event.currentTarget;
-                        void attach(input.files ?? [], current.value.isPrivate);
+                        void attach(input.files ?? []);
                         input.value = "";
                         field.current!.focus();
                     }}

@@ -3,7 +3,7 @@ import { useMemo } from "preact/hooks";
 import { messages } from "../chat/state";
 import { seenByFile } from "../chat/seen";
 import { pathTo } from "../chat/tree";
-import { count, seconds } from "../pictures/format";
+import { seconds } from "../pictures/format";
 import type { Message, Seen } from "../store/records";
 import { texts } from "../texts";
 import { dialog } from "./ui";
@@ -28,8 +28,7 @@ export function SeenLine({ message }: { message: Message }) {
                             dialog.value = { kind: "picture", attachment, change: null };
                         }}
                     >
-                        {its.length > 1 && `${count(its.length)} × `}
-                        {lineOf(one)}
+                        {its.length > 1 ? texts.seen.several(its.length, lineOf(one)) : lineOf(one)}
                     </button>
                 )),
             )}

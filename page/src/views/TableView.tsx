@@ -1,5 +1,6 @@
 // Many pictures, one question, a row each.
 import { useRef, useState } from "preact/hooks";
+import { keepFiles } from "../chat/keep";
 import { columnsOf } from "../chat/schema";
 import { notice } from "../chat/state";
 import { saveAs } from "../chat/transfer";
@@ -22,8 +23,9 @@ export async function addRows(files: Iterable<File>): Promise<void> {
     let position = Math.max(-1, ...rows.value.map((row) => row.position));
     for (const file of files) {
         try {
-            const attachment = await send(file, false);
+            const attachment = await send(file);
             const row = { id: newId(), table: into.id, position: ++position, attachment, files: [attachment.id] };
+            await keepFiles(false, row.files);
             await keepRows({ ...row, state: "waiting", text: "", error: "" });
         } catch (error) {
             notice.value = `${file.name}: ${(error as Error).message}`;

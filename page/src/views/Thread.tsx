@@ -75,7 +75,7 @@ export function Thread() {
 function Empty() {
     const tryIt = async () => {
         const blob = await (await fetch("page/sample.png")).blob();
-        void attach([new File([blob], "sample.png", { type: "image/png" })], current.value.isPrivate);
+        void attach([new File([blob], "sample.png", { type: "image/png" })]);
         draft.write(texts.empty.sampleQuestion);
     };
     return (
