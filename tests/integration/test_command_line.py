@@ -120,6 +120,8 @@ def test_messages_show_options(tmp_path: Path) -> None:
     picture = tmp_path / "large.png"
     Image.new("1", (1500, 1000)).save(picture)
     assert refused("chat", "Hi", picture, "--max-pixels", "1").endswith("or raise the limit with --max-pixels")
+    read = run("read", picture, "-o", tmp_path / "large.md", "--max-pixels", "1")
+    assert "with --max-pixels" in " ".join(read[2].split())
     mmproj = tmp_path / "mmproj.gguf"
     mmproj.touch()
     assert refused("chat", "Hi", "--mmproj", mmproj).endswith("needs a language model: give --model as well")

@@ -30,6 +30,7 @@ from pocketvlm.cli.loading import load_arguments
 from pocketvlm.cli.response_format import response_format
 from pocketvlm.cli.typed_path import typed_path
 from pocketvlm.errors import RequestError
+from pocketvlm.system.option_names import with_flags
 
 if TYPE_CHECKING:
     from pocketvlm.errors import ImageError
@@ -102,7 +103,8 @@ def read(
         _check_preset(preset)
     kind = _format(format, output, has_schema=schema is not None)
     how = ReadOptions(kind, prompt, preset, schema, cast(Any, detail), max_tokens)
-    source = Source(None if pages is None else PageSelection.parse(pages, "--pages"), password)
+    selection = None if pages is None else PageSelection.parse(pages, "--pages")
+    source = Source(selection, password, max_pixels=options.max_pixels)
     names = [typed_path(name) for name in files]
     inputs = find_inputs(names)
     if output is None:
@@ -160,7 +162,7 @@ def _print_documents(
                 document, _ = source.open(file.path)
             except ImageError as error:
                 failed = True
-                err.print(f"not read: {escape(error.message)}")
+                err.print(f"not read: {escape(with_flags(error.message))}")
                 continue
             if len(inputs) > 1 and how.format != "json":
                 mark = "# " if how.format == "markdown" else ""
@@ -231,10 +233,10 @@ def _progress_bar(count: Any) -> Iterator[Listener]:
                 if kind != note:
                     printed.add((file, kind))
             if text.error is not None:
-                err.print(f"not read: {escape(text.error)}")  # which names file and page
+                err.print(f"not read: {escape(with_flags(text.error))}")  # which names file and page
 
         def fails(error: ImageError) -> None:
-            err.print(f"not read: {escape(error.message)}")
+            err.print(f"not read: {escape(with_flags(error.message))}")
 
         yield Listener(begins, page, fails)
 

@@ -11,6 +11,7 @@ from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.documents.open_document import open_document
 from pocketvlm.documents.selection import PageSelection
 from pocketvlm.errors import ImageError
+from pocketvlm.pictures.images import MAX_PIXELS
 from pocketvlm.reading.inputs import Input
 from pocketvlm.reading.progress_file import ProgressFile, stamp_of
 from pocketvlm.reading.read import read_pages
@@ -25,10 +26,11 @@ class Source:
     pages: PageSelection | None = None
     password: str | None = field(default=None, repr=False)
     limits: DocumentLimits | None = None
+    max_pixels: int = MAX_PIXELS
 
     def open(self, path: Path) -> tuple[Document, list[int]]:
         """Return the document and the numbers of its pages. Raises ImageError."""
-        document = open_document(path, password=self.password, limits=self.limits)
+        document = open_document(path, password=self.password, limits=self.limits, max_pixels=self.max_pixels)
         try:
             return document, [page.number for page in document.pages(self.pages)]
         except BaseException:
