@@ -107,6 +107,11 @@ def test_no_answer_is_lost(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [line.strip() for line in lines] == [line.strip() for line in text.split("\n")]
 
 
+def test_no_item_of_a_list_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert drawn("The answer is:\n\n42.", 80, 24, 1, monkeypatch) == ["The answer is:", "", "42."]
+    assert drawn("1. a\n2.\n3. c", 80, 24, 1, monkeypatch) == [" 1 a", " 2", " 3 c"]
+
+
 def test_only_what_changes_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen(80, 24)
     monkeypatch.setattr("pocketvlm.cli.conversation.answer._PAUSE", 0)

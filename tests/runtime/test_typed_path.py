@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pocketvlm.cli.typed_path import leading_path, typed_path
+from pocketvlm.cli.typed_path import typed_path
 
 
 @pytest.fixture
@@ -61,20 +61,3 @@ def test_a_file_to_be_written(folder: Path) -> None:
     """It must not replace one with another name."""
     assert typed_path("'Screenshot 5.01 PM.png'", alike=False) == "Screenshot 5.01 PM.png"
     assert typed_path("~/new.session", alike=False) == str(folder / "new.session")
-
-
-@pytest.mark.parametrize(
-    ("line", "path"),
-    [
-        ("x.png what is this?", "x.png"),
-        ("my photo.png what is this?", "my photo.png"),
-        ("'my photo.png' what is this?", "'my photo.png'"),
-        ("my\\ photo.png", "my\\ photo.png"),
-        ("~/x.png ?", "~/x.png"),
-        ("What is in x.png?", None),
-        ("", None),
-        ("/image x.png", None),
-    ],
-)
-def test_lines_that_begin_with_a_file(line: str, path: str | None, folder: Path) -> None:
-    assert folder.is_dir() and leading_path(line) == path

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-_MAX_WORDS = 32  # of a path with spaces at the beginning of a line
-
 
 def typed_path(text: str, *, alike: bool = True) -> str:
     """Return the path that `text` means.
@@ -26,16 +24,6 @@ def typed_path(text: str, *, alike: bool = True) -> str:
         if other := _alike(reading):
             return other
     return readings[-1]
-
-
-def leading_path(line: str) -> str | None:
-    """Return the path of the existing file with which a line begins, as it is typed; None where there is none."""
-    words = line.split(" ")[:_MAX_WORDS]
-    beginnings = (" ".join(words[:count]) for count in range(len(words), 0, -1))
-    for beginning in beginnings:
-        if any(_is_file(reading) for reading in _readings(beginning)):
-            return beginning
-    return None
 
 
 def _readings(text: str) -> Iterator[str]:
@@ -77,10 +65,4 @@ def _plain(name: str) -> str:
 def exists(path: str) -> bool:
     with suppress(OSError, ValueError):  # a name that is too long, NUL
         return bool(path) and Path(path).exists()
-    return False
-
-
-def _is_file(path: str) -> bool:
-    with suppress(OSError, ValueError):
-        return bool(path) and Path(path).is_file()
     return False

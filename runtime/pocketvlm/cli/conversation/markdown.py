@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import ClassVar
 
 from markdown_it import MarkdownIt
@@ -18,6 +21,7 @@ _PARSER = MarkdownIt("commonmark").enable(["strikethrough", "table"])
 _PARSER.disable(["code", "lheading", "reference", "html_block", "html_inline"])
 # For an answer of one line, in which "42." is no list.
 _LINE_PARSER = MarkdownIt("zero").enable(["backticks", "emphasis", "escape", "strikethrough", "link"])
+_EMPTY_ITEM = re.compile(r"\s*(?:\d+[.)]|[-*+])\s*")  # of a list, which rich does not print
 # The terminal's own colours, which can be read on light and dark ones.
 _THEME = Theme(
     {
@@ -102,8 +106,13 @@ class MarkdownRenderer:
 
     def lines(self, text: str, width: int, *, alone: bool) -> list[str]:
         """Render one block at most `width` columns wide. `alone`: it is the whole answer."""
-        one_line = alone and "\n" not in text.strip() and not text.lstrip().startswith(("#", "```"))
+        one_line = (
+            (alone or _EMPTY_ITEM.fullmatch(text))
+            and "\n" not in text.strip()
+            and not text.lstrip().startswith(("#", "```"))
+        )
         tokens = (_LINE_PARSER if one_line else _PARSER).parse(text.strip("\n"))
+        tokens = [*_with_items(tokens)]
         for token in tokens:
             for child in token.children or ():
                 if child.type == "softbreak":
@@ -119,3 +128,15 @@ class MarkdownRenderer:
         while lines and not Text.from_ansi(lines[-1]).plain.strip():
             lines.pop()
         return lines
+
+
+def _with_items(tokens: list[Token]) -> Iterator[Token]:
+    """Yield tokens with a text in each item of a list; rich prints no number of an empty one."""
+    for token, after in pairwise([*tokens, None]):
+        if token is None:
+            return
+        yield token
+        if token.type == "list_item_open" and after is not None and after.type == "list_item_close":
+            yield Token("paragraph_open", "p", 1)
+            yield Token("inline", "", 0, children=[Token("text", "", 0, content=" ")])
+            yield Token("paragraph_close", "p", -1)
