@@ -36,7 +36,7 @@ class Served:
     memory: int | None = None
 
 
-def served_models(models: Sequence[str], every: bool, options: LoadOptions, *, memory: str | None) -> Served:
+def served_models(models: Sequence[str], every: bool, options: LoadOptions, memory: str | None) -> Served:
     """Return what to serve: `models` as the command line names them, and all pulled ones if `every`.
 
     One model alone gets the whole of `memory`, or no limit without it. Several share it, or else what is free now.
