@@ -16,11 +16,13 @@ import pytest
 from PIL import Image
 
 from pocketvlm import VLM
+from pocketvlm.batch.lines import error_line
 from pocketvlm.batch.requests import BatchInput, Defaults, read_batch
 from pocketvlm.batch.results import Results
 from pocketvlm.batch.resume import Resumption, resume
 from pocketvlm.batch.run import run
 from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.reading.progress_file import ProgressFile
 
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()", "batch", "--threads", "1"]
 SHORT = {"max_tokens": 2}
@@ -210,6 +212,36 @@ def test_a_line_that_is_no_answer(keys: str, tmp_path: Path) -> None:
         Results(tmp_path / "out.jsonl", {})
 
 
+@pytest.mark.parametrize("ending", ["", "\n"])
+@pytest.mark.parametrize("content", ['{"my": "settings"}', "notes", "%PDF-1.7"])
+def test_a_file_of_others_is_kept(content: str, ending: str, tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").write_text(content + ending)
+    with pytest.raises(RequestError, match="line 1 is not an answer of a batch"):
+        Results(tmp_path / "out.jsonl", {})
+    with pytest.raises(RequestError, match="is not a"):
+        ProgressFile(tmp_path / "out.jsonl", {})
+    assert (tmp_path / "out.jsonl").read_text() == content + ending
+
+
+@pytest.mark.parametrize("end", ['{"id": "batch_req_7", "custom', '{"i', '{"id": "batch_r\0\0', "\0\0"])
+def test_a_line_that_is_incomplete_is_cut_off(end: str, tmp_path: Path) -> None:
+    line = '{"id": "x", "custom_id": "a", "response": {"status_code": 400, "body": {}}}'
+    for before in ("", f"{line}\n"):
+        (tmp_path / "out.jsonl").write_text(before + end)
+        Results(tmp_path / "out.jsonl", {}).close()
+        assert (tmp_path / "out.jsonl").read_text() == before
+
+
+def test_a_last_line_without_its_end_counts(tmp_path: Path) -> None:
+    """An editor may have removed it."""
+    line = '{"custom_id": "a", "response": {"status_code": 400, "body": {}}}'
+    (tmp_path / "out.jsonl").write_text(line)
+    with Results(tmp_path / "out.jsonl", {"b": "1"}) as results:
+        results.add(error_line("b", RequestError("wrong")))
+        assert list(results.entries) == ["a", "b"]
+    assert (tmp_path / "out.jsonl").read_text().startswith(f"{line}\n{{")
+
+
 def batch_of(photos: Path) -> BatchInput:
     return read_batch([photos], Defaults("What is this?", fields=SHORT))
 
@@ -278,6 +310,22 @@ def test_a_record_that_is_replaced_while_it_is_opened(tmp_path: Path, monkeypatc
     monkeypatch.setattr(fcntl, "flock", flock)
     with Results(tmp_path / "out.jsonl", {}) as results:
         assert list(results.entries) == ["new"]
+
+
+def test_a_log_that_is_removed_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process is done with it, and removes it before we have the lock: we begin a new one."""
+    fcntl = pytest.importorskip("fcntl")
+    path, lock = tmp_path / ".read.jsonl", fcntl.flock
+    first = ProgressFile(path, {})
+
+    def flock(*arguments: Any) -> None:
+        first.close(remove=True)
+        monkeypatch.undo()
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with ProgressFile(path, {}):
+        assert path.exists()
 
 
 # ---- the command
