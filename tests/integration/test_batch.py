@@ -16,6 +16,7 @@ from PIL import Image
 
 from pocketvlm import VLM
 from pocketvlm.batch.lines import answer_line, error_line
+from pocketvlm.batch.outputs import Outputs
 from pocketvlm.batch.requests import Defaults, read_batch
 from pocketvlm.batch.results import Results
 from pocketvlm.batch.run import run
@@ -144,6 +145,15 @@ def test_wrong_files(tmp_path: Path, content: str, words: str) -> None:
     source.write_text(content)
     with pytest.raises(RequestError, match=words):
         read_batch([source], Defaults())
+
+
+@pytest.mark.parametrize("output", ["q.csv", "q.jsonl", "link.jsonl"])
+def test_requests_are_not_written_over(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("q.jsonl").write_text('{"prompt": "Hi"}')
+    Path("link.jsonl").symlink_to("q.jsonl")
+    with pytest.raises(RequestError, match=r"q\.jsonl: is a source, and answers would be written into it"):
+        read_batch([tmp_path / "q.jsonl"], Defaults(), outputs=Outputs.named(Path(output), None).paths)
 
 
 def test_wrong_folders(tmp_path: Path) -> None:

@@ -169,8 +169,11 @@ def local_files(request: ChatRequest) -> list[Path]:
 def read_batch(sources: Sequence[Path], defaults: Defaults, *, outputs: Sequence[Path] = ()) -> BatchInput:
     """Read the requests of a file, or of pictures: folders, files and patterns. `outputs` are not among the pictures.
 
-    Raises RequestError where there are none, or two share a custom_id.
+    Raises RequestError where there are none, two share a custom_id, or an output is one of the sources.
     """
+    for source in sources:
+        if any(_is_same(source, output) for output in outputs):
+            raise RequestError("is a source, and answers would be written into it; use another -o", str(source))
     if len(sources) == 1 and is_requests_file(sources[0]):
         [source] = sources
         if source.exists() and not source.is_file():
@@ -186,6 +189,13 @@ def read_batch(sources: Sequence[Path], defaults: Defaults, *, outputs: Sequence
         raise RequestError("contains no pictures", ", ".join(map(str, sources)))
     items = [BatchItem(name, defaults.hash(name, ""), picture=path) for name, path in pictures.items()]
     return BatchInput(None, tuple(items), defaults, passed_over)
+
+
+def _is_same(source: Path, output: Path) -> bool:
+    try:
+        return source.samefile(output)
+    except OSError:  # one of them does not exist
+        return False
 
 
 def _lines(source: Path, defaults: Defaults) -> list[BatchItem]:
