@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from pocketvlm import VLM
 from pocketvlm.batch.lines import error_line
@@ -21,6 +22,7 @@ from pocketvlm.batch.requests import BatchInput, Defaults, read_batch
 from pocketvlm.batch.results import Results
 from pocketvlm.batch.resume import Resumption, resume
 from pocketvlm.batch.run import run
+from pocketvlm.cli.commands import app
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.reading.progress_file import ProgressFile
 
@@ -350,6 +352,19 @@ def test_answers_on_standard_output(photos: Path, tmp_path: Path) -> None:
     assert wrong["shapes"] == "" and wrong["error"].endswith("b.png: is empty")
     assert "3 of 4 are answered; 4 asked in" in done.stderr and "1 failed" in done.stderr
     assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_stopped_before_the_first_answer(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left that would keep the same command from running."""
+
+    def stop(*_: Any, **_options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VLM, "load", stop)
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["batch", str(photos), "--prompt", "?", "-o", str(tmp_path / "out.csv")])
+        assert done.exit_code == 130 and "0 of 4 are answered" in done.stderr, (done.stderr, done.exception)
+        assert [*tmp_path.iterdir()] == [photos]
 
 
 def test_a_table_is_made_of_the_record(photos: Path, tmp_path: Path) -> None:
