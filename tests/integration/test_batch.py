@@ -204,6 +204,24 @@ def test_custom_ids_that_are_numbers(written: str, name: str, tmp_path: Path) ->
     assert batch.body(batch.items[0])["messages"]
 
 
+@pytest.mark.parametrize(
+    ("name", "key", "expected"),
+    [
+        ("10:30.png", "path", "{}/10:30.png"),
+        ("sub/a:b.png", "path", "{}/sub/a:b.png"),
+        ("note:b.png", "path", "{}/note:b.png"),
+        ("data:image/png;base64,AA", "url", "data:image/png;base64,AA"),
+        ("FILE:///x.png", "url", "FILE:///x.png"),
+        ("s3://x/y.png", "url", "s3://x/y.png"),
+    ],
+)
+def test_a_path_may_have_a_colon(name: str, key: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps({"image": name, "prompt": "?"}))
+    batch = read_batch([tmp_path / "in.jsonl"], Defaults())
+    [picture, _] = batch.body(batch.items[0])["messages"][0]["content"]
+    assert picture[key] == expected.format(tmp_path)
+
+
 @pytest.mark.parametrize("written", ["true", "[5]", '{"a": 1}'])
 def test_custom_ids_that_are_none(written: str, tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"

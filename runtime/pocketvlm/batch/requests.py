@@ -18,7 +18,7 @@ from typing import Any
 from pocketvlm.batch.find_pictures import find_pictures, is_requests_file
 from pocketvlm.errors import RequestError, quoted, shortened
 from pocketvlm.messages import ChatRequest, ImagePart, ImageURLPart
-from pocketvlm.pictures.sources import local_path
+from pocketvlm.pictures.sources import is_url, local_path
 
 URLS = ("/v1/chat/completions", "/chat/completions")
 _OPENAI_KEYS = {"custom_id", "method", "url", "body"}
@@ -129,8 +129,8 @@ class BatchInput:
             return []
 
     def _resolve(self, name: str) -> str:
-        """Return a path relative to the folder of the file; data: URIs stay as they are."""
-        return name if ":" in name or self.source is None else str(self.source.parent / name)
+        """Return a path relative to the folder of the file; URLs stay as they are."""
+        return name if is_url(name) or self.source is None else str(self.source.parent / name)
 
     def _body(self, pictures: list[str], prompt: str | None, pages: Any) -> dict[str, Any]:
         if not prompt:
@@ -141,7 +141,7 @@ class BatchInput:
         options = {name: value for name, value in values.items() if value is not None}
         kind = "file" if options.keys() & chosen.keys() else "image"
         parts: list[dict[str, Any]] = [
-            {"type": kind, "url" if ":" in name else "path": name, **options} for name in pictures
+            {"type": kind, "url" if is_url(name) else "path": name, **options} for name in pictures
         ]
         messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
         if self.defaults.system:
