@@ -16,6 +16,7 @@ from PIL import Image
 
 from pocketvlm import VLM
 from pocketvlm.batch.lines import answer_line, error_line
+from pocketvlm.batch.outputs import Outputs
 from pocketvlm.batch.requests import Defaults, read_batch
 from pocketvlm.batch.results import Results
 from pocketvlm.batch.run import run
@@ -146,6 +147,15 @@ def test_wrong_files(tmp_path: Path, content: str, words: str) -> None:
         read_batch([source], Defaults())
 
 
+@pytest.mark.parametrize("output", ["q.csv", "q.jsonl", "link.jsonl"])
+def test_requests_are_not_written_over(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("q.jsonl").write_text('{"prompt": "Hi"}')
+    Path("link.jsonl").symlink_to("q.jsonl")
+    with pytest.raises(RequestError, match=r"q\.jsonl: is a source, and answers would be written into it"):
+        read_batch([tmp_path / "q.jsonl"], Defaults(), outputs=Outputs.named(Path(output), None).paths)
+
+
 def test_wrong_folders(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="cannot be read"):
         read_batch([tmp_path / "none.jsonl"], Defaults("?"))
@@ -192,6 +202,24 @@ def test_custom_ids_that_are_numbers(written: str, name: str, tmp_path: Path) ->
     batch = read_batch([source], Defaults())
     assert [item.custom_id for item in batch.items] == [name]
     assert batch.body(batch.items[0])["messages"]
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "expected"),
+    [
+        ("10:30.png", "path", "{}/10:30.png"),
+        ("sub/a:b.png", "path", "{}/sub/a:b.png"),
+        ("note:b.png", "path", "{}/note:b.png"),
+        ("data:image/png;base64,AA", "url", "data:image/png;base64,AA"),
+        ("FILE:///x.png", "url", "FILE:///x.png"),
+        ("s3://x/y.png", "url", "s3://x/y.png"),
+    ],
+)
+def test_a_path_may_have_a_colon(name: str, key: str, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps({"image": name, "prompt": "?"}))
+    batch = read_batch([tmp_path / "in.jsonl"], Defaults())
+    [picture, _] = batch.body(batch.items[0])["messages"][0]["content"]
+    assert picture[key] == expected.format(tmp_path)
 
 
 @pytest.mark.parametrize("written", ["true", "[5]", '{"a": 1}'])

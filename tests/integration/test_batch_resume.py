@@ -14,13 +14,17 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from pocketvlm import VLM
+from pocketvlm.batch.lines import error_line
 from pocketvlm.batch.requests import BatchInput, Defaults, read_batch
 from pocketvlm.batch.results import Results
 from pocketvlm.batch.resume import Resumption, resume
 from pocketvlm.batch.run import run
+from pocketvlm.cli.commands import app
 from pocketvlm.errors import PocketVLMError, RequestError
+from pocketvlm.reading.progress_file import ProgressFile
 
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()", "batch", "--threads", "1"]
 SHORT = {"max_tokens": 2}
@@ -210,6 +214,36 @@ def test_a_line_that_is_no_answer(keys: str, tmp_path: Path) -> None:
         Results(tmp_path / "out.jsonl", {})
 
 
+@pytest.mark.parametrize("ending", ["", "\n"])
+@pytest.mark.parametrize("content", ['{"my": "settings"}', "notes", "%PDF-1.7"])
+def test_a_file_of_others_is_kept(content: str, ending: str, tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").write_text(content + ending)
+    with pytest.raises(RequestError, match="line 1 is not an answer of a batch"):
+        Results(tmp_path / "out.jsonl", {})
+    with pytest.raises(RequestError, match="is not a"):
+        ProgressFile(tmp_path / "out.jsonl", {})
+    assert (tmp_path / "out.jsonl").read_text() == content + ending
+
+
+@pytest.mark.parametrize("end", ['{"id": "batch_req_7", "custom', '{"i', '{"id": "batch_r\0\0', "\0\0"])
+def test_a_line_that_is_incomplete_is_cut_off(end: str, tmp_path: Path) -> None:
+    line = '{"id": "x", "custom_id": "a", "response": {"status_code": 400, "body": {}}}'
+    for before in ("", f"{line}\n"):
+        (tmp_path / "out.jsonl").write_text(before + end)
+        Results(tmp_path / "out.jsonl", {}).close()
+        assert (tmp_path / "out.jsonl").read_text() == before
+
+
+def test_a_last_line_without_its_end_counts(tmp_path: Path) -> None:
+    """An editor may have removed it."""
+    line = '{"custom_id": "a", "response": {"status_code": 400, "body": {}}}'
+    (tmp_path / "out.jsonl").write_text(line)
+    with Results(tmp_path / "out.jsonl", {"b": "1"}) as results:
+        results.add(error_line("b", RequestError("wrong")))
+        assert list(results.entries) == ["a", "b"]
+    assert (tmp_path / "out.jsonl").read_text().startswith(f"{line}\n{{")
+
+
 def batch_of(photos: Path) -> BatchInput:
     return read_batch([photos], Defaults("What is this?", fields=SHORT))
 
@@ -280,6 +314,22 @@ def test_a_record_that_is_replaced_while_it_is_opened(tmp_path: Path, monkeypatc
         assert list(results.entries) == ["new"]
 
 
+def test_a_log_that_is_removed_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process is done with it, and removes it before we have the lock: we begin a new one."""
+    fcntl = pytest.importorskip("fcntl")
+    path, lock = tmp_path / ".read.jsonl", fcntl.flock
+    first = ProgressFile(path, {})
+
+    def flock(*arguments: Any) -> None:
+        first.close(remove=True)
+        monkeypatch.undo()
+        lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with ProgressFile(path, {}):
+        assert path.exists()
+
+
 # ---- the command
 
 
@@ -302,6 +352,19 @@ def test_answers_on_standard_output(photos: Path, tmp_path: Path) -> None:
     assert wrong["shapes"] == "" and wrong["error"].endswith("b.png: is empty")
     assert "3 of 4 are answered; 4 asked in" in done.stderr and "1 failed" in done.stderr
     assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_stopped_before_the_first_answer(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left that would keep the same command from running."""
+
+    def stop(*_: Any, **_options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VLM, "load", stop)
+    for _ in range(2):
+        done = CliRunner().invoke(app, ["batch", str(photos), "--prompt", "?", "-o", str(tmp_path / "out.csv")])
+        assert done.exit_code == 130 and "0 of 4 are answered" in done.stderr, (done.stderr, done.exception)
+        assert [*tmp_path.iterdir()] == [photos]
 
 
 def test_a_table_is_made_of_the_record(photos: Path, tmp_path: Path) -> None:

@@ -56,10 +56,13 @@ def test_a_row_for_each_line(tmp_path: Path) -> None:
     assert data.startswith(b"\xef\xbb\xbffile,answer,error\r\n"), "Excel knows UTF-8 by the mark"
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "＝1", '=HYPERLINK("file:///x")'])
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\n=1+1", "\r\n=1", "＝1", '=HYPERLINK("file:///x")']
+)
 def test_no_text_is_a_formula(text: str, tmp_path: Path) -> None:
     schema = {"properties": {"text": {"type": "string"}, "texts": {"type": "array"}}}
     [_, row] = table([answered(text, {"text": text, "texts": [text, "b"]})], tmp_path, schema)
+    text = text.replace("\r", "")
     assert row == [f"'{text}", f"'{text}", f"'{text}; b", ""]
     [_, row] = table([answered("a", text), failed("a", text)][:1], tmp_path)
     assert row[1] == f"'{text}"

@@ -19,7 +19,7 @@ from typing import Any
 from pocketvlm.batch.lines import answer_text, error_text, is_cut_off
 from pocketvlm.system.atomic import new_file
 
-_FORMULA = re.compile("[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")  # the last four are full-width
+_FORMULA = re.compile("[=+\\-@\t\n\uff1d\uff0b\uff0d\uff20]")  # the last four are full-width
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 _DEPTH = 4  # of objects whose fields get columns
 

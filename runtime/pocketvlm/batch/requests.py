@@ -18,7 +18,7 @@ from typing import Any
 from pocketvlm.batch.find_pictures import find_pictures, is_requests_file
 from pocketvlm.errors import RequestError, quoted, shortened
 from pocketvlm.messages import ChatRequest, ImagePart, ImageURLPart
-from pocketvlm.pictures.sources import local_path
+from pocketvlm.pictures.sources import is_url, local_path
 
 URLS = ("/v1/chat/completions", "/chat/completions")
 _OPENAI_KEYS = {"custom_id", "method", "url", "body"}
@@ -129,8 +129,8 @@ class BatchInput:
             return []
 
     def _resolve(self, name: str) -> str:
-        """Return a path relative to the folder of the file; data: URIs stay as they are."""
-        return name if ":" in name or self.source is None else str(self.source.parent / name)
+        """Return a path relative to the folder of the file; URLs stay as they are."""
+        return name if is_url(name) or self.source is None else str(self.source.parent / name)
 
     def _body(self, pictures: list[str], prompt: str | None, pages: Any) -> dict[str, Any]:
         if not prompt:
@@ -141,7 +141,7 @@ class BatchInput:
         options = {name: value for name, value in values.items() if value is not None}
         kind = "file" if options.keys() & chosen.keys() else "image"
         parts: list[dict[str, Any]] = [
-            {"type": kind, "url" if ":" in name else "path": name, **options} for name in pictures
+            {"type": kind, "url" if is_url(name) else "path": name, **options} for name in pictures
         ]
         messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
         if self.defaults.system:
@@ -169,8 +169,11 @@ def local_files(request: ChatRequest) -> list[Path]:
 def read_batch(sources: Sequence[Path], defaults: Defaults, *, outputs: Sequence[Path] = ()) -> BatchInput:
     """Read the requests of a file, or of pictures: folders, files and patterns. `outputs` are not among the pictures.
 
-    Raises RequestError where there are none, or two share a custom_id.
+    Raises RequestError where there are none, two share a custom_id, or an output is one of the sources.
     """
+    for source in sources:
+        if any(_is_same(source, output) for output in outputs):
+            raise RequestError("is a source, and answers would be written into it; use another -o", str(source))
     if len(sources) == 1 and is_requests_file(sources[0]):
         [source] = sources
         if source.exists() and not source.is_file():
@@ -186,6 +189,13 @@ def read_batch(sources: Sequence[Path], defaults: Defaults, *, outputs: Sequence
         raise RequestError("contains no pictures", ", ".join(map(str, sources)))
     items = [BatchItem(name, defaults.hash(name, ""), picture=path) for name, path in pictures.items()]
     return BatchInput(None, tuple(items), defaults, passed_over)
+
+
+def _is_same(source: Path, output: Path) -> bool:
+    try:
+        return source.samefile(output)
+    except OSError:  # one of them does not exist
+        return False
 
 
 def _lines(source: Path, defaults: Defaults) -> list[BatchItem]:

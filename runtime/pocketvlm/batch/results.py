@@ -7,17 +7,19 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from pocketvlm.batch.file_state import FileState
 from pocketvlm.batch.lines import error_text, identified, succeeded
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.system.atomic import new_file
-from pocketvlm.system.file_lock import try_lock
+from pocketvlm.system.line_log import LineLog
+
+_LINE = "an answer of a batch"
 
 
 @dataclass(frozen=True)
@@ -29,20 +31,18 @@ class Entry:
 
     custom_id: str
     start: int
-    length: int
     id: str | None
     status: int
     fingerprint: str | None
     files: tuple[FileState | None, ...] | None
 
     @classmethod
-    def of(cls, line: Mapping[str, Any], start: int, length: int) -> Entry:
+    def of(cls, line: Mapping[str, Any], start: int) -> Entry:
         """Raises ValueError, KeyError or TypeError where `line` is not a line of a batch."""
         response, files = line["response"], line.get("files")
         return cls(
             str(line["custom_id"]),
             start,
-            length,
             line.get("id"),
             int(response["status_code"]),
             response["body"].get("system_fingerprint"),
@@ -65,7 +65,6 @@ class Results:
 
     def __init__(self, path: Path, hashes: Mapping[str, str]) -> None:
         self.path = path
-        self._real = Path(os.path.realpath(path))  # rewriting must not replace a link
         self._hashes = hashes
         self._lock = threading.Lock()
         self.entries: dict[str, Entry] = {}
@@ -75,13 +74,11 @@ class Results:
         self._changes: dict[str, dict[str, Any] | None] = {}
         self._unsettled = False
         self._new = not path.exists()
-        if not (self._new or path.is_file() or path.is_dir()):
-            raise RequestError("is not a regular file, which is needed to see what is done already", str(path))
-        self._file = self._open()
+        self._log = self._open()
         try:
             self._read()
         except BaseException:  # Ctrl-C too: the caller has no object to close yet
-            self._file.close()
+            self._log.close()
             raise
 
     def settle(self, done: Iterable[str], changes: Mapping[str, dict[str, Any] | None]) -> None:
@@ -98,14 +95,11 @@ class Results:
         """Append a line, from any thread. A line cut by a full disk is removed when the batch resumes."""
         entry = json.loads(line)
         custom_id = entry["custom_id"]
-        data = json.dumps(identified(entry, self._hashes[custom_id])).encode("ascii") + b"\n"
-        with self._lock, self._write_errors():
+        whole = identified(entry, self._hashes[custom_id])
+        with self._lock:
             if self._unsettled:
                 self._rewrite([])
-            start = self._file.seek(0, os.SEEK_END)
-            self._file.write(data)
-            self._file.flush()
-            self.entries[custom_id] = Entry.of(json.loads(data), start, len(data))
+            self.entries[custom_id] = Entry.of(whole, self._log.append(whole))
             if succeeded(entry):
                 self.done.add(custom_id)
             else:
@@ -113,7 +107,7 @@ class Results:
 
     def sort(self, order: Iterable[str]) -> None:
         """Bring the lines, which were appended as they became ready, into `order`. Others follow."""
-        with self._lock, self._write_errors():
+        with self._lock:
             names = [name for name in dict.fromkeys([*order, *self.entries]) if name in self.entries]
             starts = [self.entries[name].start for name in names]
             if self._unsettled or starts != sorted(starts):
@@ -127,15 +121,12 @@ class Results:
 
     def line(self, custom_id: str) -> dict[str, Any] | None:
         """Read the line of a custom_id; None where there is none."""
-        with self._lock, self._write_errors():
-            if (entry := self.entries.get(custom_id)) is None:
-                return None
-            line: dict[str, Any] = json.loads(self._bytes(entry))
-            return line
+        with self._lock:
+            entry = self.entries.get(custom_id)
+            return None if entry is None else self._log.entry(entry.start)
 
     def close(self) -> None:
-        with self._write_errors():
-            self._file.close()
+        self._log.close()
 
     def __enter__(self) -> Results:
         return self
@@ -150,50 +141,18 @@ class Results:
 
     # ---- the file
 
-    def _bytes(self, entry: Entry) -> bytes:
-        self._file.seek(entry.start)
-        return self._file.read(entry.length)
-
-    @contextmanager
-    def _write_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise PocketVLMError(f"{self.path}: cannot be written: {error.strerror or error}") from None
-
-    def _open(self) -> BinaryIO:
-        """Open and lock the file. Another process may put a new one in its place in between."""
-        while True:
-            try:
-                file = self._real.open("a+b")
-            except OSError as error:
-                raise RequestError(f"cannot be written: {error.strerror}", str(self.path)) from None
-            try:
-                if not try_lock(file):
-                    raise PocketVLMError(f"{self.path}: another batch is writing it")
-                with suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(file.fileno()), self._real.stat()):
-                        return file
-            except BaseException:
-                file.close()
-                raise
-            file.close()
+    def _open(self) -> LineLog:
+        return LineLog(self.path, "batch", line=_LINE, begins='{"id":')
 
     def _read(self) -> None:
-        self._file.seek(0)
-        end = 0
-        for number, line in enumerate(self._file, 1):
-            if not line.endswith(b"\n"):
-                break
+        for number, (place, line) in enumerate(self._log.entries(), 1):
             try:
-                entry = Entry.of(json.loads(line), end, len(line))
-            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-                raise RequestError(f"line {number} is not an answer of a batch", str(self.path)) from None
+                entry = Entry.of(line, place)
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+                raise RequestError(f"line {number} is not {_LINE}", str(self.path)) from None
             # Two lines for one request come from joining files: the last one counts.
             self._unsettled = self._unsettled or entry.custom_id in self.entries
             self.entries[entry.custom_id] = entry
-            end += len(line)
-        self._file.truncate(end)
 
     def _rewrite(self, order: Iterable[str]) -> None:
         """Write the lines in `order`, then the others, in a new file, and go on with that."""
@@ -202,22 +161,25 @@ class Results:
             if (change := self._changes.get(custom_id, {})) is not None:
                 by_name[change.get("custom_id", custom_id)] = entry
             else:
-                self.leaving_out(json.loads(self._bytes(entry)))
+                self.leaving_out(self._log.entry(entry.start))
         names = dict.fromkeys(name for name in order if name in by_name) | dict.fromkeys(by_name)
         entries: dict[str, Entry] = {}
-        mode = os.fstat(self._file.fileno()).st_mode & 0o777
-        with new_file(self._real, mode=mode) as file:
-            start = 0
-            for name in names:
-                entry = by_name[name]
-                data = self._bytes(entry)
-                if change := self._changes.get(entry.custom_id):
-                    data = json.dumps({**json.loads(data), **change}).encode("ascii") + b"\n"
-                file.write(data)
-                entries[name] = Entry.of(json.loads(data), start, len(data))
-                start += len(data)
-            if sys.platform == "win32":  # it cannot replace an open file
-                self._file.close()
-        before, self._file = self._file, self._open()
+        real = Path(os.path.realpath(self.path))  # a link must not be replaced
+        try:
+            with new_file(real, mode=self._log.mode) as file:
+                start = 0
+                for name in names:
+                    entry = by_name[name]
+                    data = self._log.line(entry.start)
+                    if change := self._changes.get(entry.custom_id):
+                        data = json.dumps({**json.loads(data), **change}).encode("ascii") + b"\n"
+                    file.write(data)
+                    entries[name] = Entry.of(json.loads(data), start)
+                    start += len(data)
+                if sys.platform == "win32":  # it cannot replace an open file
+                    self._log.close()
+        except OSError as error:
+            raise PocketVLMError(f"{self.path}: cannot be written: {error.strerror or error}") from None
+        before, self._log = self._log, self._open()
         before.close()
         self.entries, self._changes, self._unsettled = entries, {}, False

@@ -206,7 +206,8 @@ def _record_answers(
             if len(results.done) < len(order):
                 speed = f"; {answer(results)}"
         except KeyboardInterrupt:
-            outputs.write_table(lambda: results.lines(order), job.kind)
+            if results.entries:  # an empty record goes, and a table without one would be taken for another's
+                outputs.write_table(lambda: results.lines(order), job.kind)
             err.print(f"stopped; {len(results.done):,} of {len(order):,} are answered. The same command continues.")
             sys.exit(130)
         results.sort(order)

@@ -11,8 +11,8 @@ from pocketvlm.cli.help import Command
 from pocketvlm.cli.typed_path import typed_path
 from pocketvlm.messages.file_kinds import HEAD, is_pdf, video_format
 from pocketvlm.pictures.formats import is_picture_name
+from pocketvlm.pictures.sources import is_url
 
-URLS = ("data:", "http:", "https:", "file:")
 _MODELS = (".gguf", ".onnx")
 
 
@@ -60,7 +60,7 @@ def has_pages(picture: str | bytes) -> bool:
     head = b""
     if isinstance(picture, bytes):
         head = picture[:HEAD]
-    elif not picture.startswith(URLS):
+    elif not is_url(picture):
         with suppress(OSError, ValueError):
             if (path := Path(picture)).is_file():  # reading a pipe would take from it
                 with path.open("rb") as file:
@@ -70,7 +70,7 @@ def has_pages(picture: str | bytes) -> bool:
 
 def _is_picture(word: str, *, alone: bool) -> bool:
     """Return whether an argument means a picture. If it is `alone`, the name of a file may be a question, too."""
-    if word == "-" or word.startswith(URLS):
+    if word == "-" or is_url(word):
         return True
     named = is_picture_name(word) and len(word.split()) == 1
     return named or (_is_file(word) and (not alone or "/" in word or bool(Path(word).suffix)))

@@ -16,6 +16,7 @@ from pocketvlm.messages.parts import source_path
 from pocketvlm.pictures import base64_text
 
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE)  # at least two letters, as C:\ is a drive
+_LOCATED = ("http", "https", "file")  # schemes of URLs even without slashes
 _LONGEST_PATH = 1 << 15  # characters
 
 
@@ -28,6 +29,18 @@ class Source:
 
     def error(self, reason: str, kind: type[ImageError] = ImageFormatError) -> ImageError:
         return kind(f"{self.name}: {reason}", self.param)
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is a URL, such as data:, file: or https:, rather than a path, which may have a colon."""
+    scheme, slashes = _scheme(text)
+    return base64_text.is_data_uri(text) or slashes or scheme in _LOCATED
+
+
+def _scheme(text: str) -> tuple[str, bool]:
+    """Return the scheme that a text begins with, if one, and whether slashes follow it."""
+    match = _SCHEME.match(text)
+    return (match[1].lower(), match[2] is not None) if match else ("", False)
 
 
 def find_source(part: ImageURLPart | ImagePart, param: str, local: bool) -> tuple[Source, Any]:
@@ -69,8 +82,7 @@ def _from_url(url: str, param: str, local: bool) -> tuple[Source, Path | bytes]:
     if base64_text.is_picture(url):
         source = Source("base64 text", param)
         return source, _from_base64(url, source)
-    scheme, slashes = match.groups() if (match := _SCHEME.match(url)) else ("", None)
-    scheme = scheme.lower()
+    scheme, slashes = _scheme(url)
     source = Source(shortened(url), param)
     if scheme in ("http", "https"):
         next_step = "give its path" if local else "send it as a data: URI"

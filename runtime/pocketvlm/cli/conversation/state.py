@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketvlm.chat.load_options import LoadOptions
-from pocketvlm.cli.picture_arguments import URLS, has_pages
+from pocketvlm.cli.picture_arguments import has_pages
 from pocketvlm.cli.run_notes import RunNotes
 from pocketvlm.errors import RequestError
+from pocketvlm.pictures.sources import is_url
 
 if TYPE_CHECKING:
     from pocketvlm.chat.vlm import VLM
@@ -118,7 +119,7 @@ class Conversation:
     def part(self, source: str | bytes) -> dict[str, Any]:
         """Return a part of a message that shows a picture."""
         options = {name: value for name, value in self.options.items() if value is not None}
-        key = "image" if isinstance(source, bytes) else "url" if source.startswith(URLS) else "path"
+        key = "image" if isinstance(source, bytes) else "url" if is_url(source) else "path"
         shows_several = options.keys() & _FILE_OPTIONS or has_pages(source)
         return {"type": "file" if shows_several else "image", key: source, **options}
 
