@@ -18,11 +18,12 @@ from PIL import Image
 from rich.console import Console
 
 from pocketvlm.cli.conversation import preview
-from pocketvlm.cli.conversation.answer import MarkdownAnswer, PlainAnswer
+from pocketvlm.cli.conversation.answer import MarkdownAnswer
 from pocketvlm.cli.conversation.clipboard import copy
 from pocketvlm.cli.conversation.history import FileHistory
 from pocketvlm.cli.conversation.last_conversation import LastConversation, keep_last, last_file, read_last
 from pocketvlm.cli.conversation.live_lines import LiveLines
+from pocketvlm.cli.conversation.plain_answer import PlainAnswer
 from pocketvlm.cli.conversation.state import Conversation
 from pocketvlm.errors import RequestError, SessionError
 
