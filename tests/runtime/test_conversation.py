@@ -190,7 +190,9 @@ def test_the_last_conversation(tmp_path: Path, sample_png: Path, monkeypatch: py
         {"type": "image", "path": "/gone.png"},
         {"type": "text", "text": "What?"},
     ]
-    keep_last(LastConversation([{"role": "user", "content": parts}, {"role": "assistant", "content": "x"}], 3, "m"))
+    messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "x"}]
+    reports: list[str] = []
+    assert keep_last(LastConversation(messages, 3, "m"), reports.append) and not reports
     assert "secret" not in last_file().read_text()
     last, missing = read_last()
     assert (missing, last.seen, last.model) == (["/gone.png"], 3, "m")
@@ -201,6 +203,14 @@ def test_the_last_conversation(tmp_path: Path, sample_png: Path, monkeypatch: py
         last_file().write_text(damaged)
         with pytest.raises(SessionError, match="not a conversation"):
             read_last()
+
+
+def test_where_the_last_conversation_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    reports: list[str] = []
+    assert not keep_last(LastConversation([]), reports.append)
+    assert [line.partition(":")[0] for line in reports] == ["the conversation cannot be kept for --continue"]
 
 
 def test_settings() -> None:

@@ -160,7 +160,7 @@ def chat(
             _answer_once(conversation, prompt, pictures, timings=timings)
         if prompt is not None and last is not None and not private:
             mmproj = str(options.mmproj) if options.mmproj else None
-            keep_last(LastConversation(conversation.messages, conversation.seen, model, mmproj))
+            keep_last(LastConversation(conversation.messages, conversation.seen, model, mmproj), note)
 
 
 def _source(argument: str) -> str | bytes:
