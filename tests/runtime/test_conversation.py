@@ -342,3 +342,16 @@ def test_a_tool_gets_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     terminal = io.StringIO()
     assert copy("é", terminal) == "the terminal" and terminal.getvalue() == "\x1b]52;c;w6k=\x07"
     assert copy("é", None) is None
+
+
+def test_the_clipboard_of_windows_gets_utf_16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "clip"
+    tool.write_text(f'#!/bin/sh\nexec cat > "{tmp_path}/copied"\n')
+    tool.chmod(0o755)
+    for name in ("TMUX", "SSH_TTY", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("pocketvlm.cli.conversation.clipboard.sys.platform", "win32")
+    monkeypatch.setattr("pocketvlm.cli.conversation.clipboard.shutil.which", lambda name: name)
+    assert copy("é 日本", None) == "clip"
+    assert (tmp_path / "copied").read_bytes() == "é 日本".encode("utf-16")

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from pocketvlm.cli.typed_path import exists, typed_path
 from pocketvlm.errors import RequestError
@@ -203,8 +202,9 @@ def _existing(typed: str, *, like_a_path: bool) -> str | None:
 
 
 def _path_of_uri(uri: str) -> str | None:
-    parts = urlsplit(uri)
-    return unquote(parts.path) if parts.netloc in ("", "localhost") else None
+    from pocketvlm.pictures.sources import path_of_uri  # with it come the messages, which take a while to import
+
+    return path_of_uri(uri)
 
 
 def _is_shown(path: str) -> bool:
