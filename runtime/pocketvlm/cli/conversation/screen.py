@@ -61,7 +61,7 @@ class Screen:
         err.print(f"[red]error:[/red] {escape(error_message(error))}")
 
     def answer(self, *, as_text: bool) -> MarkdownAnswer | PlainAnswer:
-        """Return what shows an answer while it comes. `as_text`: it is no Markdown, such as JSON."""
+        """Return what shows an answer while it comes. `as_text`: it is not Markdown, such as JSON."""
         if self.renders and not as_text:
             from pocketvlm.cli.conversation.answer import MarkdownAnswer
 
