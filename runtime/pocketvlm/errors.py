@@ -46,10 +46,18 @@ import reprlib
 from pathlib import Path
 
 _QUOTED, _LONGEST_PATH, _LONGEST = 200, 400, 2000  # characters of a quote, of a path, of a message
-# Line breaks, escape sequences of terminals, half surrogates, and marks that turn the direction of the text around.
-_UNSHOWN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+# What acts on a terminal, in escape sequences or alone: controls, but not tabs and line breaks.
+_CONTROLS = "\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f"
+_UNPRINTABLE = re.compile(f"[{_CONTROLS}]")
+# Also tabs, line breaks, half surrogates, and marks that turn the direction of the text around.
+_UNSHOWN = re.compile(f"[{_CONTROLS}\\t\\n\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = _QUOTED
+
+
+def printable(text: str, instead: str = "") -> str:
+    """Return foreign text for a terminal: `instead` stands for each control character but tabs and line breaks."""
+    return _UNPRINTABLE.sub(instead, text)
 
 
 def shortened(text: object, most: int = _QUOTED) -> str:

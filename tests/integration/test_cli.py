@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +26,16 @@ REPOSITORY = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()"]
 
 
-def run(*arguments: str | Path, stdin: bytes = b"", timeout: int = 120) -> subprocess.CompletedProcess[bytes]:
+def run(
+    *arguments: str | Path, stdin: bytes = b"", timeout: int = 120, **variables: str
+) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, timeout=timeout, check=False
+        [*COMMAND, *map(str, arguments)],
+        input=stdin,
+        capture_output=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, **variables},
     )
 
 
@@ -48,6 +57,20 @@ def test_answers(sample_png: Path) -> None:
     done = run("chat", "How many shapes are there?", "-i", sample_png)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout.decode().strip() == "2"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode elsewhere")
+def test_names_of_files_in_any_encoding(sample_png: Path, tmp_path: Path) -> None:
+    for name in (b"\xff.png", "日.png".encode()):
+        shutil.copy(sample_png, os.fsencode(tmp_path) + b"/" + name)
+    done = run("read", tmp_path, PYTHONIOENCODING="cp1252:strict")  # as on Windows
+    assert done.returncode == 0, done.stderr.decode()
+    assert {"# \\udcff.png", "# 日.png"} <= {*done.stdout.decode("utf-8").splitlines()}
+
+
+def test_questions_in_any_encoding() -> None:
+    done = run("chat", stdin=b"what is \xff\n", PYTHONIOENCODING="utf-8:strict")  # as in en_US.UTF-8
+    assert done.returncode == 0 and done.stdout, done.stderr.decode()
 
 
 def test_picture_from_standard_input_and_json(sample_png: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from pocketvlm import VLM
 from pocketvlm.cli.answer_report import ProgressBar
-from pocketvlm.cli.conversation.answer import PlainAnswer
+from pocketvlm.cli.conversation.plain_answer import PlainAnswer
 from pocketvlm.cli.conversation.screen import Screen
 from pocketvlm.cli.conversation.state import Conversation
 from pocketvlm.cli.conversation.turns import Turns
@@ -263,6 +263,17 @@ def test_private(folder: Path) -> None:
         assert terminal.end() == 0
         assert b"\x1b[3" not in terminal.written, "there are colours"
     assert not state.exists()
+
+
+def test_names_of_files_do_not_reach_the_terminal_as_escapes(tmp_path: Path, sample_png: Path) -> None:
+    title = "\x1b]0;title\x07\x9b31m"
+    shutil.copy(sample_png, tmp_path / f"{title}.png")
+    (tmp_path / f"{title}broken.png").write_text("text")
+    for output in ([], ["-o", f"{tmp_path}/{title}out/"]):
+        with Terminal([*CHAT[:-1], "read", str(tmp_path), *output], environment(tmp_path), seconds=60) as terminal:
+            terminal.end()
+            assert b"]0;title" in terminal.written and b"\x1b]0;" not in terminal.written
+            assert "\x9b".encode() not in terminal.written
 
 
 def test_a_dumb_terminal(folder: Path, sample_png: Path) -> None:

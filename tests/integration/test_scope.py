@@ -134,6 +134,8 @@ def test_a_remedy_is_named_where_there_is_one(vlm: VLM) -> None:
     assert line == (
         "2 pictures were seen smaller than they are, such as 900x900 at 96x96 pixels; --detail high shows 192x192."
     )
+    in_conversation = RunNotes(vlm).about_answer(None, images, high="/set detail high")[-1]
+    assert in_conversation == line.replace("--detail high", "/set detail high")
     picture = Image.new("RGB", (640, 480), "white")
     ImageDraw.Draw(picture).ellipse((20, 20, 200, 200), "red")
 

@@ -18,11 +18,12 @@ from PIL import Image
 from rich.console import Console
 
 from pocketvlm.cli.conversation import preview
-from pocketvlm.cli.conversation.answer import MarkdownAnswer, PlainAnswer
+from pocketvlm.cli.conversation.answer import MarkdownAnswer
 from pocketvlm.cli.conversation.clipboard import copy
 from pocketvlm.cli.conversation.history import FileHistory
 from pocketvlm.cli.conversation.last_conversation import LastConversation, keep_last, last_file, read_last
 from pocketvlm.cli.conversation.live_lines import LiveLines
+from pocketvlm.cli.conversation.plain_answer import PlainAnswer
 from pocketvlm.cli.conversation.state import Conversation
 from pocketvlm.errors import RequestError, SessionError
 
@@ -189,7 +190,9 @@ def test_the_last_conversation(tmp_path: Path, sample_png: Path, monkeypatch: py
         {"type": "image", "path": "/gone.png"},
         {"type": "text", "text": "What?"},
     ]
-    keep_last(LastConversation([{"role": "user", "content": parts}, {"role": "assistant", "content": "x"}], 3, "m"))
+    messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "x"}]
+    reports: list[str] = []
+    assert keep_last(LastConversation(messages, 3, "m"), reports.append) and not reports
     assert "secret" not in last_file().read_text()
     last, missing = read_last()
     assert (missing, last.seen, last.model) == (["/gone.png"], 3, "m")
@@ -200,6 +203,14 @@ def test_the_last_conversation(tmp_path: Path, sample_png: Path, monkeypatch: py
         last_file().write_text(damaged)
         with pytest.raises(SessionError, match="not a conversation"):
             read_last()
+
+
+def test_where_the_last_conversation_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    reports: list[str] = []
+    assert not keep_last(LastConversation([]), reports.append)
+    assert [line.partition(":")[0] for line in reports] == ["the conversation cannot be kept for --continue"]
 
 
 def test_settings() -> None:
@@ -331,3 +342,16 @@ def test_a_tool_gets_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     terminal = io.StringIO()
     assert copy("é", terminal) == "the terminal" and terminal.getvalue() == "\x1b]52;c;w6k=\x07"
     assert copy("é", None) is None
+
+
+def test_the_clipboard_of_windows_gets_utf_16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = tmp_path / "clip"
+    tool.write_text(f'#!/bin/sh\nexec cat > "{tmp_path}/copied"\n')
+    tool.chmod(0o755)
+    for name in ("TMUX", "SSH_TTY", "SSH_CONNECTION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr("pocketvlm.cli.conversation.clipboard.sys.platform", "win32")
+    monkeypatch.setattr("pocketvlm.cli.conversation.clipboard.shutil.which", lambda name: name)
+    assert copy("é 日本", None) == "clip"
+    assert (tmp_path / "copied").read_bytes() == "é 日本".encode("utf-16")

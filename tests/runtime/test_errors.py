@@ -14,6 +14,7 @@ from pocketvlm.errors import (
     OutputError,
     PocketVLMError,
     RequestError,
+    printable,
     quoted,
     shortened,
 )
@@ -28,6 +29,11 @@ LONG = "a" * 5000 + "z"
 def test_quotes_are_short_and_printable(value: object) -> None:
     for text in (quoted(value), shortened(value)):
         assert len(text) <= 200 and text.isprintable()
+
+
+def test_texts_for_a_terminal_keep_lines_and_tabs() -> None:
+    assert printable("é\x1b]0;x\x07\x9b1m\r\x7f\ta\nb") == "é]0;x1m\ta\nb"
+    assert printable("a\x85b", " ") == "a b"
 
 
 def test_what_is_cut_is_in_the_middle() -> None:

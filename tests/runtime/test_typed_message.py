@@ -135,6 +135,7 @@ def test_sources(home: Path) -> None:
         (".h", [".hidden/"]),
         ("~/.h", ["~/.hidden/"]),
         ("/image ", ["(1).png", "cafe\u0301.png", "l'image.png", "mes été/", "my photo.png", "x.png", "y.png"]),
+        ("what's in x", ["x.png"]),
         ("nothing/", []),
         ("no\0thing", []),
     ],

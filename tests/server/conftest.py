@@ -68,7 +68,7 @@ class Server:
         body = {"messages": [{"role": "user", "content": content}], "stream": True, **fields}
         with self.post(body, stream=True) as reply:
             assert reply.status_code == 200, reply.text
-            lines = [line for line in reply.iter_lines(chunk_size=1) if line and not line.startswith(b": encoding ")]
+            lines = [line for line in reply.iter_lines(chunk_size=1) if line and not line.startswith(b":")]
         assert all(line.startswith(b"data: ") for line in lines)
         assert lines[-1] == b"data: [DONE]"
         return [json.loads(line[6:]) for line in lines[:-1]]

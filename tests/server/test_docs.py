@@ -22,7 +22,9 @@ PAGE = ROOT / "docs" / "server.md"
 TEXT = PAGE.read_text("utf-8")
 APP = typer.Typer()
 APP.command()(serve)
-OPTIONS = {option for parameter in get_command(APP).params for option in parameter.opts} | {"--help"}
+OPTIONS = {
+    option for parameter in get_command(APP).params for option in (*parameter.opts, *parameter.secondary_opts)
+} | {"--help"}
 CURL = {"--data-binary"}
 ANSWER = (
     "A large red circle at the top left, a small blue star at the top right and the number 42 in green at the bottom.\n"

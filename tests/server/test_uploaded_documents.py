@@ -79,7 +79,7 @@ def test_other_files_of_several(server: Server, tmp_path: Path) -> None:
     assert text_of(server.ask([image(f"{told['id']}#page=2"), QUESTION])) == "Blue"
     first = server.ask([image(told["id"]), QUESTION])  # as where the file itself is sent
     assert text_of(first) == "Red" and len(first["timings"]["images"]) == 1
-    assert first["timings"]["images"][0]["notes"] == ["the file has 3 pages, of which one was read"]
+    assert first["timings"]["images"][0]["notes"] == ['page 1 of 3 was seen; pages="1-3" shows all']
     told = upload(server, clip(tmp_path)).json()
     assert told["pages"] == 8
     for url, frames, count in ((told["id"], {"frames": 2}, 2), (f"{told['id']}#page=3", {}, 1)):

@@ -167,8 +167,8 @@ class Checkpoint:
     def video_processor(self) -> Section:
         """The video processor's settings, from the file that transformers takes them from, or those of pictures."""
         nested = self.json("processor_config.json", optional=True).section("video_processor")
-        beside = self.json("video_preprocessor_config.json", optional=True)
-        return next((settings for settings in (nested, beside) if settings.values), self.preprocessor)
+        own = self.json("video_preprocessor_config.json", optional=True)
+        return next((settings for settings in (nested, own) if settings.values), self.preprocessor)
 
     def _image_processors(self) -> tuple[Section, Section]:
         """Return the settings of the image processor in both of their places, in transformers' order."""

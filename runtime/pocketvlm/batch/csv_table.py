@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.batch.lines import answer_text, error_text, is_cut_off
+from pocketvlm.errors import printable
 from pocketvlm.system.atomic import new_file
 
 _FORMULA = re.compile("[=+\\-@\t\n\uff1d\uff0b\uff0d\uff20]")  # the last four are full-width
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
 _DEPTH = 4  # of objects whose fields get columns
 
 
@@ -124,5 +124,5 @@ def _cell(value: object) -> object:
         value = "; ".join(one if isinstance(one, str) else json.dumps(one) for one in value)
     elif not isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
-    text = _CONTROL.sub(" ", value.replace("\r\n", "\n"))
+    text = printable(value.replace("\r\n", "\n"), " ")
     return f"'{text}" if _FORMULA.match(text) else text

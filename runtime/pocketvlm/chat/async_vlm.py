@@ -205,5 +205,5 @@ class Loading:
             await self._loaded.close()
 
     async def _run(self) -> AsyncVLM:
-        # A model that nobody gets is freed by the garbage collector, as the engine's finalizer says.
+        # A model that is not handed out is freed by the garbage collector, as the engine's finalizer says.
         return AsyncVLM(await asyncio.to_thread(self._load))

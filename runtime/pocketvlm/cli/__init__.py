@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import warnings
@@ -25,12 +26,22 @@ def interrupted(error: BaseException | None) -> bool:
     return False
 
 
+def _accept_any_text() -> None:
+    """Print and read what the locale's encoding lacks, too. A file or pipe gets UTF-8, also on Windows."""
+    for file in (sys.stdout, sys.stderr):
+        if isinstance(file, io.TextIOWrapper):
+            file.reconfigure(encoding=None if file.isatty() else "utf-8", errors="backslashreplace")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+
+
 def main() -> None:
     """Run the command. Exit codes: 0 done, 1 a check failed, 2 wrong use or input, 130 interrupted."""
     # None if the shell closed it (`<&-`, `>&-`).
     sys.stdin = sys.stdin or os.fdopen(os.open(os.devnull, os.O_RDONLY))
     sys.stdout = sys.stdout or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
     sys.stderr = sys.stderr or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    _accept_any_text()
     warnings.filterwarnings("ignore", module="PIL")  # broken pictures are reported by our own errors
     for name, value in ONE_BLAS_THREAD.items():  # before numpy is imported
         os.environ.setdefault(name, value)

@@ -6,15 +6,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 
+from pocketvlm.cli.console import PrintableConsole
 from pocketvlm.system.option_names import with_flags
 
 if TYPE_CHECKING:
     from pocketvlm.messages import ImageTimings, Timings
 
-err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())  # lines stay whole in a file
+err = PrintableConsole(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())  # lines stay whole in a file
 
 
 def note(text: str) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
 
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import (
@@ -27,7 +26,7 @@ from pocketvlm.cli.command_options import (
     check_detail,
     expand_options,
 )
-from pocketvlm.cli.console import waiting
+from pocketvlm.cli.console import PrintableConsole, waiting
 from pocketvlm.cli.loading import load_arguments
 from pocketvlm.cli.response_format import response_format
 from pocketvlm.errors import RequestError, shortened
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from pocketvlm.batch.run import Answers
     from pocketvlm.batch.sidecars import Sidecars
 
-err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+err = PrintableConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
 _SHOWN = 5  # failed requests that are listed
 
 

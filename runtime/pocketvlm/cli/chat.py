@@ -29,6 +29,7 @@ from pocketvlm.cli.command_options import (
 )
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.conversation.last_conversation import LastConversation, keep_last, read_last
+from pocketvlm.cli.conversation.plain_answer import PlainAnswer
 from pocketvlm.cli.conversation.state import Conversation
 from pocketvlm.cli.conversation.terminal import begin_import, not_echoed
 from pocketvlm.cli.conversation.typed_message import picture_source
@@ -36,7 +37,7 @@ from pocketvlm.cli.help import ANSWERS
 from pocketvlm.cli.loading import load_chosen
 from pocketvlm.cli.picture_arguments import question_and_pictures
 from pocketvlm.cli.response_format import response_format
-from pocketvlm.errors import ImageError, RequestError
+from pocketvlm.errors import ImageError, RequestError, printable
 
 if TYPE_CHECKING:
     from pocketvlm.messages import Timings
@@ -152,13 +153,14 @@ def chat(
                 answer = vlm.chat(messages, progress=bar, **fields)
             images = answer.timings.images
             print_report(images, conversation.run_notes.about_answer(answer.notes, images))
-            typer.echo(answer.model_dump_json(indent=2))
+            text = answer.model_dump_json(indent=2)
+            typer.echo(printable(text) if sys.stdout.isatty() else text)
             conversation.add(messages, answer.text, before=conversation.seen, seen=len(answer.timings.images))
         else:
             _answer_once(conversation, prompt, pictures, timings=timings)
         if prompt is not None and last is not None and not private:
             mmproj = str(options.mmproj) if options.mmproj else None
-            keep_last(LastConversation(conversation.messages, conversation.seen, model, mmproj))
+            keep_last(LastConversation(conversation.messages, conversation.seen, model, mmproj), note)
 
 
 def _source(argument: str) -> str | bytes:
@@ -173,6 +175,7 @@ def _source(argument: str) -> str | bytes:
 def _answer_once(conversation: Conversation, question: str, pictures: list[str | bytes], *, timings: bool) -> None:
     """Print the answer as it comes, and keep question and answer."""
     messages = conversation.ask(question, *pictures)
+    shown = PlainAnswer(sys.stdout, clean=sys.stdout.isatty())
     texts: list[str] = []
     measured: Timings | None = None
     notes: list[str] | None = None
@@ -183,9 +186,8 @@ def _answer_once(conversation: Conversation, question: str, pictures: list[str |
             texts.append(chunk.text)
             measured, notes = chunk.timings or measured, chunk.notes or notes
             cut = any(choice.finish_reason == "length" for choice in chunk.choices)
-            sys.stdout.write(chunk.text)
-            sys.stdout.flush()
-    sys.stdout.write("\n")
+            shown.add(chunk.text)
+    shown.end()
     reason = "--max-tokens" if conversation.fields["max_tokens"] else "the context is full"
     before = conversation.seen
     images = measured.images if measured else []

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from pocketvlm.cli.console import waiting
+from pocketvlm.cli.console import PrintableConsole, waiting
 from pocketvlm.cli.loading import find_bundle
 from pocketvlm.cli.typed_path import typed_path
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError
@@ -23,7 +22,7 @@ from pocketvlm.system.terminal import Row, print_rows, size_text
 from pocketvlm.vision.compatibility import deepstack_projectors, named_family
 
 _GGUF = b"GGUF"
-out = Console(highlight=False, markup=False)  # a model file may hold anything, brackets too
+out = PrintableConsole(highlight=False, markup=False)  # a model file may hold anything, brackets too
 
 
 def inspect(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from pocketvlm.chat.load_options import LoadOptions
@@ -26,10 +25,11 @@ from pocketvlm.cli.command_options import (
     check_detail,
     expand_options,
 )
+from pocketvlm.cli.console import PrintableConsole
 from pocketvlm.cli.loading import load_arguments
 from pocketvlm.cli.response_format import response_format
 from pocketvlm.cli.typed_path import typed_path
-from pocketvlm.errors import RequestError
+from pocketvlm.errors import RequestError, printable
 from pocketvlm.system.option_names import with_flags
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from pocketvlm.reading.read_files import Counts, FileReader, Listener, Source
     from pocketvlm.reading.read_page import Format, PageText, ReadOptions
 
-err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+err = PrintableConsole(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
 
 
 @expand_options
@@ -166,12 +166,16 @@ def _print_documents(
                 continue
             if len(inputs) > 1 and how.format != "json":
                 mark = "# " if how.format == "markdown" else ""
-                typer.echo(f"{chr(10) if index else ''}{mark}{file.name}\n")
+                _print(f"{chr(10) if index else ''}{mark}{file.name}\n\n")
             texts = watched(read_in_order(document, [*document.pages(source.pages)], reader, options.parallel))
             for piece in document_pieces(file.name, texts, how.format):
-                typer.echo(piece, nl=False)
+                _print(piece)
     if failed:
         sys.exit(1)
+
+
+def _print(text: str) -> None:
+    typer.echo(printable(text) if sys.stdout.isatty() else text, nl=False)
 
 
 def _read(reader: FileReader, how: ReadOptions, target: str | None, options: LoadOptions, *, alone: bool) -> Counts:
@@ -221,7 +225,7 @@ def _progress_bar(count: Any) -> Iterator[Listener]:
         def begins(file: Input, pages: int, read: int) -> None:
             nonlocal total
             total += pages
-            bar.update(task, description=escape(file.name), total=total, advance=read)
+            bar.update(task, description=escape(printable(file.name)), total=total, advance=read)
 
         def page(file: Input, text: PageText) -> None:
             count()

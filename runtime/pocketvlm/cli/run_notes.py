@@ -17,7 +17,7 @@ class RunNotes:
 
     def __init__(self, vlm: VLM) -> None:
         self._name, self._scope = vlm.info.name, vlm.scope
-        self._pointed_to_others = self._told_size = False
+        self._pointed_to_others = self._reported_size = False
 
     def about_model(self) -> str | None:
         """Return what the model is made for and where others are; None if it is for pictures of any kind."""
@@ -26,8 +26,13 @@ class RunNotes:
         self._pointed_to_others = True
         return f"{self._name} knows only {self._scope.knows}; {_OTHER_MODELS}"
 
-    def about_answer(self, notes: Sequence[str] | None, images: Sequence[ImageTimings]) -> list[str]:
-        """Return lines about an answer with these `notes`, and about the pictures of its question."""
+    def about_answer(
+        self, notes: Sequence[str] | None, images: Sequence[ImageTimings], *, high: str = "--detail high"
+    ) -> list[str]:
+        """Return lines about an answer with these `notes`, and about the pictures of its question.
+
+        `high` is what a person gives to see pictures in more detail.
+        """
         lines: list[str] = []
         if notes and self._scope and not self._pointed_to_others:
             self._pointed_to_others = True
@@ -37,13 +42,13 @@ class RunNotes:
         if images and (line := self.about_model()):
             lines.append(line)
         shrunk = [image for image in images if image.shrunk]
-        if shrunk and not self._told_size:
-            self._told_size = True
-            lines.append(_size_note(shrunk))
+        if shrunk and not self._reported_size:
+            self._reported_size = True
+            lines.append(_size_note(shrunk, high))
         return lines
 
 
-def _size_note(shrunk: Sequence[ImageTimings]) -> str:
+def _size_note(shrunk: Sequence[ImageTimings], high: str) -> str:
     """Return how pictures that the model saw with fewer pixels were seen, and what shows more of them, if anything."""
     image = next((image for image in shrunk if image.high_size), shrunk[0])
     (width, height), (w, h) = image.original_size, image.used_size
@@ -51,5 +56,5 @@ def _size_note(shrunk: Sequence[ImageTimings]) -> str:
     if len(shrunk) > 1:
         what = f"{len(shrunk)} pictures were seen smaller than they are, such as {width}x{height} at {w}x{h} pixels"
     if image.high_size:
-        return f"{what}; --detail high shows {image.high_size[0]}x{image.high_size[1]}."
+        return f"{what}; {high} shows {image.high_size[0]}x{image.high_size[1]}."
     return f"{what}, the most that the model sees here."

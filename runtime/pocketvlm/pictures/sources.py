@@ -105,9 +105,17 @@ def _from_path(path: str | Path, param: str, local: bool, shown: str | None = No
 
 
 def _path_of(uri: str, source: Source) -> str:
+    path = path_of_uri(uri)
+    if path is None:
+        raise source.error("only files on this machine can be read", ImageError)
+    return path
+
+
+def path_of_uri(uri: str) -> str | None:
+    """Return the path in a file: URI; None where it names another machine."""
     parts = urlsplit(uri)
     if parts.netloc not in ("", "localhost"):
-        raise source.error("only files on this machine can be read", ImageError)
+        return None
     path = unquote(parts.path)
     return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:", path) else path
 

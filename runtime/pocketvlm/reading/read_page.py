@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from pocketvlm.documents.document import Document, Page
 from pocketvlm.documents.expand import PageImage, page_of
 from pocketvlm.documents.fit import Fit
 from pocketvlm.engine.interface import CancellationToken
-from pocketvlm.errors import ContextLengthError, EngineCrashedError, ImageError, RequestError, quoted
+from pocketvlm.errors import ContextLengthError, EngineCrashedError, ImageError, RequestError, printable, quoted
 from pocketvlm.messages import ChatRequest, Detail, FilePart, ImagePart, ImageURLPart
 from pocketvlm.pictures.images import Picture, picture_of_size
 from pocketvlm.reading.notation.markup import plain_text
@@ -23,7 +22,6 @@ from pocketvlm.reading.presets import preset_for
 from pocketvlm.reading.repetition import RepetitionGuard
 
 Format = Literal["markdown", "text", "json"]
-_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")  # would control a terminal that shows the file
 _PENALTY = {"repeat_penalty": 1.1, "frequency_penalty": 0.1}  # of the second try; of the last 64 tokens
 
 
@@ -121,7 +119,7 @@ class PageReader:
                 reason = "repeats itself" if answer.repeats else "is cut"
                 raise _IncompleteError(f"the model's JSON is not complete, because it {reason}") from None
             return answer.text
-        text = _UNPRINTABLE.sub("", self._preset.to_markdown(answer.text))
+        text = printable(self._preset.to_markdown(answer.text))  # a file may be shown on a terminal
         return plain_text(text) if self._options.format == "text" else text
 
     def _answer(self, page: Page, fields: Mapping[str, Any], cancellation: CancellationToken) -> _Answer:

@@ -1,6 +1,7 @@
 """The extras of pocketvlm: what they bring, what of it is missing, and how to install it.
 
-pocketvlm is not in a package index. So messages never name it to pip: whoever registered the name would be installed.
+pocketvlm is not in a package index. So messages never name it to pip, which would
+install what another has registered under the name.
 """
 
 from __future__ import annotations

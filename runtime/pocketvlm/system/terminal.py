@@ -7,6 +7,8 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from pocketvlm.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -28,7 +30,7 @@ def print_rows(out: Console, rows: Iterable[Row]) -> None:
     """
     from rich.text import Text
 
-    rows = list(rows)
+    rows = [(printable(label), printable(text)) for label, text in rows]
     labels = _GAP + max((len(label) for label, _ in rows), default=0)
     below = out.width < labels + _LEAST_TEXT
     indent = "  " if below else " " * labels

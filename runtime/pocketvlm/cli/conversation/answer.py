@@ -1,41 +1,17 @@
-"""Show an answer while it comes: Markdown on a terminal, the text itself elsewhere."""
+"""Show an answer while it comes: Markdown on a terminal."""
 
 from __future__ import annotations
 
-import re
 import time
-from typing import TextIO
 
 from rich.console import Console
 
 from pocketvlm.cli.conversation.live_lines import LiveLines
 from pocketvlm.cli.conversation.markdown import MarkdownRenderer
+from pocketvlm.errors import printable
 
-# Escape sequences and other controls in an answer would act on the terminal.
-_CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f]")
 _PAUSE = 1 / 25  # seconds between two drawings, at least
-_SHARE = 10  # a drawing may take one part of so many of the time, the rest is the model's
-
-
-class PlainAnswer:
-    """Write the text as it comes. With `clean`, as on a terminal, without control characters."""
-
-    def __init__(self, file: TextIO, *, clean: bool) -> None:
-        self._file, self._clean = file, clean
-
-    def add(self, text: str) -> None:
-        self._file.write(without_controls(text) if self._clean else text)
-        self._file.flush()
-
-    def think(self, count: int) -> None:
-        """Show nothing of `count` thoughts."""
-
-    def end(self) -> None:
-        self._file.write("\n")
-        self._file.flush()
-
-    def drop(self) -> None:
-        """End where there was no answer."""
+_SHARE = 10  # a drawing may take a tenth of the time, the rest is the model's
 
 
 class MarkdownAnswer:
@@ -50,7 +26,7 @@ class MarkdownAnswer:
         self._next = 0.0  # time of the next drawing
 
     def add(self, text: str) -> None:
-        self._text += without_controls(text)
+        self._text += printable(text)
         if (began := time.monotonic()) >= self._next:
             self._draw()
             now = time.monotonic()
@@ -87,7 +63,3 @@ class MarkdownAnswer:
     def _write(self, text: str) -> None:
         self._console.file.write(text)
         self._console.file.flush()
-
-
-def without_controls(text: str) -> str:
-    return _CONTROLS.sub("", text)

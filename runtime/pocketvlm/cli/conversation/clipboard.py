@@ -24,7 +24,7 @@ def copy(text: str, terminal: TextIO | None) -> str | None:
             # Some tools stay to hand the text out, so their output must not be waited for.
             subprocess.run(
                 tool,
-                input=text.encode(),
+                input=text.encode("utf-16" if tool[0] == "clip" else "utf-8"),  # UTF-8 would be OEM text to clip
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 timeout=_SECONDS,

@@ -20,7 +20,7 @@ from pocketvlm.errors import RequestError
 Argument = Literal["", "PICTURE", "FILE", "[TEXT]", "[MODEL]", "[NAME VALUE]"]
 
 
-class Ended(Exception):  # noqa: N818  # it is no error
+class Ended(Exception):  # noqa: N818  # it is not an error
     """The conversation was ended by a command."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,20 @@ def last_file() -> Path:
     return state_folder() / "last-conversation.json"
 
 
-def keep_last(last: LastConversation) -> None:
-    """Write the conversation, in place of the one before. Raises OSError."""
+def keep_last(last: LastConversation, report: Callable[[str], None]) -> bool:
+    """Write the conversation, in place of the one before. Where it cannot be kept, report why and return False."""
     kept = {
         "messages": [_kept(message) for message in last.messages],
         "seen": last.seen,
         "model": _absolute(last.model),
         "mmproj": _absolute(last.mmproj),
     }
-    keep_text(last_file(), json.dumps(kept, default=_as_base64))
+    try:
+        keep_text(last_file(), json.dumps(kept, default=_as_base64))
+    except OSError as error:
+        report(f"the conversation cannot be kept for --continue: {error.strerror or error}")
+        return False
+    return True
 
 
 def read_last() -> tuple[LastConversation, list[str]]:

@@ -16,10 +16,11 @@ from rich.syntax import Syntax
 from rich.text import Text
 from rich.theme import Theme
 
-# HTML is text, or rich would drop it. Indented text is no code, and a line under text no heading: models transcribe.
+# HTML is text, or rich would drop it. Indented text is not code, and a line under text is not part of a heading:
+# models transcribe.
 _PARSER = MarkdownIt("commonmark").enable(["strikethrough", "table"])
 _PARSER.disable(["code", "lheading", "reference", "html_block", "html_inline"])
-# For an answer of one line, in which "42." is no list.
+# For an answer of one line, in which "42." is not a list.
 _LINE_PARSER = MarkdownIt("zero").enable(["backticks", "emphasis", "escape", "strikethrough", "link"])
 _EMPTY_ITEM = re.compile(r"\s*(?:\d+[.)]|[-*+])\s*")  # of a list, which rich does not print
 # The terminal's own colours, which can be read on light and dark ones.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # A word that may have begun with a quote and is not finished, at the end of a line.
-_LAST_WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*|'[^']*|(?:\\.|[^\s\\'"])(?:\\.|[^\s\\])*)?$""", re.DOTALL)
+_LAST_WORD = re.compile(r"""(?<!\S)(?:"(?:\\.|[^"\\])*|'[^']*|(?:\\.|[^\s\\'"])(?:\\.|[^\s\\])*)?$""", re.DOTALL)
 _ESCAPED = re.compile(r"""[\s\\'"()&;|<>$`*?!#\[\]{}]""")
 _MOST = 500  # in one folder
 

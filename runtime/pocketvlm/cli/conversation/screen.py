@@ -11,11 +11,12 @@ from rich.table import Table
 
 from pocketvlm.cli.answer_report import err, note
 from pocketvlm.cli.console import error_message
+from pocketvlm.cli.conversation.plain_answer import PlainAnswer
 from pocketvlm.cli.conversation.terminal import echo_file, moves_cursor
 from pocketvlm.errors import PocketVLMError
 
 if TYPE_CHECKING:
-    from pocketvlm.cli.conversation.answer import MarkdownAnswer, PlainAnswer
+    from pocketvlm.cli.conversation.answer import MarkdownAnswer
     from pocketvlm.cli.conversation.state import Attached, Conversation
 
 _WIDE = 60  # columns for two columns
@@ -60,10 +61,10 @@ class Screen:
         err.print(f"[red]error:[/red] {escape(error_message(error))}")
 
     def answer(self, *, as_text: bool) -> MarkdownAnswer | PlainAnswer:
-        """Return what shows an answer while it comes. `as_text`: it is no Markdown, such as JSON."""
-        from pocketvlm.cli.conversation.answer import MarkdownAnswer, PlainAnswer
-
+        """Return what shows an answer while it comes. `as_text`: it is not Markdown, such as JSON."""
         if self.renders and not as_text:
+            from pocketvlm.cli.conversation.answer import MarkdownAnswer
+
             return MarkdownAnswer(self._console)
         return PlainAnswer(sys.stdout, clean=sys.stdout.isatty())
 

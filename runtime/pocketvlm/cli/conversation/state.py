@@ -73,7 +73,13 @@ class Conversation:
         self.vlm = vlm
         self.max_image_tokens = options.max_image_tokens
         self.max_pixels = options.max_pixels
-        self.run_notes = RunNotes(vlm)
+        self._run_notes: RunNotes | None = None
+
+    @property
+    def run_notes(self) -> RunNotes:
+        """What is said about this model and how it sees, each once."""
+        self._run_notes = self._run_notes or RunNotes(self.vlm)
+        return self._run_notes
 
     def reset(self) -> None:
         self.messages: list[Message] = []

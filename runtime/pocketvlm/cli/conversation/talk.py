@@ -122,8 +122,4 @@ class _Keeper:
         if not self._is_on:
             return
         last = LastConversation(conversation.messages, conversation.seen, models.model, models.mmproj)
-        try:
-            keep_last(last)
-        except OSError as error:
-            self._is_on = False
-            self._screen.say(f"the conversation cannot be kept for --continue: {error.strerror or error}")
+        self._is_on = keep_last(last, self._screen.say)

@@ -19,7 +19,7 @@ def moves_cursor(file: TextIO) -> bool:
 
 
 def echo_file() -> TextIO | None:
-    """Return what typed text is shown on; None where nobody types in a terminal that can move its cursor."""
+    """Return what typed text is shown on; None without a terminal that can move its cursor."""
     if not sys.stdin.isatty():
         return None
     return next((file for file in (sys.stdout, sys.stderr) if moves_cursor(file)), None)

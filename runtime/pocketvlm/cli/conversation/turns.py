@@ -81,7 +81,7 @@ class Turns:
             screen.say("stopped; the answer so far is kept, /retry asks again")
         reason = "max_tokens" if conversation.fields.get("max_tokens") else "the context is full, /reset starts again"
         images = images[before:]
-        lines = conversation.run_notes.about_answer(notes, images)
+        lines = conversation.run_notes.about_answer(notes, images, high="/set detail high")
         print_report(images, lines, timings if screen.timings else None, cut=reason if cut else None)
         screen.space()
         self._keep()

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from pocketvlm.cli.typed_path import exists, typed_path
 from pocketvlm.errors import RequestError
@@ -23,7 +22,7 @@ _MAX_LOOKED_UP = 200  # words of a line
 _MAY_BE_A_PATH = re.compile(r"""[/\\.~'"]""")
 _LIKE_A_PATH = re.compile(r"""['"]?(?:~|/|\./|\.\./|[A-Za-z]:[\\/]|file:)""")
 _PUNCTUATION = "?!.,;:)"
-_ENDS = "?!.:;,"  # of a sentence, after which a path is no part of it
+_ENDS = "?!.:;,"  # of a sentence, after which a path is not part of it
 _WORD = re.compile(r"\S+")
 # As a shell reads it: quotes, escapes, and anything else that is not a space.
 _SHELL_WORD = re.compile(r"""(?:'[^']*'|"(?:\\.|[^"\\])*"|\\.|[^\s'"\\])+""", re.DOTALL)
@@ -72,8 +71,8 @@ def read_typed(text: str, commands: Sequence[str]) -> TypedCommand | TypedMessag
         name, argument = [*text.split(maxsplit=1), ""][:2]
         if name in commands:
             return TypedCommand(name, argument)
-        found = next(_paths(text), None)
-        if found is None or found.start:
+        path = next(_paths(text), None)
+        if path is None or path.start:
             if "/" in name[1:]:
                 raise RequestError(f"{name}: no such file, and not a command; /help lists the commands")
             raise RequestError(f"unknown command {name}; /help lists the commands")
@@ -90,26 +89,26 @@ def read_message(text: str) -> TypedMessage:
     if "\n" in text:
         return _read_lines(text.split("\n"))
     paths = [*_paths(text)]
-    shown = [found for found in paths if _is_shown(found.path)]
-    others = [text[found.start : found.end] for found in paths if found not in shown]
+    shown = [path for path in paths if _is_shown(path.path)]
+    others = [text[path.start : path.end] for path in paths if path not in shown]
     if not shown:
         return TypedMessage(text.strip(), (), tuple(others))
     first, last = _sentence(text, shown)
     kept, end = [], first
-    for found in shown:
-        if first <= found.start and found.end <= last:
-            kept += [text[end : found.start], Path(found.path).name]
-            end = found.end
+    for path in shown:
+        if first <= path.start and path.end <= last:
+            kept += [text[end : path.start], Path(path.path).name]
+            end = path.end
     kept.append(text[end:last])
-    return TypedMessage("".join(kept).strip(), tuple(found.path for found in shown), tuple(others))
+    return TypedMessage("".join(kept).strip(), tuple(path.path for path in shown), tuple(others))
 
 
 def _read_lines(lines: list[str]) -> TypedMessage:
     kept, pictures = [], list[str]()
     for line in lines:
         paths = [*_paths(line, checked=False)]
-        if paths and all(_is_shown(found.path) for found in paths) and not _around(line, paths).strip():
-            pictures += [found.path for found in paths]
+        if paths and all(_is_shown(path.path) for path in paths) and not _around(line, paths).strip():
+            pictures += [path.path for path in paths]
         else:
             kept.append(line)
     return TypedMessage("\n".join(kept).strip(), tuple(pictures))
@@ -118,22 +117,22 @@ def _read_lines(lines: list[str]) -> TypedMessage:
 def _sentence(text: str, paths: list[_Path]) -> tuple[int, int]:
     """Return where the question begins and ends, without the paths before and after it."""
     first, last = 0, len(text)
-    for found in paths:
-        if text[first : found.start].strip():
+    for path in paths:
+        if text[first : path.start].strip():
             break
-        first = found.end
-    for found in reversed(paths):
-        if text[found.end : last].strip() or found.start < first:
+        first = path.end
+    for path in reversed(paths):
+        if text[path.end : last].strip() or path.start < first:
             break
-        last = found.start
+        last = path.start
     before = text[first:last].rstrip()
     return first, last if not before or before[-1] in _ENDS else len(text)
 
 
 def _around(text: str, paths: list[_Path]) -> str:
     """Return a text without its paths."""
-    ends = [0, *(found.end for found in paths)]
-    starts = [*(found.start for found in paths), len(text)]
+    ends = [0, *(path.end for path in paths)]
+    starts = [*(path.start for path in paths), len(text)]
     return "".join(text[end:start] for end, start in zip(ends, starts, strict=True))
 
 
@@ -159,16 +158,16 @@ def _paths(text: str, *, checked: bool = True) -> Iterator[_Path]:
         start = match.start() + (match[0][0] == "(")
         spaced = tries > 0 and (at == 0 or bool(_LIKE_A_PATH.match(text, start)))
         tries -= spaced
-        found = _path_at(text, start, _MAX_WORDS if spaced else 1)
-        if found:
-            yield found
+        path = _path_at(text, start, _MAX_WORDS if spaced else 1)
+        if path:
+            yield path
         elif checked and _can_only_be_a_picture(word := _word_at(text, start)):
             raise RequestError(f"{word}: no such file")
-        at = found.end if found else match.end()
+        at = path.end if path else match.end()
 
 
 def _path_at(text: str, start: int, most: int) -> _Path | None:
-    """Return the longest path of a file that begins at `start`, of at most so many words."""
+    """Return the longest path of a file that begins at `start`, of at most `most` words."""
     like_a_path = bool(_LIKE_A_PATH.match(text, start))
     shell = _SHELL_WORD.match(text, start)
     words = [word.end() for word in islice(_WORD.finditer(text, start), most)]
@@ -203,8 +202,9 @@ def _existing(typed: str, *, like_a_path: bool) -> str | None:
 
 
 def _path_of_uri(uri: str) -> str | None:
-    parts = urlsplit(uri)
-    return unquote(parts.path) if parts.netloc in ("", "localhost") else None
+    from pocketvlm.pictures.sources import path_of_uri  # with it come the messages, which take a while to import
+
+    return path_of_uri(uri)
 
 
 def _is_shown(path: str) -> bool:
