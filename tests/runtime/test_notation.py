@@ -45,6 +45,7 @@ def test_doctags_that_are_cut_off_keep_what_there_is() -> None:
         ("<code><_C++_>a <b> c</code>", "```c++\na <b> c\n```"),
         ("<code>```\nx\n```</code>", "````\n```\nx\n```\n````"),
         ("<text>one<section_header_level_1>Two</section_header_level_1>", "one\n\n## Two"),  # no end tag
+        ("<section_header_level_1>One<text>two</text><text>three</text>", "## One\n\ntwo\n\nthree"),
         ("<text>a</title> b</text>", "a b"),  # an end tag without a beginning
         ("<inline><text>where</text><formula>x</formula><text>is small</text></inline>", "where $x$ is small"),
         ("<list_item>one</list_item>\n<list_item>two</list_item>", "- one\n- two"),  # without a list
