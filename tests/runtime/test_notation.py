@@ -144,6 +144,8 @@ def test_html_tables(source: str, expected: str) -> None:
 
 def test_a_large_span_is_cut() -> None:
     assert 'rowspan="200"' in markup.markdown("<table><tr><td rowspan='999999999'>a</td></tr></table>")
+    row = "<tr>" + "<td colspan='200'>a</td>" * 7 + "</tr>"
+    assert markup.plain_text(f"<table>{row}</table>").count("\t") == 1001  # not 1200
 
 
 @pytest.mark.parametrize(
