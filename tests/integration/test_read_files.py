@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from PIL import Image
@@ -18,9 +18,12 @@ from typer.testing import CliRunner
 
 from integration.squares import COLOUR, COLOURS, SCHEMA, squares
 from pocketvlm.cli.commands import app
-from pocketvlm.errors import PocketVLMError, RequestError
-from pocketvlm.reading.inputs import find_inputs, output_names
+from pocketvlm.documents.document import Document
+from pocketvlm.errors import ImageError, PocketVLMError, RequestError
+from pocketvlm.reading.inputs import Input, find_inputs, output_names
 from pocketvlm.reading.progress_file import ProgressFile
+from pocketvlm.reading.read_files import FileReader, Listener, Source
+from pocketvlm.reading.read_page import PageReader
 
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()", "read", "--threads", "1"]
 
@@ -239,6 +242,27 @@ def test_memory_does_not_grow_with_the_document(tmp_path: Path) -> None:
 def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
     with ProgressFile(tmp_path / "x", {"prompt": None}), pytest.raises(PocketVLMError, match="another read"):
         ProgressFile(tmp_path / "x", {"prompt": None})
+
+
+class VanishingSource(Source):
+    """Removes a file after its stamp is taken, before it is opened."""
+
+    def open(self, path: Path) -> tuple[Document, list[int]]:
+        path.unlink()
+        return super().open(path)
+
+
+def test_a_file_that_vanishes_does_not_end_the_others(tmp_path: Path) -> None:
+    outputs = {}
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.pdf").write_bytes(squares())
+        outputs[f"{name}.md"] = Input(tmp_path / f"{name}.pdf", f"{name}.pdf")
+    errors: list[ImageError] = []
+    with ProgressFile(tmp_path / "x", {}) as progress:
+        reader = FileReader(outputs, tmp_path, VanishingSource(), progress, "markdown")
+        counts = reader.run(cast(PageReader, None), 1, Listener(fails=errors.append))  # there are no pages
+    assert counts.failed_documents == 2
+    assert [error.message.partition(":")[0] for error in errors] == [str(tmp_path / f"{name}.pdf") for name in "ab"]
 
 
 @pytest.mark.parametrize("content", [b"{}\n", b"[]\n", b"text\n", b'{"pocketvlm-read": 1}\n{"file": 1}\n'])

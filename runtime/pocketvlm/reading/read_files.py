@@ -30,7 +30,12 @@ class Source:
 
     def open(self, path: Path) -> tuple[Document, list[int]]:
         """Return the document and the numbers of its pages. Raises ImageError."""
-        document = open_document(path, password=self.password, limits=self.limits, max_pixels=self.max_pixels)
+        try:
+            document = open_document(path, password=self.password, limits=self.limits, max_pixels=self.max_pixels)
+        except ImageError:  # some are OSErrors, too
+            raise
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read: {error.strerror}") from None
         try:
             return document, [page.number for page in document.pages(self.pages)]
         except BaseException:
@@ -102,13 +107,11 @@ class FileReader:
             try:
                 stamp = stamp_of(file.path)
                 document, numbers = self._source.open(file.path)
-            except OSError as error:
-                if isinstance(error, ImageError):
-                    raise
-                self._fail(ImageError(f"{file.path}: cannot be read: {error.strerror}"), listener, alone=alone)
-                continue
             except ImageError as error:
                 self._fail(error, listener, alone=alone)
+                continue
+            except OSError as error:  # of `stamp_of`
+                self._fail(ImageError(f"{file.path}: cannot be read: {error.strerror}"), listener, alone=alone)
                 continue
             known = self._progress.read(file.name, stamp)
             left = [number for number in numbers if number not in known]
