@@ -49,7 +49,9 @@ def read(
     output: Annotated[
         str | None,
         typer.Option(
-            "-o", "--output", help="File for one document, folder for several; without it, pages are printed."
+            "-o",
+            "--output",
+            help="File for one document, folder for several; without it, or with -, pages are printed.",
         ),
     ] = None,
     model: Model = None,
@@ -101,6 +103,7 @@ def read(
     schema = None if json_schema is None else response_format(json_schema)["json_schema"]["schema"]
     if preset is not None:
         _check_preset(preset)
+    output = None if output == "-" else output
     kind = _format(format, output, has_schema=schema is not None)
     how = ReadOptions(kind, prompt, preset, schema, cast(Any, detail), max_tokens)
     selection = None if pages is None else PageSelection.parse(pages, "--pages")
