@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from pocketvlm.reading.notation import doctags, markup
 from pocketvlm.reading.notation.tables import otsl_table
+from pocketvlm.reading.read_page import Format, PageText
+from pocketvlm.reading.write_document import document_pieces
+from pocketvlm.system.option_names import use_flags
 
 # Ours in DocTags, and what docling-core makes of them: tests/golden/doctags.py.
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent.parent / "golden" / "doctags.json").read_text("utf-8"))
@@ -189,6 +192,17 @@ PIECES = st.sampled_from(
 def test_no_answer_is_an_error(source: str) -> None:
     for convert in (doctags.markdown, markup.markdown, markup.otsl, markup.grounded, markup.plain_text):
         markup.plain_text(convert(source))
+
+
+@pytest.mark.parametrize("form", ["markdown", "text", "json"])
+def test_a_page_that_cannot_be_read_names_options_of_the_command(form: Format) -> None:
+    use_flags({"max_pixels": "--max-pixels"})
+    try:
+        page = PageText(1, "a", "", error="1 is too large; raise max_pixels=2")
+        written = "".join(document_pieces("a", [page], form))
+    finally:
+        use_flags({})
+    assert "raise --max-pixels 2" in written and "max_pixels" not in written
 
 
 def test_elements_within_each_other_without_end() -> None:
