@@ -1,4 +1,4 @@
-"""What a file is by its first bytes or its ending: PDFs and videos, all of which is meant, and pictures that begin alike."""
+"""What a file is by its first bytes or its ending: PDFs, videos (all of which is meant), and pictures alike."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class Table:
         return grid
 
 
-def _covered(left: Sequence[int], x: int) -> list[None]:
+def _covered(left: Sequence[int], x: int) -> list[Cell | None]:
     """Return a None for each column from `x` to the next one that is not covered."""
     return [None] * len([*takewhile(bool, islice(left, x, None))])
 
