@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from PIL import Image
@@ -18,9 +18,12 @@ from typer.testing import CliRunner
 
 from integration.squares import COLOUR, COLOURS, SCHEMA, squares
 from pocketvlm.cli.commands import app
-from pocketvlm.errors import PocketVLMError, RequestError
-from pocketvlm.reading.inputs import find_inputs, output_names
+from pocketvlm.documents.document import Document
+from pocketvlm.errors import ImageError, PocketVLMError, RequestError
+from pocketvlm.reading.inputs import Input, find_inputs, output_names
 from pocketvlm.reading.progress_file import ProgressFile
+from pocketvlm.reading.read_files import FileReader, Listener, Source
+from pocketvlm.reading.read_page import PageReader, PageText
 
 COMMAND = [sys.executable, "-c", "from pocketvlm.cli import main; main()", "read", "--threads", "1"]
 
@@ -47,7 +50,7 @@ def test_one_document(tmp_path: Path) -> None:
     assert (tmp_path / "scan.md").read_text() == "## Page 1\n\nRed\n\n## Page 2\n\nBlue\n\n## Page 3\n\nGreen\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.md", "scan.pdf"]
     again = call(tmp_path / "scan.pdf", "-o", tmp_path / "scan.md", code=2)
-    assert "scan.md exists already" in again
+    assert "scan.md: exists already" in again
 
 
 def test_a_folder(tmp_path: Path, sample_png: Path) -> None:
@@ -88,17 +91,51 @@ def test_a_folder(tmp_path: Path, sample_png: Path) -> None:
     (texts / "d.md").unlink()
     assert "1 document of 1 page, 3 documents read before" in call(*arguments)
     assert (texts / "d.md").read_text() == "## Page 1\n\nRed\n"
-    assert len(progress(texts / ".read.jsonl")) == before + 1
+    assert len(progress(texts / ".read.jsonl")) == before + 2  # to be written, and written
 
     # Pages of another prompt do not get among them.
     assert "another prompt" in call(letters, "-o", texts, code=2)
+
+
+def test_what_was_not_written_from_a_file_is_not_replaced(tmp_path: Path, sample_png: Path) -> None:
+    out = tmp_path / "out"
+    for year in ("2023", "2024"):
+        (tmp_path / year).mkdir()
+        (tmp_path / year / "a.pdf").write_bytes(squares(int(year[-1]) - 2))
+    call(tmp_path / "2023", "-o", out, "--prompt", COLOUR)
+    first = (out / "a.md").read_text()
+    assert "a.md: exists already" in call(tmp_path / "2024", "-o", out, "--prompt", COLOUR, code=2)
+    assert (out / "a.md").read_text() == first
+
+    (out / "notes.md").write_text("mine")
+    shutil.copy(sample_png, tmp_path / "2023" / "notes.png")
+    assert "notes.md: exists already" in call(tmp_path / "2023", "-o", out, "--prompt", COLOUR, code=2)
+    assert (out / "notes.md").read_text() == "mine"
+    (tmp_path / "2023" / "notes.png").unlink()
+
+    (tmp_path / "2023" / "a.pdf").write_bytes(squares(2))
+    (out / "a.md").write_text(f"{first}my note")
+    assert "a.md: exists already" in call(tmp_path / "2023", "-o", out, "--prompt", COLOUR, code=2)
+    (out / "a.md").write_text(first)
+    call(tmp_path / "2023", "-o", out, "--prompt", COLOUR)
+    assert (out / "a.md").read_text() == f"{first}\n## Page 2\n\nBlue\n"
+
+
+def test_an_output_that_a_kill_left_without_its_last_line_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.pdf").write_bytes(squares(1))
+    arguments = (tmp_path / "in", "-o", tmp_path / "out", "--prompt", COLOUR)
+    call(*arguments)
+    record = tmp_path / "out" / ".read.jsonl"
+    record.write_text("".join(record.read_text().splitlines(keepends=True)[:-1]))
+    assert "1 document of 1 page" in call(*arguments)
 
 
 def test_without_an_output_pages_are_printed(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(squares(2, bad=2))
     (tmp_path / "b.pdf").write_bytes(squares(1))
     names = [str(tmp_path / name) for name in ("a.pdf", "b.pdf")]
-    done = CliRunner().invoke(app, ["read", "--threads", "1", *names, "--prompt", COLOUR])
+    done = CliRunner().invoke(app, ["read", "--threads", "1", *names, "--prompt", COLOUR, "-o", "-"])
     assert done.exit_code == 1
     first, second = done.stdout.split("\n# b.pdf\n\n")
     assert first.startswith("# a.pdf\n\n## Page 1\n\nRed\n\n## Page 2\n\n> Not read: ")
@@ -141,7 +178,7 @@ def test_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["a.pdf", "-o", "a.md", "--detail", "x"], "--detail"),
         (["a.pdf", "a.pdf", "b.pdf", "-o", "a.pdf"], "is a file, and a folder is needed"),
         (["empty", "-o", "out"], "empty: has no PDFs or pictures"),
-        (["a.pdf", "-o", "a.pdf"], "a.pdf exists already"),
+        (["a.pdf", "-o", "a.pdf"], "a.pdf: exists already"),
     ],
 )
 def test_what_cannot_be_read_is_said_in_one_line(
@@ -236,9 +273,41 @@ def test_memory_does_not_grow_with_the_document(tmp_path: Path) -> None:
     assert peaks[1] < peaks[0] + (150 << 20)
 
 
+def test_where_there_are_no_pages_the_prompt_may_change(tmp_path: Path) -> None:
+    ProgressFile(tmp_path / "x", {"prompt": "one"}).close()
+    assert not (tmp_path / "x").exists()
+    (tmp_path / "x").write_text('{"pocketvlm-read": 1, "prompt": "one"}\n')  # killed before its page
+    for _ in range(2):
+        with ProgressFile(tmp_path / "x", {"prompt": "two"}) as progress:
+            progress.add("a", "1", PageText(1, "", "text"))
+    with pytest.raises(RequestError, match="another prompt: 'two'"):
+        ProgressFile(tmp_path / "x", {"prompt": "one"})
+
+
 def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
     with ProgressFile(tmp_path / "x", {"prompt": None}), pytest.raises(PocketVLMError, match="another read"):
         ProgressFile(tmp_path / "x", {"prompt": None})
+
+
+class VanishingSource(Source):
+    """Removes a file after its stamp is taken, before it is opened."""
+
+    def open(self, path: Path) -> tuple[Document, list[int]]:
+        path.unlink()
+        return super().open(path)
+
+
+def test_a_file_that_vanishes_does_not_end_the_others(tmp_path: Path) -> None:
+    outputs = {}
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.pdf").write_bytes(squares())
+        outputs[f"{name}.md"] = Input(tmp_path / f"{name}.pdf", f"{name}.pdf")
+    errors: list[ImageError] = []
+    with ProgressFile(tmp_path / "x", {}) as progress:
+        reader = FileReader(outputs, tmp_path, VanishingSource(), progress, "markdown")
+        counts = reader.run(cast(PageReader, None), 1, Listener(fails=errors.append))  # there are no pages
+    assert counts.failed_documents == 2
+    assert [error.message.partition(":")[0] for error in errors] == [str(tmp_path / f"{name}.pdf") for name in "ab"]
 
 
 @pytest.mark.parametrize("content", [b"{}\n", b"[]\n", b"text\n", b'{"pocketvlm-read": 1}\n{"file": 1}\n'])

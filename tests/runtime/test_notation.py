@@ -13,6 +13,9 @@ from hypothesis import strategies as st
 
 from pocketvlm.reading.notation import doctags, markup
 from pocketvlm.reading.notation.tables import otsl_table
+from pocketvlm.reading.read_page import Format, PageText
+from pocketvlm.reading.write_document import document_pieces
+from pocketvlm.system.option_names import use_flags
 
 # Ours in DocTags, and what docling-core makes of them: tests/golden/doctags.py.
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent.parent / "golden" / "doctags.json").read_text("utf-8"))
@@ -45,6 +48,7 @@ def test_doctags_that_are_cut_off_keep_what_there_is() -> None:
         ("<code><_C++_>a <b> c</code>", "```c++\na <b> c\n```"),
         ("<code>```\nx\n```</code>", "````\n```\nx\n```\n````"),
         ("<text>one<section_header_level_1>Two</section_header_level_1>", "one\n\n## Two"),  # no end tag
+        ("<section_header_level_1>One<text>two</text><text>three</text>", "## One\n\ntwo\n\nthree"),
         ("<text>a</title> b</text>", "a b"),  # an end tag without a beginning
         ("<inline><text>where</text><formula>x</formula><text>is small</text></inline>", "where $x$ is small"),
         ("<list_item>one</list_item>\n<list_item>two</list_item>", "- one\n- two"),  # without a list
@@ -143,6 +147,8 @@ def test_html_tables(source: str, expected: str) -> None:
 
 def test_a_large_span_is_cut() -> None:
     assert 'rowspan="200"' in markup.markdown("<table><tr><td rowspan='999999999'>a</td></tr></table>")
+    row = "<tr>" + "<td colspan='200'>a</td>" * 7 + "</tr>"
+    assert markup.plain_text(f"<table>{row}</table>").count("\t") == 1001  # not 1200
 
 
 @pytest.mark.parametrize(
@@ -186,6 +192,17 @@ PIECES = st.sampled_from(
 def test_no_answer_is_an_error(source: str) -> None:
     for convert in (doctags.markdown, markup.markdown, markup.otsl, markup.grounded, markup.plain_text):
         markup.plain_text(convert(source))
+
+
+@pytest.mark.parametrize("form", ["markdown", "text", "json"])
+def test_a_page_that_cannot_be_read_names_options_of_the_command(form: Format) -> None:
+    use_flags({"max_pixels": "--max-pixels"})
+    try:
+        page = PageText(1, "a", "", error="1 is too large; raise max_pixels=2")
+        written = "".join(document_pieces("a", [page], form))
+    finally:
+        use_flags({})
+    assert "raise --max-pixels 2" in written and "max_pixels" not in written
 
 
 def test_elements_within_each_other_without_end() -> None:

@@ -49,7 +49,9 @@ def read(
     output: Annotated[
         str | None,
         typer.Option(
-            "-o", "--output", help="File for one document, folder for several; without it, pages are printed."
+            "-o",
+            "--output",
+            help="File for one document, folder for several; without it, or with -, pages are printed.",
         ),
     ] = None,
     model: Model = None,
@@ -101,6 +103,7 @@ def read(
     schema = None if json_schema is None else response_format(json_schema)["json_schema"]["schema"]
     if preset is not None:
         _check_preset(preset)
+    output = None if output == "-" else output
     kind = _format(format, output, has_schema=schema is not None)
     how = ReadOptions(kind, prompt, preset, schema, cast(Any, detail), max_tokens)
     selection = None if pages is None else PageSelection.parse(pages, "--pages")
@@ -117,7 +120,8 @@ def read(
         outputs, folder, hidden = {place.name: inputs[0]}, place.parent, f".{place.name}.read.jsonl"
     else:
         outputs, folder, hidden = output_names(inputs, SUFFIXES[kind]), Path(output), ".read.jsonl"
-    _check_output(folder, outputs, folder / hidden, alone=alone)
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file, and a folder is needed", "--output")
     target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
     fingerprint = locate(target, model=options.model, mmproj=options.mmproj, verify=False).fingerprint
     if alone:
@@ -125,6 +129,7 @@ def read(
     folder.mkdir(parents=True, exist_ok=True)
     with ProgressFile(folder / hidden, {"model": fingerprint, **_described(how, pages)}) as progress:
         reader = FileReader(outputs, folder, source, progress, kind)
+        reader.check_outputs()
         counts = reader.counts
         if reader.unfinished():
             counts = _read(reader, how, target, options, alone=alone)
@@ -268,17 +273,6 @@ def _check_preset(name: str) -> None:
 
     if name not in presets():
         raise RequestError(f"{name} is unknown; known: {', '.join(sorted(presets()))}", "--preset")
-
-
-def _check_output(folder: Path, outputs: dict[str, Input], progress: Path, *, alone: bool) -> None:
-    """Refuse to replace files that were not made here."""
-    if folder.exists() and not folder.is_dir():
-        raise RequestError(f"{folder} is a file, and a folder is needed", "--output")
-    if not progress.exists():
-        for name in outputs:
-            if (folder / name).exists():
-                hint = "name another file" if alone else "name another folder"
-                raise RequestError(f"{folder / name} exists already; {hint}, or remove it first", "--output")
 
 
 def _described(how: ReadOptions, pages: str | None) -> dict[str, Any]:

@@ -1,9 +1,11 @@
-"""What a file is by its first bytes, where all of it is meant: PDFs and videos, and the pictures that begin alike."""
+"""What a file is by its first bytes or its ending: PDFs, videos (all of which is meant), and pictures alike."""
 
 from __future__ import annotations
 
 import re
 
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+DOCUMENT_SUFFIXES = (".pdf", *VIDEO_SUFFIXES)
 HEAD = 1024  # bytes; some programs begin a PDF with something else
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 AVIF_BRANDS = {b"avif", b"avis"}

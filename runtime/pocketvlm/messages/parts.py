@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from pocketvlm.messages.base import AlsoTakes, Open, Text, TextOrNull, by_form, empty_for_null
-from pocketvlm.messages.file_kinds import HEAD, is_pdf, video_format
+from pocketvlm.messages.file_kinds import DOCUMENT_SUFFIXES, HEAD, is_pdf, video_format
 from pocketvlm.messages.numbers import AnyNumber, Limit
 
 Detail = Literal["auto", "low", "high"]
@@ -314,7 +314,6 @@ def _texts(part: Mapping[str, Any], depth: int) -> Iterator[tuple[str, str]]:
 
 _FOREIGN_PICTURES = ("input_image", "image_file", "media")
 _FILES = ("file", "input_file", "document", "video", "video_url", "input_video")
-_SUFFIXES = (".pdf", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
 _OF_SEVERAL = re.compile(r"\s*data:\s*(application/pdf|video/)", re.IGNORECASE)
 _FORMS = {
     **dict.fromkeys(_TEXT_KEYS, "<text>"),
@@ -351,7 +350,7 @@ def _is_of_several(value: object) -> bool:
     if not isinstance(value, str | os.PathLike):
         return False
     name = str(value)
-    return bool(_OF_SEVERAL.match(name[:64])) or name[-5:].lower().endswith(_SUFFIXES)
+    return bool(_OF_SEVERAL.match(name[:64])) or name[-5:].lower().endswith(DOCUMENT_SUFFIXES)
 
 
 # An answer's thoughts may stand among its parts; its message takes them out.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pocketvlm.messages.file_kinds import DOCUMENT_SUFFIXES
+
 FORMATS = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF, HEIC, and the previews in CR2, NEF, ARW and DNG"
 _SUFFIXES = frozenset(
     ".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .dib .tif .tiff .avif .heic .heif .hif .cr2 .nef .arw .dng".split()
@@ -16,17 +18,14 @@ _PICTURE = re.compile(
 _PICTURE_BYTES = 16
 
 
-_DOCUMENTS = frozenset(".pdf .mp4 .m4v .mov .mkv .webm .avi".split())
-
-
 def is_picture_name(name: str) -> bool:
     """Return whether a name has the ending of a picture, PDF or video. There need not be such a file."""
-    return Path(name).suffix.lower() in _SUFFIXES | _DOCUMENTS
+    return Path(name).suffix.lower() in (*_SUFFIXES, *DOCUMENT_SUFFIXES)
 
 
 def is_document(path: Path) -> bool:
     """Return whether a file of a folder is a PDF or a video by its name."""
-    return path.suffix.lower() in _DOCUMENTS and not path.name.startswith("._") and path.is_file()
+    return path.suffix.lower() in DOCUMENT_SUFFIXES and not path.name.startswith("._") and path.is_file()
 
 
 def is_picture(path: Path) -> bool:

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.errors import RequestError
+from pocketvlm.messages.file_kinds import VIDEO_SUFFIXES
 from pocketvlm.pictures.formats import is_document, is_picture
-
-_VIDEOS = frozenset(".mp4 .m4v .mov .mkv .webm .avi".split())  # are read only if they are named
 
 
 @dataclass(frozen=True)
@@ -31,22 +30,22 @@ def find_inputs(names: Sequence[str]) -> list[Input]:
     inputs: dict[Path, Input] = {}
     for name in names:
         count = 0
-        for found in _found(name):
-            inputs.setdefault(found.path.resolve(), found)
+        for one in _inputs(name):
+            inputs.setdefault(one.path.resolve(), one)
             count += 1
         if not count:
             raise RequestError("there is no such file" if not Path(name).is_dir() else "has no PDFs or pictures", name)
     return list(inputs.values())
 
 
-def _found(name: str) -> Iterator[Input]:
+def _inputs(name: str) -> Iterator[Input]:
     path = Path(name)
     if path.is_dir():
         for one in sorted(path.rglob("*")):
             if (
                 not _is_hidden(one, path)
                 and (is_picture(one) or is_document(one))
-                and one.suffix.lower() not in _VIDEOS
+                and one.suffix.lower() not in VIDEO_SUFFIXES  # they are read only if they are named
             ):
                 yield Input(one, one.relative_to(path).as_posix())
     elif path.exists() or not glob.has_magic(name):
@@ -54,7 +53,7 @@ def _found(name: str) -> Iterator[Input]:
             yield Input(path, path.name)
     else:
         for match in sorted(glob.glob(name, recursive=True)):  # noqa: PTH207  # Path.glob takes no absolute pattern
-            yield from _found(match)
+            yield from _inputs(match)
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:

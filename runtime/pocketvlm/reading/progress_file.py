@@ -1,11 +1,13 @@
 """The finished pages of documents that are being read: a hidden file next to the output.
 
-It has a line for each page, so that a process that is killed loses only the pages that it was reading. Its first line
-says how pages are read; pages of another model or prompt must not get into the same documents.
+It has a line for each page, so that a process that is killed loses only the pages that it was reading. A line before
+them says how pages are read; pages of another model or prompt must not get into the same documents. Other lines say
+which outputs were written, from which files; others' are not replaced.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -38,6 +40,9 @@ class ProgressFile:
         self._pages: dict[tuple[str, str], dict[int, int]] = {}  # places of lines
         self._failed: set[tuple[str, str, int]] = set()
         self._done: dict[tuple[str, str], str] = {}
+        self._outputs: dict[str, tuple[str, str | None]] = {}  # the file that each was written from, and its digest
+        self._header: dict[str, Any] | None = {"pocketvlm-read": _FORM, **how}  # if it is to be written
+        self._empty = True
         try:
             self._load(how)
         except BaseException:
@@ -45,22 +50,24 @@ class ProgressFile:
             raise
 
     def _load(self, how: dict[str, Any]) -> None:
-        empty = True
+        header: dict[str, Any] | None = None
         for place, entry in self._log.entries():
-            if empty:
-                self._check(entry, how)
-                empty = False
+            if header is None or "pocketvlm-read" in entry:  # one without pages is followed by the next
+                header = entry
+                self._empty = False
+                if entry.get("pocketvlm-read") != _FORM:
+                    raise RequestError("is not a file of pages that were read", str(self.path))
                 continue
             try:
                 self._note(place, entry)
             except (KeyError, TypeError):
                 raise RequestError("is not a file of pages that were read", str(self.path)) from None
-        if empty:
-            self._log.append({"pocketvlm-read": _FORM, **how})
+        if header is not None and self._pages:
+            self._check(header, how)
+        if header == self._header:
+            self._header = None
 
     def _check(self, entry: dict[str, Any], how: dict[str, Any]) -> None:
-        if entry.get("pocketvlm-read") != _FORM:
-            raise RequestError("is not a file of pages that were read", str(self.path))
         for name, value in how.items():
             if entry.get(name) != value:
                 before = quoted(entry.get(name)) if entry.get(name) is not None else "none"
@@ -74,12 +81,21 @@ class ProgressFile:
         entry = {"file": file, "stamp": stamp, "page": page.number, "label": page.label, "text": page.text}
         entry |= {"notes": page.notes} if page.notes else {}
         entry |= {} if page.error is None else {"error": page.error}
-        self._note(self._log.append(entry), entry)
+        self._append(entry)
 
-    def finish(self, file: str, stamp: str, output: str) -> None:
-        """Record that the document was written to `output`."""
-        entry = {"file": file, "stamp": stamp, "output": output}
-        self._note(self._log.append(entry), entry)
+    def begin(self, file: str, stamp: str, output: str, source: Path) -> None:
+        """Record that `output` is going to be written from `source`: it is ours, even if this process is killed."""
+        self._append({"file": file, "stamp": stamp, "output": output, "source": str(source.resolve())})
+
+    def finish(self, file: str, stamp: str, output: str, source: Path, path: Path) -> None:
+        """Record that `output` was written from `source`, and is at `path`."""
+        entry = {"file": file, "stamp": stamp, "output": output, "source": str(source.resolve())}
+        self._append(entry | {"digest": _digest(path)})
+
+    def wrote(self, output: str, source: Path, path: Path) -> bool:
+        """Return whether `output` at `path` was written from `source`, and has not been changed since."""
+        file, digest = self._outputs.get(output, (None, None))
+        return file == str(source.resolve()) and path.is_file() and digest in (None, _digest(path))
 
     def read(self, file: str, stamp: str) -> set[int]:
         """Return the numbers of the pages that need not be read again."""
@@ -103,12 +119,13 @@ class ProgressFile:
             yield PageText(number, entry["label"], entry["text"], notes, entry.get("error"))
 
     def close(self, *, remove: bool = False) -> None:
-        """`remove`: nothing is left to do."""
+        """`remove`: nothing is left to do. A file without a line is removed, too."""
         if sys.platform == "win32":  # which cannot remove an open file
             self._log.close()
-        if remove:
+        if remove or self._empty:
             with suppress(OSError):
                 self.path.unlink(missing_ok=True)
+        self._empty = False
         self._log.close()
 
     def __enter__(self) -> ProgressFile:
@@ -119,11 +136,23 @@ class ProgressFile:
     ) -> None:
         self.close()
 
+    def _append(self, entry: dict[str, Any]) -> None:
+        if self._header is not None:
+            self._log.append(self._header)
+            self._header, self._empty = None, False
+        self._note(self._log.append(entry), entry)
+
     def _note(self, place: int, entry: dict[str, Any]) -> None:
         key = entry["file"], entry["stamp"]
         if "output" in entry:
-            self._done[key] = entry["output"]
+            self._outputs[entry["output"]] = entry["source"], entry.get("digest")
+            if "digest" in entry:
+                self._done[key] = entry["output"]
             return
         number = entry["page"]
         self._pages.setdefault(key, {})[number] = place
         (self._failed.add if "error" in entry else self._failed.discard)((*key, number))
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from pocketvlm.documents.document import Document, Page
 from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.documents.open_document import open_document
 from pocketvlm.documents.selection import PageSelection
-from pocketvlm.errors import ImageError
+from pocketvlm.errors import ImageError, RequestError
 from pocketvlm.pictures.images import MAX_PIXELS
 from pocketvlm.reading.inputs import Input
 from pocketvlm.reading.progress_file import ProgressFile, stamp_of
@@ -30,7 +30,12 @@ class Source:
 
     def open(self, path: Path) -> tuple[Document, list[int]]:
         """Return the document and the numbers of its pages. Raises ImageError."""
-        document = open_document(path, password=self.password, limits=self.limits, max_pixels=self.max_pixels)
+        try:
+            document = open_document(path, password=self.password, limits=self.limits, max_pixels=self.max_pixels)
+        except ImageError:  # some are OSErrors, too
+            raise
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read: {error.strerror}") from None
         try:
             return document, [page.number for page in document.pages(self.pages)]
         except BaseException:
@@ -77,6 +82,17 @@ class FileReader:
         """Return what is to be read, also where a file has changed since, or its output has been removed."""
         return {output: file for output, file in self._outputs.items() if not self._is_finished(output, file)}
 
+    def check_outputs(self) -> None:
+        """Raise RequestError where a file would be replaced that was not written from the same document."""
+        for output, file in self.unfinished().items():
+            path = self._folder / output
+            if path.exists() and not self._progress.wrote(output, file.path, path):
+                raise RequestError(
+                    f"exists already, and was not written from {file.path} or has been changed since; name another "
+                    "output, or move it",
+                    str(path),
+                )
+
     def run(self, reader: PageReader, parallel: int, listener: Listener, *, alone: bool = False) -> Counts:
         """Read what is unfinished, `parallel` pages at a time. `alone`: a document that cannot be opened is an error.
 
@@ -102,13 +118,11 @@ class FileReader:
             try:
                 stamp = stamp_of(file.path)
                 document, numbers = self._source.open(file.path)
-            except OSError as error:
-                if isinstance(error, ImageError):
-                    raise
-                self._fail(ImageError(f"{file.path}: cannot be read: {error.strerror}"), listener, alone=alone)
-                continue
             except ImageError as error:
                 self._fail(error, listener, alone=alone)
+                continue
+            except OSError as error:  # of `stamp_of`
+                self._fail(ImageError(f"{file.path}: cannot be read: {error.strerror}"), listener, alone=alone)
                 continue
             known = self._progress.read(file.name, stamp)
             left = [number for number in numbers if number not in known]
@@ -129,8 +143,10 @@ class FileReader:
         document.close()
         name, stamp = begun.file.name, begun.stamp
         pages = self._progress.pages(name, stamp, begun.numbers)
-        write_document(self._folder / begun.output, name, pages, self._format)
-        self._progress.finish(name, stamp, begun.output)
+        path = self._folder / begun.output
+        self._progress.begin(name, stamp, begun.output, begun.file.path)
+        write_document(path, name, pages, self._format)
+        self._progress.finish(name, stamp, begun.output, begun.file.path, path)
         self.counts.documents += 1
         self.counts.pages += len(begun.numbers)
         self.counts.failed_pages += self._progress.failed(name, stamp, begun.numbers)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.reading.read_page import Format, PageText
 from pocketvlm.system.atomic import new_file
+from pocketvlm.system.option_names import with_flags
 
 SUFFIXES: dict[Format, str] = {"markdown": ".md", "text": ".txt", "json": ".json"}
 
@@ -28,7 +30,8 @@ def write_document(path: Path, source: str, pages: Iterable[PageText], format: F
 
 
 def document_pieces(source: str, pages: Iterable[PageText], format: Format) -> Iterator[str]:
-    """Yield the text of a document as its pages come."""
+    """Yield the text of a document as its pages come. Errors name the options of the running command."""
+    pages = (page if page.error is None else replace(page, error=with_flags(page.error)) for page in pages)
     if format == "json":
         return _json(source, pages)
     return (_text if format == "text" else _markdown)(pages)

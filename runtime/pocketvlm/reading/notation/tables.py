@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from itertools import islice, takewhile
 
 _MOST_SPANNED = 200  # rows or columns that a cell may say it covers; a page has fewer
+_WIDEST = 1000  # columns that cells may cover together
 _INLINE = frozenset("b strong i em u s sup sub br code".split())  # kept within cells: Markdown may have them
 _BREAKS = frozenset("p div li".split())
 _COMMENT = re.compile(r"<!--(?:(?!-->).){0,1000}-->", re.DOTALL)
@@ -78,19 +80,24 @@ class Table:
     def _grid(self) -> list[list[Cell | None]]:
         """Return all positions; None where a cell from the left or from above covers one."""
         grid: list[list[Cell | None]] = []
-        covered: dict[tuple[int, int], None] = {}
-        for y, row in enumerate(self.rows):
+        left: list[int] = []  # how many rows each column is still covered
+        for row in self.rows:
             places: list[Cell | None] = []
             for cell in row:
-                while (y, len(places)) in covered:
-                    places.append(None)
+                places += _covered(left, len(places))
                 x = len(places)
-                covered |= dict.fromkeys((y + i, x + j) for i in range(cell.rows) for j in range(cell.columns))
+                end = max(x + 1, min(x + cell.columns, _WIDEST))
+                left += [0] * (end - len(left))
+                left[x:end] = [max(count, cell.rows) for count in left[x:end]]
                 places.append(cell)
-            while (y, len(places)) in covered:
-                places.append(None)
-            grid.append(places)
+            grid.append(places + _covered(left, len(places)))
+            left = [max(count - 1, 0) for count in left]
         return grid
+
+
+def _covered(left: Sequence[int], x: int) -> list[Cell | None]:
+    """Return a None for each column from `x` to the next one that is not covered."""
+    return [None] * len([*takewhile(bool, islice(left, x, None))])
 
 
 def otsl_table(source: str) -> Table:
