@@ -215,3 +215,16 @@ def test_remove(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert code == 0 and re.search(r"^small +5\.\d MB  never", out, re.MULTILINE), out
     assert run("remove", "small", "acme/large", "--yes")[1].count("removed ") == 2
     assert list(models.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [("inspect", "iota"), ("--version",)])
+def test_a_reader_that_has_ended(arguments: tuple[str, ...]) -> None:
+    """As `pocketvlm ... | head` reads no further."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        command = [sys.executable, "-m", "pocketvlm", *arguments]
+        child = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    finally:
+        os.close(write)
+    assert (child.returncode, child.stderr) == (0, "")
