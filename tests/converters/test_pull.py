@@ -57,7 +57,7 @@ READY = "acme/iota-gguf"
 COMMAND = """
 from pocketvlm.cli import commands, main
 from pocketvlm_converters.cli.pull import pull
-commands.add_commands = lambda: commands.app.command("pull")(pull)
+commands.app.command("pull")(pull)
 main()
 """
 
@@ -424,7 +424,8 @@ def test_converters_that_are_missing(hub: HubServer, monkeypatch: pytest.MonkeyP
     assert len(hub.log) == 1
 
 
-def test_a_failed_proof_says_what_keeps_the_bundle(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("hub")
+def test_a_failed_proof_says_what_keeps_the_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pull has no such option; the conversion of what it downloaded has it."""
 
     def fail(*_: object, **__: object) -> None:

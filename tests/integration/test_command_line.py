@@ -19,7 +19,7 @@ from PIL import Image
 
 from pocketvlm.cli import main
 from pocketvlm.cli.catalog import find_catalog
-from pocketvlm.cli.commands import add_commands, app
+from pocketvlm.cli.commands import app
 from pocketvlm.files.locate import iota
 
 ORDER = "chat app read batch serve models pull remove plan convert verify inspect doctor bench".split()
@@ -50,9 +50,6 @@ def refused(*arguments: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def group() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["pocketvlm"])
-        add_commands()
     return typer.main.get_group(app)
 
 
@@ -64,7 +61,8 @@ def shown(group: Any, command: str | None) -> str:
         if command is None:
             text = group.get_help(context)
         else:
-            text = group.commands[command].get_help(typer.Context(group.commands[command], context, command))
+            found = group.get_command(context, command)
+            text = found.get_help(typer.Context(found, context, command))
     return out.getvalue() + (text or "")
 
 
