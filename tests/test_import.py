@@ -60,7 +60,7 @@ from pocketvlm.cli import main
 try:
     main()
 finally:
-    print(sorted({"pocketvlm.server", "pocketvlm.chat", "pydantic", "numpy", "rich"} & set(sys.modules)))
+    print(sorted({"pocketvlm.server", "pocketvlm.chat", "pocketvlm.messages", "numpy", "rich"} & set(sys.modules)))
 """
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert child.stdout.splitlines()[-1:] == ["[]"], child.stdout + child.stderr
