@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from importlib.metadata import entry_points
 from pathlib import Path
 from posixpath import dirname, join, normpath, relpath
 from typing import Any, get_args
@@ -102,13 +101,7 @@ def commands() -> dict[str, Any]:
 
     from pocketvlm.cli.commands import app
 
-    added = typer.Typer()
-    for point in entry_points(group="pocketvlm.commands"):
-        added.command(point.name)(point.load())
-    by_name: dict[str, Any] = {}
-    for part in (app, added):
-        by_name |= typer.main.get_group(part).commands
-    return dict(sorted(by_name.items()))
+    return dict(sorted(typer.main.get_group(app).import_all(None).items()))
 
 
 def command_reference() -> str:

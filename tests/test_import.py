@@ -46,7 +46,21 @@ from pocketvlm.cli import main
 try:
     main()
 finally:
-    print(sorted({{"prompt_toolkit", "markdown_it", "pygments", "asyncio"}} & set(sys.modules)))
+    print(sorted({{"prompt_toolkit", "markdown_it", "pygments", "asyncio", "pocketvlm.server"}} & set(sys.modules)))
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert child.stdout.splitlines()[-1:] == ["[]"], child.stdout + child.stderr
+
+
+def test_the_version_needs_no_command() -> None:
+    code = """
+import sys
+sys.argv = ["pocketvlm", "--version"]
+from pocketvlm.cli import main
+try:
+    main()
+finally:
+    print(sorted({"pocketvlm.server", "pocketvlm.chat", "pocketvlm.messages", "numpy", "rich"} & set(sys.modules)))
 """
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert child.stdout.splitlines()[-1:] == ["[]"], child.stdout + child.stderr

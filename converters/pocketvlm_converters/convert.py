@@ -20,7 +20,7 @@ from pocketvlm_converters.family import Family
 from pocketvlm_converters.gguf import ProjectorType, write_language, write_projector
 from pocketvlm_converters.onnx.graph import OnnxType
 from pocketvlm_converters.progress import Progress, silent
-from pocketvlm_converters.proof.conversion import EXPECTED, prove_conversion
+from pocketvlm_converters.proof.conversion import EXPECTED, KEEP_IT, prove_conversion
 from pocketvlm_converters.proof.verify import advice
 from pocketvlm_converters.quantization.calibrate import AUTO, compute_matrix
 from pocketvlm_converters.quantization.encoder_inputs import sampled_inputs
@@ -70,9 +70,7 @@ def convert(
         return_free_blocks()  # the proof is another process and needs the memory
         conversion.seal()
         if conversion.deviation and not keep_unproven:
-            raise ProofError(
-                f"{advice(conversion.deviation)}. Nothing was written; keep_unproven=True keeps the bundle", output
-            )
+            raise ProofError(f"{advice(conversion.deviation)}. Nothing was written; {KEEP_IT}", output)
     return Bundle(output)
 
 

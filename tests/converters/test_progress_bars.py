@@ -20,6 +20,9 @@ def test_a_file_gets_no_bars(capsys: pytest.CaptureFixture[str], monkeypatch: py
     show()
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "dumb")
+    show()
+    assert "\x1b" not in "".join(capsys.readouterr())
     monkeypatch.setenv("TERM", "xterm")
     show()
     assert "download" in capsys.readouterr().err

@@ -25,11 +25,19 @@ from typer import Typer
 from typer.testing import CliRunner
 
 import pocketvlm
-from pocketvlm.errors import CheckpointError, DownloadError, ModelNotFoundError, OutputError, QuantizationError
+from pocketvlm.errors import (
+    CheckpointError,
+    DownloadError,
+    ModelNotFoundError,
+    OutputError,
+    ProofError,
+    QuantizationError,
+)
 from pocketvlm.files.bundle import Bundle
 from pocketvlm.files.locate import locate
 from pocketvlm_converters.catalog.entry import get_entry
 from pocketvlm_converters.cli.models import models as list_models
+from pocketvlm_converters.proof.conversion import KEEP_IT
 from pocketvlm_converters.pull import gguf_pair
 from pocketvlm_converters.pull import hub as client
 from pocketvlm_converters.pull import pull as way
@@ -49,7 +57,7 @@ READY = "acme/iota-gguf"
 COMMAND = """
 from pocketvlm.cli import commands, main
 from pocketvlm_converters.cli.pull import pull
-commands.add_commands = lambda: commands.app.command("pull")(pull)
+commands.app.command("pull")(pull)
 main()
 """
 
@@ -135,6 +143,9 @@ def test_from_python(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert pocketvlm.pull(READY) == folder and len(hub.log) == asked, "it is there already"
     with pytest.raises(OutputError, match="already exists"):
         pocketvlm.pull(READY, quantize="Q8_0")
+    for other, gguf in (("smolvlm-500m", False), ("acme/iota", True)):
+        with pytest.raises(OutputError, match="already exists"):
+            pocketvlm.pull(other, output=folder, gguf=gguf)
     (folder / MODEL).unlink()
     with pytest.raises(OutputError, match="already exists"):
         pocketvlm.pull(READY)  # incomplete
@@ -411,6 +422,21 @@ def test_converters_that_are_missing(hub: HubServer, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(way, "find_spec", lambda name: None if name == "onnx" else object())
     refused(Wanted("acme/iota"), r"conversion needs onnx: run pip install \"\.\[convert\]\"")
     assert len(hub.log) == 1
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_failed_proof_says_what_keeps_the_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pull has no such option; the conversion of what it downloaded has it."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ProofError(f"language: differs; {KEEP_IT}", "bundle")
+
+    monkeypatch.setattr(way, "convert", fail)
+    message = rf"convert the downloaded files in (/\S*/{COMMIT}/iota) with keep_unproven=True$"
+    with pytest.raises(ProofError, match=message) as raised:
+        pull(Wanted("acme/iota"))
+    found = re.search(message, str(raised.value))
+    assert found and (Path(found[1]) / WEIGHTS).is_file()
 
 
 def test_names_of_a_stranger(hub: HubServer, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pocketvlm.cli import main
 from pocketvlm.cli.catalog import find_catalog
-from pocketvlm.cli.commands import add_commands, app
+from pocketvlm.cli.commands import app
 from pocketvlm.files.locate import iota
 
 ORDER = "chat app read batch serve models pull remove plan convert verify inspect doctor bench".split()
@@ -50,9 +50,6 @@ def refused(*arguments: str | Path) -> str:
 
 @pytest.fixture(scope="module")
 def group() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["pocketvlm"])
-        add_commands()
     return typer.main.get_group(app)
 
 
@@ -64,7 +61,8 @@ def shown(group: Any, command: str | None) -> str:
         if command is None:
             text = group.get_help(context)
         else:
-            text = group.commands[command].get_help(typer.Context(group.commands[command], context, command))
+            found = group.get_command(context, command)
+            text = found.get_help(typer.Context(found, context, command))
     return out.getvalue() + (text or "")
 
 
@@ -215,3 +213,16 @@ def test_remove(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert code == 0 and re.search(r"^small +5\.\d MB  never", out, re.MULTILINE), out
     assert run("remove", "small", "acme/large", "--yes")[1].count("removed ") == 2
     assert list(models.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [("inspect", "iota"), ("--version",)])
+def test_a_reader_that_has_ended(arguments: tuple[str, ...]) -> None:
+    """As `pocketvlm ... | head` reads no further."""
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        command = [sys.executable, "-m", "pocketvlm", *arguments]
+        child = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    finally:
+        os.close(write)
+    assert (child.returncode, child.stderr) == (0, "")

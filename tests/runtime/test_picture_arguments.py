@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def parsed(command: str, *words: str) -> dict[str, Any]:
     group: Any = typer.main.get_group(app)
-    context = group.commands[command].make_context(command, list(words))
+    context = group.get_command(None, command).make_context(command, list(words))
     return dict(context.params)
 
 

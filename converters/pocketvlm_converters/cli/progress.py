@@ -20,7 +20,7 @@ def bars() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
     console = Console(stderr=True)
-    display = ProgressBars(*columns, console=console, disable=not console.is_terminal)
+    display = ProgressBars(*columns, console=console, disable=not console.is_terminal or console.is_dumb_terminal)
 
     def show(step: str, done: int, total: int) -> None:
         if step not in tasks:

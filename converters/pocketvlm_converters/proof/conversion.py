@@ -20,6 +20,7 @@ from pocketvlm_converters.samples.sets import proof_samples
 from pocketvlm_converters.tokenizer import tokens_sha256
 
 EXPECTED = "proof.npz"  # the bundle's file with the distributions that the original language model predicts
+KEEP_IT = "keep_unproven=True keeps the bundle"  # what a conversion can do about a failed proof
 
 
 def prove_conversion(folder: Path, original: Path, progress: Progress = silent) -> Check | None:
@@ -31,7 +32,7 @@ def prove_conversion(folder: Path, original: Path, progress: Progress = silent) 
     """
     reason = subprocess_task.run(__name__, folder, original, progress=progress)
     if reason is not None:
-        raise ProofError(f"cannot be proven: {reason}; keep_unproven=True keeps the bundle", folder)
+        raise ProofError(f"cannot be proven: {reason}; {KEEP_IT}", folder)
     proof = Bundle(folder).manifest.proof
     assert proof is not None
     return proof.runs[0].deviation

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pocketvlm.errors import CheckpointError, DownloadError, OutputError
+from pocketvlm.errors import CheckpointError, DownloadError, OutputError, ProofError
 from pocketvlm.files.bundle import Bundle
 from pocketvlm.files.locate import MODELS, REPOSITORY
 from pocketvlm.system.extras import install_extra
@@ -27,6 +27,7 @@ from pocketvlm_converters.checkpoint.quantized import is_quantized
 from pocketvlm_converters.convert import convert
 from pocketvlm_converters.families import check_model_type
 from pocketvlm_converters.progress import Progress, silent
+from pocketvlm_converters.proof.conversion import KEEP_IT
 from pocketvlm_converters.pull import select_files
 from pocketvlm_converters.pull.gguf_pair import bundle_pair
 from pocketvlm_converters.pull.hub import Hub, Listing, RemoteFile
@@ -62,8 +63,7 @@ def pull(wanted: Wanted, progress: Progress = silent, say: Callable[[str], None]
     """
     entry = find_entry(wanted.name)
     hub = Hub()
-    ready = wanted.gguf or (entry is not None and str(entry.gguf).casefold() == wanted.name.casefold())
-    repository = _repository(wanted.name, entry, ready)
+    repository, ready = repository_of(wanted, entry)
     output = (wanted.output or pulled_folder(entry.id if entry else repository)).absolute()
     if wanted.output or output.parent.is_dir():
         check_target(output, None, wanted.force)
@@ -93,6 +93,20 @@ def name_of(bundle: Bundle) -> str:
     """Return what `pocketvlm chat --model` accepts: the name of a bundle in the default folder, else its path."""
     folder = pulled_folder("")
     return bundle.path.relative_to(folder).as_posix() if bundle.path.is_relative_to(folder) else str(bundle.path)
+
+
+def is_of(bundle: Bundle, repository: str, *, ready: bool) -> bool:
+    """Return whether a bundle was made of this repository, and if `ready`, of its GGUF files, which have no proof."""
+    source = bundle.manifest.source
+    names = (repository.casefold(), repository.rpartition("/")[2].casefold())  # a checkpoint is named by its folder
+    is_ready = bool(source.files) and all(name.endswith(".gguf") for name in source.files)
+    return source.name.casefold() in names and (is_ready or not ready)
+
+
+def repository_of(wanted: Wanted, entry: Entry | None) -> tuple[str, bool]:
+    """Return the repository to pull, and whether it is known to be one of ready GGUF files."""
+    ready = wanted.gguf or (entry is not None and str(entry.gguf).casefold() == wanted.name.casefold())
+    return _repository(wanted.name, entry, ready), ready
 
 
 def _repository(name: str, entry: Entry | None, ready: bool) -> str:
@@ -167,7 +181,11 @@ class _Pull:
             self.hub.download(self.listing, file, self.folder)
         space = _DEQUANTIZED_SPACE if is_quantized(self._checked_config()) else _CONVERSION_SPACE
         self._download(select_files.weight_files(self.listing, self.folder), space)
-        return convert(self.folder, self.output, **chosen.model_dump(), force=wanted.force, progress=self.progress)
+        try:
+            return convert(self.folder, self.output, **chosen.model_dump(), force=wanted.force, progress=self.progress)
+        except ProofError as error:
+            advice = f"to keep it, convert the downloaded files in {self.folder} with keep_unproven=True"
+            raise ProofError(error.message.replace(KEEP_IT, advice), self.output) from None
 
     def _checked_config(self) -> Section:
         """Return config.json. Raise CheckpointError for an unknown family, and remove the download: it is useless."""
@@ -190,8 +208,8 @@ class _Pull:
         space = f"needs about {size_text(needed)} of disk space{use}; {size_text(free)} are free"
         if needed > free:
             raise OutputError(f"{space}; make room, or choose another disk with output=", self.output)
-        resumed = f", of which {downloaded / 1e6:,.1f} MB are already downloaded" if downloaded else ""
-        self.say(f"{self.listing.repository} at {self.listing.commit[:12]}: {size / 1e6:,.1f} MB{resumed}; {space}")
+        resumed = f", of which {size_text(downloaded)} are already downloaded" if downloaded else ""
+        self.say(f"{self.listing.repository} at {self.listing.commit[:12]}: {size_text(size)}{resumed}; {space}")
         for file in files:
             self.hub.download(self.listing, file, self.folder, self.progress)
 

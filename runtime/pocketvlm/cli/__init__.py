@@ -55,6 +55,10 @@ def main() -> None:
         run()
     except BrokenPipeError:  # the reader has ended (pocketvlm ... | head)
         sys.exit(0)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # rich and typer end with 1
+            sys.exit(0)
+        raise
     except (KeyboardInterrupt, Exception) as error:
         if interrupted(error):
             sys.exit(130)

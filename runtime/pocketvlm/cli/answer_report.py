@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from pocketvlm.cli.console import PrintableConsole
+from pocketvlm.cli.progress_bars import progress_bar
 from pocketvlm.system.option_names import with_flags
 
 if TYPE_CHECKING:
@@ -63,12 +64,7 @@ class ProgressBar:
     """A progress bar on standard error while tiles are encoded, if it is a terminal."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("looking at the picture"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(
-            *columns, console=err, transient=True, disable=not err.is_terminal or err.is_dumb_terminal
-        )
+        self._progress = progress_bar(err, "looking at the picture", count=True)
         self._task = self._progress.add_task("", visible=False)
         self._shown = False
 

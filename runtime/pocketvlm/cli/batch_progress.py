@@ -8,6 +8,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from pocketvlm.cli.progress_bars import shows_bars
+
 _SECONDS_BETWEEN_LINES = 60.0
 
 
@@ -16,7 +18,7 @@ class BatchProgress:
 
     def __init__(self, total: int, done: int, console: Console) -> None:
         self._console = console
-        self._has_bar = console.is_terminal and not console.is_dumb_terminal
+        self._has_bar = shows_bars(console)
         self._total, self._before = total, done
         self._now = 0
         self._started = self._last_line = time.monotonic()

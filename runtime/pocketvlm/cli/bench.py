@@ -17,6 +17,7 @@ from rich.table import Table
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import Fields, ModelArgument, check_detail, expand_options
 from pocketvlm.cli.loading import load
+from pocketvlm.cli.progress_bars import progress_bar
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.system.atomic import new_file
 
@@ -63,13 +64,10 @@ def bench(
     subjects = _subjects(picture or [], size or [], options.max_pixels)
     if plot is not None:
         _check_target(plot)
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
     from pocketvlm.bench.measure import STEPS, run
     from pocketvlm.system.machine import processor
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+    with progress_bar(err) as bar:
         task = bar.add_task("loading", total=None)
         start = time.perf_counter()
         with load(model, options) as vlm:

@@ -1,38 +1,66 @@
-"""The subcommands of `pocketvlm`, one file each. Other packages add theirs by an entry point."""
+"""The subcommands of `pocketvlm`, one file each. Other packages add theirs by an entry point.
+
+A command is imported when it is called, or when all are listed.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from importlib.metadata import entry_points
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import typer
 from typer.core import TyperGroup
 
 from pocketvlm.cli import interrupted
-from pocketvlm.cli.app import open_app
-from pocketvlm.cli.batch import batch
-from pocketvlm.cli.bench import bench
-from pocketvlm.cli.chat import chat
 from pocketvlm.cli.console import error_message
-from pocketvlm.cli.doctor import doctor
 from pocketvlm.cli.help import in_order_of_use, name_value, panel_of, print_narrow_help
-from pocketvlm.cli.inspect import inspect
-from pocketvlm.cli.picture_arguments import PictureCommand
-from pocketvlm.cli.plan import plan
-from pocketvlm.cli.read import read
-from pocketvlm.cli.remove import remove
-from pocketvlm.cli.serve import serve
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.system.terminal import echo
 
 _QUIET = ("chat", "pull")  # print nothing if interrupted: chat just ends, pull prints how to continue
 
 
+# Of this package: the module and function of each.
+_OWN = {name: name for name in ("batch", "bench", "chat", "doctor", "inspect", "plan", "read", "remove", "serve")}
+_OWN["app"] = "open_app"
+
+
+@cache
+def _of_others() -> dict[str, Any]:
+    """Return the entry points of commands of other packages by their names."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group="pocketvlm.commands")}
+
+
+def _imported(name: str) -> Any:
+    """Import a command and return it as typer's object."""
+    from pocketvlm.cli.picture_arguments import PictureCommand
+
+    own = _OWN.get(name)
+    function = getattr(import_module(f"pocketvlm.cli.{name}"), own) if own else _of_others()[name].load()
+    alone = typer.Typer(add_completion=False)
+    alone.command(name, cls=PictureCommand, rich_help_panel=panel_of(name))(function)
+    return typer.main.get_command(alone)
+
+
 class _Commands(TyperGroup):
-    def list_commands(self, ctx: Any) -> list[str]:
-        return in_order_of_use(super().list_commands(ctx))
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002  # typer's
+        return in_order_of_use([*{**self.commands, **_OWN, **_of_others()}])
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands:
+            if cmd_name in _OWN or cmd_name in _of_others():
+                self.commands[cmd_name] = _imported(cmd_name)
+            else:  # typer looks for a similar name among these
+                return self.import_all(ctx).get(cmd_name)
+        return self.commands[cmd_name]
+
+    def import_all(self, ctx: Any) -> dict[str, Any]:
+        """Import every command, and return them by name."""
+        return {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
 
     def get_params(self, ctx: Any) -> Any:
         for parameter in (parameters := super().get_params(ctx)):
@@ -49,7 +77,7 @@ class _Commands(TyperGroup):
         except (KeyboardInterrupt, ImportError) as error:  # NativeLibraryError is one
             if not interrupted(error):
                 raise
-            if ctx.invoked_subcommand not in _QUIET:
+            if ctx.invoked_subcommand not in (None, *_QUIET):  # None while it is imported
                 typer.echo("interrupted", err=True)
             raise typer.Exit(130) from None
 
@@ -64,15 +92,6 @@ app = typer.Typer(
 )
 
 
-def _add(name: str, command: Callable[..., None]) -> None:
-    app.command(name, cls=PictureCommand, rich_help_panel=panel_of(name))(command)
-
-
-for own in (batch, bench, chat, doctor, inspect, plan, read, remove, serve):
-    _add(own.__name__, own)
-_add("app", open_app)
-
-
 @app.callback(invoke_without_command=True)
 def _version(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     if version:
@@ -82,20 +101,9 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
         raise typer.Exit
 
 
-def add_commands() -> None:
-    """Add the commands of other packages. Import one only if it is called or all are listed: converters are slow."""
-    called = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    points = {point.name: point for point in entry_points(group="pocketvlm.commands")}
-    known = {*points, *(command.name for command in app.registered_commands)}
-    for name, point in points.items():
-        if called == name or called not in known:  # for the list, and for what a wrong name is similar to
-            _add(name, point.load())
-
-
 def run() -> None:
     """Print expected errors as one line and exit with code 2."""
     try:
-        add_commands()
         app(standalone_mode=True)
     except PocketVLMError as error:
         echo(f"error: {error_message(error)}", "red", err=True)

@@ -27,6 +27,7 @@ from pocketvlm.cli.command_options import (
 )
 from pocketvlm.cli.console import PrintableConsole
 from pocketvlm.cli.loading import load_arguments
+from pocketvlm.cli.progress_bars import progress_bar
 from pocketvlm.cli.response_format import response_format
 from pocketvlm.cli.typed_path import typed_path
 from pocketvlm.errors import RequestError, printable
@@ -204,25 +205,9 @@ def _read(reader: FileReader, how: ReadOptions, target: str | None, options: Loa
 @contextmanager
 def _progress_bar(count: Any) -> Iterator[Listener]:
     """Yield what shows the pages that are read, on a terminal, and prints what goes wrong."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
     from pocketvlm.reading.read_files import Listener
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, disable=not err.is_terminal) as bar:
+    with progress_bar(err, count=True, left=True, stays=True) as bar:
         task = bar.add_task("pages", total=0)
         total = 0
         printed: set[tuple[Input, str]] = set()
