@@ -13,12 +13,15 @@ import av
 import numpy as np
 import pytest
 
+from pocketvlm.documents.document import Document
+from pocketvlm.documents.expand import expanded, page_of
+from pocketvlm.documents.fit import printed_size
 from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.documents.open_document import open_document, open_part
 from pocketvlm.documents.still_blocks import StillBlocks
 from pocketvlm.documents.video import Sampling
 from pocketvlm.errors import ImageFormatError, ImageTooLargeError, RequestError
-from pocketvlm.messages import ChatRequest, FilePart
+from pocketvlm.messages import ChatRequest, FilePart, ImagePart
 from videos import lossless
 
 SHADE = 4  # each frame is so much lighter than the one before it
@@ -284,6 +287,19 @@ def test_frames_in_which_nothing_moves_are_left_out() -> None:
         assert len(document) == 3
     with open_document(data, changes=True) as document:
         assert [page.time for page in document.pages()] == [0.0, 1.0]
+
+
+def test_one_video_with_and_without_changes_in_a_request() -> None:
+    data = lossless([np.full((48, 64, 3), 100, np.uint8)] * 4)
+    parts = [{"type": "file", "image": data, "fps": 2}, {"type": "file", "image": data, "fps": 2, "changes": True}]
+    request = ChatRequest.parse([{"role": "user", "content": parts}])
+
+    def open_one(part: FilePart, param: str) -> Document:
+        return open_part(part, param, DocumentLimits(), 10_000)
+
+    with expanded(request, open_one, lambda _: printed_size, DocumentLimits()) as whole:
+        pages = [page_of(part) for part in whole.request.messages[0].content or () if isinstance(part, ImagePart)]
+        assert [page and page.page.label for page in pages] == ["0:00.0", "0:00.5", "0:01.0", "0:01.5", "0:00.0"]
 
 
 def test_comparing_takes_time_of_the_request() -> None:

@@ -161,7 +161,7 @@ class _Budget:
     def opened(self, part: FilePart, param: str, open_file: FileOpener) -> Document:
         """Return the document of a part. Parts may name single pages of one file, which is opened once."""
         field = source_path(part, param)
-        key = id(part.image), part.password, part.fps, part.frames
+        key = id(part.image), part.password, part.fps, part.frames, part.changes
         if isinstance(part.image, bytes) and key in self._opened:
             return self._opened[key].view(field)
         with self._opening(field):
