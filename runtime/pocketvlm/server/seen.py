@@ -9,7 +9,7 @@ from typing import Annotated
 
 from PIL import Image
 from pydantic import Field, Strict
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from pocketvlm.documents.fit import fit_for
@@ -120,6 +120,8 @@ class Seen:
         options = validated(SeenQuestion, dict(request.query_params))
         facts = self._models.asked(options.model).facts
         async with self._drawing:
+            if await request.is_disconnected():
+                raise ClientDisconnect
             drawn = await asyncio.to_thread(self._draw, request.path_params["id"], facts, options)
         return Response(drawn, media_type="image/png", headers={"cache-control": "private, no-cache"})
 
