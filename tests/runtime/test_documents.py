@@ -490,7 +490,7 @@ def reading(files: int, limits: DocumentLimits, data: bytes, **options: Any) -> 
     request = ChatRequest.parse([{"role": "user", "content": parts}])
 
     def read_all() -> None:
-        def open_one(one: FilePart, param: str) -> Document:
+        def open_one(one: FilePart, param: str, limits: DocumentLimits) -> Document:
             return open_part(one, param, limits, 10_000)
 
         with expanded(request, open_one, lambda _: printed_size, limits) as whole:
@@ -517,7 +517,7 @@ def test_few_decoders_run_at_a_time(order: Iterable[int]) -> None:
     request = ChatRequest.parse([{"role": "user", "content": content}])
     limits = DocumentLimits()
 
-    def open_one(part: FilePart, param: str) -> Document:
+    def open_one(part: FilePart, param: str, limits: DocumentLimits) -> Document:
         return open_part(part, param, limits, 10_000)
 
     def running() -> int:
@@ -538,9 +538,9 @@ def test_a_file_whose_pages_are_named_is_opened_once() -> None:
     data, opened = saved("GIF", duration=100, disposal=2), []
     parts = [{"type": "file", "image": data, "pages": number} for number in (*range(1, 13), *range(1, 12), 13)]
 
-    def open_one(one: FilePart, param: str) -> Document:
+    def open_one(one: FilePart, param: str, limits: DocumentLimits) -> Document:
         opened.append(param)
-        return open_part(one, param, DocumentLimits(), 10_000)
+        return open_part(one, param, limits, 10_000)
 
     for count, refused in ((23, False), (24, True)):
         request = ChatRequest.parse([{"role": "user", "content": parts[:count]}])

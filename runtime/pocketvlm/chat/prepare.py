@@ -46,7 +46,7 @@ class RequestPreparer:
         self._max_pixels = options.max_pixels
         self._max_image_tokens = options.max_image_tokens
         self._document_limits = options.document_limits or DocumentLimits()
-        self._pictures = LocalPictures(handles, self._document_limits, self._max_pixels)
+        self._pictures = LocalPictures(handles, self._max_pixels)
         known = families.find(dict(info.picture_metadata))
         self._family = known[1] if known else None
         video = video_of(self._family)

@@ -18,7 +18,7 @@ from pocketvlm.messages import ChatRequest, FilePart, ImagePart, ImageURLPart, P
 from pocketvlm.messages.parts import VideoPart, source_path
 from pocketvlm.pictures.images import Picture, packed
 
-FileOpener = Callable[[FilePart, str], Document]  # (part, path of its field in the request)
+FileOpener = Callable[[FilePart, str, DocumentLimits], Document]  # (part, path of its field in the request, limits)
 _MAX_FILES = 16  # of a request
 _MAX_AWAKE = 4  # of them; each may have a process
 _MAX_KEPT = 1 << 30  # bytes of the pages of a request
@@ -165,7 +165,7 @@ class _Budget:
         if isinstance(part.image, bytes) and key in self._opened:
             return self._opened[key].view(field)
         with self._opening(field):
-            document = open_file(part, param)
+            document = open_file(part, param, replace(self.limits, request_seconds=self._seconds_left))
         self._opened[key] = document
         return document
 
