@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import requests
 from PIL import Image
 
 from page.conftest import drawing
 from pocketvlm.files.gguf_header import read_header
 from pocketvlm.files.locate import locate
+from pocketvlm.server import page
 from pocketvlm.vision import families
 from server.conftest import Server, refused, start, stop
 
@@ -41,9 +46,33 @@ def test_the_page_and_its_files(server: Server) -> None:
         assert (again.status_code, again.content) == (304, b"")
         assert server.get(f"/page/{name}", headers={"if-none-match": '"x"'}).content == one.content
         assert requests.head(f"{server.url}/page/{name}", timeout=30).headers["etag"] == one.headers["etag"]
-    refused(server.get("/page/../app.py"), 404)
     refused(server.get("/page/nothing.js"), 404)
     assert server.get("/").text == "Ollama is running"
+
+
+@pytest.mark.parametrize(
+    "path", ["/page/../app.py", "/page/%2e%2e/app.py", "/page/%2e%2e%2fapp.py", "/page/..%5capp.py"]
+)
+def test_no_file_outside_of_its_folder_is_sent(server: Server, path: str) -> None:
+    """Not by way of requests, which would shorten the path."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    try:
+        connection.request("GET", path)
+        reply = connection.getresponse()
+        assert reply.status == 404 and json.loads(reply.read())["error"]["code"] == "not_found"
+    finally:
+        connection.close()
+
+
+def test_stray_files_are_not_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    static = Path(page.__file__).with_name("static")
+    shutil.copytree(static, tmp_path / "static")
+    (tmp_path / "static" / "folder.js").mkdir()
+    for name in (".DS_Store", "main.js.map", "notes"):
+        (tmp_path / "static" / name).write_bytes(b"")
+    names = {"index.html", "main.js", "main.css", "icon.svg", "sample.png", "LICENSES.txt"}
+    monkeypatch.setattr(page, "files", lambda _: tmp_path)
+    assert page.Page().paths == {"/", *(f"/page/{name}" for name in names)}
 
 
 def test_the_page_needs_no_key_and_all_else_does(keyed: Server) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pocketvlm.errors import ImageError
+from pocketvlm.errors import ImageError, ImageTooLargeError, RequestError
 from pocketvlm.vision.dynamic_size import DynamicSize, smart_resize
+from pocketvlm.vision.family import plan_picture
 
 KNOWN = DynamicSize(28, 56 * 56, 16384 * 28 * 28, "<picture>", ("<start>", "<end>"))
 SIZES = [(1, 1), (1, 200), (27, 29), (28, 28), (42, 70), (56, 56), (640, 480), (1023, 33), (4032, 3024), (9000, 6000)]
@@ -106,3 +107,20 @@ def test_shrinking_keeps_proportions() -> None:
 def test_impossible_limits(factor: int, least: int, most: int) -> None:
     with pytest.raises(ValueError, match="pixels"):
         DynamicSize(factor, least, most, "", ())
+
+
+def test_errors_of_a_plan_name_the_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImageError, match="as long as wide") as caught:
+        plan_picture(KNOWN, (9000, 10), "auto", None, "id")
+    assert caught.value.param == "id"
+    for limit_param in (None, "max_image_tokens"):
+        with pytest.raises(RequestError, match="max_image_tokens is 0; this model needs") as over:
+            plan_picture(KNOWN, (300, 200), "auto", 0, "id", limit_param)
+        assert over.value.param == (limit_param or "id")
+
+    def refuse(*_: object) -> None:
+        raise ImageTooLargeError("is large")
+
+    monkeypatch.setattr(DynamicSize, "plan", refuse)
+    with pytest.raises(ImageTooLargeError, match="id: is large"):
+        plan_picture(KNOWN, (300, 200), "auto", None, "id")

@@ -427,6 +427,17 @@ def test_orientation_of_a_png_is_found_wherever_it_stands(place: str) -> None:
         assert_colours(read(data[:at] + METADATA["large zTXt"] + extra + data[at:]), *TURNED[6])
 
 
+def test_only_the_first_exif_of_a_png_counts() -> None:
+    data = encoded(quarters(), "PNG")
+    chunks = []
+    for orientation in (6, 3):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        chunks.append(chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")))
+    for at in (33, data.index(b"IEND") - 4):
+        assert_colours(read(data[:at] + chunks[0] + chunks[1] * 100 + data[at:]), *TURNED[6])
+
+
 @pytest.mark.parametrize("junk", [b"\n", b"\r\n\r\n", b"\xef\xbb\xbf", b"\0", b" \t\n"])
 def test_what_scripts_print_in_front_is_skipped(junk: bytes) -> None:
     assert_colours(read(junk + encoded(quarters(), "PNG")), RED, GREEN, BLUE, YELLOW)

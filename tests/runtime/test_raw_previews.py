@@ -239,6 +239,17 @@ def test_a_preview_that_is_no_picture_is_passed_over() -> None:
     assert "damaged or truncated" in refusal(arw(jpeg(LARGE, "red")[:700])).message
 
 
+def test_only_some_places_are_tried() -> None:
+    """Each may be long, whatever it holds."""
+    for count, has_preview in ((60, True), (64, False)):
+        broken = [Directory({}, b"\xff\xd8\xff" + bytes([number]), 513, 514) for number in range(count)]
+        data = raw_file([sensor(), *broken, Directory({}, jpeg(SMALL, "red"), 513, 514)])
+        if has_preview:
+            assert read(data).size == SMALL
+        else:
+            assert "raw data of a camera is not supported" in refusal(data).message
+
+
 def test_a_damaged_directory_is_passed_over() -> None:
     """It says that there are more values than the file has bytes."""
     for tag in (262, 513, 273):

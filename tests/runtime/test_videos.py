@@ -13,12 +13,15 @@ import av
 import numpy as np
 import pytest
 
+from pocketvlm.documents.document import Document
+from pocketvlm.documents.expand import expanded, page_of
+from pocketvlm.documents.fit import printed_size
 from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.documents.open_document import open_document, open_part
 from pocketvlm.documents.still_blocks import StillBlocks
 from pocketvlm.documents.video import Sampling
-from pocketvlm.errors import ImageFormatError, ImageTooLargeError, RequestError
-from pocketvlm.messages import ChatRequest, FilePart
+from pocketvlm.errors import GenerationCancelledError, ImageFormatError, ImageTooLargeError, RequestError
+from pocketvlm.messages import ChatRequest, FilePart, ImagePart
 from videos import lossless
 
 SHADE = 4  # each frame is so much lighter than the one before it
@@ -286,10 +289,59 @@ def test_frames_in_which_nothing_moves_are_left_out() -> None:
         assert [page.time for page in document.pages()] == [0.0, 1.0]
 
 
+def test_one_video_with_and_without_changes_in_a_request() -> None:
+    data = lossless([np.full((48, 64, 3), 100, np.uint8)] * 4)
+    parts = [{"type": "file", "image": data, "fps": 2}, {"type": "file", "image": data, "fps": 2, "changes": True}]
+    request = ChatRequest.parse([{"role": "user", "content": parts}])
+
+    def open_one(part: FilePart, param: str, limits: DocumentLimits) -> Document:
+        return open_part(part, param, limits, 10_000)
+
+    with expanded(request, open_one, lambda _: printed_size, DocumentLimits()) as whole:
+        pages = [page_of(part) for part in whole.request.messages[0].content or () if isinstance(part, ImagePart)]
+        assert [page and page.page.label for page in pages] == ["0:00.0", "0:00.5", "0:01.0", "0:01.5", "0:00.0"]
+
+
 def test_comparing_takes_time_of_the_request() -> None:
     limits = DocumentLimits(request_seconds=0.001)
     with pytest.raises(ImageTooLargeError, match=r"comparing its frames takes more than 0\.001 s; compare fewer"):
         open_document(video(20), fps=10, changes=True, limits=limits)
+
+
+def test_comparing_takes_what_the_request_has_left() -> None:
+    data = video(4)
+    parts = [{"type": "file", "image": bytes(bytearray(data)), "changes": True} for _ in range(2)]
+    left: list[float] = []
+
+    def open_one(part: FilePart, param: str, limits: DocumentLimits) -> Document:
+        left.append(limits.request_seconds)
+        return open_part(part, param, limits, 10_000)
+
+    request = ChatRequest.parse([{"role": "user", "content": parts}])
+    with expanded(request, open_one, lambda _: printed_size, DocumentLimits(request_seconds=100)):
+        assert left[0] == 100 and 0 < left[1] < 99.99  # starting the decoder of the first has taken longer
+
+
+def test_comparing_ends_when_the_file_is_not_wanted_any_more() -> None:
+    checks: list[None] = []
+
+    def check() -> None:
+        checks.append(None)
+        if len(checks) == 3:
+            raise GenerationCancelledError
+
+    part = FilePart.model_validate({"type": "file", "image": video(20), "fps": 10, "changes": True})
+    with pytest.raises(GenerationCancelledError):
+        open_part(part, "messages.0.content.0", DocumentLimits(), 10_000, check=check)
+    assert len(checks) == 3
+
+
+def test_an_error_names_the_part_that_shows_the_frame() -> None:
+    with open_document(video(4)) as document:
+        view = document.view("messages.0.content.1.image")
+    with pytest.raises(ImageFormatError, match="the document is closed") as caught:
+        view.read(1)
+    assert caught.value.param == "messages.0.content.1.image"
 
 
 def test_still_parts_keep_their_pixels() -> None:

@@ -26,13 +26,16 @@ from pocketvlm.errors import (
     PairingError,
     RequestError,
 )
+from pocketvlm.files.locate import locate
 from pocketvlm.files.onnx_header import read_onnx
 from pocketvlm.native.context import Aborted
+from pocketvlm.server.model_facts import read_facts
 from pocketvlm.system import machine
 from pocketvlm.system.json_cache import file_hash
-from pocketvlm.vision import encoder_speeds
-from pocketvlm.vision.compatibility import check_files
+from pocketvlm.vision import encoder_speeds, families
+from pocketvlm.vision.compatibility import EncoderChoice, check_files
 from pocketvlm.vision.encoder_speeds import EncoderSpeed
+from pocketvlm.vision.families.smolvlm import SmolVLM
 from pocketvlm.vision.onnx import _INT8_PROBE, OnnxEncoder, int8_is_exact, runtime
 from pocketvlm.vision.providers import devices_for, providers_of
 from pocketvlm.vision.select_encoder import Candidate, device_name, select_encoder
@@ -423,3 +426,14 @@ def test_an_interrupt_while_onnxruntime_loads_is_one(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "meta_path", [Extension(), *sys.meta_path])
     with pytest.raises(KeyboardInterrupt):
         runtime.__wrapped__()
+
+
+def test_the_facts_of_a_model_are_of_the_encoder_that_is_used(bundle: Path) -> None:
+    edit(bundle / VISION, lambda model: set_metadata(model, clip__vision__preproc_image_size=384))
+    located = locate(bundle, model=None, mmproj=None, verify=False)
+    edges: tuple[tuple[EncoderChoice, int], ...] = (("auto", 384), ("onnx", 384), ("gguf", 192))
+    for choice, edge in edges:
+        files = check_files(bundle / MODEL, bundle / MMPROJ, bundle / VISION, choice)
+        known = families.find(files.picture_metadata)
+        family = read_facts(located, vision_choice=choice).family
+        assert known and known[1] == family and isinstance(family, SmolVLM) and family.longest_edge == edge

@@ -100,6 +100,13 @@ def test_what_is_refused(server: Server, tmp_path: Path) -> None:
     assert answer["choices"][0]["message"]["content"] == "Red"
 
 
+def test_timings_name_the_part_that_shows_a_picture(server: Server, sample_uri: str) -> None:
+    picture = {"type": "image_url", "image_url": {"url": sample_uri}}
+    answer = server.ask([QUESTION, file(squares(), pages="1-2"), picture])
+    parts = [image["part"] for image in answer["timings"]["images"]]
+    assert parts == ["messages.0.content.1", "messages.0.content.1", "messages.0.content.2"]
+
+
 def test_limits(serve: Start) -> None:
     server = serve("--max-pages", "2", "--page-seconds", "0.3")
     reply = server.post(body(file(squares())))

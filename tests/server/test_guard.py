@@ -47,6 +47,32 @@ def test_web_pages_stay_out(server: Server) -> None:
     refused(requests.options(f"{server.base}/chat/completions", headers=preflight, timeout=30), 403)
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_pages_of_other_sites_load_nothing(server: Server, site: str) -> None:
+    """Such as a picture, for which browsers send no origin: its size would say what was uploaded."""
+    headers = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+    for path in ("/v1/images/sha256:0/seen", "/v1/models", "/page/icon.svg", "/"):
+        refused(server.get(path, headers=headers), 403, code="origin_not_allowed")
+    link = {"sec-fetch-site": site, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    assert server.get("/", headers=link).status_code == 200
+    refused(server.get("/v1/models", headers=link), 403, code="origin_not_allowed")
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none"])
+def test_the_page_and_people_load_what_they_want(server: Server, site: str) -> None:
+    headers = {"sec-fetch-site": site, "sec-fetch-mode": "no-cors"}
+    for path in ("/", "/page/icon.svg", "/v1/models"):
+        assert server.get(path, headers=headers).status_code == 200
+
+
+def test_browsers_keep_answers_from_other_sites(server: Server) -> None:
+    for path in ("/", "/page/icon.svg", "/v1/models", "/v1/images/sha256:0/seen", "/nothing"):
+        headers = server.get(path).headers
+        assert headers["cross-origin-resource-policy"] == "same-origin", path
+        assert headers["x-content-type-options"] == "nosniff", path
+    assert server.post(HI).headers["cross-origin-resource-policy"] == "same-origin"
+
+
 def test_key_hosts_and_origins(serve: Start) -> None:
     key = {"POCKETVLM_API_KEY": "s3cret"}
     own = serve(

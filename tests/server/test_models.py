@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
 
 from engine_seam import engine_of
 from pocketvlm import VLM
@@ -28,6 +30,7 @@ from pocketvlm.server.pictures import Pictures
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.protocols.ollama.routes import _use
 from pocketvlm.server.request_record import RequestRecord
+from pocketvlm.server.seen import Seen
 from pocketvlm.server.served_model import ModelSource
 from pocketvlm.server.settings import Settings
 
@@ -665,3 +668,15 @@ def test_statistics_outlive_their_engine() -> None:
         assert (by_name["a"].running, by_name["b"].running) == (0, 0)
 
     run(models, work)
+
+
+def test_nothing_is_drawn_for_a_client_that_has_left() -> None:
+    """It may have waited for the pictures of others."""
+
+    async def leave() -> Message:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "GET", "path_params": {"id": "sha256:0"}, "query_string": b"", "headers": []}
+    seen = Seen(pool({"a": 1}, None), PictureHandles(), Settings())
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(seen.show(Request(scope, leave)))

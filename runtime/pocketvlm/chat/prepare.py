@@ -19,6 +19,7 @@ from pocketvlm.structured.compile import CompiledRequest, compile_raw, compile_r
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
 from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, with_opening
 from pocketvlm.vision import families
+from pocketvlm.vision.family import token_limit
 from pocketvlm.vision.video import video_of
 
 PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # (part, path of its field in the request)
@@ -46,7 +47,7 @@ class RequestPreparer:
         self._max_pixels = options.max_pixels
         self._max_image_tokens = options.max_image_tokens
         self._document_limits = options.document_limits or DocumentLimits()
-        self._pictures = LocalPictures(handles, self._document_limits, self._max_pixels)
+        self._pictures = LocalPictures(handles, self._max_pixels)
         known = families.find(dict(info.picture_metadata))
         self._family = known[1] if known else None
         video = video_of(self._family)
@@ -110,4 +111,4 @@ class RequestPreparer:
         return fit_for(self._family, part.detail, self._max_tokens_of(part.max_image_tokens), self._max_pixels)
 
     def _max_tokens_of(self, asked: int | None) -> int | None:
-        return min((limit for limit in (asked, self._max_image_tokens) if limit is not None), default=None)
+        return token_limit(asked, self._max_image_tokens)

@@ -136,6 +136,7 @@ def _source(target: str | None, options: LoadOptions, memory: int) -> ModelSourc
         name=options.name,
         requested_context=options.context_size,
         max_image_tokens=options.max_image_tokens,
+        vision_choice=options.vision,
     )
     return ModelSource(facts, load, memory)
 

@@ -33,15 +33,15 @@ def frame_times(file: IO[bytes]) -> tuple[list[float], float]:
     else:
         return [], 0.0
     try:
-        found = list(islice(delays(file), MAX_PICTURES + 1))
+        shown = list(islice(delays(file), MAX_PICTURES + 1))
     except (struct.error, IndexError):  # the file ends early
         return [], 0.0
     finally:
         file.seek(0)
-    if len(found) > MAX_PICTURES:
+    if len(shown) > MAX_PICTURES:
         raise ValueError(f"has more than {MAX_PICTURES:,} frames")
-    times = list(accumulate(found, initial=0.0))
-    return (times[:-1], times[-1]) if len(found) > 1 else ([], 0.0)
+    times = list(accumulate(shown, initial=0.0))
+    return (times[:-1], times[-1]) if len(shown) > 1 else ([], 0.0)
 
 
 def _gif(file: IO[bytes]) -> Iterator[float]:

@@ -18,7 +18,7 @@ from pocketvlm.messages import ChatRequest, FilePart, ImagePart, ImageURLPart, P
 from pocketvlm.messages.parts import VideoPart, source_path
 from pocketvlm.pictures.images import Picture, packed
 
-FileOpener = Callable[[FilePart, str], Document]  # (part, path of its field in the request)
+FileOpener = Callable[[FilePart, str, DocumentLimits], Document]  # (part, path of its field in the request, limits)
 _MAX_FILES = 16  # of a request
 _MAX_AWAKE = 4  # of them; each may have a process
 _MAX_KEPT = 1 << 30  # bytes of the pages of a request
@@ -161,11 +161,11 @@ class _Budget:
     def opened(self, part: FilePart, param: str, open_file: FileOpener) -> Document:
         """Return the document of a part. Parts may name single pages of one file, which is opened once."""
         field = source_path(part, param)
-        key = id(part.image), part.password, part.fps, part.frames
+        key = id(part.image), part.password, part.fps, part.frames, part.changes
         if isinstance(part.image, bytes) and key in self._opened:
             return self._opened[key].view(field)
         with self._opening(field):
-            document = open_file(part, param)
+            document = open_file(part, param, replace(self.limits, request_seconds=self._seconds_left))
         self._opened[key] = document
         return document
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,8 +49,19 @@ def open_document(
     return open_part(part, "source", limits or DocumentLimits(), max_pixels)
 
 
-def open_part(part: FilePart, param: str, limits: DocumentLimits, max_pixels: int, *, local: bool = True) -> Document:
-    """Open the file of a message part; `param` is the path of the part. With `local=False`, paths are refused."""
+def open_part(
+    part: FilePart,
+    param: str,
+    limits: DocumentLimits,
+    max_pixels: int,
+    *,
+    local: bool = True,
+    check: Callable[[], None] = lambda: None,
+) -> Document:
+    """Open the file of a message part; `param` is the path of the part. With `local=False`, paths are refused.
+
+    `check` raises where the file is not wanted any more. It is called while frames are compared.
+    """
     source, content = find_source(part, param, local)
     if part.filename and isinstance(content, bytes):
         source = replace(source, name=shortened(part.filename))
@@ -65,5 +77,5 @@ def open_part(part: FilePart, param: str, limits: DocumentLimits, max_pixels: in
     if (format := video_format(head)) is not None:
         path = content.absolute() if isinstance(content, Path) else content
         sampling = Sampling(part.fps, part.frames, bool(part.changes), f"{param}.fps")
-        return VideoDocument(source, path, format, limits, sampling, max_pixels)
+        return VideoDocument(source, path, format, limits, sampling, max_pixels, check)
     return StillsDocument(source, content, max_pixels)

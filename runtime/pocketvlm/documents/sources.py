@@ -22,7 +22,7 @@ class PictureSource(Protocol):
         """Return the request with the files that it names by handles."""
         ...
 
-    def open_file(self, part: FilePart, param: str) -> Document:
+    def open_file(self, part: FilePart, param: str, limits: DocumentLimits) -> Document:
         """Open a file of several pictures."""
         ...
 
@@ -38,16 +38,15 @@ class PictureSource(Protocol):
 class LocalPictures:
     """Reads for a program on this machine: files by their paths, too."""
 
-    def __init__(self, handles: PictureHandles, document_limits: DocumentLimits, max_pixels: int) -> None:
+    def __init__(self, handles: PictureHandles, max_pixels: int) -> None:
         self._handles, self._known = handles, KnownFiles()
-        self._document_limits = document_limits
         self._max_pixels = max_pixels
 
     def with_files(self, request: ChatRequest) -> ChatRequest:
         return with_kept_files(request, self._handles)
 
-    def open_file(self, part: FilePart, param: str) -> Document:
-        return open_part(part, param, self._document_limits, self._max_pixels)
+    def open_file(self, part: FilePart, param: str, limits: DocumentLimits) -> Document:
+        return open_part(part, param, limits, self._max_pixels)
 
     def read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
         if (page := page_of(part)) is not None:

@@ -1,4 +1,4 @@
-"""Tell what moves in a video from what a codec changes: blocks that look the same keep their pixels.
+"""Separate what moves in a video from what a codec changes: blocks that look the same keep their pixels.
 
 A lossy codec codes a still picture anew every few seconds, with other errors each time. Without these errors, tiles in
 which nothing moves are equal to those of the frame before, and an encoder that has seen them is not asked again.

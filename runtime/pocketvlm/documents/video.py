@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,7 +64,10 @@ class VideoDocument(Document):
         limits: DocumentLimits,
         sampling: Sampling,
         pixels: int,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check` raises where nothing is wanted any more; it is called for each frame that is compared."""
+        self.source = source
         if find_spec("av") is None:
             raise source.error(f"video needs one more package: {install_extra('video')}")
         self._max_pixels = pixels
@@ -78,11 +81,10 @@ class VideoDocument(Document):
         self.seconds = facts["seconds"]
         self.times = sampling.times(self.seconds, facts["frames"])
         self._still = sampling.changes
-        self._source, self._limits = source, limits
         if sampling.changes:
             try:
-                self.times = self._moving(self.times)
-            except BaseException:  # Ctrl-C too: nobody can close what was not made
+                self.times = self._moving(self.times, limits.request_seconds, check)
+            except BaseException:  # Ctrl-C too: the caller has nothing to close
                 self._process.close()
                 raise
         super().__init__(source, len(self.times), "frame")
@@ -98,24 +100,25 @@ class VideoDocument(Document):
         width, height = answer["size"]
         return picture_of(np.frombuffer(data, np.uint8).reshape(height, width, 3), started, pages=len(self))
 
-    def _moving(self, times: Sequence[float]) -> list[float]:
+    def _moving(self, times: Sequence[float], seconds: float, check: Callable[[], None]) -> list[float]:
         """Return those times at which something has moved since the one before. Raises ImageTooLargeError."""
         moving: list[float] = []
-        latest = time.perf_counter() + self._limits.request_seconds
+        latest = time.perf_counter() + seconds
         for at in times:
+            check()
             if time.perf_counter() > latest:
-                raise self._source.error(
-                    f"{at:.1f} s: comparing its frames takes more than {self._limits.request_seconds:g} s; "
+                raise self.source.error(
+                    f"{at:.1f} s: comparing its frames takes more than {round(seconds, 3):g} s; "
                     "compare fewer with fps or frames",
                     ImageTooLargeError,
                 )
-            answer, _ = self._ask({"time": at, "still": moving, "look": True}, f"{at:.1f} s")
+            answer, _ = self._ask({"time": at, "look": True}, f"{at:.1f} s")
             if answer["moved"]:
                 moving.append(at)
         return moving
 
     def _ask(self, request: dict[str, Any], label: str) -> tuple[dict[str, Any], bytes]:
-        source = Source(f"{self._source.name}: {label}", self._source.param)
+        source = Source(f"{self.source.name}: {label}", self.source.param)
         try:
             answer, data = self._process.ask(request, 3 * self._max_pixels)
         except DecoderStoppedError as error:

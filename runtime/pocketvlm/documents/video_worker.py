@@ -69,9 +69,11 @@ class _Video:
         """Return the frame that is shown at a time in seconds, upright and with square pixels.
 
         With `still`, the times of earlier frames, parts of the picture that have not moved since are as they were.
-        With `look`, only say whether anything `moved`.
+        With `look`, only say whether anything has `moved` since the frames that were looked at before.
         """
         time = request["time"]
+        if request.get("look"):
+            return {"moved": self._still.show(self._pixels_at(time), time)}, []
         if "still" not in request:
             pixels = self._pixels_at(time)
         else:
@@ -79,9 +81,7 @@ class _Video:
                 self._still = StillBlocks()
             for earlier in request["still"][len(self._still.times) :]:
                 self._still.show(self._pixels_at(earlier), earlier)
-            moved = self._still.show(self._pixels_at(time), time)
-            if request.get("look"):
-                return {"moved": moved}, []
+            self._still.show(self._pixels_at(time), time)
             assert self._still.picture is not None
             pixels = self._still.picture
         height, width, _ = pixels.shape
@@ -119,8 +119,8 @@ class _Video:
         """
         for back in (0.0, *_BACK):
             self._seek(time - back)
-            found = self._current is not None and self._time_of(self._current) <= time + 1e-6
-            if found or time <= back:
+            is_before = self._current is not None and self._time_of(self._current) <= time + 1e-6
+            if is_before or time <= back:
                 return
 
     def _seek(self, time: float) -> None:

@@ -97,7 +97,7 @@ class ImageTimings(_Answer):
     encoded, kv where the KV cache had the whole picture. `shrunk`: the model saw fewer pixels than the picture has.
     `high_size` is the size that the model sees with detail `high`, where that has more pixels. `pages` counts the
     pictures of its file, of which one was read. `notes` are sentences about what was read otherwise than one may
-    expect.
+    expect. `part` is the path of the part of the messages that shows it, such as messages.0.content.1.
     """
 
     original_size: tuple[int, int]
@@ -113,6 +113,7 @@ class ImageTimings(_Answer):
     pages: int = 1
     notes: tuple[str, ...] = ()
     high_size: Omitted[tuple[int, int]] = None
+    part: str = ""
 
 
 class Timings(_Answer):

@@ -23,6 +23,7 @@ _CRITICAL = {b"IHDR", b"PLTE", b"IDAT"}
 _ALPHA = b"tRNS"
 _ANIMATION = {b"acTL", b"fcTL", b"fdAT"}
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+_EXIF = b"eXIf"
 # Orientation may stand in these texts, too.
 _KEYWORDS = {b"XML:com.adobe.xmp", b"Raw profile type exif", b"Raw profile type APP1"}
 _MAX_METADATA = 1 << 20  # bytes of a chunk; EXIF and XMP with an orientation have a few kilobytes
@@ -81,7 +82,7 @@ def _pieces(file: IO[bytes], start: int, *, animated: bool = False) -> list[byte
     end = file.seek(0, io.SEEK_END)
     position = start + len(SIGNATURE)
     pieces = [range(start, position)]
-    texts = set(_KEYWORDS)
+    texts, has_exif = set(_KEYWORDS), False  # those that are still to come, once each
     pixels = 0  # the place of the first chunk of pixels among the pieces
     while position + 8 <= end:
         file.seek(position)
@@ -100,13 +101,14 @@ def _pieces(file: IO[bytes], start: int, *, animated: bool = False) -> list[byte
             data = file.read(length)
             _accepts(stream, kind, data)
             pieces.append(chunk)
-        elif length <= _MAX_METADATA and (kind in _TEXTS or kind in (_ALPHA, b"eXIf")):
+        elif length <= _MAX_METADATA and (kind in _TEXTS or kind in (_ALPHA, _EXIF)):
             data, checksum = file.read(length), file.read(4)
             keyword = data.partition(b"\0")[0]
-            if kind in _TEXTS and keyword not in texts:
+            if (kind in _TEXTS and keyword not in texts) or (kind == _EXIF and has_exif):
                 continue
             if struct.pack(">I", zlib.crc32(kind + data)) == checksum and _accepts(stream, kind, data):
                 texts.discard(keyword)
+                has_exif = has_exif or kind == _EXIF
                 is_late = pixels and kind != _ALPHA
                 pieces.insert(pixels if is_late else len(pieces), chunk)
                 pixels += bool(is_late)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from typing import IO, TYPE_CHECKING
 
 from pocketvlm.pictures.jpeg import jpeg_frame, open_jpeg
@@ -44,8 +45,8 @@ def open_preview(file: IO[bytes], directories: list[Directory]) -> Opened | None
     """
     end = file.seek(0, io.SEEK_END)
     previews: list[tuple[int, tuple[int, int], range]] = []
-    for place in dict.fromkeys(_places(directories)):
-        if len(previews) < _MAX_PREVIEWS and 0 < place.start < place.stop <= end and (size := _size(file, place)):
+    for place in islice(dict.fromkeys(_places(directories)), _MAX_PREVIEWS):
+        if 0 < place.start < place.stop <= end and (size := _size(file, place)):
             previews.append((size[0] * size[1], size, place))
     if not previews:
         return None

@@ -12,6 +12,7 @@ from pocketvlm.chat.vlm import VLM
 from pocketvlm.documents.document import Document, Page
 from pocketvlm.documents.expand import PageImage, page_of
 from pocketvlm.documents.fit import Fit
+from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.engine.interface import CancellationToken
 from pocketvlm.errors import ContextLengthError, EngineCrashedError, ImageError, RequestError, printable, quoted
 from pocketvlm.messages import ChatRequest, Detail, FilePart, ImagePart, ImageURLPart
@@ -195,7 +196,7 @@ class _OnePageAlone:
     def with_files(self, request: ChatRequest) -> ChatRequest:
         return request
 
-    def open_file(self, part: FilePart, param: str) -> Document:  # noqa: ARG002
+    def open_file(self, part: FilePart, param: str, limits: DocumentLimits) -> Document:  # noqa: ARG002
         return self._document
 
     def read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""Check who may call: the Host header (DNS rebinding), the Origin header (other web pages) and the key."""
+"""Check who may call: the Host header (DNS rebinding), Origin and Sec-Fetch-Site (other web pages), and the key."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from pocketvlm.server.protocols.error_forms import error_response
 from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.settings import Settings, is_loopback
 
+# Browsers keep answers from the pages of other sites, even their size and whether they are pictures.
+_NOT_SHARED = {"cross-origin-resource-policy": "same-origin", "x-content-type-options": "nosniff"}
 OPEN_PATHS = frozenset({"/health", "/v1/health"})  # process monitors call them without a key
 
 
@@ -38,6 +40,7 @@ class AccessControl:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         origin = headers.get("origin")
+        send = _with_headers(send, _NOT_SHARED)
         try:
             host = headers.get("host", "")
             self._check_host(host)
@@ -48,6 +51,8 @@ class AccessControl:
                 if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
                     await _preflight(headers)(scope, receive, send)
                     return
+            if origin is None:
+                self._check_site(headers, scope["path"])
             if scope["path"] not in self._open_paths:
                 self._check_key(headers)
         except HTTPError as error:
@@ -65,9 +70,16 @@ class AccessControl:
 
     def _check_origin(self, origin: str) -> None:
         if "*" not in self._origins and origin not in self._origins:
-            raise HTTPError(
-                403, "web pages of this origin may not call; --allow-origin adds one", code="origin_not_allowed"
-            )
+            raise _origin_not_allowed()
+
+    def _check_site(self, headers: Headers, path: str) -> None:
+        """Refuse what a page of another site loads without saying its origin, such as a picture.
+
+        A link may lead to the page. Programs do not send these headers.
+        """
+        is_link = headers.get("sec-fetch-mode") == "navigate" and path in self._open_paths
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not is_link:
+            raise _origin_not_allowed()
 
     def _check_key(self, headers: Headers) -> None:
         """Accept the key as Bearer or as x-api-key, which Anthropic's clients send; one that is right is enough."""
@@ -84,6 +96,11 @@ class AccessControl:
                 "invalid_api_key",
                 {"www-authenticate": "Bearer"},
             )
+
+
+def _origin_not_allowed() -> HTTPError:
+    message = "web pages of this origin may not call; --allow-origin adds one"
+    return HTTPError(403, message, code="origin_not_allowed")
 
 
 def _is_own(origin: str, host: str) -> bool:

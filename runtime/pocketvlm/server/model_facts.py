@@ -15,7 +15,7 @@ from pocketvlm.files.gguf_header import GGUFHeader, read_header
 from pocketvlm.files.gguf_pieces import read_model_header
 from pocketvlm.files.locate import Located
 from pocketvlm.files.onnx_header import read_onnx
-from pocketvlm.vision import families
+from pocketvlm.vision.compatibility import EncoderChoice, family_of, header_of_pictures
 from pocketvlm.vision.family import Family
 
 # Ollama's words, which other clients read as well.
@@ -56,6 +56,7 @@ def read_facts(
     name: str | None = None,
     requested_context: int | None = None,
     max_image_tokens: int | None = None,
+    vision_choice: EncoderChoice = "auto",
 ) -> ModelFacts:
     """Read the facts of a model. Raises ModelError where the language model's header cannot be read."""
     header = read_model_header(located.model)
@@ -83,22 +84,19 @@ def read_facts(
         vision=vision,
         capabilities=tuple(word for word, holds in capabilities.items() if holds),
         template=template,
-        family=_family(located),
+        family=_family(located, vision_choice),
         max_image_tokens=max_image_tokens,
         knows=located.scope.knows if located.scope else None,
     )
 
 
-def _family(located: Located) -> Family | None:
+def _family(located: Located, vision: EncoderChoice) -> Family | None:
     """Return the family of the vision encoder. What is wrong with its file is an error of loading."""
-    with suppress(ModelError, OSError, KeyError, ValueError):
-        if located.mmproj is not None:
-            found = families.find(read_header(located.mmproj).metadata)
-        elif located.onnx is not None:
-            found = families.find(dict(read_onnx(located.onnx).metadata))
-        else:
-            return None
-        return found[1] if found else None
+    with suppress(ModelError, OSError):
+        projector = read_header(located.mmproj) if located.mmproj and vision != "onnx" else None
+        encoder = read_onnx(located.onnx) if located.onnx and vision != "gguf" else None
+        header = header_of_pictures(projector, encoder)
+        return family_of(dict(header.metadata), header.path) if header else None
     return None
 
 

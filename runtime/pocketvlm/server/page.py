@@ -42,10 +42,8 @@ _POLICY = "; ".join(
 _HEADERS = {
     "cache-control": "no-cache",  # the browser asks whether its copy is still right
     "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(self), microphone=(), geolocation=(), display-capture=(), payment=(), usb=()",
     "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
     "vary": "accept",
 }
 
@@ -70,7 +68,8 @@ class Page:
 
     def __init__(self) -> None:
         folder = files("pocketvlm.server") / "static"
-        self._files = {entry.name: _read(entry.name, entry.read_bytes()) for entry in folder.iterdir()}
+        names = (entry.name for entry in folder.iterdir() if entry.is_file())
+        self._files = {name: _read(name, (folder / name).read_bytes()) for name in names if _ending(name) in _TYPES}
         self.paths = frozenset({"/", *(f"{PREFIX}{name}" for name in self._files)})
 
     def routes(self) -> list[Route]:
@@ -87,5 +86,9 @@ class Page:
         return self._files[request.url.path.removeprefix(PREFIX)].response(request)
 
 
+def _ending(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
 def _read(name: str, data: bytes) -> _File:
-    return _File(data, _TYPES[name.rpartition(".")[2]], f'"{hashlib.sha256(data).hexdigest()[:32]}"')
+    return _File(data, _TYPES[_ending(name)], f'"{hashlib.sha256(data).hexdigest()[:32]}"')

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pocketvlm.documents.document import Document
 from pocketvlm.documents.expand import page_of
 from pocketvlm.documents.handles import with_kept_files
+from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.documents.open_document import open_part
 from pocketvlm.engine.interface import CancellationToken
 from pocketvlm.errors import ImageError, ImageTooLargeError
@@ -36,7 +37,6 @@ class Pictures:
         self._handles, self._known = handles, known
         self._cancellation = cancellation
         self._limit = settings.max_pixels
-        self._document_limits = settings.documents
         self._unpacked_left = _MAX_UNPACKED * settings.max_pixels
         self._pixels_left = _MAX_DECODED * settings.max_pixels
         self._fetcher = Fetcher(settings.image_hosts) if settings.image_hosts else None
@@ -45,7 +45,7 @@ class Pictures:
         """Return the request with the files that it names by handles."""
         return with_kept_files(request, self._handles)
 
-    def open_file(self, part: FilePart, param: str) -> Document:
+    def open_file(self, part: FilePart, param: str, limits: DocumentLimits) -> Document:
         """Open a file of several pictures. Raises as `read` does."""
         self._cancellation.check()
         field = source_path(part, param)
@@ -55,7 +55,7 @@ class Pictures:
             copy._field = part.field
             part = copy
         try:
-            return open_part(part, param, self._document_limits, self._limit, local=False)
+            return open_part(part, param, limits, self._limit, local=False, check=self._cancellation.check)
         except ImageError as error:
             raise type(error)(error.message, field) from None
 

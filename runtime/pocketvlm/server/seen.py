@@ -9,7 +9,7 @@ from typing import Annotated
 
 from PIL import Image
 from pydantic import Field, Strict
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from pocketvlm.documents.fit import fit_for
@@ -26,7 +26,7 @@ from pocketvlm.server.model_facts import ModelFacts
 from pocketvlm.server.models import Models
 from pocketvlm.server.operation import Component
 from pocketvlm.server.settings import Settings
-from pocketvlm.vision.family import Family, PicturePlan
+from pocketvlm.vision.family import plan_picture, token_limit
 from pocketvlm.vision.seen import seen_pixels, tile_grid
 
 _MAX_DRAWN = 2  # pictures at a time: each is decoded, resized and encoded
@@ -100,7 +100,8 @@ class Seen:
         if facts.family is None:
             message = "how this model sees pictures is not known" if facts.vision else "this model sees no pictures"
             raise HTTPError(404, message, "model", "plan_not_known")
-        plan = _plan(facts.family, facts, size, question)
+        limit = token_limit(question.max_image_tokens, facts.max_image_tokens)
+        plan = plan_picture(facts.family, size, question.detail, limit, "width", "max_image_tokens")
         return JSONResponse(
             {
                 "object": "image.plan",
@@ -120,6 +121,8 @@ class Seen:
         options = validated(SeenQuestion, dict(request.query_params))
         facts = self._models.asked(options.model).facts
         async with self._drawing:
+            if await request.is_disconnected():
+                raise ClientDisconnect
             drawn = await asyncio.to_thread(self._draw, request.path_params["id"], facts, options)
         return Response(drawn, media_type="image/png", headers={"cache-control": "private, no-cache"})
 
@@ -127,7 +130,8 @@ class Seen:
         data, _ = self._handles.use(id, "id")
         settings, family = self._settings, facts.family
         part = FilePart.model_validate({"type": "file", "image": data})
-        fit = fit_for(family, question.detail, _limit(facts, question), settings.max_pixels)
+        limit = token_limit(question.max_image_tokens, facts.max_image_tokens)
+        fit = fit_for(family, question.detail, limit, settings.max_pixels)
         try:
             with open_part(part, "id", settings.documents, settings.max_pixels, local=False) as document:
                 if question.page > len(document):
@@ -137,23 +141,8 @@ class Seen:
             raise type(error)(error.message, "id") from None
         pixels = picture.pixels
         if family is not None:
-            pixels = seen_pixels(family, _plan(family, facts, picture.size, question), pixels)
+            plan = plan_picture(family, picture.size, question.detail, limit, "id", "max_image_tokens")
+            pixels = seen_pixels(family, plan, pixels)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG", compress_level=1)
         return file.getvalue()
-
-
-def _limit(facts: ModelFacts, options: PictureOptions) -> int | None:
-    limits = [limit for limit in (options.max_image_tokens, facts.max_image_tokens) if limit is not None]
-    return min(limits, default=None)
-
-
-def _plan(family: Family, facts: ModelFacts, size: tuple[int, int], options: PictureOptions) -> PicturePlan:
-    limit = _limit(facts, options)
-    try:
-        plan = family.plan(size, options.detail, limit)
-    except ImageError as error:
-        raise ImageError(error.message, "width") from None
-    if limit is not None and plan.tokens > limit:
-        raise RequestError(f"is {limit}; this model needs {plan.tokens} for a picture", "max_image_tokens")
-    return plan

@@ -40,7 +40,7 @@ def prepare_clip(
     try:
         plan = video.plan(Frames(size, clip.times, clip.seconds), detail, max_tokens)
     except ImageError as error:
-        raise ImageError(error.message, param) from None
+        raise type(error)(error.message, param) from None
     if max_tokens is not None and plan.tile_tokens > max_tokens:
         raise RequestError(
             f"max_image_tokens is {max_tokens}; this model needs {plan.tile_tokens} for frames of a video", param

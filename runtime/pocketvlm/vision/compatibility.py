@@ -48,7 +48,7 @@ class CheckedFiles:
     @property
     def picture_metadata(self) -> dict[str, Any]:
         """The metadata of which `families.find` makes the family again, as JSON can have them; {} for unknown ones."""
-        header = self.encoder or self.projector
+        header = header_of_pictures(self.projector, self.encoder)
         if header is None or family_of(header.metadata, header.path) is None:
             return {}
         return {
@@ -56,6 +56,11 @@ class CheckedFiles:
             for key, value in header.metadata.items()
             if key.startswith(("clip.", "pocketvlm.")) and _is_plain(value)
         }
+
+
+def header_of_pictures(projector: GGUFHeader | None, encoder: OnnxHeader | None) -> GGUFHeader | OnnxHeader | None:
+    """Return the header that says how pictures are prepared, also where the other file encodes them."""
+    return encoder or projector
 
 
 def _is_plain(value: object) -> bool:

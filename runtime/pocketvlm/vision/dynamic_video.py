@@ -45,7 +45,7 @@ class DynamicVideo:
     ) -> Size:
         """Return the size of a frame: the reference's, or the largest within the limits of `detail`.
 
-        The limits of pixels are those of so many frames `together`.
+        The limits of pixels are those of `together` frames.
         """
         limits_of_all = (self.min_pixels, self.max_pixels)
         used = smart_resize(size, self.factor, *limits_of_all, edges_first=edges_first, frames=together)

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from pocketvlm.errors import ImageError, RequestError
 from pocketvlm.files.gguf_header import GGUFHeader
 from pocketvlm.messages import Detail
 from pocketvlm.vision.encoder_tensors import EncoderTensors
@@ -121,6 +122,33 @@ class Family(Protocol):
     def tiles(self, image: RGB, plan: PicturePlan) -> Sequence[RGB]:
         """Return the tiles in the order of the plan's spans, uint8 [height, width, 3] each. Sizes may differ."""
         ...
+
+
+def token_limit(*limits: int | None) -> int | None:
+    """Return the lowest of the limits that there are."""
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def plan_picture(
+    family: Family,
+    size: tuple[int, int],
+    detail: Detail,
+    max_tokens: int | None,
+    param: str,
+    limit_param: str | None = None,
+) -> PicturePlan:
+    """Return the family's plan. Raises ImageError, and RequestError where the model needs more than `max_tokens`.
+
+    `param` is what errors name; `limit_param` is that of the limit, if the request has it elsewhere.
+    """
+    try:
+        plan = family.plan(size, detail, max_tokens)
+    except ImageError as error:
+        raise type(error)(error.message, param) from None
+    if max_tokens is not None and plan.tokens > max_tokens:
+        message = f"max_image_tokens is {max_tokens}; this model needs {plan.tokens} for a picture"
+        raise RequestError(message, limit_param or param)
+    return plan
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pocketvlm.errors import EngineError, ImageError, RequestError
+from pocketvlm.errors import EngineError, ImageError
 from pocketvlm.messages import Detail
 from pocketvlm.pictures.clip import Clip
 from pocketvlm.pictures.images import Picture
@@ -17,7 +17,7 @@ from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
 from pocketvlm.vision.clip import prepare_clip
 from pocketvlm.vision.embedding_cache import EmbeddingCache, content_of
 from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage, VisionEncoder
-from pocketvlm.vision.family import RGB, Family, MosaicSpan, PicturePlan, TileSpan
+from pocketvlm.vision.family import RGB, Family, MosaicSpan, PicturePlan, TileSpan, plan_picture
 from pocketvlm.vision.positions import span_positions
 from pocketvlm.vision.video import video_of
 
@@ -43,12 +43,7 @@ class FamilyVision:
 
     def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
         """Plan a picture. Raises RequestError where the model needs more than `max_tokens`, and ImageError."""
-        try:
-            plan = self._family.plan(picture.size, detail, max_tokens)
-        except ImageError as error:
-            raise ImageError(error.message, param) from None
-        if max_tokens is not None and plan.tokens > max_tokens:
-            raise RequestError(f"max_image_tokens is {max_tokens}; this model needs {plan.tokens} for a picture", param)
+        plan = plan_picture(self._family, picture.size, detail, max_tokens, param)
         spans = (
             TextSpan(piece, special=True) if isinstance(piece, str) else self._span(piece, picture, plan)
             for piece in plan.layout

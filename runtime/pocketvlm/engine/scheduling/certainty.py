@@ -6,7 +6,7 @@ import numpy as np
 
 from pocketvlm.native.context import Logits
 
-_ROWS = 16  # logits of so many tokens are kept; with 150,000 tokens in the vocabulary, they take 10 MB
+_ROWS = 16  # tokens whose logits are kept; with 150,000 tokens in the vocabulary, they take 10 MB
 
 
 class CertaintyMeter:

@@ -147,4 +147,5 @@ def _timings(image: PromptImage, prepared: PreparedImage) -> ImageTimings:
         pages=image.picture.pages,
         notes=image.picture.notes,
         high_size=prepared.high_size,
+        part=image.param,
     )
