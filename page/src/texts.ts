@@ -1,5 +1,6 @@
 // Every text of the page, in English.
 import { count, pixels, seconds } from "./pictures/format";
+import type { Kind } from "./store/records";
 
 export const texts = {
     name: "pocketvlm",
@@ -48,7 +49,6 @@ export const texts = {
         earlier: (name: string) => `Move ${name} to the left`,
         later: (name: string) => `Move ${name} to the right`,
         sending: "sending",
-        tokens: (tokens: number) => `${count(tokens)} tokens`,
     },
     message: {
         you: "You",
@@ -88,7 +88,8 @@ export const texts = {
             `${count(pictures)} pictures ${line[0]!.toLowerCase()}${line.slice(1)}`,
         line: (used: [number, number], original: [number, number]) => `Seen at ${pixels(used)} of ${pixels(original)}`,
         tiles: (tiles: number) => (tiles === 1 ? "1 tile" : `${count(tiles)} tiles`),
-        tokens: (tokens: number) => `${count(tokens)} tokens`,
+        // The pages of a document may differ in size.
+        tokens: (tokens: number, kind: Kind) => `${kind === "document" ? "about " : ""}${count(tokens)} tokens`,
         ofContext: (share: number) => `${share < 1 ? "under 1" : Math.round(share)} % of the context`,
         view: "Picture",
         more: (pictures: number) => `and ${count(pictures)} more`,
@@ -113,7 +114,7 @@ export const texts = {
     pages: {
         label: "Pages for the model",
         page: (page: number) => `Page ${count(page)}`,
-        each: (pictures: number, tokens: number) => `${count(pictures)} × ${count(tokens)} tokens`,
+        each: (pictures: number, tokens: number) => `${count(pictures)} × about ${count(tokens)} tokens`,
         chosen: (chosen: number, of: number) =>
             chosen === of ? (of === 1 ? "1 page" : `all ${of} pages`) : `${chosen} of ${of} pages`,
         frames: (frames: number) => (frames === 1 ? "1 frame" : `${frames} frames`),

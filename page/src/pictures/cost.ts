@@ -6,10 +6,10 @@ import type { Attachment } from "../store/records";
 
 const plans = new Map<string, Promise<Plan | null>>();
 
-/** Return the plan of a picture; null where the model's plans are not known, or while it is asked. */
+/** Return the plan of a picture; null where it is not known, as for videos, or while it is asked. */
 export function usePlan(model: string, attachment: Attachment | null): Plan | null {
     const [plan, setPlan] = useState<Plan | null>(null);
-    const key = attachment?.width ? keyOf(model, attachment) : null;
+    const key = attachment?.width && attachment.kind !== "video" ? keyOf(model, attachment) : null;
     useEffect(() => {
         let wanted = true;
         if (key === null) setPlan(null);

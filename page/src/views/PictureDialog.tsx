@@ -152,9 +152,11 @@ interface CostProps {
 function Cost({ plan, attachment, context }: CostProps) {
     const { width, height } = attachment;
     const pictures = pictureCount(attachment);
+    if (attachment.kind === "video") return null; // the server plans pictures only
     if (!plan || !width || !height) return <p class="cost-line">{texts.seen.unknown}</p>;
     const share = context ? texts.seen.ofContext((100 * plan.tokens * pictures) / context) : null;
-    const tokens = pictures > 1 ? texts.pages.each(pictures, plan.tokens) : texts.seen.tokens(plan.tokens);
+    const tokens =
+        pictures > 1 ? texts.pages.each(pictures, plan.tokens) : texts.seen.tokens(plan.tokens, attachment.kind);
     return (
         <p class="cost-line" role="status">
             <strong>{texts.seen.line(plan.used_size, [width, height])}</strong>
