@@ -86,6 +86,7 @@ async function run(conversation: Conversation, message: Message): Promise<void> 
     announcement.value = texts.progress.waiting;
     try {
         await keepMessage(conversation, message);
+        current_.abort.signal.throwIfAborted(); // it was deleted meanwhile, and must not come back
         await keepConversation({ ...conversation, leaf: message.id, updated: Date.now() });
         await receive(conversation, path, current_);
     } catch (error) {

@@ -129,8 +129,8 @@ export async function deleteConversation(conversation: Conversation): Promise<vo
     if (current.value.id === conversation.id) startConversation(false);
 }
 
-/** Delete everything that the page keeps. */
-export async function deleteAll(): Promise<void> {
+/** Delete all that is kept. What still runs must not write it again: table/delete.ts. */
+export async function clear(): Promise<void> {
     conversations.value = [];
     for (const run of runs.value.values()) run.abort.abort();
     const files = [...(await disk.all("files")), ...(await memory.all("files"))];
