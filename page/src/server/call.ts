@@ -9,7 +9,8 @@ export class ServerError extends Error {
         message: string,
         readonly status: number,
         readonly code: string | null = null,
-        readonly retryAfter = 0,
+        /** The field of the request that is wrong. */
+        readonly param: string | null = null,
     ) {
         super(message);
     }
@@ -48,8 +49,7 @@ export async function call(path: string, init: RequestInit = {}): Promise<Respon
         () => null,
     );
     const message = typeof error?.message === "string" ? error.message : texts.errors.status(response.status);
-    const retryAfter = Number(response.headers.get("retry-after") ?? 0);
-    throw new ServerError(message, response.status, error?.code ?? null, retryAfter);
+    throw new ServerError(message, response.status, error?.code ?? null, error?.param ?? null);
 }
 
 export async function callJson<T>(path: string, init?: RequestInit): Promise<T> {

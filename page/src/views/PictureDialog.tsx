@@ -29,7 +29,7 @@ export function PictureDialog({ attachment: given, change }: Props) {
     const [view, setView] = useState<Side>("seen");
     const [tiles, setTiles] = useState(true);
     const model = modelFor(current.value.settings.model);
-    const plan = usePlan(model?.id ?? "", attachment);
+    const { plan, tooSmall } = usePlan(model?.id ?? "", attachment);
     const set = (fields: Partial<Attachment>) => {
         const next = { ...attachment, ...fields };
         setAttachment(next);
@@ -60,7 +60,12 @@ export function PictureDialog({ attachment: given, change }: Props) {
                         <strong>{attachment.name}</strong>
                         <span>{factsOf(attachment)}</span>
                     </p>
-                    <Cost plan={plan} attachment={attachment} context={model?.context_length ?? null} />
+                    <Cost
+                        plan={plan}
+                        tooSmall={tooSmall}
+                        attachment={attachment}
+                        context={model?.context_length ?? null}
+                    />
                     {change && attachment.kind === "video" && <Frames attachment={attachment} set={set} />}
                     {change && <Options attachment={attachment} set={set} />}
                 </div>
@@ -145,15 +150,17 @@ function Grid({ plan }: { plan: Plan }) {
 
 interface CostProps {
     plan: Plan | null;
+    tooSmall: boolean;
     attachment: Attachment;
     context: number | null;
 }
 
-function Cost({ plan, attachment, context }: CostProps) {
+function Cost({ plan, tooSmall, attachment, context }: CostProps) {
     const { width, height } = attachment;
     const pictures = pictureCount(attachment);
     if (attachment.kind === "video") return null; // the server plans pictures only
-    if (!plan || !width || !height) return <p class="cost-line">{texts.seen.unknown}</p>;
+    if (!plan || !width || !height)
+        return <p class="cost-line">{tooSmall ? texts.seen.tooSmall : texts.seen.unknown}</p>;
     const share = context ? texts.seen.ofContext((100 * plan.tokens * pictures) / context) : null;
     const tokens =
         pictures > 1 ? texts.pages.each(pictures, plan.tokens) : texts.seen.tokens(plan.tokens, attachment.kind);

@@ -86,7 +86,7 @@ interface AttachedProps {
 }
 
 function Attached({ attachment, model, onChange }: AttachedProps) {
-    const plan = usePlan(model, attachment);
+    const { plan } = usePlan(model, attachment);
     return (
         <>
             <button
