@@ -32,7 +32,14 @@ export function useKey(key: string): void {
 export async function call(path: string, init: RequestInit = {}): Promise<Response> {
     const headers = new Headers(init.headers);
     const key = sessionStorage.getItem(KEY);
-    if (key) headers.set("authorization", `Bearer ${key}`);
+    try {
+        if (key) headers.set("authorization", `Bearer ${key}`);
+    } catch {
+        // It has a character that no header can have.
+        sessionStorage.removeItem(KEY);
+        keyWanted.value = "wrong";
+        throw new ServerError(texts.key.wrong, 401);
+    }
     let response: Response;
     try {
         response = await fetch(path, { ...init, headers, credentials: "omit", cache: "no-store" });
