@@ -183,6 +183,7 @@ def test_wrong_exports(tabs: Open) -> None:
         variant(chats=[{**right["chats"][0], "messages": [{**message, "attachments": [attachment]}]}]),
         variant(files=[{"id": "sha256:0", "type": "image/png", "base64": ""}]),
         variant(files=[{"id": "sha256:" + "0" * 64, "type": "image/png", "base64": "%"}]),
+        variant(files=[{"id": "sha256:" + "0" * 64, "type": "image/png", "base64": "AAAA"}]),  # of another file
     ]
     for text in wrong:
         tab.button("Settings").first.click()

@@ -28,7 +28,7 @@ export async function imported(text: string): Promise<number> {
     if (data.format !== FORMAT || data.version !== 1) throw new Error("another format");
     const chats = list(data.chats).map((chat) => chatOf(object(chat)));
     const files = await Promise.all(list(data.files).map((file) => storedFile(object(file))));
-    await storeFor(false).put("files", ...files);
+    await storeFor(false).put("files", ...files.filter((file) => file !== null));
     for (const { conversation, messages } of chats) {
         await storeFor(false).put("messages", ...messages);
         await keepConversation(conversation);
@@ -113,10 +113,20 @@ function settingsOf(value: Json): Settings {
     };
 }
 
-async function storedFile(value: Json): Promise<StoredFile> {
+/** Return a file of an export; null where it may not be what is already kept under its id. */
+async function storedFile(value: Json): Promise<StoredFile | null> {
     const bytes = Uint8Array.from(atob(text(value.base64)), (character) => character.charCodeAt(0));
     const blob = new Blob([bytes], { type: text(value.type) });
-    return { id: handle(value.id), blob, thumbnail: await thumbnailOf(blob) };
+    const id = handle(value.id);
+    const subtle: SubtleCrypto | undefined = crypto.subtle; // only with https, or on this machine
+    if (subtle) {
+        const digest = new Uint8Array(await subtle.digest("SHA-256", bytes));
+        const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+        if (id !== `sha256:${hex}`) throw new Error("the file of another id");
+    } else if (await storeFor(false).get("files", id)) {
+        return null;
+    }
+    return { id, blob, thumbnail: await thumbnailOf(blob) };
 }
 
 async function base64Of(blob: Blob): Promise<string> {
