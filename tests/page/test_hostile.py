@@ -161,6 +161,18 @@ def test_what_the_server_says_of_the_model(tab: Tab) -> None:
     assert tab.page.evaluate("window.hit") is None
 
 
+def test_messages_in_a_circle(tab: Tab) -> None:
+    export = json.loads(chats([(role, f"Text {at}") for at in range(2) for role in ("user", "assistant")]))
+    messages = export["chats"][0]["messages"]
+    messages[0]["parent"] = "m3"
+    messages[2]["id"] = messages[1]["id"]
+    messages[3]["parent"] = "m3"
+    import_chats(tab, json.dumps(export))
+    tab.page.locator(".entry button").first.click()
+    tab.button("Earlier version").last.click()
+    tab.page.locator(".bubble").get_by_text("Text 0").wait_for()
+
+
 def test_wrong_exports(tabs: Open) -> None:
     tab = tabs()
     right = json.loads(chats([("user", "Hello"), ("assistant", "Hi")]))

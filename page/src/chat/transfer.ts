@@ -50,14 +50,17 @@ export function saveAs(name: string, type: string, text: string): void {
 function chatOf(chat: Json): { conversation: Conversation; messages: Message[] } {
     const id = newId();
     const given = list(chat.messages).map((message) => object(message));
-    const ids = new Map(given.map((message) => [text(message.id), newId()]));
+    const ids = new Map<string, string>(); // of the messages so far: only these can be parents, so there are no circles
     const place = (value: unknown) => (value === null ? null : (ids.get(text(value)) ?? null));
     const messages = given.map((message): Message => {
         const attachments = list(message.attachments).map((attachment) => attachmentOf(object(attachment)));
+        const parent = place(message.parent);
+        const own = newId();
+        ids.set(text(message.id), own);
         return {
-            id: ids.get(text(message.id))!,
+            id: own,
             conversation: id,
-            parent: place(message.parent),
+            parent,
             role: message.role === "assistant" ? "assistant" : "user",
             text: text(message.text),
             thoughts: text(message.thoughts),
