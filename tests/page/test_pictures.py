@@ -12,6 +12,7 @@ from PIL import Image
 
 from page.conftest import Open, Tab, content, drawing
 from pdfs import pdf
+from server.conftest import Server
 
 
 def test_several_files_and_a_wrong_one(tab: Tab) -> None:
@@ -146,6 +147,24 @@ def test_ten_pictures_into_a_table_and_a_tab_that_is_closed(tabs: Open) -> None:
         again.button("JSONL").click()
     lines = [json.loads(line) for line in content(download.value).splitlines()]
     assert lines[9] == {"picture": "9.png", "answer": "1"}
+
+
+def test_everything_is_deleted_while_a_table_runs(tab: Tab, server: Server) -> None:
+    page = tab.page
+    tab.button("New table").click()
+    page.get_by_label("Question for every picture").fill("How many shapes are there?")
+    tab.give("drop", *((f"{at}.png", "image/png", drawing(90 + at, (1200, 900))) for at in range(6)))
+    page.get_by_text("0 of 6 done").wait_for()
+    tab.button("Run").click()
+    tab.until("document.querySelectorAll('tr.done').length >= 1")
+    id = json.loads(tab.bodies[0])["messages"][0]["content"][0]["image_url"]["url"]
+    tab.button("Settings").first.click()
+    tab.button("Delete everything").click()
+    page.get_by_text("Ask about a picture").wait_for()
+    page.wait_for_timeout(500)
+    assert set(tab.kept().values()) == {0}
+    assert page.locator(".entry").count() == 0
+    assert server.get(f"/v1/images/{id}").status_code == 404
 
 
 def test_a_table_with_fields(tab: Tab) -> None:

@@ -117,7 +117,7 @@ function Entry({ conversation, excerpt, show }: EntryProps) {
                 onClick={() =>
                     show(() => {
                         table.value = null;
-                        return open(conversation);
+                        return open(conversation, true);
                     })
                 }
             >
