@@ -134,6 +134,17 @@ def test_texts_of_a_model(tab: Tab) -> None:
     assert page.get_by_role("textbox").last.get_attribute("aria-label") == "Message"
 
 
+def test_links_that_are_defined_elsewhere(tab: Tab) -> None:
+    """Only where they are used, and never in code."""
+    text = f"See [The  Page].\n\nNo link.\n\n[the page]: {AWAY}/p\n\n```\nopen [the page]"
+    import_chats(tab, chats([("user", "?"), ("assistant", text)]))
+    tab.page.locator(".entry button").first.click()
+    tab.page.locator("pre").wait_for()
+    assert tab.page.locator(".markdown a").get_attribute("href") == f"{AWAY}/p"
+    assert tab.page.locator("pre").inner_text().strip() == "open [the page]"
+    assert AWAY not in tab.page.locator(".markdown").inner_text()
+
+
 def test_names_of_files(tab: Tab) -> None:
     page = tab.page
     names = [f"<img src=x onerror={HIT}>.png", f'"><script>{HIT}</script>.png', "\u202egnp.exe", "a" * 4000 + ".png"]
