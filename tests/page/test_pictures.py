@@ -8,6 +8,7 @@ import json
 import re
 
 import pytest
+import requests
 from PIL import Image
 
 from page.conftest import Open, Tab, content, drawing
@@ -52,7 +53,7 @@ def test_enter_before_a_picture_has_arrived(tab: Tab) -> None:
     assert len(json.loads(tab.bodies[0])["messages"][0]["content"]) == 2
 
 
-def test_how_the_model_sees_it(tab: Tab) -> None:
+def test_how_the_model_sees_it(tab: Tab, server: Server) -> None:
     page = tab.page
     tab.give("drop", ("wide.png", "image/png", drawing(30, (1600, 900))))
     page.get_by_text("80 tokens").wait_for()
@@ -77,6 +78,10 @@ def test_how_the_model_sees_it(tab: Tab) -> None:
     tab.ask("How many shapes are there?")
     image = json.loads(tab.bodies[0])["messages"][0]["content"][0]["image_url"]
     assert image["max_image_tokens"] == 64
+    # The server has forgotten the picture; the page sends it again.
+    assert requests.delete(f"{server.base}/images/{image['url']}", timeout=30).ok
+    page.locator(".question .picture").click()
+    page.locator(".stage img").wait_for()
 
 
 def test_a_picture_that_the_browser_cannot_draw(tab: Tab) -> None:

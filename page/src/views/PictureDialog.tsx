@@ -6,6 +6,7 @@ import { useBlobUrl } from "../pictures/blobs";
 import { usePlan } from "../pictures/cost";
 import { pixels } from "../pictures/format";
 import { pictureCount } from "../pictures/pages";
+import { withFiles } from "../pictures/resend";
 import { seenPicture } from "../server/api";
 import type { Plan } from "../server/types";
 import type { Attachment, Detail } from "../store/records";
@@ -266,7 +267,8 @@ function useSeen(model: string, attachment: Attachment | null): Blob | null {
     useEffect(() => {
         if (!attachment) return;
         const abort = new AbortController();
-        seenPicture(model, attachment, 1, abort.signal).then(setBlob, () => undefined);
+        const draw = () => seenPicture(model, attachment, 1, abort.signal);
+        withFiles([attachment.id], abort.signal, draw).then(setBlob, () => undefined);
         return () => abort.abort();
     }, [model, id, detail, budget]);
     return blob;
