@@ -1,5 +1,5 @@
 // Every text of the page, in English.
-import { count, pixels, seconds } from "./pictures/format";
+import { count, pixels } from "./pictures/format";
 import type { Kind } from "./store/records";
 
 export const texts = {
@@ -40,7 +40,6 @@ export const texts = {
         send: "Send",
         stop: "Stop",
         drop: "Drop pictures to add them",
-        hint: "Enter sends, Shift+Enter makes a new line",
     },
     tray: {
         label: "Files of the message",
@@ -106,10 +105,8 @@ export const texts = {
         budget: "Most tokens",
         noBudget: "no limit",
         tooSmall: "Too little for this model: it needs more tokens for a picture.",
-        notDrawn: "This browser cannot draw the file. The model can.",
         unknown: "How this model sees pictures is not known before it answers.",
         cached: { none: "", memory: "from the cache", disk: "from the cache", kv: "already in the conversation" },
-        answered: (ms: number) => seconds(ms),
     },
     pages: {
         label: "Pages for the model",
@@ -205,7 +202,6 @@ export const texts = {
     errors: {
         unreachable: "The server does not answer.",
         gone: "The server does not answer. Start it again; this page waits for it.",
-        back: "The server is back.",
         cut: "The server stopped in the middle of the answer.",
         status: (status: number) => `The server answered with status ${status}.`,
         emptyFile: "the file is empty",
