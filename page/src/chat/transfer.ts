@@ -22,7 +22,7 @@ export async function exported(chosen: Conversation[]): Promise<string> {
     return JSON.stringify({ format: FORMAT, version: 1, chats, files: [...files.values()] });
 }
 
-/** Add the chats of such a file, each as a new one. Returns how many. Throws where the text is none. */
+/** Add the chats of such a file, each as a new one. Returns how many. Throws an Error where the text is not such a file. */
 export async function imported(text: string): Promise<number> {
     const data = object(JSON.parse(text));
     if (data.format !== FORMAT || data.version !== 1) throw new Error("another format");

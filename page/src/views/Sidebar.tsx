@@ -142,13 +142,13 @@ function start(isPrivate: boolean): void {
     startConversation(isPrivate);
 }
 
-/** Return what was found; null while nothing is searched. */
+/** Return the matches; null while nothing is searched. */
 function useSearch(words: string): Hit[] | null {
     const [hits, setHits] = useState<Hit[] | null>(null);
     useEffect(() => {
         if (!words) return setHits(null);
         let wanted = true;
-        const timer = setTimeout(() => void search(words).then((found) => wanted && setHits(found)), 120);
+        const timer = setTimeout(() => void search(words).then((matches) => wanted && setHits(matches)), 120);
         return () => {
             wanted = false;
             clearTimeout(timer);
