@@ -66,6 +66,8 @@ export const texts = {
         version: (index: number, total: number) => `${index} of ${total}`,
         previous: "Earlier version",
         next: "Later version",
+        code: "Code",
+        table: "Table",
         copyCode: "Copy code",
         copyTable: "Copy table",
         details: (prompt: number, cached: number, answer: number, wait: string) =>
@@ -193,6 +195,7 @@ export const texts = {
         jsonl: "JSONL",
         picture: "Picture",
         answer: "Answer",
+        actions: "Actions",
         retry: (name: string) => `Try ${name} again`,
         remove: (name: string) => `Remove ${name}`,
         state: { waiting: "", running: "running", done: "done", failed: "failed" },

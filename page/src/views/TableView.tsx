@@ -167,7 +167,7 @@ function Rows({ shown, isRunning }: { shown: Table; isRunning: boolean }) {
                             </th>
                         ))}
                         <th>
-                            <span class="visually-hidden">{texts.table.stop}</span>
+                            <span class="visually-hidden">{texts.table.actions}</span>
                         </th>
                     </tr>
                 </thead>

@@ -92,13 +92,13 @@ function wrap(element: Element, label: string, text: () => string): void {
     scroll.className = "scroll";
     scroll.tabIndex = 0;
     scroll.setAttribute("role", "region");
-    scroll.setAttribute("aria-label", element.tagName === "PRE" ? "Code" : "Table");
+    scroll.setAttribute("aria-label", element.tagName === "PRE" ? texts.message.code : texts.message.table);
     button.type = "button";
     button.className = "copy-button";
     button.textContent = texts.message.copy;
     button.setAttribute("aria-label", label);
     button.addEventListener("click", () => {
-        void navigator.clipboard.writeText(text()).then(() => {
+        void navigator.clipboard?.writeText(text()).then(() => {
             button.textContent = texts.message.copied;
             setTimeout(() => (button.textContent = texts.message.copy), 1500);
         });
