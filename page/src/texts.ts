@@ -1,5 +1,6 @@
 // Every text of the page, in English.
-import { count, pixels, seconds } from "./pictures/format";
+import { count, pixels } from "./pictures/format";
+import type { Kind } from "./store/records";
 
 export const texts = {
     name: "pocketvlm",
@@ -39,7 +40,6 @@ export const texts = {
         send: "Send",
         stop: "Stop",
         drop: "Drop pictures to add them",
-        hint: "Enter sends, Shift+Enter makes a new line",
     },
     tray: {
         label: "Files of the message",
@@ -48,7 +48,6 @@ export const texts = {
         earlier: (name: string) => `Move ${name} to the left`,
         later: (name: string) => `Move ${name} to the right`,
         sending: "sending",
-        tokens: (tokens: number) => `${count(tokens)} tokens`,
     },
     message: {
         you: "You",
@@ -90,7 +89,8 @@ export const texts = {
             `${count(pictures)} pictures ${line[0]!.toLowerCase()}${line.slice(1)}`,
         line: (used: [number, number], original: [number, number]) => `Seen at ${pixels(used)} of ${pixels(original)}`,
         tiles: (tiles: number) => (tiles === 1 ? "1 tile" : `${count(tiles)} tiles`),
-        tokens: (tokens: number) => `${count(tokens)} tokens`,
+        // The pages of a document may differ in size.
+        tokens: (tokens: number, kind: Kind) => `${kind === "document" ? "about " : ""}${count(tokens)} tokens`,
         ofContext: (share: number) => `${share < 1 ? "under 1" : Math.round(share)} % of the context`,
         view: "Picture",
         more: (pictures: number) => `and ${count(pictures)} more`,
@@ -107,15 +107,13 @@ export const texts = {
         budget: "Most tokens",
         noBudget: "no limit",
         tooSmall: "Too little for this model: it needs more tokens for a picture.",
-        notDrawn: "This browser cannot draw the file. The model can.",
         unknown: "How this model sees pictures is not known before it answers.",
         cached: { none: "", memory: "from the cache", disk: "from the cache", kv: "already in the conversation" },
-        answered: (ms: number) => seconds(ms),
     },
     pages: {
         label: "Pages for the model",
         page: (page: number) => `Page ${count(page)}`,
-        each: (pictures: number, tokens: number) => `${count(pictures)} × ${count(tokens)} tokens`,
+        each: (pictures: number, tokens: number) => `${count(pictures)} × about ${count(tokens)} tokens`,
         chosen: (chosen: number, of: number) =>
             chosen === of ? (of === 1 ? "1 page" : `all ${of} pages`) : `${chosen} of ${of} pages`,
         frames: (frames: number) => (frames === 1 ? "1 frame" : `${frames} frames`),
@@ -207,7 +205,6 @@ export const texts = {
     errors: {
         unreachable: "The server does not answer.",
         gone: "The server does not answer. Start it again; this page waits for it.",
-        back: "The server is back.",
         cut: "The server stopped in the middle of the answer.",
         status: (status: number) => `The server answered with status ${status}.`,
         emptyFile: "the file is empty",

@@ -134,6 +134,17 @@ def test_texts_of_a_model(tab: Tab) -> None:
     assert page.get_by_role("textbox").last.get_attribute("aria-label") == "Message"
 
 
+def test_links_that_are_defined_elsewhere(tab: Tab) -> None:
+    """Only where they are used, and never in code."""
+    text = f"See [The  Page].\n\nNo link.\n\n[the page]: {AWAY}/p\n\n```\nopen [the page]"
+    import_chats(tab, chats([("user", "?"), ("assistant", text)]))
+    tab.page.locator(".entry button").first.click()
+    tab.page.locator("pre").wait_for()
+    assert tab.page.locator(".markdown a").get_attribute("href") == f"{AWAY}/p"
+    assert tab.page.locator("pre").inner_text().strip() == "open [the page]"
+    assert AWAY not in tab.page.locator(".markdown").inner_text()
+
+
 def test_names_of_files(tab: Tab) -> None:
     page = tab.page
     names = [f"<img src=x onerror={HIT}>.png", f'"><script>{HIT}</script>.png', "\u202egnp.exe", "a" * 4000 + ".png"]
@@ -161,6 +172,18 @@ def test_what_the_server_says_of_the_model(tab: Tab) -> None:
     assert tab.page.evaluate("window.hit") is None
 
 
+def test_messages_in_a_circle(tab: Tab) -> None:
+    export = json.loads(chats([(role, f"Text {at}") for at in range(2) for role in ("user", "assistant")]))
+    messages = export["chats"][0]["messages"]
+    messages[0]["parent"] = "m3"
+    messages[2]["id"] = messages[1]["id"]
+    messages[3]["parent"] = "m3"
+    import_chats(tab, json.dumps(export))
+    tab.page.locator(".entry button").first.click()
+    tab.button("Earlier version").last.click()
+    tab.page.locator(".bubble").get_by_text("Text 0").wait_for()
+
+
 def test_wrong_exports(tabs: Open) -> None:
     tab = tabs()
     right = json.loads(chats([("user", "Hello"), ("assistant", "Hi")]))
@@ -183,6 +206,7 @@ def test_wrong_exports(tabs: Open) -> None:
         variant(chats=[{**right["chats"][0], "messages": [{**message, "attachments": [attachment]}]}]),
         variant(files=[{"id": "sha256:0", "type": "image/png", "base64": ""}]),
         variant(files=[{"id": "sha256:" + "0" * 64, "type": "image/png", "base64": "%"}]),
+        variant(files=[{"id": "sha256:" + "0" * 64, "type": "image/png", "base64": "AAAA"}]),  # of another file
     ]
     for text in wrong:
         tab.button("Settings").first.click()

@@ -8,10 +8,12 @@ import json
 import re
 
 import pytest
+import requests
 from PIL import Image
 
 from page.conftest import Open, Tab, content, drawing
 from pdfs import pdf
+from server.conftest import Server
 
 
 def test_several_files_and_a_wrong_one(tab: Tab) -> None:
@@ -51,7 +53,7 @@ def test_enter_before_a_picture_has_arrived(tab: Tab) -> None:
     assert len(json.loads(tab.bodies[0])["messages"][0]["content"]) == 2
 
 
-def test_how_the_model_sees_it(tab: Tab) -> None:
+def test_how_the_model_sees_it(tab: Tab, server: Server) -> None:
     page = tab.page
     tab.give("drop", ("wide.png", "image/png", drawing(30, (1600, 900))))
     page.get_by_text("80 tokens").wait_for()
@@ -76,6 +78,10 @@ def test_how_the_model_sees_it(tab: Tab) -> None:
     tab.ask("How many shapes are there?")
     image = json.loads(tab.bodies[0])["messages"][0]["content"][0]["image_url"]
     assert image["max_image_tokens"] == 64
+    # The server has forgotten the picture; the page sends it again.
+    assert requests.delete(f"{server.base}/images/{image['url']}", timeout=30).ok
+    page.locator(".question .picture").click()
+    page.locator(".stage img").wait_for()
 
 
 def test_a_picture_that_the_browser_cannot_draw(tab: Tab) -> None:
@@ -93,7 +99,7 @@ def test_pages_of_a_document(tab: Tab) -> None:
     document = pdf([b"BT /F1 24 Tf 20 40 Td (One) Tj ET", circle, b"BT /F1 24 Tf 20 40 Td (Three) Tj ET"])
     tab.give("drop", ("letter.pdf", "application/pdf", document))
     page.get_by_text("all 3 pages").wait_for()
-    page.get_by_text("144 tokens").wait_for()  # three pages of two tiles and one of the whole
+    page.get_by_text("about 144 tokens").wait_for()  # three pages of two tiles and one of the whole
     page.locator(".tray img").wait_for()  # the server draws it
     tab.button("letter.pdf: how the model sees it").click()
     page.locator(".page-image img").nth(2).wait_for()
@@ -146,6 +152,24 @@ def test_ten_pictures_into_a_table_and_a_tab_that_is_closed(tabs: Open) -> None:
         again.button("JSONL").click()
     lines = [json.loads(line) for line in content(download.value).splitlines()]
     assert lines[9] == {"picture": "9.png", "answer": "1"}
+
+
+def test_everything_is_deleted_while_a_table_runs(tab: Tab, server: Server) -> None:
+    page = tab.page
+    tab.button("New table").click()
+    page.get_by_label("Question for every picture").fill("How many shapes are there?")
+    tab.give("drop", *((f"{at}.png", "image/png", drawing(90 + at, (1200, 900))) for at in range(6)))
+    page.get_by_text("0 of 6 done").wait_for()
+    tab.button("Run").click()
+    tab.until("document.querySelectorAll('tr.done').length >= 1")
+    id = json.loads(tab.bodies[0])["messages"][0]["content"][0]["image_url"]["url"]
+    tab.button("Settings").first.click()
+    tab.button("Delete everything").click()
+    page.get_by_text("Ask about a picture").wait_for()
+    page.wait_for_timeout(500)
+    assert set(tab.kept().values()) == {0}
+    assert page.locator(".entry").count() == 0
+    assert server.get(f"/v1/images/{id}").status_code == 404
 
 
 def test_a_table_with_fields(tab: Tab) -> None:

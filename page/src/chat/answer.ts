@@ -1,14 +1,13 @@
 // One turn: keep the question, ask the server, show the answer as it comes, keep it.
 import { signal } from "@preact/signals";
 import { texts } from "../texts";
-import { sendFile } from "../server/api";
+import { withFiles } from "../pictures/resend";
 import { askChat } from "../server/api";
-import { ServerError } from "../server/call";
 import { readStream } from "../server/stream";
 import type { Chunk } from "../server/types";
 import type { Attachment, Conversation, Figures, Message } from "../store/records";
 import { newId } from "../store/records";
-import { fileOf, filesOf, keepConversation, keepFiles, keepMessage } from "./keep";
+import { filesOf, keepConversation, keepFiles, keepMessage } from "./keep";
 import { afterComment, type Progress, Speedometer } from "./progress";
 import { chatBody } from "./request";
 import { announcement, conversations, current, messages, type Run, runs, setRun } from "./state";
@@ -86,6 +85,7 @@ async function run(conversation: Conversation, message: Message): Promise<void> 
     announcement.value = texts.progress.waiting;
     try {
         await keepMessage(conversation, message);
+        current_.abort.signal.throwIfAborted(); // it was deleted meanwhile, and must not come back
         await keepConversation({ ...conversation, leaf: message.id, updated: Date.now() });
         await receive(conversation, path, current_);
     } catch (error) {
@@ -104,16 +104,14 @@ async function run(conversation: Conversation, message: Message): Promise<void> 
 
 async function receive(conversation: Conversation, path: Message[], run: Run): Promise<void> {
     const body = chatBody(path, conversation.settings);
-    const response = await askWithFiles(
-        body,
-        path.flatMap((one) => one.files),
-        run.abort.signal,
-    );
+    const { signal } = run.abort;
+    const files = path.flatMap((one) => one.files);
+    const response = await withFiles(files, signal, () => askChat(body, signal));
     const painter = new Painter(run);
     const speed = new Speedometer();
     let keptAt = performance.now();
     try {
-        for await (const event of readStream(response, run.abort.signal)) {
+        for await (const event of readStream(response, signal)) {
             if (event.kind === "comment") {
                 run.progress.value = afterComment(run.progress.value, event.text);
                 continue;
@@ -122,26 +120,12 @@ async function receive(conversation: Conversation, path: Message[], run: Run): P
             if (performance.now() - keptAt > KEEP_EVERY) {
                 keptAt = performance.now();
                 painter.flush();
-                if (!run.abort.signal.aborted) void keepMessage(conversation, run.message.value);
+                if (!signal.aborted) void keepMessage(conversation, run.message.value);
             }
         }
         painter.end();
     } finally {
         painter.flush();
-    }
-}
-
-/** Ask; where the server has forgotten a file, send it again. */
-export async function askWithFiles(body: unknown, files: string[], signal: AbortSignal): Promise<Response> {
-    try {
-        return await askChat(body, signal);
-    } catch (error) {
-        if (!(error instanceof ServerError) || error.code !== "image_not_found") throw error;
-        for (const id of new Set(files)) {
-            const file = await fileOf(id);
-            if (file) await sendFile(file.blob, signal);
-        }
-        return askChat(body, signal);
     }
 }
 

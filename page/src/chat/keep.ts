@@ -34,13 +34,14 @@ export async function openLast(): Promise<void> {
     else startConversation(false);
 }
 
-export async function open(conversation: Conversation): Promise<void> {
+/** With `byClick`, the browser's Back leads to where the page was before. */
+export async function open(conversation: Conversation, byClick = false): Promise<void> {
     const its = await storeFor(conversation.isPrivate).messagesOf(conversation.id);
     show(
         conversation,
         its.map((message) => settled(message, conversation)),
     );
-    remember(conversation);
+    remember(conversation, byClick);
 }
 
 /** A message that was running when its page was closed was stopped by that. */
@@ -55,13 +56,15 @@ export function startConversation(isPrivate: boolean): void {
     remember(current.value);
 }
 
-function remember({ id, isPrivate }: Conversation): void {
+function remember({ id, isPrivate }: Conversation, byClick = false): void {
     if (isPrivate) {
         history.replaceState(null, "", location.pathname);
         return;
     }
     localStorage.setItem(LAST, id);
-    if (location.hash.slice(1) !== id) history.pushState(null, "", `#${id}`);
+    if (location.hash.slice(1) === id) return;
+    if (byClick) history.pushState(null, "", `#${id}`);
+    else history.replaceState(null, "", `#${id}`);
 }
 
 export async function keepConversation(conversation: Conversation): Promise<void> {
@@ -129,8 +132,8 @@ export async function deleteConversation(conversation: Conversation): Promise<vo
     if (current.value.id === conversation.id) startConversation(false);
 }
 
-/** Delete everything that the page keeps. */
-export async function deleteAll(): Promise<void> {
+/** Delete all that is kept. What still runs must not write it again: table/delete.ts. */
+export async function clear(): Promise<void> {
     conversations.value = [];
     for (const run of runs.value.values()) run.abort.abort();
     const files = [...(await disk.all("files")), ...(await memory.all("files"))];

@@ -47,7 +47,7 @@ function fieldOf(name: string, value: Json): Field {
     return { name, type, choices: "" };
 }
 
-/** Return the names of the fields of an answer that follows a schema; none where it is no object. */
+/** Return the names of the fields of an answer that follows a schema; none where it has no fields. */
 export function columnsOf(schema: string): string[] {
     try {
         const { properties } = JSON.parse(schema) as { properties?: Json };

@@ -22,13 +22,13 @@ export async function exported(chosen: Conversation[]): Promise<string> {
     return JSON.stringify({ format: FORMAT, version: 1, chats, files: [...files.values()] });
 }
 
-/** Add the chats of such a file, each as a new one. Returns how many. Throws where the text is none. */
+/** Add the chats of such a file, each as a new one. Returns how many. Throws an Error where the text is not such a file. */
 export async function imported(text: string): Promise<number> {
     const data = object(JSON.parse(text));
     if (data.format !== FORMAT || data.version !== 1) throw new Error("another format");
     const chats = list(data.chats).map((chat) => chatOf(object(chat)));
     const files = await Promise.all(list(data.files).map((file) => storedFile(object(file))));
-    await storeFor(false).put("files", ...files);
+    await storeFor(false).put("files", ...files.filter((file) => file !== null));
     for (const { conversation, messages } of chats) {
         await storeFor(false).put("messages", ...messages);
         await keepConversation(conversation);
@@ -50,14 +50,17 @@ export function saveAs(name: string, type: string, text: string): void {
 function chatOf(chat: Json): { conversation: Conversation; messages: Message[] } {
     const id = newId();
     const given = list(chat.messages).map((message) => object(message));
-    const ids = new Map(given.map((message) => [text(message.id), newId()]));
+    const ids = new Map<string, string>(); // of the messages so far: only these can be parents, so there are no circles
     const place = (value: unknown) => (value === null ? null : (ids.get(text(value)) ?? null));
     const messages = given.map((message): Message => {
         const attachments = list(message.attachments).map((attachment) => attachmentOf(object(attachment)));
+        const parent = place(message.parent);
+        const own = newId();
+        ids.set(text(message.id), own);
         return {
-            id: ids.get(text(message.id))!,
+            id: own,
             conversation: id,
-            parent: place(message.parent),
+            parent,
             role: message.role === "assistant" ? "assistant" : "user",
             text: text(message.text),
             thoughts: text(message.thoughts),
@@ -113,10 +116,20 @@ function settingsOf(value: Json): Settings {
     };
 }
 
-async function storedFile(value: Json): Promise<StoredFile> {
+/** Return a file of an export; null where it may not be what is already kept under its id. */
+async function storedFile(value: Json): Promise<StoredFile | null> {
     const bytes = Uint8Array.from(atob(text(value.base64)), (character) => character.charCodeAt(0));
     const blob = new Blob([bytes], { type: text(value.type) });
-    return { id: handle(value.id), blob, thumbnail: await thumbnailOf(blob) };
+    const id = handle(value.id);
+    const subtle: SubtleCrypto | undefined = crypto.subtle; // only with https, or on this machine
+    if (subtle) {
+        const digest = new Uint8Array(await subtle.digest("SHA-256", bytes));
+        const hex = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+        if (id !== `sha256:${hex}`) throw new Error("the file of another id");
+    } else if (await storeFor(false).get("files", id)) {
+        return null;
+    }
+    return { id, blob, thumbnail: await thumbnailOf(blob) };
 }
 
 async function base64Of(blob: Blob): Promise<string> {

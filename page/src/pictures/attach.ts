@@ -38,12 +38,12 @@ export async function send(file: File): Promise<Attachment> {
     const [picture, drawn] = await Promise.all([sendFile(file), kindOf(file) === "picture" ? thumbnailOf(file) : null]);
     const { id } = picture;
     const kind = kindOf(file) === "picture" && picture.pages > 1 && !drawn ? "document" : kindOf(file);
-    if (!(await fileOf(id))) {
-        // The server draws what the browser cannot: pages, frames, and TIFF.
-        const thumbnail =
-            drawn ?? (await seenPicture("", { id, detail: "auto", budget: null }).then(thumbnailOf, () => null));
-        await holdFile({ id, blob: file, thumbnail });
-    }
+    // The server draws what the browser cannot: pages, frames, and TIFF.
+    const thumbnail =
+        drawn ??
+        (await fileOf(id))?.thumbnail ??
+        (await seenPicture("", { id, detail: "auto", budget: null }).then(thumbnailOf, () => null));
+    await holdFile({ id, blob: file, thumbnail }); // also one that is kept: the chat that keeps it may be deleted
     return {
         id,
         name: file.name,

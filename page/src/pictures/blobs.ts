@@ -19,7 +19,7 @@ export function useThumbnail(id: string): string | null {
     const [url, setUrl] = useState<string | null>(null);
     useEffect(() => {
         let wanted = true;
-        void thumbnailUrl(id).then((found) => wanted && setUrl(found));
+        void thumbnailUrl(id).then((kept) => wanted && setUrl(kept));
         return () => {
             wanted = false;
         };

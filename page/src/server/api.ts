@@ -8,12 +8,11 @@ export async function listModels(): Promise<Model[]> {
 }
 
 /** Send a file once. The answer's id names it in messages from then on. */
-export function sendFile(file: Blob, signal?: AbortSignal): Promise<Picture> {
+export function sendFile(file: Blob): Promise<Picture> {
     return callJson("v1/images", {
         method: "POST",
         body: file,
         headers: { "content-type": "application/octet-stream" },
-        signal,
     });
 }
 

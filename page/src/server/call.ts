@@ -9,7 +9,8 @@ export class ServerError extends Error {
         message: string,
         readonly status: number,
         readonly code: string | null = null,
-        readonly retryAfter = 0,
+        /** The field of the request that is wrong. */
+        readonly param: string | null = null,
     ) {
         super(message);
     }
@@ -31,7 +32,14 @@ export function useKey(key: string): void {
 export async function call(path: string, init: RequestInit = {}): Promise<Response> {
     const headers = new Headers(init.headers);
     const key = sessionStorage.getItem(KEY);
-    if (key) headers.set("authorization", `Bearer ${key}`);
+    try {
+        if (key) headers.set("authorization", `Bearer ${key}`);
+    } catch {
+        // It has a character that no header can have.
+        sessionStorage.removeItem(KEY);
+        keyWanted.value = "wrong";
+        throw new ServerError(texts.key.wrong, 401);
+    }
     let response: Response;
     try {
         response = await fetch(path, { ...init, headers, credentials: "omit", cache: "no-store" });
@@ -48,8 +56,7 @@ export async function call(path: string, init: RequestInit = {}): Promise<Respon
         () => null,
     );
     const message = typeof error?.message === "string" ? error.message : texts.errors.status(response.status);
-    const retryAfter = Number(response.headers.get("retry-after") ?? 0);
-    throw new ServerError(message, response.status, error?.code ?? null, retryAfter);
+    throw new ServerError(message, response.status, error?.code ?? null, error?.param ?? null);
 }
 
 export async function callJson<T>(path: string, init?: RequestInit): Promise<T> {

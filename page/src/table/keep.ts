@@ -1,4 +1,4 @@
-// Open, keep and delete tables.
+// Open and keep tables.
 import { batch, signal } from "@preact/signals";
 import { dropFiles, storeFor } from "../chat/keep";
 import { DEFAULT_SETTINGS, newId, type Row, type Table } from "../store/records";
@@ -55,21 +55,4 @@ export async function removeRow(row: Row): Promise<void> {
     rows.value = rows.value.filter((other) => other.id !== row.id);
     await store().remove("rows", [row.id]);
     await dropFiles(false, row.files);
-}
-
-export async function deleteTable(gone: Table): Promise<void> {
-    const its = await rowsOf(gone.id);
-    batch(() => {
-        tables.value = tables.value.filter((other) => other.id !== gone.id);
-        if (table.value?.id === gone.id) table.value = null;
-    });
-    await store().remove("tables", [gone.id]);
-    await store().remove(
-        "rows",
-        its.map((row) => row.id),
-    );
-    await dropFiles(
-        false,
-        its.flatMap((row) => row.files),
-    );
 }

@@ -1,8 +1,9 @@
 // Ask one question about every picture of a table, a few at a time. What is done is kept at once.
 import { signal } from "@preact/signals";
-import { askWithFiles } from "../chat/answer";
 import { notice } from "../chat/state";
 import { partOf, samplingOf } from "../chat/request";
+import { withFiles } from "../pictures/resend";
+import { askChat } from "../server/api";
 import { ServerError, UnreachableError } from "../server/call";
 import { readStream } from "../server/stream";
 import type { Row, Table } from "../store/records";
@@ -78,8 +79,9 @@ async function answerOf(table: Table, row: Row, signal: AbortSignal): Promise<st
         stream: true,
         ...samplingOf(table.settings),
     };
+    const response = await withFiles(row.files, signal, () => askChat(body, signal));
     let text = "";
-    for await (const event of readStream(await askWithFiles(body, row.files, signal), signal)) {
+    for await (const event of readStream(response, signal)) {
         if (event.kind === "chunk") text += event.chunk.choices[0]?.delta.content ?? "";
     }
     return text;

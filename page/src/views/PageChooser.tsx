@@ -2,6 +2,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { useBlobUrl } from "../pictures/blobs";
 import { pagesOf, selectionOf } from "../pictures/pages";
+import { withFiles } from "../pictures/resend";
 import { seenPicture } from "../server/api";
 import type { Attachment } from "../store/records";
 import { texts } from "../texts";
@@ -54,7 +55,8 @@ function PageImage({ attachment, model, page }: { attachment: Attachment; model:
         const observer = new IntersectionObserver(([entry]) => {
             if (!entry!.isIntersecting) return;
             observer.disconnect();
-            seenPicture(model, attachment, page, abort.signal).then(setBlob, () => undefined);
+            const draw = () => seenPicture(model, attachment, page, abort.signal);
+            withFiles([id], abort.signal, draw).then(setBlob, () => undefined);
         });
         observer.observe(box.current!);
         return () => {

@@ -6,6 +6,7 @@ import { useBlobUrl } from "../pictures/blobs";
 import { usePlan } from "../pictures/cost";
 import { pixels } from "../pictures/format";
 import { pictureCount } from "../pictures/pages";
+import { withFiles } from "../pictures/resend";
 import { seenPicture } from "../server/api";
 import type { Plan } from "../server/types";
 import type { Attachment, Detail } from "../store/records";
@@ -29,7 +30,7 @@ export function PictureDialog({ attachment: given, change }: Props) {
     const [view, setView] = useState<Side>("seen");
     const [tiles, setTiles] = useState(true);
     const model = modelFor(current.value.settings.model);
-    const plan = usePlan(model?.id ?? "", attachment);
+    const { plan, tooSmall } = usePlan(model?.id ?? "", attachment);
     const set = (fields: Partial<Attachment>) => {
         const next = { ...attachment, ...fields };
         setAttachment(next);
@@ -60,7 +61,12 @@ export function PictureDialog({ attachment: given, change }: Props) {
                         <strong>{attachment.name}</strong>
                         <span>{factsOf(attachment)}</span>
                     </p>
-                    <Cost plan={plan} attachment={attachment} context={model?.context_length ?? null} />
+                    <Cost
+                        plan={plan}
+                        tooSmall={tooSmall}
+                        attachment={attachment}
+                        context={model?.context_length ?? null}
+                    />
                     {change && attachment.kind === "video" && <Frames attachment={attachment} set={set} />}
                     {change && <Options attachment={attachment} set={set} />}
                 </div>
@@ -145,16 +151,20 @@ function Grid({ plan }: { plan: Plan }) {
 
 interface CostProps {
     plan: Plan | null;
+    tooSmall: boolean;
     attachment: Attachment;
     context: number | null;
 }
 
-function Cost({ plan, attachment, context }: CostProps) {
+function Cost({ plan, tooSmall, attachment, context }: CostProps) {
     const { width, height } = attachment;
     const pictures = pictureCount(attachment);
-    if (!plan || !width || !height) return <p class="cost-line">{texts.seen.unknown}</p>;
+    if (attachment.kind === "video") return null; // the server plans pictures only
+    if (!plan || !width || !height)
+        return <p class="cost-line">{tooSmall ? texts.seen.tooSmall : texts.seen.unknown}</p>;
     const share = context ? texts.seen.ofContext((100 * plan.tokens * pictures) / context) : null;
-    const tokens = pictures > 1 ? texts.pages.each(pictures, plan.tokens) : texts.seen.tokens(plan.tokens);
+    const tokens =
+        pictures > 1 ? texts.pages.each(pictures, plan.tokens) : texts.seen.tokens(plan.tokens, attachment.kind);
     return (
         <p class="cost-line" role="status">
             <strong>{texts.seen.line(plan.used_size, [width, height])}</strong>
@@ -257,7 +267,8 @@ function useSeen(model: string, attachment: Attachment | null): Blob | null {
     useEffect(() => {
         if (!attachment) return;
         const abort = new AbortController();
-        seenPicture(model, attachment, 1, abort.signal).then(setBlob, () => undefined);
+        const draw = () => seenPicture(model, attachment, 1, abort.signal);
+        withFiles([attachment.id], abort.signal, draw).then(setBlob, () => undefined);
         return () => abort.abort();
     }, [model, id, detail, budget]);
     return blob;

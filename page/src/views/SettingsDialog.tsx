@@ -1,9 +1,10 @@
 // How this chat is answered, and what the page keeps.
 import { useRef } from "preact/hooks";
-import { deleteAll, keepConversation } from "../chat/keep";
+import { keepConversation } from "../chat/keep";
 import { conversations, current, notice } from "../chat/state";
 import { exported, imported, saveAs } from "../chat/transfer";
 import type { Settings } from "../store/records";
+import { deleteAll } from "../table/delete";
 import { texts } from "../texts";
 import { Dialog } from "./Dialog";
 import { Choice } from "./PictureDialog";

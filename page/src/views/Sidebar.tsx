@@ -3,7 +3,8 @@ import { useEffect, useState } from "preact/hooks";
 import { deleteConversation, type Hit, open, search, startConversation } from "../chat/keep";
 import { conversations, current, runs } from "../chat/state";
 import type { Conversation } from "../store/records";
-import { deleteTable, openTable, tables } from "../table/keep";
+import { deleteTable } from "../table/delete";
+import { openTable, tables } from "../table/keep";
 import { texts } from "../texts";
 import { Icon, IconButton } from "./Icon";
 import { dialog, sidebarOpen, table } from "./ui";
@@ -116,7 +117,7 @@ function Entry({ conversation, excerpt, show }: EntryProps) {
                 onClick={() =>
                     show(() => {
                         table.value = null;
-                        return open(conversation);
+                        return open(conversation, true);
                     })
                 }
             >
@@ -141,13 +142,13 @@ function start(isPrivate: boolean): void {
     startConversation(isPrivate);
 }
 
-/** Return what was found; null while nothing is searched. */
+/** Return the matches; null while nothing is searched. */
 function useSearch(words: string): Hit[] | null {
     const [hits, setHits] = useState<Hit[] | null>(null);
     useEffect(() => {
         if (!words) return setHits(null);
         let wanted = true;
-        const timer = setTimeout(() => void search(words).then((found) => wanted && setHits(found)), 120);
+        const timer = setTimeout(() => void search(words).then((matches) => wanted && setHits(matches)), 120);
         return () => {
             wanted = false;
             clearTimeout(timer);

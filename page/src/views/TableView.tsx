@@ -1,13 +1,13 @@
 // Many pictures, one question, a row each.
 import { useRef, useState } from "preact/hooks";
-import { keepFiles } from "../chat/keep";
+import { dropFiles, keepFiles } from "../chat/keep";
 import { columnsOf } from "../chat/schema";
 import { notice } from "../chat/state";
 import { saveAs } from "../chat/transfer";
 import { send } from "../pictures/attach";
 import { ACCEPT } from "../pictures/kinds";
 import { newId, type Row, type Settings, type Table } from "../store/records";
-import { keepRows, keepTable, removeRow, rows } from "../table/keep";
+import { keepRows, keepTable, removeRow, rows, tables } from "../table/keep";
 import { running, runTable, stopTable } from "../table/run";
 import { cellText, csvOf, jsonlOf, valuesOf } from "../table/save";
 import { texts } from "../texts";
@@ -24,6 +24,8 @@ export async function addRows(files: Iterable<File>): Promise<void> {
     for (const file of files) {
         try {
             const attachment = await send(file);
+            // It was deleted meanwhile.
+            if (!tables.value.some((one) => one.id === into.id)) return await dropFiles(true, [attachment.id]);
             const row = { id: newId(), table: into.id, position: ++position, attachment, files: [attachment.id] };
             await keepFiles(false, row.files);
             await keepRows({ ...row, state: "waiting", text: "", error: "" });

@@ -86,7 +86,7 @@ interface AttachedProps {
 }
 
 function Attached({ attachment, model, onChange }: AttachedProps) {
-    const plan = usePlan(model, attachment);
+    const { plan } = usePlan(model, attachment);
     return (
         <>
             <button
@@ -104,7 +104,12 @@ function Attached({ attachment, model, onChange }: AttachedProps) {
             </span>
             <span class="tray-facts">
                 {factsOf(attachment)}
-                {plan && <span class="cost"> · {texts.tray.tokens(plan.tokens * pictureCount(attachment))}</span>}
+                {plan && (
+                    <span class="cost">
+                        {" "}
+                        · {texts.seen.tokens(plan.tokens * pictureCount(attachment), attachment.kind)}
+                    </span>
+                )}
             </span>
         </>
     );

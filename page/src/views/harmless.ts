@@ -1,12 +1,13 @@
 // From the model's Markdown to harmless elements: parsed by marked, and cleaned by DOMPurify of all but what a text needs.
 import DOMPurify from "dompurify";
-import { Marked } from "marked";
+import { Marked, type Links } from "marked";
 import { texts } from "../texts";
 
 const TAGS = [
     ..."p br hr em strong del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 a sup sub".split(" "),
     ..."table thead tbody tr th td input".split(" "),
 ];
+const LABEL = /\[([^[\]]+)\]/g; // of a link that is defined elsewhere
 const HEADINGS = /^H[1-6]$/;
 // Tags that models write into Markdown, without attributes. Other HTML is shown as what it is: text.
 const PLAIN_TAG = /^<\/?(?:br|sub|sup|em|strong|del|code)\s*\/?>$/i;
@@ -36,11 +37,20 @@ DOMPurify.addHook("afterSanitizeAttributes", (node) => {
 /** Split Markdown into blocks, of which only the last one changes while a text grows. */
 export function blocksOf(text: string): string[] {
     const tokens = marked.lexer(text);
-    // A link may be defined in another block than it is used in.
-    const links = Object.entries(tokens.links).map(([label, { href, title }]) => {
-        return `\n\n[${label}]: <${href}>${title ? ` "${title.replaceAll('"', "&quot;")}"` : ""}`;
+    const blocks = tokens.filter(({ type }) => type !== "space" && type !== "def");
+    return blocks.map(({ raw }) => definitionsFor(raw, tokens.links) + raw);
+}
+
+/** Return the definitions of the links in a block, which may be in other blocks. In front: a fence may be open. */
+function definitionsFor(raw: string, links: Links): string {
+    const labels = new Set(Array.from(raw.matchAll(LABEL), ([, label]) => label!.toLowerCase().replace(/\s+/g, " ")));
+    const definitions = [...labels].map((label) => {
+        const link = links[label];
+        if (!link) return "";
+        const title = link.title ? ` "${link.title.replaceAll('"', "&quot;")}"` : "";
+        return `[${label}]: <${link.href}>${title}\n\n`;
     });
-    return tokens.filter((token) => token.type !== "space").map((token) => token.raw + links.join(""));
+    return definitions.join("");
 }
 
 /** Return the elements of one block of Markdown. */
