@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from pocketvlm.cli.console import PrintableConsole
+from pocketvlm.cli.printable_console import PrintableConsole
 from pocketvlm.cli.progress_bars import progress_bar
 from pocketvlm.system.option_names import with_flags
 

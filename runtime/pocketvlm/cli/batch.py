@@ -26,8 +26,9 @@ from pocketvlm.cli.command_options import (
     check_detail,
     expand_options,
 )
-from pocketvlm.cli.console import PrintableConsole, waiting
+from pocketvlm.cli.console import waiting
 from pocketvlm.cli.loading import load_arguments
+from pocketvlm.cli.printable_console import PrintableConsole
 from pocketvlm.cli.response_format import response_format
 from pocketvlm.errors import RequestError, shortened
 

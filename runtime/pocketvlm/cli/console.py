@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from pocketvlm.errors import PocketVLMError, RequestError, printable, shortened
+from pocketvlm.errors import PocketVLMError, RequestError, shortened
 from pocketvlm.system.option_names import flag_of, with_flags
 
 if TYPE_CHECKING:
     from rich.status import Status
-    from rich.text import Text
 
 _PICTURE_FIELDS = ("path", "url", "image", "image_url")  # the messages of their errors name the picture itself
 
 
-class PrintableConsole(Console):
-    """A console that leaves control characters out of the texts it prints on a terminal; rich leaves ESC in."""
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(printable(text) if self.is_terminal else text, **options)
-
-
 def waiting(text: str) -> Status:
     """Show `text` on standard error while something takes its time, if it is a terminal."""
+    from rich.console import Console
+
     return Console(stderr=True).status(text)
 
 

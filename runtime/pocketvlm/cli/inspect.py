@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pocketvlm.cli.console import PrintableConsole, waiting
+from pocketvlm.cli.console import waiting
 from pocketvlm.cli.loading import find_bundle
+from pocketvlm.cli.printable_console import PrintableConsole
 from pocketvlm.cli.typed_path import typed_path
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError
 from pocketvlm.files.bundle import Bundle, FileEntry, Proof, is_bundle, other_file

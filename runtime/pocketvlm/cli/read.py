@@ -25,8 +25,8 @@ from pocketvlm.cli.command_options import (
     check_detail,
     expand_options,
 )
-from pocketvlm.cli.console import PrintableConsole
 from pocketvlm.cli.loading import load_arguments
+from pocketvlm.cli.printable_console import PrintableConsole
 from pocketvlm.cli.progress_bars import progress_bar
 from pocketvlm.cli.response_format import response_format
 from pocketvlm.cli.typed_path import typed_path
