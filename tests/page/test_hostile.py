@@ -176,12 +176,13 @@ def test_messages_in_a_circle(tab: Tab) -> None:
     export = json.loads(chats([(role, f"Text {at}") for at in range(2) for role in ("user", "assistant")]))
     messages = export["chats"][0]["messages"]
     messages[0]["parent"] = "m3"
-    messages[2]["id"] = messages[1]["id"]
-    messages[3]["parent"] = "m3"
+    messages.append({**messages[1], "id": "other", "text": "Another version", "created": 0.5})
     import_chats(tab, json.dumps(export))
     tab.page.locator(".entry button").first.click()
-    tab.button("Earlier version").last.click()
-    tab.page.locator(".bubble").get_by_text("Text 0").wait_for()
+    tab.button("Earlier version").first.click()
+    tab.page.locator(".answer").get_by_text("Another version").last.wait_for()
+    tab.button("Later version").first.click()  # looks for the last message below it
+    tab.page.locator(".answer").get_by_text("Text 1").last.wait_for()
 
 
 def test_wrong_exports(tabs: Open) -> None:

@@ -81,7 +81,7 @@ def test_how_the_model_sees_it(tab: Tab, server: Server) -> None:
     # The server has forgotten the picture; the page sends it again.
     assert requests.delete(f"{server.base}/images/{image['url']}", timeout=30).ok
     page.locator(".question .picture").click()
-    page.locator(".stage img").wait_for()
+    page.locator(".stage img:not(.thumbnail)").wait_for()
 
 
 def test_a_picture_that_the_browser_cannot_draw(tab: Tab) -> None:
