@@ -389,7 +389,7 @@ def refused(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert f"error: {told}\n" in capsys.readouterr().err
+    assert f"error: {told.replace('lora=', '--lora')}\n" in capsys.readouterr().err
     assert sorted(folder.parent.iterdir()) == before
 
 

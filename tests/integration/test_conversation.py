@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, sample_png: Path) -> Path:
 @pytest.fixture(scope="module")
 def running(folder: Path) -> Iterator[Terminal]:
     with Terminal(CHAT, environment(folder / "state")) as terminal:
-        assert "readable by you alone" in terminal.wait(READY)
+        assert "readable by you alone" in " ".join(terminal.wait(READY).split())  # a long path breaks the line
         yield terminal
 
 
@@ -144,7 +144,7 @@ def test_asking_again(vlm: VLM, sample_png: Path, capsys: pytest.CaptureFixture[
     capsys.readouterr()
     turns.retry()
     shown = capsys.readouterr().err
-    assert "asked again with temperature 0.7" in shown and "The picture of 640x480" in shown
+    assert "asked again with temperature 0.7" in shown and "The picture of 640x480" not in shown, "said already"
     assert (len(conversation.messages), len(conversation.pending)) == (2, 1), "the new picture waits"
     conversation.set("max_tokens", "1")  # now the answer may differ, so it is the likeliest again
     turns.retry()
@@ -256,7 +256,7 @@ def test_the_next_day(folder: Path, sample_png: Path) -> None:
 def test_private(folder: Path) -> None:
     state = folder / "private"
     with Terminal([*CHAT, "--private", "--no-preview"], environment(state, NO_COLOR="1")) as terminal:
-        assert "readable by you alone" not in terminal.wait(READY)
+        assert "readable by you alone" not in " ".join(terminal.wait(READY).split())
         terminal.ready()
         terminal.ask("Hello")
         terminal.type("/bye", ENTER)
@@ -281,6 +281,7 @@ def test_a_dumb_terminal(folder: Path, sample_png: Path) -> None:
         assert "/help lists the commands" in terminal.ready()
         assert "42" in terminal.ask(f"{sample_png} What number is printed?")
         assert terminal.ask(f'"""How many{ENTER}shapes are there?"""')[-1].strip()
+        terminal.ready()
         terminal.type(CTRL_C)
         terminal.wait("press Ctrl-C again to end")
         terminal.type(CTRL_C)

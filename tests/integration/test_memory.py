@@ -17,7 +17,7 @@ import pytest
 
 from integration.asking import asked, disc, settle
 from integration.test_child import pid_of, start
-from pocketvlm.chat import vlm as face
+from pocketvlm.documents import sources
 from pocketvlm.engine.in_process import InProcessEngine
 from pocketvlm.engine.interface import EngineOptions, Finished, Generation, PromptImage
 from pocketvlm.engine.process import worker
@@ -121,7 +121,7 @@ def test_the_process_that_asks_keeps_none(iota_bundle: Path, monkeypatch: pytest
         seen.append(weakref.ref(picture.pixels))
         return picture
 
-    monkeypatch.setattr(face, "read_picture", noted)
+    monkeypatch.setattr(sources, "read_picture", noted)
     with start(iota_bundle) as vlm:
         for number in range(3):
             stream = vlm.stream(asked("What is this?", disc("blue", number)))

@@ -56,7 +56,7 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # its event loop runs in this thread, where other tests want one of their own
 def playwright() -> Iterator[Playwright]:
     if chromium() is None:
         reason = "NO Chromium ON THIS MACHINE: the page is NOT tested; on Debian: apt-get install chromium"
@@ -65,7 +65,7 @@ def playwright() -> Iterator[Playwright]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(playwright: Playwright) -> Iterator[Browser]:
     arguments = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
