@@ -72,8 +72,6 @@ def test_axe(tabs: Open, scheme: str, width: int) -> None:
 
 
 def import_with(tab: Tab, width: int) -> None:
-    tab.page.locator(".head").get_by_role("button", name="Settings").click()
-    tab.page.keyboard.press("Escape")
     import_chats(tab, chats([("user", "Hello"), ("assistant", MARKDOWN)], title="Markdown"))
     if width < 821:
         tab.button("Show chats").click()
