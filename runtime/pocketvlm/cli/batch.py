@@ -13,9 +13,9 @@ import typer
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import (
     Changes,
-    Fields,
     Fps,
     Frames,
+    ManyRequests,
     MaxTokens,
     Memory,
     Model,
@@ -64,21 +64,7 @@ def batch(
     prompt: Annotated[str | None, typer.Option(help="Question, for all requests that have none.")] = None,
     model: Model = None,
     *,
-    options: Annotated[
-        LoadOptions,
-        Fields(
-            "mmproj",
-            "vision",
-            "device",
-            "context_size",
-            "parallel",
-            "threads",
-            "exact",
-            "cache_type",
-            "max_pixels",
-            parallel=2,
-        ),
-    ],
+    options: ManyRequests,
     memory: Memory = None,
     system: Annotated[str | None, typer.Option(help="System message, for all requests that have no messages.")] = None,
     max_tokens: MaxTokens = None,

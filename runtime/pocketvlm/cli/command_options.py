@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
+from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.help import ANSWERS, ENGINE, PICTURES
 from pocketvlm.errors import RequestError
 from pocketvlm.system.options import OptionField, option_fields
@@ -95,6 +96,24 @@ class Fields:
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "panel", panel)
         object.__setattr__(self, "defaults", defaults)
+
+
+# How commands that answer many requests load their model.
+ManyRequests = Annotated[
+    LoadOptions,
+    Fields(
+        "mmproj",
+        "vision",
+        "device",
+        "context_size",
+        "parallel",
+        "threads",
+        "exact",
+        "cache_type",
+        "max_pixels",
+        parallel=2,
+    ),
+]
 
 
 def expand_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import (
-    Fields,
+    ManyRequests,
     MaxTokens,
     Memory,
     Model,
@@ -57,21 +57,7 @@ def read(
     ] = None,
     model: Model = None,
     *,
-    options: Annotated[
-        LoadOptions,
-        Fields(
-            "mmproj",
-            "vision",
-            "device",
-            "context_size",
-            "parallel",
-            "threads",
-            "exact",
-            "cache_type",
-            "max_pixels",
-            parallel=2,
-        ),
-    ],
+    options: ManyRequests,
     memory: Memory = None,
     pages: Pages = None,
     password: Password = None,

@@ -140,7 +140,7 @@ def serve_models(
     ports: Sequence[int] = (),
     load_first: bool = True,
 ) -> None:
-    """Serve the models that `locate` returns until the process is told to end.
+    """Serve the models that `locate` returns until the process is asked to stop.
 
     `ready` is called with them and the address once the server answers; the first model is loaded by then, unless
     `load_first` is false. With `ports`, the first free one of them is taken.
