@@ -12,29 +12,16 @@ from pocketvlm.messages import Detail
 from pocketvlm.vision.compatibility import family_of
 from pocketvlm.vision.family import Family
 from pocketvlm.vision.seen import seen_pixels, tile_grid
+from runtime.test_families import SOUND
 
 SQUARE = {"image_size": 384, "patch_size": 14}
 KINDS: dict[str, dict[str, Any]] = {
     "idefics3": {"image_size": 512, "patch_size": 16, "projector.scale_factor": 4, "preproc_image_size": 2048},
     "gemma3": {"image_size": 512, "patch_size": 16, "projector.scale_factor": 4},
-    "gemma4v": {"patch_size": 16, "projector.scale_factor": 3},
+    "gemma4v": SOUND["gemma4v"],
     "pixtral": {"image_size": 1540, "patch_size": 14, "spatial_merge_size": 2},
     "internvl": {"image_size": 448, "patch_size": 14, "projector.scale_factor": 2},
-    "qwen2.5vl_merger": {
-        "patch_size": 14,
-        "spatial_merge_size": 2,
-        "image_min_pixels": 3136,
-        "image_max_pixels": 1003520,
-    },
-    "lfm2": {
-        "patch_size": 16,
-        "projector.scale_factor": 2,
-        "preproc_image_size": 512,
-        "preproc_min_tiles": 2,
-        "preproc_max_tiles": 10,
-        "image_min_pixels": 65536,
-        "image_max_pixels": 262144,
-    },
+    **{kind: SOUND[kind] for kind in ("qwen2.5vl_merger", "lfm2")},
     "mlp": {
         "image_size": 336,
         "patch_size": 14,
