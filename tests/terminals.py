@@ -12,6 +12,7 @@ import termios
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 
 import pyte
@@ -28,11 +29,12 @@ class Terminal:
         command: Sequence[str],
         environment: Mapping[str, str],
         *,
+        folder: Path | None = None,
         columns: int = 80,
         rows: int = 50,
         seconds: float = 20,
     ) -> None:
-        """`seconds` is the most that `wait` waits."""
+        """Start the command in `folder`; `seconds` is the most that `wait` waits."""
         self._seconds = seconds
         self._leader, follower = os.openpty()
         self._screen = pyte.Screen(columns, rows)
@@ -45,6 +47,7 @@ class Terminal:
             stdout=follower,
             stderr=follower,
             env=dict(environment),
+            cwd=folder,
             start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
