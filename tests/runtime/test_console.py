@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.table import Table
 
-from pocketvlm.cli.printable_console import PrintableConsole
+from pocketvlm.system.printable_console import PrintableConsole
 from pocketvlm.system.terminal import print_rows
 
 TITLE = "a\x1b]0;title\x07\x9b31mb"

@@ -6,11 +6,11 @@ import json
 from datetime import datetime
 
 import typer
-from rich.console import Console
 
 from pocketvlm.errors import RequestError
 from pocketvlm.files.locate import models_folder
 from pocketvlm.files.pulled import PulledModel, all_pulled, find_pulled
+from pocketvlm.system.printable_console import PrintableConsole
 from pocketvlm.system.terminal import size_text
 from pocketvlm_converters.cli.tables import Column, fitted_table
 
@@ -31,7 +31,7 @@ def show_local(name: str | None, fits: str | None, *, as_json: bool) -> None:
         Column("size", [size_text(model.size) for model in models], 1),
         Column("last use", [_last_use(model) for model in models], 2, right=False),
     )
-    console = Console(highlight=False, markup=False)
+    console = PrintableConsole(highlight=False, markup=False)
     console.print(fitted_table(columns, console.width))
     notes = [f"together {size_text(sum(model.size for model in models))}, in {models_folder()}"]
     notes.append("`pocketvlm remove NAME` deletes one")

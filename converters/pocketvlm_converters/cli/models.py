@@ -167,9 +167,9 @@ def _sizes(figures: Figures) -> dict[str, Any]:
 
 
 def _show_all(listed: list[tuple[Entry, Figures]], budget: int | None) -> None:
-    from rich.console import Console
+    from pocketvlm.system.printable_console import PrintableConsole
 
-    console = Console(highlight=False, markup=False)
+    console = PrintableConsole(highlight=False, markup=False)
     entries = [entry for entry, _ in listed]
     all_figures = [figures for _, figures in listed]
     columns: tuple[Column, ...] = (
@@ -199,12 +199,11 @@ def _show_all(listed: list[tuple[Entry, Figures]], budget: int | None) -> None:
 
 
 def _show_one(entry: Entry, by_type: dict[str, Figures]) -> None:
-    from rich.console import Console
-
+    from pocketvlm.system.printable_console import PrintableConsole
     from pocketvlm.system.terminal import print_rows
 
     recommended = by_type[entry.types.quantize]
-    console = Console(highlight=False, markup=False)
+    console = PrintableConsole(highlight=False, markup=False)
     print_rows(console, _facts(entry, recommended))
     sizes = [Column("type", list(by_type), 0, right=False)]
     sizes.append(Column("bundle", [rounded_size(figures.bundle) for figures in by_type.values()], 1))

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 @contextmanager
 def bars() -> Iterator[Progress]:
     """Yield a Progress that shows a bar for each step it is called with."""
-    from rich.console import Console
     from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as ProgressBars
 
+    from pocketvlm.system.printable_console import PrintableConsole
+
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     tasks: dict[str, TaskID] = {}
-    console = Console(stderr=True)
+    console = PrintableConsole(stderr=True)
     display = ProgressBars(*columns, console=console, disable=not console.is_terminal or console.is_dumb_terminal)
 
     def show(step: str, done: int, total: int) -> None:

@@ -63,9 +63,9 @@ def verify(
 
 
 def _print(run: Run) -> None:
-    from rich.console import Console
+    from pocketvlm.system.printable_console import PrintableConsole
 
-    Console(highlight=False).print(table(run))
+    PrintableConsole(highlight=False).print(table(run))
 
 
 def table(run: Run) -> Table:

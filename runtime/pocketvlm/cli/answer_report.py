@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from pocketvlm.cli.printable_console import PrintableConsole
 from pocketvlm.cli.progress_bars import progress_bar
 from pocketvlm.system.option_names import with_flags
+from pocketvlm.system.printable_console import PrintableConsole
 
 if TYPE_CHECKING:
     from pocketvlm.messages import ImageTimings, Timings

@@ -28,9 +28,9 @@ from pocketvlm.cli.command_options import (
 )
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.loading import load_arguments
-from pocketvlm.cli.printable_console import PrintableConsole
 from pocketvlm.cli.response_format import response_format
 from pocketvlm.errors import RequestError, shortened
+from pocketvlm.system.printable_console import PrintableConsole
 
 if TYPE_CHECKING:
     from pocketvlm.batch.outputs import Outputs

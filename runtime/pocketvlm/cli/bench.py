@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -20,11 +19,12 @@ from pocketvlm.cli.loading import load
 from pocketvlm.cli.progress_bars import progress_bar
 from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.system.atomic import new_file
+from pocketvlm.system.printable_console import PrintableConsole
 
 if TYPE_CHECKING:
     from pocketvlm.bench.measure import Case, Report, Spread, Subject
 
-err = Console(stderr=True)
+err = PrintableConsole(stderr=True)
 _ROWS = (
     ("first", "a new picture"),
     ("second", "next question about it"),
@@ -127,7 +127,7 @@ def _write(path: Path, report: Report, machine: str) -> None:
 
 
 def _show(report: Report, machine: str, load_ms: float) -> None:
-    out = Console(highlight=False)
+    out = PrintableConsole(highlight=False)
     parts = f"encoder {report.vision}, weights {report.layout}, KV cache {report.cache_type}"
     out.print(f"[bold]{escape(report.model)}[/bold], {parts}, loaded in {load_ms / 1000:.2f} s")
     out.print(f"[dim]{escape(machine)}; median of {report.repeat}, lowest to highest[/dim]")

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from pocketvlm import __version__
 from pocketvlm.engine.loading import choose_layout
@@ -23,6 +22,7 @@ from pocketvlm.native.build import version as version_of_llama
 from pocketvlm.native.library import WANTED
 from pocketvlm.system import machine
 from pocketvlm.system.cgroup import cpu_quota
+from pocketvlm.system.printable_console import PrintableConsole
 from pocketvlm.system.terminal import Row, echo, print_rows, whole
 from pocketvlm.vision import encoder_speeds, onnx
 from pocketvlm.vision.providers import devices_for
@@ -47,7 +47,7 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(report, indent=1))
     else:
-        print_rows(Console(highlight=False, markup=False), _rows(report))
+        print_rows(PrintableConsole(highlight=False, markup=False), _rows(report))
     if report["problem"]:
         echo(f"error: {report['problem']}", "red", err=True)
         sys.exit(1)

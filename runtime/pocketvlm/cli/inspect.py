@@ -12,13 +12,13 @@ import typer
 
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.loading import find_bundle
-from pocketvlm.cli.printable_console import PrintableConsole
 from pocketvlm.cli.typed_path import typed_path
 from pocketvlm.errors import ModelFormatError, ModelNotFoundError
 from pocketvlm.files.bundle import Bundle, FileEntry, Proof, is_bundle, other_file
 from pocketvlm.files.gguf_header import GGUFHeader, LazyArray, projector_type
 from pocketvlm.files.gguf_pieces import read_model_header
 from pocketvlm.files.onnx_header import OnnxHeader, read_onnx
+from pocketvlm.system.printable_console import PrintableConsole
 from pocketvlm.system.terminal import Row, print_rows, size_text
 from pocketvlm.vision.compatibility import deepstack_projectors, named_family
 

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.catalog import find_catalog
@@ -16,12 +15,13 @@ from pocketvlm.cli.command_options import Fields, ModelArgument, Resolution, che
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.loading import load_arguments
 from pocketvlm.errors import MemoryBudgetError, ModelNotFoundError
+from pocketvlm.system.printable_console import PrintableConsole
 from pocketvlm.system.terminal import Row, print_rows
 
 if TYPE_CHECKING:
     from pocketvlm.plan.prediction import Planner, Prediction
 
-out = Console(highlight=False, markup=False)
+out = PrintableConsole(highlight=False, markup=False)
 
 
 @expand_options

@@ -26,12 +26,12 @@ from pocketvlm.cli.command_options import (
     expand_options,
 )
 from pocketvlm.cli.loading import load_arguments
-from pocketvlm.cli.printable_console import PrintableConsole
 from pocketvlm.cli.progress_bars import progress_bar
 from pocketvlm.cli.response_format import response_format
 from pocketvlm.cli.typed_path import typed_path
 from pocketvlm.errors import RequestError, printable
 from pocketvlm.system.option_names import with_flags
+from pocketvlm.system.printable_console import PrintableConsole
 
 if TYPE_CHECKING:
     from pocketvlm.errors import ImageError
