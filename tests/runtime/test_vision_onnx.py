@@ -234,6 +234,22 @@ def test_a_graph_that_onnxruntime_refuses(bundle: Path) -> None:
         OnnxEncoder(read_onnx(bundle / VISION), threads=1)
 
 
+def test_names_of_dimensions_in_another_encoding(bundle: Path) -> None:
+    """A name that is not UTF-8 is not read: the header has all that the encoder needs."""
+    path = bundle / VISION
+    edit(path, lambda model: setattr(model.graph.input[0].type.tensor_type.shape.dim[0], "dim_param", "batch_of"))
+    path.write_bytes(path.read_bytes().replace(b"batch_of", b"batch\xed\xa0\x80"))
+    check(bundle)
+    encoder = OnnxEncoder(read_onnx(path), threads=1)
+    assert (encoder.frames, encoder.width) == (1, 256)
+
+
+def test_an_embedding_of_unknown_width(bundle: Path) -> None:
+    edit(bundle / VISION, lambda model: setattr(model.graph.output[0].type.tensor_type.shape.dim[2], "dim_param", "w"))
+    with pytest.raises(ModelFormatError, match="does not state the width"):
+        check(bundle)
+
+
 def test_a_wanted_encoder_that_is_not_there(bundle: Path) -> None:
     model, mmproj, vision = (bundle / name for name in (MODEL, MMPROJ, VISION))
     with pytest.raises(ModelNotFoundError, match="ONNX"):

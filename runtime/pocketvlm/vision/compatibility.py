@@ -171,8 +171,9 @@ def check_encoder(path: Path, model: GGUFHeader) -> OnnxHeader:
     _, tokens, width = header.outputs[0].shape
     if tokens not in (None, family.tile_tokens):
         raise ModelFormatError(f"returns {tokens} tokens a tile, but its family has {family.tile_tokens}", path)
-    if width is not None:
-        _check_width(width, model, path)
+    if width is None:
+        raise ModelFormatError("does not state the width of its embeddings", path)
+    _check_width(width, model, path)
     source, model_source = header.metadata.get(_SOURCE), model.metadata.get(_SOURCE)
     if source is not None and model_source is not None and source != model_source:
         raise PairingError(f"was made from another checkpoint than {model.path.name}: they are not a pair", path)

@@ -101,7 +101,9 @@ class OnnxEncoder:
             self._session = ort.InferenceSession(str(header.path), options, providers=providers_of(device))
         except Exception as error:  # onnxruntime's own classes derive from Exception
             raise ModelFormatError(f"onnxruntime cannot load it: {_first_line(error)}", header.path) from error
-        self._frames = int(self._session.get_inputs()[0].shape[-1]) // 3
+        # From the checked header: onnxruntime reads the names of dimensions as UTF-8, whatever they are.
+        self._frames = (header.inputs[0].shape[-1] or 3) // 3
+        self._width = header.outputs[0].shape[-1] or 0
 
     @property
     def frames(self) -> int:
@@ -111,7 +113,7 @@ class OnnxEncoder:
     @property
     def width(self) -> int:
         """The width of an embedding."""
-        return int(self._session.get_outputs()[0].shape[-1])
+        return self._width
 
     def encode_tile(self, tile: RGB) -> Embeddings:
         """Return the embeddings of a tile. Raises Aborted, EngineClosedError and EngineError."""
