@@ -25,10 +25,10 @@ from fuzz.kinds import Kind, Work
 from fuzz.outcomes import ABORT, HANG, MEMORY, Verdict, of_log
 
 _POLL = 0.1  # seconds
-_WALL = 4  # a case that sleeps may take this many times the limit of processor time
+_ASLEEP = 4  # a case may sleep for this many times the limit of processor time
 _DUMP = 5.0  # seconds at most that faulthandler gets to write where an interrupted case was
 _TICKS = os.sysconf("SC_CLK_TCK")
-_START = 120.0  # seconds that a child may take before its first case
+_START = 120.0  # seconds that a child may compute, or sleep, before its first case
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ class _Child:
     running: bool = False
     began: float = field(default_factory=time.monotonic)
     cpu: float = 0.0  # seconds of the group when the case began
+    seen: float = field(default_factory=time.monotonic)
+    asleep: float = 0.0  # seconds of the case in which no thread of the group computed or waited for a core
     peak: int = 0
     rest: bytes = b""
 
@@ -57,6 +59,7 @@ class _Child:
 class _Usage:
     cpu: float = 0.0
     memory: int = 0
+    awake: bool = False  # a thread computes, or would on a free core
 
 
 class HarnessError(Exception):
@@ -144,29 +147,34 @@ class Runner:
                 raise HarnessError(message["error"])
             one.running = "begin" in message
             if one.running:
-                one.began = time.monotonic()
+                one.began = one.seen = time.monotonic()
+                one.asleep = 0.0
                 one.cpu = _usage({one.pid}).get(one.pid, _Usage()).cpu
             else:
                 one.done += 1
+                one.asleep, one.cpu = 0.0, _usage({one.pid}).get(one.pid, _Usage()).cpu
                 yield one.cases[message["end"]], Verdict(**message["verdict"])
 
     def _over_limit(self, one: _Child, usage: _Usage) -> Verdict | None:
         """Return a verdict for a case that has taken too much, with where it was."""
-        wall, limits = time.monotonic() - one.began, self._limits
+        now, limits = time.monotonic(), self._limits
+        one.asleep += 0.0 if usage.awake else now - one.seen
+        one.seen = now
         if not one.running:
-            if one.done < len(one.cases) and wall > _START:
+            if one.done < len(one.cases) and max(usage.cpu - one.cpu, one.asleep) > _START:
                 self._kill(one)
                 raise HarnessError(f"{one.cases[0].kind}: not ready after {_START:.0f} s")
             return None
         one.peak = max(one.peak, usage.memory)
         outcome = MEMORY if usage.memory > limits.memory else None
-        if usage.cpu - one.cpu > limits.seconds or wall > limits.seconds * _WALL:
+        if usage.cpu - one.cpu > limits.seconds or one.asleep > limits.seconds * _ASLEEP:
             outcome = HANG
         if outcome is None:
             return None
         with suppress(ProcessLookupError):
             os.kill(one.pid, signal.SIGUSR1)
         _wait_for_dump(one.log)
+        wall = now - one.began
         what = f"{usage.memory >> 20} MB" if outcome == MEMORY else f"{wall:.0f} s"
         logged = of_log(outcome, "", _text(one.log))
         return Verdict(outcome, logged.where, f"{what}\n{logged.detail}", wall, usage.memory)
@@ -214,7 +222,7 @@ def _text(path: Path) -> str:
 
 
 def _usage(groups: set[int]) -> dict[int, _Usage]:
-    """Return processor time and anonymous memory by process group. Only Linux has these files."""
+    """Return processor time, anonymous memory and states by process group. Only Linux has these files."""
     usage: dict[int, _Usage] = {}
     for entry in os.scandir("/proc") if Path("/proc/self/stat").exists() else ():
         if not entry.name.isdigit():
@@ -225,8 +233,15 @@ def _usage(groups: set[int]) -> dict[int, _Usage]:
             if group in groups:
                 before = usage.get(group, _Usage())
                 cpu = sum(map(int, values[11:15])) / _TICKS  # its own, and that of children that have ended
-                usage[group] = _Usage(before.cpu + cpu, before.memory + anonymous_memory(Path(entry.path, "status")))
+                memory = before.memory + anonymous_memory(Path(entry.path, "status"))
+                usage[group] = _Usage(before.cpu + cpu, memory, before.awake or _awake(Path(entry.path)))
     return usage
+
+
+def _awake(process: Path) -> bool:
+    """Return whether one of its threads runs, waits for a core (state R), or waits for a disk (state D)."""
+    states = (stat.read_text().rpartition(")")[2].split()[0] for stat in process.glob("task/*/stat"))
+    return any(state in "RD" for state in states)
 
 
 def anonymous_memory(status: Path) -> int:
