@@ -145,6 +145,10 @@ class VLM:
         """The name of the notation in which the model writes places in pictures; None where it is not known."""
         return self._notation.name if self._notation is not None and not self._notation.refusal else None
 
+    def check_notation(self) -> None:
+        """Raise UnsupportedError where it is not known how the model writes places, or not supported."""
+        supported(self._notation, self.info.name)
+
     def locate(self, picture: AnyPicture, thing: str, **options: Any) -> list[Region]:
         """Return where a thing is in a picture: `vlm.locate("photo.jpg", "the red circle")`.
 
