@@ -74,9 +74,9 @@ def located(completion: ChatCompletion, notation: Notation, thing: str) -> ChatC
 
     choices = []
     for choice in completion.choices:
-        regions = [*map(labelled, choice.message.regions or ())]
+        regions = choice.message.regions or []
         if notation.reads_all:
             regions = [region for region in regions if thing.casefold() in region.label.casefold()]
-        message = choice.message.model_copy(update={"regions": regions or None})
+        message = choice.message.model_copy(update={"regions": [*map(labelled, regions)] or None})
         choices.append(choice.model_copy(update={"message": message}))
     return completion.model_copy(update={"choices": choices})
