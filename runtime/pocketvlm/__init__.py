@@ -37,12 +37,12 @@ __all__ = [
     "CancellationToken", "TokenCount", "pull", "bench", "errors", "open_document", "Document", "DocumentLimits",
     "Page", "PageText", "read", "__version__",
     # messages
-    "AssistantMessage", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "Choice", "ChoiceLogprobs",
+    "AssistantMessage", "Box", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "Choice", "ChoiceLogprobs",
     "ChunkChoice", "CompletionTokensDetails", "Content", "Delta", "Detail", "FilePart", "FinishReason",
-    "FunctionDelta", "ImagePart", "ImageTimings", "ImageURL", "ImageURLPart", "Message", "ParsedCompletion", "Part",
-    "PromptTokensDetails", "ResponseFormat", "ResponseFunction", "ResponseMessage", "ResponseToolCall",
-    "StreamOptions", "SystemMessage", "TextContent", "TextPart", "Timings", "TokenLogprob", "Tool", "ToolCall",
-    "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage", "UserMessage",
+    "FunctionDelta", "ImagePart", "ImageTimings", "ImageURL", "ImageURLPart", "Message", "Outline", "ParsedCompletion",
+    "Part", "Point", "PromptTokensDetails", "Region", "ResponseFormat", "ResponseFunction", "ResponseMessage",
+    "ResponseToolCall", "StreamOptions", "SystemMessage", "TextContent", "TextPart", "Timings", "TokenLogprob", "Tool",
+    "ToolCall", "ToolCallDelta", "ToolChoice", "ToolMessage", "TopLogprob", "Usage", "UserMessage",
     # errors
     "PocketVLMError", "RequestError", "ImageError", "ImageNotFoundError", "ImageFormatError", "ImageTooLargeError",
     "PasswordError", "ContextLengthError", "MemoryBudgetError", "UnsupportedError", "AnswerError", "FileError",

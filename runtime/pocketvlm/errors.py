@@ -9,7 +9,7 @@ PocketVLMError
 │   │   ├── ImageFormatError            not a picture, truncated, or in an unsupported format
 │   │   ├── ImageTooLargeError          over the pixel limit
 │   │   └── PasswordError               encrypted, and the password is missing or wrong
-│   ├── UnsupportedError                a part of the schema that this version does not support
+│   ├── UnsupportedError                what this version, or this model, does not support: of a schema, places
 │   ├── ContextLengthError              the prompt does not fit the context
 │   └── MemoryBudgetError               the model does not fit the allowed memory
 ├── AnswerError (ValueError)            an answer is not an instance of the class that was asked for

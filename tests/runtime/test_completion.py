@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from pocketvlm import ChatCompletionChunk, EngineInfo
+from pocketvlm import ChatCompletionChunk, EngineInfo, ImageTimings
 from pocketvlm.chat.completion import CompletionBuilder, fold, joined
 from pocketvlm.engine.interface import Finished, PrefillDone, Token, TokenScore
+from pocketvlm.regions.notations import notation_named
 from pocketvlm.structured.compile import CompiledRequest
 from pocketvlm.structured.tool_call_format import HERMES
 
@@ -114,3 +116,64 @@ def test_log_probabilities_come_with_tokens_that_have_no_text_yet() -> None:
     scored = [chunk.choices[0] for chunk in seen if chunk.choices and chunk.choices[0].logprobs]
     assert [choice.delta.content for choice in scored] == ["", "é"]
     assert scored[0].logprobs and scored[0].logprobs.content[0].bytes == [0xC3]
+
+
+# ---- regions
+
+CONTROLS = {"<ref>": 7, "</ref>": 8, "<box>": 9, "</box>": 10, "<other>": 11}
+SEEN = ImageTimings(
+    original_size=(900, 300),
+    used_size=(336, 336),
+    tiles=1,
+    tokens=1,
+    shrunk=True,
+    encoded=0,
+    cache="none",
+    read_ms=0.0,
+    preprocess_ms=0.0,
+    encode_ms=0.0,
+    view=(300.0, 0.0, 300.0, 300.0),
+)
+
+
+def answered(text: str, images: tuple[ImageTimings, ...] = (SEEN,), **options: Any) -> Any:
+    """The completion of an answer whose tokens are the control tokens, and words."""
+    info = replace(INFO, control_tokens=CONTROLS)
+    builder = CompletionBuilder(compiled(), info, notation=notation_named("internvl"), **options)
+    builder.begin_choice()
+    events: list[Any] = [replace(PREFILL, images=images)]
+    for piece in re.findall(r"</?\w+>|[^<]+", text):
+        events.append(Token(CONTROLS.get(piece, 99), b"" if piece in CONTROLS else piece.encode()))
+    received = [chunk for event in (*events, Finished("stop")) for chunk in builder.add(event)]
+    return fold([*received, *builder.end_choice(), builder.end()])
+
+
+def test_control_tokens_of_a_notation_are_read_but_not_shown() -> None:
+    text = "A <ref>red dog</ref><box>[[0, 0, 500, 500]]</box><other> and <ref>é</ref><box>[[250, 250, 750, 750]]</box>."
+    answer = answered(text)
+    assert answer.text == "A red dog[[0, 0, 500, 500]] and é[[250, 250, 750, 750]]."
+    assert [region.label for region in answer.regions] == ["red dog", "é"]
+    named = [answer.text[slice(*region.span)] for region in answer.regions]
+    assert named == ["red dog[[0, 0, 500, 500]", "é[[250, 250, 750, 750]"]
+    with_controls = answered(text, control_tokens=True)
+    assert with_controls.text == text
+    assert [region.box for region in with_controls.regions] == [region.box for region in answer.regions]
+    named = [with_controls.text[slice(*region.span)] for region in with_controls.regions]
+    assert named == ["<ref>red dog</ref><box>[[0, 0, 500, 500]", "<ref>é</ref><box>[[250, 250, 750, 750]"]
+
+
+def test_what_was_cut_off_is_noted() -> None:
+    note = "iota sees only the middle 300x300 pixels of the picture, which has 900x300; what is cut off is in no region"
+    inside, edge = "<box>[[100, 0, 500, 500]]</box>", "<box>[[0, 0, 500, 500]]</box>"
+    assert answered(inside).notes is None and answered(inside).regions[0].cut_off is None
+    assert answered(edge).notes == [note] and answered(edge).regions[0].cut_off
+    assert answered("Nothing.", locates=True).notes == [note]
+    whole = SEEN.model_copy(update={"view": None})
+    assert answered(edge, (whole,), locates=True).notes is None
+    [second] = answered(edge, (SEEN, SEEN), locates=True).notes[1:]
+    assert "of picture 2" in second
+
+
+def test_without_pictures_there_are_no_regions() -> None:
+    answer = answered("<box>[[0, 0, 500, 500]]</box>", ())
+    assert answer.regions == [] and answer.text == "[[0, 0, 500, 500]]"

@@ -15,7 +15,7 @@ from pocketvlm.chat.load_options import LoadOptions, accepts_fields_of
 from pocketvlm.chat.vlm import VLM, ProgressCallback
 from pocketvlm.engine.interface import CancellationToken, EngineInfo, Statistics, TokenCount
 from pocketvlm.files.bundle import Scope
-from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ParsedCompletion
+from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ParsedCompletion, Region
 from pocketvlm.messages.parsed import M
 from pocketvlm.pictures.handles import PictureHandle
 from pocketvlm.system.thread_stream import ThreadStream
@@ -65,6 +65,10 @@ class AsyncVLM:
         return self._vlm.scope
 
     @property
+    def notation(self) -> str | None:
+        return self._vlm.notation
+
+    @property
     def conversation(self) -> list[dict[str, Any]]:
         return self._vlm.conversation
 
@@ -95,6 +99,12 @@ class AsyncVLM:
     ) -> ChatCompletion:
         """Answer `messages`."""
         return await self._one(partial(self._vlm.chat, messages, **options), progress)
+
+    async def locate(
+        self, picture: AnyPicture, thing: str, *, progress: ProgressCallback | None = None, **options: Any
+    ) -> list[Region]:
+        """Return where a thing is in a picture."""
+        return await self._one(partial(self._vlm.locate, picture, thing, **options), progress)
 
     def stream(
         self, messages: Sequence[Any], *, progress: ProgressCallback | None = None, **fields: Any

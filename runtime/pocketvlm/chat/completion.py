@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import groupby
 from typing import Any
@@ -24,6 +24,7 @@ from pocketvlm.messages import (
     FinishReason,
     FunctionDelta,
     PromptTokensDetails,
+    Region,
     ResponseFunction,
     ResponseMessage,
     ResponseToolCall,
@@ -33,6 +34,10 @@ from pocketvlm.messages import (
     TopLogprob,
     Usage,
 )
+from pocketvlm.regions.answer_text import AnswerText
+from pocketvlm.regions.frame import Frame
+from pocketvlm.regions.notation import Notation
+from pocketvlm.structured.begun_answer import text_of
 from pocketvlm.structured.compile import CompiledRequest
 from pocketvlm.structured.output_parser import OutputPiece
 
@@ -41,7 +46,8 @@ class CompletionBuilder:
     """Turn the engine's events for one request into the chunks of its answer, one choice after the other.
 
     For each choice: `begin_choice`, `add` for every event until `stopped` or the last one, `end_choice`. Then `end`.
-    With `control_tokens`, those of the answer are content.
+    With `control_tokens`, those of the answer are content. `notation` is how the model writes places, and `locates`:
+    the request asks for some.
     """
 
     def __init__(
@@ -54,6 +60,8 @@ class CompletionBuilder:
         load_ms: float = 0.0,
         control_tokens: bool = False,
         scope: Scope | None = None,
+        notation: Notation | None = None,
+        locates: bool = False,
     ) -> None:
         self._compiled = compiled
         self._info = info
@@ -69,13 +77,25 @@ class CompletionBuilder:
         self._index = -1
         self._scope = scope
         self._certainty = 1.0  # the least of all choices
+        self._notation, self._locates = notation, locates
+        self._cut_off = False  # a region may go on where the model saw nothing
 
     def begin_choice(self) -> None:
         self._index += 1
-        self._parser = self._compiled.output_parser(self._controls)
+        self._text = self._answer_text()
+        placeholders = self._text.placeholders if self._text and self._controls is None else None
+        self._parser = self._compiled.output_parser(self._controls or placeholders)
         self._reason: FinishReason = "stop"
         self._choice_ms = 0.0
         self._has_token = False
+
+    def _answer_text(self) -> AnswerText | None:
+        """Return what collects the content, if places in it are looked for."""
+        if self._notation is None or self._notation.refusal:
+            return None
+        begun = self._compiled.begun
+        tokens = {} if self._controls is not None else self._info.control_tokens
+        return AnswerText(self._notation, tokens, begun=text_of(begun) if begun is not None else "")
 
     @property
     def stopped(self) -> bool:
@@ -96,7 +116,7 @@ class CompletionBuilder:
                 self._accepted += event.accepted
                 self._choice_ms = event.ms
                 logprobs = _logprobs(event.data, event.score) if event.score else None
-                pieces = self._parser.push(event.data, event.id)
+                pieces = self._shown(self._parser.push(event.data, event.id))
                 for delta in map(_delta, pieces) if pieces else [Delta()] * (logprobs is not None):
                     yield self._choice_chunk(delta, logprobs=logprobs)
                     logprobs = None
@@ -108,16 +128,30 @@ class CompletionBuilder:
     def end_choice(self) -> Iterator[ChatCompletionChunk]:
         """Yield what the parser held back, and the finish reason: with the timings if this is the last choice."""
         self._decode_ms += self._choice_ms
-        for piece in self._parser.finish():
+        for piece in self._shown(self._parser.finish()):
             yield self._choice_chunk(_delta(piece))
         if self._parser.calls and self._reason == "stop":
             self._reason = "tool_calls"
         timings = self._timings() if self._index == self._choices - 1 else None
-        yield self._choice_chunk(Delta(), finish_reason=self._reason, timings=timings)
+        regions = self._text.regions(self._prefills[0].images) if self._text and self._prefills else []
+        self._cut_off = self._cut_off or any(region.cut_off for region in regions)
+        yield self._choice_chunk(Delta(regions=regions or None), finish_reason=self._reason, timings=timings)
 
     def end(self) -> ChatCompletionChunk:
         """Return the last chunk: no choices, but usage and timings."""
         return self._chunk([], usage=self._usage(), timings=self._timings())
+
+    def _shown(self, pieces: Iterable[OutputPiece]) -> list[OutputPiece]:
+        """Return pieces without placeholders, and without those that are nothing else."""
+        if self._text is None:
+            return list(pieces)
+        shown = []
+        for piece in pieces:
+            if piece.kind == "content" and (text := self._text.push(piece.text)) != piece.text:
+                piece = replace(piece, text=text)
+            if piece.text or piece.kind != "content":
+                shown.append(piece)
+        return shown
 
     def _choice_chunk(
         self,
@@ -152,10 +186,25 @@ class CompletionBuilder:
         )
 
     def _notes(self) -> list[str] | None:
+        return [*self._guess_notes(), *self._cut_notes()] or None
+
+    def _guess_notes(self) -> Iterator[str]:
         scope = self._scope
-        if scope is None or scope.min_probability is None or self._certainty >= scope.min_probability:
-            return None
-        return [f"{self._info.name} is guessing: it knows only {scope.knows}"]
+        if scope is not None and scope.min_probability is not None and self._certainty < scope.min_probability:
+            yield f"{self._info.name} is guessing: it knows only {scope.knows}"
+
+    def _cut_notes(self) -> Iterator[str]:
+        """Yield a note for each picture of which a part was cut off, if the answer is about places there."""
+        images = self._prefills[0].images if self._locates or self._cut_off else ()
+        for number, image in enumerate(images, 1):
+            if image.view is not None and Frame.of(image).is_cut:
+                _, _, width, height = image.view
+                name = f"picture {number}" if len(images) > 1 else "the picture"
+                size = "{}x{}".format(*image.original_size)
+                yield (
+                    f"{self._info.name} sees only the middle {width:.0f}x{height:.0f} pixels of {name}, which has "
+                    f"{size}; what is cut off is in no region"
+                )
 
     def _usage(self) -> Usage:
         first = self._prefills[0]
@@ -295,6 +344,7 @@ class _Choice:
     content: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: list[ToolCallDelta] = field(default_factory=list)
+    regions: list[Region] | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason = "stop"
     stop_reason: str | None = None
@@ -303,6 +353,7 @@ class _Choice:
         self.content.append(part.delta.content or "")
         self.reasoning.append(part.delta.reasoning_content or "")
         self.calls += part.delta.tool_calls or ()
+        self.regions = part.delta.regions or self.regions
         if part.logprobs:
             self.logprobs += part.logprobs.content
         self.finish_reason = part.finish_reason or self.finish_reason
@@ -315,6 +366,7 @@ class _Choice:
                 content=None if self.calls else "".join(self.content),
                 reasoning_content="".join(self.reasoning) or None,
                 tool_calls=_join_calls(self.calls) or None,
+                regions=self.regions,
             ).with_text("".join(self.content)),
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.documents.expand import VideoSupport, expanded, frames_of
@@ -15,9 +15,16 @@ from pocketvlm.messages import ChatRequest, FilePart, ImagePart, ImageURLPart, M
 from pocketvlm.pictures.clip import Clip
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.pictures.images import Picture
-from pocketvlm.structured.compile import CompiledRequest, compile_raw, compile_request
+from pocketvlm.structured.compile import AnswerForm, CompiledRequest, compile_raw, compile_request
 from pocketvlm.structured.tool_call_format import detect_tool_call_format
-from pocketvlm.templates.prompt import ChatTemplate, ImageSpan, TextSpan, with_opening
+from pocketvlm.templates.prompt import (
+    ChatTemplate,
+    ImageSpan,
+    Span,
+    TextSpan,
+    isolate_control_tokens,
+    with_opening,
+)
 from pocketvlm.vision import families
 from pocketvlm.vision.family import token_limit
 from pocketvlm.vision.video import video_of
@@ -49,6 +56,7 @@ class RequestPreparer:
         self._document_limits = options.document_limits or DocumentLimits()
         self._pictures = LocalPictures(handles, self._max_pixels)
         known = families.find(dict(info.picture_metadata))
+        self.family_name = known[0] if known else None
         self._family = known[1] if known else None
         video = video_of(self._family)
         self._template = ChatTemplate(
@@ -73,10 +81,12 @@ class RequestPreparer:
         read: PictureReader | None = None,
         *,
         raw: bool = False,
+        form: AnswerForm | None = None,
+        controls: Collection[str] = (),
         only_sizes: bool = False,
         videos: VideoSupport | None = None,
     ) -> PreparedRequest:
-        """Prepare a request; `VLM.run` describes `source`, `read` and `raw`.
+        """Prepare a request; `VLM.run` describes `source`, `read`, `raw`, `form` and `controls`.
 
         `only_sizes`: of pictures, nothing else is needed. A model of an unknown family needs the pixels anyway.
         """
@@ -85,15 +95,15 @@ class RequestPreparer:
         request = source.with_files(request)
         with expanded(request, source.open_file, self._fit, self._document_limits, videos or self._videos) as whole:
             if raw:
-                compiled = compile_raw(whole.request, self._info.control_tokens)
+                compiled = compile_raw(whole.request, self._info.control_tokens, form)
             else:
-                compiled = compile_request(whole.request, self._template, self.tool_call_format)
+                compiled = compile_request(whole.request, self._template, self.tool_call_format, form)
             images: list[PromptImage] = []
             for i, message in enumerate(whole.request.messages):
                 for j, part in enumerate(message.content if isinstance(message.content, tuple) else ()):
                     if isinstance(part, ImageURLPart | ImagePart):
                         images.append(self._prompt_image(part, whole.param(i, j), read))
-        spans = with_opening(compiled.spans, self._info.control_tokens)
+        spans = with_opening([*_with_controls(compiled.spans, controls)], self._info.control_tokens)
         prompt = tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
         return PreparedRequest(whole.request.messages, compiled, prompt, [image.picture for image in images])
 
@@ -112,3 +122,12 @@ class RequestPreparer:
 
     def _max_tokens_of(self, asked: int | None) -> int | None:
         return token_limit(asked, self._max_image_tokens)
+
+
+def _with_controls(spans: Iterable[Span], tokens: Collection[str]) -> Iterator[Span]:
+    """Yield spans in which these control tokens count in the texts of the request, too."""
+    for span in spans:
+        if isinstance(span, TextSpan) and not span.special and tokens:
+            yield from isolate_control_tokens((replace(span, special=True),), tokens)
+        else:
+            yield span

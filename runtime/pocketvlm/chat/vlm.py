@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from pocketvlm.chat.completion import CompletionBuilder, fold
 from pocketvlm.chat.load_options import LoadOptions, accepts_fields_of
+from pocketvlm.chat.locate import LocateQuestion, located, supported
 from pocketvlm.chat.prepare import PictureReader, RequestPreparer
 from pocketvlm.chat.sampling import sampling_of, shows_guesses
 from pocketvlm.chat.session import Session, plain
@@ -32,8 +33,8 @@ from pocketvlm.engine.interface import (
     TokenCount,
 )
 from pocketvlm.engine.process.supervisor import SupervisedEngine
-from pocketvlm.errors import RequestError, SessionError
-from pocketvlm.files.bundle import Scope
+from pocketvlm.errors import BundleError, RequestError, SessionError
+from pocketvlm.files.bundle import MANIFEST, Scope
 from pocketvlm.files.locate import locate
 from pocketvlm.files.pulled import UseLock, mark_used
 from pocketvlm.messages import (
@@ -41,12 +42,16 @@ from pocketvlm.messages import (
     ChatCompletionChunk,
     ChatRequest,
     ParsedCompletion,
+    Region,
 )
 from pocketvlm.messages.formats import is_model_class
 from pocketvlm.messages.parsed import M
 from pocketvlm.messages.question import picture_errors, question_messages
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles
+from pocketvlm.regions.notation import Notation
+from pocketvlm.regions.notations import notation_named, notation_of
 from pocketvlm.structured.begun_answer import with_answer
+from pocketvlm.structured.compile import AnswerForm
 
 if TYPE_CHECKING:
     from pocketvlm.messages.question import AnyPicture
@@ -61,8 +66,17 @@ class VLM:
     `parallel` unfinished streams and starts another one gets EngineBusyError: close a stream or read it to its end.
     """
 
-    def __init__(self, engine: Engine, options: LoadOptions | None = None, scope: Scope | None = None) -> None:
-        """Chat with an engine that is already loaded. Use `load` instead, which also makes the engine."""
+    def __init__(
+        self,
+        engine: Engine,
+        options: LoadOptions | None = None,
+        scope: Scope | None = None,
+        notation: Notation | None = None,
+    ) -> None:
+        """Chat with an engine that is already loaded. Use `load` instead, which also makes the engine.
+
+        `notation` is how the model writes places, where that is not what its name, vocabulary or family says.
+        """
         options = options or LoadOptions()
         self._engine = engine
         self._scope = scope
@@ -71,6 +85,9 @@ class VLM:
         self._document_limits = options.document_limits or DocumentLimits()
         self._handles = PictureHandles(options.handle_limits)
         self._preparer = RequestPreparer(engine.info, options, self._handles)
+        self._notation = notation or notation_of(
+            engine.info.name, engine.info.control_tokens, self._preparer.family_name
+        )
         self._last_request: ChatRequest | None = None  # with its answer
         self._use: UseLock | None = None
 
@@ -88,6 +105,12 @@ class VLM:
         """
         options = replace(options or LoadOptions(), **keywords)
         files = locate(target, model=options.model, mmproj=options.mmproj, verify=options.verify)
+        notation = None
+        if files.regions is not None:
+            try:
+                notation = notation_named(files.regions)
+            except RequestError as error:
+                raise BundleError(str(error), files.model.parent / MANIFEST) from None
         use = mark_used(files.model.parent)
         engine = (SupervisedEngine if options.supervised else InProcessEngine)(
             files.model,
@@ -98,7 +121,7 @@ class VLM:
             options=options.engine_options(),
         )
         try:
-            vlm = cls(engine, options, files.scope)
+            vlm = cls(engine, options, files.scope, notation)
             vlm._use = use
             if options.session is not None:
                 vlm.restore(options.session)
@@ -116,6 +139,51 @@ class VLM:
     def scope(self) -> Scope | None:
         """What the model knows, if it knows little, such as iota; None for models for pictures of any kind."""
         return self._scope
+
+    @property
+    def notation(self) -> str | None:
+        """The name of the notation in which the model writes places in pictures; None where it is not known."""
+        return self._notation.name if self._notation is not None and not self._notation.refusal else None
+
+    def check_notation(self) -> None:
+        """Raise UnsupportedError where it is not known how the model writes places, or not supported."""
+        supported(self._notation, self.info.name)
+
+    def locate(self, picture: AnyPicture, thing: str, **options: Any) -> list[Region]:
+        """Return where a thing is in a picture: `vlm.locate("photo.jpg", "the red circle")`.
+
+        The model is asked as it was trained to be, and its answer is held to its notation. The list is empty where it
+        locates nothing. `picture` and `options` are those of `ask`.
+
+        Raises UnsupportedError where it is not known how the model writes places, and what `ask` raises.
+        """
+        return self.locate_answer(picture, thing, **options).regions
+
+    def locate_answer(
+        self,
+        picture: AnyPicture,
+        thing: str,
+        *,
+        progress: ProgressCallback | None = None,
+        cancellation: CancellationToken | None = None,
+        **fields: Any,
+    ) -> ChatCompletion:
+        """Do as `locate` does, and return the whole answer, with notes and timings."""
+        notation = supported(self._notation, self.info.name)
+        with picture_errors(1):
+            question = LocateQuestion.of(notation, self.info.control_tokens, picture, thing, fields)
+            run = self.run(
+                question.request,
+                progress=progress,
+                cancellation=cancellation,
+                buffered=True,
+                raw=question.raw,
+                form=question.form,
+                controls=question.controls,
+                locates=True,
+            )
+            with closing(run) as chunks:
+                return located(fold(chunks), notation, thing)
 
     @overload
     def ask(
@@ -220,6 +288,9 @@ class VLM:
         load_ms: float = 0.0,
         buffered: bool = False,
         raw: bool = False,
+        form: AnswerForm | None = None,
+        controls: Collection[str] = (),
+        locates: bool = False,
     ) -> Generator[ChatCompletionChunk, None, None]:
         """Yield all chunks of a validated request; `chat` and `stream` are made of them.
 
@@ -229,9 +300,10 @@ class VLM:
         request from another thread. `queue_ms` is the time that the request has waited for its turn already, and
         `load_ms` that for the model to be loaded, for the timings. `buffered` lets tokens come all at once, for callers
         that do not read before the end. `raw`: the content of the only message is the whole prompt, without the model's
-        template; control tokens in its text are parsed.
+        template; control tokens in its text are parsed. `form` holds the answer to a grammar. `controls` are control
+        tokens that count in the request's texts. `locates`: the request asks for places.
         """
-        prepared = self._preparer.prepare(request, pictures, read, raw=raw)
+        prepared = self._preparer.prepare(request, pictures, read, raw=raw, form=form, controls=controls)
         choices = request.n or 1
         seed = request.seed if request.seed is not None else randbits(32)
         builder = CompletionBuilder(
@@ -242,6 +314,8 @@ class VLM:
             load_ms=load_ms,
             control_tokens=request.skip_special_tokens is False,
             scope=self._scope,
+            notation=self._notation,
+            locates=locates,
         )
         for index in range(choices):
             generation = Generation(

@@ -32,15 +32,15 @@ from pocketvlm.cli.conversation.last_conversation import LastConversation, keep_
 from pocketvlm.cli.conversation.plain_answer import PlainAnswer
 from pocketvlm.cli.conversation.state import Conversation
 from pocketvlm.cli.conversation.terminal import begin_import, not_echoed
-from pocketvlm.cli.conversation.typed_message import picture_source
+from pocketvlm.cli.drawing import Drawing, pictures_of
 from pocketvlm.cli.help import ANSWERS
 from pocketvlm.cli.loading import load_chosen
-from pocketvlm.cli.picture_arguments import question_and_pictures
+from pocketvlm.cli.picture_arguments import named_picture, question_and_pictures
 from pocketvlm.cli.response_format import response_format
-from pocketvlm.errors import ImageError, RequestError, printable
+from pocketvlm.errors import RequestError, printable
 
 if TYPE_CHECKING:
-    from pocketvlm.messages import Timings
+    from pocketvlm.messages import ImageTimings, Region, Timings
 
 
 @expand_options
@@ -104,6 +104,10 @@ def chat(
     preview: Annotated[
         bool, typer.Option("--preview/--no-preview", help="Show pictures small, as the model sees them.")
     ] = True,
+    draw: Annotated[
+        Path | None,
+        typer.Option(help="Write the picture with the places that the answer names: .png, .jpg or .webp."),
+    ] = None,
     timings: Annotated[bool, typer.Option("--timings", help="Print after each answer how long it took.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole answer as JSON.")] = False,
 ) -> None:
@@ -115,7 +119,10 @@ def chat(
         raise RequestError("needs a question; give one as the argument", "--json")
     if prompt is None and "-" in image:
         raise RequestError("needs a question: standard input cannot be both picture and conversation", "-i -")
-    pictures = [_source(argument) for argument in image]
+    if prompt is None and draw is not None:
+        raise RequestError("needs a question; give one as the argument", "--draw")
+    drawing = Drawing(draw) if draw is not None else None
+    pictures = [named_picture(argument) for argument in image]
     fields: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     if reasoning_effort is not None:
         fields["reasoning_effort"] = reasoning_effort
@@ -137,6 +144,8 @@ def chat(
     conversation = Conversation(vlm, system, options_of_files, **fields)
     conversation.use(vlm, chosen)
     with closing(conversation):
+        if drawing is not None:
+            vlm.check_notation()
         if last is not None:
             conversation.go_on_with(last.messages, None if missing else last.seen)
             if system is not None:
@@ -156,36 +165,37 @@ def chat(
             text = answer.model_dump_json(indent=2)
             typer.echo(printable(text) if sys.stdout.isatty() else text)
             conversation.add(messages, answer.text, before=conversation.seen, seen=len(answer.timings.images))
+            regions = answer.regions
         else:
-            _answer_once(conversation, prompt, pictures, timings=timings)
+            messages, regions, images = _answer_once(conversation, prompt, pictures, timings=timings)
+        if prompt is not None and drawing is not None:
+            drawing.write(pictures_of(messages, images, regions, conversation.max_pixels), regions)
         if prompt is not None and last is not None and not private:
             mmproj = str(options.mmproj) if options.mmproj else None
             keep_last(LastConversation(conversation.messages, conversation.seen, model, mmproj), note)
 
 
-def _source(argument: str) -> str | bytes:
-    if argument != "-":
-        return picture_source(argument)
-    data = sys.stdin.buffer.read()
-    if not data:
-        raise ImageError("standard input is empty; it should be a picture", "-i -")
-    return data
+def _answer_once(
+    conversation: Conversation, question: str, pictures: list[str | bytes], *, timings: bool
+) -> tuple[list[dict[str, Any]], list[Region], list[ImageTimings]]:
+    """Print the answer as it comes, and keep question and answer.
 
-
-def _answer_once(conversation: Conversation, question: str, pictures: list[str | bytes], *, timings: bool) -> None:
-    """Print the answer as it comes, and keep question and answer."""
+    Return the messages of the request, and the answer's regions in the pictures that are reported.
+    """
     messages = conversation.ask(question, *pictures)
     shown = PlainAnswer(sys.stdout, clean=sys.stdout.isatty())
     texts: list[str] = []
     measured: Timings | None = None
     notes: list[str] | None = None
     cut = False
+    regions: list[Region] = []
     with ProgressBar() as bar:
         for chunk in conversation.stream(messages, progress=bar):
             bar.end()
             texts.append(chunk.text)
             measured, notes = chunk.timings or measured, chunk.notes or notes
             cut = any(choice.finish_reason == "length" for choice in chunk.choices)
+            regions += (region for choice in chunk.choices for region in choice.delta.regions or ())
             shown.add(chunk.text)
     shown.end()
     reason = "--max-tokens" if conversation.fields["max_tokens"] else "the context is full"
@@ -194,3 +204,4 @@ def _answer_once(conversation: Conversation, question: str, pictures: list[str |
     lines = conversation.run_notes.about_answer(notes, images[before:])
     print_report(images[before:], lines, measured if timings else None, cut=reason if cut else None)
     conversation.add(messages, "".join(texts), before=before, seen=len(images))
+    return messages, regions, images

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.cli.conversation.typed_message import picture_source
 from pocketvlm.cli.help import Command
 from pocketvlm.cli.typed_path import typed_path
+from pocketvlm.errors import ImageError
 from pocketvlm.messages.file_kinds import HEAD, is_pdf, video_format
 from pocketvlm.pictures.formats import is_picture_name
 from pocketvlm.pictures.sources import is_url
@@ -53,6 +56,16 @@ def question_and_pictures(words: Sequence[str]) -> tuple[str | None, list[str]]:
     if place is None:
         return None, [*words]
     return words[place], [*words[:place], *words[place + 1 :]]
+
+
+def named_picture(argument: str) -> str | bytes:
+    """Return the path or URL of a picture, or the bytes of standard input for -. Raises ImageError."""
+    if argument != "-":
+        return picture_source(argument)
+    data = sys.stdin.buffer.read()
+    if not data:
+        raise ImageError("standard input is empty; it should be a picture", "-i -")
+    return data
 
 
 def has_pages(picture: str | bytes) -> bool:

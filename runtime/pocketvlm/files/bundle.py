@@ -144,7 +144,8 @@ class Manifest(BaseModel):
     """The content of manifest.json. `family` names the modules in vision/families and converters/families.
 
     `notes` are sentences about files that are not quite what their type says. Without a `proof`, nothing was verified.
-    Models without a `scope` are for pictures and questions of any kind.
+    Models without a `scope` are for pictures and questions of any kind. `regions` is the name of the notation in which
+    the model writes places in pictures, where that is not the one of its family.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -159,6 +160,7 @@ class Manifest(BaseModel):
     notes: tuple[str, ...] = ()
     imatrix: ImportanceMatrix | None = None
     scope: Annotated[Scope | None, Field(exclude_if=lambda value: value is None)] = None
+    regions: Annotated[str | None, Field(exclude_if=lambda value: value is None)] = None
     proof: Proof | None = None
 
     @field_validator("files")

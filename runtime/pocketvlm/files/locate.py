@@ -28,7 +28,7 @@ _NAME = re.compile(f"{_PART}|{REPOSITORY.pattern}")
 class Located:
     """Files to load. `mmproj` and `onnx` hold the vision encoder, each in its format.
 
-    `fingerprint` changes when a file changes. `scope` is that of the bundle's manifest.
+    `fingerprint` changes when a file changes. `scope` and `regions` are those of the bundle's manifest.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Located:
     onnx: Path | None
     fingerprint: str
     scope: Scope | None = None
+    regions: str | None = None
 
 
 def locate(
@@ -142,7 +143,7 @@ def _bundle(path: Path, verify: bool) -> Located:
     hashes = "".join(entry.sha256 for entry in bundle.manifest.files)
     manifest = bundle.manifest
     encoders = bundle.file("mmproj"), bundle.file("vision")
-    return Located(manifest.name, model, *encoders, _fingerprint(hashes), manifest.scope)
+    return Located(manifest.name, model, *encoders, _fingerprint(hashes), manifest.scope, manifest.regions)
 
 
 def _pair(model: Path, mmproj: Path | None) -> Located:

@@ -19,6 +19,7 @@ from pocketvlm.messages.parts import (
     TextContent,
     TextPart,
 )
+from pocketvlm.messages.regions import Box, Outline, Point, Region
 from pocketvlm.messages.request import ChatRequest, StreamOptions
 from pocketvlm.messages.response import (
     ChatCompletion,
@@ -45,6 +46,7 @@ from pocketvlm.messages.tools import Tool, ToolChoice
 
 __all__ = [
     "AssistantMessage",
+    "Box",
     "ChatCompletion",
     "ChatCompletionChunk",
     "ChatRequest",
@@ -63,9 +65,12 @@ __all__ = [
     "ImageURL",
     "ImageURLPart",
     "Message",
+    "Outline",
     "ParsedCompletion",
     "Part",
+    "Point",
     "PromptTokensDetails",
+    "Region",
     "ResponseFormat",
     "ResponseFunction",
     "ResponseMessage",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Discriminator,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     Strict,
@@ -20,6 +21,8 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 Flag = Annotated[bool, Strict()]
+T = TypeVar("T")
+Omitted = Annotated[T | None, Field(exclude_if=lambda value: value is None)]  # left out of the JSON where None
 JSON_DEPTH = 64  # levels of plain JSON in a request, such as a tool's parameters
 
 

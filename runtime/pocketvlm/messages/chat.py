@@ -80,6 +80,7 @@ class AssistantMessage(_Message):
     annotations: Dropped = None
     audio: Dropped = None
     function_call: Dropped = None
+    regions: Dropped = None
 
     @model_validator(mode="before")
     @classmethod

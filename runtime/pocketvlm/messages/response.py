@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, PrivateAttr
+
+from pocketvlm.messages.base import Omitted
+from pocketvlm.messages.regions import Region
 
 FinishReason = Literal["stop", "length", "tool_calls"]
-T = TypeVar("T")
-Omitted = Annotated[T | None, Field(exclude_if=lambda value: value is None)]  # left out of the JSON where None
 
 
 class _Answer(BaseModel):
@@ -43,12 +44,13 @@ class ResponseToolCall(_Answer):
 
 
 class ResponseMessage(_Answer):
-    """`content` is None where there are tool calls."""
+    """`content` is None where there are tool calls. `regions` are the places in pictures that the content names."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None
     reasoning_content: Omitted[str] = None
     tool_calls: Omitted[list[ResponseToolCall]] = None
+    regions: Omitted[list[Region]] = None
     _text: str = PrivateAttr("")
 
     @property
@@ -97,7 +99,9 @@ class ImageTimings(_Answer):
     encoded, kv where the KV cache had the whole picture. `shrunk`: the model saw fewer pixels than the picture has.
     `high_size` is the size that the model sees with detail `high`, where that has more pixels. `pages` counts the
     pictures of its file, of which one was read. `notes` are sentences about what was read otherwise than one may
-    expect. `part` is the path of the part of the messages that shows it, such as messages.0.content.1.
+    expect. `part` is the path of the part of the messages that shows it, such as messages.0.content.1. `view` is the
+    part of the picture that the model saw, [x, y, width, height] in pixels of the picture, where that is not the whole:
+    less where the edges were cut off, more where bars were put around it.
     """
 
     original_size: tuple[int, int]
@@ -114,6 +118,7 @@ class ImageTimings(_Answer):
     notes: tuple[str, ...] = ()
     high_size: Omitted[tuple[int, int]] = None
     part: str = ""
+    view: Omitted[tuple[float, float, float, float]] = None
 
 
 class Timings(_Answer):
@@ -156,6 +161,11 @@ class ChatCompletion(_Answer):
         """The text of the first choice."""
         return self.choices[0].message.content or ""
 
+    @property
+    def regions(self) -> list[Region]:
+        """The places in pictures that the first choice names, in the order of its text."""
+        return self.choices[0].message.regions or []
+
 
 class FunctionDelta(_Answer):
     name: Omitted[str] = None
@@ -172,12 +182,16 @@ class ToolCallDelta(_Answer):
 
 
 class Delta(_Answer):
-    """New content, which may be empty, or pieces of tool calls. Only a choice's first delta has a role."""
+    """New content, which may be empty, or pieces of tool calls. Only a choice's first delta has a role.
+
+    `regions` are those of the whole content, and come with the finish reason.
+    """
 
     role: Omitted[Literal["assistant"]] = None
     content: Omitted[str] = ""
     reasoning_content: Omitted[str] = None
     tool_calls: Omitted[list[ToolCallDelta]] = None
+    regions: Omitted[list[Region]] = None
 
 
 class ChunkChoice(_Answer):

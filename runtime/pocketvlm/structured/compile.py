@@ -34,6 +34,14 @@ _ANY_TEXT = r"/(.|\n)*/"
 
 
 @dataclass(frozen=True)
+class AnswerForm:
+    """A form of the content that is not a schema. `rules` are llguidance's Lark and define `body`."""
+
+    rules: str
+    param: str  # what errors name
+
+
+@dataclass(frozen=True)
 class CompiledRequest:
     """`spans` is the prompt, `constraint` the grammar of the answer, if it has one.
 
@@ -66,9 +74,12 @@ class CompiledRequest:
 
 
 def compile_request(
-    request: ChatRequest, template: ChatTemplate, call_format: ToolCallFormat | None = None
+    request: ChatRequest,
+    template: ChatTemplate,
+    call_format: ToolCallFormat | None = None,
+    form: AnswerForm | None = None,
 ) -> CompiledRequest:
-    """Compile a request for a model with this `template`.
+    """Compile a request for a model with this `template`. With a `form`, it has neither tools nor a response format.
 
     `call_format` is the template's own form of tool calls. Without one, the prompt describes the tools and the form of
     Hermes models in words. Raises RequestError with the path of the wrong field.
@@ -118,7 +129,7 @@ def compile_request(
     else:
         last = spans[-1] if spans else None
         thinking = isinstance(last, TextSpan) and last.special and last.text.rstrip().endswith(THINK)
-    constraint, not_enforced = _constraint(request, call_format, thinks=thinks, thinking=thinking)
+    constraint, not_enforced = _constraint(request, call_format, form, thinks=thinks, thinking=thinking)
     if not_enforced:  # property names are the client's, keywords are not
         keywords = sorted({path.rpartition(".")[2] for path in not_enforced} & KEYWORDS)
         logger.warning("schemas of this request are not enforced wholly: %s", ", ".join(keywords) or "some parts")
@@ -139,11 +150,13 @@ def compile_request(
     )
 
 
-def compile_raw(request: ChatRequest, control_tokens: Collection[str]) -> CompiledRequest:
+def compile_raw(
+    request: ChatRequest, control_tokens: Collection[str], form: AnswerForm | None = None
+) -> CompiledRequest:
     """Compile a request whose only message is the whole prompt: text with control tokens, and pictures.
 
     No template writes anything around it, so the caller decides which control tokens it has. The answer is text, or
-    follows `response_format`. Raises RequestError.
+    follows `response_format` or `form`. Raises RequestError.
     """
     content = request.messages[0].content or ""
     spans: list[Span] = []
@@ -152,7 +165,7 @@ def compile_raw(request: ChatRequest, control_tokens: Collection[str]) -> Compil
             spans.append(TextSpan(part if isinstance(part, str) else part.text, special=True))
         else:
             spans.append(ImageSpan(sum(isinstance(span, ImageSpan) for span in spans)))
-    constraint, not_enforced = _constraint(request, HERMES, thinks=False, thinking=False)
+    constraint, not_enforced = _constraint(request, HERMES, form, thinks=False, thinking=False)
     return CompiledRequest(
         isolate_control_tokens(joined(spans), control_tokens),
         constraint,
@@ -188,7 +201,7 @@ def _content_schema(request: ChatRequest) -> _ContentSchema | None:
 
 
 def _constraint(
-    request: ChatRequest, call_format: ToolCallFormat, *, thinks: bool, thinking: bool
+    request: ChatRequest, call_format: ToolCallFormat, form: AnswerForm | None, *, thinks: bool, thinking: bool
 ) -> tuple[Constraint | None, list[str]]:
     """Return the grammar of the answer, None where any text will do, and what of schemas it does not enforce."""
     tools, names = _offered_tools(request), names_in(request.tool_choice)
@@ -200,6 +213,10 @@ def _constraint(
     not_enforced: list[str] = []
     alternatives: list[str] = []
     param = "tools"
+    if form is not None:
+        param = form.param
+        rules.append(form.rules)
+        alternatives.append("body")
     if content is not None and not must_call:
         param = content.param
         compiled = compile_schema(content.schema, param, owner="response_format", strict=content.strict, pretty=pretty)

@@ -17,7 +17,7 @@ from pocketvlm.pictures.clip import Clip
 from pocketvlm.pictures.images import Picture
 from pocketvlm.templates.prompt import TextSpan
 from pocketvlm.vision.embedding_cache import EmbeddingCache, Tier
-from pocketvlm.vision.family import RGB
+from pocketvlm.vision.family import RGB, View
 
 Embeddings = npt.NDArray[np.float32]  # [tokens, n_embd_inp]
 
@@ -108,6 +108,7 @@ class PreparedImage:
     used: tuple[int, int]
     shrunk: bool
     high_size: tuple[int, int] | None = None  # what detail "high" uses, where that has more pixels
+    view: View | None = None  # the part of the picture that is seen, where that is not the whole
     preprocess_ms: float = 0.0
     encode_ms: float = 0.0
     cache: EmbeddingCache = field(default_factory=EmbeddingCache, repr=False)

@@ -19,6 +19,7 @@ from pocketvlm.messages import Detail
 from pocketvlm.vision.encoder_tensors import EncoderTensors
 
 RGB = npt.NDArray[np.uint8]  # [height, width, 3]
+View = tuple[float, float, float, float]  # (x, y, width, height) in pixels of a picture; may reach beyond it
 
 
 @dataclass(frozen=True)
@@ -67,16 +68,30 @@ class PicturePlan:
 
     `resizes` are the steps of the family's reference; tiles are cut from the last one. With a `canvas`, the last one is
     centred on a picture of that size, and tiles are cut from there. All sizes are (width, height) in pixels.
+
+    `cut` is the part of the picture that the last size shows, where that is another one than the whole.
     """
 
     original: tuple[int, int]
     resizes: tuple[tuple[int, int], ...]
     layout: tuple[str | TileSpan | MosaicSpan, ...]
     canvas: tuple[int, int] | None = None
+    cut: View | None = None
 
     @property
     def used(self) -> tuple[int, int]:
         return self.resizes[-1]
+
+    @property
+    def view(self) -> View | None:
+        """The part of the picture that the model sees; larger than the picture where it is padded, None: the whole."""
+        if self.canvas is None or self.canvas == self.used:
+            return self.cut
+        sides = zip(self.original, self.used, self.canvas, strict=True)
+        (x, width), (y, height) = (
+            (-((outer - inner) // 2) * length / inner, outer * length / inner) for length, inner, outer in sides
+        )
+        return x, y, width, height
 
     @property
     def tiles(self) -> int:

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from PIL import Image
 
 from pocketvlm.errors import quoted
-from pocketvlm.vision.family import RGB
+from pocketvlm.vision.family import RGB, View
 
 Kind = Literal["crop", "pad", "stretch"]
 _BICUBIC = Image.Resampling.BICUBIC
@@ -33,6 +33,23 @@ class Letterbox:
         if self.kind == "crop":
             return self._cropped(picture)
         return (self._padded(picture) if self.kind == "pad" else picture).resize((self.edge, self.edge), _BICUBIC)
+
+    def view(self, size: tuple[int, int]) -> View | None:
+        """Return the part of a picture of this size that the square shows: the middle, or one with bars around it.
+
+        None where that is the whole picture.
+        """
+        if self.kind == "stretch" or size[0] == size[1]:
+            return None
+        if self.kind == "crop":
+            lengths = [int(self.edge * length / min(size)) for length in size]
+            (x, width), (y, height) = (
+                ((length - self.edge) // 2 * whole / length, self.edge * whole / length)
+                for whole, length in zip(size, lengths, strict=True)
+            )
+            return x, y, width, height
+        longest = max(size)
+        return -((longest - size[0]) // 2), -((longest - size[1]) // 2), longest, longest
 
     def _cropped(self, picture: Image.Image) -> Image.Image:
         """Resize the shorter edge to `edge`, then cut out the middle."""

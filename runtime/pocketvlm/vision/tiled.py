@@ -55,6 +55,7 @@ class FamilyVision:
             plan.used,
             plan.shrunk,
             self._high_size(plan, detail, max_tokens),
+            plan.view,
             cache=self.cache,
             picture=picture,
             plan=plan,

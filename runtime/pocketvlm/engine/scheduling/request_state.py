@@ -147,5 +147,6 @@ def _timings(image: PromptImage, prepared: PreparedImage) -> ImageTimings:
         pages=image.picture.pages,
         notes=image.picture.notes,
         high_size=prepared.high_size,
+        view=prepared.view,
         part=image.param,
     )

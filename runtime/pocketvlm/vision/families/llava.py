@@ -35,7 +35,8 @@ class Llava:
     def plan(self, size: tuple[int, int], detail: Detail, max_tokens: int | None = None) -> PicturePlan:  # noqa: ARG002
         """Return the same plan for every `detail` and limit: a picture always has the same number of tokens."""
         layout = (TileSpan(0, (self.tokens_per_side, self.tokens_per_side)),)
-        return PicturePlan(original=size, resizes=((self.fit.edge, self.fit.edge),), layout=layout)
+        used = (self.fit.edge, self.fit.edge)
+        return PicturePlan(original=size, resizes=(used,), layout=layout, cut=self.fit.view(size))
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:  # noqa: ARG002  # the signature of all families
         return [np.asarray(self.fit.apply(image))]

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, Choice, ChunkChoice, Delta, Timings
 from pocketvlm.messages import Usage as ChatUsage
-from pocketvlm.messages.response import Omitted
+from pocketvlm.messages.base import Omitted
 from pocketvlm.server.protocols.call_arguments import parsed_arguments
 from pocketvlm.server.protocols.carried_thoughts import carry_thought
 

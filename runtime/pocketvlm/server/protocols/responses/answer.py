@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from pocketvlm.messages import Timings, TokenLogprob
-from pocketvlm.messages.response import Omitted
+from pocketvlm.messages.base import Omitted
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 

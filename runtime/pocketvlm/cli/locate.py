@@ -1,0 +1,118 @@
+"""`pocketvlm locate`: where something is in pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pocketvlm.chat.load_options import LoadOptions
+from pocketvlm.cli.answer_report import ProgressBar, print_report
+from pocketvlm.cli.command_options import Fields, MaxTokens, Memory, Model, Resolution, check_detail, expand_options
+from pocketvlm.cli.console import waiting
+from pocketvlm.cli.drawing import Drawing
+from pocketvlm.cli.loading import load
+from pocketvlm.cli.picture_arguments import has_pages, named_picture, question_and_pictures
+from pocketvlm.cli.run_notes import RunNotes
+from pocketvlm.errors import RequestError, printable
+from pocketvlm.pictures.sources import is_url
+
+if TYPE_CHECKING:
+    from pocketvlm.messages import Region
+    from pocketvlm.vision.family import RGB
+
+
+@expand_options
+def locate(
+    thing: Annotated[str | None, typer.Argument(metavar="THING", help="What to locate: 'the red circle'.")] = None,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="PICTURE", help="Pictures; - reads one from standard input.")
+    ] = None,
+    image: Annotated[
+        list[str] | None,
+        typer.Option("-i", "--image", metavar="PICTURE...", help="Pictures, too: all files that follow, as *.png."),
+    ] = None,
+    model: Model = None,
+    *,
+    options: Annotated[
+        LoadOptions,
+        Fields("mmproj", "vision", "device", "context_size", "threads", "picture_cache", "exact", "max_pixels"),
+    ],
+    memory: Memory = None,
+    max_tokens: MaxTokens = None,
+    detail: Resolution = "auto",
+    draw: Annotated[
+        Path | None, typer.Option(help="Write the picture with the boxes drawn in: .png, .jpg or .webp.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the boxes as JSON, in pixels of the picture.")] = False,
+) -> None:
+    """Locate something in pictures. The exit code is 1 where it is nowhere."""
+    check_detail(detail)
+    thing, arguments = question_and_pictures([word for word in (thing, *(more or ())) if word is not None])
+    arguments = [*(image or ()), *arguments]
+    if thing is None or not thing.strip():
+        raise RequestError("say what to locate: pocketvlm locate 'the red circle' -i photo.jpg", "THING")
+    if not arguments:
+        raise RequestError("name a picture: pocketvlm locate 'the red circle' -i photo.jpg", "-i")
+    drawing = Drawing(draw) if draw is not None else None
+    pictures = [_read(argument, options.max_pixels) for argument in arguments]
+    with waiting("loading"):
+        vlm = load(model, options, memory=memory)
+    regions: list[Region] = []
+    with vlm:
+        vlm.check_notation()
+        notes = RunNotes(vlm)
+        for number, pixels in enumerate(pictures):
+            with ProgressBar() as bar:
+                part = {"type": "image", "image": pixels, "detail": detail}
+                answer = vlm.locate_answer(part, thing, progress=bar, max_tokens=max_tokens)
+            located = [region.model_copy(update={"image": number}) for region in answer.regions]
+            regions += located
+            if not as_json:
+                for region in located:
+                    typer.echo(_line(region, arguments if len(arguments) > 1 else ()))
+                sys.stdout.flush()
+            images = answer.timings.images
+            cut = "--max-tokens" if max_tokens else "there are too many"
+            is_cut = answer.choices[0].finish_reason == "length"
+            print_report(images, notes.about_answer(answer.notes, images), cut=cut if is_cut else None)
+    if as_json:
+        text = json.dumps({"regions": [_fields(region) for region in regions]}, ensure_ascii=False)
+        typer.echo(printable(text) if sys.stdout.isatty() else text)
+    elif not regions:
+        typer.echo(f"not located: {printable(thing)}", err=True)
+    if drawing is not None and regions:
+        drawing.write(dict(enumerate(pictures)), regions)
+    if not regions:
+        raise typer.Exit(1)
+
+
+def _read(argument: str, max_pixels: int) -> RGB:
+    """Return the pixels of a picture, upright. Raises ImageError."""
+    from pocketvlm.messages import ImagePart
+    from pocketvlm.messages.field_errors import validated
+    from pocketvlm.pictures.images import read_picture
+
+    source = named_picture(argument)
+    if has_pages(source):
+        raise RequestError(f"{argument} has pages; save the page as a picture first", "-i")
+    key = "image" if isinstance(source, bytes) else "url" if is_url(source) else "path"
+    return read_picture(validated(ImagePart, {"type": "image", key: source}), "-i", max_pixels=max_pixels).pixels
+
+
+def _fields(region: Region) -> dict[str, Any]:
+    assert region.box is not None  # the answer is held to boxes
+    return {"label": region.label, "image": region.image, "box": region.box.model_dump()}
+
+
+def _line(region: Region, names: list[str] | tuple[()]) -> str:
+    """Return a line about a region, with the name of its picture if there are several."""
+    assert region.box is not None
+    box = region.box
+    name = f"{names[region.image]}: " if names else ""
+    cut = "; cut off at the edge of what the model sees" if region.cut_off else ""
+    place = f"x {box.x:.0f}, y {box.y:.0f}, width {box.width:.0f}, height {box.height:.0f}"
+    return printable(f"{name}{region.label}: {place}{cut}".replace("\n", " "))
