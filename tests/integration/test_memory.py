@@ -6,9 +6,8 @@ import gc
 import os
 import platform
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -38,6 +37,7 @@ from pocketvlm.messages import ImagePart
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.templates.prompt import TextSpan
+from waiting import wait_until
 
 
 def glibc() -> bool:
@@ -50,13 +50,6 @@ def uncollected() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not done():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 @pytest.mark.usefixtures("uncollected")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from engine_seam import encoding_as
 from pocketvlm import VLM
 from pocketvlm.errors import GenerationCancelledError, PictureCacheError, RequestError
 from pocketvlm.messages import ImageTimings
+from waiting import wait_until
 
 COLOURS = ("red", "green", "blue", "yellow")
 TILE = 96
@@ -173,17 +173,10 @@ class Slow:
         self._changed.__exit__(None, None, None)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 def test_together_they_encode_it_once(vlm: VLM) -> None:
     with Slow(vlm) as encoder, ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(look, vlm, disc("green", 5)) for _ in range(2)]
-        until(lambda: vlm.statistics().encoding == 2)
+        wait_until(lambda: vlm.statistics().encoding == 2)
         encoder.go_on.set()
         told = [one.result(30) for one in asked]
     assert encoder.runs == 1
@@ -202,7 +195,7 @@ def test_who_encodes_is_cancelled_and_the_other_goes_on(vlm: VLM) -> None:
         first = pool.submit(lambda: list(vlm.run(request, cancellation=cancellation)))
         assert encoder.began.wait(20)
         second = pool.submit(look, vlm, disc("blue", 6))
-        until(lambda: vlm.statistics().encoding == 2)
+        wait_until(lambda: vlm.statistics().encoding == 2)
         cancellation.stop()
         assert isinstance(first.exception(30), GenerationCancelledError)
         encoder.go_on.set()
@@ -230,13 +223,13 @@ def test_a_cancelled_encode_is_not_kept(vlm: VLM, alone: bool) -> None:
             runs.append(
                 pool.submit(lambda cancellation=cancellation: list(vlm.run(request, cancellation=cancellation)))
             )
-            until(lambda count=count: vlm.statistics().encoding == count)  # type: ignore[misc]
+            wait_until(lambda count=count: vlm.statistics().encoding == count)  # type: ignore[misc]
         assert encoder.began.wait(20)
         for cancellation, run in zip(stoppers, runs, strict=False):
             cancellation.stop()
             assert isinstance(run.exception(30), GenerationCancelledError)
         encoder.go_on.set()
-    until(lambda: vlm.statistics().encoding == 0)
+    wait_until(lambda: vlm.statistics().encoding == 0)
     assert vlm.statistics().picture_bytes == 0
     answer, told = look(vlm, disc("yellow", seed))
     assert (answer, told.cache, told.encoded) == ("Yellow", "none", 1)

@@ -19,6 +19,7 @@ from pocketvlm.engine.interface import PrefillDone, Token
 from pocketvlm.engine.scheduling.background_prefill import PrefillContext
 from pocketvlm.engine.scheduling.token_sampler import TokenSampler
 from pocketvlm.errors import EngineClosedError, EngineError
+from waiting import wait_until
 
 LONG = "word " * 150
 
@@ -71,10 +72,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 def idle(vlm: VLM) -> None:
     settle(vlm)
-    until = time.monotonic() + 10
-    while prefill_is_open(vlm):
-        assert time.monotonic() < until, "the prefill context stays open"
-        time.sleep(0.005)
+    wait_until(lambda: not prefill_is_open(vlm))
     assert prefill_is_empty(vlm)
 
 

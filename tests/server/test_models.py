@@ -33,6 +33,7 @@ from pocketvlm.server.request_record import RequestRecord
 from pocketvlm.server.seen import Seen
 from pocketvlm.server.served_model import ModelSource
 from pocketvlm.server.settings import Settings
+from waiting import LIMIT, wait_until
 
 T = TypeVar("T")
 HI = [{"role": "user", "content": "hi"}]
@@ -60,7 +61,7 @@ def run(models: Models, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 async def until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + LIMIT
     while not done():
         assert time.monotonic() < end, "it did not happen in time"
         await asyncio.sleep(0.005)
@@ -531,10 +532,7 @@ def test_closing_ends_what_is_being_loaded() -> None:
 
     run(models, work)
     gate.set()
-    end = time.monotonic() + 30
-    while not loaded or not _is_closed(loaded[0]):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: loaded and _is_closed(loaded[0]))
 
 
 def _is_closed(vlm: VLM) -> bool:
