@@ -161,7 +161,7 @@ def test_cancel_reaches_all(vlm: VLM) -> None:
         assert all(event.wait(60) for event in begun)
         vlm.cancel()
         for one in waiting:
-            assert isinstance(one.exception(30), GenerationCancelledError)
+            assert isinstance(one.exception(60), GenerationCancelledError)
     settle(vlm)
 
 
@@ -244,7 +244,7 @@ def test_a_stream_that_the_garbage_collector_ends(vlm: VLM) -> None:
 
     collecting = threading.Thread(target=collect, daemon=True)
     collecting.start()
-    collecting.join(30)
+    collecting.join(60)
     assert not collecting.is_alive()
     settle(vlm)
 
@@ -546,7 +546,7 @@ def test_native_code_that_fails_or_never_returns(fault: tuple[VLM, Path], place:
             file.write_text(place)
         running.append(pool.submit(colour_is_right, vlm, 1000))
         try:
-            errors = [one.exception(30) for one in running]
+            errors = [one.exception(60) for one in running]
         except TimeoutError:
             os.kill(pid, signal.SIGKILL)  # or they would never end
             raise

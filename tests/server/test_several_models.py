@@ -106,7 +106,7 @@ def test_a_request_names_its_model(two: Server, sample_uri: str) -> None:
 
 
 def test_pictures_are_shared(two: Server, sample_png: Path) -> None:
-    handle = requests.post(f"{two.base}/images", data=sample_png.read_bytes(), timeout=30).json()["id"]
+    handle = requests.post(f"{two.base}/images", data=sample_png.read_bytes(), timeout=60).json()["id"]
     answers = {two.ask(look({"url": handle}), model=name)["choices"][0]["message"]["content"] for name in "ab"}
     assert len(answers) == 1
 
@@ -162,7 +162,7 @@ def test_the_end_of_the_server_ends_all_engines(serve: Start) -> None:
     wait_until(lambda: len(engines_of(own)) == 2)
     engines = engines_of(own)
     assert stop(own) == 0
-    asking.join(30)
+    asking.join(60)
     wait_until(lambda: not any(map(is_alive, engines)))
 
 
