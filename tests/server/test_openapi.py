@@ -16,6 +16,8 @@ from server.conftest import Server
 
 for media_type in ("application/pdf", "video/*"):
     schemathesis.serializer.alias(media_type, "application/octet-stream")
+# Without the prefix the routes are the same, and so are the functions behind them.
+schema = schemathesis.openapi.from_dict(openapi.document()).include(path_regex="^/(v1|api/(show|tags|ps|version)$)")
 QUICK = settings(
     max_examples=12,
     deadline=None,
@@ -35,16 +37,8 @@ SHORT: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def operations() -> Any:
-    """Without the prefix the routes are the same, and so are the functions behind them."""
-    return schemathesis.openapi.from_dict(openapi.document()).include(path_regex="^/(v1|api/(show|tags|ps|version)$)")
-
-
-# By a fixture, because schemathesis computes requests of all operations before the first test where it is given a
-# schema: for seconds, in every worker.
 @pytest.mark.slow
-@schemathesis.pytest.from_fixture("operations").parametrize()
+@schema.parametrize()
 @QUICK
 def test_schemathesis(server: Server, case: Any) -> None:
     if isinstance(case.body, dict) and case.meta.generation.mode.is_positive:  # a model's time is not tested here
