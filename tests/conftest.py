@@ -6,13 +6,11 @@ import os
 import runpy
 import signal
 import tempfile
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
-from alone import Turns, cores
 from pocketvlm.system.machine import allowed_cpus
 from store import IOTA, Store
 
@@ -32,7 +30,6 @@ BY_PARAMETER = {
     "families/test_together.py": "name",
     "families/test_verify.py": "case",
 }
-TURNS = Turns(Path(os.environ.setdefault("POCKETVLM_TEST_TURNS", _CACHE.name)))  # workers inherit it
 os.environ.setdefault("POCKETVLM_NATIVE", "llama-cpp-python")  # not what `make native` may have left in .venv
 # The threads of libllama and torch sleep while they wait: spinning would slow down the other workers.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -54,17 +51,20 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(allowed_cpus(), 8)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Show one core to each worker of pytest-xdist and its children, by offline/sitecustomize.py."""
+    if hasattr(config, "workerinput"):
+        os.environ["POCKETVLM_TEST_ONE_CORE"] = "1"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests for pytest-xdist, which runs a group in one worker. Tests that must be alone come last."""
+    """Group the tests for pytest-xdist, which runs a group in one worker."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    items.sort(key=is_alone)
 
 
 def group_of(item: pytest.Item) -> str:
     """A module, or the tests of a module with one value of a parameter: their fixtures are made once."""
-    if is_alone(item):
-        return "alone"
     path = item.path.relative_to(ROOT / "tests").as_posix()
     if path.startswith("page/"):  # which share a browser and a server
         return "page"
@@ -72,19 +72,6 @@ def group_of(item: pytest.Item) -> str:
     if callspec is None or path not in BY_PARAMETER:
         return path
     return f"{path} {callspec.params.get(BY_PARAMETER[path])}"
-
-
-def is_alone(item: pytest.Item) -> bool:
-    return item.get_closest_marker("alone") is not None
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    if not hasattr(item.config, "workerinput"):  # without pytest-xdist
-        return (yield)
-    alone = is_alone(item)
-    with TURNS.take(alone=alone), cores(all=alone):
-        return (yield)
 
 
 @pytest.fixture(scope="session")

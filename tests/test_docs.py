@@ -7,6 +7,8 @@ import dataclasses
 import re
 import runpy
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,10 +33,6 @@ OPTIONS = set("--build --check --ctx-checkpoints --data-binary --find-links --in
 def commands() -> dict[str, Any]:
     by_name: dict[str, Any] = HOOKS["commands"]()
     return by_name
-
-
-def pages(*without: str) -> list[Any]:
-    return [pytest.param(page, id=name_of(page)) for page in PAGES if name_of(page) not in without]
 
 
 def prose(page: Path) -> str:
@@ -108,20 +106,21 @@ def check(words: list[str]) -> None:
     commands()[words[0]].make_context(words[0], list(words[1:]))
 
 
-def command_lines() -> list[Any]:
-    return [
-        pytest.param(call, id=f"{name_of(page)}: {' '.join(call)}")
-        for page in PAGES
-        for block in blocks(page)
-        for command in block.commands
-        for call in calls(command)
-        if call
-    ]
+def test_command_lines_parse() -> None:
+    for page in PAGES:
+        for words in (words for block in blocks(page) for command in block.commands for words in calls(command)):
+            if words:
+                with saying(f"{name_of(page)}: {' '.join(words)}"):
+                    check(words)
 
 
-@pytest.mark.parametrize("words", command_lines())
-def test_command_lines_parse(words: list[str]) -> None:
-    check(words)
+@contextmanager
+def saying(what: str) -> Iterator[None]:
+    """Name what fails."""
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(f"{what}: {error}") from error
 
 
 def test_wrong_command_lines_are_found() -> None:
@@ -133,19 +132,21 @@ def test_wrong_command_lines_are_found() -> None:
             check(wrong)
 
 
-@pytest.mark.parametrize("page", pages())
-def test_options_exist(page: Path) -> None:
+def test_options_exist() -> None:
     parameters = [parameter for command in commands().values() for parameter in command.params]
     known = {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
-    spans = " ".join(re.findall(r"`([^`]+)`", prose(page)))
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", spans)) <= known | OPTIONS | {"--help", "--version"}
+    for page in PAGES:
+        spans = " ".join(re.findall(r"`([^`]+)`", prose(page)))
+        options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", spans))
+        assert options <= known | OPTIONS | {"--help", "--version"}, name_of(page)
 
 
-@pytest.mark.parametrize("page", pages("CHANGELOG.md"))
-def test_paths_exist(page: Path) -> None:
-    spans = re.findall(rf"`((?:{FOLDERS})/[^`\s]*)`", prose(page))
-    names = [span for span in spans if not re.search(r"[A-Z]{2,}|[*<]", span.removesuffix("README.md"))]
-    assert not [name for name in names if not (ROOT / name).exists()]
+def test_paths_exist() -> None:
+    for page in PAGES:
+        if name_of(page) != "CHANGELOG.md":
+            spans = re.findall(rf"`((?:{FOLDERS})/[^`\s]*)`", prose(page))
+            names = [span for span in spans if not re.search(r"[A-Z]{2,}|[*<]", span.removesuffix("README.md"))]
+            assert not [name for name in names if not (ROOT / name).exists()], name_of(page)
 
 
 def test_make_targets_exist() -> None:
@@ -218,18 +219,20 @@ def test_the_public_names_are_documented() -> None:
 # ---- how it is written
 
 
-@pytest.mark.parametrize("page", pages())
-def test_dropped_words(page: Path) -> None:
-    assert not re.findall(r"\b(?:tells?|told|nobody|whoever|so many|mend|mends|mended|aside)\b", prose(page))
+def test_dropped_words() -> None:
+    for page in PAGES:
+        words = r"\b(?:tells?|told|nobody|whoever|so many|mend|mends|mended|aside)\b"
+        assert not re.findall(words, prose(page)), name_of(page)
 
 
-@pytest.mark.parametrize("page", pages())
-def test_lines_are_short(page: Path) -> None:
-    long = [number for number, line in enumerate(page.read_text("utf-8").splitlines(), 1) if len(line) > COLUMNS]
-    assert not long, f"lines {long} have more than {COLUMNS} columns"
+def test_lines_are_short() -> None:
+    for page in PAGES:
+        lines = page.read_text("utf-8").splitlines()
+        long = [number for number, line in enumerate(lines, 1) if len(line) > COLUMNS]
+        assert not long, f"{name_of(page)}: lines {long} have more than {COLUMNS} columns"
 
 
-@pytest.mark.parametrize("page", pages())
-def test_what_does_not_run_says_why(page: Path) -> None:
-    text = page.read_text("utf-8")
-    assert text.count("<!-- not run") == sum(not block.run for block in blocks(page))
+def test_what_does_not_run_says_why() -> None:
+    for page in PAGES:
+        said = page.read_text("utf-8").count("<!-- not run")
+        assert said == sum(not block.run for block in blocks(page)), name_of(page)

@@ -176,7 +176,7 @@ def test_command_ended_by_a_signal(number: signal.Signals, tmp_path: Path) -> No
         assert process.poll() is None, "it must get to work"
         time.sleep(0.005)
     process.send_signal(number)
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert b"Traceback" not in told
     assert list(tmp_path.iterdir()) == []

@@ -55,6 +55,6 @@ def test_together_as_alone(name: str, store: Store) -> None:
                 found = list(pool.map(lambda seed: tokens(many, asked(seed)), range(6)))
                 again = list(pool.map(lambda seed: tokens(many, asked(seed)), range(6)))
                 many.cancel()
-                reading.exception(30)
+                reading.exception(60)
     assert found == expected
     assert again == expected

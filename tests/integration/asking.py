@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from PIL import Image, ImageDraw
@@ -11,14 +10,17 @@ from engine_seam import never_ending, prompt_of
 from pocketvlm import VLM
 from pocketvlm.engine.interface import Generation
 from pocketvlm.native.sampler import Sampling
+from waiting import wait_until
 
 
-def settle(engine: Any, seconds: float = 30) -> None:
+def settle(engine: Any) -> None:
     """Wait until nothing runs in an engine, or that of a VLM; every lane is free then."""
-    until = time.monotonic() + seconds
-    while (now := engine.statistics()).running or now.queued or now.encoding or now.state != "ok":
-        assert time.monotonic() < until, now
-        time.sleep(0.002)
+
+    def settled() -> bool:
+        now = engine.statistics()
+        return now.state == "ok" and not (now.running or now.queued or now.encoding)
+
+    wait_until(settled)
 
 
 def disc(colour: str, seed: int = 0, size: tuple[int, int] = (96, 96)) -> Image.Image:

@@ -75,7 +75,7 @@ def test_killed_twice_and_resumed(album: Path, tmp_path: Path) -> None:
         while process.poll() is None and (not output.exists() or output.read_bytes().count(b"\n") < before + 3):
             time.sleep(0.02)
         process.send_signal(number)
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=60)
         assert process.returncode == (-number if number == signal.SIGKILL else 130), told
         assert "Traceback" not in told
         before = output.read_bytes().count(b"\n")

@@ -97,17 +97,17 @@ def test_two_at_once_in_the_engines_process(vlm: VLM) -> None:
     for number in range(3):  # the last one has no thread yet
         ask(number, unknown(10 + number))
     ask(3, {"type": "object"})
-    while not isinstance(reply := outbox.get(timeout=30), EventReply) or not isinstance(reply.event, Finished):
+    while not isinstance(reply := outbox.get(timeout=60), EventReply) or not isinstance(reply.event, Finished):
         assert isinstance(reply, EventReply) and reply.id == 3
     assert not is_over(pid)
     for number in range(3):
         handler.handle(Cancel(number))
-    failed = [outbox.get(timeout=30) for _ in range(3)]
+    failed = [outbox.get(timeout=60) for _ in range(3)]
     assert {reply.id for reply in failed if isinstance(reply, Failed)} == {0, 1, 2}
     assert {reply.error.name for reply in failed if isinstance(reply, Failed)} == {"GenerationCancelledError"}
     assert is_over(pid)
     ask(4, unknown(99))  # by a new process
-    reply = outbox.get(timeout=30)
+    reply = outbox.get(timeout=60)
     assert isinstance(reply, EventReply) and reply.id == 4
 
 

@@ -63,7 +63,7 @@ def watched(vlm: VLM, begin: Callable[[], None] = lambda: None) -> Iterator[list
 
 
 def test_two_while_nobody_else_is_there(vlm: VLM, iota_bundle: Path) -> None:
-    both = threading.Barrier(2, timeout=20)
+    both = threading.Barrier(2, timeout=60)
     turns = itertools.count()  # whose next() is one step of the interpreter
 
     def begin() -> None:
@@ -115,19 +115,19 @@ def test_one_beside_an_answer(vlm: VLM, iota_bundle: Path) -> None:
 
 
 def test_who_leaves_while_two_are_encoded(vlm: VLM, iota_bundle: Path) -> None:
-    both, leave = threading.Barrier(3, timeout=20), threading.Event()
+    both, leave = threading.Barrier(3, timeout=60), threading.Event()
 
     def begin() -> None:
         if not leave.is_set():
             both.wait()
-            assert leave.wait(20)
+            assert leave.wait(60)
 
     request, cancellation = ChatRequest.parse(asked(noise(6))), CancellationToken()
     with watched(vlm, begin) as runs, ThreadPoolExecutor(1) as pool:
         other = pool.submit(lambda: list(vlm.run(request, cancellation=cancellation)))
         both.wait()
         cancellation.stop()
-        assert isinstance(other.exception(30), GenerationCancelledError)
+        assert isinstance(other.exception(60), GenerationCancelledError)
         leave.set()
         settle(vlm)
     assert sorted(runs) == [1, 2]

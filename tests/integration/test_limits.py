@@ -141,7 +141,7 @@ def test_a_request_that_gets_no_thread_fails_alone(monkeypatch: pytest.MonkeyPat
     assert isinstance(reply.error.exception(), SystemLimitError)
     monkeypatch.undo()
     handler.handle(protocol.TakeSnapshot(8, ()))
-    assert outbox.get(timeout=30).id == 8
+    assert outbox.get(timeout=60).id == 8
     handler._long.shutdown()
     assert outbox.empty()  # the first one does not run later
 

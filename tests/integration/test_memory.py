@@ -6,9 +6,8 @@ import gc
 import os
 import platform
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -38,6 +37,7 @@ from pocketvlm.messages import ImagePart
 from pocketvlm.native.sampler import Sampling
 from pocketvlm.pictures.images import Picture, read_picture
 from pocketvlm.templates.prompt import TextSpan
+from waiting import wait_until
 
 
 def glibc() -> bool:
@@ -50,13 +50,6 @@ def uncollected() -> Iterator[None]:
     gc.disable()
     yield
     gc.enable()
-
-
-def wait_until(done: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not done():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.01)
 
 
 @pytest.mark.usefixtures("uncollected")
@@ -89,7 +82,7 @@ def test_the_engines_process_keeps_none(iota_bundle: Path, monkeypatch: pytest.M
 
         def ends(number: int) -> type:
             while True:
-                match outbox.get(timeout=30):
+                match outbox.get(timeout=60):
                     case EventReply(id, Finished()) if id == number:
                         return Finished
                     case Failed(id) if id == number:
@@ -98,7 +91,7 @@ def test_the_engines_process_keeps_none(iota_bundle: Path, monkeypatch: pytest.M
         found = locate(iota_bundle, model=None, mmproj=None)
         options = EngineOptions(parallel=parallel, context_size=512, threads=1)
         send(Start(found.model, found.mmproj, found.onnx, name="", fingerprint="", options=options))
-        assert isinstance(outbox.get(timeout=30), Ready)
+        assert isinstance(outbox.get(timeout=60), Ready)
         for number in range(3):
             ask(number)
             assert ends(number) is Finished
@@ -109,7 +102,7 @@ def test_the_engines_process_keeps_none(iota_bundle: Path, monkeypatch: pytest.M
         wait_until(lambda: len(seen) == 20)
         wait_until(lambda: not any(one() for one in seen))
         send(Close())
-        running.join(30)
+        running.join(60)
 
 
 @pytest.mark.usefixtures("uncollected")

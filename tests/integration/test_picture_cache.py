@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from engine_seam import encoding_as
 from pocketvlm import VLM
 from pocketvlm.errors import GenerationCancelledError, PictureCacheError, RequestError
 from pocketvlm.messages import ImageTimings
+from waiting import wait_until
 
 COLOURS = ("red", "green", "blue", "yellow")
 TILE = 96
@@ -161,7 +161,7 @@ class Slow:
     def _encode(self, original: Callable[[Any], Any], tile: Any) -> Any:
         self.runs += 1
         self.began.set()
-        assert self.go_on.wait(20)
+        assert self.go_on.wait(60)
         return original(tile)
 
     def __enter__(self) -> Slow:
@@ -173,19 +173,12 @@ class Slow:
         self._changed.__exit__(None, None, None)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
 def test_together_they_encode_it_once(vlm: VLM) -> None:
     with Slow(vlm) as encoder, ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(look, vlm, disc("green", 5)) for _ in range(2)]
-        until(lambda: vlm.statistics().encoding == 2)
+        wait_until(lambda: vlm.statistics().encoding == 2)
         encoder.go_on.set()
-        told = [one.result(30) for one in asked]
+        told = [one.result(60) for one in asked]
     assert encoder.runs == 1
     assert [answer.lower() for answer, _ in told] == ["green"] * 2
     assert {timing.cache for _, timing in told} == {"none", "memory"}
@@ -200,13 +193,13 @@ def test_who_encodes_is_cancelled_and_the_other_goes_on(vlm: VLM) -> None:
     request, cancellation = ChatRequest.parse([{"role": "user", "content": content}]), CancellationToken()
     with Slow(vlm) as encoder, ThreadPoolExecutor(2) as pool:
         first = pool.submit(lambda: list(vlm.run(request, cancellation=cancellation)))
-        assert encoder.began.wait(20)
+        assert encoder.began.wait(60)
         second = pool.submit(look, vlm, disc("blue", 6))
-        until(lambda: vlm.statistics().encoding == 2)
+        wait_until(lambda: vlm.statistics().encoding == 2)
         cancellation.stop()
-        assert isinstance(first.exception(30), GenerationCancelledError)
+        assert isinstance(first.exception(60), GenerationCancelledError)
         encoder.go_on.set()
-        answer, told = second.result(30)
+        answer, told = second.result(60)
     assert (answer, told.cache) == ("Blue", "memory")
     assert encoder.runs == 1
 
@@ -230,13 +223,13 @@ def test_a_cancelled_encode_is_not_kept(vlm: VLM, alone: bool) -> None:
             runs.append(
                 pool.submit(lambda cancellation=cancellation: list(vlm.run(request, cancellation=cancellation)))
             )
-            until(lambda count=count: vlm.statistics().encoding == count)  # type: ignore[misc]
-        assert encoder.began.wait(20)
+            wait_until(lambda count=count: vlm.statistics().encoding == count)  # type: ignore[misc]
+        assert encoder.began.wait(60)
         for cancellation, run in zip(stoppers, runs, strict=False):
             cancellation.stop()
-            assert isinstance(run.exception(30), GenerationCancelledError)
+            assert isinstance(run.exception(60), GenerationCancelledError)
         encoder.go_on.set()
-    until(lambda: vlm.statistics().encoding == 0)
+    wait_until(lambda: vlm.statistics().encoding == 0)
     assert vlm.statistics().picture_bytes == 0
     answer, told = look(vlm, disc("yellow", seed))
     assert (answer, told.cache, told.encoded) == ("Yellow", "none", 1)

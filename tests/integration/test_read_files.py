@@ -224,7 +224,7 @@ def test_killed_twice_and_resumed(tmp_path: Path) -> None:
         while process.poll() is None and (not record.exists() or record.read_bytes().count(b"\n") < before + 5):
             time.sleep(0.01)
         process.send_signal(number)
-        _, printed = process.communicate(timeout=30)
+        _, printed = process.communicate(timeout=60)
         assert process.returncode == (-number if number == signal.SIGKILL else 130), printed
         assert "Traceback" not in printed
         assert not (tmp_path / "texts" / "a.md").exists()

@@ -9,7 +9,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from pocketvlm.errors import (
 )
 from pocketvlm.files.bundle import Bundle
 from pocketvlm.vision.compatibility import check_files
+from waiting import wait_until
 
 QUESTION = [
     {
@@ -295,10 +295,7 @@ def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
         number = int(parent.stdout.readline())
         assert parent.stdout.readline() == "empty\n"
         parent.kill()
-    deadline = time.monotonic() + 30
-    while is_alive(number):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: not is_alive(number))
 
 
 def is_alive(number: int) -> bool:

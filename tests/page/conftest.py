@@ -202,7 +202,7 @@ def tabs(browser: Browser, server: Server) -> Iterator[Open]:
         tab.page.on("request", lambda request: note(tab, request))
         tab.page.on("pageerror", lambda error: tab.faults.append(str(error)))
         tab.page.on("dialog", lambda dialog: dialog.accept())
-        tab.page.set_default_timeout(30_000)
+        tab.page.set_default_timeout(60_000)
         opened.append(tab)
         return tab.open()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from page.conftest import Open, Tab, chats, content, drawing, import_chats
 from server.conftest import Server, start, stop
+from waiting import wait_until
 
 LONG = '{"type": "array", "items": {"type": "integer", "minimum": 10, "maximum": 99}, "minItems": 600}'
 
@@ -52,11 +53,11 @@ def test_from_the_first_picture_to_the_last_trace(tab: Tab, server: Server, samp
 
     page.reload()
     page.get_by_text("What color is the circle?").wait_for()
-    assert page.locator(".answer").count() == 2
-    assert page.locator(".question img").evaluate("image => image.naturalWidth") > 100
+    wait_until(lambda: page.locator(".answer").count() == 2)
+    wait_until(lambda: page.locator(".question img").evaluate("image => image.naturalWidth") > 100)
 
     tab.button("New chat").click()
-    assert page.locator(".answer").count() == 0
+    wait_until(lambda: page.locator(".answer").count() == 0)
     page.get_by_label("Search chats").fill("COLOR")
     page.locator(".excerpt").get_by_text("What color is the circle?").click()
     page.locator(".answer").nth(1).wait_for()
@@ -75,9 +76,8 @@ def test_from_the_first_picture_to_the_last_trace(tab: Tab, server: Server, samp
     tab.button("Delete How many shapes are there?").click()
     page.get_by_text("Ask about a picture").wait_for()
     tab.until("document.querySelectorAll('.entry').length === 0")
-    page.wait_for_timeout(300)
-    assert set(tab.kept().values()) == {0}
-    assert server.get(f"/v1/images/{file['id']}").status_code == 404
+    wait_until(lambda: set(tab.kept().values()) == {0})
+    wait_until(lambda: server.get(f"/v1/images/{file['id']}").status_code == 404)
 
     import_chats(tab, json.dumps(exported))
     page.locator(".entry button").first.click()
@@ -89,7 +89,7 @@ def test_from_the_first_picture_to_the_last_trace(tab: Tab, server: Server, samp
 def test_what_the_keyboard_does(tab: Tab) -> None:
     page = tab.page
     assert page.locator("input[type=file]").count() == 1
-    assert page.evaluate("document.activeElement.tagName") == "TEXTAREA"
+    tab.until("document.activeElement.tagName === 'TEXTAREA'")
     page.keyboard.type("Hello")
     page.keyboard.press("Shift+Enter")
     page.keyboard.type("there")
@@ -98,14 +98,14 @@ def test_what_the_keyboard_does(tab: Tab) -> None:
     page.keyboard.press("Enter")
     tab.answer(0)
     assert page.locator(".bubble").inner_text() == "Hello\nthere"
-    assert tab.message.input_value() == ""
+    wait_until(lambda: tab.message.input_value() == "")
     # Everything can be reached by Tab, and dialogs give the focus back.
     page.keyboard.press("Tab")
     tab.button("Settings").last.focus()
     page.keyboard.press("Enter")
     page.get_by_role("dialog").wait_for()
     page.keyboard.press("Escape")
-    assert page.evaluate("document.activeElement.ariaLabel") == "Settings"
+    tab.until("document.activeElement.ariaLabel === 'Settings'")
 
 
 def test_stop_retry_and_edit(tab: Tab) -> None:
@@ -223,7 +223,7 @@ def test_a_private_chat_leaves_nothing(tab: Tab, server: Server) -> None:
     page.reload()
     page.locator("textarea").wait_for()
     assert page.locator(".message").count() == 0
-    assert server.get(f"/v1/images/{id}").status_code == 404
+    wait_until(lambda: server.get(f"/v1/images/{id}").status_code == 404)
     assert page.locator(".entry").count() == 0
 
 
@@ -236,6 +236,7 @@ def test_a_chat_that_is_deleted_in_mid_answer(tab: Tab) -> None:
     tab.page.locator(".entry").hover()
     tab.button("Delete Some numbers, please").click()
     tab.page.get_by_text("Ask about a picture").wait_for()
+    wait_until(lambda: set(tab.kept().values()) == {0})
     tab.page.wait_for_timeout(500)
     assert set(tab.kept().values()) == {0}
 

@@ -45,7 +45,7 @@ def test_the_page_and_its_files(server: Server) -> None:
         again = server.get(f"/page/{name}", headers={"if-none-match": one.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
         assert server.get(f"/page/{name}", headers={"if-none-match": '"x"'}).content == one.content
-        assert requests.head(f"{server.url}/page/{name}", timeout=30).headers["etag"] == one.headers["etag"]
+        assert requests.head(f"{server.url}/page/{name}", timeout=60).headers["etag"] == one.headers["etag"]
     refused(server.get("/page/nothing.js"), 404)
     assert server.get("/").text == "Ollama is running"
 
@@ -55,7 +55,7 @@ def test_the_page_and_its_files(server: Server) -> None:
 )
 def test_no_file_outside_of_its_folder_is_sent(server: Server, path: str) -> None:
     """Not by way of requests, which would shorten the path."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         connection.request("GET", path)
         reply = connection.getresponse()
@@ -113,7 +113,7 @@ def test_without_the_page() -> None:
 
 def test_a_plan_and_what_is_seen(server: Server) -> None:
     def plan(**question: object) -> requests.Response:
-        return requests.post(f"{server.base}/images/plan", json=question, timeout=30)
+        return requests.post(f"{server.base}/images/plan", json=question, timeout=60)
 
     assert plan(width=4000, height=3000).json() == {
         "object": "image.plan",
@@ -137,7 +137,7 @@ def test_a_plan_and_what_is_seen(server: Server) -> None:
 
     picture = drawing(5, (500, 300))
     refused(server.get(f"/v1/images/sha256:{hashlib.sha256(picture).hexdigest()}/seen"), 404, code="image_not_found")
-    id = requests.post(f"{server.base}/images", data=picture, timeout=30).json()["id"]
+    id = requests.post(f"{server.base}/images", data=picture, timeout=60).json()["id"]
     reply = server.get(f"/v1/images/{id}/seen")
     assert reply.headers["content-type"] == "image/png"
     seen = np.asarray(Image.open(io.BytesIO(reply.content)))
@@ -172,10 +172,10 @@ def test_the_app(tmp_path: Path) -> None:
         said = process.stdout.readline()
         found = re.fullmatch(r"pocketvlm is at (http://127\.0\.0\.1:84[78]\d) \(Ctrl-C stops it\)\.\n", said)
         assert found, said
-        assert "page/main.js" in requests.get(found[1], headers=HTML, timeout=30).text
+        assert "page/main.js" in requests.get(found[1], headers=HTML, timeout=60).text
         body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
         answer = requests.post(f"{found[1]}/v1/chat/completions", json=body, timeout=60).json()
         assert answer["timings"]["load_ms"] > 0
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert opened.read_text().strip() == found[1]

@@ -55,7 +55,7 @@ class Server:
         return requests.post(f"{self.base}/chat/completions", data=json.dumps(body), **options)
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        return requests.get(self.url + path, timeout=30, **options)
+        return requests.get(self.url + path, timeout=60, **options)
 
     def ask(self, content: Any, **fields: Any) -> dict[str, Any]:
         """The answer to one user message; must succeed."""
@@ -106,7 +106,7 @@ def stop(server: Server) -> int:
     if server.process.poll() is None:
         server.process.send_signal(signal.SIGTERM)
     try:
-        return server.process.wait(30)
+        return server.process.wait(60)
     finally:
         server.process.kill()
 

@@ -68,7 +68,7 @@ def image(uri: str, kind: str = "base64") -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def handle(server: Server, sample_png: Any) -> str:
-    reply = requests.post(f"{server.base}/images", data=sample_png.read_bytes(), timeout=30)
+    reply = requests.post(f"{server.base}/images", data=sample_png.read_bytes(), timeout=60)
     return str(reply.json()["id"])
 
 
@@ -520,7 +520,7 @@ def test_the_models_as_anthropics_clients_read_them(server: Server) -> None:
 
 def test_routes_that_are_not_there(server: Server) -> None:
     for base in (server.base, server.url):
-        error(requests.get(f"{base}/messages", timeout=30), 405)
-        error(requests.get(f"{base}/messages/count_tokens", timeout=30), 405)
-        assert error(requests.post(f"{base}/messages/batches", timeout=30), 404)
-    refused(requests.get(f"{server.base}/messages2", timeout=30), 404)
+        error(requests.get(f"{base}/messages", timeout=60), 405)
+        error(requests.get(f"{base}/messages/count_tokens", timeout=60), 405)
+        assert error(requests.post(f"{base}/messages/batches", timeout=60), 404)
+    refused(requests.get(f"{server.base}/messages2", timeout=60), 404)

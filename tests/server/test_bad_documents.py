@@ -21,13 +21,13 @@ def test_a_file_that_was_sent(server: Server, bad: BadDocument) -> None:
     field = "messages.0.content.0.file.file_data"
     told = refused(server.post(body(part)), 400, field, bad.code)
     assert told.startswith(f"{field}: {bad.name}: {bad.reason}")
-    assert requests.get(f"{server.url}/health", timeout=30).json()["status"] == "ok"
+    assert requests.get(f"{server.url}/health", timeout=60).json()["status"] == "ok"
 
 
 @pytest.mark.parametrize("name", ["torn.pdf", "book.pdf", "short.pdf", "scan.tif"])
 def test_a_file_that_was_sent_before(server: Server, name: str) -> None:
     bad = BAD[name]
-    handle = requests.post(f"{server.base}/images", data=bad.data, timeout=30).json()["id"]
+    handle = requests.post(f"{server.base}/images", data=bad.data, timeout=60).json()["id"]
     field = "messages.0.content.0.url"
     told = refused(server.post(body({"type": "file", "url": handle, **bad.options})), 400, field, bad.code)
     assert told.startswith(f"{field}: {handle[:19]}: {bad.reason}")

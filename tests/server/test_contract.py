@@ -229,7 +229,7 @@ def test_pictures_of_results(server: Server, sample_uri: str) -> None:
 
 def test_duplicate_keys_and_an_utf8_mark(server: Server) -> None:
     body = b'\xef\xbb\xbf{"max_tokens":5,"messages":[{"role":"user","content":"hi"}],"max_tokens":1}'
-    reply = requests.post(f"{server.base}/chat/completions", data=body, timeout=30)
+    reply = requests.post(f"{server.base}/chat/completions", data=body, timeout=60)
     assert reply.json()["usage"]["completion_tokens"] == 1
 
 
@@ -311,7 +311,7 @@ def test_models(server: Server) -> None:
         assert "pocketvlm_requests_total" in server.get(f"{prefix}/metrics").text
         assert server.get(f"{prefix}/openapi.json").json()["openapi"].startswith("3.1")
         reply = requests.post(
-            f"{server.url}{prefix}/chat/completions", json={"messages": HI, "max_tokens": 1}, timeout=30
+            f"{server.url}{prefix}/chat/completions", json={"messages": HI, "max_tokens": 1}, timeout=60
         )
         assert reply.status_code == 200
 
@@ -324,7 +324,7 @@ def test_one_model_answers_to_any_name(server: Server, model: str | None) -> Non
 def test_other_routes(server: Server) -> None:
     refused(server.get("/v2/models"), 404, code="not_found")
     refused(server.get("/v1/chat/completions"), 405, code="method_not_allowed")
-    refused(requests.delete(f"{server.base}/models", timeout=30), 405)
+    refused(requests.delete(f"{server.base}/models", timeout=60), 405)
     assert server.get("/nothing").headers["x-request-id"]
     assert server.get("/health", headers={"x-request-id": "mine-1"}).headers["x-request-id"] == "mine-1"
 
@@ -488,7 +488,7 @@ def test_pictures_share_a_limit_of_work(server: Server) -> None:
     ],
 )
 def test_bad_bodies(server: Server, body: bytes, says: str) -> None:
-    message = refused(requests.post(f"{server.base}/chat/completions", data=body, timeout=30), 400, code="invalid_json")
+    message = refused(requests.post(f"{server.base}/chat/completions", data=body, timeout=60), 400, code="invalid_json")
     assert says in message
 
 

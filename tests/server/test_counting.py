@@ -16,7 +16,7 @@ ROUTE = "/chat/completions/input_tokens"
 
 
 def count(server: Server, body: Any, prefix: str = "/v1", **options: Any) -> requests.Response:
-    return requests.post(f"{server.url}{prefix}{ROUTE}", data=json.dumps(body), timeout=30, **options)
+    return requests.post(f"{server.url}{prefix}{ROUTE}", data=json.dumps(body), timeout=60, **options)
 
 
 @pytest.mark.parametrize("prefix", ["/v1", ""])
@@ -34,7 +34,7 @@ def test_errors_are_those_of_the_answer(server: Server) -> None:
     refused(count(server, {"messages": []}), 400, "messages")
     param = "messages.0.content.1.image_url.url"
     refused(count(server, {"messages": [{"role": "user", "content": look({"url": "data:,x"})}]}), 400, param)
-    refused(requests.get(f"{server.base}{ROUTE}", timeout=30), 405)
+    refused(requests.get(f"{server.base}{ROUTE}", timeout=60), 405)
 
 
 def test_it_does_not_wait_for_answers(serve: Start, endless: dict[str, Any]) -> None:

@@ -146,6 +146,6 @@ def test_the_pixels_of_pages_are_counted() -> None:
 
 
 def test_errors_of_a_handle_name_its_field(server: Server) -> None:
-    handle = requests.post(f"{server.base}/images", data=frames(3), timeout=30).json()["id"]
+    handle = requests.post(f"{server.base}/images", data=frames(3), timeout=60).json()["id"]
     reply = server.post(body({"type": "file", "url": handle, "pages": "9"}))
     assert "there is no page 9; it has 3" in refused(reply, 400, "messages.0.content.0.url", "invalid_image")

@@ -44,7 +44,7 @@ def test_web_pages_stay_out(server: Server) -> None:
         refused(reply, 403, code="origin_not_allowed")
         assert "access-control-allow-origin" not in reply.headers
     preflight = {"origin": "https://evil.example", "access-control-request-method": "POST"}
-    refused(requests.options(f"{server.base}/chat/completions", headers=preflight, timeout=30), 403)
+    refused(requests.options(f"{server.base}/chat/completions", headers=preflight, timeout=60), 403)
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
@@ -105,7 +105,7 @@ def test_key_hosts_and_origins(serve: Start) -> None:
     preflight = requests.options(
         f"{own.base}/chat/completions",
         headers={**page, "access-control-request-method": "POST", "access-control-request-headers": "authorization"},
-        timeout=30,
+        timeout=60,
     )
     assert preflight.status_code == 204
     assert preflight.headers["access-control-allow-origin"] == page["origin"]
@@ -247,7 +247,7 @@ def test_nothing_that_was_said_is_written_down(
     own.ask(look({"url": sample_uri}, word), user=word, metadata={word: word})
     refused(own.post({"messages": [{"role": "user", "content": word}], word: word}), 400)
     refused(own.post({"messages": [{"role": "user", "content": look(f"data:{word}")}]}), 400)
-    refused(requests.post(f"{own.base}/chat/completions", data=word, timeout=30), 400)
+    refused(requests.post(f"{own.base}/chat/completions", data=word, timeout=60), 400)
     own.get(f"/v1/models?name={word}")
     own.stream(word, max_tokens=2)
     until = time.monotonic() + 30

@@ -25,7 +25,7 @@ def session() -> Iterator[requests.Session]:
 
 
 def send(session: requests.Session, server: Server, data: bytes) -> tuple[int, dict[str, Any]]:
-    reply = session.post(f"{server.base}/chat/completions", data=data, timeout=30)
+    reply = session.post(f"{server.base}/chat/completions", data=data, timeout=60)
     assert 400 <= reply.status_code < 500, f"{reply.status_code} for {data[:300]!r}: {reply.text[:300]}"
     error = reply.json()["error"]
     assert set(error) == KEYS
@@ -35,7 +35,7 @@ def send(session: requests.Session, server: Server, data: bytes) -> tuple[int, d
 
 def still_works(session: requests.Session, server: Server) -> None:
     body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
-    reply = session.post(f"{server.base}/chat/completions", json=body, timeout=30)
+    reply = session.post(f"{server.base}/chat/completions", json=body, timeout=60)
     assert reply.status_code == 200, reply.text
 
 

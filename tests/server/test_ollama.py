@@ -318,7 +318,7 @@ def test_probes(server: Server) -> None:
     reply = server.get("/")
     assert (reply.text, reply.headers["content-type"]) == ("Ollama is running", "text/plain; charset=utf-8")
     for path in ("/", "/api/version", "/api/tags"):
-        assert requests.head(server.url + path, timeout=30).status_code == 200
+        assert requests.head(server.url + path, timeout=60).status_code == 200
 
 
 def test_names(serve: Start) -> None:
@@ -326,15 +326,15 @@ def test_names(serve: Start) -> None:
     key = {"authorization": "Bearer secret"}
 
     def show(name: str) -> requests.Response:
-        return requests.post(f"{server.url}/api/show", json={"model": name}, headers=key, timeout=30)
+        return requests.post(f"{server.url}/api/show", json={"model": name}, headers=key, timeout=60)
 
     for name in ("iota", "Iota", "iota:latest", "library/iota"):
         assert show(name).status_code == 200, name
     refused(show("other"), 404, "model")
     body: Any = {"model": "IOTA:latest", "messages": HI, "options": {"num_predict": 1}, "stream": False}
-    reply = requests.post(f"{server.url}/api/chat", json=body, headers=key, timeout=30)
+    reply = requests.post(f"{server.url}/api/chat", json=body, headers=key, timeout=60)
     assert reply.json()["model"] == "IOTA:latest"
-    refused(requests.post(f"{server.url}/api/chat", json={**body, "model": "other"}, headers=key, timeout=30), 404)
+    refused(requests.post(f"{server.url}/api/chat", json={**body, "model": "other"}, headers=key, timeout=60), 404)
     for path in ("/api/tags", "/api/version", "/api/nothing"):
         refused(server.get(path), 401)
 
@@ -352,8 +352,8 @@ def test_errors(server: Server) -> None:
     for _ in range(80):
         deep = {"items": deep}
     refused(post(server, "/api/chat", messages=HI, format=deep), 400, "format: is nested too deep")
-    refused(requests.post(f"{server.url}/api/chat", data=b"{", timeout=30), 400, "the body is not JSON")
-    refused(requests.post(f"{server.url}/api/show", data=b"[]", timeout=30), 400)
+    refused(requests.post(f"{server.url}/api/chat", data=b"{", timeout=60), 400, "the body is not JSON")
+    refused(requests.post(f"{server.url}/api/show", data=b"[]", timeout=60), 400)
     refused(server.get("/api/chat"), 405)
     refused(server.get("/api/nothing"), 404)
 
@@ -372,11 +372,11 @@ def test_errors(server: Server) -> None:
     ],
 )
 def test_not_served(server: Server, method: str, path: str, status: int) -> None:
-    refused(requests.request(method, server.url + path, json={"model": "iota"}, timeout=30), status)
+    refused(requests.request(method, server.url + path, json={"model": "iota"}, timeout=60), status)
 
 
 def test_embeddings_of_openai(server: Server) -> None:
-    reply = requests.post(f"{server.base}/embeddings", json={"input": "a"}, timeout=30)
+    reply = requests.post(f"{server.base}/embeddings", json={"input": "a"}, timeout=60)
     assert (reply.status_code, reply.json()["error"]["code"]) == (501, "not_supported")
 
 

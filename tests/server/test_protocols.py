@@ -252,12 +252,12 @@ def test_other_hosts_and_pages_stay_out(server: Server, api: Adapter) -> None:
         refused(reply, api, 403)
         assert "access-control-allow-origin" not in reply.headers
     preflight = {"origin": "https://evil.example", "access-control-request-method": "POST"}
-    refused(requests.options(server.url + api.path, headers=preflight, timeout=30), api, 403)
+    refused(requests.options(server.url + api.path, headers=preflight, timeout=60), api, 403)
 
 
 @every_api
 def test_another_method(server: Server, api: Adapter) -> None:
-    refused(requests.put(server.url + api.path, data=b"{}", timeout=30), api, 405)
+    refused(requests.put(server.url + api.path, data=b"{}", timeout=60), api, 405)
 
 
 @pytest.fixture(scope="module")
@@ -285,7 +285,7 @@ def test_the_key(guarded: Server, api: Adapter) -> None:
 def test_a_page_that_is_allowed(guarded: Server, api: Adapter) -> None:
     origin = {"origin": "https://page.example"}
     preflight = {**origin, "access-control-request-method": "POST", "access-control-request-headers": "x-api-key"}
-    reply = requests.options(guarded.url + api.path, headers=preflight, timeout=30)
+    reply = requests.options(guarded.url + api.path, headers=preflight, timeout=60)
     assert (reply.status_code, reply.headers["access-control-allow-headers"]) == (204, "x-api-key")
     for headers, status in (({**origin, **KEY}, 200), (origin, 401)):
         reply = post(guarded, api, api.write(HI), headers=headers)

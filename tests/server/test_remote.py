@@ -166,7 +166,7 @@ def test_time_size_and_failures(looked_up: dict[str, list[str]], port: int, monk
     monkeypatch.setattr(remote, "TIMEOUT", 0.5)
     began = time.monotonic()
     assert "too long" in refusal(fetcher, f"http://cdn.example:{port}/slow")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4  # all of it comes after 5
 
 
 def test_over_http(serve: Start, port: int) -> None:

@@ -493,10 +493,10 @@ def test_a_conversation_by_its_id(server: Server, sample_uri: str) -> None:
     question = {"role": "user", "content": "What colour is the circle?"}
     again = answer(server, input=[look(sample_uri), reference, question])
     assert text_of(again) == "Red"
-    gone = requests.delete(f"{server.base}/responses/{first['id']}", timeout=30)
+    gone = requests.delete(f"{server.base}/responses/{first['id']}", timeout=60)
     assert gone.json() == {"id": first["id"], "object": "response", "deleted": True}
     refused(server.get(f"/v1/responses/{first['id']}"), 404, "id", "response_not_found")
-    refused(requests.delete(f"{server.base}/responses/{first['id']}", timeout=30), 404)
+    refused(requests.delete(f"{server.base}/responses/{first['id']}", timeout=60), 404)
     body = {"input": "And?", "previous_response_id": first["id"]}
     refused(post(server, body), 400, "previous_response_id", "previous_response_not_found")
     # The second has the first's items.
@@ -523,7 +523,7 @@ def test_what_is_not_kept(server: Server) -> None:
 
 
 def test_pictures_by_their_handle(server: Server, sample_png: Any) -> None:
-    handle = requests.post(f"{server.base}/images", data=sample_png.read_bytes(), timeout=30).json()["id"]
+    handle = requests.post(f"{server.base}/images", data=sample_png.read_bytes(), timeout=60).json()["id"]
     message = look(handle)
     assert text_of(answer(server, input=[message])) == "2"
     message["content"][1] = {"type": "input_image", "file_id": handle}

@@ -92,8 +92,9 @@ def test_comments_while_it_waits_for_others(vlm: VLM) -> None:
 def test_comments_while_the_prompt_is_evaluated(vlm: VLM) -> None:
     client = Client(vlm)
     asyncio.run(client.post(messages=user(LONG), stream=True, max_tokens=1))
+    first = client.received.index(WORKING)  # on a busy machine it may have been queued for a moment
     assert client.received.count(WORKING) > 3
-    assert QUEUED not in client.received
+    assert QUEUED not in client.received[first:]
 
 
 class Withholding(ChatCompletions):
@@ -120,7 +121,7 @@ def test_an_answer_in_one_piece_has_none(vlm: VLM) -> None:
 
 
 @pytest.mark.parametrize("waits", [False, True])
-def test_an_error_after_comments_is_an_event(vlm: VLM, waits: bool) -> None:
+def test_an_error_after_comments_is_an_event(vlm: VLM, waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that comes in time has its own status."""
 
     async def run() -> Client:
@@ -136,6 +137,7 @@ def test_an_error_after_comments_is_an_event(vlm: VLM, waits: bool) -> None:
         return client
 
     if not waits:
+        monkeypatch.setattr(endpoint, "HEAD_AFTER", 60.0)  # it comes in time on a busy machine, too
         with pytest.raises(HTTPError, match="400 invalid_image_format"):
             asyncio.run(run())
         return

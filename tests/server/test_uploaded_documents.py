@@ -20,7 +20,7 @@ URL = "messages.0.content.0.image_url.url"
 
 
 def upload(server: Server, data: bytes, **options: Any) -> requests.Response:
-    return requests.post(f"{server.base}/images", data=data, timeout=30, **options)
+    return requests.post(f"{server.base}/images", data=data, timeout=60, **options)
 
 
 def scan(count: int = 3) -> bytes:
@@ -55,7 +55,7 @@ def test_a_pdf_is_sent_once_and_its_pages_are_named(server: Server) -> None:
     told = upload(server, data, headers={"Content-Type": "application/pdf"}).json()
     assert told["id"] == "sha256:" + hashlib.sha256(data).hexdigest()
     assert (told["pages"], told["width"], told["height"], told["bytes"]) == (3, 208, 208, len(data))
-    assert requests.get(f"{server.base}/images/{told['id']}", timeout=30).json()["pages"] == 3
+    assert requests.get(f"{server.base}/images/{told['id']}", timeout=60).json()["pages"] == 3
     for page, colour in ((1, "Red"), (2, "Blue"), (3, "Green")):
         answer = server.ask([image(f"{told['id']}#page={page}", detail="low"), QUESTION])
         assert text_of(answer) == colour
@@ -109,11 +109,11 @@ def test_in_every_api(server: Server) -> None:
             assert answer.json()["content"][0]["text"] == "Blue", (kind, source)
     for message in ({"role": "user", "content": text, "images": [page]},):
         for route in ("/api/chat", "/v1/chat/completions"):
-            answer = requests.post(f"{server.url}{route}", json={"messages": [message], "stream": False}, timeout=30)
+            answer = requests.post(f"{server.url}{route}", json={"messages": [message], "stream": False}, timeout=60)
             told = answer.json()
             assert (told.get("message") or told["choices"][0]["message"])["content"] == "Blue", route
     generated = {"prompt": text, "images": [page], "stream": False}
-    assert requests.post(f"{server.url}/api/generate", json=generated, timeout=30).json()["response"] == "Blue"
+    assert requests.post(f"{server.url}/api/generate", json=generated, timeout=60).json()["response"] == "Blue"
 
 
 @pytest.mark.parametrize("fragment", ["page=0", "page=-1", "page=x", "page=", "", "page=1,2", "2", "page=1#page=2"])
@@ -137,7 +137,7 @@ def test_pages_that_are_not_there(server: Server) -> None:
         unknown = {**body(image("sha256:" + "0" * 64 + "#page=1")), "stream": stream}
         refused(server.post(unknown), 404, URL, "image_not_found")
     responses = {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": f"{document}#page=9"}]}]}
-    reply = requests.post(f"{server.base}/responses", json=responses, timeout=30)
+    reply = requests.post(f"{server.base}/responses", json=responses, timeout=60)
     refused(reply, 400, "input.0.content.0.file_id", "invalid_image")
 
 
@@ -179,5 +179,5 @@ def test_counting_reads_no_pixels(server: Server) -> None:
     for parts in ([image(document)], [image(f"{document}#page=2", detail="high")], [{"type": "file", "url": document}]):
         request = body(*parts)
         tokens = server.post({**request, "max_tokens": 1}).json()["usage"]["prompt_tokens"]
-        reply = requests.post(f"{server.base}/chat/completions/input_tokens", json=request, timeout=30)
+        reply = requests.post(f"{server.base}/chat/completions/input_tokens", json=request, timeout=60)
         assert reply.json()["input_tokens"] == tokens

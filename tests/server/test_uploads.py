@@ -13,10 +13,11 @@ import requests
 from PIL import Image
 
 from server.conftest import Server, Start, look, png, refused
+from waiting import wait_until
 
 
 def upload(server: Server, data: bytes, **options: object) -> requests.Response:
-    return requests.post(f"{server.base}/images", data=data, timeout=30, **options)  # type: ignore[arg-type]
+    return requests.post(f"{server.base}/images", data=data, timeout=60, **options)  # type: ignore[arg-type]
 
 
 def test_sent_once_and_named(server: Server, sample_png: Path) -> None:
@@ -39,8 +40,8 @@ def test_sent_once_and_named(server: Server, sample_png: Path) -> None:
 def test_deleted(server: Server) -> None:
     told = upload(server, png(Image.new("RGB", (20, 10), "red"))).json()
     path = f"{server.base}/images/{told['id']}"
-    assert requests.delete(path, timeout=30).json() == {"id": told["id"], "object": "image", "deleted": True}
-    for reply in (requests.delete(path, timeout=30), requests.get(path, timeout=30)):
+    assert requests.delete(path, timeout=60).json() == {"id": told["id"], "object": "image", "deleted": True}
+    for reply in (requests.delete(path, timeout=60), requests.get(path, timeout=60)):
         refused(reply, 404, "id", "image_not_found")
     body = {"messages": [{"role": "user", "content": look(told["id"])}]}
     for stream in (False, True):
@@ -59,10 +60,10 @@ def test_what_is_no_picture(server: Server, sample_png: Path) -> None:
     refused(upload(server, b"hello"), 400, code="invalid_image_format")
     refused(upload(server, sample_png.read_bytes()[:2000]), 400, code="invalid_image_format")
     refused(upload(server, png(Image.new("1", (2000, 1001)))), 400, code="image_too_large")
-    form = requests.post(f"{server.base}/images", files={"file": sample_png.read_bytes()}, timeout=30)
+    form = requests.post(f"{server.base}/images", files={"file": sample_png.read_bytes()}, timeout=60)
     assert "--data-binary" in refused(form, 415, code="unsupported_media_type")
-    refused(requests.get(f"{server.base}/images", timeout=30), 405)
-    refused(requests.put(f"{server.base}/images/sha256:00", timeout=30), 405)
+    refused(requests.get(f"{server.base}/images", timeout=60), 405)
+    refused(requests.put(f"{server.base}/images/sha256:00", timeout=60), 405)
 
 
 def test_key_limits_expiry_and_log(serve: Start) -> None:
@@ -70,24 +71,19 @@ def test_key_limits_expiry_and_log(serve: Start) -> None:
     key = {"Authorization": "Bearer k"}
     files = [png(Image.new("RGB", (20, 10), colour)) for colour in ("red", "green", "blue")]
     refused(upload(own, files[0]), 401)
-    refused(requests.delete(f"{own.base}/images/sha256:00", timeout=30), 401)
+    refused(requests.delete(f"{own.base}/images/sha256:00", timeout=60), 401)
     ids = [upload(own, data, headers=key).json()["id"] for data in files]
     refused(own.get(f"/v1/images/{ids[0]}", headers=key), 404, code="image_not_found")
     refused(upload(own, b"x" * 1_100_000, headers=key), 413)
     shown = own.get("/metrics", headers=key).text
     assert "pocketvlm_image_handles_bytes" in shown
-    end = time.monotonic() + 20
-    while (reply := own.get(f"/v1/images/{ids[2]}", headers=key)).status_code == 200:
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    refused(reply, 404, code="image_not_found")
+    wait_until(lambda: own.get(f"/v1/images/{ids[2]}", headers=key).status_code != 200)
+    refused(own.get(f"/v1/images/{ids[2]}", headers=key), 404, code="image_not_found")
     assert "pocketvlm_image_handles 0.0" in own.get("/metrics", headers=key).text
     assert not any(ids[2] in line for line in own.log)
     assert any(ids[2][:11] in line for line in own.log)
     own.get(f"/v1/images/{ids[2].replace(':', '%3A')}", headers=key)  # as encodeURIComponent writes it
-    while not any("%3A" in line for line in own.log):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: any("%3A" in line for line in own.log))
     assert not any(ids[2][7:] in line for line in own.log)
 
 
