@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # transformers gives the text after a video of Qwen2.5-VL positions before the end of the video, and the answer others.
 #
-# Version: transformers 5.24.0, torch 2.13.0.
+# Version: transformers 5.24.0 (5.3.0 is the first), torch 2.13.0.
 #
 # Expected: a token has the same position whether it is evaluated with the prompt or after it, with a cache. The paper
 # of M-RoPE (arXiv 2409.12191) lets text continue after the largest position of any axis, as transformers 4 did.

@@ -7,14 +7,33 @@ from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 from prompt_toolkit import PromptSession
+from prompt_toolkit.application import Application
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
-from prompt_toolkit.filters import has_focus
+from prompt_toolkit.filters import Condition, has_focus
+from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.layout import (
+    BufferControl,
+    CompletionsMenu,
+    Dimension,
+    Float,
+    FloatContainer,
+    HSplit,
+    Layout,
+    Window,
+)
+from prompt_toolkit.layout.processors import (
+    AfterInput,
+    ConditionalProcessor,
+    HighlightIncrementalSearchProcessor,
+    HighlightSelectionProcessor,
+)
 from prompt_toolkit.output import create_output
 from prompt_toolkit.styles import Style
+from prompt_toolkit.widgets import ArgToolbar, SearchToolbar
 
 from pocketvlm.cli.conversation.plain_lines import AGAIN, PROMPT
 from pocketvlm.cli.conversation.typed_message import is_open
@@ -32,6 +51,7 @@ _STYLE = Style.from_dict(
         "scrollbar.button": "noreverse bg:default",
     }
 )
+_MENU_ROWS = 8
 
 
 class EditedLines:
@@ -46,17 +66,15 @@ class EditedLines:
         complete: Callable[[str], Iterable[Completion]],
         history: History | None = None,
         placeholder: str = "",
+        shown: Callable[[], None] = lambda: None,
     ) -> None:
-        """`complete` is called with the text before the cursor."""
+        """`complete` is called with the text before the cursor, and `shown` once the first prompt is on the screen."""
         # The position of the cursor is not asked for: the answer of a slow terminal would be read as typed.
         os.environ.setdefault("PROMPT_TOOLKIT_NO_CPR", "1")
         self._interrupted = False
         self._placeholder = placeholder
         self._session: PromptSession[str] = PromptSession(
-            message=[("class:prompt", PROMPT)],
             multiline=True,
-            prompt_continuation=" " * len(PROMPT),
-            placeholder=lambda: [("class:placeholder", AGAIN if self._interrupted else self._placeholder)],
             history=history or InMemoryHistory(),
             enable_history_search=True,
             completer=_Completer(complete),
@@ -64,8 +82,12 @@ class EditedLines:
             enable_suspend=True,
             key_bindings=self._keys(),
             style=_STYLE,
+            include_default_pygments_style=False,
             output=create_output(stdout=output),
         )
+        self._session.app.layout = self._layout()
+        self._shown = shown
+        self._session.app.after_render += self._first_shown
         self._session.default_buffer.on_text_changed += self._typed
 
     def read(self) -> str:
@@ -79,8 +101,41 @@ class EditedLines:
             self._interrupted = False
             self._placeholder = ""
 
+    def _first_shown(self, app: Application[str]) -> None:
+        app.after_render -= self._first_shown
+        self._shown()
+
     def _typed(self, _: Any) -> None:
         self._interrupted = False
+
+    def _layout(self) -> Layout:
+        """Return the text with its prompt, the menu of completions over it, and lines for searches and arguments.
+
+        The session's own layout has 21 windows, for options that are not used here, and each key asks all of them.
+        """
+        buffer = self._session.default_buffer
+        search = SearchToolbar(self._session.search_buffer)
+        placeholder = AfterInput(lambda: [("class:placeholder", AGAIN if self._interrupted else self._placeholder)])
+        control = BufferControl(
+            buffer,
+            search_buffer_control=search.control,
+            input_processors=[
+                HighlightIncrementalSearchProcessor(),
+                HighlightSelectionProcessor(),
+                ConditionalProcessor(placeholder, Condition(lambda: not buffer.text)),
+            ],
+            include_default_input_processors=False,
+            preview_search=True,
+        )
+        text = Window(control, height=self._height, get_line_prefix=_prompt, wrap_lines=True)
+        menu = CompletionsMenu(max_height=16, scroll_offset=1, extra_filter=has_focus(control))
+        shown = FloatContainer(text, [Float(menu, xcursor=True, ycursor=True, transparent=True)])
+        return Layout(HSplit([shown, ArgToolbar(), search]), text)
+
+    def _height(self) -> Dimension:
+        """Leave room for the menu of completions while there is one."""
+        is_open = self._session.default_buffer.complete_state is not None and not self._session.app.is_done
+        return Dimension(min=_MENU_ROWS) if is_open else Dimension()
 
     def _keys(self) -> KeyBindings:
         keys = KeyBindings()
@@ -108,6 +163,10 @@ class EditedLines:
                 self._interrupted = True
 
         return keys
+
+
+def _prompt(line: int, wrapped: int) -> StyleAndTextTuples:
+    return [("class:prompt", " " * len(PROMPT) if line or wrapped else PROMPT)]
 
 
 class _Completer(Completer):

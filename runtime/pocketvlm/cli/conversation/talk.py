@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pocketvlm.cli.answer_report import err
@@ -46,7 +47,6 @@ def talk(
     if screen.interactive:
         _greet(conversation, screen, private=private)
     turns.attach(*pictures)
-    begin_import("answer")
     while True:
         try:
             text = lines.read()
@@ -90,7 +90,8 @@ def _lines(screen: Screen, *, private: bool) -> PlainLines | EditedLines:
         from pocketvlm.cli.conversation.history import FileHistory, history_file
 
         history = None if private else FileHistory(history_file())
-        return EditedLines(output, complete, history, _PLACEHOLDER)
+        # What renders answers is imported while the first question is typed, and not before its prompt is there.
+        return EditedLines(output, complete, history, _PLACEHOLDER, shown=partial(begin_import, "answer"))
     return PlainLines(interactive=screen.interactive)
 
 
