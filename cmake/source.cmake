@@ -1,8 +1,9 @@
 # Where llama.cpp's source is, and of which llama-cpp-python it is. Sets LLAMA_CPP_SOURCE, LLAMA_CPP_PYTHON_VERSION and
 # PYTHON. The source is the one that the pinned llama-cpp-python vendors, because the Python side is bound to its structs.
 
-find_program(PYTHON NAMES python3 python
-    HINTS "$ENV{VIRTUAL_ENV}/bin" "${CMAKE_SOURCE_DIR}/.venv/bin" NO_CMAKE_FIND_ROOT_PATH REQUIRED)
+find_program(PYTHON NAMES python3 python NAMES_PER_DIR
+    HINTS "$ENV{VIRTUAL_ENV}/bin" "$ENV{VIRTUAL_ENV}/Scripts" "${CMAKE_SOURCE_DIR}/.venv/bin"
+    NO_CMAKE_FIND_ROOT_PATH REQUIRED)
 
 set(requirement "${CMAKE_SOURCE_DIR}/cmake/llama-cpp-python.txt")
 file(STRINGS "${requirement}" pinned REGEX "^llama-cpp-python==")

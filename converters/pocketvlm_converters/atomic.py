@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from pocketvlm.errors import OutputError, PocketVLMError
 from pocketvlm.files.bundle import is_bundle
-from pocketvlm.system.atomic import partial_path
+from pocketvlm.system.atomic import is_device_name, partial_path
 
 _PROBE = 1 << 20  # bytes
 # Beside .NAME.RANDOM.partial: its lock, and what it replaces.
@@ -88,6 +88,8 @@ def check_target(output: Path, source: Path | None, force: bool) -> None:
         str(output).encode()
     except UnicodeEncodeError:
         raise OutputError("the path is not valid UTF-8; choose another name", output) from None
+    if is_device_name(output.name):
+        raise OutputError("is the name of a device on Windows; choose another name", output)
     if not output.parent.is_dir():
         raise OutputError("its parent folder does not exist; create it first", output)
     if not os.path.lexists(output):

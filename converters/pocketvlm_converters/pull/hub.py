@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from pocketvlm.errors import DownloadError, shortened
+from pocketvlm.system.atomic import replace
 from pocketvlm.system.extras import install_extra
 from pocketvlm_converters.progress import Progress, silent
 from pocketvlm_converters.pull.network_settings import explain_settings
@@ -125,7 +126,7 @@ class Hub:
         if content.digest.hexdigest() != file.expected:
             part.unlink()
             raise DownloadError("is not what the hub lists: its hash differs. It was removed; try again", label)
-        part.replace(target)
+        replace(part, target)
         return target
 
     def _complete(self, part: _Part, url: str, label: str, progress: Progress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from pocketvlm.pictures.formats import is_picture_name
 from pocketvlm.pictures.sources import is_url
 
 _MODELS = (".gguf", ".onnx")
+_SEPARATORS = ("/", os.sep)
 
 
 class PictureCommand(Command):
@@ -86,7 +88,8 @@ def _is_picture(word: str, *, alone: bool) -> bool:
     if word == "-" or is_url(word):
         return True
     named = is_picture_name(word) and len(word.split()) == 1
-    return named or (_is_file(word) and (not alone or "/" in word or bool(Path(word).suffix)))
+    in_folder = any(separator in word for separator in _SEPARATORS)
+    return named or (_is_file(word) and (not alone or in_folder or bool(Path(word).suffix)))
 
 
 def _is_file(word: str) -> bool:

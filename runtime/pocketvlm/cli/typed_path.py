@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+_WINDOWS = os.name == "nt"
+
 
 def typed_path(text: str, *, alike: bool = True) -> str:
     """Return the path that `text` means.
@@ -37,10 +39,16 @@ def _readings(text: str) -> Iterator[str]:
             yield str(Path(unquoted).expanduser())
 
 
-def _unquoted(text: str) -> str:
-    """Return the text as a shell reads it, if that is one word."""
-    if os.name == "nt":  # backslashes separate folders
-        return text.strip('"')
+def _unquoted(text: str, *, windows: bool = _WINDOWS) -> str:
+    """Return the text as a shell reads it, if that is one word.
+
+    On Windows, backslashes separate folders. PowerShell writes `& 'C:\\a b.png'` for a file that is dropped on it.
+    """
+    if windows:
+        word = text.removeprefix("& ").strip()
+        if len(word) >= 2 and word[0] == word[-1] == "'":
+            return word[1:-1].replace("''", "'")
+        return word.strip('"')
     try:
         words = shlex.split(text)
     except ValueError:  # an unmatched quote

@@ -18,11 +18,11 @@ from typing import Any
 from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.errors import ImageTooLargeError, PasswordError, UnsupportedError
 from pocketvlm.pictures.sources import Source
+from pocketvlm.system.limits import TIME_IS_OVER
 from pocketvlm.system.subprocess import can_start, start_binary
 
 _GRACE = 10.0  # seconds by the clock: to start, and where others use the processor
 _SHARE = 3  # seconds by the clock for each second of a processor
-_TIMED_OUT = -27  # SIGPROF
 _LONGEST_LINE = 1 << 16
 
 
@@ -129,7 +129,7 @@ class DecoderProcess:
             process.wait(_GRACE)
         if self._closed:
             return "the document was closed"
-        if self._late or process.returncode == _TIMED_OUT:
+        if self._late or process.returncode == TIME_IS_OVER:
             return f"it takes more than {self._limits.seconds:g} s to decode"
         if process.returncode == 0:
             return "its decoder ended"

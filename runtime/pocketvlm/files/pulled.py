@@ -138,7 +138,7 @@ def _partial_downloads() -> Iterator[str]:
 
 
 def _require_unlocked(path: Path, reason: str, model: PulledModel) -> None:
-    """Raise ModelError where a process holds a lock on the file. Windows needs none: open files cannot be renamed."""
+    """Raise ModelError where a process holds a lock on the file."""
     with path.open("rb") as file:
         if not try_lock(file):
             raise ModelError(reason, model.name)

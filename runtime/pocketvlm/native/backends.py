@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.errors import NativeLibraryError
+from pocketvlm.native.ggml import GGML
 
 _KINDS = ("cpu", "gpu", "igpu", "accel")  # ggml_backend_dev_type, ggml-backend.h
 
@@ -27,7 +28,7 @@ class Backend:
     total: int
 
 
-def load(functions: ctypes.CDLL, folder: Path) -> None:
+def load(functions: GGML, folder: Path) -> None:
     """Load the backends that are separate libraries in `folder`: the best one for this CPU, and all others that load.
 
     If no backend is loaded, ggml searches the working directory, which may be a downloaded folder. Raises
@@ -44,21 +45,21 @@ def load(functions: ctypes.CDLL, folder: Path) -> None:
         )
 
 
-def list_devices(functions: ctypes.CDLL) -> tuple[Backend, ...]:
+def list_devices(functions: GGML) -> tuple[Backend, ...]:
     """Return all devices in ggml's order, with the memory that is free now."""
     functions.ggml_backend_dev_count.restype = ctypes.c_size_t
     numbers = range(functions.ggml_backend_dev_count())
     return tuple(_describe(functions, device_address(functions, number)) for number in numbers)
 
 
-def device_address(functions: ctypes.CDLL, number: int) -> int:
+def device_address(functions: GGML, number: int) -> int:
     """Return the address of a device by its place in `list_devices`."""
     get = functions.ggml_backend_dev_get
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     return int(get(number))
 
 
-def _describe(functions: ctypes.CDLL, address: int) -> Backend:
+def _describe(functions: GGML, address: int) -> Backend:
     pointer = ctypes.c_void_p(address)
     for name in ("ggml_backend_dev_name", "ggml_backend_dev_description"):
         getattr(functions, name).restype = ctypes.c_char_p

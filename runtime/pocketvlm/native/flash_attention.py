@@ -9,7 +9,7 @@ import ctypes
 
 from pocketvlm.files.cache_type import CacheType
 from pocketvlm.files.footprint import Heads
-from pocketvlm.native import backends, library
+from pocketvlm.native import library
 from pocketvlm.native.context import CACHE_TYPES
 from pocketvlm.native.tensor import function
 
@@ -32,7 +32,7 @@ def is_supported(device: int, cache_type: CacheType, heads: Heads) -> bool:
     new = function("ggml_new_tensor_4d", address, address, ctypes.c_int, number, number, number, number)
     attention = function("ggml_flash_attn_ext", address, *[address] * 5, *[ctypes.c_float] * 3)
     supports = function("ggml_backend_dev_supports_op", ctypes.c_bool, address, address)
-    where = backends.device_address(library.llama()._lib, device)
+    where = library.device(device)
     kind = CACHE_TYPES[cache_type]
     for rows in _ROWS:
         context = start(_Parameters(_MEMORY, None, True))

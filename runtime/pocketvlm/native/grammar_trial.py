@@ -39,7 +39,7 @@ class GrammarTrials:
 
     The process starts when it is first needed, and again after it was killed. Schemas stay untried where Python cannot
     start a process: in an app that is one file, or without the right to. `seconds` limits the processor time to
-    compile all schemas of one request, `memory` the bytes of the process's address space (not on Windows).
+    compile all schemas of one request, `memory` the bytes of the process's address space.
     """
 
     def __init__(self, seconds: float = SECONDS, memory: int = MEMORY) -> None:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
+import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
+from typing import Any
 
 from pocketvlm.errors import NativeLibraryError
 from pocketvlm.native import accelerator as accelerators
-from pocketvlm.native import backends
+from pocketvlm.native import backends, structures
 from pocketvlm.native.accelerator import Accelerator
 from pocketvlm.native.backends import Backend
 from pocketvlm.native.build import LLAMA_CPP_PYTHON, Build, choose, library_paths, version
+from pocketvlm.native.ggml import GGML
+from pocketvlm.native.instructions import missing_instructions
+from pocketvlm.system.machine import other_libc
 
 _REGISTERING = Lock()  # ggml takes a backend once
-WANTED = ">=0.3.36,<0.3.37"  # versions of llama-cpp-python
+_FIRST, _BEFORE = (0, 3, 36), (0, 3, 37)  # versions of llama-cpp-python that were tried
+WANTED = ">={}.{}.{},<{}.{}.{}".format(*_FIRST, *_BEFORE)
+_GGML_VERSION = "0.25.3"  # of these versions
 
 _LLAMA = (
     "llama_backend_init llama_log_set llama_model_default_params llama_model_load_from_file llama_model_free "
@@ -48,7 +57,11 @@ def llama() -> ModuleType:
     from pocketvlm.native.log import send_to_logging
 
     send_to_logging(module.llama_log_set)
-    backends.load(module._lib, _folder(module))
+    functions = _ggml(module)
+    _check_version(functions)
+    _check_structures(module, structures.LLAMA)
+    _check_instructions(functions)
+    backends.load(functions, _folder(module))
     module.llama_backend_init()
     return module
 
@@ -58,10 +71,16 @@ def mtmd() -> ModuleType:
     """Return the ctypes module of libmtmd, with its logs sent to `logging`. Raises NativeLibraryError."""
     llama()
     module = _load("llama_cpp.mtmd_cpp", _MTMD)
+    _check_structures(module, structures.MTMD)
     from pocketvlm.native.log import send_to_logging
 
     send_to_logging(module.mtmd_log_set)
     return module
+
+
+def ggml() -> GGML:
+    """Return the functions of libggml. Raises NativeLibraryError."""
+    return _ggml(llama())
 
 
 @cache
@@ -108,23 +127,24 @@ def _accelerator() -> Accelerator:
 
 def devices() -> tuple[Backend, ...]:
     """Return the devices that the loaded build can compute on, CPUs included."""
-    return backends.list_devices(llama()._lib)
+    return backends.list_devices(ggml())
 
 
 def device(number: int) -> int:
     """Return the address of one of `devices`, for the other modules of this folder."""
-    return backends.device_address(llama()._lib, number)
+    return backends.device_address(ggml(), number)
 
 
 def _load(name: str, functions: list[str]) -> ModuleType:
     folder = build().folder
+    _check_bindings()
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort would start a debugger and print hundreds of lines
     try:
         with library_paths(build()):
             module = importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
         place = f"{LLAMA_CPP_PYTHON} ({version()})" + (f" with the libraries in {folder}" if folder else "")
-        raise NativeLibraryError(f"cannot load {place}: {error}; pocketvlm needs {WANTED}") from error
+        raise NativeLibraryError(f"cannot load {place}: {error}; pocketvlm needs {WANTED}{other_libc()}") from error
     missing = [function for function in functions if not hasattr(module, function)]
     if missing:
         raise NativeLibraryError(
@@ -132,6 +152,56 @@ def _load(name: str, functions: list[str]) -> ModuleType:
             f'pip install "{LLAMA_CPP_PYTHON}{WANTED}"'
         )
     return module
+
+
+@cache
+def _ggml(module: ModuleType) -> GGML:
+    return GGML(module._lib, _folder(module))
+
+
+def _check_bindings() -> None:
+    """Raise NativeLibraryError where another llama-cpp-python is installed than those that were tried."""
+    number = re.match(r"(\d+)\.(\d+)\.(\d+)", version())  # a build may add +cu124
+    if number and not _FIRST <= tuple(map(int, number.groups())) < _BEFORE:
+        raise NativeLibraryError(
+            f"{LLAMA_CPP_PYTHON} {version()} is installed, and pocketvlm needs {WANTED}: its functions and structures "
+            f'change between versions; pip install "{LLAMA_CPP_PYTHON}{WANTED}"'
+        )
+
+
+def _check_version(functions: GGML) -> None:
+    """Raise NativeLibraryError where the libraries are of another llama.cpp than the bindings."""
+    functions.ggml_version.restype = ctypes.c_char_p
+    number = (functions.ggml_version() or b"").decode("utf-8", "replace")
+    if number != _GGML_VERSION:
+        raise NativeLibraryError(f"{_libraries()} have ggml {number}, {_other_libraries(_GGML_VERSION)}")
+
+
+def _check_structures(module: ModuleType, expected: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise NativeLibraryError where bindings and libraries disagree on a structure."""
+    if difference := structures.first_difference(module, expected):
+        raise NativeLibraryError(f"{_libraries()} differ from it ({difference}), {_other_libraries(_GGML_VERSION)}")
+
+
+def _check_instructions(functions: GGML) -> None:
+    """Raise NativeLibraryError where llama.cpp was compiled for another processor, as in a copied environment."""
+    if missing := missing_instructions(functions):
+        raise NativeLibraryError(
+            f"{_libraries()} were compiled for a processor with {', '.join(missing)}, which this one lacks; install "
+            f"{LLAMA_CPP_PYTHON} again on this machine, or build the preset cpu, which is for any (docs/native.md)"
+        )
+
+
+def _libraries() -> str:
+    folder = build().folder
+    return f"the libraries {f'in {folder}' if folder else 'of its package'} for {LLAMA_CPP_PYTHON} {version()}"
+
+
+def _other_libraries(ggml_version: str) -> str:
+    """Say what to do about libraries that do not fit."""
+    own = build().folder is None
+    step = f'pip install --force-reinstall "{LLAMA_CPP_PYTHON}{WANTED}"' if own else "build them again (docs/native.md)"
+    return f"and pocketvlm needs ggml {ggml_version} of {LLAMA_CPP_PYTHON} {WANTED}: {step}"
 
 
 def _folder(module: ModuleType) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -40,11 +41,11 @@ def row_bytes(kind: str, width: int) -> int:
 
     Unlike the gguf package, this knows every type of the loaded libggml.
     """
-    lib = library.llama()
-    functions = lib._lib
+    functions = library.ggml()
     functions.ggml_type_name.restype = ctypes.c_char_p
     functions.ggml_row_size.restype, functions.ggml_row_size.argtypes = ctypes.c_size_t, [ctypes.c_int, ctypes.c_int64]
-    names = [(functions.ggml_type_name(number) or b"").decode().upper() for number in range(lib.GGML_TYPE_COUNT)]
+    numbers = range(library.llama().GGML_TYPE_COUNT)
+    names = [(functions.ggml_type_name(number) or b"").decode().upper() for number in numbers]
     return int(functions.ggml_row_size(names.index(kind), width))
 
 
@@ -153,10 +154,11 @@ def _main() -> int:
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     log.logger.setLevel(logging.DEBUG)
     matrix = dict(np.load(arguments.matrix)) if arguments.matrix else None
+    source, target = arguments.source.absolute(), arguments.target.absolute()
+    # On Windows, libllama opens what it writes by a name in the code page, which may not have the names of folders.
+    os.chdir(target.parent)
     try:
-        quantize_here(
-            arguments.source, arguments.target, arguments.file_type, arguments.threads, matrix, arguments.dry_run
-        )
+        quantize_here(source, Path(target.name), arguments.file_type, arguments.threads, matrix, arguments.dry_run)
     except QuantizationError:
         return 1  # libllama has logged the reason
     return 0

@@ -69,4 +69,4 @@ def _copy_function(name: str) -> Any:
 @cache
 def function(name: str, result: Any, *arguments: Any) -> Any:
     """Return a function of libggml with these types. Types set on the library's attribute would change it for all."""
-    return ctypes.CFUNCTYPE(result, *arguments)((name, library.llama()._lib))
+    return ctypes.CFUNCTYPE(result, *arguments)((name, library.ggml().library(name)))

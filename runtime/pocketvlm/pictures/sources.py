@@ -18,6 +18,7 @@ from pocketvlm.pictures import base64_text
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(//)?", re.IGNORECASE)  # at least two letters, as C:\ is a drive
 _LOCATED = ("http", "https", "file")  # schemes of URLs even without slashes
 _LONGEST_PATH = 1 << 15  # characters
+_DRIVE = re.compile(r"/?([A-Za-z])[:|](?=/|$)")
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,16 @@ def _path_of(uri: str, source: Source) -> str:
     return path
 
 
-def path_of_uri(uri: str) -> str | None:
-    """Return the path in a file: URI; None where it names another machine."""
+def path_of_uri(uri: str, *, windows: bool = os.name == "nt") -> str | None:
+    """Return the path in a file: URI; None where it names another machine.
+
+    On Windows, a drive may stand after two slashes or three, and with | for its colon, as browsers wrote it.
+    """
     parts = urlsplit(uri)
-    if parts.netloc not in ("", "localhost"):
-        return None
-    path = unquote(parts.path)
-    return path[1:] if os.name == "nt" and re.match(r"/[A-Za-z]:", path) else path
+    machine, path = parts.netloc.removeprefix("localhost"), unquote(parts.path)
+    if windows and (drive := _DRIVE.match(machine or path)):
+        return f"{drive[1]}:{(machine + path)[drive.end() :]}"
+    return None if machine else path
 
 
 def _from_base64(text: str, source: Source) -> bytes:

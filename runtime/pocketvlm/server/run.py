@@ -18,6 +18,7 @@ from pocketvlm.server.http_protocol import HTTPProtocol
 from pocketvlm.server.settings import Settings
 
 logger = logging.getLogger(__name__)
+_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)]
 _BACKLOG = 256  # connections that the kernel keeps until they are accepted
 
 
@@ -50,7 +51,10 @@ def url_of(sock: socket.socket) -> str:
 
 
 def serve(service: Service, settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until SIGTERM or SIGINT, then finish running requests. A second signal, or `grace` seconds, end them."""
+    """Serve until SIGTERM or SIGINT, then finish running requests. A second signal, or `grace` seconds, end them.
+
+    On Windows, where another process cannot send SIGTERM, Ctrl-Break is the same.
+    """
     asyncio.run(_serve(service, settings, sock, ready))
 
 
@@ -115,7 +119,7 @@ class _Server(uvicorn.Server):
 
         before = {}
         with suppress(ValueError):  # not on the main thread: its owner handles the signals
-            before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+            before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
         try:
             yield
         finally:

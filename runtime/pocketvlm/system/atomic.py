@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 ABANDONED_AFTER = 600.0  # seconds without a change, after which a partial file has lost its writer
+_DEVICE = re.compile(r"con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]", re.IGNORECASE)
+_WAITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds
 _BINARY = getattr(os, "O_BINARY", 0)  # on Windows files are text by default
 
 
@@ -26,6 +29,8 @@ def new_file(path: Path, *, mode: int = 0o666, synced: bool = True, alone: bool 
     OSError as the system does, and for a device or pipe, which must not be replaced; ValueError for a path that cannot
     name a file.
     """
+    if is_device_name(path.name):
+        raise OSError(errno.EINVAL, "the name of a device")
     with suppress(FileNotFoundError):
         kind = path.lstat().st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISLNK(kind) or stat.S_ISDIR(kind)):
@@ -40,11 +45,24 @@ def new_file(path: Path, *, mode: int = 0o666, synced: bool = True, alone: bool 
             if synced:
                 file.flush()
                 os.fsync(file.fileno())
-        partial.replace(path)
+        replace(partial, path)
     except BaseException:  # Ctrl-C too: nothing half-written stays
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give a file its name, in place of another of that name.
+
+    On Windows, that waits for a moment while another program has one of them open, such as a virus scanner.
+    """
+    for wait in _WAITS if sys.platform == "win32" else ():
+        with suppress(PermissionError):
+            source.replace(target)
+            return
+        time.sleep(wait)
+    source.replace(target)
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -62,6 +80,11 @@ def partial_path(path: Path) -> Path:
     Call it before the `try` that removes the file: a signal between creating and naming would leave the file behind.
     """
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def is_device_name(name: str, *, system: str = sys.platform) -> bool:
+    """Return whether a name means a device on Windows, with every ending: nothing can be written there."""
+    return system == "win32" and _DEVICE.fullmatch(name.partition(".")[0].rstrip()) is not None
 
 
 def keep_text(path: Path, text: str) -> None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pocketvlm.errors import SystemLimitError
+from pocketvlm.system import windows
 from pocketvlm.system.machine import group_memory
 
 # For NumPy in our own processes. Nothing here uses OpenBLAS, which would start a thread for each core and interrupt the
@@ -28,6 +29,7 @@ _NO_THREAD = "can't start new thread"  # an error of Python
 _ENOUGH_FILES = 64
 _MAX_OOM_SCORE = 1000  # a thousandth stands for a thousandth of the memory
 _STACK = 8 * _MB  # of a thread, as a rule
+TIME_IS_OVER = -27 if sys.platform != "win32" else windows.TIME_IS_OVER  # exit code by `limit_own_time`: SIGPROF
 
 
 def shortage(error: BaseException | None) -> str | None:
@@ -140,17 +142,23 @@ def require_files(count: int) -> None:
 
 
 def limit_own_time(seconds: float) -> None:
-    """End this process after `seconds` of a processor; 0 for no limit. Does nothing on Windows."""
+    """End this process after `seconds` of a processor, with `TIME_IS_OVER`; 0 for no limit."""
     if sys.platform != "win32":
         signal.setitimer(signal.ITIMER_PROF, seconds)  # without a handler, SIGPROF ends a process
+    else:
+        with suppress(OSError):  # a system that refuses, such as an old one within a job
+            windows.limit_own_time(seconds)
 
 
 def limit_own_memory(size: int) -> None:
-    """Make allocations beyond `size` bytes of address space fail. Does nothing on Windows.
+    """Make allocations beyond `size` bytes of address space fail; on Windows, of committed memory.
 
     There is no core file of a process that ends for want of memory.
     """
-    if sys.platform != "win32":
+    if sys.platform == "win32":
+        with suppress(OSError):
+            windows.limit_own_memory(size)
+    else:
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -5,21 +5,36 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import sysconfig
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.system.cgroup import cpu_quota, memory_limits
 
+if sys.platform == "win32":
+    from pocketvlm.system import windows as native
+elif sys.platform == "darwin":
+    from pocketvlm.system import macos as native
+
 
 def allowed_cpus() -> int:
     """Return the number of logical CPUs within the affinity and the quotas of this process's control groups."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    elif sys.platform == "win32":
+        with suppress(OSError):
+            count = native.allowed_cpus() or count  # 0 where the threads are in several groups of processors
     quota = cpu_quota()
     return max(1, min(count, int(quota))) if quota else max(1, count)
 
 
 def physical_cores() -> int:
     """Return the number of physical cores among the allowed CPUs: two threads of one core only slow each other down."""
+    if sys.platform == "win32" or sys.platform == "darwin":
+        with suppress(OSError):
+            return max(1, min(allowed_cpus(), native.physical_cores()))
     siblings: set[str] = set()
     if hasattr(os, "sched_getaffinity"):
         for cpu in os.sched_getaffinity(0):
@@ -47,6 +62,10 @@ def idle_seconds() -> float | None:
 
 def memory() -> tuple[int, int] | None:
     """Return (total, available) bytes of this machine or this process's control groups; None where they are unknown."""
+    if sys.platform == "win32" or sys.platform == "darwin":
+        with suppress(OSError):
+            return native.memory()
+        return None
     if not (values := _memory_values()):
         return None
     total, available = values["MemTotal"], values.get("MemAvailable", values["MemTotal"])
@@ -79,7 +98,8 @@ def _memory_values() -> dict[str, int]:
 class Memory:
     """Memory of one process in bytes. `anonymous` is not shared with others; `resident` includes mapped files.
 
-    `peak` is the maximum of `resident` so far.
+    `peak` is the maximum of `resident` so far. On Windows `anonymous` is what the process has committed, and on macOS
+    its footprint.
     """
 
     anonymous: int
@@ -89,6 +109,10 @@ class Memory:
 
 def process_memory(pid: int | None = None) -> Memory | None:
     """Return the memory of this process or another (proc_pid_status(5)); None if unknown or ended."""
+    if sys.platform == "win32" or sys.platform == "darwin":
+        with suppress(OSError):
+            return Memory(*native.process_memory(pid))
+        return None
     try:
         lines = Path(f"/proc/{pid or 'self'}/status").read_text().splitlines()
     except OSError:
@@ -101,6 +125,9 @@ def process_memory(pid: int | None = None) -> Memory | None:
 
 def processor() -> str:
     """Return the processor's name."""
+    if sys.platform == "win32" or sys.platform == "darwin":
+        with suppress(OSError):
+            return native.processor()
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -110,37 +137,43 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def other_libc() -> str:
+    """Return the end of a sentence about a library that does not load, where this Python is for musl; else ""."""
+    built_for = sysconfig.get_config_var("HOST_GNU_TYPE") or ""
+    if "musl" not in built_for:
+        return ""
+    return "; this Python is for musl, and the libraries are for glibc: use a system with glibc (docs/systems.md)"
+
+
 def cache_folder() -> Path:
     """Return the folder for files that can be made again: in XDG_CACHE_HOME, or the system's own place.
 
     Without a home folder it is a path that cannot be written, so nothing is cached.
     """
-    return _own_folder("XDG_CACHE_HOME", ".cache", "Caches")
+    return _own_folder("XDG_CACHE_HOME", ".cache", "Caches", "Cache")
 
 
 def data_folder() -> Path:
     """Return the folder for files worth keeping, such as models: in XDG_DATA_HOME, or the system's own place."""
-    return _own_folder("XDG_DATA_HOME", ".local/share", "Application Support")
+    return _own_folder("XDG_DATA_HOME", ".local/share", "Application Support", "")
 
 
 def state_folder() -> Path:
     """Return the folder for what was done last, such as lines that were typed: in XDG_STATE_HOME, or the system's."""
-    return _own_folder("XDG_STATE_HOME", ".local/state", "Application Support")
+    return _own_folder("XDG_STATE_HOME", ".local/state", "Application Support", "")
 
 
-def _own_folder(variable: str, linux: str, macos: str) -> Path:
+def _own_folder(variable: str, linux: str, macos: str, windows: str) -> Path:
+    """Return our folder in the places where programs of each system keep theirs, as platformdirs names them."""
     value = os.environ.get(variable)
     if value and Path(value).is_absolute():
-        base = Path(value)
-    else:
-        try:
-            home = Path.home()
-        except RuntimeError:  # the user has no entry in the password database, as in many containers
-            return Path(os.devnull) / "pocketvlm"
-        if sys.platform == "darwin":
-            base = home / "Library" / macos
-        elif sys.platform == "win32":
-            base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-        else:
-            base = home / linux
-    return base / "pocketvlm"
+        return Path(value) / "pocketvlm"
+    try:
+        home = Path.home()
+    except RuntimeError:  # the user has no entry in the password database, as in many containers
+        return Path(os.devnull) / "pocketvlm"
+    if sys.platform == "darwin":
+        return home / "Library" / macos / "pocketvlm"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "pocketvlm" / windows
+    return home / linux / "pocketvlm"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,11 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.system import windows
 from pocketvlm.system.limits import ONE_BLAS_THREAD
 
 # Options of a process that Ctrl-C in a terminal does not reach: that is for its parent. In another session, it would
 # compete with its parent for cores, sched(7).
 OWN_GROUP: Any = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+if sys.platform == "win32":
+    OWN_GROUP = {"creationflags": windows.NO_CONTROL_C}
+KILLED = -9  # exit code of a process that the system or somebody killed; on Windows it is 1, as for other reasons
+REQUESTED_ENDS = (-2, -15, windows.ENDED_BY_CONTROL_C)  # exit codes by SIGINT, SIGTERM and Ctrl-C
 _PIPES: Any = {
     "stdin": subprocess.PIPE,
     "stdout": subprocess.PIPE,
@@ -41,8 +47,21 @@ class ExitedProcess:
 
     @property
     def signal(self) -> str:
-        """The beginning of a sentence about the signal, "" where there was none."""
-        return f"process ended with signal {-self.code}: " if self.code < 0 else ""
+        """The beginning of a sentence about how it was ended, "" where it ended by itself."""
+        if self.code < 0:
+            return f"process ended with signal {-self.code}: "
+        return f"process {ending(self.code)}: " if self.code in windows.ENDINGS else ""
+
+
+def ending(code: int | None) -> str:
+    """Say how a process with this exit code ended."""
+    if code in windows.ENDINGS:
+        return f"was ended by {windows.ENDINGS[code]} (0x{code:X})"
+    if code is None or code >= 0:
+        return f"ended with status {code}"
+    with suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"
 
 
 class PrefixedLines:

@@ -14,6 +14,7 @@ import numpy as np
 from pocketvlm.errors import EngineClosedError, EngineError, ModelFormatError, NativeLibraryError, shortened
 from pocketvlm.files.onnx_header import OnnxHeader
 from pocketvlm.native.context import Aborted
+from pocketvlm.system.machine import other_libc
 from pocketvlm.vision.encoder import Embeddings
 from pocketvlm.vision.family import RGB
 from pocketvlm.vision.providers import CPU, providers_of
@@ -41,7 +42,7 @@ def runtime() -> ModuleType:
     except (ImportError, OSError) as error:
         if isinstance(error.__cause__, KeyboardInterrupt):  # pybind11 turns one during the import into ImportError
             raise KeyboardInterrupt from None
-        raise NativeLibraryError(f"cannot load onnxruntime: {error}") from error
+        raise NativeLibraryError(f"cannot load onnxruntime: {error}{other_libc()}") from error
     onnxruntime.disable_telemetry_events()
     module: ModuleType = onnxruntime
     return module

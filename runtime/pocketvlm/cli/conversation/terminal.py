@@ -10,12 +10,21 @@ from importlib import import_module
 from threading import Thread
 from typing import TextIO
 
+if sys.platform == "win32":
+    from pocketvlm.system import windows
+
 _PASTE_MARKED, _PASTE_PLAIN = "\x1b[?2004h", "\x1b[?2004l"
 
 
 def moves_cursor(file: TextIO) -> bool:
     """Return whether a file is a terminal that knows escape sequences."""
-    return file.isatty() and (os.name == "nt" or os.environ.get("TERM", "") not in ("", "dumb", "unknown"))
+    if not file.isatty():
+        return False
+    if sys.platform == "win32":  # a console there has to be asked to read them
+        with suppress(OSError):
+            return windows.enable_escapes(file.fileno())
+        return False
+    return os.environ.get("TERM", "") not in ("", "dumb", "unknown")
 
 
 def echo_file() -> TextIO | None:

@@ -34,7 +34,6 @@ _ROWS = 128  # of a timed prompt
 _PROMPT, _ANSWER = 512, 128  # tokens of the request whose time decides
 _SLOWER = 1.05  # times the shortest time of a token of an answer: a layout that needs longer is not chosen
 _TRIES = 3  # measurements at loads, while other programs disturb them
-_STOPPED = (-2, -9, -15)  # exit codes of a process that somebody or the system stopped: signals 2, 9 and 15
 _PREFIX = "layouts: "  # of the line that holds the result
 
 
@@ -118,7 +117,7 @@ def _measure(header: GGUFHeader, layouts: list[WeightLayout], threads: int) -> d
     process = subprocess.run(__name__, request, take=results)
     if not results.lines:
         _log.info("the layouts of weights cannot be compared: %s%s", process.signal, " ".join(process.lines))
-        return None if process.code in _STOPPED else {}
+        return None if process.code in (subprocess.KILLED, *subprocess.REQUESTED_ENDS) else {}
     return {WeightLayout(name): LayerSpeed(**speed) for name, speed in json.loads(results.lines[-1]).items()}
 
 

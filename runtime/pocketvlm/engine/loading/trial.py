@@ -38,8 +38,6 @@ _TEXT = "Hello, world!\n\tZürich, 北京 😀 \x7f"  # letters, bytes without a
 _FOLDERS = re.compile(r"\S*/(?=[\w.-]+:\d+: )")  # of llama.cpp's sources, on the machine that compiled them
 _SIZE = (200, 150)  # pixels of the picture
 _SECONDS, _BYTES_PER_SECOND = 600, 5_000_000  # for a trial: far more than a slow device and disk take
-_SIGKILL = -9  # as exit codes; Windows has no such
-_REQUESTED_ENDS = (-2, -15)  # SIGINT, SIGTERM
 
 
 def try_files(checked: CheckedFiles) -> None:
@@ -69,12 +67,12 @@ def try_files(checked: CheckedFiles) -> None:
     except OSError as error:
         _log.warning("%s; no process can be started to try it: %s", checked.doubt, error)
         return
-    if not reports.lines and process.code == _SIGKILL:
+    if not reports.lines and process.code == subprocess.KILLED:
         raise SystemLimitError(
             f"the process that tried {checked.model.path.name} was killed, as where memory is full; `pocketvlm plan` "
             "shows what a model needs"
         )
-    if not reports.lines and process.code in (_PYTHON_FAILED, *_REQUESTED_ENDS):
+    if not reports.lines and process.code in (_PYTHON_FAILED, *subprocess.REQUESTED_ENDS):
         _log.warning("%s; it could not be tried: %s%s", checked.doubt, process.signal, " ".join(process.lines))
         return
     if not reports.lines:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import threading
 from collections.abc import Sequence
@@ -16,10 +15,9 @@ from pocketvlm.engine.process.watchdog import Watchdog
 from pocketvlm.errors import EngineCrashedError, GenerationCancelledError
 from pocketvlm.system.cgroup import oom_kills
 from pocketvlm.system.limits import ONE_BLAS_THREAD, require_group_memory
-from pocketvlm.system.subprocess import OWN_GROUP, python
+from pocketvlm.system.subprocess import KILLED, OWN_GROUP, ending, python
 
 _MEMORY = 56 << 20  # bytes: of Python and the libraries, without a model, on x86-64
-_SIGKILL = 9  # Windows has no such signal
 _CLOSE_TIMEOUT = 5.0  # seconds between the request to end and the kill
 _CODE = "from pocketvlm.engine.process.worker import main; main()"
 Channel = SimpleQueue[protocol.Answer | Exception]  # the answers to one question; an exception is the last
@@ -115,7 +113,7 @@ class EngineProcess:
         """
         self._popen.kill()
         code = self._popen.wait()
-        if code == -_SIGKILL and not self.killed_because and oom_kills() > self._oom_kills:
+        if code == KILLED and not self.killed_because and oom_kills() > self._oom_kills:
             self.killed_because = "because the memory of its control group was full"
         self._outbox.put(None)
         self._writer.join()
@@ -128,8 +126,8 @@ class EngineProcess:
 
     def crash_error(self, when: str = "") -> EngineCrashedError:
         """Return what to raise after the process has ended by itself or `check` has killed it."""
-        ending = _ending(self._popen.returncode)
-        return EngineCrashedError(" ".join(filter(None, ("the engine's process", ending, when, self.killed_because))))
+        parts = ("the engine's process", ending(self._popen.returncode), when, self.killed_because)
+        return EngineCrashedError(" ".join(filter(None, parts)))
 
     def _write(self) -> None:
         assert self._popen.stdin is not None
@@ -139,11 +137,3 @@ class EngineProcess:
                 pipe.writelines(frame)
                 pipe.flush()
                 del frame  # it may hold pictures, and the next one may be long in coming
-
-
-def _ending(code: int | None) -> str:
-    if code is None or code >= 0:
-        return f"ended with status {code}"
-    with suppress(ValueError):
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"was ended by signal {-code}"
