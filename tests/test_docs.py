@@ -22,7 +22,7 @@ SOURCES = ("runtime", "converters", "models", "scripts")
 FAST = {"docs/tutorial.md"}
 ELSEWHERE = {"docs/server.md"}
 COLUMNS = 120
-FOLDERS = "tests|docs|runtime|converters|models|scripts|benchmarks|examples|cmake"
+FOLDERS = "tests|docs|runtime|converters|models|scripts|benchmarks|examples|cmake|service"
 # Of other programs.
 OPTIONS = set("--build --check --ctx-checkpoints --data-binary --find-links --install --no-deps --no-index".split())
 
