@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Tries what `make wheels` has built, in roots without a compiler, a network or this checkout: Debian 12 from the wheels to
 # an answer, Debian 11's C library, emulated CPUs of several generations, the steps of service/Containerfile, and arm64 if
-# build/wheels has its wheels. As root, on Debian or Ubuntu with `apt install debootstrap qemu-user-static`. Everything
-# lies in build/wheels-test; roots are made once.
+# build/wheels has its wheels, and service/systemd if there is systemd-nspawn. As root, on Debian or Ubuntu with
+#   apt install debootstrap qemu-user-static systemd-container
+# Everything lies in build/wheels-test, and roots are made once.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 WHEELS=$PWD/build/wheels
@@ -93,8 +94,57 @@ awk '/^RUN/ {on = 1; sub(/^RUN /, "")} on {print} on && !/\\$/ {on = 0}' service
 within container sh -eux /steps.sh
 within container setpriv --reuid 65532 --regid 65532 --clear-groups /opt/pocketvlm/bin/pocketvlm serve --help >/dev/null
 
+if command -v systemd-nspawn >/dev/null; then
+    say "service/systemd in a machine with systemd: a restart while clients ask"
+    root machine bookworm python3,python3-pip,python3-venv,systemd,systemd-sysv,dbus
+    fresh machine service
+    within service sh -euc '
+        python3 -m venv /opt/pocketvlm
+        /opt/pocketvlm/bin/pip install -q --no-index --find-links /wheels "pocketvlm[server]"
+        rm -rf /wheels'
+    cp service/systemd/pocketvlm.* "$WORK/service/etc/systemd/system/"
+    cp tests/native/restart.py "$WORK/service/"
+    cat >"$WORK/service/etc/systemd/system/trial.service" <<'END'
+[Unit]
+After=pocketvlm.service
+Wants=pocketvlm.service pocketvlm.socket
+[Service]
+Type=oneshot
+StandardOutput=file:/result
+StandardError=file:/result
+ExecStart=/usr/bin/python3 /restart.py
+ExecStopPost=/bin/sh -c 'systemd-analyze --no-pager security pocketvlm | tail -1; journalctl --no-pager -u pocketvlm -o cat | tail -20; systemctl poweroff --no-block'
+[Install]
+WantedBy=multi-user.target
+END
+    ln -sf /etc/systemd/system/trial.service "$WORK/service/etc/systemd/system/multi-user.target.wants/"
+    timeout 900 systemd-nspawn -q --register=no --keep-unit --private-network -D "$WORK/service" -b >"$WORK/service.log" 2>&1 || true
+    cat "$WORK/service/result"
+    grep -q "^restarted in" "$WORK/service/result" && ! grep -q "^failed" "$WORK/service/result" || fail "the restart"
+fi
+
 if ls "$WHEELS"/llama_cpp_python-*_aarch64.whl >/dev/null 2>&1; then
-    say "arm64, emulated"
-    scripts/test_aarch64.sh --wheels
+    say "arm64, emulated: from the wheels to an answer"
+    if [ ! -e "$WORK/arm64/.done" ]; then
+        # The packages are for another processor: they are unpacked, not configured.
+        rm -rf "$WORK/arm64"
+        debootstrap --arch=arm64 --foreign --variant=minbase --include=python3,python3-pip bookworm "$WORK/arm64" >"$WORK/arm64.log"
+        for package in "$WORK"/arm64/var/cache/apt/archives/*.deb; do dpkg -x "$package" "$WORK/arm64"; done
+        cp "$(command -v qemu-aarch64-static)" "$WORK/arm64/usr/bin/"
+        touch "$WORK/arm64/.done"
+    fi
+    fresh arm64 board
+    arm() { EXTRA="QEMU_CPU=$1" within board /usr/bin/qemu-aarch64-static /usr/bin/python3 "${@:2}"; }
+    arm max -m pip install -q --break-system-packages --root-user-action ignore --no-index --find-links /wheels pocketvlm
+    arm max -W ignore -m pocketvlm chat "What is in the picture?" -i /sample.png | tee "$WORK/answer"
+    grep -q "red circle" "$WORK/answer" || fail "another answer"
+    while read -r cpu code; do
+        arm "$cpu" -W ignore -m pocketvlm doctor >"$WORK/doctor" || { cat "$WORK/doctor"; fail "doctor on $cpu"; }
+        grep -E "^(code for the CPU|accelerator)" "$WORK/doctor" | sed "s/^/$cpu: /"
+        grep -qE "^code for the CPU +$code:" "$WORK/doctor" || fail "$cpu should use $code"
+    done <<'END'
+cortex-a72 armv8.0_1
+cortex-a76 armv8.2_2
+END
 fi
 say "done"

@@ -15,11 +15,13 @@ everything between lies in build/wheels-work and is made once. docs/design/050-w
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,12 @@ LIBRARIES = (
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 PYTHONS = "3.10,3.11,3.12,3.13"
 OURS = ("pocketvlm", "llama-cpp-python", "llama_cpp_python")
+PARTS = ("llama", "mtmd", "ggml", "ggml-base", "pocketvlm_accelerator")
+GENERATIONS = {
+    "x86_64": "x64 sse42 sandybridge ivybridge piledriver haswell skylakex cascadelake icelake zen4 alderlake".split(),
+    "aarch64": "armv8.0_1 armv8.2_1 armv8.2_2 armv8.2_3 armv8.6_1 armv8.6_2".split(),
+}
+LARGEST = 60e6  # bytes, of a wheel
 BUILD_NUMBER = "1pocketvlm"  # which of several wheels of this version it is; the highest is installed
 
 
@@ -161,7 +169,7 @@ def wheel_of_bindings(architecture: str, root: Path, libraries: Path, folder: Pa
     shutil.copy2(root / "usr" / "share" / "doc" / "gcc-10-base" / "copyright", licences / "libgomp")
     shutil.copy2(ROOT / "LICENSE", licences / "libpocketvlm_accelerator")
     description = information / "WHEEL"
-    lines = [line for line in description.read_text().splitlines() if not line.startswith(("Tag:", "Build:"))]
+    lines = [line for line in description.read_text().split("\n") if line and not line.startswith("Tag:")]
     description.write_text("\n".join([*lines, f"Tag: py3-none-linux_{architecture}", ""]))
     pack = ["pack", "--dest-dir", parts, "--build-number", BUILD_NUMBER, content]
     run(TOOLS / "wheel", *pack, output=subprocess.DEVNULL)
@@ -174,6 +182,23 @@ def wheel_of_bindings(architecture: str, root: Path, libraries: Path, folder: Pa
     repair = ["repair", "--plat", policy, "--ldpaths", where, "--disable-isa-ext-check", "--wheel-dir", folder, packed]
     path = {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
     run(TOOLS / "auditwheel", *repair, environment=path)
+    [repaired] = folder.glob(f"llama_cpp_python-*_{architecture}.whl")
+    check(repaired, architecture)
+
+
+def check(wheel: Path, architecture: str) -> None:
+    """End with a message where the wheel lacks a library, or is too large."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    wanted = [*PARTS, *(f"ggml-cpu-{generation}" for generation in GENERATIONS[architecture])]
+    missing = [name for name in wanted if f"llama_cpp/lib/lib{name}.so" not in names]
+    for pattern in ("*.libs/libgomp-*.so*", "*/licenses/llama.cpp", "*/licenses/libgomp"):
+        if not fnmatch.filter(names, pattern):
+            missing.append(pattern)
+    if missing:
+        sys.exit(f"{wheel.name} lacks {', '.join(missing)}")
+    if wheel.stat().st_size > LARGEST:
+        sys.exit(f"{wheel.name} has {wheel.stat().st_size / 1e6:.0f} MB, more than {LARGEST / 1e6:.0f}")
 
 
 def dependencies(folder: Path, architecture: str, python: str, extras: str) -> None:
