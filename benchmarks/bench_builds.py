@@ -1,7 +1,7 @@
 """Prefill and decode with two builds of the native libraries, which take turns, each in a process of its own.
 
 `bench_builds.py FOLDER` compares the libraries in FOLDER (by default of `make wheels`) with llama-cpp-python's own.
-Processor time of one thread, because other programs may run; the model is bench_prefill.py's.
+The best rounds count, in processor time of one thread, because other programs may run. The model is bench_prefill.py's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,7 +33,7 @@ def main() -> None:
     options.add_argument("--types", default="Q8_0,Q4_0,Q4_K_M")
     options.add_argument("--layers", type=int, default=3)
     options.add_argument("--rows", type=int, default=256)
-    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--rounds", type=int, default=15)
     options.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     arguments = options.parse_args()
     if arguments.serve:
@@ -57,9 +56,8 @@ def compare(kind: str, arguments: argparse.Namespace) -> None:
             rounds = [[ask(build, layout) for build in builds] for _ in range(arguments.rounds + 1)][1:]
             cells = []
             for part in range(2):  # prefill, decode
-                own, other = (statistics.median(turn[build][part] for turn in rounds) for build in range(2))
-                ratio = statistics.median(turn[1][part] / turn[0][part] for turn in rounds)
-                cells += [f"{own:.0f}", f"{other:.0f}", f"{ratio:.3f}"]
+                own, other = (max(turn[build][part] for turn in rounds) for build in range(2))
+                cells += [f"{own:.0f}", f"{other:.0f}", f"{other / own:.3f}"]
             print(f"| {kind} | {layout.value} | {' | '.join(cells)} |", flush=True)
         for build in builds:
             build.communicate()
