@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +68,16 @@ def test_a_restart_loses_no_request(listener: socket.socket, tmp_path: Path) -> 
     done = threading.Event()
 
     def ask_again_and_again(keep: bool) -> list[int]:
+        """With http.client, which does not try again: a connection must say that it is closed."""
         answered: list[int] = []
-        with requests.Session() as session:
+        with closing(HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=240)) as connection:
             while not done.is_set():
-                headers = {} if keep else {"connection": "close"}
-                body = {"messages": HI, "max_tokens": 2}
-                answered.append(session.post(url, json=body, headers=headers, timeout=240).status_code)
+                connection.request("POST", "/v1/chat/completions", json.dumps({"messages": HI, "max_tokens": 2}))
+                reply = connection.getresponse()
+                reply.read()
+                answered.append(reply.status)
+                if not keep:
+                    connection.close()
         return answered
 
     def long_answer(begun: threading.Event) -> str:

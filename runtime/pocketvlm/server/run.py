@@ -139,9 +139,9 @@ class _Server(uvicorn.Server):
         self.signals: asyncio.Queue[int] = asyncio.Queue()
 
     def stop_accepting(self) -> None:
-        """Leave new connections in the socket. Those that are open get an answer each, and are closed after it.
+        """Leave new connections in the socket. The next answer on an open one says that it is closed after it.
 
-        Idle ones are not closed at once: a request may be under way. Their ordinary time limits hold.
+        No other is closed before its ordinary time limits: a request may be under way.
         """
         for server in self.servers:
             server.close()
@@ -150,8 +150,8 @@ class _Server(uvicorn.Server):
         self.server_state.default_headers = [*self.server_state.default_headers, close]
         for connection in self.server_state.connections:
             cycle = getattr(connection, "cycle", None)
-            if cycle is not None and not cycle.response_complete:
-                cycle.keep_alive = False  # its headers may have been sent
+            if cycle is not None and not cycle.response_started:
+                cycle.default_headers = self.server_state.default_headers
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
