@@ -6,11 +6,11 @@ PRESET ?= cpu
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check docs page fuzz bench compare train native test-native test-vulkan test-aarch64 clean
+.PHONY: help demo test test-all check docs page fuzz bench compare train native test-native test-vulkan test-aarch64 wheels test-wheels clean
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS=... is passed on by test, test-all, fuzz, compare and train."
+	@echo "  PYTHON=python3.12 chooses the interpreter, ARGS=... is passed on by test, test-all, fuzz, compare, train and wheels."
 
 demo: .venv/.demo ## ask the model in the box about a picture
 	$(BIN)/pocketvlm chat "What is in the picture?" -i docs/sample.png
@@ -72,6 +72,12 @@ test-vulkan: ## the same for Vulkan, with everything on the device; builds for 2
 
 test-aarch64: .venv/.dev ## cross-build for arm64, and ask iota in an arm64 root under qemu-user (as root)
 	scripts/test_aarch64.sh
+
+wheels: ## a folder of wheels for machines without compiler and network; ARGS="--architecture aarch64"
+	$(PYTHON) scripts/wheels.py $(ARGS)
+
+test-wheels: ## install them in fresh Debian 12 and 11, on emulated CPUs, and as a container and a service (as root)
+	scripts/test_wheels.sh
 
 clean: ## remove caches and build outputs, not .venv
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

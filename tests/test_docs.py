@@ -24,9 +24,12 @@ SOURCES = ("runtime", "converters", "models", "scripts")
 FAST = {"docs/tutorial.md"}
 ELSEWHERE = {"docs/server.md"}
 COLUMNS = 120
-FOLDERS = "tests|docs|runtime|converters|models|scripts|benchmarks|examples|cmake"
+FOLDERS = "tests|docs|runtime|converters|models|scripts|benchmarks|examples|cmake|service"
 # Of other programs.
-OPTIONS = set("--build --check --ctx-checkpoints --data-binary --find-links --install --no-deps --no-index".split())
+OPTIONS = set(
+    "--architecture --build --build-arg --check --ctx-checkpoints --data-binary --find-links --install --no-deps "
+    "--no-index --pip-args --python-version --target --user".split()
+)
 
 
 @cache
@@ -173,9 +176,10 @@ def test_environment_variables() -> None:
             texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
             used |= {text for text in texts if re.fullmatch(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+|CC|CXX|LOCALAPPDATA", text)}
     listed = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", text))
-    # scripts/setup_venv.py sets the first two for pip and its build, scripts/clients the third for a client. The last
-    # is a name of os.sysconf.
-    assert used - listed <= {"PIP_DISABLE_PIP_VERSION_CHECK", "SKBUILD_BUILD_DIR", "LLM_USER_PATH", "SC_CLK_TCK"}
+    # scripts/setup_venv.py sets the first two for pip and its build, scripts/wheels.py one for apt, scripts/clients one
+    # for a client. The last is a name of os.sysconf.
+    others = {"PIP_DISABLE_PIP_VERSION_CHECK", "SKBUILD_BUILD_DIR", "APT_CONFIG", "LLM_USER_PATH", "SC_CLK_TCK"}
+    assert used - listed <= others
     ours = {name for name in listed if name.startswith("POCKETVLM")}
     assert ours <= used
 

@@ -85,6 +85,7 @@ def _native() -> dict[str, Any]:
         folder = str(build.folder) if build.folder else None
         report["native_library"] = {"name": build.name, "folder": folder, "why": build.why, "stamped": build.stamped}
         report["features"] = library.features()
+        report["cpu_code"] = library.cpu_code()
         devices = library.devices()
         report["devices"] = [asdict(device) for device in devices]
         if library.offloads():
@@ -152,6 +153,8 @@ def _native_rows(report: dict[str, Any]) -> Iterator[Row]:
             yield "", "it has no stamp, so it may not match llama-cpp-python"
     if features := report.get("features"):
         yield "features", features
+    if generation := report.get("cpu_code"):
+        yield "code for the CPU", f"{generation}: the best of the build's that this CPU runs"
     for number, device in enumerate(report["devices"]):
         size = f", {device['total'] / 1e9:.1f} GB, {device['free'] / 1e9:.1f} GB free" if device["total"] else ""
         yield "" if number else "native devices", f"{device['name']}: {device['description']}{size}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -113,8 +114,6 @@ def serve(
     """
     if log_level not in ("debug", "info", "warning", "error"):
         raise RequestError("must be debug, info, warning or error", "--log-level")
-    if offline and (not is_loopback(settings.host) or settings.image_hosts):
-        raise RequestError("cannot be combined with another --host or with --allow-image-host", "--offline")
     settings = replace(settings, page=page, handles=handles, documents=documents, responses=responses)
     has_key = settings.api_key is not None
     serve_models(
@@ -143,27 +142,36 @@ def serve_models(
     """Serve the models that `locate` returns until the process is asked to stop.
 
     `ready` is called with them and the address once the server answers; the first model is loaded by then, unless
-    `load_first` is false. With `ports`, the first free one of them is taken.
+    `load_first` is false. With `ports`, the first free one of them is taken. Sockets that a service manager passes on
+    are served instead of the address in `settings`.
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
         raise PocketVLMError(f"{', '.join(missing)} is not installed; {install_extra('server')}")
+    from pocketvlm.server import logs, run
+    from pocketvlm.server.service_manager import passed_sockets
+
+    passed = passed_sockets()
+    settings = run.adopt(passed, settings)
     if offline:
         from pocketvlm.system import offline as network
 
+        if not is_loopback(settings.host) or settings.image_hosts:
+            raise RequestError("cannot be combined with another --host or with --allow-image-host", "--offline")
         network.enforce()
-    from pocketvlm.server import logs, run
     from pocketvlm.system.allocator import freeze_garbage_collector, return_large_blocks
     from pocketvlm.system.limits import require_files, require_threads
 
     return_large_blocks()
     logs.set_up(as_json=log_json, level=log_level)
     # Before the model is loaded, so that a port in use is reported at once.
-    sock = run.listen_on_first(settings, ports) if ports else run.listen(settings)
+    sockets = passed or [run.listen_on_first(settings, ports) if ports else run.listen(settings)]
     from pocketvlm.server.app import Service
     from pocketvlm.server.models import Models
 
-    with sock:
+    with ExitStack() as stack:
+        for sock in sockets:
+            stack.enter_context(sock)
         options = replace(options, supervised=True)
         served = locate(options)
         settings = replace(settings, slots=options.parallel, max_pixels=served.max_pixels)
@@ -174,10 +182,10 @@ def serve_models(
             if load_first:
                 with waiting("loading"):
                     pool.first.adopt(served.sources[0].load())
-            url = run.url_of(sock)
+            url = run.url_of(sockets[0])
             service = Service(pool, settings)
             freeze_garbage_collector()
-            run.serve(service, settings, sock, lambda: ready(pool, url))
+            run.serve(service, settings, run.Listening(sockets, passed=bool(passed)), lambda: ready(pool, url))
         finally:
             pool.close()
 

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from pocketvlm.errors import NativeLibraryError
 from pocketvlm.native.ggml import GGML
 
+_CPU_LIBRARY = "libggml-cpu-"
 _KINDS = ("cpu", "gpu", "igpu", "accel")  # ggml_backend_dev_type, ggml-backend.h
+
+
+class _Place(ctypes.Structure):
+    """Dl_info of dladdr(3)."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("symbol", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,22 @@ def load(functions: GGML, folder: Path) -> None:
         raise NativeLibraryError(
             f"{folder}: none of its CPU backends runs on this machine; build the libraries again on this machine"
         )
+
+
+def cpu_code(functions: GGML) -> str | None:
+    """Return the generation of CPUs whose library was chosen, such as haswell; None where it is compiled in."""
+    if sys.platform == "win32":
+        return None
+    get, function = functions.ggml_backend_reg_by_name, functions.ggml_backend_reg_get_proc_address
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
+    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_char_p]
+    registry = get(b"CPU")
+    address = function(registry, b"ggml_backend_get_features") if registry else None
+    place = _Place()
+    if not address or not ctypes.CDLL(None).dladdr(ctypes.c_void_p(address), ctypes.byref(place)):
+        return None
+    name = Path(os.fsdecode(place.file)).stem
+    return name.removeprefix(_CPU_LIBRARY) if name.startswith(_CPU_LIBRARY) else None
 
 
 def list_devices(functions: GGML) -> tuple[Backend, ...]:

@@ -130,6 +130,11 @@ def devices() -> tuple[Backend, ...]:
     return backends.list_devices(ggml())
 
 
+def cpu_code() -> str | None:
+    """Return the generation of CPUs whose code the loaded build uses here; None where it has code for one only."""
+    return backends.cpu_code(llama()._lib)
+
+
 def device(number: int) -> int:
     """Return the address of one of `devices`, for the other modules of this folder."""
     return backends.device_address(ggml(), number)

@@ -8,14 +8,15 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import uvicorn
 
 from pocketvlm.errors import PocketVLMError
 from pocketvlm.server.app import Service
 from pocketvlm.server.http_protocol import HTTPProtocol
-from pocketvlm.server.settings import Settings
+from pocketvlm.server.service_manager import notify
+from pocketvlm.server.settings import Settings, is_loopback
 
 logger = logging.getLogger(__name__)
 _SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGBREAK") if hasattr(signal, name)]
@@ -45,20 +46,39 @@ def listen_on_first(settings: Settings, ports: Sequence[int]) -> socket.socket:
     return listen(replace(settings, port=ports[-1]))
 
 
+def adopt(sockets: Sequence[socket.socket], settings: Settings) -> Settings:
+    """Return the settings with the address of the sockets. Raises RequestError where it needs a key and has none."""
+    for sock in sockets:
+        host, port = sock.getsockname()[:2]
+        settings = replace(settings, host=host, port=port)
+        if not is_loopback(host):
+            break
+    return settings
+
+
 def url_of(sock: socket.socket) -> str:
     host, port = sock.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(service: Service, settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> None:
+@dataclass(frozen=True)
+class Listening:
+    """Sockets that listen. `passed`: their owner keeps them open, so that another server can follow this one."""
+
+    sockets: Sequence[socket.socket]
+    passed: bool = False
+
+
+def serve(service: Service, settings: Settings, listening: Listening, ready: Callable[[], None]) -> None:
     """Serve until SIGTERM or SIGINT, then finish running requests. A second signal, or `grace` seconds, end them.
 
-    On Windows, where another process cannot send SIGTERM, Ctrl-Break is the same.
+    Requests that come meanwhile are refused, or left to the next server where the sockets were passed on. On Windows,
+    where another process cannot send SIGTERM, Ctrl-Break is the same.
     """
-    asyncio.run(_serve(service, settings, sock, ready))
+    asyncio.run(_serve(service, settings, listening, ready))
 
 
-async def _serve(service: Service, settings: Settings, sock: socket.socket, ready: Callable[[], None]) -> None:
+async def _serve(service: Service, settings: Settings, listening: Listening, ready: Callable[[], None]) -> None:
     config = uvicorn.Config(
         service.app,
         http=HTTPProtocol,
@@ -71,25 +91,30 @@ async def _serve(service: Service, settings: Settings, sock: socket.socket, read
         timeout_graceful_shutdown=3,
     )
     server = _Server(config)
-    shutdown = asyncio.create_task(_shut_down(service, server, settings.grace))
-    serving = asyncio.create_task(server.serve(sockets=[sock]))
+    shutdown = asyncio.create_task(_shut_down(service, server, settings.grace, passed=listening.passed))
+    serving = asyncio.create_task(server.serve(sockets=list(listening.sockets)))
     service.models.arrange_soon()  # a model that is loaded already may be idle from now on
     while not server.started and not serving.done():
         await asyncio.sleep(0.005)
     if server.started:
         ready()
+        notify("READY=1")
     try:
         await serving
     finally:
         shutdown.cancel()
 
 
-async def _shut_down(service: Service, server: _Server, grace: float) -> None:
-    """After the first signal refuse new requests and finish running ones; then stop."""
+async def _shut_down(service: Service, server: _Server, grace: float, *, passed: bool) -> None:
+    """After the first signal finish running requests, and refuse new ones or accept none; then stop."""
     await server.signals.get()
-    service.answers.draining = True
+    notify("STOPPING=1")
+    if passed:
+        server.stop_accepting()
+    else:
+        service.answers.draining = True
     logger.info("shutting down: %d requests run, %d wait", service.models.running, service.models.waiting)
-    idle = asyncio.create_task(_idle(service))
+    idle = asyncio.create_task(_no_connections(server) if passed else _idle(service))
     second = asyncio.create_task(server.signals.get())
     await asyncio.wait({idle, second}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
     if not idle.done():
@@ -103,12 +128,32 @@ async def _idle(service: Service) -> None:
         await asyncio.sleep(0.05)
 
 
+async def _no_connections(server: _Server) -> None:
+    while server.server_state.connections:
+        await asyncio.sleep(0.05)
+
+
 class _Server(uvicorn.Server):
     """Queues signals. uvicorn itself would end at the first one."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.signals: asyncio.Queue[int] = asyncio.Queue()
+
+    def stop_accepting(self) -> None:
+        """Leave new connections in the socket. The next answer on an open one says that it is closed after it.
+
+        No other is closed before its ordinary time limits: a request may be under way.
+        """
+        for server in self.servers:
+            server.close()
+        close = (b"connection", b"close")
+        self.config.encoded_headers.append(close)
+        self.server_state.default_headers = [*self.server_state.default_headers, close]
+        for connection in self.server_state.connections:
+            cycle = getattr(connection, "cycle", None)
+            if cycle is not None and not cycle.response_started:
+                cycle.default_headers = self.server_state.default_headers
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
