@@ -177,8 +177,15 @@ def test_environment_variables() -> None:
             used |= {text for text in texts if re.fullmatch(r"[A-Z][A-Z0-9]*_[A-Z0-9_]+|CC|CXX|LOCALAPPDATA", text)}
     listed = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", text))
     # scripts/setup_venv.py sets the first two for pip and its build, scripts/wheels.py one for apt, scripts/clients one
-    # for a client. The last is a name of os.sysconf.
-    others = {"PIP_DISABLE_PIP_VERSION_CHECK", "SKBUILD_BUILD_DIR", "APT_CONFIG", "LLM_USER_PATH", "SC_CLK_TCK"}
+    # for a client. The last two are names of os.sysconf and sysconfig.
+    others = {
+        "PIP_DISABLE_PIP_VERSION_CHECK",
+        "SKBUILD_BUILD_DIR",
+        "APT_CONFIG",
+        "LLM_USER_PATH",
+        "SC_CLK_TCK",
+        "HOST_GNU_TYPE",
+    }
     assert used - listed <= others
     ours = {name for name in listed if name.startswith("POCKETVLM")}
     assert ours <= used
