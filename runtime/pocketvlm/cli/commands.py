@@ -23,7 +23,9 @@ _QUIET = ("chat", "pull")  # print nothing if interrupted: chat just ends, pull 
 
 
 # Of this package: the module and function of each.
-_OWN = {name: name for name in ("batch", "bench", "chat", "doctor", "inspect", "plan", "read", "remove", "serve")}
+_OWN = {
+    name: name for name in ("batch", "bench", "chat", "decide", "doctor", "inspect", "plan", "read", "remove", "serve")
+}
 _OWN["app"] = "open_app"
 
 

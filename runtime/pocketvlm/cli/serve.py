@@ -73,6 +73,7 @@ def serve(
             "exact",
             "cache_type",
             "max_pixels",
+            "calibration",
             "stuck_after",
             parallel=4,
         ),
