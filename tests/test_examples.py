@@ -42,6 +42,13 @@ def test_batch(tmp_path: Path, sample_png: Path) -> None:
     assert answer == {"file": "b.png", "answer": ANSWER}
 
 
+def test_decide(sample_png: Path) -> None:
+    probability, picture = run("decide.py", "Is there a red circle?", str(sample_png)).split()
+    assert 0.8 <= float(probability) <= 1
+    assert picture == str(sample_png)
+    assert run("decide.py", "Is there a yellow square?", str(sample_png)) == ""
+
+
 def test_read(tmp_path: Path, sample_png: Path) -> None:
     with Image.open(sample_png) as picture:
         page = picture.convert("RGB")

@@ -18,6 +18,7 @@ if _typing.TYPE_CHECKING:
     from pocketvlm.chat.async_vlm import AsyncVLM
     from pocketvlm.chat.load_options import LoadOptions
     from pocketvlm.chat.vlm import VLM
+    from pocketvlm.decisions.decision import Decision
     from pocketvlm.documents.document import Document, Page
     from pocketvlm.documents.limits import DocumentLimits
     from pocketvlm.documents.open_document import open_document
@@ -35,7 +36,7 @@ __version__ = "0.2.0"
 __all__ = [
     "VLM", "AsyncVLM", "LoadOptions", "HandleLimits", "PictureHandle", "EngineInfo", "Scope", "Statistics",
     "CancellationToken", "TokenCount", "pull", "bench", "errors", "open_document", "Document", "DocumentLimits",
-    "Page", "PageText", "read", "__version__",
+    "Decision", "Page", "PageText", "read", "__version__",
     # messages
     "AssistantMessage", "Box", "ChatCompletion", "ChatCompletionChunk", "ChatRequest", "Choice", "ChoiceLogprobs",
     "ChunkChoice", "CompletionTokensDetails", "Content", "Delta", "Detail", "FilePart", "FinishReason",
@@ -47,9 +48,9 @@ __all__ = [
     "PocketVLMError", "RequestError", "ImageError", "ImageNotFoundError", "ImageFormatError", "ImageTooLargeError",
     "PasswordError", "ContextLengthError", "MemoryBudgetError", "UnsupportedError", "AnswerError", "FileError",
     "ModelError", "ModelNotFoundError", "ModelFormatError", "PairingError", "BundleError", "PictureCacheError",
-    "SessionError", "DownloadError", "ConversionError", "CheckpointError", "QuantizationError", "TokenizerError",
-    "ProofError", "OutputError", "EngineError", "EngineBusyError", "EngineClosedError", "EngineCrashedError",
-    "QueueFullError", "SystemLimitError", "GenerationCancelledError", "NativeLibraryError",
+    "SessionError", "CalibrationError", "DownloadError", "ConversionError", "CheckpointError", "QuantizationError",
+    "TokenizerError", "ProofError", "OutputError", "EngineError", "EngineBusyError", "EngineClosedError",
+    "EngineCrashedError", "QueueFullError", "SystemLimitError", "GenerationCancelledError", "NativeLibraryError",
 ]
 # fmt: on
 
@@ -61,6 +62,7 @@ _HOMES = {
     "CancellationToken": "pocketvlm.engine.interface",
     "EngineInfo": "pocketvlm.engine.interface",
     "Statistics": "pocketvlm.engine.interface",
+    "Decision": "pocketvlm.decisions.decision",
     "Document": "pocketvlm.documents.document",
     "DocumentLimits": "pocketvlm.documents.limits",
     "Page": "pocketvlm.documents.document",

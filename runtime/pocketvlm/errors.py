@@ -188,6 +188,10 @@ class SessionError(FileError, ValueError):
     """A saved conversation is damaged, belongs to another model or engine, or cannot be written."""
 
 
+class CalibrationError(FileError, ValueError):
+    """A calibration of decisions is damaged, belongs to another model, or cannot be written."""
+
+
 class DownloadError(FileError, OSError):
     """`path` names a repository on the hub, or a file in one."""
 

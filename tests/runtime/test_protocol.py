@@ -22,6 +22,7 @@ from pocketvlm.engine.interface import (
     Generation,
     PrefillDone,
     PromptImage,
+    ScoredChoices,
     Snapshot,
     Statistics,
     Token,
@@ -104,6 +105,7 @@ EVENTS = [
     PrefillDone(70, 3, (IMAGE,), 12.5, 0.1),
     Token(17, bytes(range(256)), TokenScore(-math.inf, ((1, b"\xe2\x82", -0.5), (2, b"", -1e300))), 3, True, 1 / 3),
     Token(1, b""),
+    ScoredChoices((-1.5, -math.inf), 3, 0.5),
     Finished("length"),
 ]
 MESSAGES: list[Request | Reply] = [
@@ -117,6 +119,7 @@ MESSAGES: list[Request | Reply] = [
     ),
     Generate(0, GENERATION),
     Generate(2**40, Generation((), Sampling())),
+    Generate(2, Generation((), Sampling(), choices=(" Yes", " \u00e9"))),
     Cancel(3),
     CountTokens(4, PROMPT),
     TakeSnapshot(4, PROMPT),

@@ -16,15 +16,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.batch.lines import answer_text, error_text, is_cut_off
+from pocketvlm.batch.lines import answer_probability, answer_text, error_text, is_cut_off
 from pocketvlm.errors import printable
 from pocketvlm.system.atomic import new_file
 
 _FORMULA = re.compile("[=+\\-@\t\n\uff1d\uff0b\uff0d\uff20]")  # the last four are full-width
+_PROBABILITY = "probability"
 _DEPTH = 4  # of objects whose fields get columns
 
 
-def write_csv(path: Path, lines: Callable[[], Iterable[dict[str, Any]]], name: str, schema: object = None) -> None:
+def write_csv(
+    path: Path,
+    lines: Callable[[], Iterable[dict[str, Any]]],
+    name: str,
+    schema: object = None,
+    *,
+    decides: bool = False,
+) -> None:
     """Write a table of lines, which are read twice; `name` is the title of the first column, their custom_id.
 
     It replaces `path` when it is complete. Fields that the schema does not name follow those that it names. Raises
@@ -34,7 +42,7 @@ def write_csv(path: Path, lines: Callable[[], Iterable[dict[str, Any]]], name: s
     if schema is not None:
         for line in lines():
             fields |= dict.fromkeys(_values(line) or ())
-    table = CsvTable([*fields], name)
+    table = CsvTable([*fields], name, decides=decides)
     with new_file(path) as file:
         file.write(codecs.BOM_UTF8 + table.head().encode())
         for line in lines():
@@ -42,19 +50,24 @@ def write_csv(path: Path, lines: Callable[[], Iterable[dict[str, Any]]], name: s
 
 
 class CsvTable:
-    """Makes the rows of a table: custom_id, the fields of an answer or else its text, and why a request failed."""
+    """Makes the rows of a table: custom_id, the fields of an answer or else its text, and why a request failed.
 
-    def __init__(self, fields: list[str], name: str) -> None:
-        self._fields = fields
+    Where it `decides`, the probability of the answer follows: that of yes, or of the likeliest choice.
+    """
+
+    def __init__(self, fields: list[str], name: str, *, decides: bool = False) -> None:
+        self._fields, self._decides = fields, decides and not fields
         self._name, self._error = (_unused(own, fields) for own in (name, "error"))
 
     def head(self) -> str:
-        return _row([self._name, *(self._fields or ["answer"]), self._error])
+        more = [_PROBABILITY] if self._decides else []
+        return _row([self._name, *(self._fields or ["answer"]), *more, self._error])
 
     def row(self, line: dict[str, Any]) -> str:
         custom_id, error = line["custom_id"], error_text(line)
         if not self._fields:
-            return _row([custom_id, answer_text(line) or "", error])
+            more = [answer_probability(line)] if self._decides else []
+            return _row([custom_id, answer_text(line) or "", *more, error])
         values = _values(line)
         if values is None and not error:
             fault = "the answer was cut off; raise --max-tokens" if is_cut_off(line) else "the answer is not an object"

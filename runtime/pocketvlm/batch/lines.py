@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from pocketvlm.batch.file_state import FileState
+from pocketvlm.decisions.decision import Decision
+from pocketvlm.decisions.response import DecisionResponse
 from pocketvlm.errors import RequestError
 from pocketvlm.messages import ChatCompletion
 
 
-def answer_line(custom_id: str, completion: ChatCompletion, files: Sequence[FileState | None] = ()) -> str:
-    """Return the line of an answer. It has no times, which differ in each run, but notes about pictures."""
+def answer_line(
+    custom_id: str,
+    completion: ChatCompletion | Decision | DecisionResponse,
+    files: Sequence[FileState | None] = (),
+) -> str:
+    """Return the line of an answer or decision. It has no times, which differ in each run, but notes about pictures."""
     body = completion.model_dump(mode="json", exclude={"timings"})
     if any(image.notes for image in completion.timings.images):
         body["timings"] = completion.timings.model_dump(
@@ -54,7 +60,17 @@ def line_id(request_hash: str) -> str:
 def answer_text(entry: dict[str, Any]) -> str | None:
     """Return the text of an answer; None where the request failed or the model said nothing in words."""
     text = _at(entry, "response", "body", "choices", 0, "message", "content") if succeeded(entry) else None
+    if text is None and succeeded(entry):  # a decision
+        text = _at(entry, "response", "body", "choice")
     return text if isinstance(text, str) else None
+
+
+def answer_probability(entry: dict[str, Any]) -> float | None:
+    """Return the probability of yes, or that of the likeliest choice; None where it is not a decision."""
+    probabilities, kind = (_at(entry, "response", "body", name) for name in ("probabilities", "kind"))
+    name = "yes" if kind == "yes_no" else _at(entry, "response", "body", "choice")
+    probability = probabilities.get(name) if succeeded(entry) and isinstance(probabilities, dict) else None
+    return probability if isinstance(probability, float) else None
 
 
 def is_cut_off(entry: dict[str, Any]) -> bool:

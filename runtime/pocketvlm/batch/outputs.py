@@ -24,6 +24,7 @@ class Outputs:
     table: Path | None = None
     is_csv: bool = False
     schema: object = None
+    decides: bool = False
 
     @classmethod
     def named(cls, output: Path, format: str | None) -> Outputs:
@@ -57,7 +58,7 @@ class Outputs:
         if self.table is None:
             return
         try:
-            write_csv(self.table, lines, name, self.schema)
+            write_csv(self.table, lines, name, self.schema, decides=self.decides)
         except OSError as error:
             reason = error.strerror or error
             raise PocketVLMError(

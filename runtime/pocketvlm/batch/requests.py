@@ -2,7 +2,7 @@
 
 Each request is read when it is needed. OpenAI's form (https://platform.openai.com/docs/guides/batch) has lines of
 {"custom_id", "method", "url", "body"}; ours has {"image": PATH or a list of them, "pages", "prompt",
-"custom_id"}, all but the first optional.
+"custom_id"}, all but the first optional, and for a decision "choices", "yes_no" or "scale".
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.batch.find_pictures import find_pictures, is_requests_file
+from pocketvlm.chat.decision import check_fields
+from pocketvlm.decisions.choices import Choices, choices_of
+from pocketvlm.decisions.request import AskedQuestion, DecisionRequest
 from pocketvlm.errors import RequestError, quoted, shortened
 from pocketvlm.messages import ChatRequest, ImagePart, ImageURLPart
 from pocketvlm.pictures.sources import is_url, local_path
 
 URLS = ("/v1/chat/completions", "/chat/completions")
 _OPENAI_KEYS = {"custom_id", "method", "url", "body"}
-_OUR_KEYS = {"custom_id", "image", "pages", "prompt"}
+DECISIONS_URLS = ("/v1/decisions", "/decisions")
+CHOICES_KEYS = ("choices", "yes_no", "scale")  # of a line that asks for a decision
+_OUR_KEYS = {"custom_id", "image", "pages", "prompt", *CHOICES_KEYS}
 
 
 @dataclass(frozen=True)
@@ -52,8 +57,11 @@ class Defaults:
     fps: float | None = None
     frames: int | None = None
     changes: bool | None = None
+    choices: Mapping[str, Any] = field(default_factory=dict)  # for decisions: one of CHOICES_KEYS, and its value
 
     def __post_init__(self) -> None:
+        if self.choices:
+            choices_of(**self.choices)
         texts = [text for text in (self.prompt, self.system) if text]
         ChatRequest.parse([{"role": "user", "content": text} for text in texts or [" "]], **self.fields)
 
@@ -64,6 +72,8 @@ class Defaults:
             parts += chosen
         if self.changes is not None:
             parts.append(self.changes)
+        if self.choices:
+            parts.append(dict(self.choices))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
@@ -85,7 +95,11 @@ class BatchInput:
         return {item.custom_id: item.hash for item in self.items}
 
     def body(self, item: BatchItem) -> dict[str, Any]:
-        """Return the body of a chat request, not validated yet. Raises RequestError where the line is not a request."""
+        """Return the body of a chat request, not validated yet.
+
+        With "decide", it asks for a decision between these choices; {"questions_of": BODY} has a body of
+        `DecisionRequest` instead. Raises RequestError where the line is not a request.
+        """
         if item.picture is not None:
             return self._body([str(item.picture)], self.defaults.prompt, self.defaults.pages)
         assert self.source is not None, "only lines have no picture"
@@ -107,7 +121,9 @@ class BatchInput:
         if prompt is not None and not isinstance(prompt, str):
             raise RequestError("must be a string", "prompt")
         pages = line.get("pages", self.defaults.pages)
-        return self._body([self._resolve(name) for name in names], prompt, pages)
+        body = self._body([self._resolve(name) for name in names], prompt, pages)
+        own = {key: line[key] for key in CHOICES_KEYS if line.get(key) not in (None, False)}
+        return {**body, "decide": own} if own else body
 
     @property
     def kind(self) -> str:
@@ -124,7 +140,7 @@ class BatchInput:
         if item.picture is not None:
             return [item.picture]
         try:
-            return local_files(ChatRequest.parse_object(self.body(item)))
+            return local_files(AskedItem.parse(self.body(item)).requests[0])
         except (RequestError, OSError):
             return []
 
@@ -146,17 +162,45 @@ class BatchInput:
         messages: list[dict[str, Any]] = [{"role": "user", "content": [*parts, {"type": "text", "text": prompt}]}]
         if self.defaults.system:
             messages.insert(0, {"role": "system", "content": self.defaults.system})
-        return {**self.defaults.fields, "messages": messages}
+        body = {**self.defaults.fields, "messages": messages}
+        return {**body, "decide": dict(self.defaults.choices)} if self.defaults.choices else body
 
     def _openai(self, line: dict[str, Any]) -> dict[str, Any]:
         if line.get("method", "POST") != "POST":
             raise RequestError("must be POST", "method")
-        if line.get("url", URLS[0]) not in URLS:
-            raise RequestError(f"{quoted(line['url'])} is not supported; use {URLS[0]}", "url")
-        body = line.get("body")
+        url, body = line.get("url", URLS[0]), line.get("body")
+        if url not in (*URLS, *DECISIONS_URLS):
+            raise RequestError(f"{quoted(url)} is not supported; use {URLS[0]} or {DECISIONS_URLS[0]}", "url")
         if not isinstance(body, dict):
             raise RequestError("must be an object", "body")
+        if url in DECISIONS_URLS:
+            return {"questions_of": body}
         return {**self.defaults.fields, **body, "stream": None, "stream_options": None}
+
+
+@dataclass(frozen=True)
+class AskedItem:
+    """A request of a batch: one to answer, or the requests of decisions, with the choices of each.
+
+    `decisions` is the request in OpenAI's form, if it is one.
+    """
+
+    requests: tuple[ChatRequest, ...]
+    choices: tuple[Choices, ...] = ()
+    decisions: tuple[AskedQuestion, ...] = ()
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> AskedItem:
+        """Validate what `BatchInput.body` returns. Raises RequestError with the path of the wrong field."""
+        if "questions_of" in body:
+            asked = tuple(DecisionRequest.parse_object(body["questions_of"]).asked())
+            requests = tuple(ChatRequest.parse_object(question.body) for question in asked)
+            return cls(requests, tuple(question.choices for question in asked), asked)
+        if "decide" not in body:
+            return cls((ChatRequest.parse_object(body),))
+        chat = {name: value for name, value in body.items() if name != "decide"}
+        check_fields(chat)
+        return cls((ChatRequest.parse_object(chat),), (choices_of(**body["decide"]),))
 
 
 def local_files(request: ChatRequest) -> list[Path]:

@@ -11,9 +11,11 @@ from typing import Any, Protocol
 
 from pocketvlm.batch.file_state import FileState
 from pocketvlm.batch.lines import answer_line, error_line
-from pocketvlm.batch.requests import BatchInput, local_files
+from pocketvlm.batch.requests import AskedItem, BatchInput, local_files
 from pocketvlm.chat.completion import fold
 from pocketvlm.chat.vlm import VLM
+from pocketvlm.decisions.decision import Decision
+from pocketvlm.decisions.response import DecisionResponse, response_of
 from pocketvlm.engine.interface import CancellationToken
 from pocketvlm.errors import (
     EngineClosedError,
@@ -22,7 +24,7 @@ from pocketvlm.errors import (
     PocketVLMError,
     RequestError,
 )
-from pocketvlm.messages import ChatCompletion, ChatRequest
+from pocketvlm.messages import ChatCompletion
 
 
 class Answers(Protocol):
@@ -80,22 +82,22 @@ class Answerer:
     def line(self, custom_id: str, body: Callable[[], dict[str, Any]]) -> str | None:
         """Return the line of a request; None where it was stopped. Raises EngineError where the engine is gone."""
         try:
-            request = ChatRequest.parse_object(body())
+            asked = AskedItem.parse(body())
         except (RequestError, OSError) as error:
             return error_line(custom_id, error)
-        return self._attempt(custom_id, request, retry=True)
+        return self._attempt(custom_id, asked, retry=True)
 
-    def _attempt(self, custom_id: str, request: ChatRequest, *, retry: bool) -> str | None:
+    def _attempt(self, custom_id: str, asked: AskedItem, *, retry: bool) -> str | None:
         try:
-            files = [FileState.of(path) for path in local_files(request)]  # before they are read
-            return answer_line(custom_id, self._answer(request), files)
+            files = [FileState.of(path) for path in local_files(asked.requests[0])]  # before they are read
+            return answer_line(custom_id, self._answer(asked), files)
         except GenerationCancelledError:
             return None
         except EngineCrashedError as error:
             if self._vlm.statistics().state == "failing":
                 raise
             # Another request may have caused the crash.
-            return self._attempt(custom_id, request, retry=False) if retry else error_line(custom_id, error)
+            return self._attempt(custom_id, asked, retry=False) if retry else error_line(custom_id, error)
         except EngineClosedError:
             raise
         except (PocketVLMError, OSError) as error:
@@ -107,14 +109,22 @@ class Answerer:
             for cancellation in self._stoppers:
                 cancellation.stop()
 
-    def _answer(self, request: ChatRequest) -> ChatCompletion:
+    def _answer(self, asked: AskedItem) -> ChatCompletion | Decision | DecisionResponse:
         cancellation = CancellationToken()
         with self._lock:
             if self._stopped:
                 raise GenerationCancelledError("the batch was stopped")
             self._stoppers.add(cancellation)
         try:
-            with closing(self._vlm.run(request, cancellation=cancellation, buffered=True)) as chunks:
+            if asked.choices:
+                decisions = [
+                    self._vlm.run_decision(request, choices, cancellation=cancellation)
+                    for request, choices in zip(asked.requests, asked.choices, strict=True)
+                ]
+                if not asked.decisions:
+                    return decisions[0]
+                return response_of([one.question for one in asked.decisions], decisions, self._vlm.info.name)[0]
+            with closing(self._vlm.run(asked.requests[0], cancellation=cancellation, buffered=True)) as chunks:
                 return fold(chunks)
         finally:
             with self._lock:

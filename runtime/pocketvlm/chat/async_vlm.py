@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from pocketvlm.chat.load_options import LoadOptions, accepts_fields_of
 from pocketvlm.chat.vlm import VLM, ProgressCallback
+from pocketvlm.decisions.decision import Decision
 from pocketvlm.engine.interface import CancellationToken, EngineInfo, Statistics, TokenCount
 from pocketvlm.files.bundle import Scope
 from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ParsedCompletion, Region
@@ -111,6 +112,20 @@ class AsyncVLM:
     ) -> AsyncGenerator[ChatCompletionChunk, None]:
         """Answer `messages` in chunks: `async for chunk in vlm.stream(messages)`."""
         return self._items(partial(self._vlm.stream, messages, **fields), progress)
+
+    async def decide(
+        self,
+        messages: Sequence[Any],
+        choices: Sequence[str] | None = None,
+        *,
+        yes_no: bool = False,
+        scale: Sequence[int] | None = None,
+        progress: ProgressCallback | None = None,
+        **fields: Any,
+    ) -> Decision:
+        """Return how likely each of some answers to `messages` is."""
+        work = partial(self._vlm.decide, messages, choices, yes_no=yes_no, scale=scale, **fields)
+        return await self._one(work, progress)
 
     async def count_tokens(self, messages: Sequence[Any], **fields: Any) -> TokenCount:
         return await asyncio.to_thread(self._vlm.count_tokens, messages, **fields)

@@ -34,6 +34,7 @@ from pocketvlm.messages import (
     TopLogprob,
     Usage,
 )
+from pocketvlm.messages.response import timings_sum, usage_sum
 from pocketvlm.regions.answer_text import AnswerText
 from pocketvlm.regions.frame import Frame
 from pocketvlm.regions.notation import Notation
@@ -297,43 +298,10 @@ def joined(runs: Iterable[Generator[ChatCompletionChunk, None, None]]) -> Genera
                 update["choices"] = [part.model_copy(update={"index": known + part.index}) for part in chunk.choices]
                 choices = max(choices, *(part.index + 1 for part in update["choices"]))
                 yield chunk.model_copy(update=update)
-    usage = reduce(_usage_sum, (end.usage for end in ends if end.usage))
-    timings = reduce(_timings_sum, (end.timings for end in ends if end.timings))
+    usage = reduce(usage_sum, (end.usage for end in ends if end.usage))
+    timings = reduce(timings_sum, (end.timings for end in ends if end.timings))
     notes = [*dict.fromkeys(note for end in ends for note in end.notes or ())] or None
     yield ends[-1].model_copy(update={"usage": usage, "timings": timings, "notes": notes})
-
-
-def _usage_sum(one: Usage, other: Usage) -> Usage:
-    a, b = one.prompt_tokens_details, other.prompt_tokens_details
-    return Usage(
-        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
-        completion_tokens=one.completion_tokens + other.completion_tokens,
-        total_tokens=one.total_tokens + other.total_tokens,
-        prompt_tokens_details=PromptTokensDetails(
-            cached_tokens=a.cached_tokens + b.cached_tokens, image_tokens=a.image_tokens + b.image_tokens
-        ),
-        completion_tokens_details=CompletionTokensDetails(
-            reasoning_tokens=sum(usage.completion_tokens_details.reasoning_tokens for usage in (one, other))
-        ),
-    )
-
-
-def _timings_sum(one: Timings, other: Timings) -> Timings:
-    both = (one, other)
-    prefill, decode = (sum(timings.prefill_ms for timings in both), sum(timings.decode_ms for timings in both))
-    prefilled = sum((timings.prefill_tokens_per_second or 0) * timings.prefill_ms for timings in both)
-    decoded = sum((timings.decode_tokens_per_second or 0) * timings.decode_ms for timings in both)
-    return Timings(
-        images=[*one.images, *other.images],
-        queue_ms=max(one.queue_ms, other.queue_ms),  # each has the wait before the first run
-        load_ms=max(one.load_ms, other.load_ms),
-        prefill_ms=prefill,
-        decode_ms=decode,
-        prefill_tokens_per_second=prefilled / prefill if prefill else None,
-        decode_tokens_per_second=decoded / decode if decode else None,
-        drafted_tokens=one.drafted_tokens + other.drafted_tokens,
-        accepted_tokens=one.accepted_tokens + other.accepted_tokens,
-    )
 
 
 @dataclass

@@ -40,6 +40,9 @@ class LoadOptions(EngineOptions):
     handle_limits: Annotated[HandleLimits | None, Option("Limits for the pictures of `VLM.add_image`.")] = None
     document_limits: Annotated[DocumentLimits | None, Option("Limits for PDFs and other files of pages.")] = None
     name: Annotated[str | None, Option("Name of the model in answers, instead of its own.", flags=("--alias",))] = None
+    calibration: Annotated[
+        str | Path | None, Option("File of `pocketvlm decide --calibrate`, for the probabilities of decisions.")
+    ] = None
     session: Annotated[
         str | Path | None, Option("File that `VLM.save` has written; `VLM.conversation` goes on from it.")
     ] = None

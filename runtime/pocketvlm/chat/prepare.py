@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,11 +26,13 @@ from pocketvlm.templates.prompt import (
     isolate_control_tokens,
     with_opening,
 )
+from pocketvlm.templates.turn_end import texts_around_answer
 from pocketvlm.vision import families
 from pocketvlm.vision.family import token_limit
 from pocketvlm.vision.video import video_of
 
 PictureReader = Callable[[ImageURLPart | ImagePart, str], Picture]  # (part, path of its field in the request)
+_MAX_FORMS = 16  # of answers that are kept
 _AS_PICTURES = (
     "the frames of the video are shown as pictures: {encoder} takes them one by one; load the model with an ONNX "
     'vision encoder of this version, which takes two together, as the model was trained (vision="onnx")'
@@ -72,6 +75,7 @@ class RequestPreparer:
             self._videos = VideoSupport(note=_AS_PICTURES.format(encoder=info.vision))
         elif video is not None and (self._template.places_videos or not video.needs_template):
             self._videos = VideoSupport(as_one=True)
+        self._around: dict[str, tuple[str, str]] = {}  # by what a request sets for the template
         self.tool_call_format = detect_tool_call_format(self._template, info.control_tokens, info.end_tokens)
 
     def prepare(
@@ -106,6 +110,16 @@ class RequestPreparer:
         spans = with_opening([*_with_controls(compiled.spans, controls)], self._info.control_tokens)
         prompt = tuple(images[span.index] if isinstance(span, ImageSpan) else span for span in spans)
         return PreparedRequest(whole.request.messages, compiled, prompt, [image.picture for image in images])
+
+    def texts_around_answer(self, request: ChatRequest) -> tuple[str, str]:
+        """Return what the template writes before and behind an answer to such a request, beyond the prompt for it."""
+        effort, variables = request.effort, request.template_variables
+        key = json.dumps([effort, variables], sort_keys=True)
+        if key not in self._around:
+            if len(self._around) >= _MAX_FORMS:
+                self._around.clear()
+            self._around[key] = texts_around_answer(self._template, effort=effort, variables=variables)
+        return self._around[key]
 
     def _prompt_image(self, part: ImageURLPart | ImagePart, param: str, read: PictureReader) -> PromptImage:
         """Read a picture, or all frames of a video."""

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
 from pocketvlm.chat.completion import CompletionBuilder, fold
+from pocketvlm.chat.decision import check_fields, decide
 from pocketvlm.chat.load_options import LoadOptions, accepts_fields_of
 from pocketvlm.chat.locate import LocateQuestion, located, supported
 from pocketvlm.chat.prepare import PictureReader, RequestPreparer
@@ -18,6 +19,9 @@ from pocketvlm.chat.sampling import sampling_of, shows_guesses
 from pocketvlm.chat.session import Session, plain
 from pocketvlm.chat.session import read as read_session
 from pocketvlm.chat.session import write as write_session
+from pocketvlm.decisions.calibration import Calibration
+from pocketvlm.decisions.choices import Choices, choices_of
+from pocketvlm.decisions.decision import Decision
 from pocketvlm.documents.expand import VideoSupport
 from pocketvlm.documents.handles import keep_file
 from pocketvlm.documents.limits import DocumentLimits
@@ -29,6 +33,7 @@ from pocketvlm.engine.interface import (
     Engine,
     EngineInfo,
     Generation,
+    ScoredChoices,
     Statistics,
     TokenCount,
 )
@@ -88,6 +93,9 @@ class VLM:
         self._notation = notation or notation_of(
             engine.info.name, engine.info.control_tokens, self._preparer.family_name
         )
+        self._temperature = 1.0
+        if options.calibration is not None:
+            self._temperature = Calibration.read(Path(options.calibration), engine.info.fingerprint).temperature
         self._last_request: ChatRequest | None = None  # with its answer
         self._use: UseLock | None = None
 
@@ -276,6 +284,61 @@ class VLM:
                     yield chunk
         self._remember(request, fold(received))
 
+    def decide(
+        self,
+        messages: Sequence[Any],
+        choices: Sequence[str] | None = None,
+        *,
+        yes_no: bool = False,
+        scale: Sequence[int] | None = None,
+        progress: ProgressCallback | None = None,
+        cancellation: CancellationToken | None = None,
+        **fields: Any,
+    ) -> Decision:
+        """Return how likely each of some answers to `messages` is, without writing one.
+
+        The answers are `choices`, or yes and no, or the whole numbers of a `scale` from its first to its last:
+        `vlm.decide(messages, scale=(0, 10))`. Each is compared as the whole answer, its end included, so their lengths
+        do not matter. `fields` are those of ChatRequest that change the prompt. Nothing is added to it: a question
+        should say which answers there are.
+
+        Several questions about a picture evaluate it once, if it comes before them.
+
+        Raises what `chat` raises, with `choices.1` as the `param` of an error about the second choice.
+        """
+        answers = choices_of(choices, yes_no, scale)
+        check_fields(fields)
+        request = ChatRequest.parse(messages, **fields)
+        return self.run_decision(request, answers, progress=progress, cancellation=cancellation)
+
+    def run_decision(
+        self,
+        request: ChatRequest,
+        choices: Choices,
+        *,
+        calibrated: bool = True,
+        pictures: PictureSource | None = None,
+        progress: ProgressCallback | None = None,
+        cancellation: CancellationToken | None = None,
+        queue_ms: float = 0.0,
+        load_ms: float = 0.0,
+    ) -> Decision:
+        """Decide about a validated request. Without `calibrated`, by the model's own probabilities.
+
+        The other arguments are those of `run`.
+        """
+        return decide(
+            self._engine,
+            self._preparer.prepare(request, pictures),
+            choices,
+            self._preparer.texts_around_answer(request),
+            temperature=self._temperature if calibrated else 1.0,
+            progress=progress,
+            cancellation=cancellation,
+            queue_ms=queue_ms,
+            load_ms=load_ms,
+        )
+
     def run(
         self,
         request: ChatRequest,
@@ -332,10 +395,11 @@ class VLM:
             builder.begin_choice()
             with closing(self._engine.generate(generation, cancellation)) as events:
                 for event in events:
-                    if not isinstance(event, EncodeProgress):
+                    if isinstance(event, EncodeProgress):
+                        if progress:
+                            progress(event.done, event.total)
+                    elif not isinstance(event, ScoredChoices):
                         yield from builder.add(event)
-                    elif progress:
-                        progress(event.done, event.total)
                     if builder.stopped:
                         break
             yield from builder.end_choice()

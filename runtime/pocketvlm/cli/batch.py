@@ -13,6 +13,7 @@ import typer
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.command_options import (
     Changes,
+    Choice,
     Fps,
     Frames,
     ManyRequests,
@@ -22,9 +23,12 @@ from pocketvlm.cli.command_options import (
     Pages,
     Password,
     Resolution,
+    Scale,
     Temperature,
+    YesNo,
     check_detail,
     expand_options,
+    given_choices,
 )
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.loading import load_arguments
@@ -72,6 +76,9 @@ def batch(
     json_schema: Annotated[
         Path | None, typer.Option(help="File with a JSON Schema; answers are JSON that is valid by it.")
     ] = None,
+    choice: Choice = None,
+    yes_no: YesNo = False,
+    scale: Scale = None,
     format: Annotated[
         str | None,
         typer.Option(help="jsonl, or csv: a table with the schema's fields as columns. By default as -o ends."),
@@ -110,8 +117,10 @@ def batch(
     fields: dict[str, Any] = {name: value for name, value in values if value is not None}
     if json_schema is not None:
         fields["response_format"] = response_format(json_schema)
-    outputs = replace(outputs, schema=fields.get("response_format", {}).get("json_schema", {}).get("schema"))
-    defaults = Defaults(prompt, system, detail, fields, pages, password, fps, frames, changes or None)
+    schema = fields.get("response_format", {}).get("json_schema", {}).get("schema")
+    decided = given_choices(choice, yes_no, scale)
+    outputs = replace(outputs, schema=schema, decides=bool(decided))
+    defaults = Defaults(prompt, system, detail, fields, pages, password, fps, frames, changes or None, decided)
     job = read_batch(source, defaults, outputs=outputs.paths)
     _print_passed_over(job.passed_over)
     target, options = load_arguments(model, replace(options, supervised=True), memory=memory)
@@ -220,7 +229,8 @@ def _print_answers(
     from pocketvlm.batch.csv_table import CsvTable, schema_fields
     from pocketvlm.batch.printed import PrintedAnswers
 
-    table = CsvTable(schema_fields(outputs.schema), job.kind) if outputs.is_csv else None
+    fields = schema_fields(outputs.schema)
+    table = CsvTable(fields, job.kind, decides=outputs.decides) if outputs.is_csv else None
     answers = PrintedAnswers(job.hashes, table.row if table else lambda entry: f"{json.dumps(entry)}\n")
     if table:
         answers.print(table.head())

@@ -70,6 +70,42 @@ Frames = Annotated[
 ]
 
 
+Choice = Annotated[
+    list[str] | None,
+    typer.Option("--choice", help="An answer to decide between; give at least two.", rich_help_panel=ANSWERS),
+]
+YesNo = Annotated[bool, typer.Option("--yes-no", help="Decide between yes and no.", rich_help_panel=ANSWERS)]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        "--scale", metavar="0-10", help="Decide on a whole number from the first to the last.", rich_help_panel=ANSWERS
+    ),
+]
+
+
+def given_choices(choice: list[str] | None, yes_no: bool, scale: str | None) -> dict[str, Any]:
+    """Return the choices of a command line as keywords of `choices_of`; none where it names none.
+
+    Raises RequestError that names the option.
+    """
+    from pocketvlm.decisions.choices import scale_of, texts_of
+
+    flags = {"choices": ("--choice", choice), "yes_no": ("--yes-no", yes_no or None), "scale": ("--scale", scale)}
+    given = {name: value for name, (_, value) in flags.items() if value is not None}
+    if len(given) > 1:
+        first, second = (flags[name][0] for name in [*given][:2])
+        raise RequestError(f"cannot be combined with {first}", second)
+    try:
+        if choice is not None:
+            texts_of(choice)
+        elif scale is not None:
+            numbers = scale_of(scale).numbers
+            return {"scale": [numbers[0], numbers[-1]]}
+    except RequestError as error:
+        raise RequestError(error.message, "--scale" if scale is not None else "--choice") from None
+    return given
+
+
 def check_detail(*details: str) -> None:
     from pocketvlm.messages import Detail
 
@@ -111,6 +147,7 @@ ManyRequests = Annotated[
         "exact",
         "cache_type",
         "max_pixels",
+        "calibration",
         parallel=2,
     ),
 ]

@@ -24,7 +24,20 @@ _QUIET = ("chat", "pull")  # print nothing if interrupted: chat just ends, pull 
 
 # Of this package: the module and function of each.
 _OWN = {
-    name: name for name in ("batch", "bench", "chat", "doctor", "inspect", "locate", "plan", "read", "remove", "serve")
+    name: name
+    for name in (
+        "batch",
+        "bench",
+        "chat",
+        "decide",
+        "doctor",
+        "inspect",
+        "locate",
+        "plan",
+        "read",
+        "remove",
+        "serve",
+    )
 }
 _OWN["app"] = "open_app"
 

@@ -14,7 +14,7 @@ from pocketvlm.system.option_names import use_flags
 ANSWERS, PICTURES, ENGINE = "Answers", "Pictures and documents", "Model and engine"
 # The commands in the order of use, by panel.
 COMMANDS = {
-    "Ask about pictures": ("chat", "app", "locate", "read", "batch", "serve"),
+    "Ask about pictures": ("chat", "app", "locate", "read", "decide", "batch", "serve"),
     "Get models": ("models", "pull", "remove", "plan"),
     "Make and check models": ("convert", "verify", "inspect"),
     "This machine": ("doctor", "bench"),

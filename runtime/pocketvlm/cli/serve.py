@@ -74,6 +74,7 @@ def serve(
             "exact",
             "cache_type",
             "max_pixels",
+            "calibration",
             "stuck_after",
             parallel=4,
         ),

@@ -34,6 +34,7 @@ from pocketvlm.engine.scheduling.request_state import Emit, RequestState
 from pocketvlm.engine.scheduling.scheduler import Scheduler
 from pocketvlm.engine.scheduling.step import MAX_UNREAD_EVENTS
 from pocketvlm.engine.scheduling.token_sampler import check_sampling
+from pocketvlm.engine.scheduling.token_tree import TokenTree
 from pocketvlm.engine.speculative.draft_length import DraftLengthPolicy
 from pocketvlm.engine.threads import ThreadBudget
 from pocketvlm.errors import (
@@ -44,6 +45,7 @@ from pocketvlm.errors import (
     GenerationCancelledError,
     RequestError,
     SystemLimitError,
+    UnsupportedError,
 )
 from pocketvlm.native.grammar import Matcher, Vocabulary
 from pocketvlm.native.grammar_trial import GrammarTrials
@@ -54,7 +56,7 @@ from pocketvlm.templates.prompt import TextSpan
 from pocketvlm.vision.compatibility import check_files
 from pocketvlm.vision.embedding_disk_cache import DiskCache
 from pocketvlm.vision.encoder import PreparedImage, Vision
-from pocketvlm.vision.prompt_units import PromptUnit, PromptUnits, prompt_units
+from pocketvlm.vision.prompt_units import PromptUnit, PromptUnits, following_tokens, prompt_units
 
 
 class InProcessEngine:
@@ -254,13 +256,30 @@ class InProcessEngine:
                     "messages",
                 )
             limit = min(generation.max_tokens or room, room)
-            request = RequestState(generation, prompt, images, limit, emit, unread_events, matcher)
+            tree = self._token_tree(generation, room) if generation.choices else None
+            request = RequestState(generation, prompt, images, limit, emit, unread_events, matcher, tree=tree)
             self._scheduler.submit(request)
         except BaseException:  # Ctrl-C too: no caller has the images yet
             for _, prepared in images:
                 prepared.close()
             raise
         return request
+
+    def _token_tree(self, generation: Generation, room: int) -> TokenTree:
+        """Return the tree of the choices of a generation. `room` is how many tokens fit behind the prompt."""
+        if not self._model.ends:
+            raise UnsupportedError("the model has no token that ends an answer, so answers cannot be compared")
+        last = generation.prompt[-1]
+        before = last if isinstance(last, TextSpan) and not last.special else None
+        # What is not in the vocabulary becomes another text, which says nothing about this one.
+        tokens = [following_tokens(self._model, before, choice) for choice in generation.choices]
+        tree = TokenTree(tokens, self._model.ends, max_branches=self._scheduler.max_branches)
+        if tree.rows > room:
+            raise ContextLengthError(
+                f"the choices take {tree.rows:,} tokens at once, and the prompt leaves {max(0, room):,} of the context",
+                "choices",
+            )
+        return tree
 
     def begins_quickly(self, generation: Generation) -> bool:
         """Whether `submit` is known to return soon as far as the generation's grammar goes."""

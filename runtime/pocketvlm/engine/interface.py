@@ -47,6 +47,9 @@ class Generation:
     short. `ignore_eos` continues after tokens that end an answer, and none of the first `min_tokens` tokens is one of
     these; both unless there is a constraint. `measures_certainty`: `Finished` says how likely the answer's tokens were.
 
+    With `choices`, nothing is sampled: each is a text that could be the whole answer, and `ScoredChoices` says how
+    likely it is.
+
     `buffered`: the caller reads nothing before the end, so all tokens but the first are emitted with it, and none where
     the generation fails or is cancelled. Waking a reader for each token would take time from a core that evaluates.
     """
@@ -60,6 +63,7 @@ class Generation:
     min_tokens: int = 0
     measures_certainty: bool = False
     buffered: bool = False
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,21 @@ class Token:
 
 
 @dataclass(frozen=True)
+class ScoredChoices:
+    """The natural logarithm of the probability that the answer is exactly this text, for each of the choices.
+
+    It is that of the text's tokens one after another and then of any token that ends an answer, in the model's own
+    distribution; minus infinity for a text that the vocabulary cannot write. `tokens` counts those that were evaluated
+    behind the prompt, in `ms` milliseconds.
+    """
+
+    logprobs: tuple[float, ...]
+    tokens: int = 0
+    ms: float = field(default=0.0, compare=False)
+    kind: Literal["scored_choices"] = "scored_choices"
+
+
+@dataclass(frozen=True)
 class Finished:
     """The answer is complete, or reached the token limit ("length").
 
@@ -123,7 +142,7 @@ class Finished:
     kind: Literal["finished"] = "finished"
 
 
-Event = EncodeProgress | PrefillDone | Token | Finished
+Event = EncodeProgress | PrefillDone | Token | ScoredChoices | Finished
 
 
 @dataclass(frozen=True)
@@ -274,13 +293,13 @@ class Engine(Protocol):
     def generate(
         self, generation: Generation, cancellation: CancellationToken | None = None
     ) -> Generator[Event, None, None]:
-        """Yield EncodeProgress*, PrefillDone, Token*, Finished. Closing the iterator cancels it, at any stage.
+        """Yield EncodeProgress*, PrefillDone, Token* or ScoredChoices, Finished.
 
-        Any number of threads may call. Nothing happens before the first `next`, which raises what is wrong with the
-        request: RequestError; or EngineBusyError where the thread would wait for itself, because it has `parallel`
-        unfinished iterators (engines in this process only), or where the system is too busy to try a schema. Later
-        come EngineCrashedError, where native code died, and EngineClosedError. `cancellation` stops the generation from
-        another thread.
+        Closing the iterator cancels it, at any stage. Any number of threads may call. Nothing happens before the first
+        `next`, which raises what is wrong with the request: RequestError; or EngineBusyError where the thread would
+        wait for itself, because it has `parallel` unfinished iterators (engines in this process only), or where the
+        system is too busy to try a schema. Later come EngineCrashedError, where native code died, and
+        EngineClosedError. `cancellation` stops the generation from another thread.
         """
         ...
 

@@ -232,3 +232,38 @@ class ChatCompletionChunk(_Answer):
     def text(self) -> str:
         """The new text of the first choice; empty in the last chunk."""
         return (self.choices[0].delta.content or "") if self.choices else ""
+
+
+def usage_sum(one: Usage, other: Usage) -> Usage:
+    """Return the usage of two runs together."""
+    a, b = one.prompt_tokens_details, other.prompt_tokens_details
+    return Usage(
+        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
+        completion_tokens=one.completion_tokens + other.completion_tokens,
+        total_tokens=one.total_tokens + other.total_tokens,
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=a.cached_tokens + b.cached_tokens, image_tokens=a.image_tokens + b.image_tokens
+        ),
+        completion_tokens_details=CompletionTokensDetails(
+            reasoning_tokens=sum(usage.completion_tokens_details.reasoning_tokens for usage in (one, other))
+        ),
+    )
+
+
+def timings_sum(one: Timings, other: Timings) -> Timings:
+    """Return the timings of two runs, one after the other."""
+    both = (one, other)
+    prefill, decode = (sum(timings.prefill_ms for timings in both), sum(timings.decode_ms for timings in both))
+    prefilled = sum((timings.prefill_tokens_per_second or 0) * timings.prefill_ms for timings in both)
+    decoded = sum((timings.decode_tokens_per_second or 0) * timings.decode_ms for timings in both)
+    return Timings(
+        images=[*one.images, *other.images],
+        queue_ms=max(one.queue_ms, other.queue_ms),  # each has the wait before the first run
+        load_ms=max(one.load_ms, other.load_ms),
+        prefill_ms=prefill,
+        decode_ms=decode,
+        prefill_tokens_per_second=prefilled / prefill if prefill else None,
+        decode_tokens_per_second=decoded / decode if decode else None,
+        drafted_tokens=one.drafted_tokens + other.drafted_tokens,
+        accepted_tokens=one.accepted_tokens + other.accepted_tokens,
+    )

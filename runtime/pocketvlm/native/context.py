@@ -26,6 +26,7 @@ _ABORTED = 2  # a return value of llama_decode
 _CELL_MULTIPLE = 256  # libllama rounds the number of cells up to a multiple of this
 CACHE_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}  # ggml_type
 _PARTIAL = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY
+_MAX_SEQUENCES = 256  # LLAMA_MAX_SEQ
 
 Cells = npt.NDArray[np.uint8]  # [bytes] in libllama's own format: positions, keys and values
 Logits = npt.NDArray[np.float32]  # [n_vocab] of one token
@@ -42,6 +43,9 @@ class Context(Handle):
     `n_batch` hold the result. A picture with non-causal attention must fit into one batch.
 
     With `moves`, `cells` and `add_cells` can copy what sequences hold to another context of the same model.
+
+    `branches` is how many more sequences there should be, to continue one sequence in several ways at once. The
+    attribute has their ids: none for models that need checkpoints, where each would take memory of its own.
 
     `outputs` is the largest number of tokens whose logits one call may ask for (0: no limit). libllama allocates
     scratch memory for all of them: 100 MB for 512 tokens of a small model.
@@ -69,6 +73,7 @@ class Context(Handle):
         cache_type: CacheType = "f16",
         sequences: int = 1,
         moves: bool = False,
+        branches: int = 0,
         outputs: int = 0,
         collector: Collector | None = None,
         accelerated: bool = False,
@@ -79,9 +84,12 @@ class Context(Handle):
         # libllama would round it, too, but only after it has limited the batch to the number that was given.
         params.n_ctx = -(-n_ctx // _CELL_MULTIPLE) * _CELL_MULTIPLE * sequences
         params.n_batch = params.n_ubatch = n_batch
-        params.n_seq_max, params.kv_unified = sequences + moves, sequences + moves > 1
+        own = sequences + moves
+        last = own if model.needs_checkpoints else min(own + branches, _MAX_SEQUENCES)
+        self.branches = range(own, last)
+        params.n_seq_max, params.kv_unified = last, last > 1
         self._transfer_sequence = sequences  # holds the cells that are being copied out or in
-        params.n_outputs_max = outputs and outputs + moves
+        params.n_outputs_max = outputs and max(outputs + moves, last)  # libllama reserves one for each sequence
         params.n_threads = params.n_threads_batch = self._threads = threads
         params.no_perf = True
         params.swa_full = False  # layers with a sliding window keep cells for the window and one batch only
@@ -296,6 +304,7 @@ class Batch:
         # The list of sequences of each token is one element of the array above.
         self._lists = (ctypes.c_void_p * size)(*range(first, first + step * size, step))
         self._counts = np.ones(size, np.int32)
+        self._several: dict[int, npt.NDArray[np.int32]] = {}  # the sequences of tokens that have more than one
         pointers = dict(lib.llama_batch._fields_)
         self._raw = lib.llama_batch(
             n_tokens=0,
@@ -312,7 +321,19 @@ class Batch:
         return self._raw
 
     def clear(self) -> None:
+        for index in self._several:
+            self._counts[index] = 1
+            self._lists[index] = self._sequences.ctypes.data + index * self._sequences.itemsize
+        self._several.clear()
         self.count = 0
+
+    def add_to_several(self, token: int, position: int, sequences: Sequence[int]) -> int:
+        """Add one token that several sequences have in common, with logits, and return its index."""
+        index = self.add(token, position, sequences[0])
+        if len(sequences) > 1:
+            ids = self._several[index] = np.array(sequences, np.int32)
+            self._counts[index], self._lists[index] = len(ids), ids.ctypes.data
+        return index
 
     def add(self, token: int, position: int, sequence: int) -> int:
         """Add one token with logits, and return its index."""

@@ -25,6 +25,7 @@ from pocketvlm.server.protocols.anthropic import routes as anthropic
 from pocketvlm.server.protocols.anthropic.models import list_fields, model_fields
 from pocketvlm.server.protocols.chat_completions import ChatCompletions
 from pocketvlm.server.protocols.completions import Completions
+from pocketvlm.server.protocols.decisions import Decisions
 from pocketvlm.server.protocols.error_forms import error_response
 from pocketvlm.server.protocols.ollama.routes import OllamaRoutes
 from pocketvlm.server.protocols.responses.routes import Responses
@@ -68,10 +69,12 @@ class Service:
         routes: list[Route] = []
         chat, count = self.answers.endpoint(ChatCompletions.parse), self.answers.counter(ChatCompletions.parse)
         complete = self.answers.endpoint(Completions.parse)
+        decide = self.answers.endpoint(Decisions.parse)
         for prefix in ("/v1", ""):
             routes.append(Route(f"{prefix}/chat/completions", chat, methods=["POST"]))
             routes.append(Route(f"{prefix}/chat/completions/input_tokens", count, methods=["POST"]))
             routes.append(Route(f"{prefix}/completions", complete, methods=["POST"]))
+            routes.append(Route(f"{prefix}/decisions", decide, methods=["POST"]))
             routes.append(Route(f"{prefix}/images", self._add_image, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/plan", self._seen.plan, methods=["POST"]))
             routes.append(Route(f"{prefix}/images/{{id}}/seen", self._seen.show, methods=["GET"]))

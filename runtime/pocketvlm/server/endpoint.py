@@ -10,6 +10,8 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from pocketvlm.decisions.choices import Choices
+from pocketvlm.decisions.decision import Decision
 from pocketvlm.engine.interface import CancellationToken, TokenCount
 from pocketvlm.messages import ChatRequest
 from pocketvlm.pictures.handles import PictureHandles
@@ -161,7 +163,7 @@ class _LeasedModel:
     ) -> None:
         self._exchange, self._lease, self._put = exchange, lease, put
         self._pictures, self._cancellation = pictures, cancellation
-        self.watch = record.watch
+        self.watch, self.note = record.watch, record.note
 
     def run(self, request: ChatRequest, *, raw: bool = False) -> Chunks:
         return self._lease.vlm.run(
@@ -177,6 +179,16 @@ class _LeasedModel:
 
     def count(self, request: ChatRequest) -> TokenCount:
         return self._lease.vlm.count(request, pictures=self._pictures)
+
+    def decide(self, request: ChatRequest, choices: Choices) -> Decision:
+        return self._lease.vlm.run_decision(
+            request,
+            choices,
+            pictures=self._pictures,
+            cancellation=self._cancellation,
+            queue_ms=self._lease.queue_ms,
+            load_ms=self._lease.load_ms,
+        )
 
     def _report_progress(self, done: int, total: int) -> None:
         if self._exchange.stream:

@@ -9,7 +9,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from pocketvlm import __version__
 from pocketvlm.server.operation import Component, Operation, Schema
-from pocketvlm.server.protocols import chat_completions, completions
+from pocketvlm.server.protocols import chat_completions, completions, decisions
 from pocketvlm.server.protocols.anthropic import models as anthropic_models
 from pocketvlm.server.protocols.anthropic import routes as anthropic
 from pocketvlm.server.protocols.error_forms import OPENAI_ERROR
@@ -125,6 +125,7 @@ _get = partial(_operation, method="get")
 OPERATIONS = (
     *chat_completions.OPERATIONS,
     *completions.OPERATIONS,
+    *decisions.OPERATIONS,
     *anthropic.OPERATIONS,
     *responses.OPERATIONS,
     *ollama.OPERATIONS,

@@ -37,6 +37,11 @@ class RequestRecord:
     def open(self, scope: Scope) -> None:
         scope[_KEY] = self
 
+    def note(self, usage: Usage, timings: Timings) -> None:
+        """Record an answer that has no chunks."""
+        self.usage, self.timings = usage, timings
+        self.finish_reason = "stop"
+
     def watch(self, chunks: Generator[ChatCompletionChunk, None, None]) -> Generator[ChatCompletionChunk, None, None]:
         """Yield the chunks unchanged while recording what they say."""
         for chunk in chunks:

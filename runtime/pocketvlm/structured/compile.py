@@ -60,6 +60,11 @@ class CompiledRequest:
     raw: bool = False
     _names: tuple[str, ...] = ()  # of the functions that can be called
 
+    @property
+    def thinking(self) -> bool:
+        """Whether the prompt ends within a thought."""
+        return self._thinking
+
     def output_parser(self, controls: Mapping[str, int] | None = None) -> OutputParser:
         """Return a parser for one answer. `controls` are ids of control tokens that are content, by their text."""
         return OutputParser(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from pocketvlm.engine.interface import Snapshot
 from pocketvlm.engine.kv_cache.choose_sequence import choose_sequence
@@ -17,6 +17,7 @@ _CHECKPOINT_ROWS = 64  # rows of a prompt from one checkpoint to that after the 
 _MAX_CHECKPOINTS = 4  # of one sequence
 _MIN_CHECKPOINTS = 2  # of the one in use, however large: after its pictures and after its last message
 _MAX_CHECKPOINT_BYTES = 256 << 20  # of all sequences together
+MAX_BRANCHES = 15  # ways in which one sequence continues at once: with its own, as many logits as tokens of choices
 
 
 class SequencePool:
@@ -106,6 +107,38 @@ class SequencePool:
             if oldest is sequence and len(content.checkpoints) <= _MIN_CHECKPOINTS:
                 break
             oldest.content.evict_checkpoint()
+
+    @property
+    def max_branches(self) -> int:
+        """How many branches `branched` can give at once."""
+        return max(1, len(self._context.branches))
+
+    @contextmanager
+    def branched(self, sequence: CachedSequence, count: int) -> Iterator[Sequence[int]]:
+        """Give the ids of `count` sequences that begin as `sequence` does. What is added to them is dropped at the end.
+
+        Where there is only one branch, it is the sequence itself, which is then restored.
+        """
+        position = sequence.content.position
+        branches = self._context.branches[:count]
+        if not branches:
+            state = self._context.state(sequence.id, part=True) if self._context.needs_checkpoints else None
+            try:
+                yield (sequence.id,)
+            finally:
+                kept = sequence.content.position == position  # an error clears a sequence
+                if state is None or not kept:
+                    self.trim(sequence)
+                elif not self._context.restore(state, position, sequence.id, part=True):
+                    self.clear(sequence)
+            return
+        try:
+            for branch in branches:
+                self._context.share(sequence.id, branch, position)
+            yield branches
+        finally:
+            for branch in branches:
+                self._context.truncate(0, branch)
 
     def snapshot(self, units: Sequence[PromptUnit]) -> Snapshot:
         """Copy what the best free sequence holds of a prompt. The sequence drops whatever else it held."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketvlm.engine.interface import EngineOptions
+from pocketvlm.engine.kv_cache.sequence_pool import MAX_BRANCHES
 from pocketvlm.engine.loading.choose_layout import choose_layout
 from pocketvlm.engine.loading.closing_token import closing_token
 from pocketvlm.engine.loading.device_placement import (
@@ -22,6 +23,7 @@ from pocketvlm.engine.loading.device_placement import (
     scratch_bytes,
 )
 from pocketvlm.engine.scheduling.background_prefill import CHUNK_ROWS
+from pocketvlm.engine.scheduling.token_tree import MAX_BRANCH_ROWS
 from pocketvlm.engine.speculative.draft_length import MAX_DRAFT_TOKENS, DraftLengthPolicy, draft_length_policy
 from pocketvlm.engine.threads import ThreadBudget
 from pocketvlm.errors import EngineError, ModelError, NativeLibraryError, RequestError
@@ -159,8 +161,13 @@ def _load(
         draft_policy = draft_length_policy(
             options.speculate, exact=options.exact, needs_checkpoints=model.needs_checkpoints
         )
-        drafted = MAX_DRAFT_TOKENS if draft_policy else 0
-        context = make(n_ctx=size, n_batch=max(BATCH_ROWS, min_batch), threads=threads.all, outputs=sequences + drafted)
+        context = make(
+            n_ctx=size,
+            n_batch=max(BATCH_ROWS, min_batch),
+            threads=threads.all,
+            branches=MAX_BRANCHES,
+            outputs=sequences + max(MAX_DRAFT_TOKENS if draft_policy else 0, MAX_BRANCH_ROWS - 1),
+        )
     except BaseException:  # Ctrl-C too: no caller has the model yet
         model.close()
         raise

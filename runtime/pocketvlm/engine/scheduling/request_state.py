@@ -10,6 +10,7 @@ from pocketvlm.engine.background.encode_task import EncodeTask
 from pocketvlm.engine.interface import Event, Generation, PrefillDone, PromptImage
 from pocketvlm.engine.kv_cache.prefix_cache import CachedSequence, length_of
 from pocketvlm.engine.scheduling.token_sampler import TokenSampler
+from pocketvlm.engine.scheduling.token_tree import TokenTree
 from pocketvlm.engine.speculative.ngram import NgramProposer
 from pocketvlm.messages import ImageTimings
 from pocketvlm.native.grammar import Matcher
@@ -31,6 +32,7 @@ class RequestState:
     prompt: PromptUnits
     images: list[tuple[PromptImage, PreparedImage]]
     token_limit: int  # tokens of the answer, at most
+    tree: TokenTree | None = field(default=None, kw_only=True)  # of the choices, which are scored instead of an answer
     emit: Emit
     unread_events: Callable[[], int] = lambda: 0
     matcher: Matcher | None = None
@@ -60,6 +62,7 @@ class RequestState:
     drafted: int = 0
     accepted: int = 0  # drafted tokens that were sampled, too
     first_token_at: float = 0.0
+    branch_rows: int = 0  # tokens of choices that were evaluated
 
     @property
     def units(self) -> list[PromptUnit]:

@@ -142,6 +142,11 @@ class Scheduler:
         """The numbers of the running step and of the running background work, rising with time; None while idle."""
         return self._running_step, self._worker.progress
 
+    @property
+    def max_branches(self) -> int:
+        """In how many ways a sequence can be continued at once."""
+        return self._sequences.max_branches
+
     def close(self) -> None:
         """End all requests with EngineClosedError. Returns when nothing native runs any more."""
         with self._lock:
@@ -352,7 +357,7 @@ class Scheduler:
             request.encode_task = None  # breaks a reference cycle that would keep the pictures for a while
         else:
             request.close_images()
-        answered = request.generated > 0
+        answered = request.first_token_at > 0
         with self._lock:
             self._open_requests -= 1
             totals = self._statistics

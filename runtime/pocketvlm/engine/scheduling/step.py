@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from pocketvlm.engine.interface import Event, Finished
+from pocketvlm.engine.interface import Event, Finished, ScoredChoices
 from pocketvlm.engine.kv_cache.sequence_pool import SequencePool
 from pocketvlm.engine.scheduling.embedding_batch import EmbeddingBatch, next_embedding_batch
 from pocketvlm.engine.scheduling.prefill_budget import PrefillBudget
 from pocketvlm.engine.scheduling.request_state import RequestState
 from pocketvlm.engine.scheduling.thread_count import ThreadCountPolicy
+from pocketvlm.engine.scheduling.token_tree import MAX_BRANCH_ROWS, Branches
 from pocketvlm.engine.speculative.draft_length import MAX_DRAFT_TOKENS, DraftLengthPolicy
 from pocketvlm.engine.speculative.ngram import NgramProposer
 from pocketvlm.engine.threads import ThreadBudget
@@ -106,7 +107,7 @@ class StepRunner:
 
         `shared`: the background worker is busy and has its part of the cores.
         """
-        answers = [request for request in self.running if not request.in_prompt and _reader_keeps_up(request)]
+        answers = [r for r in self.running if not r.in_prompt and r.tree is None and _reader_keeps_up(r)]
         prompts = [r for r in self.running if r.in_prompt and not r.in_background and not r.waits_for_tile]
         policy, now = self._thread_policies.get(shared), time.monotonic()
         threads = self._threads.shared if shared else self._threads.all
@@ -116,6 +117,8 @@ class StepRunner:
         if answers:
             self.steps += 1
             self.threads_of_steps += threads
+        for request in [r for r in self.running if not r.in_prompt and r.tree is not None]:
+            self._score_choices(request)
         # A prompt that waits for tiles of its own loses little by waiting; the others must advance.
         urgent = any(request.encode_task is None or not request.encode_task.tiles for request in prompts)
         room = budget = self._prefill_budget.rows(len(answers), shared, urgent=urgent)
@@ -145,6 +148,8 @@ class StepRunner:
     def sample(self, request: RequestState, logits: int | Logits, *, drafted: int = 0, accepted: bool = False) -> None:
         """Sample the next token of a request from a row of the last batch, or from a copy of its logits.
 
+        Where choices are to be scored, begin with that instead.
+
         `drafted` and `accepted` go into the `Token` event.
         """
         assert request.sampler is not None
@@ -152,6 +157,10 @@ class StepRunner:
         if request.generated == 0:
             request.first_token_at = now
             self._outbox.append((request, request.prefill_done()))
+        if request.tree is not None:
+            row = self._context.logits(logits, copy=False) if isinstance(logits, int) else logits
+            request.tree.score(request.tree.root, row)
+            return
         try:
             ms = 1000 * (now - request.first_token_at)
             token = request.sampler.sample(self._context, logits, drafted=drafted, accepted=accepted, ms=ms)
@@ -175,6 +184,42 @@ class StepRunner:
             self._finish(request, "stop")
         elif request.generated >= request.token_limit:
             self._finish(request, "length")
+
+    def _score_choices(self, request: RequestState) -> None:
+        """Evaluate the next branches of a request's choices. Other requests wait for no more than that."""
+        assert request.tree is not None
+        sequence, branches = request.running_sequence, request.tree.waiting.pop(0)
+        position = sequence.content.position
+        try:
+            with self._sequences.branched(sequence, branches.count) as ids:
+                if not self._evaluate_branches(request, branches, ids, position):
+                    return
+        except EngineError as error:
+            self._on_finished(request, error)
+            return
+        request.branch_rows += len(branches.nodes)
+        if not request.tree.waiting:
+            ms = 1000 * (time.perf_counter() - request.first_token_at)
+            self._outbox.append((request, ScoredChoices(tuple(request.tree.scores), request.branch_rows, ms)))
+            self._finish(request, "stop")
+        elif sequence.content.position != position:
+            self._on_finished(request, EngineError("the cache was lost while choices were evaluated"))
+
+    def _evaluate_branches(
+        self, request: RequestState, branches: Branches, sequences: Sequence[int], position: int
+    ) -> bool:
+        """Evaluate nodes on `sequences`, which end at `position`. False where that failed or was aborted."""
+        assert request.tree is not None
+        for start in range(0, len(branches.nodes), MAX_BRANCH_ROWS):
+            nodes = branches.nodes[start : start + MAX_BRANCH_ROWS]
+            self._batch.clear()
+            for node, on in nodes:
+                self._batch.add_to_several(node.token, position + node.depth - 1, [sequences[branch] for branch in on])
+            if not self._call_native([request], partial(self._context.decode, self._batch)):
+                return False
+            for index, (node, _) in enumerate(nodes):
+                request.tree.score(node, self._context.logits(index, copy=False))
+        return True
 
     def _fill_batch(
         self,

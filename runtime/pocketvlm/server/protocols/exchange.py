@@ -9,9 +9,11 @@ from contextlib import closing
 from typing import Any, ClassVar, Protocol
 
 from pocketvlm.chat.completion import fold
+from pocketvlm.decisions.choices import Choices
+from pocketvlm.decisions.decision import Decision
 from pocketvlm.engine.interface import TokenCount
 from pocketvlm.errors import RequestError
-from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest
+from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest, Timings, Usage
 from pocketvlm.server.http_errors import HTTPError
 
 Chunks = Generator[ChatCompletionChunk, None, None]
@@ -31,6 +33,14 @@ class AskedModel(Protocol):
 
     def count(self, request: ChatRequest) -> TokenCount:
         """Count the tokens of a prompt."""
+        ...
+
+    def decide(self, request: ChatRequest, choices: Choices) -> Decision:
+        """Return the probabilities of choices as answers to a request."""
+        ...
+
+    def note(self, usage: Usage, timings: Timings) -> None:
+        """Record these for the log and the metrics, where there are no chunks to `watch`."""
         ...
 
     def watch(self, chunks: Chunks) -> Chunks:
