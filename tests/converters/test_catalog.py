@@ -63,6 +63,8 @@ TOTALS = {
     "internvl3.5-14b": 15.1,
     "internvl3.5-38b": 38.4,
     "lfm2.5-vl-3b": 3.1,
+    "llava-onevision-0.5b": 0.9,
+    "llava-onevision-7b": 8.0,
     "mineru2.5-1.2b": 1.2,
     "nanonets-ocr2-3b": 3.8,
     "gemma-4-e2b": 5.1 - 0.3,
