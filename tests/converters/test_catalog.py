@@ -43,6 +43,8 @@ PUBLISHED = {
     # Less the last layer and the last norm of the vision encoder, which are not used: the layer before them is.
     "llava-1.5-7b": 7_063_427_072 - 12_598_272,
     "llava-1.6-mistral-7b": 7_566_747_648 - 12_598_272,
+    # Less a table of positions and a head of the encoder that the model does not use.
+    "paddleocr-vl-0.9b": 958_588_736 - 37_748_736 - 15_238_352,
     "mistral-small-3.1-24b": 24_011_361_280 + 5120,  # the embedding of the end of a row is in both files
     "gemma-3-4b": 4_300_079_472,
     "gemma-3-12b": 12_187_325_040,
