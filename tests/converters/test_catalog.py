@@ -43,6 +43,8 @@ PUBLISHED = {
     # Less the last layer and the last norm of the vision encoder, which are not used: the layer before them is.
     "llava-1.5-7b": 7_063_427_072 - 12_598_272,
     "llava-1.6-mistral-7b": 7_566_747_648 - 12_598_272,
+    # Less a table of positions and a head of the encoder that the model does not use.
+    "paddleocr-vl-0.9b": 958_588_736 - 37_748_736 - 15_238_352,
     "mistral-small-3.1-24b": 24_011_361_280 + 5120,  # the embedding of the end of a row is in both files
     "gemma-3-4b": 4_300_079_472,
     "gemma-3-12b": 12_187_325_040,
@@ -63,6 +65,10 @@ TOTALS = {
     "internvl3.5-14b": 15.1,
     "internvl3.5-38b": 38.4,
     "lfm2.5-vl-3b": 3.1,
+    "llava-onevision-0.5b": 0.9,
+    "llava-onevision-7b": 8.0,
+    "mineru2.5-1.2b": 1.2,
+    "nanonets-ocr2-3b": 3.8,
     "gemma-4-e2b": 5.1 - 0.3,
 }
 CHECKPOINT = Path(__file__).parents[2] / "models" / "iota" / "checkpoint"

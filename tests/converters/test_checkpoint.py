@@ -69,6 +69,8 @@ def test_broken_config(checkpoint: Path, text: str) -> None:
 def test_unknown_architecture(checkpoint: Path, edit: Edit) -> None:
     edit(checkpoint / "config.json", {"model_type": "clippy"})
     refused(checkpoint, "unknown architecture 'clippy'", "idefics3", "smolvlm")
+    edit(checkpoint / "config.json", {"model_type": "granite_docling"})
+    refused(checkpoint, "model_type granite_docling is a", "use ibm-granite/granite-docling-258M")
 
 
 def test_no_weights(weights: Path) -> None:

@@ -120,7 +120,7 @@ def test_libmtmd_still_misplaces_the_class_token(bundle: Path, reference: Any, m
 
 def test_a_mend_that_found_nothing_is_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mtmd_graph_patches, "CLASS_TOKEN", "v.another_name")
-    with pytest.raises(EngineError, match=r"mmproj-f32\.gguf: this build of libmtmd places the class token"):
+    with pytest.raises(EngineError, match=r"mmproj-f32\.gguf: this build of libmtmd builds the graph"):
         encoded(bundle / "mmproj-f32.gguf", bundle)
 
 

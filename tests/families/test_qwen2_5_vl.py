@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import pocketvlm.vision.mtmd
-from checkpoints import onnx_encoder, refusal
+from checkpoints import change, onnx_encoder, parts, put, refusal, same
 from engine_seam import session_of
 from pocketvlm.errors import EngineError, ModelFormatError
 from pocketvlm.files.gguf_header import read_header
@@ -53,6 +53,36 @@ def wanted(model: Any, folder: Path, tile: Array) -> Array:
 def worst_cosine(found: Array, seen: Array) -> float:
     assert found.shape == seen.shape
     return float(((found * seen).sum(-1) / np.linalg.norm(found, axis=-1) / np.linalg.norm(seen, axis=-1)).min())
+
+
+def _saved_flat(config: dict[str, Any]) -> None:
+    """As transformers 4.52 and later saved it, for example olmOCR: the text twice, with two names of one scaling."""
+    text = config["text_config"]
+    rope = text.pop("rope_parameters")
+    scaling = {"mrope_section": rope["mrope_section"], "rope_type": "default", "type": "default"}
+    text |= {"rope_theta": rope["rope_theta"], "rope_scaling": scaling, "sliding_window": None, "max_window_layers": 2}
+    text |= {"use_sliding_window": False, "layer_types": ["full_attention"] * 2}
+    config |= {key: value for key, value in text.items() if key not in ("model_type", "layer_types")}
+
+
+def _saved_nested(config: dict[str, Any]) -> None:
+    """As transformers 4.57 saved it, for example Nanonets-OCR2: only the text says that the head is tied."""
+    rope = config["text_config"].pop("rope_parameters")
+    scaling = {"mrope_section": rope["mrope_section"], "rope_type": "default", "type": "mrope"}
+    config["text_config"] |= {"rope_theta": rope["rope_theta"], "rope_scaling": scaling, "dtype": "bfloat16"}
+    config["text_config"]["tie_word_embeddings"] = config.pop("tie_word_embeddings")
+    config["dtype"] = "bfloat16"
+
+
+@pytest.mark.parametrize("saved", [_saved_flat, _saved_nested])
+def test_configurations_of_fine_tuned_models(
+    saved: Callable[[dict[str, Any]], None], pristine: Path, checkpoint: Path
+) -> None:
+    """Sizes of pictures stand twice in them, too: as limits, and as edges whose other name is null."""
+    change(checkpoint / "config.json", saved)
+    sizes = {"shortest_edge": tiny.LEAST, "longest_edge": tiny.MOST}
+    put(checkpoint / "preprocessor_config.json", {"size": sizes, "min_pixels": None, "max_pixels": tiny.MOST})
+    assert same(parts(checkpoint), parts(pristine))
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)

@@ -126,6 +126,8 @@ def test_presets_are_known_by_the_name_of_the_model(vlm: VLM) -> None:
         "granite-docling-258M-Q8_0": "granite-docling",
         "SmolDocling-256M-preview": "granite-docling",
         "MinerU2.5-2509-1.2B": "mineru",
+        "olmOCR-2-7B-1025-Q4_K_M": "olmocr",
+        "nanonets-ocr2-3b": "nanonets-ocr",
         "SmolVLM-256M-Instruct": "general",
         "granite-3.3-2b": "general",
         "iota": "iota",
@@ -134,6 +136,14 @@ def test_presets_are_known_by_the_name_of_the_model(vlm: VLM) -> None:
     marked = replace(vlm.info, name="model", control_tokens={"<otsl>": 1})  # a file that was renamed
     assert preset_for(marked).name == "granite-docling"
     assert set(presets()) == {*names.values()}
+
+
+def test_a_front_matter_is_left_out() -> None:
+    to_markdown = presets()["olmocr"].to_markdown
+    about = "---\nprimary_language: en\nis_rotation_valid: True\nrotation_correction: 0\n---\n"
+    assert to_markdown(f"{about}# Bill\n\n---\nTotal: 5\n") == "# Bill\n\n---\nTotal: 5"
+    assert to_markdown(about) == to_markdown("---\nis_table: False\n---") == ""
+    assert to_markdown("---\nDear Anna,\n---\n") == "---\nDear Anna,\n---", "a line of the page itself"
 
 
 def test_what_a_model_is_asked() -> None:

@@ -1,4 +1,4 @@
-"""Qwen2-VL: the decoder, words and pictures of Qwen2.5-VL behind an encoder of its own, three layers of it."""
+"""Qwen2-VL: the decoder, words and pictures of Qwen2.5-VL behind another encoder. MinerU2.5: a narrower decoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from tiny.qwen2_5_vl import LEAST, MOST, TEXT, hub_config, hub_name, save, token
 
 __all__ = ["LEAST", "MOST", "hub_config", "hub_name", "save"]
 
-VARIANTS: dict[str, dict[str, Any]] = {"qwen2_vl": {}}
+# Seven heads of queries for each of keys, in a width that is not a power of two.
+MINERU: dict[str, Any] = {
+    "hidden_size": 112,
+    "num_attention_heads": 14,
+    "rope_parameters": TEXT["rope_parameters"] | {"mrope_section": [1, 1, 2]},
+    "vision": {"hidden_size": 112},
+}
+VARIANTS: dict[str, dict[str, Any]] = {"qwen2_vl": {}, "mineru": MINERU}
 VISION: dict[str, Any] = {"depth": 3, "embed_dim": 48, "mlp_ratio": 2, "num_heads": 3, "hidden_size": 64}
 
 

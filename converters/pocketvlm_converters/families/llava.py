@@ -51,11 +51,17 @@ _SIGLIP_DEFAULTS = {  # transformers' SiglipVisionConfig
 
 
 class Llava(Family):
+    """`text_kind`, `encoder_kind`, `feature_layer` and `selection` are the defaults of its configuration class."""
+
     model_types: ClassVar[frozenset[str]] = frozenset({"llava"})
+    text_kind: ClassVar[str] = "llama"
+    encoder_kind: ClassVar[str] = "clip_vision_model"
+    feature_layer: ClassVar[int] = -2
+    selection: ClassVar[str] = "default"
 
     def language(self) -> Part:
         text = self._text
-        kind = text.text("model_type", "llama")
+        kind = text.text("model_type", self.text_kind)
         if kind not in _TEXT:
             raise text.wrong("model_type", f"supported language models: {', '.join(_TEXT)}")
         text.require("hidden_act", "silu", "silu")
@@ -134,18 +140,18 @@ class Llava(Family):
     def _encoder(self) -> SigLIP:
         """The encoder with only the layers that are used."""
         model, config = self.checkpoint.config, self.checkpoint.config.present("vision_config")
-        kind = config.text("model_type", "clip_vision_model")
+        kind = config.text("model_type", self.encoder_kind)
         if kind == "clip_vision_model":  # it has a class token, which "default" drops
             encoder: SigLIP = clip(config)
-            model.require("vision_feature_select_strategy", "default", "default")
+            model.require("vision_feature_select_strategy", "default", self.selection)
         elif kind == "siglip_vision_model":
             encoder = siglip(config, **_SIGLIP_DEFAULTS)
-            model.require("vision_feature_select_strategy", "full", "default")
+            model.require("vision_feature_select_strategy", "full", self.selection)
         else:
             raise config.wrong("model_type", "supported encoders: clip_vision_model, siglip_vision_model")
         model.require("projector_hidden_act", "gelu", "gelu")
         model.require("multimodal_projector_bias", True, True)
-        layer = model.integer("vision_feature_layer", -2, least=-encoder.layers, most=encoder.layers)
+        layer = model.integer("vision_feature_layer", self.feature_layer, least=-encoder.layers, most=encoder.layers)
         used = layer if layer >= 0 else encoder.layers + 1 + layer
         if not used:
             raise model.wrong("vision_feature_layer", "the input of the first layer is not supported")

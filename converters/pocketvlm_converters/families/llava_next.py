@@ -17,7 +17,10 @@ _MAX_TILES = 64  # along an edge; bounds what a damaged file can ask for
 
 
 class LlavaNext(Llava):
+    """`default_grids` are those of the configuration class and of the image processor."""
+
     model_types: ClassVar[frozenset[str]] = frozenset({"llava_next"})
+    default_grids: ClassVar[list[list[int]]] = _DEFAULT_GRIDS
 
     def pictures(self) -> dict[str, Value]:
         return {
@@ -48,8 +51,8 @@ class LlavaNext(Llava):
         """The grids, (height, width) in pixels. The model crops padding by config.json's, so both files must agree."""
         config, preprocessor, edge = self.checkpoint.config, self.checkpoint.preprocessor, self._encoder.image
         config.require("use_image_newline_parameter", True, True)
-        grids = _read_grids(config)
-        if _read_grids(preprocessor) != grids:
+        grids = _read_grids(config, self.default_grids)
+        if _read_grids(preprocessor, self.default_grids) != grids:
             raise preprocessor.wrong("image_grid_pinpoints", "config.json has other grids")
         if any(side % edge or not 0 < side <= edge * _MAX_TILES for grid in grids for side in grid):
             raise config.wrong(
@@ -74,8 +77,8 @@ class LlavaNext(Llava):
         return "crop"
 
 
-def _read_grids(section: Section) -> list[tuple[int, int]]:
-    grids = section.values.get("image_grid_pinpoints") or _DEFAULT_GRIDS
+def _read_grids(section: Section, default: list[list[int]]) -> list[tuple[int, int]]:
+    grids = section.values.get("image_grid_pinpoints") or default
     are_pairs = isinstance(grids, list) and all(isinstance(grid, list) and len(grid) == 2 for grid in grids)
     if not are_pairs or any(type(edge) is not int for grid in grids for edge in grid):
         raise section.wrong("image_grid_pinpoints", "it must be a list of pairs of whole numbers")

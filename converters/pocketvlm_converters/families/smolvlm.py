@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pocketvlm.errors import CheckpointError
@@ -29,6 +30,10 @@ _TOWER, _CONNECTOR = ("model.vision_model.", "vision_model."), ("model.connector
 
 class SmolVLM(Family):
     model_types: ClassVar[frozenset[str]] = frozenset({"idefics3", "smolvlm"})
+    other_formats: ClassVar[Mapping[str, str]] = {
+        "granite_docling": "a Granite-Docling with deepstack projectors, which is not supported; "
+        "use ibm-granite/granite-docling-258M"
+    }
 
     def language(self) -> Part:
         config = self.checkpoint.config

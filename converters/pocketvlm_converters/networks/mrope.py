@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Section
@@ -22,13 +22,34 @@ from pocketvlm_converters.onnx.patches import (
     read_normalization,
     require_preprocessing,
 )
-from pocketvlm_converters.weights import Part, Value
+from pocketvlm_converters.weights import Part, Value, Weight
 
 MERGE = 2  # patches along an edge; libmtmd has a key for it, but parts of its graph and of its input assume 2
 EPSILON = 1e-6  # of the encoder's norms; configurations have no key for it
 _IMAGE_SIZE = 560  # llama.cpp's converter writes it if there is no position table; it has no effect
 # Values that libmtmd has fixed for these encoders; transformers has the same defaults.
 _FIXED = {"spatial_merge_size": MERGE, "temporal_patch_size": FRAMES, "in_channels": 3, "in_chans": 3}
+
+
+class Encoder(Protocol):
+    """An encoder whose `merge` x `merge` patches become one embedding of `width` values.
+
+    `row` is the width with what else a row of the output has. `table` is the edge of a table of positions, or 0.
+    """
+
+    @property
+    def patch(self) -> int: ...
+    @property
+    def merge(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def row(self) -> int: ...
+    @property
+    def table(self) -> int: ...
+    def metadata(self) -> dict[str, Value]: ...
+    def weights(self, names: Names) -> list[Weight]: ...
+    def graph(self, graph: Graph, names: Names, pixels: Normalization) -> str: ...
 
 
 class MRopeFamily(Family):
@@ -40,6 +61,8 @@ class MRopeFamily(Family):
     - `interleaved`: whether the axes of positions take frequencies in turn, or in consecutive sections.
     - `pixels`: the least and most pixels of a picture, as transformers' image processor has them by default. It counts
       the pixels of `frames` frames together.
+    - `tied`: the default of `tie_word_embeddings`.
+    - `temporal`: frames of a video in one patch.
     - `video_pixels`: those of transformers' video processor; None for a family without videos.
     """
 
@@ -50,11 +73,13 @@ class MRopeFamily(Family):
     interleaved: ClassVar[bool] = False
     pixels: ClassVar[tuple[int, int]] = (56 * 56, 28 * 28 * 1280)
     frames: ClassVar[int] = 1
+    tied: ClassVar[bool] = False
+    temporal: ClassVar[int] = FRAMES
     video_pixels: ClassVar[tuple[int, int] | None] = None
 
     @property
     @abstractmethod
-    def encoder(self) -> QwenViT:
+    def encoder(self) -> Encoder:
         """The encoder's sizes, from `read_vision()`."""
 
     def language(self) -> Part:
@@ -66,7 +91,7 @@ class MRopeFamily(Family):
             text,
             self.names(("model.language_model.", "model.")),
             self.names(("",)),
-            tied=config.flag("tie_word_embeddings", False) or text.flag("tie_word_embeddings", False),
+            tied=config.flag("tie_word_embeddings", self.tied) or text.flag("tie_word_embeddings", self.tied),
             style=self.style,
             rope=self._rope(),
         )
@@ -87,7 +112,7 @@ class MRopeFamily(Family):
 
     def vision_graph(self, graph: Graph) -> GraphOutput:
         value = self.encoder.graph(graph, self._visual(), self._normalization())
-        return GraphOutput(value, self.encoder.row, frames=FRAMES)
+        return GraphOutput(value, self.encoder.row, frames=self.temporal)
 
     @cached_property
     def text(self) -> Section:
@@ -145,8 +170,8 @@ class MRopeFamily(Family):
     def _limits(self) -> tuple[int, int]:
         """Return the least and most pixels of a picture as the encoder gets it."""
         preprocessor, encoder = self.checkpoint.preprocessor, self.encoder
-        sizes = {"patch_size": encoder.patch, "merge_size": encoder.merge, "temporal_patch_size": FRAMES}
-        defaults = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
+        sizes = {"patch_size": encoder.patch, "merge_size": encoder.merge, "temporal_patch_size": self.temporal}
+        defaults = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": self.temporal}
         require_preprocessing(preprocessor, BICUBIC)
         for key, value in sizes.items():
             preprocessor.require(key, value, defaults[key])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -109,12 +110,13 @@ class SigLIP:
             return graph.linear(value, *tensors(name, (self.hidden, self.hidden)))
 
         up, down = (self.inner, self.hidden), (self.hidden, self.inner)
-        activate = partial(self.activation.add, graph)
+        activate, rotate = partial(self.activation.add, graph), self.rotation(graph, group)
         scale, shift = norm("encoder.layers.0.layer_norm1")
         normed = graph.one("LayerNormalization", value, scale, shift, epsilon=self.epsilon)
         for layer in range(self.layers):
             prefix = f"encoder.layers.{layer}."
             queries, keys, values = (linear(normed, f"{prefix}self_attn.{x}_proj") for x in "qkv")
+            queries, keys = rotate(queries), rotate(keys)
             mixed = graph.one("MultiHeadAttention", queries, keys, values, domain=MICROSOFT, num_heads=self.heads)
             mixed = linear(mixed, f"{prefix}self_attn.out_proj")
             normed, value = add_norm(graph, value, mixed, *norm(f"{prefix}layer_norm2"), epsilon=self.epsilon)
@@ -127,6 +129,10 @@ class SigLIP:
             following = "post_layernorm" if last else f"encoder.layers.{layer + 1}.layer_norm1"
             normed, value = add_norm(graph, value, inner, *norm(following), epsilon=self.epsilon, keep=not last)
         return normed
+
+    def rotation(self, graph: Graph, group: int) -> Callable[[str], str]:  # noqa: ARG002
+        """Return what adds the positions of patches to queries and keys; here nothing is added."""
+        return lambda value: value
 
     def norm(self, graph: Graph, names: Names, name: str) -> tuple[str, str]:
         """Return scale and shift of the norm `name`."""

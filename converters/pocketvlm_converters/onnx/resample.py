@@ -14,15 +14,17 @@ _REACH = 2  # rows of the table to which a cubic filter reaches on either side
 _CUBIC = -0.75  # torch's parameter of it
 
 
-def resample_positions(graph: Graph, grid: Grid, table: npt.NDArray[np.float32], *, corners: bool = False) -> str:
+def resample_positions(
+    graph: Graph, grid: Grid, table: npt.NDArray[np.float32], *, corners: bool = False, wider: bool = True
+) -> str:
     """Resample `table` float32 [side, side, width] bilinearly to [patches, width], in the order of `cut_patches`.
 
     With `corners`, the corners of table and picture coincide, as with torch's `align_corners`. Without, patches and
     rows of the table divide the same edge. If there are fewer patches than rows, the filter is then as wide as a patch,
-    as with torch's `antialias`.
+    as with torch's `antialias`, unless `wider` is False.
     """
     side, first = table.shape[0], 0.0 if corners else 0.5
-    return _resample(graph, grid, table, first, lambda count, rows: _linear(graph, count, rows, side, first))
+    return _resample(graph, grid, table, first, lambda count, rows: _linear(graph, count, rows, side, first, wider))
 
 
 def resample_positions_cubically(graph: Graph, grid: Grid, table: npt.NDArray[np.float32]) -> str:
@@ -55,7 +57,7 @@ def _resample(
     return graph.reshape(value, -1, width)
 
 
-def _linear(graph: Graph, patches: str, rows: str, side: int, first: float) -> str:
+def _linear(graph: Graph, patches: str, rows: str, side: int, first: float, wider: bool) -> str:
     """Return the weight of each row of the table in each patch, float32 [patches, side].
 
     `patches` is int64 [1]. `rows` float32 [side] are the positions of the table's rows, starting at `first`: 0 if the
@@ -64,7 +66,7 @@ def _linear(graph: Graph, patches: str, rows: str, side: int, first: float) -> s
     count, one = graph.one("Cast", patches, to=FLOAT), graph.number(1.0)
     if first:
         step = graph.one("Div", graph.number(float(side)), count)
-        reach = graph.one("Max", step, one)
+        reach = graph.one("Max", step, one) if wider else one
     else:
         between = graph.one("Max", graph.one("Sub", count, one), one)
         step, reach = graph.one("Div", graph.number(side - 1.0), between), one

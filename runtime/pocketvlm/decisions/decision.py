@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pocketvlm.decisions.choices import Choices, Kind
 from pocketvlm.errors import RequestError, quoted
 from pocketvlm.messages import Timings, Usage
-from pocketvlm.messages.response import Omitted
+from pocketvlm.messages.base import Omitted
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 

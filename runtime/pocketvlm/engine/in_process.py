@@ -331,6 +331,7 @@ class InProcessEngine:
     ) -> PromptUnits:
         """Tokenize a prompt and prepare its images, which are added to `images`, to be closed."""
         pieces: list[TextSpan | PreparedImage] = []
+        alone = sum(not isinstance(piece, TextSpan) for piece in prompt) == 1
         for piece in prompt:
             if isinstance(piece, TextSpan):
                 pieces.append(piece)
@@ -343,7 +344,7 @@ class InProcessEngine:
             if piece.clip is not None:
                 prepared = self._vision.prepare_clip(piece.clip, *options)
             else:
-                prepared = self._vision.prepare(piece.picture, *options)
+                prepared = self._vision.prepare(piece.picture, *options, alone=alone)
             images.append((piece, prepared))
             pieces.append(prepared)
         return prompt_units(self._model, pieces)

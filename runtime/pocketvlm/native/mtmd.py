@@ -21,13 +21,19 @@ from pocketvlm.native.context import Aborted
 from pocketvlm.native.deferred_signals import signals_deferred
 from pocketvlm.native.handle import Handle
 from pocketvlm.native.llama import Model
-from pocketvlm.native.mtmd_graph_patches import CLASS_TOKEN, ClassPositionPatch, ClassTokenPatch
+from pocketvlm.native.mtmd_graph_patches import (
+    CLASS_TOKEN,
+    ClassPositionPatch,
+    ClassTokenPatch,
+    PlainResamplingPatch,
+)
 
 _TEXT, _IMAGE = 0, 1  # mtmd_input_chunk_type
 _CANCEL_INTERVAL = 24  # graph nodes between two checks of the cancel flag: about two checks a transformer layer
 Projector = NewType("Projector", str)  # libmtmd's name of a projector type
-_GraphPatch = ClassTokenPatch | ClassPositionPatch
-# Projectors whose graphs libmtmd builds wrong.
+_GraphPatch = ClassTokenPatch | ClassPositionPatch | PlainResamplingPatch
+_RESAMPLED = frozenset({Projector("paddleocr")})  # whose positions libmtmd resamples in another way
+# Projectors with whose class token libmtmd builds a wrong graph.
 _GRAPH_PATCHES: dict[str, type[_GraphPatch]] = {
     Projector("mlp"): ClassTokenPatch,
     Projector("ldp"): ClassTokenPatch,
@@ -166,8 +172,8 @@ class Mtmd(Handle):
             raise EngineError(f"libmtmd failed to encode a picture: {log.last_error()}")
         if self._patch is not None and not self._patch.done:
             raise EngineError(
-                f"{self.path.name}: this build of libmtmd places the class token in a way that pocketvlm does not "
-                "know, and its embeddings may be wrong; use an ONNX vision encoder"
+                f"{self.path.name}: this build of libmtmd builds the graph in a way that pocketvlm does not know, and "
+                "its embeddings may be wrong; use an ONNX vision encoder"
             )
         output = lib.mtmd_get_output_embd(self.raw)
         rows: npt.NDArray[np.float32] = np.ctypeslib.as_array(output, shape=(chunk.tokens, self.width)).copy()
@@ -193,8 +199,11 @@ class Mtmd(Handle):
 
 
 def _graph_patch(header: GGUFHeader) -> _GraphPatch | None:
-    """Return the patch for the graph of a file, None where libmtmd builds it right or it has no class token."""
-    patch = _GRAPH_PATCHES.get(projector_type(header.metadata) or "")
+    """Return the patch for the graph of a file, None where libmtmd builds it right."""
+    projector = projector_type(header.metadata) or ""
+    if projector in _RESAMPLED:
+        return PlainResamplingPatch()
+    patch = _GRAPH_PATCHES.get(projector)
     return patch() if patch and any(tensor.name == CLASS_TOKEN for tensor in header.tensors) else None
 
 

@@ -6,6 +6,7 @@ from pocketvlm.native.tensor import GGMLTensor, is_known, op_desc, read, write
 
 CLASS_TOKEN = "v.class_embd"
 _POSITIONS = b"v.position_embd.weight"
+_ANTIALIAS = 1 << 9  # GGML_SCALE_FLAG_ANTIALIAS
 
 
 class ClassTokenPatch:
@@ -57,6 +58,24 @@ class ClassPositionPatch:
             write(address, rows[row:] + rows[:row])
             self.done = True
         self.done |= token_first
+
+
+class PlainResamplingPatch:
+    """Resample the position table from the nearest rows, also if a picture has fewer patches than the table.
+
+    libmtmd's graph widens the filter then, as some encoders do. `done` is False if the structure of a node that
+    resamples is not known. A picture of exactly the table's size has no such node.
+    """
+
+    done = True
+
+    def apply(self, node: int) -> None:
+        """Correct the node at an address before it is computed, if it resamples the table."""
+        if op_desc(node) != b"UPSCALE":
+            return
+        self.done = is_known(node)
+        if self.done:
+            GGMLTensor.from_address(node).op_params[0] &= ~_ANTIALIAS
 
 
 def _is(node: int, operation: bytes) -> bool:

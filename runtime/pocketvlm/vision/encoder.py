@@ -62,7 +62,8 @@ class EmbeddingSpan:
     token whose embedding the encoder puts there.
 
     A span with `parts` is composed: its rows are those of the parts, in `order`. Parts are spans of whole tiles that
-    are not in the prompt themselves.
+    are not in the prompt themselves. With `weights`, float32 [tokens, n], each row is the weighted sum of n rows, which
+    `order` [tokens, n] names.
     """
 
     key: str
@@ -73,6 +74,7 @@ class EmbeddingSpan:
     control: Mapping[int, str] = field(default_factory=dict)
     parts: tuple[EmbeddingSpan, ...] = ()
     order: npt.NDArray[np.intp] | None = None
+    weights: npt.NDArray[np.float32] | None = None
 
     @property
     def tiles(self) -> tuple[EmbeddingSpan, ...]:
@@ -91,7 +93,15 @@ class EmbeddingSpan:
 
     def arranged(self, rows: Sequence[Embeddings]) -> Embeddings:
         """Return the embeddings of the span, given those of each of its `tiles`."""
-        return rows[0] if self.order is None else np.concatenate(rows)[self.order]
+        if self.order is None:
+            return rows[0]
+        every = np.concatenate(rows)
+        if self.weights is None:
+            return every[self.order]
+        mixed = np.zeros((self.tokens, every.shape[1]), np.float32)
+        for number in range(self.weights.shape[1]):  # one after the other: all at once would take as much memory again
+            mixed += self.weights[:, number, None] * every[self.order[:, number]]
+        return mixed
 
 
 @dataclass
@@ -182,8 +192,12 @@ class Vision(Protocol):
     concurrent_tiles: int  # `VisionEncoder.concurrent_tiles` of the encoder
     shows_videos: bool  # the family was trained on videos, and the encoder takes as many frames as belong together
 
-    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
+    def prepare(
+        self, picture: Picture, detail: Detail, max_tokens: int | None, param: str, *, alone: bool = True
+    ) -> PreparedImage:
         """Prepare a picture; `param` is the path of its part, for errors. Raises ImageError and RequestError.
+
+        `alone`: it is the prompt's only picture.
 
         If the family is known, only the picture's size is read: there is no pixel work before the prompt fits.
         """

@@ -49,14 +49,17 @@ class MosaicSpan:
     """A run of embeddings from several tiles. `order` holds indices into the concatenated rows of all `tiles`.
 
     Rows may be left out or repeated. A tile belongs to one mosaic only. Positions are those of text.
+
+    With `weights`, an embedding is the weighted sum of the same number of rows: of the first in `order`, and so on.
     """
 
     tiles: tuple[TileSpan, ...]
     order: tuple[int, ...]
+    weights: tuple[tuple[float, ...], ...] = ()
 
     @property
     def tokens(self) -> int:
-        return len(self.order)
+        return len(self.weights) or len(self.order)
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,14 @@ class HasRowEnd(Protocol):
 
     @property
     def row_end(self) -> RowEnd: ...
+
+
+@runtime_checkable
+class SeesSeveral(Protocol):
+    """A family that sees a picture otherwise if a prompt has several: as `among_others` does."""
+
+    @property
+    def among_others(self) -> Family: ...
 
 
 class FamilyModule(Protocol):

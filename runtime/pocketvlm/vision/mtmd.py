@@ -112,7 +112,15 @@ class NativeVision(_MtmdOwner):
         self._n_vocab = n_vocab
         self.cache = cache or EmbeddingCache()
 
-    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
+    def prepare(
+        self,
+        picture: Picture,
+        detail: Detail,
+        max_tokens: int | None,
+        param: str,
+        *,
+        alone: bool = True,  # noqa: ARG002  # libmtmd plans each picture by itself
+    ) -> PreparedImage:
         """Prepare a picture with libmtmd.
 
         Raises RequestError for a size limit, ImageError for a picture that is too long for its width, PairingError and

@@ -17,7 +17,7 @@ from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
 from pocketvlm.vision.clip import prepare_clip
 from pocketvlm.vision.embedding_cache import EmbeddingCache, content_of
 from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage, VisionEncoder
-from pocketvlm.vision.family import RGB, Family, MosaicSpan, PicturePlan, TileSpan, plan_picture
+from pocketvlm.vision.family import RGB, Family, MosaicSpan, PicturePlan, SeesSeveral, TileSpan, plan_picture
 from pocketvlm.vision.positions import span_positions
 from pocketvlm.vision.video import video_of
 
@@ -41,9 +41,12 @@ class FamilyVision:
         self._video = video if video is not None and video.frames <= encoder.frames else None
         self.shows_videos = self._video is not None
 
-    def prepare(self, picture: Picture, detail: Detail, max_tokens: int | None, param: str) -> PreparedImage:
+    def prepare(
+        self, picture: Picture, detail: Detail, max_tokens: int | None, param: str, *, alone: bool = True
+    ) -> PreparedImage:
         """Plan a picture. Raises RequestError where the model needs more than `max_tokens`, and ImageError."""
-        plan = plan_picture(self._family, picture.size, detail, max_tokens, param)
+        family = self._family if alone or not isinstance(self._family, SeesSeveral) else self._family.among_others
+        plan = plan_picture(family, picture.size, detail, max_tokens, param)
         spans = (
             TextSpan(piece, special=True) if isinstance(piece, str) else self._span(piece, picture, plan)
             for piece in plan.layout
@@ -54,21 +57,23 @@ class FamilyVision:
             plan.original,
             plan.used,
             plan.shrunk,
-            self._high_size(plan, detail, max_tokens),
+            self._high_size(family, plan, detail, max_tokens),
             plan.view,
             cache=self.cache,
             picture=picture,
             plan=plan,
-            family=self._family,
+            family=family,
             encoder=self._encoder,
         )
 
-    def _high_size(self, plan: PicturePlan, detail: Detail, max_tokens: int | None) -> tuple[int, int] | None:
+    def _high_size(
+        self, family: Family, plan: PicturePlan, detail: Detail, max_tokens: int | None
+    ) -> tuple[int, int] | None:
         """Return the size at detail "high" of a picture that is shrunk to `plan`, None where that is no more."""
         if not plan.shrunk or detail == "high":
             return None
         try:
-            high = self._family.plan(plan.original, "high", max_tokens).used
+            high = family.plan(plan.original, "high", max_tokens).used
         except ImageError:
             return None
         return high if high[0] * high[1] > plan.used[0] * plan.used[1] else None
@@ -98,7 +103,10 @@ class FamilyVision:
             )
         parts = tuple(self._span(tile, picture, plan) for tile in piece.tiles)
         key = f"{key}{[part.index for part in parts]}:{self.name}"
-        return EmbeddingSpan(key, parts[0].index, positions, advance, causal, parts=parts, order=np.array(piece.order))
+        order, weights = np.array(piece.order), None
+        if piece.weights:
+            order, weights = order.reshape(piece.tokens, -1), np.array(piece.weights, np.float32)
+        return EmbeddingSpan(key, parts[0].index, positions, advance, causal, parts=parts, order=order, weights=weights)
 
     def cancel(self) -> None:
         self._encoder.cancel()

@@ -46,7 +46,7 @@ DECODERS = ("llama", "qwen2")
 
 
 def matches(metadata: dict[str, Any]) -> bool:
-    return projector_type(metadata) == "mlp" and not llava_next.matches(metadata)
+    return projector_type(metadata) == "mlp" and not llava_next.has_grids(metadata)
 
 
 def from_metadata(metadata: dict[str, Any]) -> Llava:

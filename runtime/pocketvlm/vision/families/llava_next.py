@@ -24,6 +24,7 @@ from pocketvlm.vision.fixed_size import read_fixed_size
 from pocketvlm.vision.grid import Size, cut
 
 _KEY = "clip.vision.image_grid_pinpoints"
+SHRUNK = "pocketvlm.anyres_max"  # of projectors whose grids of embeddings are shrunk, which are another family's
 _MAX_TILES = 64  # along an edge: several times what models have
 _BICUBIC = Image.Resampling.BICUBIC
 
@@ -57,11 +58,11 @@ class LlavaNext:
         """Return a plan. `auto` uses one tile for a picture that fits into it: models were trained on that, too."""
         grids = [grid for grid in self.grids if max_tokens is None or self._tokens(size, grid) <= max_tokens]
         if detail == "low" or not grids or (detail == "auto" and max(size) <= self.tile):
-            whole = MosaicSpan((self._span(0),), tuple(range(self.tile_tokens)))
+            whole = MosaicSpan((self.span(0),), tuple(range(self.tile_tokens)))
             return PicturePlan(size, ((self.tile, self.tile),), (whole,))
-        grid = _best(size, grids)
-        whole = MosaicSpan((self._span(0),), tuple(range(self.side**2)))
-        return PicturePlan(size, (_fitted(size, grid),), (whole, *self._bands(size, grid)), grid)
+        grid = best_grid(size, grids)
+        whole = MosaicSpan((self.span(0),), tuple(range(self.side**2)))
+        return PicturePlan(size, (fitted(size, grid),), (whole, *self._bands(size, grid)), grid)
 
     def tiles(self, image: RGB, plan: PicturePlan) -> list[RGB]:
         """Return tiles, uint8 [tile, tile, 3] each: the whole picture, stretched, then the grid row by row."""
@@ -76,16 +77,17 @@ class LlavaNext:
         return views
 
     def _tokens(self, size: Size, grid: Size) -> int:
-        across, down = self._unpadded(size, grid)
+        across, down = self.unpadded(size, grid)
         return self.side**2 + len(down) * (len(across) + 1)
 
-    def _unpadded(self, size: Size, grid: Size) -> tuple[range, range]:
+    def unpadded(self, size: Size, grid: Size) -> tuple[range, range]:
+        """Return the columns and rows of the grid's embeddings that a picture covers."""
         return _unpadded(size, (grid[0] // self.tile * self.side, grid[1] // self.tile * self.side))
 
     def _bands(self, size: Size, grid: Size) -> Iterator[MosaicSpan]:
         """Yield the grid's embeddings, one mosaic for each row of tiles."""
         cols, rows = grid[0] // self.tile, grid[1] // self.tile
-        across, down = self._unpadded(size, grid)
+        across, down = self.unpadded(size, grid)
         for row in range(rows):
             order: list[int] = []
             for y in range(row * self.side, (row + 1) * self.side):
@@ -95,9 +97,9 @@ class LlavaNext:
                     )
                     order.append(self.tile_tokens - 1)
             if order:
-                yield MosaicSpan(tuple(self._span(1 + row * cols + col) for col in range(cols)), tuple(order))
+                yield MosaicSpan(tuple(self.span(1 + row * cols + col) for col in range(cols)), tuple(order))
 
-    def _span(self, index: int) -> TileSpan:
+    def span(self, index: int) -> TileSpan:
         return TileSpan(index, (1, self.tile_tokens))
 
 
@@ -105,6 +107,11 @@ DECODERS = ("llama", "qwen2")
 
 
 def matches(metadata: dict[str, Any]) -> bool:
+    return has_grids(metadata) and SHRUNK not in metadata
+
+
+def has_grids(metadata: dict[str, Any]) -> bool:
+    """Return whether the metadata are those of a projector for pictures in tiles."""
     return projector_type(metadata) == "mlp" and bool(metadata.get(_KEY))
 
 
@@ -136,7 +143,7 @@ def tensors(header: GGUFHeader) -> EncoderTensors:
     )
 
 
-def _best(size: Size, grids: list[Size]) -> Size:
+def best_grid(size: Size, grids: list[Size]) -> Size:
     """Return the grid that shows most of the picture's pixels; of those, the one with the least padding."""
 
     def score(grid: Size) -> tuple[int, int]:
@@ -147,7 +154,7 @@ def _best(size: Size, grids: list[Size]) -> Size:
     return max(grids, key=score)
 
 
-def _fitted(size: Size, grid: Size) -> Size:
+def fitted(size: Size, grid: Size) -> Size:
     """Return the picture's size within a grid, which it fills along one edge."""
     across, down = grid[0] / size[0], grid[1] / size[1]
     if across < down:
