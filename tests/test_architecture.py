@@ -23,7 +23,7 @@ LEVELS = {
         {"bench", "reading"},
         {"chat.async_vlm"},
         {"chat.vlm"},
-        {"chat.decision"},
+        {"chat.choices", "chat.decision"},
         {"chat.prepare", "chat.completion", "chat.locate", "chat.sampling", "chat.session"},
         {"chat.load_options"},
         {"engine.process"},

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pocketvlm.chat.prepare import PreparedRequest
+from pocketvlm.decisions.calibration import Calibration
 from pocketvlm.decisions.choices import Choices
 from pocketvlm.decisions.decision import Decision, decided
 from pocketvlm.engine.interface import (
     CancellationToken,
     EncodeProgress,
     Engine,
+    EngineInfo,
     Generation,
     PrefillDone,
     PromptImage,
@@ -37,6 +40,11 @@ def check_fields(fields: Mapping[str, Any]) -> None:
     for name, value in fields.items():
         if value is not None and name in ChatRequest.model_fields and name not in _FIELDS:
             raise RequestError("has no effect on a decision, which writes nothing", name)
+
+
+def temperature_of(calibration: str | Path | None, model: EngineInfo) -> float:
+    """Return the temperature in a file of a calibration, 1 without one. Raises CalibrationError."""
+    return 1.0 if calibration is None else Calibration.read(Path(calibration), model.fingerprint).temperature
 
 
 def decide(

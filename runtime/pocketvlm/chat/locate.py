@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pocketvlm.errors import RequestError, UnsupportedError, quoted
+from pocketvlm.errors import BundleError, RequestError, UnsupportedError, quoted
+from pocketvlm.files.bundle import MANIFEST
+from pocketvlm.files.locate import Located
 from pocketvlm.messages import ChatCompletion, ChatRequest, Region
 from pocketvlm.messages.question import question_messages
 from pocketvlm.regions.notation import Notation
+from pocketvlm.regions.notations import notation_named
 from pocketvlm.structured.compile import AnswerForm
 
 if TYPE_CHECKING:
@@ -17,6 +20,16 @@ if TYPE_CHECKING:
 
 _MAX_TOKENS = 2048  # about seventy places in JSON
 _THING = "thing"  # the path of the argument, for errors
+
+
+def stated_notation(files: Located) -> Notation | None:
+    """Return the notation that a bundle's manifest names. Raises BundleError where there is none of that name."""
+    if files.regions is None:
+        return None
+    try:
+        return notation_named(files.regions)
+    except RequestError as error:
+        raise BundleError(str(error), files.model.parent / MANIFEST) from None
 
 
 def supported(notation: Notation | None, model: str) -> Notation:

@@ -6,20 +6,18 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from secrets import randbits
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, overload
 
+from pocketvlm.chat.choices import generated
 from pocketvlm.chat.completion import CompletionBuilder, fold
-from pocketvlm.chat.decision import check_fields, decide
+from pocketvlm.chat.decision import check_fields, decide, temperature_of
 from pocketvlm.chat.load_options import LoadOptions, accepts_fields_of
-from pocketvlm.chat.locate import LocateQuestion, located, supported
+from pocketvlm.chat.locate import LocateQuestion, located, stated_notation, supported
 from pocketvlm.chat.prepare import PictureReader, RequestPreparer
-from pocketvlm.chat.sampling import sampling_of, shows_guesses
 from pocketvlm.chat.session import Session, plain
 from pocketvlm.chat.session import read as read_session
 from pocketvlm.chat.session import write as write_session
-from pocketvlm.decisions.calibration import Calibration
 from pocketvlm.decisions.choices import Choices, choices_of
 from pocketvlm.decisions.decision import Decision
 from pocketvlm.documents.expand import VideoSupport
@@ -27,35 +25,20 @@ from pocketvlm.documents.handles import keep_file
 from pocketvlm.documents.limits import DocumentLimits
 from pocketvlm.documents.sources import PictureSource
 from pocketvlm.engine.in_process import InProcessEngine
-from pocketvlm.engine.interface import (
-    CancellationToken,
-    EncodeProgress,
-    Engine,
-    EngineInfo,
-    Generation,
-    ScoredChoices,
-    Statistics,
-    TokenCount,
-)
+from pocketvlm.engine.interface import CancellationToken, Engine, EngineInfo, Statistics, TokenCount
 from pocketvlm.engine.process.supervisor import SupervisedEngine
-from pocketvlm.errors import BundleError, RequestError, SessionError
-from pocketvlm.files.bundle import MANIFEST, Scope
+from pocketvlm.errors import RequestError, SessionError
+from pocketvlm.files.bundle import Scope
 from pocketvlm.files.locate import locate
 from pocketvlm.files.pulled import UseLock, mark_used
-from pocketvlm.messages import (
-    ChatCompletion,
-    ChatCompletionChunk,
-    ChatRequest,
-    ParsedCompletion,
-    Region,
-)
+from pocketvlm.messages import ChatCompletion, ChatCompletionChunk, ChatRequest, ParsedCompletion, Region
 from pocketvlm.messages.formats import is_model_class
 from pocketvlm.messages.parsed import M
 from pocketvlm.messages.question import picture_errors, question_messages
 from pocketvlm.pictures.handles import PictureHandle, PictureHandles
 from pocketvlm.regions.notation import Notation
-from pocketvlm.regions.notations import notation_named, notation_of
-from pocketvlm.structured.begun_answer import with_answer
+from pocketvlm.regions.notations import notation_of
+from pocketvlm.structured.begun_answer import continued
 from pocketvlm.structured.compile import AnswerForm
 
 if TYPE_CHECKING:
@@ -93,9 +76,7 @@ class VLM:
         self._notation = notation or notation_of(
             engine.info.name, engine.info.control_tokens, self._preparer.family_name
         )
-        self._temperature = 1.0
-        if options.calibration is not None:
-            self._temperature = Calibration.read(Path(options.calibration), engine.info.fingerprint).temperature
+        self._temperature = temperature_of(options.calibration, engine.info)
         self._last_request: ChatRequest | None = None  # with its answer
         self._use: UseLock | None = None
 
@@ -113,12 +94,7 @@ class VLM:
         """
         options = replace(options or LoadOptions(), **keywords)
         files = locate(target, model=options.model, mmproj=options.mmproj, verify=options.verify)
-        notation = None
-        if files.regions is not None:
-            try:
-                notation = notation_named(files.regions)
-            except RequestError as error:
-                raise BundleError(str(error), files.model.parent / MANIFEST) from None
+        notation = stated_notation(files)
         use = mark_used(files.model.parent)
         engine = (SupervisedEngine if options.supervised else InProcessEngine)(
             files.model,
@@ -194,20 +170,10 @@ class VLM:
                 return located(fold(chunks), notation, thing)
 
     @overload
-    def ask(
-        self,
-        question: str,
-        *pictures: AnyPicture,
-        response_format: type[M],
-        **options: Any,
-    ) -> M: ...
+    def ask(self, question: str, *pictures: AnyPicture, response_format: type[M], **options: Any) -> M: ...
     @overload
     def ask(
-        self,
-        question: str,
-        *pictures: AnyPicture,
-        response_format: Mapping[str, Any] | None = None,
-        **options: Any,
+        self, question: str, *pictures: AnyPicture, response_format: Mapping[str, Any] | None = None, **options: Any
     ) -> str: ...
     def ask(self, question: str, *pictures: Any, response_format: Any = None, **options: Any) -> Any:
         """Ask about pictures, and return the text of the answer: `vlm.ask("What is this?", "photo.jpg")`.
@@ -224,20 +190,10 @@ class VLM:
         return completion.parsed if isinstance(completion, ParsedCompletion) else completion.text
 
     @overload
-    def chat(
-        self,
-        messages: Sequence[Any],
-        *,
-        response_format: type[M],
-        **options: Any,
-    ) -> ParsedCompletion[M]: ...
+    def chat(self, messages: Sequence[Any], *, response_format: type[M], **options: Any) -> ParsedCompletion[M]: ...
     @overload
     def chat(
-        self,
-        messages: Sequence[Any],
-        *,
-        response_format: Mapping[str, Any] | None = None,
-        **options: Any,
+        self, messages: Sequence[Any], *, response_format: Mapping[str, Any] | None = None, **options: Any
     ) -> ChatCompletion: ...
     def chat(
         self,
@@ -367,12 +323,10 @@ class VLM:
         tokens that count in the request's texts. `locates`: the request asks for places.
         """
         prepared = self._preparer.prepare(request, pictures, read, raw=raw, form=form, controls=controls)
-        choices = request.n or 1
-        seed = request.seed if request.seed is not None else randbits(32)
         builder = CompletionBuilder(
             prepared.compiled,
             self.info,
-            choices=choices,
+            choices=request.n or 1,
             queue_ms=queue_ms,
             load_ms=load_ms,
             control_tokens=request.skip_special_tokens is False,
@@ -380,29 +334,16 @@ class VLM:
             notation=self._notation,
             locates=locates,
         )
-        for index in range(choices):
-            generation = Generation(
-                prepared.prompt,
-                sampling_of(request, seed + index),
-                max_tokens=request.limit,
-                top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
-                constraint=prepared.compiled.constraint,
-                ignore_eos=bool(request.ignore_eos),
-                min_tokens=request.min_tokens or 0,
-                measures_certainty=self._scope is not None and shows_guesses(request),
-                buffered=buffered and not request.stop,  # stop strings are recognized here, not in the engine
-            )
-            builder.begin_choice()
-            with closing(self._engine.generate(generation, cancellation)) as events:
-                for event in events:
-                    if isinstance(event, EncodeProgress):
-                        if progress:
-                            progress(event.done, event.total)
-                    elif not isinstance(event, ScoredChoices):
-                        yield from builder.add(event)
-                    if builder.stopped:
-                        break
-            yield from builder.end_choice()
+        yield from generated(
+            self._engine,
+            prepared,
+            request,
+            builder,
+            measures_certainty=self._scope is not None,
+            buffered=buffered,
+            progress=progress,
+            cancellation=cancellation,
+        )
         yield builder.end()
 
     def count_tokens(self, messages: Sequence[Any], **fields: Any) -> TokenCount:
@@ -503,10 +444,4 @@ class VLM:
         self.close()
 
     def _remember(self, request: ChatRequest, completion: ChatCompletion) -> None:
-        answer = completion.choices[0].message.model_dump(exclude_none=True)
-        conversation = with_answer(request, answer)
-        if conversation[-1].get("content") or conversation[-1].get("tool_calls"):
-            messages = ChatRequest.parse(conversation).messages
-            # The fields say how that answer began, not the next one.
-            fields = {"messages": messages, "continue_final_message": None, "add_generation_prompt": None}
-            self._last_request = request.model_copy(update=fields)
+        self._last_request = continued(request, completion.choices[0].message) or self._last_request

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from pocketvlm.messages import AssistantMessage, ChatRequest, TextPart
+from pocketvlm.messages import AssistantMessage, ChatRequest, ResponseMessage, TextPart
 from pocketvlm.messages.tools import requires_call
 
 
@@ -56,6 +56,16 @@ def with_answer(request: ChatRequest, answer: Mapping[str, Any]) -> list[Any]:
         thought += answer.get("reasoning_content", "")
     whole = {**answer, "content": content, "reasoning_content": thought or None}
     return [*request.messages[:-1], {key: value for key, value in whole.items() if value is not None}]
+
+
+def continued(request: ChatRequest, answer: ResponseMessage) -> ChatRequest | None:
+    """Return a request whose messages end with this answer; None where it is empty."""
+    messages = with_answer(request, answer.model_dump(exclude_none=True))
+    if not (messages[-1].get("content") or messages[-1].get("tool_calls")):
+        return None
+    # The fields say how that answer began, not the next one.
+    fields = {"continue_final_message": None, "add_generation_prompt": None}
+    return request.model_copy(update={"messages": ChatRequest.parse(messages).messages, **fields})
 
 
 def text_of(message: AssistantMessage) -> str:
