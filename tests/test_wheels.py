@@ -67,8 +67,10 @@ def test_the_units_of_systemd(tmp_path: Path) -> None:
         text = unit.read_text("utf-8")
         (tmp_path / unit.name).write_text(text.replace("/opt/pocketvlm/bin/pocketvlm serve", "/bin/true"))
     units = [str(tmp_path / unit.name) for unit in SYSTEMD.iterdir()]
-    done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    verify = ["systemd-analyze", "verify", "--man=no", *units]
+    done = subprocess.run(verify, capture_output=True, text=True, check=False)
+    # It also verifies the units that these need, which are this machine's.
+    assert [line for line in (done.stdout + done.stderr).splitlines() if "pocketvlm" in line] == []
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=8"]
     done = subprocess.run([*command, tmp_path / "pocketvlm.service"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Wait for what happens soon."""
+"""Wait until a condition holds."""
 
 from __future__ import annotations
 

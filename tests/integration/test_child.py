@@ -201,7 +201,7 @@ def test_killed_under_load(vlm: VLM, how: signal.Signals) -> None:
                 started.acquire()
             os.kill(pid, how)
             for one in waiting:
-                error = one.exception(10)
+                error = one.exception(60)
                 assert isinstance(error, EngineCrashedError), error
                 assert how.name in str(error)
                 assert error.code == "engine_crashed"
@@ -328,8 +328,8 @@ def test_closing_does_not_wait_for_the_next_start(iota_bundle: Path, monkeypatch
         time.sleep(0.05)
         began = time.monotonic()
         vlm.close()
-        assert time.monotonic() - began < 5
-        assert isinstance(waiting.exception(5), EngineClosedError)
+        assert time.monotonic() - began < 50  # and not after the pause of 60
+        assert isinstance(waiting.exception(60), EngineClosedError)
 
 
 @posix

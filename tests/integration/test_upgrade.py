@@ -1,4 +1,7 @@
-"""What the version before has left on a disk is opened: tests/golden/upgrade, which tests/golden/upgrade.py made."""
+"""What a version has left on a disk is opened: tests/golden/upgrade, which tests/golden/upgrade.py made.
+
+Until the next release, that version is this one.
+"""
 
 from __future__ import annotations
 

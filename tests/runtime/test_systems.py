@@ -161,6 +161,7 @@ def test_locks_exclude_other_openings_of_a_file(tmp_path: Path) -> None:
         assert try_lock(one)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the libraries have other names")
 def test_libggml_is_searched_where_the_loader_searches_one_library_only(tmp_path: Path) -> None:
     """Windows looks a name up in one library, and libllama's has none of libggml's."""
     folder = Path(library.llama()._lib._name).parent
@@ -211,7 +212,7 @@ def test_another_structure_is_noticed() -> None:
 def test_libraries_of_another_version_are_refused(change: str, message: str) -> None:
     code = f"from pocketvlm.native import build, library; {change}; library.llama()"
     environment = {key: value for key, value in os.environ.items() if key != "LLAMA_CPP_LIB_PATH"}
-    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    child = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240)
     assert child.returncode == 1
     assert message in child.stderr.splitlines()[-1]
     assert "install" in child.stderr.splitlines()[-1]

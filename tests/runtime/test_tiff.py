@@ -468,9 +468,9 @@ def test_a_chain_without_an_end() -> None:
     chain = bytearray(looped[:start])
     for _ in range(30_000):
         chain += single + struct.pack("<I", len(chain) + len(single) + 4)
-    started = time.perf_counter()
+    started = time.process_time()
     assert read(bytes(chain)).pages > 1000
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,7 @@ def test_the_message_has_them(placed: Server, sample_uri: str) -> None:
     assert (first["box"], first["image"], {*first}) == (BOX, 0, {"label", "image", "box", "relative", "span"})
     assert json.loads(message["content"][slice(*first["span"])]) == LIST[0]
     assert "regions" not in placed.ask(content, max_tokens=3)["choices"][0]["message"]
-    schemas = requests.get(f"{placed.url}/openapi.json", timeout=30).json()["components"]["schemas"]
+    schemas = requests.get(f"{placed.url}/openapi.json", timeout=60).json()["components"]["schemas"]
     jsonschema.validate(answer, {"$ref": "#/components/schemas/ChatCompletion", "components": {"schemas": schemas}})
     assert "regions" in schemas["ResponseMessage"]["properties"] and "regions" in schemas["Delta"]["properties"]
 

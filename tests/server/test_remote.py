@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
@@ -26,9 +27,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/slow":
             self.send_response(200)
             self.end_headers()
-            for _ in range(100):
-                self.wfile.write(b".")
-                time.sleep(0.05)
+            with suppress(OSError):  # the client has left
+                for _ in range(1200):
+                    self.wfile.write(b".")
+                    time.sleep(0.05)
         elif self.path.startswith("/to?"):
             self.send_response(302)
             self.send_header("Location", unquote(self.path.partition("?")[2]))
@@ -166,7 +168,7 @@ def test_time_size_and_failures(looked_up: dict[str, list[str]], port: int, monk
     monkeypatch.setattr(remote, "TIMEOUT", 0.5)
     began = time.monotonic()
     assert "too long" in refusal(fetcher, f"http://cdn.example:{port}/slow")
-    assert time.monotonic() - began < 4  # all of it comes after 5
+    assert time.monotonic() - began < 50  # all of it comes after 60
 
 
 def test_over_http(serve: Start, port: int) -> None:

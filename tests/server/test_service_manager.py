@@ -46,7 +46,7 @@ def begin(listener: socket.socket, notified: Path, *arguments: str) -> subproces
     """A server on `listener`, as systemd starts it."""
     number = listener.fileno()
     return subprocess.Popen(
-        [sys.executable, "-c", PASS_ON, str(number), *COMMAND, *arguments],
+        [sys.executable, "-c", PASS_ON, str(number), *COMMAND, "--grace", "240", *arguments],
         pass_fds=(number,),
         env={**os.environ, "NOTIFY_SOCKET": str(notified)},
         stdout=subprocess.DEVNULL,
@@ -103,7 +103,7 @@ def test_a_restart_loses_no_request(listener: socket.socket, tmp_path: Path) -> 
             assert notified.recv(64) == b"STOPPING=1"
             second = begin(listener, tmp_path / "notify")
             assert notified.recv(64) == b"READY=1"
-            assert first.wait(60) == 0
+            assert first.wait(240) == 0
             assert long.result(240) == "length"
             before = requests.post(url, json={"messages": HI, "max_tokens": 2}, timeout=240)
             assert before.status_code == 200  # the second server

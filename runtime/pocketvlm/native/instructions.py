@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from contextlib import suppress
 from importlib import import_module
 
 from pocketvlm.native.ggml import GGML
 
-# What ggml_cpu_has_... says of the compiler's options, and numpy's name of the same, which it asks the processor for.
+# What ggml_cpu_has_... says of the compiler's options, and numpy's name of the same.
 _NAMES = {
     "avx": "AVX",
     "avx2": "AVX2",
@@ -29,6 +31,8 @@ def missing_instructions(functions: GGML) -> list[str]:
 
     An instruction that this numpy does not know counts as there.
     """
+    if platform.machine() in ("arm64", "aarch64") and not sys.platform.startswith("linux"):
+        return []  # there numpy has what it was compiled with, and does not ask the processor
     compiled = [name for name in _NAMES if _is_compiled(functions, name)]
     processor = _of_processor() if compiled else {}
     return [_NAMES[name] for name in compiled if not processor.get(_NAMES[name], True)]

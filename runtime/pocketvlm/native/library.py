@@ -132,7 +132,7 @@ def devices() -> tuple[Backend, ...]:
 
 def cpu_code() -> str | None:
     """Return the generation of CPUs whose code the loaded build uses here; None where it has code for one only."""
-    return backends.cpu_code(llama()._lib)
+    return backends.cpu_code(ggml())
 
 
 def device(number: int) -> int:
@@ -176,7 +176,11 @@ def _check_bindings() -> None:
 
 def _check_version(functions: GGML) -> None:
     """Raise NativeLibraryError where the libraries are of another llama.cpp than the bindings."""
-    functions.ggml_version.restype = ctypes.c_char_p
+    try:
+        functions.ggml_version.restype = ctypes.c_char_p
+    except AttributeError:  # before version 0.9
+        message = f"{_libraries()} do not state ggml's version, {_other_libraries(_GGML_VERSION)}"
+        raise NativeLibraryError(message) from None
     number = (functions.ggml_version() or b"").decode("utf-8", "replace")
     if number != _GGML_VERSION:
         raise NativeLibraryError(f"{_libraries()} have ggml {number}, {_other_libraries(_GGML_VERSION)}")

@@ -110,7 +110,7 @@ async def _shut_down(service: Service, server: _Server, grace: float, *, passed:
     await server.signals.get()
     notify("STOPPING=1")
     if passed:
-        server.stop_accepting()
+        await server.stop_accepting()
     else:
         service.answers.draining = True
     logger.info("shutting down: %d requests run, %d wait", service.models.running, service.models.waiting)
@@ -129,8 +129,10 @@ async def _idle(service: Service) -> None:
 
 
 async def _no_connections(server: _Server) -> None:
-    while server.server_state.connections:
-        await asyncio.sleep(0.05)
+    while True:
+        await asyncio.sleep(0.05)  # first, because a connection that was just accepted is not in the list yet
+        if not server.server_state.connections:
+            return
 
 
 class _Server(uvicorn.Server):
@@ -140,11 +142,18 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self.signals: asyncio.Queue[int] = asyncio.Queue()
 
-    def stop_accepting(self) -> None:
+    async def stop_accepting(self) -> None:
         """Leave new connections in the socket. The next answer on an open one says that it is closed after it.
 
         No other is closed before its ordinary time limits: a request may be under way.
         """
+        loop = asyncio.get_running_loop()
+        for sock in (sock for server in self.servers for sock in server.sockets):
+            loop.remove_reader(sock.fileno())
+        # asyncio accepts a connection in one round of its loop and attaches it in the next: a server that is closed
+        # between them would drop it.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         for server in self.servers:
             server.close()
         close = (b"connection", b"close")

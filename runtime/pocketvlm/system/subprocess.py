@@ -22,7 +22,7 @@ from pocketvlm.system.limits import ONE_BLAS_THREAD
 OWN_GROUP: Any = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 if sys.platform == "win32":
     OWN_GROUP = {"creationflags": windows.NO_CONTROL_C}
-KILLED = -9  # exit code of a process that the system or somebody killed; on Windows it is 1, as for other reasons
+KILLED = -9  # exit code of a process that was killed from outside; on Windows it is 1, as for other reasons
 REQUESTED_ENDS = (-2, -15, windows.ENDED_BY_CONTROL_C)  # exit codes by SIGINT, SIGTERM and Ctrl-C
 _PIPES: Any = {
     "stdin": subprocess.PIPE,
