@@ -214,6 +214,12 @@ def test_wrong_options(arguments: Any, flag: str) -> None:
     assert error.value.param == flag
 
 
+def test_fields_of_a_chat_are_refused_at_once() -> None:
+    with pytest.raises(RequestError) as error:
+        Defaults(choices={"yes_no": True}, fields={"max_tokens": 5})
+    assert error.value.param == "max_tokens"
+
+
 def test_given_options() -> None:
     assert given_choices(None, False, "-5..5") == {"scale": [-5, 5]}
     assert given_choices(None, True, None) == {"yes_no": True}
