@@ -104,9 +104,12 @@ def _branches(root: TreeNode, max_branches: int) -> Iterator[Branches]:
 
 def _paths(root: TreeNode) -> Iterator[tuple[TreeNode, ...]]:
     """Yield the nodes from below the root to each leaf, neighbours one after another."""
-    stack: list[tuple[TreeNode, tuple[TreeNode, ...]]] = [(root, ())]
+    path: list[TreeNode] = []
+    stack = [*reversed(root.children.values())]
     while stack:
-        node, path = stack.pop()
-        if not node.children and path:
-            yield path
-        stack += [(child, (*path, child)) for child in reversed(node.children.values())]
+        node = stack.pop()
+        del path[node.depth - 1 :]
+        path.append(node)
+        if not node.children:
+            yield tuple(path)
+        stack += reversed(node.children.values())
