@@ -20,11 +20,14 @@ from pocketvlm import (
     VLM,
     CancellationToken,
     ContextLengthError,
+    EngineError,
     GenerationCancelledError,
     RequestError,
     UnsupportedError,
 )
 from pocketvlm.decisions.choices import YES_NO
+from pocketvlm.engine import in_process
+from pocketvlm.vision.prompt_units import following_tokens
 from pocketvlm_converters.samples.forward import Loaded, answers, context_for
 from pocketvlm_converters.samples.sets import Sample
 
@@ -208,6 +211,41 @@ def test_cancelled(vlm: VLM) -> None:
     assert vlm.decide(asked("Is there a red circle?", PICTURE), yes_no=True).choice == "yes"
 
 
+def test_another_request_is_cancelled_while_choices_are_scored(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its abort may come late and end the evaluation of branches, which is then done again."""
+    expected = vlm.decide(asked(QUESTION, PICTURE), MANY)
+    context = local(vlm)._context
+    decode, evaluations = context.decode, []
+
+    def aborted_once(batch: Any) -> None:
+        evaluations.append(batch.count)
+        if len(evaluations) == 2:  # the first is the prompt's
+            context.abort()
+        decode(batch)
+
+    monkeypatch.setattr(context, "decode", aborted_once)
+    decision = vlm.decide(asked(QUESTION, PICTURE), MANY)
+    assert evaluations[1] == evaluations[2]
+    assert decision.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
+    assert decision.usage.completion_tokens == expected.usage.completion_tokens
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_values_that_are_not_numbers(vlm: VLM, monkeypatch: pytest.MonkeyPatch, failing: int) -> None:
+    logits, rows = local(vlm)._context.logits, []
+
+    def broken(index: int, *, copy: bool = True) -> Any:
+        rows.append(index)
+        row = logits(index, copy=copy)
+        return row * np.float32("nan") if len(rows) == failing + 1 else row
+
+    with monkeypatch.context() as patch, pytest.raises(EngineError, match="not numbers"):
+        patch.setattr(local(vlm)._context, "logits", broken)
+        vlm.decide(asked(QUESTION), yes_no=True)
+    assert len(rows) == failing + 1
+    vlm.decide(asked(QUESTION), yes_no=True)
+
+
 def test_in_a_process_of_its_own(iota_bundle: Path, vlm: VLM) -> None:
     expected = vlm.decide(asked(QUESTION, PICTURE), CHOICES)
     with VLM.load(iota_bundle, context_size=1024, threads=1, exact=True, supervised=True) as apart:
@@ -241,6 +279,25 @@ def test_what_is_refused(vlm: VLM, arguments: dict[str, Any], param: str) -> Non
     with pytest.raises(RequestError) as error:
         vlm.decide(asked(QUESTION), **arguments)
     assert error.value.param == param
+
+
+@pytest.mark.parametrize(("written", "param"), [((), "choices.0"), ((0,), "choices.1")])
+def test_what_the_vocabulary_lacks(
+    vlm: VLM, monkeypatch: pytest.MonkeyPatch, written: tuple[int, ...], param: str
+) -> None:
+    """The small model has all bytes, so its tokenizer plays one that writes only some of the choices."""
+    choices = ["cat", "dog", "cow"]
+    texts: list[str] = []
+
+    def tokens(model: Any, before: Any, text: str) -> list[int]:
+        texts.append(text)
+        return following_tokens(model, before, text) if len(texts) - 1 in written else []
+
+    with monkeypatch.context() as patch, pytest.raises(RequestError, match="its vocabulary lacks it") as error:
+        patch.setattr(in_process, "following_tokens", tokens)
+        vlm.decide(asked(QUESTION), choices)
+    assert error.value.param == param
+    assert vlm.decide(asked(QUESTION), choices).probabilities.keys() == {*choices}
 
 
 def test_without_an_end(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,6 +108,17 @@ def test_fields_of_a_schema_are_columns(tmp_path: Path) -> None:
     assert rows[3] == ["d", *[""] * 8, 'the answer was cut off; raise --max-tokens: {"name": "cu']
 
 
+def test_decisions(tmp_path: Path) -> None:
+    answers = [{"type": "predicate", "name": "ä", "probability": 0.75}]
+    theirs = {"custom_id": "b", "response": {"status_code": 200, "body": {"answers": answers, "model": "m"}}}
+    assert table([answered("a", "x"), theirs], tmp_path)[2] == ["b", json.dumps(answers, ensure_ascii=False), ""]
+    body = {"kind": "choice", "choice": "red", "probabilities": {"red": 0.75, "blue": 0.25}}
+    ours = {"custom_id": "c", "response": {"status_code": 200, "body": body}}
+    header, *rows = table([theirs, ours], tmp_path)
+    assert header == ["file", "answer", "probability", "error"]
+    assert [row[2] for row in rows] == ["", "0.75"]
+
+
 def test_schemas_without_fields(tmp_path: Path) -> None:
     endless: dict[str, Any] = {"$defs": {"a": {"$ref": "#/$defs/a"}}, "properties": {"x": {"$ref": "#/$defs/a"}}}
     assert schema_fields(endless) == ["x"]

@@ -120,10 +120,17 @@ def test_a_calibration_in_a_file(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="cannot be read"):
         Calibration.read(tmp_path / "none.json", "fp_1")
     values = json.loads(path.read_text())
-    for wrong in ("", "[]", "{}", json.dumps({**values, "temperature": "warm"}), json.dumps({**values, "format": 2})):
+    damaged: list[dict[str, Any]] = [
+        {"temperature": "warm"}, {"temperature": "1.5"}, {"temperature": True}, {"temperature": None},
+        {"temperature": math.nan}, {"temperature": 10**400}, {"format": 2}, {"model": 1}, {"fingerprint": ["fp_1"]},
+        {"examples": "40"}, {"examples": 1.5}, {"error_after": "low"}, {"loss_before": math.inf}, {"more": 1},
+    ]  # fmt: skip
+    for wrong in ("", "[]", "{}", *(json.dumps({**values, **each}) for each in damaged)):
         path.write_text(wrong)
         with pytest.raises(CalibrationError, match="is not a calibration"):
             Calibration.read(path, "fp_1")
+    path.write_text(json.dumps({**values, "temperature": 2}))
+    assert isinstance(Calibration.read(path, "fp_1").temperature, float)
     path.write_text(json.dumps({**values, "temperature": 0.0}))
     with pytest.raises(CalibrationError, match="no temperature"):
         Calibration.read(path, "fp_1")
@@ -212,6 +219,12 @@ def test_wrong_options(arguments: Any, flag: str) -> None:
     with pytest.raises(RequestError) as error:
         given_choices(*arguments)
     assert error.value.param == flag
+
+
+def test_fields_of_a_chat_are_refused_at_once() -> None:
+    with pytest.raises(RequestError) as error:
+        Defaults(choices={"yes_no": True}, fields={"max_tokens": 5})
+    assert error.value.param == "max_tokens"
 
 
 def test_given_options() -> None:

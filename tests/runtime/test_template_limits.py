@@ -12,7 +12,7 @@ from pocketvlm.structured.tool_call_format import detect_tool_call_format
 from pocketvlm.templates import sandbox
 from pocketvlm.templates.limits import LimitError, Limits, limited, sharing_time, step
 from pocketvlm.templates.prompt import ChatTemplate
-from pocketvlm.templates.turn_end import text_behind_answer
+from pocketvlm.templates.turn_end import text_behind_answer, texts_around_answer
 
 SMALL = Limits(size=1000, total=1 << 15)
 REST = "{{ messages[-1].content }}"
@@ -116,10 +116,13 @@ def test_the_first_rendering_that_is_refused_is_the_last() -> None:
         template.render(messages)
 
 
-@pytest.mark.parametrize("probe", [text_behind_answer, lambda template: detect_tool_call_format(template, {}, ())])
+@pytest.mark.parametrize(
+    "probe",
+    [text_behind_answer, texts_around_answer, lambda template: detect_tool_call_format(template, {}, ())],
+)
 def test_the_first_probe_that_is_refused_is_the_last(probe: Callable[[ChatTemplate], object]) -> None:
     source = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    assert probe(ChatTemplate(source, limits=SMALL)) in ("", None)
+    assert probe(ChatTemplate(source, limits=SMALL)) in ("", ("", ""), None)
     long = "{% if tools or not add_generation_prompt %}{{ 'a' * 9000 }}{% endif %}"
     template = ChatTemplate(source + long, limits=SMALL)
     with pytest.raises(ModelError, match="makes a value of more than"):

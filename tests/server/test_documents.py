@@ -17,10 +17,11 @@ from pocketvlm.documents.expand import expanded
 from pocketvlm.documents.fit import printed_size
 from pocketvlm.engine.interface import CancellationToken
 from pocketvlm.errors import ImageTooLargeError
-from pocketvlm.messages import ChatRequest, ImagePart
+from pocketvlm.messages import ChatRequest, ImagePart, ImageURLPart
 from pocketvlm.pictures.handles import PictureHandles
 from pocketvlm.pictures.known_files import KnownFiles
 from pocketvlm.server.pictures import Pictures
+from pocketvlm.server.remote import Fetcher
 from pocketvlm.server.settings import Settings
 from server.conftest import Server, Start, refused
 
@@ -143,6 +144,32 @@ def test_the_pixels_of_pages_are_counted() -> None:
                     assert caught.value.param == "messages.0.content.0.base64"
                 else:
                     pictures.read(image, whole.param(0, 0))
+
+
+def test_what_is_shown_again_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question of a decision shows the same pages and pictures."""
+    settings = Settings(max_pixels=96 * 64, image_hosts=("pictures.test",))
+    pictures = Pictures(settings, PictureHandles(), KnownFiles(), CancellationToken())
+    fetched: list[str] = []
+
+    def fetch(_self: Any, url: str, _param: str) -> bytes:
+        fetched.append(url)
+        return frames(1)
+
+    monkeypatch.setattr(Fetcher, "fetch", fetch)
+    file = {"type": "file", "base64": base64.b64encode(frames(16)).decode()}
+    url = "https://pictures.test/a.png"
+    seen = []
+    for _ in range(3):
+        content = [{**file, "pages": "1-16"}, {"type": "image_url", "image_url": {"url": url}}]
+        request = ChatRequest.parse([{"role": "user", "content": content}])
+        with expanded(request, pictures.open_file, lambda _: printed_size, settings.documents) as whole:
+            parts = whole.request.messages[0].content or ()
+            images = [part for part in parts if isinstance(part, ImagePart | ImageURLPart)]
+            seen.append([pictures.read(image, whole.param(0, 0)) for image in images])
+    assert len(seen[0]) == len({id(picture) for picture in seen[0]}) == 17
+    assert seen[0] == seen[1] == seen[2]
+    assert fetched == [url]
 
 
 def test_errors_of_a_handle_name_its_field(server: Server) -> None:

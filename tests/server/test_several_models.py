@@ -184,6 +184,7 @@ def test_a_model_that_never_fits_is_refused_at_the_start() -> None:
         (["a=iota", "b=iota"], {"name": "c"}, "--alias"),
         (["a=iota"], {"name": "c"}, "--alias"),
         (["a=iota", "b=iota"], {"mmproj": "c.gguf"}, "--mmproj"),
+        (["a=iota", "b=iota"], {"calibration": "c.json"}, "--calibration"),
     ],
 )
 def test_names_that_contradict_each_other(models: list[str], options: dict[str, Any], param: str) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pocketvlm.batch.lines import answer_probability, answer_text, error_text, is_cut_off
+from pocketvlm.batch.lines import answer_probability, answer_text, answers_json, error_text, is_cut_off
 from pocketvlm.errors import printable
 from pocketvlm.system.atomic import new_file
 
@@ -35,13 +35,15 @@ def write_csv(
 ) -> None:
     """Write a table of lines, which are read twice; `name` is the title of the first column, their custom_id.
 
-    It replaces `path` when it is complete. Fields that the schema does not name follow those that it names. Raises
+    It replaces `path` when it is complete. Where it `decides`, or one of the lines does, it has a column for the
+    probability. Fields that the schema does not name follow those that it names. Raises
     OSError.
     """
     fields = dict.fromkeys(schema_fields(schema))
     if schema is not None:
         for line in lines():
             fields |= dict.fromkeys(_values(line) or ())
+    decides = decides or (not fields and any(answer_probability(line) is not None for line in lines()))
     table = CsvTable([*fields], name, decides=decides)
     with new_file(path) as file:
         file.write(codecs.BOM_UTF8 + table.head().encode())
@@ -67,7 +69,7 @@ class CsvTable:
         custom_id, error = line["custom_id"], error_text(line)
         if not self._fields:
             more = [answer_probability(line)] if self._decides else []
-            return _row([custom_id, answer_text(line) or "", *more, error])
+            return _row([custom_id, answer_text(line) or answers_json(line) or "", *more, error])
         values = _values(line)
         if values is None and not error:
             fault = "the answer was cut off; raise --max-tokens" if is_cut_off(line) else "the answer is not an object"

@@ -65,6 +65,12 @@ def answer_text(entry: dict[str, Any]) -> str | None:
     return text if isinstance(text, str) else None
 
 
+def answers_json(entry: dict[str, Any]) -> str | None:
+    """Return the answers of decisions in OpenAI's form, as JSON; None where it is something else."""
+    answers = _at(entry, "response", "body", "answers") if succeeded(entry) else None
+    return json.dumps(answers, ensure_ascii=False) if isinstance(answers, list) else None
+
+
 def answer_probability(entry: dict[str, Any]) -> float | None:
     """Return the probability of yes, or that of the likeliest choice; None where it is not a decision."""
     probabilities, kind = (_at(entry, "response", "body", name) for name in ("probabilities", "kind"))

@@ -62,6 +62,7 @@ class Defaults:
     def __post_init__(self) -> None:
         if self.choices:
             choices_of(**self.choices)
+            check_fields(self.fields)
         texts = [text for text in (self.prompt, self.system) if text]
         ChatRequest.parse([{"role": "user", "content": text} for text in texts or [" "]], **self.fields)
 

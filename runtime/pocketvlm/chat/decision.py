@@ -84,9 +84,10 @@ def decide(
                     case ScoredChoices():
                         scored = event
     except RequestError as error:
-        if error.param != "choices":
+        paths = {"choices": choices.param, "choices.0": choices.path(0)}
+        if error.param not in paths:
             raise
-        raise type(error)(error.message, choices.param) from None
+        raise type(error)(error.message, paths[error.param]) from None
     assert scored is not None and prefill is not None
     usage = Usage(
         prompt_tokens=prefill.prompt_tokens,

@@ -115,11 +115,13 @@ class RequestPreparer:
         """Return what the template writes before and behind an answer to such a request, beyond the prompt for it."""
         effort, variables = request.effort, request.template_variables
         key = json.dumps([effort, variables], sort_keys=True)
-        if key not in self._around:
-            if len(self._around) >= _MAX_FORMS:
+        texts = self._around.get(key)
+        if texts is None:
+            texts = texts_around_answer(self._template, effort=effort, variables=variables)
+            if len(self._around) >= _MAX_FORMS:  # by other threads, too
                 self._around.clear()
-            self._around[key] = texts_around_answer(self._template, effort=effort, variables=variables)
-        return self._around[key]
+            self._around[key] = texts
+        return texts
 
     def _prompt_image(self, part: ImageURLPart | ImagePart, param: str, read: PictureReader) -> PromptImage:
         """Read a picture, or all frames of a video."""

@@ -28,10 +28,9 @@ from pocketvlm.cli.command_options import (
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.help import ANSWERS
 from pocketvlm.cli.loading import load
-from pocketvlm.cli.picture_arguments import has_pages, question_and_pictures
+from pocketvlm.cli.picture_arguments import has_pages, named_picture, question_and_pictures
 from pocketvlm.cli.run_notes import RunNotes
-from pocketvlm.cli.typed_path import typed_path
-from pocketvlm.errors import ImageError, RequestError, printable
+from pocketvlm.errors import RequestError, printable
 
 if TYPE_CHECKING:
     from pocketvlm.chat.vlm import VLM
@@ -67,7 +66,7 @@ def decide(
     calibrate: Annotated[
         Path | None,
         typer.Option(
-            help="Labelled pictures (.csv or .jsonl with image, prompt, answer), to make probabilities honest; "
+            help="Labelled pictures (.csv or .jsonl with image, prompt, answer), to calibrate probabilities; "
             "--calibration names the file to write.",
             rich_help_panel=ANSWERS,
         ),
@@ -112,11 +111,14 @@ def decide(
         return [*start, {"role": "user", "content": content}]
 
     if calibrate is not None:
+        ignored = {"PICTURE": pictures != [], "--at": at is not None, "--json": as_json}
+        if name := next((name for name, is_given in ignored.items() if is_given), None):
+            raise RequestError("has no effect with --calibrate, which asks about the pictures in its file", name)
         _calibrate(calibrate, choices, question, options, model, memory, messages)
         return
     if question is None:
         raise RequestError("is missing", "QUESTION")
-    read = [_source(picture) for picture in pictures]
+    read = [named_picture(picture) for picture in pictures]
     with waiting("loading"):
         vlm = load(model, options, memory=memory)
     with vlm:
@@ -161,14 +163,6 @@ def _print(decision: Decision, *, as_json: bool) -> None:
             lines.append(f"{decision.expectation:7.2f}  on average")
         text = "\n".join(lines)
     typer.echo(printable(text) if sys.stdout.isatty() else text)
-
-
-def _source(argument: str) -> str | bytes:
-    if argument != "-":
-        return typed_path(argument) if "://" not in argument and not argument.startswith("data:") else argument
-    if not (data := sys.stdin.buffer.read()):
-        raise ImageError("standard input is empty; it should be a picture", "-i -")
-    return data
 
 
 def _part(picture: str | bytes, options: dict[str, Any]) -> dict[str, Any]:

@@ -58,6 +58,8 @@ def served_models(models: Sequence[str], every: bool, options: LoadOptions, memo
         raise RequestError("is for one model; name several by --model NAME=PATH", "--alias")
     if options.mmproj is not None:
         raise RequestError("is for one model; for several use --model MODEL.gguf+MMPROJ.gguf", "--mmproj")
+    if options.calibration is not None:
+        raise RequestError("is for one model, the one that it was made with; serve that alone", "--calibration")
     return _several(named, options, memory)
 
 

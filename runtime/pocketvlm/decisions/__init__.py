@@ -1,1 +1,1 @@
-"""Answers without writing: how likely each of some answers is, and how honest these probabilities are."""
+"""Answers without writing: how likely each of some answers is, and how well these probabilities are calibrated."""

@@ -1,4 +1,4 @@
-"""One temperature that makes a model's probabilities honest: fitted on labelled pictures, kept in a file.
+"""One temperature that calibrates a model's probabilities: fitted on labelled pictures, kept in a file.
 
 Temperature scaling (https://arxiv.org/abs/1706.04599): dividing the logarithms by it changes no decision between two
 choices at 0.5, only how sure the model is of it.
@@ -22,6 +22,7 @@ _BINS = 10
 _LEAST, _MOST = 0.05, 20.0  # temperatures
 _STEPS = 60  # of the search: each leaves 0.62 of the interval
 _FORMAT = 1
+_NUMBERS = ("temperature", "error_before", "error_after", "loss_before", "loss_after")
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,19 @@ class Calibration:
             values: Any = json.loads(path.read_bytes())
             if values.pop("format") != _FORMAT:
                 raise ValueError
-            calibration = cls(**values)
-            in_range = _LEAST <= float(calibration.temperature) <= _MOST
+            calibration = cls(**{**values, **{name: _number(values[name]) for name in _NUMBERS}})
+            if not (isinstance(calibration.model, str) and isinstance(calibration.fingerprint, str)):
+                raise TypeError
+            if type(calibration.examples) is not int:
+                raise TypeError
         except OSError as error:
             raise CalibrationError(f"cannot be read: {error.strerror or error}", path) from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             raise CalibrationError("is not a calibration; make one with pocketvlm decide --calibrate", path) from None
-        if not in_range:
+        if not _LEAST <= calibration.temperature <= _MOST:
             raise CalibrationError(f"has no temperature from {_LEAST} to {_MOST:.0f}", path)
         if calibration.fingerprint != fingerprint:
-            raise CalibrationError(f"was made with another model, {shortened(str(calibration.model))}", path)
+            raise CalibrationError(f"was made with another model, {shortened(calibration.model)}", path)
         return calibration
 
     def write(self, path: Path) -> None:
@@ -100,6 +104,15 @@ class Calibration:
                 file.write(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1).encode() + b"\n")
         except OSError as error:
             raise CalibrationError(f"cannot be written: {error.strerror or error}", path) from None
+
+
+def _number(value: object) -> float:
+    """Return a number of a file. Raises TypeError for what is none, and ValueError or OverflowError."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError
+    if not math.isfinite(value):
+        raise ValueError
+    return float(value)
 
 
 def fit_temperature(examples: Sequence[Example]) -> float:

@@ -120,7 +120,7 @@ def _asked(
     model: str | None,
 ) -> AskedQuestion:
     """Put a question behind the messages of the input: into the last one, if that is the user's."""
-    messages, paths, parts = [*messages], {**input_paths, YES_NO.param: path}, _question_parts(question)
+    messages, paths, parts = [*messages], {**input_paths, YES_NO.param: path}, _question_parts(question, path)
     if not messages or messages[-1].get("role") != "user":
         messages.append({"role": "user", "content": []})
     last, place = messages[-1], f"messages.{len(messages) - 1}"
@@ -140,8 +140,10 @@ def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def _plain_part(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a part as messages of a chat have it: JSON becomes text."""
+def _plain_part(part: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Return a part as messages of a chat have it: JSON becomes text. Raises RequestError for a text that is none."""
+    if part.get("type") in ("input_text", "text") and not isinstance(part.get("text", ""), str):
+        raise RequestError("must be a string", f"{path}.text")
     if part.get("type") == "input_json":
         return _text(json.dumps(part.get("data"), ensure_ascii=False))
     if part.get("type") == "input_text":
@@ -160,17 +162,26 @@ def _input_messages(value: str | tuple[dict[str, Any], ...]) -> tuple[list[dict[
                 "must be a message; calls of tools and their results are not supported", f"input.{number}"
             )
         content = item.get("content")
+        path = f"input.{number}.content"
         if isinstance(content, list):
-            content = [_plain_part(part) if isinstance(part, Mapping) else part for part in content]
+            content = [
+                _plain_part(part, f"{path}.{place}") if isinstance(part, Mapping) else part
+                for place, part in enumerate(content)
+            ]
+        elif not isinstance(content, str | None):
+            raise RequestError("must be a string or a list of parts", path)
         fields = {name: value for name, value in item.items() if name not in ("type", "phase")}
         messages.append({**fields, "content": content})
     return messages, {"messages": "input"} | {f"messages.{i}": f"input.{i}" for i in range(len(messages))}
 
 
-def _question_parts(question: Question) -> list[dict[str, Any]]:
+def _question_parts(question: Question, path: str) -> list[dict[str, Any]]:
     """Return the text of a question, and what its answers mean, if it says that."""
     instructions = question.instructions
-    parts = [_text(instructions)] if isinstance(instructions, str) else [_plain_part(part) for part in instructions]
+    if isinstance(instructions, str):
+        parts = [_text(instructions)]
+    else:
+        parts = [_plain_part(part, f"{path}.{place}") for place, part in enumerate(instructions)]
     meanings: list[tuple[str, str | None]] = []
     match question:
         case PredicateQuestion(instructions=str(text)) if not text.rstrip().endswith("?"):

@@ -46,6 +46,7 @@ from pocketvlm.errors import (
     RequestError,
     SystemLimitError,
     UnsupportedError,
+    quoted,
 )
 from pocketvlm.native.grammar import Matcher, Vocabulary
 from pocketvlm.native.grammar_trial import GrammarTrials
@@ -273,6 +274,9 @@ class InProcessEngine:
         before = last if isinstance(last, TextSpan) and not last.special else None
         # What is not in the vocabulary becomes another text, which says nothing about this one.
         tokens = [following_tokens(self._model, before, choice) for choice in generation.choices]
+        if not any(tokens):
+            text = quoted(generation.choices[0].strip())
+            raise RequestError(f"the model cannot answer {text}: its vocabulary lacks it", "choices.0")
         tree = TokenTree(tokens, self._model.ends, max_branches=self._scheduler.max_branches)
         if tree.rows > room:
             raise ContextLengthError(

@@ -17,7 +17,7 @@ from PIL import Image
 
 from pocketvlm.engine.loading.choose_layout import choose_layout
 from pocketvlm.engine.loading.layer_benchmark import benchmark_layers
-from pocketvlm.engine.speculative.draft_length import MAX_DRAFT_TOKENS
+from pocketvlm.engine.loading.loader import output_rows
 from pocketvlm.errors import EngineError, ModelError, PocketVLMError
 from pocketvlm.files.cache_type import CacheType
 from pocketvlm.messages import ImagePart
@@ -123,7 +123,7 @@ def _probe(request: ProbeRequest) -> ProbeResult:
                 n_ctx=n,
                 n_batch=request.batch,
                 sequences=request.parallel,
-                outputs=request.parallel + MAX_DRAFT_TOKENS,
+                outputs=output_rows(request.parallel),
                 cache_type=kind,
             )
             for n in request.contexts

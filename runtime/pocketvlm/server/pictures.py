@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from pocketvlm.documents.document import Document
 from pocketvlm.documents.expand import page_of
@@ -29,6 +31,8 @@ class Pictures:
 
     A conversation holds more pictures than fit in memory, and most of them are known to the engine by their digest. So
     those beyond a limit stay packed, and are decoded again when they are encoded.
+
+    A picture that the request shows several times, as each question of a decision does, is read and counted once.
     """
 
     def __init__(
@@ -39,6 +43,9 @@ class Pictures:
         self._limit = settings.max_pixels
         self._unpacked_left = _MAX_UNPACKED * settings.max_pixels
         self._pixels_left = _MAX_DECODED * settings.max_pixels
+        self._read: dict[Hashable, Picture] = {}
+        self._fetched: dict[str, bytes] = {}
+        self._files: WeakKeyDictionary[Document, Hashable] = WeakKeyDictionary()  # what each was opened from
         self._fetcher = Fetcher(settings.image_hosts) if settings.image_hosts else None
 
     def with_files(self, request: ChatRequest) -> ChatRequest:
@@ -49,18 +56,32 @@ class Pictures:
         """Open a file of several pictures. Raises as `read` does."""
         self._cancellation.check()
         field = source_path(part, param)
+        key = (*_source(part), part.password, part.fps, part.frames, part.changes, part.filename)
         sent = self._sent(part, field)
         if sent is not part:
             copy = part.model_copy(update={"url": None, "base64": None, "image": getattr(sent, "image", None)})
             copy._field = part.field
             part = copy
         try:
-            return open_part(part, param, limits, self._limit, local=False, check=self._cancellation.check)
+            document = open_part(part, param, limits, self._limit, local=False, check=self._cancellation.check)
         except ImageError as error:
             raise type(error)(error.message, field) from None
+        self._files[document.file] = key
+        return document
 
     def read(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
         """Return the picture of a message part. Raises ImageError leaves, and GenerationCancelledError."""
+        page = page_of(part)
+        if page is None or isinstance(part, ImageURLPart):
+            key = _source(part)
+        else:
+            size = part.detail, part.max_image_tokens  # on which the page's fit depends
+            key = (self._files[page.page.document.file], page.page.number, page.note, *size)
+        if key not in self._read:
+            self._read[key] = self._read_new(part, param)
+        return self._read[key]
+
+    def _read_new(self, part: ImageURLPart | ImagePart, param: str) -> Picture:
         if (page := page_of(part)) is not None:
             return self._of_page(page.read, source_path(part, param))
 
@@ -108,7 +129,9 @@ class Pictures:
         if isinstance(part, ImagePart) and part.base64 is None and url is None and not isinstance(part.image, bytes):
             raise ImageError("is for Python only; send the picture as url or base64", field)
         if self._fetcher and url is not None and url.lower().startswith(("http://", "https://")):
-            return ImagePart(type="image", image=self._fetcher.fetch(url, field))
+            if url not in self._fetched:
+                self._fetched[url] = self._fetcher.fetch(url, field)
+            return ImagePart(type="image", image=self._fetched[url])
         return part
 
     @property
@@ -126,3 +149,10 @@ class Pictures:
         if picture.packed_size is None:
             self._unpacked_left -= width * height
         return picture
+
+
+def _source(part: ImageURLPart | ImagePart) -> tuple[Any, ...]:
+    """Return where a part has its picture or file. What is for Python only is refused before it is kept."""
+    if isinstance(part, ImageURLPart):
+        return part.address, None, None
+    return part.address, part.base64, part.image if isinstance(part.image, bytes) else None

@@ -39,16 +39,18 @@ def texts_around_answer(
     """Return what the template writes between a prompt for an answer and the answer's text, and what it writes then.
 
     Both are "" where a conversation does not begin with the prompt for its answer, as where the template opens a
-    thought. `effort` and `variables` are those of `ChatTemplate.render`.
+    thought. `effort` and `variables` are those of `ChatTemplate.render`. Raises ModelError for a template that does too
+    much.
     """
     answer: Message = AssistantMessage(role="assistant", content=_ANSWER)
-    try:
-        prompt = _flat(template.render([_QUESTION], effort=effort, variables=variables))
-        whole = _flat(
-            template.render([_QUESTION, answer], effort=effort, variables=variables, add_generation_prompt=False)
-        )
-    except PocketVLMError:
-        return "", ""
+    with template.probes():
+        try:
+            prompt = _flat(template.render([_QUESTION], effort=effort, variables=variables))
+            whole = _flat(
+                template.render([_QUESTION, answer], effort=effort, variables=variables, add_generation_prompt=False)
+            )
+        except PocketVLMError:
+            return "", ""
     before, _, behind = whole.rpartition(_ANSWER)
     return (before.removeprefix(prompt) if before.startswith(prompt) else ""), behind
 

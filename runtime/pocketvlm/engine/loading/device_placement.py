@@ -119,9 +119,11 @@ def check_name(requested: str, onnx_devices: Sequence[str]) -> None:
         )
 
 
-def scratch_bytes(width: int, inner: int, vocabulary: int, *, batch: int, context: int, sequences: int) -> int:
-    """Return an upper bound for an evaluation of `batch` rows: activations, the attention mask, logits."""
-    return 4 * batch * (3 * inner + 6 * width) + 4 * batch * context * sequences + 4 * vocabulary * (sequences + 1)
+def scratch_bytes(
+    width: int, inner: int, vocabulary: int, *, batch: int, context: int, sequences: int, outputs: int
+) -> int:
+    """Return an upper bound for an evaluation of `batch` rows: activations, the mask, `outputs` rows of logits."""
+    return 4 * batch * (3 * inner + 6 * width) + 4 * batch * context * sequences + 4 * vocabulary * outputs
 
 
 def _find_device(devices: Sequence[Backend], requested: str) -> int | None:

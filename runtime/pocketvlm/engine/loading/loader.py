@@ -123,6 +123,11 @@ def context_size(model: GGUFHeader, requested: int | None) -> int:
     return requested or min(trained if isinstance(trained, int) and trained else CONTEXT_LIMIT, CONTEXT_LIMIT)
 
 
+def output_rows(sequences: int) -> int:
+    """Return how many rows of logits a context keeps: one for each sequence, and drafts or choices."""
+    return sequences + max(MAX_DRAFT_TOKENS, MAX_BRANCH_ROWS - 1)
+
+
 def _load(
     checked: CheckedFiles,
     options: EngineOptions,
@@ -166,7 +171,7 @@ def _load(
             n_batch=max(BATCH_ROWS, min_batch),
             threads=threads.all,
             branches=MAX_BRANCHES,
-            outputs=sequences + max(MAX_DRAFT_TOKENS if draft_policy else 0, MAX_BRANCH_ROWS - 1),
+            outputs=output_rows(sequences),
         )
     except BaseException:  # Ctrl-C too: no caller has the model yet
         model.close()
@@ -233,7 +238,8 @@ def memory_demand(checked: CheckedFiles, options: EngineOptions) -> MemoryDemand
     vocabulary = next((t.shape[-1] for t in checked.model.tensors if t.name == "token_embd.weight"), 0)
     width = number("embedding_length")
     inner = number("feed_forward_length") or 4 * width
-    scratch = scratch_bytes(width, inner, vocabulary, batch=BATCH_ROWS, context=size, sequences=sequences)
+    rows = {"batch": BATCH_ROWS, "outputs": output_rows(sequences)}
+    scratch = scratch_bytes(width, inner, vocabulary, context=size, sequences=sequences, **rows)
     weights = weights_of(checked.model)
     weights = replace(weights, cell=tuple(cache_bytes(cell, options.kv_type) for cell in weights.cell))
     projector = checked.projector

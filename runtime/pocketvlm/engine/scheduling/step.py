@@ -159,7 +159,10 @@ class StepRunner:
             self._outbox.append((request, request.prefill_done()))
         if request.tree is not None:
             row = self._context.logits(logits, copy=False) if isinstance(logits, int) else logits
-            request.tree.score(request.tree.root, row)
+            try:
+                request.tree.score(request.tree.root, row)
+            except EngineError as error:
+                self._on_finished(request, error)
             return
         try:
             ms = 1000 * (now - request.first_token_at)
@@ -188,15 +191,16 @@ class StepRunner:
     def _score_choices(self, request: RequestState) -> None:
         """Evaluate the next branches of a request's choices. Other requests wait for no more than that."""
         assert request.tree is not None
-        sequence, branches = request.running_sequence, request.tree.waiting.pop(0)
+        sequence, branches = request.running_sequence, request.tree.waiting[0]
         position = sequence.content.position
         try:
             with self._sequences.branched(sequence, branches.count) as ids:
                 if not self._evaluate_branches(request, branches, ids, position):
-                    return
+                    return  # where another request's cancellation aborted it, the next step does it again
         except EngineError as error:
             self._on_finished(request, error)
             return
+        del request.tree.waiting[0]
         request.branch_rows += len(branches.nodes)
         if not request.tree.waiting:
             ms = 1000 * (time.perf_counter() - request.first_token_at)

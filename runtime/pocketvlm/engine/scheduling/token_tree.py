@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pocketvlm.errors import EngineError
 from pocketvlm.native.context import Logits
 
 MAX_BRANCH_ROWS = 16  # tokens of choices in one evaluation: as many logits are kept
@@ -64,9 +65,15 @@ class TokenTree:
         return max((len(branches.nodes) for branches in self.waiting), default=0)
 
     def score(self, node: TreeNode, logits: Logits) -> None:
-        """Note what follows a node: `logits` [n_vocab] of the next token. A parent must come before its children."""
-        shifted = logits - logits.max()
-        total = np.log(np.exp(shifted).sum(dtype=np.float64))
+        """Note what follows a node: `logits` [n_vocab] of the next token. A parent must come before its children.
+
+        Raises EngineError for logits that are not numbers.
+        """
+        with np.errstate(invalid="ignore"):
+            shifted = logits - logits.max()
+            total = np.log(np.exp(shifted).sum(dtype=np.float64))
+        if not np.isfinite(total):  # min() below would take it for certainty
+            raise EngineError("the model computed values that are not numbers, so answers cannot be compared")
         for child in node.children.values():
             child.logprob = node.logprob + min(0.0, float(shifted[child.token] - total))
         if node.choices:
@@ -97,9 +104,12 @@ def _branches(root: TreeNode, max_branches: int) -> Iterator[Branches]:
 
 def _paths(root: TreeNode) -> Iterator[tuple[TreeNode, ...]]:
     """Yield the nodes from below the root to each leaf, neighbours one after another."""
-    stack: list[tuple[TreeNode, tuple[TreeNode, ...]]] = [(root, ())]
+    path: list[TreeNode] = []
+    stack = [*reversed(root.children.values())]
     while stack:
-        node, path = stack.pop()
-        if not node.children and path:
-            yield path
-        stack += [(child, (*path, child)) for child in reversed(node.children.values())]
+        node = stack.pop()
+        del path[node.depth - 1 :]
+        path.append(node)
+        if not node.children:
+            yield tuple(path)
+        stack += reversed(node.children.values())
