@@ -40,13 +40,20 @@ PROJECTORS: dict[str, dict[str, Any]] = {
     "stretch": SOUND["mlp"],
     "canvas": SOUND["mlp"] | {"image_grid_pinpoints": [336, 672, 672, 336, 672, 672, 1008, 336, 336, 1008]},
 }
+PROJECTORS["shrunk canvas"] = PROJECTORS["canvas"]  # LLaVA-OneVision's, with bars around a picture of one tile
+OWN_KEYS: dict[str, dict[str, Any]] = {
+    "pad": {"image_fit": "pad"},
+    "crop": {"image_fit": "crop"},
+    "stretch": {"image_fit": "stretch"},
+    "canvas": {},
+    "shrunk canvas": {"anyres_max": 9},
+}
 
 
 def family(kind: str) -> Family:
     values = {f"clip.vision.{key}": value for key, value in PROJECTORS[kind].items()}
-    if kind in ("pad", "crop", "stretch"):
-        values["pocketvlm.image_fit"] = kind
-    name = "mlp" if kind in ("pad", "crop", "stretch", "canvas") else kind
+    values |= {f"pocketvlm.{key}": value for key, value in OWN_KEYS.get(kind, {}).items()}
+    name = "mlp" if kind in OWN_KEYS else kind
     known = family_of({"clip.projector_type": name, **values}, Path("x.gguf"))
     assert known is not None
     return known
