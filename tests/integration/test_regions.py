@@ -165,6 +165,13 @@ def test_locate(bundle: Path, sample_png: Path) -> None:
         assert asyncio.run(one()) == regions
 
 
+@pytest.mark.parametrize("field", ["response_format", "tools", "tool_choice"])
+def test_locate_has_its_own_form(vlm: VLM, sample_png: Path, field: str) -> None:
+    with pytest.raises(RequestError, match="held to places") as error:
+        vlm.locate(sample_png, "the dog", **{field: "auto" if field == "tool_choice" else {"type": "text"}})
+    assert error.value.param == field
+
+
 def test_a_label_that_the_answer_lacks(vlm: VLM, sample_png: Path) -> None:
     text = "[0.1, 0.2, 0.5, 0.8]"
     silent = Notation("silent", read_fractions, 1, "Where is {thing}?", grammar=lambda _: f"body: {json.dumps(text)}")
