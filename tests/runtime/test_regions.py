@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from pocketvlm import ImageTimings, Region, RequestError
 from pocketvlm.messages import Detail
+from pocketvlm.regions.answer_text import AnswerText
 from pocketvlm.regions.find import find_regions
 from pocketvlm.regions.notations import notation_named, notation_of, notations
 from pocketvlm.vision.compatibility import family_of
@@ -403,6 +404,25 @@ def test_time_grows_with_the_text_alone(name: str) -> None:
     for piece in REPEATED:
         short, long = (seconds(piece * (length // len(piece))) for length in (4_000, 32_000))
         assert long <= 24 * short + 0.5, piece
+
+
+# ---- control tokens as placeholders
+
+
+def test_private_characters_stay_in_the_content() -> None:
+    """Icon fonts have them from U+F0000 on."""
+    text = AnswerText(notation_named("internvl"), {"<ref>": 7, "</ref>": 8, "<box>": 9, "</box>": 10})
+    icons = "\U000f0000\U000f0001\ue000"
+    marks = {token: mark for mark, token in text.placeholders.items()}
+    written = f"{icons} {marks[7]}dog{marks[8]}{marks[9]}[[0, 0, 500, 500]]{marks[10]}"
+    assert text.push(written) == f"{icons} dog[[0, 0, 500, 500]]"
+    [region] = text.regions([reported(family("internvl").plan((448, 448), "low", None))])
+    assert region.label == "dog" and written[4] == marks[7] and region.span == (4, 24)
+
+
+def test_content_that_has_the_characters_of_placeholders() -> None:
+    first = next(iter(AnswerText(notation_named("internvl"), {"<ref>": 7}).placeholders))
+    assert first not in AnswerText(notation_named("internvl"), {"<ref>": 7}, begun=f"a{first}").placeholders
 
 
 # ---- which notation
