@@ -273,6 +273,13 @@ def test_points_and_polygons() -> None:
     assert quad.polygon and quad.label == "q" and numbers_of(quad) == (0, 0, 100, 50)
 
 
+def test_the_message_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "regions.md").read_text("utf-8")
+    message = json.loads(page.split("```json\n")[1].split("```")[0])
+    [region] = one("qwen3-vl", message["content"], (640, 480))
+    assert [region.model_dump(mode="json", exclude_none=True)] == message["regions"]
+
+
 # ---- which picture
 
 
