@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from engine_seam import engine_of
 from integration.asking import asked
-from pocketvlm import VLM, AsyncVLM, BundleError, RequestError, UnsupportedError
+from pocketvlm import VLM, AsyncVLM, BundleError, ImageError, RequestError, UnsupportedError
 from pocketvlm.cli.commands import app
 from pocketvlm.regions.families import qwen3_vl
 from pocketvlm.regions.notation import Notation
@@ -165,6 +165,13 @@ def test_locate(bundle: Path, sample_png: Path) -> None:
         assert asyncio.run(one()) == regions
 
 
+@pytest.mark.parametrize("field", ["response_format", "tools", "tool_choice"])
+def test_locate_has_its_own_form(vlm: VLM, sample_png: Path, field: str) -> None:
+    with pytest.raises(RequestError, match="held to places") as error:
+        vlm.locate(sample_png, "the dog", **{field: "auto" if field == "tool_choice" else {"type": "text"}})
+    assert error.value.param == field
+
+
 def test_a_label_that_the_answer_lacks(vlm: VLM, sample_png: Path) -> None:
     text = "[0.1, 0.2, 0.5, 0.8]"
     silent = Notation("silent", read_fractions, 1, "Where is {thing}?", grammar=lambda _: f"body: {json.dumps(text)}")
@@ -234,6 +241,15 @@ def test_locate_on_the_command_line(bundle: Path, sample_png: Path, tmp_path: Pa
     line = f"red circle: x {place['x']:.0f}, y {place['y']:.0f}, width {place['width']:.0f}"
     assert two.stdout.startswith(f"{sample_png}: {line}")
     assert {path.name for path in tmp_path.iterdir()} == {"out.png", "two-1.jpg", "two-2.jpg"}
+
+
+@pytest.mark.usefixtures("certain")
+def test_pictures_are_read_one_at_a_time(bundle: Path, sample_png: Path, tmp_path: Path) -> None:
+    """So the places of the first are printed where the second one is cut."""
+    (cut := tmp_path / "cut.png").write_bytes(sample_png.read_bytes()[:-300])
+    done = run("locate", "the red circle", "-i", sample_png, cut, "-m", bundle, "--draw", tmp_path / "out.png")
+    assert isinstance(done.exception, ImageError) and "cut.png" in str(done.exception)
+    assert len(done.stdout.splitlines()) == 2 and (tmp_path / "out-1.png").exists()
 
 
 @pytest.mark.usefixtures("certain")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
-from pocketvlm import Box, Outline, Point, Region
+from pocketvlm import Box, ImageTimings, Outline, Point, Region
+from pocketvlm.cli.drawing import pictures_of
 from pocketvlm.regions import draw
 from pocketvlm.regions.draw import draw_regions
 
@@ -20,6 +24,22 @@ GROUNDS = {
 def region(label: str, x: float, y: float, width: float, height: float) -> Region:
     box = Box(x=x, y=y, width=width, height=height)
     return Region(label=label, image=0, box=box, relative=Outline(), span=(0, 1))
+
+
+def test_pictures_of_messages(sample_png: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": str(sample_png)}},
+        {"type": "image", "path": str(sample_png)},
+        {"type": "file", "path": "a.pdf"},
+    ]
+    seen = [
+        ImageTimings.model_construct(part=f"messages.1.content.{part}") for part in ("0", "1", "2.pages.0", "2.pages.1")
+    ]
+    named = [region("dog", 1, 1, 5, 5).model_copy(update={"image": number}) for number in range(4)]
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "x"}, {"role": "user", "content": content}]
+    pictures = pictures_of(messages, seen, named, 10**8)
+    assert [*pictures] == [0, 1] and np.array_equal(pictures[0], pictures[1])
+    assert capsys.readouterr().err.count("not drawn") == 1
 
 
 @pytest.mark.parametrize("ground", GROUNDS)

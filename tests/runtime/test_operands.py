@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pocketvlm.native import library
-from pocketvlm.native.mtmd_graph_patches import ClassPositionPatch, ClassTokenPatch
+from pocketvlm.native import library, mtmd_graph_patches
+from pocketvlm.native.mtmd_graph_patches import ClassPositionPatch, ClassTokenPatch, PlainResamplingPatch
 from pocketvlm.native.tensor import GGMLTensor, read, write
 
 WIDE, PATCHES = 4, 3
@@ -51,6 +51,12 @@ class Graph:
     def op(self, name: str, first: int, second: int, *more: int) -> int:
         sources = (self._at(self.context), self._at(first), self._at(second))
         return int(self._call(f"ggml_{name}", ctypes.c_void_p, *sources, *((ctypes.c_int, n) for n in more)))
+
+    def upscaled(self, source: int) -> int:
+        """A node that resamples linearly with a wider filter."""
+        sources = self._at(self.context), self._at(source)
+        scale, mode = (ctypes.c_int, 2), (ctypes.c_int, 1 | 1 << 9)
+        return int(self._call("ggml_upscale", ctypes.c_void_p, *sources, scale, mode))
 
     def close(self) -> None:
         for name, at in (("backend_buffer_free", self.buffer), ("backend_free", self.backend), ("free", self.context)):
@@ -133,3 +139,17 @@ def test_a_token_is_put_first(graph: Graph) -> None:
     fault = ClassTokenPatch()
     fault.apply(foreign)
     assert not fault.done and GGMLTensor.from_address(foreign).src[:2] == [graph.patches, graph.other]
+
+
+def test_one_unknown_node_of_a_picture_is_enough(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [graph.upscaled(graph.patches) for _ in range(2)]
+    graph.allocate()
+    monkeypatch.setattr(mtmd_graph_patches, "is_known", lambda node: node != nodes[0])
+    fault = PlainResamplingPatch()
+    for node in nodes:
+        fault.apply(node)
+    assert not fault.done
+    assert [GGMLTensor.from_address(node).op_params[0] for node in nodes] == [1 | 1 << 9, 1]
+    fault.begin()
+    fault.apply(nodes[1])
+    assert fault.done

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from pocketvlm import ImageTimings, Region, RequestError
 from pocketvlm.messages import Detail
+from pocketvlm.regions.answer_text import AnswerText
 from pocketvlm.regions.find import find_regions
 from pocketvlm.regions.notations import notation_named, notation_of, notations
 from pocketvlm.vision.compatibility import family_of
@@ -40,13 +40,20 @@ PROJECTORS: dict[str, dict[str, Any]] = {
     "stretch": SOUND["mlp"],
     "canvas": SOUND["mlp"] | {"image_grid_pinpoints": [336, 672, 672, 336, 672, 672, 1008, 336, 336, 1008]},
 }
+PROJECTORS["shrunk canvas"] = PROJECTORS["canvas"]  # LLaVA-OneVision's, with bars around a picture of one tile
+OWN_KEYS: dict[str, dict[str, Any]] = {
+    "pad": {"image_fit": "pad"},
+    "crop": {"image_fit": "crop"},
+    "stretch": {"image_fit": "stretch"},
+    "canvas": {},
+    "shrunk canvas": {"anyres_max": 9},
+}
 
 
 def family(kind: str) -> Family:
     values = {f"clip.vision.{key}": value for key, value in PROJECTORS[kind].items()}
-    if kind in ("pad", "crop", "stretch"):
-        values["pocketvlm.image_fit"] = kind
-    name = "mlp" if kind in ("pad", "crop", "stretch", "canvas") else kind
+    values |= {f"pocketvlm.{key}": value for key, value in OWN_KEYS.get(kind, {}).items()}
+    name = "mlp" if kind in OWN_KEYS else kind
     known = family_of({"clip.projector_type": name, **values}, Path("x.gguf"))
     assert known is not None
     return known
@@ -266,6 +273,13 @@ def test_points_and_polygons() -> None:
     assert quad.polygon and quad.label == "q" and numbers_of(quad) == (0, 0, 100, 50)
 
 
+def test_the_message_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "regions.md").read_text("utf-8")
+    message = json.loads(page.split("```json\n")[1].split("```")[0])
+    [region] = one("qwen3-vl", message["content"], (640, 480))
+    assert [region.model_dump(mode="json", exclude_none=True)] == message["regions"]
+
+
 # ---- which picture
 
 
@@ -277,7 +291,8 @@ def test_the_picture_that_the_model_names() -> None:
 
     box = '"bbox_2d": [0, 0, 500, 500]'
     assert pictures(f"[{{{box}}}]") == [2]  # the last one, if nothing is said
-    assert pictures(f'[{{"image": 1, {box}}}, {{{box}, "image_index": "2"}}, {{"picture": 9, {box}}}]') == [0, 1, 2]
+    assert pictures(f'[{{"image": 1, {box}}}, {{{box}, "image": "2"}}, {{"picture": 9, {box}}}]') == [0, 1, 2]
+    assert pictures(f'[{{"image": 0, {box}}}, {{{box}, "image_index": 0}}]') == [2, 2]  # numbers are from 1
     assert pictures(f"In image 1: {{{box}}}. In Picture-2 it is {{{box}}} and {{{box}}}.") == [0, 1, 1]
     assert pictures(f'{{{box}, "label": "cat in image 2"}}') == [1]
     alone = find_regions(f"In image 2: {{{box}}}", notation_named("qwen3-vl"), images[:1])
@@ -365,37 +380,23 @@ def test_any_text_is_read(text: str) -> None:
         find_regions(text, notation, [reported(family("pad").plan((300, 200), "auto", None))])
 
 
-REPEATED = [
-    '{"bbox_2d":[',
-    "[",
-    "{",
-    "}",
-    '"',
-    '\\"',
-    "'",
-    "'\\'",
-    "[[1,2,3,4]",
-    "<ref>",
-    "(1,2),",
-    "[1, ",
-    "<loc0001>",
-]
-REPEATED += ['{"label":"', "<|box_start|>", "[    ", "(1,2),(3,4)", "<|begin_of_box|>[1,2,3,4]", "image 1 ", " ", "a"]
+# ---- control tokens as placeholders
 
 
-@pytest.mark.parametrize("name", ["qwen3-vl", "glm-v", "internvl", "llava", "qwen2-vl", "hunyuanocr", "paligemma"])
-def test_time_grows_with_the_text_alone(name: str) -> None:
-    """Eight times the text takes eight times as long; with a quadratic parser, it takes 64 times as long."""
-    read = notation_named(name).read
+def test_private_characters_stay_in_the_content() -> None:
+    """Icon fonts have them from U+F0000 on."""
+    text = AnswerText(notation_named("internvl"), {"<ref>": 7, "</ref>": 8, "<box>": 9, "</box>": 10})
+    icons = "\U000f0000\U000f0001\ue000"
+    marks = {token: mark for mark, token in text.placeholders.items()}
+    written = f"{icons} {marks[7]}dog{marks[8]}{marks[9]}[[0, 0, 500, 500]]{marks[10]}"
+    assert text.push(written) == f"{icons} dog[[0, 0, 500, 500]]"
+    [region] = text.regions([reported(family("internvl").plan((448, 448), "low", None))])
+    assert region.label == "dog" and written[4] == marks[7] and region.span == (4, 24)
 
-    def seconds(text: str) -> float:
-        began = time.process_time()
-        read(text)
-        return time.process_time() - began
 
-    for piece in REPEATED:
-        short, long = (seconds(piece * (length // len(piece))) for length in (4_000, 32_000))
-        assert long <= 24 * short + 0.5, piece
+def test_content_that_has_the_characters_of_placeholders() -> None:
+    first = next(iter(AnswerText(notation_named("internvl"), {"<ref>": 7}).placeholders))
+    assert first not in AnswerText(notation_named("internvl"), {"<ref>": 7}, begun=f"a{first}").placeholders
 
 
 # ---- which notation

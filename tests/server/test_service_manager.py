@@ -135,7 +135,7 @@ def test_what_is_not_a_listening_socket_is_refused() -> None:
         "except PocketVLMError as error: print(error)\n"
     )
     for setup, message in (
-        ("os.dup2(os.open('/dev/null', os.O_RDONLY), 3)", "is no socket"),
+        ("os.dup2(os.open('/dev/null', os.O_RDONLY), 3)", "is not a socket"),
         ("s = socket.socket(); os.dup2(s.fileno(), 3)", "not a TCP socket that listens"),
         ("s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); os.dup2(s.fileno(), 3)", "file descriptor 3"),
     ):

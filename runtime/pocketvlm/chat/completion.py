@@ -148,9 +148,10 @@ class CompletionBuilder:
             return list(pieces)
         shown = []
         for piece in pieces:
-            if piece.kind == "content" and (text := self._text.push(piece.text)) != piece.text:
+            text = (self._text.push if piece.kind == "content" else self._text.shown)(piece.text)
+            if text != piece.text:
                 piece = replace(piece, text=text)
-            if piece.text or piece.kind != "content":
+            if piece.text or piece.kind not in ("content", "reasoning"):
                 shown.append(piece)
         return shown
 

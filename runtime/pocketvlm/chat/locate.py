@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pocketvlm.messages.question import AnyPicture
 
 _MAX_TOKENS = 2048  # about seventy places in JSON
+_FORMS = ("response_format", "tools", "tool_choice")  # fields that give an answer another form
 _THING = "thing"  # the path of the argument, for errors
 
 
@@ -60,12 +61,19 @@ class LocateQuestion:
         thing: str,
         fields: Mapping[str, Any],
     ) -> LocateQuestion:
-        """Raises RequestError, whose `param` is the wrong field, `pictures.0` or `thing`."""
+        """Raises RequestError, whose `param` is the wrong field, `pictures.0` or `thing`.
+
+        A field that would give the answer another form is wrong, too.
+        """
         if not isinstance(thing, str) or not thing.strip():
             raise RequestError("must say what to locate", _THING)
         for token in control_tokens if notation.raw else notation.question_controls:
             if token and token in thing:
                 raise RequestError(f"{quoted(token)} is a control token of this model", _THING)
+        given = {name: value for name, value in fields.items() if value is not None}
+        for name in _FORMS:
+            if name in given:
+                raise RequestError("cannot be given: the answer is held to places", name)
         values: dict[str, Any] = {"max_tokens": _MAX_TOKENS}
         form = None
         if notation.schema is not None:
@@ -73,9 +81,8 @@ class LocateQuestion:
             values["response_format"] = {"type": "json_schema", "json_schema": schema}
         elif notation.grammar is not None:
             form = AnswerForm(notation.grammar(control_tokens), _THING)
-        given = {name: value for name, value in fields.items() if value is not None}
         request = ChatRequest.parse(question_messages(notation.ask(thing.strip()), [picture]), **values | given)
-        return cls(request, form, tuple(token for token in notation.question_controls), notation.raw)
+        return cls(request, form, notation.question_controls, notation.raw)
 
 
 def located(completion: ChatCompletion, notation: Notation, thing: str) -> ChatCompletion:

@@ -33,14 +33,17 @@ class Drawing:
         if self._path.is_dir():
             raise RequestError(f"{path} is a folder; name a file", OPTION)
 
-    def write(self, pictures: Mapping[int, RGB], regions: Sequence[Region]) -> None:
-        """Draw regions into the pictures with these numbers. Raises RequestError where a file cannot be written."""
+    def write(self, pictures: Mapping[int, RGB], regions: Sequence[Region], *, several: bool | None = None) -> None:
+        """Draw regions into the pictures with these numbers. Raises RequestError where a file cannot be written.
+
+        `several`: names have numbers, also if one picture is given; None: if several are.
+        """
         named = sorted({region.image for region in regions} & pictures.keys())
         if not named:
             note("the answer names no place in a picture, so nothing is drawn")
         for number in named:
             path = self._path
-            if len(pictures) > 1:
+            if several if several is not None else len(pictures) > 1:
                 path = path.with_name(f"{path.stem}-{number + 1}{path.suffix}")
             self._write_one(path, pictures[number], [region for region in regions if region.image == number])
 
@@ -67,16 +70,20 @@ def pictures_of(
 
     Pages of documents and frames of videos are left out, with a note.
     """
-    from pocketvlm.messages import ImagePart
+    from pocketvlm.messages import ImagePart, ImageURLPart
     from pocketvlm.messages.field_errors import validated
     from pocketvlm.pictures.images import read_picture
 
+    kinds: dict[str, type[ImagePart | ImageURLPart]] = {"image": ImagePart, "image_url": ImageURLPart}
     pictures: dict[int, RGB] = {}
+    left_out = False
     for number in sorted({region.image for region in regions}):
         _, message, _, part = images[number].part.split(".")[:4]
         shown = messages[int(message)]["content"][int(part)]
-        if shown["type"] != "image":
-            note("places on pages of documents and in videos are not drawn")
+        if (kind := kinds.get(shown["type"])) is None:
+            left_out = True
             continue
-        pictures[number] = read_picture(validated(ImagePart, shown), OPTION, max_pixels=max_pixels).pixels
+        pictures[number] = read_picture(validated(kind, shown), OPTION, max_pixels=max_pixels).pixels
+    if left_out:
+        note("places on pages of documents and in videos are not drawn")
     return pictures

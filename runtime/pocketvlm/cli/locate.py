@@ -18,11 +18,10 @@ from pocketvlm.cli.loading import load
 from pocketvlm.cli.picture_arguments import has_pages, named_picture, question_and_pictures
 from pocketvlm.cli.run_notes import RunNotes
 from pocketvlm.errors import RequestError, printable
-from pocketvlm.pictures.sources import is_url
+from pocketvlm.pictures.sources import is_url, local_path
 
 if TYPE_CHECKING:
-    from pocketvlm.messages import Region
-    from pocketvlm.vision.family import RGB
+    from pocketvlm.messages import ImagePart, Region
 
 
 @expand_options
@@ -57,15 +56,18 @@ def locate(
         raise RequestError("say what to locate: pocketvlm locate 'the red circle' -i photo.jpg", "THING")
     if not arguments:
         raise RequestError("name a picture: pocketvlm locate 'the red circle' -i photo.jpg", "-i")
+    from pocketvlm.pictures.images import read_picture
+
     drawing = Drawing(draw) if draw is not None else None
-    pictures = [_read(argument, options.max_pixels) for argument in arguments]
+    parts = [_part(argument, options.max_pixels) for argument in arguments]
     with waiting("loading"):
         vlm = load(model, options, memory=memory)
     regions: list[Region] = []
     with vlm:
         vlm.check_notation()
         notes = RunNotes(vlm)
-        for number, pixels in enumerate(pictures):
+        for number, source in enumerate(parts):
+            pixels = read_picture(source, "-i", max_pixels=options.max_pixels).pixels  # of one picture at a time
             with ProgressBar() as bar:
                 part = {"type": "image", "image": pixels, "detail": detail}
                 answer = vlm.locate_answer(part, thing, progress=bar, max_tokens=max_tokens)
@@ -79,28 +81,32 @@ def locate(
             cut = "--max-tokens" if max_tokens else "there are too many"
             is_cut = answer.choices[0].finish_reason == "length"
             print_report(images, notes.about_answer(answer.notes, images), cut=cut if is_cut else None)
+            if drawing is not None and located:
+                drawing.write({number: pixels}, located, several=len(parts) > 1)
     if as_json:
         text = json.dumps({"regions": [_fields(region) for region in regions]}, ensure_ascii=False)
         typer.echo(printable(text) if sys.stdout.isatty() else text)
     elif not regions:
         typer.echo(f"not located: {printable(thing)}", err=True)
-    if drawing is not None and regions:
-        drawing.write(dict(enumerate(pictures)), regions)
     if not regions:
         raise typer.Exit(1)
 
 
-def _read(argument: str, max_pixels: int) -> RGB:
-    """Return the pixels of a picture, upright. Raises ImageError."""
+def _part(argument: str, max_pixels: int) -> ImagePart:
+    """Return a picture that is yet to be read, once its header is seen. Raises ImageError."""
     from pocketvlm.messages import ImagePart
     from pocketvlm.messages.field_errors import validated
-    from pocketvlm.pictures.images import read_picture
+    from pocketvlm.pictures.images import measure_picture
 
     source = named_picture(argument)
     if has_pages(source):
         raise RequestError(f"{argument} has pages; save the page as a picture first", "-i")
     key = "image" if isinstance(source, bytes) else "url" if is_url(source) else "path"
-    return read_picture(validated(ImagePart, {"type": "image", key: source}), "-i", max_pixels=max_pixels).pixels
+    part = validated(ImagePart, {"type": "image", key: source})
+    path = local_path(part)
+    if path is None or path.is_file() or not path.exists():  # a pipe can be read only once
+        measure_picture(part, "-i", max_pixels=max_pixels)
+    return part
 
 
 def _fields(region: Region) -> dict[str, Any]:

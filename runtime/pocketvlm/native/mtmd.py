@@ -25,16 +25,16 @@ from pocketvlm.native.mtmd_graph_patches import (
     CLASS_TOKEN,
     ClassPositionPatch,
     ClassTokenPatch,
+    GraphPatch,
     PlainResamplingPatch,
 )
 
 _TEXT, _IMAGE = 0, 1  # mtmd_input_chunk_type
 _CANCEL_INTERVAL = 24  # graph nodes between two checks of the cancel flag: about two checks a transformer layer
 Projector = NewType("Projector", str)  # libmtmd's name of a projector type
-_GraphPatch = ClassTokenPatch | ClassPositionPatch | PlainResamplingPatch
 _RESAMPLED = frozenset({Projector("paddleocr")})  # whose positions libmtmd resamples in another way
 # Projectors with whose class token libmtmd builds a wrong graph.
-_GRAPH_PATCHES: dict[str, type[_GraphPatch]] = {
+_GRAPH_PATCHES: dict[str, type[GraphPatch]] = {
     Projector("mlp"): ClassTokenPatch,
     Projector("ldp"): ClassTokenPatch,
     Projector("ldpv2"): ClassTokenPatch,
@@ -160,6 +160,8 @@ class Mtmd(Handle):
         """
         lib = self._lib
         log.forget_errors()
+        if self._patch is not None:
+            self._patch.begin()
         # The thread ends with the call. GNU's OpenMP keeps a team of threads for each calling thread. Once all teams
         # together have more threads than there are cores, barriers sleep instead of spinning, and the decoder would
         # lose a third of its speed.
@@ -198,7 +200,7 @@ class Mtmd(Handle):
         return ImageChunk(owner, raw, count, positions, lib.mtmd_input_chunk_get_n_pos(raw))
 
 
-def _graph_patch(header: GGUFHeader) -> _GraphPatch | None:
+def _graph_patch(header: GGUFHeader) -> GraphPatch | None:
     """Return the patch for the graph of a file, None where libmtmd builds it right."""
     projector = projector_type(header.metadata) or ""
     if projector in _RESAMPLED:
@@ -207,7 +209,7 @@ def _graph_patch(header: GGUFHeader) -> _GraphPatch | None:
     return patch() if patch and any(tensor.name == CLASS_TOKEN for tensor in header.tensors) else None
 
 
-def _node_callback(owner: Mtmd, patch: _GraphPatch | None) -> Any:
+def _node_callback(owner: Mtmd, patch: GraphPatch | None) -> Any:
     """Return the ggml_backend_sched_eval_callback: patch the graph, and stop it where `owner` was cancelled.
 
     It must not keep `owner` alive, or the context would never be freed.

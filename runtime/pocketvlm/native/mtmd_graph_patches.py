@@ -9,7 +9,20 @@ _POSITIONS = b"v.position_embd.weight"
 _ANTIALIAS = 1 << 9  # GGML_SCALE_FLAG_ANTIALIAS
 
 
-class ClassTokenPatch:
+class GraphPatch:
+    """Corrects nodes before they are computed. Where `done` is False after a picture, the graph is not known."""
+
+    done = False
+
+    def begin(self) -> None:
+        """Be ready for the graph of another picture."""
+
+    def apply(self, node: int) -> None:
+        """Correct the node at an address, if it is one that is built wrong."""
+        raise NotImplementedError
+
+
+class ClassTokenPatch(GraphPatch):
     """Put the class token before the patches, as the position table and the removal of the token expect it.
 
     libmtmd's graph of encoders with a plain MLP appends it instead: then every patch gets its neighbour's position, the
@@ -18,8 +31,6 @@ class ClassTokenPatch:
     `done`: the order was right or has been corrected. If it stays False after a picture, this class does not know the
     graph or the structure of its nodes.
     """
-
-    done = False
 
     def apply(self, node: int) -> None:
         """Correct the node at an address before it is computed, if it appends the class token to patches."""
@@ -32,14 +43,12 @@ class ClassTokenPatch:
         self.done |= token_first or token_last
 
 
-class ClassPositionPatch:
+class ClassPositionPatch(GraphPatch):
     """Move the class token's row, the first of the position table, to the end, in the loaded weights.
 
     There libmtmd's graph appends the class token to the patches and removes it from the end again, so only the table
     has another order: every patch gets its neighbour's position. `done` as in ClassTokenPatch.
     """
-
-    done = False
 
     def apply(self, node: int) -> None:
         """Correct the table at the first node that adds it to patches with an appended class token.
@@ -60,7 +69,7 @@ class ClassPositionPatch:
         self.done |= token_first
 
 
-class PlainResamplingPatch:
+class PlainResamplingPatch(GraphPatch):
     """Resample the position table from the nearest rows, also if a picture has fewer patches than the table.
 
     libmtmd's graph widens the filter then, as some encoders do. `done` is False if the structure of a node that
@@ -69,13 +78,17 @@ class PlainResamplingPatch:
 
     done = True
 
+    def begin(self) -> None:
+        self.done = True
+
     def apply(self, node: int) -> None:
         """Correct the node at an address before it is computed, if it resamples the table."""
         if op_desc(node) != b"UPSCALE":
             return
-        self.done = is_known(node)
-        if self.done:
+        if is_known(node):
             GGMLTensor.from_address(node).op_params[0] &= ~_ANTIALIAS
+        else:
+            self.done = False
 
 
 def _is(node: int, operation: bytes) -> bool:

@@ -9,7 +9,9 @@ from pocketvlm.messages import ImageTimings, Region
 from pocketvlm.regions.find import find_regions
 from pocketvlm.regions.notation import Notation
 
-_PLACEHOLDERS = 0xF0000  # private use characters, which no tokenizer writes
+# The end of plane 16: private use characters, far from those of icon fonts. An answer could still write one, as byte by
+# byte it can write any character, and it would be lost.
+_PLACEHOLDERS = range(0x10F000, 0x10FFFE)
 
 
 class AnswerText:
@@ -26,13 +28,19 @@ class AnswerText:
         self._texts: list[str] = []
         pattern = notation.controls
         names = [text for text in control_tokens if pattern is not None and pattern.fullmatch(text)]
-        self._written = {_PLACEHOLDERS + number: text for number, text in enumerate(names)}
+        unused = (code for code in _PLACEHOLDERS if chr(code) not in begun)
+        self._written = dict(zip(unused, names, strict=False))
+        self._removed = dict.fromkeys(self._written)
         self.placeholders = {chr(code): control_tokens[text] for code, text in self._written.items()}
 
     def push(self, text: str) -> str:
         """Add content, and return it without placeholders."""
         self._texts.append(text)
-        return text.translate(dict.fromkeys(self._written)) if self._written else text
+        return self.shown(text)
+
+    def shown(self, text: str) -> str:
+        """Return any text of the answer without placeholders."""
+        return text.translate(self._removed) if self._removed else text
 
     def regions(self, images: Sequence[ImageTimings]) -> list[Region]:
         """Return the regions that the content names in the pictures of its request. Spans are those of the content."""

@@ -144,14 +144,14 @@ def _free_place(
         return moved if within and not any(moved.overlaps(other) for other in placed) else None
 
     for x, y in wishes:
-        if (found := free(x, y)) is not None:
-            return found
+        if (place := free(x, y)) is not None:
+            return place
     start = plate.moved(round(min(max(x1, 0), most_left)), round(min(max(y1 - height, 0), most_top)))
     for step in range(1, size[1] // max(1, height) + 2):
         for column in (start.left, most_left, 0):
             for y in (start.top + step * height, start.top - step * height):
-                if (found := free(column, min(max(y, 0), most_top))) is not None:
-                    return found
+                if (place := free(column, min(max(y, 0), most_top))) is not None:
+                    return place
     return start
 
 

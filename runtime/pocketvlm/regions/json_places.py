@@ -16,7 +16,7 @@ _TOKEN = re.compile(rf"\"(?:[^\"\\\n]|\\.)*\"?|'[^'\\\n]*'(?=\s{{0,16}}[:,\]}}])
 _MAX_DEPTH = 32
 _MAX_NUMBERS = 512  # of one place
 _LABELS = ("label", "text_content", "text", "name", "description")
-_PICTURES = ("image", "image_index", "image_id", "picture")
+_PICTURES = ("image", "picture")  # with a number from 1
 
 _Value: TypeAlias = "str | float | _List"
 
@@ -63,7 +63,7 @@ class _Reader:
         self._text, self._keys = text, keys
         self._stack: list[_Object | _List] = []
         self._too_deep = 0  # brackets that are open within the deepest level
-        self._found: list[Place] = []
+        self._places: list[Place] = []
 
     def places(self) -> list[Place]:
         position = 0
@@ -72,7 +72,7 @@ class _Reader:
             position = match.end()
         while self._stack:  # the answer was cut
             self._close(len(self._text))
-        return self._found
+        return self._places
 
     def _take(self, token: str, start: int) -> None:
         top = self._stack[-1] if self._stack else None
@@ -142,7 +142,7 @@ class _Reader:
             if kind is None or not isinstance(value, _List):
                 continue
             for numbers in _outlines(kind, value):
-                self._found.append(Place(kind, numbers, label, (top.start, end), picture))
+                self._places.append(Place(kind, numbers, label, (top.start, end), picture))
 
 
 def _outlines(kind: Kind, value: _List) -> Iterator[tuple[float, ...]]:
@@ -179,7 +179,7 @@ def _numbers(one: _Object, name: str) -> Iterator[int]:
         if key == name and isinstance(value, str | float):
             match = re.search(r"\d{1,4}", value if isinstance(value, str) else f"{value:.0f}")
             if match:
-                yield max(1, int(match[0]))
+                yield int(match[0])
 
 
 def _unquoted(token: str) -> str:

@@ -25,7 +25,8 @@ class Notation:
     Schema, or `grammar`: llguidance's Lark with a rule `body`, given the ids of the vocabulary's control tokens.
     With `reads_all`, the question is about every text, and what names the thing is chosen from the answer.
 
-    `controls` matches the control tokens that belong to the notation; they are no text, but are parsed as if they were.
+    `controls` matches the control tokens that belong to the notation; they are not text, but are parsed as if they
+    were.
     With `raw`, the model was trained without a chat template.
 
     The models of a kind are found by `names`, which matches their name, by `mark`, a control token that only they have,

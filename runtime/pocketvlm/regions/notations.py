@@ -33,7 +33,7 @@ def notation_named(name: str) -> Notation:
 def notation_of(name: str, control_tokens: Collection[str], vision_family: str | None) -> Notation | None:
     """Return the notation of a model by its name, its control tokens, or the family of its vision encoder.
 
-    None where it is not known. Of a model that several tokens speak for, nothing is known either.
+    Return None where it is not known, and if control tokens of several notations match.
     """
     known = notations().values()
     for notation in known:

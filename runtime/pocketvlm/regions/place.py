@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["box", "points", "polygon"]
-# What parsers accept as a number. Longer ones are no places, and limits keep every parser linear in its text.
+# What parsers accept as a number. Longer ones are not places, and limits keep every parser linear in its text.
 NUMBER = r"-?\d{1,9}(?:\.\d{0,18})?"
 GAP = r"\s{0,16}"
 

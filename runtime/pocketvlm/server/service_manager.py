@@ -40,7 +40,7 @@ def _adopted(descriptor: int) -> socket.socket:
         sock = socket.socket(fileno=descriptor)
         listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
-        raise PocketVLMError(f"LISTEN_FDS: file descriptor {descriptor} is no socket: {error.strerror}") from None
+        raise PocketVLMError(f"LISTEN_FDS: file descriptor {descriptor} is not a socket: {error.strerror}") from None
     if not listens or sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
         raise PocketVLMError(
             f"LISTEN_FDS: file descriptor {descriptor} is not a TCP socket that listens; "

@@ -51,7 +51,8 @@ class LlavaOnevision(LlavaNext):
         grids = [grid for grid in grids if max_tokens is None or self._tokens(size, grid) <= max_tokens]
         if not grids:
             one = MosaicSpan((self.span(0),), tuple(range(self.tile_tokens)))
-            return PicturePlan(size, ((max(size), max(size)), (self.tile, self.tile)), (one,))
+            resizes = (max(size), max(size)), (self.tile, self.tile)
+            return PicturePlan(size, resizes, (one,), cut=self.fit.view(size))
         grid = best_grid(size, grids)
         whole = MosaicSpan((self.span(0),), tuple(range(self.side**2)))
         bands = self._bands(size, grid) if self._shrunk(size, grid) is None else [self._resampled(size, grid)]
