@@ -15,8 +15,9 @@ from PIL import Image
 
 from pocketvlm import VLM
 
-from .questions import Turn, about_two, ask, follow_up
+from .questions import about_two, ask, follow_up
 from .scenes import Scene, draw, random_scene
+from .turn import Turn
 
 SEED = 20_261
 KINDS = ("shape", "colour", "size", "place", "count", "yesno")

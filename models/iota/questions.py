@@ -6,11 +6,15 @@ answer follows from the scene, so the state of the generator determines the samp
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from random import Random
 
+from .absent import ask_absent
+from .boxes import ask_boxes
+from .pages import ask_page
+from .records import ask_record
 from .scenes import COLOURS, CORNERS, SHAPES, SIZES, Scene, Shape
+from .turn import Turn
 from .words import article, at, name_of, plural, shape_at
 from .yes_no import yes_or_no
 
@@ -18,22 +22,13 @@ KINDS = ("describe", "shape", "colour", "size", "place", "count", "yesno", "read
 ORDINALS = ("first", "second")
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One question and its answer. `pictures` are the indices of the scenes that this turn shows first."""
-
-    kind: str
-    question: str
-    answer: str
-    pictures: tuple[int, ...] = ()
-    about: Shape | None = None  # what "it" means in a follow-up
-
-
 def describe(scene: Scene) -> str:
     parts = [article(f"{s.size} {s.colour} {s.shape}") + " " + at(s.place) for s in scene.shapes]
     if scene.text:
-        printed = f"the {scene.text.kind} {scene.text.text} in {scene.text.colour} {at(scene.text.place)}"
-        parts = [printed, *parts] if scene.text.place == "top" else [*parts, printed]
+        text = scene.text
+        said = f"the {text.kind}" if text.kind == "table" else f"the {text.kind} {text.text}"
+        printed = f"{said} in {text.colour} {at(text.place)}"
+        parts = [printed, *parts] if text.place == "top" else [*parts, printed]
     if not parts:
         return "An empty picture."
     sentence = parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
@@ -195,6 +190,10 @@ _ASK: dict[str, Callable[[Scene, Random], Turn | None]] = {
     "count": _count,
     "yesno": _yesno,
     "read": _read,
+    "boxes": ask_boxes,
+    "record": ask_record,
+    "absent": ask_absent,
+    "page": ask_page,
 }
 
 
@@ -281,10 +280,12 @@ def no_picture(rng: Random) -> Turn:
     return Turn("none", question, "Show me a picture.")
 
 
-_WEIGHTS = {"describe": 1, "shape": 2, "colour": 2, "size": 2, "place": 2, "count": 3, "yesno": 4, "read": 8}
+WEIGHTS = {"describe": 1, "shape": 2, "colour": 2, "size": 2, "place": 2, "count": 3, "yesno": 4, "read": 8}
 
 
-def conversation(scenes: tuple[Scene, ...], rng: Random, turns: int) -> list[Turn]:
+def conversation(
+    scenes: tuple[Scene, ...], rng: Random, turns: int, shares: Mapping[str, float] = WEIGHTS
+) -> list[Turn]:
     """Return at most `turns` turns about one picture or two, with follow-ups and without repeated questions.
 
     Of two pictures, the second is shown in the first turn or later. Questions then name a picture by its number.
@@ -293,8 +294,8 @@ def conversation(scenes: tuple[Scene, ...], rng: Random, turns: int) -> list[Tur
     questions: set[str] = set()
     late = len(scenes) == 2 and rng.random() < 0.35
     second_at = rng.randint(1, max(1, turns // 2)) if late else 0
-    kinds = list(_WEIGHTS)
-    weights = [_WEIGHTS[k] for k in kinds]
+    kinds = list(shares)
+    weights = [shares[k] for k in kinds]
     for _ in range(turns * 6):
         if len(history) >= turns:
             break

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 from tokenizers import Tokenizer
 
 from pocketvlm.messages import Detail
 from pocketvlm.vision.families.smolvlm import SmolVLM
 from pocketvlm.vision.family import RGB
 
-from .questions import Turn, conversation, no_picture
-from .scenes import Scene, draw, random_scene, random_size
+from .questions import WEIGHTS, conversation, no_picture
+from .scenes import Scene, drawn, random_page, random_scene
+from .styles import styled
+from .turn import Turn
 
 SYSTEM = ("You are a helpful assistant.", "Answer briefly.", "Look at the picture and answer.")
 
@@ -26,7 +29,9 @@ class Phase:
     """The mixture of samples until step `until`.
 
     Shares are from 0 to 1: `pairs` of conversations about two pictures, `text` of scenes with a printed text (large,
-    because reading is learned last), `low` and `high` of these details; the rest is auto.
+    because reading is learned last), `low` and `high` of these details, where the rest is auto; `pages` of lines and
+    tables, `styles` of pictures in many styles. `turns` are the numbers of turns to choose from, `shares` the weights
+    of the kinds of questions.
     """
 
     until: int
@@ -34,6 +39,10 @@ class Phase:
     text: float
     low: float
     high: float
+    pages: float = 0.0
+    styles: float = 0.0
+    turns: tuple[int, ...] = (3, 6, 8, 10)
+    shares: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -64,17 +73,22 @@ class Sampler:
     def sample(self, index: int, phase: Phase) -> Sample:
         rng = Random(self._seed * 1_000_003 + index)
         if rng.random() < 0.02:
-            return self._build([no_picture(rng)], (), "low", rng)
+            return self._build([no_picture(rng)], [], "low", rng)
         pictures = 2 if rng.random() < phase.pairs else 1
         scenes = tuple(random_scene(rng, phase.text) for _ in range(pictures))
         if pictures == 2 and rng.random() < 0.3:  # two texts to distinguish
             scenes = tuple(s if s.text else random_scene(rng, phase.text) for s in scenes)
-        turns = conversation(scenes, rng, rng.choice((3, 6, 8, 10)))
+        if pictures == 1 and rng.random() < phase.pages:
+            scenes = (random_page(rng),)
+        shown = [(styled if rng.random() < phase.styles else drawn)(scene, rng) for scene in scenes]
+        turns = conversation(tuple(scene for _, scene in shown), rng, rng.choice(phase.turns), phase.shares)
         chance = rng.random()
         detail: Detail = "low" if chance < phase.low else "high" if chance < phase.low + phase.high else "auto"
-        return self._build(turns, scenes, detail, rng)
+        return self._build(turns, shown, detail, rng)
 
-    def _build(self, turns: list[Turn], scenes: tuple[Scene, ...], detail: Detail, rng: Random) -> Sample:
+    def _build(
+        self, turns: list[Turn], drawings: list[tuple[Image.Image, Scene]], detail: Detail, rng: Random
+    ) -> Sample:
         ids: list[int] = []
         owner: list[int] = []
         tiles: list[RGB] = []
@@ -87,10 +101,11 @@ class Sampler:
             owner.extend([turn] * len(new))
 
         def show(picture: int) -> None:
-            pixels = np.asarray(draw(scenes[picture], rng, random_size(rng)))
+            image, scene = drawings[picture]
+            pixels = np.asarray(image)
             plan = self._family.plan((pixels.shape[1], pixels.shape[0]), detail)
             tiles.extend(self._family.tiles(pixels, plan))
-            shown.append(scenes[picture])
+            shown.append(scene)
             overviews.append(len(tiles) - 1)
             for piece in plan.layout:
                 if isinstance(piece, str):

@@ -8,12 +8,12 @@ independent of the answers, so that the model learns shapes and not one style.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import cache, lru_cache
-from importlib.resources import files
+from dataclasses import dataclass, replace
 from random import Random
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from .printing import Area, print_rows, print_table
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
 COLOURS = {
@@ -33,22 +33,8 @@ WORDS = (
     "fox gold hello home hotel ice king lamp lion milk moon music open park pen pizza queen rain "
     "road salt ship shop sofa stop sun taxi tea tree water wolf"
 ).split()
-FONTS = (
-    ("font_caladea", "Caladea-Regular.ttf"),
-    ("font_caladea", "Caladea-Bold.ttf"),
-    ("font_manrope", "Manrope-Medium.ttf"),
-    ("font_manrope", "Manrope-Bold.ttf"),
-    ("font_hanken_grotesk", "HankenGrotesk-Regular.otf"),
-    ("font_hanken_grotesk", "HankenGrotesk-Bold.otf"),
-    ("font_source_sans_pro", "SourceSansPro-Regular.ttf"),
-    ("font_source_sans_pro", "SourceSansPro-Bold.ttf"),
-    ("font_source_serif_pro", "SourceSerifPro-Regular.ttf"),
-    ("font_source_serif_pro", "SourceSerifPro-Bold.ttf"),
-    ("font_fredoka_one", "FredokaOne-Regular.ttf"),
-)
-
 # Fractions of the picture, (left, top, right, bottom). Text fills one half, and shapes are in the other.
-_CELLS = {
+CELLS: dict[str, Area] = {
     "top left": (0.0, 0.0, 0.5, 0.5),
     "top right": (0.5, 0.0, 1.0, 0.5),
     "bottom left": (0.0, 0.5, 0.5, 1.0),
@@ -70,18 +56,22 @@ class Shape:
 
 @dataclass(frozen=True)
 class Text:
-    kind: str  # "number" or "word"
-    text: str  # in lower case; a picture may print a word in capitals
+    kind: str  # "number", "word", "line" of words or "table" of numbers
+    text: str  # in lower case; a picture may print words in capitals. Words of a line, cells of a table: "1 20\n3 4"
     colour: str
     place: str  # "top", "bottom" or "middle"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Shapes in reading order of their places, and at most one printed text."""
+    """Shapes in reading order of their places, and at most one printed text.
+
+    A scene that was drawn also has the box of each shape and then of the text, as fractions of the picture.
+    """
 
     shapes: tuple[Shape, ...]
     text: Text | None = None
+    boxes: tuple[Area, ...] = ()
 
 
 def random_scene(rng: Random, text_share: float = 0.38) -> Scene:
@@ -133,28 +123,46 @@ def random_size(rng: Random) -> tuple[int, int]:
     return (long, short) if rng.random() < 0.6 else (short, long)
 
 
+def random_page(rng: Random) -> Scene:
+    """Return a line of two to four words, or a table of two or three rows and columns of numbers below 100."""
+    colour = rng.choice(list(COLOURS))
+    if rng.random() < 0.5:
+        return Scene((), Text("line", " ".join(rng.sample(WORDS, rng.choice((2, 3, 4)))), colour, "middle"))
+    rows, columns = rng.choice(((2, 2), (2, 3), (3, 2)))
+    cells = ((rng.randrange(10 ** rng.choice((1, 2, 2))) for _ in range(columns)) for _ in range(rows))
+    return Scene((), Text("table", "\n".join(" ".join(map(str, row)) for row in cells), colour, "middle"))
+
+
 def draw(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> Image.Image:
     """Paint `scene` as an RGB picture of `size` (width, height); without `size`, it is random.
 
     The same scene and generator state give the same pixels.
     """
+    return drawn(scene, rng, size)[0]
+
+
+def drawn(scene: Scene, rng: Random, size: tuple[int, int] | None = None) -> tuple[Image.Image, Scene]:
+    """Return what `draw` does, and the scene with its boxes."""
     width, height = size or random_size(rng)
     scale = rng.choice((1, 2, 2, 3)) if max(width, height) <= 400 else rng.choice((1, 2))
-    background = _background(rng, {i.colour for i in (*scene.shapes, *((scene.text,) if scene.text else ()))})
+    background = _background(rng, colours_of(scene))
     image = Image.new("RGB", (width * scale, height * scale), background)
-    for shape in scene.shapes:
-        _draw_shape(image, shape, rng)
+    boxes = [_draw_shape(image, shape, rng) for shape in scene.shapes]
     if scene.text:
-        _draw_text(image, scene.text, rng)
+        boxes.append(draw_text(image, scene.text, rng))
     if scale > 1:
         image = image.resize((width, height), rng.choice((Image.Resampling.BOX, Image.Resampling.BICUBIC)))
     if rng.random() < 0.15:
         noise = Image.effect_noise((width, height), rng.uniform(4, 16)).convert("RGB")
         image = Image.blend(image, noise, 0.06)
-    return image
+    return image, replace(scene, boxes=tuple(boxes))
 
 
-def _tint(rng: Random, colour: tuple[int, int, int], spread: int) -> tuple[int, int, int]:
+def colours_of(scene: Scene) -> set[str]:
+    return {i.colour for i in (*scene.shapes, *((scene.text,) if scene.text else ()))}
+
+
+def tint(rng: Random, colour: tuple[int, int, int], spread: int) -> tuple[int, int, int]:
     r, g, b = (min(255, max(0, c + rng.randint(-spread, spread))) for c in colour)
     return r, g, b
 
@@ -165,31 +173,40 @@ def _background(rng: Random, used: set[str]) -> tuple[int, int, int]:
         choices += [(15, 15, 18), (55, 55, 60), (50, 45, 40)]
     if not used & {"yellow", "pink"}:
         choices += [(200, 200, 205), (215, 205, 190)]
-    return _tint(rng, rng.choice(choices), 6)
+    return tint(rng, rng.choice(choices), 6)
 
 
-def _draw_shape(image: Image.Image, shape: Shape, rng: Random) -> None:
-    left, top, right, bottom = _cell(image, shape.place)
+def _draw_shape(image: Image.Image, shape: Shape, rng: Random) -> Area:
+    left, top, right, bottom = cell(image, shape.place)
     room = min(right - left, bottom - top)
     side = room * (rng.uniform(0.30, 0.44) if shape.size == "small" else rng.uniform(0.68, 0.92))
     side = max(side, 6.0)
     x = left + (right - left - side) * rng.uniform(0.3, 0.7)
     y = top + (bottom - top - side) * rng.uniform(0.3, 0.7)
-    fill = _tint(rng, COLOURS[shape.colour], 14)
+    fill = tint(rng, COLOURS[shape.colour], 14)
     outline = None
     if rng.random() < 0.25:
         dark = rng.uniform(0.45, 0.8)
         outline = tuple(int(c * dark) for c in fill)
-    points = _outline(shape.shape, rng)
+    points = outline_of(shape.shape, rng)
     stretch = rng.uniform(0.94, 1.06)
     polygon = [(x + (0.5 + (px - 0.5) * stretch) * side, y + py * side) for px, py in points]
     pen = ImageDraw.Draw(image)
     pen.polygon(polygon, fill=fill)
     if outline:
         pen.line([*polygon, polygon[0], polygon[1]], fill=outline, width=max(1, round(side * 0.04)), joint="curve")
+    return extent(image, polygon)
 
 
-def _outline(shape: str, rng: Random) -> list[tuple[float, float]]:
+def extent(image: Image.Image, points: list[tuple[float, float]]) -> Area:
+    """Return the box around points in pixels, as fractions of the picture."""
+    xs, ys = zip(*points, strict=True)
+    edges = min(xs) / image.width, min(ys) / image.height, max(xs) / image.width, max(ys) / image.height
+    left, top, right, bottom = (min(1.0, max(0.0, edge)) for edge in edges)
+    return left, top, right, bottom
+
+
+def outline_of(shape: str, rng: Random) -> list[tuple[float, float]]:
     """Return the shape's outline in the unit square, with y pointing down."""
     if shape == "circle":
         return _radial([0.5] * 48, 0.0)
@@ -223,31 +240,30 @@ def _turn(points: list[tuple[float, float]], angle: float) -> list[tuple[float, 
     return [(0.5 + (x - 0.5) * c - (y - 0.5) * s, 0.5 + (x - 0.5) * s + (y - 0.5) * c) for x, y in points]
 
 
-def _draw_text(image: Image.Image, text: Text, rng: Random) -> None:
-    left, top, right, bottom = _cell(image, "page" if text.place == "middle" else text.place)
+def draw_text(image: Image.Image, text: Text, rng: Random) -> Area:
+    area = cell(image, "page" if text.place == "middle" else text.place)
+
+    def fill() -> tuple[int, int, int]:
+        return tint(rng, COLOURS[text.colour], 14)
+
+    if text.kind == "table":
+        return print_table(image, area, [row.split() for row in text.text.split("\n")], rng, fill)
     printed = text.text
-    if text.kind == "word":
+    if text.kind != "number":
         printed = rng.choice((printed, printed, printed.capitalize(), printed.upper()))
-    package, name = rng.choice(FONTS)
-    unit = _font(package, name, 64).getbbox(printed)
-    fit = min(0.92 * (right - left) / (unit[2] - unit[0]), 0.86 * (bottom - top) / (unit[3] - unit[1]))
-    font = _font(package, name, max(7, int(64 * fit * rng.uniform(0.7, 1.0))))
-    x0, y0, x1, y1 = font.getbbox(printed)
-    x = left + (right - left - (x1 - x0)) * rng.uniform(0.2, 0.8) - x0
-    y = top + (bottom - top - (y1 - y0)) * rng.uniform(0.3, 0.7) - y0
-    ImageDraw.Draw(image).text((x, y), printed, font=font, fill=_tint(rng, COLOURS[text.colour], 14))
+    rows = _in_rows(printed.split(), rng) if text.kind == "line" else [printed]
+    return print_rows(image, area, rows, rng, fill)
 
 
-def _cell(image: Image.Image, place: str) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = _CELLS[place]
+def _in_rows(words: list[str], rng: Random) -> list[str]:
+    """Break a line after every second word, or before: longer rows could not be read in one tile."""
+    if len(words) == 2 and rng.random() < 0.5:
+        return words
+    split = rng.choice((1, 2)) if len(words) == 3 else 2
+    return [" ".join(part) for part in (words[:split], words[split:]) if part]
+
+
+def cell(image: Image.Image, place: str) -> Area:
+    """Return the part of the picture at `place`, in pixels."""
+    x0, y0, x1, y1 = CELLS[place]
     return x0 * image.width, y0 * image.height, x1 * image.width, y1 * image.height
-
-
-@cache
-def _font_path(package: str, name: str) -> str:
-    return str(files(package) / "files" / name)
-
-
-@lru_cache(maxsize=256)
-def _font(package: str, name: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(_font_path(package, name), size)

@@ -5,6 +5,7 @@ Control tokens and chat template are equivalent to SmolVLM's, so that one conver
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
@@ -12,7 +13,7 @@ from random import Random
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from .questions import conversation
-from .scenes import WORDS, random_scene
+from .scenes import COLOURS, SHAPES, WORDS, random_scene
 
 VOCABULARY = 1024
 TILES = tuple(f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7))
@@ -25,6 +26,42 @@ CONTROL = (
     "<image>",
     "<global-img>",
     *TILES,
+)
+# What boxes and records are written with, beyond the corpus.
+PIECES = (
+    *(
+        ' [{"',
+        ' {"',
+        '":',
+        " [",
+        "],",
+        ' "',
+        '"}',
+        '"}]',
+        '"},',
+        " []",
+        '",',
+        "bbox",
+        "label",
+        "shape",
+        "colour",
+        "size",
+    ),
+    *(
+        "place",
+        "text",
+        "word",
+        "number",
+        " JSON",
+        "Locate",
+        " Locate",
+        " box",
+        " boxes",
+        " report",
+        " coordinates",
+        " with",
+    ),
+    *(" keys", " every", " all", *COLOURS, *SHAPES),
 )
 CHAT_TEMPLATE = (
     "<|im_start|>"
@@ -71,6 +108,17 @@ def train_tokenizer() -> Tokenizer:
     )
     tokenizer.train_from_iterator(corpus(), trainer)
     return tokenizer
+
+
+def extend(tokenizer: Tokenizer) -> Tokenizer:
+    """Return `tokenizer` with merges that make one token of each of PIECES. Other texts keep their tokens."""
+    settings = json.loads(tokenizer.to_str())
+    vocabulary, merges = settings["model"]["vocab"], settings["model"]["merges"]
+    for piece in PIECES:
+        while len(parts := Tokenizer.from_str(json.dumps(settings)).encode(piece, add_special_tokens=False).tokens) > 1:
+            merges.append(parts[:2])
+            vocabulary.setdefault("".join(parts[:2]), len(vocabulary))
+    return Tokenizer.from_str(json.dumps(settings))
 
 
 def save_processor(tokenizer: Tokenizer, folder: Path, tile: int, longest_edge: int, tokens_per_tile: int) -> None:

@@ -1,9 +1,9 @@
 """Train iota from scratch: `python -m iota.train` (or `make train`). It can stop and resume at any step.
 
-The optimizer is AdamW for vectors and embeddings, Muon (Jordan et al. 2024, torch.optim.Muon) for matrices. Only
-answers are learned, with several turns per picture and an auxiliary loss for the encoder (hints.py). There are three
-phases: one picture of one tile, which is cheap and trains the encoder; every layout; mostly pairs of pictures, which
-are learned last.
+The optimizer is AdamW for vectors and embeddings, Muon (muon.py) for matrices. Only answers are learned, with several
+turns per picture and an auxiliary loss for the encoder (hints.py). There are four phases: one picture of one tile,
+which is cheap and trains the encoder; every layout; mostly pairs of pictures; and then boxes, records, pages of text
+and things that are not there, in many styles. `--further CHECKPOINT` begins with the fourth.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Idefics3Config, Idefics3ForConditionalGeneration
@@ -25,9 +26,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from pocketvlm.system.machine import allowed_cpus
 from pocketvlm.vision.families.smolvlm import SmolVLM
 
-from .hints import Hints, targets
+from .hints import Hints, box_targets, targets
+from .muon import Muon
 from .samples import Phase, Sample, Sampler, batches
-from .tokenizer import save_processor, train_tokenizer
+from .tokenizer import extend, save_processor, train_tokenizer
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE / "checkpoint"
@@ -35,14 +37,50 @@ TILE, PATCH, SHUFFLE = 96, 8, 3
 FAMILY = SmolVLM(tile=TILE, longest_edge=2 * TILE, tokens_per_side=TILE // PATCH // SHUFFLE)
 TOKENS_PER_TILE = FAMILY.tokens_per_side**2
 HINTS_WEIGHT = 1.0
+BFLOAT16 = torch.backends.cpu.get_cpu_capability() != "AVX2"
 VALIDATION_SEED = 7  # training uses seed 1, iota.evaluate another
 PHASES = (
     Phase(until=3000, pairs=0.0, text=0.6, low=1.0, high=0.0),
     Phase(until=5000, pairs=0.25, text=0.6, low=0.35, high=0.2),
     Phase(until=5500, pairs=0.6, text=0.45, low=0.5, high=0.15),
+    Phase(
+        until=6650,
+        pairs=0.25,
+        text=0.38,
+        low=0.86,
+        high=0.05,
+        pages=0.1,
+        styles=0.5,
+        turns=(3, 5, 7),
+        shares={
+            "boxes": 9,
+            "place": 2.5,
+            "yesno": 2,
+            "absent": 1.5,
+            "record": 2,
+            "read": 3,
+            "page": 12,
+            "describe": 0.7,
+            "shape": 1,
+            "colour": 1,
+            "size": 0.8,
+            "count": 2,
+        },
+    ),
 )
 # The learning rate: (step, share of the peak), linearly interpolated.
-RATE = ((0, 0.0), (100, 1.0), (3400, 1.0), (4999, 0.0), (5000, 0.26), (5500, 0.0))
+RATE = (
+    (0, 0.0),
+    (100, 1.0),
+    (3400, 1.0),
+    (4999, 0.0),
+    (5000, 0.26),
+    (5499, 0.0),
+    (5500, 0.05),
+    (5550, 0.6),
+    (6150, 0.6),
+    (6650, 0.0),
+)
 
 
 def build_model(tokenizer: Any) -> Idefics3ForConditionalGeneration:
@@ -92,8 +130,14 @@ def fast_attention(
 ) -> tuple[torch.Tensor, None]:
     """Compute attention with bfloat16 products: on CPUs with bf16 units, a step takes 0.6 of the time with torch's own.
 
-    This is for training only: it ignores padding masks, and is causal if `module.is_causal`.
+    Without such units, torch's own is faster. This is for training only: it ignores padding masks, and is causal if
+    `module.is_causal`.
     """
+    if not BFLOAT16:
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        mixed = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=module.is_causal)
+        return mixed.transpose(1, 2).contiguous(), None
     batch, heads, length, width = query.shape
     groups, dtype = heads // key.shape[1], query.dtype
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -111,8 +155,22 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """Return the tokenizer at `path`; train and save it if there is none, so that a resumed run has the same."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        train_tokenizer().save(str(path))
+        extend(train_tokenizer()).save(str(path))
     return Tokenizer.from_file(str(path))
+
+
+def continue_from(model: torch.nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
+    """Load a checkpoint whose tokenizer `tokenizer` extends. A new token begins as the mean of the old ones in it."""
+    weights = load_file(folder / "model.safetensors")
+    old = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    key = "model.text_model.embed_tokens.weight"
+    rows = [*weights[key]]
+    for token in range(len(rows), tokenizer.get_vocab_size()):
+        parts = old.encode(tokenizer.decode([token], skip_special_tokens=False), add_special_tokens=False).ids
+        rows.append(weights[key][parts].mean(0))
+    weights[key] = torch.stack(rows)
+    missing = model.load_state_dict(weights, strict=False).missing_keys
+    assert missing in ([], ["lm_head.weight"]), missing  # which is the embedding
 
 
 class _Batches(IterableDataset[dict[str, Any]]):
@@ -145,6 +203,7 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
             [base + o for s, base in zip(samples, bases, strict=True) for o in s.overviews]
         ).long(),
         "hints": torch.tensor([targets(scene) for s in samples for scene in s.scenes]).long(),
+        "boxes": torch.tensor([box_targets(scene) for s in samples for scene in s.scenes]),
         "kinds": [[turn.kind for turn in s.turns] for s in samples],
     }
 
@@ -166,7 +225,7 @@ def forward(
             hidden = layer(hidden, None)
         features = core.connector(vision.post_layernorm(hidden))
         if hints is not None:
-            hints_loss = hints(features[batch["overviews"]], batch["hints"])
+            hints_loss = hints(features[batch["overviews"]], batch["hints"], batch["boxes"])
         features = features.flatten(0, 1)
         embeds = embeds.masked_scatter((ids == model.config.image_token_id)[..., None], features.to(embeds.dtype))
     out = core.text_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
@@ -184,7 +243,7 @@ def optimizers(model: torch.nn.Module, hints: Hints, rate: float) -> list[torch.
         (matrices if weight.ndim == 2 and "embed" not in name else others).append(weight)
     others += list(hints.parameters())
     return [
-        torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        Muon(matrices, lr=rate, weight_decay=0.05),
         torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
@@ -211,18 +270,33 @@ def exactness(model: Any, held_out: list[dict[str, Any]]) -> dict[str, float]:
     return {"all": sum(every) / len(every)} | {k: sum(v) / len(v) for k, v in sorted(right.items())}
 
 
+def add_by_kind(
+    by_kind: dict[str, tuple[float, int]], batch: dict[str, Any], places: torch.Tensor, losses: torch.Tensor
+) -> None:
+    """Add the losses of tokens [learned tokens] and their number to the kinds of question that they answer."""
+    for (row, column), loss in zip(places.tolist(), losses.tolist(), strict=True):
+        kind = batch["kinds"][row][int(batch["owner"][row, column])]
+        total, count = by_kind.get(kind, (0.0, 0))
+        by_kind[kind] = (total + loss, count + 1)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--steps", type=int, default=PHASES[-1].until, help="stop at this step")
-    options.add_argument("--batch", type=int, default=32)
+    options.add_argument("--batch", type=int, default=24)
     options.add_argument("--rate", type=float, default=2e-3)
     options.add_argument("--threads", type=int, default=allowed_cpus())
     options.add_argument("--state", type=Path, default=HERE / ".train" / "state.pt")
+    options.add_argument("--further", type=Path, metavar="CHECKPOINT", help="begin with its weights, in phase four")
     options.add_argument("--output", type=Path, default=CHECKPOINT)
     arguments = options.parse_args()
 
     torch.set_num_threads(arguments.threads)
-    tokenizer = load_tokenizer(arguments.state.with_name("tokenizer.json"))
+    known = arguments.state.with_name("tokenizer.json")
+    if arguments.further and not known.exists():
+        known.parent.mkdir(parents=True, exist_ok=True)
+        extend(Tokenizer.from_file(str(arguments.further / "tokenizer.json"))).save(str(known))
+    tokenizer = load_tokenizer(known)
     model = build_model(tokenizer)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M weights", flush=True)
     ALL_ATTENTION_FUNCTIONS.register("fast", fast_attention)
@@ -231,6 +305,10 @@ def main() -> None:
     hints = Hints(TOKENS_PER_TILE, model.config.text_config.hidden_size)
     steppers = optimizers(model, hints, arguments.rate)
     step = 0
+    if arguments.further and not arguments.state.exists():
+        step = PHASES[2].until
+        continue_from(model, tokenizer, arguments.further)
+        print(f"continues {arguments.further} at step {step}", flush=True)
     if arguments.state.exists():
         state = torch.load(arguments.state, weights_only=True)
         step = state["step"]
@@ -240,7 +318,7 @@ def main() -> None:
             stepper.load_state_dict(saved)
         print(f"resumed at step {step}", flush=True)
     validation = Sampler(tokenizer, FAMILY, VALIDATION_SEED)
-    held_out = [collate(chunk) for _, chunk in zip(range(4), batches(validation, 0, 32, PHASES[1:2]), strict=False)]
+    held_out = [collate(chunk) for _, chunk in zip(range(4), batches(validation, 0, 32, PHASES[-1:]), strict=False)]
     loader = iter(
         DataLoader(
             _Batches(Sampler(tokenizer, FAMILY, 1), step, arguments.batch),
@@ -263,6 +341,7 @@ def main() -> None:
         new.replace(arguments.state)
 
     began = time.time()
+    by_kind: dict[str, tuple[float, int]] = {}
     losses: list[float] = []
     hints_losses: list[float] = []
     for batch in loader:
@@ -271,9 +350,11 @@ def main() -> None:
         for stepper in steppers:
             for group in stepper.param_groups:
                 group["lr"] = rate_at(step, arguments.rate)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits, wanted, _, hints_loss = forward(model, batch, hints)
-        loss = torch.nn.functional.cross_entropy(logits, wanted)
+        with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
+            logits, wanted, places, hints_loss = forward(model, batch, hints)
+        each = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
+        loss = each.mean()
+        add_by_kind(by_kind, batch, places, each.detach())
         (loss + HINTS_WEIGHT * hints_loss).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for stepper in steppers:
@@ -286,8 +367,13 @@ def main() -> None:
             seconds = (time.time() - began) / len(losses)
             losses_text = f"loss {np.mean(losses[-25:]):.4f}  hints {np.mean(hints_losses[-25:]):.4f}"
             print(f"step {step}  {losses_text}  {seconds:.2f} s per step", flush=True)
-        if step % 250 == 0:
+            print(
+                "  ".join(f"{kind} {total / count:.3f}" for kind, (total, count) in sorted(by_kind.items())), flush=True
+            )
+            by_kind.clear()
+        if step % 100 == 0:
             save()
+        if step % 250 == 0:
             shares = exactness(model, held_out)
             print("exact: " + "  ".join(f"{k} {v:.3f}" for k, v in shares.items()), flush=True)
     save()
