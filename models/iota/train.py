@@ -44,7 +44,7 @@ PHASES = (
     Phase(until=5000, pairs=0.25, text=0.6, low=0.35, high=0.2),
     Phase(until=5500, pairs=0.6, text=0.45, low=0.5, high=0.15),
     Phase(
-        until=6650,
+        until=6400,
         pairs=0.25,
         text=0.38,
         low=0.86,
@@ -186,9 +186,10 @@ class _Batches(IterableDataset[dict[str, Any]]):
 def collate(samples: list[Sample]) -> dict[str, Any]:
     """Return a batch as tensors, padded on the right, where a causal mask makes a padding mask unnecessary.
 
-    Lengths are multiples of 64, because oneDNN compiles kernels for each length.
+    With bfloat16, lengths are multiples of 64, because oneDNN compiles kernels for each length.
     """
-    length = -(-max(len(s.ids) for s in samples) // 64) * 64
+    unit = 64 if BFLOAT16 else 8
+    length = -(-max(len(s.ids) for s in samples) // unit) * unit
     ids = np.zeros((len(samples), length), np.int64)
     owner = np.full((len(samples), length), -1, np.int64)
     for row, sample in enumerate(samples):
@@ -363,15 +364,15 @@ def main() -> None:
         losses.append(loss.item())
         hints_losses.append(hints_loss.item())
         step += 1
-        if step % 25 == 0:
+        if step % 10 == 0:
             seconds = (time.time() - began) / len(losses)
-            losses_text = f"loss {np.mean(losses[-25:]):.4f}  hints {np.mean(hints_losses[-25:]):.4f}"
+            losses_text = f"loss {np.mean(losses[-10:]):.4f}  hints {np.mean(hints_losses[-10:]):.4f}"
             print(f"step {step}  {losses_text}  {seconds:.2f} s per step", flush=True)
             print(
                 "  ".join(f"{kind} {total / count:.3f}" for kind, (total, count) in sorted(by_kind.items())), flush=True
             )
             by_kind.clear()
-        if step % 100 == 0:
+        if step % 50 == 0:
             save()
         if step % 250 == 0:
             shares = exactness(model, held_out)
