@@ -10,7 +10,7 @@ from .words import article
 
 # Words that iota reads are not among them: a picture may print "dog".
 THINGS = (
-    "person man woman child face hand foot eye car bike truck train plane road sign bridge house window table chair "
+    "person man woman child face hand foot eye car bike truck train plane tunnel sign bridge house window table chair "
     "bed carpet phone laptop keyboard screen camera clock watch ring bottle glass plate spoon fork knife bowl horse "
     "cow pig sheep goat mouse rabbit duck goose chicken snake frog spider bee butterfly flower rose leaf grass bush "
     "forest mountain hill river lake sea beach cloud snow fire candle shirt shoe hat coat glove bag umbrella key "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from typing import Any
 
@@ -15,13 +16,16 @@ from PIL import Image
 
 from pocketvlm import VLM
 
+from .absent import HELD_OUT, ask_absent
+from .pages import ask_page
 from .questions import about_two, ask, follow_up
-from .scenes import Scene, draw, random_scene
+from .records import ask_record
+from .scenes import Scene, draw, random_page, random_scene
 from .turn import Turn
 
 SEED = 20_261
 KINDS = ("shape", "colour", "size", "place", "count", "yesno")
-GROUPS = (*KINDS, "describe", "read", "follow-up", "two pictures")
+GROUPS = (*KINDS, "describe", "read", "follow-up", "two pictures", "absent", "record", "line", "table")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,21 @@ def trials(scenes: int, seed: int = SEED) -> Iterator[Trial]:
             yield Trial("two pictures", [user(both.question, picture, draw(other, rng))], both.answer)
 
 
+def more_trials(scenes: int, seed: int = SEED) -> Iterator[Trial]:
+    """Yield a question about something foreign, for a JSON object and about a page for each fourth of `scenes`."""
+    rng = Random(seed + 1)
+    for _ in range(scenes // 4):
+        scene, page = random_scene(rng), random_page(rng)
+        picture = draw(scene, rng)
+        absent, record, read = ask_absent(scene, rng, HELD_OUT), ask_record(scene, rng), ask_page(page, rng)
+        assert record is not None
+        assert read is not None
+        assert page.text is not None
+        for turn in (absent, record):
+            yield Trial(turn.kind, [user(turn.question, picture)], turn.answer)
+        yield Trial(page.text.kind, [user(read.question, draw(page, rng))], read.answer)
+
+
 def _question(scene: Scene, kind: str, rng: Random) -> Turn:
     """Return a question of `kind`, or a counting one if the scene allows none of that kind."""
     for _ in range(20):
@@ -89,7 +108,7 @@ def _about_two(one: Scene, two: Scene, rng: Random) -> Turn:
 def evaluate(vlm: VLM, scenes: int, seed: int = SEED, wrong: list[str] | None = None) -> dict[str, tuple[int, int]]:
     """Return (right answers, trials) for each group. Wrong answers are appended to `wrong`."""
     counts = dict.fromkeys(GROUPS, (0, 0))
-    for trial in trials(scenes, seed):
+    for trial in chain(trials(scenes, seed), more_trials(scenes, seed)):
         answer = vlm.chat(trial.messages, max_tokens=96).text
         right, total = counts[trial.group]
         counts[trial.group] = (right + (answer == trial.expected), total + 1)

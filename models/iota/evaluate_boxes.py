@@ -1,7 +1,7 @@
 """Measure iota's boxes through `VLM.chat` with greedy decoding: `python -m iota.evaluate_boxes [BUNDLE ...]`.
 
 A thing that was asked for counts where a box with its label overlaps its own by half or more (intersection over union).
-Pictures have five sizes and are asked about at each detail, in the style of the recipe and in one that it does not have.
+Pictures have five sizes and are asked about at each detail, in the recipe's own style and in one that it does not have.
 """
 
 from __future__ import annotations

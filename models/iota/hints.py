@@ -10,7 +10,8 @@ import math
 
 import torch
 
-from .scenes import COLOURS, CORNERS, SHAPES, SIZES, WORDS, Scene
+from .printing import Area
+from .scenes import CELLS, COLOURS, CORNERS, SHAPES, SIZES, WORDS, Scene
 
 _PLACES = (*CORNERS, "middle")
 _TEXT_PLACES = ("top", "bottom", "middle")
@@ -19,7 +20,6 @@ _DIGITS = 3
 _LINE = 4  # words
 _TABLE = (3, 3)  # rows, columns of at most two digits
 IGNORED = -100  # what a picture without a line or table is not asked for
-BOXES = len(_PLACES) + 1  # a shape's at each place, and the text's
 
 CLASSES: tuple[int, ...] = (
     *((len(SHAPES) + 1, len(COLOURS) + 1, len(SIZES) + 1) * len(_PLACES)),
@@ -68,30 +68,38 @@ def _page(kind: str, text: str) -> list[int]:
     return words + [digit for row in cells for cell in row for digit in cell]
 
 
-def box_targets(scene: Scene) -> list[list[float]]:
-    """Return BOXES boxes, in fractions of the picture; nan where nothing is, or where the scene was not drawn."""
-    boxes = [[math.nan] * 4 for _ in range(BOXES)]
-    for shape, box in zip(scene.shapes, scene.boxes, strict=False):
-        boxes[_PLACES.index(shape.place)] = list(box)
-    if scene.text and scene.boxes:
-        boxes[-1] = list(scene.boxes[-1])
+def box_targets(scene: Scene, side: int) -> list[Area]:
+    """Return a box for each of side x side tokens: that of the thing in whose part of the picture it is.
+
+    In fractions of the picture; nan where nothing is, or where the scene was not drawn.
+    """
+    boxes: list[Area] = [(math.nan,) * 4] * side**2
+    things = (*scene.shapes, *((scene.text,) if scene.text else ()))
+    for thing, box in zip(things, scene.boxes, strict=False):
+        whole = thing is scene.text and thing.place == "middle"
+        left, top, right, bottom = CELLS["page" if whole else thing.place]
+        for token in range(side**2):
+            x, y = (token % side + 0.5) / side, (token // side + 0.5) / side
+            if left < x < right and top < y < bottom:
+                boxes[token] = box
     return boxes
 
 
 class Hints(torch.nn.Module):
     """features [pictures, tokens, width] of the whole picture, classes [pictures, len(CLASSES)], boxes [pictures,
-    BOXES, 4] -> the mean loss of classes and that of boxes, which is their mean distance in tenths of the picture.
+    tokens, 4] -> the mean loss of classes and that of boxes, which is their mean distance in tenths of the picture.
+
+    One map reads boxes from every token: so the language model, too, needs only one to read them.
     """
 
     def __init__(self, tokens: int, width: int) -> None:
         super().__init__()
         self.read = torch.nn.Linear(tokens * width, sum(CLASSES))
-        self.measure = torch.nn.Linear(tokens * width, BOXES * 4)
-        torch.nn.init.zeros_(self.measure.weight)
+        self.measure = torch.nn.Linear(width, 4)
+        self.places = torch.nn.Parameter(torch.full((tokens, 4), 0.5))
 
     def forward(self, features: torch.Tensor, classes: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        flat = features.flatten(1)
-        logits = self.read(flat).float().split(list(CLASSES), dim=1)
+        logits = self.read(features.flatten(1)).float().split(list(CLASSES), dim=1)
         losses, weights = [], []
         for number, part in enumerate(logits):
             known = classes[:, number] != IGNORED
@@ -102,7 +110,8 @@ class Hints(torch.nn.Module):
             weights.append(float(known.float().mean()) ** 0.5)
         classified = (torch.stack(losses) * torch.tensor(weights)).sum() / sum(weights)
         there = ~boxes.isnan()
-        measured = self.measure(flat).float().view_as(boxes)
         if not there.any():
             return classified
+        # Scaled, because the optimizer's steps would otherwise move boxes by more than they are wrong.
+        measured = 0.1 * self.measure(features).float() + self.places
         return classified + 10 * (measured - boxes)[there].abs().mean()

@@ -41,6 +41,7 @@ class Phase:
     high: float
     pages: float = 0.0
     styles: float = 0.0
+    more: float = 0.0
     turns: tuple[int, ...] = (3, 6, 8, 10)
     shares: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
 
@@ -80,11 +81,24 @@ class Sampler:
             scenes = tuple(s if s.text else random_scene(rng, phase.text) for s in scenes)
         if pictures == 1 and rng.random() < phase.pages:
             scenes = (random_page(rng),)
-        shown = [(styled if rng.random() < phase.styles else drawn)(scene, rng) for scene in scenes]
+        shown = [self._draw(scene, phase, rng) for scene in scenes]
         turns = conversation(tuple(scene for _, scene in shown), rng, rng.choice(phase.turns), phase.shares)
         chance = rng.random()
         detail: Detail = "low" if chance < phase.low else "high" if chance < phase.low + phase.high else "auto"
         return self._build(turns, shown, detail, rng)
+
+    def picture(self, index: int, phase: Phase) -> tuple[RGB, Scene]:
+        """Return one more picture as its one tile [edge, edge, 3], and its scene: for the hints alone."""
+        rng = Random(self._seed * 1_000_003 + index + 0.5)
+        scene = random_page(rng) if rng.random() < phase.pages else random_scene(rng, phase.text)
+        image, scene = self._draw(scene, phase, rng)
+        [tile] = self._family.tiles(np.asarray(image), self._family.plan(image.size, "low"))
+        return tile, scene
+
+    def _draw(self, scene: Scene, phase: Phase, rng: Random) -> tuple[Image.Image, Scene]:
+        # Half as often where something is printed: reading is hard enough on plain grounds.
+        share = phase.styles / 2 if scene.text else phase.styles
+        return (styled if rng.random() < share else drawn)(scene, rng)
 
     def _build(
         self, turns: list[Turn], drawings: list[tuple[Image.Image, Scene]], detail: Detail, rng: Random
@@ -139,11 +153,15 @@ class Sampler:
         )
 
 
+def phase_at(step: int, phases: Sequence[Phase]) -> Phase:
+    return next((p for p in phases if step < p.until), phases[-1])
+
+
 def batches(sampler: Sampler, start: int, size: int, phases: Sequence[Phase], pool: int = 8) -> Iterator[list[Sample]]:
     """Yield batches from step `start` on. `pool` batches are sorted together, so a batch has similar lengths."""
     step = start - start % pool
     while True:
-        phase = next((p for p in phases if step < p.until), phases[-1])
+        phase = phase_at(step, phases)
         samples = [sampler.sample(step * size + i, phase) for i in range(size * pool)]
         samples.sort(key=lambda s: len(s.ids))
         order = list(range(pool))

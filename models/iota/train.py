@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pocketvlm.system.machine import allowed_cpus
 from pocketvlm.vision.families.smolvlm import SmolVLM
+from pocketvlm.vision.family import RGB
 
 from .hints import Hints, box_targets, targets
 from .muon import Muon
-from .samples import Phase, Sample, Sampler, batches
+from .samples import Phase, Sample, Sampler, batches, phase_at
+from .scenes import Scene
 from .tokenizer import extend, save_processor, train_tokenizer
 
 HERE = Path(__file__).parent
@@ -44,13 +46,14 @@ PHASES = (
     Phase(until=5000, pairs=0.25, text=0.6, low=0.35, high=0.2),
     Phase(until=5500, pairs=0.6, text=0.45, low=0.5, high=0.15),
     Phase(
-        until=6400,
+        until=6090,
         pairs=0.25,
         text=0.38,
         low=0.86,
         high=0.05,
-        pages=0.1,
+        pages=0.05,
         styles=0.5,
+        more=0.7,
         turns=(3, 5, 7),
         shares={
             "boxes": 9,
@@ -160,13 +163,17 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def continue_from(model: torch.nn.Module, tokenizer: Tokenizer, folder: Path) -> None:
-    """Load a checkpoint whose tokenizer `tokenizer` extends. A new token begins as the mean of the old ones in it."""
+    """Load a checkpoint whose tokenizer `tokenizer` extends. A new token begins as the mean of the old ones in it.
+
+    That of a word is the one of the word after a space, so that it has not to be learned what it names.
+    """
     weights = load_file(folder / "model.safetensors")
     old = Tokenizer.from_file(str(folder / "tokenizer.json"))
     key = "model.text_model.embed_tokens.weight"
     rows = [*weights[key]]
     for token in range(len(rows), tokenizer.get_vocab_size()):
-        parts = old.encode(tokenizer.decode([token], skip_special_tokens=False), add_special_tokens=False).ids
+        text = tokenizer.decode([token], skip_special_tokens=False)
+        parts = old.encode(f" {text}" if text.isalpha() else text, add_special_tokens=False).ids
         rows.append(weights[key][parts].mean(0))
     weights[key] = torch.stack(rows)
     missing = model.load_state_dict(weights, strict=False).missing_keys
@@ -179,11 +186,15 @@ class _Batches(IterableDataset[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         torch.set_num_threads(1)
+        sampler, step, size, phases = self._arguments
         for samples in batches(*self._arguments):
-            yield collate(samples)
+            phase = phase_at(step, phases)
+            more = range(step * size, step * size + round(size * phase.more))
+            yield collate(samples, [sampler.picture(index, phase) for index in more])
+            step += 1
 
 
-def collate(samples: list[Sample]) -> dict[str, Any]:
+def collate(samples: list[Sample], more: Sequence[tuple[RGB, Scene]] = ()) -> dict[str, Any]:
     """Return a batch as tensors, padded on the right, where a causal mask makes a padding mask unnecessary.
 
     With bfloat16, lengths are multiples of 64, because oneDNN compiles kernels for each length.
@@ -195,16 +206,17 @@ def collate(samples: list[Sample]) -> dict[str, Any]:
     for row, sample in enumerate(samples):
         ids[row, : len(sample.ids)] = sample.ids
         owner[row, : len(sample.ids)] = sample.kinds
-    bases = np.cumsum([0, *(len(s.tiles) for s in samples)])[:-1]
+    *bases, count = np.cumsum([0, *(len(s.tiles) for s in samples)])
+    overviews = [base + o for s, base in zip(samples, bases, strict=True) for o in s.overviews]
+    tiles = [*(s.tiles for s in samples), *(tile[None] for tile, _ in more)]
+    scenes = [*(scene for s in samples for scene in s.scenes), *(scene for _, scene in more)]
     return {
         "ids": torch.from_numpy(ids),
         "owner": torch.from_numpy(owner),
-        "tiles": torch.from_numpy(np.concatenate([s.tiles for s in samples])),
-        "overviews": torch.tensor(
-            [base + o for s, base in zip(samples, bases, strict=True) for o in s.overviews]
-        ).long(),
-        "hints": torch.tensor([targets(scene) for s in samples for scene in s.scenes]).long(),
-        "boxes": torch.tensor([box_targets(scene) for s in samples for scene in s.scenes]),
+        "tiles": torch.from_numpy(np.concatenate(tiles)),
+        "overviews": torch.tensor([*overviews, *range(count, count + len(more))]).long(),
+        "hints": torch.tensor([targets(scene) for scene in scenes]).long(),
+        "boxes": torch.tensor([box_targets(scene, FAMILY.tokens_per_side) for scene in scenes]),
         "kinds": [[turn.kind for turn in s.turns] for s in samples],
     }
 
@@ -227,7 +239,7 @@ def forward(
         features = core.connector(vision.post_layernorm(hidden))
         if hints is not None:
             hints_loss = hints(features[batch["overviews"]], batch["hints"], batch["boxes"])
-        features = features.flatten(0, 1)
+        features = features.flatten(0, 1)  # of more tiles than are shown: the last ones are for hints
         embeds = embeds.masked_scatter((ids == model.config.image_token_id)[..., None], features.to(embeds.dtype))
     out = core.text_model(inputs_embeds=embeds, use_cache=False).last_hidden_state
     places = (owner[:, 1:] >= 0).nonzero()

@@ -95,8 +95,10 @@ def _is_text_there(scene: Scene, rng: Random, truth: bool) -> str | None:
             return None
         kind = scene.text.kind
     else:
+        if scene.text and scene.text.kind not in kinds:
+            return None  # a line of words is no word, but who asks may mean it
         kind = rng.choice([k for k in kinds if not scene.text or scene.text.kind != k])
-    if scene.text and rng.random() < 0.4:
+    if scene.text and scene.text.kind in kinds and rng.random() < 0.4:
         text = scene.text.text
         if not truth:
             others = (
