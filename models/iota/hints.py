@@ -74,10 +74,11 @@ def box_targets(scene: Scene, side: int) -> list[Area]:
     In fractions of the picture; nan where nothing is, or where the scene was not drawn.
     """
     boxes: list[Area] = [(math.nan,) * 4] * side**2
-    things = (*scene.shapes, *((scene.text,) if scene.text else ()))
-    for thing, box in zip(things, scene.boxes, strict=False):
-        whole = thing is scene.text and thing.place == "middle"
-        left, top, right, bottom = CELLS["page" if whole else thing.place]
+    places = [shape.place for shape in scene.shapes]
+    if scene.text:
+        places.append("page" if scene.text.place == "middle" else scene.text.place)
+    for place, box in zip(places, scene.boxes, strict=False):
+        left, top, right, bottom = CELLS[place]
         for token in range(side**2):
             x, y = (token % side + 0.5) / side, (token // side + 0.5) / side
             if left < x < right and top < y < bottom:

@@ -41,8 +41,8 @@ def _ground(width: int, height: int, rng: Random) -> Image.Image:
             pen.line((0, y, width, y), fill=(196, 214, 226), width=_SCALE)
         return image
     if kind == "spotlight":
-        x, y = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
-        shade = np.hypot(x - rng.uniform(-0.5, 0.5), y - rng.uniform(-0.5, 0.5))
+        across, down = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
+        shade = np.hypot(across - rng.uniform(-0.5, 0.5), down - rng.uniform(-0.5, 0.5))
         pixels = np.array((252, 250, 244)) - np.clip(shade, 0, 1.5)[..., None] * np.array((28, 30, 34))
         return Image.fromarray(pixels.astype(np.uint8))
     grain = np.random.default_rng(rng.randrange(2**32)).uniform(205, 255, (5, 6, 3)).astype(np.uint8)
