@@ -25,7 +25,8 @@ from .turn import Turn
 
 SEED = 20_261
 KINDS = ("shape", "colour", "size", "place", "count", "yesno")
-GROUPS = (*KINDS, "describe", "read", "follow-up", "two pictures", "absent", "record", "line", "table")
+GROUPS = (*KINDS, "describe", "read", "follow-up", "two pictures")
+MORE = ("absent", "record", "line", "table")  # what the fourth phase of training is for
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,12 @@ def _about_two(one: Scene, two: Scene, rng: Random) -> Turn:
             return turn
 
 
-def evaluate(vlm: VLM, scenes: int, seed: int = SEED, wrong: list[str] | None = None) -> dict[str, tuple[int, int]]:
-    """Return (right answers, trials) for each group. Wrong answers are appended to `wrong`."""
-    counts = dict.fromkeys(GROUPS, (0, 0))
-    for trial in chain(trials(scenes, seed), more_trials(scenes, seed)):
+def evaluate(
+    vlm: VLM, scenes: int, seed: int = SEED, wrong: list[str] | None = None, more: bool = False
+) -> dict[str, tuple[int, int]]:
+    """Return (right answers, trials) for each of GROUPS, with `more` of MORE, too. Wrong answers go to `wrong`."""
+    counts = dict.fromkeys((*GROUPS, *MORE) if more else GROUPS, (0, 0))
+    for trial in chain(trials(scenes, seed), more_trials(scenes, seed) if more else ()):
         answer = vlm.chat(trial.messages, max_tokens=96).text
         right, total = counts[trial.group]
         counts[trial.group] = (right + (answer == trial.expected), total + 1)
@@ -126,14 +129,16 @@ def main() -> None:
     )
     options.add_argument("--scenes", type=int, default=600)
     options.add_argument("--seed", type=int, default=SEED)
+    options.add_argument("--more", action="store_true", help="also ask what the next iota is to learn")
     options.add_argument("--wrong", action="store_true", help="print the wrong answers")
     arguments = options.parse_args()
-    print("| bundle | " + " | ".join(GROUPS) + " |")
-    print("|---|" + "---|" * len(GROUPS))
+    groups = (*GROUPS, *MORE) if arguments.more else GROUPS
+    print("| bundle | " + " | ".join(groups) + " |")
+    print("|---|" + "---|" * len(groups))
     for bundle in arguments.bundles:
         wrong: list[str] = []
         with VLM.load(bundle) as vlm:
-            counts = evaluate(vlm, arguments.scenes, arguments.seed, wrong)
+            counts = evaluate(vlm, arguments.scenes, arguments.seed, wrong, arguments.more)
         cells = (f"{100 * right / total:.1f}" if total else "-" for right, total in counts.values())
         print(f"| {bundle or 'iota'} | " + " | ".join(cells) + " |", flush=True)
         if arguments.wrong:

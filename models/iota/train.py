@@ -3,7 +3,7 @@
 The optimizer is AdamW for vectors and embeddings, Muon (muon.py) for matrices. Only answers are learned, with several
 turns per picture and an auxiliary loss for the encoder (hints.py). There are four phases: one picture of one tile,
 which is cheap and trains the encoder; every layout; mostly pairs of pictures; and then boxes, records, pages of text
-and things that are not there, in many styles. `--further CHECKPOINT` begins with the fourth.
+and things that are not there, in many styles. `--further FOLDER` begins with the fourth.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ PHASES = (
     Phase(until=5000, pairs=0.25, text=0.6, low=0.35, high=0.2),
     Phase(until=5500, pairs=0.6, text=0.45, low=0.5, high=0.15),
     Phase(
-        until=6090,
+        until=10000,
         pairs=0.25,
-        text=0.38,
+        text=0.5,
         low=0.86,
         high=0.05,
         pages=0.05,
@@ -58,16 +58,16 @@ PHASES = (
         shares={
             "boxes": 9,
             "place": 2.5,
-            "yesno": 2,
+            "yesno": 3,
             "absent": 1.5,
             "record": 2,
-            "read": 3,
+            "read": 10,
             "page": 12,
             "describe": 0.7,
             "shape": 1,
             "colour": 1,
             "size": 0.8,
-            "count": 2,
+            "count": 3,
         },
     ),
 )
@@ -300,7 +300,7 @@ def main() -> None:
     options.add_argument("--rate", type=float, default=2e-3)
     options.add_argument("--threads", type=int, default=allowed_cpus())
     options.add_argument("--state", type=Path, default=HERE / ".train" / "state.pt")
-    options.add_argument("--further", type=Path, metavar="CHECKPOINT", help="begin with its weights, in phase four")
+    options.add_argument("--further", type=Path, metavar="FOLDER", help="begin with its weights, in phase four")
     options.add_argument("--output", type=Path, default=CHECKPOINT)
     arguments = options.parse_args()
 
