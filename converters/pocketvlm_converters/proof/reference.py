@@ -22,6 +22,7 @@ from pocketvlm.native.llama import Model
 from pocketvlm.system.extras import install_extra
 from pocketvlm.vision.compatibility import check_files, family_of
 from pocketvlm.vision.encoder import EmbeddingSpan
+from pocketvlm.vision.family import family_for
 from pocketvlm_converters.checkpoint.folder import Checkpoint
 from pocketvlm_converters.progress import Progress
 from pocketvlm_converters.proof import thresholds
@@ -248,10 +249,11 @@ def _preprocessing(
     assert family is not None
     worst = 0.0
     for inputs, sample in zip(all_inputs, samples, strict=True):
+        sees = family_for(family, alone=len(sample.pictures) == 1)
         tiles = [
             tile
             for picture in sample.pictures
-            for tile in family.tiles(picture, family.plan((picture.shape[1], picture.shape[0]), "high", None))
+            for tile in sees.tiles(picture, sees.plan((picture.shape[1], picture.shape[0]), "high", None))
         ]
         pixels, expected = reference.pixels(tiles), _pixels(inputs)
         same_shape = pixels.shape == expected.shape

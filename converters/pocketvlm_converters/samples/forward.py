@@ -115,7 +115,10 @@ class Loaded:
         """
         parts = [{"type": "image", "image": picture} for picture in sample.pictures]
         user = {"role": "user", "content": [*parts, {"type": "text", "text": sample.question}]}
-        pictures = [self.vision.prepare(_read(pixels), detail, None, "picture") for pixels in sample.pictures]
+        alone = len(sample.pictures) == 1
+        pictures = [
+            self.vision.prepare(_read(pixels), detail, None, "picture", alone=alone) for pixels in sample.pictures
+        ]
         try:
             question = self._units([user], pictures)
             chat = self._units([user, {"role": "assistant", "content": sample.answer}], pictures, open_answer=False)
@@ -130,7 +133,8 @@ class Loaded:
                 return Embedded(number := owner[id(span)], span, pictures[number].encode(span))
 
             return Exchange(
-                tuple(unit if isinstance(unit, int) else embedded(unit) for unit in chat[:begin]),
+                # Not what both have: a template may begin an answer otherwise than it asks for one.
+                tuple(unit if isinstance(unit, int) else embedded(unit) for unit in question),
                 tuple(unit for unit in chat[begin : begin + ANSWER] if isinstance(unit, int)),
             )
         finally:

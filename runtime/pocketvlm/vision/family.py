@@ -197,6 +197,11 @@ class SeesSeveral(Protocol):
     def among_others(self) -> Family: ...
 
 
+def family_for(family: Family, *, alone: bool) -> Family:
+    """Return the family as it sees a picture that is `alone` in its prompt, or not."""
+    return family if alone or not isinstance(family, SeesSeveral) else family.among_others
+
+
 class FamilyModule(Protocol):
     """What the module of a family offers: recognise an mmproj by its metadata, read it, and check it.
 

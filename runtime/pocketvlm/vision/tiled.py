@@ -17,7 +17,7 @@ from pocketvlm.templates.prompt import TextSpan, isolate_control_tokens
 from pocketvlm.vision.clip import prepare_clip
 from pocketvlm.vision.embedding_cache import EmbeddingCache, content_of
 from pocketvlm.vision.encoder import Embeddings, EmbeddingSpan, PreparedImage, VisionEncoder
-from pocketvlm.vision.family import RGB, Family, MosaicSpan, PicturePlan, SeesSeveral, TileSpan, plan_picture
+from pocketvlm.vision.family import RGB, Family, MosaicSpan, PicturePlan, TileSpan, family_for, plan_picture
 from pocketvlm.vision.positions import span_positions
 from pocketvlm.vision.video import video_of
 
@@ -45,7 +45,7 @@ class FamilyVision:
         self, picture: Picture, detail: Detail, max_tokens: int | None, param: str, *, alone: bool = True
     ) -> PreparedImage:
         """Plan a picture. Raises RequestError where the model needs more than `max_tokens`, and ImageError."""
-        family = self._family if alone or not isinstance(self._family, SeesSeveral) else self._family.among_others
+        family = family_for(self._family, alone=alone)
         plan = plan_picture(family, picture.size, detail, max_tokens, param)
         spans = (
             TextSpan(piece, special=True) if isinstance(piece, str) else self._span(piece, picture, plan)
