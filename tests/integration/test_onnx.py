@@ -24,7 +24,7 @@ from iota.questions import ask
 from iota.scenes import draw, random_scene
 from pocketvlm import VLM
 from pocketvlm.cli.commands import app
-from pocketvlm.errors import ContextLengthError, ModelNotFoundError, NativeLibraryError, PairingError, RequestError
+from pocketvlm.errors import ContextLengthError, ModelFormatError, ModelNotFoundError, NativeLibraryError, RequestError
 from pocketvlm.messages import ImagePart
 from pocketvlm.native import library
 from pocketvlm.native.backends import Backend
@@ -249,7 +249,7 @@ def test_devices_and_names_that_are_not_there(bundle: Path) -> None:
 
 
 def test_a_width_that_the_header_hides(bundle: Path) -> None:
-    """The language model would read embeddings out of bounds; the graph itself tells how wide they are."""
+    """The language model would read embeddings out of bounds."""
     import onnx
 
     model = onnx.load(bundle / VISION)
@@ -258,7 +258,7 @@ def test_a_width_that_the_header_hides(bundle: Path) -> None:
     weight.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(narrow), weight.name))
     model.graph.output[0].type.tensor_type.shape.dim[2].ClearField("dim_value")
     (bundle / VISION).write_bytes(model.SerializeToString())
-    with pytest.raises(PairingError, match=r"128 wide.*256"):
+    with pytest.raises(ModelFormatError, match="does not state the width"):
         VLM.load(model=bundle / MODEL, mmproj=bundle / VISION)
 
 

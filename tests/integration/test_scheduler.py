@@ -67,8 +67,8 @@ def test_a_stream_goes_on_while_a_picture_is_encoded(vlm: VLM, engine: InProcess
     vision = vision_of(vlm)
     original = vision.prepare
 
-    def slow(*arguments: Any) -> Any:
-        seen = original(*arguments)
+    def slow(*arguments: Any, **options: Any) -> Any:
+        seen = original(*arguments, **options)
         encode = seen.encode
 
         def wait(slot: Any) -> Any:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 # Folders whose messages only the command line and operators of a server see.
 COMMANDS = ("pocketvlm/cli", "pocketvlm/server", "pocketvlm/batch", "pocketvlm/plan", "pocketvlm_converters/cli")
 OF_OTHERS = re.compile(
-    r"`?pocketvlm \w+ |cmake |--target install|curl |^--offline: "
+    r"`?pocketvlm \w+ |cmake |--target install|curl |pip install |^--offline: "
 )  # of commands, or --offline reports
 
 

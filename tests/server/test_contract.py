@@ -465,8 +465,12 @@ def test_python_forms_of_pictures(server: Server, fields: dict[str, Any]) -> Non
 
 def test_pictures_share_a_limit_of_work(server: Server) -> None:
     """Each of these is allowed and small as a file; together they would keep a core busy for long."""
-    big = data_uri(png(Image.new("1", (1400, 1400))))
-    parts = [{"type": "image_url", "image_url": {"url": big}} for _ in range(34)]
+    # Each is another one, because a picture that is shown several times counts once.
+    image, big = Image.new("1", (1400, 1400)), []
+    for number in range(34):
+        image.putpixel((number, 0), 1)
+        big.append(data_uri(png(image)))
+    parts = [{"type": "image_url", "image_url": {"url": url}} for url in big]
     reply = server.post({"messages": [{"role": "user", "content": parts}]})
     assert "together" in refused(reply, 400, "messages.0.content.32.image_url.url", "image_too_large")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import plistlib
 import re
 import subprocess
@@ -46,14 +45,6 @@ def test_the_launchd_example() -> None:
     service = plistlib.loads(block("xml").encode())
     assert service["ProgramArguments"][1] == "serve"
     assert service["ExitTimeOut"] > 30
-
-
-def test_the_systemd_example() -> None:
-    unit = configparser.ConfigParser(interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(block("ini"))
-    assert " serve " in unit["Service"]["ExecStart"]
-    assert int(unit["Service"]["TimeoutStopSec"]) > 30
 
 
 def test_the_page_runs(npm: Path, server: Server, tmp_path: Path) -> None:
