@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.family import Names
-from pocketvlm_converters.networks.siglip import SigLIP, siglip
+from pocketvlm_converters.networks.resampled_siglip import ResampledSigLIP
+from pocketvlm_converters.networks.siglip import siglip
 from pocketvlm_converters.onnx.graph import MICROSOFT, Graph
 from pocketvlm_converters.onnx.grid import Grid
 from pocketvlm_converters.onnx.layers import norm
-from pocketvlm_converters.onnx.patches import Normalization, cut_patches
-from pocketvlm_converters.onnx.resample import resample_positions
+from pocketvlm_converters.onnx.patches import Normalization
 from pocketvlm_converters.weights import Value, Weight
 
 _DEFAULTS = {  # transformers' PaddleOCRVisionConfig
@@ -31,21 +32,10 @@ _MAX_PATCH = 64  # pixels; four times what encoders have
 
 
 @dataclass(frozen=True)
-class PaddleOCRViT(SigLIP):
-    """Sizes of the encoder. `side` is the edge of the position table, which is resampled to each picture."""
+class PaddleOCRViT(ResampledSigLIP):
+    """Sizes of the encoder, whose positions are rotary, too."""
 
-    def embed(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
-        """Return the input of the first layer, [tiles, patches, hidden].
-
-        A tile's height and width must be multiples of patch * group.
-        """
-        grid = Grid(graph, self.patch, group)
-        value = cut_patches(graph, self.patch, group, grid.rows, grid.cols)
-        matrix, offset = self.patch_matrix(names, pixels)
-        value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
-        # A resampled position is a weighted mean, so a constant added to the table is added to each patch.
-        table = (self.positions(names) + offset).astype(matrix.dtype).reshape(self.side, self.side, self.hidden)
-        return graph.one("Add", value, resample_positions(graph, grid, table, wider=False))
+    wider: ClassVar[bool] = False
 
     def rotation(self, graph: Graph, group: int) -> Callable[[str], str]:
         angles = (graph.integers(0), *Grid(graph, self.patch, group).angles(self.hidden // self.heads))

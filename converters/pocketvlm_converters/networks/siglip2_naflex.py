@@ -11,34 +11,19 @@ from math import isqrt
 from pocketvlm.errors import CheckpointError
 from pocketvlm_converters.checkpoint.folder import Section, Tensor
 from pocketvlm_converters.family import Names
-from pocketvlm_converters.networks.siglip import SigLIP, siglip
-from pocketvlm_converters.onnx.graph import Graph
-from pocketvlm_converters.onnx.grid import Grid
-from pocketvlm_converters.onnx.patches import Normalization, as_kernel, cut_patches
-from pocketvlm_converters.onnx.resample import resample_positions
+from pocketvlm_converters.networks.resampled_siglip import ResampledSigLIP
+from pocketvlm_converters.networks.siglip import siglip
+from pocketvlm_converters.onnx.patches import as_kernel
 
 
 @dataclass(frozen=True)
-class SigLIP2NaFlex(SigLIP):
+class SigLIP2NaFlex(ResampledSigLIP):
     """Sizes of the encoder. `side` is the edge of the position table; pictures of `image` pixels need no resampling."""
 
     def kernel(self, names: Names) -> Tensor:
         """Return the patch convolution, [hidden, 3, patch, patch]."""
         flat = names.tensor("embeddings.patch_embedding.weight", (self.hidden, self.patch**2 * 3))
         return as_kernel(flat, self.patch)
-
-    def embed(self, graph: Graph, names: Names, pixels: Normalization, group: int) -> str:
-        """Return the input of the first layer, [tiles, patches, hidden].
-
-        A tile's height and width must be multiples of patch * group.
-        """
-        grid = Grid(graph, self.patch, group)
-        value = cut_patches(graph, self.patch, group, grid.rows, grid.cols)
-        matrix, offset = self.patch_matrix(names, pixels)
-        value = graph.one("MatMul", value, graph.constant("patch_embedding", matrix))
-        # A resampled position is a weighted mean, so a constant added to the table is added to each patch.
-        table = (self.positions(names) + offset).astype(matrix.dtype).reshape(self.side, self.side, self.hidden)
-        return graph.one("Add", value, resample_positions(graph, grid, table))
 
 
 def siglip2_naflex(config: Section) -> SigLIP2NaFlex:

@@ -20,6 +20,7 @@ from pocketvlm.cli.command_options import (
     MaxTokens,
     Memory,
     Model,
+    MorePictures,
     Pages,
     Password,
     Resolution,
@@ -52,10 +53,7 @@ def chat(
         list[str] | None,
         typer.Argument(metavar="PICTURE", help="Pictures, PDFs or videos; - reads one from standard input."),
     ] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option("-i", "--image", metavar="PICTURE...", help="Pictures, too: all files that follow, as *.png."),
-    ] = None,
+    image: MorePictures = None,
     model: Model = None,
     *,
     options: Annotated[

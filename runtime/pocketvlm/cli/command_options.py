@@ -21,6 +21,10 @@ from pocketvlm.system.options import OptionField, option_fields
 MODEL_HELP = "Bundle, .gguf file or name of a pulled model; by default iota, the model in the box."
 Model = Annotated[str | None, typer.Option("-m", "--model", help=MODEL_HELP)]
 ModelArgument = Annotated[str | None, typer.Argument(help=MODEL_HELP)]
+MorePictures = Annotated[
+    list[str] | None,
+    typer.Option("-i", "--image", metavar="PICTURE...", help="Pictures, too: all files that follow, as *.png."),
+]
 Memory = Annotated[
     str | None,
     typer.Option(

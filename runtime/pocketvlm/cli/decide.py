@@ -16,6 +16,7 @@ from pocketvlm.cli.command_options import (
     Fields,
     Memory,
     Model,
+    MorePictures,
     Pages,
     Password,
     Resolution,
@@ -45,10 +46,7 @@ def decide(
     words: Annotated[
         list[str] | None, typer.Argument(metavar="QUESTION PICTURE...", help="Question, and pictures; - reads one.")
     ] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option("-i", "--image", metavar="PICTURE...", help="Pictures, too: all files that follow, as *.png."),
-    ] = None,
+    image: MorePictures = None,
     model: Model = None,
     *,
     yes_no: YesNo = False,

@@ -11,7 +11,16 @@ import typer
 
 from pocketvlm.chat.load_options import LoadOptions
 from pocketvlm.cli.answer_report import ProgressBar, print_report
-from pocketvlm.cli.command_options import Fields, MaxTokens, Memory, Model, Resolution, check_detail, expand_options
+from pocketvlm.cli.command_options import (
+    Fields,
+    MaxTokens,
+    Memory,
+    Model,
+    MorePictures,
+    Resolution,
+    check_detail,
+    expand_options,
+)
 from pocketvlm.cli.console import waiting
 from pocketvlm.cli.drawing import Drawing
 from pocketvlm.cli.loading import load
@@ -30,10 +39,7 @@ def locate(
     more: Annotated[
         list[str] | None, typer.Argument(metavar="PICTURE", help="Pictures; - reads one from standard input.")
     ] = None,
-    image: Annotated[
-        list[str] | None,
-        typer.Option("-i", "--image", metavar="PICTURE...", help="Pictures, too: all files that follow, as *.png."),
-    ] = None,
+    image: MorePictures = None,
     model: Model = None,
     *,
     options: Annotated[
